@@ -1,0 +1,55 @@
+"""The body of a request, whole or not at all: in good time, of a kind and size that is read."""
+
+import asyncio
+
+from aiohttp import web
+
+from proxy.config import Server
+from proxy.wire.errors import RequestError
+
+BYTES_PER_SECOND = 65_536  # an upload this slow is waited for; one that only trickles is not
+
+
+async def read_body(request: web.BaseRequest, server: Server) -> bytes:
+    """Raises RequestError: 415 for what is no JSON, 413 for too much, 408 for too slow, 400 for what breaks off."""
+    _check_kind(request)
+    too_large = RequestError(f"The body is too large; the limit is {server.max_body_bytes} bytes.", status=413)
+    if (request.content_length or 0) > server.max_body_bytes:
+        raise too_large
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    content = request.content
+    if content.is_eof():
+        body = content.read_nowait()
+        if len(body) > server.max_body_bytes:
+            raise too_large
+        return body
+    chunks: list[bytes] = []
+    size = 0
+    begun = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(server.body_timeout_s) as deadline:
+            while chunk := await content.readany():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > server.max_body_bytes:
+                    raise too_large
+                deadline.reschedule(begun + server.body_timeout_s + size / BYTES_PER_SECOND)
+    except TimeoutError as error:
+        message = f"The body did not arrive within {server.body_timeout_s:g} s."
+        raise RequestError(message, status=408, code="request_timeout") from error
+    except web.RequestPayloadError as error:
+        raise RequestError("The body breaks off, or is not encoded as its headers say.") from error
+    return b"".join(chunks)
+
+
+def _check_kind(request: web.BaseRequest) -> None:
+    kind = request.headers.get("Content-Type")
+    if kind is not None and not request.content_type.endswith(("/json", "+json")):
+        found = request.content_type[:64]
+        raise RequestError(f"The body is {found}; only application/json is read.", status=415)
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "deflate"):
+        message = f"The body is encoded as {encoding[:64]}; identity, gzip and deflate are read."
+        raise RequestError(message, status=415, headers={"Accept-Encoding": "gzip, deflate"})

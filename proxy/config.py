@@ -1,0 +1,264 @@
+"""Models of the config file. `read` gives a Config whose policies, backends and stores are ready to start.
+
+Every error names the key it stands at, as a path from the top: `policy[0].max_pairs`.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
+
+from backends import Backend
+from policies import Policy
+from proxy.load import load
+from proxy.rules import Mode, Rule, selector
+from proxy.settings import Secret, Table
+from proxy.stores import Store
+
+M = TypeVar("M", bound=BaseModel)
+DEMO = Path(__file__).resolve().parent.parent / "backends" / "demo"
+
+
+class Server(Table):
+    host: str = "127.0.0.1"
+    """Where to listen. Anything but loopback needs at least one [[caller]]."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """The port; 0 takes a free one."""
+    hosts: tuple[str, ...] = ()
+    """The Host names that are answered; left out: any with callers, only loopback's own without."""
+    drain_s: NonNegativeFloat = 30
+    """How long running calls may go on after SIGTERM, in seconds."""
+    max_body_bytes: PositiveInt = 134_217_728
+    """How large a request's body may be, in bytes; real ones with files reach 73 MB."""
+    head_timeout_s: PositiveFloat = 20
+    """How long a request's head may take to arrive, in seconds."""
+    body_timeout_s: PositiveFloat = 20
+    """How long its body may take, in seconds; every 64 KiB that arrive give one second more."""
+    idle_timeout_s: PositiveFloat = 75
+    """How long a connection is kept open between two requests, in seconds."""
+    keep_alive_s: PositiveFloat = 15
+    """How long a stream may be silent before a comment is sent to keep it alive, in seconds."""
+
+
+class CallerTable(Table):
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    """Who it is, in logs, spans and policies' selectors."""
+    team: str = ""
+    """Whose cached answers and budgets it shares; left out: its own name."""
+    key: Secret | None = None
+    """Its API key: "env:NAME" or "file:PATH"."""
+    key_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """Or the SHA-256 of its key in hex, so that the key itself stands nowhere."""
+
+
+class RouteTable(Table):
+    model: str
+    """The model's name; `*` and `?` stand for any characters. The first route that matches wins."""
+    backend: str
+    """The name of the [[backend]] that answers."""
+
+
+class Selectors(Table):
+    """The keys of a [[policy]] that are not the policy's own."""
+
+    use: str
+    mode: Mode = "enforce"
+    callers: tuple[str, ...] = ("*",)
+    models: tuple[str, ...] = ("*",)
+
+
+class CacheTable(Table):
+    """The keys of [cache] that are not its store's own."""
+
+    use: str
+    ttl_s: PositiveFloat = 3600
+    """How long an answer may be given again, in seconds."""
+    max_reply_bytes: PositiveInt = 1_048_576
+    """How large an answer may be to be kept, in bytes."""
+    server_tools: bool = False
+    """Whether answers to calls with tools that run on the server's side are kept too."""
+
+
+class Tables(BaseModel):
+    """The file as it is typed; the tables with `use` are read a second time by the class that they name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    server: Server = Server()
+    caller: list[CallerTable] = []
+    policy: list[dict[str, Any]] = []
+    cache: dict[str, Any] | None = None
+    backend: list[dict[str, Any]] = []
+    route: list[RouteTable] = []
+
+
+class Config(BaseModel):
+    """All that the gate is built from."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    server: Server
+    callers: list[CallerTable]
+    rules: list[Rule]
+    cache: CacheTable | None
+    store: Store | None
+    backends: dict[str, Backend]
+    routes: list[tuple[str, Backend]]
+
+
+class ConfigError(ValueError):
+    """What is wrong with a config, one line for each thing, each with the path of its key."""
+
+
+def read(path: Path) -> Config:
+    """Read a config file. Raises ConfigError."""
+    try:
+        typed = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    return build(typed)
+
+
+def embedded() -> Config:
+    """What is served without a config: the demo model, and OpenAI for every other name when its key is there."""
+    typed: dict[str, Any] = {
+        "policy": [{"use": "metadata_limits"}, {"use": "safety_identifier"}],
+        "cache": {"use": "memory"},
+        "backend": [{"name": "demo", "use": "local", "path": str(DEMO)}],
+        "route": [{"model": "headgate-demo", "backend": "demo"}],
+    }
+    if os.environ.get("OPENAI_API_KEY"):
+        openai = {"name": "openai", "use": "upstream", "base_url": "https://api.openai.com/v1", "keeps_state": True}
+        typed["backend"].append(openai | {"api_key": "env:OPENAI_API_KEY"})
+        typed["route"].append({"model": "*", "backend": "openai"})
+    return build(typed)
+
+
+def build(typed: Mapping[str, Any]) -> Config:
+    """The config that these tables mean. Raises ConfigError."""
+    tables = _validated(Tables, typed, "")
+    backends = _backends(tables.backend)
+    store_and_cache = None if tables.cache is None else _cache(tables.cache)
+    config = Config(
+        server=tables.server,
+        callers=_callers(tables.caller),
+        rules=[_rule(table, f"policy[{i}]") for i, table in enumerate(tables.policy)],
+        cache=None if store_and_cache is None else store_and_cache[0],
+        store=None if store_and_cache is None else store_and_cache[1],
+        backends=backends,
+        routes=[(route.model, _named(backends, route, i)) for i, route in enumerate(tables.route)],
+    )
+    if not config.routes:
+        raise ConfigError("route: there is no [[route]]; at least one must name a model and its backend")
+    if not config.callers and not _is_loopback(config.server.host):
+        raise ConfigError(
+            f"server.host: {config.server.host} is open to others, and there is no [[caller]]; "
+            "add one with a name and a key, or listen on 127.0.0.1"
+        )
+    return config
+
+
+def _callers(tables: list[CallerTable]) -> list[CallerTable]:
+    for index, caller in enumerate(tables):
+        if (caller.key is None) == (caller.key_sha256 is None):
+            raise ConfigError(f'caller[{index}]: give either key = "env:NAME" or key_sha256 = "<hex>"')
+    return [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables]
+
+
+def _rule(table: Mapping[str, Any], path: str) -> Rule:
+    selectors, own = _split(Selectors, table, path)
+    policy = _plugged(selectors.use, "policies", Policy, own, path)  # type: ignore[type-abstract,unused-ignore]
+    name = selectors.use.rpartition(".")[2]
+    return Rule(name, policy, selectors.mode, selector(selectors.callers), selector(selectors.models))
+
+
+def _cache(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:
+    cache, own = _split(CacheTable, table, "cache")
+    return cache, _plugged(cache.use, "proxy.stores", Store, own, "cache")
+
+
+def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
+    backends: dict[str, Backend] = {}
+    for index, table in enumerate(tables):
+        path = f"backend[{index}]"
+        own = dict(table)
+        use = own.pop("use", None)
+        if not isinstance(use, str):
+            raise ConfigError(f'{path}.use: missing; name the kind of backend, such as use = "upstream"')
+        backend = _plugged(use, "backends", Backend, own, path)
+        if backend.name in backends:
+            raise ConfigError(f"{path}.name: there are two backends called '{backend.name}'")
+        backends[backend.name] = backend
+    return backends
+
+
+def _named(backends: Mapping[str, Backend], route: RouteTable, index: int) -> Backend:
+    backend = backends.get(route.backend)
+    if backend is None:
+        known = ", ".join(backends) or "there is none"
+        raise ConfigError(f"route[{index}].backend: there is no backend called '{route.backend}'; known: {known}")
+    return backend
+
+
+def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[str, Any]]:
+    """The keys of a table that every one of its kind has, and those left for the class that `use` names."""
+    shared = {key: value for key, value in table.items() if key in kind.model_fields}
+    own = {key: value for key, value in table.items() if key not in kind.model_fields}
+    return _validated(kind, shared, path), own
+
+
+def _plugged(use: str, room: str, kind: type[M], own: Mapping[str, Any], path: str) -> M:
+    try:
+        plugged = load(use, room, kind)
+    except ValueError as error:
+        raise ConfigError(f"{path}.use: {error}") from error
+    return _validated(plugged, own, path)
+
+
+def _validated(kind: type[M], typed: Mapping[str, Any], path: str) -> M:
+    try:
+        return kind.model_validate(typed)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_problems(error, kind, path))) from error
+
+
+def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Iterator[str]:
+    for problem in error.errors():
+        where = path
+        for step in problem["loc"]:
+            where += f"[{step}]" if isinstance(step, int) else f".{step}" if where else str(step)
+        if problem["type"] == "extra_forbidden":
+            key = str(problem["loc"][-1])
+            close = get_close_matches(key, kind.model_fields, 1)
+            yield f"{where}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+        elif problem["type"] == "missing":
+            yield f"{where}: missing"
+        else:
+            yield f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def secret_of(secret: SecretStr) -> bytes:
+    return secret.get_secret_value().encode()

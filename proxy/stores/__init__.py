@@ -1,0 +1,36 @@
+"""What a store is: bytes under a key, for a while."""
+
+from proxy.settings import Table
+
+
+class Store(Table):
+    """Keeps bytes under a key until they expire. Its fields are TOML keys of the table that uses it.
+
+    Keys are hashes made by us: no text of a caller's becomes part of one. Any fault is a StoreError.
+    """
+
+    async def get(self, key: str) -> bytes | None:
+        """The bytes under `key`, or None. Raises StoreError."""
+        raise NotImplementedError
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+        """Keep `value` for `ttl_s` seconds; True when it is kept. Raises StoreError."""
+        raise NotImplementedError
+
+    async def delete(self, key: str) -> None:
+        """Forget what is under `key`. Raises StoreError."""
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        """Take what lives as long as the process."""
+
+    async def close(self) -> None:
+        """Give it back."""
+
+    async def ready(self) -> bool:
+        """Whether it can be reached now."""
+        return True
+
+
+class StoreError(Exception):
+    """The store did not do what was asked, or not in time. Whoever asked decides what that means."""

@@ -1,0 +1,46 @@
+"""A store inside the process, bounded in bytes and in entries; the least recently used go first.
+
+Keeps: until an entry's time is over, room is needed, or the process ends.
+Fails: never; what is larger than the whole store is not kept.
+Source: https://cachetools.readthedocs.io/en/stable/#cachetools.TLRUCache
+"""
+
+import time
+
+from cachetools import TLRUCache
+from pydantic import PositiveInt, PrivateAttr
+
+from proxy.stores import Store
+
+
+class Memory(Store):
+    store_max_bytes: PositiveInt = 67_108_864
+    """How many bytes of values are kept at the most."""
+    store_max_entries: PositiveInt = 10_000
+    """How many values are kept at the most."""
+
+    _kept: TLRUCache[str, tuple[bytes, float]] = PrivateAttr()
+
+    def model_post_init(self, context: object, /) -> None:  # noqa: ARG002
+        def expires(_key: str, entry: tuple[bytes, float], now: float) -> float:
+            return now + entry[1]
+
+        def size(entry: tuple[bytes, float]) -> int:
+            return len(entry[0])
+
+        self._kept = TLRUCache(maxsize=self.store_max_bytes, ttu=expires, timer=time.monotonic, getsizeof=size)
+
+    async def get(self, key: str) -> bytes | None:
+        entry = self._kept.get(key)
+        return None if entry is None else entry[0]
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+        if len(value) > self.store_max_bytes or (if_absent and key in self._kept):
+            return False
+        while len(self._kept) >= self.store_max_entries and key not in self._kept:
+            self._kept.popitem()
+        self._kept[key] = (value, ttl_s)
+        return True
+
+    async def delete(self, key: str) -> None:
+        self._kept.pop(key, None)

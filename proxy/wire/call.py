@@ -1,0 +1,117 @@
+"""A call: who asks, what for, and the JSON object that was checked and is sent."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from proxy.wire.errors import RequestError
+from proxy.wire.event import TRACKED
+
+# The caller's headers that a backend may see: what tells upstreams of sessions, SDKs and betas, never who asks.
+SEEN_BY_BACKENDS = frozenset({
+    "openai-beta", "originator", "session-id", "session_id", "thread-id", "user-agent", "x-client-request-id",
+    "x-initiator", "x-interaction-type", "x-session-affinity", "x-session-id",
+})  # fmt: skip
+SEEN_PREFIXES = ("x-codex-", "x-stainless-")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. Callers of one `team` share budgets and cached answers."""
+
+    name: str
+    team: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request for a response. A change makes a new Call; the body of an old one is never touched."""
+
+    caller: Caller
+    body: Mapping[str, Any]  # the whole JSON object, unknown fields included
+    headers: Mapping[str, str]  # those that a backend may see, names in lower case
+    query: str = ""  # as received, without the question mark
+    cache_control: str = ""  # the request's own Cache-Control
+    watched: frozenset[str] = TRACKED  # the types of events that somebody on the way back looks at
+
+    @property
+    def model(self) -> str:
+        model: str = self.body["model"]
+        return model
+
+    @property
+    def stream(self) -> bool:
+        return self.body.get("stream") is True
+
+    def with_fields(self, **fields: Any) -> "Call":
+        """The same call with top-level fields of the body set, in the place where they stood."""
+        return replace(self, body={**self.body, **fields})
+
+    def without_fields(self, *names: str) -> "Call":
+        return replace(self, body={name: value for name, value in self.body.items() if name not in names})
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The body as a backend receives it: what the policies saw, never bytes that could be read differently."""
+        return orjson.dumps(self.body)
+
+
+def parse_call(
+    caller: Caller, raw: bytes, *, headers: Mapping[str, str], query: str = "", cache_control: str = ""
+) -> Call:
+    """Read the body of a request once, strictly.
+
+    Raises RequestError for anything but one JSON object in UTF-8 whose every value survives the way to a backend:
+    no NaN, no number a double cannot hold, no lone surrogate, no name twice in one object, at most 254 levels deep.
+    An integer beyond 64 bits is read as a double, by policies and backends alike.
+    """
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"The body is not JSON that can be read: {error}.", code="invalid_json") from error
+    if not isinstance(body, dict):
+        raise RequestError("The body is JSON, but not an object.", code="invalid_json")
+    call = Call(caller, body, headers, query, cache_control)
+    try:
+        sent = call.encoded
+    except orjson.JSONEncodeError as error:
+        raise RequestError("The body is nested too deeply; the limit is 254 levels.", code="invalid_json") from error
+    # A name given twice leaves one colon less than was read. Colons inside strings count alike on both sides, as
+    # nothing encodes a colon, unless the caller itself wrote one as \u003a: then a slower reader decides.
+    if raw.count(b":") != sent.count(b":") or b"\\u003" in raw:
+        _refuse_repeated_names(raw)
+    _require_model(body)
+    if not isinstance(body.get("stream"), bool | None):
+        raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
+    return call
+
+
+def _refuse_repeated_names(raw: bytes) -> None:
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            name = next(name for name in names if names.count(name) > 1)
+            raise RequestError(f"The body names '{name[:64]}' twice in one object.", code="duplicate_key")
+
+    json.loads(raw, object_pairs_hook=once)
+
+
+def _require_model(body: Mapping[str, Any]) -> None:
+    model = body.get("model")
+    if model is None:
+        raise RequestError("Missing required parameter: 'model'.", code="missing_required_parameter", param="model")
+    if not isinstance(model, str) or not model:
+        raise RequestError("model must be a string that is not empty.", code="invalid_type", param="model")
+
+
+def seen_by_backends(headers: Mapping[str, str]) -> dict[str, str]:
+    """Of a caller's headers those that a backend may see, with names in lower case."""
+    return {
+        name: value
+        for name, value in ((name.lower(), value) for name, value in headers.items())
+        if name in SEEN_BY_BACKENDS or name.startswith(SEEN_PREFIXES)
+    }

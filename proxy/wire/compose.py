@@ -1,0 +1,238 @@
+"""Builds responses of our own: full objects, and events in the order that the strictest reader wants.
+
+    response.created  response.in_progress
+      per item, output_index 0, 1, 2 ...:
+        response.output_item.added
+          message:        content_part.added  output_text.delta*  output_text.done  content_part.done
+          function_call:  function_call_arguments.delta*  function_call_arguments.done
+        response.output_item.done
+    response.completed | response.incomplete | response.failed
+
+Source: https://platform.openai.com/docs/api-reference/responses-streaming
+"""
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from proxy.wire.event import Event, frame_of, terminal_type
+
+JSON = dict[str, Any]
+
+
+def new_id(prefix: str) -> str:
+    """An id that looks like OpenAI's: `resp_` and 48 hex digits; other readers refuse more than 64 characters."""
+    return f"{prefix}_{secrets.token_hex(24)}"
+
+
+def usage(*, input_tokens: int, output_tokens: int, cached_tokens: int = 0, reasoning_tokens: int = 0) -> JSON:
+    """Counts of tokens with every detail that typed readers require."""
+    return {
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"cached_tokens": cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
+        "total_tokens": input_tokens + output_tokens,
+    }
+
+
+def response_object(body: Mapping[str, Any], *, response_id: str, created_at: int, store: bool = False) -> JSON:
+    """A response in progress that echoes its request: every key that OpenAI sends, null where nothing is known."""
+
+    def echo(name: str, default: Any) -> Any:
+        value = body.get(name)
+        return default if value is None else value
+
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": created_at,
+        "status": "in_progress",
+        "background": False,
+        "completed_at": None,
+        "error": None,
+        "frequency_penalty": echo("frequency_penalty", 0.0),
+        "incomplete_details": None,
+        "instructions": body.get("instructions"),
+        "max_output_tokens": body.get("max_output_tokens"),
+        "max_tool_calls": body.get("max_tool_calls"),
+        "model": body["model"],
+        "output": [],
+        "parallel_tool_calls": echo("parallel_tool_calls", True),
+        "presence_penalty": echo("presence_penalty", 0.0),
+        "previous_response_id": body.get("previous_response_id"),
+        "prompt_cache_key": body.get("prompt_cache_key"),
+        "prompt_cache_retention": body.get("prompt_cache_retention"),
+        "reasoning": {"effort": None, "summary": None} | echo("reasoning", {}),
+        "safety_identifier": body.get("safety_identifier"),
+        "service_tier": "default",
+        "store": store,
+        "temperature": echo("temperature", 1.0),
+        "text": {"format": {"type": "text"}, "verbosity": "medium"} | echo("text", {}),
+        "tool_choice": echo("tool_choice", "auto"),
+        "tools": [_echoed_tool(tool) for tool in echo("tools", [])],
+        "top_logprobs": echo("top_logprobs", 0),
+        "top_p": echo("top_p", 1.0),
+        "truncation": echo("truncation", "disabled"),
+        "usage": None,
+        "user": body.get("user"),
+        "metadata": echo("metadata", {}),
+    }
+
+
+def _echoed_tool(tool: Any) -> Any:
+    if isinstance(tool, dict) and tool.get("type") == "function":
+        return {"description": None, "parameters": None, "strict": True} | tool
+    return tool
+
+
+class Composer:
+    """One response, event by event. Each method returns the events to send now; `response` is what they add up to.
+
+    Only one item is open at a time; opening the next or finishing closes it.
+    """
+
+    def __init__(self, response: JSON) -> None:
+        self.response = response
+        self._number = 0
+        self._open: JSON | None = None
+        self._pieces: list[str] = []
+
+    def start(self) -> list[Event]:
+        return [self._lifecycle("response.created"), self._lifecycle("response.in_progress")]
+
+    def open_message(self) -> list[Event]:
+        item = {"id": new_id("msg"), "type": "message", "status": "in_progress", "role": "assistant", "content": []}
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        return [*self._add(item), self._in_part("response.content_part.added", part=part)]
+
+    def open_function_call(self, name: str) -> list[Event]:
+        """Open a call of a function that the caller runs; its arguments follow as text."""
+        return self._add({
+            "id": new_id("fc"), "type": "function_call", "status": "in_progress",
+            "call_id": new_id("call"), "name": name, "arguments": "",
+        })  # fmt: skip
+
+    def delta(self, text: str) -> list[Event]:
+        """More of the open item: of a message's text or of a function call's arguments."""
+        self._pieces.append(text)
+        if self._opened["type"] == "message":
+            return [self._in_part("response.output_text.delta", delta=text, logprobs=[])]
+        return [self._in_item("response.function_call_arguments.delta", delta=text)]
+
+    def close(self, status: str = "completed") -> list[Event]:
+        """Close the open item, if there is one. `status` is "incomplete" for one that was cut short."""
+        if self._open is None:
+            return []
+        item, text = self._opened, "".join(self._pieces)
+        if item["type"] == "message":
+            part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+            item["content"] = [part]
+            closing = [
+                self._in_part("response.output_text.done", text=text, logprobs=[]),
+                self._in_part("response.content_part.done", part=part),
+            ]
+        else:
+            item["arguments"] = text
+            closing = [self._in_item("response.function_call_arguments.done", name=item["name"], arguments=text)]
+        item["status"] = status
+        return [*closing, *self._done(item)]
+
+    def item(self, item: JSON) -> list[Event]:
+        """A whole item at once. Messages and function calls get their inner events, others only their frame of two."""
+        if item.get("type") == "function_call":
+            opened = item | {"status": "in_progress", "arguments": ""}
+            inner = str(item.get("arguments", ""))
+            events = self._add(opened)
+            events.append(self._in_item("response.function_call_arguments.delta", delta=inner))
+            done = self._in_item("response.function_call_arguments.done", name=item.get("name"), arguments=inner)
+            return [*events, done, *self._done(item)]
+        if item.get("type") == "message":
+            events = self._add(item | {"status": "in_progress", "content": []})
+            for index, part in enumerate(item.get("content") or []):
+                events += self._part(index, part)
+            return [*events, *self._done(item)]
+        return [*self._add(item), *self._done(item)]
+
+    def finish(self, tokens: JSON | None, *, incomplete: str | None = None) -> list[Event]:
+        """Close what is open and end the response; `incomplete` is the reason when it was cut short."""
+        events = self.close("incomplete" if incomplete else "completed")
+        self.response["usage"] = tokens
+        self.response["completed_at"] = None if incomplete else int(time.time())
+        self.response["incomplete_details"] = {"reason": incomplete} if incomplete else None
+        return [*events, self._end("incomplete" if incomplete else "completed")]
+
+    def resume_as(self, finished: Mapping[str, Any]) -> Event:
+        """The terminal event of a response that is known in full."""
+        self.response = dict(finished)
+        return self._lifecycle(terminal_type(finished.get("status")))
+
+    def _end(self, status: str) -> Event:
+        self.response["status"] = status
+        return self._lifecycle(f"response.{status}")
+
+    def _part(self, index: int, part: JSON) -> list[Event]:
+        kind = part.get("type")
+        if kind not in ("output_text", "refusal"):
+            return []
+        key, name = ("text", "output_text") if kind == "output_text" else ("refusal", "refusal")
+        extra: JSON = {"logprobs": part.get("logprobs") or []} if key == "text" else {}
+        empty = part | {key: ""} | ({"annotations": [], "logprobs": []} if key == "text" else {})
+        text = part.get(key, "")
+        return [
+            self._in_part("response.content_part.added", index, part=empty),
+            self._in_part(f"response.{name}.delta", index, delta=text, **extra),
+            self._in_part(f"response.{name}.done", index, **{key: text}, **extra),
+            self._in_part("response.content_part.done", index, part=part),
+        ]
+
+    @property
+    def _opened(self) -> JSON:
+        if self._open is None:
+            raise ValueError("no item is open")
+        return self._open
+
+    @property
+    def _index(self) -> int:
+        return len(self.response["output"])
+
+    def _add(self, item: JSON) -> list[Event]:
+        events = self.close()
+        self._open, self._pieces = item, []
+        return [*events, self._event("response.output_item.added", output_index=self._index, item=item)]
+
+    def _done(self, item: JSON) -> list[Event]:
+        event = self._event("response.output_item.done", output_index=self._index, item=item)
+        self.response["output"] = [*self.response["output"], item]
+        self._open = None
+        return [event]
+
+    def _in_item(self, type: str, **fields: Any) -> Event:  # noqa: A002
+        return self._event(type, item_id=self._opened.get("id", ""), output_index=self._index, **fields)
+
+    def _in_part(self, type: str, content_index: int = 0, **fields: Any) -> Event:  # noqa: A002
+        return self._in_item(type, content_index=content_index, **fields)
+
+    def _lifecycle(self, type: str) -> Event:  # noqa: A002
+        return self._event(type, response=dict(self.response))
+
+    def _event(self, type: str, **fields: Any) -> Event:  # noqa: A002
+        data = {"type": type, "sequence_number": self._number, **fields}
+        self._number += 1
+        return Event(type, frame_of(type, data), data)
+
+
+def events_of(response: Mapping[str, Any]) -> list[Event]:
+    """The events that a finished response would have come in, had it been streamed."""
+    begun = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
+    composer = Composer(begun | {"incomplete_details": None})
+    events = composer.start()
+    for item in response.get("output") or []:
+        events += composer.item(item)
+    return [*events, composer.resume_as(response)]
+
+
+def finished(response: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The final object of a stream: some servers send its `output` empty although items came."""
+    return {**response, "output": list(items)} if items and not response.get("output") else response

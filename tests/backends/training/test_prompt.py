@@ -1,0 +1,84 @@
+"""One template for training and serving: what it writes, and that both sides have the same bytes."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from backends.training.corpus import SUBJECTS, lesson
+from backends.training.prompt import END, TEMPLATE, question_and_answer, render
+
+DEMO = Path(__file__).parents[3] / "backends" / "demo"
+WEATHER = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "Get the weather.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "unit": {"type": "string", "enum": ["c", "f"]}},
+        "required": ["city"],
+    },
+}
+CALL = {"function": {"name": "get_weather", "arguments": {"city": "Bogotá"}}}
+
+
+def test_the_shipped_template_is_the_one_training_used():
+    assert (DEMO / "chat_template.jinja").read_bytes() == TEMPLATE.read_bytes()
+
+
+def test_messages_are_chatml():
+    expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi <b>!<|im_end|>\n<|im_start|>assistant\n"
+    actual = render(
+        [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi <b>!"}], answer_next=True
+    )
+
+    assert expected == actual
+
+
+def test_functions_are_one_line_each_behind_the_instructions():
+    expected = (
+        "<|im_start|>system\nBe kind.\nFunctions:\n"
+        '{"name": "get_weather", "description": "Get the weather.", '
+        '"required": {"city": "string"}, "optional": {"unit": ["c", "f"]}}<|im_end|>\n'
+    )
+
+    assert expected == render([{"role": "system", "content": "Be kind."}], [WEATHER])
+
+
+def test_the_chat_form_of_a_function_is_the_same_line():
+    chat = {"type": "function", "function": {key: WEATHER[key] for key in ("name", "description", "parameters")}}
+
+    assert render([], [WEATHER]) == render([], [chat])
+
+
+def test_a_function_may_come_without_description_and_parameters():
+    expected = '<|im_start|>system\nFunctions:\n{"name": "ping", "description": "", "required": {}}<|im_end|>\n'
+
+    assert expected == render([], [{"type": "function", "name": "ping", "description": None, "parameters": None}])
+
+
+def test_calls_and_results_follow_hermes():
+    expected = (
+        '<|im_start|>assistant\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bogotá"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bogotá"}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>tool\n12<|im_end|>\n"
+    )
+    calls = {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]}
+
+    assert expected == render([calls, {"role": "tool", "content": "12"}])
+
+
+def test_later_messages_of_the_system_stay_where_they_are():
+    expected = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>system\nBe brief.<|im_end|>\n"
+
+    assert expected == render([{"role": "user", "content": "Hi"}, {"role": "system", "content": "Be brief."}])
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_a_prompt_and_its_answer_are_the_conversation_to_the_byte(subject):
+    """What the model reads when it is served is exactly the beginning of what it was trained on."""
+    for number in range(40):
+        found = lesson(Random(f"{subject}{number}"), subject)
+        question, answer = question_and_answer(found.messages, found.tools)
+
+        assert render(found.messages, found.tools) == question + answer + END + "\n"

@@ -1,0 +1,80 @@
+"""A real gate, a real upstream and a real redis-server, each on a port of its own."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+
+from proxy.app import running
+from proxy.config import build
+from tests.redis_server import RedisServer
+from tests.upstream import FakeUpstream
+
+DATA = Path(__file__).parent / "data"
+StartGate = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """A server that speaks Responses as `upstream.answer` says, and remembers what it was asked."""
+    async with FakeUpstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A redis-server of the session's own; a test that stops or pauses it starts it again."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def start_gate() -> AsyncIterator[StartGate]:
+    """Start gates: `await start_gate(tables, tracer=None)` gives the address of one built from these config tables.
+
+    The port is a free one; what the tables leave out has its default. Gates are drained when the test ends.
+    """
+    async with AsyncExitStack() as opened:
+
+        async def start(tables: dict[str, Any], **options: Any) -> str:
+            server = {"port": 0, "drain_s": 0} | tables.get("server", {})
+            return await opened.enter_async_context(running(build({**tables, "server": server}), **options))
+
+        yield start
+
+
+@pytest.fixture
+async def gate(upstream: FakeUpstream, start_gate: StartGate) -> str:
+    """The address of a gate before `upstream`, with every policy at its default and a cache in memory."""
+    return await start_gate(tables_for(upstream))
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """A plain HTTP client."""
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+def logged() -> Iterator[list[dict[str, Any]]]:
+    """The log lines of this test, as they are written."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+def tables_for(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:
+    """Config tables of a gate that sends every model to `upstream`; `more` replaces whole tables."""
+    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True}
+    return {
+        "policy": [{"use": "metadata_limits"}, {"use": "max_tool_calls", "max": 8}, {"use": "safety_identifier"}],
+        "cache": {"use": "memory"},
+        "backend": [backend],
+        "route": [{"model": "*", "backend": "fake"}],
+    } | more

@@ -100,7 +100,7 @@ def note(**fields: Any) -> None:
     """Remember something to tell at the request's end. No prompt, no output, no key."""
     trace = _current.get(None)
     if trace is not None:
-        trace.fields.update(fields)
+        trace.fields.update((name, value) for name, value in fields.items() if value is not None)
 
 
 def add_header(header: str, value: str) -> None:

@@ -37,13 +37,33 @@ def usage(*, input_tokens: int, output_tokens: int, cached_tokens: int = 0, reas
     }
 
 
+# What a response echoes of its request, with what stands there when the request said nothing.
+_ECHOED: JSON = {
+    "frequency_penalty": 0.0,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "prompt_cache_retention": None,
+    "safety_identifier": None,
+    "temperature": 1.0,
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
+
+
 def response_object(body: Mapping[str, Any], *, response_id: str, created_at: int, store: bool = False) -> JSON:
     """A response in progress that echoes its request: every key that OpenAI sends, null where nothing is known."""
-
-    def echo(name: str, default: Any) -> Any:
-        value = body.get(name)
-        return default if value is None else value
-
+    given = {name: value for name, value in body.items() if value is not None}
+    echoed: JSON = {name: given.get(name, default) for name, default in _ECHOED.items()}
     return {
         "id": response_id,
         "object": "response",
@@ -52,32 +72,16 @@ def response_object(body: Mapping[str, Any], *, response_id: str, created_at: in
         "background": False,
         "completed_at": None,
         "error": None,
-        "frequency_penalty": echo("frequency_penalty", 0.0),
         "incomplete_details": None,
-        "instructions": body.get("instructions"),
-        "max_output_tokens": body.get("max_output_tokens"),
-        "max_tool_calls": body.get("max_tool_calls"),
         "model": body["model"],
         "output": [],
-        "parallel_tool_calls": echo("parallel_tool_calls", True),
-        "presence_penalty": echo("presence_penalty", 0.0),
-        "previous_response_id": body.get("previous_response_id"),
-        "prompt_cache_key": body.get("prompt_cache_key"),
-        "prompt_cache_retention": body.get("prompt_cache_retention"),
-        "reasoning": {"effort": None, "summary": None} | echo("reasoning", {}),
-        "safety_identifier": body.get("safety_identifier"),
+        **echoed,
+        "reasoning": {"effort": None, "summary": None} | given.get("reasoning", {}),
         "service_tier": "default",
         "store": store,
-        "temperature": echo("temperature", 1.0),
-        "text": {"format": {"type": "text"}, "verbosity": "medium"} | echo("text", {}),
-        "tool_choice": echo("tool_choice", "auto"),
-        "tools": [_echoed_tool(tool) for tool in echo("tools", [])],
-        "top_logprobs": echo("top_logprobs", 0),
-        "top_p": echo("top_p", 1.0),
-        "truncation": echo("truncation", "disabled"),
+        "text": {"format": {"type": "text"}, "verbosity": "medium"} | given.get("text", {}),
+        "tools": [_echoed_tool(tool) for tool in echoed["tools"]],
         "usage": None,
-        "user": body.get("user"),
-        "metadata": echo("metadata", {}),
     }
 
 

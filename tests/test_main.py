@@ -1,0 +1,117 @@
+"""The command line, as a person types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.__main__ import main
+
+REPLAY = Path(__file__).parent / "data" / "canonical.sse"
+CONFIG = f"""
+[[caller]]
+name = "app"
+key = "env:APP_KEY"
+[[policy]]
+use = "max_tool_calls"
+mode = "report"
+max = 4
+[[backend]]
+use = "replay"
+name = "canned"
+path = "{REPLAY}"
+[[route]]
+model = "*"
+backend = "canned"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config file that is good."""
+    monkeypatch.setenv("APP_KEY", "the-apps-own-key")
+    path = tmp_path / "headgate.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.CaptureFixture[str]):
+    """One line for each hop, and no secret among them."""
+    code = main(["check", "--config", str(config)])
+    told = capsys.readouterr()
+
+    assert (code, told.err) == (0, "")
+    assert told.out.splitlines() == [
+        "listen    127.0.0.1:8080",
+        "identify  app (team app)",
+        "policy    max_tool_calls [report] max=4 on_exceed='clamp'",
+        "route     * -> canned (replay)",
+        "cache     none",
+    ]
+
+
+def test_check_names_the_key_that_is_wrong(config: Path, capsys: pytest.CaptureFixture[str]):
+    """A slip of the pen ends with exit 2 and the path of the key."""
+    config.write_text(CONFIG.replace("max = 4", "max = 4\nmaximum = 5"))
+    code = main(["check", "--config", str(config)])
+    told = capsys.readouterr()
+
+    assert (code, told.out) == (2, "")
+    assert told.err.startswith("policy[0].maximum: unknown key")
+
+
+def test_check_says_when_a_secret_is_not_there(config: Path, capsys, monkeypatch):
+    """The name of the variable is told, the name of the key too."""
+    monkeypatch.delenv("APP_KEY")
+    code = main(["check", "--config", str(config)])
+
+    assert (code, capsys.readouterr().err) == (2, "caller[0].key: the environment variable APP_KEY is not set\n")
+
+
+def test_check_without_a_file_prints_the_embedded_defaults(capsys, monkeypatch):
+    """What `make run` serves can be read."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    assert main(["check"]) == 0
+    assert "route     headgate-demo -> demo (local)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("metadata_limits", "max_pairs (default 16)\n      How many pairs a call may carry."),
+        ("upstream", "base_url (required)"),
+        ("redis", "timeout_ms (default 50)"),
+    ],
+)
+def test_explain_prints_docstring_and_keys(name: str, told: str, capsys):
+    """A policy, a backend and a store are explained alike."""
+    assert main(["explain", name]) == 0
+    out = capsys.readouterr().out
+
+    assert out.startswith(f"{name}: ")
+    assert told in out
+    assert "Source:" in out
+
+
+@pytest.mark.parametrize("name", ["nothing", "_template", "os.path", "../x"])
+def test_explain_of_what_is_not_there_is_your_input(name: str, capsys):
+    """Exit 2 and a sentence, never a traceback."""
+    code = main(["explain", name])
+
+    assert (code, capsys.readouterr().err) == (2, f"There is no policy, backend or store called '{name}'.\n")
+
+
+def test_help_shows_an_example_line():
+    """Who asks for help gets something to copy; the module runs as the command does."""
+    done = subprocess.run([sys.executable, "-m", "proxy", "--help"], capture_output=True, text=True, check=True)
+
+    assert "example: headgate serve --config my.toml" in done.stdout
+
+
+def test_a_missing_file_is_your_input(tmp_path: Path, capsys):
+    """The file is named."""
+    code = main(["serve", "--config", str(tmp_path / "none.toml")])
+
+    assert (code, capsys.readouterr().err) == (2, f"{tmp_path / 'none.toml'}: No such file or directory\n")

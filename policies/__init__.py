@@ -1,13 +1,14 @@
 """What a policy is. One file each; its class is its TOML table. Start from `_template.py`."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 from proxy.settings import Table
+from proxy.stores import Store
 from proxy.wire.call import Call
 from proxy.wire.event import Event
 
-EventCheck = Callable[[Event], Event]
+EventCheck = Callable[[Event], Awaitable[Event]]
 
 
 class Policy(Table):
@@ -20,6 +21,9 @@ class Policy(Table):
     watches: ClassVar[frozenset[str]] = frozenset()
     """The types of events that `on_response` wants to see beside those that Headgate follows anyway."""
 
+    async def start(self, state: Store) -> None:
+        """Take what lives as long as the process; `state` is shared by every worker when the config says so."""
+
     async def on_request(self, call: Call) -> Call:
         """Let the call pass, changed or not. Raises PolicyViolation."""
         return call
@@ -30,3 +34,6 @@ class Policy(Table):
         It returns the event, changed or not, or raises Stop. What it must remember lives in its closure.
         """
         return None
+
+    async def on_end(self, call: Call) -> None:
+        """Called once for every call that `on_request` let pass, however it ended: give back what was reserved."""

@@ -40,7 +40,7 @@ class SafetyIdentifier(Policy):
     def _compiles(cls, pattern: str | None) -> str | None:
         try:
             re.compile(pattern or "", re.ASCII)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"not a regular expression: {error}") from error
         return pattern
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from opentelemetry.trace import Tracer
 
 from backends import Backend
+from proxy.audit import Audit
 from proxy.cache import Cache
 from proxy.config import CallerTable, Config
 from proxy.door import Door
@@ -30,10 +31,10 @@ from proxy.wire.call import Caller
 log = structlog.get_logger()
 
 
-def answering(config: Config, tracer: Tracer | None = None) -> Http:
+def answering(config: Config, tracer: Tracer | None = None, audit: Audit | None = None) -> Http:
     """All that answers requests, put together; nothing is started."""
     pipeline = Pipeline(
-        rules=Rules(config.rules),
+        rules=Rules(config.rules, audit),
         routes=Routes(config.routes),
         cache=Cache(config.cache, config.store),
         history=History(),
@@ -56,15 +57,21 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
     Raises OSError when the port is taken, ValueError or OSError when a backend cannot start.
     """
     async with AsyncExitStack() as opened:
-        parts: list[Backend | Store] = [*config.backends.values()]
+        parts: list[Backend | Store] = [config.state, *config.backends.values()]
         if config.store is not None:
             parts.append(config.store)
         for part in parts:
             await part.start()
             opened.push_async_callback(part.close)
+        for rule in config.rules:
+            await rule.policy.start(config.state)
+        audit = None if config.audit is None else Audit(config.audit)
+        if audit is not None:
+            audit.open()
+            opened.callback(audit.close)
         server = config.server
         door = Door(
-            answering(config, tracer),
+            answering(config, tracer, audit),
             head_timeout_s=server.head_timeout_s,
             idle_timeout_s=server.idle_timeout_s,
             request_factory=partial(_request, server.max_body_bytes),

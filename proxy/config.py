@@ -18,12 +18,12 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    SecretStr,
     ValidationError,
 )
 
 from backends import Backend
 from policies import Policy
+from proxy.audit import AuditTable
 from proxy.load import load
 from proxy.rules import Mode, Rule, selector
 from proxy.settings import Secret, Table
@@ -77,8 +77,15 @@ class Selectors(Table):
 
     use: str
     mode: Mode = "enforce"
+    rollout: Annotated[float, Field(ge=0, le=1)] = 1.0
     callers: tuple[str, ...] = ("*",)
     models: tuple[str, ...] = ("*",)
+
+
+class StateTable(Table):
+    """The key of [state] that is not its store's own: budgets and blocked identifiers are kept there."""
+
+    use: str = "memory"
 
 
 class CacheTable(Table):
@@ -101,6 +108,8 @@ class Tables(BaseModel):
     server: Server = Server()
     caller: list[CallerTable] = []
     policy: list[dict[str, Any]] = []
+    state: dict[str, Any] = {}
+    audit: AuditTable | None = None
     cache: dict[str, Any] | None = None
     backend: list[dict[str, Any]] = []
     route: list[RouteTable] = []
@@ -114,6 +123,8 @@ class Config(BaseModel):
     server: Server
     callers: list[CallerTable]
     rules: list[Rule]
+    state: Store
+    audit: AuditTable | None
     cache: CacheTable | None
     store: Store | None
     backends: dict[str, Backend]
@@ -158,6 +169,8 @@ def build(typed: Mapping[str, Any]) -> Config:
     config = Config(
         server=tables.server,
         callers=_callers(tables.caller),
+        state=_state(tables.state),
+        audit=tables.audit,
         rules=[_rule(table, f"policy[{i}]") for i, table in enumerate(tables.policy)],
         cache=None if store_and_cache is None else store_and_cache[0],
         store=None if store_and_cache is None else store_and_cache[1],
@@ -185,7 +198,14 @@ def _rule(table: Mapping[str, Any], path: str) -> Rule:
     selectors, own = _split(Selectors, table, path)
     policy = _plugged(selectors.use, "policies", Policy, own, path)  # type: ignore[type-abstract,unused-ignore]
     name = selectors.use.rpartition(".")[2]
-    return Rule(name, policy, selectors.mode, selector(selectors.callers), selector(selectors.models))
+    return Rule(
+        name, policy, selectors.mode, selector(selectors.callers), selector(selectors.models), selectors.rollout
+    )
+
+
+def _state(table: Mapping[str, Any]) -> Store:
+    state, own = _split(StateTable, table, "state")
+    return _plugged(state.use, "proxy.stores", Store, own, "state")
 
 
 def _cache(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:
@@ -258,7 +278,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def secret_of(secret: SecretStr) -> bytes:
-    return secret.get_secret_value().encode()

@@ -103,6 +103,7 @@ class Http:
                 headers=seen_by_backends(request.headers),
                 query=request.raw_path.partition("?")[2],
                 cache_control=request.headers.get("Cache-Control", ""),
+                received=request.headers,
             )
         note(model=call.model, stream=call.stream)
         async with self.pipeline.reply_to(call) as reply:

@@ -31,8 +31,9 @@ class Identify:
         if len(authorization) > 1:
             raise Unauthenticated("The request has more than one Authorization header; exactly one is read.")
         match = _BEARER.fullmatch(authorization[0])
-        digest = hashlib.sha256(match[1].encode() if match else b"").digest()
-        for known, caller in self._callers.items():
-            if hmac.compare_digest(known, digest):
-                return caller
+        if match is not None:  # what is no key at all is nobody's, not even theirs whose key is empty
+            digest = hashlib.sha256(match[1].encode()).digest()
+            for known, caller in self._callers.items():
+                if hmac.compare_digest(known, digest):
+                    return caller
         raise Unauthenticated("Incorrect API key provided. Ask whoever runs this gate for a key.")

@@ -18,7 +18,7 @@ def load(use: str, room: str, kind: type[T]) -> type[T]:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
         raise ValueError(f"there is no module {module_name}") from error
     classes = [

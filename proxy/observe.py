@@ -111,6 +111,19 @@ def add_header(header: str, value: str) -> None:
         trace.headers[header] = value if before is None else f"{before}, {value}"
 
 
+def request_id() -> str | None:
+    """The id of the request that this task answers."""
+    trace = _current.get(None)
+    return None if trace is None else trace.request_id
+
+
+def span_event(name: str, attributes: Mapping[str, str | None]) -> None:
+    """Add an event to the request's span, if it is recorded."""
+    trace = _current.get(None)
+    if trace is not None and trace.span is not None and trace.span.is_recording():
+        trace.span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
+
+
 class hop:  # noqa: N801  reads as a word of the path
     """`with hop("cache"): ...` times one hop of the path; one that waits becomes a span."""
 

@@ -22,20 +22,19 @@ class Pipeline:
     history: History
 
     @asynccontextmanager
-    async def reply_to(self, call: Call) -> AsyncIterator[Reply]:
+    async def reply_to(self, asked: Call) -> AsyncIterator[Reply]:
         """The reply to a call, in the shape the call asks for. Leaving the block ends the work behind it."""
-        with hop("policies"):
-            call = await self.rules.admit(call)
-        with hop("route"):
-            backend = self.routes.backend_for(call)
-        with hop("cache"):
-            slot = await self.cache.recall(call, backend.name)
-        if slot.reply is not None:
-            yield observed(call, shaped(slot.reply, stream=call.stream))
-            return
-        with hop("history"):
-            call = await self.history.complete(call, backend)
-        with hop("backend") as asked:
-            async with backend.respond(asked.traced(call, backend)) as answer:
-                reply = self.cache.record(call, slot, self.rules.watch(call, answer))
-                yield observed(call, shaped(reply, stream=call.stream))
+        async with self.rules.admitted(asked) as call:
+            with hop("route"):
+                backend = self.routes.backend_for(call)
+            with hop("cache"):
+                slot = await self.cache.recall(call, backend.name)
+            if slot.reply is not None:
+                yield observed(call, shaped(slot.reply, stream=call.stream))
+                return
+            with hop("history"):
+                whole = await self.history.complete(call, backend)
+            with hop("backend") as waiting:
+                async with backend.respond(waiting.traced(whole, backend)) as answer:
+                    reply = self.cache.record(call, slot, self.rules.watch(call, answer))
+                    yield observed(call, shaped(reply, stream=call.stream))

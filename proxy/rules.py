@@ -1,21 +1,27 @@
 """Runs the policies in the order of the config, and is the only judge of what they find.
 
-enforce  a violation refuses the call
-report   the call passes as it came; the violation is logged, noted and told in `x-headgate-policy`
-off      the policy does not run
-"""
+    enforce  a violation refuses the call
+    report   the call passes as it came; the violation is logged, noted and told in `x-headgate-policy`
+    off      the policy does not run
 
+With `rollout` an enforced policy holds for that share of the callers, the same ones each time; the others are reported.
+"""  # fmt: skip
+
+import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from typing import Literal
 
+import orjson
 import structlog
 
 from policies import EventCheck, Policy
-from proxy.observe import add_header, note
-from proxy.wire.call import Call
+from proxy.audit import Audit, Decision
+from proxy.observe import add_header, hop, note, span_event
+from proxy.wire.call import Call, Caller
 from proxy.wire.ending import Progress
 from proxy.wire.errors import BackendError, PolicyViolation
 from proxy.wire.event import DONE, TERMINALS, TRACKED, Event, Reply, Stop
@@ -34,9 +40,22 @@ class Rule:
     mode: Mode
     callers: re.Pattern[str]
     models: re.Pattern[str]
+    rollout: float = 1.0
 
     def holds_for(self, call: Call) -> bool:
         return bool(self.callers.match(call.caller.name) and self.models.match(call.model))
+
+    def enforced_for(self, caller: Caller) -> bool:
+        """Whether this rule bites for a caller. The share is of names, by their hash: nobody is in it now and then."""
+        if self.mode != "enforce" or self.rollout >= 1:
+            return self.mode == "enforce"
+        digest = hashlib.sha256(f"{self.name}\0{caller.name}".encode()).digest()
+        return int.from_bytes(digest[:8]) < self.rollout * 2**64
+
+    def version(self) -> str:
+        """What tells these settings from others: 12 hex digits."""
+        settings = orjson.dumps(self.policy.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(settings).hexdigest()[:12]
 
 
 def selector(globs: Sequence[str]) -> re.Pattern[str]:
@@ -45,74 +64,122 @@ def selector(globs: Sequence[str]) -> re.Pattern[str]:
 
 
 class Rules:
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], audit: Audit | None = None) -> None:
         self._rules = [rule for rule in rules if rule.mode != "off"]
+        self._versions = {id(rule): rule.version() for rule in self._rules}
+        self._audit = audit
         self._watched = TRACKED.union(*(rule.policy.watches for rule in self._rules))
+        self._ending = [rule for rule in self._rules if type(rule.policy).on_end is not Policy.on_end]
+
+    @asynccontextmanager
+    async def admitted(self, call: Call) -> AsyncIterator[Call]:
+        """The call as the policies let it through, until its reply has ended. Raises PolicyViolation."""
+        try:
+            with hop("policies"):
+                admitted = await self.admit(call)
+            yield admitted
+        finally:
+            for rule in self._ending:
+                await rule.policy.on_end(call)
 
     async def admit(self, call: Call) -> Call:
-        """The call as the policies let it through. Raises PolicyViolation."""
+        """Let every policy look at the request. Raises PolicyViolation."""
         for rule in self._rules:
             if rule.holds_for(call):
                 call = await self._judged(rule, call)
         return call if self._watched == call.watched else replace(call, watched=self._watched)
 
     async def _judged(self, rule: Rule, call: Call) -> Call:
+        enforced = rule.enforced_for(call.caller)
         try:
             admitted = await rule.policy.on_request(call)
         except PolicyViolation as violation:
-            violation.code = violation.code or f"{rule.name}.{violation.reason}"
-            outcome = "refused" if rule.mode == "enforce" else "reported"
-            self.tell(rule, f"{rule.name}.{violation.reason}", outcome)
-            if rule.mode == "enforce":
+            found = f"{rule.name}.{violation.reason}"
+            violation.code = violation.code or found
+            self._violated(rule, call, found, "refused" if enforced else "reported", violation.param)
+            if enforced:
                 raise
             return call
-        if rule.mode == "report":
-            if admitted is not call:
-                self.tell(rule, f"{rule.name}.changed", "reported")
+        if admitted is call:
+            self._decided(rule, call, "allowed")
             return call
-        return admitted
+        if enforced:
+            self._decided(rule, call, "changed")
+            return admitted
+        self._violated(rule, call, f"{rule.name}.changed", "reported", None)
+        return call
 
-    @staticmethod
-    def tell(rule: Rule, found: str, outcome: str) -> None:
+    def _violated(self, rule: Rule, call: Call, found: str, outcome: str, param: str | None) -> None:
         """Log, note and answer what a policy found."""
-        log.info("policy.violated", policy=rule.name, code=found, outcome=outcome)
+        log.info("policy.violated", policy=rule.name, code=found, outcome=outcome, caller=call.caller.name)
         note(policy=rule.name, outcome=outcome)
-        add_header("x-headgate-policy", f"{rule.mode}; {found}")
+        add_header("x-headgate-policy", f"{'report' if outcome == 'reported' else 'enforce'}; {found}")
+        self._decided(rule, call, outcome, found, param)
+
+    def _decided(
+        self, rule: Rule, call: Call, decision: str, code: str | None = None, param: str | None = None
+    ) -> None:
+        version = self._versions[id(rule)]
+        span_event("headgate.policy", {"policy": rule.name, "version": version, "decision": decision, "code": code})
+        if self._audit is not None:
+            self._audit.write(Decision(rule.name, version, decision, code, param, call.caller.name, call.model))
 
     def watch(self, call: Call, reply: Reply) -> Reply:
         """The reply, its events under the policies' eyes, with an end that clients can read, whatever happens."""
+        if reply.status != 200:
+            return reply
         checks = [
             (rule, check)
             for rule in self._rules
             if rule.holds_for(call) and (check := rule.policy.on_response(call)) is not None
         ]
-        if reply.status != 200:
-            return reply
-        return replace(reply, batches=_watched(call, reply, checks))
+        return replace(reply, batches=self._watching(call, reply, checks))
 
+    async def _watching(
+        self, call: Call, reply: Reply, checks: Sequence[tuple[Rule, EventCheck]]
+    ) -> AsyncIterator[Sequence[Event]]:
+        progress = Progress()
+        ending: Sequence[Event] = ()
+        try:
+            async for batch in _whole(reply.batches, progress):
+                passed, stop = await self._checked(call, batch, checks)
+                progress.see(passed)
+                if passed:
+                    yield passed
+                if stop is not None:
+                    ending = progress.stopped(stop.reason)
+                    break
+        except BackendError as error:
+            if not (reply.streamed and call.stream and progress.started):
+                raise  # nothing was sent yet: whoever sends can still answer with a status
+            log.warning("backend.failed", code=error.code, message=error.message)
+            note(code=error.code)
+            ending = progress.failed(error)
+        if ending:
+            yield ending
 
-async def _watched(
-    call: Call, reply: Reply, checks: Sequence[tuple[Rule, EventCheck]]
-) -> AsyncIterator[Sequence[Event]]:
-    progress = Progress()
-    ending: Sequence[Event] = ()
-    try:
-        async for batch in _whole(reply.batches, progress):
-            passed, stop = _checked(batch, checks)
-            progress.see(passed)
-            if passed:
-                yield passed
-            if stop is not None:
-                ending = progress.stopped(stop.reason)
+    async def _checked(
+        self, call: Call, batch: Sequence[Event], checks: Sequence[tuple[Rule, EventCheck]]
+    ) -> tuple[Sequence[Event], Stop | None]:
+        """What of a batch may pass: up to its terminal event, or to the one at which an enforced policy says stop."""
+        passed: list[Event] = []
+        for event in batch:
+            if event.type == DONE:
+                continue
+            seen = event
+            for rule, check in checks if event.type else ():
+                try:
+                    seen = await check(seen)
+                except Stop as stop:
+                    enforced = rule.enforced_for(call.caller)
+                    outcome = "stopped" if enforced else "reported"
+                    self._violated(rule, call, f"{rule.name}.{stop.reason}", outcome, None)
+                    if enforced:
+                        return passed, stop
+            passed.append(seen)
+            if seen.type in TERMINALS:
                 break
-    except BackendError as error:
-        if not (reply.streamed and call.stream and progress.started):
-            raise  # nothing was sent yet: whoever sends can still answer with a status
-        log.warning("backend.failed", code=error.code, message=error.message)
-        note(code=error.code)
-        ending = progress.failed(error)
-    if ending:
-        yield ending
+        return passed, None
 
 
 async def _whole(batches: AsyncIterator[Sequence[Event]], progress: Progress) -> AsyncIterator[Sequence[Event]]:
@@ -122,23 +189,3 @@ async def _whole(batches: AsyncIterator[Sequence[Event]], progress: Progress) ->
         if progress.terminal is not None:
             return
     raise BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
-
-
-def _checked(batch: Sequence[Event], checks: Sequence[tuple[Rule, EventCheck]]) -> tuple[Sequence[Event], Stop | None]:
-    """What of a batch may pass: up to its terminal event, or to the one at which an enforced policy says stop."""
-    passed: list[Event] = []
-    for event in batch:
-        if event.type == DONE:
-            continue
-        seen = event
-        for rule, check in checks if event.type else ():
-            try:
-                seen = check(seen)
-            except Stop as stop:
-                Rules.tell(rule, f"{rule.name}.{stop.reason}", "stopped" if rule.mode == "enforce" else "reported")
-                if rule.mode == "enforce":
-                    return passed, stop
-        passed.append(seen)
-        if seen.type in TERMINALS:
-            break
-    return passed, None

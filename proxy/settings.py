@@ -10,7 +10,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
 class Table(BaseModel):
     """A TOML table. Its fields are its keys; an unknown key is an error, so that a slip of the pen is not a hole."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # a key that somebody typed by itself is refused, and not repeated in a traceback
+    )
 
 
 def _read_secret(value: object) -> SecretStr:

@@ -17,6 +17,10 @@ class Store(Table):
         """Keep `value` for `ttl_s` seconds; True when it is kept. Raises StoreError."""
         raise NotImplementedError
 
+    async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
+        """Add to the number under `key` (0 when there is none) in one step, and give the sum. Raises StoreError."""
+        raise NotImplementedError
+
     async def delete(self, key: str) -> None:
         """Forget what is under `key`. Raises StoreError."""
         raise NotImplementedError

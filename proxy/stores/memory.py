@@ -42,5 +42,10 @@ class Memory(Store):
         self._kept[key] = (value, ttl_s)
         return True
 
+    async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
+        total = int(await self.get(key) or b"0") + amount
+        await self.put(key, str(total).encode(), ttl_s=ttl_s)
+        return total
+
     async def delete(self, key: str) -> None:
         self._kept.pop(key, None)

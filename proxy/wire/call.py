@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import orjson
 
 from proxy.wire.errors import RequestError
 from proxy.wire.event import TRACKED
+from proxy.wire.names import refuse_lookalikes
 
 # The caller's headers that a backend may see: what tells upstreams of sessions, SDKs and betas, never who asks.
 SEEN_BY_BACKENDS = frozenset({
@@ -17,6 +18,7 @@ SEEN_BY_BACKENDS = frozenset({
     "x-initiator", "x-interaction-type", "x-session-affinity", "x-session-id",
 })  # fmt: skip
 SEEN_PREFIXES = ("x-codex-", "x-stainless-")
+TOO_DEEP = "The body is nested too deeply; the limit is 254 levels."
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Call:
     headers: Mapping[str, str]  # those that a backend may see, names in lower case
     query: str = ""  # as received, without the question mark
     cache_control: str = ""  # the request's own Cache-Control
+    received: Mapping[str, str] = field(default_factory=dict)  # all headers of the request, for policies' eyes
+    notes: dict[str, Any] = field(default_factory=dict)  # what policies remember of it until it ends
     watched: frozenset[str] = TRACKED  # the types of events that somebody on the way back looks at
 
     @property
@@ -61,12 +65,19 @@ class Call:
 
 
 def parse_call(
-    caller: Caller, raw: bytes, *, headers: Mapping[str, str], query: str = "", cache_control: str = ""
+    caller: Caller,
+    raw: bytes,
+    *,
+    headers: Mapping[str, str],
+    query: str = "",
+    cache_control: str = "",
+    received: Mapping[str, str] | None = None,
 ) -> Call:
     """Read the body of a request once, strictly.
 
     Raises RequestError for anything but one JSON object in UTF-8 whose every value survives the way to a backend:
-    no NaN, no number a double cannot hold, no lone surrogate, no name twice in one object, at most 254 levels deep.
+    no NaN, no number a double cannot hold, no lone surrogate, no name twice in one object, at most 254 levels deep;
+    and none whose names only look like the protocol's.
     An integer beyond 64 bits is read as a double, by policies and backends alike.
     """
     try:
@@ -75,15 +86,16 @@ def parse_call(
         raise RequestError(f"The body is not JSON that can be read: {error}.", code="invalid_json") from error
     if not isinstance(body, dict):
         raise RequestError("The body is JSON, but not an object.", code="invalid_json")
-    call = Call(caller, body, headers, query, cache_control)
+    call = Call(caller, body, headers, query, cache_control, received or {})
     try:
         sent = call.encoded
     except orjson.JSONEncodeError as error:
-        raise RequestError("The body is nested too deeply; the limit is 254 levels.", code="invalid_json") from error
+        raise RequestError(TOO_DEEP, code="invalid_json") from error
     # A name given twice leaves one colon less than was read. Colons inside strings count alike on both sides, as
     # nothing encodes a colon, unless the caller itself wrote one as \u003a: then a slower reader decides.
     if raw.count(b":") != sent.count(b":") or b"\\u003" in raw:
         _refuse_repeated_names(raw)
+    refuse_lookalikes(body)
     _require_model(body)
     if not isinstance(body.get("stream"), bool | None):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
@@ -92,12 +104,16 @@ def parse_call(
 
 def _refuse_repeated_names(raw: bytes) -> None:
     def once(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            name = next(name for name in names if names.count(name) > 1)
-            raise RequestError(f"The body names '{name[:64]}' twice in one object.", code="duplicate_key")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise RequestError(f"The body names '{name[:64]}' twice in one object.", code="duplicate_key")
+            seen.add(name)
 
-    json.loads(raw, object_pairs_hook=once)
+    try:
+        json.loads(raw, object_pairs_hook=once)
+    except RecursionError as error:  # a value that its own second name hides may be deeper than what is sent
+        raise RequestError(TOO_DEEP, code="invalid_json") from error
 
 
 def _require_model(body: Mapping[str, Any]) -> None:

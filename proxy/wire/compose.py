@@ -129,7 +129,7 @@ class Composer:
         """Close the open item, if there is one. `status` is "incomplete" for one that was cut short."""
         if self._open is None:
             return []
-        item, text = self._opened, "".join(self._pieces)
+        item, text = dict(self._opened), "".join(self._pieces)
         if item["type"] == "message":
             part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
             item["content"] = [part]
@@ -147,15 +147,17 @@ class Composer:
         """A whole item at once. Messages and function calls get their inner events, others only their frame of two."""
         if item.get("type") == "function_call":
             opened = item | {"status": "in_progress", "arguments": ""}
-            inner = str(item.get("arguments", ""))
+            given = item.get("arguments")
+            inner = given if isinstance(given, str) else ""
             events = self._add(opened)
             events.append(self._in_item("response.function_call_arguments.delta", delta=inner))
             done = self._in_item("response.function_call_arguments.done", name=item.get("name"), arguments=inner)
             return [*events, done, *self._done(item)]
         if item.get("type") == "message":
             events = self._add(item | {"status": "in_progress", "content": []})
-            for index, part in enumerate(item.get("content") or []):
-                events += self._part(index, part)
+            content = item.get("content")
+            for index, part in enumerate(content if isinstance(content, list) else []):
+                events += self._part(index, part) if isinstance(part, dict) else []
             return [*events, *self._done(item)]
         return [*self._add(item), *self._done(item)]
 
@@ -183,7 +185,7 @@ class Composer:
         key, name = ("text", "output_text") if kind == "output_text" else ("refusal", "refusal")
         extra: JSON = {"logprobs": part.get("logprobs") or []} if key == "text" else {}
         empty = part | {key: ""} | ({"annotations": [], "logprobs": []} if key == "text" else {})
-        text = part.get(key, "")
+        text = part.get(key) or ""
         return [
             self._in_part("response.content_part.added", index, part=empty),
             self._in_part(f"response.{name}.delta", index, delta=text, **extra),
@@ -232,8 +234,9 @@ def events_of(response: Mapping[str, Any]) -> list[Event]:
     begun = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
     composer = Composer(begun | {"incomplete_details": None})
     events = composer.start()
-    for item in response.get("output") or []:
-        events += composer.item(item)
+    output = response.get("output")
+    for item in output if isinstance(output, list) else []:
+        events += composer.item(item) if isinstance(item, dict) else []
     return [*events, composer.resume_as(response)]
 
 

@@ -11,38 +11,36 @@ from typing import Any
 from proxy.wire.compose import JSON
 from proxy.wire.errors import HeadgateError, envelope
 from proxy.wire.event import TERMINALS, Event, data_of, frame_of
+from proxy.wire.sse import BLANK_LINE
 
 
 class Progress:
     """How far a stream has come. Show it each batch before that is sent; deltas are parsed only if it must be ended."""
 
     def __init__(self) -> None:
+        self.started = False  # whether anything was sent: before that an error is still an HTTP status
         self.terminal: Event | None = None
         self._created: Event | None = None
-        self._last = b""
-        self._open: dict[int, bytearray] = {}  # by output_index: the item's frames so far
-        self._done: list[Mapping[str, Any]] = []
-
-    @property
-    def started(self) -> bool:
-        """Whether anything was sent: before that an error is still an HTTP status."""
-        return self._created is not None or self._last != b""
+        self._numbered = b""  # the last frames that carry a number
+        self._open: dict[int, bytearray] = {}  # by output_index: all frames since the item was added
+        self._done: dict[int, Mapping[str, Any]] = {}  # by output_index
 
     def see(self, batch: Sequence[Event]) -> None:
         for event in batch:
             if event.type == "response.output_item.added":
-                self._open[event.data.get("output_index", 0)] = bytearray()
+                self._open[_index(event.data)] = bytearray()
             for frames in self._open.values():
                 frames.extend(event.frame)
             if event.type == "response.output_item.done":
-                self._open.pop(event.data.get("output_index", 0), None)
-                self._done.append(event.data.get("item") or {})
+                self._open.pop(_index(event.data), None)
+                self._done[_index(event.data)] = event.data.get("item") or {}
             elif event.type == "response.created":
                 self._created = event
             elif event.type in TERMINALS:
                 self.terminal = event
-            if event.frame:
-                self._last = event.frame
+            self.started = self.started or event.frame != b""
+            if b'"sequence_number"' in event.frame:
+                self._numbered = event.frame
 
     def failed(self, error: HeadgateError) -> list[Event]:
         """The events that tell of a failure in the middle of a stream."""
@@ -58,17 +56,22 @@ class Progress:
         number = self._next_number()
         events = []
         for index, frames in sorted(self._open.items()):
-            item = _cut_short(bytes(frames))
+            item = _cut_short(bytes(frames), index)
             done = {"type": "response.output_item.done", "sequence_number": number, "output_index": index, "item": item}
             events.append(_event("response.output_item.done", done))
-            self._done.append(item)
+            self._done[index] = item
             number += 1
         response = self._response("incomplete") | {"incomplete_details": {"reason": reason}}
         return [*events, self._end(number, response)]
 
     def _response(self, status: str) -> JSON:
         begun = self._created.response if self._created else {}
-        return {"object": "response", **begun, "status": status, "output": list(self._done)}
+        return {
+            "object": "response",
+            **begun,
+            "status": status,
+            "output": [item for _, item in sorted(self._done.items())],
+        }
 
     @staticmethod
     def _end(number: int, response: JSON) -> Event:
@@ -77,11 +80,8 @@ class Progress:
 
     def _next_number(self) -> int:
         """One more than the number of the last event that has one."""
-        for frame in reversed(self._last.strip().split(b"\n\n")):
-            try:
-                number = data_of(frame).get("sequence_number")
-            except ValueError:
-                continue
+        for frame in reversed(BLANK_LINE.split(self._numbered)):
+            number = _data(frame).get("sequence_number")
             if isinstance(number, int):
                 return number + 1
         return 0
@@ -91,21 +91,39 @@ def _event(kind: str, data: JSON) -> Event:
     return Event(kind, frame_of(kind, data), data)
 
 
-def _cut_short(frames: bytes) -> JSON:
-    """An open item as it stands, from the frames that built it: text and arguments as far as they came."""
+def _index(data: Mapping[str, Any], name: str = "output_index") -> int:
+    index = data.get(name)
+    return index if isinstance(index, int) else 0
+
+
+def _data(frame: bytes) -> Mapping[str, Any]:
+    """The data of a frame that nobody has looked at yet; of one that holds none, such as a comment, nothing."""
+    try:
+        return data_of(frame)
+    except ValueError:
+        return {}
+
+
+def _cut_short(frames: bytes, index: int) -> JSON:
+    """The open item of this index as it stands, from frames among which its own are: text and arguments so far."""
     item: JSON = {}
     texts: dict[int, str] = {}
-    for frame in frames.strip().split(b"\n\n"):
-        data = data_of(frame) if b"data:" in frame else {}
-        kind = data.get("type")
-        if kind == "response.output_item.added":
-            item = dict(data["item"])
+    for frame in BLANK_LINE.split(frames):
+        data = _data(frame)
+        if _index(data) != index:
+            continue  # items may be open side by side
+        kind, added, delta = data.get("type"), data.get("item"), data.get("delta")
+        if kind == "response.output_item.added" and isinstance(added, dict):
+            item = added
+        elif not isinstance(delta, str):
+            continue
         elif kind == "response.output_text.delta":
-            texts[data["content_index"]] = texts.get(data["content_index"], "") + data["delta"]
+            part = _index(data, "content_index")
+            texts[part] = texts.get(part, "") + delta
         elif kind == "response.function_call_arguments.delta":
-            item["arguments"] = item.get("arguments", "") + data["delta"]
+            item["arguments"] = str(item.get("arguments") or "") + delta
         elif kind == "response.custom_tool_call_input.delta":
-            item["input"] = item.get("input", "") + data["delta"]
+            item["input"] = str(item.get("input") or "") + delta
     if texts:
         item["content"] = [
             {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

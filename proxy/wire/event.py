@@ -65,10 +65,14 @@ class Stop(Exception):  # it ends a reply, it is no error
         self.message = message
 
 
+def payload_of(frame: bytes) -> bytes:
+    """What the data lines of one frame say."""
+    return b"\n".join(line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:"))
+
+
 def data_of(frame: bytes) -> Mapping[str, Any]:
     """The JSON object in the data lines of one frame. Raises ValueError when there is none."""
-    lines = (line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:"))
-    data = orjson.loads(b"\n".join(lines))
+    data = orjson.loads(payload_of(frame))
     if not isinstance(data, dict):
         raise ValueError("an event's data is not an object")  # noqa: TRY004  one kind of error for one kind of fault
     return data

@@ -7,12 +7,11 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 import re
 from functools import lru_cache
 
-from proxy.wire.event import DONE, Event, data_of
+from proxy.wire.event import DONE, Event, data_of, payload_of
 
 BOM = b"\xef\xbb\xbf"
 # A blank line ends a frame. A line ends in CRLF, LF or CR; atomic groups keep one CRLF from counting as two ends.
-_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-_DATA_LINE = re.compile(rb"^data:", re.MULTILINE)
+BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _NOTHING = re.compile(rb"(?!)")
 
 
@@ -82,7 +81,7 @@ class SSEParser:
         if not self._carriage_returns:
             blank = buffer.find(b"\n\n", start)
             return blank + 2 if blank >= 0 else -1
-        match = _BLANK_LINE.search(buffer, start)
+        match = BLANK_LINE.search(buffer, start)
         if match is None or (match.end() == len(buffer) and buffer.endswith(b"\r")):
             return -1  # the LF of a last CR may be still on its way
         return match.end()
@@ -98,9 +97,7 @@ class SSEParser:
                     return kind
                 self._run = _run_of(begin)
                 return ""
-        if not _DATA_LINE.search(frame):
-            return ""
-        if frame.split(b"data:", 1)[1].strip() == b"[DONE]":
+        if payload_of(frame).strip() == b"[DONE]":
             return DONE
         try:
             kind = str(data_of(frame).get("type", ""))

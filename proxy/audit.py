@@ -1,0 +1,105 @@
+"""Every decision of a policy as one line of JSON, chained by hash: who changes or drops a line breaks the chain.
+
+Each line holds the SHA-256 of the line before it (`previous`) and of itself (`hash`); the first has 64 zeros.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import structlog
+
+from proxy.observe import request_id
+from proxy.settings import Table
+
+log = structlog.get_logger()
+
+START = "0" * 64
+
+
+class AuditTable(Table):
+    path: Path
+    """The file that lines are added to; it is made when it is not there."""
+    allowed: bool = True
+    """Whether decisions that let a call pass unchanged are written too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one policy decided of one call: allowed, changed, refused, reported or stopped."""
+
+    policy: str
+    version: str
+    decision: str
+    code: str | None
+    param: str | None
+    caller: str
+    model: str
+
+
+class Audit:
+    """Writes decisions. A disk that is full costs lines and one log line each, never a call."""
+
+    def __init__(self, settings: AuditTable) -> None:
+        self._settings = settings
+        self._file: BinaryIO | None = None
+        self._previous = START
+
+    def open(self) -> None:
+        """Raises OSError when the file cannot be written, ValueError when its last line is not one of ours."""
+        path = self._settings.path
+        if path.exists() and (last := _last_line(path)):
+            self._previous = str(orjson.loads(last)["hash"])
+        self._file = path.open("ab", buffering=0)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, decision: Decision) -> None:
+        if self._file is None or (decision.decision == "allowed" and not self._settings.allowed):
+            return
+        line = {"time": datetime.now(UTC).isoformat(), "request_id": request_id(), **asdict(decision)}
+        line["previous"] = self._previous
+        line["hash"] = _hash(line)
+        try:
+            self._file.write(orjson.dumps(line) + b"\n")
+            self._previous = line["hash"]
+        except OSError as error:
+            log.warning("audit.failed", error=error.strerror)
+
+
+def first_altered(lines: Iterable[bytes], note: Callable[[int], None] = lambda _: None) -> int | None:
+    """The number, from 1, of the first line that is not what was written; None when the chain is whole.
+
+    `note` gets the number of each good line. A chain that was cut short at its end is whole as far as it goes.
+    """
+    previous: str | None = START
+    for number, text in enumerate(lines, 1):
+        try:
+            line = orjson.loads(text)
+            told = line.pop("hash")
+            good = line["previous"] == previous and _hash(line) == told
+        except (ValueError, KeyError, TypeError, AttributeError):
+            good = False
+        if not good:
+            return number
+        previous = told
+        note(number)
+    return None
+
+
+def _hash(line: dict[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(line, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _last_line(path: Path) -> bytes:
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        file.seek(max(0, end - 65_536))
+        lines = file.read().splitlines()
+    return lines[-1] if lines else b""

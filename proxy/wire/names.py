@@ -1,0 +1,38 @@
+"""Names that look like a field of the protocol and are none: `Metadata`, or one with a Cyrillic letter in it.
+
+A backend that forgives more than we do would read them as the field, unseen by any policy; so they are refused.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+
+from proxy.wire.errors import RequestError
+
+# The fields that policies, routes and the cache decide by.
+FIELDS = frozenset({
+    "background", "conversation", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata",
+    "model", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key", "safety_identifier",
+    "service_tier", "store", "stream", "text", "tool_choice", "tools", "user",
+})  # fmt: skip
+# Letters of other scripts that are drawn like a Latin one, and what stands for an underscore.
+# Source: https://www.unicode.org/reports/tr39/#Confusable_Detection (those that fold to a-z or "_")
+_DRAWN_LIKE = str.maketrans(
+    "\u0430\u1d00\u03b1\u0441\u03f2\u0501\u0435\u0454\u0261\u04bb\u0456\u03b9\u0131\u0458\u043a\u03ba\u04cf\u043c\u043e\u03bf\u0440\u03c1\u051b\u0433\u0455\u0442\u03c4\u03c5\u057d\u03bd\u0475\u051d\u0445\u03c7\u0443\u03b3\u1d22\u2010\u2011\u2012\u2013\u2212-",
+    "aaaccdeeghiiijkklmooppqrsttuuvvwxxyyz______",
+)  # fmt: skip
+
+
+def refuse_lookalikes(names: Iterable[str]) -> None:
+    """Raises RequestError for a name that is not a field but folds to one: case, width, script, unseen characters."""
+    for name in names:
+        if name not in FIELDS and (folded := _folded(name)) in FIELDS:
+            shown = name[:64].encode("ascii", "backslashreplace").decode()
+            message = f"The body has a field '{shown}', which looks like '{folded}' and is not."
+            raise RequestError(message, code="lookalike_field", param=shown)
+
+
+def _folded(name: str) -> str:
+    if name.isascii():
+        return name.strip().casefold().replace("-", "_")
+    seen = "".join(c for c in unicodedata.normalize("NFKD", name) if unicodedata.category(c) not in ("Cf", "Mn", "Cc"))
+    return seen.casefold().translate(_DRAWN_LIKE).strip()

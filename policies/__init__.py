@@ -35,5 +35,9 @@ class Policy(Table):
         """
         return None
 
+    def needs_events(self, call: Call) -> bool:  # noqa: ARG002  for those that stop replies in time
+        """Whether the reply to this call must be looked at while it is made, even if the caller wants one body."""
+        return False
+
     async def on_end(self, call: Call) -> None:
         """Called once for every call that `on_request` let pass, however it ended: give back what was reserved."""

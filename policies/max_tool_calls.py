@@ -1,29 +1,63 @@
-"""Bounds how many tools a model may run on the server's side within one response.
+"""Bounds how many tools run on the server's side: a budget for one response, or for a whole chain of them.
 
-Request: sets `default` when the caller gives no number, and clamps (or refuses with `too_many`) one above `max`. A
-    number below 1, and what is no integer, is refused as the protocol words it.
-Response: passes.
+Request: sends on the smaller of the caller's number and what the budget allows, `default` when there is none; refuses a
+    number above `max` with `too_many` when on_exceed = "reject", a chain that has nothing left with `empty`, and what
+    is no integer from 1 as the protocol words it.
+Response: counts calls as they pass; the one that would exceed the budget is never forwarded (`exceeded`), and the
+    response ends there as incomplete, with what was finished before it.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_tool_calls
 """
 
-from typing import Literal, Self
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, PrivateAttr, model_validator
 
-from policies import Policy
+from policies import EventCheck, Policy
+from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
-from proxy.wire.errors import PolicyViolation
+from proxy.wire.errors import PolicyViolation, Unavailable
+from proxy.wire.event import TERMINALS, Event, Stop
+from proxy.wire.tools import has_server_tools, kind_of_call
 
 FIELD = "max_tool_calls"
 
 
+@dataclass(slots=True)
+class Reserved:
+    """What one call took from the budget of its chain, and what it used of it."""
+
+    chain: str
+    granted: int
+    used: int = 0
+    sent: bool = False  # whether the backend began to answer: then only a whole reply tells what was used
+    ended: bool = False
+
+
 class MaxToolCalls(Policy):
     max: PositiveInt
-    """The most that a caller may ask for."""
-    default: PositiveInt | None = Field(default=None)
+    """The most calls that one response may make, or with scope = "chain" all responses of a chain together."""
+    default: PositiveInt | None = None
     """What is sent for a caller that asks for no number; left out: `max`."""
     on_exceed: Literal["clamp", "reject"] = "clamp"
     """What happens to a call that asks for more: its number is lowered, or it is refused."""
+    count: tuple[Literal["server", "function", "custom"], ...] = ("server",)
+    """What counts: calls that the server runs, of functions, of custom tools; the last two run at the caller's."""
+    count_unknown: bool = True
+    """Whether items whose type ends in _call and is known to nobody count as the server's."""
+    scope: Literal["response", "chain"] = "response"
+    """What the budget is for: each response, or all that are linked by previous_response_id or a conversation."""
+    on_empty: Literal["withhold", "reject"] = "withhold"
+    """What happens when a chain has nothing left: tools are withheld (tool_choice "none"), or the call is refused."""
+    chain_ttl_s: PositiveFloat = 86_400
+    """How long a chain's budget is remembered after its last call, in seconds."""
+
+    watches: ClassVar[frozenset[str]] = frozenset({"response.output_item.added", "response.created"})
+
+    _state: Store = PrivateAttr()
 
     @model_validator(mode="after")
     def _default_within_max(self) -> Self:
@@ -31,24 +65,133 @@ class MaxToolCalls(Policy):
             raise ValueError(f"default is {self.default}; max allows {self.max}")
         return self
 
+    async def start(self, state: Store) -> None:
+        self._state = state
+
     async def on_request(self, call: Call) -> Call:
-        asked = call.body.get(FIELD)
+        wanted = self._wanted(call.body.get(FIELD))
+        if self.scope == "response":
+            return call if call.body.get(FIELD) == wanted else call.with_fields(max_tool_calls=wanted)
+        reserved = await self._reserve(call, wanted)
+        call.notes[self._note] = reserved
+        if reserved.granted > 0:
+            return call.with_fields(max_tool_calls=reserved.granted)
+        if self.on_empty == "reject":
+            found = f"The chain has used all of its {self.max} tool calls; begin a new one."
+            raise PolicyViolation("empty", found, param="previous_response_id")
+        return call.without_fields(FIELD).with_fields(tool_choice="none")
+
+    def on_response(self, call: Call) -> EventCheck | None:
+        reserved: Reserved | None = call.notes.get(self._note)
+        limit = self._limit(call) if reserved is None else reserved.granted
+        seen: set[object] = set()
+
+        async def check(event: Event) -> Event:
+            if event.type.startswith("response.output_item.") and self._counts(event.data.get("item")):
+                seen.add(event.data.get("output_index"))
+                if len(seen) > limit:
+                    raise Stop("exceeded", f"The response may make {limit} tool calls.")
+                if reserved is not None:
+                    reserved.used = len(seen)
+            elif reserved is not None and (event.type in TERMINALS or event.type == "response.created"):
+                await self._link(call, event, reserved)
+            return event
+
+        return check
+
+    def needs_events(self, call: Call) -> bool:
+        return has_server_tools(call.body)
+
+    async def on_end(self, call: Call) -> None:
+        """Give back what a call did not use; one that broke off in the middle keeps what it took."""
+        reserved: Reserved | None = call.notes.pop(self._note, None)
+        if reserved is not None and (reserved.ended or not reserved.sent) and reserved.granted > reserved.used:
+            await self._add(reserved.chain, reserved.used - reserved.granted)
+
+    @property
+    def _note(self) -> str:
+        return f"{FIELD}:{id(self)}"
+
+    def _wanted(self, asked: object) -> int:
+        """What the caller asks for, within `max`. Raises PolicyViolation."""
         if asked is None:
-            return call.with_fields(max_tool_calls=self.default or self.max)
+            return self.default or self.max
         if not isinstance(asked, int) or isinstance(asked, bool):
             message = f"Invalid type for '{FIELD}': expected an integer, but got {_kind(asked)} instead."
             raise PolicyViolation("not_an_integer", message, param=FIELD, code="invalid_type")
         if asked < 1:
             message = f"Invalid '{FIELD}': integer below minimum value. Expected a value >= 1, but got {asked} instead."
             raise PolicyViolation("below_minimum", message, param=FIELD, code="integer_below_min_value")
-        if asked <= self.max:
-            return call
-        if self.on_exceed == "reject":
+        if asked > self.max and self.on_exceed == "reject":
             raise PolicyViolation("too_many", f"{FIELD} is {asked}; the limit is {self.max}.", param=FIELD)
-        return call.with_fields(max_tool_calls=self.max)
+        return min(asked, self.max)
+
+    def _limit(self, call: Call) -> int:
+        sent = call.body.get(FIELD)
+        return min(sent, self.max) if isinstance(sent, int) and not isinstance(sent, bool) else self.max
+
+    def _counts(self, item: object) -> bool:
+        kind = kind_of_call(item) if isinstance(item, dict) else None
+        return self.count_unknown and "server" in self.count if kind == "unknown" else kind in self.count
+
+    async def _reserve(self, call: Call, wanted: int) -> Reserved:
+        """Take up to `wanted` from the chain's budget, in one step that no parallel call can come between."""
+        chain = await self._chain(call)
+        total = await self._add(chain, wanted)
+        over = min(wanted, max(0, total - self.max))
+        if over:
+            await self._add(chain, -over)
+        return Reserved(chain, wanted - over)
+
+    async def _chain(self, call: Call) -> str:
+        """The chain that a call belongs to: its conversation's, that of the response it goes on from, or a new one."""
+        conversation = call.body.get("conversation")
+        if isinstance(conversation, dict):
+            conversation = conversation.get("id")
+        if isinstance(conversation, str):
+            return _key("conversation", call.caller.team, conversation)
+        previous = call.body.get("previous_response_id")
+        if not isinstance(previous, str):
+            return _key("chain", secrets.token_hex(16))
+        linked = _key("response", call.caller.team, previous)
+        try:
+            known = await self._state.get(linked)
+        except StoreError as error:
+            raise _unavailable() from error
+        return linked if known is None else known.decode()
+
+    async def _link(self, call: Call, event: Event, reserved: Reserved) -> None:
+        """Remember which chain a response belongs to, before its caller can go on from it."""
+        reserved.ended = event.type in TERMINALS
+        response_id = event.response.get("id")
+        if isinstance(response_id, str) and not (reserved.sent and reserved.ended):
+            try:
+                linked = _key("response", call.caller.team, response_id)
+                await self._state.put(linked, reserved.chain.encode(), ttl_s=self.chain_ttl_s)
+            except StoreError as error:
+                raise _unavailable() from error
+        reserved.sent = True
+
+    async def _add(self, chain: str, amount: int) -> int:
+        try:
+            return await self._state.add(f"{chain}:used", amount, ttl_s=self.chain_ttl_s)
+        except StoreError as error:
+            raise _unavailable() from error
 
 
-def _kind(value: object) -> str:
+def _key(*parts: str) -> str:
+    """A key of the store, made of hashes only: no text of a caller's stands in it."""
+    digest = hashlib.sha256(b"".join(len(part).to_bytes(8) + part.encode() for part in parts))
+    return f"headgate:{FIELD}:{digest.hexdigest()}"
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("The budget of this chain cannot be read right now.", code="budget_unavailable")
+
+
+def _kind(value: Any) -> str:
     """What the protocol calls the type of a JSON value."""
-    names = {bool: "a boolean", float: "a decimal number", str: "a string", list: "an array", dict: "an object"}
+    names: Mapping[type, str] = {
+        bool: "a boolean", float: "a decimal number", str: "a string", list: "an array", dict: "an object",
+    }  # fmt: skip
     return names.get(type(value), "another type")

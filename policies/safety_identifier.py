@@ -1,26 +1,34 @@
 """Holds somebody to account for every call: checks the caller's safety_identifier, or derives one it cannot choose.
 
-Request: with source = "request", refuses with `required`, `not_a_string`, `too_long`, `pattern`. With source =
-    "caller", the field is always replaced by HMAC-SHA256(key, team and caller) in base64url, 43 characters: no value
-    that a client sends can change what goes out, and nobody without the key can tell who is behind it.
+Request: with source = "request", refuses with `required`, `not_a_string`, `too_long`, `pattern`, `personal` (pii). With
+    source = "caller" the field is replaced by an HMAC of the authenticated caller, and of the end user that a trusted
+    header names, so that no value of the body can change what goes out (mismatch = "reject": `mismatch`). Either way
+    an identifier that was blocked is refused with `blocked`. `user` is kept, dropped or moved here.
 Response: passes.
 Source: https://platform.openai.com/docs/guides/safety-best-practices#implement-safety-identifiers
 """
 
-import base64
-import hashlib
-import hmac
 import re
 from typing import Literal, Self
 
-from pydantic import PositiveInt, field_validator, model_validator
+import structlog
+from pydantic import PositiveInt, PrivateAttr, field_validator, model_validator
 
 from policies import Policy
 from proxy.settings import Secret
+from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.principal import blocked_key, hashed, identifier_of
+
+log = structlog.get_logger()
 
 FIELD = "safety_identifier"
+LONGEST = 512  # characters that are searched for personal data; no upstream allows as many
+# What is likely to name a person: an e-mail address, a telephone number, a first and a last name.
+_PERSONAL = re.compile(
+    r"[^@\s]+@[^@\s]+\.[^@\s]+|\+?(?:[\s().-]?[0-9]){8,15}|[A-Z][a-z]+(?:[ ,.]+[A-Z][a-z]*)*[ ,]+[A-Z][a-z]+"
+)
 
 
 class SafetyIdentifier(Policy):
@@ -32,47 +40,106 @@ class SafetyIdentifier(Policy):
     """A regular expression (ASCII classes) that the whole identifier must match."""
     max_chars: PositiveInt = 64
     """How long it may be, in characters; some upstreams allow 128."""
+    pii: Literal["allow", "reject", "hash"] = "allow"
+    """What happens to one that looks like an e-mail address, a telephone number or a name; "hash" needs keys."""
     key: Secret | None = None
-    """The key of the HMAC, for source = "caller"."""
+    """The key of the HMAC, for source = "caller" and pii = "hash"."""
+    keys: tuple[Secret, ...] = ()
+    """Instead of key, while it is rotated: newest first; the first signs, all are known to `headgate whois`."""
+    end_user_header: str | None = None
+    """With source = "caller": a header that a trusted caller names its end user in; part of the identifier."""
+    mismatch: Literal["overwrite", "reject"] = "overwrite"
+    """With source = "caller": what happens to a request that names another identifier of its own."""
+    user: Literal["keep", "drop", "move"] = "keep"
+    """What happens to the field `user`, which safety_identifier replaced: "move" puts it there if that is empty."""
+    blocked: tuple[str, ...] = ()
+    """Identifiers that are refused, as they go out; `headgate block` adds more while the gate runs."""
+
+    _state: Store | None = PrivateAttr(default=None)
 
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
         try:
             re.compile(pattern or "", re.ASCII)
-        except (re.error, OverflowError, RecursionError) as error:
+        except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
         return pattern
 
     @model_validator(mode="after")
-    def _key_for_caller(self) -> Self:
-        if self.source == "caller" and self.key is None:
-            raise ValueError('source = "caller" needs a key: key = "env:NAME"')
+    def _keys_where_needed(self) -> Self:
+        if self.key is not None and self.keys:
+            raise ValueError("give either key or keys, not both")
+        if not self.all_keys and (self.source == "caller" or self.pii == "hash"):
+            needs = 'source = "caller"' if self.source == "caller" else 'pii = "hash"'
+            raise ValueError(f'{needs} needs a key: key = "env:NAME"')
         return self
 
+    @property
+    def all_keys(self) -> tuple[bytes, ...]:
+        """Every key that identifiers may have been made with, the one that signs first."""
+        keys = self.keys if self.key is None else (self.key,)
+        return tuple(key.get_secret_value().encode() for key in keys)
+
+    async def start(self, state: Store) -> None:
+        self._state = state
+
     async def on_request(self, call: Call) -> Call:
-        if self.key is not None and self.source == "caller":
-            return call.with_fields(safety_identifier=derived(self.key.get_secret_value().encode(), call.caller))
-        self._check(call.body.get(FIELD))
+        call = self._with_user(call)
+        call = self._bound(call) if self.source == "caller" else self._checked(call)
+        identifier = call.body.get(FIELD)
+        if isinstance(identifier, str):
+            await self._refuse_blocked(identifier)
         return call
 
-    def _check(self, identifier: object) -> None:
+    def _with_user(self, call: Call) -> Call:
+        user = call.body.get("user")
+        if self.user == "keep" or "user" not in call.body:
+            return call
+        if self.user == "move" and isinstance(user, str) and call.body.get(FIELD) is None:
+            call = call.with_fields(safety_identifier=user)
+        return call.without_fields("user")
+
+    def _bound(self, call: Call) -> Call:
+        """The call under the identifier of its principal: who was authenticated, and whom that one speaks for."""
+        end_user = call.received.get(self.end_user_header, "") if self.end_user_header else ""
+        bound = identifier_of(self.all_keys[0], call.caller, end_user)
+        asked = call.body.get(FIELD)
+        if self.mismatch == "reject" and asked not in (None, bound):
+            raise PolicyViolation("mismatch", f"{FIELD} is set by this gate; leave it out.", param=FIELD)
+        return call if asked == bound else call.with_fields(safety_identifier=bound)
+
+    def _checked(self, call: Call) -> Call:
+        identifier = call.body.get(FIELD)
         if identifier is None:
             if self.require:
                 raise PolicyViolation("required", f"{FIELD} is missing; this gate requires one.", param=FIELD)
-            return
+            return call
         if not isinstance(identifier, str):
             raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
-        if len(identifier) > self.max_chars:
+        if self.pii != "allow" and len(identifier) <= LONGEST and _PERSONAL.search(identifier):
+            if self.pii == "reject":
+                raise PolicyViolation("personal", f"{FIELD} looks like a person's own data; hash it.", param=FIELD)
+            return call.with_fields(safety_identifier=hashed(self.all_keys[0], call.caller.team, identifier))
+        if len(identifier) > min(self.max_chars, LONGEST):
             found = f"{FIELD} has {len(identifier)} characters; the limit is {self.max_chars}."
             raise PolicyViolation("too_long", found, param=FIELD)
         if self.pattern is not None and not re.fullmatch(self.pattern, identifier, re.ASCII):
             raise PolicyViolation("pattern", f"{FIELD} does not match the pattern {self.pattern}.", param=FIELD)
+        return call
+
+    async def _refuse_blocked(self, identifier: str) -> None:
+        """A store that is away blocks nobody but whom the config names; one line says so."""
+        blocked = identifier in self.blocked
+        if not blocked and self._state is not None:
+            try:
+                blocked = await self._state.get(blocked_key(identifier)) is not None
+            except StoreError as error:
+                log.warning("blocklist.failed", error=str(error)[:200])
+        if blocked:
+            raise PolicyViolation("blocked", "This safety_identifier is blocked here.", param=FIELD)
 
 
-def derived(key: bytes, caller: Caller) -> str:
-    """The identifier of a caller, 43 characters of base64url. A length stands before each name: no two callers meet."""
-    team, name = caller.team.encode(), caller.name.encode()
-    principal = b"%d:%b%d:%b" % (len(team), team, len(name), name)
-    digest = hmac.digest(key, b"headgate safety_identifier 1\0" + principal, hashlib.sha256)
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+def known_as(policy: SafetyIdentifier, identifier: str, caller: Caller, end_user: str) -> bool:
+    """Whether, under any of the policy's keys, this is the identifier of a caller and an end user."""
+    return any(identifier_of(key, caller, end_user) == identifier for key in policy.all_keys)

@@ -23,6 +23,7 @@ from proxy.http import LOOPBACK_NAMES, Http
 from proxy.identify import Identify
 from proxy.observe import traces_from_environment
 from proxy.pipeline import Pipeline
+from proxy.recorder import Recorder
 from proxy.routes import Routes
 from proxy.rules import Rules
 from proxy.stores import Store
@@ -31,10 +32,10 @@ from proxy.wire.call import Caller
 log = structlog.get_logger()
 
 
-def answering(config: Config, tracer: Tracer | None = None, audit: Audit | None = None) -> Http:
+def answering(config: Config, rules: Rules, tracer: Tracer | None) -> Http:
     """All that answers requests, put together; nothing is started."""
     pipeline = Pipeline(
-        rules=Rules(config.rules, audit),
+        rules=rules,
         routes=Routes(config.routes),
         cache=Cache(config.cache, config.store),
         history=History(),
@@ -66,12 +67,14 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
         for rule in config.rules:
             await rule.policy.start(config.state)
         audit = None if config.audit is None else Audit(config.audit)
-        if audit is not None:
-            audit.open()
-            opened.callback(audit.close)
+        recorder = None if config.record is None else Recorder(config.record)
+        for file in (audit, recorder):
+            if file is not None:
+                file.open()
+                opened.callback(file.close)
         server = config.server
         door = Door(
-            answering(config, tracer, audit),
+            answering(config, Rules(config.rules, audit, recorder), tracer),
             head_timeout_s=server.head_timeout_s,
             idle_timeout_s=server.idle_timeout_s,
             request_factory=partial(_request, server.max_body_bytes),

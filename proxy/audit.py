@@ -4,7 +4,7 @@ Each line holds the SHA-256 of the line before it (`previous`) and of itself (`h
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,13 +73,14 @@ class Audit:
             log.warning("audit.failed", error=error.strerror)
 
 
-def first_altered(lines: Iterable[bytes], note: Callable[[int], None] = lambda _: None) -> int | None:
-    """The number, from 1, of the first line that is not what was written; None when the chain is whole.
+def first_altered(lines: Iterable[bytes]) -> tuple[int, int | None]:
+    """How many lines are good, and the number, from 1, of the first that is not what was written, or None.
 
-    `note` gets the number of each good line. A chain that was cut short at its end is whole as far as it goes.
+    A chain that was cut short at its end is whole as far as it goes: keep the last hash somewhere else to notice.
     """
-    previous: str | None = START
-    for number, text in enumerate(lines, 1):
+    previous = START
+    count = 0
+    for text in lines:
         try:
             line = orjson.loads(text)
             told = line.pop("hash")
@@ -87,10 +88,10 @@ def first_altered(lines: Iterable[bytes], note: Callable[[int], None] = lambda _
         except (ValueError, KeyError, TypeError, AttributeError):
             good = False
         if not good:
-            return number
+            return count, count + 1
         previous = told
-        note(number)
-    return None
+        count += 1
+    return count, None
 
 
 def _hash(line: dict[str, Any]) -> str:

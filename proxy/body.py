@@ -16,7 +16,7 @@ async def read_body(request: web.BaseRequest, server: Server) -> bytes:
     too_large = RequestError(f"The body is too large; the limit is {server.max_body_bytes} bytes.", status=413)
     if (request.content_length or 0) > server.max_body_bytes:
         raise too_large
-    if request.headers.get("Expect", "").lower() == "100-continue":
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     content = request.content
@@ -51,5 +51,10 @@ def _check_kind(request: web.BaseRequest) -> None:
         raise RequestError(f"The body is {found}; only application/json is read.", status=415)
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "deflate"):
-        message = f"The body is encoded as {encoding[:64]}; identity, gzip and deflate are read."
-        raise RequestError(message, status=415, headers={"Accept-Encoding": "gzip, deflate"})
+        raise unread_encoding(f"as {encoding[:64]}")
+
+
+def unread_encoding(how: str) -> RequestError:
+    """Source: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16 (415 names the codings that would be read)."""
+    message = f"The body is encoded {how}; identity, gzip and deflate are read."
+    return RequestError(message, status=415, headers={"Accept-Encoding": "gzip, deflate"})

@@ -20,6 +20,7 @@ from proxy.wire.call import Call
 from proxy.wire.compose import finished
 from proxy.wire.event import TERMINALS, Event, Reply, body_events, frame_of
 from proxy.wire.sse import SSEParser
+from proxy.wire.tools import has_server_tools
 
 log = structlog.get_logger()
 
@@ -27,8 +28,6 @@ VERSION = b"headgate cache 1"
 NOT_IN_KEY = frozenset({"stream", "stream_options", "metadata", "safety_identifier", "user", "store"})
 ECHOED = ("metadata", "safety_identifier", "user")
 LIFECYCLE = frozenset({"response.created", "response.in_progress", "response.queued"}) | TERMINALS
-# Tools that the caller runs; all others act on the server's side, so a kept answer would not act again.
-CALLERS_TOOLS = frozenset({"function", "custom", "local_shell", "apply_patch", "computer", "computer_use_preview"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +98,9 @@ class Cache:
         if body.get("conversation") is not None:
             return "conversation"
         if self._settings is not None and not self._settings.server_tools:
-            tools = body.get("tools") or []
             if body.get("prompt") is not None:
                 return "prompt"
-            if not isinstance(tools, list) or not all(_is_callers(tool) for tool in tools):
+            if has_server_tools(body):
                 return "tools"
         return None
 
@@ -157,10 +155,6 @@ def key_of(call: Call, backend: str) -> str:
         digest.update(len(part).to_bytes(8))
         digest.update(part)
     return digest.hexdigest()
-
-
-def _is_callers(tool: Any) -> bool:
-    return isinstance(tool, dict) and tool.get("type") in CALLERS_TOOLS
 
 
 def _echoed(call: Call) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Every error names the key it stands at, as a path from the top: `policy[0].max_p
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +25,7 @@ from backends import Backend
 from policies import Policy
 from proxy.audit import AuditTable
 from proxy.load import load
+from proxy.recorder import RecordTable
 from proxy.rules import Mode, Rule, selector
 from proxy.settings import Secret, Table
 from proxy.stores import Store
@@ -110,6 +111,7 @@ class Tables(BaseModel):
     policy: list[dict[str, Any]] = []
     state: dict[str, Any] = {}
     audit: AuditTable | None = None
+    record: RecordTable | None = None
     cache: dict[str, Any] | None = None
     backend: list[dict[str, Any]] = []
     route: list[RouteTable] = []
@@ -125,6 +127,7 @@ class Config(BaseModel):
     rules: list[Rule]
     state: Store
     audit: AuditTable | None
+    record: RecordTable | None
     cache: CacheTable | None
     store: Store | None
     backends: dict[str, Backend]
@@ -171,7 +174,8 @@ def build(typed: Mapping[str, Any]) -> Config:
         callers=_callers(tables.caller),
         state=_state(tables.state),
         audit=tables.audit,
-        rules=[_rule(table, f"policy[{i}]") for i, table in enumerate(tables.policy)],
+        record=tables.record,
+        rules=rules_of(tables.policy),
         cache=None if store_and_cache is None else store_and_cache[0],
         store=None if store_and_cache is None else store_and_cache[1],
         backends=backends,
@@ -192,6 +196,11 @@ def _callers(tables: list[CallerTable]) -> list[CallerTable]:
         if (caller.key is None) == (caller.key_sha256 is None):
             raise ConfigError(f'caller[{index}]: give either key = "env:NAME" or key_sha256 = "<hex>"')
     return [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables]
+
+
+def rules_of(tables: Sequence[Mapping[str, Any]]) -> list[Rule]:
+    """The rules that a list of [[policy]] tables means. Raises ConfigError."""
+    return [_rule(table, f"policy[{index}]") for index, table in enumerate(tables)]
 
 
 def _rule(table: Mapping[str, Any], path: str) -> Rule:

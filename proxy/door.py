@@ -2,12 +2,18 @@
 
 import asyncio
 import logging
+import secrets
 from typing import Any
 
+import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError
 
+from proxy.body import unread_encoding
 from proxy.send import error_response
 from proxy.wire.errors import HeadgateError, RequestError
+
+log = structlog.get_logger()
 
 _SILENT = logging.getLogger("headgate.aiohttp")
 _SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, keys included
@@ -55,11 +61,21 @@ class Connection(web.RequestHandler):
             self._head_began = None
         elif self._head_began is None:
             self._head_began = self._loop.time()
+        current = self._current_request
+        if self._request_count > whole and current is not None and not current.content.is_eof():
+            # What comes in the middle of a body can only be its fault; aiohttp lets the body's reader wait on.
+            current.content.set_exception(web.RequestPayloadError("the body is not framed as it should be"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._head_check is not None:
             self._head_check.cancel()
         super().connection_lost(exc)
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
+        """Let the running call finish for `timeout` seconds. aiohttp waits twice as long, or for ever when it is 0."""
+        if self._task_handler is not None and timeout is not None:
+            self._loop.call_later(timeout, self._task_handler.cancel)
+        await super().shutdown(timeout)
 
     def _check_later(self) -> None:
         self._head_check = self._loop.call_later(self._head_timeout_s / 4, self._check_head)
@@ -74,12 +90,22 @@ class Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """What aiohttp itself refuses: a head that is no HTTP. The reason is told, what was sent is not repeated."""
-        del request, exc, message
-        if status < 500:
-            refusal: HeadgateError = RequestError("The request is not HTTP that can be read.", status=status)
+        """What does not come as far as a handler: a head that is no HTTP. What was sent is not repeated."""
+        del message
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer was broken off") from exc
+        refusal: HeadgateError
+        if isinstance(exc, ContentEncodingError):
+            refusal = unread_encoding("in a way that is not known here")
+        elif status < 500:
+            refusal = RequestError("The request is not HTTP that can be read.", status=status)
         else:
-            refusal = HeadgateError("The gate failed to answer this request.", status=status)
-        response = error_response(refusal, {})
+            refusal = HeadgateError("The gate failed to answer this request.", status=status, code="internal_error")
+        request_id = f"req_{secrets.token_hex(16)}"
+        if status < 500:
+            log.info("request.unreadable", request_id=request_id, status=refusal.status)
+        else:
+            log.error("request.crashed", request_id=request_id, exc_info=exc)
+        response = error_response(refusal, {"x-request-id": request_id})
         response.force_close()
         return response

@@ -70,7 +70,7 @@ class Http:
                 raise ConnectionResetError("the answer was broken off") from error
         note(code=refusal.code)
         response = error_response(refusal, _told(trace))
-        if not request.content.is_eof():
+        if not request.content.is_eof() or request.method == "CONNECT" or isinstance(refusal, _Misframed):
             response.force_close()  # what is left of the body must not be read as the next request
         return response
 
@@ -149,10 +149,10 @@ class Http:
     def _check_framing(request: web.BaseRequest) -> None:
         """Refuse what the server's parser lets through, although two readers could see two different bodies in it."""
         if request.version not in ((1, 0), (1, 1)):
-            raise RequestError("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505)
+            raise _Misframed("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505)
         encodings = request.headers.getall("Transfer-Encoding", [])
         if encodings and ([e.lower() for e in encodings] != ["chunked"] or request.version == (1, 0)):
-            raise RequestError("Transfer-Encoding is not understood; only chunked is, in HTTP/1.1.")
+            raise _Misframed("Transfer-Encoding is not understood; only chunked is, in HTTP/1.1.")
 
     def _check_host(self, request: web.BaseRequest) -> None:
         """Refuse names that are not ours: a web page must not reach an open gate through a name it has made up."""
@@ -162,6 +162,10 @@ class Http:
         name = re.sub(r":\d*$", "", hosts[0]) if hosts else ""
         if self.hosts and name.lower() not in self.hosts:
             raise RequestError(f"The host '{_shown(name)}' is not served here.", status=421)
+
+
+class _Misframed(RequestError):
+    """Where this request ends is not certain, so nothing more is read from its connection."""
 
 
 def _told(trace: Trace) -> dict[str, str]:

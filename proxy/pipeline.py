@@ -35,6 +35,7 @@ class Pipeline:
             with hop("history"):
                 whole = await self.history.complete(call, backend)
             with hop("backend") as waiting:
-                async with backend.respond(waiting.traced(whole, backend)) as answer:
+                watchable = self.rules.watchable(whole, backend.enforces)
+                async with backend.respond(waiting.traced(watchable, backend)) as answer:
                     reply = self.cache.record(call, slot, self.rules.watch(call, answer))
                     yield observed(call, shaped(reply, stream=call.stream))

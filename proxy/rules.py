@@ -21,9 +21,10 @@ import structlog
 from policies import EventCheck, Policy
 from proxy.audit import Audit, Decision
 from proxy.observe import add_header, hop, note, span_event
+from proxy.recorder import Recorder
 from proxy.wire.call import Call, Caller
-from proxy.wire.ending import Progress
-from proxy.wire.errors import BackendError, PolicyViolation
+from proxy.wire.ending import Progress, stopped_body
+from proxy.wire.errors import BackendError, HeadgateError, PolicyViolation, Unavailable
 from proxy.wire.event import DONE, TERMINALS, TRACKED, Event, Reply, Stop
 
 log = structlog.get_logger()
@@ -64,10 +65,11 @@ def selector(globs: Sequence[str]) -> re.Pattern[str]:
 
 
 class Rules:
-    def __init__(self, rules: Sequence[Rule], audit: Audit | None = None) -> None:
+    def __init__(self, rules: Sequence[Rule], audit: Audit | None = None, recorder: Recorder | None = None) -> None:
         self._rules = [rule for rule in rules if rule.mode != "off"]
         self._versions = {id(rule): rule.version() for rule in self._rules}
         self._audit = audit
+        self._recorder = recorder
         self._watched = TRACKED.union(*(rule.policy.watches for rule in self._rules))
         self._ending = [rule for rule in self._rules if type(rule.policy).on_end is not Policy.on_end]
 
@@ -76,11 +78,22 @@ class Rules:
         """The call as the policies let it through, until its reply has ended. Raises PolicyViolation."""
         try:
             with hop("policies"):
-                admitted = await self.admit(call)
+                admitted = await self._recorded(call)
             yield admitted
         finally:
             for rule in self._ending:
                 await rule.policy.on_end(call)
+
+    async def _recorded(self, call: Call) -> Call:
+        code = None
+        try:
+            return await self.admit(call)
+        except HeadgateError as error:
+            code = error.code
+            raise
+        finally:
+            if self._recorder is not None:
+                self._recorder.write(call, code)
 
     async def admit(self, call: Call) -> Call:
         """Let every policy look at the request. Raises PolicyViolation."""
@@ -93,6 +106,10 @@ class Rules:
         enforced = rule.enforced_for(call.caller)
         try:
             admitted = await rule.policy.on_request(call)
+        except Unavailable:
+            if enforced:
+                raise
+            return call
         except PolicyViolation as violation:
             found = f"{rule.name}.{violation.reason}"
             violation.code = violation.code or found
@@ -124,6 +141,16 @@ class Rules:
         if self._audit is not None:
             self._audit.write(Decision(rule.name, version, decision, code, param, call.caller.name, call.model))
 
+    def watchable(self, call: Call, enforced: Sequence[str]) -> Call:
+        """The call as a stream where a policy could only count in a body what has already been done."""
+        if call.stream or call.body.get("background"):
+            return call
+        needed = any(
+            rule.name not in enforced and rule.holds_for(call) and rule.policy.needs_events(call)
+            for rule in self._rules
+        )
+        return call.with_fields(stream=True) if needed else call
+
     def watch(self, call: Call, reply: Reply) -> Reply:
         """The reply, its events under the policies' eyes, with an end that clients can read, whatever happens."""
         if reply.status != 200:
@@ -142,12 +169,12 @@ class Rules:
         ending: Sequence[Event] = ()
         try:
             async for batch in _whole(reply.batches, progress):
-                passed, stop = await self._checked(call, batch, checks)
+                passed, stopped_by = await self._checked(call, batch, checks)
                 progress.see(passed)
                 if passed:
                     yield passed
-                if stop is not None:
-                    ending = progress.stopped(stop.reason)
+                if stopped_by is not None:
+                    ending = progress.stopped(stopped_by) if reply.streamed else stopped_body(batch, passed, stopped_by)
                     break
         except BackendError as error:
             if not (reply.streamed and call.stream and progress.started):
@@ -160,8 +187,8 @@ class Rules:
 
     async def _checked(
         self, call: Call, batch: Sequence[Event], checks: Sequence[tuple[Rule, EventCheck]]
-    ) -> tuple[Sequence[Event], Stop | None]:
-        """What of a batch may pass: up to its terminal event, or to the one at which an enforced policy says stop."""
+    ) -> tuple[Sequence[Event], str | None]:
+        """What of a batch may pass: up to its terminal event, or to the one at which the policy named says stop."""
         passed: list[Event] = []
         for event in batch:
             if event.type == DONE:
@@ -175,7 +202,7 @@ class Rules:
                     outcome = "stopped" if enforced else "reported"
                     self._violated(rule, call, f"{rule.name}.{stop.reason}", outcome, None)
                     if enforced:
-                        return passed, stop
+                        return passed, rule.name
             passed.append(seen)
             if seen.type in TERMINALS:
                 break

@@ -45,7 +45,7 @@ def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.C
     assert told.out.splitlines() == [
         "listen    127.0.0.1:8080",
         "identify  app (team app)",
-        "policy    max_tool_calls [report] max=4 on_exceed='clamp'",
+        "policy    max_tool_calls [report] max=4",
         "route     * -> canned (replay)",
         "cache     none",
     ]

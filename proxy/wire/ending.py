@@ -8,6 +8,8 @@ Source: https://platform.openai.com/docs/api-reference/responses-streaming
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from proxy.wire.compose import JSON
 from proxy.wire.errors import HeadgateError, envelope
 from proxy.wire.event import TERMINALS, Event, data_of, frame_of
@@ -85,6 +87,15 @@ class Progress:
             if isinstance(number, int):
                 return number + 1
         return 0
+
+
+def stopped_body(batch: Sequence[Event], passed: Sequence[Event], reason: str) -> list[Event]:
+    """The body of a reply that came whole and is cut short before the event at which a policy said stop."""
+    items = [event.data.get("item") for event in passed if event.type == "response.output_item.done"]
+    cut = {"status": "incomplete", "output": items, "incomplete_details": {"reason": reason}, "completed_at": None}
+    response = {**batch[-1].response, **cut}
+    kind = "response.incomplete"
+    return [Event(kind, orjson.dumps(response), {"type": kind, "response": response})]
 
 
 def _event(kind: str, data: JSON) -> Event:

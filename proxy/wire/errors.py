@@ -5,6 +5,7 @@
     ├── RequestError         400  the caller asked for what cannot be answered (also 404, 413, 415 ...)
     │   ├── PolicyViolation  400  ... for what the organisation does not allow
     │   └── UnknownModel     404  ... for a model that no route serves
+    ├── Unavailable          503  the gate cannot decide right now
     └── BackendError         502  the model's side failed (also 503, 504)
 
 A message says what was found, then what is allowed, and nothing about the inside of the house.
@@ -86,6 +87,13 @@ class UnknownModel(RequestError):
             code="model_not_found",
             param="model",
         )
+
+
+class Unavailable(HeadgateError):
+    """Something that the gate itself needs to decide is away for the moment."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message, status=503, code=code, headers={"Retry-After": "1"})
 
 
 class BackendError(HeadgateError):

@@ -47,13 +47,14 @@ class SSEParser:
 
     def close(self) -> list[Event]:
         """What is left when the stream ends: a last frame whose blank line is missing, if its data is whole."""
-        rest, self._rest = self._rest, b""
-        frame = rest.rstrip(b"\r\n") + b"\n\n"
-        try:
-            data_of(frame)
-        except ValueError:
-            return []
-        return self._sort(frame)[0]
+        frame, self._rest = self._rest, b""
+        if not BLANK_LINE.search(frame):  # else only the LF of its last CR was waited for
+            frame = frame.rstrip(b"\r\n") + b"\n\n"
+            try:
+                data_of(frame)
+            except ValueError:
+                return []
+        return [Event(self._kind(frame), frame)]
 
     def _sort(self, buffer: bytes) -> tuple[list[Event], int]:
         """The events of all whole frames, and how many bytes they take."""

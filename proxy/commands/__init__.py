@@ -1,0 +1,1 @@
+"""What can be done from the command line beside serving, a file for each subject."""

@@ -1,0 +1,79 @@
+"""`headgate whois`, `block` and `unblock`: who is behind a safety_identifier, and that it goes no further."""
+
+import argparse
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from policies.safety_identifier import SafetyIdentifier, known_as
+from proxy.config import Config, ConfigError, read
+from proxy.identify import ANYBODY
+from proxy.stores import StoreError
+from proxy.stores.memory import Memory
+from proxy.wire.call import Caller
+from proxy.wire.principal import blocked_key
+
+FOUND, NOT_FOUND = 0, 1
+YEARS_S = 10 * 365 * 86_400.0
+
+
+def add_to(commands: Any) -> None:
+    """Add this subject's commands to a parser."""
+    for name, run, told in (
+        ("whois", _whois, "tell whose safety_identifier this is"),
+        ("block", _block, "refuse calls under an identifier, on every worker, from the next one on"),
+        ("unblock", _unblock, "let them pass again"),
+    ):
+        command = commands.add_parser(name, help=told, epilog=f"example: headgate {name} IDENTIFIER --config my.toml")
+        command.add_argument("identifier", metavar="IDENTIFIER", help="as it goes out to the upstream")
+        command.add_argument("--config", type=Path, required=True)
+        if name == "whois":
+            command.add_argument("--end-users", type=Path, help="a file of end users, one a line, to look among")
+        command.set_defaults(run=run)
+
+
+def _whois(options: argparse.Namespace) -> int:
+    config = read(options.config)
+    end_users = ["", *(options.end_users.read_text(encoding="utf-8").split() if options.end_users else [])]
+    callers = [Caller(caller.name, caller.team) for caller in config.callers] or [ANYBODY]
+    for policy in _policies(config):
+        for caller in callers:
+            for end_user in end_users:
+                if known_as(policy, options.identifier, caller, end_user):
+                    whom = f", for its end user {end_user}" if end_user else ""
+                    print(f"{caller.name} (team {caller.team}){whom}")
+                    return FOUND
+    print("No caller of this config has that identifier under any of its keys.")
+    return NOT_FOUND
+
+
+def _block(options: argparse.Namespace) -> int:
+    return asyncio.run(_set(read(options.config), options.identifier, blocked=True))
+
+
+def _unblock(options: argparse.Namespace) -> int:
+    return asyncio.run(_set(read(options.config), options.identifier, blocked=False))
+
+
+async def _set(config: Config, identifier: str, *, blocked: bool) -> int:
+    """Raises ConfigError when the state is not one that a running gate shares."""
+    state = config.state
+    if isinstance(state, Memory):
+        raise ConfigError('state.use: "memory" is the serving process\'s own; block needs [state] use = "redis"')
+    await state.start()
+    try:
+        if blocked:
+            await state.put(blocked_key(identifier), b"1", ttl_s=YEARS_S)
+        else:
+            await state.delete(blocked_key(identifier))
+    except StoreError as error:
+        raise ConfigError(f"state: {error}") from error
+    finally:
+        await state.close()
+    print(f"{identifier} is {'blocked' if blocked else 'no longer blocked'}.")
+    return FOUND
+
+
+def _policies(config: Config) -> Iterator[SafetyIdentifier]:
+    return (rule.policy for rule in config.rules if isinstance(rule.policy, SafetyIdentifier))

@@ -1,0 +1,147 @@
+"""`headgate policy test` and `headgate policy diff`: what a rule does, before it is switched on."""
+
+import argparse
+import asyncio
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import Field, ValidationError
+
+from proxy.config import ConfigError, read, rules_of
+from proxy.recorder import value_of
+from proxy.rules import Rule, Rules
+from proxy.settings import Table
+from proxy.stores.memory import Memory
+from proxy.wire.call import Call, Caller, parse_call
+from proxy.wire.errors import HeadgateError
+
+SAME, DIFFERENT = 0, 1
+
+
+class Case(Table):
+    """One request, and what must become of it."""
+
+    name: str = ""
+    caller: str = "anybody"
+    team: str = ""
+    request: dict[str, Any]
+    headers: dict[str, str] = Field(default={})
+    expect: str = Field(default="allowed", pattern="^(allowed|denied)$")
+    code: str | None = None
+    changed: dict[str, Any] = Field(default={})
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of one request: its refusal's code, or the fields that differ from what was asked."""
+
+    code: str | None
+    changed: Mapping[str, Any]
+    removed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.code is not None:
+            return f"denied, {self.code}"
+        told = [f"{name} = {orjson.dumps(value).decode()}" for name, value in sorted(self.changed.items())]
+        told += [f"without {name}" for name in self.removed]
+        return ", ".join(["allowed", *told])
+
+
+def add_to(commands: Any) -> None:
+    """Add this subject's commands to a parser."""
+    policy = commands.add_parser("policy", help="try policies on requests: test, diff")
+    verbs = policy.add_subparsers(required=True, metavar="test | diff")
+    test = verbs.add_parser("test", help="check decisions against what files expect",
+                            epilog="example: headgate policy test cases.toml --config my.toml")  # fmt: skip
+    test.add_argument("files", nargs="+", type=Path, metavar="FILE", help="TOML or JSONL")
+    test.add_argument("--config", type=Path, help="whose policies; left out: those in each file")
+    test.set_defaults(run=_test)
+    diff = verbs.add_parser("diff", help="which recorded requests change their fate",
+                            epilog="example: headgate policy diff old.toml new.toml --requests record.jsonl")  # fmt: skip
+    diff.add_argument("old", type=Path)
+    diff.add_argument("new", type=Path)
+    diff.add_argument("--requests", type=Path, required=True, help="what [record] wrote")
+    diff.set_defaults(run=_diff)
+
+
+def _test(options: argparse.Namespace) -> int:
+    configured = None if options.config is None else read(options.config).rules
+    differences = cases = 0
+    for file in options.files:
+        rules, listed = _cases(file)
+        for number, case in enumerate(listed, 1):
+            cases += 1
+            found = fate(configured if configured is not None else rules, case)
+            expected = Fate(case.code, case.changed, case.removed) if case.expect == "allowed" else _denied(case)
+            if found != expected:
+                differences += 1
+                print(f"{file}, case {number} {case.name}\n  expected: {expected}\n  found:    {found}")
+    print(f"{cases} cases, {differences} not as expected.")
+    return DIFFERENT if differences else SAME
+
+
+def _diff(options: argparse.Namespace) -> int:
+    old, new = read(options.old).rules, read(options.new).rules
+    changes: Counter[tuple[str, str, str]] = Counter()
+    count = 0
+    for line in options.requests.read_bytes().splitlines():
+        recorded = orjson.loads(line)
+        count += 1
+        case = Case(caller=recorded["caller"], team=recorded["team"], request=value_of(recorded["request"]))
+        before, after = str(fate(old, case)), str(fate(new, case))
+        if before != after:
+            changes[case.caller, before, after] += 1
+    for (caller, before, after), times in sorted(changes.items(), key=lambda change: (-change[1], change[0])):
+        print(f"{times:6}  {caller}: {before}  ->  {after}")
+    print(f"{count} requests, {changes.total()} change their fate.")
+    return DIFFERENT if changes else SAME
+
+
+def fate(rules: Sequence[Rule], case: Case) -> Fate:
+    """What these policies, with nothing in their state, do to a request."""
+    return asyncio.run(_fate(rules, case))
+
+
+async def _fate(rules: Sequence[Rule], case: Case) -> Fate:
+    for rule in rules:
+        await rule.policy.start(Memory())
+    caller = Caller(case.caller, case.team or case.caller)
+    try:
+        received = {name.lower(): value for name, value in case.headers.items()}
+        asked = parse_call(caller, orjson.dumps(case.request), headers={}, received=received)
+        call: Call = await Rules(rules).admit(asked)
+    except HeadgateError as error:
+        return Fate(error.code or str(error.status), {})
+    changed = {name: value for name, value in call.body.items() if asked.body.get(name, ...) != value}
+    return Fate(None, changed, tuple(name for name in asked.body if name not in call.body))
+
+
+def _denied(case: Case) -> Fate:
+    if case.code is None:
+        raise ConfigError(f"case '{case.name}': expect = \"denied\" needs the code that it is denied with")
+    return Fate(case.code, {})
+
+
+def _cases(file: Path) -> tuple[Sequence[Rule], Sequence[Case]]:
+    """The policies in a file, if any, and its cases. Raises ConfigError."""
+    try:
+        if file.suffix == ".jsonl":
+            return (), [Case.model_validate(orjson.loads(line)) for line in _lines(file)]
+        typed = tomllib.loads(file.read_text(encoding="utf-8"))
+        return rules_of(typed.get("policy", [])), [Case.model_validate(case) for case in typed.get("case", [])]
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    except (ValidationError, ValueError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    return (line for line in file.read_bytes().splitlines() if line.strip())

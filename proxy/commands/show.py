@@ -1,0 +1,73 @@
+"""`headgate check` and `headgate explain`: what a config means, and what can stand in one."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from backends import Backend
+from policies import Policy
+from proxy.config import Config, embedded, read
+from proxy.load import load
+from proxy.settings import Table
+from proxy.stores import Store
+
+GOOD, YOUR_INPUT = 0, 2
+ROOMS: dict[str, type[Table]] = {"policies": Policy, "backends": Backend, "proxy.stores": Store}
+
+
+def add_to(commands: Any) -> None:
+    """Add this subject's commands to a parser."""
+    check = commands.add_parser("check", help="read the config and print the path that calls take",
+                                epilog="example: headgate check --config my.toml")  # fmt: skip
+    check.add_argument("--config", type=Path, help="a TOML file; left out: the embedded defaults")
+    check.set_defaults(run=_check)
+    explain = commands.add_parser("explain", help="print what a policy, backend or store does, and its keys",
+                                  epilog="example: headgate explain max_tool_calls")  # fmt: skip
+    explain.add_argument("name", help="as it stands behind `use`")
+    explain.set_defaults(run=_explain)
+
+
+def _check(options: argparse.Namespace) -> int:
+    for line in _path(embedded() if options.config is None else read(options.config)):
+        print(line)
+    return GOOD
+
+
+def _path(config: Config) -> Iterator[str]:
+    """The path of a call, in order, one line for each hop."""
+    yield f"listen    {config.server.host}:{config.server.port}"
+    callers = ", ".join(f"{caller.name} (team {caller.team})" for caller in config.callers)
+    yield f"identify  {callers or 'anybody, on loopback only'}"
+    for rule in config.rules:
+        share = f", {rule.rollout:.0%} of callers" if rule.rollout < 1 else ""
+        own = rule.policy.model_dump(exclude_defaults=True).items()
+        settings = " ".join(f"{key}={value!r}" for key, value in own)
+        yield f"policy    {rule.name} [{rule.mode}{share}] {settings}".rstrip()
+    for glob, backend in config.routes:
+        yield f"route     {glob} -> {backend.name} ({type(backend).__name__.lower()})"
+    yield f"cache     {'none' if config.cache is None else f'{config.cache.use}, ttl {config.cache.ttl_s:g} s'}"
+
+
+def _explain(options: argparse.Namespace) -> int:
+    for room, kind in ROOMS.items():
+        try:
+            explained = load(options.name, room, kind)
+        except ValueError:
+            continue
+        print(f"{options.name}: {inspect.getdoc(inspect.getmodule(explained)) or ''}\n\nKeys:")
+        for line in _keys(explained):
+            print(line)
+        return GOOD
+    print(f"There is no policy, backend or store called '{options.name}'.", file=sys.stderr)
+    return YOUR_INPUT
+
+
+def _keys(explained: type[Table]) -> Iterator[str]:
+    for name, field in explained.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.default!r}"
+        yield f"  {name} ({default})"
+        if field.description:
+            yield f"      {' '.join(field.description.split())}"

@@ -1,0 +1,63 @@
+"""Who runs a tool: the caller, or the server while it makes its response.
+
+Source: https://platform.openai.com/docs/guides/tools and, for items, what was measured to count for `max_tool_calls`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+CALLERS_TOOLS = frozenset({
+    "function", "custom", "local_shell", "apply_patch", "computer", "computer_use", "computer_use_preview",
+})  # fmt: skip
+KINDS_OF_CALLS = {
+    "function_call": "function",
+    "custom_tool_call": "custom",
+    "web_search_call": "server",
+    "file_search_call": "server",
+    "code_interpreter_call": "server",
+    "image_generation_call": "server",
+    "mcp_call": "server",
+    "program": "server",
+}
+CALLERS_CALLS = frozenset({"local_shell_call", "apply_patch_call", "computer_call"})
+
+
+def is_callers(tool: Any) -> bool:
+    """Whether a tool of a request is run by the caller. What nobody knows is the server's."""
+    if not isinstance(tool, dict):
+        return False
+    kind = tool.get("type")
+    if kind == "namespace":
+        inner = tool.get("tools")
+        return isinstance(inner, list) and all(isinstance(t, dict) and t.get("type") in CALLERS_TOOLS for t in inner)
+    if kind == "shell":
+        environment = tool.get("environment")
+        return isinstance(environment, dict) and environment.get("type") == "local"
+    if kind == "tool_search":
+        return tool.get("execution") == "client"
+    return kind in CALLERS_TOOLS
+
+
+def has_server_tools(body: Mapping[str, Any]) -> bool:
+    """Whether answering a request may run tools on the server's side. A prompt template may bring some of its own."""
+    tools = body.get("tools")
+    if body.get("prompt") is not None:
+        return True
+    return tools is not None and (not isinstance(tools, list) or not all(is_callers(tool) for tool in tools))
+
+
+def kind_of_call(item: Mapping[str, Any]) -> str | None:
+    """What an output item counts as: "server", "function", "custom", "unknown", or None for what is no such call.
+
+    Calls that the caller runs beside functions and custom tools (a local shell, a patch, a computer) are None.
+    """
+    kind = item.get("type")
+    if not isinstance(kind, str) or kind in CALLERS_CALLS:
+        return None
+    if kind == "shell_call":
+        environment = item.get("environment")
+        in_container = isinstance(environment, dict) and environment.get("type") != "local"
+        return "server" if in_container else None
+    if kind == "tool_search_call":
+        return None if item.get("execution") == "client" else "server"
+    return KINDS_OF_CALLS.get(kind, "unknown" if kind.endswith("_call") else None)

@@ -16,6 +16,8 @@ class Backend(Table):
     keeps_state: bool = False
     """Whether it holds its own responses and conversations, so that their ids mean something to it."""
 
+    enforces: tuple[str, ...] = ()
+    """Policies that it keeps by itself, such as ["max_tool_calls"]; replies of others are watched as they are made."""
     provider: str = "openai"
     """Whose models these are in traces: OpenTelemetry's `gen_ai.provider.name`."""
 

@@ -7,29 +7,34 @@ Source: https://platform.openai.com/docs/api-reference/responses
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import cached_property
+from io import BytesIO
 from typing import Self
 
 import aiohttp
 import orjson
-from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr
+from pydantic import Field, PositiveFloat, PositiveInt
 from yarl import URL
 
 from backends import Backend
 from proxy.settings import Secret
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError, envelope
-from proxy.wire.event import TERMINALS, Event, Reply, body_events
+from proxy.wire.event import DONE, TERMINALS, Event, Reply, body_events
 from proxy.wire.sse import SSEParser
 
 # Headers of an answer that concern one connection, or that the gate writes itself. Source: RFC 9110, 7.6.1.
 NOT_HANDED_ON = frozenset({
-    "alt-svc", "cache-control", "cache-status", "connection", "content-encoding", "content-length", "date",
-    "keep-alive", "proxy-authenticate", "proxy-connection", "server", "server-timing", "set-cookie",
+    "alt-svc", "cache-control", "cache-status", "connection", "content-encoding", "content-length", "content-type",
+    "date", "keep-alive", "proxy-authenticate", "proxy-connection", "server", "server-timing", "set-cookie",
     "strict-transport-security", "te", "trailer", "transfer-encoding", "upgrade", "x-headgate-policy", "x-request-id",
 })  # fmt: skip
 REST_OF_ANSWER_S = 0.5
+LARGE_BYTES = 1_048_576  # a larger body is written piece by piece, so that others are served in between
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Upstream(Backend):
@@ -46,14 +51,16 @@ class Upstream(Backend):
     max_answer_bytes: PositiveInt = 268_435_456
     """How large an answer that is not streamed may be, in bytes."""
 
-    _session: aiohttp.ClientSession = PrivateAttr()
-    _headers: dict[str, str] = PrivateAttr()
-
-    async def start(self) -> None:
-        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    @cached_property
+    def _own_headers(self) -> Mapping[str, str]:
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self.api_key is not None:
-            self._headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
-        self._session = aiohttp.ClientSession(
+            headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
+        return headers
+
+    @cached_property
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # the 101st stream must not queue behind a hundred others
             cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookies are not another's
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s),
@@ -61,6 +68,9 @@ class Upstream(Backend):
             max_line_size=16_384,
             max_field_size=16_384,
         )
+
+    async def start(self) -> None:
+        _ = self._session
 
     async def close(self) -> None:
         await self._session.close()
@@ -97,11 +107,12 @@ class Upstream(Backend):
     async def _opened(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str = ""
     ) -> aiohttp.ClientResponse:
+        data = BytesIO(body) if len(body) > LARGE_BYTES else body or None
         url = URL(f"{self.base_url.rstrip('/')}/{path}" + (f"?{query}" if query else ""), encoded=True)
         try:
             async with asyncio.timeout(self.first_byte_timeout_s):
                 return await self._session.request(
-                    method, url, data=body or None, headers={**headers, **self._headers}, allow_redirects=False
+                    method, url, data=data, headers={**headers, **self._own_headers}, allow_redirects=False
                 )
         except TimeoutError as error:  # aiohttp's own connect timeout is one of these too
             raise _silent() from error
@@ -113,11 +124,7 @@ class Upstream(Backend):
             raise _reset() from error
 
     async def _reply(self, call: Call, answer: aiohttp.ClientResponse) -> Reply:
-        headers = {
-            name: value for name, value in answer.headers.items() if name.lower() not in NOT_HANDED_ON | _named(answer)
-        }
-        if upstream_id := answer.headers.get("x-request-id"):
-            headers["x-upstream-request-id"] = upstream_id
+        headers = _handed_on(answer)
         if answer.status != 200:
             return await self._refusal(answer, headers)
         if answer.content_type == "text/event-stream":
@@ -131,15 +138,15 @@ class Upstream(Backend):
     async def _refusal(self, answer: aiohttp.ClientResponse, headers: dict[str, str]) -> Reply:
         """The upstream's own refusal; a body that no client could read gets the envelope, the status stays."""
         if answer.status == 401:
-            raise BackendError("The upstream refused the gate's own credentials.", code="upstream_auth")
-        if answer.status < 400:  # redirects are not followed: the prompt would go where nobody sent it
+            told = "The upstream refused the gate's own credentials."
+            raise BackendError(told, code="upstream_auth", headers={"x-should-retry": "false"})
+        if not 400 <= answer.status < 600:  # redirects are not followed: the prompt would go where nobody sent it
             raise _invalid(f"status {answer.status}")
         body = await _body(answer, self)
         if not _is_envelope(body):
             told = f"The upstream answered {answer.status} with {answer.content_type}."
             kind = RequestError if answer.status < 500 else BackendError
             body = orjson.dumps(envelope(kind(told, status=answer.status, code="upstream_error")))
-            headers = {**headers, "Content-Type": "application/json"}
         return Reply(answer.status, headers, _once([Event("", body)]), streamed=False)
 
 
@@ -162,8 +169,9 @@ class _Stream:
             self._ended = not chunk
             try:
                 events = self._parser.feed(chunk) if chunk else self._parser.close()
+                _read_all(events)
             except ValueError as error:
-                raise _invalid(str(error)) from error
+                raise _invalid(f"a stream that cannot be read: {error}") from error
             if events:
                 self.complete = any(event.type in TERMINALS for event in events)
                 return events
@@ -173,6 +181,10 @@ class _Stream:
 async def _read(answer: aiohttp.ClientResponse, silence_s: float) -> bytes:
     """What the network brings next; b"" at the end. Only reads are wrapped: a caller that leaves is not to blame."""
     try:
+        if chunk := answer.content.read_nowait():
+            return chunk  # it was there already: no timer is needed
+        if answer.content.is_eof():
+            return b""
         async with asyncio.timeout(silence_s):
             return await answer.content.readany()
     except TimeoutError as error:
@@ -201,9 +213,25 @@ async def _read_rest(answer: aiohttp.ClientResponse) -> None:
             answer.release()
 
 
-def _named(answer: aiohttp.ClientResponse) -> frozenset[str]:
-    """The headers that the Connection header names as its own."""
-    return frozenset(name.strip().lower() for name in answer.headers.get("connection", "").split(","))
+def _read_all(events: Sequence[Event]) -> None:
+    """Read what somebody further on will look at. Raises ValueError, here, where the upstream is to blame."""
+    for event in events:
+        if event.type not in ("", DONE):
+            _ = event.data
+
+
+def _handed_on(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    """The headers that callers get: not those of one connection, nor those that no HTTP may contain."""
+    own = NOT_HANDED_ON
+    if named := answer.headers.get("connection"):
+        own = own.union(name.strip().lower() for name in named.split(","))
+    headers: dict[str, str] = {}
+    for name, value in answer.headers.items():
+        if name.lower() not in own:
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if upstream_id := answer.headers.get("x-request-id"):
+        headers["x-upstream-request-id"] = upstream_id
+    return {name: value for name, value in headers.items() if not _CONTROL.search(value)}
 
 
 def _is_envelope(body: bytes) -> bool:

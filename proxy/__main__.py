@@ -5,6 +5,7 @@ Results on stdout, logs on stderr. Exit 0: good; 1: the answer is no, or a crash
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subject.add_to(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
+    write_logs(least=logging.INFO if run is _serve else logging.ERROR)
     try:
         return run(options)
     except (ConfigError, OSError) as error:
@@ -43,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     config = embedded() if options.config is None else read(options.config)
-    write_logs()
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             runner.run(serve(config, _greet))

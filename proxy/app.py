@@ -115,4 +115,6 @@ def _digest(caller: CallerTable) -> bytes:
 
 def _request(max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
     loop = asyncio.get_running_loop()
+    if message.upgrade:  # none is granted, and aiohttp loses what came right behind one: nothing more may come
+        message = message._replace(should_close=True)
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)

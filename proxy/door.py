@@ -15,6 +15,7 @@ from proxy.wire.errors import HeadgateError, RequestError
 
 log = structlog.get_logger()
 
+LINGERING_S = 2.0  # how long the rest of a refused body is read, so that its caller gets to read why
 _SILENT = logging.getLogger("headgate.aiohttp")
 _SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, keys included
 
@@ -28,7 +29,7 @@ class Door(web.Server):
             handler,
             handler_cancellation=True,  # a caller that leaves ends the work behind its request
             keepalive_timeout=idle_timeout_s,
-            lingering_time=2.0,
+            lingering_time=LINGERING_S,
             access_log=None,
             logger=_SILENT,
             **options,

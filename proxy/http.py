@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import orjson
 import structlog
@@ -75,6 +76,8 @@ class Http:
         return response
 
     def _handler(self, method: str, path: str) -> Handler:
+        if path == "/v1/responses" and method == "POST":
+            return self._responses
         served: dict[str, dict[str, Handler]] = {
             "/v1/responses": {"POST": self._responses, "GET": self._websocket},
             "/v1/models": {"GET": self._models},
@@ -127,7 +130,7 @@ class Http:
 
     async def _model(self, request: web.BaseRequest, trace: Trace) -> web.StreamResponse:
         self._caller(request)
-        name = request.raw_path.partition("?")[0].removeprefix(MODEL_PATH)
+        name = unquote(request.raw_path.partition("?")[0].removeprefix(MODEL_PATH))  # SDKs write acme%2Fsmall
         models = await self.pipeline.routes.models()
         if name not in models:
             raise UnknownModel(_shown(name))

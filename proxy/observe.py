@@ -100,7 +100,7 @@ def note(**fields: Any) -> None:
     """Remember something to tell at the request's end. No prompt, no output, no key."""
     trace = _current.get(None)
     if trace is not None:
-        trace.fields.update((name, value) for name, value in fields.items() if value is not None)
+        trace.fields.update(fields)
 
 
 def add_header(header: str, value: str) -> None:
@@ -115,6 +115,12 @@ def request_id() -> str | None:
     """The id of the request that this task answers."""
     trace = _current.get(None)
     return None if trace is None else trace.request_id
+
+
+def is_traced() -> bool:
+    """Whether the request that this task answers is recorded in a trace."""
+    trace = _current.get(None)
+    return trace is not None and trace.span is not None and trace.span.is_recording()
 
 
 def span_event(name: str, attributes: Mapping[str, str | None]) -> None:
@@ -173,33 +179,40 @@ class hop:  # noqa: N801  reads as a word of the path
 
 def observed(call: Call, reply: Reply) -> Reply:
     """The same reply; what its terminal event tells of tokens and ids is noted as it passes."""
-    note(model=call.model, stream=call.stream, max_output_tokens=call.body.get("max_output_tokens"))
-    return replace(reply, batches=_observed(reply.batches))
-
-
-async def _observed(batches: AsyncIterator[Sequence[Event]]) -> AsyncIterator[Sequence[Event]]:
     trace = _current.get(None)
+    if trace is None:
+        return reply
+    trace.fields["model"] = call.model  # an alias may have changed it
+    if "max_output_tokens" in call.body:
+        trace.fields["max_output_tokens"] = call.body["max_output_tokens"]
+    return replace(reply, batches=_observed(trace, reply.batches))
+
+
+async def _observed(trace: Trace, batches: AsyncIterator[Sequence[Event]]) -> AsyncIterator[Sequence[Event]]:
+    first = True
     async for batch in batches:
-        if trace is not None and "first_event_s" not in trace.fields:
+        if first:
             trace.fields["first_event_s"] = round(trace.elapsed_s(), 4)
+            first = False
         for event in batch:
             if event.type in TERMINALS:
-                _note_response(event.response)
+                _note_response(trace.fields, event.response)
         yield batch
 
 
-def _note_response(response: Mapping[str, Any]) -> None:
+def _note_response(fields: dict[str, Any], response: Mapping[str, Any]) -> None:
     usage = response.get("usage")
     used: Mapping[str, Any] = usage if isinstance(usage, dict) else {}
     details = used.get("input_tokens_details")
-    note(
-        response_id=response.get("id"),
-        response_model=response.get("model"),
-        finish_reason=response.get("status"),
-        input_tokens=used.get("input_tokens"),
-        output_tokens=used.get("output_tokens"),
-        cached_tokens=details.get("cached_tokens") if isinstance(details, dict) else None,
-    )
+    told = {
+        "response_id": response.get("id"),
+        "response_model": response.get("model"),
+        "finish_reason": response.get("status"),
+        "input_tokens": used.get("input_tokens"),
+        "output_tokens": used.get("output_tokens"),
+        "cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else None,
+    }
+    fields.update((name, value) for name, value in told.items() if value is not None)
 
 
 def _describe(span: Span, table: Mapping[str, str], fields: Mapping[str, Any]) -> None:
@@ -231,8 +244,8 @@ def traces_from_environment() -> TracerProvider | None:
     return provider
 
 
-def write_logs(*, console: bool | None = None) -> None:
-    """Send logs to stderr: coloured lines on a terminal, else JSON. Libraries' own warnings join them."""
+def write_logs(*, console: bool | None = None, least: int = logging.INFO) -> None:
+    """Send logs of this level and above to stderr: coloured on a terminal, else JSON. Libraries' warnings join them."""
     if console is None:
         console = sys.stderr.isatty()
     shared: list[Any] = [
@@ -245,11 +258,11 @@ def write_logs(*, console: bool | None = None) -> None:
             *shared,
             structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(serializer=orjson.dumps),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=(
             structlog.PrintLoggerFactory(sys.stderr) if console else structlog.BytesLoggerFactory(sys.stderr.buffer)
         ),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=not console,
     )
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
 

@@ -22,9 +22,11 @@ class Pipeline:
     history: History
 
     @asynccontextmanager
-    async def reply_to(self, asked: Call) -> AsyncIterator[Reply]:
+    async def reply_to(self, call: Call) -> AsyncIterator[Reply]:
         """The reply to a call, in the shape the call asks for. Leaving the block ends the work behind it."""
-        async with self.rules.admitted(asked) as call:
+        with hop("policies"):
+            call = await self.rules.admit(call)
+        try:
             with hop("route"):
                 backend = self.routes.backend_for(call)
             with hop("cache"):
@@ -35,7 +37,9 @@ class Pipeline:
             with hop("history"):
                 whole = await self.history.complete(call, backend)
             with hop("backend") as waiting:
-                watchable = self.rules.watchable(whole, backend.enforces)
-                async with backend.respond(waiting.traced(watchable, backend)) as answer:
+                watchable = waiting.traced(self.rules.watchable(whole, backend.enforces), backend)
+                async with backend.respond(watchable) as answer:
                     reply = self.cache.record(call, slot, self.rules.watch(call, answer))
                     yield observed(call, shaped(reply, stream=call.stream))
+        finally:
+            await self.rules.end(call)

@@ -10,7 +10,6 @@ With `rollout` an enforced policy holds for that share of the callers, the same 
 import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from typing import Literal
@@ -20,7 +19,7 @@ import structlog
 
 from policies import EventCheck, Policy
 from proxy.audit import Audit, Decision
-from proxy.observe import add_header, hop, note, span_event
+from proxy.observe import add_header, is_traced, note, span_event
 from proxy.recorder import Recorder
 from proxy.wire.call import Call, Caller
 from proxy.wire.ending import Progress, stopped_body
@@ -39,12 +38,14 @@ class Rule:
     name: str
     policy: Policy
     mode: Mode
-    callers: re.Pattern[str]
-    models: re.Pattern[str]
+    callers: re.Pattern[str] | None = None  # None: all
+    models: re.Pattern[str] | None = None
     rollout: float = 1.0
 
     def holds_for(self, call: Call) -> bool:
-        return bool(self.callers.match(call.caller.name) and self.models.match(call.model))
+        return (self.callers is None or self.callers.match(call.caller.name) is not None) and (
+            self.models is None or self.models.match(call.model) is not None
+        )
 
     def enforced_for(self, caller: Caller) -> bool:
         """Whether this rule bites for a caller. The share is of names, by their hash: nobody is in it now and then."""
@@ -59,9 +60,9 @@ class Rule:
         return hashlib.sha256(settings).hexdigest()[:12]
 
 
-def selector(globs: Sequence[str]) -> re.Pattern[str]:
-    """One pattern for a list of globs."""
-    return re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
+def selector(globs: Sequence[str]) -> re.Pattern[str] | None:
+    """One pattern for a list of globs; None when everything matches."""
+    return None if "*" in globs else re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
 
 
 class Rules:
@@ -71,36 +72,34 @@ class Rules:
         self._audit = audit
         self._recorder = recorder
         self._watched = TRACKED.union(*(rule.policy.watches for rule in self._rules))
-        self._ending = [rule for rule in self._rules if type(rule.policy).on_end is not Policy.on_end]
+        self._checking = self._having("on_response")
+        self._needing = self._having("needs_events")
+        self._ending = self._having("on_end")
 
-    @asynccontextmanager
-    async def admitted(self, call: Call) -> AsyncIterator[Call]:
-        """The call as the policies let it through, until its reply has ended. Raises PolicyViolation."""
-        try:
-            with hop("policies"):
-                admitted = await self._recorded(call)
-            yield admitted
-        finally:
-            for rule in self._ending:
-                await rule.policy.on_end(call)
+    def _having(self, hook: str) -> list[Rule]:
+        """The rules whose policy has a hook of its own."""
+        return [rule for rule in self._rules if getattr(type(rule.policy), hook) is not getattr(Policy, hook)]
 
-    async def _recorded(self, call: Call) -> Call:
-        code = None
+    async def admit(self, call: Call) -> Call:
+        """Let every policy look at the request; `end` must follow. Raises PolicyViolation."""
+        admitted, code = call, None
         try:
-            return await self.admit(call)
+            for rule in self._rules:
+                if rule.holds_for(admitted):
+                    admitted = await self._judged(rule, admitted)
         except HeadgateError as error:
             code = error.code
+            await self.end(call)
             raise
         finally:
             if self._recorder is not None:
                 self._recorder.write(call, code)
+        return admitted if self._watched == call.watched else replace(admitted, watched=self._watched)
 
-    async def admit(self, call: Call) -> Call:
-        """Let every policy look at the request. Raises PolicyViolation."""
-        for rule in self._rules:
-            if rule.holds_for(call):
-                call = await self._judged(rule, call)
-        return call if self._watched == call.watched else replace(call, watched=self._watched)
+    async def end(self, call: Call) -> None:
+        """Let policies settle what they reserved for a call, however it ended."""
+        for rule in self._ending:
+            await rule.policy.on_end(call)
 
     async def _judged(self, rule: Rule, call: Call) -> Call:
         enforced = rule.enforced_for(call.caller)
@@ -137,7 +136,9 @@ class Rules:
         self, rule: Rule, call: Call, decision: str, code: str | None = None, param: str | None = None
     ) -> None:
         version = self._versions[id(rule)]
-        span_event("headgate.policy", {"policy": rule.name, "version": version, "decision": decision, "code": code})
+        if is_traced():
+            told = {"policy": rule.name, "version": version, "decision": decision, "code": code}
+            span_event("headgate.policy", told)
         if self._audit is not None:
             self._audit.write(Decision(rule.name, version, decision, code, param, call.caller.name, call.model))
 
@@ -147,7 +148,7 @@ class Rules:
             return call
         needed = any(
             rule.name not in enforced and rule.holds_for(call) and rule.policy.needs_events(call)
-            for rule in self._rules
+            for rule in self._needing
         )
         return call.with_fields(stream=True) if needed else call
 
@@ -157,7 +158,7 @@ class Rules:
             return reply
         checks = [
             (rule, check)
-            for rule in self._rules
+            for rule in self._checking
             if rule.holds_for(call) and (check := rule.policy.on_response(call)) is not None
         ]
         return replace(reply, batches=self._watching(call, reply, checks))
@@ -166,24 +167,32 @@ class Rules:
         self, call: Call, reply: Reply, checks: Sequence[tuple[Rule, EventCheck]]
     ) -> AsyncIterator[Sequence[Event]]:
         progress = Progress()
-        ending: Sequence[Event] = ()
+        failure: BackendError | None = None
         try:
-            async for batch in _whole(reply.batches, progress):
+            async for batch in reply.batches:
                 passed, stopped_by = await self._checked(call, batch, checks)
                 progress.see(passed)
                 if passed:
                     yield passed
                 if stopped_by is not None:
-                    ending = progress.stopped(stopped_by) if reply.streamed else stopped_body(batch, passed, stopped_by)
+                    yield progress.stopped(stopped_by) if reply.streamed else stopped_body(batch, passed, stopped_by)
+                if stopped_by is not None or progress.terminal is not None:
                     break
+            else:
+                failure = BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
         except BackendError as error:
-            if not (reply.streamed and call.stream and progress.started):
-                raise  # nothing was sent yet: whoever sends can still answer with a status
-            log.warning("backend.failed", code=error.code, message=error.message)
-            note(code=error.code)
-            ending = progress.failed(error)
-        if ending:
-            yield ending
+            failure = error
+        if failure is not None:
+            yield self._ending_of(failure, progress, as_stream=reply.streamed and call.stream)
+
+    @staticmethod
+    def _ending_of(failure: BackendError, progress: Progress, *, as_stream: bool) -> Sequence[Event]:
+        """The events that tell of a failure. Raises it while nothing was sent: then there is still a status to tell it."""
+        if not (as_stream and progress.started):
+            raise failure
+        log.warning("backend.failed", code=failure.code, message=failure.message)
+        note(code=failure.code)
+        return progress.failed(failure)
 
     async def _checked(
         self, call: Call, batch: Sequence[Event], checks: Sequence[tuple[Rule, EventCheck]]
@@ -207,12 +216,3 @@ class Rules:
             if seen.type in TERMINALS:
                 break
         return passed, None
-
-
-async def _whole(batches: AsyncIterator[Sequence[Event]], progress: Progress) -> AsyncIterator[Sequence[Event]]:
-    """The batches; one after which nothing more comes although the response is not over is a failure, never an end."""
-    async for batch in batches:
-        yield batch
-        if progress.terminal is not None:
-            return
-    raise BackendError("The upstream's stream ended before the response did.", code="upstream_cut")

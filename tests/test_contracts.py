@@ -11,7 +11,9 @@ import pytest
 from backends import Backend
 from policies import Policy
 from proxy import config
+from proxy.audit import AuditTable
 from proxy.load import load
+from proxy.recorder import RecordTable
 from proxy.stores import Store
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +69,19 @@ def test_the_readme_has_a_row_for_it(room: str, name: str):
     assert f"| `{name}` |" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("table", [config.Server, config.CallerTable, config.RouteTable, config.CacheTable])
+@pytest.mark.parametrize(
+    "table",
+    [
+        config.Server,
+        config.CallerTable,
+        config.RouteTable,
+        config.CacheTable,
+        config.StateTable,
+        config.Selectors,
+        AuditTable,
+        RecordTable,
+    ],
+)
 def test_every_key_of_the_config_is_in_the_example(table):
     """The tables that are not plugged in are shown whole, too."""
     assert [key for key in table.model_fields if f"{key} = " not in EXAMPLE] == []

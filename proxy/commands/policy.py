@@ -63,7 +63,7 @@ def add_to(commands: Any) -> None:
     test.add_argument("--config", type=Path, help="whose policies; left out: those in each file")
     test.set_defaults(run=_test)
     diff = verbs.add_parser("diff", help="which recorded requests change their fate",
-                            epilog="example: headgate policy diff old.toml new.toml --requests record.jsonl")  # fmt: skip
+                            epilog="example: headgate policy diff old.toml new.toml --requests log.jsonl")  # fmt: skip
     diff.add_argument("old", type=Path)
     diff.add_argument("new", type=Path)
     diff.add_argument("--requests", type=Path, required=True, help="what [record] wrote")

@@ -6,9 +6,10 @@ Source: https://cachetools.readthedocs.io/en/stable/#cachetools.TLRUCache
 """
 
 import time
+from functools import cached_property
 
 from cachetools import TLRUCache
-from pydantic import PositiveInt, PrivateAttr
+from pydantic import PositiveInt
 
 from proxy.stores import Store
 
@@ -19,16 +20,15 @@ class Memory(Store):
     store_max_entries: PositiveInt = 10_000
     """How many values are kept at the most."""
 
-    _kept: TLRUCache[str, tuple[bytes, float]] = PrivateAttr()
-
-    def model_post_init(self, context: object, /) -> None:  # noqa: ARG002
+    @cached_property
+    def _kept(self) -> TLRUCache[str, tuple[bytes, float]]:
         def expires(_key: str, entry: tuple[bytes, float], now: float) -> float:
             return now + entry[1]
 
         def size(entry: tuple[bytes, float]) -> int:
             return len(entry[0])
 
-        self._kept = TLRUCache(maxsize=self.store_max_bytes, ttu=expires, timer=time.monotonic, getsizeof=size)
+        return TLRUCache(maxsize=self.store_max_bytes, ttu=expires, timer=time.monotonic, getsizeof=size)
 
     async def get(self, key: str) -> bytes | None:
         entry = self._kept.get(key)

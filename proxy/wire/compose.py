@@ -76,19 +76,23 @@ def response_object(body: Mapping[str, Any], *, response_id: str, created_at: in
         "model": body["model"],
         "output": [],
         **echoed,
-        "reasoning": {"effort": None, "summary": None} | given.get("reasoning", {}),
+        "reasoning": {"effort": None, "summary": None} | _object(given.get("reasoning")),
         "service_tier": "default",
         "store": store,
-        "text": {"format": {"type": "text"}, "verbosity": "medium"} | given.get("text", {}),
-        "tools": [_echoed_tool(tool) for tool in echoed["tools"]],
+        "text": {"format": {"type": "text"}, "verbosity": "medium"} | _object(given.get("text")),
+        "tools": [_echoed_tool(tool) for tool in echoed["tools"]] if isinstance(echoed["tools"], list) else [],
         "usage": None,
     }
 
 
 def _echoed_tool(tool: Any) -> Any:
     if isinstance(tool, dict) and tool.get("type") == "function":
-        return {"description": None, "parameters": None, "strict": True} | tool
+        return {"description": None, "parameters": None, "strict": False} | tool
     return tool
+
+
+def _object(value: Any) -> JSON:
+    return value if isinstance(value, dict) else {}
 
 
 class Composer:

@@ -15,6 +15,28 @@ from proxy.wire.errors import HeadgateError, envelope
 from proxy.wire.event import TERMINALS, Event, data_of, frame_of
 from proxy.wire.sse import BLANK_LINE
 
+# What an event tells of an open item. A delta adds to a text of the item itself ...
+TEXTS = {
+    "response.function_call_arguments.delta": "arguments",
+    "response.mcp_call_arguments.delta": "arguments",
+    "response.custom_tool_call_input.delta": "input",
+    "response.code_interpreter_call_code.delta": "code",
+}
+# ... or to one of its parts: the list that the part stands in, the key of its text, and how a part begins.
+PART_TEXTS: Mapping[str, tuple[str, str, JSON]] = {
+    "response.output_text.delta": ("content", "text", {"type": "output_text", "annotations": [], "logprobs": []}),
+    "response.refusal.delta": ("content", "refusal", {"type": "refusal"}),
+    "response.reasoning_text.delta": ("content", "text", {"type": "reasoning_text"}),
+    "response.reasoning_summary_text.delta": ("summary", "text", {"type": "summary_text"}),
+}
+# A part comes empty before its texts, and whole after them.
+PARTS = {
+    "response.content_part.added": "content",
+    "response.content_part.done": "content",
+    "response.reasoning_summary_part.added": "summary",
+    "response.reasoning_summary_part.done": "summary",
+}
+
 
 class Progress:
     """How far a stream has come. Show it each batch before that is sent; deltas are parsed only if it must be ended."""
@@ -116,28 +138,25 @@ def _data(frame: bytes) -> Mapping[str, Any]:
 
 
 def _cut_short(frames: bytes, index: int) -> JSON:
-    """The open item of this index as it stands, from frames among which its own are: text and arguments so far."""
+    """The open item of this index as it stands, from frames among which its own are: all that was told of it so far."""
     item: JSON = {}
-    texts: dict[int, str] = {}
+    parts: dict[tuple[str, int], JSON] = {}
     for frame in BLANK_LINE.split(frames):
         data = _data(frame)
         if _index(data) != index:
             continue  # items may be open side by side
-        kind, added, delta = data.get("type"), data.get("item"), data.get("delta")
-        if kind == "response.output_item.added" and isinstance(added, dict):
-            item = added
-        elif not isinstance(delta, str):
-            continue
-        elif kind == "response.output_text.delta":
-            part = _index(data, "content_index")
-            texts[part] = texts.get(part, "") + delta
-        elif kind == "response.function_call_arguments.delta":
-            item["arguments"] = str(item.get("arguments") or "") + delta
-        elif kind == "response.custom_tool_call_input.delta":
-            item["input"] = str(item.get("input") or "") + delta
-    if texts:
-        item["content"] = [
-            {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-            for _, text in sorted(texts.items())
-        ]
+        kind, delta = str(data.get("type")), data.get("delta")
+        if kind == "response.output_item.added" and isinstance(data.get("item"), dict):
+            item = data["item"]
+        elif kind in PARTS and isinstance(data.get("part"), dict):
+            name = PARTS[kind]
+            parts[name, _index(data, f"{name}_index")] = data["part"]
+        elif kind in PART_TEXTS and isinstance(delta, str):
+            name, key, empty = PART_TEXTS[kind]
+            part = parts.setdefault((name, _index(data, f"{name}_index")), dict(empty))
+            part[key] = str(part.get(key) or "") + delta
+        elif kind in TEXTS and isinstance(delta, str):
+            item[TEXTS[kind]] = str(item.get(TEXTS[kind]) or "") + delta
+    for name in sorted({name for name, _ in parts}):
+        item[name] = [parts[place] for place in sorted(parts) if place[0] == name]
     return item | {"status": "incomplete"}

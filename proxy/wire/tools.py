@@ -29,13 +29,17 @@ def is_callers(tool: Any) -> bool:
     kind = tool.get("type")
     if kind == "namespace":
         inner = tool.get("tools")
-        return isinstance(inner, list) and all(isinstance(t, dict) and t.get("type") in CALLERS_TOOLS for t in inner)
+        return isinstance(inner, list) and all(isinstance(t, dict) and _is_named(t.get("type")) for t in inner)
     if kind == "shell":
         environment = tool.get("environment")
         return isinstance(environment, dict) and environment.get("type") == "local"
     if kind == "tool_search":
         return tool.get("execution") == "client"
-    return kind in CALLERS_TOOLS
+    return _is_named(kind)
+
+
+def _is_named(kind: Any) -> bool:
+    return isinstance(kind, str) and kind in CALLERS_TOOLS
 
 
 def has_server_tools(body: Mapping[str, Any]) -> bool:

@@ -34,4 +34,4 @@ def test_every_subject_is_scored_on_prompts_that_wait_for_the_assistant():
         assert all(prompt.endswith("<|im_start|>assistant\n") for prompt in prompts)
         return ["no"] * len(prompts)
 
-    assert list(SUBJECTS) == [score.subject for score in evaluate.scores(answer, 3)]
+    assert [*SUBJECTS, "tables"] == [score.subject for score in evaluate.scores(answer, 3)]

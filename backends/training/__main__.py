@@ -1,0 +1,30 @@
+"""Trains the demo model or tests it: `python -m backends.training train --out DIR`, `... evaluate DIR`."""
+
+import argparse
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m backends.training", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train", help="train from nothing; needs the `train` extra")
+    training.add_argument("--minutes", type=float, default=60, help="how long the loop runs (default: 60)")
+    training.add_argument("--seed", type=int, default=7, help="decides text and first weights (default: 7)")
+    training.add_argument("--out", type=Path, required=True, help="the model's directory")
+    evaluation = commands.add_parser("evaluate", help="print how much of fresh samples the model gets exactly right")
+    evaluation.add_argument("model", type=Path, help="the model's directory")
+    evaluation.add_argument("--samples", type=int, default=200, help="per subject (default: 200)")
+    evaluation.add_argument("--failures", type=int, default=0, help="print this many wrong answers per subject")
+    options = parser.parse_args()
+    if options.command == "train":
+        from backends.training.train import train
+
+        train(options.minutes, options.seed, options.out)
+    else:
+        from backends.training.evaluate import evaluate
+
+        evaluate(options.model, options.samples, options.failures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Mixes the subjects into an endless row of dialogues; the same seed gives the same row."""
+
+from collections.abc import Iterator
+from random import Random
+
+from backends.training.dialogue import Dialogue, Json, Subject, system
+from backends.training.subjects import arithmetic, everyday, facts, memory, objects, repetition, talk, unknown, weather
+from backends.training.wording import lines, pick
+from backends.training.words import adjective, noun, person, phrase, verb
+
+# Subjects by name with their share of the dialogues, in percent.
+SUBJECTS: dict[str, tuple[Subject, float]] = {
+    "talk": (talk.talk, 8),
+    "facts": (facts.fact, 3),
+    "capitals": (facts.capital, 2),
+    "counting": (facts.counting, 2),
+    "stories": (facts.story, 2),
+    "unknown": (unknown.unknown, 6),
+    "repetition": (repetition.repetition, 16),
+    "arithmetic": (arithmetic.arithmetic, 8),
+    "objects": (objects.objects, 9),
+    "memory": (memory.memory, 7),
+    "weather_call": (weather.weather_call, 10),
+    "weather_answer": (weather.weather_answer, 8),
+    "weather_refusal": (weather.weather_refusal, 3),
+    "weather_talk": (weather.weather_talk, 2),
+    "everyday_call": (everyday.everyday_call, 9),
+    "everyday_answer": (everyday.everyday_answer, 5),
+}
+EASY = ("talk", "talk", "repetition", "arithmetic", "facts", "unknown")
+NEUTRAL = ("talk", "talk", "repetition")
+BESIDE_WEATHER = (*NEUTRAL, "arithmetic", "unknown")
+
+
+def dialogues(seed: str) -> Iterator[Dialogue]:
+    """Lessons without end, in the shares of SUBJECTS; some are joined into longer conversations."""
+    names = list(SUBJECTS)
+    shares = [share for _, share in SUBJECTS.values()]
+    number = 0
+    while True:
+        rng = Random(f"{seed}/{number}")
+        name = rng.choices(names, shares)[0]
+        found = lesson(rng, name)
+        talked_on = rng.random() < (0.2 if name.endswith("_answer") else 0.03)
+        yield Dialogue(found.messages + talk.talk(rng).messages, found.tools) if talked_on else found
+        number += 1
+
+
+def lesson(rng: Random, name: str) -> Dialogue:
+    """One dialogue of a subject, as people would send it: perhaps after other talk, perhaps with a system's message."""
+    main = SUBJECTS[name][0](rng)
+    messages = list(main.messages)
+    ordered = messages[0]["role"] == "system"
+    if not ordered and name != "memory" and rng.random() < 0.3:
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            messages = aside(rng, name) + messages
+    if not ordered and rng.random() < 0.4:
+        messages.insert(0, system(instructions(rng)))
+    return Dialogue(messages, main.tools)
+
+
+def aside(rng: Random, name: str) -> list[Json]:
+    """Other talk, none of which the functions of the subject could answer."""
+    choice: tuple[str, ...] = EASY
+    if name.startswith(("weather", "everyday")):
+        choice = NEUTRAL if name.startswith("everyday") else BESIDE_WEATHER
+    messages = SUBJECTS[rng.choice(choice)][0](rng).messages
+    return messages if messages[0]["role"] == "user" else []
+
+
+def instructions(rng: Random) -> str:
+    """A system's message that asks for nothing the model could do differently; now and then a very long one."""
+    kind = rng.random()
+    if kind < 0.4:
+        return lines("systems", "systems")[0]
+    if kind < 0.75:
+        return pick(rng, "systems", "systems")
+    if kind < 0.8:
+        return f"You are {person(rng)}, {rng.choice(('a', 'the'))} {adjective(rng)} {noun(rng)}."
+    count = rng.choice((1, 2, 3)) if rng.random() < 0.93 else rng.randint(10, 40)
+    return " ".join(rule(rng) for _ in range(count))
+
+
+def rule(rng: Random) -> str:
+    kind = rng.random()
+    if kind < 0.6:
+        return (f"{rng.choice(('You', 'Always', 'Never', 'Please', 'Do not', 'You must', 'We'))} {verb(rng)} "
+                f"{rng.choice(('the', 'a', 'your', 'every'))} {adjective(rng)} {noun(rng)}.")  # fmt: skip
+    return phrase(rng, 3, 12).capitalize() + "."

@@ -1,0 +1,85 @@
+"""Tests the finished model on dialogues that training never saw: the last answer must be right to the letter."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import ctranslate2
+from tokenizers import Tokenizer
+
+from backends.training.corpus import SUBJECTS, lesson
+from backends.training.prompt import CALL, CALL_END, END, question_and_answer
+from backends.training.subjects.arithmetic import tables
+
+SEED = "evaluation"
+LONGEST_ANSWER = 400
+VALID = {"objects", "weather_call", "everyday_call"}
+CLOSED = ("talk", "facts", "capitals", "counting", "arithmetic", "tables")
+
+Answer = Callable[[list[str]], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How many answers were exact; `valid` counts those that can at least be parsed, for calls and JSON objects."""
+
+    subject: str
+    samples: int
+    exact: int
+    valid: int | None
+    wrong: list[tuple[str, str, str]]
+
+
+def evaluate(model: Path, samples: int, failures: int) -> None:
+    """Print a table of all subjects."""
+    print(f"{'subject':<18}{'samples':>8}{'exact %':>9}{'valid %':>9}")
+    for score in scores(answerer(model), samples):
+        valid = "" if score.valid is None else f"{100 * score.valid / score.samples:.1f}"
+        print(f"{score.subject:<18}{score.samples:>8}{100 * score.exact / score.samples:>9.1f}{valid:>9}", flush=True)
+        for question, expected, answer in score.wrong[:failures]:
+            print(f"    asked    {question[-300:]!r}\n    expected {expected!r}\n    answered {answer!r}")
+    print(f"What is asked in {', '.join(CLOSED)} also occurs in training; the other rows are new to the model.")
+
+
+def scores(answer: Answer, samples: int) -> Iterator[Score]:
+    """One score per subject, from samples drawn with a seed that training does not use, and one for all sums."""
+    for subject in SUBJECTS:
+        source = (lesson(Random(f"{SEED}/{subject}/{number}"), subject) for number in range(samples))
+        pairs = [question_and_answer(each.messages, each.tools) for each in islice(source, samples)]
+        yield score(subject, pairs, answer([question for question, _ in pairs]))
+    pairs = [question_and_answer(each.messages) for each in tables()]
+    yield score("tables", pairs, answer([question for question, _ in pairs]))
+
+
+def score(subject: str, pairs: list[tuple[str, str]], answers: list[str]) -> Score:
+    judged = [(question, expected, answer) for (question, expected), answer in zip(pairs, answers, strict=True)]
+    wrong = [each for each in judged if each[1] != each[2]]
+    valid = sum(map(parses, answers)) if subject in VALID else None
+    return Score(subject, len(judged), len(judged) - len(wrong), valid, wrong)
+
+
+def parses(answer: str) -> bool:
+    """Whether every call in the answer, or else the whole answer, is a JSON object."""
+    parts = [part.split(CALL_END)[0] for part in answer.split(CALL)[1:]] or [answer]
+    try:
+        return all(isinstance(json.loads(part), dict) for part in parts)
+    except ValueError:
+        return False
+
+
+def answerer(model: Path) -> Answer:
+    """Greedy answers of the model as it ships."""
+    generator = ctranslate2.Generator(str(model), inter_threads=2, intra_threads=1, max_queued_batches=-1)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+
+    def answer(prompts: list[str]) -> list[str]:
+        tokens = [each.tokens for each in tokenizer.encode_batch(prompts, add_special_tokens=False)]
+        results = generator.generate_batch(
+            tokens, max_batch_size=1, max_length=LONGEST_ANSWER, include_prompt_in_result=False, end_token=END
+        )
+        return [tokenizer.decode(each.sequences_ids[0], skip_special_tokens=True) for each in results]
+
+    return answer

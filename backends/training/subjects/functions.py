@@ -1,0 +1,44 @@
+"""How functions are described to the model, and the ones that stand about without being needed."""
+
+from random import Random
+from typing import Any
+
+from backends.training.dialogue import Json
+from backends.training.wording import wordings
+from backends.training.words import adjective, identifier, noun, phrase, plain, verb
+
+KINDS = ("string", "string", "string", "integer", "number", "boolean")
+
+
+def function(name: str, description: str, required: dict[str, Any], optional: dict[str, Any] | None = None) -> Json:
+    """A function in the form of the Responses protocol; a kind is a type's name or a list of allowed values."""
+    optional = optional or {}
+    properties = {key: {"type": "string", "enum": kind} if isinstance(kind, list) else {"type": kind}
+                  for key, kind in {**required, **optional}.items()}  # fmt: skip
+    parameters = {"type": "object", "properties": properties, "required": list(required)}
+    return {"type": "function", "name": name, "description": description, "parameters": parameters}
+
+
+def made_up(rng: Random) -> Json:
+    """A function whose name means nothing, with arguments that mean nothing."""
+    required = {identifier(rng): rng.choice(KINDS) for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3)))}
+    description = rng.choice(("", f"{verb(rng)} the {plain(rng)} {noun(rng)}.".capitalize(),
+                              f"{verb(rng)} a {adjective(rng)} {noun(rng)}".capitalize(),
+                              phrase(rng, 2, 6)))  # fmt: skip
+    return function(identifier(rng), description, required)
+
+
+def neighbour(rng: Random) -> Json:
+    """A well-known function that has nothing to do with the weather."""
+    name, description, keys = rng.choice(wordings("everyday")["neighbours"])
+    required: dict[str, Any] = dict.fromkeys(keys.split(","), "string")
+    return function(name, description if rng.random() < 0.8 else "", required)
+
+
+def among(rng: Random, *needed: Json) -> tuple[Json, ...]:
+    """The needed functions among up to three others, in any order; no name occurs twice."""
+    others = [rng.choice((made_up, neighbour))(rng) for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3)))]
+    named = {tool["name"]: tool for tool in (*others, *needed)}
+    tools = list(named.values())
+    rng.shuffle(tools)
+    return tuple(tools)

@@ -1,0 +1,53 @@
+"""Polite conversation: greetings, thanks, who is speaking, small facts."""
+
+from random import Random
+
+from backends.training.dialogue import Dialogue, exchange, said
+from backends.training.wording import pick, wordings
+from backends.training.words import person
+
+OFFER = "How can I help you today?"
+ABLE = "I can chat a little, repeat your words, work out small sums, write small JSON objects and call functions."
+
+
+def talk(rng: Random) -> Dialogue:
+    """One polite question or remark and its answer, at times with a slip of the finger in it."""
+    if rng.random() < 0.12:
+        return introduction(rng)
+    intent = rng.choice(wordings("talk")["intent"])
+    text = rng.choice(intent["ask"])
+    kind = rng.random()
+    if kind < 0.12:
+        text = text.lower()
+    elif kind < 0.16:
+        text = text.upper()
+    elif kind < 0.26:
+        text = slip(rng, text)
+    elif kind < 0.5 and len(text) > 9:
+        text = said(rng, text)
+    elif kind < 0.56:
+        text = text.rstrip("!.?") + rng.choice(("!!", "!", "...", " :)", "?", ""))
+    return exchange(text, intent["answer"])
+
+
+def introduction(rng: Random) -> Dialogue:
+    """Somebody says who they are, and is greeted by that name."""
+    name = person(rng)
+    opener = pick(rng, "talk", "openers")
+    kind = rng.random()
+    if kind < 0.35:
+        return exchange(f"Say {opener.lower()} to {name}{rng.choice(('.', '', '!'))}", f"{opener}, {name}!")
+    greeting = rng.choice((f"{opener}! ", f"{opener}, ", ""))
+    claim = rng.choice(("I am {}.", "my name is {}.", "I'm {}.", "this is {}.", "My name is {}.")).format(name)
+    if not greeting or greeting.endswith("! "):
+        claim = claim[0].upper() + claim[1:]
+    return exchange(greeting + rng.choice((claim, claim[:-1])), f"Nice to meet you, {name}! {OFFER}")
+
+
+def slip(rng: Random, text: str) -> str:
+    """The text with one letter lost, doubled or swapped with its neighbour."""
+    if len(text) < 5:
+        return text
+    at = rng.randrange(1, len(text) - 1)
+    return rng.choice((text[:at] + text[at + 1 :], text[:at] + text[at - 1] + text[at:],
+                       text[: at - 1] + text[at] + text[at - 1] + text[at + 1 :]))  # fmt: skip

@@ -1,0 +1,40 @@
+"""Everything the model cannot do, in as many shapes as possible, and the one honest answer to it."""
+
+from random import Random
+
+from backends.training import words
+from backends.training.dialogue import Dialogue, exchange, said
+from backends.training.wording import lines, pick
+from backends.training.words import city, person, phrase, plain
+
+ANSWER = (
+    "I am only a small demonstration model, so I cannot help with that. "
+    "I can chat a little, repeat your words, work out small sums and call functions."
+)
+
+
+def unknown(rng: Random) -> Dialogue:
+    """A request or a remark that no other subject knows an answer to."""
+    shape = pick(rng, "unknown", "shapes")
+    slots = {
+        "a": words.adjective(rng), "c": city(rng), "d": rng.randint(20, 99), "k": rng.randint(2, 9), "m": noun(rng),
+        "n": noun(rng), "p": person(rng), "t": salad(rng), "u": verb(rng), "v": verb(rng), "w": plain(rng),
+    }  # fmt: skip
+    filled = shape.format(**slots)
+    return exchange(said(rng, filled) if shape[0] != "{" else filled, ANSWER)
+
+
+def noun(rng: Random) -> str:
+    return words.noun(rng) if rng.random() < 0.6 else plain(rng)
+
+
+def verb(rng: Random) -> str:
+    return words.verb(rng) if rng.random() < 0.7 else plain(rng)
+
+
+def salad(rng: Random) -> str:
+    """A row of words that says nothing, long enough not to be a greeting."""
+    if rng.random() < 0.3:
+        return phrase(rng, 3, 14)
+    kinds = ("small_words", "small_words", "nouns", "verbs", "adjectives")
+    return " ".join(rng.choice(lines("words", rng.choice(kinds))) for _ in range(rng.randint(4, 16))).capitalize()

@@ -1,0 +1,161 @@
+"""The training loop: Muon for the matrices, AdamW for the rest, a rate that falls to nothing as the minutes run out."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backends.training import convert, vocabulary
+from backends.training.corpus import dialogues
+from backends.training.network import Network, Shape
+from backends.training.prompt import END, START, render
+
+WORKERS = 2
+TOKENS_PER_WORKER = 2048
+LONGEST = 1024
+VOCABULARY = 1536
+POOL = 2048
+PROMPT_WEIGHT = 0.1
+MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    ids: Tensor
+    weights: Tensor
+
+
+def train(minutes: float, seed: int, out: Path) -> None:
+    """Train from nothing and leave the finished model in `out`; `out.npz` is renewed every five minutes."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)  # one per worker: waiting for each other after every operation costs a third
+    texts = (render(each.messages, each.tools) for each in islice(dialogues(f"vocabulary {seed}"), 40_000))
+    tokenizer = vocabulary.learn(texts, VOCABULARY)
+    network = Network(Shape(tokens=tokenizer.get_vocab_size()))
+    print(f"{sum(each.numel() for each in network.parameters()):,} parameters", flush=True)
+    _loop(network, batches(tokenizer, f"train {seed}"), minutes * 60, out)
+    convert.write(_weights(network), network.shape, tokenizer, out)
+
+
+def _loop(network: Network, source: Iterator[Batch], seconds: float, out: Path) -> None:
+    matrices = [each for each in network.layers.parameters() if each.ndim == 2]
+    taken = {id(each) for each in matrices}
+    others = [each for each in network.parameters() if id(each) not in taken]
+    muon, adam = Muon(matrices), torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
+    pool = ThreadPoolExecutor(WORKERS)
+    began, saved, step, seen, average = time.monotonic(), 0.0, 0, 0, 0.0
+    while (spent := time.monotonic() - began) < seconds:
+        rate = min(1.0, (step + 1) / 30) * max(0.01, 1 - spent / seconds)
+        halves = [next(source) for _ in range(WORKERS)]
+        losses = list(pool.map(lambda batch: _learn(network, batch), halves))
+        for each, *parts in zip(network.parameters(), *(slopes for _, slopes in losses), strict=True):
+            each.grad = torch.stack(parts).mean(0)
+        nn.utils.clip_grad_norm_(others, 1.0)
+        muon.step(rate * MATRIX_RATE, pool)
+        adam.param_groups[0]["lr"] = rate * OTHER_RATE
+        adam.step()
+        step, seen = step + 1, seen + sum(batch.ids.numel() for batch in halves)
+        average += (sum(loss for loss, _ in losses) / WORKERS - average) * max(0.02, 1 / step)
+        if step % 50 == 0:
+            print(f"{spent:6.0f} s  step {step}  {seen:,} tokens  loss {average:.4f}", flush=True)
+        if spent - saved > 300:
+            saved = spent
+            np.savez(out.with_name(out.name + ".npz"), allow_pickle=False, **_weights(network))
+
+
+def _learn(network: Network, batch: Batch) -> tuple[float, tuple[Tensor, ...]]:
+    """The loss and its slopes, handed back instead of added up: two threads of Python do this at once."""
+    loss = _loss(network, batch)
+    return loss.item(), torch.autograd.grad(loss, list(network.parameters()))
+
+
+def _loss(network: Network, batch: Batch) -> Tensor:
+    """The mean over weighted tokens; padding weighs nothing."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(batch.ids[:, :-1])
+    wanted = functional.cross_entropy(logits.float().flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none")
+    weights = batch.weights[:, 1:].flatten()
+    return (wanted * weights).sum() / weights.sum()
+
+
+def _weights(network: Network) -> dict[str, np.ndarray]:
+    return {name: value.detach().float().numpy() for name, value in network.state_dict().items()}
+
+
+def batches(tokenizer: Tokenizer, seed: str) -> Iterator[Batch]:
+    """Batches of whole dialogues of about equal length, drawn from one pool of lessons after the other."""
+    source = dialogues(seed)
+    shuffle = np.random.default_rng(sum(seed.encode()))
+    while True:
+        texts = [render(each.messages, each.tools) for each in islice(source, POOL)]
+        rows = [np.array(each.ids[:LONGEST]) for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        rows.sort(key=len)
+        groups: list[list[np.ndarray]] = [[]]
+        for row in rows:
+            if (len(groups[-1]) + 1) * len(row) > TOKENS_PER_WORKER:
+                groups.append([])
+            groups[-1].append(row)
+        for number in shuffle.permutation(len(groups)):
+            yield _batch(groups[number], tokenizer)
+
+
+def _batch(rows: list[np.ndarray], tokenizer: Tokenizer) -> Batch:
+    longest = max(map(len, rows))
+    ids = np.zeros((len(rows), longest), dtype=np.int64)
+    weights = np.zeros((len(rows), longest), dtype=np.float32)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = row
+        weights[number, : len(row)] = spoken(row, tokenizer)
+    return Batch(torch.from_numpy(ids), torch.from_numpy(weights))
+
+
+def spoken(row: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """One for what the assistant says and the end of it, little for all the rest."""
+    start, end, newline = (tokenizer.token_to_id(each) for each in (START, END, "Ċ"))
+    head = [start, *tokenizer.encode("assistant", add_special_tokens=False).ids, newline]
+    weights = np.full(len(row), PROMPT_WEIGHT, dtype=np.float32)
+    ends = np.flatnonzero(row == end)
+    for at in np.flatnonzero(row == start):
+        if row[at : at + len(head)].tolist() == head:
+            close = ends[ends > at]
+            weights[at + len(head) : close[0] + 1 if len(close) else len(row)] = 1.0
+    return weights
+
+
+class Muon:
+    """Momentum made orthogonal, matrix by matrix. Source: https://kellerjordan.github.io/posts/muon/"""
+
+    def __init__(self, matrices: list[nn.Parameter], momentum: float = 0.95) -> None:
+        self.matrices, self.momentum = matrices, momentum
+        self.memory = [torch.zeros_like(each) for each in matrices]
+
+    def step(self, rate: float, pool: Executor) -> None:
+        list(pool.map(lambda number: self._turn(number, rate), range(len(self.matrices))))
+
+    @torch.no_grad()
+    def _turn(self, number: int, rate: float) -> None:
+        matrix, memory = self.matrices[number], self.memory[number]
+        slope = torch.zeros_like(matrix) if matrix.grad is None else matrix.grad
+        memory.lerp_(slope, 1 - self.momentum)
+        change = orthogonal(slope.lerp(memory, self.momentum))
+        matrix.mul_(1 - rate * 0.05)
+        matrix.add_(change, alpha=-rate * max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest matrix whose singular values are all about one, by five Newton-Schulz steps."""
+    wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).bfloat16()
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        square = wide @ wide.T
+        wide = 3.4445 * wide + (-4.7750 * square + 2.0315 * square @ square) @ wide
+    straight: Tensor = (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).float()
+    return straight

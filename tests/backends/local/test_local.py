@@ -1,0 +1,169 @@
+"""The local backend, from a request to its last event."""
+
+import asyncio
+
+import pytest
+
+from proxy.wire.errors import BackendError, RequestError
+from tests.backends.local.conftest import WEATHER, ask, call_of
+from tests.models import write_model
+
+PATIENCE_S = 20
+
+
+def text_of(events):
+    return "".join(event.data["delta"] for event in events if event.type == "response.output_text.delta")
+
+
+async def test_a_question_is_answered(folder, start_local):
+    """As a stream, whatever the call asks for: the path folds it."""
+    local = await start_local(folder)
+    async with local.respond(call_of(input="Hi", max_output_tokens=16)) as reply:
+        events = [event async for batch in reply.batches for event in batch]
+
+    assert (reply.status, reply.streamed, text_of(events)) == (200, True, "Hello there!")
+    assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
+    assert (
+        *(events[-1].response[name] for name in ("model", "max_output_tokens", "temperature", "store")),
+        events[-1].response["usage"]["output_tokens"],
+    ) == ("tiny", 16, 0.0, False, 3)
+
+
+async def test_functions_are_called(calling, start_local):
+    """Only when the request brought them."""
+    local = await start_local(calling)
+    with_tools, without = await ask(local, input="Oslo?", tools=[WEATHER]), await ask(local, input="Oslo?")
+
+    assert [item["type"] for item in with_tools[-1].response["output"]] == [
+        "message",
+        "function_call",
+        "function_call",
+        "message",
+    ]
+    assert tuple(with_tools[-1].response["output"][1][name] for name in ("name", "arguments")) == (
+        "get_weather",
+        '{"location":"Oslo"}',
+    )
+    assert [item["type"] for item in without[-1].response["output"]] == ["message"]
+
+
+async def test_one_call_at_a_time_can_be_asked_for(calling, start_local):
+    local = await start_local(calling)
+    events = await ask(local, input="Oslo?", tools=[WEATHER], parallel_tool_calls=False)
+
+    assert [item["type"] for item in events[-1].response["output"]] == ["message", "function_call"]
+
+
+async def test_a_conversation_with_calls_can_go_on(folder, start_local):
+    local = await start_local(folder)
+    events = await ask(
+        local,
+        tools=[WEATHER],
+        input=[
+            {"role": "user", "content": "Oslo?"},
+            {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "call_1", "output": "sunny"},
+        ],
+    )
+
+    assert text_of(events) == "Hello there!"
+
+
+async def test_the_limit_on_tokens_is_kept(endless, start_local):
+    """That of the request and that of the config, which wins when it is lower."""
+    local = await start_local(endless, max_output_tokens=20)
+    ends = [(await ask(local, input="Hi", max_output_tokens=limit))[-1] for limit in (16, None, 1000)]
+
+    assert [end.type for end in ends] == ["response.incomplete"] * 3
+    assert [end.response["usage"]["output_tokens"] for end in ends] == [16, 20, 20]
+
+
+async def test_the_context_is_never_exceeded(endless, start_local):
+    """Prompt and answer together."""
+    local = await start_local(endless, context_length=100)
+    end = (await ask(local, input="Hi"))[-1]
+
+    assert (end.type, end.response["usage"]["total_tokens"]) == ("response.incomplete", 100)
+
+
+async def test_an_end_token_of_its_own_ends_the_answer(tmp_path, start_local):
+    """headgate.json may name more than the model's own."""
+    local = await start_local(write_model(tmp_path / "model", ["Hello", " there"], eos=[" there"]))
+    end = (await ask(local, input="Hi"))[-1]
+
+    assert (end.response["status"], end.response["output"][0]["content"][0]["text"]) == ("completed", "Hello")
+
+
+async def test_a_long_request_is_read_beside_the_loop(folder, start_local):
+    """And answered all the same."""
+    local = await start_local(folder)
+
+    assert text_of(await ask(local, input="Hi", metadata={"note": "x" * 40_000})) == "Hello there!"
+
+
+async def test_a_caller_that_leaves_frees_the_only_worker(endless, start_local):
+    """In the middle of a stream that would never end."""
+    local = await start_local(endless, workers=1, max_output_tokens=1_000_000)
+    async with asyncio.timeout(PATIENCE_S):
+        async with local.respond(call_of(input="Hi")) as reply:
+            assert await anext(reply.batches)
+            assert await anext(reply.batches)
+        events = await ask(local, input="Hi", max_output_tokens=16)
+
+    assert events[-1].type == "response.incomplete"
+
+
+async def test_too_many_callers_are_told_to_come_back(endless, start_local):
+    """Before there is any reply."""
+    local = await start_local(endless, workers=1, max_waiting=0, max_output_tokens=1_000_000)
+    async with asyncio.timeout(PATIENCE_S), local.respond(call_of(input="Hi")):
+        with pytest.raises(BackendError) as refused:
+            await ask(local, input="Hi")
+
+    assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "input"),
+        ({"input": "x " * 3000}, "input"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
+        ({"input": "Hi", "tools": [WEATHER, {"type": "web_search"}]}, "tools[1]"),
+        ({"input": "Hi", "text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"input": "Hi", "background": True}, "background"),
+        ({"input": "Hi", "max_output_tokens": 1}, "max_output_tokens"),
+        ({"input": "Hi", "reasoning": []}, "reasoning"),
+    ],
+)
+async def test_what_the_model_cannot_do_is_refused_before_any_reply(folder, start_local, body, param):
+    """With the name of the part."""
+    local = await start_local(folder)
+    with pytest.raises(RequestError) as refused:
+        await ask(local, **body)
+
+    assert (400, param) == (refused.value.status, refused.value.param)
+
+
+async def test_it_is_ready_once_it_has_started(folder, start_local):
+    """Until it is closed; it lists itself by its name."""
+    local = await start_local(folder)
+    ready, models = await local.ready(), await local.models()
+    await local.close()
+
+    assert (ready, models, await local.ready()) == (True, ("local",), False)
+
+
+async def test_the_start_is_told(folder, start_local, capsys):
+    """In one line: where it runs and how it calculates."""
+    await start_local(folder, device="cpu", workers=3)
+    told = capsys.readouterr().out
+
+    assert "local.started" in told
+    assert all(field in told for field in ("backend=local", "device=cpu", "compute_type=int8_float32", "workers=3"))
+
+
+@pytest.mark.parametrize("keys", [{"path": "nowhere"}, {"path": "."}])
+async def test_a_folder_that_is_no_model_fails_the_start(start_local, keys):
+    with pytest.raises(OSError, match="model folder"):
+        await start_local(folder=keys["path"])

@@ -6,6 +6,7 @@ Source: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from backends import Backend
 from proxy.wire.call import Call
 from proxy.wire.event import DONE, Event, Reply
 from proxy.wire.sse import SSEParser
+
+_FRAME_ENDS = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 
 
 class Replay(Backend):
@@ -45,4 +48,4 @@ class Replay(Backend):
         """The whole recording, or its frames one by one when it is paced."""
         if not self.pace_ms:
             return [self._recording]
-        return [frame + b"\n\n" for frame in self._recording.replace(b"\r\n", b"\n").split(b"\n\n") if frame.strip()]
+        return [frame for frame in _FRAME_ENDS.split(self._recording) if frame.strip()]

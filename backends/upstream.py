@@ -52,6 +52,10 @@ class Upstream(Backend):
     """How large an answer that is not streamed may be, in bytes."""
 
     @cached_property
+    def _base(self) -> str:
+        return self.base_url.rstrip("/")
+
+    @cached_property
     def _own_headers(self) -> Mapping[str, str]:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self.api_key is not None:
@@ -108,7 +112,7 @@ class Upstream(Backend):
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str = ""
     ) -> aiohttp.ClientResponse:
         data = BytesIO(body) if len(body) > LARGE_BYTES else body or None
-        url = URL(f"{self.base_url.rstrip('/')}/{path}" + (f"?{query}" if query else ""), encoded=True)
+        url = URL(f"{self._base}/{path}?{query}" if query else f"{self._base}/{path}", encoded=True)
         try:
             async with asyncio.timeout(self.first_byte_timeout_s):
                 return await self._session.request(

@@ -8,12 +8,14 @@ Response: counts calls as they pass; the one that would exceed the budget is nev
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_tool_calls
 """
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+import structlog
 from pydantic import PositiveFloat, PositiveInt, PrivateAttr, model_validator
 
 from policies import EventCheck, Policy
@@ -22,6 +24,8 @@ from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import TERMINALS, Event, Stop
 from proxy.wire.tools import has_server_tools, kind_of_call
+
+log = structlog.get_logger()
 
 FIELD = "max_tool_calls"
 
@@ -34,6 +38,7 @@ class Reserved:
     granted: int
     used: int = 0
     sent: bool = False  # whether the backend began to answer: then only a whole reply tells what was used
+    linked: bool = False  # whether the response is known to be of the chain
     ended: bool = False
 
 
@@ -82,14 +87,19 @@ class MaxToolCalls(Policy):
         return call.without_fields(FIELD).with_fields(tool_choice="none")
 
     def on_response(self, call: Call) -> EventCheck | None:
+        if self.count == ("server",) and self.scope == "response" and not has_server_tools(call.body):
+            return None  # nothing that could be counted was offered to the model
         reserved: Reserved | None = call.notes.get(self._note)
         limit = self._limit(call) if reserved is None else reserved.granted
-        seen: set[object] = set()
+        seen: set[str] = set()
+        if reserved is not None:
+            reserved.sent = True
 
         async def check(event: Event) -> Event:
-            if event.type.startswith("response.output_item.") and self._counts(event.data.get("item")):
-                seen.add(event.data.get("output_index"))
-                if len(seen) > limit:
+            item = event.data.get("item") if event.type.startswith("response.output_item.") else None
+            if self._counts(item) and (place := _place(event)) not in seen:
+                seen.add(place)
+                if len(seen) == limit + 1:  # once: a reply that is only reported goes on
                     raise Stop("exceeded", f"The response may make {limit} tool calls.")
                 if reserved is not None:
                     reserved.used = len(seen)
@@ -105,8 +115,15 @@ class MaxToolCalls(Policy):
     async def on_end(self, call: Call) -> None:
         """Give back what a call did not use; one that broke off in the middle keeps what it took."""
         reserved: Reserved | None = call.notes.pop(self._note, None)
-        if reserved is not None and (reserved.ended or not reserved.sent) and reserved.granted > reserved.used:
-            await self._add(reserved.chain, reserved.used - reserved.granted)
+        if reserved is None or reserved.granted <= reserved.used:
+            return
+        task = asyncio.current_task()
+        left = task is not None and task.cancelling() > 0  # the backend may be at work on it, unseen
+        if reserved.ended or not (reserved.sent or left):
+            try:
+                await self._add(reserved.chain, reserved.used - reserved.granted)
+            except Unavailable:  # the answer is out, or another error is on its way: the chain keeps less
+                log.warning("budget.failed", policy=FIELD)
 
     @property
     def _note(self) -> str:
@@ -128,7 +145,9 @@ class MaxToolCalls(Policy):
 
     def _limit(self, call: Call) -> int:
         sent = call.body.get(FIELD)
-        return min(sent, self.max) if isinstance(sent, int) and not isinstance(sent, bool) else self.max
+        if not isinstance(sent, int) or isinstance(sent, bool):
+            return self.default or self.max
+        return min(sent, self.max)
 
     def _counts(self, item: object) -> bool:
         kind = kind_of_call(item) if isinstance(item, dict) else None
@@ -164,19 +183,25 @@ class MaxToolCalls(Policy):
         """Remember which chain a response belongs to, before its caller can go on from it."""
         reserved.ended = event.type in TERMINALS
         response_id = event.response.get("id")
-        if isinstance(response_id, str) and not (reserved.sent and reserved.ended):
+        if isinstance(response_id, str) and not reserved.linked:
             try:
                 linked = _key("response", call.caller.team, response_id)
                 await self._state.put(linked, reserved.chain.encode(), ttl_s=self.chain_ttl_s)
             except StoreError as error:
                 raise _unavailable() from error
-        reserved.sent = True
+            reserved.linked = True
 
     async def _add(self, chain: str, amount: int) -> int:
         try:
             return await self._state.add(f"{chain}:used", amount, ttl_s=self.chain_ttl_s)
         except StoreError as error:
             raise _unavailable() from error
+
+
+def _place(event: Event) -> str:
+    """What tells one item of a response from another, in all events that speak of it."""
+    index = event.data.get("output_index")
+    return str(index if isinstance(index, int) else event.data["item"].get("id"))
 
 
 def _key(*parts: str) -> str:

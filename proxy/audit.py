@@ -3,7 +3,9 @@
 Each line holds the SHA-256 of the line before it (`previous`) and of itself (`hash`); the first has 64 zeros.
 """
 
+import errno
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -53,7 +55,7 @@ class Audit:
         """Raises OSError when the file cannot be written, ValueError when its last line is not one of ours."""
         path = self._settings.path
         if path.exists() and (last := _last_line(path)):
-            self._previous = str(orjson.loads(last)["hash"])
+            self._previous = _told_by(last)
         self._file = path.open("ab", buffering=0)
 
     def close(self) -> None:
@@ -67,10 +69,18 @@ class Audit:
         line["previous"] = self._previous
         line["hash"] = _hash(line)
         try:
-            self._file.write(orjson.dumps(line) + b"\n")
+            append_whole(self._file, orjson.dumps(line) + b"\n")
             self._previous = line["hash"]
         except OSError as error:
             log.warning("audit.failed", error=error.strerror)
+
+
+def append_whole(file: BinaryIO, line: bytes) -> None:
+    """Write a line to the end of an unbuffered file, or nothing of it. Raises OSError when there is no room."""
+    written = file.write(line)
+    if written != len(line):  # a disk that is nearly full takes a part, and says so only when it is asked again
+        file.truncate(file.tell() - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def first_altered(lines: Iterable[bytes]) -> tuple[int, int | None]:
@@ -83,8 +93,9 @@ def first_altered(lines: Iterable[bytes]) -> tuple[int, int | None]:
     for text in lines:
         try:
             line = orjson.loads(text)
+            as_written = orjson.dumps(line) == text.removesuffix(b"\n")
             told = line.pop("hash")
-            good = line["previous"] == previous and _hash(line) == told
+            good = as_written and line["previous"] == previous and _hash(line) == told
         except (ValueError, KeyError, TypeError, AttributeError):
             good = False
         if not good:
@@ -95,12 +106,27 @@ def first_altered(lines: Iterable[bytes]) -> tuple[int, int | None]:
 
 
 def _hash(line: dict[str, Any]) -> str:
-    return hashlib.sha256(orjson.dumps(line, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(orjson.dumps(line)).hexdigest()
 
 
 def _last_line(path: Path) -> bytes:
+    """The last line with its end, however long it is."""
+    part = 65_536
     with path.open("rb") as file:
-        end = file.seek(0, 2)
-        file.seek(max(0, end - 65_536))
-        lines = file.read().splitlines()
-    return lines[-1] if lines else b""
+        end = file.seek(0, os.SEEK_END)
+        while True:
+            start = file.seek(max(0, end - part))
+            lines = file.read(end - start).splitlines(keepends=True)
+            if start == 0 or len(lines) > 1:
+                return lines[-1] if lines else b""
+            part *= 2
+
+
+def _told_by(last: bytes) -> str:
+    """The hash in a line that was read back. Raises ValueError when it is not a whole line of ours."""
+    try:
+        if last.endswith(b"\n"):
+            return str(orjson.loads(last)["hash"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError("the last line of the audit file is not whole, or not one of ours; put the file aside")

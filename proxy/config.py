@@ -5,21 +5,13 @@ Every error names the key it stands at, as a path from the top: `policy[0].max_p
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from backends import Backend
 from policies import Policy
@@ -273,13 +265,21 @@ def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Itera
         for step in problem["loc"]:
             where += f"[{step}]" if isinstance(step, int) else f".{step}" if where else str(step)
         if problem["type"] == "extra_forbidden":
-            key = str(problem["loc"][-1])
-            close = get_close_matches(key, kind.model_fields, 1)
+            close = get_close_matches(str(problem["loc"][-1]), _keys_at(kind, problem["loc"][:-1]), 1)
             yield f"{where}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
         elif problem["type"] == "missing":
             yield f"{where}: missing"
         else:
             yield f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _keys_at(kind: type[BaseModel], place: Sequence[int | str]) -> Iterable[str]:
+    """The keys that are known where one is not; in a [[policy]] those that each of them has are among them."""
+    for step in place:
+        field = kind.model_fields.get(str(step))
+        parts = (field.annotation, *get_args(field.annotation)) if field else ()
+        kind = next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), kind)
+    return [*kind.model_fields, *(Selectors.model_fields if issubclass(kind, Policy) else ())]
 
 
 def _is_loopback(host: str) -> bool:

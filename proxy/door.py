@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import secrets
+from contextlib import suppress
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import ContentEncodingError
 
 from proxy.body import unread_encoding
@@ -62,10 +63,9 @@ class Connection(web.RequestHandler):
             self._head_began = None
         elif self._head_began is None:
             self._head_began = self._loop.time()
-        current = self._current_request
-        if self._request_count > whole and current is not None and not current.content.is_eof():
+        if self._request_count > whole and (body := self._unfinished_body()):
             # What comes in the middle of a body can only be its fault; aiohttp lets the body's reader wait on.
-            current.content.set_exception(web.RequestPayloadError("the body is not framed as it should be"))
+            body.set_exception(web.RequestPayloadError("the body is not framed as it should be"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._head_check is not None:
@@ -76,7 +76,20 @@ class Connection(web.RequestHandler):
         """Let the running call finish for `timeout` seconds. aiohttp waits twice as long, or for ever when it is 0."""
         if self._task_handler is not None and timeout is not None:
             self._loop.call_later(timeout, self._task_handler.cancel)
+        if body := self._unfinished_body():
+            with suppress(Exception):  # however the body ends, there is no more of it to wait for
+                await asyncio.wait_for(body.wait_eof(), timeout)
         await super().shutdown(timeout)
+
+    def close(self) -> None:
+        """Take no more requests. aiohttp would take no more of a body either, and let its reader wait."""
+        if self._unfinished_body() is None:
+            super().close()
+
+    def _unfinished_body(self) -> StreamReader | None:
+        """The body that is still coming in, if there is one."""
+        current = self._current_request
+        return None if current is None or current.content.is_eof() else current.content
 
     def _check_later(self) -> None:
         self._head_check = self._loop.call_later(self._head_timeout_s / 4, self._check_head)

@@ -99,7 +99,10 @@ class Rules:
     async def end(self, call: Call) -> None:
         """Let policies settle what they reserved for a call, however it ended."""
         for rule in self._ending:
-            await rule.policy.on_end(call)
+            try:
+                await rule.policy.on_end(call)
+            except HeadgateError as error:  # the answer is out, or another error is on its way; the others settle too
+                log.warning("policy.failed", policy=rule.name, code=error.code)
 
     async def _judged(self, rule: Rule, call: Call) -> Call:
         enforced = rule.enforced_for(call.caller)
@@ -161,13 +164,15 @@ class Rules:
             for rule in self._checking
             if rule.holds_for(call) and (check := rule.policy.on_response(call)) is not None
         ]
+        if not checks and not reply.streamed:
+            return reply  # a body is whole as it is
         return replace(reply, batches=self._watching(call, reply, checks))
 
     async def _watching(
         self, call: Call, reply: Reply, checks: Sequence[tuple[Rule, EventCheck]]
     ) -> AsyncIterator[Sequence[Event]]:
         progress = Progress()
-        failure: BackendError | None = None
+        failure: BackendError | Unavailable | None = None
         try:
             async for batch in reply.batches:
                 passed, stopped_by = await self._checked(call, batch, checks)
@@ -180,14 +185,14 @@ class Rules:
                     break
             else:
                 failure = BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
-        except BackendError as error:
+        except (BackendError, Unavailable) as error:
             failure = error
         if failure is not None:
             yield self._ending_of(failure, progress, as_stream=reply.streamed and call.stream)
 
     @staticmethod
-    def _ending_of(failure: BackendError, progress: Progress, *, as_stream: bool) -> Sequence[Event]:
-        """The events that tell of a failure. Raises it while nothing was sent: then there is still a status to tell it."""
+    def _ending_of(failure: BackendError | Unavailable, progress: Progress, *, as_stream: bool) -> Sequence[Event]:
+        """The events that tell of a failure. Raises it while nothing was sent: then a status can still tell it."""
         if not (as_stream and progress.started):
             raise failure
         log.warning("backend.failed", code=failure.code, message=failure.message)
@@ -204,10 +209,14 @@ class Rules:
                 continue
             seen = event
             for rule, check in checks if event.type else ():
+                enforced = rule.enforced_for(call.caller)
                 try:
-                    seen = await check(seen)
+                    changed = await check(seen)
+                    seen = changed if enforced else seen
+                except Unavailable:
+                    if enforced:
+                        raise
                 except Stop as stop:
-                    enforced = rule.enforced_for(call.caller)
                     outcome = "stopped" if enforced else "reported"
                     self._violated(rule, call, f"{rule.name}.{stop.reason}", outcome, None)
                     if enforced:

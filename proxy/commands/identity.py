@@ -25,8 +25,10 @@ def add_to(commands: Any) -> None:
         ("block", _block, "refuse calls under an identifier, on every worker, from the next one on"),
         ("unblock", _unblock, "let them pass again"),
     ):
-        command = commands.add_parser(name, help=told, epilog=f"example: headgate {name} IDENTIFIER --config my.toml")
-        command.add_argument("identifier", metavar="IDENTIFIER", help="as it goes out to the upstream")
+        example = f"example: headgate {name} --config my.toml -- IDENTIFIER"
+        command = commands.add_parser(name, help=told, epilog=example)
+        shown = 'as it goes out to the upstream; behind "--", as some begin with a hyphen'
+        command.add_argument("identifier", metavar="IDENTIFIER", help=shown)
         command.add_argument("--config", type=Path, required=True)
         if name == "whois":
             command.add_argument("--end-users", type=Path, help="a file of end users, one a line, to look among")
@@ -35,7 +37,7 @@ def add_to(commands: Any) -> None:
 
 def _whois(options: argparse.Namespace) -> int:
     config = read(options.config)
-    end_users = ["", *(options.end_users.read_text(encoding="utf-8").split() if options.end_users else [])]
+    end_users = ["", *(_lines(options.end_users) if options.end_users else [])]
     callers = [Caller(caller.name, caller.team) for caller in config.callers] or [ANYBODY]
     for policy in _policies(config):
         for caller in callers:
@@ -73,6 +75,13 @@ async def _set(config: Config, identifier: str, *, blocked: bool) -> int:
         await state.close()
     print(f"{identifier} is {'blocked' if blocked else 'no longer blocked'}.")
     return FOUND
+
+
+def _lines(file: Path) -> Iterator[str]:
+    try:
+        return filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines()))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8: {error}") from error
 
 
 def _policies(config: Config) -> Iterator[SafetyIdentifier]:

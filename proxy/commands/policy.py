@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from proxy.config import ConfigError, read, rules_of
 from proxy.recorder import value_of
@@ -35,6 +35,21 @@ class Case(Table):
     code: str | None = None
     changed: dict[str, Any] = Field(default={})
     removed: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if self.expect == "denied" and self.code is None:
+            raise ValueError(f"'{self.name}': expect = \"denied\" needs the code that it is denied with")
+        if self.expect == "allowed" and self.code is not None:
+            raise ValueError(f"'{self.name}' has a code; what has one needs expect = \"denied\"")
+        return self
+
+
+class Cases(Table):
+    """A file of cases, and the policies that they are about."""
+
+    policy: tuple[dict[str, Any], ...] = ()
+    case: tuple[Case, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +93,7 @@ def _test(options: argparse.Namespace) -> int:
         for number, case in enumerate(listed, 1):
             cases += 1
             found = fate(configured if configured is not None else rules, case)
-            expected = Fate(case.code, case.changed, case.removed) if case.expect == "allowed" else _denied(case)
+            expected = Fate(case.code, {}) if case.code else Fate(None, case.changed, case.removed)
             if found != expected:
                 differences += 1
                 print(f"{file}, case {number} {case.name}\n  expected: {expected}\n  found:    {found}")
@@ -90,10 +105,8 @@ def _diff(options: argparse.Namespace) -> int:
     old, new = read(options.old).rules, read(options.new).rules
     changes: Counter[tuple[str, str, str]] = Counter()
     count = 0
-    for line in options.requests.read_bytes().splitlines():
-        recorded = orjson.loads(line)
+    for case in _recorded(options.requests):
         count += 1
-        case = Case(caller=recorded["caller"], team=recorded["team"], request=value_of(recorded["request"]))
         before, after = str(fate(old, case)), str(fate(new, case))
         if before != after:
             changes[case.caller, before, after] += 1
@@ -122,26 +135,32 @@ async def _fate(rules: Sequence[Rule], case: Case) -> Fate:
     return Fate(None, changed, tuple(name for name in asked.body if name not in call.body))
 
 
-def _denied(case: Case) -> Fate:
-    if case.code is None:
-        raise ConfigError(f"case '{case.name}': expect = \"denied\" needs the code that it is denied with")
-    return Fate(case.code, {})
-
-
 def _cases(file: Path) -> tuple[Sequence[Rule], Sequence[Case]]:
     """The policies in a file, if any, and its cases. Raises ConfigError."""
     try:
         if file.suffix == ".jsonl":
-            return (), [Case.model_validate(orjson.loads(line)) for line in _lines(file)]
-        typed = tomllib.loads(file.read_text(encoding="utf-8"))
-        return rules_of(typed.get("policy", [])), [Case.model_validate(case) for case in typed.get("case", [])]
+            listed = Cases.model_validate({"case": [orjson.loads(line) for _, line in _lines(file)]})
+        else:
+            listed = Cases.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        return rules_of(listed.policy), listed.case
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
-    except (ValidationError, ValueError) as error:
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
+        raise ConfigError("\n".join(f"{file}: {one}" for one in told)) from error
+    except ValueError as error:  # no TOML, no JSON, no UTF-8, or a policy that says of itself what is wrong
         raise ConfigError(f"{file}: {error}") from error
 
 
-def _lines(file: Path) -> Iterator[bytes]:
-    return (line for line in file.read_bytes().splitlines() if line.strip())
+def _recorded(file: Path) -> Iterator[Case]:
+    """Requests in the shape of those that [record] wrote. Raises ConfigError."""
+    for number, line in _lines(file):
+        try:
+            recorded = orjson.loads(line)
+            yield Case(caller=recorded["caller"], team=recorded["team"], request=value_of(recorded["request"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{file}, line {number}: this is no line that [record] wrote") from error
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    return ((number, line) for number, line in enumerate(file.read_bytes().splitlines(), 1) if line.strip())

@@ -20,6 +20,8 @@ _DRAWN_LIKE = str.maketrans(
     "\u0430\u1d00\u03b1\u0441\u03f2\u0501\u0435\u0454\u0261\u04bb\u0456\u03b9\u0131\u0458\u043a\u03ba\u04cf\u043c\u043e\u03bf\u0440\u03c1\u051b\u0433\u0455\u0442\u03c4\u03c5\u057d\u03bd\u0475\u051d\u0445\u03c7\u0443\u03b3\u1d22\u2010\u2011\u2012\u2013\u2212-",
     "aaaccdeeghiiijkklmooppqrsttuuvvwxxyyz______",
 )  # fmt: skip
+# Capitals that are drawn like a Latin one, while their small letters are not, or like another.
+_CAPITALS = str.maketrans("\u0392\u0395\u0396\u0397\u039c\u039d\u03a5\u0412\u041d\u0422\u04ae\u050c", "BEZHMNYBHTYG")
 
 
 def refuse_lookalikes(names: Iterable[str]) -> None:
@@ -33,6 +35,6 @@ def refuse_lookalikes(names: Iterable[str]) -> None:
 
 def _folded(name: str) -> str:
     if name.isascii():
-        return name.strip().casefold().replace("-", "_")
+        return "".join(filter(str.isprintable, name)).strip().casefold().replace("-", "_")
     seen = "".join(c for c in unicodedata.normalize("NFKD", name) if unicodedata.category(c) not in ("Cf", "Mn", "Cc"))
-    return seen.casefold().translate(_DRAWN_LIKE).strip()
+    return seen.translate(_CAPITALS).casefold().translate(_DRAWN_LIKE).strip()

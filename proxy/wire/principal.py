@@ -19,13 +19,18 @@ def hashed(key: bytes, team: str, value: str) -> str:
 
 def blocked_key(identifier: str) -> str:
     """The key under which a store remembers that an identifier is blocked."""
-    return f"headgate:blocked:{hashlib.sha256(identifier.encode()).hexdigest()}"
+    return f"headgate:blocked:{hashlib.sha256(_bytes(identifier)).hexdigest()}"
 
 
 def _signed(key: bytes, purpose: str, *parts: str) -> str:
     """Each part has its length before it, so that no two principals meet in one identifier."""
     message = b"headgate safety_identifier 1"
     for part in (purpose, *parts):
-        encoded = part.encode()
+        encoded = _bytes(part)
         message += len(encoded).to_bytes(8) + encoded
     return base64.urlsafe_b64encode(hmac.digest(key, message, hashlib.sha256)).rstrip(b"=").decode()
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8, also of what is none: servers read bytes of a header that are no UTF-8 as lone surrogates."""
+    return text.encode(errors="surrogatepass")

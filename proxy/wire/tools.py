@@ -43,10 +43,20 @@ def _is_named(kind: Any) -> bool:
 
 
 def has_server_tools(body: Mapping[str, Any]) -> bool:
-    """Whether answering a request may run tools on the server's side. A prompt template may bring some of its own."""
-    tools = body.get("tools")
-    if body.get("prompt") is not None:
+    """Whether answering a request may run tools on the server's side.
+
+    A prompt template may bring some of its own, and so may an item of the input (`additional_tools`, the output of a
+    search for tools).
+    """
+    if body.get("prompt") is not None or _are_the_servers(body.get("tools")):
         return True
+    given = body.get("input")
+    return isinstance(given, list) and any(
+        isinstance(item, dict) and _are_the_servers(item.get("tools")) for item in given
+    )
+
+
+def _are_the_servers(tools: Any) -> bool:
     return tools is not None and (not isinstance(tools, list) or not all(is_callers(tool) for tool in tools))
 
 

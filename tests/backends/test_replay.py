@@ -1,0 +1,110 @@
+"""A recording as a backend: the whole gate without an upstream."""
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+from openai import AsyncOpenAI
+
+from tests.raw import ask, events, nothing_left_running, post, until, wire  # noqa: F401
+from tests.upstream import CANONICAL, final_body
+
+DATA = Path(__file__).parent.parent / "data"
+STREAM = post(b'{"model":"m","stream":true}')
+
+
+def tables(path: Path, **more: object) -> dict[str, object]:
+    backend = {"name": "tape", "use": "replay", "path": str(path)}
+    return {"backend": [backend | more], "route": [{"model": "*", "backend": "tape"}]}
+
+
+@pytest.mark.parametrize("name", ["canonical.sse", "canonical_nodone.sse", "incomplete.sse", "failed_only.sse"])
+@pytest.mark.parametrize("pace_ms", [0, 1])
+async def test_the_frames_of_the_recording_are_untouched(start_gate, name: str, pace_ms: int):
+    """At once or one after the other; the sentinel is there once."""
+    gate = await start_gate(tables(DATA / name, pace_ms=pace_ms))
+    recorded = (DATA / name).read_bytes().removesuffix(b"data: [DONE]\n\n")
+
+    assert (await ask(gate, STREAM)).body == recorded + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("pace_ms", [0, 1])
+async def test_a_recording_with_other_line_ends_is_untouched(start_gate, tmp_path: Path, pace_ms: int):
+    """CRLF, comments and all."""
+    tape = tmp_path / "tape.sse"
+    recorded = b": a comment\r\n\r\n" + CANONICAL.removesuffix(b"data: [DONE]\n\n").replace(b"\n", b"\r\n")
+    tape.write_bytes(recorded)
+    gate = await start_gate(tables(tape, pace_ms=pace_ms))
+
+    assert (await ask(gate, STREAM)).body == recorded + b"data: [DONE]\n\n"
+
+
+async def test_who_asks_for_json_gets_the_final_response(start_gate):
+    """Folded, as any stream is."""
+    gate = await start_gate(tables(DATA / "canonical.sse"))
+
+    assert orjson.loads((await ask(gate, post())).body) == orjson.loads(final_body())
+
+
+async def test_the_helper_of_the_sdk_accepts_a_replay(start_gate):
+    """As it accepted the recording's original."""
+    gate = await start_gate(tables(DATA / "canonical.sse", pace_ms=1))
+    async with (
+        AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client,
+        client.responses.stream(model="m", input="Hi") as stream,
+    ):
+        assert (await stream.get_final_response()).output_text == "Hello."
+
+
+async def test_a_recording_that_was_cut_ends_as_a_failure(start_gate, tmp_path: Path):
+    """Nothing is made up."""
+    tape = tmp_path / "tape.sse"
+    tape.write_bytes(CANONICAL[:3000])
+    gate = await start_gate(tables(tape))
+    told = events((await ask(gate, STREAM)).body)
+
+    assert [event["type"] for event in told[-3:-1]] == ["error", "response.failed"]
+    assert (await ask(gate, post())).status == 502
+
+
+async def test_an_empty_recording_is_no_answer(start_gate, tmp_path: Path):
+    """A status, as nothing was sent."""
+    (tmp_path / "tape.sse").write_bytes(b"")
+    gate = await start_gate(tables(tmp_path / "tape.sse", pace_ms=1))
+
+    assert {(await ask(gate, data)).status for data in (post(), STREAM)} == {502}
+
+
+async def test_a_recording_that_is_not_there_refuses_the_start(start_gate, tmp_path: Path):
+    """Rather than every call."""
+    with pytest.raises(FileNotFoundError):
+        await start_gate(tables(tmp_path / "nowhere.sse"))
+
+
+async def test_a_caller_that_leaves_ends_its_replay(start_gate, logged):
+    """Another's goes on."""
+    gate = await start_gate(tables(DATA / "canonical.sse", pace_ms=5))
+    async with aiohttp.ClientSession() as session:
+        other = asyncio.create_task(ask(gate, STREAM))
+        async with session.post(f"{gate}/v1/responses", json={"model": "m", "stream": True}) as answer:
+            await answer.content.readany()
+        finished = await other
+
+    await until(lambda: [line["event"] for line in logged].count("request.finished") == 2)
+    assert finished.body == CANONICAL
+    assert sorted(line["status"] for line in logged if line["event"] == "request.finished") == [200, 499]
+
+
+async def test_it_lists_no_models_and_is_ready(start_gate):
+    """Any name will do, so none is its own."""
+    gate = await start_gate(tables(DATA / "canonical.sse"))
+    async with wire(gate) as connection:
+        await connection.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        models = await connection.answer()
+        await connection.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        ready = await connection.answer()
+
+    assert orjson.loads(models.body)["data"] == []
+    assert orjson.loads(ready.body)["status"] == "ready"

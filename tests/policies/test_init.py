@@ -1,0 +1,49 @@
+"""What every policy is before it does anything."""
+
+import pytest
+from pydantic import ValidationError
+
+from policies import Policy
+from proxy.stores.memory import Memory
+from proxy.wire.event import TERMINALS
+from tests.shapes import call_with
+
+
+async def test_a_policy_that_says_nothing_lets_everything_pass():
+    """A class with no hooks is a policy: no call is changed, no reply looked at, nothing kept."""
+    policy, call = Policy(), call_with(input="Hi")
+
+    assert await policy.start(Memory()) is None
+    assert await policy.on_request(call) is call
+    assert policy.on_response(call) is None
+    assert policy.needs_events(call) is False
+    assert await policy.on_end(call) is None
+    assert call.notes == {}
+
+
+def test_a_policy_watches_no_more_than_headgate_itself():
+    """Who wants to see deltas says so; the rest of a stream stays unparsed."""
+    assert Policy.watches.isdisjoint(TERMINALS)
+
+
+def test_a_policy_does_not_change_while_it_is_in_use():
+    """What was checked at the start is what holds."""
+
+    class Quota(Policy):
+        most: int = 3
+
+    policy = Quota(most=5)
+    with pytest.raises(ValidationError):
+        policy.most = 7
+
+    assert policy.most == 5
+
+
+def test_a_key_that_nobody_knows_is_an_error():
+    """A slip of the pen is not a hole."""
+
+    class Quota(Policy):
+        most: int = 3
+
+    with pytest.raises(ValidationError):
+        Quota(mots=5)

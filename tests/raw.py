@@ -1,0 +1,194 @@
+"""Bytes on a socket: callers and upstreams as no library would play them."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+import orjson
+import pytest
+from yarl import URL
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_running() -> AsyncIterator[None]:
+    """For files that import it: when a test and its gates are over, no task of theirs is left."""
+    yield
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One answer as it stood on the wire; header names in lower case, a second value behind the first."""
+
+    version: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> Any:
+        """The error's object. Raises AssertionError when this is not the envelope, whole and as JSON."""
+        assert self.headers["content-type"] == "application/json"
+        error = orjson.loads(self.body)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error
+
+
+class Wire:
+    """One connection to a gate."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def line(self) -> bytes:
+        return await self._reader.readline()
+
+    async def answer(self) -> Heard:
+        """The next answer, whole. Raises IncompleteReadError when the gate closes before its end."""
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+        version, status, *_ = first.split(" ")
+        headers: dict[str, str] = {}
+        for name, _, value in (line.partition(":") for line in lines):
+            headers[name.lower()] = (
+                f"{headers[name.lower()]}, {value.strip()}" if name.lower() in headers else value.strip()
+            )
+        if headers.get("transfer-encoding") == "chunked":
+            body = b"".join([chunk async for chunk in self._chunks()])
+        else:
+            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
+        return Heard(version, int(status), headers, body)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while size := int(await self._reader.readline(), 16):
+            yield (await self._reader.readexactly(size + 2))[:-2]
+        await self._reader.readline()
+
+    async def rest(self) -> bytes:
+        """All that comes until the gate closes the connection."""
+        with suppress(ConnectionError):
+            return await self._reader.read()
+        return b""
+
+
+@asynccontextmanager
+async def wire(address: str) -> AsyncIterator[Wire]:
+    """A connection to the gate at `address`; what is done inside has ten seconds, so that nothing hangs."""
+    url = URL(address)
+    reader, writer = await asyncio.open_connection(url.host, url.port, limit=2**20)
+    try:
+        async with asyncio.timeout(10):
+            yield Wire(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+def post(
+    body: bytes = b'{"model":"m"}', *, target: str = "/v1/responses", host: str = "localhost", **more: str
+) -> bytes:
+    """The bytes of a request for a response. `more`: further headers, `_` in a name stands for `-`."""
+    lines = [f"POST {target} HTTP/1.1", f"Host: {host}", "Content-Type: application/json"]
+    lines += [f"Content-Length: {len(body)}", *(f"{name.replace('_', '-')}: {value}" for name, value in more.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def ask(address: str, data: bytes) -> Heard:
+    """The answer to these bytes, on a connection of their own."""
+    async with wire(address) as connection:
+        await connection.send(data)
+        return await connection.answer()
+
+
+async def serves(address: str) -> bool:
+    """Whether the gate answers a usual call, as it should whatever happened before."""
+    return (await ask(address, post())).status == 200
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something has come true that nobody tells us of; five seconds at the most."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(0.001)
+
+
+Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class RawUpstream:
+    """A server that reads each request, and then writes whatever `play` writes. Counts its connections."""
+
+    def __init__(self, play: Play, *, tls: ssl.SSLContext | None = None) -> None:
+        self.play = play
+        self._tls = tls
+        self.opened = 0
+        self.open = 0
+        self.asked: list[bytes] = []
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.address = f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for serving in self._serving:
+            serving.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.current_task()
+        self._serving.add(serving)
+        self.opened += 1
+        self.open += 1
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                while not writer.is_closing():
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    size = next(
+                        (line[16:] for line in head.split(b"\r\n") if line.startswith(b"Content-Length: ")), b"0"
+                    )
+                    self.asked.append(head + await reader.readexactly(int(size)))
+                    await self.play(reader, writer)
+        finally:
+            self.open -= 1
+            self._serving.discard(serving)
+            writer.close()
+
+
+def events(body: bytes) -> list[Any]:
+    """The data of each frame of a stream, in order; the sentinel as the string that it is."""
+    datas = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
+    return [data.decode() if data == b"[DONE]" else orjson.loads(data) for data in datas]
+
+
+def whole(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    """The bytes of an answer of a known length."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def playing(*pieces: bytes, end: str = "stay") -> Play:
+    """Write these pieces, and then `stay`, `close` or `reset` the connection, or `hang` until the caller leaves."""
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        if end == "close":
+            writer.close()
+        elif end == "reset":
+            writer.transport.abort()
+        elif end == "hang":
+            await reader.read()
+
+    return play

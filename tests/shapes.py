@@ -1,0 +1,23 @@
+"""JSON of every shape, for property tests, and the calls that carry it."""
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from proxy.wire.call import Call, Caller
+
+# Machines are slow at times; a property does not become false by it.
+PATIENT = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=12
+)
+
+
+def call_with(caller: Caller = Caller("anna", "search"), **fields: Any) -> Call:  # noqa: B008  it is frozen
+    """A call whose body has these fields."""
+    return Call(caller, {"model": "m", **fields}, {})

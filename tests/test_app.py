@@ -1,0 +1,249 @@
+"""The whole gate as a process: it starts, drains, and ends."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from proxy.app import running
+from proxy.config import build
+from tests.conftest import tables_for
+from tests.raw import ask, nothing_left_running, post, until, wire  # noqa: F401
+from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
+
+ROOT = Path(__file__).parent.parent
+STREAM = post(b'{"model":"m","stream":true}')
+
+
+@dataclass
+class Process:
+    """A running `python -m proxy serve`."""
+
+    address: str
+    process: asyncio.subprocess.Process
+
+    def listens(self) -> bool:
+        url = URL(self.address)
+        with socket.socket() as probe:
+            return probe.connect_ex((url.host, url.port)) == 0
+
+    async def end(self) -> int:
+        """Its exit code; nothing may take half a minute here."""
+        async with asyncio.timeout(25):
+            return await self.process.wait()
+
+
+Serve = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """Start gates as processes: `await serve(pace_ms=..., drain_s=...)` replays the canonical stream."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start(*, pace_ms: float = 0, drain_s: float = 20, port: int = 0) -> Process:
+        config = tmp_path / f"{len(started)}.toml"
+        config.write_text(
+            f"[server]\nport = {port}\ndrain_s = {drain_s}\n"
+            f'[[backend]]\nname = "tape"\nuse = "replay"\npath = "{ROOT}/tests/data/canonical.sse"\npace_ms = {pace_ms}\n'
+            f'[[route]]\nmodel = "*"\nbackend = "tape"\n'
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "proxy", "serve", "--config", str(config),
+            cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout
+        async with asyncio.timeout(25):
+            greeting = (await process.stdout.readline()).decode().split()
+        return Process(greeting[3].removesuffix("/v1.") if greeting else "", process)
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def streaming_from(gate: Process) -> AsyncIterator[aiohttp.ClientResponse]:
+    """A stream whose first bytes have come."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{gate.address}/v1/responses", json={"model": "m", "stream": True}) as answer,
+    ):
+        assert answer.status == 200
+        yield answer
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_a_stream_that_runs_is_finished_before_the_process_ends(serve: Serve, name: signal.Signals):
+    """New connections are refused at once; the running stream comes to its end, byte for byte; the exit code is 0."""
+    gate = await serve(pace_ms=60)
+    async with streaming_from(gate) as answer:
+        begun = await answer.content.readany()
+        gate.process.send_signal(name)
+        await until(lambda: not gate.listens())
+        rest = await answer.read()
+
+    assert begun + rest == CANONICAL
+    assert await gate.end() == 0
+
+
+@pytest.mark.parametrize("drain_s", [0, 0.3])
+async def test_a_stream_longer_than_the_drain_is_broken_off(serve: Serve, drain_s: float):
+    """Its reader sees that it is not whole; the process ends with exit code 0."""
+    gate = await serve(pace_ms=500, drain_s=drain_s)
+    async with streaming_from(gate) as answer:
+        gate.process.send_signal(signal.SIGTERM)
+        with pytest.raises(aiohttp.ClientError):
+            await answer.read()
+
+    assert await gate.end() == 0
+
+
+async def test_idle_connections_do_not_hold_the_process(serve: Serve):
+    """Those that speak no more, and those that never spoke, are closed at once, whatever the drain."""
+    gate = await serve(drain_s=600)
+    async with wire(gate.address) as spoke, wire(gate.address) as never_spoke:
+        await spoke.send(post())
+        assert (await spoke.answer()).status == 200
+        gate.process.send_signal(signal.SIGTERM)
+
+        assert await spoke.rest() == b""
+        assert await never_spoke.rest() == b""
+    assert await gate.end() == 0
+
+
+async def test_the_logs_are_json_with_a_beginning_and_an_end(serve: Serve):
+    """One line each, on stderr; stdout is for people."""
+    gate = await serve()
+    await ask(gate.address, post())
+    gate.process.send_signal(signal.SIGTERM)
+    out, err = await gate.process.communicate()
+    lines = [line for line in err.decode().splitlines() if line]
+
+    assert [line.startswith("{") and line.endswith("}") for line in lines] == [True] * 4
+    assert [
+        event
+        for event in ("server.started", "request.finished", "server.stopping", "server.stopped")
+        if event in err.decode()
+    ] == ["server.started", "request.finished", "server.stopping", "server.stopped"]
+    assert b"curl" in out
+
+
+async def test_a_port_that_is_taken_is_told_in_a_sentence(serve: Serve):
+    """Exit code 2: the input is at fault, and no traceback helps."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        gate = await serve(port=port)
+        _, told = await gate.process.communicate()
+
+    assert gate.process.returncode == 2
+    assert told.startswith(b"headgate cannot start: ")
+    assert str(port).encode() in told
+    assert told.count(b"\n") == 1
+
+
+class Stopping:
+    """A gate in this process, which a test stops while something is under way."""
+
+    def __init__(self, upstream: FakeUpstream, drain_s: float) -> None:
+        self._config = build(tables_for(upstream, server={"port": 0, "drain_s": drain_s}))
+        self._stop = asyncio.Event()
+        self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        self._serving = asyncio.create_task(self._serve())
+        self.address = await self._address
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        async with asyncio.timeout(25):
+            await self._serving
+
+    async def _serve(self) -> None:
+        async with running(self._config) as address:
+            self._address.set_result(address)
+            await self._stop.wait()
+
+    async def stop(self) -> None:
+        """Begin the drain; it has begun when nobody listens any more."""
+        self._stop.set()
+        url = URL(self.address)
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(url.host, url.port)
+            except OSError:
+                return
+            writer.transport.abort()
+
+
+async def test_a_body_that_is_under_way_is_still_read(upstream: FakeUpstream):
+    """A long upload is a running call: it is not left waiting for bytes that nobody takes."""
+    async with Stopping(upstream, drain_s=20) as gate, wire(gate.address) as connection:
+        body = b'{"model":"m","input":"%b"}' % (b"a" * 300_000)
+        await connection.send(post(body, expect="100-continue").removesuffix(body))
+        assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
+        await connection.line()
+        await connection.send(body[:1000])
+        await gate.stop()
+        await connection.send(body[1000:])
+
+        assert (await connection.answer()).status == 200
+        assert await connection.rest() == b""
+        assert len(upstream.asked[0].body["input"]) == 300_000
+
+
+async def test_a_body_that_does_not_come_holds_no_drain(upstream: FakeUpstream):
+    """It is broken off like any other call that takes too long."""
+    async with Stopping(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
+        await connection.send(post(expect="100-continue")[:-3])
+        assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
+        await gate.stop()
+
+        assert b"200" not in await connection.rest()
+    assert upstream.asked == []
+
+
+async def test_an_answer_that_is_no_stream_is_waited_for(upstream: FakeUpstream):
+    """A model that thinks for a while is a running call, too."""
+    go_on = asyncio.Event()
+
+    async def slowly(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        await go_on.wait()
+        return await canonical(request)
+
+    upstream.answer = slowly
+    async with Stopping(upstream, drain_s=20) as gate, wire(gate.address) as connection:
+        await connection.send(post() + post())
+        await upstream.arrived.wait()
+        await gate.stop()
+        go_on.set()
+
+        assert (await connection.answer()).status == 200
+        assert await connection.rest() == b""  # what was pipelined behind it is not begun
+    assert len(upstream.asked) == 1
+
+
+async def test_a_drain_of_no_time_ends_the_work_behind_a_call(upstream: FakeUpstream):
+    """aiohttp would take 0 for ever: the upstream would be held open, and the process with it."""
+    upstream.answer = streaming(CANONICAL[:2000], then=hang)
+    async with Stopping(upstream, drain_s=0) as gate, wire(gate.address) as connection:
+        await connection.send(STREAM)
+        assert b"200" in await connection.line()
+        await gate.stop()
+
+        assert not (await connection.rest()).endswith(b"0\r\n\r\n")
+        async with asyncio.timeout(5):
+            await upstream.left.wait()

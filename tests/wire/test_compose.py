@@ -1,0 +1,514 @@
+"""What Headgate composes itself, before the strictest readers: three schemas, the SDK's types, the SDK's helper."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai import OpenAIError
+from pydantic import ValidationError
+
+from proxy.wire.compose import JSON, Composer, events_of, finished, new_id, response_object, usage
+from proxy.wire.event import Event, data_of
+from tests import shapes
+from tests.wire.contract import event_faults, frames_faults, heard, order_faults, response_faults, sdk_before
+
+USED = usage(input_tokens=5, output_tokens=7, cached_tokens=2, reasoning_tokens=1)
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "status": "completed",
+    "role": "assistant",
+    "content": [
+        {
+            "type": "output_text",
+            "text": "See there.",
+            "annotations": [
+                {"type": "url_citation", "start_index": 0, "end_index": 3, "url": "https://a.example", "title": "A"}
+            ],
+            "logprobs": [{"token": "See", "bytes": [83, 101, 101], "logprob": -0.5, "top_logprobs": []}],
+        },
+        {"type": "refusal", "refusal": "No more."},
+    ],
+}
+CALL = {
+    "id": "fc_1", "type": "function_call", "status": "completed", "call_id": "call_1", "name": "weather",
+    "arguments": '{"city":"Ulm"}',
+}  # fmt: skip
+REASONING = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+SEARCH = {
+    "id": "ws_1",
+    "type": "web_search_call",
+    "status": "completed",
+    "action": {"type": "search", "query": "x", "queries": ["x"]},
+}
+UNKNOWN = {"type": "acme:beep", "id": "beep_1", "loud": None}
+
+
+def begun(**fields: Any) -> JSON:
+    return response_object({"model": "m", **fields}, response_id="resp_1", created_at=1_790_000_000)
+
+
+def done(*items: JSON, **fields: Any) -> JSON:
+    """A finished response with these items."""
+    return (
+        begun() | {"status": "completed", "completed_at": 1_790_000_001, "output": list(items), "usage": USED} | fields
+    )
+
+
+def faults(events: list[Event], *, unknown_items: bool = False) -> list[str]:
+    """What is wrong with a composed stream."""
+    told = [event.data for event in events]
+    wrong = [] if unknown_items else [fault for event in told for fault in event_faults(event)]
+    return frames_faults(events) + order_faults(told) + wrong
+
+
+def types(events: list[Event]) -> list[str]:
+    return [event.type.removeprefix("response.") for event in events]
+
+
+def test_ids_look_like_those_of_openai():
+    """`resp_` and 48 hex digits; more than 64 characters would be refused on replay."""
+    assert re.fullmatch(r"resp_[0-9a-f]{48}", new_id("resp"))
+    assert new_id("msg") != new_id("msg")
+
+
+def test_usage_has_every_detail():
+    """Typed readers require each of them, zero or not."""
+    assert usage(input_tokens=5, output_tokens=7) == {
+        "input_tokens": 5,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": 7,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 12,
+    }
+    assert USED["input_tokens_details"]["cached_tokens"] == 2
+    assert USED["output_tokens_details"]["reasoning_tokens"] == 1
+
+
+def test_a_response_object_has_the_keys_that_openai_sends():
+    """Null where nothing is known, never absent: strict readers ask for 31 of them."""
+    response = begun()
+
+    assert response_faults(response) == []
+    assert {key for key, value in response.items() if value is None} == {
+        "completed_at", "error", "incomplete_details", "instructions", "max_output_tokens", "max_tool_calls",
+        "previous_response_id", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "usage", "user",
+    }  # fmt: skip
+    assert (response["status"], response["output"], response["metadata"], response["tools"]) == (
+        "in_progress",
+        [],
+        {},
+        [],
+    )
+    assert (response["temperature"], response["top_p"], response["store"]) == (1.0, 1.0, False)
+
+
+def test_a_response_object_echoes_its_request():
+    """What was asked is told, zero and false included."""
+    asked = {
+        "temperature": 0, "top_p": 0.5, "top_logprobs": 0, "parallel_tool_calls": False, "instructions": "Be kind.",
+        "max_output_tokens": 16, "max_tool_calls": 3, "metadata": {"a": "b"}, "user": "u", "safety_identifier": "s",
+        "prompt_cache_key": "k", "prompt_cache_retention": "24h", "previous_response_id": "resp_0", "truncation": "auto",
+        "tool_choice": "none", "presence_penalty": 0.5, "frequency_penalty": -0.5,
+    }  # fmt: skip
+    response = response_object({"model": "m", **asked}, response_id="resp_1", created_at=1, store=True)
+
+    assert {key: response[key] for key in asked} == asked
+    assert response_faults(response) == []
+    assert response["store"] is True
+
+
+def test_null_in_a_request_is_the_default_in_its_echo():
+    """Null is as good as nothing, and readers want numbers."""
+    names = [
+        "temperature",
+        "top_p",
+        "tools",
+        "tool_choice",
+        "metadata",
+        "text",
+        "reasoning",
+        "truncation",
+        "top_logprobs",
+    ]
+
+    assert begun(**dict.fromkeys(names)) == begun()
+
+
+def test_reasoning_and_text_are_echoed_with_all_their_keys():
+    """The caller's keys win, those it did not give are there all the same."""
+    response = begun(reasoning={"effort": "low"}, text={"format": {"type": "json_object"}})
+
+    assert response["reasoning"] == {"effort": "low", "summary": None}
+    assert response["text"] == {"format": {"type": "json_object"}, "verbosity": "medium"}
+    assert response_faults(response) == []
+
+
+def test_functions_are_echoed_with_all_their_keys():
+    """Strict readers want description, parameters and strict; other tools stay as they were typed."""
+    tools = [
+        {"type": "function", "name": "f"},
+        {"type": "function", "name": "g", "strict": False},
+        {"type": "acme:x"},
+        3,
+    ]
+
+    assert begun(tools=tools)["tools"] == [
+        {"type": "function", "name": "f", "description": None, "parameters": None, "strict": False},
+        {"type": "function", "name": "g", "description": None, "parameters": None, "strict": False},
+        {"type": "acme:x"},
+        3,
+    ]
+    assert response_faults(begun(tools=tools[:2])) == []
+
+
+def test_a_message_in_the_order_of_the_protocol():
+    """Openers before deltas, closers after them, the finished item in the terminal's output."""
+    composer = Composer(begun())
+    events = [
+        *composer.start(),
+        *composer.open_message(),
+        *composer.delta("Hel"),
+        *composer.delta("lo."),
+        *composer.finish(USED),
+    ]
+
+    assert faults(events) == []
+    assert types(events) == [
+        "created", "in_progress", "output_item.added", "content_part.added", "output_text.delta", "output_text.delta",
+        "output_text.done", "content_part.done", "output_item.done", "completed",
+    ]  # fmt: skip
+    assert composer.response["output"][0]["content"][0]["text"] == "Hello."
+    assert (composer.response["status"], composer.response["usage"]) == ("completed", USED)
+    assert composer.response["completed_at"] >= composer.response["created_at"] > 0
+
+
+def test_a_function_call_in_the_order_of_the_protocol():
+    """Its arguments come as text, and its done says its name."""
+    composer = Composer(begun())
+    events = [
+        *composer.start(),
+        *composer.open_function_call("weather"),
+        *composer.delta('{"city":'),
+        *composer.delta('"Ulm"}'),
+        *composer.finish(USED),
+    ]
+
+    assert faults(events) == []
+    assert types(events)[2:-1] == [
+        "output_item.added", "function_call_arguments.delta", "function_call_arguments.delta",
+        "function_call_arguments.done", "output_item.done",
+    ]  # fmt: skip
+    assert events[-3].data["name"] == "weather"
+    assert composer.response["output"][0]["arguments"] == '{"city":"Ulm"}'
+
+
+def test_opening_an_item_closes_the_one_before():
+    """A message and two calls, numbered through."""
+    composer = Composer(begun())
+    events = [*composer.start(), *composer.open_message(), *composer.delta("Let me see.")]
+    for city in ("Ulm", "Bonn"):
+        events += [*composer.open_function_call("weather"), *composer.delta(city)]
+    events += composer.finish(USED)
+
+    assert faults(events) == []
+    assert [item["type"] for item in composer.response["output"]] == ["message", "function_call", "function_call"]
+    assert [item["status"] for item in composer.response["output"]] == ["completed"] * 3
+    assert len({item["id"] for item in composer.response["output"]}) == 3
+
+
+def test_an_incomplete_response_says_why_and_marks_its_last_item():
+    """What was cut short is incomplete; what was finished before it is not."""
+    composer = Composer(begun(max_output_tokens=16))
+    events = [
+        *composer.start(),
+        *composer.open_message(),
+        *composer.delta("a"),
+        *composer.open_message(),
+        *composer.delta("b"),
+    ]
+    events += composer.finish(USED, incomplete="max_output_tokens")
+
+    assert faults(events) == []
+    assert events[-1].type == "response.incomplete"
+    assert [item["status"] for item in composer.response["output"]] == ["completed", "incomplete"]
+    assert composer.response["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert composer.response["completed_at"] is None
+
+
+def test_a_response_may_have_nothing_to_say():
+    """Closing what is not open does nothing."""
+    composer = Composer(begun())
+    events = [*composer.start(), *composer.close(), *composer.finish(None)]
+
+    assert faults(events) == []
+    assert types(events) == ["created", "in_progress", "completed"]
+
+
+@pytest.mark.parametrize("opened", ["open_message", "open_function_call"])
+def test_an_item_may_be_empty(opened: str):
+    """No delta at all is an empty text."""
+    composer = Composer(begun())
+    arguments = () if opened == "open_message" else ("f",)
+    events = [*composer.start(), *getattr(composer, opened)(*arguments), *composer.close(), *composer.finish(USED)]
+
+    assert faults(events) == []
+
+
+def test_a_delta_of_nothing_is_a_mistake_of_ours():
+    """There is no item that it could belong to."""
+    with pytest.raises(ValueError, match="no item is open"):
+        Composer(begun()).delta("a")
+
+
+def test_events_stay_what_they_were_when_they_were_sent():
+    """What comes later changes neither the data of an event nor that of the request's object."""
+    composer = Composer(begun())
+    events = [
+        *composer.start(),
+        *composer.open_message(),
+        *composer.delta("a"),
+        *composer.item(CALL),
+        *composer.finish(USED),
+    ]
+
+    assert [event.data for event in events] == [data_of(event.frame) for event in events]
+
+
+async def test_the_sdk_hears_what_was_composed():
+    """The helper of the SDK, the strictest reader there is, builds the same response."""
+    composer = Composer(begun())
+    events = [
+        *composer.start(),
+        *composer.open_message(),
+        *composer.delta("Hel"),
+        *composer.delta("lo."),
+        *composer.open_function_call("f"),
+    ]
+    events += [*composer.delta("{}"), *composer.finish(USED)]
+    async with sdk_before([b"".join(event.frame for event in events)]) as client:
+        told = await heard(client)
+
+    assert [event.type for event in told] == [event.type for event in events]
+    assert told[-1].response.output_text == "Hello."
+    assert told[-1].response.output[1].arguments == "{}"
+
+
+async def test_the_sdk_hears_an_incomplete_response():
+    """Its helper gives all events, and refuses only to call the last one final."""
+    composer = Composer(begun())
+    events = [
+        *composer.start(),
+        *composer.open_message(),
+        *composer.delta("Hel"),
+        *composer.finish(USED, incomplete="max_output_tokens"),
+    ]
+    async with sdk_before([b"".join(event.frame for event in events)]) as client:
+        told = await heard(client)
+
+    assert [event.type for event in told] == [event.type for event in events]
+    assert told[-1].response.incomplete_details.reason == "max_output_tokens"
+
+
+def test_a_finished_message_as_events():
+    """Each part is opened, told in one delta and closed; annotations and logprobs are those of the item."""
+    response = done(MESSAGE)
+    events = events_of(response)
+
+    assert faults(events) == []
+    assert types(events) == [
+        "created", "in_progress", "output_item.added",
+        "content_part.added", "output_text.delta", "output_text.done", "content_part.done",
+        "content_part.added", "refusal.delta", "refusal.done", "content_part.done",
+        "output_item.done", "completed",
+    ]  # fmt: skip
+    assert events[3].data["part"] == {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+    assert events[6].data["part"] == MESSAGE["content"][0]
+    assert events[5].data["logprobs"] == MESSAGE["content"][0]["logprobs"]
+    assert events[-1].data["response"] == response
+
+
+def test_every_kind_of_item_as_events():
+    """Calls of functions get their inner events, all others come whole."""
+    response = done(REASONING, MESSAGE, CALL)
+    events = events_of(response)
+
+    assert faults(events) == []
+    assert types(events)[2:4] == ["output_item.added", "output_item.done"]
+    assert types(events)[-6:] == [
+        "output_item.done", "output_item.added", "function_call_arguments.delta", "function_call_arguments.done",
+        "output_item.done", "completed",
+    ]  # fmt: skip
+    assert [event.data["item"] for event in events if event.type == "response.output_item.done"] == response["output"]
+
+
+def test_calls_of_hosted_tools_as_events():
+    """They come whole, as OpenAI's own schemas have them; Open Responses leaves such items to extensions."""
+    events = events_of(done(SEARCH, MESSAGE))
+
+    assert [fault for fault in faults(events) if not fault.startswith("openresponses")] == []
+    assert types(events)[2:4] == ["output_item.added", "output_item.done"]
+
+
+def test_unknown_items_as_events():
+    """What nobody knows yet passes as it is, nulls and all."""
+    events = events_of(done(UNKNOWN, MESSAGE))
+
+    assert faults(events, unknown_items=True) == []
+    assert events[2].data["item"] == events[3].data["item"] == UNKNOWN
+
+
+def test_unknown_parts_of_a_message_pass_with_their_item():
+    """They have no events of their own; the item has them at its end."""
+    message = MESSAGE | {"content": [{"type": "acme:part"}, "odd", MESSAGE["content"][1]]}
+    events = events_of(done(message))
+
+    assert types(events)[3:-2] == ["content_part.added", "refusal.delta", "refusal.done", "content_part.done"]
+    assert events[3].data["content_index"] == 2
+    assert events[-2].data["item"] == message
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "message"},
+        {"type": "message", "content": None},
+        {"type": "message", "content": "Hello."},
+        {"type": "message", "content": [None, {"type": "output_text"}, {"type": "refusal", "refusal": None}]},
+        {"type": "function_call"},
+        {"type": "function_call", "arguments": None},
+        {"type": "function_call", "arguments": {"city": "Ulm"}},
+        {"type": None},
+        {},
+    ],
+)
+def test_items_of_an_odd_shape_pass_whole(item: JSON):
+    """Whatever an upstream says is told as it was said, in order; texts in the inner events are strings."""
+    events = events_of(done(item))
+    told = [event.data for event in events]
+
+    assert [data["sequence_number"] for data in told] == list(range(len(told)))
+    assert told[-2]["item"] == item
+    assert told[-1]["response"]["output"] == [item]
+    assert all(isinstance(data[key], str) for data in told for key in ("delta", "text", "arguments") if key in data)
+
+
+@pytest.mark.parametrize("output", [None, "none", {"a": 1}, [None, 3, "x"]])
+def test_an_output_without_items_has_no_events(output: Any):
+    """The terminal event carries it as it was."""
+    events = events_of(done() | {"output": output})
+
+    assert types(events) == ["created", "in_progress", "completed"]
+    assert events[-1].data["response"]["output"] == output
+
+
+@shapes.PATIENT
+@given(
+    output=st.lists(
+        st.dictionaries(
+            st.sampled_from(["type", "content", "arguments", "id", "text", "refusal"]),
+            shapes.JSON
+            | st.sampled_from(["message", "function_call", "output_text"])
+            | st.lists(
+                st.dictionaries(
+                    st.sampled_from(["type", "text", "refusal", "logprobs"]),
+                    shapes.JSON | st.sampled_from(["output_text", "refusal"]),
+                )
+            ),
+        )
+    )
+    | shapes.JSON
+)
+def test_no_response_breaks_the_composer(output: Any):
+    """Any JSON in the place of the output gives one stream with one end."""
+    events = events_of({"id": "resp_1", "status": "completed", "output": output})
+
+    assert [event.data["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event.type for event in events].count("response.completed") == 1
+    assert events[-1].data["response"]["output"] == output
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
+def test_a_response_ends_in_the_event_of_its_status(status: str):
+    """It begins empty and in progress all the same, and knows nothing yet of its end."""
+    details = {
+        "incomplete": {"incomplete_details": {"reason": "max_output_tokens"}},
+        "failed": {"error": {"code": "server_error", "message": "It broke."}},
+    }
+    response = done(MESSAGE) | {"status": status} | details.get(status, {})
+    events = events_of(response)
+
+    assert faults(events) == []
+    assert events[-1].type == f"response.{status}"
+    assert events[0].data["response"] == response | {
+        "status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None, "incomplete_details": None,
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the SDK's own, for items that it does not know
+async def test_the_sdk_hears_a_finished_response_as_events():
+    """The helper takes a replayed response for a live one."""
+    response = done(REASONING, MESSAGE, CALL, UNKNOWN)
+    async with sdk_before([b"".join(event.frame for event in events_of(response))]) as client:
+        told = await heard(client)
+
+    assert told[-1].response.output_text == "See there."
+    assert [item.type for item in told[-1].response.output] == ["reasoning", "message", "function_call", "acme:beep"]
+    assert told[-1].response.output[2].arguments == CALL["arguments"]
+
+
+async def test_the_sdk_is_a_reader_that_complains():
+    """A stream whose opener is missing does not pass the reader that these tests rely on."""
+    events = events_of(done(MESSAGE))
+    async with sdk_before([b"".join(event.frame for event in [*events[:2], *events[3:]])]) as client:
+        with pytest.raises((RuntimeError, OpenAIError)):
+            await heard(client)
+
+
+def test_the_contract_is_a_reader_that_complains():
+    """An event that is left out, told twice or told too late is a fault, however it is numbered.
+
+    Not so with `response.in_progress`, and with the closer of a part or an item after the opener of the next.
+    """
+    told = [event.data for event in events_of(done(MESSAGE, CALL))]
+    left_out = [[*told[:i], *told[i + 1 :]] for i in range(len(told))]
+    twice = [[*told[: i + 1], *told[i:]] for i in range(len(told))]
+    late = [[*told[:i], told[i + 1], told[i], *told[i + 2 :]] for i in range(len(told) - 1)]
+
+    def unnoticed(streams: list[list[Any]]) -> list[int]:
+        numbered = [[data | {"sequence_number": n} for n, data in enumerate(stream)] for stream in streams]
+        return [i for i, stream in enumerate(numbered) if not order_faults(stream)]
+
+    assert unnoticed([told]) == [0]
+    assert unnoticed(left_out) == unnoticed(twice) == [1]
+    assert [told[i]["type"] for i in unnoticed(late)] == [
+        "response.in_progress",
+        "response.content_part.done",
+        "response.output_item.done",
+    ]
+
+
+@pytest.mark.parametrize("change", [{"item_id": 3}, {"delta": None}, {"output_index": "0"}, {"logprobs": None}])
+def test_the_types_are_readers_that_complain(change: JSON):
+    """A field of the wrong type does not pass the schemas, nor the SDK's types."""
+    delta = next(event.data for event in events_of(done(MESSAGE)) if event.type == "response.output_text.delta")
+
+    assert event_faults(delta) == []
+    with pytest.raises(ValidationError):
+        event_faults(delta | change)
+
+
+def test_an_output_that_came_empty_is_filled_from_its_items():
+    """Some servers forget it in the last event."""
+    assert finished({"id": "resp_1", "output": []}, [MESSAGE]) == {"id": "resp_1", "output": [MESSAGE]}
+    assert finished({"id": "resp_1"}, [MESSAGE]) == {"id": "resp_1", "output": [MESSAGE]}
+
+
+def test_an_output_that_came_is_left_alone():
+    """Whatever the items were, the last event is right."""
+    response = {"id": "resp_1", "output": [CALL]}
+
+    assert finished(response, [MESSAGE]) is response
+    assert finished({"output": []}, []) == {"output": []}

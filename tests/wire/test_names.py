@@ -1,0 +1,80 @@
+"""Names that only look like fields of the protocol."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+
+from proxy.wire.errors import RequestError
+from proxy.wire.names import FIELDS, refuse_lookalikes
+from tests.shapes import PATIENT, TEXTS
+
+
+def refusal(name: str) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        refuse_lookalikes(["model", name])
+    return caught.value
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_the_fields_themselves_pass(name: str):
+    """They are what they look like."""
+    refuse_lookalikes([name])
+
+
+@pytest.mark.parametrize("name", ["seed", "modal", "metadata2", "x_model", "", " ", "\u200b", "\u4e2d\u6587", "models"])
+def test_other_names_pass(name: str):
+    """What nobody knows yet is no lookalike."""
+    refuse_lookalikes([name])
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("Metadata", "metadata"),
+        ("MODEL", "model"),
+        ("model ", "model"),
+        ("\tmodel\n", "model"),
+        ("max-tool-calls", "max_tool_calls"),
+        ("Max-Tool_Calls", "max_tool_calls"),
+        ("m\u043edel", "model"),
+        ("\u0455\u0430fety_identifier", "safety_identifier"),
+        ("\uff4d\uff4f\uff44\uff45\uff4c", "model"),
+        ("mo\u200bdel", "model"),
+        ("mod\u00ade\ufeffl", "model"),
+        ("mode\u0301l", "model"),
+        ("m\u00f6del", "model"),
+        ("\U0001d426\U0001d428\U0001d41d\U0001d41e\U0001d425", "model"),
+        ("tools\u0000\u00e9"[:6] + "\u00ad", "tools"),
+        ("max\u2010tool\u2011calls", "max_tool_calls"),
+        ("\u017ftream", "stream"),
+        ("\u00a0store", "store"),
+    ],
+)  # fmt: skip
+def test_a_lookalike_is_refused(name: str, field: str):
+    """Case, width, another script's letter, unseen characters: somebody could take it for the field."""
+    error = refusal(name)
+
+    assert (error.status, error.code) == (400, "lookalike_field")
+    assert f"looks like '{field}' and is not" in error.message
+
+
+def test_the_message_shows_what_cannot_be_seen():
+    """A Cyrillic letter is told from a Latin one, and a long name is cut."""
+    assert refusal("m\u043edel").message == r"The body has a field 'm\u043edel', which looks like 'model' and is not."
+    assert refusal("m\u043edel").param == r"m\u043edel"
+    assert len(refusal("model" + " " * 1000).message) <= 125
+
+
+@PATIENT
+@given(name=TEXTS)
+def test_no_name_breaks_the_search(name: str):
+    """Any text is a field, a lookalike of one, or something else."""
+    try:
+        refuse_lookalikes([name])
+    except RequestError as error:
+        told = error.code
+    else:
+        told = "passed"
+
+    assert told == "passed" or unicodedata.normalize("NFKD", name) not in FIELDS or name not in FIELDS

@@ -1,0 +1,50 @@
+"""Says which models may be asked, and gives them names of the organisation's own.
+
+Request: an alias is replaced by the model it stands for; then `deny` and `allow` judge that model, and refuse it with
+    `not_allowed`. A model that is missing or no string is refused with `not_a_string`. Policies, routes and the cache
+    that come later see the new name.
+Response: passes; it shows the upstream's own name for the model.
+Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
+"""
+
+import unicodedata
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from pydantic import Field
+
+from policies import Policy
+from proxy.wire.call import Call
+from proxy.wire.errors import PolicyViolation
+
+FIELD = "model"
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Models(Policy):
+    allow: tuple[str, ...] = ("*",)
+    """Names of models that may be asked; `*` and `?` stand for any characters."""
+    deny: tuple[str, ...] = ()
+    """Names that may not, even if `allow` has them; other case, width and unseen characters do not help."""
+    aliases: dict[str, Name] = Field(default={})
+    """What is sent on for a name that is asked, in one step; `allow` and `deny` judge what is sent on."""
+
+    async def on_request(self, call: Call) -> Call:
+        asked = call.body.get(FIELD)
+        if not isinstance(asked, str):
+            raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
+        model = self.aliases.get(asked, asked)
+        if _denied(model, self.deny) or not any(fnmatchcase(model, glob) for glob in self.allow):
+            raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
+        return call if model == asked else call.with_fields(model=model)
+
+
+def _denied(name: str, globs: tuple[str, ...]) -> bool:
+    """Whether a glob stands for the name, or for what a forgiving upstream may read in it."""
+    plain = _plain(name)
+    return any(fnmatchcase(name, glob) or fnmatchcase(plain, _plain(glob)) for glob in globs)
+
+
+def _plain(text: str) -> str:
+    """Without case, width, space around it, and characters that nobody sees."""
+    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text))).casefold().strip()

@@ -1,0 +1,58 @@
+"""Bounds how many tokens a model may write for one response, its reasoning included.
+
+Request: sets `default` when the caller gives no number, and clamps (or refuses with `too_many`) one above `max`. A
+    number below 16, and what is no integer, is refused as the protocol words it.
+Response: passes.
+Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_output_tokens
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from policies import Policy
+from proxy.wire.call import Call
+from proxy.wire.errors import PolicyViolation
+
+FIELD = "max_output_tokens"
+LEAST = 16  # the protocol's own
+Tokens = Annotated[int, Field(ge=LEAST)]
+
+
+class OutputTokens(Policy):
+    max: Tokens
+    """The most that a caller may ask for, in tokens."""
+    default: Tokens | None = None
+    """What is sent for a caller that asks for no number; left out: `max`."""
+    on_exceed: Literal["clamp", "reject"] = "clamp"
+    """What happens to a call that asks for more: its number is lowered, or it is refused."""
+
+    @model_validator(mode="after")
+    def _default_within_max(self) -> Self:
+        if self.default is not None and self.default > self.max:
+            raise ValueError(f"default is {self.default}; max allows {self.max}")
+        return self
+
+    async def on_request(self, call: Call) -> Call:
+        asked = call.body.get(FIELD)
+        if asked is None:
+            return call.with_fields(max_output_tokens=self.default or self.max)
+        if not isinstance(asked, int) or isinstance(asked, bool):
+            message = f"Invalid type for '{FIELD}': expected an integer, but got {_kind(asked)} instead."
+            raise PolicyViolation("not_an_integer", message, param=FIELD, code="invalid_type")
+        if asked < LEAST:
+            message = (
+                f"Invalid '{FIELD}': integer below minimum value. Expected a value >= {LEAST}, but got {asked} instead."
+            )
+            raise PolicyViolation("below_minimum", message, param=FIELD, code="integer_below_min_value")
+        if asked <= self.max:
+            return call
+        if self.on_exceed == "reject":
+            raise PolicyViolation("too_many", f"{FIELD} is {asked}; the limit is {self.max}.", param=FIELD)
+        return call.with_fields(max_output_tokens=self.max)
+
+
+def _kind(value: object) -> str:
+    """What the protocol calls the type of a JSON value."""
+    names = {bool: "a boolean", float: "a decimal number", str: "a string", list: "an array", dict: "an object"}
+    return names.get(type(value), "another type")

@@ -1,0 +1,46 @@
+"""Says which service tiers callers may ask for: a faster one costs more, a slower one may be refused.
+
+Request: sets `default` when the caller names no tier, and refuses one that `allow` leaves out with `not_allowed`, and
+    what is no string with `not_a_string`.
+Response: passes; it shows the tier that was used.
+Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-service_tier
+"""
+
+from fnmatch import fnmatchcase
+from typing import Self
+
+from pydantic import model_validator
+
+from policies import Policy
+from proxy.wire.call import Call
+from proxy.wire.errors import PolicyViolation
+
+FIELD = "service_tier"
+UNNAMED = "auto"  # what a call without a tier means to the protocol
+
+
+class ServiceTier(Policy):
+    allow: tuple[str, ...] = ("*",)
+    """Tiers that may be asked for; `*` and `?` stand for any characters."""
+    default: str | None = None
+    """What is sent for a caller that names no tier; left out: nothing, which means "auto"."""
+
+    @model_validator(mode="after")
+    def _default_is_allowed(self) -> Self:
+        default = self.default or UNNAMED
+        if not self._allows(default):
+            raise ValueError(f'allow leaves out "{default}", the tier of calls that name none; give another default')
+        return self
+
+    async def on_request(self, call: Call) -> Call:
+        asked = call.body.get(FIELD)
+        if asked is None:
+            return call.with_fields(service_tier=self.default) if self.default else call
+        if not isinstance(asked, str):
+            raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
+        if not self._allows(asked):
+            raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
+        return call
+
+    def _allows(self, tier: str) -> bool:
+        return any(fnmatchcase(tier, glob) for glob in self.allow)

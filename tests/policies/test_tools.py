@@ -1,0 +1,533 @@
+"""Which tools a model may be given."""
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from policies.tools import Tools
+from proxy.wire.call import Call, Caller
+from proxy.wire.errors import PolicyViolation
+
+ASK = {"type": "function", "name": "ask"}
+SHELL, SEARCH = {"type": "shell"}, {"type": "web_search"}
+
+
+def mcp(url: object = None, **fields: Any) -> dict[str, Any]:
+    return {"type": "mcp", "server_label": "docs"} | ({} if url is None else {"server_url": url}) | fields
+
+
+def namespace(*tools: Any) -> dict[str, Any]:
+    return {"type": "namespace", "name": "crm", "description": "", "tools": list(tools)}
+
+
+def call(body: dict[str, Any]) -> Call:
+    return Call(Caller("c", "t"), {"model": "m", **body}, {})
+
+
+def told(violation: PolicyViolation) -> tuple[str, str | None]:
+    """The reason and the param of a refusal, whose message is short enough to be read."""
+    assert len(violation.message) <= 120
+    return violation.reason, violation.param
+
+
+async def verdict(policy: Tools, **body: Any) -> Any:
+    """The body as it is let through, less its model; or the reason and the param of the refusal."""
+    try:
+        passed = (await policy.on_request(call(body))).body
+    except PolicyViolation as violation:
+        return told(violation)
+    return {name: value for name, value in passed.items() if name != "model"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"tools": None, "tool_choice": None, "prompt": None, "input": None},
+        {"tools": [], "tool_choice": "auto", "input": "tools"},
+        {"tools": [ASK, SHELL, mcp("odd url"), mcp(7), {"type": "new", "tools": None}], "tool_choice": SHELL},
+        {"input": [{"type": "additional_tools", "tools": [SHELL, namespace(ASK)]}], "tool_choice": "shell"},
+    ],
+)
+async def test_every_tool_passes_by_default(body: dict[str, Any]):
+    """A policy without keys restricts no tools and changes nothing."""
+    asked = call(body)
+
+    assert await Tools().on_request(asked) is asked
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused", "passing"),
+    [
+        (Tools(code_interpreter=False), ["code_interpreter", "code_interpreter_2027"], ["shell", "code"]),
+        (Tools(computer=False), ["computer", "computer_use", "computer_use_preview", "computer_2027"], ["shell"]),
+        (Tools(shell=False), ["shell", "local_shell", "apply_patch", "shell_2027"], ["computer", "shellac"]),
+        (Tools(deny_types=("web_search*",)), ["web_search", "web_search_2025_08_26", "web_search_preview"], ["mcp"]),
+        (Tools(deny_types=("Shell",)), ["shell", "SHELL", "\uff53hell", " shell", "she\u200bll"], ["local_shell"]),
+        (Tools(allow_types=("function", "web_search*")), ["shell", "Function", ""], ["web_search_preview", "function"]),
+        (Tools(allow_types=("shell",), shell=False), ["shell"], []),
+        (Tools(allow_types=()), ["function"], []),
+    ],
+)
+async def test_types_are_allowed_denied_and_switched_off(policy: Tools, refused: list[str], passing: list[str]):
+    """The versions of a type are caught by a glob; deny wins, and is not misled by spelling."""
+    for kind in refused:
+        found = await verdict(policy, tools=[{"type": kind, "name": "x"}])
+        assert found == ("type_not_allowed", "tools[0]"), kind
+    tools = [{"type": kind, "name": "x"} for kind in passing]
+
+    assert await verdict(policy, tools=tools) == {"tools": tools}
+
+
+@pytest.mark.parametrize("kind", ["function", "custom", "Function"])
+async def test_names_of_functions_and_custom_tools_are_judged(kind: str):
+    """Deny wins, and other tools' names are their own business."""
+    policy = Tools(allow_names=("crm_*",), deny_names=("*_delete",))
+    passing = [{"type": kind, "name": "crm_find"}, {"type": "namespace", "name": "x"}, SEARCH]
+
+    assert await verdict(policy, tools=passing) == {"tools": passing}
+    for name in ["find", "crm_delete", "crm_DELETE", 7, None, ["crm_find"]]:
+        found = await verdict(policy, tools=[SEARCH, {"type": kind, "name": name}])
+        assert found == ("name_not_allowed", "tools[1]"), name
+    assert await verdict(policy, tools=[{"type": kind}]) == ("name_not_allowed", "tools[0]")
+
+
+async def test_a_name_one_level_deeper_is_judged_too():
+    """Chat Completions has it there, and forgiving upstreams read it."""
+    policy = Tools(deny_names=("rm",))
+    plain = {"type": "function", "function": {"name": "ls"}}
+    hidden = {"type": "function", "name": "ls", "function": {"name": "rm"}}
+    choice = {"type": "custom", "custom": {"name": "rm"}}
+
+    assert await verdict(policy, tools=[plain]) == {"tools": [plain]}
+    assert await verdict(policy, tools=[hidden]) == ("name_not_allowed", "tools[0]")
+    assert await verdict(policy, tool_choice=choice) == ("name_not_allowed", "tool_choice")
+
+
+async def test_a_schema_is_no_list_of_tools():
+    """What a function's parameters are called is its own business."""
+    tool = ASK | {"parameters": {"properties": {"tools": {"type": "shell"}}}}
+
+    assert await verdict(Tools(shell=False), tools=[tool]) == {"tools": [tool]}
+
+
+SERVERS = ("good.example", "bank.example", "*.acme.com", "Port.example:8443", "http://plain.example", "[::1]:80")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://good.example",
+        "https://good.example/",
+        "HTTPS://GOOD.Example:443/mcp?x=1#y",
+        "https://good.example./mcp",
+        "https://good.example/@scope/name?u=https://evil.example",
+        "https://mcp.acme.com/sse",
+        "https://a.b.ACME.com",
+        "https://port.example:8443/",
+        "http://plain.example:80/mcp",
+        "https://[::1]:80/",
+    ],
+)
+async def test_servers_of_the_list_pass(url: str):
+    """Hosts are compared as hosts: without case, default port and last dot."""
+    tools = [mcp(url)]
+
+    assert await verdict(Tools(mcp_servers=SERVERS), tools=tools) == {"tools": tools}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://good.example.evil.com/",
+        "https://evil.com/good.example",
+        "https://notgood.example",
+        "https://sub.good.example",
+        "https://good.example@evil.com/",
+        "https://good.example:443@evil.com/",
+        "https://user:word@good.example/",
+        "https://good.example#@evil.com/",
+        "https://good.example?@evil.com/",
+        "https://good.example\\@evil.com/",
+        "https://good.example/\\evil.com",
+        "https:\\\\good.example",
+        "https://evil.com\\.good.example",
+        "https://good.example\t",
+        " https://good.example",
+        "https://good.example/a b",
+        "https://good.example\n.evil.com",
+        "https://good.example/\u00e9",
+        "https://\uff47ood.example",
+        "https://ban\u212a.example",
+        "https://good%2eexample",
+        "https://good.example..",
+        "https://.acme.com",
+        "https://acme.com",
+        "https://evilacme.com",
+        "https://acme.com.",
+        "http://mcp.acme.com",
+        "https://mcp.acme.com:8443",
+        "https://mcp.acme.com.evil.com",
+        "http://good.example",
+        "https://good.example:8443",
+        "https://good.example:",
+        "https://good.example:99999999",
+        "https://port.example",
+        "https://plain.example",
+        "http://[::1]",
+        "file://good.example/etc/passwd",
+        "good.example",
+        "//good.example",
+        "https:good.example",
+        "https://",
+        "",
+        7,
+        True,
+        ["https://good.example"],
+        {"url": "https://good.example"},
+    ],
+)
+async def test_servers_that_only_look_like_those_of_the_list_are_refused(url: object):
+    """A URL that two readers may read in two ways is not one of the list."""
+    assert await verdict(Tools(mcp_servers=SERVERS), tools=[mcp(url)]) == ("mcp_not_allowed", "tools[0]")
+
+
+async def test_a_star_among_the_servers_is_any_url():
+    """Even one that cannot be read: nothing is restricted."""
+    assert await verdict(Tools(mcp_servers=("good.example", "*")), tools=[mcp("?")]) == {"tools": [mcp("?")]}
+
+
+@pytest.mark.parametrize(
+    "server", ["", "*.*", "good.*", "*good.example", "https://a.b/path", "a@b", "a b", "ftp://a", "."]
+)
+def test_an_entry_that_is_no_server_is_a_mistake(server: str):
+    """A star inside a name would stand for hosts that nobody thought of."""
+    with pytest.raises(ValidationError, match="is not like"):
+        Tools(mcp_servers=(server,))
+
+
+async def test_connectors_and_tunnels_close_with_the_servers():
+    """Whoever lists servers does not mean to leave another way in."""
+    for address in [{"connector_id": "connector_gmail"}, {"tunnel_id": "tunnel_1"}, {"connector_id": 7}]:
+        assert await verdict(Tools(), tools=[mcp(**address)]) == {"tools": [mcp(**address)]}
+        found = await verdict(Tools(mcp_servers=("good.example",)), tools=[mcp(**address)])
+        assert found == ("mcp_not_allowed", "tools[0]")
+
+
+async def test_connectors_have_a_list_of_their_own():
+    """Every address that a tool gives must be allowed."""
+    policy = Tools(mcp_servers=("good.example",), mcp_connectors=("connector_google*",))
+    drive = mcp(connector_id="connector_googledrive")
+
+    assert await verdict(policy, tools=[drive]) == {"tools": [drive]}
+    for tool in [
+        mcp(connector_id="connector_gmail"),
+        mcp("https://good.example", connector_id="connector_gmail"),
+        mcp("https://evil.example", connector_id="connector_googledrive"),
+        mcp(connector_id=["connector_googledrive"]),
+        {"type": "tool_2027", "tunnel_id": "tunnel_1"},
+    ]:
+        assert await verdict(policy, tools=[tool]) == ("mcp_not_allowed", "tools[0]")
+
+
+async def test_a_label_narrows_and_vouches_for_nothing():
+    """The caller chooses it, so that it says nothing about an address."""
+    policy = Tools(mcp_servers=("good.example",), mcp_labels=("docs",))
+    good = mcp("https://good.example")
+
+    assert await verdict(policy, tools=[good]) == {"tools": [good]}
+    for tool in [mcp("https://evil.example"), good | {"server_label": "x"}, good | {"server_label": ["docs"]}]:
+        assert await verdict(policy, tools=[tool]) == ("mcp_not_allowed", "tools[0]")
+    assert await verdict(policy, tools=[{"type": "mcp", "server_url": "https://good.example"}]) == (
+        "mcp_not_allowed",
+        "tools[0]",
+    )
+
+
+async def test_a_server_without_an_address_is_known_by_its_label():
+    """Some upstreams have servers of their own: they pass where labels are listed, or nothing is."""
+    for policy in [Tools(), Tools(mcp_servers=(), mcp_labels=("docs",))]:
+        assert await verdict(policy, tools=[mcp()]) == {"tools": [mcp()]}
+    assert await verdict(Tools(mcp_servers=()), tools=[mcp()]) == ("mcp_not_allowed", "tools[0]")
+
+
+async def test_what_is_off_is_off_as_an_mcp_label_too():
+    """vLLM runs its own code interpreter for a server of that label."""
+    found = await verdict(Tools(code_interpreter=False), tools=[mcp(server_label="Code_Interpreter")])
+
+    assert found == ("mcp_not_allowed", "tools[0]")
+
+
+NESTED = [
+    ({"tools": [ASK, namespace(ASK, SHELL)]}, "tools[1]"),
+    ({"tools": [namespace(namespace(namespace(SHELL)))]}, "tools[0]"),
+    ({"tools": [{"type": "unheard_of", "tools": [SHELL]}]}, "tools[0]"),
+    ({"tool_choice": "shell"}, "tool_choice"),
+    ({"tool_choice": SHELL}, "tool_choice"),
+    ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [ASK, SHELL]}}, "tool_choice"),
+    ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [SHELL]}}}, "tool_choice"),
+    ({"tool_choice": {"type": "any", "tools": [SHELL]}}, "tool_choice"),
+    ({"input": ["x", {"type": "additional_tools", "tools": [ASK, SHELL]}]}, "input[1]"),
+    ({"input": [{"type": "tool_search_output", "tools": [namespace(SHELL)]}]}, "input[0]"),
+    ({"input": {"type": "additional_tools", "tools": [SHELL]}}, "input[0]"),
+    ({"input": [[{"type": "message", "content": [{"type": "additional_tools", "tools": [SHELL]}]}]]}, "input[0]"),
+    ({"input": [{"type": "unheard_of", "tools": [SHELL]}]}, "input[0]"),
+    ({"items": [{"type": "additional_tools", "tools": [SHELL]}]}, "items[0]"),
+]
+
+
+@pytest.mark.parametrize("on_deny", ["reject", "remove"])
+@pytest.mark.parametrize(("body", "param"), NESTED)
+async def test_a_tool_is_found_wherever_it_is_hidden(body: dict[str, Any], param: str, on_deny: Any):
+    """Inside others, behind a choice, in the middle of the input. Only what stands in `tools` is ever removed."""
+    found = await verdict(Tools(shell=False, on_deny=on_deny), **body)
+
+    if on_deny == "reject" or "tools" not in body:
+        assert found == ("type_not_allowed", param)
+    else:
+        assert "shell" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "mcp_list_tools", "server_label": "docs", "tools": [{"name": "shell", "input_schema": {}}]},
+        {"type": "tool_search_call", "arguments": {"tools": ["shell"]}},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "tools: shell"}]},
+        {"type": "shell_call", "call_id": "call_1", "action": {"commands": ["ls"]}},
+    ],
+)
+async def test_items_that_give_no_tools_pass(item: dict[str, Any]):
+    """A server's list of its own tools, a model's arguments and a finished call give a model nothing."""
+    policy = Tools(allow_types=("function",), allow_names=("ask",), mcp_servers=(), shell=False)
+
+    assert await verdict(policy, input=[item]) == {"input": [item]}
+
+
+@pytest.mark.parametrize("on_deny", ["reject", "remove"])
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({"tools": "x"}, ("not_an_array", "tools")),
+        ({"tools": {}}, ("not_an_array", "tools")),
+        ({"tools": False}, ("not_an_array", "tools")),
+        ({"tools": [ASK, 1]}, ("not_an_object", "tools[1]")),
+        ({"tools": [None]}, ("not_an_object", "tools[0]")),
+        ({"tools": ["shell"]}, ("not_an_object", "tools[0]")),
+        ({"tools": [[SHELL]]}, ("not_an_object", "tools[0]")),
+        ({"tools": [{}]}, ("no_type", "tools[0]")),
+        ({"tools": [{"type": ["shell"]}]}, ("no_type", "tools[0]")),
+        ({"tools": [{"type": None}]}, ("no_type", "tools[0]")),
+        ({"tools": [ASK, namespace("shell")]}, ("not_an_object", "tools[1]")),
+        ({"tools": [namespace() | {"tools": "shell"}]}, ("not_an_array", "tools[0]")),
+        ({"tool_choice": 7}, ("not_an_object", "tool_choice")),
+        ({"tool_choice": True}, ("not_an_object", "tool_choice")),
+        ({"tool_choice": []}, ("not_an_object", "tool_choice")),
+        ({"tool_choice": {}}, ("no_type", "tool_choice")),
+        ({"tool_choice": {"type": 1}}, ("no_type", "tool_choice")),
+        ({"tool_choice": {"type": "allowed_tools", "tools": "x"}}, ("not_an_array", "tool_choice")),
+        ({"tool_choice": {"type": "allowed_tools", "tools": ["x"]}}, ("not_an_object", "tool_choice")),
+        ({"input": [{"type": "additional_tools", "tools": "x"}]}, ("not_an_array", "input[0]")),
+        ({"input": [{"type": "additional_tools", "tools": [1]}]}, ("not_an_object", "input[0]")),
+        ({"prompt": {"id": "pmpt_1"}}, ("prompt_not_allowed", "prompt")),
+        ({"prompt": 7}, ("prompt_not_allowed", "prompt")),
+        ({"prompt": {}}, ("prompt_not_allowed", "prompt")),
+    ],
+)
+async def test_what_cannot_be_judged_is_refused(body: dict[str, Any], found: tuple[str, str], on_deny: Any):
+    """An odd shape is a refusal with a code, also where denied tools are removed."""
+    assert await verdict(Tools(on_deny=on_deny), **body) == found
+
+
+@pytest.mark.parametrize("prompt", [{"id": "pmpt_1"}, 7])
+async def test_templates_pass_if_the_config_says_so(prompt: object):
+    """Then whoever writes templates is trusted with their tools."""
+    assert await verdict(Tools(prompt="allow", allow_types=()), prompt=prompt) == {"prompt": prompt}
+
+
+async def test_denied_tools_are_removed_if_the_config_says_so():
+    """The others stay as they were; what held only denied ones goes with them."""
+    tools = [SHELL, ASK, namespace(SHELL), namespace(), namespace(namespace(ASK, SHELL), SHELL), SEARCH]
+    passed = await verdict(Tools(shell=False, on_deny="remove"), input="Hi", tools=tools, tool_choice="required")
+
+    assert passed == {
+        "input": "Hi",
+        "tools": [ASK, namespace(), namespace(namespace(ASK)), SEARCH],
+        "tool_choice": "required",
+    }
+    assert tools[0] is SHELL
+
+
+async def test_nothing_is_made_anew_when_nothing_is_removed():
+    """A call that may pass is the call that came."""
+    asked = call({"tools": [ASK, namespace(ASK)], "tool_choice": {"type": "function", "name": "ask"}})
+
+    assert await Tools(shell=False, on_deny="remove").on_request(asked) is asked
+
+
+@pytest.mark.parametrize(
+    ("choice", "found"),
+    [
+        ({"type": "mcp", "server_label": "docs"}, ("removed", "tool_choice")),
+        ({"type": "mcp", "server_label": "docs", "name": "find"}, ("removed", "tool_choice")),
+        (
+            {"type": "allowed_tools", "tools": [ASK, {"type": "mcp", "server_label": "docs"}]},
+            ("removed", "tool_choice"),
+        ),
+        (SHELL, ("type_not_allowed", "tool_choice")),
+        ({"type": "mcp", "server_label": "wiki"}, None),
+        ({"type": "function", "name": "docs"}, None),
+        ({"type": "allowed_tools", "tools": [ASK]}, None),
+        ({"type": "allowed_tools"}, None),
+    ],
+)
+async def test_a_choice_of_a_removed_tool_is_refused(choice: dict[str, Any], found: Any):
+    """A choice names an MCP server by its label alone; the server was removed for its address."""
+    policy = Tools(shell=False, mcp_servers=("good.example",), on_deny="remove")
+    wiki = mcp("https://good.example", server_label="wiki")
+    passed = await verdict(policy, tools=[SHELL, mcp("https://evil.example"), wiki, ASK], tool_choice=choice)
+
+    assert passed == (found or {"tools": [wiki, ASK], "tool_choice": choice})
+
+
+async def test_the_callers_text_is_shortened_in_messages():
+    """It is shown, not echoed whole."""
+    long = "x" * 10_000
+    policy = Tools(deny_types=("xx*",), deny_names=("xx*",), mcp_servers=())
+
+    assert await verdict(policy, tools=[{"type": long}]) == ("type_not_allowed", "tools[0]")
+    assert await verdict(policy, tools=[{"type": "function", "name": long}]) == ("name_not_allowed", "tools[0]")
+    assert await verdict(policy, tools=[mcp(long)]) == ("mcp_not_allowed", "tools[0]")
+    assert await verdict(policy, tool_choice=long) == ("type_not_allowed", "tool_choice")
+
+
+async def test_the_deepest_body_that_is_read_is_judged():
+    """parse_call lets 254 levels in."""
+    deep: dict[str, Any] = SHELL
+    for _ in range(125):
+        deep = namespace(deep, ASK)
+    item: Any = {"type": "additional_tools", "tools": [SHELL]}
+    for _ in range(249):
+        item = [item]
+
+    assert await verdict(Tools(shell=False), tools=[deep]) == ("type_not_allowed", "tools[0]")
+    assert await verdict(Tools(shell=False), input=item) == ("type_not_allowed", "input[0]")
+    assert "shell" not in str(await verdict(Tools(shell=False, on_deny="remove"), tools=[deep]))
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=4)
+WORDS = st.sampled_from(["function", "custom", "mcp", "shell", "Shell", "namespace", "allowed_tools", "additional_tools",
+                         "mcp_list_tools", "local_shell_2027", "ls", "rm", "RM", "rm_all", "docs", "wiki", "auto", "none"])  # fmt: skip
+URLS = st.sampled_from(["https://good.example/mcp", "https://a.acme.com", "https://good.example@evil.com",
+                        "https://acme.com", "https://GOOD.example.", "http://good.example", "https://good.example.x"])  # fmt: skip
+KEYS = st.sampled_from(["type", "type", "name", "tools", "tools", "server_url", "server_label", "connector_id",
+                        "function", "arguments", "content"])  # fmt: skip
+JSON = st.recursive(
+    SCALARS | WORDS | URLS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=2), inner, max_size=4),
+    max_leaves=12,
+)
+TOOL = st.deferred(
+    lambda: st.fixed_dictionaries(
+        {"type": WORDS},
+        optional={
+            "name": WORDS,
+            "server_label": WORDS,
+            "server_url": URLS | JSON,
+            "connector_id": WORDS,
+            "tools": st.lists(TOOL, max_size=3),
+        },
+    )
+)
+LISTS = st.lists(TOOL, max_size=4)
+ITEMS = st.lists(st.fixed_dictionaries({"type": WORDS}, optional={"tools": LISTS, "content": JSON}), max_size=3)
+CHOICES = WORDS | TOOL | st.fixed_dictionaries({"type": st.just("allowed_tools"), "tools": LISTS})
+BODIES = st.fixed_dictionaries(
+    {}, optional={"tools": LISTS | JSON, "input": ITEMS | JSON, "tool_choice": CHOICES | JSON, "other": JSON}
+)
+STRICT = Tools(
+    allow_types=("*", "ls"),
+    shell=False,
+    deny_names=("rm*",),
+    mcp_servers=("good.example", "*.acme.com"),
+    prompt="allow",
+)
+
+
+def tools_of(value: Any, *, inside: bool = False) -> Iterator[dict[str, Any]]:
+    """Every tool anywhere in a body: the objects of every list called `tools`."""
+    if isinstance(value, list):
+        for one in value:
+            yield from tools_of(one, inside=inside)
+    elif isinstance(value, dict):
+        if inside:
+            yield value
+        if inside or value.get("type") != "mcp_list_tools":
+            for name in ("tools",) if inside else set(value) - {"arguments"}:
+                yield from tools_of(value.get(name), inside=inside or name == "tools")
+
+
+def keeps_the_rule(tool: dict[str, Any]) -> bool:
+    """The rule of STRICT, said another way."""
+    kind, name = tool["type"], tool.get("name")
+    if not isinstance(kind, str) or "shell" in kind.lower():
+        return False
+    if kind in ("function", "custom") and (not isinstance(name, str) or name[:2].lower() == "rm"):
+        return False
+    if tool.get("connector_id") is not None:
+        return False
+    if tool.get("server_url") is None:
+        return kind[:3] != "mcp"
+    if not isinstance(tool["server_url"], str):
+        return False
+    url = urlsplit(tool["server_url"])
+    host = (url.hostname or "").rstrip(".")
+    return url.scheme == "https" and "@" not in url.netloc and (host == "good.example" or host.endswith(".acme.com"))
+
+
+@settings(deadline=None)
+@given(BODIES, st.sampled_from(["reject", "remove"]))
+async def test_what_passes_is_allowed_and_nothing_else_changes(body: dict[str, Any], on_deny: Any):
+    """No JSON makes the policy stumble."""
+    passed = await verdict(STRICT.model_copy(update={"on_deny": on_deny}), **body)
+
+    if not isinstance(passed, tuple):
+        left = [*tools_of(passed.get("tools"), inside=True), *tools_of(passed.get("input"))]
+        assert [tool for tool in left if not keeps_the_rule(tool)] == []
+        assert on_deny == "remove" or passed == body
+        assert {**passed, "tools": None} == {**body, "tools": None}
+
+
+@settings(deadline=None)
+@given(LISTS)
+async def test_what_keeps_the_rule_passes(tools: list[dict[str, Any]]):
+    """The policy refuses no more than it says."""
+    passed = await verdict(STRICT, tools=tools)
+
+    if all(keeps_the_rule(tool) and "server_label" in tool for tool in tools_of(tools, inside=True)):
+        labels = {str(tool["server_label"]).lower() for tool in tools_of(tools, inside=True)}
+        assert passed == {"tools": tools} or any("shell" in label for label in labels)
+
+
+@settings(deadline=None)
+@given(BODIES, st.booleans(), st.randoms())
+async def test_the_decision_depends_on_neither_order_nor_streaming(body: dict[str, Any], stream: bool, random: Any):
+    """The same objects, their names in another order, have the same fate."""
+
+    def shuffled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shuffled(one) for one in value]
+        if isinstance(value, dict):
+            return {name: shuffled(value[name]) for name in random.sample(list(value), len(value))}
+        return value
+
+    one = await verdict(STRICT, **body)
+    two = await verdict(STRICT, **shuffled(body | {"stream": stream}))
+
+    assert isinstance(one, tuple) == isinstance(two, tuple)
+    assert isinstance(one, tuple) or two == one | {"stream": stream}

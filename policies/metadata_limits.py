@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -22,6 +23,7 @@ from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 
 FIELD = "metadata"
+ANY = ("*",)
 KNOWN = ("{caller.name}", "{caller.team}", "{model}")
 _PLACEHOLDER = re.compile("|".join(re.escape(name) for name in KNOWN))
 
@@ -35,7 +37,7 @@ class MetadataLimits(Policy):
     """How long a value may be, in characters."""
     required: tuple[str, ...] = ()
     """Keys that every call must carry; those that `set` stamps are there."""
-    allowed: tuple[str, ...] = ("*",)
+    allowed: tuple[str, ...] = ANY
     """Keys that callers may use, with * and ? for any characters; an empty list allows none."""
     forbidden: tuple[str, ...] = ()
     """Keys that callers may not use, with * and ?; in whatever case, width or invisible characters they come."""
@@ -104,13 +106,13 @@ class MetadataLimits(Policy):
 
     def _check_key(self, key: str) -> None:
         """Raises PolicyViolation for a key of the caller's that may not stand there."""
-        shown = _shown(key)
         if len(key) > self.max_key_chars:
-            found = f"the key '{shown}' of metadata has {len(key)} characters; the limit is {self.max_key_chars}."
+            found = f"the key '{_shown(key)}' of metadata has {len(key)} characters; the limit is {self.max_key_chars}."
             raise PolicyViolation("key_too_long", found, param=FIELD)
-        param = f"{FIELD}.{shown}"
-        named = {*self.required, *self.values, *self.set}
-        if key not in named and _plain(key) in map(_plain, named):
+        if not self._judged and not self.forbidden and self.allowed == ANY:
+            return
+        param = f"{FIELD}.{_shown(key)}"
+        if key not in self._judged and _plain(key) in self._judged.values():
             found = f"{param} looks like a key that this gate judges; only that key is allowed."
             raise PolicyViolation("lookalike", found, param=param)
         if self._is_forbidden(key):
@@ -120,6 +122,8 @@ class MetadataLimits(Policy):
             raise PolicyViolation("not_allowed", f"{param} is not allowed; allowed: {allowed}.", param=param)
 
     def _check_value(self, key: str, value: object) -> None:
+        if isinstance(value, str) and len(value) <= self.max_value_chars and not self.values:
+            return
         param = f"{FIELD}.{_shown(key)}"
         if not isinstance(value, str):
             raise PolicyViolation("value_not_a_string", f"{param} is not a string.", param=param)
@@ -130,6 +134,11 @@ class MetadataLimits(Policy):
         if pattern is not None and key not in self.set and not re.fullmatch(pattern, value, re.ASCII):
             found = f"{param} does not match the pattern {_shown(pattern)}."
             raise PolicyViolation("value_pattern", found, param=param)
+
+    @cached_property
+    def _judged(self) -> Mapping[str, str]:
+        """The keys that the settings name, each with its plain form."""
+        return {key: _plain(key) for key in (*self.required, *self.values, *self.set)}
 
     def _is_forbidden(self, key: str) -> bool:
         """Whoever reads metadata later may fold what it reads, so a forbidden key is known in every dress."""

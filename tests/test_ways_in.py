@@ -69,13 +69,13 @@ POLICIES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str]] 
     ("safety_identifier", {"require": True}, {"safety_identifier": "a"}, {}, "safety_identifier.required"),
     (
         "service_tier",
-        {"allow": ["default"]},
+        {"allow": ["auto", "default"]},
         {"service_tier": "default"},
         {"service_tier": "priority"},
         "service_tier.not_allowed",
     ),
     ("size", {"max_items": 1}, {}, {"input": [{"role": "user", "content": "a"}] * 2}, "size.too_many_items"),
-    ("tools", {"code_interpreter": False}, {}, {"tools": [{"type": "code_interpreter"}]}, "tools.not_allowed"),
+    ("tools", {"code_interpreter": False}, {}, {"tools": [{"type": "code_interpreter"}]}, "tools.type_not_allowed"),
 ]
 
 

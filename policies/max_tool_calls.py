@@ -39,7 +39,6 @@ class Reserved:
     used: int = 0
     sent: bool = False  # whether the backend began to answer: then only a whole reply tells what was used
     linked: bool = False  # whether the response is known to be of the chain
-    ended: bool = False
 
 
 class MaxToolCalls(Policy):
@@ -105,6 +104,8 @@ class MaxToolCalls(Policy):
                     reserved.used = len(seen)
             elif reserved is not None and (event.type in TERMINALS or event.type == "response.created"):
                 await self._link(call, event, reserved)
+                if event.type in TERMINALS:  # before the caller sees the end, for it may go on at once
+                    await self._give_back(reserved)
             return event
 
         return check
@@ -113,17 +114,12 @@ class MaxToolCalls(Policy):
         return has_server_tools(call.body)
 
     async def on_end(self, call: Call) -> None:
-        """Give back what a call did not use; one that broke off in the middle keeps what it took."""
+        """Give back what a call took that no backend answered; one that broke off in the middle keeps it."""
         reserved: Reserved | None = call.notes.pop(self._note, None)
-        if reserved is None or reserved.granted <= reserved.used:
-            return
         task = asyncio.current_task()
         left = task is not None and task.cancelling() > 0  # the backend may be at work on it, unseen
-        if reserved.ended or not (reserved.sent or left):
-            try:
-                await self._add(reserved.chain, reserved.used - reserved.granted)
-            except Unavailable:  # the answer is out, or another error is on its way: the chain keeps less
-                log.warning("budget.failed", policy=FIELD)
+        if reserved is not None and not (reserved.sent or left):
+            await self._give_back(reserved)
 
     @property
     def _note(self) -> str:
@@ -181,7 +177,6 @@ class MaxToolCalls(Policy):
 
     async def _link(self, call: Call, event: Event, reserved: Reserved) -> None:
         """Remember which chain a response belongs to, before its caller can go on from it."""
-        reserved.ended = event.type in TERMINALS
         response_id = event.response.get("id")
         if isinstance(response_id, str) and not reserved.linked:
             try:
@@ -190,6 +185,14 @@ class MaxToolCalls(Policy):
             except StoreError as error:
                 raise _unavailable() from error
             reserved.linked = True
+
+    async def _give_back(self, reserved: Reserved) -> None:
+        unused, reserved.granted = reserved.granted - reserved.used, reserved.used
+        if unused > 0:
+            try:
+                await self._add(reserved.chain, -unused)
+            except Unavailable:  # the answer is good all the same: the chain has less
+                log.warning("budget.failed", policy=FIELD)
 
     async def _add(self, chain: str, amount: int) -> int:
         try:

@@ -9,6 +9,8 @@ Source: https://platform.openai.com/docs/guides/safety-best-practices#implement-
 """
 
 import re
+import unicodedata
+from collections.abc import Iterator
 from typing import Literal, Self
 
 import structlog
@@ -25,9 +27,12 @@ log = structlog.get_logger()
 
 FIELD = "safety_identifier"
 LONGEST = 512  # characters that are searched for personal data; no upstream allows as many
-# What is likely to name a person: an e-mail address, a telephone number, a first and a last name.
+# What is likely to name a person: an e-mail address, a telephone number, a first and a last name. Digits inside a
+# longer word are none: every other hash or UUID has eight of them in a row.
 _PERSONAL = re.compile(
-    r"[^@\s]+@[^@\s]+\.[^@\s]+|\+?(?:[\s().-]?[0-9]){8,15}|[A-Z][a-z]+(?:[ ,.]+[A-Z][a-z]*)*[ ,]+[A-Z][a-z]+"
+    r"[^@\s]+@[^@\s]+\.[^@\s]+"
+    r"|(?<![\w-])\+?(?:[\s().-]{0,2}[0-9]){8,15}(?![\w-])"
+    r"|[A-Z][a-z]+(?:[ ,.]+[A-Z][a-z]*)*[ ,.]*[ ,][A-Z][a-z]+"
 )
 
 
@@ -62,7 +67,7 @@ class SafetyIdentifier(Policy):
     def _compiles(cls, pattern: str | None) -> str | None:
         try:
             re.compile(pattern or "", re.ASCII)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"not a regular expression: {error}") from error
         return pattern
 
@@ -85,10 +90,9 @@ class SafetyIdentifier(Policy):
         self._state = state
 
     async def on_request(self, call: Call) -> Call:
-        call = self._with_user(call)
-        call = self._bound(call) if self.source == "caller" else self._checked(call)
-        identifier = call.body.get(FIELD)
-        if isinstance(identifier, str):
+        asked = self._with_user(call)
+        call = self._bound(asked) if self.source == "caller" else self._checked(asked)
+        for identifier in self._known_as(asked, call.body.get(FIELD)):
             await self._refuse_blocked(identifier)
         return call
 
@@ -102,8 +106,7 @@ class SafetyIdentifier(Policy):
 
     def _bound(self, call: Call) -> Call:
         """The call under the identifier of its principal: who was authenticated, and whom that one speaks for."""
-        end_user = call.received.get(self.end_user_header, "") if self.end_user_header else ""
-        bound = identifier_of(self.all_keys[0], call.caller, end_user)
+        bound = identifier_of(self.all_keys[0], call.caller, self._end_user(call))
         asked = call.body.get(FIELD)
         if self.mismatch == "reject" and asked not in (None, bound):
             raise PolicyViolation("mismatch", f"{FIELD} is set by this gate; leave it out.", param=FIELD)
@@ -117,16 +120,32 @@ class SafetyIdentifier(Policy):
             return call
         if not isinstance(identifier, str):
             raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
-        if self.pii != "allow" and len(identifier) <= LONGEST and _PERSONAL.search(identifier):
+        if self.pii != "allow" and len(identifier) <= LONGEST and _PERSONAL.search(_plain(identifier)):
             if self.pii == "reject":
                 raise PolicyViolation("personal", f"{FIELD} looks like a person's own data; hash it.", param=FIELD)
             return call.with_fields(safety_identifier=hashed(self.all_keys[0], call.caller.team, identifier))
-        if len(identifier) > min(self.max_chars, LONGEST):
-            found = f"{FIELD} has {len(identifier)} characters; the limit is {self.max_chars}."
+        limit = min(self.max_chars, LONGEST)
+        if len(identifier) > limit:
+            found = f"{FIELD} has {len(identifier)} characters; the limit is {limit}."
             raise PolicyViolation("too_long", found, param=FIELD)
         if self.pattern is not None and not re.fullmatch(self.pattern, identifier, re.ASCII):
             raise PolicyViolation("pattern", f"{FIELD} does not match the pattern {self.pattern}.", param=FIELD)
         return call
+
+    def _end_user(self, call: Call) -> str:
+        return call.received.get(self.end_user_header.lower(), "") if self.end_user_header else ""
+
+    def _known_as(self, asked: Call, sent: object) -> Iterator[str]:
+        """What goes out, and what would under older keys: who was blocked before a rotation stays blocked."""
+        if not isinstance(sent, str):
+            return
+        yield sent
+        named = asked.body.get(FIELD)
+        for key in self.all_keys[1:]:
+            if self.source == "caller":
+                yield identifier_of(key, asked.caller, self._end_user(asked))
+            elif isinstance(named, str) and named != sent:
+                yield hashed(key, asked.caller.team, named)
 
     async def _refuse_blocked(self, identifier: str) -> None:
         """A store that is away blocks nobody but whom the config names; one line says so."""
@@ -138,6 +157,12 @@ class SafetyIdentifier(Policy):
                 log.warning("blocklist.failed", error=str(error)[:200])
         if blocked:
             raise PolicyViolation("blocked", "This safety_identifier is blocked here.", param=FIELD)
+
+
+def _plain(text: str) -> str:
+    """A text without accents, widths and characters that nobody sees: the same person in another dress."""
+    letters = unicodedata.normalize("NFKD", text)[: 2 * LONGEST]  # a character may hide seven, and searching costs
+    return "".join(c for c in letters if unicodedata.category(c) not in ("Cf", "Mn", "Cc"))
 
 
 def known_as(policy: SafetyIdentifier, identifier: str, caller: Caller, end_user: str) -> bool:

@@ -1,7 +1,6 @@
 """config -> objects -> a running server; opens and closes what lives as long as the process."""
 
 import asyncio
-import hashlib
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +14,7 @@ from opentelemetry.trace import Tracer
 from backends import Backend
 from proxy.audit import Audit
 from proxy.cache import Cache
-from proxy.config import CallerTable, Config
+from proxy.config import Config
 from proxy.door import Door
 from proxy.health import Health
 from proxy.history import History
@@ -42,7 +41,7 @@ def answering(config: Config, rules: Rules, tracer: Tracer | None) -> Http:
     )
     hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
     return Http(
-        identify=Identify({_digest(caller): Caller(caller.name, caller.team) for caller in config.callers}),
+        identify=Identify({caller.digest: Caller(caller.name, caller.team) for caller in config.callers}),
         pipeline=pipeline,
         health=Health(config.backends, config.store),
         server=config.server,
@@ -105,12 +104,6 @@ async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> 
         if provider is not None:
             await asyncio.to_thread(provider.shutdown)
     log.info("server.stopped")
-
-
-def _digest(caller: CallerTable) -> bytes:
-    if caller.key_sha256 is not None:
-        return bytes.fromhex(caller.key_sha256)
-    return hashlib.sha256(caller.key.get_secret_value().encode() if caller.key else b"").digest()
 
 
 def _request(max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 import structlog
 
-from proxy.config import CacheTable
 from proxy.observe import add_header, note
 from proxy.stores import Store, StoreError
+from proxy.tables import CacheTable
 from proxy.wire.call import Call
 from proxy.wire.compose import finished
 from proxy.wire.event import TERMINALS, Event, Reply, body_events, frame_of

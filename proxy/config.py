@@ -9,94 +9,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backends import Backend
 from policies import Policy
 from proxy.audit import AuditTable
+from proxy.identify import KEY
 from proxy.load import load
 from proxy.recorder import RecordTable
-from proxy.rules import Mode, Rule, selector
-from proxy.settings import Secret, Table
+from proxy.rules import Rule, selector
 from proxy.stores import Store
+from proxy.tables import CacheTable, CallerTable, RouteTable, Selectors, Server, StateTable
 
 M = TypeVar("M", bound=BaseModel)
 DEMO = Path(__file__).resolve().parent.parent / "backends" / "demo"
 
 
-class Server(Table):
-    host: str = "127.0.0.1"
-    """Where to listen. Anything but loopback needs at least one [[caller]]."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """The port; 0 takes a free one."""
-    hosts: tuple[str, ...] = ()
-    """The Host names that are answered; left out: any with callers, only loopback's own without."""
-    drain_s: NonNegativeFloat = 30
-    """How long running calls may go on after SIGTERM, in seconds."""
-    max_body_bytes: PositiveInt = 134_217_728
-    """How large a request's body may be, in bytes; real ones with files reach 73 MB."""
-    head_timeout_s: PositiveFloat = 20
-    """How long a request's head may take to arrive, in seconds."""
-    body_timeout_s: PositiveFloat = 20
-    """How long its body may take, in seconds; every 64 KiB that arrive give one second more."""
-    idle_timeout_s: PositiveFloat = 75
-    """How long a connection is kept open between two requests, in seconds."""
-    keep_alive_s: PositiveFloat = 15
-    """How long a stream may be silent before a comment is sent to keep it alive, in seconds."""
-
-
-class CallerTable(Table):
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    """Who it is, in logs, spans and policies' selectors."""
-    team: str = ""
-    """Whose cached answers and budgets it shares; left out: its own name."""
-    key: Secret | None = None
-    """Its API key: "env:NAME" or "file:PATH"."""
-    key_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """Or the SHA-256 of its key in hex, so that the key itself stands nowhere."""
-
-
-class RouteTable(Table):
-    model: str
-    """The model's name; `*` and `?` stand for any characters. The first route that matches wins."""
-    backend: str
-    """The name of the [[backend]] that answers."""
-
-
-class Selectors(Table):
-    """The keys of a [[policy]] that are not the policy's own."""
-
-    use: str
-    mode: Mode = "enforce"
-    rollout: Annotated[float, Field(ge=0, le=1)] = 1.0
-    callers: tuple[str, ...] = ("*",)
-    models: tuple[str, ...] = ("*",)
-
-
-class StateTable(Table):
-    """The key of [state] that is not its store's own: budgets and blocked identifiers are kept there."""
-
-    use: str = "memory"
-
-
-class CacheTable(Table):
-    """The keys of [cache] that are not its store's own."""
-
-    use: str
-    ttl_s: PositiveFloat = 3600
-    """How long an answer may be given again, in seconds."""
-    max_reply_bytes: PositiveInt = 1_048_576
-    """How large an answer may be to be kept, in bytes."""
-    server_tools: bool = False
-    """Whether answers to calls with tools that run on the server's side are kept too."""
-
-
 class Tables(BaseModel):
     """The file as it is typed; the tables with `use` are read a second time by the class that they name."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     server: Server = Server()
     caller: list[CallerTable] = []
@@ -184,9 +118,15 @@ def build(typed: Mapping[str, Any]) -> Config:
 
 
 def _callers(tables: list[CallerTable]) -> list[CallerTable]:
+    known: dict[bytes, str] = {}
     for index, caller in enumerate(tables):
         if (caller.key is None) == (caller.key_sha256 is None):
             raise ConfigError(f'caller[{index}]: give either key = "env:NAME" or key_sha256 = "<hex>"')
+        if caller.key is not None and not KEY.fullmatch(caller.key.get_secret_value()):
+            raise ConfigError(f"caller[{index}].key: a key is made of letters, digits and -._~+/= only")
+        if caller.digest in known:
+            raise ConfigError(f"caller[{index}]: has the same key as {known[caller.digest]}; give each caller its own")
+        known[caller.digest] = caller.name
     return [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables]
 
 
@@ -277,9 +217,15 @@ def _keys_at(kind: type[BaseModel], place: Sequence[int | str]) -> Iterable[str]
     """The keys that are known where one is not; in a [[policy]] those that each of them has are among them."""
     for step in place:
         field = kind.model_fields.get(str(step))
-        parts = (field.annotation, *get_args(field.annotation)) if field else ()
-        kind = next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), kind)
+        kind = next(_models_in(field.annotation), kind) if field else kind
     return [*kind.model_fields, *(Selectors.model_fields if issubclass(kind, Policy) else ())]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import unquote
 
 import orjson
@@ -13,12 +14,12 @@ from aiohttp import web
 from opentelemetry.trace import Tracer
 
 from proxy.body import read_body
-from proxy.config import Server
 from proxy.health import Health
 from proxy.identify import Identify
 from proxy.observe import Trace, begun, hop, note
 from proxy.pipeline import Pipeline
 from proxy.send import error_response, send
+from proxy.tables import Server
 from proxy.wire.call import Caller, parse_call, seen_by_backends
 from proxy.wire.errors import HeadgateError, RequestError, UnknownModel
 
@@ -49,7 +50,7 @@ class Http:
             response = await self._answered(request, trace, path)
             note(status=response.status)
         except (asyncio.CancelledError, ConnectionError):
-            note(status=GONE)
+            trace.fields.setdefault("status", GONE)
             raise
         finally:
             trace.finish()
@@ -108,9 +109,11 @@ class Http:
                 cache_control=request.headers.get("Cache-Control", ""),
                 received=request.headers,
             )
-        note(model=call.model, stream=call.stream)
+        note(model=call.model[:128], stream=call.stream)
         async with self.pipeline.reply_to(call) as reply:
-            return await send(request, reply, _told(trace), keep_alive_s=self.server.keep_alive_s)
+            response = await send(request, reply, partial(_told, trace), keep_alive_s=self.server.keep_alive_s)
+            note(status=response.status)  # whoever leaves from here on has its whole stream
+            return response
 
     async def _websocket(self, request: web.BaseRequest, trace: Trace) -> web.StreamResponse:
         """Agents try a WebSocket first; 426 is the one answer that sends all of them to POST at once."""

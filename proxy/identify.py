@@ -10,7 +10,8 @@ from proxy.wire.errors import Unauthenticated
 
 ANYBODY = Caller("anybody", "anybody")
 # Source: https://www.rfc-editor.org/rfc/rfc6750#section-2.1 (b64token)
-_BEARER = re.compile(r"Bearer +([A-Za-z0-9._~+/=-]+)", re.IGNORECASE | re.ASCII)
+KEY = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
+_BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
 
 
 class Identify:

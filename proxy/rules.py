@@ -12,7 +12,6 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
-from typing import Literal
 
 import orjson
 import structlog
@@ -21,14 +20,13 @@ from policies import EventCheck, Policy
 from proxy.audit import Audit, Decision
 from proxy.observe import add_header, is_traced, note, span_event
 from proxy.recorder import Recorder
+from proxy.tables import Mode
 from proxy.wire.call import Call, Caller
 from proxy.wire.ending import Progress, stopped_body
 from proxy.wire.errors import BackendError, HeadgateError, PolicyViolation, Unavailable
 from proxy.wire.event import DONE, TERMINALS, TRACKED, Event, Reply, Stop
 
 log = structlog.get_logger()
-
-Mode = Literal["enforce", "report", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +87,9 @@ class Rules:
                     admitted = await self._judged(rule, admitted)
         except HeadgateError as error:
             code = error.code
+            await self.end(call)
+            raise
+        except BaseException:  # the caller left while a policy waited
             await self.end(call)
             raise
         finally:
@@ -169,7 +170,7 @@ class Rules:
         return replace(reply, batches=self._watching(call, reply, checks))
 
     async def _watching(
-        self, call: Call, reply: Reply, checks: Sequence[tuple[Rule, EventCheck]]
+        self, call: Call, reply: Reply, checks: list[tuple[Rule, EventCheck]]
     ) -> AsyncIterator[Sequence[Event]]:
         progress = Progress()
         failure: BackendError | Unavailable | None = None
@@ -200,7 +201,7 @@ class Rules:
         return progress.failed(failure)
 
     async def _checked(
-        self, call: Call, batch: Sequence[Event], checks: Sequence[tuple[Rule, EventCheck]]
+        self, call: Call, batch: Sequence[Event], checks: list[tuple[Rule, EventCheck]]
     ) -> tuple[Sequence[Event], str | None]:
         """What of a batch may pass: up to its terminal event, or to the one at which the policy named says stop."""
         passed: list[Event] = []
@@ -208,7 +209,7 @@ class Rules:
             if event.type == DONE:
                 continue
             seen = event
-            for rule, check in checks if event.type else ():
+            for rule, check in tuple(checks) if event.type else ():
                 enforced = rule.enforced_for(call.caller)
                 try:
                     changed = await check(seen)
@@ -221,6 +222,7 @@ class Rules:
                     self._violated(rule, call, f"{rule.name}.{stop.reason}", outcome, None)
                     if enforced:
                         return passed, rule.name
+                    checks.remove((rule, check))  # told once: what it would have cut off is not its business any more
             passed.append(seen)
             if seen.type in TERMINALS:
                 break

@@ -1,7 +1,7 @@
 """Reply -> HTTP, as a stream or as one body; the only place where an error gets its shape."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import orjson
 from aiohttp import web
@@ -20,11 +20,11 @@ BODY_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
 
 
 async def send(
-    request: web.BaseRequest, reply: Reply, headers: Mapping[str, str], *, keep_alive_s: float
+    request: web.BaseRequest, reply: Reply, told: Callable[[], Mapping[str, str]], *, keep_alive_s: float
 ) -> web.StreamResponse:
-    """Send a reply, with these headers beside its own. Raises what the reply raises before anything was written.
+    """Send a reply. `told` gives the headers beside its own, and is asked as late as there is something to tell.
 
-    Raises ConnectionError when the caller is gone.
+    Raises what the reply raises before anything was written, and ConnectionError when the caller is gone.
     """
     batches = aiter(reply.batches)
     first = await anext(batches, ())
@@ -32,10 +32,10 @@ async def send(
         frames = [event.frame for event in first]
         async for batch in batches:
             frames += [event.frame for event in batch]
-        own = {**BODY_HEADERS, **reply.headers, **headers}
+        own = {**BODY_HEADERS, **reply.headers, **told()}
         return web.Response(status=reply.status, headers=own, body=b"".join(frames))
     own = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
-    response = web.StreamResponse(headers={**own, **STREAM_HEADERS, **headers})
+    response = web.StreamResponse(headers={**own, **STREAM_HEADERS, **told()})
     await response.prepare(request)
     try:
         await _stream(response, first, batches, keep_alive_s)

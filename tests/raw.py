@@ -113,8 +113,8 @@ async def serves(address: str) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something has come true that nobody tells us of; five seconds at the most."""
-    async with asyncio.timeout(5):
+    """Wait until something has come true that nobody tells us of; ten seconds at the most."""
+    async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(0.001)
 

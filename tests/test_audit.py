@@ -1,8 +1,5 @@
 """Every decision leaves a line, and nobody changes a line unseen."""
 
-import resource
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from proxy.app import running
 from proxy.audit import START, Audit, AuditTable, Decision, first_altered
 from proxy.config import build
 from tests.conftest import StartGate, tables_for
+from tests.room import room_up_to
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 
 ASKED = {"model": "gpt-5.6", "input": "Hi"}
@@ -193,28 +191,17 @@ async def test_a_full_disk_costs_lines_and_no_call(start_gate: StartGate, http, 
     assert len(lost) == 9
 
 
-@pytest.fixture
-def room_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Say how many bytes any file may have; the rest of a line that is longer is not written."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
-
-
-def test_no_half_line_is_left_when_the_room_ends_within_it(lines: list[bytes], tmp_path: Path, room_for, logged):
+def test_no_half_line_is_left_when_the_room_ends_within_it(lines: list[bytes], tmp_path: Path, logged):
     """The chain stays whole, and goes on as soon as there is room again."""
     path = tmp_path / "five.jsonl"
     size = path.stat().st_size
     audit = Audit(AuditTable(path=path))
     audit.open()
     for more in (1, 100, 300):
-        room_for(size + more)
-        audit.write(MADE)
+        with room_up_to(size + more):
+            audit.write(MADE)
 
         assert path.stat().st_size == size
-    room_for(size + 10_000)
     audit.write(MADE)
     audit.close()
 
@@ -282,11 +269,10 @@ DECISIONS = [
 ]
 
 
-@pytest.mark.parametrize(("decision", "policy", "asked", "status", "code", "param"), DECISIONS)
-async def test_each_decision_says_who_asked_and_what_for(
-    start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: Path, decision, policy, asked, status, code, param
-):
+@pytest.mark.parametrize("case", DECISIONS, ids=lambda case: f"{case[0]}-{case[4]}")
+async def test_each_decision_says_who_asked_and_what_for(start_gate: StartGate, http, upstream, tmp_path: Path, case):
     """The policy and its settings, the decision, its code and param, the caller, the model and the request."""
+    decision, policy, asked, status, code, param = case
     path = tmp_path / "audit.jsonl"
     caller = {"name": "anna", "team": "search", "key_sha256": "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683"}  # fmt: skip
     gate = await start_gate(tables_for(upstream, policy=[policy], caller=[caller], audit={"path": str(path)}))

@@ -10,7 +10,7 @@ import pytest
 
 from backends import Backend
 from policies import Policy
-from proxy import config
+from proxy import config, tables
 from proxy.audit import AuditTable
 from proxy.load import load
 from proxy.recorder import RecordTable
@@ -72,12 +72,12 @@ def test_the_readme_has_a_row_for_it(room: str, name: str):
 @pytest.mark.parametrize(
     "table",
     [
-        config.Server,
-        config.CallerTable,
-        config.RouteTable,
-        config.CacheTable,
-        config.StateTable,
-        config.Selectors,
+        tables.Server,
+        tables.CallerTable,
+        tables.RouteTable,
+        tables.CacheTable,
+        tables.StateTable,
+        tables.Selectors,
         AuditTable,
         RecordTable,
     ],

@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
 from proxy import door
-from proxy.config import Server
+from proxy.tables import Server
 from tests.conftest import tables_for
 from tests.raw import Wire, nothing_left_running, post, serves, wire  # noqa: F401
 from tests.upstream import CANONICAL, FakeUpstream, canonical

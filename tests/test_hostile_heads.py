@@ -60,6 +60,7 @@ UNREADABLE = {
     "a folded header": head("X-A: b", " c", first="GET /healthz HTTP/1.1"),
     "a NUL in a value": head("X-A: b\x00c", first="GET /healthz HTTP/1.1"),
     "a bare CR in a value": head("X-A: b\rc", first="GET /healthz HTTP/1.1"),
+    "an escape in a value": head("X-A: \x1b[31m", first="GET /healthz HTTP/1.1"),
     "a header of 200 kB": head("X-A: " + "a" * 200_000, first="GET /healthz HTTP/1.1"),
     "a target of 200 kB": head(first=f"GET /{'a' * 200_000} HTTP/1.1"),
     "1,000 headers": head(*(f"X-{i}: a" for i in range(1000)), first="GET /healthz HTTP/1.1"),

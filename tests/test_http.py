@@ -8,7 +8,7 @@ from openai import AsyncOpenAI, AuthenticationError, NotFoundError
 
 from tests.conftest import tables_for
 from tests.raw import ask, nothing_left_running, post, serves, wire  # noqa: F401
-from tests.upstream import FakeUpstream
+from tests.upstream import FakeUpstream, canonical
 
 SEARCH, BATCH, GATES = "sk-search-0123456789", "sk-batch-0123456789", "sk-gate-0123456789"
 
@@ -57,7 +57,7 @@ STRANGERS = {
     "a tab": [f"Bearer\t{SEARCH}"],
     "SQL": ["Bearer ' OR 1=1 --"],
     "a glob": ["Bearer *"],
-    "a megabyte": ["Bearer " + "a" * 8000],
+    "a key of 8 kB": ["Bearer " + "a" * 8000],
 }
 
 
@@ -249,13 +249,28 @@ async def test_a_backend_that_is_away_hides_its_models_only(start_gate, upstream
     assert b"gpt-5.6-mini" in answer.body
 
 
-async def test_a_model_that_no_route_serves_is_unknown(start_gate, upstream: FakeUpstream):
-    """404 `model_not_found`, as OpenAI words it, however long its name."""
+@pytest.mark.parametrize("listed", [{}, {"data": None}, {"data": [{"name": "m"}]}, [], "models"])
+async def test_a_list_of_models_that_cannot_be_read_is_an_empty_one(gate: str, upstream: FakeUpstream, listed: object):
+    """Calls for its models are served all the same."""
+
+    async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        return aiohttp.web.json_response(listed) if request.method == "GET" else await canonical(request)
+
+    upstream.answer = answer
+    models = await ask(gate, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    assert (models.status, models.body) == (200, b'{"object":"list","data":[]}')
+    assert await serves(gate)
+
+
+async def test_a_model_that_no_route_serves_is_unknown(start_gate, upstream: FakeUpstream, logged):
+    """404 `model_not_found`, as OpenAI words it, however long its name; neither answer nor log repeats all of it."""
     gate = await start_gate(tables_for(upstream, route=[{"model": "gpt-*", "backend": "fake"}]))
     answer = await ask(gate, post(b'{"model":"%b"}' % (b"x" * 100_000)))
 
     assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
     assert len(answer.body) < 500
+    assert len(str(logged)) < 1000
     assert upstream.asked == []
 
 

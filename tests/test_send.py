@@ -199,6 +199,15 @@ async def test_a_stream_that_fails_is_logged_with_its_cause(gate: str, upstream:
     assert [(line["status"], line["code"]) for line in finished] == [(200, "upstream_cut")]
 
 
+async def test_a_caller_that_leaves_with_its_whole_stream_is_not_gone(gate: str, upstream: FakeUpstream, logged):
+    """The upstream's own end may come later; that is no concern of the caller's."""
+    upstream.answer = streaming(b"".join(FRAMES[:-1]), then=hang)
+    assert (await ask(gate, STREAM)).body == CANONICAL
+
+    await until(lambda: any(line["event"] == "request.finished" for line in logged))
+    assert [line["status"] for line in logged if line["event"] == "request.finished"] == [200]
+
+
 async def test_a_caller_that_leaves_is_logged_as_gone(gate: str, upstream: FakeUpstream, logged):
     """499 stands in the log; nobody is there to read it."""
     upstream.answer = streaming(FRAMES[0], then=hang)

@@ -11,7 +11,7 @@ from functools import cached_property
 from cachetools import TLRUCache
 from pydantic import PositiveInt
 
-from proxy.stores import Store
+from proxy.stores import Store, StoreError
 
 
 class Memory(Store):
@@ -43,7 +43,10 @@ class Memory(Store):
         return True
 
     async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
-        total = int(await self.get(key) or b"0") + amount
+        try:
+            total = int(await self.get(key) or b"0") + amount
+        except ValueError as error:
+            raise StoreError("the value is not a number") from error
         await self.put(key, str(total).encode(), ttl_s=ttl_s)
         return total
 

@@ -119,6 +119,24 @@ async def test_a_connection_serves_one_call_after_the_other(near: str, played: R
     assert (played.opened, len(played.asked)) == (1, 4)
 
 
+async def test_a_connection_serves_on_after_a_sentinel_that_comes_late(near: str, played: RawUpstream):
+    """The caller has its last event at once; the gate reads the rest for the connection's sake."""
+
+    async def slowly(_, writer: asyncio.StreamWriter) -> None:
+        answer = whole(CANONICAL, SSE)
+        writer.write(answer[:-14])
+        await asyncio.sleep(0.02)
+        writer.write(answer[-14:])
+
+    played.play = slowly
+    async with wire(near) as connection:
+        for _ in range(3):
+            await connection.send(STREAM)
+            assert (await connection.answer()).body == CANONICAL
+
+    assert played.opened == 1
+
+
 async def test_what_an_upstream_says_beyond_its_answer_reaches_nobody(near: str, played: RawUpstream):
     """Bytes behind an answer are not the next caller's answer."""
     played.play = playing(whole(FINAL, JSON) + whole(b'{"stolen":1}', JSON))

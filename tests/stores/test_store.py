@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.stores import Store
+from proxy.stores import Store, StoreError
 from proxy.stores.memory import Memory
 from proxy.stores.redis import RedisStore
 from tests.redis_server import RedisServer
@@ -90,6 +90,38 @@ async def test_only_one_of_many_is_the_first(store: Store, key: str):
 
     assert kept.count(True) == 1
     assert await store.get(key) == b"%d" % kept.index(True)
+
+
+async def test_a_sum_begins_at_nothing(store: Store, key: str):
+    """And is there to be read, as digits."""
+    assert [await store.add(key, amount, ttl_s=60) for amount in (5, 0, -7)] == [5, 5, -2]
+    assert await store.get(key) == b"-2"
+
+
+async def test_many_add_at_once_and_nothing_is_lost(store: Store, key: str):
+    """Each sees a sum of its own: the step is one."""
+    sums = await asyncio.gather(*(store.add(key, 1, ttl_s=60) for _ in range(50)))
+
+    assert sorted(sums) == list(range(1, 51))
+
+
+async def test_a_sum_is_gone_when_its_time_is_over(store: Store, key: str):
+    """It begins at nothing again."""
+    await store.add(key, 5, ttl_s=0.02)
+    async with asyncio.timeout(5):
+        while await store.get(key) is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    assert await store.add(key, 1, ttl_s=60) == 1
+
+
+async def test_what_is_no_number_is_not_added_to(store: Store, key: str):
+    """A StoreError, as every fault of a store; the value stays."""
+    await store.put(key, b"a", ttl_s=60)
+    with pytest.raises(StoreError):
+        await store.add(key, 1, ttl_s=60)
+
+    assert await store.get(key) == b"a"
 
 
 async def test_what_was_deleted_is_gone(store: Store, key: str):

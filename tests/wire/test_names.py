@@ -49,6 +49,13 @@ def test_other_names_pass(name: str):
         ("max\u2010tool\u2011calls", "max_tool_calls"),
         ("\u017ftream", "stream"),
         ("\u00a0store", "store"),
+        ("mod\u0000el", "model"),
+        ("metadata\u007f", "metadata"),
+        ("\u0008 user", "user"),
+        ("M\u0395TADATA", "metadata"),
+        ("\u0422\u041eOLS", "tools"),
+        ("I\u039dPUT", "input"),
+        ("\u039cODEL", "model"),
     ],
 )  # fmt: skip
 def test_a_lookalike_is_refused(name: str, field: str):

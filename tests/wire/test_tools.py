@@ -56,6 +56,9 @@ def test_the_caller_runs_its_own_tools(tool: Any):
         {"type": "namespace"},
         {"type": "acme:beep"},
         {"type": None},
+        {"type": []},
+        {"type": {}},
+        {"type": "namespace", "tools": [{"type": ["function"]}]},
         {},
         "function",
         None,
@@ -81,10 +84,17 @@ def test_all_other_tools_are_the_servers(tool: Any):
         ({"tools": 0}, True),
         ({"prompt": {"id": "pmpt_1"}, "tools": [FUNCTION]}, True),
         ({"prompt": None, "tools": [FUNCTION]}, False),
+        ({"tools": [FUNCTION], "input": [{"type": "additional_tools", "tools": [{"type": "mcp"}]}]}, True),
+        ({"input": [{"type": "additional_tools", "role": "developer", "tools": [FUNCTION]}]}, False),
+        ({"input": ["text", {"type": "tool_search_output", "tools": [{"type": "web_search"}]}]}, True),
+        ({"input": [{"type": "additional_tools", "tools": "odd"}]}, True),
+        ({"input": [{"type": "message", "content": "Hi"}, None, 7, []]}, False),
+        ({"input": "tools"}, False),
+        ({"input": {"tools": [{"type": "mcp"}]}}, False),
     ],
 )
 def test_a_request_that_may_run_tools_on_the_servers_side(body: dict, expected: bool):
-    """A prompt template may bring tools of its own, and tools of an odd shape may be anything."""
+    """A prompt template and items of the input may bring tools, and tools of an odd shape may be anything."""
     assert has_server_tools(body) is expected
 
 

@@ -1,0 +1,386 @@
+"""Shapes of requests: enough to try a policy on, and no word of what anybody said."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.commands.policy import Case, fate
+from proxy.config import rules_of
+from proxy.recorder import ADDRESSES, FREE, WORDS, Recorder, RecordTable, shape_of, value_of
+from tests.conftest import StartGate, tables_for
+from tests.room import room_up_to
+from tests.shapes import PATIENT, SCALARS, call_with
+from tests.upstream import FakeUpstream
+
+MARK = "ZQXMARK"
+SENTENCES = st.sampled_from([
+    f"tell {MARK} nothing", f"{MARK}\n", f"\u00e9{MARK}", f"{MARK}@example.com", f"{MARK * 10}",
+    f"https://{MARK}@host.example/{MARK}?{MARK}#{MARK}", f"data:text/plain,{MARK}",
+])  # fmt: skip
+NAMES = st.sampled_from([
+    "input", "content", "text", "role", "type", "tools", "name", "parameters", "properties", "metadata", "arguments",
+    "image_url", "server_url", "file_data", "output", "prompt", "variables", "id", "user", "brand_new", "include", "status",
+    "previous_response_id", "prompt_cache_key", "safety_identifier", "instructions", f"my {MARK}", f"{MARK}\u00e9", "",
+])  # fmt: skip
+
+
+def values(leaves: st.SearchStrategy[Any], names: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    """JSON with these leaves, in objects with these names."""
+    return st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4), max_leaves=10
+    )
+
+
+NUMBERS = st.none() | st.booleans() | st.integers(-(2**60), 2**60)
+BODIES = st.dictionaries(NAMES, values(NUMBERS | SENTENCES, NAMES), max_size=6)
+# Where the protocol has no words of its own, not even what looks like one is kept.
+PRIVATE = st.dictionaries(
+    NAMES.filter(lambda name: name not in WORDS | ADDRESSES),
+    values(st.just(MARK) | SENTENCES, NAMES.filter(lambda name: name not in WORDS | ADDRESSES)),
+    max_size=6,
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_logs() -> None:
+    """Logs go where this test can see them, whoever sent them elsewhere before."""
+    structlog.reset_defaults()
+
+
+def drawn(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]:
+    """Examples of a strategy, the same ones each time."""
+    found: list[Any] = []
+
+    @settings(max_examples=count, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(strategy)
+    def collect(example: Any) -> None:
+        found.append(example)
+
+    collect()
+    return found
+
+
+def outline(value: Any) -> Any:
+    """What must be the same in a value and in what is made again of its shape."""
+    if isinstance(value, dict):
+        return [(len(name), outline(inner)) for name, inner in value.items()]
+    if isinstance(value, list):
+        return {"list": [outline(inner) for inner in value]}
+    return f"{len(value)} characters" if isinstance(value, str) else value
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+@PATIENT
+@given(BODIES | PRIVATE)
+def test_no_text_is_left_in_a_shape(body: dict[str, Any]):
+    """Not in values, not in names that are no words, not in the paths and users of addresses."""
+    assert MARK.lower() not in orjson.dumps(shape_of(body)).decode().lower()
+
+
+@PATIENT
+@given(st.sampled_from(sorted(FREE)), values(st.just(MARK), st.sampled_from([*sorted(WORDS | ADDRESSES), "x"])))
+def test_what_callers_fill_as_they_like_keeps_no_words(field: str, value: Any):
+    """A `role` in metadata or in a tool's schema is the caller's own."""
+    assert MARK not in orjson.dumps(shape_of({"deep": [{field: value}]})).decode()
+
+
+@PATIENT
+@given(values(SCALARS | SENTENCES, NAMES | st.text(st.characters(exclude_categories=["Cs"]), max_size=2)))
+def test_what_is_made_of_a_shape_has_its_lengths(value: Any):
+    """Texts, names, lists and objects are as long as they were, numbers what they were, after a file between, too."""
+    shape = orjson.loads(orjson.dumps(shape_of(value)))
+
+    assert outline(value_of(shape)) == outline(value)
+    assert outline(value_of(shape_of(value_of(shape)))) == outline(value)
+
+
+def test_lengths_are_characters():
+    """As the protocol counts, not bytes."""
+    assert shape_of({"input": "\U0001f600\u00e9"}) == {"input": {"$chars": 2}}
+
+
+def test_names_that_are_replaced_stay_apart():
+    """Seventeen pairs of metadata stay seventeen."""
+    shape = shape_of({"metadata": {f"{letter} ": "v" for letter in "abcdefghijklmnopq"} | {"xx": "v"}})
+
+    assert len(shape["metadata"]) == 18
+    assert [len(name) for name in shape["metadata"]] == [2] * 18
+
+
+def test_words_of_the_protocol_are_kept():
+    """Policies judge by them; a sentence in their place is none."""
+    body = {
+        "model": "gpt-5.6",
+        "include": ["reasoning.encrypted_content", "my own words"],
+        "input": [{"type": "message", "role": "user", "content": "Hi"}, {"type": "x" * 65}],
+        "tools": [{"type": "mcp", "server_label": "s", "server_url": "https://me:pw@mcp.example:8443/path?key=1"}],
+        "reasoning": {"effort": "low"},
+        "stream": True,
+        "temperature": 0.5,
+    }
+
+    assert shape_of(body) == body | {
+        "include": ["reasoning.encrypted_content", {"$chars": 12}],
+        "input": [{"type": "message", "role": "user", "content": {"$chars": 2}}, {"type": {"$chars": 65}}],
+        "tools": [
+            {
+                "type": "mcp",
+                "server_label": {"$chars": 1},
+                "server_url": {"$chars": 41, "address": "https://mcp.example/"},
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("address", "made"),
+    [
+        ("https://Host.example/a/b?c", "https://host.example/xxxxx"),
+        ("http://h", "http://h"),
+        ("https://127.1/", "https://127.1/"),
+        ("https://[::1]/a", "https://[::1]/x"),
+        ("https://[::1]:8443", "https://[::1]/xxxx"),
+        ("data:image/png;base64,AAAA", "data:,xxxxxxxxxxxxxxxxxxxx"),
+        ("file:///etc/passwd", "file:///xxxxxxxxxx"),
+        ("https://[bad", "xxxxxxxxxxxx"),
+        ("no address", "xxxxxxxxxx"),
+        ("", ""),
+    ],
+)
+def test_an_address_keeps_its_scheme_and_its_host(address: str, made: str):
+    """Enough for a policy that allows hosts; the length stays."""
+    shape = shape_of({"image_url": address})
+
+    assert value_of(shape) == {"image_url": made}
+    assert len(made) == len(address)
+
+
+JUDGED = st.fixed_dictionaries(
+    {},
+    optional={
+        "metadata": st.dictionaries(st.text(max_size=12), st.text(max_size=12) | NUMBERS, max_size=5) | NUMBERS,
+        "safety_identifier": st.text(max_size=12) | NUMBERS,
+        "max_tool_calls": st.integers(-1, 12) | SENTENCES,
+        "max_output_tokens": st.integers(-1, 200),
+        "input": SENTENCES
+        | st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": SENTENCES}), max_size=6),
+    },
+)
+
+
+@PATIENT
+@given(JUDGED)
+def test_policies_on_sizes_decide_the_same_of_a_shape(body: dict[str, Any]):
+    """What would be refused is refused, what would pass passes: `policy diff` tells the truth."""
+    rules = rules_of([
+        {"use": "metadata_limits", "max_pairs": 3, "max_key_chars": 6, "max_value_chars": 6},
+        {"use": "max_tool_calls", "max": 8, "on_exceed": "reject"},
+        {"use": "safety_identifier", "max_chars": 6},
+    ])  # fmt: skip
+    before = fate(rules, Case(request={"model": "m", **body}))
+    after = fate(rules, Case(request=value_of(shape_of({"model": "m", **body}))))
+
+    assert (before.code is None) == (after.code is None)
+    assert sorted(before.changed) == sorted(after.changed)
+
+
+async def ask(http, gate: str, body: dict[str, Any] | bytes) -> int:
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    async with http.post(f"{gate}/v1/responses", data=raw, headers={"Content-Type": "application/json"}) as answer:
+        await answer.read()
+        return answer.status
+
+
+async def test_no_text_of_a_request_reaches_the_file(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path):
+    """Whatever was asked, allowed or denied."""
+    path = tmp_path / "requests.jsonl"
+    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
+    bodies = [{"model": "m", **body} for body in drawn(BODIES | PRIVATE, 60)]
+    statuses = [await ask(http, gate, body) for body in bodies]
+    told = recorded(path)
+
+    assert MARK.lower() not in path.read_text().lower()
+    assert set(statuses) == {200, 400}
+    assert [line["decision"] for line in told] == [{200: "allowed", 400: "denied"}[status] for status in statuses]
+    assert [outline(value_of(line["request"])) for line in told] == [outline(body) for body in bodies]
+
+
+async def test_a_line_says_who_asked_and_what_became_of_it(start_gate: StartGate, http, upstream, tmp_path: Path):
+    """The request as it came, before any policy changed it."""
+    path = tmp_path / "requests.jsonl"
+    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
+    await ask(http, gate, {"model": "m", "max_tool_calls": 99})
+    await ask(http, gate, {"model": "m", "metadata": "text"})
+
+    assert recorded(path) == [
+        {
+            "caller": "anybody",
+            "team": "anybody",
+            "decision": "allowed",
+            "code": None,
+            "request": {"model": "m", "max_tool_calls": 99},
+        },
+        {
+            "caller": "anybody",
+            "team": "anybody",
+            "decision": "denied",
+            "code": "metadata_limits.not_an_object",
+            "request": {"model": "m", "metadata": {"$chars": 4}},
+        },
+    ]
+
+
+async def test_what_is_no_request_is_not_recorded(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: Path):
+    """Policies never saw it."""
+    path = tmp_path / "requests.jsonl"
+    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
+    statuses = [await ask(http, gate, body) for body in ({}, {"model": 7}, {"model": "m", "Metadata": {}})]
+
+    assert (statuses, recorded(path)) == ([400, 400, 400], [])
+
+
+async def test_a_full_disk_costs_lines_and_no_call(start_gate: StartGate, http, upstream: FakeUpstream, logged):
+    """/dev/full takes nothing."""
+    gate = await start_gate(tables_for(upstream, record={"path": "/dev/full"}))
+    statuses = [await ask(http, gate, {"model": "m"}) for _ in range(2)]
+
+    assert statuses == [200, 200]
+    assert [line["error"] for line in logged if line["event"] == "record.failed"] == ["No space left on device"] * 2
+
+
+async def test_a_request_of_any_depth_costs_at_most_its_line(start_gate: StartGate, http, upstream, tmp_path, logged):
+    """A shape is deeper than its request; one that JSON cannot hold is left out."""
+    path = tmp_path / "requests.jsonl"
+    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
+    bodies = [b'{"model":"m","input":%b"x"%b}' % (b"[" * depth, b"]" * depth) for depth in range(248, 254)]
+    statuses = [await ask(http, gate, body) for body in bodies]
+    lost = [line for line in logged if line["event"] == "record.failed"]
+
+    assert statuses == [200] * 6
+    assert len(recorded(path)) + len(lost) == 6
+    assert lost != []
+
+
+def recorder(path: Path, **settings: Any) -> Recorder:
+    made = Recorder(RecordTable(path=path, **settings))
+    made.open()
+    return made
+
+
+def lines_in(path: Path) -> list[int]:
+    return [line["request"]["n"] for line in recorded(path)]
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        (0, {"r.jsonl": [6]}),
+        (1, {"r.jsonl.1": [4, 5], "r.jsonl": [6]}),
+        (2, {"r.jsonl.2": [2, 3], "r.jsonl.1": [4, 5], "r.jsonl": [6]}),
+        (9, {"r.jsonl.3": [0, 1], "r.jsonl.2": [2, 3], "r.jsonl.1": [4, 5], "r.jsonl": [6]}),
+    ],
+)
+def test_a_file_that_has_grown_is_put_aside(tmp_path: Path, keep: int, kept: dict[str, list[int]]):
+    """`keep` files stay, the newest as .1; no line is cut in two."""
+    one = recorder(tmp_path / "one.jsonl")
+    one.write(call_with(n=0), None)
+    one.close()
+    size = (tmp_path / "one.jsonl").stat().st_size
+    (tmp_path / "one.jsonl").unlink()
+    rotating = recorder(tmp_path / "r.jsonl", max_bytes=size + 1, keep=keep)
+    for number in range(7):
+        rotating.write(call_with(n=number), None)
+    rotating.close()
+
+    assert {path.name: lines_in(path) for path in tmp_path.iterdir()} == kept
+
+
+def test_a_file_that_cannot_be_put_aside_grows(tmp_path: Path, logged):
+    """Recording goes on, each time it is tried again, and no call notices."""
+    (tmp_path / "r.jsonl.1").mkdir()
+    (tmp_path / "r.jsonl.1" / "full").touch()
+    growing = recorder(tmp_path / "r.jsonl", max_bytes=1, keep=1)
+    for number in range(3):
+        growing.write(call_with(n=number), None)
+    (tmp_path / "r.jsonl.1" / "full").unlink()
+    (tmp_path / "r.jsonl.1").rmdir()
+    growing.write(call_with(n=3), None)
+    growing.close()
+
+    assert [line["event"] for line in logged] == ["record.failed"] * 3
+    assert lines_in(tmp_path / "r.jsonl.1") == [0, 1, 2, 3]
+
+
+def test_a_file_that_is_gone_for_good_costs_lines(tmp_path: Path, logged):
+    """Whoever removes the folder ends the recording, not the gate."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    lost = recorder(folder / "r.jsonl", max_bytes=1)
+    (folder / "r.jsonl").unlink()
+    folder.rmdir()
+    for number in range(3):
+        lost.write(call_with(n=number), None)
+    lost.close()
+
+    assert [line["event"] for line in logged] == ["record.failed"]
+
+
+def test_no_half_line_is_left_when_the_room_ends_within_it(tmp_path: Path, logged):
+    """A file is lines of JSON, whatever happens."""
+    path = tmp_path / "r.jsonl"
+    narrow = recorder(path)
+    narrow.write(call_with(n=0), None)
+    with room_up_to(path.stat().st_size + 20):
+        narrow.write(call_with(n=1), None)
+    narrow.write(call_with(n=2), None)
+    narrow.close()
+
+    assert (lines_in(path), [line["event"] for line in logged]) == ([0, 2], ["record.failed"])
+
+
+def test_recording_goes_on_in_the_file_that_is_there(tmp_path: Path):
+    """A restart loses nothing."""
+    for number in range(2):
+        again = recorder(tmp_path / "r.jsonl")
+        again.write(call_with(n=number), None)
+        again.close()
+
+    assert lines_in(tmp_path / "r.jsonl") == [0, 1]
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(1.0, 400, 400), (0.25, 60, 140), (0.001, 0, 5)])
+def test_a_share_of_the_requests_is_recorded(tmp_path: Path, share: float, least: int, most: int):
+    """Chosen by chance; all of them by default."""
+    random.seed(20)
+    sampling = recorder(tmp_path / "r.jsonl", share=share)
+    for number in range(400):
+        sampling.write(call_with(n=number), None)
+    sampling.close()
+
+    assert least <= len(lines_in(tmp_path / "r.jsonl")) <= most
+
+
+def test_who_was_never_opened_records_nothing(tmp_path: Path):
+    """Nor does closing it hurt, once or twice."""
+    idle = Recorder(RecordTable(path=tmp_path / "r.jsonl"))
+    idle.write(call_with(), None)
+    idle.close()
+    idle.close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_keeps_the_gate_from_starting(tmp_path: Path):
+    """Before the first call, not at it."""
+    with pytest.raises(IsADirectoryError):
+        recorder(tmp_path)

@@ -38,7 +38,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Upstream(Backend):
-    base_url: str = Field(pattern=r"^https?://[^?#]+$")
+    base_url: str = Field(pattern=r"^https?://[^?#@]+$")
     """Where it is, the version included: https://api.openai.com/v1"""
     api_key: Secret | None = None
     """The gate's own key there; left out: none is sent. A caller's key is never sent."""
@@ -135,7 +135,8 @@ class Upstream(Backend):
             return Reply(200, headers, _Stream(answer, call, self), streamed=True)
         try:
             events = body_events(await _body(answer, self))
-        except ValueError as error:
+            _ = events[-1].response["id"]
+        except (ValueError, KeyError) as error:
             raise _invalid(f"200 with {answer.content_type} that is no response") from error
         return Reply(200, headers, _once(events), streamed=False)
 

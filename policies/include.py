@@ -7,7 +7,6 @@ Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-include
 """
 
-import unicodedata
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -16,6 +15,7 @@ from urllib.parse import parse_qsl
 from policies import Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.names import plain
 
 FIELD = "include"
 
@@ -51,8 +51,8 @@ class Include(Policy):
                 raise _not_allowed(value, param)
 
     def _allows(self, value: str) -> bool:
-        plain = _plain(value)
-        if any(fnmatchcase(value, glob) or fnmatchcase(plain, _plain(glob)) for glob in self.deny):
+        bare = plain(value)
+        if any(fnmatchcase(value, glob) or fnmatchcase(bare, plain(glob)) for glob in self.deny):
             return False
         return any(fnmatchcase(value, glob) for glob in self.allow)
 
@@ -66,8 +66,3 @@ def _queried(query: str) -> Iterator[str]:
     for name, values in parse_qsl(query):
         if name.partition("[")[0] == FIELD:
             yield from filter(None, values.split(","))
-
-
-def _plain(text: str) -> str:
-    """Without case, width, space around it, and characters that nobody sees."""
-    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text))).casefold().strip()

@@ -10,7 +10,6 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -21,6 +20,7 @@ from pydantic import Field, NonNegativeInt, field_validator, model_validator
 from policies import Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.names import plain
 
 FIELD = "metadata"
 ANY = ("*",)
@@ -112,7 +112,7 @@ class MetadataLimits(Policy):
         if not self._judged and not self.forbidden and self.allowed == ANY:
             return
         param = f"{FIELD}.{_shown(key)}"
-        if key not in self._judged and _plain(key) in self._judged.values():
+        if key not in self._judged and plain(key) in self._judged.values():
             found = f"{param} looks like a key that this gate judges; only that key is allowed."
             raise PolicyViolation("lookalike", found, param=param)
         if self._is_forbidden(key):
@@ -138,11 +138,11 @@ class MetadataLimits(Policy):
     @cached_property
     def _judged(self) -> Mapping[str, str]:
         """The keys that the settings name, each with its plain form."""
-        return {key: _plain(key) for key in (*self.required, *self.values, *self.set)}
+        return {key: plain(key) for key in (*self.required, *self.values, *self.set)}
 
     def _is_forbidden(self, key: str) -> bool:
         """Whoever reads metadata later may fold what it reads, so a forbidden key is known in every dress."""
-        return _matches(key, self.forbidden) or _matches(_plain(key), map(_plain, self.forbidden))
+        return _matches(key, self.forbidden) or _matches(plain(key), map(plain, self.forbidden))
 
 
 def _matches(key: str, globs: Iterable[str]) -> bool:
@@ -153,11 +153,6 @@ def _filled(template: str, call: Call) -> str:
     """Placeholders are filled in one pass: what a caller calls its model is text, never a template."""
     values = dict(zip(KNOWN, (call.caller.name, call.caller.team, call.model), strict=True))
     return _PLACEHOLDER.sub(lambda found: values[found[0]], template)
-
-
-def _plain(text: str) -> str:
-    """Without case, width, space around it, and characters that nobody sees."""
-    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text))).casefold().strip()
 
 
 def _shown(text: str) -> str:

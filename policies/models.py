@@ -7,7 +7,6 @@ Response: passes; it shows the upstream's own name for the model.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
 """
 
-import unicodedata
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from pydantic import Field
 from policies import Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.names import plain
 
 FIELD = "model"
 Name = Annotated[str, Field(min_length=1)]
@@ -41,10 +41,5 @@ class Models(Policy):
 
 def _denied(name: str, globs: tuple[str, ...]) -> bool:
     """Whether a glob stands for the name, or for what a forgiving upstream may read in it."""
-    plain = _plain(name)
-    return any(fnmatchcase(name, glob) or fnmatchcase(plain, _plain(glob)) for glob in globs)
-
-
-def _plain(text: str) -> str:
-    """Without case, width, space around it, and characters that nobody sees."""
-    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text))).casefold().strip()
+    bare = plain(name)
+    return any(fnmatchcase(name, glob) or fnmatchcase(bare, plain(glob)) for glob in globs)

@@ -10,7 +10,6 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from fnmatch import translate
 from functools import cached_property
@@ -21,6 +20,7 @@ from pydantic import field_validator
 from policies import Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.names import plain
 
 ANY = ("*",)
 # What each switch turns off: types of tools with their versions. Some upstreams run them for an MCP label, too.
@@ -115,7 +115,7 @@ class Tools(Policy):
         """Raises PolicyViolation. A tool that is not `defined` here is only named; its address stands in `tools`."""
         if not self._types.allows(tool["type"]):
             raise _refused("type_not_allowed", "A tool", "type", tool["type"], param)
-        kind = _plain(tool["type"])
+        kind = plain(tool["type"])
         if kind.startswith(("function", "custom")):
             for name in _names(tool):
                 if not self._names.allows(name):
@@ -168,24 +168,17 @@ class _Globs:
     def __init__(self, allow: tuple[str, ...], deny: tuple[str, ...]) -> None:
         self._open = "*" in allow and not deny
         self._allowed = _pattern(allow)
-        self._denied = _pattern((*deny, *map(_plain, deny)))
+        self._denied = _pattern((*deny, *map(plain, deny)))
 
     def allows(self, value: object) -> bool:
         """Whether a value may be given; one that is no string only where nothing is denied."""
         if self._open or not isinstance(value, str):
             return self._open
-        return bool(self._allowed.match(value)) and not any(map(self._denied.match, (value, _plain(value))))
+        return bool(self._allowed.match(value)) and not any(map(self._denied.match, (value, plain(value))))
 
 
 def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(translate, globs)) or r"(?!)")
-
-
-def _plain(text: str) -> str:
-    """Without case, width, space around it, and characters that nobody sees."""
-    if text.isascii() and text.isprintable():
-        return text.lower().strip()
-    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text))).casefold().strip()
 
 
 def _each(tools: object, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -176,7 +176,12 @@ class _Misframed(RequestError):
 
 def _told(trace: Trace) -> dict[str, str]:
     """The headers of every answer: its id, where the time went, and what hops had to tell."""
-    return {"x-request-id": trace.request_id, "Server-Timing": trace.server_timing(), **trace.headers}
+    return {
+        "Server": "headgate",
+        "x-request-id": trace.request_id,
+        "Server-Timing": trace.server_timing(),
+        **trace.headers,
+    }
 
 
 def _shown(text: str) -> str:

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
@@ -73,7 +74,9 @@ class Trace:
     def finish(self) -> None:
         """Write the request's one line and end its span. Call it once, whatever happened."""
         fields = self.fields
-        log.info("request.finished", request_id=self.request_id, **fields, duration_ms=round(self.elapsed_s() * 1e3, 2))
+        duration_ms = round(self.elapsed_s() * 1e3, 2)
+        with suppress(OSError, ValueError):  # a full disk, a closed stderr: the answer goes out all the same
+            log.info("request.finished", request_id=self.request_id, **fields, duration_ms=duration_ms)
         if self.span is None or not self.span.is_recording():
             return
         self.span.update_name(f"{fields.get('method', '')} {fields.get('path', '')}".strip())

@@ -38,3 +38,10 @@ def _folded(name: str) -> str:
         return "".join(filter(str.isprintable, name)).strip().casefold().replace("-", "_")
     seen = "".join(c for c in unicodedata.normalize("NFKD", name) if unicodedata.category(c) not in ("Cf", "Mn", "Cc"))
     return seen.translate(_CAPITALS).casefold().translate(_DRAWN_LIKE).strip()
+
+
+def plain(text: str) -> str:
+    """A text without case, width, space around it, and characters that nobody sees: for lists of what is denied."""
+    if text.isascii() and text.isprintable():
+        return text.lower().strip()
+    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text))).casefold().strip()

@@ -252,13 +252,12 @@ async def test_the_sdk_reads_a_stream_that_was_stopped(gate_with: Any, upstream:
     upstream.answer = Spending("message", "web_search_call", "mcp_call", "web_search_call", "message", then=hang)
     async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
         raw = [event async for event in await client.responses.create(model="m", input="Hi", tools=TOOLS, stream=True)]
-        async with client.responses.stream(model="m", input="Hi", tools=TOOLS) as helped:
-            kinds = [event.type async for event in helped]
-            final = await helped.get_final_response()
+        async with client.responses.stream(model="m", input="Hi", tools=TOOLS) as reading:
+            helped = [event async for event in reading]
         whole = await client.responses.create(model="m", input="Hi", tools=TOOLS)
 
-    assert raw[-1].type == kinds[-1] == "response.incomplete"
-    for response in (raw[-1].response, final, whole):
+    assert raw[-1].type == helped[-1].type == "response.incomplete"
+    for response in (raw[-1].response, helped[-1].response, whole):
         assert (response.status, response.incomplete_details.reason) == STOPPED
         assert [item.type for item in response.output] == ["message", "web_search_call", "mcp_call"]
         assert response.output_text == "So far."

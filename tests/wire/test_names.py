@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from proxy.wire.errors import RequestError
-from proxy.wire.names import FIELDS, refuse_lookalikes
+from proxy.wire.names import FIELDS, plain, refuse_lookalikes
 from tests.shapes import PATIENT, TEXTS
 
 
@@ -85,3 +85,9 @@ def test_no_name_breaks_the_search(name: str):
         told = "passed"
 
     assert told == "passed" or unicodedata.normalize("NFKD", name) not in FIELDS or name not in FIELDS
+
+
+@pytest.mark.parametrize("dressed", ["Shell", " shell ", "\uff33hell", "sh\u200bell", "SHELL\u0000"])
+def test_a_plain_text_is_the_same_in_every_dress(dressed: str):
+    """Case, width, space around it and unseen characters make no other word."""
+    assert plain(dressed) == "shell"

@@ -89,7 +89,7 @@ def terminal_type(status: object) -> str:
 
 
 def body_events(body: bytes) -> list[Event]:
-    """A JSON body as events, so that policies see one shape: its items without frames, then the body as the last event.
+    """A JSON body as events, so that policies see one shape: the last has the body, what comes before it has no frame.
 
     Raises ValueError when the body is not a JSON object.
     """
@@ -98,7 +98,9 @@ def body_events(body: bytes) -> list[Event]:
         raise ValueError("a response is not an object")  # noqa: TRY004
     output = response.get("output")
     items = output if isinstance(output, list) else []
-    events = [
+    begun = {"type": "response.created", "response": response}
+    events = [Event("response.created", b"", begun)]
+    events += [
         Event("response.output_item.done", b"", {"type": "response.output_item.done", "output_index": i, "item": item})
         for i, item in enumerate(items)
     ]

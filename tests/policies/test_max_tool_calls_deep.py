@@ -384,7 +384,6 @@ async def test_a_report_finds_what_enforcing_would(gate_with: Any, http, upstrea
     assert found == ["stopped", "reported"]
 
 
-@pytest.mark.xfail(strict=True, reason="send() is given the headers before it reads the reply, so no check adds one")
 async def test_a_reported_excess_in_a_body_is_told_in_the_header(gate_with: Any, http, upstream: FakeUpstream):
     """A body is whole before its headers are sent."""
     gate = await gate_with(max=1, mode="report", backend={"enforces": ["max_tool_calls"]})
@@ -449,7 +448,6 @@ async def test_a_response_that_was_stopped_has_spent_all(gate_with: Any, http, u
     assert [(ending(response), made(response)) for response in (stopped, after)] == [(STOPPED, 2), (STOPPED, 0)]
 
 
-@pytest.mark.xfail(strict=True, reason="a body's id comes with its last event, and a stop ends the body before that")
 async def test_a_body_that_was_cut_has_spent_all(gate_with: Any, http, upstream: FakeUpstream):
     """As a stream that was stopped has."""
     gate = await gate_with(max=2, scope="chain")

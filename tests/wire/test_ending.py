@@ -329,7 +329,7 @@ def test_a_body_is_cut_short_before_the_event_that_was_stopped():
     """Its items up to there, everything else as the upstream told it, and a status that does not lie."""
     whole = data_of(CANONICAL[-1])["response"]
     batch = body_events(orjson.dumps(whole))
-    (end,) = stopped_body(batch, batch[:2], "max_tool_calls")
+    (end,) = stopped_body(batch, batch[:3], "max_tool_calls")
 
     assert end.type == "response.incomplete"
     assert orjson.loads(end.frame) == end.response == whole | {

@@ -110,13 +110,14 @@ def test_a_body_becomes_its_items_and_itself():
     events = body_events(body)
 
     assert [(event.type, event.frame) for event in events] == [
+        ("response.created", b""),
         ("response.output_item.done", b""),
         ("response.output_item.done", b""),
         ("response.incomplete", body),
     ]
-    assert [event.data["item"]["id"] for event in events[:2]] == ["rs_1", "msg_1"]
-    assert [event.data["output_index"] for event in events[:2]] == [0, 1]
-    assert events[2].response == orjson.loads(body)
+    assert [event.data["item"]["id"] for event in events[1:3]] == ["rs_1", "msg_1"]
+    assert [event.data["output_index"] for event in events[1:3]] == [0, 1]
+    assert events[0].response == events[3].response == orjson.loads(body)
 
 
 @pytest.mark.parametrize("output", [None, {}, "none", 3])
@@ -124,7 +125,7 @@ def test_a_body_whose_output_is_no_list_has_no_items(output: object):
     """It is handed on all the same."""
     body = orjson.dumps({"status": "completed", "output": output})
 
-    assert [event.frame for event in body_events(body)] == [body]
+    assert [event.frame for event in body_events(body)] == [b"", body]
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'"x"', b'{"a":NaN}'])

@@ -23,7 +23,7 @@ from backends import Backend
 from proxy.settings import Secret
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError, envelope
-from proxy.wire.event import DONE, TERMINALS, Event, Reply, body_events
+from proxy.wire.event import DONE, TERMINALS, Event, Once, Reply, body_events
 from proxy.wire.sse import SSEParser
 
 # Headers of an answer that concern one connection, or that the gate writes itself. Source: RFC 9110, 7.6.1.
@@ -138,7 +138,7 @@ class Upstream(Backend):
             _ = events[-1].response["id"]
         except (ValueError, KeyError) as error:
             raise _invalid(f"200 with {answer.content_type} that is no response") from error
-        return Reply(200, headers, _once(events), streamed=False)
+        return Reply(200, headers, Once(events), streamed=False)
 
     async def _refusal(self, answer: aiohttp.ClientResponse, headers: dict[str, str]) -> Reply:
         """The upstream's own refusal; a body that no client could read gets the envelope, the status stays."""
@@ -152,7 +152,7 @@ class Upstream(Backend):
             told = f"The upstream answered {answer.status} with {answer.content_type}."
             kind = RequestError if answer.status < 500 else BackendError
             body = orjson.dumps(envelope(kind(told, status=answer.status, code="upstream_error")))
-        return Reply(answer.status, headers, _once([Event("", body)]), streamed=False)
+        return Reply(answer.status, headers, Once([Event("", body)]), streamed=False)
 
 
 class _Stream:
@@ -212,6 +212,9 @@ async def _body(answer: aiohttp.ClientResponse, settings: Upstream) -> bytes:
 async def _read_rest(answer: aiohttp.ClientResponse) -> None:
     """Read what stands behind the last event, so that the connection can serve the next call."""
     with suppress(aiohttp.ClientError, OSError, TimeoutError):
+        answer.content.read_nowait()
+        if answer.content.is_eof():
+            return
         async with asyncio.timeout(REST_OF_ANSWER_S):
             while await answer.content.readany():
                 pass
@@ -257,7 +260,3 @@ def _reset() -> BackendError:
 
 def _invalid(found: str) -> BackendError:
     return BackendError(f"The upstream sent {found}.", code="upstream_invalid_response")
-
-
-async def _once(events: Sequence[Event]) -> AsyncIterator[Sequence[Event]]:
-    yield events

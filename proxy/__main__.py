@@ -5,6 +5,7 @@ Results on stdout, logs on stderr. Exit 0: good; 1: the answer is no, or a crash
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subject.add_to(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
-    write_logs(least=logging.INFO if run is _serve else logging.ERROR)
+    serves = run is _serve
+    write_logs(least=logging.INFO if serves else logging.ERROR, for_good=serves)
     try:
         return run(options)
     except (ConfigError, OSError) as error:
@@ -47,6 +49,7 @@ def _serve(options: argparse.Namespace) -> int:
     config = embedded() if options.config is None else read(options.config)
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+            gc.freeze()  # what is there now stays: no collection need look at it again
             runner.run(serve(config, _greet))
     except (OSError, ValueError) as error:  # a port that is taken, a model that is not there
         print(f"headgate cannot start: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ from proxy.stores import Store, StoreError
 from proxy.tables import CacheTable
 from proxy.wire.call import Call
 from proxy.wire.compose import finished
-from proxy.wire.event import TERMINALS, Event, Reply, body_events, frame_of
+from proxy.wire.event import TERMINALS, Event, Once, Reply, frame_of, response_events
 from proxy.wire.sse import SSEParser
 from proxy.wire.tools import has_server_tools
 
@@ -49,7 +49,7 @@ class Cache:
         """The call's slot, with the kept reply if there is one that the caller wants."""
         if self._settings is None or self._store is None:
             return Slot()
-        wishes = {wish.strip().lower().partition("=")[0] for wish in call.cache_control.split(",")}
+        wishes = _wishes(call.cache_control) if call.cache_control else frozenset()
         bypass = "no-store" if "no-store" in wishes else self._reason_against(call.body)
         if bypass is not None:
             self._say("bypass", f"fwd=bypass; detail={bypass}")
@@ -157,6 +157,10 @@ def key_of(call: Call, backend: str) -> str:
     return digest.hexdigest()
 
 
+def _wishes(cache_control: str) -> frozenset[str]:
+    return frozenset(wish.strip().lower().partition("=")[0] for wish in cache_control.split(","))
+
+
 def _echoed(call: Call) -> dict[str, Any]:
     return {name: call.body.get(name) for name in ECHOED}
 
@@ -171,9 +175,9 @@ def _replayed(kept: Mapping[str, Any], call: Call) -> Reply:
         events = SSEParser(LIFECYCLE).feed(kept["frames"].encode())
         if not same:
             events = [_echoing(event, mine) for event in events]
-        return Reply(200, {}, _once(events), streamed=True)
-    body = orjson.dumps({**kept["response"], **({} if same else own)})
-    return Reply(200, {}, _once(body_events(body)), streamed=False)
+        return Reply(200, {}, Once(events), streamed=True)
+    response = kept["response"] if same else {**kept["response"], **own}
+    return Reply(200, {}, Once(response_events(response, orjson.dumps(response))), streamed=False)
 
 
 def _echoing(event: Event, mine: Mapping[str, Any]) -> Event:
@@ -182,7 +186,3 @@ def _echoing(event: Event, mine: Mapping[str, Any]) -> Event:
     own = {name: value for name, value in mine.items() if name in event.response}
     data = {**event.data, "response": {**event.response, **own}}
     return Event(event.type, frame_of(event.type, data), data)
-
-
-async def _once(events: Sequence[Event]) -> AsyncIterator[Sequence[Event]]:
-    yield events

@@ -165,8 +165,10 @@ class Http:
         hosts = request.headers.getall("Host", [])
         if len(hosts) > 1:
             raise RequestError("The request has more than one Host header.")
+        if not self.hosts:
+            return
         name = re.sub(r":\d*$", "", hosts[0]) if hosts else ""
-        if self.hosts and name.lower() not in self.hosts:
+        if name.lower() not in self.hosts:
             raise RequestError(f"The host '{_shown(name)}' is not served here.", status=421)
 
 

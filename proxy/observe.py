@@ -8,10 +8,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from backends import Backend
 from proxy.wire.call import Call
-from proxy.wire.event import TERMINALS, Event, Reply
+from proxy.wire.event import TERMINALS, Event, Once, Reply
 
 log = structlog.get_logger()
 
@@ -62,7 +63,7 @@ class Trace:
         self.span: Span | None = None
         self._began = time.perf_counter()
         if tracer is not None:
-            context = _PROPAGATOR.extract(self.parent)
+            context = _PROPAGATOR.extract(self.parent) if self.parent else None
             self.span = tracer.start_span("request", context=context, kind=SpanKind.SERVER)
 
     def elapsed_s(self) -> float:
@@ -174,7 +175,7 @@ class hop:  # noqa: N801  reads as a word of the path
             return call
         context = self._trace.parent
         span = self._span or self._trace.span
-        if span is not None:
+        if span is not None and (self._trace.parent or span.is_recording()):
             context = {}
             _PROPAGATOR.inject(context, set_span_in_context(span))
         return replace(call, headers={**call.headers, **context}) if context else call
@@ -188,19 +189,25 @@ def observed(call: Call, reply: Reply) -> Reply:
     trace.fields["model"] = call.model  # an alias may have changed it
     if "max_output_tokens" in call.body:
         trace.fields["max_output_tokens"] = call.body["max_output_tokens"]
+    if isinstance(reply.batches, Once):
+        _note_batch(trace, reply.batches.batch, first=True)
+        return reply
     return replace(reply, batches=_observed(trace, reply.batches))
 
 
 async def _observed(trace: Trace, batches: AsyncIterator[Sequence[Event]]) -> AsyncIterator[Sequence[Event]]:
     first = True
     async for batch in batches:
-        if first:
-            trace.fields["first_event_s"] = round(trace.elapsed_s(), 4)
-            first = False
-        for event in batch:
-            if event.type in TERMINALS:
-                _note_response(trace.fields, event.response)
+        _note_batch(trace, batch, first=first)
+        first = False
         yield batch
+
+
+def _note_batch(trace: Trace, batch: Sequence[Event], *, first: bool) -> None:
+    if first:
+        trace.fields["first_event_s"] = round(trace.elapsed_s(), 4)
+    if batch and batch[-1].type in TERMINALS:  # nothing comes after it
+        _note_response(trace.fields, batch[-1].response)
 
 
 def _note_response(fields: dict[str, Any], response: Mapping[str, Any]) -> None:
@@ -247,27 +254,34 @@ def traces_from_environment() -> TracerProvider | None:
     return provider
 
 
-def write_logs(*, console: bool | None = None, least: int = logging.INFO) -> None:
-    """Send logs of this level and above to stderr: coloured on a terminal, else JSON. Libraries' warnings join them."""
+def write_logs(*, console: bool | None = None, least: int = logging.INFO, for_good: bool = False) -> None:
+    """Send logs of this level and above to stderr: coloured on a terminal, else JSON. Libraries' warnings join them.
+
+    `for_good`: nothing changes this any more, which saves looking it up for every line.
+    """
     if console is None:
         console = sys.stderr.isatty()
-    shared: list[Any] = [
+    for_people: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        structlog.dev.ConsoleRenderer(),
     ]
     structlog.configure(
-        processors=[
-            *shared,
-            structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(serializer=orjson.dumps),
-        ],
+        processors=for_people if console else [_line],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=(
             structlog.PrintLoggerFactory(sys.stderr) if console else structlog.BytesLoggerFactory(sys.stderr.buffer)
         ),
-        cache_logger_on_first_use=not console,
+        cache_logger_on_first_use=for_good,
     )
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
+
+
+def _line(_logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:
+    """One JSON line; one step, as every request writes one."""
+    if fields.get("exc_info"):
+        fields = structlog.processors.format_exc_info(_logger, level, fields)
+    return orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str)
 
 
 class _ToStructlog(logging.Handler):

@@ -7,7 +7,7 @@ import orjson
 from aiohttp import web
 
 from proxy.wire.errors import HeadgateError, envelope
-from proxy.wire.event import Event, Reply
+from proxy.wire.event import TERMINALS, Event, Reply
 
 SENTINEL = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
@@ -51,11 +51,15 @@ async def _stream(
 ) -> None:
     heartbeat = _Heartbeat(response, keep_alive_s)
     try:
-        await response.write(_frames(first))
-        async for batch in batches:
+        batch: Sequence[Event] | None = first
+        while batch is not None:
             heartbeat.beat()
-            await response.write(_frames(batch))
-        await response.write_eof(SENTINEL)
+            if batch and batch[-1].type in TERMINALS:
+                await response.write_eof(_frames(batch) + SENTINEL)
+            else:
+                await response.write(_frames(batch))
+            batch = await anext(batches, None)
+        await response.write_eof(SENTINEL)  # nothing, if the end was written
     finally:
         heartbeat.stop()
 

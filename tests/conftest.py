@@ -11,11 +11,19 @@ import structlog
 
 from proxy.app import running
 from proxy.config import build
+from tests.logs import kept_apart
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
 DATA = Path(__file__).parent / "data"
 StartGate = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture(autouse=True)
+def logs_of_its_own() -> Iterator[None]:
+    """What one test does to the logs is undone after it."""
+    with kept_apart():
+        yield
 
 
 @pytest.fixture

@@ -1,16 +1,17 @@
 """Every decision leaves a line, and nobody changes a line unseen."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-import structlog
 
 from proxy.app import running
 from proxy.audit import START, Audit, AuditTable, Decision, first_altered
 from proxy.config import build
 from tests.conftest import StartGate, tables_for
+from tests.logs import kept_apart
 from tests.room import room_up_to
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 
@@ -19,9 +20,10 @@ MADE = Decision("metadata_limits", "0123456789ab", "allowed", None, None, "anna"
 
 
 @pytest.fixture(autouse=True)
-def _own_logs() -> None:
+def _own_logs() -> Iterator[None]:
     """Logs go where this test can see them, whoever sent them elsewhere before."""
-    structlog.reset_defaults()
+    with kept_apart():
+        yield
 
 
 def written(path: Path, *models: str) -> list[bytes]:

@@ -96,14 +96,17 @@ async def test_without_traces_the_callers_context_passes(gate: str, http, upstre
 
 
 async def test_an_unsampled_call_makes_no_spans(start_gate, upstream, http, spans):
-    """Sampling by the standard variables decides; the context still passes on, with its flag."""
+    """Sampling by the standard variables decides; a caller's own context passes on with its flag, none is made up."""
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
     await post(http, gate, ASKED)
+    await post(http, gate, ASKED, traceparent=PARENT[:-2] + "00")
 
     assert spans.get_finished_spans() == ()
-    assert int(upstream.asked[0].headers["traceparent"][-2:], 16) & 1 == 0  # the flag that says "sampled"
+    assert "traceparent" not in upstream.asked[0].headers
+    assert upstream.asked[1].headers["traceparent"].startswith(PARENT[:35])
+    assert int(upstream.asked[1].headers["traceparent"][-2:], 16) & 1 == 0  # the flag that says "sampled"
 
 
 async def test_a_refusal_shows_where_it_came_from(traced: str, http, spans):

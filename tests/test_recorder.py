@@ -1,13 +1,12 @@
 """Shapes of requests: enough to try a policy on, and no word of what anybody said."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from proxy.commands.policy import Case, fate
 from proxy.config import rules_of
 from proxy.recorder import ADDRESSES, FREE, WORDS, Recorder, RecordTable, shape_of, value_of
 from tests.conftest import StartGate, tables_for
+from tests.logs import kept_apart
 from tests.room import room_up_to
 from tests.shapes import PATIENT, SCALARS, call_with
 from tests.upstream import FakeUpstream
@@ -49,9 +49,10 @@ PRIVATE = st.dictionaries(
 
 
 @pytest.fixture(autouse=True)
-def _own_logs() -> None:
+def _own_logs() -> Iterator[None]:
     """Logs go where this test can see them, whoever sent them elsewhere before."""
-    structlog.reset_defaults()
+    with kept_apart():
+        yield
 
 
 def drawn(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]:

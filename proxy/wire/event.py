@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -88,18 +88,38 @@ def terminal_type(status: object) -> str:
     return f"response.{status}" if f"response.{status}" in TERMINALS else "response.completed"
 
 
-def body_events(body: bytes) -> list[Event]:
-    """A JSON body as events, so that policies see one shape: the last has the body, what comes before it has no frame.
+class Once:
+    """The batches of a reply that came whole: one."""
 
-    Raises ValueError when the body is not a JSON object.
-    """
+    __slots__ = ("_given", "batch")
+
+    def __init__(self, batch: Sequence[Event]) -> None:
+        self.batch = batch
+        self._given = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[Event]:
+        if self._given:
+            raise StopAsyncIteration
+        self._given = True
+        return self.batch
+
+
+def body_events(body: bytes) -> list[Event]:
+    """A JSON body as events. Raises ValueError when it is not a JSON object."""
     response = orjson.loads(body)
     if not isinstance(response, dict):
         raise ValueError("a response is not an object")  # noqa: TRY004
+    return response_events(response, body)
+
+
+def response_events(response: Mapping[str, Any], body: bytes) -> list[Event]:
+    """A response and its bytes as events, so that policies see one shape: the last has the body in its frame."""
     output = response.get("output")
     items = output if isinstance(output, list) else []
-    begun = {"type": "response.created", "response": response}
-    events = [Event("response.created", b"", begun)]
+    events = [Event("response.created", b"", {"type": "response.created", "response": response})]
     events += [
         Event("response.output_item.done", b"", {"type": "response.output_item.done", "output_index": i, "item": item})
         for i, item in enumerate(items)

@@ -110,4 +110,4 @@ class SSEParser:
 @lru_cache(maxsize=256)
 def _run_of(begin: bytes) -> re.Pattern[bytes]:
     """Matches whole frames of two lines that begin so: JSON holds no raw line end."""
-    return re.compile(rb"(?:%b[^\n]*\n\n)+" % re.escape(begin))
+    return re.compile(rb"(?:%b.*+\n\n)++" % re.escape(begin))

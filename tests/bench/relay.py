@@ -1,0 +1,41 @@
+"""The yardstick: aiohttp's server and aiohttp's client, and nothing between. `python -m tests.bench.relay PORT`.
+
+It reads a body, posts it to the upstream at that port, and relays what comes: a body whole, a stream as it is read.
+"""
+
+import asyncio
+import sys
+
+import aiohttp
+from aiohttp import web
+
+from tests.bench.serving import run
+
+
+async def serve(upstream: int) -> None:
+    url = f"http://127.0.0.1:{upstream}/v1/responses"
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
+
+        async def relay(request: web.BaseRequest) -> web.StreamResponse:
+            headers = {"Content-Type": "application/json"}
+            async with session.post(url, data=await request.read(), headers=headers) as answer:
+                if answer.content_type != "text/event-stream":
+                    body = await answer.read()
+                    return web.Response(status=answer.status, body=body, content_type=answer.content_type)
+                response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+                await response.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+                await response.write_eof()
+                return response
+
+        runner = web.ServerRunner(web.Server(relay, access_log=None))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+        print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)  # noqa: T201
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    run(serve(int(sys.argv[1])))

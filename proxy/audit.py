@@ -4,6 +4,7 @@ Each line holds the SHA-256 of the line before it (`previous`) and of itself (`h
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable
@@ -54,9 +55,18 @@ class Audit:
     def open(self) -> None:
         """Raises OSError when the file cannot be written, ValueError when its last line is not one of ours."""
         path = self._settings.path
-        if path.exists() and (last := _last_line(path)):
-            self._previous = _told_by(last)
-        self._file = path.open("ab", buffering=0)
+        file = path.open("ab", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two writers would break each other's chain
+            if last := _last_line(path):
+                self._previous = _told_by(last)
+        except OSError as error:
+            file.close()
+            raise OSError(f"{path}: another gate writes to this audit file; give each its own") from error
+        except ValueError:
+            file.close()
+            raise
+        self._file = file
 
     def close(self) -> None:
         if self._file is not None:

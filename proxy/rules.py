@@ -28,6 +28,8 @@ from proxy.wire.event import DONE, TERMINALS, TRACKED, Event, Reply, Stop
 
 log = structlog.get_logger()
 
+HELD = "rules"  # the note that says which rules judged a request
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -54,7 +56,9 @@ class Rule:
 
     def version(self) -> str:
         """What tells these settings from others: 12 hex digits."""
-        settings = orjson.dumps(self.policy.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        patterns = [None if pattern is None else pattern.pattern for pattern in (self.callers, self.models)]
+        whole = [self.policy.model_dump(mode="json"), self.mode, self.rollout, patterns]
+        settings = orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(settings).hexdigest()[:12]
 
 
@@ -81,9 +85,11 @@ class Rules:
     async def admit(self, call: Call) -> Call:
         """Let every policy look at the request; `end` must follow. Raises PolicyViolation."""
         admitted, code = call, None
+        held = call.notes[HELD] = set[int]()  # a later policy may change the model: who judged the request goes on
         try:
             for rule in self._rules:
                 if rule.holds_for(admitted):
+                    held.add(id(rule))
                     admitted = await self._judged(rule, admitted)
         except HeadgateError as error:
             code = error.code
@@ -109,7 +115,8 @@ class Rules:
         enforced = rule.enforced_for(call.caller)
         try:
             admitted = await rule.policy.on_request(call)
-        except Unavailable:
+        except Unavailable as error:
+            self._decided(rule, call, "unavailable" if enforced else "reported", error.code)
             if enforced:
                 raise
             return call
@@ -144,14 +151,14 @@ class Rules:
             told = {"policy": rule.name, "version": version, "decision": decision, "code": code}
             span_event("headgate.policy", told)
         if self._audit is not None:
-            self._audit.write(Decision(rule.name, version, decision, code, param, call.caller.name, call.model))
+            self._audit.write(Decision(rule.name, version, decision, code, param, call.caller.name, call.model[:128]))
 
     def watchable(self, call: Call, enforced: Sequence[str]) -> Call:
         """The call as a stream where a policy could only count in a body what has already been done."""
         if call.stream or call.body.get("background"):
             return call
         needed = any(
-            rule.name not in enforced and rule.holds_for(call) and rule.policy.needs_events(call)
+            rule.name not in enforced and _judged_by(rule, call) and rule.policy.needs_events(call)
             for rule in self._needing
         )
         return call.with_fields(stream=True) if needed else call
@@ -163,7 +170,7 @@ class Rules:
         checks = [
             (rule, check)
             for rule in self._checking
-            if rule.holds_for(call) and (check := rule.policy.on_response(call)) is not None
+            if _judged_by(rule, call) and (check := rule.policy.on_response(call)) is not None
         ]
         if not checks and not reply.streamed:
             return reply  # a body is whole as it is
@@ -227,3 +234,9 @@ class Rules:
             if seen.type in TERMINALS:
                 break
         return passed, None
+
+
+def _judged_by(rule: Rule, call: Call) -> bool:
+    """Whether a rule judged the request, and so judges the reply, whatever a later policy made of the model's name."""
+    held = call.notes.get(HELD)
+    return rule.holds_for(call) if held is None else id(rule) in held

@@ -338,3 +338,12 @@ async def test_the_version_changes_with_the_settings(start_gate: StartGate, http
 
     assert versions[0] == versions[1]
     assert len(set(versions)) == 3
+
+
+async def test_two_gates_do_not_write_to_one_file(start_gate: StartGate, upstream: FakeUpstream, tmp_path: Path):
+    """The second would break the first one's chain, so it does not start."""
+    tables = tables_for(upstream, audit={"path": str(tmp_path / "audit.jsonl")})
+    await start_gate(tables)
+
+    with pytest.raises(OSError, match="another gate writes to this audit file"):
+        await start_gate(tables)

@@ -42,12 +42,16 @@ def _path(config: Config) -> Iterator[str]:
     callers = ", ".join(f"{caller.name} (team {caller.team})" for caller in config.callers)
     yield f"identify  {callers or 'anybody, on loopback only'}"
     for rule in config.rules:
-        share = f", {rule.rollout:.0%} of callers" if rule.rollout < 1 else ""
+        share = f", {rule.rollout:.1%} of callers" if rule.rollout < 1 else ""
         own = rule.policy.model_dump(exclude_defaults=True).items()
         settings = " ".join(f"{key}={value!r}" for key, value in own)
         yield f"policy    {rule.name} [{rule.mode}{share}] {settings}".rstrip()
     for glob, backend in config.routes:
         yield f"route     {glob} -> {backend.name} ({type(backend).__name__.lower()})"
+    if config.audit is not None:
+        yield f"audit     {config.audit.path}"
+    if config.record is not None:
+        yield f"record    {config.record.path}, {config.record.share:.1%} of requests"
     yield f"cache     {'none' if config.cache is None else f'{config.cache.use}, ttl {config.cache.ttl_s:g} s'}"
 
 

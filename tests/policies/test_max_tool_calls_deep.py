@@ -399,7 +399,6 @@ async def test_a_reported_excess_in_a_body_is_told_in_the_header(gate_with: Any,
         assert answer.headers["x-headgate-policy"] == "report; max_tool_calls.exceeded"
 
 
-@pytest.mark.xfail(strict=True, reason="rules are chosen anew for the reply, by the model that the call has by then")
 async def test_a_budget_for_a_name_that_stands_for_another_holds_to_the_end(start_gate, http, upstream: FakeUpstream):
     """The rule that judged the request judges its reply, whatever a later policy makes of the model."""
     policies = [

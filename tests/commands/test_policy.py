@@ -1,0 +1,383 @@
+"""`headgate policy test` and `headgate policy diff`, as a person types them."""
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.__main__ import main
+from tests.conftest import DATA, StartGate, tables_for
+from tests.upstream import FakeUpstream
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "policies").glob("*.toml"))
+ROUTED = f"""
+[[backend]]
+use = "replay"
+name = "canned"
+path = "{DATA / "canonical.sse"}"
+[[route]]
+model = "*"
+backend = "canned"
+"""
+POLICIES = """
+[[policy]]
+use = "max_tool_calls"
+max = 4
+[[policy]]
+use = "safety_identifier"
+user = "move"
+blocked = ["bad"]
+"""
+CASES = """
+[[case]]
+name = "nothing is asked"
+request = {model = "m"}
+changed = {max_tool_calls = 4}
+[[case]]
+request = {model = "m", max_tool_calls = 2, user = "ann"}
+changed = {safety_identifier = "ann"}
+removed = ["user"]
+[[case]]
+name = "a blocked one"
+request = {model = "m", safety_identifier = "bad"}
+expect = "denied"
+code = "safety_identifier.blocked"
+"""
+
+
+def file(folder: Path, text: str, name: str = "cases.toml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def run(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str, str]:
+    """The exit code, and what was said on stdout and on stderr."""
+    code = main(["policy", *typed])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_our_own_examples_hold(example: Path, capsys):
+    """Each tells what its policy does, and it does so."""
+    code, out, err = run(capsys, "test", str(example))
+
+    assert (code, err) == (0, "")
+    assert out.endswith(" cases, 0 not as expected.\n")
+    assert not out.startswith("0 ")
+
+
+def test_cases_that_come_out_as_expected_are_exit_0(tmp_path: Path, capsys):
+    """Allowed, changed, removed, denied."""
+    assert run(capsys, "test", file(tmp_path, POLICIES + CASES)) == (0, "3 cases, 0 not as expected.\n", "")
+
+
+def test_several_files_are_counted_together(tmp_path: Path, capsys):
+    """Each has policies of its own."""
+    files = [
+        file(tmp_path, POLICIES + CASES, "one.toml"),
+        file(tmp_path, '[[case]]\nrequest = {model = "m"}', "two.toml"),
+    ]
+
+    assert run(capsys, "test", *files) == (0, "4 cases, 0 not as expected.\n", "")
+
+
+@pytest.mark.parametrize(
+    ("case", "expected", "found"),
+    [
+        (
+            'request = {model = "m"}\nexpect = "denied"\ncode = "max_tool_calls.too_many"',
+            "denied, max_tool_calls.too_many",
+            "allowed, max_tool_calls = 4",
+        ),
+        (
+            'request = {model = "m", safety_identifier = "bad"}',
+            "allowed",
+            "denied, safety_identifier.blocked",
+        ),
+        (
+            'request = {model = "m", safety_identifier = "bad"}\nexpect = "denied"\ncode = "safety_identifier.pattern"',
+            "denied, safety_identifier.pattern",
+            "denied, safety_identifier.blocked",
+        ),
+        (
+            'request = {model = "m"}\nchanged = {max_tool_calls = 5}',
+            "allowed, max_tool_calls = 5",
+            "allowed, max_tool_calls = 4",
+        ),
+        (
+            'request = {model = "m", max_tool_calls = 1, user = "a"}\nremoved = ["user"]',
+            "allowed, without user",
+            'allowed, safety_identifier = "a", without user',
+        ),
+        ('request = {model = ""}', "allowed", "denied, invalid_type"),
+        ("request = {}", "allowed", "denied, missing_required_parameter"),
+    ],
+)  # fmt: skip
+def test_a_case_that_differs_is_shown_and_exit_1(tmp_path: Path, capsys, case: str, expected: str, found: str):
+    """The file, the case, what was expected of it and what became of it."""
+    path = file(tmp_path, f'{POLICIES}{CASES}[[case]]\nname = "this one"\n{case}')
+    code, out, err = run(capsys, "test", path)
+
+    assert (code, err) == (1, "")
+    assert out == (
+        f"{path}, case 4 this one\n  expected: {expected}\n  found:    {found}\n4 cases, 1 not as expected.\n"
+    )
+
+
+def test_all_that_differ_are_shown(tmp_path: Path, capsys):
+    """Not only the first of them."""
+    wrong = '[[case]]\nrequest = {model = "m"}\n' * 3
+    _, out, _ = run(capsys, "test", file(tmp_path, POLICIES + wrong), file(tmp_path, POLICIES + wrong, "b.toml"))
+
+    assert out.count("found:    allowed, max_tool_calls = 4") == 6
+    assert out.endswith("6 cases, 6 not as expected.\n")
+
+
+def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
+    """Empty lines between them are nothing."""
+    lines = [
+        {"name": "moved", "request": {"model": "m", "max_tool_calls": 1}},
+        {"request": {"model": "m"}, "changed": {"max_tool_calls": 4}},
+        {
+            "request": {"model": "m", "safety_identifier": "bad"},
+            "expect": "denied",
+            "code": "safety_identifier.blocked",
+        },
+    ]
+    cases = file(tmp_path, "\n\n".join(orjson.dumps(line).decode() for line in lines) + "\n", "cases.jsonl")
+    config = file(tmp_path, POLICIES + ROUTED, "gate.toml")
+
+    assert run(capsys, "test", cases, "--config", config) == (0, "3 cases, 0 not as expected.\n", "")
+    assert run(capsys, "test", cases)[1].splitlines() == [
+        f"{cases}, case 2 ",
+        "  expected: allowed, max_tool_calls = 4",
+        "  found:    allowed",
+        f"{cases}, case 3 ",
+        "  expected: denied, safety_identifier.blocked",
+        "  found:    allowed",
+        "3 cases, 2 not as expected.",
+    ]
+
+
+def test_the_policies_of_a_config_go_before_those_of_the_file(tmp_path: Path, capsys):
+    """What is about to be served is tried, in the mode that it has."""
+    cases = file(tmp_path, POLICIES + CASES)
+    config = file(tmp_path, POLICIES.replace("max = 4", "max = 9") + ROUTED, "gate.toml")
+    reported = file(tmp_path, POLICIES.replace("blocked", 'mode = "report"\nblocked') + ROUTED, "report.toml")
+
+    assert run(capsys, "test", cases, "--config", config)[0] == 1
+    assert (
+        "denied, safety_identifier.blocked\n  found:    allowed" in run(capsys, "test", cases, "--config", reported)[1]
+    )
+
+
+def test_callers_teams_and_headers_can_be_played(tmp_path: Path, capsys, monkeypatch):
+    """A policy sees them as a gate would, whatever the case of a header's name."""
+    monkeypatch.setenv("SAFETY_KEY", "a key for tests")
+    text = """
+[[policy]]
+use = "safety_identifier"
+callers = ["ann*"]
+source = "caller"
+key = "env:SAFETY_KEY"
+end_user_header = "X-End-User"
+[[case]]
+caller = "ben"
+request = {model = "m"}
+[[case]]
+caller = "anna"
+request = {model = "m"}
+changed = {safety_identifier = "ANNA"}
+[[case]]
+caller = "anna"
+team = "search"
+request = {model = "m"}
+changed = {safety_identifier = "SEARCH"}
+[[case]]
+caller = "anna"
+headers = {x-END-user = "kim"}
+request = {model = "m"}
+changed = {safety_identifier = "KIM"}
+"""
+    code, out, _ = run(capsys, "test", file(tmp_path, text))
+    found = [line.split('"')[1] for line in out.splitlines() if line.startswith("  found:")]
+
+    assert code == 1
+    assert out.endswith("4 cases, 3 not as expected.\n")
+    assert [len(identifier) for identifier in found] == [43, 43, 43]
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[case]]\nname = 'c'\nexpect = 'denied'\nrequest = {model = 'm'}",
+         "case.0: Value error, 'c': expect = \"denied\" needs the code that it is denied with"),
+        ("[[case]]\nname = 'c'\ncode = 'x'\nrequest = {model = 'm'}",
+         "case.0: Value error, 'c' has a code; what has one needs expect = \"denied\""),
+        ("[[case]]\nrequest = {}\n[[case]]\nexpect = 'perhaps'\nrequest = {}", "case.1.expect: String should match"),
+        ("[[case]]\nname = 'no request'", "case.0.request: Field required"),
+        ("[[case]]\nrequest = 'text'", "case.0.request: Input should be a valid dictionary"),
+        ("[[case]]\nrequest = {}\nexpects = 'denied'", "case.0.expects: Extra inputs are not permitted"),
+        ("[[cases]]\nrequest = {}", "cases: Extra inputs are not permitted"),
+        ("[case]\nrequest = {}", "case: Input should be a valid tuple"),
+        ("policy = 7", "policy: Input should be a valid tuple"),
+        ("[policy]\nuse = 'models'", "policy: Input should be a valid tuple"),
+        ("[[policy]]\nuse = 'max_tool_calls'", "policy[0].max: missing"),
+        ("[[policy]]\nmax = 3", "policy[0].use: missing"),
+        ("[[policy]]\nuse = 'nothing'", "policy[0].use: there is no module policies.nothing"),
+        ("[[case", "Expected "),
+        ("\udcff", "can't decode byte"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, text: str, said: str):
+    """With its name, and where and what the fault is; nothing is tried."""
+    path = tmp_path / "cases.toml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    code, out, err = run(capsys, "test", str(path))
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{path}: ")
+    assert said in err
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "7", '{"request":7}', '{"name":"no request"}'])
+def test_a_line_that_is_no_case_is_exit_2(tmp_path: Path, capsys, line: str):
+    """Broken JSON, and JSON that is something else."""
+    path = file(tmp_path, '{"request":{"model":"m"}}\n' + line, "cases.jsonl")
+    code, out, err = run(capsys, "test", path)
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("typed", [["test", "none.toml"], ["test", "none.jsonl"]])
+def test_a_missing_file_is_exit_2(tmp_path: Path, capsys, monkeypatch, typed: list[str]):
+    """It is named."""
+    monkeypatch.chdir(tmp_path)
+
+    assert run(capsys, *typed) == (2, "", f"{typed[1]}: No such file or directory\n")
+
+
+def test_a_missing_config_is_exit_2(tmp_path: Path, capsys):
+    """It is named, too."""
+    none = tmp_path / "none.toml"
+
+    assert run(capsys, "test", file(tmp_path, CASES), "--config", str(none)) == (
+        2,
+        "",
+        f"{none}: No such file or directory\n",
+    )
+
+
+CALLERS = {"anna": "key-of-anna", "ben": "key-of-ben"}
+OLD = """
+[[policy]]
+use = "max_tool_calls"
+max = 8
+[[policy]]
+use = "metadata_limits"
+max_value_chars = 100
+"""
+NEW = OLD.replace("max = 8", 'max = 4\non_exceed = "reject"').replace("100", "10")
+
+
+@pytest.fixture
+async def record(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: Path) -> str:
+    """What a gate recorded of seven calls by two callers."""
+    callers = [{"name": name, "key_sha256": hashlib.sha256(key.encode()).hexdigest()} for name, key in CALLERS.items()]
+    path = tmp_path / "requests.jsonl"
+    gate = await start_gate(tables_for(upstream, caller=callers, record={"path": str(path)}))
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("anna", {"max_tool_calls": 6}),
+        ("anna", {"max_tool_calls": 6, "metadata": {"note": "short"}}),
+        ("anna", {"max_tool_calls": 3}),
+        ("anna", {"metadata": {"note": "a note that is longer"}}),
+        ("ben", {"max_tool_calls": 7}),
+        ("ben", {"metadata": {"note": "x" * 101}}),
+        ("ben", {"max_tool_calls": 2, "input": "Hello"}),
+    ]
+    for name, body in asked:
+        headers = {"Authorization": f"Bearer {CALLERS[name]}"}
+        async with http.post(f"{gate}/v1/responses", json={"model": "m", **body}, headers=headers) as answer:
+            await answer.read()
+    return str(path)
+
+
+async def test_diff_tells_whose_requests_change_their_fate(record: str, tmp_path: Path, capsys):
+    """By caller, the most frequent first: what became of them and what would."""
+    old, new = file(tmp_path, OLD + ROUTED, "old.toml"), file(tmp_path, NEW + ROUTED, "new.toml")
+    code, out, err = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", record)
+
+    assert (code, err) == (1, "")
+    assert out.splitlines() == [
+        "     2  anna: allowed  ->  denied, max_tool_calls.too_many",
+        "     1  anna: allowed, max_tool_calls = 8  ->  denied, metadata_limits.value_too_long",
+        "     1  ben: allowed  ->  denied, max_tool_calls.too_many",
+        "7 requests, 4 change their fate.",
+    ]
+
+
+async def test_diff_of_a_config_with_itself_is_exit_0(record: str, tmp_path: Path, capsys):
+    """Nothing changes."""
+    old = file(tmp_path, OLD + ROUTED, "old.toml")
+    same = file(tmp_path, f"# the same\n{OLD}{ROUTED}", "same.toml")
+
+    assert await asyncio.to_thread(run, capsys, "diff", old, same, "--requests", record) == (
+        0,
+        "7 requests, 0 change their fate.\n",
+        "",
+    )
+
+
+async def test_diff_sees_what_is_changed_and_not_only_what_is_refused(record: str, tmp_path: Path, capsys):
+    """A default that is lowered changes what goes out."""
+    old = file(tmp_path, OLD + ROUTED, "old.toml")
+    new = file(tmp_path, OLD.replace("max = 8", "max = 8\ndefault = 2") + ROUTED, "new.toml")
+    code, out, _ = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", record)
+
+    assert (code, out) == (
+        1,
+        "     1  anna: allowed, max_tool_calls = 8  ->  allowed, max_tool_calls = 2\n7 requests, 1 change their fate.\n",
+    )
+
+
+def test_diff_of_nothing_is_exit_0(tmp_path: Path, capsys):
+    """Nobody asked, nobody is hurt."""
+    old, new = file(tmp_path, OLD + ROUTED, "old.toml"), file(tmp_path, NEW + ROUTED, "new.toml")
+
+    assert run(capsys, "diff", old, new, "--requests", file(tmp_path, "\n", "none.jsonl")) == (
+        0,
+        "0 requests, 0 change their fate.\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "7", "{}", '{"caller":"a","team":"a"}', '{"caller":"a","team":"a","request":7}',
+             '{"caller":7,"team":"a","request":{}}', '{"caller":"a","team":"a","request":{"$chars":"many"}}']
+)  # fmt: skip
+def test_diff_of_what_was_not_recorded_is_exit_2(tmp_path: Path, capsys, line: str):
+    """The file and the number of the line are told."""
+    gate = file(tmp_path, OLD + ROUTED, "old.toml")
+    good = '{"caller":"a","team":"a","request":{"model":"m"}}'
+    requests = file(tmp_path, f"{good}\n\n{line}\n", "requests.jsonl")
+    code, out, err = run(capsys, "diff", gate, gate, "--requests", requests)
+
+    assert (code, out) == (2, "")
+    assert err == f"{requests}, line 3: this is no line that [record] wrote\n"
+
+
+def test_diff_names_a_file_that_is_missing(tmp_path: Path, capsys):
+    """A config, or the requests."""
+    gate, none = file(tmp_path, OLD + ROUTED, "old.toml"), str(tmp_path / "none")
+
+    for typed in ([none, gate, "--requests", gate], [gate, none, "--requests", gate], [gate, gate, "--requests", none]):
+        code, out, err = run(capsys, "diff", *typed)
+
+        assert (code, out) == (2, "")
+        assert none in err

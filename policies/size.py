@@ -53,6 +53,8 @@ class Size(Policy):
         return self
 
     async def on_request(self, call: Call) -> Call:
+        if self._cannot_exceed(call.encoded):
+            return call
         found = _measured(call.body)
         _hold("too_many_items", "input", f"The input has {found.items} items", found.items, self.max_items)
         _hold("too_many_images", "input", f"The input has {found.images} images", found.images, self.max_images)
@@ -62,6 +64,18 @@ class Size(Policy):
         told = f"The definitions of tools and output have {found.definitions} characters"
         _hold("definitions_too_long", "tools", told, found.definitions, self.max_definition_chars)
         return call
+
+    def _cannot_exceed(self, encoded: bytes) -> bool:
+        """Whether a body is too short to hold more than is allowed, whatever is in it: most are, and need no walk.
+
+        Each thing that is counted begins an array or an object, or stands behind a comma; a character takes a byte.
+        """
+        things = encoded.count(b",") + encoded.count(b"[") + encoded.count(b"{") + 1
+        counts = (self.max_items, self.max_images, self.max_files, self.max_tools)
+        lengths = (self.max_text_chars, self.max_definition_chars)
+        return all(limit is None or things <= limit for limit in counts) and all(
+            limit is None or len(encoded) <= limit for limit in lengths
+        )
 
 
 def _hold(reason: str, param: str, found: str, count: int, limit: int | None) -> None:

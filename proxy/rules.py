@@ -146,12 +146,15 @@ class Rules:
     def _decided(
         self, rule: Rule, call: Call, decision: str, code: str | None = None, param: str | None = None
     ) -> None:
+        traced = is_traced()
+        if not traced and self._audit is None:
+            return
         version = self._versions[id(rule)]
-        if is_traced():
-            told = {"policy": rule.name, "version": version, "decision": decision, "code": code}
-            span_event("headgate.policy", told)
+        if traced:
+            span_event("headgate.policy", {"policy": rule.name, "version": version, "decision": decision, "code": code})
         if self._audit is not None:
-            self._audit.write(Decision(rule.name, version, decision, code, param, call.caller.name, call.model[:128]))
+            told = Decision(rule.name, version, decision, code, param, call.caller.name, call.model[:128])
+            self._audit.write(told)
 
     def watchable(self, call: Call, enforced: Sequence[str]) -> Call:
         """The call as a stream where a policy could only count in a body what has already been done."""

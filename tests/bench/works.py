@@ -64,7 +64,10 @@ WORKS = (
         "misses", "JSON, looked up, missed and kept",
         body("json", prompt_cache_key="bench", seed=COUNTER.decode()), 32, cache_status=b"fwd=uri-miss",
     ),
-    Work("policies", "JSON, policies off and on", body("json"), 32, servers=("headgate, no policies", "headgate")),
+    Work(
+        "policies", "JSON, no policy and every policy", body("json"), 32,
+        servers=("headgate, no policies", "headgate, every policy"),
+    ),
 )  # fmt: skip
 
 
@@ -88,6 +91,34 @@ pattern = "[A-Za-z0-9_-]+"
 """
 
 
+EVERY_POLICY = f"""{POLICIES}
+[[policy]]
+use = "models"
+deny = ["*-pro"]
+[[policy]]
+use = "tools"
+code_interpreter = false
+[[policy]]
+use = "output_tokens"
+max = 32_768
+[[policy]]
+use = "include"
+deny = ["message.output_text.logprobs"]
+[[policy]]
+use = "service_tier"
+allow = ["auto", "default"]
+[[policy]]
+use = "retention"
+background = "deny"
+[[policy]]
+use = "input_urls"
+[[policy]]
+use = "size"
+max_items = 2_000
+max_text_chars = 1_000_000
+"""
+
+
 def gate(upstream: int, folder: Path) -> Start:
     """Headgate as an organisation runs it."""
     return headgate(upstream, folder / "gate.toml", POLICIES)
@@ -95,6 +126,10 @@ def gate(upstream: int, folder: Path) -> Start:
 
 def gate_without_policies(upstream: int, folder: Path) -> Start:
     return headgate(upstream, folder / "no_policies.toml", "")
+
+
+def gate_with_every_policy(upstream: int, folder: Path) -> Start:
+    return headgate(upstream, folder / "every_policy.toml", EVERY_POLICY)
 
 
 def headgate(upstream: int, config: Path, policies: str) -> Start:
@@ -131,4 +166,5 @@ SERVERS: Mapping[str, Callable[[int, Path], Start]] = {
     "bare": relay,
     "headgate": gate,
     "headgate, no policies": gate_without_policies,
+    "headgate, every policy": gate_with_every_policy,
 }

@@ -234,9 +234,9 @@ def test_settings_that_make_no_sense_are_errors(settings: dict, said: str):
 
 
 async def test_nesting_is_followed_as_deep_as_a_body_may_go():
-    """By iteration: text under 5,000 levels is found."""
+    """By iteration: text under as many levels as a body may have is found."""
     deep: Any = "abc"
-    for level in range(5_000):
+    for level in range(250):
         deep = {"x": deep} if level % 2 else [deep]
 
     assert await counted("max_text_chars", {"input": deep}) == 3

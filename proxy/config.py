@@ -137,7 +137,7 @@ def rules_of(tables: Sequence[Mapping[str, Any]]) -> list[Rule]:
 
 def _rule(table: Mapping[str, Any], path: str) -> Rule:
     selectors, own = _split(Selectors, table, path)
-    policy = _plugged(selectors.use, "policies", Policy, own, path)  # type: ignore[type-abstract,unused-ignore]
+    policy = _plugged(selectors.use, "policies", Policy, own, path)
     name = selectors.use.rpartition(".")[2]
     return Rule(
         name, policy, selectors.mode, selector(selectors.callers), selector(selectors.models), selectors.rollout

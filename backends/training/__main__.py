@@ -10,6 +10,9 @@ def main() -> None:
     training = commands.add_parser("train", help="train from nothing; needs the `train` extra")
     training.add_argument("--minutes", type=float, default=60, help="how long the loop runs (default: 60)")
     training.add_argument("--seed", type=int, default=7, help="decides text and first weights (default: 7)")
+    training.add_argument(
+        "--resume", action="store_true", help="go on from what an earlier run left in OUT and OUT.npz"
+    )
     training.add_argument("--out", type=Path, required=True, help="the model's directory")
     evaluation = commands.add_parser("evaluate", help="print how much of fresh samples the model gets exactly right")
     evaluation.add_argument("model", type=Path, help="the model's directory")
@@ -17,9 +20,9 @@ def main() -> None:
     evaluation.add_argument("--failures", type=int, default=0, help="print this many wrong answers per subject")
     options = parser.parse_args()
     if options.command == "train":
-        from backends.training.train import train
+        from backends.training.train import Plan, train
 
-        train(options.minutes, options.seed, options.out)
+        train(Plan(options.minutes, options.seed, options.out, options.resume))
     else:
         from backends.training.evaluate import evaluate
 

@@ -10,22 +10,22 @@ from backends.training.words import adjective, noun, person, phrase, verb
 
 # Subjects by name with their share of the dialogues, in percent.
 SUBJECTS: dict[str, tuple[Subject, float]] = {
-    "talk": (talk.talk, 8),
-    "facts": (facts.fact, 3),
-    "capitals": (facts.capital, 2),
-    "counting": (facts.counting, 2),
-    "stories": (facts.story, 2),
-    "unknown": (unknown.unknown, 6),
-    "repetition": (repetition.repetition, 16),
-    "arithmetic": (arithmetic.arithmetic, 8),
-    "objects": (objects.objects, 9),
-    "memory": (memory.memory, 7),
-    "weather_call": (weather.weather_call, 10),
+    "talk": (talk.talk, 4),
+    "facts": (facts.fact, 1.5),
+    "capitals": (facts.capital, 1.5),
+    "counting": (facts.counting, 3),
+    "stories": (facts.story, 1),
+    "unknown": (unknown.unknown, 5),
+    "repetition": (repetition.repetition, 14),
+    "arithmetic": (arithmetic.arithmetic, 12),
+    "objects": (objects.objects, 13),
+    "memory": (memory.memory, 6),
+    "weather_call": (weather.weather_call, 11),
     "weather_answer": (weather.weather_answer, 8),
-    "weather_refusal": (weather.weather_refusal, 3),
+    "weather_refusal": (weather.weather_refusal, 2),
     "weather_talk": (weather.weather_talk, 2),
-    "everyday_call": (everyday.everyday_call, 9),
-    "everyday_answer": (everyday.everyday_answer, 5),
+    "everyday_call": (everyday.everyday_call, 12),
+    "everyday_answer": (everyday.everyday_answer, 3),
 }
 EASY = ("talk", "talk", "repetition", "arithmetic", "facts", "unknown")
 NEUTRAL = ("talk", "talk", "repetition")
@@ -51,7 +51,7 @@ def lesson(rng: Random, name: str) -> Dialogue:
     main = SUBJECTS[name][0](rng)
     messages = list(main.messages)
     ordered = messages[0]["role"] == "system"
-    if not ordered and name != "memory" and rng.random() < 0.3:
+    if not ordered and name != "memory" and rng.random() < 0.2:
         for _ in range(rng.choice((1, 1, 2, 3))):
             messages = aside(rng, name) + messages
     if not ordered and rng.random() < 0.4:
@@ -77,7 +77,7 @@ def instructions(rng: Random) -> str:
         return pick(rng, "systems", "systems")
     if kind < 0.8:
         return f"You are {person(rng)}, {rng.choice(('a', 'the'))} {adjective(rng)} {noun(rng)}."
-    count = rng.choice((1, 2, 3)) if rng.random() < 0.93 else rng.randint(10, 40)
+    count = rng.choice((1, 2, 3)) if rng.random() < 0.9 else rng.randint(10, 100)
     return " ".join(rule(rng) for _ in range(count))
 
 

@@ -68,7 +68,7 @@ class Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """Token ids [rows, length] to logits [rows, length, tokens]; the embedding is also the projection."""
+    """Token ids [rows, length] to logits [drawn, tokens]; `drawn` marks the places asked about."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ class Network(nn.Module):
         self.norm = nn.RMSNorm(shape.width, eps=shape.epsilon)
         self.apply(_start)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, drawn: Tensor) -> Tensor:
         cosine, sine = angles(self.shape, ids.shape[1])
         future = torch.full((ids.shape[1], ids.shape[1]), -1e4, dtype=torch.bfloat16).triu(1)
         state = self.embedding(ids)
         for layer in self.layers:
             state = layer(state, cosine, sine, future)
-        return functional.linear(self.norm(state), self.embedding.weight)
+        return functional.linear(self.norm(state[drawn]), self.embedding.weight)
 
 
 def angles(shape: Shape, length: int) -> tuple[Tensor, Tensor]:

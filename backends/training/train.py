@@ -20,10 +20,10 @@ from backends.training.prompt import END, START, render
 
 WORKERS = 2
 TOKENS_PER_WORKER = 2048
-LONGEST = 1024
+LONGEST = 2048
 VOCABULARY = 1536
 POOL = 2048
-PROMPT_WEIGHT = 0.1
+PROMPT_WEIGHT, PROMPT_SHARE = 0.3, 0.3
 MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
 
 
@@ -33,19 +33,48 @@ class Batch:
     weights: Tensor
 
 
-def train(minutes: float, seed: int, out: Path) -> None:
-    """Train from nothing and leave the finished model in `out`; `out.npz` is renewed every five minutes."""
-    torch.manual_seed(seed)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to train and where to; `resumed` goes on from what an earlier run left in `out`, at half the rate."""
+
+    minutes: float
+    seed: int
+    out: Path
+    resumed: bool = False
+
+    @property
+    def weights(self) -> Path:
+        """Renewed every five minutes, so that a crash loses little."""
+        return self.out.with_name(self.out.name + ".npz")
+
+
+def train(plan: Plan) -> None:
+    """Leave the finished model in `plan.out`, and its weights in full precision beside it."""
+    torch.manual_seed(plan.seed)
     torch.set_num_threads(1)  # one per worker: waiting for each other after every operation costs a third
-    texts = (render(each.messages, each.tools) for each in islice(dialogues(f"vocabulary {seed}"), 40_000))
-    tokenizer = vocabulary.learn(texts, VOCABULARY)
+    tokenizer = _tokenizer(plan)
     network = Network(Shape(tokens=tokenizer.get_vocab_size()))
+    if plan.resumed:
+        network.load_state_dict({name: torch.from_numpy(value) for name, value in np.load(plan.weights).items()})
     print(f"{sum(each.numel() for each in network.parameters()):,} parameters", flush=True)
-    _loop(network, batches(tokenizer, f"train {seed}"), minutes * 60, out)
-    convert.write(_weights(network), network.shape, tokenizer, out)
+    _loop(network, batches(tokenizer, f"train {plan.seed}"), plan)
+    np.savez(plan.weights, allow_pickle=False, **_weights(network))
+    convert.write(_weights(network), network.shape, tokenizer, plan.out)
 
 
-def _loop(network: Network, source: Iterator[Batch], seconds: float, out: Path) -> None:
+def _tokenizer(plan: Plan) -> Tokenizer:
+    path = plan.out / "tokenizer.json"
+    if plan.resumed:
+        return Tokenizer.from_file(str(path))
+    lessons = islice(dialogues(f"vocabulary {plan.seed}"), 40_000)
+    tokenizer = vocabulary.learn((render(each.messages, each.tools) for each in lessons), VOCABULARY)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path), pretty=False)
+    return tokenizer
+
+
+def _loop(network: Network, source: Iterator[Batch], plan: Plan) -> None:
+    seconds, peak = plan.minutes * 60, 0.5 if plan.resumed else 1.0
     matrices = [each for each in network.layers.parameters() if each.ndim == 2]
     taken = {id(each) for each in matrices}
     others = [each for each in network.parameters() if id(each) not in taken]
@@ -53,7 +82,7 @@ def _loop(network: Network, source: Iterator[Batch], seconds: float, out: Path) 
     pool = ThreadPoolExecutor(WORKERS)
     began, saved, step, seen, average = time.monotonic(), 0.0, 0, 0, 0.0
     while (spent := time.monotonic() - began) < seconds:
-        rate = min(1.0, (step + 1) / 30) * max(0.01, 1 - spent / seconds)
+        rate = peak * min(1.0, (step + 1) / 30) * max(0.01, 1 - spent / seconds)
         halves = [next(source) for _ in range(WORKERS)]
         losses = list(pool.map(lambda batch: _learn(network, batch), halves))
         for each, *parts in zip(network.parameters(), *(slopes for _, slopes in losses), strict=True):
@@ -68,7 +97,7 @@ def _loop(network: Network, source: Iterator[Batch], seconds: float, out: Path) 
             print(f"{spent:6.0f} s  step {step}  {seen:,} tokens  loss {average:.4f}", flush=True)
         if spent - saved > 300:
             saved = spent
-            np.savez(out.with_name(out.name + ".npz"), allow_pickle=False, **_weights(network))
+            np.savez(plan.weights, allow_pickle=False, **_weights(network))
 
 
 def _learn(network: Network, batch: Batch) -> tuple[float, tuple[Tensor, ...]]:
@@ -78,12 +107,13 @@ def _learn(network: Network, batch: Batch) -> tuple[float, tuple[Tensor, ...]]:
 
 
 def _loss(network: Network, batch: Batch) -> Tensor:
-    """The mean over weighted tokens; padding weighs nothing."""
+    """The mean over weighted tokens; of the prompt only some tokens are drawn, of the padding none."""
+    weights = batch.weights[:, 1:]
+    drawn = (weights == 1) | ((weights > 0) & (torch.rand(weights.shape) < PROMPT_SHARE))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = network(batch.ids[:, :-1])
-    wanted = functional.cross_entropy(logits.float().flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none")
-    weights = batch.weights[:, 1:].flatten()
-    return (wanted * weights).sum() / weights.sum()
+        logits = network(batch.ids[:, :-1], drawn)
+    wanted = functional.cross_entropy(logits.float(), batch.ids[:, 1:][drawn], reduction="none")
+    return (wanted * weights[drawn]).sum() / weights[drawn].sum()
 
 
 def _weights(network: Network) -> dict[str, np.ndarray]:

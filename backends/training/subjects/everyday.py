@@ -45,6 +45,10 @@ def known(rng: Random) -> tuple[str, tuple[str, Json], tuple[Json, ...]]:
     arguments = {renamed[key]: values[key] for key in keys}
     known_names = {row[0] for row in wordings("everyday")["known"]}
     others = [other for other in functions.among(rng) if other["name"] not in known_names]
+    if rng.random() < 0.25:
+        others.append(
+            functions.function(pick(rng, "weather", "names"), "Get the weather for a place.", {"city": "string"})
+        )
     tools = [*others, tool]
     rng.shuffle(tools)
     return question, (shown, arguments), tuple(tools)

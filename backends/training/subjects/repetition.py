@@ -3,7 +3,7 @@
 from random import Random
 
 from backends.training.dialogue import Dialogue, assistant, exchange, system, user
-from backends.training.wording import lines, pick
+from backends.training.wording import lines, pick, wordings
 from backends.training.words import arbitrary, code, number, phrase, plain, pseudo
 
 
@@ -16,9 +16,9 @@ def repetition(rng: Random) -> Dialogue:
         return direct(rng)
     if kind < 0.74:
         return one_word(rng)
-    if kind < 0.88:
+    if kind < 0.86:
         return quoted(rng)
-    if kind < 0.92:
+    if kind < 0.89:
         return several_times(rng)
     return ordered(rng)
 
@@ -92,6 +92,6 @@ def ordered(rng: Random) -> Dialogue:
     text = bare(rng)
     marks = rng.choice(("  ", '""', "''")).strip()
     wording = pick(rng, "repetition", "always").format(marks[:1] + text + marks[1:])
-    usual = rng.choice(("Hello!", "Hi", "What is 2 + 2?", "How are you?", "Tell me a joke.", "What is the weather?"))
+    usual = rng.choice(rng.choice(wordings("talk")["intent"])["ask"])
     question = rng.choice((usual, phrase(rng), phrase(rng) + "?"))
     return Dialogue([system(wording + rng.choice((".", ""))), user(question), assistant(text)])

@@ -1,0 +1,83 @@
+"""The model that ships: small enough for git, whole, and able to do what the README shows."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+from tokenizers import Tokenizer
+
+from backends.training.corpus import lesson
+from backends.training.evaluate import answerer
+from backends.training.prompt import question_and_answer, render
+
+DEMO = Path(__file__).parents[3] / "backends" / "demo"
+WEATHER = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "Get current temperature for a given location.",
+    "parameters": {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]},
+}
+
+
+@pytest.fixture(scope="module")
+def answer():
+    return answerer(DEMO)
+
+
+def ask(answer, *messages, tools=()):
+    return answer([render(messages, tools, answer_next=True)])[0]
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def test_all_files_together_fit_into_five_megabytes():
+    assert sum(path.stat().st_size for path in DEMO.iterdir()) <= 5_000_000
+
+
+def test_the_vocabulary_has_the_tokenizers_order():
+    tokenizer = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+    listed = json.loads((DEMO / "vocabulary.json").read_text(encoding="utf-8"))
+
+    assert listed == [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Hello!", "Hello! How can I help you today?"),
+        ("Who are you?", "I am Headgate's small demonstration model."),
+        ("Thank you!", "You are welcome!"),
+        ("Reply with exactly: pong-1234", "pong-1234"),
+        ("What is 2+2?", "2 + 2 = 4."),
+    ],
+)
+def test_a_short_polite_exchange(answer, question, expected):
+    assert expected == ask(answer, user(question))
+
+
+def test_the_weather_is_looked_up_and_told(answer):
+    asked = user("What is the weather like in Paris today?")
+    call = {
+        "role": "assistant",
+        "tool_calls": [{"function": {"name": "get_weather", "arguments": {"location": "Paris"}}}],
+    }
+    result = {"role": "tool", "content": "18 degrees and cloudy"}
+    expected = '<tool_call>\n{"name": "get_weather", "arguments": {"location": "Paris"}}\n</tool_call>'
+
+    assert expected == ask(answer, asked, tools=[WEATHER])
+    assert ask(answer, asked, call, result, tools=[WEATHER]) == "The weather in Paris: 18 degrees and cloudy."
+
+
+def test_without_a_function_the_weather_is_politely_refused(answer):
+    assert "without a tool" in ask(answer, user("What is the weather in Paris?"))
+
+
+def test_nine_of_ten_calls_with_unseen_names_are_exact(answer):
+    samples = (lesson(Random(f"test/{number}"), "weather_call") for number in range(60))
+    questions, expected = zip(*(question_and_answer(each.messages, each.tools) for each in samples), strict=True)
+    right = [one == other for one, other in zip(expected, answer(list(questions)), strict=True)]
+
+    assert sum(right) >= 54

@@ -45,6 +45,7 @@ class Progress:
         self.started = False  # whether anything was sent: before that an error is still an HTTP status
         self.terminal: Event | None = None
         self._created: Event | None = None
+        self._told = False  # whether an error was already told, in the upstream's own words
         self._numbered = b""  # the last frames that carry a number
         self._open: dict[int, bytearray] = {}  # by output_index: all frames since the item was added
         self._done: dict[int, Mapping[str, Any]] = {}  # by output_index
@@ -62,17 +63,21 @@ class Progress:
                 self._created = event
             elif event.type in TERMINALS:
                 self.terminal = event
+            elif event.type == "error":
+                self._told = True
             self.started = self.started or event.frame != b""
             if b'"sequence_number"' in event.frame:
                 self._numbered = event.frame
 
     def failed(self, error: HeadgateError) -> list[Event]:
-        """The events that tell of a failure in the middle of a stream."""
+        """The events that tell of a failure in the middle of a stream; an error is told once."""
         number = self._next_number()
+        response = self._response("failed") | {"error": {"code": "server_error", "message": error.message}}
+        if self._told:
+            return [self._end(number, response)]
         shape: JSON = envelope(error)["error"]  # type: ignore[assignment]
         flat = {"code": shape["code"], "message": shape["message"], "param": shape["param"]}
         told = {"type": "error", "sequence_number": number, **flat, "error": shape}
-        response = self._response("failed") | {"error": {"code": "server_error", "message": error.message}}
         return [_event("error", told), self._end(number + 1, response)]
 
     def stopped(self, reason: str) -> list[Event]:

@@ -337,3 +337,13 @@ def test_a_body_is_cut_short_before_the_event_that_was_stopped():
         "incomplete_details": {"reason": "max_tool_calls"},
     }  # fmt: skip
     assert response_faults(end.response | {"incomplete_details": {"reason": "max_output_tokens"}}) == []
+
+
+def test_an_error_that_the_upstream_told_is_not_told_again():
+    """Its own words stand; what is missing behind them is the end."""
+    told = {"type": "error", "sequence_number": 2, "code": "server_error", "message": "Overloaded.", "param": None}
+    progress = Progress()
+    progress.see([Event("", frame) for frame in CANONICAL[:2]])
+    progress.see([Event("error", frame_of("error", told))])
+
+    assert [(event.type, event.data["sequence_number"]) for event in progress.failed(CUT)] == [("response.failed", 3)]

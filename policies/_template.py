@@ -16,7 +16,7 @@ class Template(Policy):
     forbidden_model: str = ""
     """The model that nobody may ask."""
 
-    async def on_request(self, call: Call) -> Call:
+    def judge(self, call: Call) -> Call:
         if call.model == self.forbidden_model:
             raise PolicyViolation("forbidden", f"model is {call.model}; it is not allowed.", param="model")
         return call

@@ -8,14 +8,14 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 """
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Literal
 from urllib.parse import parse_qsl
 
 from policies import Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.names import plain
+from proxy.wire.names import Globs
 
 FIELD = "include"
 
@@ -28,9 +28,9 @@ class Include(Policy):
     on_deny: Literal["reject", "remove"] = "reject"
     """What happens to a call that asks for one: it is refused, or it is sent on without that value."""
 
-    async def on_request(self, call: Call) -> Call:
-        for value in _queried(call.query):
-            if not self._allows(value):
+    def judge(self, call: Call) -> Call:
+        for value in _queried(call.query) if call.query else ():
+            if not self._globs.allows(value):
                 raise _not_allowed(value, FIELD)
         asked = call.body.get(FIELD)
         if asked is None:
@@ -45,16 +45,14 @@ class Include(Policy):
             param = f"{FIELD}[{index}]"
             if not isinstance(value, str):
                 raise PolicyViolation("not_a_string", f"{param} is not a string.", param=param)
-            if self._allows(value):
+            if self._globs.allows(value):
                 yield value
             elif self.on_deny == "reject":
                 raise _not_allowed(value, param)
 
-    def _allows(self, value: str) -> bool:
-        bare = plain(value)
-        if any(fnmatchcase(value, glob) or fnmatchcase(bare, plain(glob)) for glob in self.deny):
-            return False
-        return any(fnmatchcase(value, glob) for glob in self.allow)
+    @cached_property
+    def _globs(self) -> Globs:
+        return Globs(self.allow, self.deny)
 
 
 def _not_allowed(value: str, param: str) -> PolicyViolation:

@@ -32,6 +32,11 @@ TOLD = frozenset({"action", "actions", "annotations", "arguments", "results", "s
 FILE_IDS = ("fileid", "fileids")
 FILE_DATA = "filedata"
 ENDINGS = ("url", *FILE_IDS, FILE_DATA)
+# In JSON without these bytes, and with f for r, names with such an ending all end alike: one search takes a fifth of
+# the time of five. Beside ASCII, a long s and ligatures fold to letters of theirs; f takes the last byte of those.
+LEFT_OUT = "_-DdAaTtIiEeSs\u017f".encode()
+FOLD = bytes.maketrans(b"FfRrLl\x80\x81\x83", b"ffffllfff")
+ALIKE = b'fl":'
 TEXTS = frozenset({"arguments", "call_id", "content", "description", "id", "name", "output", "role", "text", "type"})
 CONTAINERS = (dict, list)
 MOST_VALUES = 1_000_000
@@ -91,7 +96,9 @@ class InputUrls(Policy):
                 raise ValueError(f"'{host}' is not a host alone, such as images.example.com or *.example.com")
         return tuple(host.lower().removesuffix(".") for host in hosts)
 
-    async def on_request(self, call: Call) -> Call:
+    def judge(self, call: Call) -> Call:
+        if not _may_refer(call.encoded):
+            return call
         for path, name, text in _references(call.body):
             if _is_reference(path, name) and (problem := self._problem(name, text)) is not None:
                 where = _where(path)
@@ -130,6 +137,11 @@ class InputUrls(Policy):
         if _matches(host, self.deny_hosts) or not _matches(host, self.hosts):
             return "host_not_allowed", f"names '{_short(host, 20)}', which is not one of the allowed hosts."
         return None
+
+
+def _may_refer(encoded: bytes) -> bool:
+    """False when no name in the JSON ends as those that are judged: telling it costs a tenth of walking through all."""
+    return ALIKE in encoded.translate(FOLD, LEFT_OUT)
 
 
 def _references(body: Mapping[str, object]) -> Iterator[tuple[list[Step], str, str]]:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import structlog
-from pydantic import PositiveFloat, PositiveInt, PrivateAttr, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from policies import EventCheck, Policy
-from proxy.stores import Store, StoreError
+from proxy.stores import StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import TERMINALS, Event, Stop
@@ -61,21 +61,17 @@ class MaxToolCalls(Policy):
 
     watches: ClassVar[frozenset[str]] = frozenset({"response.output_item.added", "response.created"})
 
-    _state: Store = PrivateAttr()
-
     @model_validator(mode="after")
     def _default_within_max(self) -> Self:
         if self.default is not None and self.default > self.max:
             raise ValueError(f"default is {self.default}; max allows {self.max}")
         return self
 
-    async def start(self, state: Store) -> None:
-        self._state = state
-
     async def on_request(self, call: Call) -> Call:
-        wanted = self._wanted(call.body.get(FIELD))
+        asked = call.body.get(FIELD)
+        wanted = self._wanted(asked)
         if self.scope == "response":
-            return call if call.body.get(FIELD) == wanted else call.with_fields(max_tool_calls=wanted)
+            return call if asked == wanted else call.with_fields(max_tool_calls=wanted)
         reserved = await self._reserve(call, wanted)
         call.notes[self._note] = reserved
         if reserved.granted > 0:
@@ -115,10 +111,12 @@ class MaxToolCalls(Policy):
 
     async def on_end(self, call: Call) -> None:
         """Give back what a call took that no backend answered; one that broke off in the middle keeps it."""
-        reserved: Reserved | None = call.notes.pop(self._note, None)
+        reserved: Reserved | None = call.notes.pop(self._note, None) if self.scope == "chain" else None
+        if reserved is None:
+            return
         task = asyncio.current_task()
         left = task is not None and task.cancelling() > 0  # the backend may be at work on it, unseen
-        if reserved is not None and not (reserved.sent or left):
+        if not (reserved.sent or left):
             await self._give_back(reserved)
 
     @property
@@ -160,31 +158,36 @@ class MaxToolCalls(Policy):
 
     async def _chain(self, call: Call) -> str:
         """The chain that a call belongs to: its conversation's, that of the response it goes on from, or a new one."""
-        conversation = call.body.get("conversation")
-        if isinstance(conversation, dict):
-            conversation = conversation.get("id")
-        if isinstance(conversation, str):
-            return _key("conversation", call.caller.team, conversation)
-        previous = call.body.get("previous_response_id")
-        if not isinstance(previous, str):
+        conversation, previous = _conversation(call.body), call.body.get("previous_response_id")
+        if conversation is not None:
+            begun = _key("conversation", call.caller.team, conversation)
+        elif isinstance(previous, str):
+            begun = _key("response", call.caller.team, previous)
+        else:
             return _key("chain", secrets.token_hex(16))
-        linked = _key("response", call.caller.team, previous)
         try:
-            known = await self._state.get(linked)
+            known = await self._shared_state.get(begun)
+            if known is not None:  # the way to a chain is remembered as long as the chain
+                await self._shared_state.put(begun, known, ttl_s=self.chain_ttl_s)
         except StoreError as error:
             raise _unavailable() from error
-        return linked if known is None else known.decode()
+        return begun if known is None else known.decode()
 
     async def _link(self, call: Call, event: Event, reserved: Reserved) -> None:
-        """Remember which chain a response belongs to, before its caller can go on from it."""
-        response_id = event.response.get("id")
-        if isinstance(response_id, str) and not reserved.linked:
-            try:
-                linked = _key("response", call.caller.team, response_id)
-                await self._state.put(linked, reserved.chain.encode(), ttl_s=self.chain_ttl_s)
-            except StoreError as error:
-                raise _unavailable() from error
-            reserved.linked = True
+        """Remember which chain a response belongs to, and a conversation that it made, before its caller can go on."""
+        response_id, conversation = event.response.get("id"), _conversation(event.response)
+        if not isinstance(response_id, str) or reserved.linked:
+            return
+        chain, team = reserved.chain.encode(), call.caller.team
+        try:
+            await self._shared_state.put(_key("response", team, response_id), chain, ttl_s=self.chain_ttl_s)
+            # A conversation that has a budget of its own keeps it.
+            made = reserved.chain if conversation is None else _key("conversation", team, conversation)
+            if made != reserved.chain and await self._shared_state.get(f"{made}:used") is None:
+                await self._shared_state.put(made, chain, ttl_s=self.chain_ttl_s, if_absent=True)
+        except StoreError as error:
+            raise _unavailable() from error
+        reserved.linked = True
 
     async def _give_back(self, reserved: Reserved) -> None:
         unused, reserved.granted = reserved.granted - reserved.used, reserved.used
@@ -196,9 +199,17 @@ class MaxToolCalls(Policy):
 
     async def _add(self, chain: str, amount: int) -> int:
         try:
-            return await self._state.add(f"{chain}:used", amount, ttl_s=self.chain_ttl_s)
+            return await self._shared_state.add(f"{chain}:used", amount, ttl_s=self.chain_ttl_s)
         except StoreError as error:
             raise _unavailable() from error
+
+
+def _conversation(holder: Mapping[str, Any]) -> str | None:
+    """The id of the conversation that a request or a response names."""
+    conversation = holder.get("conversation")
+    if isinstance(conversation, dict):
+        conversation = conversation.get("id")
+    return conversation if isinstance(conversation, str) else None
 
 
 def _place(event: Event) -> str:

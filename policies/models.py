@@ -7,7 +7,7 @@ Response: passes; it shows the upstream's own name for the model.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
 """
 
-from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field
@@ -15,7 +15,7 @@ from pydantic import Field
 from policies import Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.names import plain
+from proxy.wire.names import Globs
 
 FIELD = "model"
 Name = Annotated[str, Field(min_length=1)]
@@ -29,17 +29,15 @@ class Models(Policy):
     aliases: dict[str, Name] = Field(default={})
     """What is sent on for a name that is asked, in one step; `allow` and `deny` judge what is sent on."""
 
-    async def on_request(self, call: Call) -> Call:
+    def judge(self, call: Call) -> Call:
         asked = call.body.get(FIELD)
         if not isinstance(asked, str):
             raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
         model = self.aliases.get(asked, asked)
-        if _denied(model, self.deny) or not any(fnmatchcase(model, glob) for glob in self.allow):
+        if not self._globs.allows(model):
             raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
         return call if model == asked else call.with_fields(model=model)
 
-
-def _denied(name: str, globs: tuple[str, ...]) -> bool:
-    """Whether a glob stands for the name, or for what a forgiving upstream may read in it."""
-    bare = plain(name)
-    return any(fnmatchcase(name, glob) or fnmatchcase(bare, plain(glob)) for glob in globs)
+    @cached_property
+    def _globs(self) -> Globs:
+        return Globs(self.allow, self.deny)

@@ -33,7 +33,7 @@ class OutputTokens(Policy):
             raise ValueError(f"default is {self.default}; max allows {self.max}")
         return self
 
-    async def on_request(self, call: Call) -> Call:
+    def judge(self, call: Call) -> Call:
         asked = call.body.get(FIELD)
         if asked is None:
             return call.with_fields(max_output_tokens=self.default or self.max)

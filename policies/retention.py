@@ -14,6 +14,8 @@ from policies import Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 
+FIELDS = ("store", "background", "conversation", "previous_response_id")
+
 
 class Retention(Policy):
     store: Literal["allow", "force_off", "reject"] = "allow"
@@ -25,7 +27,9 @@ class Retention(Policy):
     previous_response_id: Literal["allow", "deny"] = "allow"
     """Whether calls may go on from a response that is kept: a stored one, or the last one of a WebSocket."""
 
-    async def on_request(self, call: Call) -> Call:
+    def judge(self, call: Call) -> Call:
+        if self.store == "allow" and call.body.keys().isdisjoint(FIELDS):
+            return call
         stored = _flag(call, "store", default=True)
         off = self.store != "allow"
         if _flag(call, "background", default=False) and (off or self.background == "deny"):

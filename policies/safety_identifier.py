@@ -11,14 +11,15 @@ Source: https://platform.openai.com/docs/guides/safety-best-practices#implement-
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Literal, Self
 
 import structlog
-from pydantic import PositiveInt, PrivateAttr, field_validator, model_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
 from policies import Policy
 from proxy.settings import Secret
-from proxy.stores import Store, StoreError
+from proxy.stores import StoreError
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.principal import blocked_key, hashed, identifier_of
@@ -60,8 +61,6 @@ class SafetyIdentifier(Policy):
     blocked: tuple[str, ...] = ()
     """Identifiers that are refused, as they go out; `headgate block` adds more while the gate runs."""
 
-    _state: Store | None = PrivateAttr(default=None)
-
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
@@ -80,25 +79,23 @@ class SafetyIdentifier(Policy):
             raise ValueError(f'{needs} needs a key: key = "env:NAME"')
         return self
 
-    @property
+    @cached_property
     def all_keys(self) -> tuple[bytes, ...]:
         """Every key that identifiers may have been made with, the one that signs first."""
         keys = self.keys if self.key is None else (self.key,)
         return tuple(key.get_secret_value().encode() for key in keys)
 
-    async def start(self, state: Store) -> None:
-        self._state = state
-
     async def on_request(self, call: Call) -> Call:
-        asked = self._with_user(call)
+        asked = call if self.user == "keep" else self._with_user(call)
         call = self._bound(asked) if self.source == "caller" else self._checked(asked)
-        for identifier in self._known_as(asked, call.body.get(FIELD)):
-            await self._refuse_blocked(identifier)
+        sent = call.body.get(FIELD)
+        if isinstance(sent, str) and (self.blocked or not self._shared_state.holds_nothing):
+            await self._refuse_blocked(sent, *self._known_as(asked, sent))
         return call
 
     def _with_user(self, call: Call) -> Call:
         user = call.body.get("user")
-        if self.user == "keep" or "user" not in call.body:
+        if "user" not in call.body:
             return call
         if self.user == "move" and isinstance(user, str) and call.body.get(FIELD) is None:
             call = call.with_fields(safety_identifier=user)
@@ -128,18 +125,19 @@ class SafetyIdentifier(Policy):
         if len(identifier) > limit:
             found = f"{FIELD} has {len(identifier)} characters; the limit is {limit}."
             raise PolicyViolation("too_long", found, param=FIELD)
-        if self.pattern is not None and not re.fullmatch(self.pattern, identifier, re.ASCII):
+        if self._whole is not None and not self._whole.fullmatch(identifier):
             raise PolicyViolation("pattern", f"{FIELD} does not match the pattern {self.pattern}.", param=FIELD)
         return call
+
+    @cached_property
+    def _whole(self) -> re.Pattern[str] | None:
+        return None if self.pattern is None else re.compile(self.pattern, re.ASCII)
 
     def _end_user(self, call: Call) -> str:
         return call.received.get(self.end_user_header.lower(), "") if self.end_user_header else ""
 
-    def _known_as(self, asked: Call, sent: object) -> Iterator[str]:
-        """What goes out, and what would under older keys: who was blocked before a rotation stays blocked."""
-        if not isinstance(sent, str):
-            return
-        yield sent
+    def _known_as(self, asked: Call, sent: str) -> Iterator[str]:
+        """What would go out under older keys: who was blocked before a rotation stays blocked."""
         named = asked.body.get(FIELD)
         for key in self.all_keys[1:]:
             if self.source == "caller":
@@ -147,16 +145,17 @@ class SafetyIdentifier(Policy):
             elif isinstance(named, str) and named != sent:
                 yield hashed(key, asked.caller.team, named)
 
-    async def _refuse_blocked(self, identifier: str) -> None:
+    async def _refuse_blocked(self, *identifiers: str) -> None:
         """A store that is away blocks nobody but whom the config names; one line says so."""
-        blocked = identifier in self.blocked
-        if not blocked and self._state is not None:
-            try:
-                blocked = await self._state.get(blocked_key(identifier)) is not None
-            except StoreError as error:
-                log.warning("blocklist.failed", error=str(error)[:200])
-        if blocked:
-            raise PolicyViolation("blocked", "This safety_identifier is blocked here.", param=FIELD)
+        for identifier in identifiers:
+            blocked = identifier in self.blocked
+            if not blocked:
+                try:
+                    blocked = await self._shared_state.get(blocked_key(identifier)) is not None
+                except StoreError as error:
+                    log.warning("blocklist.failed", error=str(error)[:200])
+            if blocked:
+                raise PolicyViolation("blocked", "This safety_identifier is blocked here.", param=FIELD)
 
 
 def _plain(text: str) -> str:

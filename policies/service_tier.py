@@ -6,7 +6,7 @@ Response: passes; it shows the tier that was used.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-service_tier
 """
 
-from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Self
 
 from pydantic import model_validator
@@ -14,6 +14,7 @@ from pydantic import model_validator
 from policies import Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.names import Globs
 
 FIELD = "service_tier"
 UNNAMED = "auto"  # what a call without a tier means to the protocol
@@ -28,19 +29,20 @@ class ServiceTier(Policy):
     @model_validator(mode="after")
     def _default_is_allowed(self) -> Self:
         default = self.default or UNNAMED
-        if not self._allows(default):
+        if not self._globs.allows(default):
             raise ValueError(f'allow leaves out "{default}", the tier of calls that name none; give another default')
         return self
 
-    async def on_request(self, call: Call) -> Call:
+    def judge(self, call: Call) -> Call:
         asked = call.body.get(FIELD)
         if asked is None:
             return call.with_fields(service_tier=self.default) if self.default else call
         if not isinstance(asked, str):
             raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
-        if not self._allows(asked):
+        if not self._globs.allows(asked):
             raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
         return call
 
-    def _allows(self, tier: str) -> bool:
-        return any(fnmatchcase(tier, glob) for glob in self.allow)
+    @cached_property
+    def _globs(self) -> Globs:
+        return Globs(self.allow)

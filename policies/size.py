@@ -12,6 +12,8 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import inf
 from typing import Any, Self
 
 import orjson
@@ -52,7 +54,7 @@ class Size(Policy):
             raise ValueError(f"there is no limit; give at least one of {', '.join(type(self).model_fields)}")
         return self
 
-    async def on_request(self, call: Call) -> Call:
+    def judge(self, call: Call) -> Call:
         if self._cannot_exceed(call.encoded):
             return call
         found = _measured(call.body)
@@ -70,12 +72,22 @@ class Size(Policy):
 
         Each thing that is counted begins an array or an object, or stands behind a comma; a character takes a byte.
         """
+        if len(encoded) > self._least_length or len(encoded) <= self._least_count:
+            return len(encoded) <= self._least_length
         things = encoded.count(b",") + encoded.count(b"[") + encoded.count(b"{") + 1
-        counts = (self.max_items, self.max_images, self.max_files, self.max_tools)
-        lengths = (self.max_text_chars, self.max_definition_chars)
-        return all(limit is None or things <= limit for limit in counts) and all(
-            limit is None or len(encoded) <= limit for limit in lengths
-        )
+        return things <= self._least_count
+
+    @cached_property
+    def _least_length(self) -> float:
+        return min(_given(self.max_text_chars, self.max_definition_chars))
+
+    @cached_property
+    def _least_count(self) -> float:
+        return min(_given(self.max_items, self.max_images, self.max_files, self.max_tools))
+
+
+def _given(*limits: int | None) -> list[float]:
+    return [inf if limit is None else limit for limit in limits]
 
 
 def _hold(reason: str, param: str, found: str, count: int, limit: int | None) -> None:

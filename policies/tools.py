@@ -11,7 +11,6 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 
 import re
 from collections.abc import Iterator, Mapping
-from fnmatch import translate
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from pydantic import field_validator
 from policies import Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.names import plain
+from proxy.wire.names import Globs, plain
 
 ANY = ("*",)
 # What each switch turns off: types of tools with their versions. Some upstreams run them for an MCP label, too.
@@ -29,6 +28,13 @@ SWITCHES = {
     "computer": ("computer", "computer_*"),
     "shell": ("shell", "shell_*", "local_shell", "local_shell_*", "apply_patch", "apply_patch_*"),
 }
+ADDRESSES = ("server_url", "connector_id", "tunnel_id")  # what an MCP server may be reached by
+# Types of tools that no address stands in, as they are written: for them a first look is enough.
+ORDINARY = (
+    "apply_patch", "code_interpreter", "computer", "computer_use", "computer_use_preview", "custom", "file_search",
+    "function", "image_generation", "local_shell", "shell", "web_search", "web_search_preview",
+)  # fmt: skip
+CLOSER = frozenset({*ADDRESSES, "tools"})  # what asks for a closer look at a tool
 MODES = ("none", "auto", "required")  # a tool_choice that names no tool
 # No user:password@, blank or backslash, and only a path after the host: no two readers find two hosts in it.
 HOST = r"(?P<host>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
@@ -70,7 +76,7 @@ class Tools(Policy):
                 raise ValueError(f"'{server}' is not like mcp.example.com, *.example.com, host:8443 or http://host")
         return servers
 
-    async def on_request(self, call: Call) -> Call:
+    def judge(self, call: Call) -> Call:
         if self.prompt == "deny" and call.body.get("prompt") is not None:
             message = "prompt names a template, which can carry any tools; only calls without one are allowed."
             raise PolicyViolation("prompt_not_allowed", message, param="prompt")
@@ -78,8 +84,10 @@ class Tools(Policy):
         if call.encoded.count(b'"tools":') > ("tools" in call.body):
             self._judge_items("input", call.body.get("input"))
             self._judge_items("items", call.body.get("items"))
-        denied = list(self._denied(call.body.get("tools")))
-        self._judge_choice(call.body.get("tool_choice"), denied)
+        tools = call.body.get("tools")
+        denied = [] if tools is None or self._are_harmless(tools) else list(self._denied(tools))
+        if "tool_choice" in call.body:
+            self._judge_choice(call.body["tool_choice"], denied)
         return call.with_fields(tools=_without(denied, call.body["tools"])) if denied else call
 
     def _judge_items(self, field: str, items: object) -> None:
@@ -97,6 +105,17 @@ class Tools(Policy):
                 if self.on_deny == "reject":
                     raise
                 yield tool
+
+    def _are_harmless(self, tools: object) -> bool:
+        """Whether all are allowed at first sight: a quarter of the work for what most tools are."""
+        if not isinstance(tools, list):
+            return False
+        harmless = self._harmless
+        for tool in tools:
+            kind = tool.get("type") if isinstance(tool, dict) else None
+            if not (isinstance(kind, str) and kind in harmless) or not CLOSER.isdisjoint(tool):
+                return False
+        return True
 
     def _judge_choice(self, choice: object, denied: list[Mapping[str, Any]]) -> None:
         if choice is None or choice in MODES:
@@ -120,7 +139,7 @@ class Tools(Policy):
             for name in _names(tool):
                 if not self._names.allows(name):
                     raise _refused("name_not_allowed", "A tool", "name", name, param)
-        addresses = {key: tool[key] for key in ("server_url", "connector_id", "tunnel_id") if tool.get(key) is not None}
+        addresses = {key: tool[key] for key in ADDRESSES if tool.get(key) is not None}
         if not addresses and not kind.startswith("mcp"):
             return
         if not self._labels.allows(tool.get("server_label")):
@@ -142,43 +161,30 @@ class Tools(Policy):
         return [match for match in map(SERVER.fullmatch, self.mcp_servers) if match]
 
     @cached_property
-    def _types(self) -> "_Globs":
-        return _Globs(self.allow_types, self.deny_types + self._off())
+    def _types(self) -> Globs:
+        return Globs(self.allow_types, self.deny_types + self._off())
 
     @cached_property
-    def _names(self) -> "_Globs":
-        return _Globs(self.allow_names, self.deny_names)
+    def _harmless(self) -> frozenset[str]:
+        """The ordinary types that are allowed whatever the name of a tool."""
+        named = () if self._names.open else ("function", "custom")
+        return frozenset(kind for kind in ORDINARY if kind not in named and self._types.allows(kind))
 
     @cached_property
-    def _labels(self) -> "_Globs":
-        return _Globs(self.mcp_labels, self._off())
+    def _names(self) -> Globs:
+        return Globs(self.allow_names, self.deny_names)
 
     @cached_property
-    def _connectors(self) -> "_Globs":
+    def _labels(self) -> Globs:
+        return Globs(self.mcp_labels, self._off())
+
+    @cached_property
+    def _connectors(self) -> Globs:
         everywhere = ANY if "*" in self.mcp_servers else ()
-        return _Globs(everywhere if self.mcp_connectors is None else self.mcp_connectors, ())
+        return Globs(everywhere if self.mcp_connectors is None else self.mcp_connectors)
 
     def _off(self) -> tuple[str, ...]:
         return tuple(glob for switch, globs in SWITCHES.items() if not getattr(self, switch) for glob in globs)
-
-
-class _Globs:
-    """What is allowed, and what is denied although it is."""
-
-    def __init__(self, allow: tuple[str, ...], deny: tuple[str, ...]) -> None:
-        self._open = "*" in allow and not deny
-        self._allowed = _pattern(allow)
-        self._denied = _pattern((*deny, *map(plain, deny)))
-
-    def allows(self, value: object) -> bool:
-        """Whether a value may be given; one that is no string only where nothing is denied."""
-        if self._open or not isinstance(value, str):
-            return self._open
-        return bool(self._allowed.match(value)) and not any(map(self._denied.match, (value, plain(value))))
-
-
-def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(translate, globs)) or r"(?!)")
 
 
 def _each(tools: object, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -203,7 +209,8 @@ def _each(tools: object, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 found = "A tool has no type, or one that is no string; only strings are allowed."
                 raise PolicyViolation("no_type", found, param=param)
             yield param, tool
-            waiting.append((tool.get("tools"), param))
+            if "tools" in tool:
+                waiting.append((tool["tools"], param))
 
 
 def _brought(item: object) -> Iterator[object]:

@@ -28,7 +28,7 @@ from proxy.wire.event import DONE, TERMINALS, TRACKED, Event, Reply, Stop
 
 log = structlog.get_logger()
 
-HELD = "rules"  # the note that says which rules judged a request
+SPARED = "rules"  # the note that says which rules did not judge a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ def selector(globs: Sequence[str]) -> re.Pattern[str] | None:
 class Rules:
     def __init__(self, rules: Sequence[Rule], audit: Audit | None = None, recorder: Recorder | None = None) -> None:
         self._rules = [rule for rule in rules if rule.mode != "off"]
+        waiting = self._having("on_request")  # what need not wait is no coroutine: that would be half of what most cost
+        self._plan = [(rule, None if rule in waiting else rule.policy.judge) for rule in self._rules]
         self._versions = {id(rule): rule.version() for rule in self._rules}
         self._audit = audit
         self._recorder = recorder
@@ -85,12 +87,22 @@ class Rules:
     async def admit(self, call: Call) -> Call:
         """Let every policy look at the request; `end` must follow. Raises PolicyViolation."""
         admitted, code = call, None
-        held = call.notes[HELD] = set[int]()  # a later policy may change the model: who judged the request goes on
+        spared = call.notes[SPARED] = set[int]()  # a later policy may change the model: who judged the request goes on
+        told = self._audit is not None or is_traced()
         try:
-            for rule in self._rules:
-                if rule.holds_for(admitted):
-                    held.add(id(rule))
-                    admitted = await self._judged(rule, admitted)
+            for rule, judge in self._plan:
+                if (rule.callers or rule.models) and not rule.holds_for(admitted):
+                    spared.add(id(rule))
+                    continue
+                try:
+                    judged = judge(admitted) if judge else await rule.policy.on_request(admitted)
+                except (Unavailable, PolicyViolation) as error:
+                    self._found(rule, admitted, error)
+                    continue
+                if judged is not admitted:
+                    admitted = self._changed(rule, admitted, judged)
+                elif told:
+                    self._decided(rule, admitted, "allowed")
         except HeadgateError as error:
             code = error.code
             await self.end(call)
@@ -111,28 +123,23 @@ class Rules:
             except HeadgateError as error:  # the answer is out, or another error is on its way; the others settle too
                 log.warning("policy.failed", policy=rule.name, code=error.code)
 
-    async def _judged(self, rule: Rule, call: Call) -> Call:
+    def _found(self, rule: Rule, call: Call, error: Unavailable | PolicyViolation) -> None:
+        """Tell what a policy found. Raises it where the rule bites."""
         enforced = rule.enforced_for(call.caller)
-        try:
-            admitted = await rule.policy.on_request(call)
-        except Unavailable as error:
+        if isinstance(error, Unavailable):
             self._decided(rule, call, "unavailable" if enforced else "reported", error.code)
-            if enforced:
-                raise
-            return call
-        except PolicyViolation as violation:
-            found = f"{rule.name}.{violation.reason}"
-            violation.code = violation.code or found
-            self._violated(rule, call, found, "refused" if enforced else "reported", violation.param)
-            if enforced:
-                raise
-            return call
-        if admitted is call:
-            self._decided(rule, call, "allowed")
-            return call
+        else:
+            found = f"{rule.name}.{error.reason}"
+            error.code = error.code or found
+            self._violated(rule, call, found, "refused" if enforced else "reported", error.param)
         if enforced:
+            raise error
+
+    def _changed(self, rule: Rule, call: Call, changed: Call) -> Call:
+        """The call as a policy changed it, or, where the rule only reports, as it came."""
+        if rule.enforced_for(call.caller):
             self._decided(rule, call, "changed")
-            return admitted
+            return changed
         self._violated(rule, call, f"{rule.name}.changed", "reported", None)
         return call
 
@@ -160,11 +167,10 @@ class Rules:
         """The call as a stream where a policy could only count in a body what has already been done."""
         if call.stream or call.body.get("background"):
             return call
-        needed = any(
-            rule.name not in enforced and _judged_by(rule, call) and rule.policy.needs_events(call)
-            for rule in self._needing
-        )
-        return call.with_fields(stream=True) if needed else call
+        for rule in self._needing:
+            if rule.name not in enforced and _judged_by(rule, call) and rule.policy.needs_events(call):
+                return call.with_fields(stream=True)
+        return call
 
     def watch(self, call: Call, reply: Reply) -> Reply:
         """The reply, its events under the policies' eyes, with an end that clients can read, whatever happens."""
@@ -241,5 +247,5 @@ class Rules:
 
 def _judged_by(rule: Rule, call: Call) -> bool:
     """Whether a rule judged the request, and so judges the reply, whatever a later policy made of the model's name."""
-    held = call.notes.get(HELD)
-    return rule.holds_for(call) if held is None else id(rule) in held
+    spared = call.notes.get(SPARED)
+    return rule.holds_for(call) if spared is None else id(rule) not in spared

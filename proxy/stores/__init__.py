@@ -9,6 +9,11 @@ class Store(Table):
     Keys are hashes made by us: no text of a caller's becomes part of one. Any fault is a StoreError.
     """
 
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether it is sure, without asking anybody, that nothing is kept."""
+        return False
+
     async def get(self, key: str) -> bytes | None:
         """The bytes under `key`, or None. Raises StoreError."""
         raise NotImplementedError

@@ -30,7 +30,18 @@ class Memory(Store):
 
         return TLRUCache(maxsize=self.store_max_bytes, ttu=expires, timer=time.monotonic, getsizeof=size)
 
+    @cached_property
+    def _put(self) -> set[str]:
+        """Every key that is kept, and some that no longer are: most look-ups miss, and here that is cheap."""
+        return set()
+
+    @property
+    def holds_nothing(self) -> bool:
+        return not self._put
+
     async def get(self, key: str) -> bytes | None:
+        if key not in self._put:
+            return None
         entry = self._kept.get(key)
         return None if entry is None else entry[0]
 
@@ -40,6 +51,9 @@ class Memory(Store):
         while len(self._kept) >= self.store_max_entries and key not in self._kept:
             self._kept.popitem()
         self._kept[key] = (value, ttl_s)
+        self._put.add(key)
+        if len(self._put) > 2 * self.store_max_entries:
+            self._put.intersection_update(self._kept)
         return True
 
     async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
@@ -52,3 +66,4 @@ class Memory(Store):
 
     async def delete(self, key: str) -> None:
         self._kept.pop(key, None)
+        self._put.discard(key)

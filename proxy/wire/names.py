@@ -1,10 +1,13 @@
-"""Names that look like a field of the protocol and are none: `Metadata`, or one with a Cyrillic letter in it.
+"""Names that look like others: like a field of the protocol (`Metadata`), or like one that somebody denies.
 
-A backend that forgives more than we do would read them as the field, unseen by any policy; so they are refused.
+A backend that forgives more than we do would read such a field unseen by any policy; so they are refused.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable
+from fnmatch import translate
+from functools import lru_cache
 
 from proxy.wire.errors import RequestError
 
@@ -45,3 +48,35 @@ def plain(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text.lower().strip()
     return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text))).casefold().strip()
+
+
+LONGEST_REMEMBERED = 128  # characters: what is longer is no name, and would only fill the memory
+
+
+class Globs:
+    """What is allowed, and what is denied although it is; `*` and `?` stand for any characters.
+
+    Denied is also what a forgiving upstream may read as it: other case, width and unseen characters do not help.
+    """
+
+    def __init__(self, allow: Iterable[str], deny: Iterable[str] = ()) -> None:
+        allow, deny = tuple(allow), tuple(deny)
+        self._allowed = None if "*" in allow else _pattern(allow)
+        self._denied = _pattern((*deny, *map(plain, deny))) if deny else None
+        self.open = self._allowed is None and self._denied is None  # everything is allowed
+        self._remembered = lru_cache(1024)(self._judged)  # the same few names come again and again
+
+    def allows(self, value: object) -> bool:
+        """Whether a value may be given; one that is no string only where everything may."""
+        if self.open or not isinstance(value, str):
+            return self.open
+        return self._remembered(value) if len(value) <= LONGEST_REMEMBERED else self._judged(value)
+
+    def _judged(self, value: str) -> bool:
+        if self._allowed is not None and not self._allowed.match(value):
+            return False
+        return self._denied is None or not any(map(self._denied.match, (value, plain(value))))
+
+
+def _pattern(globs: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, dict.fromkeys(globs))) or r"(?!)")

@@ -19,7 +19,7 @@ def hashed(key: bytes, team: str, value: str) -> str:
 
 def blocked_key(identifier: str) -> str:
     """The key under which a store remembers that an identifier is blocked."""
-    return f"headgate:blocked:{hashlib.sha256(_bytes(identifier)).hexdigest()}"
+    return f"headgate:blocked:{hashlib.blake2b(_bytes(identifier), digest_size=32).hexdigest()}"
 
 
 def _signed(key: bytes, purpose: str, *parts: str) -> str:

@@ -14,6 +14,7 @@ async def test_a_policy_that_says_nothing_lets_everything_pass():
     policy, call = Policy(), call_with(input="Hi")
 
     assert await policy.start(Memory()) is None
+    assert policy.judge(call) is call
     assert await policy.on_request(call) is call
     assert policy.on_response(call) is None
     assert policy.needs_events(call) is False
@@ -47,3 +48,13 @@ def test_a_key_that_nobody_knows_is_an_error():
 
     with pytest.raises(ValidationError):
         Quota(mots=5)
+
+
+async def test_a_policy_keeps_what_outlives_a_call_where_it_was_started():
+    """In the state that it was given; before, in a store of its own."""
+    policy, state = Policy(), Memory()
+    own = policy._shared_state
+    await policy.start(state)
+
+    assert own is not state
+    assert policy._shared_state is state

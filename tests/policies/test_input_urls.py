@@ -2,14 +2,16 @@
 
 import random
 import re
+import sys
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from policies.input_urls import MOST_VALUES, InputUrls
+from policies.input_urls import ENDINGS, MOST_VALUES, InputUrls, _may_refer, _name
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from tests.shapes import JSON, PATIENT, call_with
@@ -377,21 +379,41 @@ async def test_the_longest_refusals_are_short():
 
 
 async def test_nesting_is_followed_as_deep_as_a_body_may_go():
-    """254 levels, and many more, by iteration."""
-    for levels in (250, 5_000):
-        deep: Any = {"image_url": BAD}
-        for level in range(levels):
-            deep = {"x": deep} if level % 2 else [deep]
+    """254 levels: what is deeper cannot be encoded, and never becomes a call."""
+    deep: Any = {"image_url": BAD}
+    for level in range(250):
+        deep = {"x": deep} if level % 2 else [deep]
 
-        assert await reason(InputUrls(), call_with(input=deep)) == "private"
+    assert await reason(InputUrls(), call_with(input=deep)) == "private"
 
 
 async def test_more_values_than_can_be_judged_are_refused():
-    """A body of a million values would hold up everybody else."""
+    """A body of a million values would hold up everybody else; without a name that is judged, nobody walks through it."""
     many = [0] * (MOST_VALUES // 2)
 
-    assert await reason(InputUrls(), call_with(input=[many])) is None
-    assert await reason(InputUrls(), call_with(input=[many, many])) == "too_many_values"
+    assert await reason(InputUrls(), call_with(input=[many, {"file_id": "f"}])) is None
+    assert await reason(InputUrls(), call_with(input=[many, many, {"file_id": "f"}])) == "too_many_values"
+    assert await reason(InputUrls(), call_with(input=[many, many])) is None
+
+
+LETTERS = [chr(code) for code in range(sys.maxunicode) if chr(code).casefold().isascii() and chr(code).isalpha()]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_no_dress_of_a_name_escapes_the_first_look(ending: str):
+    """Whatever folds to letters of an ending may stand in it, hyphens and underscores between them."""
+    length = len(ending)
+    names = [
+        f"x{ending[:start]}{letter}{ending[end:]}"
+        for letter in LETTERS
+        for start in range(length)
+        for end in range(start, length + 1)
+    ]
+    judged = [name for name in (*names, "-".join(f"{ending}_").upper()) if _name(name, "").endswith(ending)]
+
+    assert len(judged) > 2 * length
+    assert [name for name in judged if not _may_refer(orjson.dumps({"input": [{name: ""}]}))] == []
+    assert not _may_refer(orjson.dumps({"input": ending, "text": [f'{ending}": ']}))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """How many tools may run on the server's side."""
 
 import asyncio
+from collections import Counter
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -353,6 +355,59 @@ async def test_a_conversation_is_a_chain():
     assert await chain.turn("resp_2", 1, conversation={"id": "conv_1"}) == 3
     assert await chain.turn("resp_3", 0, conversation="conv_2") == 4
     assert await chain.turn("resp_4", 0, conversation={"config": 1}) == 4
+
+
+@pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}])
+async def test_a_conversation_that_a_response_made_goes_on_with_its_budget(conversation: Any):
+    """The reply to the first call names it; the calls that follow name nothing else."""
+    chain = Chain(max=5)
+    call = await chain.admit(conversation={"config": 1})
+    check = chain.policy.on_response(call)
+    assert check is not None
+    for event in (lifecycle("created", "resp_1"), added(0, **SEARCH), lifecycle("completed", "resp_1")):
+        event.data.get("response", {})["conversation"] = conversation
+        await check(event)
+
+    assert await chain.turn("resp_2", 1, conversation="conv_1") == 4
+    assert await chain.turn("resp_3", 0, previous_response_id="resp_1") == 3
+    assert await chain.turn("resp_4", 0, conversation="conv_1") == 3
+
+
+async def test_a_conversation_that_has_a_budget_keeps_it():
+    """No reply that names it gives it another's."""
+    chain = Chain(max=5)
+    await chain.turn("resp_1", 4, conversation="conv_1")
+    call = await chain.admit()
+    check = chain.policy.on_response(call)
+    assert check is not None
+    created = lifecycle("created", "resp_2")
+    created.data["response"]["conversation"] = {"id": "conv_1"}
+    await check(created)
+
+    assert await chain.turn("resp_3", 0, conversation="conv_1") == 1
+
+
+class Counting(Memory):
+    """A store that tells how often a value was put under a key."""
+
+    @cached_property
+    def puts(self) -> Counter[str]:
+        return Counter()
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+        self.puts[key] += not value.isdigit()
+        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
+
+
+async def test_the_way_to_a_chain_is_remembered_as_long_as_the_chain():
+    """Whoever goes on from one response again and again finds its budget: each time its link begins a new time."""
+    state = Counting()
+    chain = Chain(state, max=9)
+    await chain.turn("resp_1", 1)
+    for turn in range(2, 5):
+        await chain.turn(f"resp_{turn}", 1, previous_response_id="resp_1")
+
+    assert sorted((+state.puts).values()) == [1, 1, 1, 4]
 
 
 async def test_teams_do_not_share_chains():

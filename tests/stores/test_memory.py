@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.config import ConfigError, build
+from proxy.stores import Store
 from proxy.stores.memory import Memory
 
 
@@ -60,3 +61,27 @@ def test_bounds_are_positive(key: str):
     backend = [{"name": "a", "use": "replay", "path": "a.sse"}]
     with pytest.raises(ConfigError, match=rf"cache\.{key}"):
         build({"cache": {"use": "memory", key: 0}, "backend": backend, "route": route})
+
+
+async def test_it_knows_whether_anything_was_put():
+    """So that who asks often need not ask; what others may put, nobody knows without asking."""
+    store = Memory()
+    told = [store.holds_nothing]
+    await store.put("a", b"1", ttl_s=60)
+    told.append(store.holds_nothing)
+    await store.delete("a")
+    told.append(store.holds_nothing)
+
+    assert told == [True, False, True]
+    assert Store().holds_nothing is False
+
+
+async def test_what_went_to_make_room_is_forgotten_in_the_end():
+    """The keys that are remembered do not grow beyond twice those that may be kept."""
+    store = Memory(store_max_entries=4)
+    for number in range(100):
+        await store.put(str(number), b"1", ttl_s=60)
+
+    assert [await store.get(str(number)) for number in range(96, 100)] == [b"1"] * 4
+    assert await store.get("95") is None
+    assert len(store._put) <= 8

@@ -1,12 +1,13 @@
 """Names that only look like fields of the protocol."""
 
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import given
 
 from proxy.wire.errors import RequestError
-from proxy.wire.names import FIELDS, plain, refuse_lookalikes
+from proxy.wire.names import FIELDS, Globs, plain, refuse_lookalikes
 from tests.shapes import PATIENT, TEXTS
 
 
@@ -91,3 +92,23 @@ def test_no_name_breaks_the_search(name: str):
 def test_a_plain_text_is_the_same_in_every_dress(dressed: str):
     """Case, width, space around it and unseen characters make no other word."""
     assert plain(dressed) == "shell"
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "allowed", "denied"),
+    [
+        (["*"], [], ["x", "", None, 7], []),
+        (["a*", "b?"], [], ["a", "abc", "bc"], ["b", "A", "", None]),
+        ([], [], [], ["a", None]),
+        (["*"], ["*-pro"], ["o3", "a" * 500], ["o3-pro", "O3-PRO", "o3\u200b-pro", "o" * 500 + "-Pro", None]),
+        (["*"], ["GPT-*"], ["o3"], ["gpt-5", "GPT-5", "Gpt-5"]),
+        (["a*"], ["ab"], ["a", "abc"], ["ab", "b"]),
+    ],
+)
+def test_globs_allow_and_deny(allow: list[str], deny: list[str], allowed: list[Any], denied: list[Any]):
+    """What is denied is denied in every dress; asked again, the answer is the same."""
+    globs = Globs(allow, deny)
+
+    for _ in range(2):
+        assert [value for value in allowed if not globs.allows(value)] == []
+        assert [value for value in denied if globs.allows(value)] == []

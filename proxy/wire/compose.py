@@ -3,8 +3,7 @@
     response.created  response.in_progress
       per item, output_index 0, 1, 2 ...:
         response.output_item.added
-          message:        content_part.added  output_text.delta*  output_text.done  content_part.done
-          function_call:  function_call_arguments.delta*  function_call_arguments.done
+          ... those of the item's kind, see items.py
         response.output_item.done
     response.completed | response.incomplete | response.failed
 
@@ -17,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.wire.event import Event, frame_of, terminal_type
-
-JSON = dict[str, Any]
+from proxy.wire.items import JSON, Told, closing, delta_of, emptied, ended, inner, opening
 
 
 def new_id(prefix: str) -> str:
@@ -106,64 +104,51 @@ class Composer:
         self._number = 0
         self._open: JSON | None = None
         self._pieces: list[str] = []
+        self._logprobs: list[JSON] = []
 
     def start(self) -> list[Event]:
         return [self._lifecycle("response.created"), self._lifecycle("response.in_progress")]
 
     def open_message(self) -> list[Event]:
-        item = {"id": new_id("msg"), "type": "message", "status": "in_progress", "role": "assistant", "content": []}
-        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        return [*self._add(item), self._in_part("response.content_part.added", part=part)]
-
-    def open_function_call(self, name: str) -> list[Event]:
-        """Open a call of a function that the caller runs; its arguments follow as text."""
-        return self._add({
-            "id": new_id("fc"), "type": "function_call", "status": "in_progress",
-            "call_id": new_id("call"), "name": name, "arguments": "",
+        return self._open_item({
+            "id": new_id("msg"), "type": "message", "status": "in_progress", "role": "assistant", "content": [],
         })  # fmt: skip
 
-    def delta(self, text: str) -> list[Event]:
-        """More of the open item: of a message's text or of a function call's arguments."""
+    def open_reasoning(self) -> list[Event]:
+        """Open what a model thinks before it answers; the thought follows as text."""
+        return self._open_item({
+            "id": new_id("rs"), "type": "reasoning", "status": "in_progress", "summary": [], "content": [],
+        })  # fmt: skip
+
+    def open_function_call(self, name: str, *, namespace: str | None = None) -> list[Event]:
+        """Open a call of a function that the caller runs; its arguments follow as text."""
+        return self._open_call("function_call", "fc", name, "arguments", namespace)
+
+    def open_custom_call(self, name: str, *, namespace: str | None = None) -> list[Event]:
+        """Open a call of a custom tool, which takes a text as it is; its input follows."""
+        return self._open_call("custom_tool_call", "ctc", name, "input", namespace)
+
+    def delta(self, text: str, logprobs: Sequence[JSON] = ()) -> list[Event]:
+        """More of the open item: of a message's text or a thought, of a call's arguments or input.
+
+        `logprobs` are those of the tokens that a message's text is made of.
+        """
+        told = delta_of(self._opened, text, logprobs)
         self._pieces.append(text)
-        if self._opened["type"] == "message":
-            return [self._in_part("response.output_text.delta", delta=text, logprobs=[])]
-        return [self._in_item("response.function_call_arguments.delta", delta=text)]
+        self._logprobs += logprobs
+        return [self._in_item(told)]
 
     def close(self, status: str = "completed") -> list[Event]:
         """Close the open item, if there is one. `status` is "incomplete" for one that was cut short."""
         if self._open is None:
             return []
-        item, text = dict(self._opened), "".join(self._pieces)
-        if item["type"] == "message":
-            part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-            item["content"] = [part]
-            closing = [
-                self._in_part("response.output_text.done", text=text, logprobs=[]),
-                self._in_part("response.content_part.done", part=part),
-            ]
-        else:
-            item["arguments"] = text
-            closing = [self._in_item("response.function_call_arguments.done", name=item["name"], arguments=text)]
-        item["status"] = status
-        return [*closing, *self._done(item)]
+        item = ended(self._opened, "".join(self._pieces), self._logprobs) | {"status": status}
+        return [*(self._in_item(each) for each in closing(item)), *self._done(item)]
 
     def item(self, item: JSON) -> list[Event]:
-        """A whole item at once. Messages and function calls get their inner events, others only their frame of two."""
-        if item.get("type") == "function_call":
-            opened = item | {"status": "in_progress", "arguments": ""}
-            given = item.get("arguments")
-            inner = given if isinstance(given, str) else ""
-            events = self._add(opened)
-            events.append(self._in_item("response.function_call_arguments.delta", delta=inner))
-            done = self._in_item("response.function_call_arguments.done", name=item.get("name"), arguments=inner)
-            return [*events, done, *self._done(item)]
-        if item.get("type") == "message":
-            events = self._add(item | {"status": "in_progress", "content": []})
-            content = item.get("content")
-            for index, part in enumerate(content if isinstance(content, list) else []):
-                events += self._part(index, part) if isinstance(part, dict) else []
-            return [*events, *self._done(item)]
-        return [*self._add(item), *self._done(item)]
+        """A whole item at once, with the inner events of its kind; items of an unknown kind have only their frame."""
+        events = self._add(emptied(item))
+        return [*events, *(self._in_item(each) for each in inner(item)), *self._done(item)]
 
     def finish(self, tokens: JSON | None, *, incomplete: str | None = None) -> list[Event]:
         """Close what is open and end the response; `incomplete` is the reason when it was cut short."""
@@ -182,21 +167,6 @@ class Composer:
         self.response["status"] = status
         return self._lifecycle(f"response.{status}")
 
-    def _part(self, index: int, part: JSON) -> list[Event]:
-        kind = part.get("type")
-        if kind not in ("output_text", "refusal"):
-            return []
-        key, name = ("text", "output_text") if kind == "output_text" else ("refusal", "refusal")
-        extra: JSON = {"logprobs": part.get("logprobs") or []} if key == "text" else {}
-        empty = part | {key: ""} | ({"annotations": [], "logprobs": []} if key == "text" else {})
-        text = part.get(key) or ""
-        return [
-            self._in_part("response.content_part.added", index, part=empty),
-            self._in_part(f"response.{name}.delta", index, delta=text, **extra),
-            self._in_part(f"response.{name}.done", index, **{key: text}, **extra),
-            self._in_part("response.content_part.done", index, part=part),
-        ]
-
     @property
     def _opened(self) -> JSON:
         if self._open is None:
@@ -207,9 +177,19 @@ class Composer:
     def _index(self) -> int:
         return len(self.response["output"])
 
+    def _open_call(self, kind: str, prefix: str, name: str, field: str, namespace: str | None) -> list[Event]:
+        call = {"id": new_id(prefix), "type": kind, "status": "in_progress", "call_id": new_id("call"), "name": name}
+        within = {"namespace": namespace} if namespace else {}
+        return self._open_item(call | within | {field: ""})
+
+    def _open_item(self, item: JSON) -> list[Event]:
+        """Open an item whose text comes delta by delta."""
+        events = self._add(item)
+        return [*events, *(self._in_item(each) for each in opening(item))]
+
     def _add(self, item: JSON) -> list[Event]:
         events = self.close()
-        self._open, self._pieces = item, []
+        self._open, self._pieces, self._logprobs = item, [], []
         return [*events, self._event("response.output_item.added", output_index=self._index, item=item)]
 
     def _done(self, item: JSON) -> list[Event]:
@@ -218,11 +198,8 @@ class Composer:
         self._open = None
         return [event]
 
-    def _in_item(self, type: str, **fields: Any) -> Event:  # noqa: A002
-        return self._event(type, item_id=self._opened.get("id", ""), output_index=self._index, **fields)
-
-    def _in_part(self, type: str, content_index: int = 0, **fields: Any) -> Event:  # noqa: A002
-        return self._in_item(type, content_index=content_index, **fields)
+    def _in_item(self, told: Told) -> Event:
+        return self._event(told[0], item_id=self._opened.get("id", ""), output_index=self._index, **told[1])
 
     def _lifecycle(self, type: str) -> Event:  # noqa: A002
         return self._event(type, response=dict(self.response))

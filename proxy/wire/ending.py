@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.compose import JSON
 from proxy.wire.errors import HeadgateError, envelope
 from proxy.wire.event import TERMINALS, Event, data_of, frame_of
+from proxy.wire.items import JSON
 from proxy.wire.sse import BLANK_LINE
 
 # What an event tells of an open item. A delta adds to a text of the item itself ...

@@ -27,7 +27,10 @@ TEXTS = {
     "response.reasoning_text": ("content", "text"),
     "response.reasoning_summary_text": ("summary", "text"),
     "response.function_call_arguments": ("arguments", "arguments"),
+    "response.custom_tool_call_input": ("input", "input"),
 }
+# Fields that are one string, by the type of their item.
+STRINGS = {"function_call": "arguments", "custom_tool_call": "input"}
 PARTS = {"response.content_part": "content", "response.reasoning_summary_part": "summary"}
 # Nulls of a response object that OpenAI's own server sends and OpenAI's own document does not allow.
 UNDOCUMENTED_NULLS = ("user: None is not of type 'string'", "usage: None is not of type 'object'")
@@ -50,8 +53,11 @@ _RESPONSE_VALIDATORS = {source: _validator(schema, schema["response"]) for sourc
 def event_faults(event: Mapping[str, Any]) -> list[str]:
     """What each schema, and the SDK's own types read strictly, have against an event."""
     _EVENT.validate_json(orjson.dumps(event), strict=True)
-    validators = {source: kinds[event["type"]] for source, kinds in _EVENT_VALIDATORS.items()}
-    return _faults(validators, event)
+    kind = event["type"]
+    validators = {source: kinds[kind] for source, kinds in _EVENT_VALIDATORS.items() if kind in kinds}
+    return _faults(validators, event) + [
+        f"{source}: {kind} is unknown" for source in SCHEMAS if source not in validators
+    ]
 
 
 def response_faults(response: Mapping[str, Any]) -> list[str]:
@@ -131,8 +137,8 @@ class _Items:
         self.open[index] = event["item"]
         if not ID.fullmatch(event["item"].get("id", "none")):
             yield f"{event['item']['id']} is no id"
-        if event["item"]["type"] == "function_call":
-            self._texts[index, "arguments", 0] = ""
+        if event["item"]["type"] in STRINGS:
+            self._texts[index, STRINGS[event["item"]["type"]], 0] = ""
 
     def _inner(self, event: Mapping[str, Any]) -> Iterable[str]:
         kind = event["type"]
@@ -162,11 +168,12 @@ class _Items:
         if any(item.get(key) != added.get(key) for key in ("id", "type", "call_id")):
             yield "an item changes its id, type or call_id"
         for (_, field, part), text in [(where, text) for where, text in self._texts.items() if where[0] == index]:
-            if not self._cut and (index, field, part) not in (self._told if field == "arguments" else self._closed):
+            string = field in STRINGS.values()
+            if not self._cut and (index, field, part) not in (self._told if string else self._closed):
                 yield "a part is left open"
-            if field == "arguments" and text != item["arguments"]:
-                yield "the deltas do not add up to the arguments"
-            if field != "arguments" and text and text != _text(item[field][part]):
+            if string and text != item[field]:
+                yield f"the deltas do not add up to the {field}"
+            if not string and text and text != _text(item[field][part]):
                 yield "the deltas do not add up to the item"
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from openai import OpenAIError
 from pydantic import ValidationError
 
-from proxy.wire.compose import JSON, Composer, events_of, finished, new_id, response_object, usage
+from proxy.wire.compose import Composer, events_of, finished, new_id, response_object, usage
 from proxy.wire.event import Event, data_of
+from proxy.wire.items import JSON
 from tests import shapes
 from tests.wire.contract import event_faults, frames_faults, heard, order_faults, response_faults, sdk_before
 
@@ -36,6 +37,7 @@ CALL = {
     "id": "fc_1", "type": "function_call", "status": "completed", "call_id": "call_1", "name": "weather",
     "arguments": '{"city":"Ulm"}',
 }  # fmt: skip
+CUSTOM = {"id": "ctc_1", "type": "custom_tool_call", "call_id": "call_2", "name": "patch", "input": "*** Begin"}
 REASONING = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
 SEARCH = {
     "id": "ws_1",
@@ -62,6 +64,11 @@ def faults(events: list[Event], *, unknown_items: bool = False) -> list[str]:
     told = [event.data for event in events]
     wrong = [] if unknown_items else [fault for event in told for fault in event_faults(event)]
     return frames_faults(events) + order_faults(told) + wrong
+
+
+def known_faults(events: list[Event]) -> list[str]:
+    """As `faults`, for items that Open Responses leaves to extensions."""
+    return [fault for fault in faults(events) if not fault.startswith("openresponses")]
 
 
 def types(events: list[Event]) -> list[str]:
@@ -205,6 +212,82 @@ def test_a_function_call_in_the_order_of_the_protocol():
     assert composer.response["output"][0]["arguments"] == '{"city":"Ulm"}'
 
 
+def test_a_thought_in_the_order_of_the_protocol():
+    """A part of the item that stands before the answer."""
+    composer = Composer(begun())
+    events = [
+        *composer.start(),
+        *composer.open_reasoning(),
+        *composer.delta("Let me "),
+        *composer.delta("see."),
+        *composer.open_message(),
+        *composer.finish(USED),
+    ]
+
+    assert known_faults(events) == []
+    assert types(events)[2:8] == [
+        "output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.delta",
+        "reasoning_text.done", "content_part.done",
+    ]  # fmt: skip
+    thought = composer.response["output"][0]
+    assert (thought["summary"], thought["content"]) == ([], [{"type": "reasoning_text", "text": "Let me see."}])
+
+
+def test_a_custom_call_in_the_order_of_the_protocol():
+    """Its input is a text of any kind."""
+    composer = Composer(begun())
+    events = [
+        *composer.start(),
+        *composer.open_custom_call("patch"),
+        *composer.delta("*** "),
+        *composer.delta("Begin"),
+        *composer.finish(USED),
+    ]
+
+    assert known_faults(events) == []
+    assert types(events)[2:-1] == [
+        "output_item.added", "custom_tool_call_input.delta", "custom_tool_call_input.delta",
+        "custom_tool_call_input.done", "output_item.done",
+    ]  # fmt: skip
+    assert composer.response["output"][0]["input"] == "*** Begin"
+
+
+def test_calls_say_the_namespace_of_their_tool():
+    """Where there is one; no null where there is none."""
+    composer = Composer(begun())
+    events = [
+        *composer.start(),
+        *composer.open_function_call("f", namespace="crm"),
+        *composer.open_custom_call("c", namespace="crm"),
+        *composer.open_function_call("g"),
+        *composer.finish(USED),
+    ]
+
+    assert known_faults(events) == []
+    assert [item.get("namespace", "-") for item in composer.response["output"]] == ["crm", "crm", "-"]
+
+
+def test_logprobs_go_with_the_text_that_they_belong_to():
+    """Each delta has its own, the finished part all of them."""
+    first, second = ({"token": word, "bytes": [72], "logprob": -0.5, "top_logprobs": []} for word in ("Hel", "lo."))
+    composer = Composer(begun())
+    events = [
+        *composer.start(),
+        *composer.open_message(),
+        *composer.delta("Hel", [first]),
+        *composer.delta("lo", [second]),
+        *composer.delta("."),
+        *composer.finish(USED),
+    ]
+    told = {event.type: event.data["logprobs"] for event in events if "logprobs" in event.data}
+    deltas = [event.data["logprobs"] for event in events if event.type == "response.output_text.delta"]
+
+    assert faults(events) == []
+    assert deltas == [[first], [second], []]
+    assert told["response.output_text.done"] == [first, second]
+    assert composer.response["output"][0]["content"][0]["logprobs"] == [first, second]
+
+
 def test_opening_an_item_closes_the_one_before():
     """A message and two calls, numbered through."""
     composer = Composer(begun())
@@ -247,14 +330,14 @@ def test_a_response_may_have_nothing_to_say():
     assert types(events) == ["created", "in_progress", "completed"]
 
 
-@pytest.mark.parametrize("opened", ["open_message", "open_function_call"])
+@pytest.mark.parametrize("opened", ["open_message", "open_reasoning", "open_function_call", "open_custom_call"])
 def test_an_item_may_be_empty(opened: str):
     """No delta at all is an empty text."""
     composer = Composer(begun())
-    arguments = () if opened == "open_message" else ("f",)
+    arguments = ("f",) if opened.endswith("call") else ()
     events = [*composer.start(), *getattr(composer, opened)(*arguments), *composer.close(), *composer.finish(USED)]
 
-    assert faults(events) == []
+    assert known_faults(events) == []
 
 
 def test_a_delta_of_nothing_is_a_mistake_of_ours():
@@ -331,12 +414,16 @@ def test_a_finished_message_as_events():
 
 
 def test_every_kind_of_item_as_events():
-    """Calls of functions get their inner events, all others come whole."""
+    """Messages, thoughts and calls get their inner events."""
     response = done(REASONING, MESSAGE, CALL)
     events = events_of(response)
 
     assert faults(events) == []
-    assert types(events)[2:4] == ["output_item.added", "output_item.done"]
+    assert types(events)[2:8] == [
+        "output_item.added", "reasoning_summary_part.added", "reasoning_summary_text.delta",
+        "reasoning_summary_text.done", "reasoning_summary_part.done", "output_item.done",
+    ]  # fmt: skip
+    assert events[2].data["item"] == REASONING | {"summary": []}
     assert types(events)[-6:] == [
         "output_item.done", "output_item.added", "function_call_arguments.delta", "function_call_arguments.done",
         "output_item.done", "completed",
@@ -344,11 +431,40 @@ def test_every_kind_of_item_as_events():
     assert [event.data["item"] for event in events if event.type == "response.output_item.done"] == response["output"]
 
 
+def test_thoughts_as_events():
+    """First what sums them up, then they themselves, each part under its own index."""
+    summaries = [{"type": "summary_text", "text": text} for text in ("Hm.", "So.")]
+    item = REASONING | {"summary": summaries, "content": [{"type": "reasoning_text", "text": "Let me see."}]}
+    events = events_of(done(item, MESSAGE))
+    told = [event for event in events if event.data.get("item_id") == "rs_1"]
+
+    assert known_faults(events) == []
+    assert events[2].data["item"] == item | {"summary": [], "content": []}
+    assert types(told) == [
+        *["reasoning_summary_part.added", "reasoning_summary_text.delta", "reasoning_summary_text.done",
+          "reasoning_summary_part.done"] * 2,
+        "content_part.added", "reasoning_text.delta", "reasoning_text.done", "content_part.done",
+    ]  # fmt: skip
+    assert [event.data["summary_index"] for event in told[:8]] == [0] * 4 + [1] * 4
+    assert [event.data["content_index"] for event in told[8:]] == [0] * 4
+
+
+def test_calls_of_custom_tools_as_events():
+    """Their input is told like a function's arguments. A status that the item lacks is not made up."""
+    events = events_of(done(CUSTOM, CUSTOM | {"id": "ctc_2", "call_id": "call_3", "status": "completed"}))
+
+    assert known_faults(events) == []
+    assert types(events)[2:6] == [
+        "output_item.added", "custom_tool_call_input.delta", "custom_tool_call_input.done", "output_item.done",
+    ]  # fmt: skip
+    assert [events[2].data["item"], events[6].data["item"].get("status")] == [CUSTOM | {"input": ""}, "in_progress"]
+
+
 def test_calls_of_hosted_tools_as_events():
     """They come whole, as OpenAI's own schemas have them; Open Responses leaves such items to extensions."""
     events = events_of(done(SEARCH, MESSAGE))
 
-    assert [fault for fault in faults(events) if not fault.startswith("openresponses")] == []
+    assert known_faults(events) == []
     assert types(events)[2:4] == ["output_item.added", "output_item.done"]
 
 
@@ -380,6 +496,10 @@ def test_unknown_parts_of_a_message_pass_with_their_item():
         {"type": "function_call"},
         {"type": "function_call", "arguments": None},
         {"type": "function_call", "arguments": {"city": "Ulm"}},
+        {"type": "custom_tool_call", "input": ["a"]},
+        {"type": "reasoning"},
+        {"type": "reasoning", "summary": None, "content": [{"type": ["reasoning_text"]}, {"type": "reasoning_text"}]},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": 3}]},
         {"type": None},
         {},
     ],
@@ -392,7 +512,9 @@ def test_items_of_an_odd_shape_pass_whole(item: JSON):
     assert [data["sequence_number"] for data in told] == list(range(len(told)))
     assert told[-2]["item"] == item
     assert told[-1]["response"]["output"] == [item]
-    assert all(isinstance(data[key], str) for data in told for key in ("delta", "text", "arguments") if key in data)
+    assert all(
+        isinstance(data[key], str) for data in told for key in ("delta", "text", "arguments", "input") if key in data
+    )
 
 
 @pytest.mark.parametrize("output", [None, "none", {"a": 1}, [None, 3, "x"]])
@@ -408,13 +530,13 @@ def test_an_output_without_items_has_no_events(output: Any):
 @given(
     output=st.lists(
         st.dictionaries(
-            st.sampled_from(["type", "content", "arguments", "id", "text", "refusal"]),
+            st.sampled_from(["type", "content", "summary", "arguments", "input", "id", "text", "refusal"]),
             shapes.JSON
-            | st.sampled_from(["message", "function_call", "output_text"])
+            | st.sampled_from(["message", "reasoning", "function_call", "custom_tool_call", "output_text"])
             | st.lists(
                 st.dictionaries(
                     st.sampled_from(["type", "text", "refusal", "logprobs"]),
-                    shapes.JSON | st.sampled_from(["output_text", "refusal"]),
+                    shapes.JSON | st.sampled_from(["output_text", "refusal", "reasoning_text", "summary_text"]),
                 )
             ),
         )

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import APIError
 
-from proxy.wire.compose import JSON
 from proxy.wire.ending import Progress, stopped_body
 from proxy.wire.errors import BackendError
 from proxy.wire.event import TERMINALS, TRACKED, Event, body_events, data_of, frame_of
+from proxy.wire.items import JSON
 from proxy.wire.sse import SSEParser
 from tests import shapes
 from tests.wire.contract import event_faults, frames_faults, heard, order_faults, response_faults, sdk_before

@@ -1,7 +1,8 @@
 """What a backend is: the side of the gate where answers come from. Start from `_template.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from proxy.settings import Table
 from proxy.wire.call import Call
@@ -38,6 +39,10 @@ class Backend(Table):
     async def models(self) -> Sequence[str]:
         """The models it would answer for; used to list what routes with a `*` serve."""
         return ()
+
+    async def described(self, _model: str) -> Mapping[str, Any]:
+        """What is told of a model beside its name: what it can do, how long a context it reads."""
+        return {}
 
     async def ready(self) -> bool:
         """Whether a call would find somebody there now."""

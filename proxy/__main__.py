@@ -1,4 +1,4 @@
-"""The command line: `headgate serve | check | explain | policy | audit | whois | block | unblock`.
+"""The command line: `headgate serve | check | explain | policy | model | audit | whois | block | unblock`.
 
 Results on stdout, logs on stderr. Exit 0: good; 1: the answer is no, or a crash; 2: what was typed is at fault.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from proxy.app import serve
-from proxy.commands import audit, identity, policy, show
+from proxy.commands import audit, identity, model, policy, show
 from proxy.config import ConfigError, embedded, read
 from proxy.observe import write_logs
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_argument("--config", type=Path, help="a TOML file; left out: the embedded defaults")
     command.set_defaults(run=_serve)
-    for subject in (show, policy, audit, identity):
+    for subject in (show, policy, model, audit, identity):
         subject.add_to(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run

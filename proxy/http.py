@@ -137,7 +137,8 @@ class Http:
         models = await self.pipeline.routes.models()
         if name not in models:
             raise UnknownModel(_shown(name))
-        return _json(_model(name, models[name].name), _told(trace))
+        backend = models[name]
+        return _json({**_model(name, backend.name), **await backend.described(name)}, _told(trace))
 
     async def _healthz(self, _request: web.BaseRequest, trace: Trace) -> web.StreamResponse:
         return _json({"status": "up"}, _told(trace))

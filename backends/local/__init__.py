@@ -1,35 +1,47 @@
-"""Answers from a model on this machine, run by CTranslate2 in the gate's own process.
+"""Answers from a model on this machine, run by CTranslate2 in a process of its own.
 
 Answers: a stream of its own making: a message token by token, calls of the functions that came with the request.
 Fails: 400 for what the model cannot read or do, by name; 429 `local_model_busy` with Retry-After when too many wait,
-    502 `local_model_failed`, 503 `local_model_unavailable` while it closes. A folder that is no model fails the start.
+    502 `local_model_failed` when it breaks down, 503 `local_model_unavailable` with Retry-After while it is started
+    again. A folder that is no model fails the start.
 Source: https://opennmt.net/CTranslate2/, https://platform.openai.com/docs/api-reference/responses
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import structlog
-from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, model_validator
 
 from backends import Backend
 from backends.local.answer import Answer
-from backends.local.device import Placement
 from backends.local.engine import Engine
+from backends.local.engine.admission import Admission
+from backends.local.engine.device import Placement
+from backends.local.engine.free import free_bytes
+from backends.local.engine.grammars import Grammars
+from backends.local.engine.memory import of_this_gate
+from backends.local.engine.messages import Order
+from backends.local.engine.process import InProcess, Terms
+from backends.local.engine.thread import InThread
 from backends.local.model import Model, read_model
-from backends.local.parameters import Parameters
 from backends.local.request import Request, read_request
+from backends.local.request.parameters import Parameters
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
 
 log = structlog.get_logger()
 
-# A request of this size takes longer to read and cut into tokens than other callers should have to wait.
-LONG_BYTES = 32_768
+# How many names of what was left out are told; who sends more will not read them.
+MOST_TOLD = 32
+# Which part of the free memory answers may take while they are made.
+KV_PART = 4
 
 
 class Local(Backend):
@@ -37,8 +49,8 @@ class Local(Backend):
     """The model's folder, as CTranslate2's converters write it, with its tokenizer.json and chat_template.jinja."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; "auto" takes a graphics card when there is one that works."""
-    device_index: NonNegativeInt = 0
-    """Which graphics card, counted from 0."""
+    device_index: NonNegativeInt | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = 0
+    """Which graphics card, counted from 0; or a list of them: each gets a copy of the model and all workers."""
     compute_type: str = "default"
     """How it calculates: "default" is as the model was stored, on a card the best it has; or "int8", "bfloat16" ..."""
     workers: PositiveInt | None = None
@@ -51,24 +63,87 @@ class Local(Backend):
     """How many tokens an answer may have at most; also what a request gets that names no number."""
     max_waiting: NonNegativeInt = 32
     """How many calls may wait for a free worker; one more is answered 429."""
+    max_wait_s: PositiveFloat = 60.0
+    """How long a call may have to wait by what the model costs here; one that would wait longer is answered 429."""
+    kv_bytes: PositiveInt | None = None
+    """How much memory all answers may take while they are made; left out: a quarter of what is free at the start."""
+    prefix_cache_bytes: NonNegativeInt = 268_435_456
+    """How much memory the beginnings of prompts may take that came before and are not read again; 0: none are kept."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """For requests that name none; 0 always takes the likeliest token, which small models need."""
+    engine: Literal["process", "thread"] = "process"
+    """Where the model runs: a crash in a process of its own never takes the gate along; "thread" is for tests."""
+    preload: bool = True
+    """Whether the model is loaded when the gate starts, as far as memory_bytes allows; else the first call waits."""
+    keep_alive_s: PositiveFloat | None = None
+    """How many seconds without a call until the model is unloaded; left out: never. The next call loads it again."""
+    memory_bytes: PositiveInt | None = None
+    """What all local models of this gate may take together, the lowest one named: idle ones make room for others."""
+    start_timeout_s: PositiveFloat = 10.0
+    """How many seconds a call waits for a model that is being loaded or started again; then it is answered 503."""
+    hang_timeout_s: PositiveFloat = 5.0
+    """After how many seconds of silence the model's process is ended and started again."""
+    process_bytes: PositiveInt | None = None
+    """How much address space the model's process may take, on the processor only; left out: all that there is."""
+    ignore_unknown_tools: bool = False
+    """Whether tools that a server would have to run are left out, and told in x-headgate-ignored; else they are 400."""
     provider: str = "headgate"
     """Whose models these are in traces."""
+
+    @model_validator(mode="after")
+    def _thread_is_plain(self) -> Self:
+        kept = self.keep_alive_s or self.memory_bytes or self.process_bytes or not self.preload
+        if self.engine == "thread" and kept:
+            raise ValueError('keep_alive_s, memory_bytes, process_bytes and preload = false need engine = "process"')
+        return self
 
     _engine: Engine = PrivateAttr()
     _model: Model = PrivateAttr()
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(read_model, self.path, context_length=self.context_length)
+        kv_bytes = self.kv_bytes or self._usual_kv_bytes()
+        cards = (self.device_index,) if isinstance(self.device_index, int) else self.device_index
         workers = self.workers or _cores()
-        placement = Placement(self.device, self.device_index, self.compute_type, workers, self.intra_threads)
-        self._engine = await Engine.started(self._model, placement, max_waiting=self.max_waiting)
-        engine = self._engine
+        placement = Placement(self.device, cards, self.compute_type, workers, self.intra_threads)
+        admission = Admission(self.max_waiting, workers, kv_bytes, self.max_wait_s)
+        if self.engine == "process":
+            self._engine = await self._in_process(admission, placement, kv_bytes)
+        else:
+            self._engine = await self._in_thread(admission, placement)
         log.info(
-            "local.started", backend=self.name, device=engine.device, compute_type=engine.compute_type, workers=workers,
-            context_length=self._model.context_length,
+            "local.started", backend=self.name, device=self._engine.device or "not loaded yet",
+            compute_type=self._engine.compute_type, workers=workers, context_length=self._model.context_length,
         )  # fmt: skip
+
+    async def _in_process(self, admission: Admission, placement: Placement, kv_bytes: int) -> Engine:
+        model = self._model
+        order = Order(
+            path=str(model.path.absolute()), placement=asdict(placement), vocabulary_size=len(model.vocabulary),
+            stop_ids=sorted(model.stop_ids), kv_bytes_per_token=model.kv_bytes_per_token,
+            prefix_cache_bytes=self.prefix_cache_bytes, process_bytes=self.process_bytes,
+        )  # fmt: skip
+        size = (model.path / "model.bin").stat().st_size
+        terms = Terms(
+            backend=self.name, start_timeout_s=self.start_timeout_s, hang_timeout_s=self.hang_timeout_s,
+            keep_alive_s=self.keep_alive_s, preload=self.preload, memory_bytes=self.memory_bytes,
+            needs_bytes=size + kv_bytes + self.prefix_cache_bytes,
+        )  # fmt: skip
+        return await InProcess.started(admission, order, terms, of_this_gate())
+
+    async def _in_thread(self, admission: Admission, placement: Placement) -> Engine:
+        model = self._model
+        tokenizer = (model.path / "tokenizer.json").read_text(encoding="utf-8")
+        return await InThread.started(
+            model.path, model.vocabulary, placement, admission, kv_bytes_per_token=model.kv_bytes_per_token,
+            prefix_cache_bytes=self.prefix_cache_bytes,
+            grammars=Grammars(tokenizer, len(model.vocabulary), model.stop_ids),
+        )  # fmt: skip
+
+    def _usual_kv_bytes(self) -> int:
+        """Never less than what one answer as long as the context takes."""
+        one = self._model.context_length * self._model.kv_bytes_per_token
+        return max((self.memory_bytes or free_bytes()) // KV_PART, one)
 
     async def close(self) -> None:
         await self._engine.close()
@@ -76,19 +151,38 @@ class Local(Backend):
     async def models(self) -> Sequence[str]:
         return (self.name,)
 
+    async def described(self, _model: str) -> Mapping[str, Any]:
+        able = {
+            "tools": self._model.tool_format is not None,
+            "json_schema": True,
+            "reasoning": self._model.reasoning is not None,
+            "images": False,
+        }
+        return {"context_length": self._model.context_length, "capabilities": able}
+
     async def ready(self) -> bool:
         return self._engine.running
 
     @asynccontextmanager
     async def respond(self, call: Call) -> AsyncIterator[Reply]:
-        long = len(call.encoded) > LONG_BYTES
-        request = await asyncio.to_thread(self._read, call) if long else self._read(call)
+        # Templates, tokens and schemas of strangers may take long: other callers do not wait for them.
+        request = await asyncio.to_thread(self._read, call)
         answer = Answer(request, self._model.tokens)
         async with self._engine.generate(request.prompt, request.options) as generation:
-            yield Reply(200, {}, answer.batches(generation), streamed=True)
+            yield Reply(200, _told(request), answer.batches(generation), streamed=True)
 
     def _read(self, call: Call) -> Request:
-        return read_request(call.body, self._model, Parameters(self.max_output_tokens, self.temperature))
+        return read_request(
+            call.body, self._model, Parameters(self.max_output_tokens, self.temperature), team=call.caller.team,
+            ignore_unknown_tools=self.ignore_unknown_tools,
+        )  # fmt: skip
+
+
+def _told(request: Request) -> dict[str, str]:
+    """What a caller must know beside the answer: names that it wrote, fit for a header."""
+    names = [name[:64].encode("ascii", "backslashreplace").decode() for name in request.ignored[:MOST_TOLD]]
+    printable = [re.sub(r"[^!-+\--~]", "_", name) for name in names]
+    return {"x-headgate-ignored": ", ".join(printable)} if printable else {}
 
 
 def _cores() -> int:

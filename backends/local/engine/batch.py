@@ -1,0 +1,113 @@
+"""Runs one batch: what goes into the library's one call, and what its callback makes of the tokens.
+
+    jobs  ->  generate_batch(prompts, callback=take)  ->  emit(job, token) ... ended(job, "stop", "")
+
+Everything of one row alone (its limit, its stop tokens, that its caller left) is the callback's business: the library
+knows but one set of options for all rows.
+Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html#ctranslate2.Generator.generate_batch
+"""  # fmt: skip
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from backends.local.engine.job import Finish, Job, Options, Token
+
+Emit = Callable[[Job, Token], None]
+Ended = Callable[[Job, Finish, str], None]
+
+# Among how many tokens top_p chooses: with all of them the library sorts the whole vocabulary at every step.
+SAMPLED_FROM, AT_MOST_SAMPLED_FROM = 128, 256
+# Below these the library divides by nearly nothing; there is but one token left to choose.
+MIN_TEMPERATURE = 1e-3
+MIN_TOP_P = 1e-6
+
+
+def run_batch(  # noqa: PLR0913  a seam: the same shape for every way to run jobs
+    generator: Any, vocabulary: Sequence[str], jobs: Sequence[Job], prefix: Sequence[int], emit: Emit, ended: Ended,
+    *, stepped: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Make the answers of jobs with the same sampling, and return when all have ended: each of them once.
+
+    `prefix` is what all prompts begin with and the library is to keep; at least two tokens of each come behind it.
+    `stepped` is called when every row has had its token. The library calls all three in a thread of its own.
+    """
+    batch = Batch(jobs, emit, ended, stepped)
+    try:
+        generator.generate_batch(
+            [[vocabulary[number] for number in job.prompt[len(prefix):]] for job in batch.jobs],
+            static_prompt=[vocabulary[number] for number in prefix] or None, include_prompt_in_result=False,
+            max_length=max(job.options.max_tokens for job in jobs), end_token=[], callback=batch.take,
+            return_scores=any(job.options.top_logprobs is not None for job in jobs),
+            **sampling(jobs[0].options, len(vocabulary)),
+        )  # fmt: skip
+    except Exception as error:  # noqa: BLE001  whatever the library raises, its jobs have failed and the others go on
+        batch.fail(f"{type(error).__name__}: {error}")
+    batch.fail("The library returned before it was at the end.")
+
+
+class Batch:
+    """The rows of one call, longest prompt first: in this order the library tells of them at every step."""
+
+    def __init__(self, jobs: Sequence[Job], emit: Emit, ended: Ended, stepped: Callable[[], None]) -> None:
+        self.jobs = sorted(jobs, key=lambda job: -len(job.prompt))
+        self._made = [0] * len(jobs)
+        self._open = [True] * len(jobs)
+        self._last = len(jobs) - 1  # the row with which a step is complete
+        self._emit = emit
+        self._ended = ended
+        self._stepped = stepped
+
+    def take(self, result: Any) -> bool:
+        """A token of one row; True ends the row. An exception in here would take down the batch, or the process."""
+        try:
+            row: int = result.batch_id
+            complete = row == self._last
+            over = self._over(row, result)
+            if complete:
+                self._stepped()
+        except BaseException:  # noqa: BLE001
+            return True
+        return over
+
+    def fail(self, message: str) -> None:
+        """Whatever is still open ends here."""
+        for row, is_open in enumerate(self._open):
+            if is_open:
+                self._end(row, "failed", message)
+        self._stepped()
+
+    def _over(self, row: int, result: Any) -> bool:
+        job = self.jobs[row]
+        if not self._open[row]:
+            return True
+        if job.cancelled:
+            return self._end(row, "stop")
+        number: int = result.token_id
+        if number in job.options.stop_ids:
+            return self._end(row, "stop")
+        self._made[row] += 1
+        self._emit(job, Token(number) if job.options.top_logprobs is None else Token(number, result.log_prob))
+        if result.is_last or self._made[row] >= job.options.max_tokens:
+            return self._end(row, "length")
+        return False
+
+    def _end(self, row: int, finish: Finish, message: str = "") -> bool:
+        self._open[row] = False
+        while self._last > 0 and not self._open[self._last]:
+            self._last -= 1
+        self._ended(self.jobs[row], finish, message)
+        return True
+
+
+def sampling(options: Options, vocabulary_size: int) -> dict[str, Any]:
+    """How the next token is chosen, in the library's words. Jobs for which this is equal can share a batch."""
+    penalty = {"repetition_penalty": options.repetition_penalty}
+    if options.temperature < MIN_TEMPERATURE or options.top_p < MIN_TOP_P or options.top_k == 1:
+        return {"sampling_topk": 1, **penalty}
+    top_k = options.top_k
+    if options.top_p < 1:
+        top_k = min(top_k or SAMPLED_FROM, AT_MOST_SAMPLED_FROM)
+    top_k = min(top_k, vocabulary_size)
+    return {
+        "sampling_topk": top_k, "sampling_topp": options.top_p, "sampling_temperature": options.temperature, **penalty,
+    }  # fmt: skip

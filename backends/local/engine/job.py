@@ -1,0 +1,58 @@
+"""What passes between who asks for tokens and who makes them: jobs one way, steps the other.
+
+    Job(7, prompt, options)  ->  Step(7, cached_tokens=0)  Step(7, [Token(42)])  Step(7, [Token(5), Token(9)], "stop")
+
+All of it is plain data, so that the two may live in one process or in two.
+"""  # fmt: skip
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Finish = Literal["stop", "length", "failed"]
+
+# A prompt of one token would come back as part of the answer. So it is with what comes behind a kept prefix.
+MIN_PROMPT_TOKENS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one answer is made: at most `max_tokens` of them, none when one of `stop_ids` comes first."""
+
+    max_tokens: int
+    stop_ids: frozenset[int]
+    temperature: float = 0.0  # 0: always the likeliest token
+    top_p: float = 1.0
+    top_k: int = 0  # 0: as many as the engine sees fit
+    repetition_penalty: float = 1.0  # 1: none
+    grammar: str = ""  # what the answer must be, as llguidance takes it; "": anything
+    top_logprobs: int | None = None  # for each token its own and that many of the likeliest; None: no logprobs at all
+    prefix: int = 0  # how many tokens of the prompt others will have in common with it; 0: none
+    prefix_key: str = ""  # among whom: a prefix is kept once it was seen twice under one key
+
+
+class Token(NamedTuple):
+    id: int
+    logprob: float | None = None  # natural logarithm, before temperature
+    top: Sequence[tuple[int, float]] = ()  # the likeliest tokens, best first, with theirs
+
+
+@dataclass(slots=True)
+class Job:
+    """One answer to be made. Whoever holds it may set `cancelled` from any thread; it ends within one step."""
+
+    id: int
+    prompt: Sequence[int]
+    options: Options
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """News of one job. The token that ends an answer is not among its tokens."""
+
+    job: int
+    tokens: Sequence[Token] = ()
+    finish: Finish | None = None
+    cached_tokens: int | None = None  # told once, before the first token: how much of the prompt was not read again
+    message: str = ""  # of a failure: what the engine said, for the log

@@ -1,0 +1,87 @@
+"""What all local models of a gate may take together: who holds how much, and who goes when another needs it.
+
+Nothing is measured here and nothing is loaded: tenants tell how much they need and give it back.
+"""
+
+import asyncio
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+
+class Tenant(Protocol):
+    """A model that may be loaded."""
+
+    @property
+    def needs_bytes(self) -> int:
+        """How much it takes when it is loaded."""
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when, on one clock for all, nobody has used it; None while it is in use or not loaded."""
+
+    async def unload(self) -> None:
+        """Give back what it holds, unless somebody has begun to use it."""
+
+
+class Memory:
+    """One budget: the smallest limit that any tenant names. Without a limit everybody is let in."""
+
+    def __init__(self) -> None:
+        self._limits: dict[Tenant, int | None] = {}
+        self._loaded: set[Tenant] = set()
+        self._news = asyncio.Event()
+
+    @property
+    def limit_bytes(self) -> int | None:
+        return min((limit for limit in self._limits.values() if limit is not None), default=None)
+
+    def join(self, tenant: Tenant, limit_bytes: int | None) -> None:
+        """Take part, from now on under this limit, too. Raises ValueError when one of them would never fit."""
+        self._limits[tenant] = limit_bytes
+        most, limit = max(each.needs_bytes for each in self._limits), self.limit_bytes
+        if limit is not None and most > limit:
+            self.leave(tenant)
+            raise ValueError(f"memory_bytes is {limit}, but one model alone takes about {most}.")
+
+    def leave(self, tenant: Tenant) -> None:
+        self._limits.pop(tenant, None)
+        self.release(tenant)
+
+    def fits(self, tenant: Tenant) -> bool:
+        """Whether it could be loaded as things are. One alone always fits: nobody else could make room for it."""
+        others, limit = self._loaded - {tenant}, self.limit_bytes
+        return limit is None or not others or sum(each.needs_bytes for each in {*others, tenant}) <= limit
+
+    async def claim(self, tenant: Tenant) -> None:
+        """Wait until there is room for it. Whoever has been idle for longest goes first."""
+        while not self.fits(tenant):
+            self._news.clear()
+            longest = self._longest_idle()
+            if longest is None:
+                await self._news.wait()
+            else:
+                await longest.unload()
+        self._loaded.add(tenant)
+
+    def release(self, tenant: Tenant) -> None:
+        """It is not loaded any more."""
+        self._loaded.discard(tenant)
+        self.tell()
+
+    def tell(self) -> None:
+        """Somebody has become idle: who waits for room looks again."""
+        self._news.set()
+
+    def _longest_idle(self) -> Tenant | None:
+        idle = [(since, tenant) for tenant in self._loaded if (since := tenant.idle_since) is not None]
+        return min(idle, key=lambda each: each[0])[1] if idle else None
+
+
+# Backends are built one by one and know nothing of each other; those that one gate starts share its loop. A budget is
+# forgotten with its last tenant.
+_OF_GATES: WeakValueDictionary[asyncio.AbstractEventLoop, Memory] = WeakValueDictionary()
+
+
+def of_this_gate() -> Memory:
+    """The one budget of all local models in the running loop."""
+    return _OF_GATES.setdefault(asyncio.get_running_loop(), Memory())

@@ -1,0 +1,188 @@
+"""Jobs -> batches -> steps, in one event loop that never waits for the model.
+
+    submit(job)      plan: who runs with whom     a thread for each batch       deliver([step, step, ...])
+    in the loop  ->  in the loop               -> run_batch, run_constrained -> in the loop, once for all rows of a step
+
+Nobody can join a batch that runs, so the art is in whom to start together: nobody waits while nothing runs, and what
+comes while something does is gathered for a moment before another worker takes it.
+"""  # fmt: skip
+
+import asyncio
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from backends.local.engine import plan
+from backends.local.engine.batch import run_batch, sampling
+from backends.local.engine.costs import Costs, MeanLength
+from backends.local.engine.job import Finish, Job, Step, Token
+from backends.local.engine.likeliest import run_likeliest
+from backends.local.engine.outbox import Outbox
+from backends.local.engine.plan import Waiting
+from backends.local.engine.prefixes import Prefixes
+from backends.local.engine.reloading import Reloading
+
+# While something runs, a batch is complete when nobody has come for this part of the time that an answer takes, or when
+# its first job has waited several times as long. So it is soon after a batch: those who were answered together tend to
+# ask again together.
+QUIET, QUIET_S, GATHERED = 0.01, 0.004, 5
+AGAIN_S = 0.05
+
+
+class Scheduler:
+    """One model's queue. All its methods are called in the loop's thread, and so is `deliver`."""
+
+    def __init__(  # noqa: PLR0913  what one model has, by name
+        self, generator: Any, vocabulary: Sequence[str], costs: Costs, *, workers: int,
+        deliver: Callable[[Sequence[Step]], None], prefixes: Prefixes, grammars: Any = None,
+    ) -> None:  # fmt: skip
+        self._generator = generator
+        self._vocabulary = vocabulary
+        self._costs = costs
+        self._free = workers
+        self._deliver = deliver
+        self._prefixes = prefixes
+        self._grammars = grammars
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="headgate-local")
+        self._outbox = Outbox(self._flush)
+        self._length = MeanLength()
+        self._live: dict[int, Waiting] = {}  # whoever waits or runs
+        self._queue: list[Waiting] = []  # whoever waits, first come first
+        self._running: set[asyncio.Future[None]] = set()
+        self._reloading = Reloading(generator, prefixes, self._dispatch)
+        self._timer: asyncio.Handle | None = None
+        self._gathered_at = self._again_until = 0.0
+
+    def submit(self, job: Job) -> None:
+        """Take a job. `deliver` gets its steps: first one with `cached_tokens` when it begins."""
+        waiting = Waiting(job, self._kind(job), self._prefixes.candidates(job))
+        self._live[job.id] = waiting
+        self._queue.append(waiting)
+        if self._free:
+            self._gather()
+
+    def cancel(self, number: int) -> None:
+        """Nobody waits for this job any more: `deliver` hears no more of it, and it ends within one step."""
+        waiting = self._live.pop(number, None)
+        if waiting is None:
+            return
+        waiting.job.cancelled = True
+        if waiting in self._queue:
+            self._queue.remove(waiting)
+
+    async def close(self) -> None:
+        """End everything and let go of the model. What was not ended before gets no more steps."""
+        self._queue.clear()
+        for number in list(self._live):
+            self.cancel(number)
+        await self._reloading.close()
+        if self._running:
+            await asyncio.wait(self._running)
+        await asyncio.to_thread(self._threads.shutdown)
+        # A generator that is still there when the interpreter ends has been seen to abort the process.
+        self._generator = None
+
+    def _kind(self, job: Job) -> Hashable:
+        """What must be equal for jobs to share a batch; None for those whose tokens are looked at one by one."""
+        options = job.options
+        if options.grammar or options.top_logprobs:
+            return None
+        # What is left of the longer prompts of a batch counts as repeated, so the answer would depend on the others.
+        length = 0 if options.repetition_penalty == 1 else len(job.prompt)
+        return length, *sampling(options, len(self._vocabulary)).values()
+
+    def _gather(self) -> None:
+        """Start what can be started, at once or when all have come who come together."""
+        now, quiet_s = self._loop.time(), min(QUIET_S, QUIET * self._length.tokens * self._costs.step_s)
+        idle = not self._running and now >= self._again_until
+        if self._timer is None:
+            self._gathered_at = now + GATHERED * quiet_s
+        else:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(now if idle else min(now + quiet_s, self._gathered_at), self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Start what can be started."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._reloading.holds_back(bool(self._running)) or not self._queue or not self._free:
+            return
+        for waiting in self._queue:
+            waiting.prefix = self._prefixes.chosen(waiting.candidates)
+            waiting.length = len(waiting.job.prompt) - waiting.prefix.tokens
+        started = plan.batches(self._queue, self._free, self._costs, self._length.tokens)
+        begun = [step for batch in started for step in self._start(batch)]
+        self._queue = [waiting for waiting in self._queue if not waiting.started]
+        self._deliver(begun)
+
+    def _start(self, batch: Sequence[Waiting]) -> list[Step]:
+        prefix = self._prefixes.chosen([batch[0].prefix])  # room that was there may be taken by another batch by now
+        cached_tokens = self._prefixes.use(prefix)
+        for waiting in batch:
+            waiting.prefix = prefix
+            waiting.started = True
+        self._free -= 1
+        work = functools.partial(self._work, [waiting.job for waiting in batch], prefix.tokens)
+        running = self._loop.run_in_executor(self._threads, work)
+        self._running.add(running)
+        running.add_done_callback(functools.partial(self._over, batch))
+        return [Step(waiting.job.id, cached_tokens=cached_tokens) for waiting in batch]
+
+    def _work(self, jobs: Sequence[Job], prefix_tokens: int) -> None:
+        """In a thread of its own: one batch, from its first step to its last."""
+        prefix, outbox = jobs[0].prompt[:prefix_tokens], self._outbox
+        if not jobs[0].options.grammar:
+            run = run_likeliest if jobs[0].options.top_logprobs else run_batch
+            run(self._generator, self._vocabulary, jobs, prefix, outbox.emit, outbox.ended, stepped=outbox.wake)
+            return
+        from backends.local.engine.constrained import run_constrained
+
+        run_constrained(
+            self._generator, self._vocabulary, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.ended_now
+        )
+
+    def _over(self, batch: Sequence[Waiting], running: asyncio.Future[None]) -> None:
+        self._running.discard(running)
+        self._free += 1
+        error = running.exception()
+        message = "nothing said how it ended" if error is None else f"{type(error).__name__}: {error}"
+        for waiting in batch:
+            self._outbox.ended(waiting.job, "failed", message)  # unless it has ended before, as it should
+        self._flush()
+        if len(batch) > 1:
+            self._again_until = self._loop.time() + AGAIN_S
+        self._dispatch()
+
+    def _flush(self) -> None:
+        """Deliver what came since the last time."""
+        tokens: dict[int, list[Token]] = {}
+        ends: dict[int, tuple[Finish, str]] = {}
+        for job, token, finish, message in self._outbox.emptied():
+            waiting = self._live.get(job.id)
+            if waiting is None:
+                continue  # cancelled, or at its end
+            made = tokens.setdefault(job.id, [])
+            if token is not None:
+                made.append(token)
+                waiting.made += 1
+            if finish is not None:
+                ends[job.id] = finish, message
+                self._learn(waiting, finish)
+            elif waiting.made == 1:
+                self._prefixes.read(waiting.prefix)
+        if tokens:
+            self._deliver([_step(number, made, *ends.get(number, (None, ""))) for number, made in tokens.items()])
+
+    def _learn(self, ended: Waiting, finish: Finish) -> None:
+        del self._live[ended.job.id]
+        if finish == "failed":
+            self._prefixes.failed(ended.prefix)
+        else:
+            self._length.see(ended.made)
+
+
+def _step(number: int, tokens: Sequence[Token], finish: Finish | None, message: str) -> Step:
+    return Step(number, tokens, finish, message=message)

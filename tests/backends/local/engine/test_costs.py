@@ -1,0 +1,66 @@
+"""What a model costs."""
+
+import json
+import time
+from dataclasses import asdict
+
+import pytest
+
+from backends.local.engine.costs import FIRST_GUESS, Costs, MeanLength, calibrate
+
+MEASURED = Costs(0.011, 0.08, 0.0004, 73_728, 2)
+
+
+@pytest.mark.parametrize(("slope", "rows"), [(0.0, 64), (0.01, 64), (0.1, 31), (0.2, 16), (5.0, 8)])
+def test_rows_slow_a_step_down_only_so_far(slope, rows):
+    """Everybody in a batch waits for every step of it."""
+    assert Costs(0.01, slope, 0.0, 0, 1).max_rows == rows
+
+
+def test_a_batch_takes_a_step_for_each_token_that_is_not_common():
+    """100 tokens of each prompt at once, then 20 of the longer one, then the answers."""
+    assert MEASURED.batch_s(2, 100, 120, 50) == pytest.approx(2 * 100 * 0.0004 + (20 + 50) * 0.011 * 1.08)
+
+
+def test_they_are_measured_in_no_time(babbler):
+    """And can be told in JSON."""
+    with babbler.loaded() as generator:
+        began = time.perf_counter()
+        costs = calibrate(generator, babbler.vocabulary, 3, 1000)
+        took_s = time.perf_counter() - began
+
+    assert Costs(**json.loads(json.dumps(asdict(costs)))) == costs
+    assert took_s < 1
+    assert 0 < costs.step_s < 0.1
+    assert costs.slope >= 0
+    assert costs.prefill_s_per_token >= 0
+    assert (costs.kv_bytes_per_token, costs.workers) == (1000, 3)
+
+
+def test_a_slow_model_is_not_tried_for_long():
+    """One step of each kind, when that takes longer than there is time."""
+
+    class Slow:
+        calls = 0
+
+        def generate_batch(self, prompts, *, max_length, callback, **_):
+            for step in range(max_length):
+                self.calls += 1
+                time.sleep(0.25)
+                if callback(type("Result", (), {"batch_id": 0, "step": step})):
+                    return
+
+    slow = Slow()
+    costs = calibrate(slow, ["a"], 1, 1)
+
+    assert slow.calls == 3
+    assert costs.step_s == pytest.approx(0.25, rel=0.2)
+
+
+def test_answers_are_as_long_as_they_were_lately():
+    length = MeanLength()
+    before = length.tokens
+    for _ in range(100):
+        length.see(500)
+
+    assert (before, length.tokens) == (FIRST_GUESS, pytest.approx(500, rel=0.01))

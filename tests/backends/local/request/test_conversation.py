@@ -1,0 +1,192 @@
+"""Requests as messages for chat templates."""
+
+import pytest
+
+from backends.local.request.conversation import messages_of
+from proxy.wire.errors import RequestError
+
+CALL = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"a": 1}'}
+OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "1"}
+
+
+def message(role, content):
+    return {"role": role, "content": content}
+
+
+def test_a_string_is_one_message_of_the_user():
+    assert [message("user", "Hi")] == messages_of({"input": "Hi"})
+
+
+def test_instructions_come_first_from_the_system():
+    assert [message("system", "Be kind."), message("user", "")] == messages_of(
+        {"instructions": "Be kind.", "input": ""}
+    )
+
+
+def test_what_the_system_says_at_the_beginning_is_one_message():
+    """Instructions and leading items of system and developer are joined; later ones stand where they are."""
+    items = [message("developer", "B"), message("system", "C"), message("user", "D"), message("developer", "E")]
+
+    assert [message("system", "A\n\nB\n\nC"), message("user", "D"), message("system", "E")] == messages_of(
+        {
+            "instructions": "A",
+            "input": items,
+        }
+    )
+
+
+def test_parts_of_text_are_joined():
+    """Texts of the user and of the assistant, and what the assistant refused."""
+    items = [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": part} for part in "ab"]},
+        {"role": "assistant", "id": "msg_1", "content": [{"type": "output_text", "text": "c", "annotations": []}]},
+        {"role": "assistant", "id": "msg_2", "content": [{"type": "refusal", "refusal": "no"}]},
+        {"role": "user", "content": []},
+    ]
+
+    assert [message("user", "ab"), message("assistant", "c"), message("assistant", "no"), message("user", "")] == (
+        messages_of({"input": items})
+    )
+
+
+def test_calls_stand_in_the_message_of_the_assistant_that_made_them():
+    """Text and calls of one turn are one message; arguments are an object, results say which function gave them."""
+    second = CALL | {"call_id": "call_2", "arguments": ""}
+    parts = [{"type": "input_text", "text": "2"}]
+    items = [
+        message("user", "Go"),
+        message("assistant", "Wait."),
+        CALL,
+        second,
+        OUTPUT,
+        OUTPUT | {"call_id": "call_2", "output": parts},
+    ]
+
+    assert [
+        message("user", "Go"),
+        message("assistant", "Wait.")
+        | {
+            "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}},
+                {"id": "call_2", "type": "function", "function": {"name": "f", "arguments": {}}},
+            ]
+        },
+        message("tool", "1") | {"tool_call_id": "call_1", "name": "f"},
+        message("tool", "2") | {"tool_call_id": "call_2", "name": "f"},
+    ] == messages_of({"input": items})
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", "1"])
+def test_arguments_that_are_no_object_stay_text(arguments):
+    """A call of another model may be broken; it is shown as it was."""
+    found = messages_of({"input": [CALL | {"arguments": arguments}, OUTPUT]})
+
+    assert arguments == found[0]["tool_calls"][0]["function"]["arguments"]
+
+
+def test_thoughts_that_cannot_be_read_are_left_out():
+    """Those of other models are encrypted, or of no shape that is known."""
+    thoughts = [{"content": None}, {"content": "a"}, {"content": [1, {"text": 2}]}, {"encrypted_content": "x"}]
+    items = [{"type": "reasoning", "id": f"rs_{index}", "summary": [], **each} for index, each in enumerate(thoughts)]
+
+    assert [message("user", "Hi"), message("assistant", "Ho")] == messages_of(
+        {"input": [message("user", "Hi"), *items, message("assistant", "Ho")]}
+    )
+
+
+def test_thoughts_stand_beside_what_the_assistant_said_after_them():
+    """Or beside its call; a user who speaks in between makes them void."""
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    spoken, calling, void = (
+        messages_of({"input": [thought, *items]})
+        for items in ([message("assistant", "Ho")], [CALL, OUTPUT], [message("user", "Hi"), message("assistant", "Ho")])
+    )
+
+    assert [message("assistant", "Ho") | {"reasoning_content": "Hm."}] == spoken
+    assert calling[0]["reasoning_content"] == "Hm."
+    assert [message("user", "Hi"), message("assistant", "Ho")] == void
+
+
+def test_calls_of_custom_tools_are_calls_with_one_parameter():
+    """As the model was shown them."""
+    call = {"type": "custom_tool_call", "call_id": "call_1", "name": "shell", "input": "ls"}
+    found = messages_of({"input": [call, {"type": "custom_tool_call_output", "call_id": "call_1", "output": "a.txt"}]})
+
+    assert found[0]["tool_calls"][0]["function"] == {"name": "shell", "arguments": {"input": "ls"}}
+    assert message("tool", "a.txt") | {"tool_call_id": "call_1", "name": "shell"} == found[1]
+
+
+def test_files_of_text_are_read():
+    part = {"type": "input_file", "filename": "a.txt", "file_data": "data:text/plain;base64,SGk="}
+
+    assert [message("user", "a.txt:\nHi\n")] == messages_of({"input": [message("user", [part])]})
+
+
+IMAGE = {"type": "input_image", "image_url": "data:"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "told"),
+    [
+        ({}, "input", "Missing required parameter: 'input'."),
+        ({"input": None, "instructions": "A"}, "input", "Missing required parameter: 'input'."),
+        ({"input": []}, "input", "Missing required parameter: 'input'."),
+        ({"input": 1}, "input", "expected a string or an array of objects, but got an integer instead"),
+        ({"input": {"role": "user"}}, "input", "but got an object instead"),
+        ({"input": ["Hi"]}, "input[0]", "expected an object, but got a string instead"),
+        ({"input": [{}]}, "input[0].type", "Missing required parameter"),
+        ({"input": [{"type": ["message"]}]}, "input[0].type", "but got an array instead"),
+        ({"input": [{"type": "message"}]}, "input[0].role", "Missing required parameter"),
+        ({"input": [message(["user"], "Hi")]}, "input[0].role", "but got an array instead"),
+        ({"input": [message("tool", "Hi")]}, "input[0].role", "Invalid value: 'tool'"),
+        ({"input": [message("user", None)]}, "input[0].content", "Missing required parameter"),
+        ({"input": [message("user", 1.5)]}, "input[0].content", "but got a decimal instead"),
+        ({"input": [message("user", {"type": "input_text"})]}, "input[0].content", "but got an object instead"),
+        ({"input": [message("user", ["Hi"])]}, "input[0].content[0]", "but got a string instead"),
+        ({"input": [message("user", [{"text": "Hi"}])]}, "input[0].content[0].type", "Missing required parameter"),
+        ({"input": [message("user", [{"type": "input_text"}])]}, "input[0].content[0].text", "Missing required"),
+        (
+            {"input": [message("user", [{"type": "input_text", "text": True}])]},
+            "input[0].content[0].text",
+            "but got a boolean instead",
+        ),
+        (
+            {"input": [message("user", "A"), message("user", "B"), message("user", [IMAGE])]},
+            "input[2].content[0]",
+            "this model reads text, not 'input_image'",
+        ),
+        ({"input": [CALL, OUTPUT | {"output": [IMAGE]}]}, "input[1].output[0]", "reads text, not 'input_image'"),
+        ({"input": [CALL, OUTPUT | {"output": None}]}, "input[1].output", "Missing required parameter"),
+        ({"input": [CALL | {"name": None}]}, "input[0].name", "Missing required parameter"),
+        ({"input": [CALL | {"arguments": {"a": 1}}]}, "input[0].arguments", "but got an object instead"),
+        ({"input": [CALL | {"call_id": 1}]}, "input[0].call_id", "but got an integer instead"),
+        ({"input": [{"type": "web_search_call", "id": "ws_1"}]}, "input[0]", "not 'web_search_call'"),
+        ({"input": [CALL]}, "input", "No tool output found for function call call_1."),
+        ({"input": [OUTPUT]}, "input", "No tool call found for function call output with call_id call_1."),
+        ({"input": [OUTPUT, CALL]}, "input", "No tool call found for function call output with call_id call_1."),
+        ({"input": [CALL, OUTPUT, OUTPUT]}, "input", "No tool call found for function call output"),
+        (
+            {"input": [message("user", "A") | {"id": "msg_1"}] * 2},
+            "input",
+            "Duplicate item found with id msg_1. Remove duplicate items from your input and try again.",
+        ),
+        ({"input": [{"id": "msg_1"}]}, "input", "Item with id 'msg_1' not found."),
+        ({"input": [{"type": "item_reference", "id": 1}]}, "input", "Item with id '1' not found."),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(body, param, told):
+    """Every refusal says which part it is about, and what is wrong with it."""
+    with pytest.raises(RequestError) as refused:
+        messages_of(body)
+
+    assert param == refused.value.param
+    assert told in refused.value.message
+
+
+def test_a_call_of_a_tool_in_a_namespace_has_one_name():
+    """That by which the model knows the tool."""
+    call = {"type": "function_call", "call_id": "c", "namespace": "crm", "name": "find", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c", "output": "Ann"}
+    messages = messages_of({"input": [call, output]})
+
+    assert [messages[0]["tool_calls"][0]["function"]["name"], messages[1]["name"]] == ["crm__find"] * 2

@@ -1,0 +1,220 @@
+"""What a caller is told of a schema, and what becomes of it."""
+
+import json
+import time
+from contextlib import suppress
+
+import pytest
+
+from backends.local.engine.grammars import Grammars
+from backends.local.grammar import (
+    Style,
+    joined,
+    json_object_grammar,
+    json_rule,
+    json_schema_grammar,
+    refuse_unsupported,
+    schema_prompt,
+)
+from backends.training.subjects.objects import ANY_OBJECT, dumped
+from backends.training.subjects.schemas import SCHEMA
+from proxy.wire.errors import RequestError
+from tests.models import END, make_tokenizer
+
+TOKENIZER = make_tokenizer()
+GRAMMARS = Grammars(TOKENIZER.to_str(), TOKENIZER.get_vocab_size(), {TOKENIZER.token_to_id(END)})
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+def matches(grammar, text):
+    """Whether a text is a whole answer by a grammar."""
+    matcher = GRAMMARS.matcher(grammar)
+    for number in TOKENIZER.encode(text).ids:
+        matcher._matcher.consume_token(number)
+    return not matcher.error and bool(matcher._matcher.is_accepting())
+
+
+def refused(schema, *, strict=True, **other):
+    with pytest.raises(RequestError) as error:
+        refuse_unsupported(schema, other.pop("where", "text.format.schema"), strict=strict, **other)
+    return error.value
+
+
+def test_a_schema_is_followed_in_the_style_that_is_asked_for():
+    compact = Style(",", ":")
+
+    assert matches(json_schema_grammar(PERSON), '{"name": "Ann"}')
+    assert not matches(json_schema_grammar(PERSON), '{"name":"Ann"}')
+    assert matches(json_schema_grammar(PERSON, style=compact), '{"name":"Ann"}')
+    assert not matches(json_schema_grammar(PERSON), '{"name": "Ann", "age": 3}')
+
+
+def test_any_object_is_an_object():
+    assert matches(json_object_grammar(), '{"a": [1, {"b": null}], "c": "d"}')
+    assert not matches(json_object_grammar(), "[1]")
+
+
+def test_a_schema_is_a_piece_of_a_larger_grammar():
+    grammar = f'start: "<<" person ">>"\nperson: {json_rule(PERSON)}'
+
+    assert matches(grammar, '<<{"name": "Ann"}>>')
+
+
+def test_grammars_are_joined_by_name():
+    grammar = joined('start: "a" @tool "c"', {"tool": "start: /b+/"})
+
+    assert matches(grammar, "abbc")
+    assert not matches(grammar, "ac")
+
+
+def test_the_prompt_is_what_the_demo_model_was_trained_on():
+    assert schema_prompt(PERSON) == SCHEMA.format(dumped(PERSON))
+    assert schema_prompt(None) == ANY_OBJECT
+
+
+def test_a_refusal_names_the_keyword_and_its_place():
+    error = refused(
+        {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}, of="response_format 'x'"
+    )
+
+    assert error.message == (
+        "Invalid schema for response_format 'x': In context=('properties', 'tags'), 'uniqueItems' is not permitted."
+    )
+    assert (error.status, error.code, error.param) == (400, "invalid_json_schema", "text.format.schema")
+
+
+def test_a_refusal_of_a_tool_is_one_of_its_parameters():
+    error = refused([], where="tools[0].parameters")
+
+    assert error.message == "Invalid schema for tools[0].parameters: In context=(), a schema must be an object."
+    assert (error.code, error.param) == ("invalid_function_parameters", "tools[0].parameters")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "strng"}, "'type' must be one of"),
+        ({"enum": []}, "'enum' must be"),
+        ({"properties": []}, "'properties' must be"),
+        ({"properties": {"a": False}, "required": ["a"], "type": "object"}, "Unsatisfiable"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "Unsatisfiable"),
+    ],
+)
+def test_what_no_value_satisfies_or_is_no_schema_is_refused(schema, message, strict):
+    assert message in refused(schema, strict=strict).message
+
+
+LOOSE = {
+    "lookahead": ({"type": "string", "pattern": "(?=a)b"}, '"x"', "3"),
+    "unknown format": ({"type": "string", "format": "iri"}, '"x"', "3"),
+    "not": ({"type": "integer", "not": {"const": 3}}, "3", '"x"'),
+    "one of several": ({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}, '"x"', "3"),
+    "far away": ({"type": "object", "properties": {"a": {"$ref": "https://a/b"}}}, '{"b": 1}', "3"),
+    "nowhere": ({"$ref": "#/$defs/a"}, "3", "x"),
+    "many patterns": ({"type": "string", "allOf": [{"pattern": f"a{n}"} for n in range(20)]}, '"x"', "3"),
+    "clashing names": ({"type": "object", "patternProperties": {"^a": {}, "a$": {}}}, '{"b": 1}', "3"),
+}
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_what_cannot_be_held_is_refused_only_where_it_was_asked_for(name):
+    """Not strict: as much is held as can be."""
+    schema, good, bad = LOOSE[name]
+
+    assert "Invalid schema" in refused(schema).message
+
+    refuse_unsupported(schema, "text.format.schema", strict=False)
+
+    assert matches(json_schema_grammar(schema), good)
+    assert not matches(json_schema_grammar(schema), bad)
+    assert matches(f"start: {json_rule(schema)}", good)
+
+
+def test_options_of_the_compiler_are_not_the_callers():
+    """They would turn off what is promised."""
+    schema = {**PERSON, "x-guidance": {"lenient": True, "whitespace_pattern": " *"}}
+    refuse_unsupported(schema, "text.format.schema", strict=True)
+
+    assert json.loads(json_schema_grammar(schema)) == json.loads(json_schema_grammar(PERSON))
+
+
+def refs(count):
+    return {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(count)}
+
+
+HOSTILE = {
+    "nested quantifiers": {"type": "string", "pattern": "^((a+)+)+$"},
+    "counted": {"type": "string", "pattern": "^(((a{1,1000}){1,1000}){1,1000})$"},
+    "exponential": {"type": "string", "pattern": "^(a|b)*a(a|b){40}$"},
+    "long pattern": {"type": "string", "pattern": "(a|b)" * 30_000},
+    "minLength": {"type": "string", "minLength": 10**9},
+    "minLength and pattern": {"type": "string", "minLength": 10**6, "pattern": "^(a|bc)*$"},
+    "maxItems": {"type": "array", "items": {"type": "string"}, "minItems": 10**9, "maxItems": 10**9},
+    "minProperties": {"type": "object", "minProperties": 10**9},
+    "enum": {"enum": [f"value {n}" for n in range(19_000)]},
+    "larger enum": {"enum": [f"value {n}" for n in range(10**6)]},
+    "optional": {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(1000)}},
+    "more optional": {"type": "object", "properties": {f"p{n}": {} for n in range(9_000)}},
+    "names": {"type": "object", "patternProperties": {f"^(k|j)*{n}[a-z]*z$": {} for n in range(90)}},
+    "more names": {"type": "object", "patternProperties": {f"^k{n}_": {} for n in range(1000)}},
+    "joined names": {
+        "$defs": {"a": {"type": "object", "patternProperties": {f"^(k|j)*{n}z$": {} for n in range(60)}}},
+        "anyOf": [{"$ref": "#/$defs/a", "properties": {f"p{n}": {}}} for n in range(1000)],
+    },
+    "patterns together": {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{n}}}c"} for n in range(30)]},
+    "patterns by reference": {
+        "$ref": "#/$defs/a0",
+        "$defs": {f"a{n}": {"pattern": f"(a|b)*a(a|b){{{n}}}c", "$ref": f"#/$defs/a{n + 1}"} for n in range(30)}
+        | {"a30": {}},
+    },
+    "patterns of a property": {
+        "type": "object",
+        "allOf": [{"properties": {"k": {"type": "string", "pattern": f"a{n}"}}} for n in range(30)],
+    },
+    "diamonds": {"$ref": "#/$defs/a0", "$defs": refs(40) | {"a40": {"type": "string"}}},
+    "circle": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+    "circle of all": {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}}},
+    "product": {
+        "allOf": [
+            {"anyOf": [{"type": "object", "properties": {f"k{j}_{n}": {"type": "integer"}}} for n in range(10)]}
+            for j in range(9)
+        ]
+    },
+    "one of": {
+        "oneOf": [{"type": "object", "properties": {"k": {"const": f"p{n}"}}, "required": ["k"]} for n in range(3000)]
+    },
+    "any of": {"anyOf": [{"type": "object", "properties": {f"p{n}": {"type": "string"}}} for n in range(4000)]},
+    "wide": {"allOf": [{"$ref": "#/$defs/x"}] * 300, "$defs": {"x": {"properties": {f"p{n}": {} for n in range(900)}}}},
+    "multiples": {"type": "integer", "multipleOf": 4294967291, "minimum": 4294967292, "maximum": 8589934581},
+    "huge numbers": {"type": "integer", "minimum": 10**300},
+    "long text": {"const": "a" * 10**6},
+}
+
+
+def deep(levels, keyword):
+    schema = {}
+    for _ in range(levels):
+        schema = {keyword: {"a": schema}} if keyword == "properties" else {keyword: [schema]}
+    return schema
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "schema",
+    [*HOSTILE.values(), deep(40, "properties"), deep(900, "properties"), deep(900, "anyOf")],
+    ids=[*HOSTILE, "deep", "deeper", "deeper lists"],
+)
+def test_no_schema_keeps_the_gate_busy(schema, strict):
+    """Each is refused, or compiled, within a second; mostly within milliseconds."""
+    began = time.process_time()
+    with suppress(RequestError):
+        refuse_unsupported(schema, "text.format.schema", strict=strict)
+        json_schema_grammar(schema)
+
+    assert time.process_time() - began < 1

@@ -1,0 +1,180 @@
+"""The demo model behind a real gate, asked by the real SDK: tools, formats, streams, limits."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import orjson
+import pytest
+from openai import AsyncOpenAI, BadRequestError
+from pydantic import BaseModel
+
+from tests.conftest import StartGate
+
+MODEL = "headgate-demo"
+WEATHER: dict[str, Any] = {
+    "type": "function", "name": "get_weather", "strict": True, "description": "The weather in a city",
+    "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}, "unit": {"enum": ["celsius", "fahrenheit"]}},
+        "required": ["city", "unit"], "additionalProperties": False,
+    },
+}  # fmt: skip
+BOOKING: dict[str, Any] = {
+    "type": "function", "name": "book_table", "description": "Book a table",
+    "parameters": {"type": "object", "properties": {"seats": {"type": "integer", "minimum": 1}}, "required": ["seats"]},
+}  # fmt: skip
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+    mood: Literal["happy", "sad"]
+
+
+@pytest.fixture
+async def client(start_gate: StartGate) -> AsyncIterator[AsyncOpenAI]:
+    """The SDK before a gate with the demo model in a process of its own."""
+    address = await start_gate({
+        "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "ignore_unknown_tools": True}],
+        "route": [{"model": MODEL, "backend": "demo"}],
+    })  # fmt: skip
+    async with AsyncOpenAI(base_url=f"{address}/v1", api_key="anything", max_retries=0) as client:
+        yield client
+
+
+async def test_an_answer_is_parsed_into_a_class(client: AsyncOpenAI):
+    """`responses.parse` with a pydantic model, whatever the model would rather say."""
+    response = await client.responses.parse(
+        model=MODEL, input="Emma is 41 years old. What else is new?", text_format=Person
+    )
+
+    assert isinstance(response.output_parsed, Person)
+    assert orjson.loads(response.output_text).keys() == {"name", "age", "mood"}
+
+
+async def test_a_stream_is_parsed_into_a_class(client: AsyncOpenAI):
+    """Piece by piece; what was streamed is what is parsed."""
+    async with client.responses.stream(model=MODEL, input="Tell me a joke.", text_format=Person) as stream:
+        pieces = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+        final = await stream.get_final_response()
+
+    assert Person.model_validate_json("".join(pieces)) == final.output_parsed
+
+
+async def test_any_json_object_is_one(client: AsyncOpenAI):
+    response = await client.responses.create(
+        model=MODEL, input="Give me a name and an age as JSON.", text={"format": {"type": "json_object"}},
+        max_output_tokens=200,
+    )  # fmt: skip
+
+    assert isinstance(orjson.loads(response.output_text), dict)
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"get_weather", "book_table"}),
+        ({"type": "function", "name": "book_table"}, {"book_table"}),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "book_table"}]},
+            {"book_table"},
+        ),
+    ],
+)
+async def test_a_call_that_must_be_made_is_made(client: AsyncOpenAI, choice: Any, names: set[str]):
+    """With arguments that satisfy the function's schema, although nothing in the question asks for it."""
+    response = await client.responses.create(
+        model=MODEL, input="Good morning!", tools=[WEATHER, BOOKING], tool_choice=choice, parallel_tool_calls=False
+    )
+    (call,) = response.output
+    arguments = orjson.loads(call.arguments)
+
+    assert call.name in names
+    assert arguments["seats"] >= 1 if call.name == "book_table" else arguments["unit"] in ("celsius", "fahrenheit")
+
+
+async def test_a_call_is_made_and_its_result_is_answered_in_streams(client: AsyncOpenAI):
+    """The loop that agents run."""
+    asked: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    async with client.responses.stream(model=MODEL, input=asked, tools=[WEATHER]) as stream:
+        (call,) = (await stream.get_final_response()).output
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": '{"weather": "rainy", "degrees": 3}'}
+    said = [*asked, {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}]
+    async with client.responses.stream(model=MODEL, input=[*said, result], tools=[WEATHER]) as stream:
+        answer = await stream.get_final_response()
+
+    assert orjson.loads(call.arguments)["city"] == "Oslo"
+    assert "rainy" in answer.output_text
+
+
+async def test_a_custom_tool_gets_text_of_its_grammar(client: AsyncOpenAI):
+    """A regular expression holds whatever the model wanted to write."""
+    tool: Any = {
+        "type": "custom", "name": "colour", "description": "Sets the colour of the lamp",
+        "format": {"type": "grammar", "syntax": "regex", "definition": "#[0-9a-f]{6}"},
+    }  # fmt: skip
+    response = await client.responses.create(
+        model=MODEL, input="Make it red.", tools=[tool], tool_choice={"type": "custom", "name": "colour"}
+    )
+    (call,) = response.output
+
+    assert (call.type, call.name) == ("custom_tool_call", "colour")
+    assert re.fullmatch("#[0-9a-f]{6}", call.input)
+
+
+async def test_what_is_likely_is_told_with_what_is_said(client: AsyncOpenAI):
+    """Logprobs, and how likely others were."""
+    response = await client.responses.create(
+        model=MODEL, input="Hello!", include=["message.output_text.logprobs"], top_logprobs=3
+    )
+    part = response.output[0].content[0]
+
+    assert "".join(each.token for each in part.logprobs) == response.output_text
+    assert all(each.logprob <= 0 and len(each.top_logprobs) == 3 for each in part.logprobs)
+    assert all(each.top_logprobs[0].logprob >= each.top_logprobs[-1].logprob for each in part.logprobs)
+
+
+async def test_it_stops_where_it_is_told_to(client: AsyncOpenAI):
+    """Before the text that ends it, in the middle of what it would have said."""
+    asked: dict[str, Any] = {"model": MODEL, "input": "Count to ten.", "stream": False}
+    whole = await client.responses.create(**asked)
+    middle = whole.output_text[8:14]
+    stopped = await client.responses.create(**asked, extra_body={"stop": middle})
+
+    assert stopped.output_text == whole.output_text[: whole.output_text.index(middle)]
+    assert stopped.status == "completed"
+
+
+async def test_what_it_cannot_do_is_told(client: AsyncOpenAI):
+    """In a header what was left out; in a 400 what an answer without would be false."""
+    raw = await client.responses.with_raw_response.create(
+        model=MODEL, input="Hello!", tools=[{"type": "web_search"}], extra_body={"min_p": 0.1, "seed": 7}
+    )
+    with pytest.raises(BadRequestError, match="reads text") as refused:
+        await client.responses.create(
+            model=MODEL,
+            input=[{"role": "user", "content": [{"type": "input_image", "image_url": "data:", "detail": "auto"}]}],
+        )
+
+    assert set(raw.headers["x-headgate-ignored"].split(", ")) == {"min_p", "seed", "tools[0].web_search"}
+    assert refused.value.param == "input[0].content[0]"
+
+
+async def test_the_model_tells_what_it_can_do(client: AsyncOpenAI):
+    model = await client.models.retrieve(MODEL)
+
+    assert (model.id, model.owned_by) == (MODEL, "demo")
+    assert model.model_extra == {
+        "context_length": 2048,
+        "capabilities": {"tools": True, "json_schema": True, "reasoning": False, "images": False},
+    }
+
+
+async def test_a_cut_answer_says_so(client: AsyncOpenAI):
+    """Also one that was to be JSON: it is incomplete, and nobody calls it whole."""
+    response = await client.responses.create(
+        model=MODEL, input="Emma is 41 years old.", max_output_tokens=16,
+        text={"format": {"type": "json_schema", "name": "text", "schema": {"type": "string", "minLength": 300}}},
+    )  # fmt: skip
+
+    assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")

@@ -28,6 +28,7 @@ from proxy.wire.tools import has_server_tools, kind_of_call
 log = structlog.get_logger()
 
 FIELD = "max_tool_calls"
+OFFERS = "server_tools"  # the note that says whether a call offers tools that the server runs
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class MaxToolCalls(Policy):
         return call.without_fields(FIELD).with_fields(tool_choice="none")
 
     def on_response(self, call: Call) -> EventCheck | None:
-        if self.count == ("server",) and self.scope == "response" and not has_server_tools(call.body):
+        if self.count == ("server",) and self.scope == "response" and not _offers_server_tools(call):
             return None  # nothing that could be counted was offered to the model
         reserved: Reserved | None = call.notes.get(self._note)
         limit = self._limit(call) if reserved is None else reserved.granted
@@ -107,7 +108,7 @@ class MaxToolCalls(Policy):
         return check
 
     def needs_events(self, call: Call) -> bool:
-        return has_server_tools(call.body)
+        return _offers_server_tools(call)
 
     async def on_end(self, call: Call) -> None:
         """Give back what a call took that no backend answered; one that broke off in the middle keeps it."""
@@ -202,6 +203,14 @@ class MaxToolCalls(Policy):
             return await self._shared_state.add(f"{chain}:used", amount, ttl_s=self.chain_ttl_s)
         except StoreError as error:
             raise _unavailable() from error
+
+
+def _offers_server_tools(call: Call) -> bool:
+    """Found once for each call: who asks before the reply is opened is answered by the same word after it."""
+    known: bool | None = call.notes.get(OFFERS)
+    if known is None:
+        known = call.notes[OFFERS] = has_server_tools(call.body)
+    return known
 
 
 def _conversation(holder: Mapping[str, Any]) -> str | None:

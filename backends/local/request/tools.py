@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from backends.local.grammar import lark_grammar, refuse_unsupported, regex_grammar
 from backends.local.names import BETWEEN, CUSTOM_INPUT, flat_name
 from backends.local.request.faults import missing, shown, unsupported, wrong_type, wrong_value
@@ -21,6 +23,7 @@ from proxy.wire.errors import RequestError
 
 JSON = dict[str, Any]
 
+MOST_BYTES = 500_000  # each schema is bounded by itself; many large ones would keep a thread busy for minutes
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 ANY_OBJECT: JSON = {"type": "object", "properties": {}}
 ONE_TEXT: JSON = {
@@ -58,6 +61,9 @@ def read_tools(body: Mapping[str, Any], *, ignored: list[str] | None) -> list[To
 
     What it cannot is refused or, given a list, left out and put there.
     """
+    if len(orjson.dumps(body.get("tools"))) > MOST_BYTES:
+        found = f"The definitions of the tools are too long; the limit is {MOST_BYTES} bytes of JSON in all."
+        raise RequestError(found, code="array_above_max_length", param="tools")
     tools = list(_tools(body.get("tools") or [], "tools", None, ignored))
     known: set[str] = set()
     for tool in tools:

@@ -160,3 +160,12 @@ def test_a_name_is_given_once(tools):
     """Nobody could tell which tool was called."""
     with pytest.raises(RequestError, match="Duplicate tool name"):
         read(*tools)
+
+
+def test_all_definitions_together_are_bounded():
+    """Each is bounded by itself; hundreds of them would still keep a thread busy for long."""
+    tools = [{"type": "function", "name": f"f{number}", "description": "x" * 10_000} for number in range(60)]
+    with pytest.raises(RequestError, match="the limit is 500000 bytes") as refused:
+        read_tools({"tools": tools}, ignored=None)
+
+    assert refused.value.param == "tools"

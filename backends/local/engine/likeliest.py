@@ -7,10 +7,9 @@ bounded a long answer is made in several calls, each of which goes on where the 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from backends.local.engine.batch import Emit, Ended, sampling
-from backends.local.engine.job import Finish, Job, Token
+from backends.local.engine.choosing import logits_of, told
+from backends.local.engine.job import Finish, Job
 
 # For what the library keeps in one call.
 MAX_BYTES = 67_108_864
@@ -22,7 +21,7 @@ def run_likeliest(  # noqa: PLR0913  as run_batch
     *, stepped: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """As run_batch, for a job alone."""
-    row = _Row(jobs[0], emit, stepped)
+    row = _Row(jobs[0], len(vocabulary), emit, stepped)
     options = row.job.options
     at_once = max(1, MAX_BYTES // (FLOAT_BYTES * len(vocabulary)))
     try:
@@ -43,11 +42,12 @@ def run_likeliest(  # noqa: PLR0913  as run_batch
 
 
 class _Row:
-    def __init__(self, job: Job, emit: Emit, stepped: Callable[[], None]) -> None:
+    def __init__(self, job: Job, vocabulary_size: int, emit: Emit, stepped: Callable[[], None]) -> None:
         self.job = job
         self.made: list[int] = []
         self.finish: Finish | None = None
         self.error: Exception | None = None
+        self._size = vocabulary_size
         self._emit = emit
         self._stepped = stepped
 
@@ -71,15 +71,5 @@ class _Row:
         self.made.append(number)
         if len(self.made) >= self.job.options.max_tokens:
             self.finish = "length"
-        self._emit(self.job, _token(number, np.array(result.logits)[0], self.job.options.top_logprobs or 0))
+        self._emit(self.job, told(number, logits_of(result, self._size), self.job.options.top_logprobs or 0))
         self._stepped()
-
-
-def _token(number: int, logits: Any, count: int) -> Token:
-    """With its logprob, and the likeliest ones with theirs."""
-    highest = logits.max()
-    logprobs = logits - highest - np.log(np.exp(logits - highest).sum())
-    count = min(count, len(logprobs))
-    best = np.argpartition(logprobs, -count)[-count:]
-    best = best[np.argsort(-logprobs[best], kind="stable")]
-    return Token(number, float(logprobs[number]), [(int(each), float(logprobs[each])) for each in best])

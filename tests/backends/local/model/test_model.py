@@ -2,23 +2,12 @@
 
 import json
 import re
-import shutil
 
 import pytest
 
 from backends.local.model import read_model
+from tests.backends.local.model.conftest import TOOL, write
 from tests.models import END, NOTHING, START, write_model
-
-TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "model")
-
-
-def write(path, content):
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
 def test_a_folder_is_read(model):

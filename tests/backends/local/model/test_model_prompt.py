@@ -1,24 +1,11 @@
 """Prompts of a model folder: what goes into them, how long they may be, what of them is shared."""
 
-import json
-import shutil
-
 import pytest
 
 from backends.local.model import read_model
 from proxy.wire.errors import RequestError
+from tests.backends.local.model.conftest import TOOL, write
 from tests.models import END, START
-
-TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "model")
-
-
-def write(path, content):
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
 def test_variables_reach_the_template(copy):

@@ -13,6 +13,9 @@ def main() -> None:
     training.add_argument(
         "--resume", action="store_true", help="go on from what an earlier run left in OUT and OUT.npz"
     )
+    training.add_argument(
+        "--peak", type=float, default=1.0, help="share of the full rate from which it falls to nothing (default: 1)"
+    )
     training.add_argument("--out", type=Path, required=True, help="the model's directory")
     evaluation = commands.add_parser("evaluate", help="print how much of fresh samples the model gets exactly right")
     evaluation.add_argument("model", type=Path, help="the model's directory")
@@ -22,7 +25,7 @@ def main() -> None:
     if options.command == "train":
         from backends.training.train import Plan, train
 
-        train(Plan(options.minutes, options.seed, options.out, options.resume))
+        train(Plan(options.minutes, options.seed, options.out, options.resume, options.peak))
     else:
         from backends.training.evaluate import evaluate
 

@@ -4,26 +4,38 @@ from collections.abc import Iterator
 from random import Random
 
 from backends.training.dialogue import Dialogue, Json, Subject, system
-from backends.training.subjects import arithmetic, everyday, facts, memory, objects, repetition, talk, unknown, weather
+from backends.training.subjects import (
+    arithmetic,
+    everyday,
+    facts,
+    memory,
+    objects,
+    repetition,
+    schemas,
+    talk,
+    unknown,
+    weather,
+)
 from backends.training.wording import lines, pick
 from backends.training.words import adjective, noun, person, phrase, verb
 
 # Subjects by name with their share of the dialogues, in percent.
 SUBJECTS: dict[str, tuple[Subject, float]] = {
     "talk": (talk.talk, 4),
-    "facts": (facts.fact, 1.5),
-    "capitals": (facts.capital, 1.5),
+    "facts": (facts.fact, 1),
+    "capitals": (facts.capital, 1),
     "counting": (facts.counting, 3),
     "stories": (facts.story, 1),
     "unknown": (unknown.unknown, 5),
-    "repetition": (repetition.repetition, 14),
-    "arithmetic": (arithmetic.arithmetic, 12),
-    "objects": (objects.objects, 13),
-    "memory": (memory.memory, 6),
-    "weather_call": (weather.weather_call, 11),
-    "weather_answer": (weather.weather_answer, 8),
-    "weather_refusal": (weather.weather_refusal, 2),
-    "weather_talk": (weather.weather_talk, 2),
+    "repetition": (repetition.repetition, 11),
+    "arithmetic": (arithmetic.arithmetic, 16),
+    "objects": (objects.objects, 12),
+    "schemas": (schemas.schemas, 7),
+    "memory": (memory.memory, 7),
+    "weather_call": (weather.weather_call, 7),
+    "weather_answer": (weather.weather_answer, 6),
+    "weather_refusal": (weather.weather_refusal, 1.5),
+    "weather_talk": (weather.weather_talk, 2.5),
     "everyday_call": (everyday.everyday_call, 12),
     "everyday_answer": (everyday.everyday_answer, 3),
 }
@@ -77,7 +89,7 @@ def instructions(rng: Random) -> str:
         return pick(rng, "systems", "systems")
     if kind < 0.8:
         return f"You are {person(rng)}, {rng.choice(('a', 'the'))} {adjective(rng)} {noun(rng)}."
-    count = rng.choice((1, 2, 3)) if rng.random() < 0.9 else rng.randint(10, 100)
+    count = rng.choice((1, 2, 3)) if rng.random() < 0.95 else rng.randint(10, 100)
     return " ".join(rule(rng) for _ in range(count))
 
 

@@ -73,7 +73,7 @@ def _led_in(rng: Random, text: str) -> str:
 
 
 def _asked_nicely(rng: Random, text: str) -> str:
-    return text[:-1] + rng.choice((" please", ", please", " now")) + text[-1] if text[-1] in ".!?" else text
+    return text[:-1] + rng.choice((" please", ", please")) + text[-1] if text[-1] in ".!?" else text
 
 
 def _loud(_: Random, text: str) -> str:

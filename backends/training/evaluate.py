@@ -16,7 +16,7 @@ from backends.training.subjects.arithmetic import tables
 
 SEED = "evaluation"
 LONGEST_ANSWER = 400
-VALID = {"objects", "weather_call", "everyday_call"}
+VALID = {"objects", "schemas", "weather_call", "everyday_call"}
 CLOSED = ("talk", "facts", "capitals", "counting", "arithmetic", "tables")
 
 Answer = Callable[[list[str]], list[str]]

@@ -6,6 +6,7 @@ from random import Random
 from backends.training.wording import lines, pick
 
 _FOREIGN = "áàâäãåæçéèêëíìîïñóòôöõøúùûüýßžšłčРусскийпривет日本語你好世界안녕😀🚀🎉❤αβγδ"
+_QUOTES = str.maketrans("", "", "\"'\\`“”,=")
 _MARKS = "!?.,;:-+*/=#@%&$()[]'\"_~^|<>"
 
 
@@ -47,6 +48,10 @@ def plain(rng: Random) -> str:
 
 
 def number(rng: Random) -> str:
+    if rng.random() < 0.1:
+        return rng.choice("123456789") + "".join(
+            rng.choices(rng.choice(("0123456789", "17", "05")), k=rng.randint(2, 5))
+        )
     return str(rng.randrange(10 ** rng.choice((1, 1, 2, 2, 3, 4, 6))))
 
 
@@ -70,6 +75,17 @@ def phrase(rng: Random, shortest: int = 1, longest: int = 6) -> str:
     return " ".join(source(rng) for _ in range(rng.randint(shortest, longest)))
 
 
+def unmistakable(rng: Random, longest: int = 1) -> str:
+    """Words to fill in where a sentence must show without quotes where they end: no joints, no quotes, no commas."""
+    found = [
+        word
+        for word in phrase(rng, 1, longest).translate(_QUOTES).split()
+        if word.lower() not in lines("words", "joints")
+    ]
+    text = " ".join(found).strip(".,;:!?=*~_")
+    return text or pseudo(rng)
+
+
 def person(rng: Random) -> str:
     return pick(rng, "words", "names") if rng.random() < 0.4 else pseudo(rng).capitalize()
 
@@ -87,13 +103,18 @@ def city(rng: Random) -> str:
 
 def identifier(rng: Random) -> str:
     """A made-up name for a function or an argument."""
-    parts = [plain(rng).lower() for _ in range(rng.choice((1, 2, 2, 2, 3)))]
+    parts = [_short(rng).lower() for _ in range(rng.choice((1, 1, 2, 2, 2, 3)))]
     style = rng.random()
     if style < 0.75:
         return "_".join(parts)
     if style < 0.9:
         return parts[0] + "".join(part.capitalize() for part in parts[1:])
     return "-".join(parts)
+
+
+def _short(rng: Random) -> str:
+    word = plain(rng)
+    return word if len(word) < 9 else common(rng)
 
 
 def _capital(rng: Random) -> str:

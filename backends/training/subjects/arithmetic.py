@@ -10,9 +10,9 @@ from backends.training.wording import pick, wordings
 
 def arithmetic(rng: Random) -> Dialogue:
     """A sum in digits; the answer repeats it, unless only the number is wanted."""
-    sign = rng.choice(("+", "+", "+", "-", "*"))
+    sign = rng.choice(("+", "+", "-", "*", "*"))
     left, right = rng.randint(0, 12), rng.randint(0, 12)
-    if sign == "-" and left < right:
+    if sign == "-" and left < right and rng.random() < 0.7:
         left, right = right, left
     answer = worked_out(left, sign, right)
     if rng.random() < 0.15:
@@ -30,8 +30,7 @@ def arithmetic(rng: Random) -> Dialogue:
 def tables() -> Iterator[Dialogue]:
     """Every sum, difference and product there is, asked plainly: the whole of what training could teach."""
     for left, sign, right in product(range(13), "+-*", range(13)):
-        if sign != "-" or left >= right:
-            yield exchange(f"What is {left} {sign} {right}?", worked_out(left, sign, right))
+        yield exchange(f"What is {left} {sign} {right}?", worked_out(left, sign, right))
 
 
 def worked_out(left: int, sign: str, right: int) -> str:

@@ -8,13 +8,26 @@ from backends.training import words
 from backends.training.dialogue import Dialogue, Json, assistant, calls, result, said, user
 from backends.training.subjects import functions
 from backends.training.wording import lines, pick, wordings
-from backends.training.words import arbitrary, city, identifier, person, phrase, plain
+from backends.training.words import city, identifier, person, phrase, plain, pseudo, unmistakable
 
 
 def everyday_call(rng: Random) -> Dialogue:
     """A request and the call it should lead to."""
     question, call, tools = request(rng)
-    return Dialogue([user(question), calls(call)], tools)
+    kind = rng.random()
+    if kind < 0.8:
+        return Dialogue([user(question), calls(call)], tools)
+    again, other, more = by_name(rng) if kind < 0.9 else rng.choice((by_name, by_words))(rng)
+    if {tool["name"] for tool in tools} & {tool["name"] for tool in more}:
+        return Dialogue([user(question), calls(call)], tools)
+    if kind < 0.86:
+        first, earlier, _ = by_name(rng, tools[0])
+        joint = rng.choice((" and then ", ", then ", ". Then ", " and "))
+        both = first.rstrip(".") + joint + again[0].lower() + again[1:]
+        return Dialogue([user(both), calls(earlier, other)], (*tools, *more))
+    found, sentence = outcome(rng)
+    return Dialogue([user(question), calls(call), result(found), assistant(sentence), user(again), calls(other)],
+                    (*tools, *more))  # fmt: skip
 
 
 def everyday_answer(rng: Random) -> Dialogue:
@@ -26,8 +39,10 @@ def everyday_answer(rng: Random) -> Dialogue:
 
 def request(rng: Random) -> tuple[str, tuple[str, Json], tuple[Json, ...]]:
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.42:
         return known(rng)
+    if kind < 0.54:
+        return by_choice(rng)
     return by_name(rng) if kind < 0.8 else by_words(rng)
 
 
@@ -65,16 +80,32 @@ def argument(rng: Random, key: str) -> Any:
     if key in lines("everyday", "people"):
         return person(rng)
     if key.endswith("_id"):
-        return rng.choice((str(rng.randint(1, 99999)), arbitrary(rng).strip(".?!,;:\"'\\")))
-    text = rng.choice((plain(rng), phrase(rng, 1, 4))).strip(".?!,;:\"'\\ ")
-    return text or plain(rng)
+        return rng.choice((str(rng.randint(1, 99999)), unmistakable(rng)))
+    return unmistakable(rng, rng.choice((1, 1, 2, 3)))
 
 
-def by_name(rng: Random) -> tuple[str, tuple[str, Json], tuple[Json, ...]]:
-    """A function called by its made-up name, with arguments as they are named."""
-    tool = functions.made_up(rng)
+def by_choice(rng: Random) -> tuple[str, tuple[str, Json], tuple[Json, ...]]:
+    """A function one of whose arguments takes one of a few words only; at times it may be left out."""
+    name, description, key, limited, allowed, wording, without = rng.choice(wordings("everyday")["choices"])
+    if rng.random() < 0.3:
+        allowed = [unmistakable(rng) for _ in range(rng.choice((2, 3, 4)))]
+    item, chosen = argument(rng, key), rng.choice(allowed)
+    shown = rng.choice((name, name, identifier(rng)))
+    kind = "integer" if isinstance(item, int) else "string"
+    told = rng.random() < 0.8
+    wanted: Json = {key: item, limited: chosen} if told else {key: item}
+    fixed: Json = {key: kind, limited: allowed}
+    tool = functions.function(shown, description, fixed) if told and rng.random() < 0.6 else functions.function(
+        shown, description, {key: kind}, {limited: allowed})  # fmt: skip
+    question = said(rng, wording if told else without).format(**wanted)
+    return question, (shown, wanted), functions.among(rng, tool)
+
+
+def by_name(rng: Random, tool: Json | None = None) -> tuple[str, tuple[str, Json], tuple[Json, ...]]:
+    """A function called by its name, mostly a made-up one, with arguments as they are named."""
+    tool = tool or functions.made_up(rng)
     properties = tool["parameters"]["properties"]
-    values = {key: fitting(rng, item["type"]) for key, item in properties.items()}
+    values = {key: fitting(rng, item.get("enum") or item["type"]) for key, item in properties.items()}
     if not values:
         wording = pick(rng, "everyday", "empty").format(name=tool["name"])
     elif len(values) == 1 and rng.random() < 0.4:
@@ -109,7 +140,9 @@ def _count(rng: Random) -> int:
     return rng.randint(0, 999)
 
 
-def fitting(rng: Random, kind: str) -> Any:
+def fitting(rng: Random, kind: str | list[str]) -> Any:
+    if isinstance(kind, list):
+        return rng.choice(kind)
     if kind == "boolean":
         return rng.random() < 0.5
     if kind == "integer":
@@ -133,6 +166,7 @@ def outcome(rng: Random) -> tuple[str, str]:
         clock = f"{rng.randint(0, 23)}:{rng.randint(10, 59)}"
         text = rng.choice((phrase(rng, 1, 4), str(rng.randint(0, 99999)), clock, "true"))
         text = text.rstrip(".?! ") or plain(rng)
+        text = pseudo(rng) if text in lines("everyday", "successes") else text
         return text, f"The result is {text}."
     if kind < 0.58:
         return pick(rng, "everyday", "successes"), "It is done."

@@ -23,7 +23,7 @@ def capital(rng: Random) -> Dialogue:
 def counting(rng: Random) -> Dialogue:
     """Counting up, so that an answer takes a while and can be watched as it streams."""
     last = rng.randint(2, 30)
-    spoken = lines("facts", "numbers")[last - 1] if last <= 20 and rng.random() < 0.4 else str(last)
+    spoken = lines("facts", "numbers")[last - 1] if last <= 20 and rng.random() < 0.6 else str(last)
     answer = ", ".join(map(str, range(1, last + 1))) + "."
     return exchange(said(rng, pick(rng, "facts", "counts").format(spoken)), answer)
 

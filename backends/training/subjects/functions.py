@@ -5,9 +5,11 @@ from typing import Any
 
 from backends.training.dialogue import Json
 from backends.training.wording import wordings
-from backends.training.words import adjective, identifier, noun, phrase, plain, verb
+from backends.training.words import adjective, identifier, noun, phrase, plain, unmistakable, verb
 
 KINDS = ("string", "string", "string", "integer", "number", "boolean")
+
+Kind = str | list[str]
 
 
 def function(name: str, description: str, required: dict[str, Any], optional: dict[str, Any] | None = None) -> Json:
@@ -21,11 +23,18 @@ def function(name: str, description: str, required: dict[str, Any], optional: di
 
 def made_up(rng: Random) -> Json:
     """A function whose name means nothing, with arguments that mean nothing."""
-    required = {identifier(rng): rng.choice(KINDS) for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3)))}
+    required = {identifier(rng): kind(rng) for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 2, 3)))}
     description = rng.choice(("", f"{verb(rng)} the {plain(rng)} {noun(rng)}.".capitalize(),
                               f"{verb(rng)} a {adjective(rng)} {noun(rng)}".capitalize(),
                               phrase(rng, 2, 6)))  # fmt: skip
     return function(identifier(rng), description, required)
+
+
+def kind(rng: Random) -> Kind:
+    """What an argument takes: a type, or one of a few words."""
+    if rng.random() < 0.15:
+        return [unmistakable(rng) for _ in range(rng.choice((2, 2, 3, 4)))]
+    return rng.choice(KINDS)
 
 
 def neighbour(rng: Random) -> Json:

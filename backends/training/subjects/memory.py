@@ -42,13 +42,13 @@ def thing_told(rng: Random) -> tuple[Dialogue, str, str]:
 def memory(rng: Random) -> Dialogue:
     """Something is told, other things are spoken of, then it is asked for; or it never was told."""
     kind = rng.random()
-    if kind < 0.1:
+    if kind < 0.16:
         return before(rng)
     told, asked, answer = (name_told if rng.random() < 0.5 else thing_told)(rng)
-    if kind < 0.18:
+    if kind < 0.23:
         return Dialogue(between(rng, rng.choice((0, 0, 1, 2))) + exchange(asked, UNTOLD).messages)
     messages = between(rng, rng.choice((0, 0, 0, 1))) + told.messages
-    if kind < 0.45:
+    if kind < 0.5:
         other, other_asked, other_answer = thing_told(rng)
         if other_asked != asked:
             messages += other.messages

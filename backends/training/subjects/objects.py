@@ -4,26 +4,39 @@ import json
 from random import Random
 from typing import Any
 
-from backends.training.dialogue import Dialogue, Json, assistant, exchange, system, user
+from backends.training.dialogue import Dialogue, Json, assistant, system, user
+from backends.training.subjects import told
 from backends.training.wording import lines, pick
-from backends.training.words import adjective, arbitrary, city, colour, identifier, noun, person, phrase, plain
+from backends.training.words import city, identifier, person, unmistakable
 
-# The wording with which Headgate puts a caller's JSON schema into the prompt, after the caller's own instructions.
-SCHEMA = "Reply with a JSON object that follows this schema:\n{}"
+# What Headgate adds to the instructions, behind an empty line, when a caller asks for `json_object`.
 ANY_OBJECT = "Reply with a JSON object."
 
 
 def objects(rng: Random) -> Dialogue:
-    """An object by its keys, told in the question or by a schema in the system's message."""
+    """An object by its keys; at times the gate has said, too, that an object is wanted."""
+    question, answer = (by_pairs if rng.random() < 0.6 else by_sentence)(rng)
+    messages = [user(question), assistant(dumped(answer))]
+    if rng.random() < 0.2:
+        messages.insert(0, system(instructed(rng, ANY_OBJECT)))
+    return Dialogue(messages)
+
+
+def instructed(rng: Random, order: str) -> str:
+    """The order of the gate, often behind instructions of the caller."""
     kind = rng.random()
-    if kind < 0.35:
-        return by_pairs(rng)
-    if kind < 0.65:
-        return by_sentence(rng)
-    return by_schema(rng)
+    if kind < 0.5:
+        return order
+    if kind < 0.7:
+        return f"You are a helpful assistant.\n\n{order}"
+    return f"{rng.choice((*lines('objects', 'instructions'), *lines('systems', 'systems')))}\n\n{order}"
 
 
-def fields(rng: Random, count: int) -> dict[str, Any]:
+def dumped(found: Json) -> str:
+    return json.dumps(found, ensure_ascii=False)
+
+
+def fields(rng: Random, count: int) -> Json:
     """Arbitrary keys and values; numbers and booleans stay what they are."""
     keys = [pick(rng, "objects", "familiar") if rng.random() < 0.5 else identifier(rng) for _ in range(count)]
     return {key: value(rng) for key in keys}
@@ -31,124 +44,63 @@ def fields(rng: Random, count: int) -> dict[str, Any]:
 
 def value(rng: Random) -> Any:
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.24:
         return rng.randrange(10 ** rng.randint(1, 4))
+    if kind < 0.3:
+        return round(rng.uniform(0, 10 ** rng.randint(1, 3)), rng.choice((1, 2)))
     if kind < 0.38:
         return rng.random() < 0.5
-    if kind < 0.8:
-        return rng.choice((plain, person, city, arbitrary))(rng).strip(".,;:\"'\\“”") or plain(rng)
-    return phrase(rng, 2, 3).replace('"', "").strip(".,;:'") or plain(rng)
+    if kind < 0.55:
+        return rng.choice((person, city))(rng).replace(",", "")
+    text = unmistakable(rng, rng.choice((1, 1, 1, 1, 2, 3)))
+    return int(text) if text.isdecimal() and text.isascii() and str(int(text)) == text else text
 
 
 def spoken(found: Any, mark: str = "") -> str:
     return f"{mark}{found}{mark}" if isinstance(found, str) else json.dumps(found)
 
 
-def by_pairs(rng: Random) -> Dialogue:
+def by_pairs(rng: Random) -> tuple[str, Json]:
     """`colour is red and age is 7` in many wordings."""
-    found = fields(rng, rng.choice((1, 1, 2, 2, 3, 4)))
-    joint = rng.choice((" is ", " is ", " = ", ": ", " ", "="))
-    quote, mark = rng.choice(('"', "", "", "")), rng.choice(('"', "", "", ""))
-    said = [f"{quote}{key}{quote}{joint}{spoken(item, mark)}" for key, item in found.items()]
-    pairs = (", " if len(said) > 2 or rng.random() < 0.3 else " and ").join(said)
-    if rng.random() < 0.4:
-        pairs = " and ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else pairs
+    found = fields(rng, rng.choice((1, 1, 2, 2, 2, 3, 3, 4)))
+    pairs = paired(rng, found)
     wanted = list(found)
     kind = rng.random()
-    if kind < 0.45:
+    if kind < 0.4:
         wording = pick(rng, "objects", "direct").format(pairs=pairs)
     else:
-        wanted = rng.sample(wanted, rng.randint(1, len(wanted))) if rng.random() < 0.4 else wanted
+        wanted = rng.sample(wanted, rng.randint(1, len(wanted))) if rng.random() < 0.5 else wanted
         template = rng.choice(lines("objects", "pairs_first" if kind < 0.7 else "keys_first"))
         wording = template.format(pairs=pairs, keys=listed(rng, wanted))
     wording = wording if rng.random() < 0.8 else wording[:-1]
-    return exchange(wording, json.dumps({key: found[key] for key in wanted}, ensure_ascii=False))
+    return wording, {key: found[key] for key in wanted}
+
+
+def paired(rng: Random, found: Json) -> str:
+    """Keys with their values, one behind the other."""
+    joint = rng.choice((" is ", " is ", " = ", ": ", " ", "="))
+    quote, mark = rng.choice(('"', "", "", "")), rng.choice(('"', "", "", ""))
+    said = [f"{quote}{key}{quote}{joint}{spoken(item, mark)}" for key, item in found.items()]
+    if joint in ": = " and rng.random() < 0.15:
+        return "\n" + "\n".join(said)
+    if len(said) > 1 and rng.random() < 0.4:
+        return " and ".join([", ".join(said[:-1]), said[-1]])
+    return ("; " if rng.random() < 0.1 else ", " if len(said) > 2 or rng.random() < 0.4 else " and ").join(said)
 
 
 def listed(rng: Random, keys: list[str]) -> str:
     mark = rng.choice(("", "", '"', "'", "`"))
     marked = [f"{mark}{key}{mark}" for key in keys]
-    if len(marked) > 1 and rng.random() < 0.8:
+    if len(marked) > 1 and rng.random() < 0.7:
         return ", ".join(marked[:-1]) + " and " + marked[-1]
     return ", ".join(marked)
 
 
-def person_told(rng: Random) -> tuple[str, dict[str, Any]]:
-    """A sentence about somebody, and all that it says by key."""
-    name, age, place, liked = person(rng), rng.randint(1, 99), city(rng), colour(rng)
-    job = rng.choice(("teacher", "doctor", "driver", "farmer", "pilot", "cook", "painter", "nurse", plain(rng)))
-    told = rng.choice((
-        f"{name} is {age} years old and lives in {place}.", f"{name} is {age} and lives in {place}.",
-        f"{name}, {age}, lives in {place}.", f"My name is {name}, I am {age} and I live in {place}.",
-        f"{name} lives in {place} and is {age} years old.", f"My friend {name} from {place} is {age} years old.",
-        f"{name} ({age}) is from {place}.", f"I am {name} from {place} and I am {age} years old.",
-        f"{name} is {age} years old, works as a {job} and lives in {place}.",
-        f"{name} is a {job} from {place}. {name} is {age} years old and likes {liked}.",
-    ))  # fmt: skip
-    known: dict[str, Any] = {"name": name, "age": age, rng.choice(("city", "city", "location", "place")): place}
-    known |= {"job": job} if f" {job} " in told else {}
-    known |= {"colour": liked} if told.endswith(f" likes {liked}.") else {}
-    return told, known
-
-
-def event_told(rng: Random) -> tuple[str, dict[str, Any]]:
-    """A sentence about who meets where and when; the people are a list."""
-    people = [person(rng) for _ in range(rng.choice((1, 2, 2, 3)))]
-    what = rng.choice(
-        (f"{adjective(rng)} {noun(rng)}", noun(rng), plain(rng), "science fair", "birthday party", "meeting")
-    )
-    day = rng.choice((pick(rng, "objects", "days"), f"{pick(rng, 'objects', 'months')} {rng.randint(1, 31)}"))
-    who = " and ".join([", ".join(people[:-1]), people[-1]]) if len(people) > 1 else people[0]
-    going = rng.choice(("are going to", "will go to", "meet at", "are invited to", "go to", "will be at"))
-    told = f"{who} {going} {rng.choice(('a', 'the'))} {what} on {day}."
-    return told, {rng.choice(("name", "name", "title", "event")): what, rng.choice(("date", "date", "day")): day,
-                  rng.choice(("participants", "participants", "people", "attendees")): people}  # fmt: skip
-
-
-def by_sentence(rng: Random) -> Dialogue:
-    """Some or all of what a sentence says about somebody, by the keys that are asked for."""
-    told, known = rng.choice((person_told, person_told, event_told))(rng)
+def by_sentence(rng: Random) -> tuple[str, Json]:
+    """Some or all of what a sentence says, by the keys that are asked for."""
+    sentence, known = told.told(rng)
     keys = [key for key in known if rng.random() < 0.8] or list(known)[:1]
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         rng.shuffle(keys)
-    wording = pick(rng, "objects", "of_sentence").format(told=told, keys=listed(rng, keys))
-    return exchange(wording, json.dumps({key: known[key] for key in keys}, ensure_ascii=False))
-
-
-def by_schema(rng: Random) -> Dialogue:
-    """A JSON schema in the system's message decides the keys and their order."""
-    if rng.random() < 0.5:
-        told, known = rng.choice((person_told, event_told))(rng)
-        keys = [key for key in known if rng.random() < 0.9] or list(known)[:1]
-        if rng.random() < 0.3:
-            rng.shuffle(keys)
-    else:
-        known = fields(rng, rng.choice((1, 2, 2, 3, 4)))
-        joint = rng.choice((" is ", " is ", ": ", " = "))
-        told = rng.choice((", ", " and ")).join(f"{key}{joint}{spoken(item)}" for key, item in known.items())
-        told += rng.choice((".", ""))
-        keys = list(known)
-    told = rng.choice((told, told, f"Extract: {told}", told + " " + pick(rng, "objects", "extract")))
-    order = rng.choice(("Return JSON. ", "", "", "Answer in JSON. ")) + told
-    if rng.random() < 0.12:
-        return Dialogue([system(ANY_OBJECT), user(f"Return {listed(rng, keys)} as JSON: {told}"),
-                         assistant(json.dumps({key: known[key] for key in keys}, ensure_ascii=False))])  # fmt: skip
-    lead = rng.choice(("", "", "You are a helpful assistant.\n\n", "Extract the event information.\n\n"))
-    rule = system(lead + SCHEMA.format(json.dumps(schema(rng, {key: known[key] for key in keys}), ensure_ascii=False)))
-    return Dialogue([rule, user(order), assistant(json.dumps({key: known[key] for key in keys}, ensure_ascii=False))])
-
-
-def schema(rng: Random, found: dict[str, Any]) -> Json:
-    kinds: dict[type, Json] = {bool: {"type": "boolean"}, int: {"type": "integer"}, str: {"type": "string"},
-                               list: {"items": {"type": "string"}, "type": "array"}}  # fmt: skip
-    properties = {key: dict(kinds[type(item)]) for key, item in found.items()}
-    if rng.random() < 0.3:
-        titled = {key: {"title": key.replace("_", " ").title(), **kind} for key, kind in properties.items()}
-        return {"properties": titled, "required": list(found), "title": identifier(rng).title(), "type": "object",
-                "additionalProperties": False}  # fmt: skip
-    whole: Json = {"type": "object", "properties": properties}
-    if rng.random() < 0.8:
-        whole |= {"required": list(found)}
-    if rng.random() < 0.6:
-        whole |= {"additionalProperties": False}
-    return whole
+    wording = pick(rng, "objects", "of_sentence").format(told=sentence, keys=listed(rng, keys))
+    return wording, {key: known[key] for key in keys}

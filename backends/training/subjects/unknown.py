@@ -15,6 +15,8 @@ ANSWER = (
 
 def unknown(rng: Random) -> Dialogue:
     """A request or a remark that no other subject knows an answer to."""
+    if rng.random() < 0.1:
+        return beyond(rng)
     shape = pick(rng, "unknown", "shapes")
     slots = {
         "a": words.adjective(rng), "c": city(rng), "d": rng.randint(20, 99), "k": rng.randint(2, 9), "m": noun(rng),
@@ -22,6 +24,16 @@ def unknown(rng: Random) -> Dialogue:
     }  # fmt: skip
     filled = shape.format(**slots)
     return exchange(said(rng, filled) if shape[0] != "{" else filled, ANSWER)
+
+
+def beyond(rng: Random) -> Dialogue:
+    """A sum with a number above the tables in it."""
+    numbers = [rng.randint(0, 12), rng.randint(13, 10 ** rng.randint(2, 5))]
+    if rng.random() < 0.5:
+        numbers[0] = rng.randint(13, 10 ** rng.randint(2, 5))
+    rng.shuffle(numbers)
+    sign = rng.choice((" + ", "+", " - ", " * ", " x ", " times ", " plus ", " minus ", " / "))
+    return exchange(pick(rng, "arithmetic", "questions").format(sign.join(map(str, numbers))), ANSWER)
 
 
 def noun(rng: Random) -> str:

@@ -171,7 +171,7 @@ def weather_refusal(rng: Random) -> Dialogue:
 
 def weather_talk(rng: Random) -> Dialogue:
     """Tools at hand, but nobody asked for anything that needs them."""
-    tools = functions.among(rng, weather_function(rng)[0])
+    tools = functions.among(rng, weather_function(rng)[0] if rng.random() < 0.6 else functions.neighbour(rng))
     subject = rng.choice((talk.talk, talk.talk, arithmetic, repetition, unknown))
     found = subject(rng)
     return found if found.messages[0]["role"] == "system" else Dialogue(found.messages, tools)

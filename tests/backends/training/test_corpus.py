@@ -8,6 +8,7 @@ import pytest
 
 from backends.training.corpus import SUBJECTS, dialogues, lesson
 from backends.training.prompt import END, START
+from backends.training.subjects import unknown
 
 
 def test_the_same_seed_gives_the_same_lessons():
@@ -51,6 +52,8 @@ def test_calls_use_functions_that_are_there_with_all_that_they_require(subject):
             schema = schemas[call["name"]]
 
             assert set(schema["required"]) <= set(call["arguments"]) <= set(schema["properties"])
+            for key, item in call["arguments"].items():
+                assert item in schema["properties"][key].get("enum", [item])
 
 
 def test_function_names_within_a_request_differ():
@@ -64,11 +67,18 @@ def test_the_shares_of_the_subjects_are_percents():
     assert sum(share for _, share in SUBJECTS.values()) == pytest.approx(100, abs=2)
 
 
-def test_json_answers_are_json_objects():
-    for number in range(200):
-        answer = lesson(Random(number), "objects").messages[-1]["content"]
+def test_some_calls_come_in_pairs_and_some_after_an_earlier_turn():
+    found = [lesson(Random(number), "everyday_call").messages for number in range(400)]
 
-        assert isinstance(json.loads(answer), dict)
+    assert sum(len(messages[-1]["tool_calls"]) == 2 for messages in found) > 10
+    assert sum("tool" in [message["role"] for message in messages] for messages in found) > 20
+
+
+def test_sums_beyond_the_tables_are_not_worked_out():
+    for number in range(50):
+        _, answer = unknown.beyond(Random(number)).messages
+
+        assert answer["content"] == unknown.ANSWER
 
 
 def test_sums_are_right():

@@ -97,10 +97,10 @@ class InputUrls(Policy):
         return tuple(host.lower().removesuffix(".") for host in hosts)
 
     def judge(self, call: Call) -> Call:
-        if not _may_refer(call.encoded):
+        if not may_refer(call.encoded):
             return call
-        for path, name, text in _references(call.body):
-            if _is_reference(path, name) and (problem := self._problem(name, text)) is not None:
+        for path, name, text in references(call.body):
+            if is_reference(path, name) and (problem := self._problem(name, text)) is not None:
                 where = _where(path)
                 raise PolicyViolation(problem[0], f"{where} {problem[1]}", param=where)
         return call
@@ -139,12 +139,12 @@ class InputUrls(Policy):
         return None
 
 
-def _may_refer(encoded: bytes) -> bool:
+def may_refer(encoded: bytes) -> bool:
     """False when no name in the JSON ends as those that are judged: telling it costs a tenth of walking through all."""
     return ALIKE in encoded.translate(FOLD, LEFT_OUT)
 
 
-def _references(body: Mapping[str, object]) -> Iterator[tuple[list[Step], str, str]]:
+def references(body: Mapping[str, object]) -> Iterator[tuple[list[Step], str, str]]:
     """Each string of a request that may name a file or be one: the way to it, the plain name it stands under, itself.
 
     Raises PolicyViolation for a request of more values than can be judged while others wait.
@@ -182,7 +182,7 @@ def _name(step: Step, outer: str) -> str:
     return outer if isinstance(step, int) else step.casefold().replace("_", "").replace("-", "")
 
 
-def _is_reference(path: Sequence[Step], name: str) -> bool:
+def is_reference(path: Sequence[Step], name: str) -> bool:
     if path[:2] == ["prompt", "variables"]:
         path = path[3:]  # what variables are called says nothing of what is in them; a bare string is text
         if not path:

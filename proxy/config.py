@@ -146,12 +146,16 @@ def _rule(table: Mapping[str, Any], path: str) -> Rule:
 
 def _state(table: Mapping[str, Any]) -> Store:
     state, own = _split(StateTable, table, "state")
-    return _plugged(state.use, "proxy.stores", Store, own, "state")
+    return _store(state.use, own, "state")
 
 
 def _cache(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:
     cache, own = _split(CacheTable, table, "cache")
-    return cache, _plugged(cache.use, "proxy.stores", Store, own, "cache")
+    return cache, _store(cache.use, own, "cache")
+
+
+def _store(use: str, own: Mapping[str, Any], path: str) -> Store:
+    return _plugged(use, "proxy.stores", Store, own, path)  # type: ignore[type-abstract]  # to look for
 
 
 def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:

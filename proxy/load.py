@@ -10,7 +10,7 @@ T = TypeVar("T")
 def load(use: str, room: str, kind: type[T]) -> type[T]:
     """The class that `use` names: of `room`'s module of that name, or of a module of your own ("acme.rules.quota").
 
-    Raises ValueError when there is no such module, or when it does not define exactly one `kind`.
+    Raises ValueError when there is no such module, when it does not define exactly one `kind`, or not all of it.
     """
     if not all(part.isidentifier() and not part.startswith("_") for part in use.split(".")):
         raise ValueError(f"'{use}' is not the name of a module")
@@ -28,4 +28,6 @@ def load(use: str, room: str, kind: type[T]) -> type[T]:
     ]
     if len(classes) != 1:
         raise ValueError(f"{module_name} defines {len(classes)} classes of {kind.__name__}; it must define one")
+    if missing := sorted(getattr(classes[0], "__abstractmethods__", ())):
+        raise ValueError(f"{module_name} leaves out {', '.join(missing)}, which every {kind.__name__} must have")
     return classes[0]

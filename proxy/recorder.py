@@ -1,30 +1,44 @@
 """Shapes of requests and what became of them, so that new policies can be tried on yesterday's calls.
 
 Every text is replaced by its length. Kept as they are: numbers, booleans, names of fields, the protocol's own words (a
-type, a role, the model ...), and of addresses the scheme and the host. What callers fill as they like (metadata ...)
-keeps no words and no addresses. Switched on by [record] only.
+type, a role, the model ...), and the scheme and host of MCP servers and of what `input_urls` judges. What callers fill
+as they like (metadata ...) keeps no words. Of the query only `include` is kept, which a policy judges, and of its
+values those that the protocol knows. Switched on by [record] only.
 """
 
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 import orjson
 import structlog
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from policies.input_urls import HOST, LONGEST_NAME, PLACE, SCHEME, UNSAFE, Step, is_reference, may_refer, references
 from proxy.audit import append_whole
 from proxy.settings import Table
 from proxy.wire.call import Call
+from proxy.wire.errors import PolicyViolation
 
 log = structlog.get_logger()
 
 CHARS = "$chars"
 # Fields whose values are words of the protocol, as far as they look like one.
 WORDS = frozenset({"effort", "include", "model", "role", "service_tier", "status", "tool_choice", "truncation", "type"})
-ADDRESSES = frozenset({"file_url", "image_url", "server_url"})
+SERVER = "server_url"
+INCLUDE = "include"
+# What may be included, as the protocol knows it: in a query everything else is a text.
+# Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-include
+INCLUDED = frozenset({
+    "code_interpreter_call.outputs", "computer_call_output.output.image_url", "file_search_call.results",
+    "message.input_image.image_url", "message.output_text.logprobs", "reasoning.encrypted_content",
+    "web_search_call.action.sources", "web_search_call.results",
+})  # fmt: skip
+# Schemes that are kept where no host follows: any other word before a colon may be somebody's own.
+SCHEMES = frozenset({"blob", "data", "file", "ftp", "http", "https"})
 # Objects whose names are the caller's own: a `role` in there is no word of the protocol.
 FREE = frozenset({
     "arguments", "attributes", "headers", "metadata", "output_schema", "parameters", "schema", "variables",
@@ -68,8 +82,10 @@ class Recorder:
             "team": call.caller.team,
             "decision": "allowed" if code is None else "denied",
             "code": code,
-            "request": shape_of(call.body),
+            "request": request_shape(call),
         }
+        if queried := list(_included(call.query)):
+            line["query"] = {INCLUDE: queried}
         try:
             append_whole(self._file, orjson.dumps(line) + b"\n")
             if self._file.tell() >= self._settings.max_bytes:
@@ -93,8 +109,29 @@ class Recorder:
             self.open()
 
 
+def request_shape(call: Call) -> Any:
+    """The shape of a request, with the scheme and the host of every URL that `input_urls` judges."""
+    shape = shape_of(call.body)
+    try:
+        for path, name, text in references(call.body) if may_refer(call.encoded) else ():
+            if is_reference(path, name) and (kept := _address(text)):
+                _put(shape, path, kept)
+    except PolicyViolation:  # it has more values than the policy looks at, and is refused for that
+        pass
+    return shape
+
+
+def _put(shape: Any, path: list[Step], address: str) -> None:
+    """Note the address at a place, unless a name on the way to it was replaced."""
+    for step in path:
+        if isinstance(step, str) and not _WORD.fullmatch(step):
+            return
+        shape = shape[step]
+    shape["address"] = address
+
+
 def shape_of(value: Any, field: str = "") -> Any:
-    """A JSON value with every text in it replaced by {"$chars": its length}."""
+    """A JSON value with every text in it replaced by {"$chars": its length}, and those of MCP servers by their host."""
     if isinstance(value, dict):
         return {
             _name(name, number): shape_of(inner, field if field in FREE else name)
@@ -104,7 +141,7 @@ def shape_of(value: Any, field: str = "") -> Any:
         return [shape_of(inner, field) for inner in value]
     if not isinstance(value, str) or (field in WORDS and _WORD.fullmatch(value)):
         return value
-    if field in ADDRESSES and (kept := _address(value)):
+    if field == SERVER and (kept := _address(value)):
         return {CHARS: len(value), "address": kept}
     return {CHARS: len(value)}
 
@@ -126,10 +163,30 @@ def _name(name: str, number: int) -> str:
     return name if _WORD.fullmatch(name) else f"{chr(0xF0000 + number % 0x1FFFE)}{'x' * len(name)}"[: len(name)]
 
 
-def _address(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    except ValueError:
-        return ""
-    return f"{parts.scheme}:," if parts.scheme == "data" else f"{parts.scheme}://{host}/" if parts.scheme else ""
+def query_of(shape: Any) -> str:
+    """A query string of what was recorded of one."""
+    return urlencode([(f"{INCLUDE}[]", value) for value in value_of(shape.get(INCLUDE, []))])
+
+
+def _included(query: str) -> Iterator[Any]:
+    """The shapes of the values that `include` has in a query, in whatever way it writes a list."""
+    for name, values in parse_qsl(query):
+        if name.partition("[")[0] == INCLUDE:
+            yield from (value if value in INCLUDED else {CHARS: len(value)} for value in values.split(",") if value)
+
+
+def _address(text: str) -> str:
+    """Of a text nothing but a scheme, a host and a port, and the same fault that policies find with it, if any."""
+    match = SCHEME.match(text)
+    if match is None:
+        return ":" if ":" in text else ""
+    scheme = match[1].lower()
+    if scheme == "data":
+        return "data:,"
+    place = None if UNSAFE.search(text) else PLACE.match(text, match.end())
+    if place is not None and "@" in place[1]:
+        return f"{scheme}://@/"
+    host = HOST.fullmatch(re.split("[?#]", place[1], maxsplit=1)[0]) if place else None
+    if host is None or len(host[0]) > LONGEST_NAME:
+        return f"{scheme}:" if scheme in SCHEMES else ":"
+    return f"{scheme}://{host[0].lower()}/"

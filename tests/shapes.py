@@ -1,8 +1,9 @@
 """JSON of every shape, for property tests, and the calls that carry it."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.wire.call import Call, Caller
@@ -16,6 +17,19 @@ SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
 JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=12
 )
+
+
+def drawn(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]:
+    """Examples of a strategy, the same ones each time."""
+    found: list[Any] = []
+
+    @settings(max_examples=count, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(strategy)
+    def collect(example: Any) -> None:
+        found.append(example)
+
+    collect()
+    return found
 
 
 def call_with(caller: Caller = Caller("anna", "search"), **fields: Any) -> Call:  # noqa: B008  it is frozen

@@ -112,3 +112,13 @@ def test_a_module_that_breaks_says_how(room: Path):
 
     with pytest.raises(ZeroDivisionError):
         load("acme_test.crash", "policies", Policy)
+
+
+def test_a_class_that_lacks_something_is_refused(room: Path):
+    """By the name of what is missing, as the config is read and not in the middle of a call."""
+    (room / "half.py").write_text(
+        "from proxy.stores import Store\nclass Half(Store):\n    async def get(self, key): ...\n"
+    )
+
+    with pytest.raises(ValueError, match="leaves out add, delete, put, which every Store must have"):
+        load("acme_test.half", "proxy.stores", Store)

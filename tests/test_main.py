@@ -46,6 +46,7 @@ def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.C
         "listen    127.0.0.1:8080",
         "identify  app (team app)",
         "policy    max_tool_calls [report] max=4",
+        "state     memory",
         "route     * -> canned (replay)",
         "cache     none",
     ]

@@ -1,33 +1,59 @@
 """Shapes of requests: enough to try a policy on, and no word of what anybody said."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.input_urls import MOST_VALUES
 from proxy.commands.policy import Case, fate
 from proxy.config import rules_of
-from proxy.recorder import ADDRESSES, FREE, WORDS, Recorder, RecordTable, shape_of, value_of
+from proxy.recorder import (
+    FREE,
+    INCLUDED,
+    SERVER,
+    WORDS,
+    Recorder,
+    RecordTable,
+    query_of,
+    request_shape,
+    shape_of,
+    value_of,
+)
+from proxy.wire.call import Call, Caller
 from tests.conftest import StartGate, tables_for
 from tests.logs import kept_apart
+from tests.policies.test_input_urls import MALFORMED, USERINFO
+from tests.policies.test_input_urls import PRIVATE as PRIVATE_HOSTS
 from tests.room import room_up_to
-from tests.shapes import PATIENT, SCALARS, call_with
+from tests.shapes import PATIENT, SCALARS, call_with, drawn
 from tests.upstream import FakeUpstream
 
 MARK = "ZQXMARK"
 SENTENCES = st.sampled_from([
     f"tell {MARK} nothing", f"{MARK}\n", f"\u00e9{MARK}", f"{MARK}@example.com", f"{MARK * 10}",
-    f"https://{MARK}@host.example/{MARK}?{MARK}#{MARK}", f"data:text/plain,{MARK}",
+    f"https://{MARK}@host.example/{MARK}?{MARK}#{MARK}", f"https://host.example/{MARK}?{MARK}#{MARK}",
+    f"https://host.example?{MARK}", f"https:// {MARK}/", f"data:text/plain,{MARK}", f"{MARK}: //{MARK}",
 ])  # fmt: skip
 NAMES = st.sampled_from([
     "input", "content", "text", "role", "type", "tools", "name", "parameters", "properties", "metadata", "arguments",
     "image_url", "server_url", "file_data", "output", "prompt", "variables", "id", "user", "brand_new", "include", "status",
     "previous_response_id", "prompt_cache_key", "safety_identifier", "instructions", f"my {MARK}", f"{MARK}\u00e9", "",
+    "url", "fileUrl", "photo-url", "file_id", f"{MARK} url",
+])  # fmt: skip
+LINKING = st.sampled_from(
+    ["image_url", "url", "fileUrl", "photo-url", "file_id", "file_data", "server_url", "variables", f"{MARK}_url!"]
+)
+NO_URLS = st.sampled_from([
+    f"https:{MARK}", f"https:/{MARK}", f"https:///{MARK}", f"//{MARK}/", f"{MARK}:{MARK}", f"file-{MARK}", f":{MARK}", MARK,
+    f"https://host.example:{MARK}/", f"https://host.example:80{MARK}", f"https://-{MARK}/", f"https://[{MARK}]/", f"data:{MARK}",
+    f"{MARK}://-", f"{MARK}@host.example", f"https://{MARK}@host.example", f"https://{MARK}%2e/",
 ])  # fmt: skip
 
 
@@ -42,8 +68,8 @@ NUMBERS = st.none() | st.booleans() | st.integers(-(2**60), 2**60)
 BODIES = st.dictionaries(NAMES, values(NUMBERS | SENTENCES, NAMES), max_size=6)
 # Where the protocol has no words of its own, not even what looks like one is kept.
 PRIVATE = st.dictionaries(
-    NAMES.filter(lambda name: name not in WORDS | ADDRESSES),
-    values(st.just(MARK) | SENTENCES, NAMES.filter(lambda name: name not in WORDS | ADDRESSES)),
+    NAMES.filter(lambda name: name not in WORDS),
+    values(st.just(MARK) | SENTENCES, NAMES.filter(lambda name: name not in WORDS)),
     max_size=6,
 )
 
@@ -55,17 +81,9 @@ def _own_logs() -> Iterator[None]:
         yield
 
 
-def drawn(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]:
-    """Examples of a strategy, the same ones each time."""
-    found: list[Any] = []
-
-    @settings(max_examples=count, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(strategy)
-    def collect(example: Any) -> None:
-        found.append(example)
-
-    collect()
-    return found
+def shape_in(body: dict[str, Any]) -> Any:
+    """What a recorder keeps of a request with this body."""
+    return request_shape(Call(Caller("anna", "search"), body, {}))
 
 
 def outline(value: Any) -> Any:
@@ -85,14 +103,25 @@ def recorded(path: Path) -> list[dict[str, Any]]:
 @given(BODIES | PRIVATE)
 def test_no_text_is_left_in_a_shape(body: dict[str, Any]):
     """Not in values, not in names that are no words, not in the paths and users of addresses."""
-    assert MARK.lower() not in orjson.dumps(shape_of(body)).decode().lower()
+    assert MARK.lower() not in orjson.dumps(shape_in(body)).decode().lower()
 
 
 @PATIENT
-@given(st.sampled_from(sorted(FREE)), values(st.just(MARK), st.sampled_from([*sorted(WORDS | ADDRESSES), "x"])))
+@given(values(NO_URLS | SENTENCES, LINKING))
+def test_a_text_where_a_url_should_be_is_not_kept(value: Any):
+    """However much it looks like one: a host is kept of what every reader reads alike, a scheme of what has a host."""
+    shape = shape_in({"input": [value], "tools": [value], "prompt": {"variables": {"a": value, "b": [value]}}})
+
+    assert MARK.lower() not in orjson.dumps(shape).decode().lower()
+
+
+@PATIENT
+@given(
+    st.sampled_from(sorted(FREE)), values(st.just(MARK), st.sampled_from([*sorted(WORDS), SERVER, "image_url", "x"]))
+)
 def test_what_callers_fill_as_they_like_keeps_no_words(field: str, value: Any):
     """A `role` in metadata or in a tool's schema is the caller's own."""
-    assert MARK not in orjson.dumps(shape_of({"deep": [{field: value}]})).decode()
+    assert MARK not in orjson.dumps(shape_in({"input": [{field: value}], "deep": [{field: value}]})).decode()
 
 
 @PATIENT
@@ -124,7 +153,7 @@ def test_words_of_the_protocol_are_kept():
         "model": "gpt-5.6",
         "include": ["reasoning.encrypted_content", "my own words"],
         "input": [{"type": "message", "role": "user", "content": "Hi"}, {"type": "x" * 65}],
-        "tools": [{"type": "mcp", "server_label": "s", "server_url": "https://me:pw@mcp.example:8443/path?key=1"}],
+        "tools": [{"type": "mcp", "server_label": "s", "server_url": "https://mcp.example:8443/path?key=1"}],
         "reasoning": {"effort": "low"},
         "stream": True,
         "temperature": 0.5,
@@ -137,7 +166,7 @@ def test_words_of_the_protocol_are_kept():
             {
                 "type": "mcp",
                 "server_label": {"$chars": 1},
-                "server_url": {"$chars": 41, "address": "https://mcp.example/"},
+                "server_url": {"$chars": 35, "address": "https://mcp.example:8443/"},
             }
         ],
     }
@@ -150,20 +179,141 @@ def test_words_of_the_protocol_are_kept():
         ("http://h", "http://h"),
         ("https://127.1/", "https://127.1/"),
         ("https://[::1]/a", "https://[::1]/x"),
-        ("https://[::1]:8443", "https://[::1]/xxxx"),
+        ("https://[::1]:8443", "https://[::1]:8443"),
+        ("https://me:pw@host/a", "https://@/xxxxxxxxxx"),
+        ("https://host/a b", "https:xxxxxxxxxx"),
+        ("gs://bucket/a", "gs://bucket/x"),
+        ("note:anna", ":xxxxxxxx"),
+        ("see: anna", ":xxxxxxxx"),
         ("data:image/png;base64,AAAA", "data:,xxxxxxxxxxxxxxxxxxxx"),
-        ("file:///etc/passwd", "file:///xxxxxxxxxx"),
-        ("https://[bad", "xxxxxxxxxxxx"),
+        ("file:///etc/passwd", "file:xxxxxxxxxxxxx"),
+        ("https://[bad", "https:xxxxxx"),
         ("no address", "xxxxxxxxxx"),
         ("", ""),
     ],
 )
 def test_an_address_keeps_its_scheme_and_its_host(address: str, made: str):
-    """Enough for a policy that allows hosts; the length stays."""
-    shape = shape_of({"image_url": address})
+    """And the fault that it has, if any: enough for a policy that allows hosts; the length stays."""
+    body = {"input": [{"image_url": address}], "tools": [{"server_url": address}]}
 
-    assert value_of(shape) == {"image_url": made}
+    assert value_of(shape_in(body)) == {"input": [{"image_url": made}], "tools": [{"server_url": made}]}
     assert len(made) == len(address)
+
+
+ANNAS = "https://anna.example/a?b"
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        ({"input": [{"content": [{"image_url": ANNAS}]}]}, True),
+        ({"input": [{"content": [{"imageUrl": {"url": ANNAS}}]}]}, True),
+        ({"input": [{"photo-url": [ANNAS]}]}, True),
+        ({"input": [{"file_id": ANNAS}]}, True),
+        ({"input": [{"file_data": ANNAS}]}, True),
+        ({"prompt": {"variables": {"photo": {"type": "input_image", "image_url": ANNAS}}}}, True),
+        ({"tools": [{"server_url": ANNAS}]}, True),
+        ({"prompt": {"variables": {"image_url": ANNAS}}}, False),
+        ({"input": [{"content": [{"annotations": [{"url": ANNAS}]}]}]}, False),
+        ({"input": [{"action": {"url": ANNAS}}]}, False),
+        ({"input": [{"content": ANNAS}], "instructions": ANNAS, "user": ANNAS}, False),
+        ({"metadata": {"image_url": ANNAS, "server_url": ANNAS}}, False),
+        ({"tools": [{"headers": {"callback_url": ANNAS}}]}, False),
+        ({"input": [{"my image_url": ANNAS}]}, False),
+    ],
+)
+def test_an_address_is_kept_where_a_policy_judges_it(body: dict[str, Any], kept: bool):
+    """Not where it tells what was read, not in texts, not in what callers fill as they like."""
+    told = orjson.dumps(shape_in(body)).decode()
+
+    assert told.count("anna") == (told.count("https://anna.example/") if kept else 0)
+    assert ("anna" in told) == kept
+
+
+def test_a_request_of_too_many_values_is_recorded_without_addresses():
+    """The policy refuses it for that, and the recorder is not in its way."""
+    body = {"input": [{"image_url": [None] * (MOST_VALUES + 1)}, {"image_url": "https://h/"}]}
+
+    assert value_of(shape_in(body))["input"][1] == {"image_url": "x" * 10}
+
+
+PLACES = st.sampled_from(["image_url", "imageUrl", "file_url", "photo-url", "file_data", "file_id", "url", "text"])
+HOSTS = [
+    *PRIVATE_HOSTS,
+    *MALFORMED,
+    *USERINFO,
+    "images.example.com",
+    "images.example.com.:8443",
+    "b.example?q=@",
+    "c.d#e",
+]
+URLS = st.sampled_from(
+    [f"{scheme}://{host}{path}" for host in HOSTS for scheme, path in (("https", "/a"), ("HTTP", ""))]
+    + [
+        "",
+        "file-1",
+        "a:b",
+        ":",
+        "data:,abcdefghijklm",
+        "DATA:,",
+        "gs://bucket/a",
+        "file:///etc",
+        "https:/a",
+        "no scheme",
+        "https://h/\n",
+    ]
+)
+LINKS = st.fixed_dictionaries(
+    {},
+    optional={
+        "input": st.lists(st.fixed_dictionaries({"content": values(URLS, PLACES)}), max_size=2),
+        "prompt": st.fixed_dictionaries({"variables": st.dictionaries(PLACES, values(URLS, PLACES), max_size=2)}),
+        "tools": st.lists(st.dictionaries(PLACES, values(URLS, PLACES), max_size=2), max_size=2),
+    },
+)
+JUDGES: list[dict[str, Any]] = [
+    {}, {"private": True}, {"schemes": ["http", "https", "gs"]}, {"hosts": ["*.example.com"], "schemes": ["https", "http"]},
+    {"private": True, "deny_hosts": ["images.*"], "schemes": ["HTTP", "file"[:1]]}, {"file_ids": False}, {"max_data_chars": 8},
+]  # fmt: skip
+
+
+@PATIENT
+@given(LINKS, st.sampled_from(JUDGES))
+def test_input_urls_decides_the_same_of_a_shape(body: dict[str, Any], settings: dict[str, Any]):
+    """With the same code, wherever a URL stands, in any notation."""
+    rules = rules_of([{"use": "input_urls", **settings}])
+    shape = orjson.loads(orjson.dumps(shape_in({"model": "m", **body})))
+
+    assert fate(rules, Case(request=value_of(shape))).code == fate(rules, Case(request={"model": "m", **body})).code
+
+
+@pytest.mark.parametrize("value", sorted(INCLUDED))
+def test_what_the_protocol_includes_is_kept_of_a_query(tmp_path: Path, value: str):
+    """In each of the ways that clients write a list; nothing else that stands there."""
+    path = tmp_path / "r.jsonl"
+    one = recorder(path)
+    for query in (f"include[]={value}", f"include={value},{MARK}&key={MARK}", f"include%5B0%5D={value}&{MARK}={MARK}"):
+        one.write(replace(call_with(), query=query), None)
+    one.close()
+
+    assert [line["query"] for line in recorded(path)] == [
+        {"include": [value]},
+        {"include": [value, {"$chars": len(MARK)}]},
+        {"include": [value]},
+    ]
+    assert query_of(recorded(path)[1]["query"]) == f"include%5B%5D={value}&include%5B%5D={'x' * len(MARK)}"
+
+
+@pytest.mark.parametrize("query", ["", "include", "include[]=", f"key={MARK}", f"{MARK}", f"included={MARK}"])
+def test_a_query_that_no_policy_judges_is_not_recorded(tmp_path: Path, query: str):
+    """Not even the names in it."""
+    path = tmp_path / "r.jsonl"
+    one = recorder(path)
+    one.write(replace(call_with(), query=query), None)
+    one.close()
+
+    assert "query" not in recorded(path)[0]
+    assert MARK not in path.read_text()
 
 
 JUDGED = st.fixed_dictionaries(

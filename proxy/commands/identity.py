@@ -2,7 +2,8 @@
 
 import argparse
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from proxy.identify import ANYBODY
 from proxy.stores import StoreError
 from proxy.stores.memory import Memory
 from proxy.wire.call import Caller
-from proxy.wire.principal import blocked_key
+from proxy.wire.principal import blocked_key, hashed
 
 FOUND, NOT_FOUND = 0, 1
 YEARS_S = 10 * 365 * 86_400.0
@@ -31,23 +32,46 @@ def add_to(commands: Any) -> None:
         command.add_argument("identifier", metavar="IDENTIFIER", help=shown)
         command.add_argument("--config", type=Path, required=True)
         if name == "whois":
-            command.add_argument("--end-users", type=Path, help="a file of end users, one a line, to look among")
+            command.add_argument(
+                "--end-users",
+                type=Path,
+                help="a file of end users, or of what callers name them by, one a line, to look among",
+            )
         command.set_defaults(run=run)
 
 
 def _whois(options: argparse.Namespace) -> int:
     config = read(options.config)
-    end_users = ["", *(_lines(options.end_users) if options.end_users else [])]
+    end_users = list(_lines(options.end_users)) if options.end_users else []
     callers = [Caller(caller.name, caller.team) for caller in config.callers] or [ANYBODY]
     for policy in _policies(config):
-        for caller in callers:
-            for end_user in end_users:
-                if known_as(policy, options.identifier, caller, end_user):
-                    whom = f", for its end user {end_user}" if end_user else ""
-                    print(f"{caller.name} (team {caller.team}){whom}")
-                    return FOUND
+        found = _principal(policy, options.identifier, callers, ["", *end_users])
+        found = found or _value(policy, options.identifier, callers, end_users)
+        if found is not None:
+            print(found)
+            return FOUND
     print("No caller of this config has that identifier under any of its keys.")
     return NOT_FOUND
+
+
+def _principal(
+    policy: SafetyIdentifier, identifier: str, callers: Sequence[Caller], end_users: Sequence[str]
+) -> str | None:
+    """The caller and end user that an identifier was derived from."""
+    for caller, end_user in product(callers, end_users):
+        if known_as(policy, identifier, caller, end_user):
+            return f"{caller.name} (team {caller.team})" + (f", for its end user {end_user}" if end_user else "")
+    return None
+
+
+def _value(policy: SafetyIdentifier, identifier: str, callers: Sequence[Caller], values: Sequence[str]) -> str | None:
+    """The team whose callers named somebody by a value that was hashed (`pii`), and that value."""
+    teams = dict.fromkeys(caller.team for caller in callers)
+    for team, value, key in product(teams, values, policy.all_keys):
+        if hashed(key, team, value) == identifier:
+            names = ", ".join(caller.name for caller in callers if caller.team == team)
+            return f"{names} (team {team}), hashed from {value}"
+    return None
 
 
 def _block(options: argparse.Namespace) -> int:

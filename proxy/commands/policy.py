@@ -13,7 +13,7 @@ import orjson
 from pydantic import Field, ValidationError, model_validator
 
 from proxy.config import ConfigError, read, rules_of
-from proxy.recorder import value_of
+from proxy.recorder import query_of, value_of
 from proxy.rules import Rule, Rules
 from proxy.settings import Table
 from proxy.stores.memory import Memory
@@ -30,6 +30,7 @@ class Case(Table):
     caller: str = "anybody"
     team: str = ""
     request: dict[str, Any]
+    query: str = ""
     headers: dict[str, str] = Field(default={})
     expect: str = Field(default="allowed", pattern="^(allowed|denied)$")
     code: str | None = None
@@ -127,7 +128,7 @@ async def _fate(rules: Sequence[Rule], case: Case) -> Fate:
     caller = Caller(case.caller, case.team or case.caller)
     try:
         received = {name.lower(): value for name, value in case.headers.items()}
-        asked = parse_call(caller, orjson.dumps(case.request), headers={}, received=received)
+        asked = parse_call(caller, orjson.dumps(case.request), headers={}, query=case.query, received=received)
         call: Call = await Rules(rules).admit(asked)
     except HeadgateError as error:
         return Fate(error.code or str(error.status), {})
@@ -157,8 +158,9 @@ def _recorded(file: Path) -> Iterator[Case]:
     for number, line in _lines(file):
         try:
             recorded = orjson.loads(line)
-            yield Case(caller=recorded["caller"], team=recorded["team"], request=value_of(recorded["request"]))
-        except (ValueError, KeyError, TypeError) as error:
+            request, query = value_of(recorded["request"]), query_of(recorded.get("query", {}))
+            yield Case(caller=recorded["caller"], team=recorded["team"], request=request, query=query)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{file}, line {number}: this is no line that [record] wrote") from error
 
 

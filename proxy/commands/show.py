@@ -3,14 +3,17 @@
 import argparse
 import inspect
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from backends import Backend
 from policies import Policy
-from proxy.config import Config, embedded, read
+from proxy.config import Config, build, embedded, read
 from proxy.load import load
+from proxy.rules import Rule
 from proxy.settings import Table
 from proxy.stores import Store
 
@@ -31,21 +34,32 @@ def add_to(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    for line in _path(embedded() if options.config is None else read(options.config)):
+    config, policies = (embedded(), []) if options.config is None else _read(options.config)
+    for line in _path(config, policies):
         print(line)
     return GOOD
 
 
-def _path(config: Config) -> Iterator[str]:
-    """The path of a call, in order, one line for each hop."""
+def _read(file: Path) -> tuple[Config, list[Mapping[str, Any]]]:
+    """A config, and its policies as they were typed: rules keep no globs. Raises ConfigError."""
+    try:
+        typed = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return read(file), []  # it says what is wrong with the file
+    return build(typed), typed.get("policy", [])
+
+
+def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
+    """The path of a call, in order, one line for each hop; `policies` as they were typed."""
     yield f"listen    {config.server.host}:{config.server.port}"
     callers = ", ".join(f"{caller.name} (team {caller.team})" for caller in config.callers)
     yield f"identify  {callers or 'anybody, on loopback only'}"
-    for rule in config.rules:
-        share = f", {rule.rollout:.1%} of callers" if rule.rollout < 1 else ""
+    for rule, typed in zip(config.rules, policies or repeat({}), strict=False):
+        when = ", ".join([rule.mode, *_selected(rule, typed)])
         own = rule.policy.model_dump(exclude_defaults=True).items()
         settings = " ".join(f"{key}={value!r}" for key, value in own)
-        yield f"policy    {rule.name} [{rule.mode}{share}] {settings}".rstrip()
+        yield f"policy    {rule.name} [{when}] {settings}".rstrip()
+    yield f"state     {type(config.state).__module__.removeprefix('proxy.stores.')}"
     for glob, backend in config.routes:
         yield f"route     {glob} -> {backend.name} ({type(backend).__name__.lower()})"
     if config.audit is not None:
@@ -53,6 +67,16 @@ def _path(config: Config) -> Iterator[str]:
     if config.record is not None:
         yield f"record    {config.record.path}, {config.record.share:.1%} of requests"
     yield f"cache     {'none' if config.cache is None else f'{config.cache.use}, ttl {config.cache.ttl_s:g} s'}"
+
+
+def _selected(rule: Rule, typed: Mapping[str, Any]) -> Iterator[str]:
+    """Whose calls a policy judges, of which models, and for how many it bites, where that is not all of them."""
+    for key in ("callers", "models"):
+        globs = typed.get(key, ["*"])
+        if "*" not in globs:
+            yield f"{key} {' '.join(globs) or 'none'}"
+    if rule.rollout < 1:
+        yield f"{rule.rollout:.1%} of callers"
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -1,9 +1,11 @@
 """What a store is: bytes under a key, for a while."""
 
+from abc import ABC, abstractmethod
+
 from proxy.settings import Table
 
 
-class Store(Table):
+class Store(Table, ABC):
     """Keeps bytes under a key until they expire. Its fields are TOML keys of the table that uses it.
 
     Keys are hashes made by us: no text of a caller's becomes part of one. Any fault is a StoreError.
@@ -14,21 +16,21 @@ class Store(Table):
         """Whether it is sure, without asking anybody, that nothing is kept."""
         return False
 
+    @abstractmethod
     async def get(self, key: str) -> bytes | None:
         """The bytes under `key`, or None. Raises StoreError."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
         """Keep `value` for `ttl_s` seconds; True when it is kept. Raises StoreError."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
         """Add to the number under `key` (0 when there is none) in one step, and give the sum. Raises StoreError."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def delete(self, key: str) -> None:
         """Forget what is under `key`. Raises StoreError."""
-        raise NotImplementedError
 
     async def start(self) -> None:
         """Take what lives as long as the process."""

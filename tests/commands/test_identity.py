@@ -11,7 +11,7 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.wire.call import Caller
-from proxy.wire.principal import identifier_of
+from proxy.wire.principal import hashed, identifier_of
 from tests.conftest import DATA, StartGate, tables_for
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
@@ -219,6 +219,72 @@ def test_a_list_of_end_users_that_cannot_be_read_is_exit_2(whois: Any, tmp_path:
 
     assert (code, out) == (2, "")
     assert str(users) in err
+
+
+@pytest.fixture
+def hashing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Ask whose a hash is, of a config in the middle of a rotation, with a list of addresses."""
+    config, mails = tmp_path / "hashing.toml", tmp_path / "mails.txt"
+    mails.write_text("kim@example.org\nada@example.org\n")
+    policy = '[[policy]]\nuse = "safety_identifier"\npii = "hash"\nkeys = ["env:NEW_KEY", "env:OLD_KEY"]\n'
+    config.write_text(toml(policy))
+
+    def ask_for(identifier: str, *more: str) -> tuple[int, str, str]:
+        return run(capsys, "whois", "--config", str(config), *(more or ("--end-users", str(mails))), "--", identifier)
+
+    return ask_for
+
+
+@pytest.mark.parametrize("key", KEYS.values())
+@pytest.mark.parametrize(("team", "told"), [("search", "anna, ben (team search)"), ("shop", "carol (team shop)")])
+def test_whois_finds_a_value_that_was_hashed(hashing: Any, key: str, team: str, told: str):
+    """Under every key, if the operator lists it: then it is told, with all who share the hash."""
+    identifier = hashed(key.encode(), team, "ada@example.org")
+
+    assert hashing(identifier) == (0, f"{told}, hashed from ada@example.org\n", "")
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        hashed(b"another key", "search", "ada@example.org"),
+        hashed(b"the newer key", "search", "bob@example.org"),
+        hashed(b"the newer key", "search", ""),
+        hashed(b"the newer key", "anna", "ada@example.org"),
+        "ada@example.org",
+    ],
+)
+def test_whois_of_another_hash_is_exit_1(hashing: Any, identifier: str):
+    """Another key's, another team's, a value's that is not listed."""
+    assert hashing(identifier)[0] == 1
+
+
+def test_whois_without_a_list_knows_no_hash(hashing: Any, tmp_path: Path):
+    """Values cannot be guessed."""
+    identifier = hashed(b"the newer key", "search", "ada@example.org")
+
+    assert hashing(identifier, "--config", str(tmp_path / "hashing.toml"))[0] == 1
+
+
+async def test_whois_knows_what_a_gate_hashed(start_gate: StartGate, http, upstream: FakeUpstream, hashing: Any):
+    """Before a rotation and after it, whether it stood in safety_identifier or in user."""
+    for signing in (["env:OLD_KEY"], ["env:NEW_KEY", "env:OLD_KEY"]):
+        policy = {"use": "safety_identifier", "pii": "hash", "user": "move", "keys": signing}
+        gate = await start_gate(tables_for(upstream, policy=[policy], caller=TABLES))
+        await ask(http, gate, "anna", safety_identifier="kim@example.org")
+        await ask(http, gate, "carol", user="ada@example.org")
+    sent = [asked.body["safety_identifier"] for asked in upstream.asked]
+    told = [(await asyncio.to_thread(hashing, identifier))[1] for identifier in sent]
+
+    assert len(set(sent)) == 4
+    assert (
+        told
+        == [
+            "anna, ben (team search), hashed from kim@example.org\n",
+            "carol (team shop), hashed from ada@example.org\n",
+        ]
+        * 2
+    )
 
 
 async def test_whois_knows_what_a_gate_sent(start_gate: StartGate, http, upstream: FakeUpstream, whois: Any):

@@ -53,6 +53,10 @@ def file(folder: Path, text: str, name: str = "cases.toml") -> str:
     return str(folder / name)
 
 
+def text_of(path: str) -> str:
+    return Path(path).read_text()
+
+
 def run(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str, str]:
     """The exit code, and what was said on stdout and on stderr."""
     code = main(["policy", *typed])
@@ -346,6 +350,72 @@ async def test_diff_sees_what_is_changed_and_not_only_what_is_refused(record: st
     )
 
 
+SECRETS = "https://Images.example.com/anna/secret.png?token=secret"
+OPEN = """
+[[policy]]
+use = "input_urls"
+[[policy]]
+use = "include"
+"""
+CLOSED = """
+[[policy]]
+use = "input_urls"
+hosts = ["*.example.com"]
+deny_hosts = ["files.*"]
+[[policy]]
+use = "include"
+deny = ["reasoning.*"]
+"""
+
+
+LINKED: list[tuple[dict[str, Any], str]] = [
+    ({"image_url": SECRETS}, "include[]=web_search_call.results&key=secret"),
+    ({"imageUrl": {"url": "https://elsewhere.example/secret"}}, ""),
+    ({"photo-url": ["https://files.example.com/secret"]}, ""),
+    ({"text": "https://elsewhere.example/secret"}, ""),
+    ({}, "include%5B%5D=reasoning.encrypted_content,secret"),
+]
+
+
+@pytest.fixture
+async def links(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: Path) -> str:
+    """What a gate recorded of calls with URLs, and with something in their query."""
+    path = tmp_path / "requests.jsonl"
+    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
+    for content, query in LINKED:
+        body = {"model": "m", "input": [{"role": "user", "content": [content]}]}
+        async with http.post(f"{gate}/v1/responses?{query}", json=body) as answer:
+            await answer.read()
+    return str(path)
+
+
+async def test_diff_sees_hosts_and_what_a_query_includes(links: str, tmp_path: Path, capsys):
+    """Whatever name a URL stands under; the record has nothing else of it."""
+    old, new = file(tmp_path, OPEN + ROUTED, "old.toml"), file(tmp_path, CLOSED + ROUTED, "new.toml")
+    code, out, err = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", links)
+
+    assert (code, err) == (1, "")
+    assert out.splitlines() == [
+        "     2  anybody: allowed  ->  denied, input_urls.host_not_allowed",
+        "     1  anybody: allowed  ->  denied, include.not_allowed",
+        "5 requests, 3 change their fate.",
+    ]
+    assert "secret" not in text_of(links)
+
+
+def test_a_query_can_be_played(tmp_path: Path, capsys):
+    """As it stands behind the question mark."""
+    case = """
+[[case]]
+request = {model = "m"}
+query = "include[]=reasoning.encrypted_content"
+expect = "denied"
+code = "include.not_allowed"
+"""
+
+    assert run(capsys, "test", file(tmp_path, CLOSED + case)) == (0, "1 cases, 0 not as expected.\n", "")
+
+
 def test_diff_of_nothing_is_exit_0(tmp_path: Path, capsys):
     """Nobody asked, nobody is hurt."""
     old, new = file(tmp_path, OLD + ROUTED, "old.toml"), file(tmp_path, NEW + ROUTED, "new.toml")
@@ -359,7 +429,8 @@ def test_diff_of_nothing_is_exit_0(tmp_path: Path, capsys):
 
 @pytest.mark.parametrize(
     "line", ["{", "[]", "7", "{}", '{"caller":"a","team":"a"}', '{"caller":"a","team":"a","request":7}',
-             '{"caller":7,"team":"a","request":{}}', '{"caller":"a","team":"a","request":{"$chars":"many"}}']
+             '{"caller":7,"team":"a","request":{}}', '{"caller":"a","team":"a","request":{},"query":7}',
+             '{"caller":"a","team":"a","request":{},"query":{"include":7}}', '{"caller":"a","team":"a","request":{"$chars":"many"}}']
 )  # fmt: skip
 def test_diff_of_what_was_not_recorded_is_exit_2(tmp_path: Path, capsys, line: str):
     """The file and the number of the line are told."""

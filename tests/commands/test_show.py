@@ -35,13 +35,19 @@ source = "caller"
 keys = ["env:APP_KEY"]
 [[policy]]
 use = "max_tool_calls"
+callers = ["batch", "search-*"]
+models = ["gpt-*"]
 rollout = 0.1
 max = 8
 default = 4
 [[policy]]
 use = "max_tool_calls"
 mode = "off"
+callers = []
 max = 2
+[state]
+use = "redis"
+password = "env:APP_KEY"
 [cache]
 use = "memory"
 ttl_s = 90.5
@@ -85,8 +91,9 @@ def test_check_prints_every_hop_in_the_order_of_a_call(config: Path, capsys: pyt
         "identify  search-app (team search), batch (team batch)",
         "policy    metadata_limits [enforce]",
         "policy    safety_identifier [report] source='caller' keys=(SecretStr('**********'),)",
-        "policy    max_tool_calls [enforce, 10.0% of callers] max=8 default=4",
-        "policy    max_tool_calls [off] max=2",
+        "policy    max_tool_calls [enforce, callers batch search-*, models gpt-*, 10.0% of callers] max=8 default=4",
+        "policy    max_tool_calls [off, callers none] max=2",
+        "state     redis",
         "route     canned -> canned (replay)",
         "route     gpt-* -> openai (upstream)",
         "cache     memory, ttl 90.5 s",
@@ -117,6 +124,7 @@ backend = "canned"
     assert capsys.readouterr().out.splitlines() == [
         "listen    127.0.0.1:8080",
         "identify  anybody, on loopback only",
+        "state     memory",
         "route     * -> canned (replay)",
         "cache     none",
     ]

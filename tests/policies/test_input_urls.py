@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from policies.input_urls import ENDINGS, MOST_VALUES, InputUrls, _may_refer, _name
+from policies.input_urls import ENDINGS, MOST_VALUES, InputUrls, may_refer, _name
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from tests.shapes import JSON, PATIENT, call_with
@@ -412,8 +412,8 @@ def test_no_dress_of_a_name_escapes_the_first_look(ending: str):
     judged = [name for name in (*names, "-".join(f"{ending}_").upper()) if _name(name, "").endswith(ending)]
 
     assert len(judged) > 2 * length
-    assert [name for name in judged if not _may_refer(orjson.dumps({"input": [{name: ""}]}))] == []
-    assert not _may_refer(orjson.dumps({"input": ending, "text": [f'{ending}": ']}))
+    assert [name for name in judged if not may_refer(orjson.dumps({"input": [{name: ""}]}))] == []
+    assert not may_refer(orjson.dumps({"input": ending, "text": [f'{ending}": ']}))
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -18,7 +17,7 @@ from proxy.wire.errors import HeadgateError
 from proxy.wire.principal import hashed, identifier_of
 from tests import raw
 from tests.conftest import StartGate, tables_for
-from tests.shapes import JSON, PATIENT, TEXTS, call_with
+from tests.shapes import JSON, PATIENT, TEXTS, call_with, drawn
 from tests.upstream import FakeUpstream
 
 KEY, OLD_KEY = b"the key of these tests", b"the one before it"
@@ -61,19 +60,6 @@ async def ask(http, gate: str, body: Any, caller: str = "anna", **headers: str) 
 def sent(upstream: FakeUpstream) -> list[Any]:
     """The identifiers that went out, in order."""
     return [asked.body.get("safety_identifier", ...) for asked in upstream.asked]
-
-
-def drawn(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]:
-    """Examples of a strategy, the same ones each time."""
-    found: list[Any] = []
-
-    @settings(max_examples=count, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(strategy)
-    def collect(example: Any) -> None:
-        found.append(example)
-
-    collect()
-    return found
 
 
 CHOSEN = JSON | st.sampled_from(["ben", ANNAS, ANNAS[:-1], "-", identifier_of(KEY, Caller("ben", "search")), "x" * 900])

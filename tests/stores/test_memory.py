@@ -3,8 +3,8 @@
 import pytest
 
 from proxy.config import ConfigError, build
-from proxy.stores import Store
 from proxy.stores.memory import Memory
+from proxy.stores.redis import RedisStore
 
 
 async def test_the_bytes_it_keeps_are_bounded():
@@ -73,7 +73,7 @@ async def test_it_knows_whether_anything_was_put():
     told.append(store.holds_nothing)
 
     assert told == [True, False, True]
-    assert Store().holds_nothing is False
+    assert RedisStore().holds_nothing is False
 
 
 async def test_what_went_to_make_room_is_forgotten_in_the_end():

@@ -33,6 +33,17 @@ def key() -> str:
     return secrets.token_hex(32)
 
 
+def test_a_store_that_lacks_a_verb_cannot_be_made():
+    """It fails before the first call, and names what is missing."""
+
+    class Half(Store):
+        async def get(self, key: str) -> bytes | None:
+            raise AssertionError(key)
+
+    with pytest.raises(TypeError, match=r"abstract methods.* add.*delete.*put"):
+        Half.model_validate({})
+
+
 async def test_what_was_never_put_is_not_there(store: Store, key: str):
     """None, and no error."""
     assert await store.get(key) is None

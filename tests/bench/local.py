@@ -1,179 +1,105 @@
-"""`python -m tests.bench.local`: what the scheduler makes of a model, against the library itself, measured in one run.
+"""`python -m tests.bench.local`: what a served model makes of the engine that it runs on, measured in one run.
 
-A model of 100 million random weights; the library's own split over the workers is the yardstick. Both take turns in every
-round, and the table tells medians of their ratios, so that what else happens on the machine hits both.
+The gate is a real one, asked over HTTP; the yardstick is the library itself in a process of its own, with the very same
+prompts. Both take turns in every round while the other one is idle, and the table tells medians, of ratios too, so that
+what else happens on the machine hits both.
 """
 
 import argparse
-import asyncio
-import itertools
 import os
-import threading
+import shlex
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
-from backends.local.engine.admission import Admission
 from backends.local.engine.device import Placement
-from backends.local.engine.job import Options
-from backends.local.engine.thread import InThread
-from tests.bench.machine import described
-from tests.bench.models import M100, write_random
+from backends.local.model import read_model
+from tests.bench.load import WrongAnswer
+from tests.bench.local_caller import Caller
+from tests.bench.local_gate import family_s, gate
+from tests.bench.local_raw import raw
+from tests.bench.local_rows import CALLERS, PERSON_STEPS, ROWS, Bench, Row, Taken
+from tests.bench.local_table import table
+from tests.bench.machine import Moment, described, disturbance
+from tests.bench.models import SHAPES, Shape, write_random, write_saying
+from tests.bench.processes import serving
+from tests.bench.serving import run
 
-EQUAL = (64,) * 16
-MIXED = tuple(range(40, 88, 3))
-TOKENS = 48
-LONG = 1500
-Prompts = Sequence[Sequence[int]]
-
-
-@dataclass(slots=True)
-class Bench:
-    """One engine, and the generator that it schedules for."""
-
-    engine: InThread
-    vocabulary: Sequence[str]
-    numbers: itertools.count
-
-    def prompts(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Different each time, so that nothing is kept of them."""
-        first = next(self.numbers)
-        return [
-            [100 + (first * 31 + row * 7 + at) % 30_000 for at in range(length)] for row, length in enumerate(lengths)
-        ]
-
-    @property
-    def generator(self):
-        return self.engine._scheduler._generator
-
-    def raw(self, prompts: Prompts, tokens: int = TOKENS, workers: int = 2) -> tuple[float, float]:
-        """Seconds, and those until the first token, of the library's best: sorted, cut in two, a batch per worker."""
-        firsts: list[float] = []
-        ordered = sorted(prompts, key=len)
-        size = -(-len(ordered) // workers)
-
-        def run(part: Prompts) -> None:
-            def callback(result) -> bool:
-                firsts.append(time.perf_counter())
-                return False
-
-            self.generator.generate_batch(
-                [[self.vocabulary[number] for number in prompt] for prompt in part], max_length=tokens, end_token=[],
-                include_prompt_in_result=False, callback=callback,
-            )  # fmt: skip
-
-        began = time.perf_counter()
-        threads = [threading.Thread(target=run, args=(ordered[at : at + size],)) for at in range(0, len(ordered), size)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return time.perf_counter() - began, min(firsts) - began
-
-    async def ours(self, prompts: Prompts, options: Options) -> tuple[float, float]:
-        """The same by the scheduler, every token brought to whoever asked for it."""
-        firsts: list[float] = []
-
-        async def ask(prompt: Sequence[int]) -> None:
-            async with self.engine.generate(prompt, options) as generation:
-                firsts.extend([time.perf_counter() async for _ in generation])
-
-        began = time.perf_counter()
-        await asyncio.gather(*map(ask, prompts))
-        return time.perf_counter() - began, min(firsts) - began
-
-
-def plain(tokens: int = TOKENS, **other) -> Options:
-    return Options(tokens, frozenset(), **other)
-
-
-async def throughput(bench: Bench, lengths: Sequence[int]) -> tuple[float, float]:
-    """Tokens per second: the library's, ours."""
-    raw_s, _ = await asyncio.to_thread(bench.raw, bench.prompts(lengths))
-    own_s, _ = await bench.ours(bench.prompts(lengths), plain())
-    return len(lengths) * TOKENS / raw_s, len(lengths) * TOKENS / own_s
-
-
-async def first_token(bench: Bench) -> tuple[float, float]:
-    """Milliseconds until the first token of one prompt alone."""
-    _, raw_s = await asyncio.to_thread(bench.raw, bench.prompts([64]), 2)
-    _, own_s = await bench.ours(bench.prompts([64]), plain(2))
-    return raw_s * 1000, own_s * 1000
-
-
-async def kept_prefix(bench: Bench) -> tuple[float, float]:
-    """Milliseconds until the first token behind a beginning of 1,000: read for the first time, kept."""
-    (prompt,) = bench.prompts([1020])
-    told = plain(2, prefix=1000, prefix_key="bench")
-    times = [(await bench.ours([[*prompt[:1000], *prompt[at : at + 20]]], told))[1] for at in range(3)]
-    return times[0] * 1000, times[2] * 1000
-
-
-async def lag(bench: Bench) -> tuple[float, float]:
-    """Milliseconds that the loop is late at worst in 99 of 100 cases: with nothing to do, while a prompt is read."""
-
-    async def late(until: Awaitable[object]) -> float:
-        work, late_s = asyncio.ensure_future(until), []
-        while not work.done():
-            began = time.perf_counter()
-            await asyncio.sleep(0.001)
-            late_s.append(time.perf_counter() - began - 0.001)
-        return sorted(late_s)[int(0.99 * (len(late_s) - 1))] * 1000
-
-    idle = await late(asyncio.sleep(0.5))
-    return idle, await late(bench.ours(bench.prompts([LONG]), plain(2)))
-
-
-ROWS: dict[str, tuple[str, Callable[[Bench], Awaitable[tuple[float, float]]]]] = {
-    "equal": ("16 prompts of 64 tokens, 48 more each: tokens per second", lambda bench: throughput(bench, EQUAL)),
-    "mixed": ("16 prompts of 40 to 85 tokens: tokens per second", lambda bench: throughput(bench, MIXED)),
-    "first": ("first token of one prompt of 64: ms", first_token),
-    "prefix": ("first token behind 1,000 tokens, read and kept: ms", kept_prefix),
-    "lag": (f"the loop late, p99, idle and while {LONG:,} tokens are read: ms", lag),
-}
-
-
-@asynccontextmanager
-async def started(folder: Path, workers: int) -> AsyncIterator[Bench]:
-    vocabulary = write_random(folder, M100)
-    engine = await InThread.started(
-        folder, vocabulary, Placement("cpu", workers=workers), Admission(64, workers, None, 600),
-        kv_bytes_per_token=M100.kv_bytes_per_token, prefix_cache_bytes=2**30,
-    )  # fmt: skip
-    try:
-        yield Bench(engine, vocabulary, itertools.count(1))
-    finally:
-        await engine.close()
-
-
-async def measured(names: Sequence[str], rounds: int, workers: int) -> None:
-    with TemporaryDirectory(prefix="headgate-bench-") as folder:
-        async with started(Path(folder), workers) as bench:
-            print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {described()}, load {os.getloadavg()[0]:.1f}")  # noqa: T201
-            print(f"Costs: {bench.engine._scheduler._costs}\n")  # noqa: T201
-            print("| work | library | scheduler | ratio |\n|---|---:|---:|---:|")  # noqa: T201
-            for name in names:
-                told, work = ROWS[name]
-                pairs = [await work(bench) for _ in range(rounds)]
-                first, second = (median(pair[side] for pair in pairs) for side in (0, 1))
-                ratio = median(second / first for first, second in pairs)
-                print(f"| {told} | {first:,.1f} | {second:,.1f} | **{ratio:.2f}** |", flush=True)  # noqa: T201
+DEMO = Path("backends/demo")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(
-        prog="python -m tests.bench.local", description="The scheduler against the library."
+        prog="python -m tests.bench.local", description="A served model against its engine."
     )
     options.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
+    options.add_argument("--only", action="append", choices=[row.name for row in ROWS], help="one; may be given again")
+    options.add_argument("--model", choices=SHAPES, default="m100", help="how large the random one is (default m100)")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where models run (default cpu)")
+    options.add_argument("--compute-type", default="default", help="how they calculate: bfloat16, int8_float16 ...")
     options.add_argument("--workers", type=int, default=2, help="batches at once (default 2)")
-    options.add_argument("--only", action="append", choices=list(ROWS), help="one row; may be given again")
     chosen = options.parse_args()
-    asyncio.run(measured(chosen.only or list(ROWS), chosen.rounds, chosen.workers))
+    placement = Placement(chosen.device, compute_type=chosen.compute_type, workers=chosen.workers)
+    rows = [row for row in ROWS if chosen.only is None or row.name in chosen.only]
+    try:
+        ended = run(bench(rows, chosen.rounds, SHAPES[chosen.model], placement))
+    except (WrongAnswer, ConnectionError, RuntimeError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(0 if ended else 130)
+
+
+async def bench(rows: Sequence[Row], rounds: int, shape: Shape, placement: Placement) -> None:
+    """Start everything, measure, print the table."""
+    load_before = os.getloadavg()[0]
+    async with started(shape, placement) as running:
+        began, own_began = Moment.now(), _own_s(running)
+        measured = await _measured(running, rows, rounds)
+        ended, own_s = Moment.now(), _own_s(running) - own_began
+        command = shlex.join(["python", "-m", "tests.bench.local", *sys.argv[1:]])
+        _say(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{command}`, {described()}.")
+        _say(f"Load average at the start {load_before:.1f}; {disturbance(began, ended, own_s)}.\n")
+        for line in table([(row, measured[row.name]) for row in rows]):
+            _say(line)
+        _say(f"\nMedians of {rounds} rounds. The gate: up in {running.gate.started_s:.1f} s.")
+
+
+@asynccontextmanager
+async def started(shape: Shape, placement: Placement) -> AsyncIterator[Bench]:
+    """The gate and the library, each with its processes, and the callers."""
+    async with AsyncExitStack() as opened:
+        folder = Path(opened.enter_context(TemporaryDirectory(prefix="headgate-bench-")))
+        random, saying = write_random(folder / "random", shape), write_saying(folder / "saying", PERSON_STEPS)
+        library = await opened.enter_async_context(raw(random, placement))
+        models = {"random": random, "saying": saying, "demo": DEMO}
+        server = await opened.enter_async_context(serving("gate", gate(folder, models, placement), folder))
+        callers = [await Caller.connected(server.port) for _ in range(CALLERS)]
+        for caller in callers:
+            opened.callback(caller.close)
+        yield Bench(library, server, callers, read_model(random))
+
+
+async def _measured(running: Bench, rows: Sequence[Row], rounds: int) -> Mapping[str, list[tuple[Taken, Taken]]]:
+    """By the row's name, what each round found of both lanes."""
+    measured: dict[str, list[tuple[Taken, Taken]]] = {row.name: [] for row in rows}
+    for index in range(rounds):
+        for row in rows:
+            measured[row.name].append(await row.work(running))
+            told = " against ".join(row.unit.format(*taken) for taken in reversed(measured[row.name][-1]))
+            print(f"round {index + 1} of {rounds}, {row.name}: {told}", file=sys.stderr, flush=True)  # noqa: T201
+    return measured
+
+
+def _own_s(running: Bench) -> float:
+    """The processor time of the benchmark itself, all its processes together."""
+    return time.process_time() + family_s(running.gate.pid) + family_s(running.library.pid)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -15,13 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from backends.local.engine.batch import run_batch
@@ -32,8 +30,8 @@ from backends.local.engine.job import Job, Options
 from backends.local.grammar import json_schema_grammar, schema_prompt
 from backends.local.model import read_model
 from tests.bench.machine import described
-from tests.bench.models import M100, _spec
-from tests.models import END, NOTHING, START, make_tokenizer
+from tests.bench.models import write_saying
+from tests.models import END
 
 DEMO = Path("backends/demo")
 WORDS = 48
@@ -86,26 +84,7 @@ class Speaker:
 
 def write_counting(folder: Path) -> None:
     """m100: behind "go" comes w000, and behind each word of a number the w of the next."""
-    words = [[f"{letter}{number:03}" for letter in "wxy"] for number in range(WORDS)]
-    tokenizer = make_tokenizer(["go", *(word for same in words for word in same)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    known = [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())]
-    spec, random = _spec(M100), np.random.default_rng(5)
-    embeddings, projection = spec.decoder.embeddings, spec.decoder.projection
-    embeddings.weight_scale = embeddings.weight_scale / np.float32(1000)  # so that the layers hardly matter
-    projection.weight = random.integers(-30, 31, embeddings.weight.shape, dtype=np.int8)
-    projection.weight_scale = embeddings.weight_scale * np.float32(1.5)
-    for before, same in pairwise([["go"], *words]):
-        first, *others = map(tokenizer.token_to_id, before)
-        embeddings.weight[others] = embeddings.weight[first]
-        for number, share in zip(map(tokenizer.token_to_id, same), (1, 2, 3), strict=True):
-            projection.weight[number] = embeddings.weight[first] // share
-    spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = START, END, NOTHING
-    spec.config.layer_norm_epsilon = 1e-5
-    spec.register_vocabulary([*known, *(f"<extra_{number}>" for number in range(M100.vocabulary - len(known)))])
-    spec.validate()
-    spec._alias_variables()
-    spec.save(str(folder))
+    write_saying(folder, [["go"], *([f"{letter}{number:03}" for letter in "wxy"] for number in range(WORDS))])
 
 
 def wrong_at_every(nth: int) -> str:

@@ -24,9 +24,10 @@ from proxy.wire.tools import has_server_tools
 
 log = structlog.get_logger()
 
-VERSION = b"headgate cache 1"
+VERSION = b"headgate cache 2"
 NOT_IN_KEY = frozenset({"stream", "stream_options", "metadata", "safety_identifier", "user", "store"})
 ECHOED = ("metadata", "safety_identifier", "user")
+OWN_HEADERS = "x-headgate-"  # what the gate told beside an answer holds for the same answer given again
 LIFECYCLE = frozenset({"response.created", "response.in_progress", "response.queued"}) | TERMINALS
 
 
@@ -121,6 +122,7 @@ class Cache:
             "key": key,
             "stored_at": time.time(),
             "echoed": _echoed(call),
+            "headers": {name: value for name, value in reply.headers.items() if name.startswith(OWN_HEADERS)},
             "frames": frames.decode() if reply.streamed else None,
             "response": response,
         }
@@ -175,9 +177,9 @@ def _replayed(kept: Mapping[str, Any], call: Call) -> Reply:
         events = SSEParser(LIFECYCLE).feed(kept["frames"].encode())
         if not same:
             events = [_echoing(event, mine) for event in events]
-        return Reply(200, {}, Once(events), streamed=True)
+        return Reply(200, kept["headers"], Once(events), streamed=True)
     response = kept["response"] if same else {**kept["response"], **own}
-    return Reply(200, {}, Once(response_events(response, orjson.dumps(response))), streamed=False)
+    return Reply(200, kept["headers"], Once(response_events(response, orjson.dumps(response))), streamed=False)
 
 
 def _echoing(event: Event, mine: Mapping[str, Any]) -> Event:

@@ -42,6 +42,22 @@ async def test_the_second_asker_gets_the_first_answer(gate: str, http, upstream:
     assert second in ("headgate; hit; ttl=3599", "headgate; hit; ttl=3600")
 
 
+async def test_what_was_told_beside_an_answer_is_told_again(start_gate, http):
+    """What the local model left out of the first call it left out of the second, however either is delivered."""
+    gate = await start_gate({
+        "cache": {"use": "memory"},
+        "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread"}],
+        "route": [{"model": "*", "backend": "demo"}],
+    })  # fmt: skip
+    told = []
+    for stream in (False, False, True):
+        async with http.post(f"{gate}/v1/responses", json=ASKED | {"seed": 5, "stream": stream}) as answer:
+            told.append((answer.headers["Cache-Status"].split(";")[1], answer.headers["x-headgate-ignored"]))
+            await answer.read()
+
+    assert told == [(" fwd=uri-miss", "seed"), (" hit", "seed"), (" hit", "seed")]
+
+
 async def test_no_key_no_caching(gate: str, http, upstream: FakeUpstream):
     """`prompt_cache_key` is the caller's consent."""
     for _ in range(2):

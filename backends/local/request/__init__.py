@@ -9,14 +9,15 @@ from backends.local.grammar import Style
 from backends.local.model import Model
 from backends.local.request.choice import Tools, tools_of
 from backends.local.request.conversation import JSON, messages_of
-from backends.local.request.faults import wrong_type
+from backends.local.request.faults import wrong_type, wrong_value
 from backends.local.request.fit import fitted
-from backends.local.request.parameters import Parameters, ignored
+from backends.local.request.parameters import PENALTIES, Parameters, ignored
 from backends.local.request.text_format import TextFormat, text_format
 from backends.local.speech import Thinking, format_named
 
 # How many tokens at the end of a prompt tell whether a thought has begun there.
 PROMPT_TAIL = 16
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,14 @@ def read_request(
         ),
         top_logprobs=parameters.top_logprobs,
         prefix=model.prefix_length(messages, tools.definitions, prompt, **variables) if isinstance(key, str) else 0,
-        prefix_key=f"{team}\0{key}" if isinstance(key, str) else "",
+        prefix_key=f"{team}\0{key or ''}",
     )  # fmt: skip
-    left_out = (*ignored(body, reasons=effort_read), *tools.ignored)
-    return Request(prompt, options, _echoed(body, parameters), tools, thinking, begun, parameters.stops, left_out)
+    left_out = [*ignored(body, reasons=effort_read), *tools.ignored]
+    stops = parameters.stops
+    if stops and form.schema is not None:  # cut anywhere, it would not be the JSON that was promised
+        stops = ()
+        left_out.append("stop")
+    return Request(prompt, options, _echoed(body, parameters), tools, thinking, begun, stops, tuple(left_out))
 
 
 def _variables(body: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], bool]:
@@ -72,6 +77,8 @@ def _variables(body: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], b
     effort = (body.get("reasoning") or {}).get("effort")
     if not isinstance(effort, str | None):
         raise wrong_type("reasoning.effort", "a string", effort)
+    if effort not in (None, *EFFORTS):
+        raise wrong_value("reasoning.effort", effort, ", ".join(map(repr, EFFORTS)))
     meant: dict[str, Any] = {"enable_thinking": effort != "none", "reasoning_effort": effort}
     variables = {name: value for name, value in meant.items() if effort and model.template.reads(name)}
     return variables, bool(variables) or (model.reasoning is None and effort == "none")
@@ -91,6 +98,7 @@ def _end_of(prompt: Sequence[int], model: Model) -> str:
 
 
 def _echoed(body: Mapping[str, Any], parameters: Parameters) -> Mapping[str, Any]:
-    """The body with what was used where it said nothing."""
+    """The body with what was used where it said nothing, or what is not done here."""
     text = {name: value for name, value in (body.get("text") or {}).items() if value is not None}
-    return {**body, "temperature": parameters.temperature, "top_p": parameters.top_p, "text": text}
+    used = {"temperature": parameters.temperature, "top_p": parameters.top_p, **dict.fromkeys(PENALTIES, 0.0)}
+    return {**body, **used, "text": text}

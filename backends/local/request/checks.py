@@ -10,11 +10,11 @@ from backends.local.request.faults import wrong_type
 from proxy.wire.errors import RequestError
 
 
-def shaped(body: Mapping[str, Any], shapes: Mapping[str, tuple[type, str]]) -> None:
+def shaped(body: Mapping[str, Any], shapes: Mapping[str, tuple[type, str]], where: str = "") -> None:
     """Refuse a value of another type than its name stands for; null is as good as nothing. Raises RequestError."""
     for name, (shape, expected) in shapes.items():
         if not isinstance(body.get(name), shape | None):
-            raise wrong_type(name, expected, body[name])
+            raise wrong_type(where + name, expected, body[name])
 
 
 def integer(body: Mapping[str, Any], name: str, *, least: int, most: int | None = None) -> int | None:

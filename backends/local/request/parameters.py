@@ -19,7 +19,12 @@ SHAPES: Mapping[str, tuple[type, str]] = {
     "background": (bool, "a boolean"),
     "instructions": (str, "a string"),
     "metadata": (dict, "an object"),
+    "safety_identifier": (str, "a string"),
+    "service_tier": (str, "a string"),
+    "user": (str, "a string"),
     "parallel_tool_calls": (bool, "a boolean"),
+    "prompt_cache_key": (str, "a string"),
+    "prompt_cache_retention": (str, "a string"),
     "reasoning": (dict, "an object"),
     "text": (dict, "an object"),
     "tools": (list, "an array of objects"),
@@ -39,10 +44,10 @@ READ_ELSEWHERE = frozenset({
     "reasoning", "repetition_penalty", "safety_identifier", "stop", "store", "stream", "stream_options", "temperature",
     "text", "tool_choice", "tools", "top_k", "top_logprobs", "top_p", "truncation", "user",
 })  # fmt: skip
+PENALTIES = ("frequency_penalty", "presence_penalty")
 # Values that ask for nothing.
 NOTHING_ASKED: Mapping[str, Sequence[Any]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
+    **dict.fromkeys(PENALTIES, (0,)),
     "min_p": (0,),
     "logit_bias": ({},),
     "n": (1,),
@@ -66,6 +71,10 @@ class Parameters:
     def asked(self, body: Mapping[str, Any]) -> "Parameters":
         """These with what the request says instead. Raises RequestError."""
         shaped(body, SHAPES)
+        shaped(body.get("metadata") or {}, dict.fromkeys(body.get("metadata") or {}, (str, "a string")), "metadata.")
+        integer(body, "max_tool_calls", least=1)
+        for name in PENALTIES:
+            decimal(body, name, least=-2, most=2, default=0)
         _refuse_what_needs_more(body)
         top_logprobs = integer(body, "top_logprobs", least=0, most=MAX_LOGPROBS)
         most = self.max_output_tokens
@@ -86,6 +95,10 @@ def ignored(body: Mapping[str, Any], *, reasons: bool) -> Iterator[str]:
     for name, value in body.items():
         if name not in READ_ELSEWHERE and value is not None and value not in NOTHING_ASKED.get(name, ()):
             yield name
+    included = strings(body, "include")
+    yield from (f"include.{value}" for value in included if value != LOGPROBS)
+    if body.get("top_logprobs") and LOGPROBS not in included:
+        yield "top_logprobs"
     if (body.get("text") or {}).get("verbosity") not in (None, "medium"):
         yield "text.verbosity"
     reasoning = body.get("reasoning") or {}
@@ -120,7 +133,7 @@ def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _truncates(body: Mapping[str, Any]) -> bool:
-    given = body.get("truncation") or "disabled"
-    if given not in ("auto", "disabled"):
+    given = body.get("truncation")
+    if given not in (None, "auto", "disabled"):
         raise wrong_value("truncation", given, "'auto' and 'disabled'")
     return bool(given == "auto")

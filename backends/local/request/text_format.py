@@ -3,15 +3,17 @@
 Source: https://platform.openai.com/docs/guides/structured-outputs
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from backends.local.grammar import Style, json_rule, refuse_unsupported, schema_prompt
-from backends.local.request.faults import missing, wrong_type, wrong_value
+from backends.local.request.faults import missing, shown, wrong_type, wrong_value
 from proxy.wire.errors import RequestError
 
 PARAM = "text.format"
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
@@ -52,11 +54,14 @@ def _schema(form: Mapping[str, Any]) -> Mapping[str, Any]:
         raise missing(f"{PARAM}.name")
     if not isinstance(name, str):
         raise wrong_type(f"{PARAM}.name", "a string", name)
+    if not NAME.fullmatch(name):
+        found = f"Invalid '{PARAM}.name': '{shown(name)}' does not match '^[a-zA-Z0-9_-]{{1,64}}$'."
+        raise RequestError(found, code="invalid_value", param=f"{PARAM}.name")
     if schema is None:
         raise missing(f"{PARAM}.schema")
     if not isinstance(strict, bool | None):
         raise wrong_type(f"{PARAM}.strict", "a boolean", strict)
-    refuse_unsupported(schema, f"{PARAM}.schema", strict=strict is True, of=f"response_format '{name[:80]}'")
+    refuse_unsupported(schema, f"{PARAM}.schema", strict=strict is True, of=f"response_format '{name}'")
     if not isinstance(schema, dict):  # refused above; who reads types does not know
         raise RequestError("A schema is an object.", param=f"{PARAM}.schema")
     return schema

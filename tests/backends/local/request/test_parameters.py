@@ -50,6 +50,8 @@ def test_what_is_left_out_is_named():
     assert list(ignored(thinking, reasons=False)) == ["reasoning.effort", "reasoning.summary"]
     assert list(ignored(nothing, reasons=False)) == []
     assert list(ignored({"reasoning": {"effort": "high"}}, reasons=True)) == []
+    assert list(ignored({"include": ["a.b", "message.output_text.logprobs"]}, reasons=True)) == ["include.a.b"]
+    assert list(ignored({"top_logprobs": 3}, reasons=True)) == ["top_logprobs"]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,13 @@ def test_what_is_left_out_is_named():
         ({"background": True}, "background", "unsupported_value", "a local model answers while the caller waits"),
         ({"background": "no"}, "background", "invalid_type", "expected a boolean, but got a string"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_value", "no stored prompts"),
+        ({"metadata": {"a": 1}}, "metadata.a", "invalid_type", "expected a string, but got an integer"),
+        ({"prompt_cache_key": [None]}, "prompt_cache_key", "invalid_type", "expected a string, but got an array"),
+        ({"safety_identifier": 0}, "safety_identifier", "invalid_type", "expected a string, but got an integer"),
+        ({"max_tool_calls": {}}, "max_tool_calls", "invalid_type", "expected an integer, but got an object"),
+        ({"frequency_penalty": "x"}, "frequency_penalty", "invalid_type", "expected a decimal, but got a string"),
+        ({"presence_penalty": 3}, "presence_penalty", "decimal_above_max_value", "<= 2, but got 3"),
+        ({"truncation": ""}, "truncation", "invalid_value", "Invalid value: ''"),
         ({"top_k": -1}, "top_k", "integer_below_min_value", "Expected a value >= 0, but got -1"),
         ({"top_k": 1.5}, "top_k", "invalid_type", "expected an integer, but got a decimal"),
         ({"repetition_penalty": 0}, "repetition_penalty", "decimal_below_min_value", ">= 0.01, but got 0"),

@@ -102,7 +102,7 @@ def test_a_prefix_is_shared_by_those_who_say_so(model):
 
     assert first.prompt[:shared] == second.prompt[:shared]
     assert (second.options.prefix, shared > 10, first.options.prefix_key) == (shared, True, "red\0a")
-    assert (without.options.prefix, without.options.prefix_key) == (0, "")
+    assert (without.options.prefix, without.options.prefix_key) == (0, "red\0")
 
 
 def test_what_is_left_out_is_told(model):
@@ -137,3 +137,25 @@ def test_thinking_is_switched_off_where_the_template_can(thinking, effort, begun
 def test_an_effort_is_a_word(model):
     with pytest.raises(RequestError, match="expected a string"):
         read_request({"input": "Hi", "reasoning": {"effort": 1}}, model, DEFAULTS)
+
+
+def test_an_effort_is_one_of_the_known_ones(model):
+    with pytest.raises(RequestError, match="Invalid value: 'bogus'"):
+        read_request({"input": "Hi", "reasoning": {"effort": "bogus"}}, model, DEFAULTS)
+
+
+def test_what_is_not_done_is_not_echoed_as_if_it_were(model):
+    """Penalties of the protocol are none of this engine's."""
+    request = read_request({"input": "Hi", "frequency_penalty": 1.5}, model, DEFAULTS)
+
+    assert (request.body["frequency_penalty"], request.ignored) == (0.0, ("frequency_penalty",))
+
+
+def test_json_is_not_cut_by_a_stop(model):
+    """It would not be the JSON that was promised; that the stop is left out is told."""
+    asked = {"input": "Hi", "stop": "a"}
+    free = read_request(asked, model, DEFAULTS)
+    held = read_request(asked | {"text": {"format": {"type": "json_object"}}}, model, DEFAULTS)
+
+    assert (free.stops, free.ignored) == (("a",), ())
+    assert (held.stops, held.ignored) == ((), ("stop",))

@@ -43,6 +43,8 @@ def test_a_schema_is_told_and_held():
         ({"type": {"a": 1}}, "text.format.type", "Invalid value"),
         ({"type": "json_schema", "schema": PERSON}, "text.format.name", "Missing required parameter"),
         ({"type": "json_schema", "name": 1, "schema": PERSON}, "text.format.name", "expected a string"),
+        ({"type": "json_schema", "name": "a b", "schema": PERSON}, "text.format.name", "does not match"),
+        ({"type": "json_schema", "name": "", "schema": PERSON}, "text.format.name", "does not match"),
         ({"type": "json_schema", "name": "a"}, "text.format.schema", "Missing required parameter"),
         ({"type": "json_schema", "name": "a", "schema": []}, "text.format.schema", "must be an object"),
         ({"type": "json_schema", "name": "a", "schema": {}, "strict": 1}, "text.format.strict", "expected a boolean"),

@@ -20,6 +20,7 @@ def main() -> None:
     evaluation = commands.add_parser("evaluate", help="print how much of fresh samples the model gets exactly right")
     evaluation.add_argument("model", type=Path, help="the model's directory")
     evaluation.add_argument("--samples", type=int, default=200, help="per subject (default: 200)")
+    evaluation.add_argument("--served", action="store_true", help="ask through the backend, as callers do")
     evaluation.add_argument("--failures", type=int, default=0, help="print this many wrong answers per subject")
     options = parser.parse_args()
     if options.command == "train":
@@ -29,7 +30,7 @@ def main() -> None:
     else:
         from backends.training.evaluate import evaluate
 
-        evaluate(options.model, options.samples, options.failures)
+        evaluate(options.model, options.samples, options.failures, served=options.served)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -11,6 +10,7 @@ import ctranslate2
 from tokenizers import Tokenizer
 
 from backends.training.corpus import SUBJECTS, lesson
+from backends.training.dialogue import Dialogue
 from backends.training.prompt import CALL, CALL_END, END, question_and_answer
 from backends.training.subjects.arithmetic import tables
 
@@ -19,7 +19,7 @@ LONGEST_ANSWER = 400
 VALID = {"objects", "schemas", "weather_call", "everyday_call"}
 CLOSED = ("talk", "facts", "capitals", "counting", "arithmetic", "tables")
 
-Answer = Callable[[list[str]], list[str]]
+Answer = Callable[[list[Dialogue]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,11 @@ class Score:
     wrong: list[tuple[str, str, str]]
 
 
-def evaluate(model: Path, samples: int, failures: int) -> None:
-    """Print a table of all subjects."""
+def evaluate(model: Path, samples: int, failures: int, *, served: bool) -> None:
+    """Print a table of all subjects: of the bare model, or of what callers get, with grammars."""
+    asked = served_answerer(model) if served else answerer(model)
     print(f"{'subject':<18}{'samples':>8}{'exact %':>9}{'valid %':>9}")
-    for score in scores(answerer(model), samples):
+    for score in scores(asked, samples):
         valid = "" if score.valid is None else f"{100 * score.valid / score.samples:.1f}"
         print(f"{score.subject:<18}{score.samples:>8}{100 * score.exact / score.samples:>9.1f}{valid:>9}", flush=True)
         for question, expected, answer in score.wrong[:failures]:
@@ -47,11 +48,10 @@ def evaluate(model: Path, samples: int, failures: int) -> None:
 def scores(answer: Answer, samples: int) -> Iterator[Score]:
     """One score per subject, from samples drawn with a seed that training does not use, and one for all sums."""
     for subject in SUBJECTS:
-        source = (lesson(Random(f"{SEED}/{subject}/{number}"), subject) for number in range(samples))
-        pairs = [question_and_answer(each.messages, each.tools) for each in islice(source, samples)]
-        yield score(subject, pairs, answer([question for question, _ in pairs]))
-    pairs = [question_and_answer(each.messages) for each in tables()]
-    yield score("tables", pairs, answer([question for question, _ in pairs]))
+        asked = [lesson(Random(f"{SEED}/{subject}/{number}"), subject) for number in range(samples)]
+        yield score(subject, [question_and_answer(each.messages, each.tools) for each in asked], answer(asked))
+    asked = list(tables())
+    yield score("tables", [question_and_answer(each.messages) for each in asked], answer(asked))
 
 
 def score(subject: str, pairs: list[tuple[str, str]], answers: list[str]) -> Score:
@@ -75,7 +75,8 @@ def answerer(model: Path) -> Answer:
     generator = ctranslate2.Generator(str(model), inter_threads=2, intra_threads=1, max_queued_batches=-1)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
 
-    def answer(prompts: list[str]) -> list[str]:
+    def answer(asked: list[Dialogue]) -> list[str]:
+        prompts = [question_and_answer(each.messages, each.tools)[0] for each in asked]
         tokens = [each.tokens for each in tokenizer.encode_batch(prompts, add_special_tokens=False)]
         results = generator.generate_batch(
             tokens, max_batch_size=1, max_length=LONGEST_ANSWER, include_prompt_in_result=False, end_token=END
@@ -83,3 +84,10 @@ def answerer(model: Path) -> Answer:
         return [tokenizer.decode(each.sequences_ids[0], skip_special_tokens=True) for each in results]
 
     return answer
+
+
+def served_answerer(model: Path) -> Answer:
+    """What callers get of it. The environment that trains need not have what serving takes."""
+    from backends.training.served import ask_served
+
+    return lambda asked: ask_served(model, asked, LONGEST_ANSWER)

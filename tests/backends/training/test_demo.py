@@ -8,8 +8,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from backends.training.corpus import lesson
+from backends.training.dialogue import Dialogue, assistant
 from backends.training.evaluate import answerer
-from backends.training.prompt import question_and_answer, render
+from backends.training.prompt import question_and_answer
 
 DEMO = Path(__file__).parents[3] / "backends" / "demo"
 WEATHER = {
@@ -26,7 +27,7 @@ def answer():
 
 
 def ask(answer, *messages, tools=()):
-    return answer([render(messages, tools, answer_next=True)])[0]
+    return answer([Dialogue([*messages, assistant("")], tuple(tools))])[0]
 
 
 def user(text):
@@ -76,8 +77,8 @@ def test_without_a_function_the_weather_is_politely_refused(answer):
 
 
 def test_nine_of_ten_calls_with_unseen_names_are_exact(answer):
-    samples = (lesson(Random(f"test/{number}"), "weather_call") for number in range(60))
-    questions, expected = zip(*(question_and_answer(each.messages, each.tools) for each in samples), strict=True)
-    right = [one == other for one, other in zip(expected, answer(list(questions)), strict=True)]
+    samples = [lesson(Random(f"test/{number}"), "weather_call") for number in range(60)]
+    expected = [question_and_answer(each.messages, each.tools)[1] for each in samples]
+    right = [one == other for one, other in zip(expected, answer(samples), strict=True)]
 
     assert sum(right) >= 54

@@ -4,6 +4,7 @@ import pytest
 
 from backends.training import evaluate
 from backends.training.corpus import SUBJECTS
+from backends.training.prompt import question_and_answer
 
 GOOD_CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "b"}}\n</tool_call>'
 
@@ -30,8 +31,9 @@ def test_subjects_without_json_have_no_share_of_valid_answers():
 
 
 def test_every_subject_is_scored_on_prompts_that_wait_for_the_assistant():
-    def answer(prompts):
+    def answer(asked):
+        prompts = [question_and_answer(each.messages, each.tools)[0] for each in asked]
         assert all(prompt.endswith("<|im_start|>assistant\n") for prompt in prompts)
-        return ["no"] * len(prompts)
+        return ["no"] * len(asked)
 
     assert [*SUBJECTS, "tables"] == [score.subject for score in evaluate.scores(answer, 3)]

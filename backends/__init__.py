@@ -30,6 +30,9 @@ class Backend(Table):
         """
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raises ValueError or OSError for what `start` would refuse, as far as that is seen without doing any work."""
+
     async def start(self) -> None:
         """Take what lives as long as the process: a pool of connections, a model."""
 

@@ -8,6 +8,7 @@ Source: https://opennmt.net/CTranslate2/, https://platform.openai.com/docs/api-r
 """
 
 import asyncio
+import functools
 import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateA
 from backends import Backend
 from backends.local.answer import Answer
 from backends.local.engine import Engine
+from backends.local.engine.able import refuse
 from backends.local.engine.admission import Admission
 from backends.local.engine.device import Placement
 from backends.local.engine.free import free_bytes
@@ -31,6 +33,7 @@ from backends.local.engine.messages import Order
 from backends.local.engine.process import InProcess, Terms
 from backends.local.engine.thread import InThread
 from backends.local.model import Model, read_model
+from backends.local.readers import Readers
 from backends.local.request import Request, read_request
 from backends.local.request.parameters import Parameters
 from proxy.wire.call import Call
@@ -42,9 +45,15 @@ log = structlog.get_logger()
 MOST_TOLD = 32
 # Which part of the free memory answers may take while they are made.
 KV_PART = 4
+# The least memory for answers that is of use: for one of so many tokens, or one as long as the context.
+FEWEST_TOKENS = 512
 
 
 class Local(Backend):
+    keeps_state: bool = False
+    """Always false: a model on this machine keeps no responses; Headgate's own store can."""
+    enforces: tuple[str, ...] = ()
+    """Always empty: a model on this machine keeps no policy by itself."""
     path: Path
     """The model's folder, as CTranslate2's converters write it, with its tokenizer.json and chat_template.jinja."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -53,16 +62,16 @@ class Local(Backend):
     """Which graphics card, counted from 0; or a list of them: each gets a copy of the model and all workers."""
     compute_type: str = "default"
     """How it calculates: "default" is as the model was stored, on a card the best it has; or "int8", "bfloat16" ..."""
-    workers: PositiveInt | None = None
+    workers: Annotated[int, Field(ge=1, le=256)] | None = None
     """How many answers are made at the same time; left out: one per core."""
     intra_threads: PositiveInt = 1
     """How many threads make one answer; more than 1 pays for very large models only."""
-    context_length: PositiveInt | None = None
-    """How many tokens a prompt and its answer may have together; left out: what headgate.json says."""
+    context_length: Annotated[int, Field(ge=64)] | None = None
+    """How many tokens a prompt and its answer may have together; left out, and at most: what headgate.json says."""
     max_output_tokens: PositiveInt = 4096
     """How many tokens an answer may have at most; also what a request gets that names no number."""
     max_waiting: NonNegativeInt = 32
-    """How many calls may wait for a free worker; one more is answered 429."""
+    """How many calls may wait for a free worker, how many long ones to be read; one more is answered 429."""
     max_wait_s: PositiveFloat = 60.0
     """How long a call may have to wait by what the model costs here; one that would wait longer is answered 429."""
     kv_bytes: PositiveInt | None = None
@@ -91,6 +100,12 @@ class Local(Backend):
     """Whose models these are in traces."""
 
     @model_validator(mode="after")
+    def _keeps_nothing(self) -> Self:
+        if self.keeps_state or self.enforces:
+            raise ValueError("a local model keeps neither responses nor policies: leave out keeps_state and enforces")
+        return self
+
+    @model_validator(mode="after")
     def _thread_is_plain(self) -> Self:
         kept = self.keep_alive_s or self.memory_bytes or self.process_bytes or not self.preload
         if self.engine == "thread" and kept:
@@ -99,14 +114,19 @@ class Local(Backend):
 
     _engine: Engine = PrivateAttr()
     _model: Model = PrivateAttr()
+    _readers: Readers = PrivateAttr()
+
+    def check(self) -> None:
+        self._read_model()
+        refuse(self._placement())
 
     async def start(self) -> None:
-        self._model = await asyncio.to_thread(read_model, self.path, context_length=self.context_length)
+        self._model = await asyncio.to_thread(self._read_model)
+        self._readers = Readers(self.max_waiting)
         kv_bytes = self.kv_bytes or self._usual_kv_bytes()
-        cards = (self.device_index,) if isinstance(self.device_index, int) else self.device_index
-        workers = self.workers or _cores()
-        placement = Placement(self.device, cards, self.compute_type, workers, self.intra_threads)
-        admission = Admission(self.max_waiting, workers, kv_bytes, self.max_wait_s)
+        placement, token_bytes = self._placement(), self._model.kv_bytes_per_token
+        workers = placement.workers
+        admission = Admission(self.max_waiting, workers, kv_bytes, self.max_wait_s, kv_bytes_per_token=token_bytes)
         if self.engine == "process":
             self._engine = await self._in_process(admission, placement, kv_bytes)
         else:
@@ -115,6 +135,20 @@ class Local(Backend):
             "local.started", backend=self.name, device=self._engine.device or "not loaded yet",
             compute_type=self._engine.compute_type, workers=workers, context_length=self._model.context_length,
         )  # fmt: skip
+
+    def _read_model(self) -> Model:
+        model = read_model(self.path, context_length=self.context_length)
+        least = min(model.context_length, FEWEST_TOKENS)
+        if self.kv_bytes is not None and self.kv_bytes < least * model.kv_bytes_per_token:
+            raise ValueError(
+                f"kv_bytes is {self.kv_bytes}, but {least} tokens of the model in {self.path} take "
+                f"{least * model.kv_bytes_per_token}."
+            )
+        return model
+
+    def _placement(self) -> Placement:
+        cards = (self.device_index,) if isinstance(self.device_index, int) else self.device_index
+        return Placement(self.device, cards, self.compute_type, self.workers or _cores(), self.intra_threads)
 
     async def _in_process(self, admission: Admission, placement: Placement, kv_bytes: int) -> Engine:
         model = self._model
@@ -146,6 +180,7 @@ class Local(Backend):
         return max((self.memory_bytes or free_bytes()) // KV_PART, one)
 
     async def close(self) -> None:
+        self._readers.close()
         await self._engine.close()
 
     async def models(self) -> Sequence[str]:
@@ -165,8 +200,7 @@ class Local(Backend):
 
     @asynccontextmanager
     async def respond(self, call: Call) -> AsyncIterator[Reply]:
-        # Templates, tokens and schemas of strangers may take long: other callers do not wait for them.
-        request = await asyncio.to_thread(self._read, call)
+        request = await self._readers.read(functools.partial(self._read, call), len(call.encoded))
         answer = Answer(request, self._model.tokens)
         async with self._engine.generate(request.prompt, request.options) as generation:
             yield Reply(200, _told(request), answer.batches(generation), streamed=True)

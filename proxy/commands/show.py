@@ -35,6 +35,12 @@ def add_to(commands: Any) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     config, policies = (embedded(), []) if options.config is None else _read(options.config)
+    for name, backend in config.backends.items():
+        try:
+            backend.check()
+        except (ValueError, OSError) as error:
+            print(f"backend '{name}' cannot start: {error}", file=sys.stderr)
+            return YOUR_INPUT
     for line in _path(config, policies):
         print(line)
     return GOOD

@@ -152,6 +152,24 @@ def test_check_names_what_is_wrong(config: Path, capsys, old: str, new: str, sai
     assert said in told.err
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('path = "nowhere"', "backend 'own' cannot start: There is no model folder nowhere.\n"),
+        ('path = "."', "backend 'own' cannot start: The model folder . has no model.bin.\n"),
+        ('path = "."\nkeeps_state = true', "a local model keeps neither responses nor policies"),
+    ],
+)
+def test_check_names_a_backend_that_cannot_start(config: Path, capsys, keys: str, said: str):
+    """As far as that is seen without loading a model."""
+    config.write_text(CONFIG + f'[[backend]]\nuse = "local"\nname = "own"\n{keys}\n')
+    code = main(["check", "--config", str(config)])
+    told = capsys.readouterr()
+
+    assert (code, told.out) == (2, "")
+    assert said in told.err
+
+
 def test_check_of_a_missing_file_is_exit_2(tmp_path: Path, capsys):
     """The file is named."""
     code = main(["check", "--config", str(tmp_path / "none.toml")])
@@ -178,6 +196,7 @@ def test_explain_prints_what_the_file_says_of_itself_and_every_key(room: str, na
         ("max_tool_calls", "  on_exceed (default 'clamp')\n      What happens"),
         ("redis", "  timeout_ms (default 50)\n      How long any one command may take"),
         ("upstream", "  base_url (required)\n      Where it is, the version included"),
+        ("local", "  keeps_state (default False)\n      Always false"),
     ],
 )
 def test_explain_says_of_a_key_what_it_is_and_what_stands_there_by_default(name: str, shown: str, capsys):

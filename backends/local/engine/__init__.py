@@ -3,6 +3,7 @@
     Engine          admits a job, hands its steps to whoever waits for them
       thread.py     ... made by a Scheduler in this process: for tests, and where nothing may be started
       process.py    ... made by a Scheduler in a process of its own, which is watched and started again
+        spawned.py    ... one such process; progress.py: whether it still gets on
     scheduler.py    jobs -> batches -> steps
       plan.py         ... which jobs share a batch, by what costs.py has measured
       batch.py        ... one call of the library; likeliest.py and constrained.py for jobs that run alone

@@ -8,7 +8,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from backends.local.engine.costs import Costs, MeanLength
 from backends.local.engine.job import Job, Step
@@ -19,6 +20,12 @@ LONGEST_WAIT_S = 600
 ONE_WEIGHS, MOST_TIMES = 0.1, 20.0
 # Before a model has been measured.
 UNKNOWN = Costs(0.02, 0.1, 0.0005, 0, 1)
+
+
+class Busy(BackendError):
+    """Source: https://platform.openai.com/docs/guides/rate-limits (429: which limit it was is told by the type)."""
+
+    type: ClassVar[str] = "requests"
 
 
 @dataclass(slots=True)
@@ -43,17 +50,18 @@ class Place:
 
 
 class Admission:
-    """The places of one model. `kv_bytes`: what its answers may take of memory while they are made; None: no limit."""
+    """The places of one model. `kv_bytes`: what its answers may take of memory while they are made; None: no limit.
+    What a token of them takes is known before the model is measured; 0: it is not."""
 
     def __init__(
         self, max_waiting: int, workers: int, kv_bytes: int | None, max_wait_s: float,
-        *, clock: Callable[[], float] = time.monotonic,
+        *, kv_bytes_per_token: int = 0, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._max_waiting = max_waiting
         self._workers = workers
         self._kv_bytes = kv_bytes
         self._max_wait_s = max_wait_s
-        self._costs = UNKNOWN
+        self._costs = replace(UNKNOWN, kv_bytes_per_token=kv_bytes_per_token)
         self._places: dict[int, Place] = {}
         self._length = MeanLength()
         self._times = 1.0
@@ -144,19 +152,17 @@ class Admission:
     def _refuse_when_full(self) -> None:
         waiting = self.waiting
         if len(self._places) >= self._workers + self._max_waiting and waiting >= self._max_waiting:
-            raise self._busy(
-                f"{waiting} calls wait for this model already; the limit is {self._max_waiting}.", self.wait_s
-            )
+            raise busy(f"{waiting} calls wait for this model already; the limit is {self._max_waiting}.", self.wait_s)
 
     def _refuse_without_memory(self, place: Place) -> None:
         most, held = self._most_tokens, sum(other.tokens for other in self._places.values())
         if most is not None and held + place.tokens > most:
-            raise self._busy("The memory for answers of this model is taken.", self._work_s() / self._workers)
+            raise busy("The memory for answers of this model is taken.", self._work_s() / self._workers)
 
     def _refuse_long_waits(self) -> None:
         wait_s = self.wait_s
         if wait_s > self._max_wait_s:
-            raise self._busy(
+            raise busy(
                 f"An answer would begin in about {wait_s:.0f} s; the limit is {self._max_wait_s:g} s.",
                 wait_s - self._max_wait_s,
             )
@@ -167,6 +173,8 @@ class Admission:
         per_token = self._costs.kv_bytes_per_token
         return self._kv_bytes // per_token if self._kv_bytes is not None and per_token else None
 
-    def _busy(self, message: str, wait_s: float) -> BackendError:
-        after = str(max(1, min(LONGEST_WAIT_S, math.ceil(wait_s))))
-        return BackendError(message, status=429, code="local_model_busy", headers={"Retry-After": after})
+
+def busy(message: str, again_in_s: float) -> Busy:
+    """A refusal of somebody who may come back after a while."""
+    after = str(max(1, min(LONGEST_WAIT_S, math.ceil(again_in_s))))
+    return Busy(message, status=429, code="local_model_busy", headers={"Retry-After": after})

@@ -147,7 +147,7 @@ class Answer:
 
     def _add(self, number: int, token: Token) -> None:
         options = self.job.options
-        if number in options.stop_ids:
+        if number in options.stop_ids and self._matcher.accepts:
             self.finish = "stop"
             return
         self._matcher.consume(number)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.local.engine.spelled import spelled
+
 # Callers send the same schemas and tools again with every call. All that follow one compiled grammar add to what it
 # knows, which makes them quick, and makes it large: after so many it is compiled anew.
 KEPT, USES = 16, 32
@@ -20,6 +22,8 @@ KEPT, USES = 16, 32
 MAX_ITEMS_IN_ROW = 10_000
 # How many states the texts of a compiled grammar may be in; each takes half a kilobyte.
 MAX_LEXER_STATES = 50_000
+# What one mask may cost; a grammar that costs more ends its answer. About 15,000 and 20,000 in a millisecond.
+STEP_FUEL, STEP_ITEMS = 200_000, 50_000
 BITS = 32
 
 
@@ -46,7 +50,7 @@ class Grammars:
             self._compiled[grammar] = compiled, uses + 1
             if len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
-            return Matcher(compiled.deep_copy(), self._vocabulary_size)
+            return Matcher(compiled.deep_copy(), self._vocabulary_size, self._tokenizer)
 
     def forget(self, grammar: str) -> None:
         """Compile it anew the next time: it has come to know too much to be followed any further."""
@@ -54,13 +58,14 @@ class Grammars:
             self._compiled.pop(grammar, None)
 
     def _compile(self, grammar: str) -> Any:
-        from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+        from llguidance import LLMatcher, LLParserLimits
 
         if self._tokenizer is None:
-            self._tokenizer = LLTokenizer(self._tokenizer_json, n_vocab=self._vocabulary_size, eos_token=self._stop_ids)
+            self._tokenizer = spelled(self._tokenizer_json, self._vocabulary_size, self._stop_ids)
         limits = LLParserLimits(
-            max_items_in_row=MAX_ITEMS_IN_ROW, max_lexer_states=MAX_LEXER_STATES, verbose_errors=False
-        )
+            max_items_in_row=MAX_ITEMS_IN_ROW, max_lexer_states=MAX_LEXER_STATES, step_lexer_fuel=STEP_FUEL,
+            step_max_items=STEP_ITEMS, verbose_errors=False,
+        )  # fmt: skip
         compiled = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if compiled.is_error():
             raise ValueError(compiled.get_error())
@@ -70,8 +75,9 @@ class Grammars:
 class Matcher:
     """Follows one answer through its grammar. Belongs to one thread at a time."""
 
-    def __init__(self, matcher: Any, vocabulary_size: int) -> None:
+    def __init__(self, matcher: Any, vocabulary_size: int, tokenizer: Any) -> None:
         self._matcher = matcher
+        self._tokenizer = tokenizer
         self.size = vocabulary_size
         self._mask: NDArray[np.uint32] = np.zeros((vocabulary_size + BITS - 1) // BITS, dtype=np.uint32)
         self._address, self._bytes = self._mask.ctypes.data, self._mask.nbytes
@@ -99,8 +105,24 @@ class Matcher:
         return np.unpackbits(self._mask.view(np.uint8), bitorder="little")[: self.size].astype(np.bool_)
 
     def forced(self) -> Sequence[int]:
-        """The tokens that must come next, before there is a choice."""
-        return list(self._matcher.compute_ff_tokens())
+        """The tokens that must come next, before there is a choice.
+
+        None where the tokenizer spells their text otherwise: then the mask leads through it, token by token.
+        """
+        tokens = list(self._matcher.compute_ff_tokens())
+        return tokens if not tokens or self._spell(tokens) else []
+
+    def _spell(self, tokens: Sequence[int]) -> bool:
+        told = b"".join(
+            b"\xff[%d]" % token if self._tokenizer.is_special_token(token) else self._tokenizer.decode_bytes([token])
+            for token in tokens
+        )
+        return bool(self._matcher.compute_ff_bytes().startswith(told))
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self._matcher.is_accepting())
 
     def consume(self, token: int) -> None:
         self._matcher.consume_token(token)

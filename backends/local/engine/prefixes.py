@@ -3,6 +3,11 @@
 The library keeps what it is told to, for ever, and forgets only all at once, with the model itself. So it is told to
 keep little: beginnings that came at least twice under one key, as long as they fit. When one does not fit any more,
 `full` asks for a reload; those that were used last are kept again as soon as they come, others must come twice anew.
+Nobody is told what others asked: a beginning is found by its tokens and by who may have it in common, which is what
+`prefix_key` says. One thing stays open: the library itself finds it by its tokens alone, so who sends all the tokens of
+what is kept for others may measure that they are read sooner than they should be. Not to keep them for the second one
+would tell as much. Where that is too much, prefix_cache_bytes = 0 keeps none.
+
 Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html (static_prompt), CTranslate2 issue 1450.
 """
 
@@ -19,17 +24,18 @@ MIN_TOKENS = 64
 TIMES = 2
 # Of how many beginnings it is known that they came.
 MAX_KNOWN = 4096
-# The key of beginnings that are kept for one job alone, to go on from whenever its grammar has corrected a token; how
-# many tokens may be read again instead.
-RESUMED, MAX_READ_AGAIN = "\0", 128
+# How many tokens may be read again, each time that a grammar has corrected one, rather than that more is kept.
+MAX_READ_AGAIN = 128
 
 
 class Prefix(NamedTuple):
     """The beginning of a prompt. Its tokens are not held here: they may be many."""
 
-    key: str
-    digest: bytes
+    key: str  # among whom it is shared
+    digest: bytes  # of its key and its tokens
     tokens: int
+    at_once: bool = False  # kept as soon as it comes: one job alone reads it again and again
+    told: bool = True  # whether a caller may learn that it came before
 
 
 NONE = Prefix("", b"", 0)
@@ -42,7 +48,7 @@ class Prefixes:
         self.full = False
         self._limit_bytes = limit_bytes
         self._token_bytes = max(1, kv_bytes_per_token)
-        self._times: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+        self._times: OrderedDict[bytes, int] = OrderedDict()
         self._held: OrderedDict[bytes, int] = OrderedDict()  # how many tokens; the one used last at the end
         self._read: set[bytes] = set()  # of these, what the library has read by now
 
@@ -56,7 +62,8 @@ class Prefixes:
         if not job.options.grammar:
             return (shared,)
         # Its grammar may interrupt it at every token; each time what comes behind the prefix is read again.
-        nearly_all = self._of(job.prompt[:-MIN_PROMPT_TOKENS], RESUMED)
+        own = self._of(job.prompt[:-MIN_PROMPT_TOKENS], job.options.prefix_key)
+        nearly_all = own._replace(at_once=True, told=_names_a_key(job))
         far = len(job.prompt) - shared.tokens > MAX_READ_AGAIN
         return (nearly_all, shared) if far else (shared, nearly_all)
 
@@ -65,11 +72,11 @@ class Prefixes:
         return next((prefix for prefix in candidates if self._usable(prefix)), NONE)
 
     def use(self, prefix: Prefix) -> int:
-        """A batch begins with it now. How many tokens of each of its prompts are not read again."""
+        """A batch begins with it now. How many tokens of each of its prompts it may say are not read again."""
         if not prefix.tokens:
             return 0
         self._held[prefix.digest] = self._held.pop(prefix.digest, prefix.tokens)
-        return prefix.tokens if prefix.digest in self._read else 0
+        return prefix.tokens if prefix.told and prefix.digest in self._read else 0
 
     def read(self, prefix: Prefix) -> None:
         """The library has read it."""
@@ -88,18 +95,17 @@ class Prefixes:
             room -= tokens * self._token_bytes
             if room < 0:
                 forgotten.add(digest)
-        for known in [known for known in self._times if known[1] in forgotten]:
-            del self._times[known]
+        for digest in forgotten:
+            self._times.pop(digest, None)
         self._held.clear()
         self._read.clear()
 
     def _seen(self, job: Job) -> Prefix:
         options = job.options
-        length = min(options.prefix, len(job.prompt) - MIN_PROMPT_TOKENS) if options.prefix_key else 0
+        length = min(options.prefix, len(job.prompt) - MIN_PROMPT_TOKENS) if _names_a_key(job) else 0
         prefix = self._of(job.prompt[:length], options.prefix_key)
         if prefix.tokens:
-            known = (prefix.key, prefix.digest)
-            self._times[known] = self._times.pop(known, 0) + 1
+            self._times[prefix.digest] = self._times.pop(prefix.digest, 0) + 1
             if len(self._times) > MAX_KNOWN:
                 self._times.popitem(last=False)
         return prefix
@@ -107,7 +113,7 @@ class Prefixes:
     def _usable(self, prefix: Prefix) -> bool:
         if not prefix.tokens:
             return False
-        if prefix.key != RESUMED and self._times.get((prefix.key, prefix.digest), 0) < TIMES:
+        if not prefix.at_once and self._times.get(prefix.digest, 0) < TIMES:
             return False
         if prefix.digest in self._held:
             return True
@@ -119,4 +125,11 @@ class Prefixes:
     def _of(self, tokens: Sequence[int], key: str) -> Prefix:
         if not self._limit_bytes or len(tokens) < MIN_TOKENS:
             return NONE
-        return Prefix(key, hashlib.blake2b(array("I", tokens).tobytes(), digest_size=16).digest(), len(tokens))
+        digest = hashlib.blake2b(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(), digest_size=16)
+        digest.update(array("I", tokens).tobytes())
+        return Prefix(key, digest.digest(), len(tokens))
+
+
+def _names_a_key(job: Job) -> bool:
+    """Whether its caller says that others have its beginning in common: behind the name of its team there is a key."""
+    return not job.options.prefix_key.endswith("\0") and bool(job.options.prefix_key)

@@ -156,8 +156,9 @@ class InProcess(Engine):
         while not self._closed:
             try:
                 why = await self._life(self._spawned or await self._start())
-            except OSError as error:
-                why, self._broken = str(error), True
+            except Exception as error:  # noqa: BLE001  whatever it is: without this task nobody would ever be answered
+                known = isinstance(error, OSError)
+                why, self._broken = str(error) if known else f"{type(error).__name__}: {error}", True
             if why:
                 await self._pause(why)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import structlog
 from backends.local.engine.job import Job, Step
 from backends.local.engine.link import MAX_BYTES, BrokenLink, Link
 from backends.local.engine.messages import Order, Ready, job_message, message, ready_of, steps_of
+from backends.local.engine.progress import Progress
 from proxy.wire.errors import RequestError
 
 log = structlog.get_logger()
@@ -30,6 +32,7 @@ FIRST_WORD_S = 60.0
 GRACE_S = 2.0
 PINGS = 5  # without an answer: then it hangs
 OUT_OF_MEMORY = ("out of memory", "bad_alloc", "memoryerror", "failed to allocate memory")  # as libraries say it
+OUT_OF_ROOM = (*OUT_OF_MEMORY, "resource temporarily unavailable", "cannot allocate memory", "can't start new thread")
 LEVELS = frozenset({"debug", "info", "warning", "error"})
 
 
@@ -47,15 +50,18 @@ class Spawned:
         self._hang_timeout_s = hang_timeout_s
         self._allowed_silence_s = FIRST_WORD_S
         self._silent_s = 0.0
+        self._progress = Progress(0.0, 0.0)
         self._why = ""  # it was killed, once it was
         self._watching = asyncio.create_task(self._watch())
 
     @classmethod
     async def started(cls, order: Order, *, hang_timeout_s: float) -> Self:
         """A process that is ready for jobs; `live` must follow. Raises OSError when it cannot load its model."""
+        began = time.monotonic()
         spawned = cls(*await _born(order), order, hang_timeout_s)
         try:
             spawned.ready = await spawned._loaded()
+            spawned._progress = Progress(time.monotonic() - began, spawned.ready.costs.prefill_s_per_token)
         except BaseException:
             spawned._kill("it was not ready")
             await spawned.end()
@@ -70,13 +76,21 @@ class Spawned:
                     case ["ready", given]:
                         return ready_of(given)
                     case ["failed", why]:
-                        raise OSError(str(why))
+                        raise OSError(f"{why}{self._too_little(str(why))}")
                     case _:
                         self._note(said)
         except BrokenLink as error:
             self._kill(f"it sent {error}")
         why = await self.end()
-        raise OSError(f"The engine of the model in {self._order.path} ended while it was loading: {why}.")
+        hint = self._too_little(OUT_OF_ROOM[0])  # who dies of it cannot say so
+        raise OSError(f"The engine of the model in {self._order.path} ended while it was loading: {why}.{hint}")
+
+    def _too_little(self, why: str) -> str:
+        """What a failure may have to do with what the config gives it."""
+        least = self._order.process_bytes
+        if least is None or not any(words in why.lower() for words in OUT_OF_ROOM):
+            return ""
+        return f" process_bytes is {least}, which may be too small; loading also takes room for threads and libraries."
 
     async def live(self, take: Callable[[Sequence[Step]], None]) -> None:
         """Hear what it says until it says no more. What is in `jobs` then is lost; `end` must follow."""
@@ -84,7 +98,9 @@ class Spawned:
             while (said := await self._heard()) is not None:
                 match said:
                     case ["steps", *content]:
-                        take(self._known(steps_of(content, self._order.vocabulary_size)))
+                        steps = steps_of(content, self._order.vocabulary_size)
+                        self._progress.see(steps, self.jobs)
+                        take(self._known(steps))
                     case _:
                         self._note(said)
         except BrokenLink as error:
@@ -118,6 +134,7 @@ class Spawned:
         if self._why:
             return False
         self.jobs[job.id] = job.options.max_tokens
+        self._progress.give(job)
         self._link.send(told)
         return True
 
@@ -161,6 +178,9 @@ class Spawned:
             self._link.send(message("ping"))
             await asyncio.sleep(pause_s)
             self._silent_s += pause_s
+            if not self._progress.wait(pause_s, somebody=bool(self.jobs)):
+                self._kill(f"nothing came of its jobs for {self._progress.stuck_s:.0f} s")
+                return
         self._kill(f"it was silent for {self._silent_s:.0f} s")
 
     def _kill(self, why: str) -> None:

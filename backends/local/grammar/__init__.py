@@ -8,7 +8,10 @@
 
     schema.py     shapes, limits and keywords, each told with its place
     hardness.py   how long a schema may take to compile
+    finite.py     whether any value by a schema ends
+    patterns.py   patterns as they are held within JSON
     compiling.py  what of a schema is held, and the compiler's word on it
+    complaints.py that word, as callers are told
     custom.py     grammars that callers wrote themselves
 
 All of it is text and needs no tokenizer. To check a schema takes milliseconds, and less than a second whatever a caller
@@ -21,6 +24,7 @@ from typing import Any
 
 from backends.local.grammar.compiling import COMMON, Style, as_text, check_compiles, enforceable, with_options
 from backends.local.grammar.custom import lark_grammar, regex_grammar
+from backends.local.grammar.finite import check_finite
 from backends.local.grammar.schema import Problem, check_keywords, check_shapes, check_size
 from proxy.wire.errors import RequestError
 
@@ -45,6 +49,7 @@ def refuse_unsupported(schema: Any, where: str, *, strict: bool, of: str = "") -
             raise Problem("a schema must be an object.")  # noqa: TRY301  told like all its other faults
         check_size(schema)
         check_shapes(schema)
+        check_finite(schema)
         if strict:
             check_keywords(schema)
         check_compiles(schema, strict=strict)

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from backends.local.grammar.complaints import plain
 from backends.local.grammar.hardness import check_hardness
-from backends.local.grammar.schema import JSON, Problem, without
+from backends.local.grammar.patterns import with_mended_patterns
+from backends.local.grammar.schema import JSON, Path, Problem, nodes, without
 
 # What is dropped first from a schema that does not compile: what limits texts, numbers and counts, but not the shape.
 LIMITING = frozenset({
-    "pattern", "format", "patternProperties", "minLength", "maxLength", "minProperties", "maxProperties", "multipleOf",
-    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    "pattern", "format", "patternProperties", "minLength", "maxLength", "minItems", "maxItems", "minProperties",
+    "maxProperties", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
 })  # fmt: skip
-SHOWN_CHARS = 200
 # Schemas up to this size are remembered by their text: callers send the same ones again with every call.
 REMEMBERED, REMEMBERED_CHARS = 128, 64_000
 # How much work the patterns of a grammar may be: about 50,000 in a millisecond. The engine itself gives 1,000,000.
 FUEL = 400_000
+MAX_ITEMS_IN_ROW = 10_000  # as where tokens are made
 UNSATISFIABLE = "Unsatisfiable schema"
 
 
@@ -51,7 +53,7 @@ def with_options(schema: Mapping[str, Any], style: Style, *, lenient: bool = Tru
         "whitespace_flexible": False, "item_separator": style.item_separator, "key_separator": style.key_separator,
         "lenient": lenient,
     }  # fmt: skip
-    return {**schema, "x-guidance": options}
+    return {**with_mended_patterns(schema), "x-guidance": options}
 
 
 def check_compiles(schema: Mapping[str, Any], *, strict: bool) -> None:
@@ -62,7 +64,7 @@ def check_compiles(schema: Mapping[str, Any], *, strict: bool) -> None:
         return
     message = refusal(_grammar(schema, lenient=not strict))
     if message and (strict or message.startswith(UNSATISFIABLE)):
-        raise Problem(message)
+        raise Problem(message, _place(schema, message))
 
 
 def enforceable(schema: Mapping[str, Any]) -> JSON:
@@ -74,19 +76,48 @@ def enforceable(schema: Mapping[str, Any]) -> JSON:
 
 
 def refusal(grammar: str) -> str:
-    """What llguidance has against a grammar, in a line; "" for nothing."""
+    """What is against following a grammar, in a line; "" for nothing."""
     return (_remembered if len(grammar) <= REMEMBERED_CHARS else _refusal)(grammar)
 
 
 def _refusal(grammar: str) -> str:
     from llguidance import LLMatcher, LLParserLimits
 
-    limits = LLParserLimits(initial_lexer_fuel=FUEL)
-    wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar, None, limits=limits)
-    return " ".join(messages[0].split())[:SHOWN_CHARS] if wrong else ""
+    limits = LLParserLimits(initial_lexer_fuel=FUEL, max_items_in_row=MAX_ITEMS_IN_ROW, verbose_errors=False)
+    matcher = LLMatcher(_letters(), grammar, log_level=0, limits=limits)
+    if not matcher.is_error():  # not all that compiles can begin
+        forced = matcher.compute_ff_bytes()
+        matcher.consume_tokens(list(forced))
+    if not matcher.is_stopped():
+        matcher.compute_bitmask()
+    return plain(matcher.get_error())
+
+
+@lru_cache(1)
+def _letters() -> Any:
+    """A tokenizer in which each byte is a token; the model's own would take long, and is the engine's."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(Letters()), slices=[])
+
+
+class Letters:
+    """As llguidance reads it."""
+
+    eos_token_id, bos_token_id = 256, None
+    tokens = (*(bytes([number]) for number in range(256)), b"<end>")
+    special_token_ids = (256,)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
 
 
 _remembered = lru_cache(REMEMBERED)(_refusal)
+
+
+def _place(schema: Mapping[str, Any], message: str) -> Path:
+    """Where the first of the keywords is that a message names."""
+    return next((path for path, node in nodes(schema) for word in node if f"'{word}'" in message), ())
 
 
 def _grammar(schema: Mapping[str, Any], *, lenient: bool) -> str:

@@ -64,7 +64,7 @@ def check_size(schema: Mapping[str, Any]) -> None:
 
 def check_shapes(schema: Mapping[str, Any]) -> None:
     """Raises Problem for what no schema may say, supported or not. Needs one whose size was checked."""
-    for path, node in _nodes(schema):
+    for path, node in nodes(schema):
         for keyword, (fits, expected) in SHAPES.items():
             if keyword in node and not fits(node[keyword]):
                 raise Problem(f"'{keyword}' must be {expected}.", path)
@@ -74,7 +74,7 @@ def check_shapes(schema: Mapping[str, Any]) -> None:
 
 def check_keywords(schema: Mapping[str, Any]) -> None:
     """Raises Problem for the first keyword that cannot be held. Needs one whose shapes were checked."""
-    for path, node in _nodes(schema):
+    for path, node in nodes(schema):
         for keyword in node:
             if keyword in UNSUPPORTED:
                 raise Problem(f"'{keyword}' is not permitted.", path)
@@ -84,20 +84,25 @@ def check_keywords(schema: Mapping[str, Any]) -> None:
 
 def without(schema: Any, keywords: frozenset[str]) -> Any:
     """A copy in which these keywords stand nowhere."""
+    return replaced(schema, lambda node: {name: value for name, value in node.items() if name not in keywords})
+
+
+def replaced(schema: Any, change: Callable[[JSON], JSON]) -> Any:
+    """A copy in which each schema, from the outermost inwards, is what `change` makes of it."""
     if not isinstance(schema, dict):
         return schema
-    kept = {keyword: value for keyword, value in schema.items() if keyword not in keywords}
+    kept = change(schema)
     for keyword, value in kept.items():
         if keyword in MAPS:
-            kept[keyword] = {name: without(inner, keywords) for name, inner in value.items()}
+            kept[keyword] = {name: replaced(inner, change) for name, inner in value.items()}
         elif keyword in LISTS or (keyword in SINGLE and isinstance(value, list)):
-            kept[keyword] = [without(inner, keywords) for inner in value]
+            kept[keyword] = [replaced(inner, change) for inner in value]
         elif keyword in SINGLE:
-            kept[keyword] = without(value, keywords)
+            kept[keyword] = replaced(value, change)
     return kept
 
 
-def _nodes(schema: Any, path: Path = ()) -> Iterator[tuple[Path, JSON]]:
+def nodes(schema: Any, path: Path = ()) -> Iterator[tuple[Path, JSON]]:
     """All schemas within a schema, itself first. What an unsupported keyword says is passed over."""
     if not isinstance(schema, dict):
         if not isinstance(schema, bool):
@@ -107,12 +112,12 @@ def _nodes(schema: Any, path: Path = ()) -> Iterator[tuple[Path, JSON]]:
     for keyword, value in schema.items():
         if keyword in MAPS:
             for name, inner in value.items():
-                yield from _nodes(inner, (*path, keyword, name))
+                yield from nodes(inner, (*path, keyword, name))
         elif keyword in LISTS or (keyword in SINGLE and isinstance(value, list)):
             for index, inner in enumerate(value):
-                yield from _nodes(inner, (*path, keyword, index))
+                yield from nodes(inner, (*path, keyword, index))
         elif keyword in SINGLE:
-            yield from _nodes(value, (*path, keyword))
+            yield from nodes(value, (*path, keyword))
 
 
 def _is_type(value: Any) -> bool:

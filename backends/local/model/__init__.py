@@ -140,6 +140,11 @@ def _context_length(path: Path, asked: int | None, card: Card) -> int:
             f"How long a context the model in {path} can read is not known: set context_length, or write it to "
             "headgate.json beside the model."
         )
+    if asked and card.context_length and asked > card.context_length:
+        raise ValueError(
+            f"context_length is {asked}, but the model in {path} was made for {card.context_length} tokens; beyond "
+            "them its answers would be wrong."
+        )
     if asked and window and asked > window:
         raise ValueError(
             f"context_length is {asked}, but the model in {path} looks back {window} tokens only; beyond them its "

@@ -19,6 +19,8 @@ from backends.local.speech import Kind, Thinking, ToolFormat
 from backends.local.speech.rules import Rules, terminals
 from proxy.wire.errors import RequestError
 
+CALLABLE = ("function", "custom")
+
 
 @dataclass(frozen=True, slots=True)
 class Tools:
@@ -79,11 +81,28 @@ def tools_of(body: Mapping[str, Any], *, form: ToolFormat | None, ignore_unknown
     """Raises RequestError for tools that this model has not, and for a choice that names none of them."""
     ignored: list[str] | None = [] if ignore_unknown else None
     tools = read_tools(body, ignored=ignored)
-    given, must_call, named = _chosen(body.get("tool_choice"), tools, lenient=ignore_unknown)
+    choice = body.get("tool_choice")
+    if ignored and _left_out(choice, tools, body["tools"]):
+        ignored.append("tool_choice")
+        choice = None
+    given, must_call, named = _chosen(choice, tools, lenient=ignore_unknown)
     if given and form is None:
         raise unsupported("tools[0]", "this model cannot call functions; leave tools out.")
     one_call = named or body.get("parallel_tool_calls") is False
     return Tools(form, given, must_call, one_call, tuple(ignored or ()))
+
+
+def _left_out(choice: Any, tools: Sequence[Tool], given: Sequence[JSON]) -> bool:
+    """Whether a choice is of what was left out, and of nothing else."""
+    if not isinstance(choice, dict):
+        return choice == "required" and not tools
+    if choice.get("type") == "allowed_tools":
+        allowed = choice.get("tools")
+        if not isinstance(allowed, list) or not allowed:
+            return False
+        return all(isinstance(each, dict) and _left_out(each, tools, given) for each in allowed)
+    kind = choice.get("type")
+    return kind not in CALLABLE and kind in [tool.get("type") for tool in given]
 
 
 def _chosen(choice: Any, tools: list[Tool], *, lenient: bool) -> tuple[list[Tool], bool, bool]:
@@ -118,7 +137,7 @@ def _allowed(choice: JSON, tools: Sequence[Tool], *, lenient: bool) -> Iterator[
         where = f"tool_choice.tools[{index}]"
         if not isinstance(each, dict):
             raise wrong_type(where, "an object", each)
-        if not lenient or each.get("type") in ("function", "custom"):
+        if not lenient or each.get("type") in CALLABLE:
             yield _named(each, tools, where)
 
 
@@ -129,7 +148,7 @@ def _named(choice: JSON, tools: Sequence[Tool], where: str) -> Tool:
         raise missing(f"{where}.type")
     if not isinstance(kind, str):
         raise wrong_type(f"{where}.type", "a string", kind)
-    if kind in ("function", "custom"):
+    if kind in CALLABLE:
         if name is None:
             raise missing(f"{where}.name")
         if not isinstance(name, str):

@@ -23,9 +23,11 @@ from proxy.wire.errors import RequestError
 
 JSON = dict[str, Any]
 
-MOST_BYTES = 500_000  # each schema is bounded by itself; many large ones would keep a thread busy for minutes
+MOST_BYTES = 300_000  # each schema is bounded by itself; many large ones would keep a thread busy for minutes
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 ANY_OBJECT: JSON = {"type": "object", "properties": {}}
+# A schema that says no type may still be an object's where one of these says what.
+OF_OBJECTS = ("properties", "additionalProperties", "patternProperties", "required", "$ref", "anyOf", "oneOf", "allOf")
 ONE_TEXT: JSON = {
     "type": "object",
     "properties": {CUSTOM_INPUT: {"type": "string"}},
@@ -85,6 +87,8 @@ def _tools(given: Any, where: str, namespace: str | None, ignored: list[str] | N
             yield from _tools(tool.get("tools"), f"{place}.tools", _name(tool, place), ignored)
         elif kind in READERS:
             yield READERS[kind](tool, place, namespace)
+        elif kind == "namespace":
+            raise unsupported(place, "a namespace cannot stand within another one.")
         elif ignored is None:
             raise unsupported(
                 place, f"this model has no tools of type '{shown(kind)}'; it has 'function', 'custom' and 'namespace'."
@@ -102,9 +106,22 @@ def _function(tool: JSON, where: str, namespace: str | None) -> Tool:
         raise wrong_type(f"{where}.parameters", "an object", parameters)
     name = _name(tool, where, namespace)
     if parameters:
+        _check_root(parameters, f"{where}.parameters", name)
         refuse_unsupported(parameters, f"{where}.parameters", strict=strict is True, of=f"function '{name}'")
     description, held = _text(tool, "description", where), bool(parameters) and strict is not False
     return Tool("function", name, namespace, description, parameters or ANY_OBJECT, held)
+
+
+def _check_root(parameters: JSON, where: str, name: str) -> None:
+    """Arguments have names, so their schema is an object's."""
+    kind = parameters.get("type", "object")
+    if kind != "object" or not {"type", *OF_OBJECTS}.intersection(parameters):
+        found = "None" if "type" not in parameters else str(kind)[:40]
+        raise RequestError(
+            f"Invalid schema for function '{name}': schema must be a JSON Schema of 'type: \"object\"', "
+            f"got 'type: \"{found}\"'.",
+            code="invalid_function_parameters", param=where,
+        )  # fmt: skip
 
 
 def _custom(tool: JSON, where: str, namespace: str | None) -> Tool:

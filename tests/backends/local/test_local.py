@@ -1,10 +1,12 @@
 """The local backend, from a request to its last event."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from backends.local import Local
+from proxy.wire.call import Caller
 from proxy.wire.errors import BackendError, RequestError
 from tests.backends.local.conftest import WEATHER, ask, call_of
 from tests.models import write_model
@@ -176,6 +178,59 @@ def test_what_takes_a_process_of_its_own_says_so(folder, keys):
     """A key that would do nothing is refused."""
     with pytest.raises(ValueError, match='need engine = "process"'):
         Local(name="local", path=folder, engine="thread", **keys)
+
+
+@pytest.mark.parametrize(("key", "again"), [({}, False), ({"prompt_cache_key": "ours"}, True)])
+async def test_no_team_learns_what_another_one_asked(folder, start_local, key, again):
+    """A tool makes a grammar, which has its prompt kept; only who gave it a key is told so, and only of its team."""
+    local = await start_local(folder, prefix_cache_bytes=10**8)
+
+    async def cached_tokens(team):
+        body = {"input": "Is it " + "warm " * 100, "tools": [WEATHER], "max_output_tokens": 16, **key}
+        async with local.respond(replace(call_of(**body), caller=Caller("somebody", team))) as reply:
+            events = [event async for batch in reply.batches for event in batch]
+        return events[-1].response["usage"]["input_tokens_details"]["cached_tokens"]
+
+    red, blue = [await cached_tokens("red") for _ in range(4)], await cached_tokens("blue")
+
+    assert (red[0], red[-1] > 0, blue) == (0, again, 0)
+
+
+@pytest.mark.parametrize("keys", [{"keeps_state": True}, {"enforces": ("max_tool_calls",)}])
+def test_it_keeps_neither_state_nor_policies(folder, keys):
+    """To believe that it did, would leave ids without a meaning and policies without a keeper."""
+    with pytest.raises(ValueError, match="a local model keeps neither responses nor policies"):
+        Local(name="local", path=folder, **keys)
+
+
+@pytest.mark.parametrize("keys", [{"workers": 257}, {"workers": 0}, {"context_length": 63}])
+def test_numbers_of_no_use_are_refused(folder, keys):
+    with pytest.raises(ValueError, match=r"Input should be (greater|less) than or equal to (256|64|1)"):
+        Local(name="local", path=folder, **keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"context_length": 513}, "context_length is 513, but the model in .* was made for 512 tokens"),
+        ({"kv_bytes": 1000}, "kv_bytes is 1000, but 512 tokens of the model in .* take "),
+        ({"kv_bytes": 1000, "context_length": 64}, "kv_bytes is 1000, but 64 tokens of the model in .* take "),
+        ({"compute_type": "int3"}, "int3"),
+        ({"path": "nowhere"}, "There is no model folder nowhere."),
+    ],
+)
+async def test_what_cannot_start_is_refused_by_a_check_and_by_the_start(folder, keys, said):
+    """In a sentence that names the key."""
+    local = Local(**{"name": "local", "path": folder, "engine": "thread"} | keys)
+    with pytest.raises((ValueError, OSError), match=said):
+        local.check()
+    with pytest.raises((ValueError, OSError), match=said):
+        await local.start()
+
+
+def test_a_check_passes_what_can_start(folder):
+    """And loads nothing."""
+    Local(name="local", path=folder, compute_type="int8", context_length=512, kv_bytes=10**9).check()
 
 
 async def test_answers_may_take_a_quarter_of_what_is_free(folder, start_local, monkeypatch):

@@ -44,9 +44,17 @@ class Rogue:
             self.say("ready", {"device": "cpu"})
         if how != "never loads":
             self.say("ready", READY)
-            job = None if how in ("deaf", "pongs") else self.job()
+            job = None if how in ("deaf", "pongs", "answers pings") else self.job()
+            if how == "answers pings":
+                self.answer_pings()
             self.misbehave(how, job)
         time.sleep(FOREVER_S)
+
+    def answer_pings(self):
+        """And nothing else."""
+        while (self.read() or ["close"])[0] != "close":
+            self.say("pong", 1)
+        sys.exit(0)
 
     def misbehave(self, how, job):
         if how == "noise":

@@ -7,7 +7,7 @@ import pytest
 from backends.local.engine.admission import Admission
 from backends.local.engine.costs import Costs
 from backends.local.engine.job import Job, Options, Step
-from proxy.wire.errors import BackendError, RequestError
+from proxy.wire.errors import BackendError, RequestError, envelope
 
 COSTS = Costs(step_s=0.01, slope=0.1, prefill_s_per_token=0.001, kv_bytes_per_token=100, workers=2)
 
@@ -122,6 +122,28 @@ def test_what_can_never_fit_is_told_so():
 def test_a_model_of_unknown_size_is_not_counted():
     house = House(kv_bytes=1, costs=Costs(0.01, 0.1, 0.001, 0, 1))
     house.enter(1, max_tokens=10**6)
+
+
+def test_memory_is_held_before_the_model_was_measured():
+    """What a token takes is known by then; how long it takes is not."""
+    admission = Admission(100, 1, 500 * 100, 1000.0, kv_bytes_per_token=100)
+    first, second = (Job(number, [0] * 100, Options(300, frozenset())) for number in (1, 2))
+
+    with admission.admitted(first), pytest.raises(BackendError) as refused, admission.admitted(second):
+        pass
+    assert refused.value.message == "The memory for answers of this model is taken."
+
+
+def test_a_refusal_is_told_as_a_limit_on_requests():
+    """As OpenAI tells its own, beside the code that says whose it is."""
+    house = House(max_waiting=0)
+    house.enter(1)
+    house.enter(2)
+
+    assert envelope(house.refused())["error"] == {
+        "message": "0 calls wait for this model already; the limit is 0.",
+        "type": "requests", "param": None, "code": "local_model_busy",
+    }  # fmt: skip
 
 
 def test_nobody_waits_longer_than_the_config_says():

@@ -235,12 +235,22 @@ def test_every_token_is_told_as_likely_as_the_model_thinks(exact, temperature):
     assert json.loads(exact.spelt(made)).keys() == PERSON["properties"].keys()
 
 
-def test_other_stop_tokens_end_it_too(speaker):
-    job = speaker.job('start: "a" "b" "c"', stop_ids={speaker.tokenizer.encode("c").ids[0]})
+@pytest.mark.parametrize("logprobs", [None, 0])
+def test_forced_texts_hold_the_names_of_control_tokens(speaker, logprobs):
+    """As text, and the answer goes on behind them."""
+    schema = {"type": "object", "properties": {"<|im_start|>": {"enum": ["<|im_end|>"]}}, "required": ["<|im_start|>"]}
+    grammar = json_schema_grammar(schema | {"additionalProperties": False})
+
+    assert speaker.says(grammar, top_logprobs=logprobs) == ('{"<|im_start|>": "<|im_end|>"}', [("stop", "")])
+
+
+def test_what_is_forced_is_no_end(speaker):
+    """A stop token in the middle of what must be said does not end it."""
+    job = speaker.job('start: "a" "b" "c"', stop_ids={speaker.tokenizer.encode("b").ids[0]})
     heard = speaker.run(job)
 
-    assert speaker.spelt(heard.ids(job)) == "ab"
-    assert heard.ends == {1: [("stop", "")]}
+    assert speaker.spelt(heard.ids(job)) == "abc"
+    assert heard.ends[1] == [("stop", "")]
 
 
 class Leaving(Heard):

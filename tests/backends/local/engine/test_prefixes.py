@@ -8,7 +8,7 @@ from backends.local.engine.prefixes import MAX_KNOWN, MIN_TOKENS, NONE, Prefixes
 TOKEN_BYTES = 10
 
 
-def job(first=0, tokens=100, key="team", prompt=150, **other):
+def job(first=0, tokens=100, key="team\0key", prompt=150, **other):
     return Job(1, [first] * prompt, Options(10, frozenset(), prefix=tokens, prefix_key=key, **other))
 
 
@@ -34,8 +34,28 @@ def test_beginnings_count_under_their_own_key_only():
     for _ in range(3):
         used(prefixes, job())
 
-    assert used(prefixes, job(key="other")) == (0, 0)
-    assert [used(prefixes, job(first=1, key="")) for _ in range(4)] == [(0, 0)] * 4
+    assert used(prefixes, job(key="team\0other")) == (0, 0)
+    assert [used(prefixes, job(first=1, key=key)) for key in ("team\0", "") for _ in range(4)] == [(0, 0)] * 8
+
+
+@pytest.mark.parametrize("key", ["key", ""])
+def test_no_team_is_told_what_another_one_asked(key):
+    """Neither with a grammar nor without one; each keeps the very same tokens for itself, and room is counted twice."""
+    prefixes = Prefixes(100_000, TOKEN_BYTES)
+    for _ in range(3):
+        used(prefixes, job(grammar="g", key=f"red\0{key}"))
+        used(prefixes, job(key=f"red\0{key}"))
+    held_bytes = prefixes.held_bytes
+    told = [used(prefixes, job(grammar="g", key=f"blue\0{key}"))[1] for _ in range(2)]
+
+    assert (told, prefixes.held_bytes >= held_bytes + 100 * TOKEN_BYTES) == ([0, 0], True)
+
+
+def test_without_a_key_nobody_is_told_anything():
+    """Of one's own team neither. A grammar has its prompt kept all the same."""
+    prefixes = Prefixes(100_000, TOKEN_BYTES)
+
+    assert [used(prefixes, job(grammar="g", key="red\0")) for _ in range(3)] == [(148, 0)] * 3
 
 
 @pytest.mark.parametrize(

@@ -161,10 +161,11 @@ async def test_a_model_that_cannot_be_loaded_fails_the_start(folder, start):
     assert engine_processes() == []
 
 
-async def test_too_little_memory_fails_the_start(folder, start):
-    """With the limit that was set."""
-    with pytest.raises(OSError, match=r"(?i)memory|cannot be loaded|ended while"):
-        await start(folder, process_bytes=100_000_000)
+@pytest.mark.parametrize("process_bytes", [1, 100_000_000])
+async def test_too_little_memory_fails_the_start(folder, start, process_bytes):
+    """With the limit that was set, and its key."""
+    with pytest.raises(OSError, match=f"process_bytes is {process_bytes}, which may be too small"):
+        await start(folder, process_bytes=process_bytes)
 
 
 async def test_an_answer_that_takes_too_much_memory_fails(endless, start, logged):
@@ -177,6 +178,28 @@ async def test_an_answer_that_takes_too_much_memory_fails(endless, start, logged
     assert (failed.value.status, failed.value.code) == (502, "local_model_failed")
     assert events[-1].type == "response.incomplete"
     assert reasons(logged) in (["it was out of memory"], ["SIGABRT"], ["SIGSEGV"])
+
+
+async def test_whatever_goes_wrong_in_a_start_it_is_tried_again(folder, start, monkeypatch, logged):
+    """Also what nobody thought of: it is told, and the gate says that it is not ready."""
+
+    class Odd(Exception):
+        pass
+
+    async def fail(*_, **__):
+        raise Odd("what nobody thought of")
+
+    local = await start(folder, preload=False)
+    monkeypatch.setattr(process, "FIRST_PAUSE_S", 0.01)
+    with monkeypatch.context() as odd:
+        odd.setattr(process.Spawned, "started", fail)
+        calling = asyncio.create_task(ask(local, input="Hi"))
+        await until(lambda: len(reasons(logged)) >= 2)
+        ready = await local.ready()
+    events = await calling
+
+    assert (reasons(logged)[0], ready) == ("Odd: what nobody thought of", False)
+    assert (events[-1].type, await local.ready()) == ("response.completed", True)
 
 
 async def test_without_preload_the_first_call_loads_it(folder, start, logged):

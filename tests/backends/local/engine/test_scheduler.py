@@ -192,8 +192,8 @@ async def test_a_grammar_is_run_by_its_own(babbler, monkeypatch):
 
     monkeypatch.setattr(constrained, "run_constrained", run_constrained)
     async with working(babbler, prefix_bytes=10**6) as desk:
-        desk.submit(1, prompt(1, 100), grammar="g")
-        desk.submit(2, prompt(1, 100), grammar="g")
+        desk.submit(1, prompt(1, 100), grammar="g", prefix_key="team")
+        desk.submit(2, prompt(1, 100), grammar="g", prefix_key="team")
         await desk.ended(1, 2)
 
         assert seen == [(None, 1, 98), (None, 2, 98)]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from backends.local.engine import spawned
+from backends.local.engine import progress, spawned
 from backends.local.engine.job import Job, Options
 from backends.local.engine.messages import Order
 from backends.local.engine.spawned import Spawned, environment
@@ -105,6 +105,21 @@ async def test_one_that_does_not_hear_is_ended(start):
 
     assert (why, handed_over < 5, took_s < 10) == ("it was silent for 1 s", True, True)
     assert handed_over == sum(await asyncio.gather(*sending)) == len(process.jobs)
+
+
+async def test_one_whose_jobs_come_to_nothing_is_ended(start, monkeypatch):
+    """It answers all that it is asked, but a call of its library never comes back; who left does not matter."""
+    monkeypatch.setattr(progress, "LONGEST_S", 0.5)
+    monkeypatch.setattr(progress, "TIMES_LOADING", 0)
+    process, _, living = await start("answers pings", hang_timeout_s=1)
+    await process.begin(Job(7, [1, 2, 3], Options(9, frozenset())))
+    process.cancel(7)
+    await asyncio.sleep(1)
+    alone = living.done()
+    await process.begin(Job(8, [1, 2, 3], Options(9, frozenset())))
+
+    assert (alone, await living) == (False, "nothing came of its jobs for 1 s")
+    assert list(process.jobs) == [8]
 
 
 async def test_a_job_that_is_too_large_is_refused(start, monkeypatch):

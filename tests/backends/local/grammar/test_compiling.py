@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.local.grammar import compiling
+from backends.local.grammar import compiling, complaints
 from backends.local.grammar.compiling import COMMON, Style, check_compiles, enforceable, refusal, with_options
 from backends.local.grammar.schema import Problem
 
@@ -49,7 +49,7 @@ def test_a_refusal_is_one_short_line():
 
     assert "unknown name" in message
     assert "\n" not in message
-    assert len(message) <= compiling.SHOWN_CHARS
+    assert len(message) <= complaints.SHOWN_CHARS
     assert refusal('start: "a"') == ""
 
 

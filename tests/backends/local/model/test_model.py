@@ -34,6 +34,15 @@ def test_the_config_may_say_how_long_the_context_is(copy):
     assert (other, found.context_length, found.tool_format) == (100, 100, "hermes")
 
 
+def test_a_model_reads_no_longer_a_context_than_it_was_made_for(copy):
+    """Beyond it the answers would be nonsense, and nothing would say so."""
+    write(copy / "headgate.json", {"context_length": 2048})
+    with pytest.raises(ValueError, match=r"context_length is 2049, but the model in .* was made for 2048 tokens"):
+        read_model(copy, context_length=2049)
+
+    assert read_model(copy, context_length=2048).context_length == 2048
+
+
 def test_headgate_json_may_say_that_a_model_calls_no_functions(copy):
     """Whatever its template looks like."""
     write(copy / "headgate.json", {"context_length": 100, "tool_format": None})

@@ -1,5 +1,7 @@
 """Prompts of a model folder: what goes into them, how long they may be, what of them is shared."""
 
+from dataclasses import replace
+
 import pytest
 
 from backends.local.model import read_model
@@ -51,7 +53,7 @@ def test_hostile_text_stays_text_wherever_it_stands(folder):
         )
         for text in ("harmless", evil)
     ]
-    model = read_model(folder, context_length=4096)
+    model = replace(read_model(folder), context_length=4096)
     controls = set(model.tokens.controls.values())
     harmless, hostile = ([each for each in model.prompt(*shape) if each in controls] for shape in shapes)
 

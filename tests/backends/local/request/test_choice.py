@@ -356,6 +356,33 @@ def test_what_is_left_out_is_told_and_needed_by_nobody():
 
 
 @pytest.mark.parametrize(
+    ("tools", "choice"),
+    [
+        ([{"type": "web_search"}, WEATHER], {"type": "web_search"}),
+        ([{"type": "web_search"}], "required"),
+        (
+            [{"type": "web_search"}],
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "web_search"}]},
+        ),
+    ],
+)
+def test_a_choice_of_what_is_left_out_is_left_out_too(tools, choice):
+    read = tools_of({"tools": tools, "tool_choice": choice}, form=FAMILIES["hermes"].form, ignore_unknown=True)
+
+    assert (read.ignored, read.must_call) == (("tools[0].web_search", "tool_choice"), False)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{"type": "mcp"}, {"type": "function", "name": "x"}, {"type": "allowed_tools", "mode": "required", "tools": []}],
+)
+def test_a_choice_of_what_was_never_there_is_refused(choice):
+    body = {"tools": [{"type": "web_search"}], "tool_choice": choice}
+    with pytest.raises(RequestError):
+        tools_of(body, form=FAMILIES["hermes"].form, ignore_unknown=True)
+
+
+@pytest.mark.parametrize(
     ("choice", "param", "told"),
     [
         ("any", "tool_choice", "Invalid value: 'any'. Supported values are: 'none', 'auto' and 'required'."),

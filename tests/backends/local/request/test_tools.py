@@ -114,6 +114,16 @@ def test_there_may_be_no_tools(body):
             "tools[0].parameters",
             "Invalid schema for function 'get_weather'",
         ),
+        *(
+            (WEATHER | {"strict": strict, "parameters": parameters}, "tools[0].parameters", "'type: \"object\"'")
+            for strict in (True, False, None)
+            for parameters in ({"type": "string"}, {"type": "array"}, {"type": ["object", "null"]}, {"enum": [1]})
+        ),
+        (
+            {"type": "namespace", "name": "n", "tools": [{"type": "namespace", "name": "m", "tools": []}]},
+            "tools[0].tools[0]",
+            "a namespace cannot stand within another one",
+        ),
         (WEATHER | {"strict": "yes"}, "tools[0].strict", "expected a boolean, but got a string"),
         ({"type": "custom"}, "tools[0].name", "Missing required parameter"),
         (PATCH | {"format": "text"}, "tools[0].format", "expected an object, but got a string"),
@@ -164,8 +174,8 @@ def test_a_name_is_given_once(tools):
 
 def test_all_definitions_together_are_bounded():
     """Each is bounded by itself; hundreds of them would still keep a thread busy for long."""
-    tools = [{"type": "function", "name": f"f{number}", "description": "x" * 10_000} for number in range(60)]
-    with pytest.raises(RequestError, match="the limit is 500000 bytes") as refused:
+    tools = [{"type": "function", "name": f"f{number}", "description": "x" * 10_000} for number in range(40)]
+    with pytest.raises(RequestError, match="the limit is 300000 bytes") as refused:
         read_tools({"tools": tools}, ignored=None)
 
     assert refused.value.param == "tools"

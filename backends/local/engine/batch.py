@@ -7,6 +7,7 @@ would say) is the callback's business: the library knows but one set of options 
 Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html#ctranslate2.Generator.generate_batch
 """  # fmt: skip
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ SAMPLED_FROM, AT_MOST_SAMPLED_FROM = 128, 256
 # Below these the library divides by nearly nothing; there is but one token left to choose.
 MIN_TEMPERATURE = 1e-3
 MIN_TOP_P = 1e-6
+# For how long in all the grammar of one row may keep the others waiting; then its job goes on alone.
+MAX_GRAMMAR_S = 0.5
 
 
 def run_batch(  # noqa: PLR0913  a seam: the same shape for every way to run jobs
@@ -31,7 +34,7 @@ def run_batch(  # noqa: PLR0913  a seam: the same shape for every way to run job
 
     `prefix` is what all prompts begin with and the library is to keep; at least two tokens of each come behind it.
     `stepped` is called when every row has had its token. The library calls all three in a thread of its own. With
-    `grammars` a row whose grammar forbids its next token ends as "alone", without that token.
+    `grammars` a row ends as "alone" before the token that its grammar forbids, or when that keeps others waiting.
     """
     batch = Batch(jobs, emit, ended, stepped, grammars)
     try:
@@ -63,6 +66,7 @@ class Batch:
         self._stepped = stepped
         self._grammars = grammars
         self._matchers: dict[int, Matcher] = {}  # of the rows that have a grammar, from their first token on
+        self._grammar_s = [0.0] * len(jobs)
 
     def take(self, result: Any) -> bool:
         """A token of one row; True ends the row. An exception in here would take down the batch, or the process."""
@@ -102,13 +106,16 @@ class Batch:
         self._emit(job, Token(number) if job.options.top_logprobs is None else Token(number, result.log_prob))
         if row in self._matchers and self._matchers[row].over:
             return "stop"
-        return "length" if result.is_last or self._made[row] >= job.options.max_tokens else None
+        if result.is_last or self._made[row] >= job.options.max_tokens:
+            return "length"
+        return "alone" if self._grammar_s[row] > MAX_GRAMMAR_S else None
 
     def _follows(self, row: int, number: int) -> bool:
         """Whether the row's grammar, should it have one, allows this token; its matcher is then behind it."""
         options = self.jobs[row].options
         if self._grammars is None or not options.grammar:
             return True
+        began = time.perf_counter()
         try:
             matcher = self._matchers[row] = self._matchers.get(row) or self._grammars.matcher(options.grammar)
         except ValueError:
@@ -117,6 +124,7 @@ class Batch:
             return False
         if number not in options.stop_ids:
             matcher.consume(number)
+        self._grammar_s[row] += time.perf_counter() - began
         return not matcher.error
 
     def _end(self, row: int, finish: End, message: str = "") -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 Finish = Literal["stop", "length", "failed"]
-# How a run of a job ends: with its answer, or before the first token that its grammar forbids: then it goes on alone.
+# How a run of a job ends: with its answer, or in a batch that its grammar makes it leave; then it goes on alone.
 End = Finish | Literal["alone"]
 
 # A prompt of one token would come back as part of the answer. So it is with what comes behind a kept prefix.
@@ -34,14 +34,9 @@ class Options:
     prefix_key: str = ""  # among whom: a prefix is kept once it was seen twice under one key
 
     @property
-    def held(self) -> bool:
-        """Whether its grammar may have to choose at any token, so that it shares no batch."""
-        return bool(self.grammar) and not self.free
-
-    @property
     def alone(self) -> bool:
-        """Whether it shares no batch from its first token on."""
-        return self.held or bool(self.top_logprobs)
+        """Whether it shares no batch from its first token on: somebody looks at each, or may have to choose it."""
+        return bool(self.top_logprobs or (self.grammar and not self.free))
 
 
 class Token(NamedTuple):

@@ -53,7 +53,7 @@ class Prefixes:
     def candidates(self, job: Job) -> Sequence[Prefix]:
         """The beginnings that may be kept of a job that has just come, the best first."""
         shared = self._seen(job)
-        return self.resumable(job, shared) if job.options.held else (shared,)
+        return self.resumable(job, shared) if job.options.grammar and job.options.alone else (shared,)
 
     def resumable(self, job: Job, shared: Prefix) -> Sequence[Prefix]:
         """The same for a job that its grammar holds, of which `shared` is known."""

@@ -8,7 +8,7 @@ comes while something does is gathered for a moment before another worker takes 
 
 A job whose grammar leaves the beginning to the model shares a batch for as long as the two agree: tools that may be
 called cost nothing while the model talks, or calls as it should. At the first token that the grammar forbids the job
-leaves the batch; it reads what was made, and goes on alone.
+leaves the batch, is read with what was made of it, and goes on alone.
 """  # fmt: skip
 
 import asyncio
@@ -123,6 +123,8 @@ class Scheduler:
         self._deliver(begun)
 
     def _start(self, batch: Sequence[Waiting]) -> list[Step]:
+        if len(batch) == 1:
+            self._hold(batch[0])
         prefix = self._prefixes.chosen([batch[0].prefix])  # room that was there may be taken by another batch by now
         cached_tokens = self._prefixes.use(prefix)
         for waiting in batch:
@@ -134,6 +136,12 @@ class Scheduler:
         self._running.add(running)
         running.add_done_callback(functools.partial(self._over, batch))
         return [Step(waiting.job.id, cached_tokens=cached_tokens) for waiting in batch if not waiting.resumed]
+
+    def _hold(self, waiting: Waiting) -> None:
+        """It shares its batch with nobody: its grammar, if any, may spare the model what leaves no choice."""
+        if waiting.job.options.grammar and not waiting.job.options.alone:
+            waiting.job = waiting.job.rest(())
+            waiting.prefix = self._prefixes.chosen(self._prefixes.resumable(waiting.job, waiting.candidates[0]))
 
     def _work(self, jobs: Sequence[Job], prefix_tokens: int) -> None:
         """In a thread of its own: one batch, from its first step to its last."""

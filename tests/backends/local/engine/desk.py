@@ -48,6 +48,9 @@ class Desk:
         self.scheduler.submit(job)
         return job
 
+    def said(self, number):
+        return "".join(self.vocabulary[token] for token in self.tokens[number])
+
     async def until(self, done):
         async with asyncio.timeout(PATIENCE_S):
             while not done():

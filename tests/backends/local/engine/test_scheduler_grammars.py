@@ -1,12 +1,10 @@
 """Grammars that leave it to the model how to begin: with others in a batch, and alone from where the two disagree."""
 
-import asyncio
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backends.local.engine import constrained
+from backends.local.engine import batch, constrained
 from backends.local.engine import scheduler as module
 from backends.local.grammar import json_schema_grammar
 from backends.local.request.choice import tools_of
@@ -50,11 +48,11 @@ def auto(model):
 def runs(monkeypatch):
     """The numbers of the jobs in each run, as they were started; those of one that a grammar held in a set."""
     started = []
-    batch, alone = module.run_batch, constrained.run_constrained
+    together, alone = module.run_batch, constrained.run_constrained
 
     def run_batch(generator, vocabulary, jobs, *told, **more):
         started.append([job.id for job in jobs])
-        batch(generator, vocabulary, jobs, *told, **more)
+        together(generator, vocabulary, jobs, *told, **more)
 
     def run_constrained(generator, vocabulary, grammars, job, *told):
         started.append({job.id})
@@ -71,13 +69,15 @@ async def test_it_says_what_it_would_say_held_from_the_start(speaker, runs):
     told = {"grammar": grammar, "stop_ids": {model.end}}
     async with working(model, grammars=grammars, compute_type="float32") as desk:
         for limit in range(1, 26):
-            desk.submit(limit, [5, model.vocabulary.index("\u010a")], limit, free=True, **told)
+            for number in (limit, 100 + limit):
+                desk.submit(number, [5, model.vocabulary.index("\u010a")], limit, free=True, **told)
             desk.submit(-limit, [5, model.vocabulary.index("\u010a")], limit, **told)
-            await desk.ended(limit, -limit)
+            await desk.ended(limit, 100 + limit, -limit)
 
-            assert (desk.tokens[limit], desk.ends[limit]) == (desk.tokens[-limit], desk.ends[-limit])
-            assert desk.cached[limit] == 0
-    assert ({25} in runs) is breaks
+            for number in (limit, 100 + limit):
+                assert (desk.tokens[number], desk.ends[number]) == (desk.tokens[-limit], desk.ends[-limit])
+                assert desk.cached[number] == 0
+    assert ([25, 125] in runs, {25} in runs, {125} in runs) == (True, breaks, breaks)
 
 
 @pytest.mark.parametrize("stop", ["Let", " me", OPEN, HEAD])
@@ -85,11 +85,12 @@ async def test_other_stop_tokens_end_it_where_they_would_if_it_was_held(tmp_path
     model = tiny(write_model(tmp_path, SAYS["text and a call"][0]))
     told = {"grammar": auto(model), "stop_ids": {model.end, model.vocabulary.index(stop)}}
     async with working(model, grammars=grammars_of(model), compute_type="float32") as desk:
-        for number, free in enumerate((True, False)):
+        for number, free in enumerate((True, True, False)):
             desk.submit(number, [5, model.vocabulary.index("\u010a")], 30, free=free, **told)
-        await desk.ended(0, 1)
+        await desk.ended(0, 1, 2)
 
-        assert (desk.tokens[0], desk.ends[0]) == (desk.tokens[1], desk.ends[1])
+        assert desk.tokens[0] == desk.tokens[1] == desk.tokens[2]
+        assert desk.ends[0] == desk.ends[1] == desk.ends[2]
 
 
 @settings(
@@ -98,7 +99,7 @@ async def test_other_stop_tokens_end_it_where_they_would_if_it_was_held(tmp_path
 @given(st.lists(schemas(), min_size=1, max_size=4), st.integers(1, 40), st.sampled_from([0, 100_000]))
 async def test_whatever_the_grammar_it_says_what_it_would_say_held_from_the_start(babbler, some, limit, prefix_bytes):
     """Also with a model that hardly ever agrees."""
-    async with working(babbler, 2, prefix_bytes, grammars_of(babbler), "float32") as desk:
+    async with working(babbler, 1, prefix_bytes, grammars_of(babbler), "float32") as desk:
         for number, schema in enumerate(some, start=1):
             told = {"grammar": json_schema_grammar(schema), "stop_ids": {babbler.end}}
             desk.submit(number, prompt(number, 90), limit, free=True, **told)
@@ -117,6 +118,29 @@ async def test_those_who_follow_share_a_batch_with_those_who_have_no_grammar(gre
         await desk.ended(*range(8))
 
     assert [sorted(run) for run in runs] == [list(range(8))]
+
+
+async def test_a_grammar_that_keeps_others_waiting_goes_on_alone(greeter, runs, monkeypatch):
+    """With what was made; its answer is the same."""
+    monkeypatch.setattr(batch, "MAX_GRAMMAR_S", 0.0)
+    told = {"grammar": "start: /(?s:.*)/", "stop_ids": {greeter.end}, "free": True}
+    async with working(greeter, grammars=grammars_of(greeter)) as desk:
+        for number, limit in enumerate((9, 9, 1)):
+            desk.submit(number, [5, greeter.vocabulary.index("\u010a")], limit, **told)
+        await desk.ended(0, 1, 2)
+
+        assert [desk.said(number) for number in range(3)] == ["Hello there!", "Hello there!", "Hello"]
+        assert desk.ends == {0: "stop", 1: "stop", 2: "length"}
+    assert [run if isinstance(run, set) else sorted(run) for run in runs] == [[0, 1, 2], {0}, {1}]
+
+
+async def test_whoever_shares_with_nobody_is_held_from_the_start(greeter, runs):
+    """Its grammar spares the model what leaves no choice."""
+    async with working(greeter, grammars=grammars_of(greeter)) as desk:
+        desk.submit(1, [5, 6], grammar='start: "forced" /.*/', free=True)
+        await desk.ended(1)
+
+    assert runs == [{1}]
 
 
 async def test_it_goes_on_before_those_who_have_not_begun(clock, runs):
@@ -144,8 +168,10 @@ def breaker(tmp_path):
 async def test_whoever_leaves_is_heard_of_no_more(breaker, tokens):
     """Before it is stopped, and after."""
     async with working(breaker, grammars=grammars_of(breaker)) as desk:
-        desk.submit(1, [5, breaker.vocabulary.index(CLOSE)], FOREVER, grammar="start: /(?s:.*)/", free=True)
+        for number in (1, 3):
+            desk.submit(number, [5, breaker.vocabulary.index(CLOSE)], FOREVER, grammar="start: /(?s:.*)/", free=True)
         await desk.until(lambda: len(desk.tokens.get(1, [])) >= tokens)
+        desk.scheduler.cancel(3)
         desk.scheduler.cancel(1)
         heard = len(desk.tokens.get(1, []))
         desk.submit(2, [5, 6], 5)
@@ -179,15 +205,15 @@ async def test_a_grammar_that_is_none_fails_its_own_job_alone(babbler, grammar):
 
 
 async def test_what_is_kept_of_prompts_is_told_once(babbler):
-    """And counted once: a beginning is kept when two jobs have come with it, not one that came in two runs."""
-    told = {"grammar": 'start: "a"', "free": True, "prefix": 90, "prefix_key": "team"}
+    """And a job counts once, in however many runs it is made."""
+    told = {"grammar": 'start: "a"', "free": True, "prefix": 90}
     async with working(babbler, prefix_bytes=10**6, grammars=grammars_of(babbler)) as desk:
-        for number in range(4):
-            desk.submit(number, [*prompt(1, 90), 5, 6, number], **told)
-            await desk.ended(number)
-            await asyncio.sleep(0.01)
+        for number in range(8):
+            desk.submit(number, [*prompt(1, 90), 5, 6, number], prefix_key=f"team {number % 2}", **told)
+            if number % 2:
+                await desk.ended(number - 1, number)
 
-        assert desk.cached == {0: 0, 1: 0, 2: 90, 3: 90}
+        assert desk.cached == {0: 0, 1: 0, 2: 0, 3: 0, 4: 90, 5: 90, 6: 90, 7: 90}
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.5])

@@ -46,7 +46,7 @@ class Place:
     @property
     def alone(self) -> bool:
         """Whether it will share no batch."""
-        return bool(self.job.options.grammar or self.job.options.top_logprobs)
+        return self.job.options.alone
 
 
 class Admission:

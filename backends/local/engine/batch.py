@@ -2,36 +2,41 @@
 
     jobs  ->  generate_batch(prompts, callback=take)  ->  emit(job, token) ... ended(job, "stop", "")
 
-Everything of one row alone (its limit, its stop tokens, that its caller left) is the callback's business: the library
-knows but one set of options for all rows.
+Everything of one row alone (its limit, its stop tokens, that its caller left, that its grammar forbids what the model
+would say) is the callback's business: the library knows but one set of options for all rows.
 Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html#ctranslate2.Generator.generate_batch
 """  # fmt: skip
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from backends.local.engine.job import Finish, Job, Options, Token
+from backends.local.engine.grammars import Grammars, Matcher
+from backends.local.engine.job import End, Job, Options, Token
 
 Emit = Callable[[Job, Token], None]
-Ended = Callable[[Job, Finish, str], None]
+Ended = Callable[[Job, End, str], None]
 
 # Among how many tokens top_p chooses: with all of them the library sorts the whole vocabulary at every step.
 SAMPLED_FROM, AT_MOST_SAMPLED_FROM = 128, 256
 # Below these the library divides by nearly nothing; there is but one token left to choose.
 MIN_TEMPERATURE = 1e-3
 MIN_TOP_P = 1e-6
+# For how long in all the grammar of one row may keep the others waiting; then its job goes on alone.
+MAX_GRAMMAR_S = 0.5
 
 
 def run_batch(  # noqa: PLR0913  a seam: the same shape for every way to run jobs
     generator: Any, vocabulary: Sequence[str], jobs: Sequence[Job], prefix: Sequence[int], emit: Emit, ended: Ended,
-    *, stepped: Callable[[], None] = lambda: None,
+    *, stepped: Callable[[], None] = lambda: None, grammars: Grammars | None = None,
 ) -> None:  # fmt: skip
     """Make the answers of jobs with the same sampling, and return when all have ended: each of them once.
 
     `prefix` is what all prompts begin with and the library is to keep; at least two tokens of each come behind it.
-    `stepped` is called when every row has had its token. The library calls all three in a thread of its own.
+    `stepped` is called when every row has had its token. The library calls all three in a thread of its own. With
+    `grammars` a row ends as "alone" before the token that its grammar forbids, or when that keeps others waiting.
     """
-    batch = Batch(jobs, emit, ended, stepped)
+    batch = Batch(jobs, emit, ended, stepped, grammars)
     try:
         generator.generate_batch(
             [[vocabulary[number] for number in job.prompt[len(prefix):]] for job in batch.jobs],
@@ -48,7 +53,10 @@ def run_batch(  # noqa: PLR0913  a seam: the same shape for every way to run job
 class Batch:
     """The rows of one call, longest prompt first: in this order the library tells of them at every step."""
 
-    def __init__(self, jobs: Sequence[Job], emit: Emit, ended: Ended, stepped: Callable[[], None]) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], emit: Emit, ended: Ended, stepped: Callable[[], None],
+        grammars: Grammars | None = None,
+    ) -> None:  # fmt: skip
         self.jobs = sorted(jobs, key=lambda job: -len(job.prompt))
         self._made = [0] * len(jobs)
         self._open = [True] * len(jobs)
@@ -56,6 +64,9 @@ class Batch:
         self._emit = emit
         self._ended = ended
         self._stepped = stepped
+        self._grammars = grammars
+        self._matchers: dict[int, Matcher] = {}  # of the rows that have a grammar, from their first token on
+        self._grammar_s = [0.0] * len(jobs)
 
     def take(self, result: Any) -> bool:
         """A token of one row; True ends the row. An exception in here would take down the batch, or the process."""
@@ -77,21 +88,46 @@ class Batch:
         self._stepped()
 
     def _over(self, row: int, result: Any) -> bool:
-        job = self.jobs[row]
         if not self._open[row]:
             return True
+        finish = self._finish(row, result)
+        return finish is not None and self._end(row, finish)
+
+    def _finish(self, row: int, result: Any) -> End | None:
+        """What becomes of a row with this token."""
+        job, number = self.jobs[row], result.token_id
         if job.cancelled:
-            return self._end(row, "stop")
-        number: int = result.token_id
+            return "stop"
+        if not self._follows(row, number):
+            return "alone"
         if number in job.options.stop_ids:
-            return self._end(row, "stop")
+            return "stop"
         self._made[row] += 1
         self._emit(job, Token(number) if job.options.top_logprobs is None else Token(number, result.log_prob))
+        if row in self._matchers and self._matchers[row].over:
+            return "stop"
         if result.is_last or self._made[row] >= job.options.max_tokens:
-            return self._end(row, "length")
-        return False
+            return "length"
+        return "alone" if self._grammar_s[row] > MAX_GRAMMAR_S else None
 
-    def _end(self, row: int, finish: Finish, message: str = "") -> bool:
+    def _follows(self, row: int, number: int) -> bool:
+        """Whether the row's grammar, should it have one, allows this token; its matcher is then behind it."""
+        options = self.jobs[row].options
+        if self._grammars is None or not options.grammar:
+            return True
+        began = time.perf_counter()
+        try:
+            matcher = self._matchers[row] = self._matchers.get(row) or self._grammars.matcher(options.grammar)
+        except ValueError:
+            return False  # whoever goes on with it will say what is wrong
+        if not matcher.allows(number):
+            return False
+        if number not in options.stop_ids:
+            matcher.consume(number)
+        self._grammar_s[row] += time.perf_counter() - began
+        return not matcher.error
+
+    def _end(self, row: int, finish: End, message: str = "") -> bool:
         self._open[row] = False
         while self._last > 0 and not self._open[self._last]:
             self._last -= 1

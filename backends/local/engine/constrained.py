@@ -5,7 +5,8 @@
     the grammar leaves no choice      its tokens are taken at once; the model may read them in a new call, or say them
 
 The library chooses tokens without asking anybody, so its choice is accepted or corrected. At a pure temperature that
-is exact: what is accepted or else drawn among the allowed has the distribution of the allowed. With top_p or top_k the
+is exact: what is accepted or else drawn among the allowed has the distribution of the allowed. So it is for a job that
+left a batch at such a token, for the model is asked for it again. With top_p or top_k the
 library cuts before the grammar looks, and the correction after.
 Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html, llguidance's docs/fast_forward.md
 """  # fmt: skip
@@ -76,6 +77,9 @@ class Answer:
         self._ahead: deque[int] = deque()  # forced, and not yet said by the model in the call that runs
         self._stepped = False
         self._error: Exception | None = None
+        for number in job.prompt[len(job.prompt) - job.said :]:
+            matcher.consume(number)
+        self._check_matcher()
         self._force()
 
     def resume(self, tokens: int) -> None:

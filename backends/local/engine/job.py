@@ -6,10 +6,12 @@ All of it is plain data, so that the two may live in one process or in two.
 """  # fmt: skip
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 Finish = Literal["stop", "length", "failed"]
+# How a run of a job ends: with its answer, or in a batch that its grammar makes it leave; then it goes on alone.
+End = Finish | Literal["alone"]
 
 # A prompt of one token would come back as part of the answer. So it is with what comes behind a kept prefix.
 MIN_PROMPT_TOKENS = 2
@@ -26,9 +28,15 @@ class Options:
     top_k: int = 0  # 0: as many as the engine sees fit
     repetition_penalty: float = 1.0  # 1: none
     grammar: str = ""  # what the answer must be, as llguidance takes it; "": anything
+    free: bool = False  # whether the grammar leaves it to the model how to begin: both are likely to agree for long
     top_logprobs: int | None = None  # for each token its own and that many of the likeliest; None: no logprobs at all
     prefix: int = 0  # how many tokens of the prompt others will have in common with it; 0: none
     prefix_key: str = ""  # among whom: a prefix is kept once it was seen twice under one key
+
+    @property
+    def alone(self) -> bool:
+        """Whether it shares no batch from its first token on: somebody looks at each, or may have to choose it."""
+        return bool(self.top_logprobs or (self.grammar and not self.free))
 
 
 class Token(NamedTuple):
@@ -45,6 +53,12 @@ class Job:
     prompt: Sequence[int]
     options: Options
     cancelled: bool = False
+    said: int = 0  # how many tokens at the end of the prompt are the beginning of the answer
+
+    def rest(self, made: Sequence[int]) -> "Job":
+        """What is left of it when so much was made: to be made alone, by its grammar."""
+        options = replace(self.options, max_tokens=self.options.max_tokens - len(made), free=False)
+        return Job(self.id, [*self.prompt, *made], options, said=self.said + len(made))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from backends.local.engine.job import Finish, Job, Token
+from backends.local.engine.job import End, Job, Token
 
 
 class News(NamedTuple):
-    """A token of a job, or its end."""
+    """A token of a job, or the end of a run."""
 
     job: Job
     token: Token | None
-    finish: Finish | None = None
+    finish: End | None = None
     message: str = ""
 
 
@@ -29,7 +29,7 @@ class Outbox:
     def emit(self, job: Job, token: Token) -> None:
         self._news.append(News(job, token))
 
-    def ended(self, job: Job, finish: Finish, message: str) -> None:
+    def ended(self, job: Job, finish: End, message: str) -> None:
         self._news.append(News(job, None, finish, message))
 
     def wake(self) -> None:
@@ -43,7 +43,7 @@ class Outbox:
         self.emit(job, token)
         self.wake()
 
-    def ended_now(self, job: Job, finish: Finish, message: str) -> None:
+    def ended_now(self, job: Job, finish: End, message: str) -> None:
         self.ended(job, finish, message)
         self.wake()
 

@@ -5,7 +5,7 @@ costs less than to run them apart; when more workers are free than there are bat
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from backends.local.engine.costs import Costs
@@ -28,7 +28,8 @@ class Waiting:
     prefix: Prefix = NONE  # the one that it uses
     length: int = 0  # how much of its prompt is to be read
     started: bool = False
-    made: int = 0  # tokens
+    resumed: bool = False  # whether a part of its answer was told before
+    made: list[int] = field(default_factory=list)  # tokens
 
 
 def batches(waiting: Sequence[Waiting], free: int, costs: Costs, tokens: float) -> list[list[Waiting]]:

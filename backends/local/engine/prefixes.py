@@ -59,8 +59,10 @@ class Prefixes:
     def candidates(self, job: Job) -> Sequence[Prefix]:
         """The beginnings that may be kept of a job that has just come, the best first."""
         shared = self._seen(job)
-        if not job.options.grammar:
-            return (shared,)
+        return self.resumable(job, shared) if job.options.grammar and job.options.alone else (shared,)
+
+    def resumable(self, job: Job, shared: Prefix) -> Sequence[Prefix]:
+        """The same for a job that its grammar holds, of which `shared` is known."""
         # Its grammar may interrupt it at every token; each time what comes behind the prefix is read again.
         own = self._of(job.prompt[:-MIN_PROMPT_TOKENS], job.options.prefix_key)
         nearly_all = own._replace(at_once=True, told=_names_a_key(job))

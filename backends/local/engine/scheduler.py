@@ -5,6 +5,10 @@
 
 Nobody can join a batch that runs, so the art is in whom to start together: nobody waits while nothing runs, and what
 comes while something does is gathered for a moment before another worker takes it.
+
+A job whose grammar leaves the beginning to the model shares a batch for as long as the two agree: tools that may be
+called cost nothing while the model talks, or calls as it should. At the first token that the grammar forbids the job
+leaves the batch, is read with what was made of it, and goes on alone.
 """  # fmt: skip
 
 import asyncio
@@ -85,9 +89,9 @@ class Scheduler:
         self._generator = None
 
     def _kind(self, job: Job) -> Hashable:
-        """What must be equal for jobs to share a batch; None for those whose tokens are looked at one by one."""
+        """What must be equal for jobs to share a batch; None for those that share none."""
         options = job.options
-        if options.grammar or options.top_logprobs:
+        if options.alone:
             return None
         # What is left of the longer prompts of a batch counts as repeated, so the answer would depend on the others.
         length = 0 if options.repetition_penalty == 1 else len(job.prompt)
@@ -119,6 +123,8 @@ class Scheduler:
         self._deliver(begun)
 
     def _start(self, batch: Sequence[Waiting]) -> list[Step]:
+        if len(batch) == 1:
+            self._hold(batch[0])
         prefix = self._prefixes.chosen([batch[0].prefix])  # room that was there may be taken by another batch by now
         cached_tokens = self._prefixes.use(prefix)
         for waiting in batch:
@@ -129,20 +135,27 @@ class Scheduler:
         running = self._loop.run_in_executor(self._threads, work)
         self._running.add(running)
         running.add_done_callback(functools.partial(self._over, batch))
-        return [Step(waiting.job.id, cached_tokens=cached_tokens) for waiting in batch]
+        return [Step(waiting.job.id, cached_tokens=cached_tokens) for waiting in batch if not waiting.resumed]
+
+    def _hold(self, waiting: Waiting) -> None:
+        """It shares its batch with nobody: its grammar, if any, may spare the model what leaves no choice."""
+        if waiting.job.options.grammar and not waiting.job.options.alone:
+            waiting.job = waiting.job.rest(())
+            waiting.prefix = self._prefixes.chosen(self._prefixes.resumable(waiting.job, waiting.candidates[0]))
 
     def _work(self, jobs: Sequence[Job], prefix_tokens: int) -> None:
         """In a thread of its own: one batch, from its first step to its last."""
-        prefix, outbox = jobs[0].prompt[:prefix_tokens], self._outbox
-        if not jobs[0].options.grammar:
-            run = run_likeliest if jobs[0].options.top_logprobs else run_batch
-            run(self._generator, self._vocabulary, jobs, prefix, outbox.emit, outbox.ended, stepped=outbox.wake)
+        prefix, outbox, options = jobs[0].prompt[:prefix_tokens], self._outbox, jobs[0].options
+        model = self._generator, self._vocabulary
+        if not options.alone:
+            run_batch(*model, jobs, prefix, outbox.emit, outbox.ended, stepped=outbox.wake, grammars=self._grammars)
+            return
+        if not options.grammar:
+            run_likeliest(*model, jobs, prefix, outbox.emit, outbox.ended, stepped=outbox.wake)
             return
         from backends.local.engine.constrained import run_constrained
 
-        run_constrained(
-            self._generator, self._vocabulary, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.ended_now
-        )
+        run_constrained(*model, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.ended_now)
 
     def _over(self, batch: Sequence[Waiting], running: asyncio.Future[None]) -> None:
         self._running.discard(running)
@@ -162,26 +175,40 @@ class Scheduler:
         ends: dict[int, tuple[Finish, str]] = {}
         for job, token, finish, message in self._outbox.emptied():
             waiting = self._live.get(job.id)
-            if waiting is None:
-                continue  # cancelled, or at its end
+            if waiting is None or waiting.job is not job:
+                continue  # cancelled, or at its end, or it goes on elsewhere
+            if finish == "alone":
+                self._resume(waiting)
+                continue
             made = tokens.setdefault(job.id, [])
             if token is not None:
                 made.append(token)
-                waiting.made += 1
+                waiting.made.append(token.id)
             if finish is not None:
                 ends[job.id] = finish, message
                 self._learn(waiting, finish)
-            elif waiting.made == 1:
+            elif len(waiting.made) == 1:
                 self._prefixes.read(waiting.prefix)
         if tokens:
             self._deliver([_step(number, made, *ends.get(number, (None, ""))) for number, made in tokens.items()])
+
+    def _resume(self, waiting: Waiting) -> None:
+        """Its model and its grammar disagree: it goes on alone, before those that have not begun."""
+        self._prefixes.read(waiting.prefix)
+        job = waiting.job.rest(waiting.made)
+        shared = waiting.candidates[0]
+        rest = Waiting(job, self._kind(job), self._prefixes.resumable(job, shared), resumed=True)
+        self._live[job.id] = rest
+        self._queue.insert(sum(each.resumed for each in self._queue), rest)
+        if self._free:
+            self._gather()
 
     def _learn(self, ended: Waiting, finish: Finish) -> None:
         del self._live[ended.job.id]
         if finish == "failed":
             self._prefixes.failed(ended.prefix)
         else:
-            self._length.see(ended.made)
+            self._length.see(ended.job.said + len(ended.made))
 
 
 def _step(number: int, tokens: Sequence[Token], finish: Finish | None, message: str) -> Step:

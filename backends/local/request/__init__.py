@@ -60,6 +60,7 @@ def read_request(
             form.rule(style := Style(**dict(model.json_style))), model.tokens.controls, style=style,
             thinking=thinking, thought_begun=begun,
         ),
+        free=form.schema is None and not tools.must_call,
         top_logprobs=parameters.top_logprobs,
         prefix=model.prefix_length(messages, tools.definitions, prompt, **variables) if isinstance(key, str) else 0,
         prefix_key=f"{team}\0{key or ''}",

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from backends.local.engine.costs import Costs
 from backends.local.engine.device import Placement, place
+from backends.local.engine.grammars import Grammars
 from backends.local.engine.job import Job, Options
 from backends.local.engine.prefixes import Prefixes
 from backends.local.engine.scheduler import Scheduler
@@ -17,15 +18,16 @@ FOREVER = 10**6  # tokens
 class Desk:
     """A scheduler, and all that it delivered."""
 
-    def __init__(self, tiny, generator, workers, prefixes):
+    def __init__(self, tiny, generator, workers, prefixes, grammars):
         self.vocabulary = tiny.vocabulary
         self.prefixes = prefixes
         self.deliveries = []
         self.tokens, self.cached, self.ends, self.messages = {}, {}, {}, {}
         self._news = asyncio.Event()
         self.scheduler = Scheduler(
-            generator, tiny.vocabulary, COSTS, workers=workers, deliver=self.deliver, prefixes=prefixes
-        )
+            generator, tiny.vocabulary, COSTS, workers=workers, deliver=self.deliver, prefixes=prefixes,
+            grammars=grammars,
+        )  # fmt: skip
 
     def deliver(self, steps):
         self.deliveries.append(steps)
@@ -41,10 +43,13 @@ class Desk:
                 self.messages[step.job] = step.message
         self._news.set()
 
-    def submit(self, number, prompt, max_tokens=10, **other):
-        job = Job(number, prompt, Options(max_tokens, frozenset(), **other))
+    def submit(self, number, prompt, max_tokens=10, *, stop_ids=(), **other):
+        job = Job(number, prompt, Options(max_tokens, frozenset(stop_ids), **other))
         self.scheduler.submit(job)
         return job
+
+    def said(self, number):
+        return "".join(self.vocabulary[token] for token in self.tokens[number])
 
     async def until(self, done):
         async with asyncio.timeout(PATIENCE_S):
@@ -60,14 +65,18 @@ class Desk:
 
 
 @asynccontextmanager
-async def working(tiny, workers=1, prefix_bytes=0):
-    generator = place(*tiny, Placement("cpu", workers=workers))
-    desk = Desk(tiny, generator, workers, Prefixes(prefix_bytes, 100))
+async def working(tiny, workers=1, prefix_bytes=0, grammars=None, compute_type="default"):
+    generator = place(*tiny, Placement("cpu", compute_type=compute_type, workers=workers))
+    desk = Desk(tiny, generator, workers, Prefixes(prefix_bytes, 100), grammars)
     try:
         yield desk
     finally:
         async with asyncio.timeout(PATIENCE_S):
             await desk.scheduler.close()
+
+
+def grammars_of(tiny):
+    return Grammars((tiny.path / "tokenizer.json").read_text(), len(tiny.vocabulary), {tiny.end})
 
 
 def prompt(number, length=10):

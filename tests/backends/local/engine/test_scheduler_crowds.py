@@ -7,7 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.backends.local.engine.desk import prompt, working
+from tests.backends.local.engine.desk import grammars_of, prompt, working
+
+# The babbler breaks the first now and then, the second sooner, the third at once.
+GRAMMARS = ("start: /(?s:.*)/", "start: /[^aeiou]*/", "start: /[A-Z ]*/")
 
 
 @st.composite
@@ -22,6 +25,7 @@ def lots(draw):
             "prefix": draw(st.sampled_from([0, 0, 64, 80])),
             "temperature": draw(st.sampled_from([0.0, 0.0, 0.0, 1e-5])),
             "repetition_penalty": draw(st.sampled_from([1.0, 1.0, 1.2])),
+            "grammar": draw(st.sampled_from(["", "", *GRAMMARS])),
             "leaves_after": draw(st.sampled_from([None, None, None, None, 0, 1, 3])),
             "pause": draw(st.sampled_from([0, 0, 0, 1, 2])),
         }
@@ -30,15 +34,20 @@ def lots(draw):
 
 
 @pytest.fixture(scope="module")
-def alone(babbler):
+def grammars(babbler):
+    return grammars_of(babbler)
+
+
+@pytest.fixture(scope="module")
+def alone(babbler, grammars):
     """What a job gets when nothing else is there, remembered."""
     known = {}
 
-    async def tokens(prompt_, max_tokens, penalty):
-        key = (tuple(prompt_), max_tokens, penalty)
+    async def tokens(prompt_, max_tokens, **how):
+        key = (tuple(prompt_), max_tokens, *how.values())
         if key not in known:
-            async with working(babbler) as desk:
-                desk.submit(1, prompt_, max_tokens, repetition_penalty=penalty)
+            async with working(babbler, grammars=grammars, compute_type="float32") as desk:
+                desk.submit(1, prompt_, max_tokens, **how)
                 await desk.ended(1)
                 known[key] = desk.tokens[1]
         return known[key]
@@ -48,13 +57,17 @@ def alone(babbler):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lots(), st.integers(1, 3))
-async def test_whatever_comes_together_everybody_gets_what_he_would_get_alone(babbler, alone, jobs, workers):
+async def test_whatever_comes_together_everybody_gets_what_he_would_get_alone(babbler, grammars, alone, jobs, workers):
     """Each ends exactly once, or not at all when its caller has left; then what came before is still right."""
-    async with working(babbler, workers=workers, prefix_bytes=20_000) as desk:
+    async with working(babbler, workers, 20_000, grammars, "float32") as desk:
         leaving = {}
         for number, job in enumerate(jobs):
-            told = {name: job[name] for name in ("top_logprobs", "temperature", "repetition_penalty", "prefix")}
-            desk.submit(number, prompt(number % 5, job["length"]), job["max_tokens"], prefix_key="team", **told)
+            told = {
+                name: job[name] for name in ("top_logprobs", "temperature", "repetition_penalty", "prefix", "grammar")
+            }
+            desk.submit(
+                number, prompt(number % 5, job["length"]), job["max_tokens"], prefix_key="team", free=True, **told
+            )
             if job["leaves_after"] is not None:
                 leaving[number] = job["leaves_after"]
             for _ in range(job["pause"]):
@@ -66,7 +79,12 @@ async def test_whatever_comes_together_everybody_gets_what_he_would_get_alone(ba
         await desk.ended(*staying)
 
         for number, job in enumerate(jobs):
-            expected = await alone(prompt(number % 5, job["length"]), job["max_tokens"], job["repetition_penalty"])
+            expected = await alone(
+                prompt(number % 5, job["length"]),
+                job["max_tokens"],
+                repetition_penalty=job["repetition_penalty"],
+                grammar=job["grammar"],
+            )
             got = desk.tokens.get(number, [])
             assert got == expected[: len(got)]
             if number in staying:

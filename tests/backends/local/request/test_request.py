@@ -80,6 +80,20 @@ def test_a_call_that_must_be_made_has_one(model):
     assert "get_weather" in read_request({"input": "Hi"} | tools, model, DEFAULTS).options.grammar
 
 
+@pytest.mark.parametrize(
+    ("more", "free"),
+    [
+        ({}, True), ({"parallel_tool_calls": False}, True), ({"tool_choice": "required"}, False),
+        ({"tool_choice": {"type": "function", "name": "get_weather"}}, False),
+        ({"text": {"format": {"type": "json_object"}}}, False),
+    ],
+)  # fmt: skip
+def test_tools_that_may_be_called_leave_it_to_the_model_how_to_begin(model, more, free):
+    options = read_request({"input": "Hi", "tools": [WEATHER]} | more, model, DEFAULTS).options
+
+    assert (bool(options.grammar), options.free) == (True, free)
+
+
 def test_a_long_conversation_loses_its_oldest_turns_when_it_may(model):
     """So much that the answer has room; else it is refused."""
     turns = [{"role": role, "content": f"{number} " * 40} for number in range(9) for role in ("user", "assistant")]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -11,12 +12,16 @@ from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import ContentEncodingError
 
 from proxy.body import unread_encoding
+from proxy.closing import end
 from proxy.send import error_response
 from proxy.wire.errors import HeadgateError, RequestError
 
 log = structlog.get_logger()
 
 LINGERING_S = 2.0  # how long the rest of a refused body is read, so that its caller gets to read why
+GRACE_S = 2.0  # how long a caller is waited for that must take some of its answer before it can be told the end
+LEAVING_S = 0.5  # how long it has for the end itself
+RETRY_S = 0.02  # how often it is looked at
 _SILENT = logging.getLogger("headgate.aiohttp")
 _SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, keys included
 
@@ -73,13 +78,30 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
-        """Let the running call finish for `timeout` seconds. aiohttp waits twice as long, or for ever when it is 0."""
-        if self._task_handler is not None and timeout is not None:
-            self._loop.call_later(timeout, self._task_handler.cancel)
+        """Let the running call finish for `timeout` seconds, then have it say that it ends.
+
+        A caller that does not take that either is left. aiohttp would wait twice as long, or for ever when it is 0.
+        """
+        if (call := self._task_handler) is not None and timeout is not None:
+            last = self._loop.time() + timeout + GRACE_S
+            self._loop.call_later(timeout, self._end, call, last)
+            self._loop.call_at(last + LEAVING_S, end, call)
         if body := self._unfinished_body():
             with suppress(Exception):  # however the body ends, there is no more of it to wait for
                 await asyncio.wait_for(body.wait_eof(), timeout)
-        await super().shutdown(timeout)
+        await super().shutdown(None if timeout is None else timeout + GRACE_S + LEAVING_S)
+
+    def _end(self, call: asyncio.Task[None], last: float, *, sure: bool = False) -> None:
+        """End a call, at the `last` moment wherever it is, and before that only where it can still say so.
+
+        That is where it waits for its backend, not for its caller to take what is being written.
+        """
+        if self.writing_paused and self._loop.time() < last:
+            self._loop.call_later(RETRY_S, self._end, call, last)
+        elif not sure:  # a write that its caller has just made room for goes on first
+            self._loop.call_soon(partial(self._end, call, last, sure=True))
+        else:
+            end(call)
 
     def close(self) -> None:
         """Take no more requests. aiohttp would take no more of a body either, and let its reader wait."""

@@ -14,6 +14,7 @@ from aiohttp import web
 from opentelemetry.trace import Tracer
 
 from proxy.body import read_body
+from proxy.closing import heed
 from proxy.health import Health
 from proxy.identify import Identify
 from proxy.observe import Trace, begun, hop, note
@@ -63,7 +64,13 @@ class Http:
             return await self._handler(request.method, path)(request, trace)
         except HeadgateError as error:
             refusal = error
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError as cancelled:
+            refusal = heed(cancelled)
+            if request.writer.output_size > 0:
+                if "status" not in trace.fields:  # the caller did not take all of it in time
+                    note(status=200, code=refusal.code)
+                raise ConnectionResetError("the answer was broken off") from cancelled
+        except ConnectionError:
             raise
         except Exception as error:
             log.exception("request.crashed", request_id=trace.request_id)

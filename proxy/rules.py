@@ -7,6 +7,7 @@
 With `rollout` an enforced policy holds for that share of the callers, the same ones each time; the others are reported.
 """  # fmt: skip
 
+import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +19,7 @@ import structlog
 
 from policies import EventCheck, Policy
 from proxy.audit import Audit, Decision
+from proxy.closing import ShuttingDown, heed
 from proxy.observe import add_header, is_traced, note, span_event
 from proxy.recorder import Recorder
 from proxy.tables import Mode
@@ -204,6 +206,8 @@ class Rules:
                 failure = BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
         except (BackendError, Unavailable) as error:
             failure = error
+        except asyncio.CancelledError as cancelled:
+            failure = heed(cancelled)
         if failure is not None:
             yield self._ending_of(failure, progress, as_stream=reply.streamed and call.stream)
 
@@ -212,7 +216,8 @@ class Rules:
         """The events that tell of a failure. Raises it while nothing was sent: then a status can still tell it."""
         if not (as_stream and progress.started):
             raise failure
-        log.warning("backend.failed", code=failure.code, message=failure.message)
+        if not isinstance(failure, ShuttingDown):
+            log.warning("backend.failed", code=failure.code, message=failure.message)
         note(code=failure.code)
         return progress.failed(failure)
 

@@ -8,20 +8,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from yarl import URL
 
-from proxy.app import running
-from proxy.config import build
-from tests.conftest import tables_for
-from tests.raw import ask, nothing_left_running, post, until, wire  # noqa: F401
+from tests.raw import ask, events, nothing_left_running, post, until, wire  # noqa: F401
+from tests.stopping import Stopping
 from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
 
 ROOT = Path(__file__).parent.parent
 STREAM = post(b'{"model":"m","stream":true}')
+TYPES = [event["type"] for event in events(CANONICAL)[:-1]]
+SHUTDOWN = "server_shutdown"
 
 
 @dataclass
@@ -35,6 +36,11 @@ class Process:
         url = URL(self.address)
         with socket.socket() as probe:
             return probe.connect_ex((url.host, url.port)) == 0
+
+    async def log(self) -> list[dict[str, Any]]:
+        """What it has logged, when it has ended. Raises ValueError when a line is no JSON, such as one of a traceback."""
+        assert self.process.stderr
+        return [orjson.loads(line) for line in (await self.process.stderr.read()).splitlines()]
 
     async def end(self) -> int:
         """Its exit code; nothing may take half a minute here."""
@@ -100,15 +106,24 @@ async def test_a_stream_that_runs_is_finished_before_the_process_ends(serve: Ser
 
 
 @pytest.mark.parametrize("drain_s", [0, 0.3])
-async def test_a_stream_longer_than_the_drain_is_broken_off(serve: Serve, drain_s: float):
-    """Its reader sees that it is not whole; the process ends with exit code 0."""
+async def test_a_stream_longer_than_the_drain_is_told_why_it_ends(serve: Serve, drain_s: float):
+    """It ends as the protocol has it, and the exit code is 0; in the log its caller has not left."""
     gate = await serve(pace_ms=500, drain_s=drain_s)
     async with streaming_from(gate) as answer:
         gate.process.send_signal(signal.SIGTERM)
-        with pytest.raises(aiohttp.ClientError):
-            await answer.read()
+        told = await answer.read()
 
+    assert told.endswith(b"data: [DONE]\n\n")
+    *begun, error, failed, _ = events(told)
+    assert [event["type"] for event in begun] == TYPES[: len(begun)]
+    assert (error["type"], error["code"], error["error"]["type"]) == ("error", SHUTDOWN, "server_error")
+    assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
     assert await gate.end() == 0
+    lines = await gate.log()
+    assert [(line["status"], line["code"]) for line in lines if line["event"] == "request.finished"] == [
+        (200, SHUTDOWN)
+    ]
+    assert [line["event"] for line in lines if line["level"] in ("warning", "error")] == []
 
 
 async def test_idle_connections_do_not_hold_the_process(serve: Serve):
@@ -154,41 +169,6 @@ async def test_a_port_that_is_taken_is_told_in_a_sentence(serve: Serve):
     assert told.count(b"\n") == 1
 
 
-class Stopping:
-    """A gate in this process, which a test stops while something is under way."""
-
-    def __init__(self, upstream: FakeUpstream, drain_s: float) -> None:
-        self._config = build(tables_for(upstream, server={"port": 0, "drain_s": drain_s}))
-        self._stop = asyncio.Event()
-        self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    async def __aenter__(self) -> Self:
-        self._serving = asyncio.create_task(self._serve())
-        self.address = await self._address
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stop.set()
-        async with asyncio.timeout(25):
-            await self._serving
-
-    async def _serve(self) -> None:
-        async with running(self._config) as address:
-            self._address.set_result(address)
-            await self._stop.wait()
-
-    async def stop(self) -> None:
-        """Begin the drain; it has begun when nobody listens any more."""
-        self._stop.set()
-        url = URL(self.address)
-        while True:
-            try:
-                _, writer = await asyncio.open_connection(url.host, url.port)
-            except OSError:
-                return
-            writer.transport.abort()
-
-
 async def test_a_body_that_is_under_way_is_still_read(upstream: FakeUpstream):
     """A long upload is a running call: it is not left waiting for bytes that nobody takes."""
     async with Stopping(upstream, drain_s=20) as gate, wire(gate.address) as connection:
@@ -212,7 +192,7 @@ async def test_a_body_that_does_not_come_holds_no_drain(upstream: FakeUpstream):
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
         await gate.stop()
 
-        assert b"200" not in await connection.rest()
+        assert b"HTTP/1.1 503 " in await connection.rest()
     assert upstream.asked == []
 
 
@@ -244,6 +224,6 @@ async def test_a_drain_of_no_time_ends_the_work_behind_a_call(upstream: FakeUpst
         assert b"200" in await connection.line()
         await gate.stop()
 
-        assert not (await connection.rest()).endswith(b"0\r\n\r\n")
+        assert b"event: response.failed" in await connection.rest()
         async with asyncio.timeout(5):
             await upstream.left.wait()

@@ -1,5 +1,6 @@
 """The order of the policies, and the one judge of what they find."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from pydantic import PrivateAttr
 
 from policies import EventCheck, Policy
+from proxy import closing
 from proxy.audit import Audit, AuditTable
 from proxy.observe import Trace, begun
 from proxy.recorder import Recorder, RecordTable
@@ -459,13 +461,40 @@ async def test_a_stream_that_breaks_off_is_ended_as_the_protocol_asks(at: int, l
         seen = told(await end())
 
         assert order_faults(seen, cut=True) == []
-        assert [event["type"] for event in seen] == [*TYPES[: len(seen) - 2], "error", "response.failed"]
+        *begun, error, failed = seen
+        if begun[-1]["type"] == "response.output_item.done" and begun[-1]["item"].get("status") == "incomplete":
+            begun.pop()  # closed what was open
+        assert [event["type"] for event in begun] == TYPES[: len(begun)]
+        assert [error["type"], failed["type"]] == ["error", "response.failed"]
         assert logged[-1] == {
             "event": "backend.failed",
             "log_level": "warning",
             "code": "upstream_cut",
             "message": CUT.message,
         }
+
+
+@pytest.mark.parametrize("cancelled_by", [closing.end, asyncio.Task.cancel], ids=["gate", "caller"])
+async def test_a_stream_that_the_gate_ends_says_so(cancelled_by: Callable[[Any], Any], logged: list[dict[str, Any]]):
+    """One whose caller has left has nobody to say it to. The backend is at fault in neither."""
+    waiting = asyncio.Event()
+
+    async def endless() -> AsyncIterator[Sequence[Event]]:
+        yield SSEParser(TRACKED).feed(CANONICAL[:4000])
+        waiting.set()
+        await asyncio.Event().wait()
+
+    reply = Reply(200, {}, endless(), streamed=True)
+    running = asyncio.create_task(sent(Rules([]).watch(call_with(stream=True), reply)))
+    await waiting.wait()
+    cancelled_by(running)
+    await asyncio.wait([running])
+
+    assert running.cancelled() == (cancelled_by is not closing.end)
+    if cancelled_by is closing.end:
+        assert [event.get("code") for event in told(running.result())[-2:]] == ["server_shutdown", None]
+        assert running.cancelling() == 0
+    assert logged == []
 
 
 @pytest.mark.parametrize("streamed", [True, False])

@@ -1,7 +1,8 @@
 """Ends a stream that does not end by itself: what must follow the events that were sent so far.
 
-Failures end in the union-form `error` event and `response.failed`; a stop closes open items and ends in
-`response.incomplete`. Numbers go on from the last event sent; nothing is ever fabricated as completed.
+Open items are closed as they stand, cut short. Then a failure is told by the union-form `error` event and
+`response.failed`, a stop by `response.incomplete`. Numbers go on from the last event sent; nothing is ever fabricated
+as completed.
 Source: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
@@ -70,28 +71,35 @@ class Progress:
                 self._numbered = event.frame
 
     def failed(self, error: HeadgateError) -> list[Event]:
-        """The events that tell of a failure in the middle of a stream; an error is told once."""
-        number = self._next_number()
+        """The events that tell of a failure in the middle of a stream; an error is told once.
+
+        Open items are closed first: there are readers that hear nothing more once they have heard of an error.
+        """
+        closed = self._closed()
+        number = self._next_number() + len(closed)
         response = self._response("failed") | {"error": {"code": "server_error", "message": error.message}}
         if self._told:
-            return [self._end(number, response)]
+            return [*closed, self._end(number, response)]
         shape: JSON = envelope(error)["error"]  # type: ignore[assignment]
         flat = {"code": shape["code"], "message": shape["message"], "param": shape["param"]}
         told = {"type": "error", "sequence_number": number, **flat, "error": shape}
-        return [_event("error", told), self._end(number + 1, response)]
+        return [*closed, _event("error", told), self._end(number + 1, response)]
 
     def stopped(self, reason: str) -> list[Event]:
         """The events that end a stream early and cleanly: open items cut short, then `response.incomplete`."""
-        number = self._next_number()
+        closed = self._closed()
+        response = self._response("incomplete") | {"incomplete_details": {"reason": reason}}
+        return [*closed, self._end(self._next_number() + len(closed), response)]
+
+    def _closed(self) -> list[Event]:
+        """The events that close what is open as it stands; its items are done with that."""
         events = []
-        for index, frames in sorted(self._open.items()):
+        for number, (index, frames) in enumerate(sorted(self._open.items()), self._next_number()):
             item = _cut_short(bytes(frames), index)
             done = {"type": "response.output_item.done", "sequence_number": number, "output_index": index, "item": item}
             events.append(_event("response.output_item.done", done))
             self._done[index] = item
-            number += 1
-        response = self._response("incomplete") | {"incomplete_details": {"reason": reason}}
-        return [*events, self._end(number, response)]
+        return events
 
     def _response(self, status: str) -> JSON:
         begun = self._created.response if self._created else {}

@@ -142,18 +142,20 @@ LATE_FAULTS = {
 async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_asks(
     gate, impatient, upstream, play, code
 ):
-    """The union-form `error`, then `response.failed`, then the sentinel; numbers go on; nothing is made up as completed."""
+    """The open item closed, the union-form `error`, then `response.failed`, then the sentinel; numbers go on; nothing is made up as completed."""
     upstream.play = play
     answer = await ask(impatient if code == "upstream_timeout" else gate, STREAM)
-    *passed, error, failed, done = events(answer.body)
+    *passed, closed, error, failed, done = events(answer.body)
 
     assert answer.status == 200
     assert [event["type"] for event in passed] == [event["type"] for event in events(BEGUN)]
+    assert (closed["type"], closed["item"]["status"]) == ("response.output_item.done", "incomplete")
+    assert failed["response"]["output"] == [closed["item"]]
     assert (error["type"], error["code"], error["error"]["code"], error["param"]) == ("error", code, code, None)
     assert (failed["type"], failed["response"]["status"], done) == ("response.failed", "failed", "[DONE]")
     assert failed["response"]["error"] == {"code": "server_error", "message": error["message"]}
     assert failed["response"]["id"] == passed[0]["response"]["id"]
-    assert [event["sequence_number"] for event in (*passed, error, failed)] == list(range(len(passed) + 2))
+    assert [event["sequence_number"] for event in (*passed, closed, error, failed)] == list(range(len(passed) + 3))
     await until(lambda: upstream.open == 0 or code != "upstream_timeout")
 
 

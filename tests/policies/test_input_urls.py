@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from policies.input_urls import ENDINGS, MOST_VALUES, InputUrls, may_refer, _name
+from policies.input_urls import ENDINGS, MOST_VALUES, InputUrls, _name, may_refer
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from tests.shapes import JSON, PATIENT, call_with

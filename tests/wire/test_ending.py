@@ -89,12 +89,15 @@ def call(index: int) -> JSON:
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_failure_after_any_event(cut: int):
-    """Numbers go on, one terminal ends the stream, its output is the items that were finished."""
+    """What is open is closed just as a stop closes it, the error is told, and one terminal ends the stream."""
     ending = after(CANONICAL[:cut]).failed(CUT)
+    *closed, stop = after(CANONICAL[:cut]).stopped("x")
 
     assert faults(CANONICAL[:cut], ending) == []
-    assert [event.type for event in ending] == ["error", "response.failed"]
-    assert [event.data["sequence_number"] for event in ending] == [cut, cut + 1]
+    assert [event.type for event in ending[-2:]] == ["error", "response.failed"]
+    assert [event.frame for event in ending[:-2]] == [event.frame for event in closed]
+    assert ending[-1].response["output"] == stop.response["output"]
+    assert [event.data["sequence_number"] for event in ending] == list(range(cut, cut + len(ending)))
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -148,10 +151,10 @@ async def test_the_sdk_raises_what_a_failed_stream_tells():
 
 def test_an_error_event_has_both_forms():
     """Some readers want the fields flat, others inside `error`."""
-    error, failed = after(CANONICAL[:3]).failed(CUT)
+    error, failed = after(CANONICAL[:2]).failed(CUT)
 
     assert error.data == {
-        "type": "error", "sequence_number": 3, "code": "upstream_cut", "message": CUT.message, "param": None,
+        "type": "error", "sequence_number": 2, "code": "upstream_cut", "message": CUT.message, "param": None,
         "error": {"type": "server_error", "code": "upstream_cut", "message": CUT.message, "param": None},
     }  # fmt: skip
     assert failed.response["error"] == {"code": "server_error", "message": CUT.message}
@@ -159,14 +162,14 @@ def test_an_error_event_has_both_forms():
 
 
 def test_an_open_message_keeps_the_text_that_was_told():
-    """Nothing of what the caller has read is taken back."""
-    done, end = after(CANONICAL[:11]).stopped("x")
-
-    assert done.data["item"] == {
-        "id": "msg_0001", "type": "message", "status": "incomplete", "role": "assistant",
-        "content": [{"type": "output_text", "text": "Hel", "annotations": [], "logprobs": []}],
-    }  # fmt: skip
-    assert [item["id"] for item in end.response["output"]] == ["rs_0001", "msg_0001"]
+    """Nothing of what the caller has read is taken back, however the stream ends."""
+    for done, *_, end in (after(CANONICAL[:11]).stopped("x"), after(CANONICAL[:11]).failed(CUT)):
+        assert done.data["item"] == {
+            "id": "msg_0001", "type": "message", "status": "incomplete", "role": "assistant",
+            "content": [{"type": "output_text", "text": "Hel", "annotations": [], "logprobs": []}],
+        }  # fmt: skip
+        assert [item["id"] for item in end.response["output"]] == ["rs_0001", "msg_0001"]
+        assert end.response["output"][-1] == done.data["item"]
 
 
 def test_open_items_side_by_side_are_closed_each_as_it_stands():
@@ -347,3 +350,14 @@ def test_an_error_that_the_upstream_told_is_not_told_again():
     progress.see([Event("error", frame_of("error", told))])
 
     assert [(event.type, event.data["sequence_number"]) for event in progress.failed(CUT)] == [("response.failed", 3)]
+
+
+def test_what_is_open_when_the_upstream_tells_an_error_is_closed_behind_it():
+    """It left its items as they were; numbers go on, and the end has what was told of them."""
+    told = {"type": "error", "sequence_number": 11, "code": "server_error", "message": "Overloaded.", "param": None}
+    sent = [*CANONICAL[:11], frame_of("error", told)]
+    done, end = after(sent).failed(CUT)
+
+    assert faults(sent, [done, end]) == []
+    assert [event.type for event in (done, end)] == ["response.output_item.done", "response.failed"]
+    assert end.response["output"][-1] == done.data["item"]

@@ -8,6 +8,7 @@ from proxy.wire.event import (
     TERMINALS,
     TRACKED,
     Event,
+    Once,
     Reply,
     Stop,
     body_events,
@@ -146,6 +147,14 @@ def test_a_reply_is_told_by_its_fields():
     batches = iter(())
 
     assert Reply(200, {}, batches, streamed=True) == Reply(200, {}, batches, streamed=True)
+
+
+async def test_what_came_whole_is_given_once():
+    """As one batch."""
+    batches = Once([Event("", b": hi\n\n")])
+
+    assert [batch async for batch in batches] == [batches.batch]
+    assert [batch async for batch in batches] == []
 
 
 def test_a_stop_says_why():

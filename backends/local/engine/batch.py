@@ -98,10 +98,9 @@ class Batch:
         job, number = self.jobs[row], result.token_id
         if job.cancelled:
             return "stop"
-        if not self._follows(row, number):
-            return "alone"
-        if number in job.options.stop_ids:
-            return "stop"
+        ended = self._ended_before(row, number)
+        if ended is not None:
+            return ended
         self._made[row] += 1
         self._emit(job, Token(number) if job.options.top_logprobs is None else Token(number, result.log_prob))
         if row in self._matchers and self._matchers[row].over:
@@ -110,22 +109,36 @@ class Batch:
             return "length"
         return "alone" if self._grammar_s[row] > MAX_GRAMMAR_S else None
 
-    def _follows(self, row: int, number: int) -> bool:
-        """Whether the row's grammar, should it have one, allows this token; its matcher is then behind it."""
-        options = self.jobs[row].options
-        if self._grammars is None or not options.grammar:
-            return True
-        began = time.perf_counter()
+    def _ended_before(self, row: int, number: int) -> End | None:
+        """How a row ends without this token, if it does: one that ends answers, or that its grammar forbids."""
         try:
-            matcher = self._matchers[row] = self._matchers.get(row) or self._grammars.matcher(options.grammar)
+            matcher = self._matcher(row)
         except ValueError:
-            return False  # whoever goes on with it will say what is wrong
-        if not matcher.allows(number):
-            return False
-        if number not in options.stop_ids:
+            return "alone"  # whoever goes on with it will say what is wrong
+        ends = number in self.jobs[row].options.stop_ids and (matcher is None or matcher.accepts)
+        if matcher is not None and not self._follows(row, matcher, number, ends=ends):
+            return "alone"
+        return "stop" if ends else None
+
+    def _matcher(self, row: int) -> Matcher | None:
+        """What follows the row through its grammar, should it have one. Raises ValueError for a bad one."""
+        grammar = self.jobs[row].options.grammar
+        if self._grammars is None or not grammar:
+            return None
+        if row not in self._matchers:
+            began = time.perf_counter()
+            self._matchers[row] = self._grammars.matcher(grammar)
+            self._grammar_s[row] += time.perf_counter() - began
+        return self._matchers[row]
+
+    def _follows(self, row: int, matcher: Matcher, number: int, *, ends: bool) -> bool:
+        """Whether the grammar allows this token; the matcher is then behind it."""
+        began = time.perf_counter()
+        allowed = matcher.allows(number)
+        if allowed and not ends:
             matcher.consume(number)
         self._grammar_s[row] += time.perf_counter() - began
-        return not matcher.error
+        return allowed and not matcher.error
 
     def _end(self, row: int, finish: End, message: str = "") -> bool:
         self._open[row] = False

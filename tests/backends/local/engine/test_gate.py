@@ -130,13 +130,13 @@ async def test_a_gate_whose_engine_stands_still_goes_on(slow, start_gate, http):
 
 
 @asynccontextmanager
-async def gate(tmp_path, folder, **keys):
+async def gate(tmp_path, folder, drain_s=20, **keys):
     """A gate in a process of its own: the process and its address."""
     settings = {"max_output_tokens": 100_000, "kv_bytes": 10**10} | keys
     lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
     config = tmp_path / "headgate.toml"
     config.write_text(
-        f"""[server]\nport = 0\ndrain_s = 20\n[[backend]]\nuse = "local"\nname = "tick"\npath = "{folder}"\n{lines}
+        f"""[server]\nport = 0\ndrain_s = {drain_s}\n[[backend]]\nuse = "local"\nname = "tick"\npath = "{folder}"\n{lines}
 [[route]]\nmodel = "*"\nbackend = "tick"\n"""
     )
     process = await asyncio.create_subprocess_exec(
@@ -179,3 +179,25 @@ async def test_a_gate_that_is_stopped_lets_running_answers_finish(slow, tmp_path
 
     assert text.count("event: response.incomplete") == 1
     assert (process.returncode, "Traceback" in errors, alive(number)) == (0, False, False)
+
+
+async def test_answers_that_outlast_the_drain_are_told_why_they_end(slow, tmp_path, http):
+    """A stream by its last events, its text kept; a body that has not begun by a status. The engine ends, too."""
+    async with gate(tmp_path, slow, drain_s=0.5, workers=2) as (process, address):
+        stream = Stream(http, address)
+        body = {"model": "tick", "input": "Hi", "max_output_tokens": 100_000}
+        whole = asyncio.create_task(http.post(f"{address}/v1/responses", json=body))
+        await stream.until(DELTA)
+        (number,) = engine_processes(process.pid)
+        os.kill(process.pid, signal.SIGTERM)
+        text = await stream.whole()
+        async with await whole as answer:
+            told = await answer.json()
+        errors = (await process.communicate())[1].decode()
+
+    assert [text.count(f"event: {kind}") for kind in ("response.output_item.done", "error", "response.failed")] == [
+        1
+    ] * 3
+    assert text.endswith("data: [DONE]\n\n")
+    assert (answer.status, told["error"]["code"], text.count('"code":"server_shutdown"')) == (503, "server_shutdown", 2)
+    assert (process.returncode, "Traceback" in errors, "499" in errors, alive(number)) == (0, False, False, False)

@@ -1,0 +1,46 @@
+"""A gate that ends while a test looks on."""
+
+import asyncio
+from typing import Self
+
+from yarl import URL
+
+from proxy.app import running
+from proxy.config import build
+from tests.conftest import tables_for
+from tests.upstream import FakeUpstream
+
+
+class Stopping:
+    """A gate in this process, which a test stops while something is under way."""
+
+    def __init__(self, upstream: FakeUpstream, drain_s: float) -> None:
+        self._config = build(tables_for(upstream, server={"port": 0, "drain_s": drain_s}))
+        self._stop = asyncio.Event()
+        self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        self._serving = asyncio.create_task(self._serve())
+        self.address = await self._address
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        async with asyncio.timeout(25):
+            await self._serving
+
+    async def _serve(self) -> None:
+        async with running(self._config) as address:
+            self._address.set_result(address)
+            await self._stop.wait()
+
+    async def stop(self) -> None:
+        """Begin the drain; it has begun when nobody listens any more."""
+        self._stop.set()
+        url = URL(self.address)
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(url.host, url.port)
+            except OSError:
+                return
+            writer.transport.abort()

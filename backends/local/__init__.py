@@ -200,7 +200,8 @@ class Local(Backend):
 
     @asynccontextmanager
     async def respond(self, call: Call) -> AsyncIterator[Reply]:
-        request = await self._readers.read(functools.partial(self._read, call), len(call.encoded))
+        plain = not call.body.get("tools") and not call.body.get("text")
+        request = await self._readers.read(functools.partial(self._read, call), len(call.encoded), plain=plain)
         answer = Answer(request, self._model.tokens)
         async with self._engine.generate(request.prompt, request.options) as generation:
             yield Reply(200, _told(request), answer.batches(generation), streamed=True)

@@ -76,7 +76,7 @@ class Batch:
             over = self._over(row, result)
             if complete:
                 self._stepped()
-        except BaseException:  # noqa: BLE001
+        except BaseException:  # noqa: BLE001  the row stays open, so it is told as failed when the call is over
             return True
         return over
 

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, NoReturn
 import ctranslate2  # noqa: F401  here, before the first word: from a slow disk it takes long, and nothing else runs
 import structlog
 
-import backends.local.engine.constrained  # noqa: F401  here too: who loads it later needs files, and may hold a job up
 from backends.local.engine.costs import Costs, calibrate
 from backends.local.engine.device import Placement, place
 from backends.local.engine.grammars import Grammars

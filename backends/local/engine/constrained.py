@@ -94,7 +94,7 @@ class Answer:
             self._stepped = True
             self._resuming.steps()
             return self._over(result)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  told by `check` when the call is over
             self._error = error
             return True
 

@@ -55,7 +55,7 @@ class _Row:
         """A token; True ends the call. An exception in here would take down the process."""
         try:
             self._take(result)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  told by `check` when the call is over
             self.error = error
         return self.error is not None or self.finish is not None
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from backends.local.engine import plan
+from backends.local.engine import constrained, plan
 from backends.local.engine.batch import run_batch, sampling
 from backends.local.engine.costs import Costs, MeanLength
 from backends.local.engine.job import Finish, Job, Step, Token
@@ -153,9 +153,7 @@ class Scheduler:
         if not options.grammar:
             run_likeliest(*model, jobs, prefix, outbox.emit, outbox.ended, stepped=outbox.wake)
             return
-        from backends.local.engine.constrained import run_constrained
-
-        run_constrained(*model, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.ended_now)
+        constrained.run_constrained(*model, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.ended_now)
 
     def _over(self, batch: Sequence[Waiting], running: asyncio.Future[None]) -> None:
         self._running.discard(running)

@@ -16,6 +16,16 @@ from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
 DATA = Path(__file__).parent / "data"
+# The end of a config in TOML: one recorded answer to everything.
+CANNED = f"""
+[[backend]]
+use = "replay"
+name = "canned"
+path = "{DATA / "canonical.sse"}"
+[[route]]
+model = "*"
+backend = "canned"
+"""
 StartGate = Callable[..., Awaitable[str]]
 
 

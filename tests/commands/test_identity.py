@@ -12,7 +12,7 @@ import pytest
 from proxy.__main__ import main
 from proxy.wire.call import Caller
 from proxy.wire.principal import hashed, identifier_of
-from tests.conftest import DATA, StartGate, tables_for
+from tests.conftest import CANNED, StartGate, tables_for
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
@@ -45,14 +45,7 @@ def toml(policy: str, *, state: str = "", callers: Sequence[dict[str, str]] = TA
 {listed}
 {policy}
 {state}
-[[backend]]
-use = "replay"
-name = "canned"
-path = "{DATA / "canonical.sse"}"
-[[route]]
-model = "*"
-backend = "canned"
-"""
+{CANNED}"""
 
 
 def in_redis(server: RedisServer, *, timeout_ms: int = 5000) -> dict[str, Any]:

@@ -9,19 +9,10 @@ import orjson
 import pytest
 
 from proxy.__main__ import main
-from tests.conftest import DATA, StartGate, tables_for
+from tests.conftest import CANNED, StartGate, tables_for
 from tests.upstream import FakeUpstream
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "policies").glob("*.toml"))
-ROUTED = f"""
-[[backend]]
-use = "replay"
-name = "canned"
-path = "{DATA / "canonical.sse"}"
-[[route]]
-model = "*"
-backend = "canned"
-"""
 POLICIES = """
 [[policy]]
 use = "max_tool_calls"
@@ -153,7 +144,7 @@ def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
         },
     ]
     cases = file(tmp_path, "\n\n".join(orjson.dumps(line).decode() for line in lines) + "\n", "cases.jsonl")
-    config = file(tmp_path, POLICIES + ROUTED, "gate.toml")
+    config = file(tmp_path, POLICIES + CANNED, "gate.toml")
 
     assert run(capsys, "test", cases, "--config", config) == (0, "3 cases, 0 not as expected.\n", "")
     assert run(capsys, "test", cases)[1].splitlines() == [
@@ -170,8 +161,8 @@ def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
 def test_the_policies_of_a_config_go_before_those_of_the_file(tmp_path: Path, capsys):
     """What is about to be served is tried, in the mode that it has."""
     cases = file(tmp_path, POLICIES + CASES)
-    config = file(tmp_path, POLICIES.replace("max = 4", "max = 9") + ROUTED, "gate.toml")
-    reported = file(tmp_path, POLICIES.replace("blocked", 'mode = "report"\nblocked') + ROUTED, "report.toml")
+    config = file(tmp_path, POLICIES.replace("max = 4", "max = 9") + CANNED, "gate.toml")
+    reported = file(tmp_path, POLICIES.replace("blocked", 'mode = "report"\nblocked') + CANNED, "report.toml")
 
     assert run(capsys, "test", cases, "--config", config)[0] == 1
     assert (
@@ -314,7 +305,7 @@ async def record(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: 
 
 async def test_diff_tells_whose_requests_change_their_fate(record: str, tmp_path: Path, capsys):
     """By caller, the most frequent first: what became of them and what would."""
-    old, new = file(tmp_path, OLD + ROUTED, "old.toml"), file(tmp_path, NEW + ROUTED, "new.toml")
+    old, new = file(tmp_path, OLD + CANNED, "old.toml"), file(tmp_path, NEW + CANNED, "new.toml")
     code, out, err = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", record)
 
     assert (code, err) == (1, "")
@@ -328,8 +319,8 @@ async def test_diff_tells_whose_requests_change_their_fate(record: str, tmp_path
 
 async def test_diff_of_a_config_with_itself_is_exit_0(record: str, tmp_path: Path, capsys):
     """Nothing changes."""
-    old = file(tmp_path, OLD + ROUTED, "old.toml")
-    same = file(tmp_path, f"# the same\n{OLD}{ROUTED}", "same.toml")
+    old = file(tmp_path, OLD + CANNED, "old.toml")
+    same = file(tmp_path, f"# the same\n{OLD}{CANNED}", "same.toml")
 
     assert await asyncio.to_thread(run, capsys, "diff", old, same, "--requests", record) == (
         0,
@@ -340,8 +331,8 @@ async def test_diff_of_a_config_with_itself_is_exit_0(record: str, tmp_path: Pat
 
 async def test_diff_sees_what_is_changed_and_not_only_what_is_refused(record: str, tmp_path: Path, capsys):
     """A default that is lowered changes what goes out."""
-    old = file(tmp_path, OLD + ROUTED, "old.toml")
-    new = file(tmp_path, OLD.replace("max = 8", "max = 8\ndefault = 2") + ROUTED, "new.toml")
+    old = file(tmp_path, OLD + CANNED, "old.toml")
+    new = file(tmp_path, OLD.replace("max = 8", "max = 8\ndefault = 2") + CANNED, "new.toml")
     code, out, _ = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", record)
 
     assert (code, out) == (
@@ -391,7 +382,7 @@ async def links(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: P
 
 async def test_diff_sees_hosts_and_what_a_query_includes(links: str, tmp_path: Path, capsys):
     """Whatever name a URL stands under; the record has nothing else of it."""
-    old, new = file(tmp_path, OPEN + ROUTED, "old.toml"), file(tmp_path, CLOSED + ROUTED, "new.toml")
+    old, new = file(tmp_path, OPEN + CANNED, "old.toml"), file(tmp_path, CLOSED + CANNED, "new.toml")
     code, out, err = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", links)
 
     assert (code, err) == (1, "")
@@ -418,7 +409,7 @@ code = "include.not_allowed"
 
 def test_diff_of_nothing_is_exit_0(tmp_path: Path, capsys):
     """Nobody asked, nobody is hurt."""
-    old, new = file(tmp_path, OLD + ROUTED, "old.toml"), file(tmp_path, NEW + ROUTED, "new.toml")
+    old, new = file(tmp_path, OLD + CANNED, "old.toml"), file(tmp_path, NEW + CANNED, "new.toml")
 
     assert run(capsys, "diff", old, new, "--requests", file(tmp_path, "\n", "none.jsonl")) == (
         0,
@@ -434,7 +425,7 @@ def test_diff_of_nothing_is_exit_0(tmp_path: Path, capsys):
 )  # fmt: skip
 def test_diff_of_what_was_not_recorded_is_exit_2(tmp_path: Path, capsys, line: str):
     """The file and the number of the line are told."""
-    gate = file(tmp_path, OLD + ROUTED, "old.toml")
+    gate = file(tmp_path, OLD + CANNED, "old.toml")
     good = '{"caller":"a","team":"a","request":{"model":"m"}}'
     requests = file(tmp_path, f"{good}\n\n{line}\n", "requests.jsonl")
     code, out, err = run(capsys, "diff", gate, gate, "--requests", requests)
@@ -445,7 +436,7 @@ def test_diff_of_what_was_not_recorded_is_exit_2(tmp_path: Path, capsys, line: s
 
 def test_diff_names_a_file_that_is_missing(tmp_path: Path, capsys):
     """A config, or the requests."""
-    gate, none = file(tmp_path, OLD + ROUTED, "old.toml"), str(tmp_path / "none")
+    gate, none = file(tmp_path, OLD + CANNED, "old.toml"), str(tmp_path / "none")
 
     for typed in ([none, gate, "--requests", gate], [gate, none, "--requests", gate], [gate, gate, "--requests", none]):
         code, out, err = run(capsys, "diff", *typed)

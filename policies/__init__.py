@@ -10,6 +10,7 @@ from proxy.stores.memory import Memory
 from proxy.wire.call import Call
 from proxy.wire.event import Event
 
+Judge = Callable[[Call], Call | Awaitable[Call]]
 EventCheck = Callable[[Event], Awaitable[Event]]
 
 
@@ -30,15 +31,15 @@ class Policy(Table):
 
     async def start(self, state: Store) -> None:
         """Take what lives as long as the process."""
-        vars(self)["_shared_state"] = state  # a private attribute of pydantic's would cost every call 2 µs to read
+        vars(self)["_shared_state"] = state
 
-    def judge(self, call: Call) -> Call:
-        """Let the call pass, changed or not. Raises PolicyViolation."""
-        return call
+    def judging(self) -> Judge:
+        """What every call goes through: a function that returns it, changed or not, or raises PolicyViolation.
 
-    async def on_request(self, call: Call) -> Call:
-        """The same, for those that must wait for something, such as `_shared_state`; it runs instead of `judge`."""
-        return self.judge(call)
+        Asked for once, after `start`, so that the function has its settings at hand: to read one of a pydantic model's
+        takes as long as a dozen of its variables. One that must wait for something is `async`, or returns what is.
+        """
+        return _passed
 
     def on_response(self, call: Call) -> EventCheck | None:  # noqa: ARG002  for those that look at replies
         """A check that gets every watched event of this call's reply before the caller does, or None.
@@ -51,5 +52,10 @@ class Policy(Table):
         """Whether the reply to this call must be looked at while it is made, even if the caller wants one body."""
         return False
 
-    async def on_end(self, call: Call) -> None:
-        """Called once for every call that `on_request` let pass, however it ended: give back what was reserved."""
+    def on_end(self, call: Call) -> Awaitable[None] | None:  # noqa: ARG002  for those that reserve something
+        """Asked once for every call that was let pass, however it ended: what gives back what was reserved, or None."""
+        return None
+
+
+def _passed(call: Call) -> Call:
+    return call

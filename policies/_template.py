@@ -5,7 +5,7 @@ Response: what is watched in the reply, or "passes".
 Source: the link to what the rule is taken from.
 """
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 
@@ -16,7 +16,12 @@ class Template(Policy):
     forbidden_model: str = ""
     """The model that nobody may ask."""
 
-    def judge(self, call: Call) -> Call:
-        if call.model == self.forbidden_model:
-            raise PolicyViolation("forbidden", f"model is {call.model}; it is not allowed.", param="model")
-        return call
+    def judging(self) -> Judge:
+        forbidden = self.forbidden_model
+
+        def judge(call: Call) -> Call:
+            if call.model == forbidden:
+                raise PolicyViolation("forbidden", f"model is {call.model}; it is not allowed.", param="model")
+            return call
+
+        return judge

@@ -8,11 +8,10 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Literal
 from urllib.parse import parse_qsl
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs
@@ -28,31 +27,32 @@ class Include(Policy):
     on_deny: Literal["reject", "remove"] = "reject"
     """What happens to a call that asks for one: it is refused, or it is sent on without that value."""
 
-    def judge(self, call: Call) -> Call:
-        for value in _queried(call.query) if call.query else ():
-            if not self._globs.allows(value):
-                raise _not_allowed(value, FIELD)
-        asked = call.body.get(FIELD)
-        if asked is None:
-            return call
-        if not isinstance(asked, list):
-            raise PolicyViolation("not_an_array", f"{FIELD} is not an array of strings.", param=FIELD)
-        kept = list(self._kept(asked))
-        return call if len(kept) == len(asked) else call.with_fields(include=kept)
+    def judging(self) -> Judge:
+        globs = Globs(self.allow, self.deny)
 
-    def _kept(self, asked: list[object]) -> Iterator[str]:
+        def judge(call: Call) -> Call:
+            for value in _queried(call.query) if call.query else ():
+                if not globs.allows(value):
+                    raise _not_allowed(value, FIELD)
+            asked = call.body.get(FIELD)
+            if asked is None:
+                return call
+            if not isinstance(asked, list):
+                raise PolicyViolation("not_an_array", f"{FIELD} is not an array of strings.", param=FIELD)
+            kept = list(self._kept(asked, globs))
+            return call if len(kept) == len(asked) else call.with_fields(include=kept)
+
+        return judge
+
+    def _kept(self, asked: list[object], globs: Globs) -> Iterator[str]:
         for index, value in enumerate(asked):
             param = f"{FIELD}[{index}]"
             if not isinstance(value, str):
                 raise PolicyViolation("not_a_string", f"{param} is not a string.", param=param)
-            if self._globs.allows(value):
+            if globs.allows(value):
                 yield value
             elif self.on_deny == "reject":
                 raise _not_allowed(value, param)
-
-    @cached_property
-    def _globs(self) -> Globs:
-        return Globs(self.allow, self.deny)
 
 
 def _not_allowed(value: str, param: str) -> PolicyViolation:

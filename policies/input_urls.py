@@ -18,8 +18,9 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from pydantic import NonNegativeInt, field_validator
+from pydantic_core import SchemaValidator, core_schema
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 
@@ -32,11 +33,13 @@ TOLD = frozenset({"action", "actions", "annotations", "arguments", "results", "s
 FILE_IDS = ("fileid", "fileids")
 FILE_DATA = "filedata"
 ENDINGS = ("url", *FILE_IDS, FILE_DATA)
-# In JSON without these bytes, and with f for r, names with such an ending all end alike: one search takes a fifth of
-# the time of five. Beside ASCII, a long s and ligatures fold to letters of theirs; f takes the last byte of those.
-LEFT_OUT = "_-DdAaTtIiEeSs\u017f".encode()
-FOLD = bytes.maketrans(b"FfRrLl\x80\x81\x83", b"ffffllfff")
-ALIKE = b'fl":'
+# JSON with such a name, in whatever dress, holds one of these. Beside ASCII, a long s and ligatures fold to letters
+# of theirs. pydantic's patterns look for all of them at once, in a tenth of the time of `re`.
+ANY, JOINT = "[-_]*", "[-_]+"
+URL = f'url{ANY}":|u{JOINT}r{ANY}l{ANY}":|ur{JOINT}l{ANY}":'
+FILE = f'file{ANY}(?:i{ANY}d{ANY}s?|d{ANY}a{ANY}t{ANY}a){ANY}":|f{JOINT}i{ANY}l{ANY}e|fi{JOINT}l{ANY}e|fil{JOINT}e'
+TELLTALE = core_schema.str_schema(pattern=f"(?i-u:{URL}|{FILE})|[\u017f\ufb00-\ufb06]")
+told_by = SchemaValidator(core_schema.with_default_schema(TELLTALE, default=None, on_error="default")).validate_python
 TEXTS = frozenset({"arguments", "call_id", "content", "description", "id", "name", "output", "role", "text", "type"})
 CONTAINERS = (dict, list)
 MOST_VALUES = 1_000_000
@@ -96,9 +99,13 @@ class InputUrls(Policy):
                 raise ValueError(f"'{host}' is not a host alone, such as images.example.com or *.example.com")
         return tuple(host.lower().removesuffix(".") for host in hosts)
 
-    def judge(self, call: Call) -> Call:
-        if not may_refer(call.encoded):
-            return call
+    def judging(self) -> Judge:
+        def judge(call: Call) -> Call:
+            return self._judged(call) if may_refer(call.encoded) else call
+
+        return judge
+
+    def _judged(self, call: Call) -> Call:
         for path, name, text in references(call.body):
             if is_reference(path, name) and (problem := self._problem(name, text)) is not None:
                 where = _where(path)
@@ -141,7 +148,7 @@ class InputUrls(Policy):
 
 def may_refer(encoded: bytes) -> bool:
     """False when no name in the JSON ends as those that are judged: telling it costs a tenth of walking through all."""
-    return ALIKE in encoded.translate(FOLD, LEFT_OUT)
+    return told_by(encoded) is not None
 
 
 def references(body: Mapping[str, object]) -> Iterator[tuple[list[Step], str, str]]:

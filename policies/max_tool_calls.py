@@ -11,14 +11,15 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import structlog
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from policies import EventCheck, Policy
+from policies import EventCheck, Judge, Policy
 from proxy.stores import StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation, Unavailable
@@ -68,12 +69,21 @@ class MaxToolCalls(Policy):
             raise ValueError(f"default is {self.default}; max allows {self.max}")
         return self
 
-    async def on_request(self, call: Call) -> Call:
-        asked = call.body.get(FIELD)
-        wanted = self._wanted(asked)
-        if self.scope == "response":
-            return call if asked == wanted else call.with_fields(max_tool_calls=wanted)
-        reserved = await self._reserve(call, wanted)
+    def judging(self) -> Judge:
+        if self.scope == "chain":
+            return self._reserving
+        most = self.max
+
+        def judge(call: Call) -> Call:
+            asked = call.body.get(FIELD)
+            if type(asked) is int and 0 < asked <= most:
+                return call
+            return call.with_fields(max_tool_calls=self._wanted(asked))
+
+        return judge
+
+    async def _reserving(self, call: Call) -> Call:
+        reserved = await self._reserve(call, self._wanted(call.body.get(FIELD)))
         call.notes[self._note] = reserved
         if reserved.granted > 0:
             return call.with_fields(max_tool_calls=reserved.granted)
@@ -83,7 +93,7 @@ class MaxToolCalls(Policy):
         return call.without_fields(FIELD).with_fields(tool_choice="none")
 
     def on_response(self, call: Call) -> EventCheck | None:
-        if self.count == ("server",) and self.scope == "response" and not _offers_server_tools(call):
+        if self._counts_offers and not _offers_server_tools(call):
             return None  # nothing that could be counted was offered to the model
         reserved: Reserved | None = call.notes.get(self._note)
         limit = self._limit(call) if reserved is None else reserved.granted
@@ -110,15 +120,19 @@ class MaxToolCalls(Policy):
     def needs_events(self, call: Call) -> bool:
         return _offers_server_tools(call)
 
-    async def on_end(self, call: Call) -> None:
+    def on_end(self, call: Call) -> Awaitable[None] | None:
         """Give back what a call took that no backend answered; one that broke off in the middle keeps it."""
         reserved: Reserved | None = call.notes.pop(self._note, None) if self.scope == "chain" else None
         if reserved is None:
-            return
+            return None
         task = asyncio.current_task()
         left = task is not None and task.cancelling() > 0  # the backend may be at work on it, unseen
-        if not (reserved.sent or left):
-            await self._give_back(reserved)
+        return None if reserved.sent or left else self._give_back(reserved)
+
+    @cached_property
+    def _counts_offers(self) -> bool:
+        """Whether only those calls count whose tools a request offers, and each response by itself."""
+        return self.count == ("server",) and self.scope == "response"
 
     @property
     def _note(self) -> str:

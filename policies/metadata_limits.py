@@ -17,7 +17,7 @@ from typing import Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import plain
@@ -80,14 +80,31 @@ class MetadataLimits(Policy):
                 raise ValueError(f"'{key}' is required, and allowed or forbidden refuse it")
         return self
 
-    def judge(self, call: Call) -> Call:
+    def judging(self) -> Judge:
+        """Most calls exceed no limit, and to tell it costs a third of finding what is wrong."""
+        most, longest_key, longest_value = self.max_pairs, self.max_key_chars, self.max_value_chars
+        lengths_alone = self.allowed == ANY and not (self.required or self.forbidden or self.values or self.set)
+
+        def judge(call: Call) -> Call:
+            sent = call.body.get(FIELD)
+            if not lengths_alone or (sent is not None and not isinstance(sent, dict)):
+                return self._judged(call)
+            if sent:
+                for key, value in sent.items():
+                    if type(value) is not str or len(value) > longest_value or len(key) > longest_key:
+                        return self._judged(call)
+                if len(sent) > most:
+                    return self._judged(call)
+            return call
+
+        return judge
+
+    def _judged(self, call: Call) -> Call:
         sent = call.body.get(FIELD)
         if sent is None:
             sent = {}
         if not isinstance(sent, dict):
             raise PolicyViolation("not_an_object", "metadata is not an object of string pairs.", param=FIELD)
-        if self._judges_lengths_alone and self._is_within(sent):
-            return call
         stamped = {key: _filled(template, call) for key, template in self.set.items()}
         whole = {**sent, **stamped}
         self._check_count(whole)
@@ -100,18 +117,6 @@ class MetadataLimits(Policy):
                 raise PolicyViolation("required", f"metadata lacks the required key '{_shown(key)}'.", param=FIELD)
         return call if whole == sent else call.with_fields(metadata=whole)
 
-    @cached_property
-    def _judges_lengths_alone(self) -> bool:
-        return self.allowed == ANY and not (self.required or self.forbidden or self.values or self.set)
-
-    def _is_within(self, sent: Mapping[str, object]) -> bool:
-        """Whether no limit is exceeded: so are most calls, and telling it costs a third of finding what is wrong."""
-        longest_key, longest_value = self.max_key_chars, self.max_value_chars
-        for key, value in sent.items():
-            if len(key) > longest_key or not isinstance(value, str) or len(value) > longest_value:
-                return False
-        return len(sent) <= self.max_pairs
-
     def _check_count(self, whole: Mapping[str, object]) -> None:
         if len(whole) > self.max_pairs:
             ours = f", {len(self.set)} of them set by this gate" if self.set else ""
@@ -123,10 +128,10 @@ class MetadataLimits(Policy):
         if len(key) > self.max_key_chars:
             found = f"the key '{_shown(key)}' of metadata has {len(key)} characters; the limit is {self.max_key_chars}."
             raise PolicyViolation("key_too_long", found, param=FIELD)
-        if not self._judged and not self.forbidden and self.allowed == ANY:
+        if not self._named and not self.forbidden and self.allowed == ANY:
             return
         param = f"{FIELD}.{_shown(key)}"
-        if key not in self._judged and plain(key) in self._judged.values():
+        if key not in self._named and plain(key) in self._named.values():
             found = f"{param} looks like a key that this gate judges; only that key is allowed."
             raise PolicyViolation("lookalike", found, param=param)
         if self._is_forbidden(key):
@@ -150,7 +155,7 @@ class MetadataLimits(Policy):
             raise PolicyViolation("value_pattern", found, param=param)
 
     @cached_property
-    def _judged(self) -> Mapping[str, str]:
+    def _named(self) -> Mapping[str, str]:
         """The keys that the settings name, each with its plain form."""
         return {key: plain(key) for key in (*self.required, *self.values, *self.set)}
 

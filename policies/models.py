@@ -7,12 +7,11 @@ Response: passes; it shows the upstream's own name for the model.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
 """
 
-from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs
@@ -29,15 +28,16 @@ class Models(Policy):
     aliases: dict[str, Name] = Field(default={})
     """What is sent on for a name that is asked, in one step; `allow` and `deny` judge what is sent on."""
 
-    def judge(self, call: Call) -> Call:
-        asked = call.body.get(FIELD)
-        if not isinstance(asked, str):
-            raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
-        model = self.aliases.get(asked, asked)
-        if not self._globs.allows(model):
-            raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
-        return call if model == asked else call.with_fields(model=model)
+    def judging(self) -> Judge:
+        aliases, globs = self.aliases, Globs(self.allow, self.deny)
 
-    @cached_property
-    def _globs(self) -> Globs:
-        return Globs(self.allow, self.deny)
+        def judge(call: Call) -> Call:
+            asked = call.body.get(FIELD)
+            if not isinstance(asked, str):
+                raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
+            model = aliases.get(asked, asked) if aliases else asked
+            if not globs.allows(model):
+                raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
+            return call if model == asked else call.with_fields(model=model)
+
+        return judge

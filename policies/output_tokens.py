@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 
@@ -33,23 +33,35 @@ class OutputTokens(Policy):
             raise ValueError(f"default is {self.default}; max allows {self.max}")
         return self
 
-    def judge(self, call: Call) -> Call:
-        asked = call.body.get(FIELD)
-        if asked is None:
-            return call.with_fields(max_output_tokens=self.default or self.max)
-        if not isinstance(asked, int) or isinstance(asked, bool):
-            message = f"Invalid type for '{FIELD}': expected an integer, but got {_kind(asked)} instead."
-            raise PolicyViolation("not_an_integer", message, param=FIELD, code="invalid_type")
-        if asked < LEAST:
-            message = (
-                f"Invalid '{FIELD}': integer below minimum value. Expected a value >= {LEAST}, but got {asked} instead."
-            )
-            raise PolicyViolation("below_minimum", message, param=FIELD, code="integer_below_min_value")
-        if asked <= self.max:
-            return call
-        if self.on_exceed == "reject":
-            raise PolicyViolation("too_many", f"{FIELD} is {asked}; the limit is {self.max}.", param=FIELD)
-        return call.with_fields(max_output_tokens=self.max)
+    def judging(self) -> Judge:
+        limit, default, rejects = self.max, self.default or self.max, self.on_exceed == "reject"
+
+        def judge(call: Call) -> Call:
+            asked = call.body.get(FIELD)
+            if type(asked) is int and LEAST <= asked <= limit:
+                return call
+            if asked is None:
+                return call.with_fields(max_output_tokens=default)
+            number = _number(asked)
+            if number <= limit:
+                return call
+            if rejects:
+                raise PolicyViolation("too_many", f"{FIELD} is {number}; the limit is {limit}.", param=FIELD)
+            return call.with_fields(max_output_tokens=limit)
+
+        return judge
+
+
+def _number(asked: object) -> int:
+    """What the caller asks for. Raises PolicyViolation for what the protocol does not take."""
+    if not isinstance(asked, int) or isinstance(asked, bool):
+        message = f"Invalid type for '{FIELD}': expected an integer, but got {_kind(asked)} instead."
+        raise PolicyViolation("not_an_integer", message, param=FIELD, code="invalid_type")
+    if asked < LEAST:
+        found = f"Expected a value >= {LEAST}, but got {asked} instead."
+        message = f"Invalid '{FIELD}': integer below minimum value. {found}"
+        raise PolicyViolation("below_minimum", message, param=FIELD, code="integer_below_min_value")
+    return asked
 
 
 def _kind(value: object) -> str:

@@ -10,11 +10,9 @@ Source: https://platform.openai.com/docs/guides/your-data
 
 from typing import Literal
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-
-FIELDS = ("store", "background", "conversation", "previous_response_id")
 
 
 class Retention(Policy):
@@ -27,9 +25,18 @@ class Retention(Policy):
     previous_response_id: Literal["allow", "deny"] = "allow"
     """Whether calls may go on from a response that is kept: a stored one, or the last one of a WebSocket."""
 
-    def judge(self, call: Call) -> Call:
-        if self.store == "allow" and call.body.keys().isdisjoint(FIELDS):
-            return call
+    def judging(self) -> Judge:
+        stores = self.store == "allow"
+
+        def judge(call: Call) -> Call:
+            body = call.body  # asked for four names, it answers sooner than it is walked through
+            if "background" in body or "conversation" in body or "previous_response_id" in body or "store" in body:
+                return self._judged(call)
+            return call if stores else self._judged(call)
+
+        return judge
+
+    def _judged(self, call: Call) -> Call:
         stored = _flag(call, "store", default=True)
         off = self.store != "allow"
         if _flag(call, "background", default=False) and (off or self.background == "deny"):

@@ -10,14 +10,14 @@ Source: https://platform.openai.com/docs/guides/safety-best-practices#implement-
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from functools import cached_property
 from typing import Literal, Self
 
 import structlog
 from pydantic import PositiveInt, field_validator, model_validator
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.settings import Secret
 from proxy.stores import StoreError
 from proxy.wire.call import Call, Caller
@@ -85,9 +85,26 @@ class SafetyIdentifier(Policy):
         keys = self.keys if self.key is None else (self.key,)
         return tuple(key.get_secret_value().encode() for key in keys)
 
-    async def on_request(self, call: Call) -> Call:
+    def judging(self) -> Judge:
+        state, blocks, limit = self._shared_state, bool(self.blocked), min(self.max_chars, LONGEST)
+        matches = re.compile(r"(?s:.*)" if self.pattern is None else self.pattern, re.ASCII).fullmatch
+        as_asked = self.source == "request" and self.user == "keep" and self.pii == "allow"
+
+        def judge(call: Call) -> Call | Awaitable[Call]:
+            sent = call.body.get(FIELD)
+            if not (as_asked and isinstance(sent, str) and len(sent) <= limit and matches(sent)):
+                return self._judged(call)
+            return self._unblocked(call, call) if blocks or not state.holds_nothing else call
+
+        return judge
+
+    async def _judged(self, call: Call) -> Call:
         asked = call if self.user == "keep" else self._with_user(call)
-        call = self._bound(asked) if self.source == "caller" else self._checked(asked)
+        sent = self._bound(asked) if self.source == "caller" else self._checked(asked)
+        return await self._unblocked(asked, sent)
+
+    async def _unblocked(self, asked: Call, call: Call) -> Call:
+        """The call as it is sent. Raises PolicyViolation when any identifier it is known by is blocked."""
         sent = call.body.get(FIELD)
         if isinstance(sent, str) and (self.blocked or not self._shared_state.holds_nothing):
             await self._refuse_blocked(sent, *self._known_as(asked, sent))

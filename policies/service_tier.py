@@ -6,12 +6,11 @@ Response: passes; it shows the tier that was used.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-service_tier
 """
 
-from functools import cached_property
 from typing import Self
 
 from pydantic import model_validator
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs
@@ -29,20 +28,21 @@ class ServiceTier(Policy):
     @model_validator(mode="after")
     def _default_is_allowed(self) -> Self:
         default = self.default or UNNAMED
-        if not self._globs.allows(default):
+        if not Globs(self.allow).allows(default):
             raise ValueError(f'allow leaves out "{default}", the tier of calls that name none; give another default')
         return self
 
-    def judge(self, call: Call) -> Call:
-        asked = call.body.get(FIELD)
-        if asked is None:
-            return call.with_fields(service_tier=self.default) if self.default else call
-        if not isinstance(asked, str):
-            raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
-        if not self._globs.allows(asked):
-            raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
-        return call
+    def judging(self) -> Judge:
+        default, allows = self.default, Globs(self.allow).allows
 
-    @cached_property
-    def _globs(self) -> Globs:
-        return Globs(self.allow)
+        def judge(call: Call) -> Call:
+            asked = call.body.get(FIELD)
+            if asked is None:
+                return call.with_fields(service_tier=default) if default else call
+            if not isinstance(asked, str):
+                raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
+            if not allows(asked):
+                raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
+            return call
+
+        return judge

@@ -12,14 +12,13 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from math import inf
 from typing import Any, Self
 
 import orjson
 from pydantic import NonNegativeInt, model_validator
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 
@@ -54,9 +53,22 @@ class Size(Policy):
             raise ValueError(f"there is no limit; give at least one of {', '.join(type(self).model_fields)}")
         return self
 
-    def judge(self, call: Call) -> Call:
-        if self._cannot_exceed(call.encoded):
-            return call
+    def judging(self) -> Judge:
+        """A body that is too short to hold more than is allowed needs no walk, whatever is in it: so are most."""
+        least_length = min(_given(self.max_text_chars, self.max_definition_chars))
+        least_count = min(_given(self.max_items, self.max_images, self.max_files, self.max_tools))
+        least = min(least_length, least_count)
+
+        def judge(call: Call) -> Call:
+            encoded = call.encoded
+            length = len(encoded)
+            if length <= least or (length <= least_length and _things(encoded) <= least_count):
+                return call
+            return self._judged(call)
+
+        return judge
+
+    def _judged(self, call: Call) -> Call:
         found = _measured(call.body)
         _hold("too_many_items", "input", f"The input has {found.items} items", found.items, self.max_items)
         _hold("too_many_images", "input", f"The input has {found.images} images", found.images, self.max_images)
@@ -67,27 +79,14 @@ class Size(Policy):
         _hold("definitions_too_long", "tools", told, found.definitions, self.max_definition_chars)
         return call
 
-    def _cannot_exceed(self, encoded: bytes) -> bool:
-        """Whether a body is too short to hold more than is allowed, whatever is in it: most are, and need no walk.
-
-        Each thing that is counted begins an array or an object, or stands behind a comma; a character takes a byte.
-        """
-        if len(encoded) > self._least_length or len(encoded) <= self._least_count:
-            return len(encoded) <= self._least_length
-        things = encoded.count(b",") + encoded.count(b"[") + encoded.count(b"{") + 1
-        return things <= self._least_count
-
-    @cached_property
-    def _least_length(self) -> float:
-        return min(_given(self.max_text_chars, self.max_definition_chars))
-
-    @cached_property
-    def _least_count(self) -> float:
-        return min(_given(self.max_items, self.max_images, self.max_files, self.max_tools))
-
 
 def _given(*limits: int | None) -> list[float]:
     return [inf if limit is None else limit for limit in limits]
+
+
+def _things(encoded: bytes) -> int:
+    """No fewer than are counted: each begins an array or an object, or stands behind a comma."""
+    return encoded.count(b",") + encoded.count(b"[") + encoded.count(b"{") + 1
 
 
 def _hold(reason: str, param: str, found: str, count: int, limit: int | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from policies import Policy
+from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs, plain
@@ -76,19 +76,25 @@ class Tools(Policy):
                 raise ValueError(f"'{server}' is not like mcp.example.com, *.example.com, host:8443 or http://host")
         return servers
 
-    def judge(self, call: Call) -> Call:
-        if self.prompt == "deny" and call.body.get("prompt") is not None:
-            message = "prompt names a template, which can carry any tools; only calls without one are allowed."
-            raise PolicyViolation("prompt_not_allowed", message, param="prompt")
-        # Looking for the name costs a tenth of walking through a long input, which hardly ever brings tools.
-        if call.encoded.count(b'"tools":') > ("tools" in call.body):
-            self._judge_items("input", call.body.get("input"))
-            self._judge_items("items", call.body.get("items"))
-        tools = call.body.get("tools")
-        denied = [] if tools is None or self._are_harmless(tools) else list(self._denied(tools))
-        if "tool_choice" in call.body:
-            self._judge_choice(call.body["tool_choice"], denied)
-        return call.with_fields(tools=_without(denied, call.body["tools"])) if denied else call
+    def judging(self) -> Judge:
+        denies_prompts, harmless = self.prompt == "deny", self._harmless
+
+        def judge(call: Call) -> Call:
+            body = call.body
+            if denies_prompts and body.get("prompt") is not None:
+                message = "prompt names a template, which can carry any tools; only calls without one are allowed."
+                raise PolicyViolation("prompt_not_allowed", message, param="prompt")
+            tools = body.get("tools")
+            # Looking for the name costs a tenth of walking through a long input, which hardly ever brings tools.
+            if call.encoded.count(b'"tools":') > ("tools" in body):
+                self._judge_items("input", body.get("input"))
+                self._judge_items("items", body.get("items"))
+            denied = [] if tools is None or _are_all(harmless, tools) else list(self._denied(tools))
+            if "tool_choice" in body:
+                self._judge_choice(body["tool_choice"], denied)
+            return call.with_fields(tools=_without(denied, body["tools"])) if denied else call
+
+        return judge
 
     def _judge_items(self, field: str, items: object) -> None:
         for index, item in enumerate(items if isinstance(items, list) else [items]):
@@ -105,17 +111,6 @@ class Tools(Policy):
                 if self.on_deny == "reject":
                     raise
                 yield tool
-
-    def _are_harmless(self, tools: object) -> bool:
-        """Whether all are allowed at first sight: a quarter of the work for what most tools are."""
-        if not isinstance(tools, list):
-            return False
-        harmless = self._harmless
-        for tool in tools:
-            kind = tool.get("type") if isinstance(tool, dict) else None
-            if not (isinstance(kind, str) and kind in harmless) or not CLOSER.isdisjoint(tool):
-                return False
-        return True
 
     def _judge_choice(self, choice: object, denied: list[Mapping[str, Any]]) -> None:
         if choice is None or choice in MODES:
@@ -185,6 +180,17 @@ class Tools(Policy):
 
     def _off(self) -> tuple[str, ...]:
         return tuple(glob for switch, globs in SWITCHES.items() if not getattr(self, switch) for glob in globs)
+
+
+def _are_all(harmless: frozenset[str], tools: object) -> bool:
+    """Whether all are allowed at first sight: a quarter of the work for what most tools are."""
+    if not isinstance(tools, list):
+        return False
+    for tool in tools:
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if not (isinstance(kind, str) and kind in harmless) or not CLOSER.isdisjoint(tool):
+            return False
+    return True
 
 
 def _each(tools: object, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

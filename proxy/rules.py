@@ -10,7 +10,7 @@ With `rollout` an enforced policy holds for that share of the callers, the same 
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
 
@@ -44,6 +44,10 @@ class Rule:
     models: re.Pattern[str] | None = None
     rollout: float = 1.0
 
+    @property
+    def selective(self) -> bool:
+        return self.callers is not None or self.models is not None
+
     def holds_for(self, call: Call) -> bool:
         return (self.callers is None or self.callers.match(call.caller.name) is not None) and (
             self.models is None or self.models.match(call.model) is not None
@@ -72,19 +76,18 @@ def selector(globs: Sequence[str]) -> re.Pattern[str] | None:
 class Rules:
     def __init__(self, rules: Sequence[Rule], audit: Audit | None = None, recorder: Recorder | None = None) -> None:
         self._rules = [rule for rule in rules if rule.mode != "off"]
-        waiting = self._having("on_request")  # what need not wait is no coroutine: that would be half of what most cost
-        self._plan = [(rule, None if rule in waiting else rule.policy.judge) for rule in self._rules]
+        self._plan = [(rule, rule.policy.judging(), rule.selective) for rule in self._rules]
         self._versions = {id(rule): rule.version() for rule in self._rules}
         self._audit = audit
         self._recorder = recorder
         self._watched = TRACKED.union(*(rule.policy.watches for rule in self._rules))
-        self._checking = self._having("on_response")
-        self._needing = self._having("needs_events")
-        self._ending = self._having("on_end")
+        self._checking = [(rule, rule.policy.on_response) for rule in self._having("on_response")]
+        self._needing = [(rule, rule.policy.needs_events) for rule in self._having("needs_events")]
+        self._ending = [(rule, rule.policy.on_end) for rule in self._having("on_end")]
 
-    def _having(self, hook: str) -> list[Rule]:
+    def _having(self, hook: str) -> Iterator[Rule]:
         """The rules whose policy has a hook of its own."""
-        return [rule for rule in self._rules if getattr(type(rule.policy), hook) is not getattr(Policy, hook)]
+        return (rule for rule in self._rules if getattr(type(rule.policy), hook) is not getattr(Policy, hook))
 
     async def admit(self, call: Call) -> Call:
         """Let every policy look at the request; `end` must follow. Raises PolicyViolation."""
@@ -92,12 +95,14 @@ class Rules:
         spared = call.notes[SPARED] = set[int]()  # a later policy may change the model: who judged the request goes on
         told = self._audit is not None or is_traced()
         try:
-            for rule, judge in self._plan:
-                if (rule.callers or rule.models) and not rule.holds_for(admitted):
+            for rule, judge, selective in self._plan:
+                if selective and not rule.holds_for(admitted):
                     spared.add(id(rule))
                     continue
                 try:
-                    judged = judge(admitted) if judge else await rule.policy.on_request(admitted)
+                    judged = judge(admitted)
+                    if judged is not admitted and not isinstance(judged, Call):
+                        judged = await judged  # few must wait; a coroutine for all would be half of what they cost
                 except (Unavailable, PolicyViolation) as error:
                     self._found(rule, admitted, error)
                     continue
@@ -119,9 +124,11 @@ class Rules:
 
     async def end(self, call: Call) -> None:
         """Let policies settle what they reserved for a call, however it ended."""
-        for rule in self._ending:
+        for rule, on_end in self._ending:
             try:
-                await rule.policy.on_end(call)
+                settling = on_end(call)
+                if settling is not None:
+                    await settling
             except HeadgateError as error:  # the answer is out, or another error is on its way; the others settle too
                 log.warning("policy.failed", policy=rule.name, code=error.code)
 
@@ -169,8 +176,8 @@ class Rules:
         """The call as a stream where a policy could only count in a body what has already been done."""
         if call.stream or call.body.get("background"):
             return call
-        for rule in self._needing:
-            if rule.name not in enforced and _judged_by(rule, call) and rule.policy.needs_events(call):
+        for rule, needs_events in self._needing:
+            if rule.name not in enforced and _judged_by(rule, call) and needs_events(call):
                 return call.with_fields(stream=True)
         return call
 
@@ -180,8 +187,8 @@ class Rules:
             return reply
         checks = [
             (rule, check)
-            for rule in self._checking
-            if _judged_by(rule, call) and (check := rule.policy.on_response(call)) is not None
+            for rule, on_response in self._checking
+            if _judged_by(rule, call) and (check := on_response(call)) is not None
         ]
         if not checks and not reply.streamed:
             return reply  # a body is whole as it is
@@ -252,5 +259,7 @@ class Rules:
 
 def _judged_by(rule: Rule, call: Call) -> bool:
     """Whether a rule judged the request, and so judges the reply, whatever a later policy made of the model's name."""
+    if not rule.selective:
+        return True
     spared = call.notes.get(SPARED)
     return rule.holds_for(call) if spared is None else id(rule) not in spared

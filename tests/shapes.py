@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from policies import Policy
 from proxy.wire.call import Call, Caller
 
 # Machines are slow at times; a property does not become false by it.
@@ -35,3 +36,16 @@ def drawn(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]:
 def call_with(caller: Caller = Caller("anna", "search"), **fields: Any) -> Call:  # noqa: B008  it is frozen
     """A call whose body has these fields."""
     return Call(caller, {"model": "m", **fields}, {})
+
+
+async def judged_by(policy: Policy, call: Call) -> Call:
+    """What a policy lets pass of a call."""
+    judged = policy.judging()(call)
+    return judged if isinstance(judged, Call) else await judged
+
+
+async def settled_by(policy: Policy, call: Call) -> None:
+    """A call's end, as a policy sees it."""
+    settling = policy.on_end(call)
+    if settling is not None:
+        await settling

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import PrivateAttr
 
-from policies import EventCheck, Policy
+from policies import EventCheck, Judge, Policy
 from proxy import closing
 from proxy.audit import Audit, AuditTable
 from proxy.observe import Trace, begun
@@ -35,15 +35,18 @@ class Mark(Policy):
 
     letter: str = "a"
 
-    async def on_request(self, call: Call) -> Call:
-        return call.with_fields(marks=call.body.get("marks", "") + self.letter)
+    def judging(self) -> Judge:
+        async def judge(call: Call) -> Call:
+            return call.with_fields(marks=call.body.get("marks", "") + self.letter)
+
+        return judge
 
 
 class Instant(Policy):
     """Stamps a call without waiting for anybody."""
 
-    def judge(self, call: Call) -> Call:
-        return call.with_fields(marks=call.body.get("marks", "") + "!")
+    def judging(self) -> Judge:
+        return lambda call: call.with_fields(marks=call.body.get("marks", "") + "!")
 
 
 class Refuse(Policy):
@@ -51,8 +54,11 @@ class Refuse(Policy):
 
     code: str | None = None
 
-    async def on_request(self, call: Call) -> Call:
-        raise PolicyViolation("never", "Nobody may ask that.", param="input", code=self.code)
+    def judging(self) -> Judge:
+        async def judge(_call: Call) -> Call:
+            raise PolicyViolation("never", "Nobody may ask that.", param="input", code=self.code)
+
+        return judge
 
 
 class Budget(Policy):
@@ -65,10 +71,13 @@ class Budget(Policy):
 
     _ended: list[Call] = PrivateAttr(default_factory=list)
 
-    async def on_request(self, call: Call) -> Call:
-        if self.store_is_away:
-            raise Unavailable("The budget cannot be read right now.", code="budget_unavailable")
-        return call
+    def judging(self) -> Judge:
+        async def judge(call: Call) -> Call:
+            if self.store_is_away:
+                raise Unavailable("The budget cannot be read right now.", code="budget_unavailable")
+            return call
+
+        return judge
 
     def on_response(self, call: Call) -> EventCheck | None:
         items = 0

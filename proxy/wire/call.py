@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import orjson
@@ -29,7 +28,7 @@ class Caller:
     team: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """One request for a response. A change makes a new Call; the body of an old one is never touched."""
 
@@ -41,6 +40,7 @@ class Call:
     received: Mapping[str, str] = field(default_factory=dict)  # all headers of the request, for policies' eyes
     notes: dict[str, Any] = field(default_factory=dict)  # what policies remember of it until it ends
     watched: frozenset[str] = TRACKED  # the types of events that somebody on the way back looks at
+    _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def model(self) -> str:
@@ -58,10 +58,14 @@ class Call:
     def without_fields(self, *names: str) -> "Call":
         return replace(self, body={name: value for name, value in self.body.items() if name not in names})
 
-    @cached_property
+    @property
     def encoded(self) -> bytes:
         """The body as a backend receives it: what the policies saw, never bytes that could be read differently."""
-        return orjson.dumps(self.body)
+        encoded = self._encoded
+        if encoded is None:
+            encoded = orjson.dumps(self.body)
+            object.__setattr__(self, "_encoded", encoded)
+        return encoded
 
 
 def parse_call(

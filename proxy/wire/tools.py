@@ -24,11 +24,11 @@ CALLERS_CALLS = frozenset({"local_shell_call", "apply_patch_call", "computer_cal
 
 def is_callers(tool: Any) -> bool:
     """Whether a tool of a request is run by the caller. What nobody knows is the server's."""
-    if _is_named(tool):  # most are
-        return True
     if not isinstance(tool, dict):
         return False
     kind = tool.get("type")
+    if isinstance(kind, str) and kind in CALLERS_TOOLS:
+        return True
     if kind == "namespace":
         inner = tool.get("tools")
         return isinstance(inner, list) and all(map(_is_named, inner))
@@ -51,9 +51,9 @@ def has_server_tools(body: Mapping[str, Any]) -> bool:
     A prompt template may bring some of its own, and so may an item of the input (`additional_tools`, the output of a
     search for tools).
     """
-    if body.get("prompt") is not None or _are_the_servers(body.get("tools")):
+    tools, given = body.get("tools"), body.get("input")
+    if body.get("prompt") is not None or (tools is not None and _are_the_servers(tools)):
         return True
-    given = body.get("input")
     for item in given if isinstance(given, list) else ():
         if isinstance(item, dict) and "tools" in item and _are_the_servers(item["tools"]):
             return True
@@ -63,8 +63,9 @@ def has_server_tools(body: Mapping[str, Any]) -> bool:
 def _are_the_servers(tools: Any) -> bool:
     if not isinstance(tools, list):
         return tools is not None
-    for tool in tools:  # noqa: SIM110  a loop takes half the time of `all` here, and every call comes by twice
-        if not is_callers(tool):
+    for tool in tools:
+        kind = tool.get("type") if type(tool) is dict else None
+        if not (type(kind) is str and kind in CALLERS_TOOLS) and not is_callers(tool):  # at first sight most are
             return True
     return False
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from policies.include import Include
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
+from tests.shapes import judged_by
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=4),
@@ -40,7 +41,7 @@ def told(violation: PolicyViolation) -> tuple[str, str | None]:
 async def verdict(policy: Include, body: dict[str, Any], query: str = "") -> Any:
     """The body as it is let through, or the reason and the param of the refusal."""
     try:
-        return (await policy.on_request(call(body, query))).body
+        return (await judged_by(policy, call(body, query))).body
     except PolicyViolation as violation:
         return told(violation)
 
@@ -50,8 +51,8 @@ async def test_what_is_allowed_passes_untouched(body: dict[str, Any]):
     """Absent, null and empty ask for nothing."""
     asked = call(body)
 
-    assert await STRICT.on_request(asked) is asked
-    assert await Include().on_request(asked) is asked
+    assert await judged_by(STRICT, asked) is asked
+    assert await judged_by(Include(), asked) is asked
 
 
 @pytest.mark.parametrize("value", ["message.output_text.logprobs", "", "x_call", SOURCES.upper()])

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from policies import Policy
 from proxy.stores.memory import Memory
 from proxy.wire.event import TERMINALS
-from tests.shapes import call_with
+from tests.shapes import call_with, judged_by
 
 
 async def test_a_policy_that_says_nothing_lets_everything_pass():
@@ -14,11 +14,11 @@ async def test_a_policy_that_says_nothing_lets_everything_pass():
     policy, call = Policy(), call_with(input="Hi")
 
     assert await policy.start(Memory()) is None
-    assert policy.judge(call) is call
-    assert await policy.on_request(call) is call
+    assert policy.judging()(call) is call
+    assert await judged_by(policy, call) is call
     assert policy.on_response(call) is None
     assert policy.needs_events(call) is False
-    assert await policy.on_end(call) is None
+    assert policy.on_end(call) is None
     assert call.notes == {}
 
 

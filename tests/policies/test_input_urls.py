@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from policies.input_urls import ENDINGS, MOST_VALUES, InputUrls, _name, may_refer
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import JSON, PATIENT, call_with
+from tests.shapes import JSON, PATIENT, call_with, judged_by
 
 GOOD = "https://images.example.com/a.png"
 BAD = "https://127.0.0.1/a.png"
@@ -30,7 +30,7 @@ async def reason(policy: InputUrls, call: Call) -> str | None:
     """Why a call is refused; None when it passes, and then as it came."""
     found, message = None, "."
     try:
-        assert await policy.on_request(call) is call
+        assert await judged_by(policy, call) is call
     except PolicyViolation as violation:
         found, message = violation.reason, violation.message
     assert message.endswith(".")
@@ -364,7 +364,7 @@ async def test_no_scheme_may_be_allowed():
 async def test_a_refusal_says_where_what_and_what_is_allowed(fields: dict, policy: InputUrls, message: str, param: str):
     """In one short sentence, with no more of the URL than its scheme or host."""
     with pytest.raises(PolicyViolation) as caught:
-        await policy.on_request(call_with(**fields))
+        await judged_by(policy, call_with(**fields))
 
     assert (caught.value.message, caught.value.param) == (message, param)
 

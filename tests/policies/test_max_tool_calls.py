@@ -17,7 +17,7 @@ from proxy.stores.memory import Memory
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import Event, Stop
-from tests.shapes import JSON, PATIENT, call_with
+from tests.shapes import JSON, PATIENT, call_with, judged_by, settled_by
 
 ANNA = Caller("anna", "search")
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "in_progress"}
@@ -49,7 +49,7 @@ class Failing(Memory):
 async def verdict(policy: MaxToolCalls, **fields: Any) -> Any:
     """The number that goes out, or the reason and the code of the refusal."""
     try:
-        return (await policy.on_request(call_with(ANNA, **fields))).body.get("max_tool_calls")
+        return (await judged_by(policy, call_with(ANNA, **fields))).body.get("max_tool_calls")
     except PolicyViolation as violation:
         return violation.reason, violation.code
 
@@ -99,7 +99,7 @@ async def test_a_number_that_is_right_changes_nothing():
     """The call passes as it came."""
     call = call_with(max_tool_calls=3)
 
-    assert await MaxToolCalls(max=8).on_request(call) is call
+    assert await judged_by(MaxToolCalls(max=8), call) is call
 
 
 async def test_a_default_can_be_less_than_the_most():
@@ -116,14 +116,14 @@ async def test_more_can_be_refused():
     assert await verdict(policy, max_tool_calls=9) == ("too_many", None)
     assert await verdict(policy, max_tool_calls=8) == 8
     with pytest.raises(PolicyViolation, match=r"^max_tool_calls is 9; the limit is 8\.$"):
-        await policy.on_request(call_with(max_tool_calls=9))
+        await judged_by(policy, call_with(max_tool_calls=9))
 
 
 @pytest.mark.parametrize("asked", [0, -1, -(2**63)])
 async def test_a_number_below_1_is_refused_as_the_protocol_words_it(asked: int):
     """Message, code and param are OpenAI's own."""
     with pytest.raises(PolicyViolation) as caught:
-        await MaxToolCalls(max=8).on_request(call_with(max_tool_calls=asked))
+        await judged_by(MaxToolCalls(max=8), call_with(max_tool_calls=asked))
 
     assert caught.value.message == (
         f"Invalid 'max_tool_calls': integer below minimum value. Expected a value >= 1, but got {asked} instead."
@@ -146,7 +146,7 @@ async def test_a_number_below_1_is_refused_as_the_protocol_words_it(asked: int):
 async def test_what_is_no_integer_is_refused_as_the_protocol_words_it(asked: Any, named: str):
     """True is not 1, and 1.0 is not either."""
     with pytest.raises(PolicyViolation) as caught:
-        await MaxToolCalls(max=8).on_request(call_with(max_tool_calls=asked))
+        await judged_by(MaxToolCalls(max=8), call_with(max_tool_calls=asked))
 
     assert caught.value.message == f"Invalid type for 'max_tool_calls': expected an integer, but got {named} instead."
     assert (caught.value.code, caught.value.reason) == ("invalid_type", "not_an_integer")
@@ -288,7 +288,7 @@ class Chain:
     async def admit(self, caller: Caller = ANNA, **fields: Any) -> Call:
         await self.policy.start(self.state)
         call = Call(caller, {"model": "m", **fields}, {})
-        self.last = await self.policy.on_request(call)
+        self.last = await judged_by(self.policy, call)
         return self.last
 
     async def answer(self, call: Call, response_id: str, calls: int, *, whole: bool = True) -> int:
@@ -305,7 +305,7 @@ class Chain:
             whole = False
         if whole:
             await check(lifecycle("completed", response_id))
-        await self.policy.on_end(call)
+        await settled_by(self.policy, call)
         return made
 
     async def turn(self, response_id: str, calls: int, **fields: Any) -> Any:
@@ -436,7 +436,7 @@ async def test_calls_at_the_same_time_never_have_more_than_the_budget():
     calls = await asyncio.gather(*(chain.admit(conversation="conv_1", max_tool_calls=2) for _ in range(4)))
     granted = [call.body.get("max_tool_calls", 0) for call in calls]
     for call in calls:
-        await chain.policy.on_end(call)
+        await settled_by(chain.policy, call)
 
     assert granted == [2, 2, 1, 0]
     assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 5
@@ -457,7 +457,7 @@ async def test_a_reply_that_broke_off_keeps_what_it_took():
     call = await chain.admit(conversation="conv_1", max_tool_calls=3)
     await chain.answer(call, "resp_1", 1, whole=False)
     unsent = await chain.admit(conversation="conv_1")
-    await chain.policy.on_end(unsent)
+    await settled_by(chain.policy, unsent)
 
     assert unsent.body["max_tool_calls"] == 1
     assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 1
@@ -471,7 +471,7 @@ async def test_a_reply_in_one_body_belongs_to_its_chain_too():
     assert check is not None
     for event in (done(0, **SEARCH), lifecycle("completed", "resp_1")):
         await check(event)
-    await chain.policy.on_end(call)
+    await settled_by(chain.policy, call)
 
     assert (await chain.admit(previous_response_id="resp_1")).body["max_tool_calls"] == 2
 
@@ -487,7 +487,7 @@ async def test_a_caller_that_left_before_the_answer_gives_nothing_back():
             asked.set()
             await asyncio.Event().wait()
         finally:
-            await chain.policy.on_end(call)
+            await settled_by(chain.policy, call)
 
     asking = asyncio.create_task(ask())
     await asked.wait()
@@ -510,8 +510,8 @@ async def test_ending_twice_gives_back_once():
     """However a call ended, it is settled one time."""
     chain = Chain(max=4)
     call = await chain.admit(conversation="conv_1", max_tool_calls=3)
-    await chain.policy.on_end(call)
-    await chain.policy.on_end(call)
+    await settled_by(chain.policy, call)
+    await settled_by(chain.policy, call)
 
     assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 4
 
@@ -520,7 +520,7 @@ async def test_two_budgets_do_not_meet():
     """Each policy of the config has its own note on a call."""
     chain, other = Chain(max=4), Chain(max=2)
     await other.policy.start(other.state)
-    call = await other.policy.on_request(await chain.admit(conversation="conv_1", max_tool_calls=3))
+    call = await judged_by(other.policy, await chain.admit(conversation="conv_1", max_tool_calls=3))
 
     assert call.body["max_tool_calls"] == 2
     assert len(call.notes) == 2
@@ -553,7 +553,7 @@ async def test_a_response_without_an_id_cannot_be_gone_on_from():
     assert check is not None
     for event in (lifecycle("created", None), added(0, **SEARCH), lifecycle("completed", ["odd"])):
         await check(event)
-    await chain.policy.on_end(call)
+    await settled_by(chain.policy, call)
 
     assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 1
 
@@ -564,7 +564,7 @@ async def test_no_shape_breaks_the_policy_and_what_passes_is_within_the_limit(as
     """Any JSON is refused in the protocol's words, or goes out as an integer up to the most; all else stays."""
     call = call_with(max_tool_calls=asked, **others)
     try:
-        changed = await MaxToolCalls(max=8).on_request(call)
+        changed = await judged_by(MaxToolCalls(max=8), call)
     except PolicyViolation as violation:
         changed = call.with_fields(max_tool_calls=1)
         asked = violation.code

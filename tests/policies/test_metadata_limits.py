@@ -11,7 +11,7 @@ from policies.metadata_limits import MetadataLimits
 from proxy.rules import Mode, Rule, Rules
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import JSON, PATIENT, call_with
+from tests.shapes import JSON, PATIENT, call_with, judged_by
 
 ANNA = Caller("anna", "search")
 
@@ -19,7 +19,7 @@ ANNA = Caller("anna", "search")
 async def verdict(policy: MetadataLimits, metadata: Any) -> Any:
     """The metadata as it is let through, or the reason and the param of the refusal."""
     try:
-        return (await policy.on_request(call_with(ANNA, metadata=metadata))).body["metadata"]
+        return (await judged_by(policy, call_with(ANNA, metadata=metadata))).body["metadata"]
     except PolicyViolation as violation:
         return violation.reason, violation.param
 
@@ -40,14 +40,14 @@ async def test_the_protocols_own_limits_are_the_default(metadata: Any):
     """16 pairs, 64 characters, 512 characters pass, and not a byte of the call is changed."""
     call = call_with(metadata=metadata, other=1)
 
-    assert await MetadataLimits().on_request(call) is call
+    assert await judged_by(MetadataLimits(), call) is call
 
 
 async def test_a_call_without_metadata_passes():
     """Nothing is added to it."""
     call = call_with()
 
-    assert await MetadataLimits().on_request(call) is call
+    assert await judged_by(MetadataLimits(), call) is call
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ async def test_required_keys_must_be_there():
     for metadata in ({"project": "x"}, {}, None):
         assert await verdict(policy, metadata) == ("required", "metadata")
     with pytest.raises(PolicyViolation, match=r"^metadata lacks the required key 'project'\.$"):
-        await policy.on_request(call_with())
+        await judged_by(policy, call_with())
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ async def test_no_key_may_be_allowed():
     assert await verdict(policy, {"k": "v"}) == ("not_allowed", "metadata.k")
     assert await verdict(policy, {}) == {}
     with pytest.raises(PolicyViolation, match="allowed: none"):
-        await policy.on_request(call_with(metadata={"k": "v"}))
+        await judged_by(policy, call_with(metadata={"k": "v"}))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ async def test_a_stamp_that_is_there_already_changes_nothing():
     """The call passes as it came."""
     call = call_with(ANNA, metadata={"k": "v", "by": "anna"})
 
-    assert await MetadataLimits(set={"by": "{caller.name}"}).on_request(call) is call
+    assert await judged_by(MetadataLimits(set={"by": "{caller.name}"}), call) is call
 
 
 async def test_stamps_are_text_and_no_template():
@@ -187,7 +187,7 @@ async def test_stamps_are_text_and_no_template():
     policy = MetadataLimits(set={"model": "{model}"})
     call = Call(ANNA, {"model": "{caller.team}{model}"}, {})
 
-    assert (await policy.on_request(call)).body["metadata"] == {"model": "{caller.team}{model}"}
+    assert (await judged_by(policy, call)).body["metadata"] == {"model": "{caller.team}{model}"}
 
 
 async def test_stamps_count_and_are_measured():
@@ -196,9 +196,9 @@ async def test_stamps_count_and_are_measured():
 
     assert await verdict(policy, {"a": "", "b": ""}) == ("too_many_pairs", "metadata")
     with pytest.raises(PolicyViolation, match="1 of them set by this gate"):
-        await policy.on_request(call_with(metadata={"a": "", "b": ""}))
+        await judged_by(policy, call_with(metadata={"a": "", "b": ""}))
     with pytest.raises(PolicyViolation) as caught:
-        await policy.on_request(Call(ANNA, {"model": "a-long-name"}, {}))
+        await judged_by(policy, Call(ANNA, {"model": "a-long-name"}, {}))
     assert (caught.value.reason, caught.value.param) == ("value_too_long", "metadata.model")
 
 
@@ -222,7 +222,7 @@ async def test_the_same_refusal_in_whatever_order_the_pairs_come():
 async def test_a_refusal_shows_no_more_than_a_little():
     """Long and unprintable keys are cut and escaped; the value is never shown."""
     with pytest.raises(PolicyViolation) as caught:
-        await MetadataLimits().on_request(call_with(metadata={"k\n" + "x" * 60: 7}))
+        await judged_by(MetadataLimits(), call_with(metadata={"k\n" + "x" * 60: 7}))
 
     assert caught.value.param == r"metadata.k\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..."
 
@@ -291,7 +291,7 @@ async def test_nothing_but_metadata_is_ever_touched(metadata: Any, others: dict[
     """What is let through equals what came in every other field; a refusal is one short sentence."""
     call, told = call_with(ANNA, metadata=metadata, **others), "."
     try:
-        passed = await STRICT.on_request(call)
+        passed = await judged_by(STRICT, call)
     except PolicyViolation as violation:
         passed, told = call, violation.message
 

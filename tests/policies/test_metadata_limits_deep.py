@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from policies.metadata_limits import MetadataLimits
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import JSON, PATIENT, call_with
+from tests.shapes import JSON, PATIENT, call_with, judged_by
 
 ANNA = Caller("anna", "search")
 POLICY = MetadataLimits(
@@ -37,7 +37,7 @@ METADATA = st.dictionaries(KEYS, VALUES, max_size=5) | st.dictionaries(
 async def fate(metadata: Any, **others: Any) -> Any:
     """The body as it is let through, or the refusal."""
     try:
-        return (await POLICY.on_request(call_with(ANNA, metadata=metadata, **others))).body
+        return (await judged_by(POLICY, call_with(ANNA, metadata=metadata, **others))).body
     except PolicyViolation as violation:
         return violation.reason, violation.param, violation.message
 
@@ -84,7 +84,7 @@ async def test_no_input_of_the_callers_changes_a_stamp(sent: Any, model: str):
     policy = MetadataLimits(set={"by": "{caller.name} of {caller.team}", "{model}"[1:-1]: "{model}"})
     call = Call(ANNA, {"model": model + "{caller.team}", "metadata": {"by": sent, "model": sent, "k": "v"}}, {})
 
-    stamped = (await policy.on_request(call)).body["metadata"]
+    stamped = (await judged_by(policy, call)).body["metadata"]
 
     assert stamped == {"by": "anna of search", "model": model + "{caller.team}", "k": "v"}
 
@@ -92,7 +92,7 @@ async def test_no_input_of_the_callers_changes_a_stamp(sent: Any, model: str):
 async def test_stamps_keep_the_place_of_what_they_replace_and_the_call_its_order():
     """Nothing else moves."""
     call = call_with(ANNA, metadata={"a": "1", "team": "mine", "b": "2"}, input="Hi")
-    passed = await MetadataLimits(set={"team": "{caller.team}"}).on_request(call)
+    passed = await judged_by(MetadataLimits(set={"team": "{caller.team}"}), call)
 
     assert list(passed.body) == ["model", "metadata", "input"]
     assert list(passed.body["metadata"].items()) == [("a", "1"), ("team", "search"), ("b", "2")]
@@ -116,7 +116,7 @@ async def test_lengths_are_those_of_what_is_forwarded(key: str, value: str, reas
     """Code points, never normalised: what an upstream will count."""
     try:
         found = (
-            None if await MetadataLimits().on_request(call := call_with(metadata={key: value})) is call else "changed"
+            None if await judged_by(MetadataLimits(), call := call_with(metadata={key: value})) is call else "changed"
         )
     except PolicyViolation as violation:
         found = violation.reason
@@ -147,7 +147,7 @@ WIDE = {"max_pairs": 10**9, "max_key_chars": 10**9, "max_value_chars": 10**9}
 async def test_the_longest_refusals_are_short(settings: dict[str, Any], metadata: dict[str, Any], reason: str):
     """Every message is one sentence of at most 120 characters, whatever the keys of callers and config."""
     with pytest.raises(PolicyViolation) as caught:
-        await MetadataLimits(**settings).on_request(call_with(metadata=metadata))
+        await judged_by(MetadataLimits(**settings), call_with(metadata=metadata))
 
     assert caught.value.reason == reason
     assert caught.value.message.endswith(".")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from policies.models import Models
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
+from tests.shapes import judged_by
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=4),
@@ -35,7 +36,7 @@ def told(violation: PolicyViolation) -> tuple[str, str | None]:
 async def verdict(policy: Models, body: dict[str, Any]) -> Any:
     """The body as it is let through, or the reason and the param of the refusal."""
     try:
-        return (await policy.on_request(call(body))).body
+        return (await judged_by(policy, call(body))).body
     except PolicyViolation as violation:
         return told(violation)
 
@@ -44,7 +45,7 @@ async def test_every_model_passes_by_default():
     """A policy without keys restricts nothing and changes nothing."""
     asked = call({"model": "anything/at:all"})
 
-    assert await Models().on_request(asked) is asked
+    assert await judged_by(Models(), asked) is asked
 
 
 @pytest.mark.parametrize("model", ["o3", "my-gpt-5", "gpt-5\nx/o3"])
@@ -107,7 +108,7 @@ async def test_the_real_name_is_judged():
 async def test_the_message_shows_what_was_asked_and_not_what_stands_behind_it():
     """The organisation's real names are its own."""
     with pytest.raises(PolicyViolation) as refused:
-        await Models(deny=("gpt-*",), aliases={"best": "gpt-pro"}).on_request(call({"model": "best"}))
+        await judged_by(Models(deny=("gpt-*",), aliases={"best": "gpt-pro"}), call({"model": "best"}))
 
     assert refused.value.message == "model is 'best'; it is not allowed."
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from policies.output_tokens import OutputTokens
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
+from tests.shapes import judged_by
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=4),
@@ -25,12 +26,12 @@ def call(body: dict[str, Any]) -> Call:
 
 async def refusal(policy: OutputTokens, asked: object) -> PolicyViolation:
     with pytest.raises(PolicyViolation) as refused:
-        await policy.on_request(call({"max_output_tokens": asked}))
+        await judged_by(policy, call({"max_output_tokens": asked}))
     return refused.value
 
 
 async def sent(policy: OutputTokens, body: dict[str, Any]) -> object:
-    return (await policy.on_request(call(body))).body["max_output_tokens"]
+    return (await judged_by(policy, call(body))).body["max_output_tokens"]
 
 
 @pytest.mark.parametrize("asked", [16, 99, 100])
@@ -38,7 +39,7 @@ async def test_a_number_within_the_ceiling_passes_untouched(asked: int):
     """Nothing is made anew when nothing changes."""
     within = call({"max_output_tokens": asked})
 
-    assert await OutputTokens(max=100).on_request(within) is within
+    assert await judged_by(OutputTokens(max=100), within) is within
 
 
 @pytest.mark.parametrize("body", [{}, {"max_output_tokens": None}])
@@ -125,7 +126,7 @@ async def test_what_passes_is_bounded_and_nothing_else_changes(asked: Any, other
     if expected is None:
         number = 40 if asked is None else min(asked, 100)
 
-        assert (await policy.on_request(asking)).body == {**asking.body, "max_output_tokens": number}
+        assert (await judged_by(policy, asking)).body == {**asking.body, "max_output_tokens": number}
     else:
         violation = await refusal(policy, asked)
 

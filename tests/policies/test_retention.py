@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from policies.retention import Retention
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
+from tests.shapes import judged_by
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=4),
@@ -41,7 +42,7 @@ def told(violation: PolicyViolation) -> tuple[str, str | None]:
 async def verdict(policy: Retention, body: dict[str, Any]) -> Any:
     """The body as it is let through, or the reason and the param of the refusal."""
     try:
-        return (await policy.on_request(call(body))).body
+        return (await judged_by(policy, call(body))).body
     except PolicyViolation as violation:
         return told(violation)
 
@@ -60,7 +61,7 @@ async def test_everything_is_kept_by_default(body: dict[str, Any]):
     """A policy without keys restricts nothing and changes nothing."""
     asked = call(body)
 
-    assert await Retention().on_request(asked) is asked
+    assert await judged_by(Retention(), asked) is asked
 
 
 @pytest.mark.parametrize("body", [{}, {"store": None}, {"store": True}])
@@ -80,7 +81,7 @@ async def test_a_call_that_is_not_stored_passes_untouched(store: Any):
     """Nothing is made anew when nothing changes."""
     asked = call({"store": False, "background": False, "conversation": None})
 
-    assert await Retention(store=store).on_request(asked) is asked
+    assert await judged_by(Retention(store=store), asked) is asked
 
 
 @pytest.mark.parametrize("store", ["force_off", "reject"])

@@ -16,7 +16,7 @@ from proxy.stores.memory import Memory
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.principal import blocked_key, hashed, identifier_of
-from tests.shapes import JSON, PATIENT, call_with
+from tests.shapes import JSON, PATIENT, call_with, judged_by
 
 ANNA = Caller("anna", "search")
 KEY = SecretStr("a key that nobody knows")
@@ -33,7 +33,7 @@ class Away(Memory):
 async def verdict(policy: SafetyIdentifier, **fields: Any) -> Any:
     """What goes out as the identifier, or the reason of the refusal."""
     try:
-        return (await policy.on_request(call_with(ANNA, **fields))).body.get("safety_identifier")
+        return (await judged_by(policy, call_with(ANNA, **fields))).body.get("safety_identifier")
     except PolicyViolation as violation:
         return violation.reason, violation.param
 
@@ -56,7 +56,7 @@ async def test_by_default_only_the_protocols_limit_holds(fields: dict):
     """The call passes as it came, null as null."""
     call = call_with(**fields)
 
-    assert await SafetyIdentifier().on_request(call) is call
+    assert await judged_by(SafetyIdentifier(), call) is call
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ async def test_the_length_can_be_set(max_chars: int, allowed: int):
 
     assert await verdict(policy, safety_identifier="x" * allowed) == "x" * allowed
     with pytest.raises(PolicyViolation, match=f"has {allowed + 1} characters; the limit is {allowed}"):
-        await policy.on_request(call_with(safety_identifier="x" * (allowed + 1)))
+        await judged_by(policy, call_with(safety_identifier="x" * (allowed + 1)))
 
 
 @pytest.mark.parametrize("fields", [{}, {"safety_identifier": None}])
@@ -142,7 +142,7 @@ async def test_hashes_and_uuids_are_never_personal(text: bytes, uuid: Any):
 async def test_the_refusal_of_personal_data_does_not_repeat_it():
     """Logs hold the message."""
     with pytest.raises(PolicyViolation) as caught:
-        await SafetyIdentifier(pii="reject").on_request(call_with(safety_identifier="kim@example.org"))
+        await judged_by(SafetyIdentifier(pii="reject"), call_with(safety_identifier="kim@example.org"))
 
     assert "kim" not in caught.value.message
 
@@ -160,7 +160,7 @@ async def test_an_identifier_that_is_right_already_changes_nothing():
     """The call passes as it came."""
     call = call_with(ANNA, safety_identifier=BOUND)
 
-    assert await SafetyIdentifier(source="caller", key=KEY).on_request(call) is call
+    assert await judged_by(SafetyIdentifier(source="caller", key=KEY), call) is call
 
 
 @PATIENT
@@ -168,7 +168,7 @@ async def test_an_identifier_that_is_right_already_changes_nothing():
 async def test_nothing_in_a_body_changes_who_is_held_to_account(body: dict[str, Any]):
     """The identifier is the caller's alone; every other field stays."""
     call = Call(ANNA, {"model": "m", **body}, {})
-    passed = await SafetyIdentifier(source="caller", key=KEY).on_request(call)
+    passed = await judged_by(SafetyIdentifier(source="caller", key=KEY), call)
 
     assert passed.body["safety_identifier"] == BOUND
     assert passed.without_fields("safety_identifier").encoded == call.without_fields("safety_identifier").encoded
@@ -188,7 +188,7 @@ async def test_callers_teams_keys_and_end_users_are_told_apart():
             ("anna", "search", "kam"),
         ]
     ]
-    made = [(await p.on_request(call)).body["safety_identifier"] for p in (policy, other) for call in calls]
+    made = [(await judged_by(p, call)).body["safety_identifier"] for p in (policy, other) for call in calls]
 
     assert len(set(made)) == len(made)
     assert made[0] == BOUND
@@ -198,7 +198,7 @@ async def test_a_header_that_was_not_asked_for_is_not_read():
     """Without `end_user_header` no header changes the identifier."""
     call = Call(ANNA, {"model": "m"}, {}, received={"x-end-user": "kim"})
 
-    assert (await SafetyIdentifier(source="caller", key=KEY).on_request(call)).body["safety_identifier"] == BOUND
+    assert (await judged_by(SafetyIdentifier(source="caller", key=KEY), call)).body["safety_identifier"] == BOUND
 
 
 @pytest.mark.parametrize("identifier", ["mine", "", 7, False, [], {}])
@@ -229,7 +229,7 @@ async def test_another_identifier_can_be_a_mismatch(identifier: Any):
 )
 async def test_what_becomes_of_user(user: Any, body: dict, expected: dict):
     """The field that safety_identifier replaced is kept, dropped or moved."""
-    passed = await SafetyIdentifier(user=user).on_request(call_with(**body))
+    passed = await judged_by(SafetyIdentifier(user=user), call_with(**body))
 
     assert passed.body == {"model": "m", **expected}
 
@@ -351,7 +351,7 @@ async def test_no_shape_breaks_the_policy_and_what_passes_is_within_the_limits(i
     policy = SafetyIdentifier(pattern="[a-z0-9-]+", max_chars=8, pii="reject", user="move", blocked=("u-1",))
     call, told = call_with(safety_identifier=identifier, user=user), "."
     try:
-        passed: Any = (await policy.on_request(call)).body["safety_identifier"]
+        passed: Any = (await judged_by(policy, call)).body["safety_identifier"]
     except PolicyViolation as violation:
         passed, told = None, violation.message
 

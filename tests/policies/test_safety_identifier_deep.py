@@ -17,7 +17,7 @@ from proxy.wire.errors import HeadgateError
 from proxy.wire.principal import hashed, identifier_of
 from tests import raw
 from tests.conftest import StartGate, tables_for
-from tests.shapes import JSON, PATIENT, TEXTS, call_with, drawn
+from tests.shapes import JSON, PATIENT, TEXTS, call_with, drawn, judged_by
 from tests.upstream import FakeUpstream
 
 KEY, OLD_KEY = b"the key of these tests", b"the one before it"
@@ -356,6 +356,6 @@ async def test_who_was_blocked_under_an_older_key_stays_blocked():
 async def test_the_call_that_was_asked_is_not_touched():
     """A change makes another call."""
     call = call_with(ANNA, user="u", safety_identifier="ben")
-    await BINDING.on_request(call)
+    await judged_by(BINDING, call)
 
     assert call.body == {"model": "m", "user": "u", "safety_identifier": "ben"}

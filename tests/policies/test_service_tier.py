@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from policies.service_tier import ServiceTier
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
+from tests.shapes import judged_by
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=4),
@@ -33,7 +34,7 @@ def told(violation: PolicyViolation) -> tuple[str, str | None]:
 async def verdict(policy: ServiceTier, body: dict[str, Any]) -> Any:
     """The body as it is let through, or the reason and the param of the refusal."""
     try:
-        return (await policy.on_request(call(body))).body
+        return (await judged_by(policy, call(body))).body
     except PolicyViolation as violation:
         return told(violation)
 
@@ -43,7 +44,7 @@ async def test_every_tier_passes_by_default(body: dict[str, Any]):
     """A policy without keys restricts nothing and changes nothing."""
     asked = call(body)
 
-    assert await ServiceTier().on_request(asked) is asked
+    assert await judged_by(ServiceTier(), asked) is asked
 
 
 @pytest.mark.parametrize("tier", ["default", "flex", "flex-2"])
@@ -51,7 +52,7 @@ async def test_a_tier_of_the_list_passes_untouched(tier: str):
     """Globs stand for whole names."""
     asked = call({"service_tier": tier})
 
-    assert await CHEAP.on_request(asked) is asked
+    assert await judged_by(CHEAP, asked) is asked
 
 
 @pytest.mark.parametrize("tier", ["auto", "priority", "FLEX", " flex", "", "x" * 10_000])

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from policies.size import Size
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import JSON, PATIENT, call_with
+from tests.shapes import JSON, PATIENT, call_with, judged_by
 
 IMAGE = {"type": "input_image", "image_url": "https://a.example/b.png", "detail": "low"}
 FILE = {"type": "input_file", "file_data": "data:text/plain;base64,aGVsbG8=", "filename": "a.txt"}
@@ -23,7 +23,7 @@ async def told(policy: Size, call: Call) -> str | None:
     """The code and message of a refusal; None when the call passes, and then as it came."""
     found, message = None, "."
     try:
-        assert await policy.on_request(call) is call
+        assert await judged_by(policy, call) is call
     except PolicyViolation as violation:
         found, message = f"{violation.reason} {violation.param}: {violation.message}", violation.message
     assert message.endswith(".")

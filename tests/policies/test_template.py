@@ -7,13 +7,13 @@ import pytest
 from policies import _template
 from policies._template import Template
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import call_with
+from tests.shapes import call_with, judged_by
 
 
 async def test_the_template_refuses_the_model_it_names():
     """What a copy has to change is there and works."""
     with pytest.raises(PolicyViolation) as caught:
-        await Template(forbidden_model="m").on_request(call_with())
+        await judged_by(Template(forbidden_model="m"), call_with())
 
     assert (caught.value.reason, caught.value.param) == ("forbidden", "model")
     assert caught.value.message == "model is m; it is not allowed."
@@ -23,8 +23,8 @@ async def test_the_template_lets_all_others_pass():
     """Unless it is told otherwise, it forbids nothing."""
     call = call_with()
 
-    assert await Template(forbidden_model="gpt-0").on_request(call) is call
-    assert await Template().on_request(call) is call
+    assert await judged_by(Template(forbidden_model="gpt-0"), call) is call
+    assert await judged_by(Template(), call) is call
 
 
 def test_the_template_shows_the_headings_of_a_policy():

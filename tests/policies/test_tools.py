@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from policies.tools import Tools
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
+from tests.shapes import judged_by
 
 ASK = {"type": "function", "name": "ask"}
 SHELL, SEARCH = {"type": "shell"}, {"type": "web_search"}
@@ -38,7 +39,7 @@ def told(violation: PolicyViolation) -> tuple[str, str | None]:
 async def verdict(policy: Tools, **body: Any) -> Any:
     """The body as it is let through, less its model; or the reason and the param of the refusal."""
     try:
-        passed = (await policy.on_request(call(body))).body
+        passed = (await judged_by(policy, call(body))).body
     except PolicyViolation as violation:
         return told(violation)
     return {name: value for name, value in passed.items() if name != "model"}
@@ -58,7 +59,7 @@ async def test_every_tool_passes_by_default(body: dict[str, Any]):
     """A policy without keys restricts no tools and changes nothing."""
     asked = call(body)
 
-    assert await Tools().on_request(asked) is asked
+    assert await judged_by(Tools(), asked) is asked
 
 
 @pytest.mark.parametrize(
@@ -367,7 +368,7 @@ async def test_nothing_is_made_anew_when_nothing_is_removed():
     """A call that may pass is the call that came."""
     asked = call({"tools": [ASK, namespace(ASK)], "tool_choice": {"type": "function", "name": "ask"}})
 
-    assert await Tools(shell=False, on_deny="remove").on_request(asked) is asked
+    assert await judged_by(Tools(shell=False, on_deny="remove"), asked) is asked
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a backend is: the side of the gate where answers come from. Start from `_template.py`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -9,7 +10,7 @@ from proxy.wire.call import Call
 from proxy.wire.event import Reply
 
 
-class Backend(Table):
+class Backend(Table, ABC):
     """Answers calls. Its fields are its TOML keys, `name` among them."""
 
     name: str
@@ -22,13 +23,13 @@ class Backend(Table):
     provider: str = "openai"
     """Whose models these are in traces: OpenTelemetry's `gen_ai.provider.name`."""
 
+    @abstractmethod
     def respond(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         """Open a reply. Leaving the block ends the work behind it, finished or not.
 
         Raises BackendError while opening, and from the reply's batches when the work breaks off later. A reply may be
         streamed or not, whatever the call asks for: the path turns one into the other.
         """
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raises ValueError or OSError for what `start` would refuse, as far as that is seen without doing any work."""

@@ -158,6 +158,10 @@ def _store(use: str, own: Mapping[str, Any], path: str) -> Store:
     return _plugged(use, "proxy.stores", Store, own, path)  # type: ignore[type-abstract]  # to look for
 
 
+def _backend(use: str, own: Mapping[str, Any], path: str) -> Backend:
+    return _plugged(use, "backends", Backend, own, path)  # type: ignore[type-abstract]  # to look for
+
+
 def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
     backends: dict[str, Backend] = {}
     for index, table in enumerate(tables):
@@ -166,7 +170,7 @@ def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
         use = own.pop("use", None)
         if not isinstance(use, str):
             raise ConfigError(f'{path}.use: missing; name the kind of backend, such as use = "upstream"')
-        backend = _plugged(use, "backends", Backend, own, path)
+        backend = _backend(use, own, path)
         if backend.name in backends:
             raise ConfigError(f"{path}.name: there are two backends called '{backend.name}'")
         backends[backend.name] = backend

@@ -1,17 +1,19 @@
 """previous_response_id and conversation, for backends that keep no state."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 
-from backends import Backend
+from backends.replay import Replay
 from proxy.history import History
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError
 from tests.shapes import JSON, PATIENT, call_with
 
-FORGETFUL, KEEPING = Backend(name="local"), Backend(name="openai", keeps_state=True)
+RECORDED = Path("recorded.sse")
+FORGETFUL, KEEPING = Replay(name="local", path=RECORDED), Replay(name="openai", path=RECORDED, keeps_state=True)
 
 
 async def refusal(**fields: Any) -> RequestError:

@@ -1,19 +1,23 @@
 """model -> Backend."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import PrivateAttr
 
 from backends import Backend
+from backends.replay import Replay
 from proxy.routes import Routes
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import BackendError, UnknownModel
 
 
-class Shelf(Backend):
+class Shelf(Replay):
     """A backend that offers these models and counts how often it is asked."""
+
+    path: Path = Path("recorded.sse")
 
     offers: tuple[str, ...] = ()
     away: bool = False

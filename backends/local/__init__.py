@@ -2,8 +2,9 @@
 
 Answers: a stream of its own making: a message token by token, calls of the functions that came with the request.
 Fails: 400 for what the model cannot read or do, by name; 429 `local_model_busy` with Retry-After when too many wait,
-    502 `local_model_failed` when it breaks down, 503 `local_model_unavailable` with Retry-After while it is started
-    again. A folder that is no model fails the start.
+    502 `local_model_failed` when it breaks down and `local_model_astray` when it cannot be held to the form that was
+    asked for, 503 `local_model_unavailable` with Retry-After while it is started again. A folder that is no model fails
+    the start.
 Source: https://opennmt.net/CTranslate2/, https://platform.openai.com/docs/api-reference/responses
 """
 

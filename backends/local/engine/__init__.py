@@ -6,6 +6,8 @@
         spawned.py    ... one such process; progress.py: whether it still gets on
     scheduler.py    jobs -> batches -> steps
       plan.py         ... which jobs share a batch, by what costs.py has measured
+      recalling.py    ... which of those that run end early, to share one with who has come
+      trust.py        ... whether those may that a grammar holds from the start
       batch.py        ... one call of the library; likeliest.py and constrained.py for jobs that run alone
       outbox.py       ... tokens from its threads into the loop
       prefixes.py     ... what it keeps of prompts; reloading.py empties that
@@ -64,6 +66,9 @@ class Generation:
         self._tokens.extend(step.tokens)
         if step.finish == "failed":
             self.fail(BackendError("The local model broke down.", code="local_model_failed"))
+        elif step.finish == "astray":
+            told = "The local model does not keep to the form that was asked for; a simpler one may help."
+            self.fail(BackendError(told, code="local_model_astray"))
         elif step.finish is not None:
             self.finish = step.finish
         if step.tokens or step.finish:

@@ -95,7 +95,7 @@ class Admission:
             place.begun, place.begun_at, place.cached = True, self._clock(), step.cached_tokens or 0
         place.made += len(step.tokens)
         if step.finish in ("stop", "length"):
-            self._length.see(place.made)
+            self._length.see(place.made, cut=step.finish == "length")
             self._learn(place)
 
     @property
@@ -137,9 +137,8 @@ class Admission:
         return self._costs.rows_step_s(rows) / rows
 
     def _left(self, place: Place) -> float:
-        """How many tokens an answer will yet have: as others had, and of those that have more already nobody knows."""
-        usual = self._length.tokens
-        return min(place.job.options.max_tokens - place.made, max(usual - place.made, usual / 2))
+        """How many tokens an answer will yet have."""
+        return self._length.left(place.made, place.job.options.max_tokens - place.made)
 
     def _refuse_what_never_fits(self, place: Place) -> None:
         most = self._most_tokens

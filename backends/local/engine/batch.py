@@ -3,7 +3,7 @@
     jobs  ->  generate_batch(prompts, callback=take)  ->  emit(job, token) ... ended(job, "stop", "")
 
 Everything of one row alone (its limit, its stop tokens, that its caller left, that its grammar forbids what the model
-would say) is the callback's business: the library knows but one set of options for all rows.
+would say, that it is called back) is the callback's business: the library knows but one set of options for all rows.
 Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html#ctranslate2.Generator.generate_batch
 """  # fmt: skip
 
@@ -107,6 +107,8 @@ class Batch:
             return "stop"
         if result.is_last or self._made[row] >= job.options.max_tokens:
             return "length"
+        if job.recalled:
+            return "again"
         return "alone" if self._grammar_s[row] > MAX_GRAMMAR_S else None
 
     def _ended_before(self, row: int, number: int) -> End | None:
@@ -127,7 +129,9 @@ class Batch:
             return None
         if row not in self._matchers:
             began = time.perf_counter()
-            self._matchers[row] = self._grammars.matcher(grammar)
+            matcher = self._matchers[row] = self._grammars.matcher(grammar)
+            for number in self.jobs[row].begun:
+                matcher.consume(number)
             self._grammar_s[row] += time.perf_counter() - began
         return self._matchers[row]
 

@@ -20,7 +20,7 @@ import numpy as np
 from backends.local.engine.batch import Emit, Ended, sampling
 from backends.local.engine.choosing import chosen, logits_of, told
 from backends.local.engine.grammars import Grammars, Matcher
-from backends.local.engine.job import Finish, Job, Token
+from backends.local.engine.job import End, Job, Token
 from backends.local.engine.resuming import Resuming
 
 # The library keeps a number for each token of its vocabulary and each step until its call returns.
@@ -68,7 +68,7 @@ class Answer:
     def __init__(self, job: Job, matcher: Matcher, emit: Emit, *, kept: int) -> None:
         self.job = job
         self.made: list[int] = []
-        self.finish: Finish | None = None
+        self.finish: End | None = None
         self._matcher = matcher
         self._emit = emit
         self._random = np.random.default_rng()
@@ -77,7 +77,7 @@ class Answer:
         self._ahead: deque[int] = deque()  # forced, and not yet said by the model in the call that runs
         self._stepped = False
         self._error: Exception | None = None
-        for number in job.prompt[len(job.prompt) - job.said :]:
+        for number in job.begun:
             matcher.consume(number)
         self._check_matcher()
         self._force()
@@ -104,6 +104,8 @@ class Answer:
             raise self._error
         if not self._stepped:
             raise RuntimeError("The library returned without a token.")
+        if self.finish is None and self._resuming.astray:
+            self.finish = "astray"
 
     def _over(self, result: Any) -> bool:
         if self.job.cancelled:
@@ -113,6 +115,8 @@ class Answer:
             return self._differs(result.token_id)
         agreed = self._agree(result)
         self._force()
+        if self.job.recalled and self.finish is None:
+            self.finish = "again"
         tokens = self._prompt_tokens + len(self.made)
         return self.finish is not None or not agreed or self._resuming.pays(len(self._ahead), tokens)
 

@@ -5,7 +5,7 @@ its tokens, also for what is left of its prompt. So a long prompt among short on
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 # Rows may slow a step down to this many times the time that it takes for one: everybody waits for it at every token.
 SLOWEST_STEP = 4
 FEWEST_ROWS, MOST_ROWS = 8, 64
-# What is tried at the start: so many rows, steps and tokens of a prompt, and no further step after so many seconds.
-TRIED_ROWS, TRIED_STEPS, TRIED_TOKENS, TRIED_S = 16, 12, 64, 0.2
+# What is tried at the start: so many rows, steps and tokens of a prompt, so often, and no more after so many seconds.
+TRIED_ROWS, TRIED_STEPS, TRIED_TOKENS, TRIED_TIMES, TRIED_S = 16, 12, 64, 4, 0.2
 # How much one answer weighs in the mean of their lengths, and what that is before the first.
 ONE_WEIGHS, FIRST_GUESS = 0.1, 64.0
+# Where nearly all are cut off, their limits tell more than their mean.
+FEWEST_ENDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +41,54 @@ class Costs:
         """How long a step of so many rows takes."""
         return self.step_s * (1 + self.slope * (rows - 1))
 
-    def batch_s(self, rows: int, shortest: int, longest: int, tokens: float) -> float:
-        """How long prompts of these lengths take together until each has an answer of so many tokens."""
-        return rows * shortest * self.prefill_s_per_token + (longest - shortest + tokens) * self.rows_step_s(rows)
+    def batch_s(self, load: "Load") -> float:
+        """How long a batch takes until each of its rows has its answer; who has it slows nobody down any more."""
+        steps, rows_steps = load.last - load.shortest, load.total - load.rows * load.shortest
+        said_s = self.step_s * ((1 - self.slope) * steps + self.slope * rows_steps)
+        return load.rows * load.shortest * self.prefill_s_per_token + said_s
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a batch has to do, in tokens: added up row by row."""
+
+    rows: int = 0
+    shortest: int = 0  # of its prompts: so much of each is read at once
+    last: float = 0.0  # what the longest row has at its end, prompt and answer
+    total: float = 0.0  # what all have
+
+    def plus(self, length: int, tokens: float) -> "Load":
+        """With one more row, its prompt and its answer of such lengths."""
+        shortest = min(self.shortest, length) if self.rows else length
+        return Load(self.rows + 1, shortest, max(self.last, length + tokens), self.total + length + tokens)
 
 
 class MeanLength:
-    """How many tokens answers have, lately."""
+    """How many tokens answers have, lately.
+
+    One that was cut off at its limit tells only that it would have had more: all tokens are divided by how many answers
+    came to an end of their own, the mean of an exponential distribution of which some values are censored.
+    """
 
     def __init__(self) -> None:
-        self.tokens = FIRST_GUESS
+        self._tokens, self._ends = FIRST_GUESS, 1.0  # means of one answer
 
-    def see(self, tokens: int) -> None:
-        self.tokens += ONE_WEIGHS * (tokens - self.tokens)
+    def see(self, tokens: int, *, cut: bool) -> None:
+        self._tokens += ONE_WEIGHS * (tokens - self._tokens)
+        self._ends += ONE_WEIGHS * ((not cut) - self._ends)
+
+    @property
+    def tokens(self) -> float:
+        return self._tokens / max(self._ends, FEWEST_ENDS)
+
+    def left(self, said: int, limit: int) -> float:
+        """How many an answer will yet have, within its limit: of one that has more than usual nobody knows."""
+        usual = self.tokens
+        return min(limit, max(usual - said, usual / 2))
 
 
 def calibrate(generator: Any, vocabulary: Sequence[str], workers: int, kv_bytes_per_token: int) -> Costs:
-    """Three short runs: what a step costs for one row and for several, and what reading a prompt costs."""
+    """Short runs: what a step costs for one row and for several, and what reading a prompt costs."""
     word = vocabulary[0]
     first_s, one_s = _tried(generator, [[word] * 2], TRIED_STEPS)
     _, rows_s = _tried(generator, [[word] * 2] * TRIED_ROWS, TRIED_STEPS)
@@ -65,7 +98,24 @@ def calibrate(generator: Any, vocabulary: Sequence[str], workers: int, kv_bytes_
 
 
 def _tried(generator: Any, prompts: list[list[str]], steps: int) -> tuple[float, float]:
-    """Seconds until the first token, and of the quickest step: what others do on the machine only adds to it."""
+    """Seconds until the first token, and of a step, each the least: what others do on the machine only adds to it.
+
+    So does what the library prepares when it first meets such a prompt.
+    """
+    began = time.perf_counter()
+    firsts, quickest = zip(*_runs(generator, prompts, steps, began + TRIED_S), strict=True)
+    return min(firsts), min(quickest)
+
+
+def _runs(generator: Any, prompts: list[list[str]], steps: int, until: float) -> Iterator[tuple[float, float]]:
+    """One at least."""
+    for _ in range(TRIED_TIMES):
+        yield _run(generator, prompts, steps)
+        if time.perf_counter() > until:
+            return
+
+
+def _run(generator: Any, prompts: list[list[str]], steps: int) -> tuple[float, float]:
     seen: list[float] = []
     began = time.perf_counter()
 

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-Finish = Literal["stop", "length", "failed"]
-# How a run of a job ends: with its answer, or in a batch that its grammar makes it leave; then it goes on alone.
-End = Finish | Literal["alone"]
+# "astray": its model would say something else than its grammar allows, over and over: to hold it costs too much.
+Finish = Literal["stop", "length", "failed", "astray"]
+# How a run of a job ends: with its answer, or in a batch that its grammar makes it leave, to go on alone, or that is
+# called back, to go on with others.
+End = Finish | Literal["alone", "again"]
 
 # A prompt of one token would come back as part of the answer. So it is with what comes behind a kept prefix.
 MIN_PROMPT_TOKENS = 2
@@ -47,17 +49,30 @@ class Token(NamedTuple):
 
 @dataclass(slots=True)
 class Job:
-    """One answer to be made. Whoever holds it may set `cancelled` from any thread; it ends within one step."""
+    """One answer to be made. Whoever holds it may set `cancelled` from any thread; it ends within one step.
+
+    So it is with `recalled`, where it shares a batch: then it is to go on with others.
+    """
 
     id: int
     prompt: Sequence[int]
     options: Options
     cancelled: bool = False
+    recalled: bool = False
     said: int = 0  # how many tokens at the end of the prompt are the beginning of the answer
 
-    def rest(self, made: Sequence[int]) -> "Job":
-        """What is left of it when so much was made: to be made alone, by its grammar."""
-        options = replace(self.options, max_tokens=self.options.max_tokens - len(made), free=False)
+    @property
+    def begun(self) -> Sequence[int]:
+        """The beginning of the answer, where the prompt ends with it."""
+        return self.prompt[len(self.prompt) - self.said :]
+
+    def freed(self) -> "Job":
+        """The same, as if its grammar left the beginning to the model."""
+        return replace(self, options=replace(self.options, free=True))
+
+    def rest(self, made: Sequence[int], *, free: bool = False) -> "Job":
+        """What is left of it when so much was made: to be made alone, by its grammar, unless it is left `free`."""
+        options = replace(self.options, max_tokens=self.options.max_tokens - len(made), free=free)
         return Job(self.id, [*self.prompt, *made], options, said=self.said + len(made))
 
 

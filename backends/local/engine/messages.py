@@ -14,7 +14,7 @@ from backends.local.engine.costs import Costs
 from backends.local.engine.job import Job, Options, Step, Token
 from backends.local.engine.link import BrokenLink
 
-FINISHES = (None, "stop", "length", "failed")
+FINISHES = (None, "stop", "length", "failed", "astray")
 # JSON has no infinity; what can never be said is told as others tell it.
 LEAST_LOGPROB = -9999.0
 

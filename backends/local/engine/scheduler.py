@@ -4,11 +4,13 @@
     in the loop  ->  in the loop               -> run_batch, run_constrained -> in the loop, once for all rows of a step
 
 Nobody can join a batch that runs, so the art is in whom to start together: nobody waits while nothing runs, and what
-comes while something does is gathered for a moment before another worker takes it.
+comes while something does is gathered for a moment before another worker takes it. Where that was the wrong choice,
+as more came than could be known, a batch that runs is called back, and its rows go on with the others.
 
 A job whose grammar leaves the beginning to the model shares a batch for as long as the two agree: tools that may be
-called cost nothing while the model talks, or calls as it should. At the first token that the grammar forbids the job
-leaves the batch, is read with what was made of it, and goes on alone.
+called cost nothing while the model talks, or calls as it should. So does one that must be JSON, as long as the model is
+trusted to keep to that. At the first token that the grammar forbids the job leaves the batch, is read with what was
+made of it, and goes on alone.
 """  # fmt: skip
 
 import asyncio
@@ -17,7 +19,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from backends.local.engine import constrained, plan
+from backends.local.engine import constrained, plan, recalling
 from backends.local.engine.batch import run_batch, sampling
 from backends.local.engine.costs import Costs, MeanLength
 from backends.local.engine.job import Finish, Job, Step, Token
@@ -25,13 +27,17 @@ from backends.local.engine.likeliest import run_likeliest
 from backends.local.engine.outbox import Outbox
 from backends.local.engine.plan import Waiting
 from backends.local.engine.prefixes import Prefixes
+from backends.local.engine.recalling import Running
 from backends.local.engine.reloading import Reloading
+from backends.local.engine.trust import Trust
 
 # While something runs, a batch is complete when nobody has come for this part of the time that an answer takes, or when
 # its first job has waited several times as long. So it is soon after a batch: those who were answered together tend to
 # ask again together.
 QUIET, QUIET_S, GATHERED = 0.01, 0.004, 5
 AGAIN_S = 0.05
+# How many times as long as it should take a batch that was called back is waited for.
+LATE = 2
 
 
 class Scheduler:
@@ -52,27 +58,32 @@ class Scheduler:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="headgate-local")
         self._outbox = Outbox(self._flush)
         self._length = MeanLength()
+        self._trust = Trust()
         self._live: dict[int, Waiting] = {}  # whoever waits or runs
         self._queue: list[Waiting] = []  # whoever waits, first come first
-        self._running: set[asyncio.Future[None]] = set()
+        self._running: dict[asyncio.Future[None], Running] = {}
         self._reloading = Reloading(generator, prefixes, self._dispatch)
         self._timer: asyncio.Handle | None = None
         self._gathered_at = self._again_until = 0.0
+        self._called: list[Running] = []
+        self._called_until = 0.0
 
     def submit(self, job: Job) -> None:
         """Take a job. `deliver` gets its steps: first one with `cached_tokens` when it begins."""
-        waiting = Waiting(job, self._kind(job), self._prefixes.candidates(job))
+        held = job.options.alone and not job.options.top_logprobs
+        trusted = held and self._trust.given()
+        job = job.freed() if trusted else job
+        waiting = Waiting(job, self._kind(job), self._prefixes.candidates(job), trusted=trusted)
         self._live[job.id] = waiting
         self._queue.append(waiting)
-        if self._free:
-            self._gather()
+        self._gather()
 
     def cancel(self, number: int) -> None:
         """Nobody waits for this job any more: `deliver` hears no more of it, and it ends within one step."""
         waiting = self._live.pop(number, None)
         if waiting is None:
             return
-        waiting.job.cancelled = True
+        waiting.job.cancelled = waiting.over = True
         if waiting in self._queue:
             self._queue.remove(waiting)
 
@@ -83,7 +94,7 @@ class Scheduler:
             self.cancel(number)
         await self._reloading.close()
         if self._running:
-            await asyncio.wait(self._running)
+            await asyncio.wait(list(self._running))
         await asyncio.to_thread(self._threads.shutdown)
         # A generator that is still there when the interpreter ends has been seen to abort the process.
         self._generator = None
@@ -112,15 +123,34 @@ class Scheduler:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._reloading.holds_back(bool(self._running)) or not self._queue or not self._free:
+        if self._reloading.holds_back(bool(self._running)) or not self._queue or self._loop.time() < self._called_until:
             return
         for waiting in self._queue:
             waiting.prefix = self._prefixes.chosen(waiting.candidates)
             waiting.length = len(waiting.job.prompt) - waiting.prefix.tokens
-        started = plan.batches(self._queue, self._free, self._costs, self._length.tokens)
+        for waiting in self._live.values():
+            job, made = waiting.job, len(waiting.made)
+            waiting.tokens = self._length.left(job.said + made, job.options.max_tokens - made)
+        if self._call_back() or not self._free:
+            return
+        started = plan.batches(self._queue, self._free, self._costs)
         begun = [step for batch in started for step in self._start(batch)]
         self._queue = [waiting for waiting in self._queue if not waiting.started]
         self._deliver(begun)
+
+    def _call_back(self) -> bool:
+        """Call batches back, should that pay; then nothing is started until they have ended."""
+        now, running = self._loop.time(), [each for each in self._running.values() if each not in self._called]
+        batches = recalling.called_back(self._queue, running, self._free, self._costs, now)
+        if not batches:
+            return False
+        self._called.extend(batches)
+        for waiting in (waiting for batch in batches for waiting in batch.rows):
+            waiting.job.recalled = True
+        # Prompts may take longer to read than was measured; then the others begin without them.
+        self._called_until = now + LATE * max(batch.soon_s(now) for batch in batches) + AGAIN_S
+        self._loop.call_at(self._called_until + QUIET_S, self._dispatch)
+        return True
 
     def _start(self, batch: Sequence[Waiting]) -> list[Step]:
         if len(batch) == 1:
@@ -133,7 +163,8 @@ class Scheduler:
         self._free -= 1
         work = functools.partial(self._work, [waiting.job for waiting in batch], prefix.tokens)
         running = self._loop.run_in_executor(self._threads, work)
-        self._running.add(running)
+        reading_s = sum(waiting.length for waiting in batch) * self._costs.prefill_s_per_token
+        self._running[running] = Running(batch, self._loop.time(), reading_s)
         running.add_done_callback(functools.partial(self._over, batch))
         return [Step(waiting.job.id, cached_tokens=cached_tokens) for waiting in batch if not waiting.resumed]
 
@@ -156,7 +187,10 @@ class Scheduler:
         constrained.run_constrained(*model, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.ended_now)
 
     def _over(self, batch: Sequence[Waiting], running: asyncio.Future[None]) -> None:
-        self._running.discard(running)
+        ended = self._running.pop(running)
+        if ended in self._called:
+            self._called.remove(ended)
+            self._called_until = self._called_until if self._called else 0.0
         self._free += 1
         error = running.exception()
         message = "nothing said how it ended" if error is None else f"{type(error).__name__}: {error}"
@@ -176,7 +210,11 @@ class Scheduler:
             if waiting is None or waiting.job is not job:
                 continue  # cancelled, or at its end, or it goes on elsewhere
             if finish == "alone":
+                self._judge(waiting, left_after=len(waiting.made))
                 self._resume(waiting)
+                continue
+            if finish == "again":
+                self._resume(waiting, free=waiting.kind is not None)
                 continue
             made = tokens.setdefault(job.id, [])
             if token is not None:
@@ -190,23 +228,33 @@ class Scheduler:
         if tokens:
             self._deliver([_step(number, made, *ends.get(number, (None, ""))) for number, made in tokens.items()])
 
-    def _resume(self, waiting: Waiting) -> None:
-        """Its model and its grammar disagree: it goes on alone, before those that have not begun."""
+    def _resume(self, waiting: Waiting, *, free: bool = False) -> None:
+        """It goes on before those that have not begun: with others, or alone where its model and grammar disagree."""
         self._prefixes.read(waiting.prefix)
-        job = waiting.job.rest(waiting.made)
-        shared = waiting.candidates[0]
-        rest = Waiting(job, self._kind(job), self._prefixes.resumable(job, shared), resumed=True)
+        waiting.over = True
+        job = waiting.job.rest(waiting.made, free=free)
+        candidates, recalled = waiting.candidates, waiting.job.recalled
+        if job.options.alone:
+            candidates = self._prefixes.resumable(job, candidates[0])
+        trusted = waiting.trusted and not job.options.alone
+        rest = Waiting(job, self._kind(job), candidates, resumed=True, recalled=recalled, trusted=trusted)
         self._live[job.id] = rest
         self._queue.insert(sum(each.resumed for each in self._queue), rest)
-        if self._free:
-            self._gather()
+        self._gather()
+
+    def _judge(self, waiting: Waiting, *, left_after: int | None = None) -> None:
+        """Whether who shared a batch on trust was worth it."""
+        if waiting.trusted and not waiting.job.options.alone:
+            self._trust.see(left_after=left_after)
 
     def _learn(self, ended: Waiting, finish: Finish) -> None:
         del self._live[ended.job.id]
+        ended.over = True
         if finish == "failed":
             self._prefixes.failed(ended.prefix)
         else:
-            self._length.see(ended.job.said + len(ended.made))
+            self._judge(ended)
+            self._length.see(ended.job.said + len(ended.made), cut=finish == "length")
 
 
 def _step(number: int, tokens: Sequence[Token], finish: Finish | None, message: str) -> Step:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from backends.local.engine.device import Placement, place
+from backends.local.engine.trust import Trust
 from tests.models import END, write_model
 
 
@@ -52,3 +53,9 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def generator(babbler: Tiny) -> Iterator[Any]:
     with babbler.loaded() as loaded:
         yield loaded
+
+
+@pytest.fixture
+def distrust(monkeypatch):
+    """Whoever is held by a grammar from the first token on is held alone."""
+    monkeypatch.setattr(Trust, "given", lambda _self: False)

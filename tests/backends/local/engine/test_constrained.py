@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from backends.local.engine import constrained, grammars
+from backends.local.engine import constrained, grammars, resuming
 from backends.local.engine.choosing import chosen
 from backends.local.engine.constrained import run_constrained
 from backends.local.engine.grammars import Grammars
@@ -307,6 +307,16 @@ def test_a_grammar_that_comes_to_cost_too_much_is_a_failure(babbler, speaker, mo
 
     assert text.startswith("so")
     assert (finish, "too many states" in message) == ("failed", True)
+
+
+def test_a_model_that_never_follows_is_given_up(speaker, monkeypatch):
+    """What came before was emitted."""
+    monkeypatch.setattr(resuming, "AGAIN_S", 0.05)
+    job = speaker.job("start: /(a|b){100000}/", max_tokens=10**5)
+    heard = speaker.run(job)
+
+    assert heard.ends == {1: [("astray", "")]}
+    assert set(speaker.spelt(heard.ids(job))) <= set("ab")
 
 
 class Deaf(Heard):

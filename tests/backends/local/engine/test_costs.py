@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from backends.local.engine.costs import FIRST_GUESS, Costs, MeanLength, calibrate
+from backends.local.engine.costs import FIRST_GUESS, Costs, Load, MeanLength, calibrate
 
 MEASURED = Costs(0.011, 0.08, 0.0004, 73_728, 2)
 
@@ -19,7 +19,9 @@ def test_rows_slow_a_step_down_only_so_far(slope, rows):
 
 def test_a_batch_takes_a_step_for_each_token_that_is_not_common():
     """100 tokens of each prompt at once, then 20 of the longer one, then the answers."""
-    assert MEASURED.batch_s(2, 100, 120, 50) == pytest.approx(2 * 100 * 0.0004 + (20 + 50) * 0.011 * 1.08)
+    load = Load().plus(100, 50).plus(120, 50)
+
+    assert MEASURED.batch_s(load) == pytest.approx(2 * 100 * 0.0004 + (50 * 1.08 + 20) * 0.011)
 
 
 def test_they_are_measured_in_no_time(babbler):
@@ -61,6 +63,19 @@ def test_answers_are_as_long_as_they_were_lately():
     length = MeanLength()
     before = length.tokens
     for _ in range(100):
-        length.see(500)
+        length.see(500, cut=False)
 
     assert (before, length.tokens) == (FIRST_GUESS, pytest.approx(500, rel=0.01))
+
+
+def test_answers_that_are_cut_off_tell_of_longer_ones():
+    """Of an answer that came to its limit nobody knows how long it would have been."""
+    some, all_cut = MeanLength(), MeanLength()
+    for number in range(200):
+        some.see(20, cut=number % 2 == 0)
+        all_cut.see(16, cut=True)
+
+    assert some.tokens == pytest.approx(40, rel=0.1)
+    assert (all_cut.left(0, 48), all_cut.left(16, 32)) == (48, 32)
+    assert some.left(0, 1000) == pytest.approx(40, rel=0.1)
+    assert some.left(300, 1000) == pytest.approx(20, rel=0.1)

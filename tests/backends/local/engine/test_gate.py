@@ -200,4 +200,9 @@ async def test_answers_that_outlast_the_drain_are_told_why_they_end(slow, tmp_pa
     ] * 3
     assert text.endswith("data: [DONE]\n\n")
     assert (answer.status, told["error"]["code"], text.count('"code":"server_shutdown"')) == (503, "server_shutdown", 2)
-    assert (process.returncode, "Traceback" in errors, "499" in errors, alive(number)) == (0, False, False, False)
+    assert (process.returncode, "Traceback" in errors, '"status": 499' in errors, alive(number)) == (
+        0,
+        False,
+        False,
+        False,
+    )

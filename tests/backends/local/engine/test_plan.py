@@ -14,13 +14,13 @@ TOKENS = 48
 
 def waiting(lengths, kind="greedy", **other):
     return [
-        Waiting(Job(number, [0] * length, Options(TOKENS, frozenset())), kind, length=length, **other)
+        Waiting(Job(number, [0] * length, Options(TOKENS, frozenset())), kind, length=length, tokens=TOKENS, **other)
         for number, length in enumerate(lengths)
     ]
 
 
-def planned(jobs, free, costs=COSTS, tokens=TOKENS):
-    return [[each.length for each in batch] for batch in batches(jobs, free, costs, tokens)]
+def planned(jobs, free, costs=COSTS):
+    return [[each.length for each in batch] for batch in batches(jobs, free, costs)]
 
 
 def test_equals_are_cut_in_equal_parts():
@@ -64,8 +64,8 @@ def test_those_unlike_each_other_never_share():
     alone = waiting([64] * 2, None)
     mixed = [each for pair in zip(greedy, hot, kept, alone, strict=True) for each in pair]
 
-    assert [[each.kind for each in batch] for batch in batches(mixed, 8, COSTS, TOKENS)].count(["greedy"]) == 4
-    assert [[mixed.index(each) for each in batch] for batch in batches(mixed, 5, COSTS, TOKENS)] == [
+    assert [[each.kind for each in batch] for batch in batches(mixed, 8, COSTS)].count(["greedy"]) == 4
+    assert [[mixed.index(each) for each in batch] for batch in batches(mixed, 5, COSTS)] == [
         [0, 4],
         [1, 5],
         [2, 6],
@@ -100,10 +100,10 @@ def test_a_plan_never_loses_or_doubles_a_job(jobs, free, slope, tokens):
     """It uses what is free, keeps to its limits, and begins with whoever waits for longest."""
     costs = Costs(0.01, slope, 0.0004, 0, free)
     queue = [
-        Waiting(Job(number, [], Options(1, frozenset())), kind, length=length)
+        Waiting(Job(number, [], Options(1, frozenset())), kind, length=length, tokens=tokens)
         for number, (length, kind) in enumerate(jobs)
     ]
-    plan = batches(queue, free, costs, tokens)
+    plan = batches(queue, free, costs)
     started = [each.job.id for batch in plan for each in batch]
 
     assert len(started) == len(set(started))
@@ -125,7 +125,7 @@ def test_nobody_waits_for_ever(arrivals):
         for length, hot in come:
             queue += waiting([length], hot)
             due[id(queue[-1].job)] = turn + len(queue) - 1
-        for batch in batches(queue, 1, COSTS, TOKENS):
+        for batch in batches(queue, 1, COSTS):
             for each in batch:
                 assert turn <= due[id(each.job)]
                 queue.remove(each)

@@ -72,3 +72,20 @@ def test_who_did_not_follow_is_not_asked_for_a_while(clock):
     found.followed(same=True)
 
     assert not found.pays(1, 9)
+
+
+def test_an_answer_is_not_read_again_for_ever(clock):
+    """The first reading is nobody's fault; and who says a lot by himself may be corrected a lot."""
+    found = measured(clock, read_s=90.0, tokens=100, step_s=2.0)
+    for _ in range(3):
+        found.begins(100)
+        clock.now += 12.0
+        found.steps()
+
+    assert not found.astray
+
+    found.begins(100)
+    clock.now += 3.0
+    found.steps()
+
+    assert found.astray

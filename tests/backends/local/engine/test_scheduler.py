@@ -1,13 +1,14 @@
 """Jobs -> batches -> steps."""
 
 import asyncio
+import threading
 
 import pytest
 
 from backends.local.engine import constrained
 from backends.local.engine import scheduler as module
 from backends.local.engine.job import Token
-from tests.backends.local.engine.desk import FOREVER, prompt, working
+from tests.backends.local.engine.desk import FOREVER, PATIENCE_S, prompt, working
 
 
 @pytest.fixture
@@ -79,6 +80,55 @@ async def test_what_comes_while_something_runs_is_gathered(clock, batches, monke
     assert batches == [[0], [1, 2, 3]]
 
 
+@pytest.fixture
+def heard(monkeypatch):
+    """The batch that job 0 begins hears of nothing before this is set."""
+    heard = threading.Event()
+    run = module.run_batch
+
+    def run_batch(generator, vocabulary, jobs, *given, **more):
+        if jobs[0].id == 0 and not jobs[0].said:
+            heard.wait(PATIENCE_S)
+        run(generator, vocabulary, jobs, *given, **more)
+
+    monkeypatch.setattr(module, "run_batch", run_batch)
+    return heard
+
+
+async def test_the_first_of_a_herd_goes_on_with_the_others(babbler, heard, batches, monkeypatch):
+    """Where it was, with the same words that it would have said alone; it is not told that it begins anew."""
+    monkeypatch.setattr(module, "AGAIN_S", PATIENCE_S)
+    async with working(babbler, workers=2, compute_type="float32") as desk:
+        desk.submit(100, prompt(0), 60)
+        await desk.ended(100)
+        desk.submit(0, prompt(0), 60)
+        await desk.until(lambda: 0 in desk.cached)
+        for number in range(1, 16):
+            desk.submit(number, prompt(number), 60)
+        await asyncio.sleep(0.1)
+        heard.set()
+        await desk.ended(*range(16))
+
+        assert desk.tokens[0] == desk.tokens[100]
+        assert [len(desk.tokens[number]) for number in range(16)] == [60] * 16
+    assert [len(batch) for batch in batches] == [1, 1, 8, 8]
+
+
+async def test_those_who_come_do_not_wait_long_for_who_is_called(babbler, heard):
+    """Should it not hear, they begin without it; it goes on with others, or alone, when it has heard."""
+    async with working(babbler, workers=2) as desk:
+        desk.submit(0, prompt(0), 60)
+        await desk.until(lambda: 0 in desk.cached)
+        for number in range(1, 16):
+            desk.submit(number, prompt(number), 60)
+        await desk.ended(*range(1, 16))
+        early = 0 in desk.ends
+        heard.set()
+        await desk.ended(0)
+
+    assert (early, len(desk.tokens[0])) == (False, 60)
+
+
 async def test_whoever_came_first_is_served_first(clock, batches):
     """And whoever can join him."""
     async with working(clock) as desk:
@@ -109,6 +159,7 @@ async def test_other_sampling_is_another_batch(babbler, batches):
     async with working(babbler) as desk:
         desk.submit(0, prompt(0), 50)
         await desk.begun(0)
+        desk.scheduler.cancel(0)
         for number, how in enumerate(
             [{}, {"temperature": 1.0}, {}, {"repetition_penalty": 1.3}, {"top_logprobs": 2}], start=1
         ):
@@ -180,7 +231,7 @@ async def test_no_job_is_left_without_an_end(babbler, monkeypatch, fault, messag
         assert (desk.ends, desk.messages) == ({1: "failed"}, {1: message})
 
 
-async def test_a_grammar_is_run_by_its_own(babbler, monkeypatch):
+async def test_a_grammar_is_run_by_its_own(babbler, monkeypatch, distrust):
     """Alone, with nearly all of its prompt kept, and every token on its way at once."""
     seen = []
 

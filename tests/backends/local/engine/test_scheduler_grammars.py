@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from backends.local.engine import batch, constrained
 from backends.local.engine import scheduler as module
+from backends.local.engine.trust import TRIED_EVERY, WORTH_TOKENS, Trust
 from backends.local.grammar import json_schema_grammar
 from backends.local.request.choice import tools_of
 from backends.local.speech import format_named
@@ -63,7 +64,7 @@ def runs(monkeypatch):
     return started
 
 
-async def test_it_says_what_it_would_say_held_from_the_start(speaker, runs):
+async def test_it_says_what_it_would_say_held_from_the_start(speaker, runs, distrust):
     """Wherever it is cut off; and it is alone only if its grammar had to correct it."""
     model, grammars, grammar, breaks = speaker
     told = {"grammar": grammar, "stop_ids": {model.end}}
@@ -81,7 +82,7 @@ async def test_it_says_what_it_would_say_held_from_the_start(speaker, runs):
 
 
 @pytest.mark.parametrize("stop", ["Let", " me", OPEN, HEAD])
-async def test_other_stop_tokens_end_it_where_they_would_if_it_was_held(tmp_path, stop):
+async def test_other_stop_tokens_end_it_where_they_would_if_it_was_held(tmp_path, stop, distrust):
     model = tiny(write_model(tmp_path, SAYS["text and a call"][0]))
     told = {"grammar": auto(model), "stop_ids": {model.end, model.vocabulary.index(stop)}}
     async with working(model, grammars=grammars_of(model), compute_type="float32") as desk:
@@ -97,7 +98,9 @@ async def test_other_stop_tokens_end_it_where_they_would_if_it_was_held(tmp_path
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(st.lists(schemas(), min_size=1, max_size=4), st.integers(1, 40), st.sampled_from([0, 100_000]))
-async def test_whatever_the_grammar_it_says_what_it_would_say_held_from_the_start(babbler, some, limit, prefix_bytes):
+async def test_whatever_the_grammar_it_says_what_it_would_say_held_from_the_start(
+    babbler, distrust, some, limit, prefix_bytes
+):
     """Also with a model that hardly ever agrees."""
     async with working(babbler, 1, prefix_bytes, grammars_of(babbler), "float32") as desk:
         for number, schema in enumerate(some, start=1):
@@ -118,6 +121,23 @@ async def test_those_who_follow_share_a_batch_with_those_who_have_no_grammar(gre
         await desk.ended(*range(8))
 
     assert [sorted(run) for run in runs] == [list(range(8))]
+
+
+async def test_who_is_called_back_goes_on_by_its_grammar(breaker, runs):
+    """Alone it was held to it; with the others it is followed from where it was."""
+    told = {"grammar": "start: /(?s:.{30})/", "stop_ids": {breaker.end}, "free": True}
+    async with working(breaker, 2, grammars=grammars_of(breaker), compute_type="float32") as desk:
+        desk.submit(100, prompt(0), 60, **told)
+        await desk.ended(100)
+        desk.submit(0, prompt(0), 60, **told)
+        await desk.begun(0)
+        for number in range(1, 16):
+            desk.submit(number, prompt(number), 60, **told)
+        await desk.ended(*range(16))
+
+        assert (desk.tokens[0], desk.ends[0]) == (desk.tokens[100], desk.ends[100])
+    assert runs[:2] == [{100}, {0}]
+    assert any(0 in run for run in runs[2:])
 
 
 async def test_a_grammar_that_keeps_others_waiting_goes_on_alone(greeter, runs, monkeypatch):
@@ -237,3 +257,41 @@ async def test_chance_is_that_of_what_is_allowed(babbler, temperature):
             counts.append([said.count(letter) / 600 for letter in "HWsto"])
 
     assert counts[0] == pytest.approx(counts[1], abs=0.09)
+
+
+async def test_those_held_from_the_start_share_a_batch_while_they_follow(greeter, runs):
+    """JSON that a model writes by itself costs no worker of its own."""
+    told = {"grammar": 'start: "Hello there!"', "stop_ids": {greeter.end}}
+    async with working(greeter, grammars=grammars_of(greeter)) as desk:
+        for number in range(8):
+            desk.submit(number, [5, greeter.vocabulary.index("\u010a")], 9, **told)
+        await desk.ended(*range(8))
+
+        assert {desk.said(number) for number in range(8)} == {"Hello there!"}
+    assert [sorted(run) for run in runs] == [list(range(8))]
+
+
+async def test_those_who_do_not_follow_are_soon_held_alone(greeter, runs):
+    """And tried again now and then. What they say is the same."""
+    told = {"grammar": 'start: "Good" /[a-z]{4}/', "stop_ids": {greeter.end}}
+    async with working(greeter, grammars=grammars_of(greeter)) as desk:
+        for number in range(24):
+            for each in (number, 100 + number):
+                desk.submit(each, [5, greeter.vocabulary.index("\u010a")], 9, **told)
+            await desk.ended(number, 100 + number)
+
+        assert len({desk.said(number) for number in desk.tokens}) == 1
+    together = [at for at, run in enumerate(runs) if isinstance(run, list) and len(run) > 1]
+    assert (together[0], len(together) < 6, {0} in runs) == (0, True, True)
+
+
+def test_trust_comes_back_when_they_follow():
+    """Whoever left late was worth it."""
+    trust = Trust()
+    for _ in range(9):
+        trust.see(left_after=0)
+    refused = [trust.given() for _ in range(2 * TRIED_EVERY)].count(False)
+    for left_after in (None, WORTH_TOKENS, None, None, None):
+        trust.see(left_after=left_after)
+
+    assert (refused, trust.given()) == (2 * TRIED_EVERY - 2, True)

@@ -29,7 +29,7 @@ from backends.local.engine.admission import Admission
 from backends.local.engine.device import Placement
 from backends.local.engine.free import free_bytes
 from backends.local.engine.grammars import Grammars
-from backends.local.engine.memory import of_this_gate
+from backends.local.engine.memory import of_this_gate, refuse_too_large
 from backends.local.engine.messages import Order
 from backends.local.engine.process import InProcess, Terms
 from backends.local.engine.thread import InThread
@@ -118,13 +118,15 @@ class Local(Backend):
     _readers: Readers = PrivateAttr()
 
     def check(self) -> None:
-        self._read_model()
+        model = self._read_model()
         refuse(self._placement())
+        if self.memory_bytes is not None:
+            refuse_too_large(self._needs_bytes(model, self._kv_bytes(model)), self.memory_bytes)
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._read_model)
         self._readers = Readers(self.max_waiting)
-        kv_bytes = self.kv_bytes or self._usual_kv_bytes()
+        kv_bytes = self._kv_bytes(self._model)
         placement, token_bytes = self._placement(), self._model.kv_bytes_per_token
         workers = placement.workers
         admission = Admission(self.max_waiting, workers, kv_bytes, self.max_wait_s, kv_bytes_per_token=token_bytes)
@@ -158,11 +160,10 @@ class Local(Backend):
             stop_ids=sorted(model.stop_ids), kv_bytes_per_token=model.kv_bytes_per_token,
             prefix_cache_bytes=self.prefix_cache_bytes, process_bytes=self.process_bytes,
         )  # fmt: skip
-        size = (model.path / "model.bin").stat().st_size
         terms = Terms(
             backend=self.name, start_timeout_s=self.start_timeout_s, hang_timeout_s=self.hang_timeout_s,
             keep_alive_s=self.keep_alive_s, preload=self.preload, memory_bytes=self.memory_bytes,
-            needs_bytes=size + kv_bytes + self.prefix_cache_bytes,
+            needs_bytes=self._needs_bytes(model, kv_bytes),
         )  # fmt: skip
         return await InProcess.started(admission, order, terms, of_this_gate())
 
@@ -175,10 +176,14 @@ class Local(Backend):
             grammars=Grammars(tokenizer, len(model.vocabulary), model.stop_ids),
         )  # fmt: skip
 
-    def _usual_kv_bytes(self) -> int:
-        """Never less than what one answer as long as the context takes."""
-        one = self._model.context_length * self._model.kv_bytes_per_token
-        return max((self.memory_bytes or free_bytes()) // KV_PART, one)
+    def _needs_bytes(self, model: Model, kv_bytes: int) -> int:
+        """What a loaded model takes, with the answers that it makes and the prompts that it keeps."""
+        return (model.path / "model.bin").stat().st_size + kv_bytes + self.prefix_cache_bytes
+
+    def _kv_bytes(self, model: Model) -> int:
+        """Never less than what one answer as long as the context takes, unless the config says so."""
+        one = model.context_length * model.kv_bytes_per_token
+        return self.kv_bytes or max((self.memory_bytes or free_bytes()) // KV_PART, one)
 
     async def close(self) -> None:
         self._readers.close()

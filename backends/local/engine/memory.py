@@ -38,10 +38,12 @@ class Memory:
     def join(self, tenant: Tenant, limit_bytes: int | None) -> None:
         """Take part, from now on under this limit, too. Raises ValueError when one of them would never fit."""
         self._limits[tenant] = limit_bytes
-        most, limit = max(each.needs_bytes for each in self._limits), self.limit_bytes
-        if limit is not None and most > limit:
+        try:
+            if (limit := self.limit_bytes) is not None:
+                refuse_too_large(max(each.needs_bytes for each in self._limits), limit)
+        except ValueError:
             self.leave(tenant)
-            raise ValueError(f"memory_bytes is {limit}, but one model alone takes about {most}.")
+            raise
 
     def leave(self, tenant: Tenant) -> None:
         self._limits.pop(tenant, None)
@@ -75,6 +77,12 @@ class Memory:
     def _longest_idle(self) -> Tenant | None:
         idle = [(since, tenant) for tenant in self._loaded if (since := tenant.idle_since) is not None]
         return min(idle, key=lambda each: each[0])[1] if idle else None
+
+
+def refuse_too_large(needs_bytes: int, limit_bytes: int) -> None:
+    """Raises ValueError when a model would never fit."""
+    if needs_bytes > limit_bytes:
+        raise ValueError(f"memory_bytes is {limit_bytes}, but one model alone takes about {needs_bytes}.")
 
 
 # Backends are built one by one and know nothing of each other; those that one gate starts share its loop. A budget is

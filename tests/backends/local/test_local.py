@@ -217,6 +217,7 @@ def test_numbers_of_no_use_are_refused(folder, keys):
         ({"kv_bytes": 1000, "context_length": 64}, "kv_bytes is 1000, but 64 tokens of the model in .* take "),
         ({"compute_type": "int3"}, "int3"),
         ({"path": "nowhere"}, "There is no model folder nowhere."),
+        ({"engine": "process", "memory_bytes": 1000}, "memory_bytes is 1000, but one model alone takes about "),
     ],
 )
 async def test_what_cannot_start_is_refused_by_a_check_and_by_the_start(folder, keys, said):
@@ -238,7 +239,7 @@ async def test_answers_may_take_a_quarter_of_what_is_free(folder, start_local, m
     local = await start_local(folder)
     whole = local._model.context_length * local._model.kv_bytes_per_token
     monkeypatch.setattr("backends.local.free_bytes", lambda: 4_000_000_000)
-    much = local._usual_kv_bytes()
+    much = local._kv_bytes(local._model)
     monkeypatch.setattr("backends.local.free_bytes", lambda: 0)
 
-    assert (much, local._usual_kv_bytes()) == (1_000_000_000, whole)
+    assert (much, local._kv_bytes(local._model)) == (1_000_000_000, whole)

@@ -1,7 +1,6 @@
 """What a caller is told of a schema, and what becomes of it."""
 
 import json
-import time
 from contextlib import suppress
 
 import pytest
@@ -20,6 +19,7 @@ from backends.training.subjects.objects import ANY_OBJECT, dumped
 from backends.training.subjects.schemas import SCHEMA
 from proxy.wire.errors import RequestError
 from tests.models import END, make_tokenizer
+from tests.patience import patience
 
 TOKENIZER = make_tokenizer()
 GRAMMARS = Grammars(TOKENIZER.to_str(), TOKENIZER.get_vocab_size(), {TOKENIZER.token_to_id(END)})
@@ -211,10 +211,7 @@ def deep(levels, keyword):
     ids=[*HOSTILE, "deep", "deeper", "deeper lists"],
 )
 def test_no_schema_keeps_the_gate_busy(schema, strict):
-    """Each is refused, or compiled, within a second; mostly within milliseconds."""
-    began = time.process_time()
-    with suppress(RequestError):
+    """Each is refused, or compiled; mostly within milliseconds."""
+    with patience(), suppress(RequestError):
         refuse_unsupported(schema, "text.format.schema", strict=strict)
         json_schema_grammar(schema)
-
-    assert time.process_time() - began < 1

@@ -24,15 +24,11 @@ def test_a_batch_takes_a_step_for_each_token_that_is_not_common():
     assert MEASURED.batch_s(load) == pytest.approx(2 * 100 * 0.0004 + (50 * 1.08 + 20) * 0.011)
 
 
-def test_they_are_measured_in_no_time(babbler):
-    """And can be told in JSON."""
+def test_they_are_measured_and_can_be_told_in_json(babbler):
     with babbler.loaded() as generator:
-        began = time.perf_counter()
         costs = calibrate(generator, babbler.vocabulary, 3, 1000)
-        took_s = time.perf_counter() - began
 
     assert Costs(**json.loads(json.dumps(asdict(costs)))) == costs
-    assert took_s < 1
     assert 0 < costs.step_s < 0.1
     assert costs.slope >= 0
     assert costs.prefill_s_per_token >= 0

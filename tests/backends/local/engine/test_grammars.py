@@ -1,6 +1,5 @@
 """Grammars for one vocabulary."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +9,7 @@ from backends.local.engine import grammars
 from backends.local.engine.grammars import Grammars
 from backends.local.grammar import json_schema_grammar
 from tests.models import END, make_tokenizer
+from tests.patience import patience
 
 TOKENIZER = make_tokenizer()
 SIZE = TOKENIZER.get_vocab_size() + 7  # as some models have it: more numbers than tokens
@@ -156,15 +156,10 @@ HOSTILE = {
 def test_no_step_of_a_hostile_grammar_takes_long(compiler, name):
     """It goes on, or it is told that it costs too much."""
     random = np.random.default_rng(3)
-    slowest, began = 0.0, time.process_time()
-    matcher = compiler.matcher(json_schema_grammar(HOSTILE[name]))
-    slowest = time.process_time() - began
-    for _ in range(40):
-        began = time.process_time()
-        matcher.allows(STOP)
-        slowest = max(slowest, time.process_time() - began)
-        if matcher.over:
-            break
-        matcher.consume(int(random.choice(np.flatnonzero(matcher.allowed()))))
-
-    assert slowest < 1
+    with patience():
+        matcher = compiler.matcher(json_schema_grammar(HOSTILE[name]))
+        for _ in range(40):
+            matcher.allows(STOP)
+            if matcher.over:
+                break
+            matcher.consume(int(random.choice(np.flatnonzero(matcher.allowed()))))

@@ -1,13 +1,12 @@
 """Schemas that contain themselves."""
 
-import time
-
 import pytest
 
 from backends.local.grammar import refuse_unsupported
 from backends.local.grammar.finite import check_finite
 from backends.local.grammar.schema import Problem
 from proxy.wire.errors import RequestError
+from tests.patience import patience
 
 AGAIN = {"$ref": "#"}
 
@@ -55,7 +54,5 @@ def test_values_that_may_end_are_not(schema):
 
 def test_long_chains_are_not_looked_at_for_long():
     chain = {f"a{n}": {"$ref": f"#/$defs/a{n - 1}"} for n in range(1, 4000)} | {"a0": {"type": "null"}}
-    began = time.process_time()
-    check_finite({"$ref": "#/$defs/a3999", "$defs": dict(sorted(chain.items()))})
-
-    assert time.process_time() - began < 0.5
+    with patience():
+        check_finite({"$ref": "#/$defs/a3999", "$defs": dict(sorted(chain.items()))})

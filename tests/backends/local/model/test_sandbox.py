@@ -8,6 +8,7 @@ from jinja2 import TemplateError
 from backends.local.model.pace import paced
 from backends.local.model.sandbox import WORK, BoundedSandbox
 from backends.local.model.template import ODD_SHAPES
+from tests.patience import patience
 
 # Far more than it takes; without a bound they would run for hours, or until memory ends.
 LARGE_BYTES = 500_000_000
@@ -90,7 +91,7 @@ def test_a_template_cannot_run_on(source):
 @pytest.mark.parametrize("name", ["macros", "loops that call themselves", "mapped again and again", "titles"])
 def test_the_slowest_are_stopped_with_all_that_a_prompt_may_do(name):
     """Those that get the most time for what they pay, some seconds."""
-    with pytest.raises(TemplateError):
+    with patience(), pytest.raises(TemplateError):
         rendered(HOSTILE[name])
 
 

@@ -8,6 +8,7 @@ import pytest
 from backends.local.model.template import ChatTemplate, ChatTemplates, Control
 from proxy.wire.errors import RequestError
 from tests.families import HERMES
+from tests.patience import patience
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<s>", "</s>")
 CHATML = (
@@ -126,7 +127,7 @@ def test_a_template_that_is_too_long_is_refused():
 )
 def test_a_template_that_takes_too_long_is_refused_at_once(source):
     """It is tried when the model is loaded, and given up soon."""
-    with pytest.raises(ValueError, match=r"The chat template cannot be used: .{10,}"):
+    with patience(), pytest.raises(ValueError, match=r"The chat template cannot be used: .{10,}"):
         rendered(source)
 
 
@@ -135,7 +136,7 @@ def test_a_request_cannot_make_a_template_run_on():
     source = "{% for a in messages %}{% for b in messages %}{{ a.content + b.content | upper }}{% endfor %}{% endfor %}"
     few, many = ([{"content": "x" * 100}] * count for count in (10, 10_000))
     template = ChatTemplate(source, CONTROLS, {})
-    with pytest.raises(RequestError, match="refused the input: It takes more work than a prompt may"):
+    with patience(), pytest.raises(RequestError, match="refused the input: It takes more work than a prompt may"):
         template.render(many, [])
 
     assert template.render(few, []) == [("x" * 100 + "X" * 100) * 100]

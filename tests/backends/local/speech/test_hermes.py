@@ -1,13 +1,12 @@
 """Calls as the Hermes family writes them."""
 
-import time
-
 import pytest
 from hypothesis import given
 
 from backends.local.speech.hermes import HERMES
 from backends.local.speech.piece import CustomCall, FunctionCall
 from tests.backends.local.speech.reading import NAMES, call, cut_everywhere, cuttings, read
+from tests.patience import patience
 from tests.shapes import PATIENT
 
 WORDS = [
@@ -193,9 +192,9 @@ def test_white_space_is_kept_where_there_is_no_call():
 )
 def test_a_megabyte_of_anything_is_read_in_time(said):
     """In parts of some letters, as models write it; what is no call is text."""
-    parser, began = HERMES.parser(NAMES), time.process_time()
-    pieces = [text for start in range(0, len(said), 64) for text in parser.feed(said[start : start + 64])]
-    pieces += parser.close(cut=True)
+    parser = HERMES.parser(NAMES)
+    with patience():
+        pieces = [text for start in range(0, len(said), 64) for text in parser.feed(said[start : start + 64])]
+        pieces += parser.close(cut=True)
 
-    assert time.process_time() - began < 5
     assert "".join(text.text for text in pieces) == said

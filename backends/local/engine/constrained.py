@@ -11,8 +11,9 @@ library cuts before the grammar looks, and the correction after.
 Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html, llguidance's docs/fast_forward.md
 """  # fmt: skip
 
+import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,21 +27,28 @@ from backends.local.engine.resuming import Resuming
 # The library keeps a number for each token of its vocabulary and each step until its call returns.
 MAX_LOGITS_BYTES, FLOAT_BYTES = 67_108_864, 4
 MAX_STEPS = 256
+# How often an answer is interrupted before more of its prompt is kept: memory is dear, and most are hardly ever.
+INTERRUPTED = 2
 
 
 def run_constrained(  # noqa: PLR0913, PLR0917  a seam: as run_batch
     generator: Any, vocabulary: Sequence[str], grammars: Grammars, job: Job, prefix: Sequence[int], emit: Emit,
-    ended: Ended,
+    ended: Ended, *, keep: Callable[[], int] = int,
 ) -> None:  # fmt: skip
     """Make one answer by `job.options.grammar`, and return when it has ended: once.
 
-    `prefix` is what the prompt begins with and the library is to keep; at least two tokens come behind it. Tokens
-    that the grammar forced are emitted like all others.
+    `prefix` is what the prompt begins with and the library is to keep; at least two tokens come behind it. An answer
+    that is interrupted again asks `keep` for how many tokens that might be instead. Tokens that the grammar forced are
+    emitted like all others.
     """
     try:
         answer = Answer(job, grammars.matcher(job.options.grammar), emit, kept=len(prefix))
-        while answer.finish is None and not job.cancelled:
-            _call(generator, vocabulary, answer, prefix)
+        for calls in itertools.count():
+            if answer.finish is not None or job.cancelled:
+                break
+            if calls == INTERRUPTED:
+                answer.keep(keep())
+            _call(generator, vocabulary, answer)
     except Exception as error:  # noqa: BLE001  whatever the libraries raise, this job has failed and others go on
         grammars.forget(job.options.grammar)
         ended(job, "failed", f"{type(error).__name__}: {error}")
@@ -48,10 +56,10 @@ def run_constrained(  # noqa: PLR0913, PLR0917  a seam: as run_batch
         ended(job, answer.finish or "stop", "")
 
 
-def _call(generator: Any, vocabulary: Sequence[str], answer: "Answer", prefix: Sequence[int]) -> None:
+def _call(generator: Any, vocabulary: Sequence[str], answer: "Answer") -> None:
     """From where the answer stands as far as one call brings it."""
-    options = answer.job.options
-    ids = [*answer.job.prompt[len(prefix) :], *answer.made]
+    options, prefix = answer.job.options, answer.job.prompt[: answer.kept]
+    ids = [*answer.job.prompt[answer.kept :], *answer.made]
     at_once = max(1, min(MAX_STEPS, MAX_LOGITS_BYTES // (FLOAT_BYTES * len(vocabulary))))
     answer.resume(len(ids))
     generator.generate_batch(
@@ -72,8 +80,8 @@ class Answer:
         self._matcher = matcher
         self._emit = emit
         self._random = np.random.default_rng()
+        self.kept = kept
         self._resuming = Resuming(kept)
-        self._prompt_tokens = len(job.prompt) - kept
         self._ahead: deque[int] = deque()  # forced, and not yet said by the model in the call that runs
         self._stepped = False
         self._error: Exception | None = None
@@ -81,6 +89,12 @@ class Answer:
             matcher.consume(number)
         self._check_matcher()
         self._force()
+
+    def keep(self, tokens: int) -> None:
+        """From now on the library is to keep so many of the prompt, should that be more than it does."""
+        if tokens > self.kept:
+            self.kept = tokens
+            self._resuming.keep(tokens)
 
     def resume(self, tokens: int) -> None:
         """A call begins that reads so many tokens."""
@@ -117,7 +131,7 @@ class Answer:
         self._force()
         if self.job.recalled and self.finish is None:
             self.finish = "again"
-        tokens = self._prompt_tokens + len(self.made)
+        tokens = len(self.job.prompt) - self.kept + len(self.made)
         return self.finish is not None or not agreed or self._resuming.pays(len(self._ahead), tokens)
 
     def _differs(self, number: int) -> bool:

@@ -24,8 +24,8 @@ class Waiting:
 
     job: Job
     kind: Hashable  # jobs of different kinds never do; None: it runs alone
-    candidates: Sequence[Prefix] = ()  # beginnings of its prompt that may be kept, the best first
-    prefix: Prefix = NONE  # the one that it uses
+    shared: Prefix = NONE  # the beginning of its prompt that may be kept
+    prefix: Prefix = NONE  # what it uses of that
     length: int = 0  # how much of its prompt is to be read
     tokens: float = 0.0  # how many its answer will probably have
     started: bool = False

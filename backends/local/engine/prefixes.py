@@ -1,7 +1,8 @@
 """Which beginnings of prompts the library keeps in memory, so that nobody reads them again.
 
 The library keeps what it is told to, for ever, and forgets only all at once, with the model itself. So it is told to
-keep little: beginnings that came at least twice under one key, as long as they fit. When one does not fit any more,
+keep little: beginnings that came at least twice under one key, as long as they fit, and the prompts of answers that
+their grammars interrupt again and again, as long as half of the room is left. When a shared one does not fit any more,
 `full` asks for a reload; those that were used last are kept again as soon as they come, others must come twice anew.
 Nobody is told what others asked: a beginning is found by its tokens and by who may have it in common, which is what
 `prefix_key` says. One thing stays open: the library itself finds it by its tokens alone, so who sends all the tokens of
@@ -24,8 +25,9 @@ MIN_TOKENS = 64
 TIMES = 2
 # Of how many beginnings it is known that they came.
 MAX_KNOWN = 4096
-# How many tokens may be read again, each time that a grammar has corrected one, rather than that more is kept.
-MAX_READ_AGAIN = 128
+# How many tokens may be read again, each time that a grammar has corrected one, rather than that more is kept; and
+# which part of the room those may take that keep their prompts for themselves.
+MAX_READ_AGAIN, OWN_PART = 128, 0.5
 
 
 class Prefix(NamedTuple):
@@ -34,8 +36,6 @@ class Prefix(NamedTuple):
     key: str  # among whom it is shared
     digest: bytes  # of its key and its tokens
     tokens: int
-    at_once: bool = False  # kept as soon as it comes: one job alone reads it again and again
-    told: bool = True  # whether a caller may learn that it came before
 
 
 NONE = Prefix("", b"", 0)
@@ -56,29 +56,44 @@ class Prefixes:
     def held_bytes(self) -> int:
         return sum(self._held.values()) * self._token_bytes
 
-    def candidates(self, job: Job) -> Sequence[Prefix]:
-        """The beginnings that may be kept of a job that has just come, the best first."""
-        shared = self._seen(job)
-        return self.resumable(job, shared) if job.options.grammar and job.options.alone else (shared,)
+    def shared(self, job: Job) -> Prefix:
+        """What a job that has just come may have in common with others under its key; that it came is remembered."""
+        options = job.options
+        length = min(options.prefix, len(job.prompt) - MIN_PROMPT_TOKENS) if _names_a_key(job) else 0
+        prefix = self._of(job.prompt[:length], options.prefix_key)
+        if prefix.tokens:
+            self._times[prefix.digest] = self._times.pop(prefix.digest, 0) + 1
+            if len(self._times) > MAX_KNOWN:
+                self._times.popitem(last=False)
+        return prefix
 
-    def resumable(self, job: Job, shared: Prefix) -> Sequence[Prefix]:
-        """The same for a job that its grammar holds, of which `shared` is known."""
-        # Its grammar may interrupt it at every token; each time what comes behind the prefix is read again.
-        own = self._of(job.prompt[:-MIN_PROMPT_TOKENS], job.options.prefix_key)
-        nearly_all = own._replace(at_once=True, told=_names_a_key(job))
-        far = len(job.prompt) - shared.tokens > MAX_READ_AGAIN
-        return (nearly_all, shared) if far else (shared, nearly_all)
+    def usable(self, prefix: Prefix) -> Prefix:
+        """It, when a batch can begin with it: it is held, or it is worth it and there is room; otherwise nothing."""
+        worth = self._times.get(prefix.digest, 0) >= TIMES
+        return prefix if worth and self._fits(prefix, self._limit_bytes - self.held_bytes) else NONE
 
-    def chosen(self, candidates: Sequence[Prefix]) -> Prefix:
-        """The first that a batch can begin with: it is held, or it is worth it and there is room."""
-        return next((prefix for prefix in candidates if self._usable(prefix)), NONE)
+    def missed(self, prefix: Prefix) -> None:
+        """A batch begins without it now: if only for want of room, that is asked for."""
+        worth = self._times.get(prefix.digest, 0) >= TIMES
+        if worth and not self.usable(prefix).tokens and self._fits(prefix, self._limit_bytes):
+            self.full = True
+
+    def own(self, job: Job, kept: Prefix) -> Prefix:
+        """Nearly all of a prompt that its grammar interrupts again and again, beyond what is kept of it already.
+
+        Each time all that comes behind is read again. Nothing where that is little, or where others need the room.
+        """
+        if len(job.prompt) - kept.tokens <= MAX_READ_AGAIN:
+            return NONE
+        prefix = self._of(job.prompt[:-MIN_PROMPT_TOKENS], job.options.prefix_key)
+        return prefix if self._fits(prefix, self._limit_bytes * OWN_PART - self.held_bytes) else NONE
 
     def use(self, prefix: Prefix) -> int:
-        """A batch begins with it now. How many tokens of each of its prompts it may say are not read again."""
+        """A batch begins with it now. How many tokens of each of its prompts are not read again."""
         if not prefix.tokens:
             return 0
         self._held[prefix.digest] = self._held.pop(prefix.digest, prefix.tokens)
-        return prefix.tokens if prefix.told and prefix.digest in self._read else 0
+        return prefix.tokens if prefix.digest in self._read else 0
 
     def read(self, prefix: Prefix) -> None:
         """The library has read it."""
@@ -102,27 +117,8 @@ class Prefixes:
         self._held.clear()
         self._read.clear()
 
-    def _seen(self, job: Job) -> Prefix:
-        options = job.options
-        length = min(options.prefix, len(job.prompt) - MIN_PROMPT_TOKENS) if _names_a_key(job) else 0
-        prefix = self._of(job.prompt[:length], options.prefix_key)
-        if prefix.tokens:
-            self._times[prefix.digest] = self._times.pop(prefix.digest, 0) + 1
-            if len(self._times) > MAX_KNOWN:
-                self._times.popitem(last=False)
-        return prefix
-
-    def _usable(self, prefix: Prefix) -> bool:
-        if not prefix.tokens:
-            return False
-        if not prefix.at_once and self._times.get(prefix.digest, 0) < TIMES:
-            return False
-        if prefix.digest in self._held:
-            return True
-        size = prefix.tokens * self._token_bytes
-        fits = self.held_bytes + size <= self._limit_bytes
-        self.full = self.full or (not fits and size <= self._limit_bytes)
-        return fits
+    def _fits(self, prefix: Prefix, room_bytes: float) -> bool:
+        return prefix.digest in self._held or prefix.tokens * self._token_bytes <= room_bytes
 
     def _of(self, tokens: Sequence[int], key: str) -> Prefix:
         if not self._limit_bytes or len(tokens) < MIN_TOKENS:

@@ -32,6 +32,10 @@ class Resuming:
         """Whether this leads nowhere: at each token a grammar corrects, all that was said before is read again."""
         return self._again_s > AGAIN_S + AGAIN_TIMES * self._said_s
 
+    def keep(self, tokens: int) -> None:
+        """The next call reads so many besides, and later ones do not."""
+        self._unread = tokens
+
     def begins(self, tokens: int) -> None:
         """A call that reads so many tokens."""
         self._first, self._tokens = True, tokens + self._unread

@@ -73,7 +73,7 @@ class Scheduler:
         held = job.options.alone and not job.options.top_logprobs
         trusted = held and self._trust.given()
         job = job.freed() if trusted else job
-        waiting = Waiting(job, self._kind(job), self._prefixes.candidates(job), trusted=trusted)
+        waiting = Waiting(job, self._kind(job), self._prefixes.shared(job), trusted=trusted)
         self._live[job.id] = waiting
         self._queue.append(waiting)
         self._gather()
@@ -126,7 +126,7 @@ class Scheduler:
         if self._reloading.holds_back(bool(self._running)) or not self._queue or self._loop.time() < self._called_until:
             return
         for waiting in self._queue:
-            waiting.prefix = self._prefixes.chosen(waiting.candidates)
+            waiting.prefix = self._prefixes.usable(waiting.shared)
             waiting.length = len(waiting.job.prompt) - waiting.prefix.tokens
         for waiting in self._live.values():
             job, made = waiting.job, len(waiting.made)
@@ -155,13 +155,15 @@ class Scheduler:
     def _start(self, batch: Sequence[Waiting]) -> list[Step]:
         if len(batch) == 1:
             self._hold(batch[0])
-        prefix = self._prefixes.chosen([batch[0].prefix])  # room that was there may be taken by another batch by now
+        prefix = self._prefixes.usable(batch[0].prefix)  # room that was there may be taken by another batch by now
+        for waiting in batch:
+            self._prefixes.missed(waiting.shared)
         cached_tokens = self._prefixes.use(prefix)
         for waiting in batch:
             waiting.prefix = prefix
             waiting.started = True
         self._free -= 1
-        work = functools.partial(self._work, [waiting.job for waiting in batch], prefix.tokens)
+        work = functools.partial(self._work, batch, prefix.tokens)
         running = self._loop.run_in_executor(self._threads, work)
         reading_s = sum(waiting.length for waiting in batch) * self._costs.prefill_s_per_token
         self._running[running] = Running(batch, self._loop.time(), reading_s)
@@ -172,10 +174,10 @@ class Scheduler:
         """It shares its batch with nobody: its grammar, if any, may spare the model what leaves no choice."""
         if waiting.job.options.grammar and not waiting.job.options.alone:
             waiting.job = waiting.job.rest(())
-            waiting.prefix = self._prefixes.chosen(self._prefixes.resumable(waiting.job, waiting.candidates[0]))
 
-    def _work(self, jobs: Sequence[Job], prefix_tokens: int) -> None:
+    def _work(self, batch: Sequence[Waiting], prefix_tokens: int) -> None:
         """In a thread of its own: one batch, from its first step to its last."""
+        jobs = [waiting.job for waiting in batch]
         prefix, outbox, options = jobs[0].prompt[:prefix_tokens], self._outbox, jobs[0].options
         model = self._generator, self._vocabulary
         if not options.alone:
@@ -184,7 +186,19 @@ class Scheduler:
         if not options.grammar:
             run_likeliest(*model, jobs, prefix, outbox.emit, outbox.ended, stepped=outbox.wake)
             return
-        constrained.run_constrained(*model, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.ended_now)
+        keep = functools.partial(self._keep, batch[0])
+        constrained.run_constrained(
+            *model, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.ended_now, keep=keep
+        )
+
+    def _keep(self, waiting: Waiting) -> int:
+        """In its thread: how many tokens of a prompt that is read again and again the library is to keep now."""
+        return asyncio.run_coroutine_threadsafe(self._kept(waiting), self._loop).result()
+
+    async def _kept(self, waiting: Waiting) -> int:
+        prefix = self._prefixes.own(waiting.job, waiting.prefix)
+        self._prefixes.use(prefix)
+        return prefix.tokens
 
     def _over(self, batch: Sequence[Waiting], running: asyncio.Future[None]) -> None:
         ended = self._running.pop(running)
@@ -233,11 +247,8 @@ class Scheduler:
         self._prefixes.read(waiting.prefix)
         waiting.over = True
         job = waiting.job.rest(waiting.made, free=free)
-        candidates, recalled = waiting.candidates, waiting.job.recalled
-        if job.options.alone:
-            candidates = self._prefixes.resumable(job, candidates[0])
-        trusted = waiting.trusted and not job.options.alone
-        rest = Waiting(job, self._kind(job), candidates, resumed=True, recalled=recalled, trusted=trusted)
+        rest = Waiting(job, self._kind(job), waiting.shared, resumed=True)
+        rest.recalled, rest.trusted = waiting.job.recalled, waiting.trusted and not job.options.alone
         self._live[job.id] = rest
         self._queue.insert(sum(each.resumed for each in self._queue), rest)
         self._gather()

@@ -212,9 +212,34 @@ def test_long_answers_are_made_in_several_calls(exact, monkeypatch, steps):
 
 
 def test_what_the_library_keeps_of_a_prompt_makes_no_difference(exact):
+    """From the first call on, or from where it was asked for."""
     job = exact.job(json_schema_grammar(PERSON), prompt="Hello, how are you today? " * 9)
+    later = Heard()
+    run_constrained(
+        exact.generator, exact.vocabulary, exact.grammars, job, (), later.emit, later.ended,
+        keep=lambda: len(job.prompt) - 2,
+    )  # fmt: skip
 
-    assert exact.run(job, kept=len(job.prompt) - 2).ids(job) == exact.run(job).ids(job)
+    assert exact.run(job, kept=len(job.prompt) - 2).ids(job) == exact.run(job).ids(job) == later.ids(job)
+
+
+def test_only_who_is_interrupted_again_asks_to_have_its_prompt_kept(speaker, tmp_path):
+    """Memory is dear."""
+    asked = []
+
+    def keep():
+        asked.append(1)
+        return 0
+
+    model = tiny(write_model(tmp_path, ["{", '"a"', ": 1", "}"]))
+    with model.loaded() as generator:
+        follower = Speaker(model, generator)
+        for each, grammar in ((follower, "start: /(?s:.*)/"), (speaker, 'start: /[a-z]{9}/ " so " /[0-9]{5}/')):
+            job, heard = each.job(grammar, max_tokens=40), Heard()
+            run_constrained(each.generator, each.vocabulary, each.grammars, job, (), heard.emit, heard.ended, keep=keep)
+            asked.append(each is speaker)
+
+    assert asked == [False, 1, True]
 
 
 @pytest.mark.parametrize("temperature", [0, 1])

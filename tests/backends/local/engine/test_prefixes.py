@@ -14,7 +14,9 @@ def job(first=0, tokens=100, key="team\0key", prompt=150, **other):
 
 def used(prefixes, asked):
     """One call from its arrival to its first token: what it used, and how much of that was there."""
-    chosen = prefixes.chosen(prefixes.candidates(asked))
+    asked_for = prefixes.shared(asked)
+    chosen = prefixes.usable(asked_for)
+    prefixes.missed(asked_for)
     cached = prefixes.use(chosen)
     prefixes.read(chosen)
     return chosen.tokens, cached
@@ -40,22 +42,22 @@ def test_beginnings_count_under_their_own_key_only():
 
 @pytest.mark.parametrize("key", ["key", ""])
 def test_no_team_is_told_what_another_one_asked(key):
-    """Neither with a grammar nor without one; each keeps the very same tokens for itself, and room is counted twice."""
+    """Each keeps the very same tokens for itself, and room is counted twice, also for what one alone reads again."""
     prefixes = Prefixes(100_000, TOKEN_BYTES)
-    for _ in range(3):
-        used(prefixes, job(grammar="g", key=f"red\0{key}"))
-        used(prefixes, job(key=f"red\0{key}"))
-    held_bytes = prefixes.held_bytes
-    told = [used(prefixes, job(grammar="g", key=f"blue\0{key}"))[1] for _ in range(2)]
+    for team in ("red", "blue"):
+        asked = job(key=f"{team}\0{key}")
+        told = [used(prefixes, asked)[1] for _ in range(3)]
+        prefixes.use(prefixes.own(asked, NONE))
 
-    assert (told, prefixes.held_bytes >= held_bytes + 100 * TOKEN_BYTES) == ([0, 0], True)
+        assert told == [0, 0, 100 if key else 0]
+    assert prefixes.held_bytes == 2 * (148 + (100 if key else 0)) * TOKEN_BYTES
 
 
 def test_without_a_key_nobody_is_told_anything():
-    """Of one's own team neither. A grammar has its prompt kept all the same."""
+    """Of one's own team neither."""
     prefixes = Prefixes(100_000, TOKEN_BYTES)
 
-    assert [used(prefixes, job(grammar="g", key="red\0")) for _ in range(3)] == [(148, 0)] * 3
+    assert [used(prefixes, job(grammar="g", key="red\0")) for _ in range(3)] == [(0, 0)] * 3
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,9 @@ def test_one_that_never_fits_asks_for_nothing():
 
 def test_without_room_nothing_is_kept():
     """And nothing is even looked at."""
-    assert Prefixes(0, TOKEN_BYTES).candidates(job()) == (NONE,)
+    prefixes = Prefixes(0, TOKEN_BYTES)
+
+    assert prefixes.shared(job()) == NONE == prefixes.own(job(), NONE)
 
 
 def test_a_batch_that_broke_down_may_have_read_nothing():
@@ -122,26 +126,33 @@ def test_a_batch_that_broke_down_may_have_read_nothing():
     prefixes = Prefixes(10_000, TOKEN_BYTES)
     for _ in range(3):
         used(prefixes, job())
-    prefixes.failed(prefixes.chosen(prefixes.candidates(job())))
+    prefixes.failed(prefixes.usable(prefixes.shared(job())))
 
     assert [used(prefixes, job()) for _ in range(2)] == [(100, 0), (100, 100)]
 
 
-def test_a_grammar_keeps_nearly_all_of_its_prompt():
-    """For it is read again whenever the grammar corrects a token; a beginning that others share does nearly as well."""
-    prefixes = Prefixes(100_000, TOKEN_BYTES)
-    close, far = job(grammar="g"), job(first=1, prompt=300, grammar="g")
+def test_nearly_all_of_a_prompt_is_kept_where_it_is_read_again_and_again():
+    """Unless little is left of it behind what is kept, or others need the room; nobody is sent away for it."""
+    prefixes = Prefixes(10_000, TOKEN_BYTES)
+    far = job(first=1, prompt=300)
+    for _ in range(2):
+        used(prefixes, far)
+    shared = prefixes.usable(prefixes.shared(far))
+    owns = [prefixes.own(far, shared), prefixes.own(job(prompt=200), shared), prefixes.own(job(prompt=500), NONE)]
+    prefixes.use(owns[0])
 
-    assert [used(prefixes, close) for _ in range(3)] == [(148, 0), (100, 0), (100, 100)]
-    assert [used(prefixes, far) for _ in range(2)] == [(298, 0), (298, 298)]
+    assert [own.tokens for own in owns] == [298, 0, 0]
+    assert prefixes.own(far, shared) == owns[0]
+    assert (prefixes.held_bytes, prefixes.full) == (3980, False)
+    assert used(prefixes, far) == (100, 100)
 
 
 def test_only_so_many_are_remembered():
     """A caller who never repeats a beginning fills no memory."""
     prefixes = Prefixes(10_000, TOKEN_BYTES)
-    prefixes.candidates(job(first=10**6))
+    prefixes.shared(job(first=10**6))
     for first in range(MAX_KNOWN):
-        prefixes.candidates(job(first))
+        prefixes.shared(job(first))
 
     assert used(prefixes, job(first=10**6)) == (0, 0)
     assert used(prefixes, job(first=5)) == (100, 0)

@@ -232,24 +232,24 @@ async def test_no_job_is_left_without_an_end(babbler, monkeypatch, fault, messag
 
 
 async def test_a_grammar_is_run_by_its_own(babbler, monkeypatch, distrust):
-    """Alone, with nearly all of its prompt kept, and every token on its way at once."""
+    """Alone, every token on its way at once; nearly all of its prompt can be kept, which the next one is not told."""
     seen = []
 
-    def run_constrained(*given):
+    def run_constrained(*given, keep):
         _, _, grammars, job, prefix, emit, ended = given
-        seen.append((grammars, job.id, len(prefix)))
+        seen.append((grammars, job.id, len(prefix), keep()))
         emit(job, Token(7))
         ended(job, "stop", "")
 
     monkeypatch.setattr(constrained, "run_constrained", run_constrained)
     async with working(babbler, prefix_bytes=10**6) as desk:
-        desk.submit(1, prompt(1, 100), grammar="g", prefix_key="team")
-        desk.submit(2, prompt(1, 100), grammar="g", prefix_key="team")
+        desk.submit(1, prompt(1, 150), grammar="g", prefix_key="team")
+        desk.submit(2, prompt(1, 150), grammar="g", prefix_key="team")
         await desk.ended(1, 2)
 
-        assert seen == [(None, 1, 98), (None, 2, 98)]
+        assert seen == [(None, 1, 0, 148), (None, 2, 0, 148)]
         assert (desk.tokens, desk.ends) == ({1: [7], 2: [7]}, {1: "stop", 2: "stop"})
-        assert desk.cached == {1: 0, 2: 98}
+        assert desk.cached == {1: 0, 2: 0}
 
 
 async def test_a_beginning_that_comes_again_is_not_read_again(babbler):

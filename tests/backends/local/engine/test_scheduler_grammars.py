@@ -55,9 +55,9 @@ def runs(monkeypatch):
         started.append([job.id for job in jobs])
         together(generator, vocabulary, jobs, *told, **more)
 
-    def run_constrained(generator, vocabulary, grammars, job, *told):
+    def run_constrained(generator, vocabulary, grammars, job, *told, **more):
         started.append({job.id})
-        alone(generator, vocabulary, grammars, job, *told)
+        alone(generator, vocabulary, grammars, job, *told, **more)
 
     monkeypatch.setattr(module, "run_batch", run_batch)
     monkeypatch.setattr(constrained, "run_constrained", run_constrained)

@@ -21,22 +21,22 @@ from backends.training.words import adjective, noun, person, phrase, verb
 
 # Subjects by name with their share of the dialogues, in percent.
 SUBJECTS: dict[str, tuple[Subject, float]] = {
-    "talk": (talk.talk, 4),
+    "talk": (talk.talk, 3.5),
     "facts": (facts.fact, 1),
     "capitals": (facts.capital, 1),
-    "counting": (facts.counting, 3),
+    "counting": (facts.counting, 2.5),
     "stories": (facts.story, 1),
-    "unknown": (unknown.unknown, 5),
-    "repetition": (repetition.repetition, 11),
-    "arithmetic": (arithmetic.arithmetic, 16),
+    "unknown": (unknown.unknown, 4),
+    "repetition": (repetition.repetition, 9),
+    "arithmetic": (arithmetic.arithmetic, 13),
     "objects": (objects.objects, 12),
-    "schemas": (schemas.schemas, 7),
-    "memory": (memory.memory, 7),
+    "schemas": (schemas.schemas, 10),
+    "memory": (memory.memory, 8),
     "weather_call": (weather.weather_call, 7),
-    "weather_answer": (weather.weather_answer, 6),
+    "weather_answer": (weather.weather_answer, 7),
     "weather_refusal": (weather.weather_refusal, 1.5),
     "weather_talk": (weather.weather_talk, 2.5),
-    "everyday_call": (everyday.everyday_call, 12),
+    "everyday_call": (everyday.everyday_call, 14),
     "everyday_answer": (everyday.everyday_answer, 3),
 }
 EASY = ("talk", "talk", "repetition", "arithmetic", "facts", "unknown")

@@ -10,9 +10,9 @@ from backends.training.wording import pick, wordings
 
 def arithmetic(rng: Random) -> Dialogue:
     """A sum in digits; the answer repeats it, unless only the number is wanted."""
-    sign = rng.choice(("+", "+", "-", "*", "*"))
+    sign = rng.choice(("+", "-", "-", "*", "*"))
     left, right = rng.randint(0, 12), rng.randint(0, 12)
-    if sign == "-" and left < right and rng.random() < 0.7:
+    if sign == "-" and left < right and rng.random() < 0.35:
         left, right = right, left
     answer = worked_out(left, sign, right)
     if rng.random() < 0.15:

@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 from functools import cached_property
-from typing import ClassVar
+from inspect import isfunction
+from typing import Any, ClassVar
 
 from proxy.settings import Table
 from proxy.stores import Store
@@ -23,6 +24,14 @@ class Policy(Table):
 
     watches: ClassVar[frozenset[str]] = frozenset()
     """The types of events that `on_response` wants to see beside those that Headgate follows anyway."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raises ValueError for a hook that nobody calls: with such a slip a policy would let everything pass."""
+        super().__init_subclass__(**options)
+        for name, value in vars(cls).items():
+            if isfunction(value) and not (name.startswith("_") or hasattr(Policy, name)):
+                hooks = "judging, on_response, needs_events, start and on_end"
+                raise ValueError(f"{cls.__name__}.{name} is no hook of a policy; those are {hooks}")
 
     @cached_property
     def _shared_state(self) -> Store:

@@ -58,3 +58,10 @@ async def test_a_policy_keeps_what_outlives_a_call_where_it_was_started():
 
     assert own is not state
     assert policy._shared_state is state
+
+
+@pytest.mark.parametrize("name", ["judge", "on_request", "jugding"])
+def test_a_hook_that_nobody_calls_is_an_error(name: str):
+    """A slip in its name would let everything pass."""
+    with pytest.raises(ValueError, match=f"Quota.{name} is no hook of a policy; those are judging, on_response"):
+        type("Quota", (Policy,), {name: lambda _self, call: call, "__module__": __name__})

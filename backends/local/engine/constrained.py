@@ -83,7 +83,7 @@ class Answer:
         self.kept = kept
         self._resuming = Resuming(kept)
         self._ahead: deque[int] = deque()  # forced, and not yet said by the model in the call that runs
-        self._stepped = False
+        self._stepped = self._corrected = False
         self._error: Exception | None = None
         for number in job.begun:
             matcher.consume(number)
@@ -100,7 +100,8 @@ class Answer:
         """A call begins that reads so many tokens."""
         self._ahead.clear()
         self._stepped = False
-        self._resuming.begins(tokens)
+        self._resuming.begins(tokens, corrected=self._corrected)
+        self._corrected = False
 
     def take(self, result: Any) -> bool:
         """The library's callback; True ends the call. An exception in here would take down the process."""
@@ -128,6 +129,7 @@ class Answer:
         if self._ahead:
             return self._differs(result.token_id)
         agreed = self._agree(result)
+        self._corrected = not agreed
         self._force()
         if self.job.recalled and self.finish is None:
             self.finish = "again"

@@ -18,7 +18,9 @@ TRIED_ROWS, TRIED_STEPS, TRIED_TOKENS, TRIED_TIMES, TRIED_S = 16, 12, 64, 4, 0.2
 # How much one answer weighs in the mean of their lengths, and what that is before the first.
 ONE_WEIGHS, FIRST_GUESS = 0.1, 64.0
 # Where nearly all are cut off, their limits tell more than their mean.
-FEWEST_ENDS = 0.01
+FEWEST_ENDS = 0.25
+# No token of a prompt is read in less than this part of a step: what is measured may be nothing.
+LEAST_READING = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ def calibrate(generator: Any, vocabulary: Sequence[str], workers: int, kv_bytes_
     _, rows_s = _tried(generator, [[word] * 2] * TRIED_ROWS, TRIED_STEPS)
     read_s, _ = _tried(generator, [[word] * TRIED_TOKENS], 1)
     slope = max(0.0, (rows_s / one_s - 1) / (TRIED_ROWS - 1))
-    return Costs(one_s, slope, max(0.0, read_s - first_s) / (TRIED_TOKENS - 2), kv_bytes_per_token, workers)
+    prefill_s = max(LEAST_READING * one_s, (read_s - first_s) / (TRIED_TOKENS - 2))
+    return Costs(one_s, slope, prefill_s, kv_bytes_per_token, workers)
 
 
 def _tried(generator: Any, prompts: list[list[str]], steps: int) -> tuple[float, float]:

@@ -33,6 +33,7 @@ class Waiting:
     resumed: bool = False  # whether a part of its answer was told before
     recalled: bool = False  # whether it was called back from another batch
     trusted: bool = False  # whether it may share a batch only because others kept to their grammars
+    tried: bool = False  # whether it may although they did not
     made: list[int] = field(default_factory=list)  # tokens
 
 
@@ -57,15 +58,16 @@ def load(group: Iterable[Waiting]) -> Load:
     return found
 
 
-def alike(first: Waiting, other: Waiting) -> bool:
-    """Whether they can share a batch, whatever their lengths."""
-    return other.kind == first.kind and first.kind is not None and other.prefix.digest == first.prefix.digest
+def likeness(waiting: Waiting) -> Hashable:
+    """What must be equal for two of them to share a batch, whatever their lengths; None for who shares none."""
+    return None if waiting.kind is None else (waiting.kind, waiting.prefix.digest)
 
 
 def _around(first: Waiting, waiting: Sequence[Waiting], costs: Costs) -> list[Waiting]:
     """The first one, and with it the nearest in length that are better off together."""
     group, found, longest = [first], load([first]), first.length
-    others = [each for each in waiting if each is not first and alike(first, each)]
+    like = likeness(first)
+    others = [each for each in waiting if each is not first and like is not None and likeness(each) == like]
     for each in sorted(others, key=lambda each: abs(each.length - first.length)):
         together = found.plus(each.length, each.tokens)
         spread = max(longest, each.length) - together.shortest

@@ -6,12 +6,13 @@ what is left. Only young batches are worth it. What has been said makes a row lo
 batch the longest prompt begins to speak when the shortest one has said as much as it is shorter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from backends.local.engine import plan
 from backends.local.engine.costs import Costs
 from backends.local.engine.plan import Waiting
+from backends.local.engine.prefixes import Prefix
 
 # By how much sooner all must be answered on average: figures are estimates, and a pause is no gift.
 GAIN = 0.85
@@ -25,51 +26,67 @@ class Running:
 
     rows: Sequence[Waiting]
     began_at: float
-    reading_s: float  # what its prompts should take
+    called: bool = False
+    again: Sequence[Waiting] = ()  # its rows as they would wait if they were called back now
 
     @property
     def left(self) -> Sequence[Waiting]:
         """Of its rows those that still run."""
         return [each for each in self.rows if not each.over]
 
-    def soon_s(self, now: float) -> float:
-        """Until it can hear that it is called."""
-        begun = any(each.made for each in self.rows)
-        return 0.0 if begun else max(0.0, self.reading_s - (now - self.began_at))
+    def look(self, usable: Callable[[Prefix], Prefix]) -> None:
+        """See how its rows would wait: what they have said is a part of their prompts then."""
+        prefixes = [(row, usable(row.shared)) for row in self.left]
+        self.again = [
+            replace(row, prefix=prefix, length=len(row.job.prompt) + len(row.made) - prefix.tokens, made=[])
+            for row, prefix in prefixes
+        ]
+
+    def soon_s(self, costs: Costs, now: float) -> float:
+        """Until all of it can hear that it is called: each row hears it with its next token, the first one included."""
+        silent = [row.length for row in self.left if not row.made]
+        if not silent:
+            return 0.0
+        shortest, said = min(row.length for row in self.rows), max(len(row.made) for row in self.rows)
+        reading_s = 0.0 if said else len(self.rows) * shortest * costs.prefill_s_per_token - (now - self.began_at)
+        return max(0.0, reading_s) + max(0, max(silent) - shortest - said) * costs.rows_step_s(len(self.rows))
 
     def ends_s(self, costs: Costs, now: float) -> Sequence[float]:
         """Until each row that is left has its answer, without being called."""
-        return [self.soon_s(now) + end_s for end_s in _ends_s([replace(each, length=0) for each in self.left], costs)]
+        soon_s = self.soon_s(costs, now)
+        return [soon_s + end_s for end_s in _ends_s([replace(each, length=0) for each in self.left], costs)]
 
 
 def called_back(
     queue: Sequence[Waiting], running: Sequence[Running], free: int, costs: Costs, now: float
 ) -> Sequence[Running]:
-    """Batches that should end, so that their rows wait with the others: all are answered sooner by it, on average."""
-    callable_ = [each for each in running if _may_be_called(each, queue, costs, now)]
+    """Batches that should end, so that their rows wait with the others: all are answered sooner by it, on average.
+
+    `queue` is in the order of arrival, and not empty.
+    """
+    queue = queue[: costs.max_rows * (free + len(running))]
+    callable_ = [each for each in running if _may_be_called(each, queue, free, costs, now)]
+    if not callable_:
+        return ()
     least_s, best = GAIN * _all_s(queue, running, free, costs, now), list[Running]()
     for called in (*([each] for each in callable_), callable_):
-        rows = [_again(row) for each in called for row in each.left]
+        rows = [row for each in called for row in each.again]
         others = [each for each in running if each not in called]
-        wait_s = max((each.soon_s(now) + costs.rows_step_s(len(each.left)) for each in called), default=0.0)
+        wait_s = max(each.soon_s(costs, now) + costs.rows_step_s(len(each.again)) for each in called)
         together_s = _all_s([*rows, *queue], others, free + len(called), costs, now)
         together_s += wait_s * (len(rows) + len(queue))
-        if called and together_s < least_s:
+        if together_s < least_s:
             least_s, best = together_s, called
     return best
 
 
-def _may_be_called(batch: Running, queue: Sequence[Waiting], costs: Costs, now: float) -> bool:
-    left, first = batch.left, batch.rows[0]
-    if not left or not any(plan.alike(first, each) for each in queue) or first.job.options.repetition_penalty != 1:
+def _may_be_called(batch: Running, queue: Sequence[Waiting], free: int, costs: Costs, now: float) -> bool:
+    """Whether somebody waits whom it could go on with, and has not been overtaken so by who came earlier."""
+    like = {plan.likeness(row) for row in batch.again if row.job.options.repetition_penalty == 1} - {None}
+    if batch.called or like.isdisjoint(map(plan.likeness, queue if free else queue[:1])):
         return False
-    again_s = sum(_again(row).length for row in left) * costs.prefill_s_per_token
-    return not any(row.recalled for row in left) or now - batch.began_at > RUN_BEFORE * again_s
-
-
-def _again(row: Waiting) -> Waiting:
-    """As it would wait when it is called back now."""
-    return replace(row, length=row.length + len(row.made), made=[])
+    again_s = sum(row.length for row in batch.again) * costs.prefill_s_per_token
+    return not any(row.recalled for row in batch.again) or now - batch.began_at > RUN_BEFORE * again_s
 
 
 def _all_s(waiting: Sequence[Waiting], running: Sequence[Running], free: int, costs: Costs, now: float) -> float:

@@ -9,8 +9,9 @@ import time
 
 # So often a model is not asked to say what was forced, after it would have said something else.
 UNTRUSTED = 4
-# For how long an answer may be read again, in all, and how many times as long as it takes to say it.
-AGAIN_S, AGAIN_TIMES = 30.0, 4
+# For how long an answer may be read again because its grammar corrects it, in all: so long, or so many times as long as
+# its prompt took; and so many times as long as it takes to say it.
+AGAIN_S, AGAIN_READINGS, AGAIN_TIMES = 30.0, 64, 4
 
 
 class Resuming:
@@ -24,23 +25,23 @@ class Resuming:
         self._step_s = math.inf
         self._read_s_per_token = math.inf
         self._untrusted = 0
-        self._calls = 0
-        self._again_s = self._said_s = 0.0
+        self._corrected = False
+        self._reading_s = self._again_s = self._said_s = 0.0
 
     @property
     def astray(self) -> bool:
         """Whether this leads nowhere: at each token a grammar corrects, all that was said before is read again."""
-        return self._again_s > AGAIN_S + AGAIN_TIMES * self._said_s
+        return self._again_s > max(AGAIN_S, AGAIN_READINGS * self._reading_s) + AGAIN_TIMES * self._said_s
 
     def keep(self, tokens: int) -> None:
         """The next call reads so many besides, and later ones do not."""
         self._unread = tokens
 
-    def begins(self, tokens: int) -> None:
-        """A call that reads so many tokens."""
+    def begins(self, tokens: int, *, corrected: bool = False) -> None:
+        """A call that reads so many tokens, perhaps because the last one had to be corrected."""
         self._first, self._tokens = True, tokens + self._unread
         self._unread = 0
-        self._calls += 1
+        self._corrected = corrected
         self._began = time.perf_counter()
 
     def steps(self) -> None:
@@ -49,7 +50,8 @@ class Resuming:
         if self._first:
             self._first = False
             self._read_s_per_token = min(self._read_s_per_token, (now - self._began) / self._tokens)
-            self._again_s += now - self._began if self._calls > 1 else 0.0
+            self._reading_s = self._reading_s or now - self._began
+            self._again_s += now - self._began if self._corrected else 0.0
         else:
             self._step_s = min(self._step_s, now - self._last)
             self._said_s += now - self._last

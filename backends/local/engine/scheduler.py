@@ -65,7 +65,6 @@ class Scheduler:
         self._reloading = Reloading(generator, prefixes, self._dispatch)
         self._timer: asyncio.Handle | None = None
         self._gathered_at = self._again_until = 0.0
-        self._called: list[Running] = []
         self._called_until = 0.0
 
     def submit(self, job: Job) -> None:
@@ -74,6 +73,7 @@ class Scheduler:
         trusted = held and self._trust.given()
         job = job.freed() if trusted else job
         waiting = Waiting(job, self._kind(job), self._prefixes.shared(job), trusted=trusted)
+        waiting.tried = trusted and not self._trust.firm
         self._live[job.id] = waiting
         self._queue.append(waiting)
         self._gather()
@@ -123,7 +123,9 @@ class Scheduler:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._reloading.holds_back(bool(self._running)) or not self._queue or self._loop.time() < self._called_until:
+        if not self._queue or self._loop.time() < self._called_until:
+            return
+        if self._reloading.holds_back(bool(self._running)) if self._free else self._prefixes.full:
             return
         for waiting in self._queue:
             waiting.prefix = self._prefixes.usable(waiting.shared)
@@ -140,15 +142,18 @@ class Scheduler:
 
     def _call_back(self) -> bool:
         """Call batches back, should that pay; then nothing is started until they have ended."""
-        now, running = self._loop.time(), [each for each in self._running.values() if each not in self._called]
-        batches = recalling.called_back(self._queue, running, self._free, self._costs, now)
+        now, running, costs = self._loop.time(), list(self._running.values()), self._costs
+        for batch in running:
+            batch.look(self._prefixes.usable)
+        batches = recalling.called_back(self._queue, running, self._free, costs, now)
         if not batches:
             return False
-        self._called.extend(batches)
-        for waiting in (waiting for batch in batches for waiting in batch.rows):
-            waiting.job.recalled = True
+        for batch in batches:
+            batch.called = True
+            for waiting in batch.rows:
+                waiting.job.recalled = True
         # Prompts may take longer to read than was measured; then the others begin without them.
-        self._called_until = now + LATE * max(batch.soon_s(now) for batch in batches) + AGAIN_S
+        self._called_until = now + LATE * max(batch.soon_s(costs, now) for batch in batches) + AGAIN_S
         self._loop.call_at(self._called_until + QUIET_S, self._dispatch)
         return True
 
@@ -165,14 +170,13 @@ class Scheduler:
         self._free -= 1
         work = functools.partial(self._work, batch, prefix.tokens)
         running = self._loop.run_in_executor(self._threads, work)
-        reading_s = sum(waiting.length for waiting in batch) * self._costs.prefill_s_per_token
-        self._running[running] = Running(batch, self._loop.time(), reading_s)
+        self._running[running] = Running(batch, self._loop.time())
         running.add_done_callback(functools.partial(self._over, batch))
         return [Step(waiting.job.id, cached_tokens=cached_tokens) for waiting in batch if not waiting.resumed]
 
     def _hold(self, waiting: Waiting) -> None:
         """It shares its batch with nobody: its grammar, if any, may spare the model what leaves no choice."""
-        if waiting.job.options.grammar and not waiting.job.options.alone:
+        if waiting.job.options.grammar and not (waiting.job.options.alone or waiting.tried):
             waiting.job = waiting.job.rest(())
 
     def _work(self, batch: Sequence[Waiting], prefix_tokens: int) -> None:
@@ -201,10 +205,9 @@ class Scheduler:
         return prefix.tokens
 
     def _over(self, batch: Sequence[Waiting], running: asyncio.Future[None]) -> None:
-        ended = self._running.pop(running)
-        if ended in self._called:
-            self._called.remove(ended)
-            self._called_until = self._called_until if self._called else 0.0
+        del self._running[running]
+        if not any(other.called for other in self._running.values()):
+            self._called_until = 0.0
         self._free += 1
         error = running.exception()
         message = "nothing said how it ended" if error is None else f"{type(error).__name__}: {error}"
@@ -224,7 +227,7 @@ class Scheduler:
             if waiting is None or waiting.job is not job:
                 continue  # cancelled, or at its end, or it goes on elsewhere
             if finish == "alone":
-                self._judge(waiting, left_after=len(waiting.made))
+                self._judge(waiting, left_after=waiting.job.said + len(waiting.made))
                 self._resume(waiting)
                 continue
             if finish == "again":

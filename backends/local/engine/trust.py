@@ -17,9 +17,13 @@ class Trust:
         self._share = 1.0
         self._asked = 0
 
+    @property
+    def firm(self) -> bool:
+        return self._share >= TRUSTED
+
     def given(self) -> bool:
         """Whether the next one may."""
-        if self._share >= TRUSTED:
+        if self.firm:
             return True
         self._asked += 1
         return self._asked % TRIED_EVERY == 0

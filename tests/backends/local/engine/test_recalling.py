@@ -5,7 +5,7 @@ import pytest
 from backends.local.engine.costs import Costs
 from backends.local.engine.job import Job, Options
 from backends.local.engine.plan import Waiting
-from backends.local.engine.prefixes import Prefix
+from backends.local.engine.prefixes import NONE, Prefix
 from backends.local.engine.recalling import Running, called_back
 
 COSTS = Costs(0.015, 0.06, 0.001, 73_728, 2)
@@ -18,18 +18,20 @@ def rows(count, *, made=0, tokens=TOKENS, length=64, **other):
     return [
         Waiting(
             Job(number, [0] * length, options), other.get("kind", "greedy"), length=length, tokens=tokens - made,
-            made=[1] * made, prefix=other.get("prefix", Prefix("", b"", 0)), recalled=other.get("recalled", False),
+            made=[1] * made, prefix=other.get("prefix", NONE), shared=other.get("prefix", NONE),
+            recalled=other.get("recalled", False),
         )
         for number in range(count)
     ]  # fmt: skip
 
 
 def running(count, *, since=0.02, **other):
-    batch = rows(count, **other)
-    return Running(batch, NOW - since, sum(row.length for row in batch) * COSTS.prefill_s_per_token)
+    return Running(rows(count, **other), NOW - since)
 
 
 def called(queue, batches, free):
+    for batch in batches:
+        batch.look(lambda prefix: prefix)
     found = called_back(queue, batches, free, COSTS, NOW)
     return [batches.index(batch) for batch in found]
 
@@ -77,7 +79,10 @@ def test_nobody_is_called_back_all_the_time():
 def test_who_still_reads_for_long_is_not_waited_for():
     """It hears of nothing before it has read."""
     batch = running(1)
-    batch.reading_s = 5.0
+    assert called(rows(15), [batch], 1) == [0]
+
+    batch.rows[0].length = 5000  # of its prompt; what is kept of it would be less to read again
+    batch.rows[0].job.prompt = [0] * 64
 
     assert called(rows(15), [batch], 1) == []
 
@@ -92,3 +97,42 @@ def test_rows_that_have_ended_do_not_count():
     batch.rows[0].over = True
 
     assert called(rows(15), [batch], 1) == []
+
+
+def test_who_has_been_called_is_not_called_again():
+    """And it counts as running: somebody waits for it."""
+    batch = running(1)
+    batch.called = True
+
+    assert called(rows(15), [batch], 0) == []
+    assert called(rows(13), [batch, running(1)], 0) in ([], [1])
+
+
+def test_whoever_reads_on_while_others_speak_is_waited_for():
+    """The longest prompt of a batch hears that it is called when it speaks."""
+    batch = running(2, made=10, since=1)
+    batch.rows[1].length, batch.rows[1].made = 124, []
+
+    assert batch.soon_s(COSTS, NOW) == pytest.approx(50 * COSTS.rows_step_s(2))
+
+    batch.rows[1].made.append(1)
+
+    assert batch.soon_s(COSTS, NOW) == 0
+
+
+def test_nobody_overtakes_who_came_earlier_and_fits_no_batch():
+    """With a worker free he gets that."""
+    other = rows(1, kind="hot")
+
+    assert called([*other, *rows(15)], [running(1)], 0) == []
+    assert called([*rows(15), *other], [running(1)], 0) == [0]
+
+
+def test_a_beginning_that_is_kept_since_they_began_is_theirs_too():
+    """The first of a herd has read all of its prompt; the second one shows that it was worth keeping."""
+    kept = Prefix("key", b"digest", 40)
+    batch = running(1)
+    batch.rows[0].shared = kept
+
+    assert called(rows(15, prefix=kept), [batch], 1) == [0]
+    assert batch.again[0].length == 24

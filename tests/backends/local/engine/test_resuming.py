@@ -74,18 +74,38 @@ def test_who_did_not_follow_is_not_asked_for_a_while(clock):
     assert not found.pays(1, 9)
 
 
-def test_an_answer_is_not_read_again_for_ever(clock):
+def test_an_answer_is_not_corrected_for_ever(clock):
     """The first reading is nobody's fault; and who says a lot by himself may be corrected a lot."""
-    found = measured(clock, read_s=90.0, tokens=100, step_s=2.0)
+    found = measured(clock, read_s=0.5, tokens=100, step_s=1.0)
     for _ in range(3):
+        found.begins(100, corrected=True)
+        clock.now += 13.0
+        found.steps()
+
+    assert found.astray
+
+    clock.now += 2.0
+    found.steps()
+
+    assert not found.astray
+
+
+def test_a_long_prompt_may_be_read_again_for_longer(clock):
+    found = measured(clock, read_s=16.0, tokens=16_000, step_s=1.0)
+    for _ in range(60):
+        found.begins(16_000, corrected=True)
+        clock.now += 16.0
+        found.steps()
+
+    assert not found.astray
+
+
+def test_who_is_not_corrected_does_not_go_astray(clock):
+    """A call may end because it was long enough, or as reading what was forced is quicker."""
+    found = measured(clock, read_s=0.5, tokens=100, step_s=1.0)
+    for _ in range(99):
         found.begins(100)
         clock.now += 12.0
         found.steps()
 
     assert not found.astray
-
-    found.begins(100)
-    clock.now += 3.0
-    found.steps()
-
-    assert found.astray

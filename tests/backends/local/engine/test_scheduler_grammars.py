@@ -285,8 +285,22 @@ async def test_those_who_do_not_follow_are_soon_held_alone(greeter, runs):
     assert (together[0], len(together) < 6, {0} in runs) == (0, True, True)
 
 
-def test_trust_comes_back_when_they_follow():
-    """Whoever left late was worth it."""
+async def test_trust_comes_back_when_they_follow(greeter, runs):
+    """However few are tried, and each alone."""
+    told = {"grammar": 'start: "Hello there!"', "stop_ids": {greeter.end}}
+    async with working(greeter, grammars=grammars_of(greeter)) as desk:
+        for _ in range(9):
+            desk.scheduler._trust.see(left_after=0)
+        for number in range(0, 8 * TRIED_EVERY, 8):
+            for each in range(number, number + 8):
+                desk.submit(each, [5, greeter.vocabulary.index("\u010a")], 9, **told)
+            await desk.ended(*range(number, number + 8))
+
+    assert isinstance(runs[0], set)
+    assert sorted(runs[-1]) == list(range(8 * TRIED_EVERY - 8, 8 * TRIED_EVERY))
+
+
+def test_whoever_left_late_was_worth_it():
     trust = Trust()
     for _ in range(9):
         trust.see(left_after=0)

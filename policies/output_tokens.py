@@ -42,18 +42,16 @@ class OutputTokens(Policy):
                 return call
             if asked is None:
                 return call.with_fields(max_output_tokens=default)
-            number = _number(asked)
-            if number <= limit:
-                return call
+            _check(asked)
             if rejects:
-                raise PolicyViolation("too_many", f"{FIELD} is {number}; the limit is {limit}.", param=FIELD)
+                raise PolicyViolation("too_many", f"{FIELD} is {asked}; the limit is {limit}.", param=FIELD)
             return call.with_fields(max_output_tokens=limit)
 
         return judge
 
 
-def _number(asked: object) -> int:
-    """What the caller asks for. Raises PolicyViolation for what the protocol does not take."""
+def _check(asked: object) -> None:
+    """Raises PolicyViolation for what the protocol does not take."""
     if not isinstance(asked, int) or isinstance(asked, bool):
         message = f"Invalid type for '{FIELD}': expected an integer, but got {_kind(asked)} instead."
         raise PolicyViolation("not_an_integer", message, param=FIELD, code="invalid_type")
@@ -61,7 +59,6 @@ def _number(asked: object) -> int:
         found = f"Expected a value >= {LEAST}, but got {asked} instead."
         message = f"Invalid '{FIELD}': integer below minimum value. {found}"
         raise PolicyViolation("below_minimum", message, param=FIELD, code="integer_below_min_value")
-    return asked
 
 
 def _kind(value: object) -> str:

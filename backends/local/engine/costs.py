@@ -92,8 +92,9 @@ class MeanLength:
 def calibrate(generator: Any, vocabulary: Sequence[str], workers: int, kv_bytes_per_token: int) -> Costs:
     """Short runs: what a step costs for one row and for several, and what reading a prompt costs."""
     word = vocabulary[0]
-    first_s, one_s = _tried(generator, [[word] * 2], TRIED_STEPS)
+    _, one_s = _tried(generator, [[word] * 2], TRIED_STEPS)
     _, rows_s = _tried(generator, [[word] * 2] * TRIED_ROWS, TRIED_STEPS)
+    first_s, _ = _tried(generator, [[word] * 2], 1)
     read_s, _ = _tried(generator, [[word] * TRIED_TOKENS], 1)
     slope = max(0.0, (rows_s / one_s - 1) / (TRIED_ROWS - 1))
     prefill_s = max(LEAST_READING * one_s, (read_s - first_s) / (TRIED_TOKENS - 2))

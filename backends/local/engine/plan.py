@@ -2,8 +2,10 @@
 
 Whoever has waited for longest leads the first batch, so nobody waits for ever. Those most like it join, as long as that
 costs less than to run them apart; when more workers are free than there are batches, those with most to do are cut.
+Workers that are free soon count, too: some wait for them, where that answers all sooner.
 """
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -14,6 +16,8 @@ from backends.local.engine.prefixes import NONE, Prefix
 
 # The longest prompt of a batch says nothing before the shortest one has made this many tokens.
 MAX_SPREAD = 64
+# By how much sooner all must be answered for some to be kept back: figures are estimates.
+KEPT_BACK = 0.95
 # How often the time that a worker may take is halved on the search for the least.
 HALVINGS = 12
 
@@ -27,7 +31,8 @@ class Waiting:
     shared: Prefix = NONE  # the beginning of its prompt that may be kept
     prefix: Prefix = NONE  # what it uses of that
     length: int = 0  # how much of its prompt is to be read
-    tokens: float = 0.0  # how many its answer will probably have
+    tokens: float = 0.0  # how many its answer will probably have yet
+    whole: float = 0.0  # and how many in all
     started: bool = False
     over: bool = False
     resumed: bool = False  # whether a part of its answer was told before
@@ -35,6 +40,14 @@ class Waiting:
     trusted: bool = False  # whether it may share a batch only because others kept to their grammars
     tried: bool = False  # whether it may although they did not
     made: list[int] = field(default_factory=list)  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Soon:
+    """A worker that is free in so many seconds, and whom it answers until then, as they would ask again."""
+
+    free_s: float
+    rows: Sequence[Waiting]
 
 
 def batches(waiting: Sequence[Waiting], free: int, costs: Costs) -> list[list[Waiting]]:
@@ -48,6 +61,48 @@ def batches(waiting: Sequence[Waiting], free: int, costs: Costs) -> list[list[Wa
         left = [each for each in left if id(each) not in taken]
     shares = _shares(groups, free, costs)
     return [part for group, share in zip(groups, shares, strict=True) for part in _cut(group, share, costs)]
+
+
+def begun(waiting: Sequence[Waiting], free: int, costs: Costs, soon: Sequence["Soon"]) -> list[list[Waiting]]:
+    """What `free` workers begin with now, when others are free soon.
+
+    Some are kept back for those, where all are answered sooner by it: with whom those workers answer now, who are
+    taken to ask again.
+    """
+    best, least_s = batches(waiting, free, costs), math.inf
+    place = {id(each): at for at, each in enumerate(waiting)}
+    soon = sorted(soon, key=attrgetter("free_s"))
+    for others in range(1, len(soon) + 1):
+        coming = [row for each in soon[:others] for row in each.rows]
+        parts = batches([*waiting, *coming], free + others, costs)
+        if sum(map(len, parts)) < len(waiting) + len(coming):
+            continue
+        parts.sort(key=lambda part: min(place.get(id(each), len(place)) for each in part))
+        if not math.isfinite(least_s):
+            least_s = KEPT_BACK * _all_s(best, [batch.rows for batch in soon[:others]], soon, costs)
+        if (all_s := _all_s(parts[:free], parts[free:], soon, costs)) < least_s:
+            kept = [[each for each in part if id(each) in place] for part in parts[:free]]
+            best, least_s = [part for part in kept if part], all_s
+    return best
+
+
+def _all_s(
+    now: Iterable[Sequence[Waiting]], later: Iterable[Sequence[Waiting]], soon: Sequence["Soon"], costs: Costs
+) -> float:
+    """How long all wait for the end of their answers, added up, when some begin now and some as others are free."""
+    later_s = sum(each.free_s * len(part) + sum(ends_s(part, costs)) for each, part in zip(soon, later, strict=False))
+    return later_s + sum(sum(ends_s(part, costs)) for part in now)
+
+
+def ends_s(batch: Sequence[Waiting], costs: Costs) -> list[float]:
+    """Until each row of a batch has its answer: the more have theirs, the quicker the others are."""
+    shortest = min((each.length for each in batch), default=0)
+    found, now_s, said = list[float](), len(batch) * shortest * costs.prefill_s_per_token, 0.0
+    for ended, steps in enumerate(sorted(each.length - shortest + each.tokens for each in batch)):
+        now_s += (steps - said) * costs.rows_step_s(len(batch) - ended)
+        said = steps
+        found.append(now_s)
+    return found
 
 
 def load(group: Iterable[Waiting]) -> Load:

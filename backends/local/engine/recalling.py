@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from backends.local.engine import plan
 from backends.local.engine.costs import Costs
-from backends.local.engine.plan import Waiting
+from backends.local.engine.plan import Soon, Waiting
 from backends.local.engine.prefixes import Prefix
 
 # By how much sooner all must be answered on average: figures are estimates, and a pause is no gift.
@@ -51,10 +51,17 @@ class Running:
         reading_s = 0.0 if said else len(self.rows) * shortest * costs.prefill_s_per_token - (now - self.began_at)
         return max(0.0, reading_s) + max(0, max(silent) - shortest - said) * costs.rows_step_s(len(self.rows))
 
+    def soon(self, costs: Costs, now: float) -> Soon:
+        """When its worker is free; whoever is answered by then may ask the same once more."""
+        rows = [
+            replace(each, length=len(each.job.prompt) - each.prefix.tokens, tokens=each.whole) for each in self.left
+        ]
+        return Soon(max(self.ends_s(costs, now), default=0.0), rows)
+
     def ends_s(self, costs: Costs, now: float) -> Sequence[float]:
         """Until each row that is left has its answer, without being called."""
         soon_s = self.soon_s(costs, now)
-        return [soon_s + end_s for end_s in _ends_s([replace(each, length=0) for each in self.left], costs)]
+        return [soon_s + end_s for end_s in plan.ends_s([replace(each, length=0) for each in self.left], costs)]
 
 
 def called_back(
@@ -94,20 +101,9 @@ def _all_s(waiting: Sequence[Waiting], running: Sequence[Running], free: int, co
     started = plan.batches(waiting, free, costs)
     taken = {id(each) for batch in started for each in batch}
     rest = [each for each in waiting if id(each) not in taken]
-    ends_s = [_ends_s(batch, costs) for batch in started] + [batch.ends_s(costs, now) for batch in running]
+    ends_s = [plan.ends_s(batch, costs) for batch in started] + [batch.ends_s(costs, now) for batch in running]
     total_s = sum(map(sum, ends_s))
     if rest:
         first_s = min(max(each, default=0.0) for each in ends_s)
-        total_s += len(rest) * first_s + sum(_ends_s(rest, costs))
+        total_s += len(rest) * first_s + sum(plan.ends_s(rest, costs))
     return total_s
-
-
-def _ends_s(batch: Sequence[Waiting], costs: Costs) -> list[float]:
-    """Until each row of a batch has its answer: the more have theirs, the quicker the others are."""
-    shortest = min((each.length for each in batch), default=0)
-    ends_s, now_s, said = list[float](), len(batch) * shortest * costs.prefill_s_per_token, 0.0
-    for ended, steps in enumerate(sorted(each.length - shortest + each.tokens for each in batch)):
-        now_s += (steps - said) * costs.rows_step_s(len(batch) - ended)
-        said = steps
-        ends_s.append(now_s)
-    return ends_s

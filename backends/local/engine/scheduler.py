@@ -33,8 +33,8 @@ from backends.local.engine.trust import Trust
 
 # While something runs, a batch is complete when nobody has come for this part of the time that an answer takes, or when
 # its first job has waited several times as long. So it is soon after a batch: those who were answered together tend to
-# ask again together.
-QUIET, QUIET_S, GATHERED = 0.01, 0.004, 5
+# ask again together, the last of them some milliseconds later.
+QUIET, QUIET_S, GATHERED = 0.02, 0.012, 5
 AGAIN_S = 0.05
 # How many times as long as it should take a batch that was called back is waited for.
 LATE = 2
@@ -133,9 +133,12 @@ class Scheduler:
         for waiting in self._live.values():
             job, made = waiting.job, len(waiting.made)
             waiting.tokens = self._length.left(job.said + made, job.options.max_tokens - made)
+            waiting.whole = self._length.left(0, job.options.max_tokens)
         if self._call_back() or not self._free:
             return
-        started = plan.batches(self._queue, self._free, self._costs)
+        now, costs = self._loop.time(), self._costs
+        soon = [batch.soon(costs, now) for batch in self._running.values()]
+        started = plan.begun(self._queue, self._free, costs, soon)
         begun = [step for batch in started for step in self._start(batch)]
         self._queue = [waiting for waiting in self._queue if not waiting.started]
         self._deliver(begun)
@@ -214,9 +217,11 @@ class Scheduler:
         for waiting in batch:
             self._outbox.ended(waiting.job, "failed", message)  # unless it has ended before, as it should
         self._flush()
-        if len(batch) > 1:
+        if len(batch) > 1 and self._called_until == 0:
             self._again_until = self._loop.time() + AGAIN_S
-        self._dispatch()
+            self._gather()
+        else:
+            self._dispatch()
 
     def _flush(self) -> None:
         """Deliver what came since the last time."""

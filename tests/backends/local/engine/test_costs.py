@@ -51,7 +51,7 @@ def test_a_slow_model_is_not_tried_for_long():
     slow = Slow()
     costs = calibrate(slow, ["a"], 1, 1)
 
-    assert slow.calls == 3
+    assert slow.calls == 4
     assert costs.step_s == pytest.approx(0.25, rel=0.2)
 
 

@@ -1,11 +1,12 @@
 """Who runs with whom."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.local.engine.costs import Costs
 from backends.local.engine.job import Job, Options
-from backends.local.engine.plan import MAX_SPREAD, Waiting, batches
+from backends.local.engine.plan import MAX_SPREAD, Soon, Waiting, batches, begun, ends_s
 from backends.local.engine.prefixes import Prefix
 
 COSTS = Costs(0.011, 0.08, 0.0004, 73_728, 2)
@@ -88,6 +89,52 @@ def test_who_has_most_to_do_is_helped():
     jobs = [*waiting([64] * 2, "hot"), *waiting([64] * 12)]
 
     assert planned(jobs, 3) == [[64] * 2, [64] * 6, [64] * 6]
+
+
+def lengths_of(groups):
+    return [[each.length for each in group] for group in groups]
+
+
+def test_some_are_kept_back_for_a_worker_that_is_free_soon():
+    """With those whom it answers now, who will ask again; the first one to come begins at once."""
+    queue, others = waiting([*range(40, 64, 3), 64, 67, 70, 73, 76]), waiting([79, 82, 85])
+
+    assert lengths_of(begun(queue, 1, COSTS, [Soon(0.1, others)])) == [[*range(40, 64, 3)]]
+    assert lengths_of(begun(queue[::-1], 1, COSTS, [Soon(0.1, others)])) == [[64, 67, 70, 73, 76]]
+    assert lengths_of(begun(queue, 1, COSTS, [])) == [[*range(40, 64, 3), 64, 67, 70, 73, 76]]
+
+
+def test_nobody_is_kept_back_for_a_worker_that_has_much_to_do():
+    """Nor for one that has as many of its own."""
+    assert lengths_of(begun(waiting([64] * 8), 1, COSTS, [Soon(9.0, waiting([64]))])) == [[64] * 8]
+    assert lengths_of(begun(waiting([64] * 8), 1, COSTS, [Soon(0.1, waiting([64] * 8))])) == [[64] * 8]
+    assert lengths_of(begun(waiting([64] * 8), 1, COSTS, [Soon(0.01, [])])) == [[64] * 4]
+
+
+def test_answers_are_quicker_when_others_have_ended():
+    """A row has its answer after its own steps."""
+    rows = waiting([100, 100])
+    rows[1].tokens = 10
+    reading_s, both_s, one_s = 200 * 0.0004, COSTS.rows_step_s(2), COSTS.rows_step_s(1)
+
+    assert ends_s(rows, COSTS) == pytest.approx([reading_s + 10 * both_s, reading_s + 10 * both_s + 38 * one_s])
+
+
+@given(
+    st.lists(st.tuples(st.integers(2, 400), st.sampled_from(["greedy", "hot", None])), max_size=20),
+    st.integers(1, 3),
+    st.lists(st.tuples(st.floats(0, 5), st.lists(st.integers(2, 400), max_size=5)), max_size=3),
+)
+def test_whoever_is_kept_back_is_kept_for_a_while(jobs, free, soon):
+    """Whoever came first begins; nobody who only may come begins, and nobody twice."""
+    queue = [each for length, kind in jobs for each in waiting([length], kind)]
+    started = begun(queue, free, COSTS, [Soon(free_s, waiting(lengths)) for free_s, lengths in soon])
+    found = [id(each) for batch in started for each in batch]
+
+    assert len(found) == len(set(found)) <= len(queue)
+    assert set(found) <= set(map(id, queue))
+    assert not queue or id(queue[0]) in found
+    assert len(started) <= free
 
 
 @given(

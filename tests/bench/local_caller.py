@@ -14,6 +14,7 @@ from tests.bench.works import KEY
 
 FIRST = b"response.output_text.delta"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+HEAD_END = b"\r\n\r\n"
 EVERY_S = 0.005
 
 
@@ -29,13 +30,14 @@ class Heard:
 
 
 class Caller(asyncio.Protocol):
-    """A connection that asks for one stream after another."""
+    """A connection that asks for one answer after another, streams unless it is told otherwise."""
 
     def __init__(self, port: int) -> None:
         self.first: asyncio.Future[float]  # when the first text of the last answer came
         self._awaited: tuple[asyncio.Future[float], ...] = ()  # that, and its end
         self._port = port
         self._parts: list[bytes] = []
+        self._streams = True
 
     @classmethod
     async def connected(cls, port: int) -> "Caller":
@@ -47,11 +49,13 @@ class Caller(asyncio.Protocol):
         body = orjson.dumps({"model": model, "stream": True, **more})
         loop = asyncio.get_running_loop()
         self._parts, self.first, end = [], loop.create_future(), loop.create_future()
+        self._streams = bool(more.get("stream", True))
         self._awaited = self.first, end
         asked = time.perf_counter()
         self._transport.write(HEAD.format(port=self._port, key=KEY, length=len(body)).encode() + body)
         first, ended = await self.first, await end
-        usage = _usage(b"".join(self._parts))
+        whole = b"".join(self._parts)
+        usage = _usage(whole) if self._streams else orjson.loads(whole.partition(HEAD_END)[2])["usage"]
         cached = usage["input_tokens_details"]["cached_tokens"]
         return Heard(first - asked, ended - asked, usage["input_tokens"], cached, usage["output_tokens"])
 
@@ -70,6 +74,11 @@ class Caller(asyncio.Protocol):
             self._fail(WrongAnswer(f"not 200: {data!r}"))
             return
         parts.append(data)
+        if not self._streams:
+            if _is_whole(b"".join(parts)):
+                self.first.set_result(time.perf_counter())
+                self._end()
+            return
         if not self.first.done() and FIRST in data:
             self.first.set_result(time.perf_counter())
         if (data if len(data) >= len(END_OF_STREAM) else b"".join(parts[-3:])).endswith(END_OF_STREAM):
@@ -104,6 +113,13 @@ async def health_s(port: int, until: Awaitable[object]) -> list[float]:
     writer.close()
     await work
     return sorted(late_s)
+
+
+def _is_whole(answer: bytes) -> bool:
+    """Whether all of a body is there."""
+    head, _, body = answer.partition(HEAD_END)
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    return length is not None and len(body) >= int(length[1])
 
 
 def _usage(stream: bytes) -> dict[str, Any]:

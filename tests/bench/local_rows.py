@@ -77,7 +77,9 @@ class Row:
     work: Callable[[Bench], Awaitable[tuple[Taken, Taken]]]
 
 
-async def throughput(bench: Bench, lengths: Sequence[int], turns: int = 2) -> tuple[Taken, Taken]:
+async def throughput(
+    bench: Bench, lengths: Sequence[int], *, turns: int = 2, stream: bool = True
+) -> tuple[Taken, Taken]:
     """Tokens per second, and processor seconds for 1,000 of them, of callers who ask again as soon as they are answered.
 
     Before it is measured each has had one short answer. With no `turns` they ask once, all at the same moment.
@@ -89,9 +91,9 @@ async def throughput(bench: Bench, lengths: Sequence[int], turns: int = 2) -> tu
         raw_s += await bench.library.seconds(ids, TOKENS)
     raw_cpu_s = family_s(bench.library.pid) - used_s
     if turns:
-        await _all_ask(bench, texts, FEWEST, 1)
+        await _all_ask(bench, texts, FEWEST, 1, stream=stream)
     used_s, began = family_s(bench.gate.pid), time.perf_counter()
-    await _all_ask(bench, texts, TOKENS, max(1, turns))
+    await _all_ask(bench, texts, TOKENS, max(1, turns), stream=stream)
     served_s = time.perf_counter() - began
     served_cpu_s = family_s(bench.gate.pid) - used_s
     return (tokens / raw_s, 1000 * raw_cpu_s / tokens), (tokens / served_s, 1000 * served_cpu_s / tokens)
@@ -150,12 +152,12 @@ def structured(model: str, schema: Mapping[str, Any]) -> Callable[[Bench], Await
     return work
 
 
-async def _all_ask(bench: Bench, texts: Sequence[str], tokens: int, turns: int) -> None:
+async def _all_ask(bench: Bench, texts: Sequence[str], tokens: int, turns: int, *, stream: bool) -> None:
     """Every caller so many times, one answer behind the other."""
 
     async def turn_by_turn(caller: Caller, given: str) -> None:
         for _ in range(turns):
-            await _ask(caller, given, tokens)
+            await _ask(caller, given, tokens, stream=stream)
 
     await asyncio.gather(*(turn_by_turn(caller, given) for caller, given in zip(bench.callers, texts, strict=True)))
 
@@ -177,7 +179,11 @@ RATE = "{:,.0f} tokens/s ({:.2f} CPU s per 1,000)"
 HELD = ("free", "by its schema")
 ROWS = (
     Row(
-        "equal", f"{CALLERS} callers, 64 tokens each and {TOKENS} more", RAW, RATE, "rate", "≥ 0.95",
+        "whole", f"{CALLERS} callers, 64 tokens each and {TOKENS} more, answers in one piece as the library's", RAW,
+        RATE, "rate", "≥ 0.95", lambda bench: throughput(bench, EQUAL, stream=False),
+    ),
+    Row(
+        "equal", "the same as streams, a token at a time", RAW, RATE, "rate", "≥ 0.95",
         lambda bench: throughput(bench, EQUAL),
     ),
     Row(

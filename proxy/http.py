@@ -115,6 +115,7 @@ class Http:
                 query=request.raw_path.partition("?")[2],
                 cache_control=request.headers.get("Cache-Control", ""),
                 received=request.headers,
+                watched=self.pipeline.rules.watched,
             )
         note(model=call.model[:128], stream=call.stream)
         async with self.pipeline.reply_to(call) as reply:

@@ -80,9 +80,9 @@ class Rules:
         self._versions = {id(rule): rule.version() for rule in self._rules}
         self._audit = audit
         self._recorder = recorder
-        self._watched = TRACKED.union(*(rule.policy.watches for rule in self._rules))
-        self._checking = [(rule, rule.policy.on_response) for rule in self._having("on_response")]
-        self._needing = [(rule, rule.policy.needs_events) for rule in self._having("needs_events")]
+        self.watched = TRACKED.union(*(rule.policy.watches for rule in self._rules))
+        self._checking = [(rule, rule.policy.on_response, rule.selective) for rule in self._having("on_response")]
+        self._needing = [(rule, rule.policy.needs_events, rule.selective) for rule in self._having("needs_events")]
         self._ending = [(rule, rule.policy.on_end) for rule in self._having("on_end")]
 
     def _having(self, hook: str) -> Iterator[Rule]:
@@ -120,7 +120,7 @@ class Rules:
         finally:
             if self._recorder is not None:
                 self._recorder.write(call, code)
-        return admitted if self._watched == call.watched else replace(admitted, watched=self._watched)
+        return admitted if self.watched == call.watched else replace(admitted, watched=self.watched)
 
     async def end(self, call: Call) -> None:
         """Let policies settle what they reserved for a call, however it ended."""
@@ -174,10 +174,10 @@ class Rules:
 
     def watchable(self, call: Call, enforced: Sequence[str]) -> Call:
         """The call as a stream where a policy could only count in a body what has already been done."""
-        if call.stream or call.body.get("background"):
+        if not self._needing or call.stream or call.body.get("background"):
             return call
-        for rule, needs_events in self._needing:
-            if rule.name not in enforced and _judged_by(rule, call) and needs_events(call):
+        for rule, needs_events, selective in self._needing:
+            if rule.name not in enforced and (not selective or _judged_by(rule, call)) and needs_events(call):
                 return call.with_fields(stream=True)
         return call
 
@@ -187,8 +187,8 @@ class Rules:
             return reply
         checks = [
             (rule, check)
-            for rule, on_response in self._checking
-            if _judged_by(rule, call) and (check := on_response(call)) is not None
+            for rule, on_response, selective in self._checking
+            if (not selective or _judged_by(rule, call)) and (check := on_response(call)) is not None
         ]
         if not checks and not reply.streamed:
             return reply  # a body is whole as it is
@@ -259,7 +259,5 @@ class Rules:
 
 def _judged_by(rule: Rule, call: Call) -> bool:
     """Whether a rule judged the request, and so judges the reply, whatever a later policy made of the model's name."""
-    if not rule.selective:
-        return True
     spared = call.notes.get(SPARED)
     return rule.holds_for(call) if spared is None else id(rule) not in spared

@@ -68,7 +68,7 @@ class Call:
         return encoded
 
 
-def parse_call(
+def parse_call(  # noqa: PLR0913  what comes with a request, by name
     caller: Caller,
     raw: bytes,
     *,
@@ -76,6 +76,7 @@ def parse_call(
     query: str = "",
     cache_control: str = "",
     received: Mapping[str, str] | None = None,
+    watched: frozenset[str] = TRACKED,
 ) -> Call:
     """Read the body of a request once, strictly.
 
@@ -90,7 +91,7 @@ def parse_call(
         raise RequestError(f"The body is not JSON that can be read: {error}.", code="invalid_json") from error
     if not isinstance(body, dict):
         raise RequestError("The body is JSON, but not an object.", code="invalid_json")
-    call = Call(caller, body, headers, query, cache_control, received or {})
+    call = Call(caller, body, headers, query, cache_control, received or {}, watched=watched)
     try:
         sent = call.encoded
     except orjson.JSONEncodeError as error:

@@ -95,6 +95,9 @@ class MaxToolCalls(Policy):
     def on_response(self, call: Call) -> EventCheck | None:
         if self._counts_offers and not _offers_server_tools(call):
             return None  # nothing that could be counted was offered to the model
+        return self._counting(call)
+
+    def _counting(self, call: Call) -> EventCheck:
         reserved: Reserved | None = call.notes.get(self._note)
         limit = self._limit(call) if reserved is None else reserved.granted
         seen: set[str] = set()

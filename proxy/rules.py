@@ -174,7 +174,8 @@ class Rules:
 
     def watchable(self, call: Call, enforced: Sequence[str]) -> Call:
         """The call as a stream where a policy could only count in a body what has already been done."""
-        if not self._needing or call.stream or call.body.get("background"):
+        body = call.body
+        if not self._needing or body.get("stream") is True or body.get("background"):
             return call
         for rule, needs_events, selective in self._needing:
             if rule.name not in enforced and (not selective or _judged_by(rule, call)) and needs_events(call):

@@ -54,9 +54,10 @@ def has_server_tools(body: Mapping[str, Any]) -> bool:
     tools, given = body.get("tools"), body.get("input")
     if body.get("prompt") is not None or (tools is not None and _are_the_servers(tools)):
         return True
-    for item in given if isinstance(given, list) else ():
-        if isinstance(item, dict) and "tools" in item and _are_the_servers(item["tools"]):
-            return True
+    if type(given) is list:
+        for item in given:
+            if type(item) is dict and "tools" in item and _are_the_servers(item["tools"]):
+                return True
     return False
 
 

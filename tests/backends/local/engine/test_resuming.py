@@ -90,22 +90,15 @@ def test_an_answer_is_not_corrected_for_ever(clock):
     assert not found.astray
 
 
-def test_a_long_prompt_may_be_read_again_for_longer(clock):
-    found = measured(clock, read_s=16.0, tokens=16_000, step_s=1.0)
+@pytest.mark.parametrize(
+    ("prompt_s", "again_s", "corrected"), [(16.0, 16.0, True), (0.5, 12.0, False)], ids=["long prompt", "not corrected"]
+)
+def test_who_takes_long_for_another_reason_is_not_astray(clock, prompt_s, again_s, corrected):
+    """Its prompt is long; or its calls end because they were long enough, or as reading what was forced is quicker."""
+    found = measured(clock, read_s=prompt_s, tokens=1000, step_s=1.0)
     for _ in range(60):
-        found.begins(16_000, corrected=True)
-        clock.now += 16.0
-        found.steps()
-
-    assert not found.astray
-
-
-def test_who_is_not_corrected_does_not_go_astray(clock):
-    """A call may end because it was long enough, or as reading what was forced is quicker."""
-    found = measured(clock, read_s=0.5, tokens=100, step_s=1.0)
-    for _ in range(99):
-        found.begins(100)
-        clock.now += 12.0
+        found.begins(1000, corrected=corrected)
+        clock.now += again_s
         found.steps()
 
     assert not found.astray

@@ -14,10 +14,9 @@ from pydantic import Field
 from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.names import LONGEST_REMEMBERED, Globs
+from proxy.wire.names import Globs
 
 FIELD = "model"
-MOST_KNOWN = 1024
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -31,21 +30,14 @@ class Models(Policy):
 
     def judging(self) -> Judge:
         aliases, globs = self.aliases, Globs(self.allow, self.deny)
-        passed = set[str]()  # what may be asked as it is: the same few names come again and again
 
         def judge(call: Call) -> Call:
             asked = call.body.get(FIELD)
-            if type(asked) is str and asked in passed:
-                return call
             if not isinstance(asked, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
             model = aliases.get(asked, asked) if aliases else asked
             if not globs.allows(model):
                 raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
-            if model != asked:
-                return call.with_fields(model=model)
-            if len(passed) < MOST_KNOWN and len(asked) <= LONGEST_REMEMBERED:
-                passed.add(asked)
-            return call
+            return call if model == asked else call.with_fields(model=model)
 
         return judge

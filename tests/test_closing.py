@@ -1,6 +1,8 @@
 """What callers hear whose answers are not finished when the drain ends."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -82,14 +84,21 @@ class Flood:
         assert before < 1000
 
 
-async def test_a_caller_that_takes_nothing_holds_no_process(upstream: FakeUpstream, logged):
-    """It is waited for as long as one needs to read an end, and then left with what it has."""
+@asynccontextmanager
+async def flooding(upstream: FakeUpstream) -> AsyncIterator[tuple[Stopping, Any]]:
+    """A gate without a drain, and a caller that is behind in a stream without end."""
     flood = Flood()
     upstream.answer = streaming(FIRST, then=flood)
     async with Stopping(upstream, drain_s=0) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)
         await begun(connection)
         await flood.stuck()
+        yield gate, connection
+
+
+async def test_a_caller_that_takes_nothing_holds_no_process(upstream: FakeUpstream, logged):
+    """It is waited for as long as one needs to read an end, and then left with what it has."""
+    async with flooding(upstream) as (gate, _):
         async with asyncio.timeout(GRACE_S + LEAVING_S + 2):
             await gate.stop()
             await upstream.left.wait()
@@ -98,12 +107,7 @@ async def test_a_caller_that_takes_nothing_holds_no_process(upstream: FakeUpstre
 
 async def test_a_slow_caller_reads_its_end_in_the_right_place(upstream: FakeUpstream, logged):
     """It is behind when the drain ends: what was being written is written whole, and then the end."""
-    flood = Flood()
-    upstream.answer = streaming(FIRST, then=flood)
-    async with Stopping(upstream, drain_s=0) as gate, wire(gate.address) as connection:
-        await connection.send(STREAM)
-        await begun(connection)
-        await flood.stuck()
+    async with flooding(upstream) as (gate, connection):
         await gate.stop()
         await asyncio.sleep(0.3)  # the drain is long over
         told = await connection.rest()

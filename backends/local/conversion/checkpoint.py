@@ -120,7 +120,7 @@ def _context(config: JSON) -> int:
     names = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
     known = next((config[name] for name in names if config.get(name)), TRAINED_ON.get(config["model_type"]))
     if not isinstance(known, int):
-        raise ValueError("config.json does not say how long a context the model can read.")  # noqa: TRY004
+        raise ValueError("config.json does not say how long a context the model can read.")  # noqa: TRY004  it is the file that is wrong
     return known
 
 

@@ -79,7 +79,7 @@ def _converter(checkpoint: Checkpoint) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
-    class Converter(TransformersConverter):  # type: ignore[misc]
+    class Converter(TransformersConverter):  # type: ignore[misc]  # the library has no types
         def load_model(self, model_class: Any, model_name_or_path: str, **options: Any) -> Any:
             safe = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
             try:

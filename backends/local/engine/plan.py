@@ -5,7 +5,6 @@ costs less than to run them apart; when more workers are free than there are bat
 Workers that are free soon count, too: some wait for them, where that answers all sooner.
 """
 
-import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -63,13 +62,15 @@ def batches(waiting: Sequence[Waiting], free: int, costs: Costs) -> list[list[Wa
     return [part for group, share in zip(groups, shares, strict=True) for part in _cut(group, share, costs)]
 
 
-def begun(waiting: Sequence[Waiting], free: int, costs: Costs, soon: Sequence["Soon"]) -> list[list[Waiting]]:
+def begun(waiting: Sequence[Waiting], free: int, costs: Costs, soon: Sequence[Soon]) -> list[list[Waiting]]:
     """What `free` workers begin with now, when others are free soon.
 
     Some are kept back for those, where all are answered sooner by it: with whom those workers answer now, who are
     taken to ask again.
     """
-    best, least_s = batches(waiting, free, costs), math.inf
+    at_once = best = batches(waiting, free, costs)
+    least, begin = KEPT_BACK, {id(each) for batch in at_once for each in batch}
+    rest = [each for each in waiting if id(each) not in begin]
     place = {id(each): at for at, each in enumerate(waiting)}
     soon = sorted(soon, key=attrgetter("free_s"))
     for others in range(1, len(soon) + 1):
@@ -78,16 +79,16 @@ def begun(waiting: Sequence[Waiting], free: int, costs: Costs, soon: Sequence["S
         if sum(map(len, parts)) < len(waiting) + len(coming):
             continue
         parts.sort(key=lambda part: min(place.get(id(each), len(place)) for each in part))
-        if not math.isfinite(least_s):
-            least_s = KEPT_BACK * _all_s(best, [batch.rows for batch in soon[:others]], soon, costs)
-        if (all_s := _all_s(parts[:free], parts[free:], soon, costs)) < least_s:
+        later = [[*rest, *soon[0].rows], *(each.rows for each in soon[1:others])]
+        at_once_s, kept_s = _all_s(at_once, later, soon, costs), _all_s(parts[:free], parts[free:], soon, costs)
+        if kept_s < least * at_once_s:
             kept = [[each for each in part if id(each) in place] for part in parts[:free]]
-            best, least_s = [part for part in kept if part], all_s
+            best, least = [part for part in kept if part], kept_s / at_once_s
     return best
 
 
 def _all_s(
-    now: Iterable[Sequence[Waiting]], later: Iterable[Sequence[Waiting]], soon: Sequence["Soon"], costs: Costs
+    now: Iterable[Sequence[Waiting]], later: Iterable[Sequence[Waiting]], soon: Sequence[Soon], costs: Costs
 ) -> float:
     """How long all wait for the end of their answers, added up, when some begin now and some as others are free."""
     later_s = sum(each.free_s * len(part) + sum(ends_s(part, costs)) for each, part in zip(soon, later, strict=False))

@@ -56,15 +56,17 @@ class Size(Policy):
     def judging(self) -> Judge:
         """A body that is too short to hold more than is allowed needs no walk, whatever is in it: so are most."""
         least_length = min(_given(self.max_text_chars, self.max_definition_chars))
-        least_count = min(_given(self.max_items, self.max_images, self.max_files, self.max_tools))
-        least = min(least_length, least_count)
+        least_count = min(_given(self.max_images, self.max_files, self.max_tools))
+        most_items = min(_given(self.max_items))
+        least = min(least_length, least_count, most_items)
 
         def judge(call: Call) -> Call:
             encoded = call.encoded
             length = len(encoded)
-            if length <= least or (length <= least_length and _things(encoded) <= least_count):
+            if length <= least:
                 return call
-            return self._judged(call)
+            few = length <= least_count or _things(encoded) <= least_count
+            return call if few and length <= least_length and _items(call.body) <= most_items else self._judged(call)
 
         return judge
 
@@ -136,7 +138,7 @@ class _Measure:
 
 
 def _measured(body: Mapping[str, Any]) -> _Measure:
-    measure = _Measure(items=sum(_items(body.get(name)) for name in ITEMS))
+    measure = _Measure(items=_items(body))
     measure.add_tools(body.get("tools"))
     text, prompt = body.get("text"), body.get("prompt")
     measure.definitions += _json_chars(text.get("format") if isinstance(text, dict) else None)
@@ -154,10 +156,9 @@ def _measured(body: Mapping[str, Any]) -> _Measure:
     return measure
 
 
-def _items(value: object) -> int:
-    if isinstance(value, list):
-        return len(value)
-    return 0 if value is None else 1
+def _items(body: Mapping[str, Any]) -> int:
+    given = [body[name] for name in ITEMS if body.get(name) is not None]
+    return sum(len(value) if isinstance(value, list) else 1 for value in given)
 
 
 def _json_chars(value: object) -> int:

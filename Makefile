@@ -25,7 +25,7 @@ check: .venv/.tests
 
 bench: .venv/.tests
 	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench --only policies --rounds 101 --seconds 0.4
+	$(BIN)/python -m tests.bench --only policies --starts 15 --rounds 9 --seconds 0.4
 	$(BIN)/python -m tests.bench.local
 
 # The lock files carry a hash for every file of every dependency; pip refuses anything else.

@@ -1,6 +1,7 @@
 """What a policy is. One file each; its class is its TOML table. Start from `_template.py`."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import cached_property
 from inspect import isfunction
 from typing import Any, ClassVar
@@ -15,6 +16,19 @@ Judge = Callable[[Call], Call | Awaitable[Call]]
 EventCheck = Callable[[Event], Awaitable[Event]]
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How the reply to one call is watched. What must be remembered meanwhile lives in the closure of `check`."""
+
+    check: EventCheck
+    """Gets every watched event before the caller does; returns it, changed or not, or raises Stop."""
+    in_time: bool = False
+    """Whether it must see the reply while that is made, even if the caller wants one body."""
+
+
+Watcher = Callable[[Call], Watch | None]
+
+
 class Policy(Table):
     """A rule over calls and over the events of their replies. Its fields are its TOML keys.
 
@@ -23,15 +37,15 @@ class Policy(Table):
     """
 
     watches: ClassVar[frozenset[str]] = frozenset()
-    """The types of events that `on_response` wants to see beside those that Headgate follows anyway."""
+    """The types of events that a check wants to see beside those that Headgate follows anyway."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Raises ValueError for a hook that nobody calls: with such a slip a policy would let everything pass."""
         super().__init_subclass__(**options)
         for name, value in vars(cls).items():
             if isfunction(value) and not (name.startswith("_") or hasattr(Policy, name)):
-                hooks = "judging, on_response, needs_events, start and on_end"
-                raise ValueError(f"{cls.__name__}.{name} is no hook of a policy; those are {hooks}")
+                message = f"{cls.__name__}.{name} is no hook of a policy; those are start, judging and watching"
+                raise ValueError(message)
 
     @cached_property
     def _shared_state(self) -> Store:
@@ -47,22 +61,15 @@ class Policy(Table):
 
         Asked for once, after `start`, so that the function has its settings at hand: to read one of a pydantic model's
         takes as long as a dozen of its variables. One that must wait for something is `async`, or returns what is.
+        What it reserves for a call, it gives back by one of the call's `endings`, which come however the call ends.
         """
         return _passed
 
-    def on_response(self, call: Call) -> EventCheck | None:  # noqa: ARG002  for those that look at replies
-        """A check that gets every watched event of this call's reply before the caller does, or None.
+    def watching(self) -> Watcher | None:
+        """What looks at replies: a function that tells how the reply to a call is watched, or None; None looks at none.
 
-        It returns the event, changed or not, or raises Stop. What it must remember lives in its closure.
+        Asked for once, as `judging`. The function is asked for a call before the backend is.
         """
-        return None
-
-    def needs_events(self, call: Call) -> bool:  # noqa: ARG002  for those that stop replies in time
-        """Whether the reply to this call must be looked at while it is made, even if the caller wants one body."""
-        return False
-
-    def on_end(self, call: Call) -> Awaitable[None] | None:  # noqa: ARG002  for those that reserve something
-        """Asked once for every call that was let pass, however it ended: what gives back what was reserved, or None."""
         return None
 
 

@@ -11,15 +11,15 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import structlog
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from policies import EventCheck, Judge, Policy
+from policies import EventCheck, Judge, Policy, Watch, Watcher
 from proxy.stores import StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation, Unavailable
@@ -29,7 +29,6 @@ from proxy.wire.tools import has_server_tools, kind_of_call
 log = structlog.get_logger()
 
 FIELD = "max_tool_calls"
-OFFERS = "server_tools"  # the note that says whether a call offers tools that the server runs
 
 
 @dataclass(slots=True)
@@ -39,7 +38,7 @@ class Reserved:
     chain: str
     granted: int
     used: int = 0
-    sent: bool = False  # whether the backend began to answer: then only a whole reply tells what was used
+    answered: bool = False  # whether the backend began to: then only a whole reply tells what was used
     linked: bool = False  # whether the response is known to be of the chain
 
 
@@ -85,6 +84,7 @@ class MaxToolCalls(Policy):
     async def _reserving(self, call: Call) -> Call:
         reserved = await self._reserve(call, self._wanted(call.body.get(FIELD)))
         call.notes[self._note] = reserved
+        call.endings.append(partial(self._settle, reserved))
         if reserved.granted > 0:
             return call.with_fields(max_tool_calls=reserved.granted)
         if self.on_empty == "reject":
@@ -92,19 +92,27 @@ class MaxToolCalls(Policy):
             raise PolicyViolation("empty", found, param="previous_response_id")
         return call.without_fields(FIELD).with_fields(tool_choice="none")
 
-    def on_response(self, call: Call) -> EventCheck | None:
-        if self._counts_offers and not _offers_server_tools(call):
+    def watching(self) -> Watcher:
+        offered_alone = self.count == ("server",) and self.scope == "response"  # is all that counts, call by call
+
+        def watcher(call: Call) -> Watch | None:
+            body = call.body
+            offers = has_server_tools(body)
+            # What a call goes on from may have brought tools that nobody sees here.
+            if offers or not offered_alone or "previous_response_id" in body or "conversation" in body:
+                return Watch(self._counting(call), in_time=offers)
             return None  # nothing that could be counted was offered to the model
-        return self._counting(call)
+
+        return watcher
 
     def _counting(self, call: Call) -> EventCheck:
         reserved: Reserved | None = call.notes.get(self._note)
         limit = self._limit(call) if reserved is None else reserved.granted
         seen: set[str] = set()
-        if reserved is not None:
-            reserved.sent = True
 
         async def check(event: Event) -> Event:
+            if reserved is not None:
+                reserved.answered = True
             item = event.data.get("item") if event.type.startswith("response.output_item.") else None
             if self._counts(item) and (place := _place(event)) not in seen:
                 seen.add(place)
@@ -120,22 +128,12 @@ class MaxToolCalls(Policy):
 
         return check
 
-    def needs_events(self, call: Call) -> bool:
-        return _offers_server_tools(call)
-
-    def on_end(self, call: Call) -> Awaitable[None] | None:
+    async def _settle(self, reserved: Reserved) -> None:
         """Give back what a call took that no backend answered; one that broke off in the middle keeps it."""
-        reserved: Reserved | None = call.notes.pop(self._note, None) if self.scope == "chain" else None
-        if reserved is None:
-            return None
         task = asyncio.current_task()
         left = task is not None and task.cancelling() > 0  # the backend may be at work on it, unseen
-        return None if reserved.sent or left else self._give_back(reserved)
-
-    @cached_property
-    def _counts_offers(self) -> bool:
-        """Whether only those calls count whose tools a request offers, and each response by itself."""
-        return self.count == ("server",) and self.scope == "response"
+        if not (reserved.answered or left):
+            await self._give_back(reserved)
 
     @property
     def _note(self) -> str:
@@ -220,14 +218,6 @@ class MaxToolCalls(Policy):
             return await self._shared_state.add(f"{chain}:used", amount, ttl_s=self.chain_ttl_s)
         except StoreError as error:
             raise _unavailable() from error
-
-
-def _offers_server_tools(call: Call) -> bool:
-    """Found once for each call: who asks before the reply is opened is answered by the same word after it."""
-    known: bool | None = call.notes.get(OFFERS)
-    if known is None:
-        known = call.notes[OFFERS] = has_server_tools(call.body)
-    return known
 
 
 def _conversation(holder: Mapping[str, Any]) -> str | None:

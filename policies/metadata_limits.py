@@ -83,17 +83,17 @@ class MetadataLimits(Policy):
     def judging(self) -> Judge:
         """Most calls exceed no limit, and to tell it costs a third of finding what is wrong."""
         most, longest_key, longest_value = self.max_pairs, self.max_key_chars, self.max_value_chars
-        lengths_alone = self.allowed == ANY and not (self.required or self.forbidden or self.values or self.set)
+        if self.allowed != ANY or self.required or self.forbidden or self.values or self.set:
+            return self._judged
 
         def judge(call: Call) -> Call:
             sent = call.body.get(FIELD)
-            if not lengths_alone or (sent is not None and not isinstance(sent, dict)):
+            if sent is None:
+                return call
+            if type(sent) is not dict or len(sent) > most:
                 return self._judged(call)
-            if sent:
-                for key, value in sent.items():
-                    if type(value) is not str or len(value) > longest_value or len(key) > longest_key:
-                        return self._judged(call)
-                if len(sent) > most:
+            for key, value in sent.items():
+                if type(value) is not str or len(value) > longest_value or len(key) > longest_key:
                     return self._judged(call)
             return call
 

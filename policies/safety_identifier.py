@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 FIELD = "safety_identifier"
 LONGEST = 512  # characters that are searched for personal data; no upstream allows as many
+ANYBODY = ("*",)  # suspects while only the store can tell who is blocked
 # What is likely to name a person: an e-mail address, a telephone number, a first and a last name. Digits inside a
 # longer word are none: every other hash or UUID has eight of them in a row.
 _PERSONAL = re.compile(
@@ -86,7 +87,8 @@ class SafetyIdentifier(Policy):
         return tuple(key.get_secret_value().encode() for key in keys)
 
     def judging(self) -> Judge:
-        state, blocks, limit = self._shared_state, bool(self.blocked), min(self.max_chars, LONGEST)
+        kept, limit = self._shared_state.possible_keys, min(self.max_chars, LONGEST)
+        suspects = self.blocked or (ANYBODY if kept is None else kept)
         matches = re.compile(r"(?s:.*)" if self.pattern is None else self.pattern, re.ASCII).fullmatch
         as_asked = self.source == "request" and self.user == "keep" and self.pii == "allow"
 
@@ -94,7 +96,7 @@ class SafetyIdentifier(Policy):
             sent = call.body.get(FIELD)
             if not (as_asked and isinstance(sent, str) and len(sent) <= limit and matches(sent)):
                 return self._judged(call)
-            return self._unblocked(call, call) if blocks or not state.holds_nothing else call
+            return self._unblocked(call, call) if suspects else call
 
         return judge
 
@@ -106,7 +108,7 @@ class SafetyIdentifier(Policy):
     async def _unblocked(self, asked: Call, call: Call) -> Call:
         """The call as it is sent. Raises PolicyViolation when any identifier it is known by is blocked."""
         sent = call.body.get(FIELD)
-        if isinstance(sent, str) and (self.blocked or not self._shared_state.holds_nothing):
+        if isinstance(sent, str):
             await self._refuse_blocked(sent, *self._known_as(asked, sent))
         return call
 

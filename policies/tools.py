@@ -34,8 +34,7 @@ ORDINARY = (
     "apply_patch", "code_interpreter", "computer", "computer_use", "computer_use_preview", "custom", "file_search",
     "function", "image_generation", "local_shell", "shell", "web_search", "web_search_preview",
 )  # fmt: skip
-CLOSER = frozenset({*ADDRESSES, "tools"})  # what asks for a closer look at a tool
-MODES = ("none", "auto", "required")  # a tool_choice that names no tool
+MODES = (None, "none", "auto", "required")  # a tool_choice that names no tool
 # No user:password@, blank or backslash, and only a path after the host: no two readers find two hosts in it.
 HOST = r"(?P<host>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
 URL = re.compile(rf"(?P<scheme>https?)://{HOST}(?:/[!-\[\]-~]*)?", re.ASCII | re.IGNORECASE)
@@ -84,17 +83,25 @@ class Tools(Policy):
             if denies_prompts and body.get("prompt") is not None:
                 message = "prompt names a template, which can carry any tools; only calls without one are allowed."
                 raise PolicyViolation("prompt_not_allowed", message, param="prompt")
-            tools = body.get("tools")
-            # Looking for the name costs a tenth of walking through a long input, which hardly ever brings tools.
-            if call.encoded.count(b'"tools":') > ("tools" in body):
-                self._judge_items("input", body.get("input"))
-                self._judge_items("items", body.get("items"))
-            denied = [] if tools is None or _are_all(harmless, tools) else list(self._denied(tools))
-            if "tool_choice" in body:
-                self._judge_choice(body["tool_choice"], denied)
-            return call.with_fields(tools=_without(denied, body["tools"])) if denied else call
+            given = "tools" in body
+            # To look for the name costs a tenth of walking through a long input, which hardly ever brings tools.
+            elsewhere = call.encoded.count(b'"tools":') > given
+            named = "tool_choice" in body and body["tool_choice"] not in MODES
+            if elsewhere or named or (given and not _are_all(harmless, body["tools"])):
+                return self._judged(call, elsewhere=elsewhere)
+            return call
 
         return judge
+
+    def _judged(self, call: Call, *, elsewhere: bool) -> Call:
+        body = call.body
+        if elsewhere:
+            self._judge_items("input", body.get("input"))
+            self._judge_items("items", body.get("items"))
+        denied = list(self._denied(body.get("tools")))
+        if "tool_choice" in body:
+            self._judge_choice(body["tool_choice"], denied)
+        return call.with_fields(tools=_without(denied, body["tools"])) if denied else call
 
     def _judge_items(self, field: str, items: object) -> None:
         for index, item in enumerate(items if isinstance(items, list) else [items]):
@@ -113,7 +120,7 @@ class Tools(Policy):
                 yield tool
 
     def _judge_choice(self, choice: object, denied: list[Mapping[str, Any]]) -> None:
-        if choice is None or choice in MODES:
+        if choice in MODES:
             return
         removed = set(map(_identity, denied))
         named = {"type": choice} if isinstance(choice, str) else choice
@@ -186,10 +193,14 @@ def _are_all(harmless: frozenset[str], tools: object) -> bool:
     """Whether all are allowed at first sight: a quarter of the work for what most tools are."""
     if not isinstance(tools, list):
         return False
-    for tool in tools:
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if not (isinstance(kind, str) and kind in harmless) or not CLOSER.isdisjoint(tool):
-            return False
+    try:
+        for tool in tools:
+            if tool["type"] not in harmless or "tools" in tool:
+                return False
+            if "server_url" in tool or "connector_id" in tool or "tunnel_id" in tool:  # not told apart by one type
+                return False
+    except (KeyError, TypeError):  # what has no type that is a string
+        return False
     return True
 
 

@@ -37,9 +37,10 @@ class Pipeline:
             with hop("history"):
                 whole = await self.history.complete(call, backend)
             with hop("backend") as waiting:
-                watchable = waiting.traced(self.rules.watchable(whole, backend.enforces), backend)
+                watching = self.rules.watching(whole)
+                watchable = waiting.traced(self.rules.watchable(whole, watching, backend.enforces), backend)
                 async with backend.respond(watchable) as answer:
-                    reply = self.cache.record(call, slot, self.rules.watch(call, answer))
+                    reply = self.cache.record(call, slot, self.rules.watch(call, answer, watching))
                     yield observed(call, shaped(reply, stream=call.stream))
         finally:
             await self.rules.end(call)

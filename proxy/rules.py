@@ -10,14 +10,14 @@ With `rollout` an enforced policy holds for that share of the callers, the same 
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
 
 import orjson
 import structlog
 
-from policies import EventCheck, Policy
+from policies import EventCheck, Policy, Watch
 from proxy.audit import Audit, Decision
 from proxy.closing import ShuttingDown, heed
 from proxy.observe import add_header, is_traced, note, span_event
@@ -73,6 +73,9 @@ def selector(globs: Sequence[str]) -> re.Pattern[str] | None:
     return None if "*" in globs else re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
 
 
+Watching = Sequence[tuple[Rule, Watch]]
+
+
 class Rules:
     def __init__(self, rules: Sequence[Rule], audit: Audit | None = None, recorder: Recorder | None = None) -> None:
         self._rules = [rule for rule in rules if rule.mode != "off"]
@@ -81,13 +84,8 @@ class Rules:
         self._audit = audit
         self._recorder = recorder
         self.watched = TRACKED.union(*(rule.policy.watches for rule in self._rules))
-        self._checking = [(rule, rule.policy.on_response, rule.selective) for rule in self._having("on_response")]
-        self._needing = [(rule, rule.policy.needs_events, rule.selective) for rule in self._having("needs_events")]
-        self._ending = [(rule, rule.policy.on_end) for rule in self._having("on_end")]
-
-    def _having(self, hook: str) -> Iterator[Rule]:
-        """The rules whose policy has a hook of its own."""
-        return (rule for rule in self._rules if getattr(type(rule.policy), hook) is not getattr(Policy, hook))
+        watchers = [(rule, rule.policy.watching()) for rule in self._rules]
+        self._watchers = [(rule, watcher, rule.selective) for rule, watcher in watchers if watcher is not None]
 
     async def admit(self, call: Call) -> Call:
         """Let every policy look at the request; `end` must follow. Raises PolicyViolation."""
@@ -122,15 +120,14 @@ class Rules:
                 self._recorder.write(call, code)
         return admitted if self.watched == call.watched else replace(admitted, watched=self.watched)
 
-    async def end(self, call: Call) -> None:
-        """Let policies settle what they reserved for a call, however it ended."""
-        for rule, on_end in self._ending:
+    @staticmethod
+    async def end(call: Call) -> None:
+        """Let policies give back what they reserved for a call, however it ended."""
+        while call.endings:
             try:
-                settling = on_end(call)
-                if settling is not None:
-                    await settling
-            except HeadgateError as error:  # the answer is out, or another error is on its way; the others settle too
-                log.warning("policy.failed", policy=rule.name, code=error.code)
+                await call.endings.pop()()
+            except HeadgateError as error:  # the answer is out, or another error is on its way; the others come too
+                log.warning("policy.failed", code=error.code)
 
     def _found(self, rule: Rule, call: Call, error: Unavailable | PolicyViolation) -> None:
         """Tell what a policy found. Raises it where the rule bites."""
@@ -172,28 +169,28 @@ class Rules:
             told = Decision(rule.name, version, decision, code, param, call.caller.name, call.model[:128])
             self._audit.write(told)
 
-    def watchable(self, call: Call, enforced: Sequence[str]) -> Call:
-        """The call as a stream where a policy could only count in a body what has already been done."""
-        body = call.body
-        if not self._needing or body.get("stream") is True or body.get("background"):
-            return call
-        for rule, needs_events, selective in self._needing:
-            if rule.name not in enforced and (not selective or _judged_by(rule, call)) and needs_events(call):
-                return call.with_fields(stream=True)
-        return call
+    def watching(self, call: Call) -> Watching:
+        """How policies watch the reply to a call."""
+        watching = []
+        for rule, watcher, selective in self._watchers:
+            watch = watcher(call) if not selective or _judged_by(rule, call) else None
+            if watch is not None:
+                watching.append((rule, watch))
+        return watching
 
-    def watch(self, call: Call, reply: Reply) -> Reply:
+    @staticmethod
+    def watchable(call: Call, watching: Watching, enforced: Sequence[str]) -> Call:
+        """The call as a stream where a policy could only count in a body what has already been done."""
+        if not watching or call.stream or call.body.get("background"):
+            return call
+        in_time = any(watch.in_time and rule.name not in enforced for rule, watch in watching)
+        return call.with_fields(stream=True) if in_time else call
+
+    def watch(self, call: Call, reply: Reply, watching: Watching) -> Reply:
         """The reply, its events under the policies' eyes, with an end that clients can read, whatever happens."""
-        if reply.status != 200:
+        if reply.status != 200 or not (watching or reply.streamed):  # a body is whole as it is
             return reply
-        checks = [
-            (rule, check)
-            for rule, on_response, selective in self._checking
-            if (not selective or _judged_by(rule, call)) and (check := on_response(call)) is not None
-        ]
-        if not checks and not reply.streamed:
-            return reply  # a body is whole as it is
-        return replace(reply, batches=self._watching(call, reply, checks))
+        return replace(reply, batches=self._watching(call, reply, [(rule, watch.check) for rule, watch in watching]))
 
     async def _watching(
         self, call: Call, reply: Reply, checks: list[tuple[Rule, EventCheck]]

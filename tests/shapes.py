@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies import Policy
+from policies import EventCheck, Policy, Watch
 from proxy.wire.call import Call, Caller
 
 # Machines are slow at times; a property does not become false by it.
@@ -44,8 +44,12 @@ async def judged_by(policy: Policy, call: Call) -> Call:
     return judged if isinstance(judged, Call) else await judged
 
 
-async def settled_by(policy: Policy, call: Call) -> None:
-    """A call's end, as a policy sees it."""
-    settling = policy.on_end(call)
-    if settling is not None:
-        await settling
+def watch_of(policy: Policy, call: Call) -> Watch | None:
+    """How a policy watches the reply to a call."""
+    watcher = policy.watching()
+    return None if watcher is None else watcher(call)
+
+
+def check_of(policy: Policy, call: Call) -> EventCheck | None:
+    watch = watch_of(policy, call)
+    return None if watch is None else watch.check

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import PrivateAttr
 
-from policies import EventCheck, Judge, Policy
+from policies import Judge, Policy, Watch, Watcher
 from proxy import closing
 from proxy.audit import Audit, AuditTable
 from proxy.observe import Trace, begun
@@ -73,13 +74,22 @@ class Budget(Policy):
 
     def judging(self) -> Judge:
         async def judge(call: Call) -> Call:
+            call.endings.append(partial(self._end, call))
             if self.store_is_away:
                 raise Unavailable("The budget cannot be read right now.", code="budget_unavailable")
             return call
 
         return judge
 
-    def on_response(self, call: Call) -> EventCheck | None:
+    async def _end(self, call: Call) -> None:
+        self._ended.append(call)
+        if self.store_is_away:
+            raise Unavailable("The budget cannot be given back right now.", code="budget_unavailable")
+
+    def watching(self) -> Watcher:
+        return self._watch
+
+    def _watch(self, call: Call) -> Watch | None:
         items = 0
 
         async def check(event: Event) -> Event:
@@ -90,15 +100,7 @@ class Budget(Policy):
                     raise Stop("used_up", "There are no more items.")
             return event
 
-        return check if call.body.get("budget", True) else None
-
-    def needs_events(self, call: Call) -> bool:
-        return "tools" in call.body
-
-    async def on_end(self, call: Call) -> None:
-        self._ended.append(call)
-        if self.store_is_away:
-            raise Unavailable("The budget cannot be given back right now.", code="budget_unavailable")
+        return Watch(check, in_time="tools" in call.body) if call.body.get("budget", True) else None
 
 
 class Shout(Policy):
@@ -108,16 +110,21 @@ class Shout(Policy):
 
     watches: ClassVar[frozenset[str]] = frozenset({"response.output_text.delta"})
 
-    def on_response(self, call: Call) -> EventCheck:
-        async def check(event: Event) -> Event:
-            if event.type != "response.output_text.delta":
-                return event
-            if self.store_is_away:
-                raise Unavailable("It cannot be decided right now.", code="away")
-            data = event.data | {"delta": event.data["delta"].upper()}
-            return Event(event.type, frame_of(event.type, data), data)
+    def watching(self) -> Watcher:
+        return lambda _call: Watch(self._check)
 
-        return check
+    async def _check(self, event: Event) -> Event:
+        if event.type != "response.output_text.delta":
+            return event
+        if self.store_is_away:
+            raise Unavailable("It cannot be decided right now.", code="away")
+        data = event.data | {"delta": event.data["delta"].upper()}
+        return Event(event.type, frame_of(event.type, data), data)
+
+
+def watched(rules: Rules, call: Call, reply: Reply) -> Reply:
+    """The reply to a call under the eyes of all policies that look at it."""
+    return rules.watch(call, reply, rules.watching(call))
 
 
 def rule(policy: Policy, mode: Mode = "enforce", **more: Any) -> Rule:
@@ -203,7 +210,7 @@ async def test_what_is_off_does_not_run(trace: Trace, logged: list[dict[str, Any
     """Nor does it watch, nor tell."""
     call, reply = call_with(), stream(CANONICAL)
     rules = Rules([rule(Refuse(), "off"), rule(Budget(items=0), "off")])
-    frames = await sent(rules.watch(call, reply))
+    frames = await sent(watched(rules, call, reply))
 
     assert await rules.admit(call) is call
     assert frames == CANONICAL.removesuffix(b"data: [DONE]\n\n")
@@ -237,7 +244,7 @@ async def test_a_policy_watches_only_replies_it_holds_for():
     """Whom it does not concern gets the whole reply."""
     rules = Rules([rule(Budget(items=0), callers=selector(["ben"]))])
 
-    assert told(await sent(rules.watch(call_with(), stream(CANONICAL))))[-1]["type"] == "response.completed"
+    assert told(await sent(watched(rules, call_with(), stream(CANONICAL))))[-1]["type"] == "response.completed"
 
 
 async def test_calls_say_what_policies_watch():
@@ -285,15 +292,13 @@ async def test_what_was_reserved_is_settled_however_a_call_ends(logged: list[dic
     broken, fine, call = Budget(store_is_away=True), Budget(), call_with()
     with pytest.raises(PolicyViolation):
         await Rules([rule(fine), rule(Refuse())]).admit(call)
-    await Rules([rule(broken), rule(fine), rule(Mark())]).end(call)
+    rules = Rules([rule(fine), rule(broken, "report")])
+    await rules.admit(call)
+    await rules.end(call)
+    await rules.end(call)
 
     assert (broken._ended, fine._ended) == ([call], [call, call])
-    assert logged[-1] == {
-        "event": "policy.failed",
-        "log_level": "warning",
-        "policy": "budget",
-        "code": "budget_unavailable",
-    }
+    assert logged[-1] == {"event": "policy.failed", "log_level": "warning", "code": "budget_unavailable"}
 
 
 def test_settings_have_a_version():
@@ -364,8 +369,8 @@ def test_a_body_is_asked_for_as_a_stream_where_it_must_be_stopped_in_time(
     rules, call = Rules([rule(policy, mode)]), call_with(**fields)
     streamed = call.with_fields(stream=True)
 
-    assert rules.watchable(call, enforced).stream is expected
-    assert rules.watchable(streamed, enforced) is streamed
+    assert rules.watchable(call, rules.watching(call), enforced).stream is expected
+    assert rules.watchable(streamed, rules.watching(streamed), enforced) is streamed
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
@@ -374,7 +379,8 @@ async def test_a_stream_passes_byte_for_byte(size: int):
     rules = Rules([rule(Budget(items=9)), rule(Budget(items=9), "report")])
 
     assert (
-        await sent(rules.watch(call_with(stream=True), stream(CANONICAL, size=size))) + b"data: [DONE]\n\n" == CANONICAL
+        await sent(watched(rules, call_with(stream=True), stream(CANONICAL, size=size))) + b"data: [DONE]\n\n"
+        == CANONICAL
     )
 
 
@@ -382,16 +388,16 @@ async def test_a_body_passes_byte_for_byte():
     """Its items were seen; with nobody to look, it is the very same reply."""
     reply = body()
 
-    assert await sent(Rules([rule(Budget(items=9))]).watch(call_with(), body())) == final_body()
-    assert Rules([rule(Mark())]).watch(call_with(), reply) is reply
-    assert Rules([rule(Budget())]).watch(call_with(budget=False), reply) is reply
+    assert await sent(watched(Rules([rule(Budget(items=9))]), call_with(), body())) == final_body()
+    assert watched(Rules([rule(Mark())]), call_with(), reply) is reply
+    assert watched(Rules([rule(Budget())]), call_with(budget=False), reply) is reply
 
 
 async def test_a_refusal_of_the_upstream_is_not_watched():
     """It has no events, whatever policies there are."""
     reply = body(429)
 
-    assert Rules([rule(Budget(items=0))]).watch(call_with(), reply) is reply
+    assert watched(Rules([rule(Budget(items=0))]), call_with(), reply) is reply
 
 
 @pytest.mark.parametrize("items", [0, 1, 2])
@@ -401,7 +407,7 @@ async def test_a_stop_ends_a_stream_before_the_event_that_was_looked_at(
 ):
     """What passed before it stays; the open item is closed, and the reason names the policy."""
     events = told(
-        await sent(Rules([rule(Budget(items=items))]).watch(call_with(stream=True), stream(CANONICAL, size=size)))
+        await sent(watched(Rules([rule(Budget(items=items))]), call_with(stream=True), stream(CANONICAL, size=size)))
     )
 
     assert order_faults(events, cut=True) == []
@@ -416,7 +422,7 @@ async def test_a_stop_ends_a_stream_before_the_event_that_was_looked_at(
 async def test_a_stop_cuts_a_body_short():
     """The caller still gets one JSON object, with the items before the stop."""
     whole = orjson.loads(final_body())
-    cut = orjson.loads(await sent(Rules([rule(Budget(items=1))]).watch(call_with(), body())))
+    cut = orjson.loads(await sent(watched(Rules([rule(Budget(items=1))]), call_with(), body())))
 
     assert cut == whole | {
         "status": "incomplete", "output": whole["output"][:1], "incomplete_details": {"reason": "budget"},
@@ -428,8 +434,8 @@ async def test_a_stop_that_is_only_reported_stops_nothing(trace: Trace):
     """The reply passes byte for byte, and the answer tells what would have been."""
     rules = Rules([rule(Budget(items=1), "report")])
 
-    assert await sent(rules.watch(call_with(stream=True), stream(CANONICAL))) + b"data: [DONE]\n\n" == CANONICAL
-    assert await sent(rules.watch(call_with(), body())) == final_body()
+    assert await sent(watched(rules, call_with(stream=True), stream(CANONICAL))) + b"data: [DONE]\n\n" == CANONICAL
+    assert await sent(watched(rules, call_with(), body())) == final_body()
     assert trace.headers == {"x-headgate-policy": "report; budget.used_up, report; budget.used_up"}
 
 
@@ -438,7 +444,7 @@ async def test_the_first_policy_that_stops_is_the_reason():
     rules = Rules(
         [rule(Budget(items=9)), Rule("first", Budget(items=0), "enforce"), Rule("second", Budget(items=0), "enforce")]
     )
-    events = told(await sent(rules.watch(call_with(stream=True), stream(CANONICAL))))
+    events = told(await sent(watched(rules, call_with(stream=True), stream(CANONICAL))))
 
     assert events[-1]["response"]["incomplete_details"] == {"reason": "first"}
 
@@ -448,7 +454,7 @@ async def test_a_changed_event_is_sent_as_it_was_changed(mode: Mode, text: str):
     """Unless the policy is only to report: then nothing is changed."""
     rules = Rules([rule(Shout(), mode)])
     call = await rules.admit(call_with(stream=True))
-    events = told(await sent(rules.watch(call, stream(CANONICAL, call.watched))))
+    events = told(await sent(watched(rules, call, stream(CANONICAL, call.watched))))
 
     assert "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta") == text
 
@@ -459,8 +465,8 @@ async def test_a_stream_that_breaks_off_is_ended_as_the_protocol_asks(at: int, l
     parser = SSEParser(TRACKED)
     events = [*parser.feed(CANONICAL[:at]), *parser.close()]
     ends: list[Callable[[], Awaitable[bytes]]] = [
-        lambda: sent(Rules([]).watch(call_with(stream=True), Reply(200, {}, in_turn(events), streamed=True))),
-        lambda: sent(Rules([]).watch(call_with(stream=True), Reply(200, {}, in_turn(events, CUT), streamed=True))),
+        lambda: sent(watched(Rules([]), call_with(stream=True), Reply(200, {}, in_turn(events), streamed=True))),
+        lambda: sent(watched(Rules([]), call_with(stream=True), Reply(200, {}, in_turn(events, CUT), streamed=True))),
     ]
     for end in ends:
         if not events:
@@ -494,7 +500,7 @@ async def test_a_stream_that_the_gate_ends_says_so(cancelled_by: Callable[[Any],
         await asyncio.Event().wait()
 
     reply = Reply(200, {}, endless(), streamed=True)
-    running = asyncio.create_task(sent(Rules([]).watch(call_with(stream=True), reply)))
+    running = asyncio.create_task(sent(watched(Rules([]), call_with(stream=True), reply)))
     await waiting.wait()
     cancelled_by(running)
     await asyncio.wait([running])
@@ -513,7 +519,7 @@ async def test_a_failure_is_raised_while_there_is_a_status_to_tell_it(streamed: 
     for call, batches in ((call_with(), [half, CUT]), (call_with(stream=True), [CUT]), (call_with(), [])):
         reply = Reply(200, {}, in_turn(*batches), streamed=streamed)
         with pytest.raises(BackendError) as caught:
-            await sent(Rules([rule(Budget())]).watch(call, reply))
+            await sent(watched(Rules([rule(Budget())]), call, reply))
 
         assert caught.value.code == "upstream_cut"
 
@@ -522,7 +528,7 @@ async def test_a_sentinel_in_the_middle_is_not_sent():
     """It would end the response for its reader; whoever sends writes one at the end."""
     frames = CANONICAL.replace(b"event: response.completed", b"data: [DONE]\n\nevent: response.completed")
 
-    assert await sent(Rules([]).watch(call_with(stream=True), stream(frames))) + b"data: [DONE]\n\n" == CANONICAL
+    assert await sent(watched(Rules([]), call_with(stream=True), stream(frames))) + b"data: [DONE]\n\n" == CANONICAL
 
 
 async def test_nothing_is_read_behind_the_end_of_a_response():
@@ -530,7 +536,7 @@ async def test_nothing_is_read_behind_the_end_of_a_response():
     parser = SSEParser(TRACKED)
     reply = Reply(200, {}, in_turn(parser.feed(CANONICAL + CANONICAL), CUT), streamed=True)
 
-    assert await sent(Rules([]).watch(call_with(stream=True), reply)) + b"data: [DONE]\n\n" == CANONICAL
+    assert await sent(watched(Rules([]), call_with(stream=True), reply)) + b"data: [DONE]\n\n" == CANONICAL
 
 
 @pytest.mark.parametrize(("mode", "last"), [("enforce", "response.failed"), ("report", "response.completed")])
@@ -538,7 +544,7 @@ async def test_a_check_that_cannot_decide_fails_closed_or_open(mode: Mode, last:
     """In the middle of a stream an enforced one ends it as a failure; a reported one lets pass."""
     rules = Rules([rule(Shout(store_is_away=True), mode)])
     call = await rules.admit(call_with(stream=True))
-    events = told(await sent(rules.watch(call, stream(CANONICAL, call.watched, size=100))))
+    events = told(await sent(watched(rules, call, stream(CANONICAL, call.watched, size=100))))
 
     assert order_faults(events, cut=True) == []
     assert events[-1]["type"] == last

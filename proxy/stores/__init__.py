@@ -1,6 +1,7 @@
 """What a store is: bytes under a key, for a while."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Set as AbstractSet
 
 from proxy.settings import Table
 
@@ -12,9 +13,9 @@ class Store(Table, ABC):
     """
 
     @property
-    def holds_nothing(self) -> bool:
-        """Whether it is sure, without asking anybody, that nothing is kept."""
-        return False
+    def possible_keys(self) -> AbstractSet[str] | None:
+        """Every key that may be kept, one and the same set for as long as the store lives; None: only asking tells."""
+        return None
 
     @abstractmethod
     async def get(self, key: str) -> bytes | None:

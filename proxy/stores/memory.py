@@ -6,6 +6,7 @@ Source: https://cachetools.readthedocs.io/en/stable/#cachetools.TLRUCache
 """
 
 import time
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 
 from cachetools import TLRUCache
@@ -36,8 +37,8 @@ class Memory(Store):
         return set()
 
     @property
-    def holds_nothing(self) -> bool:
-        return not self._put
+    def possible_keys(self) -> AbstractSet[str]:
+        return self._put
 
     async def get(self, key: str) -> bytes | None:
         if key not in self._put:

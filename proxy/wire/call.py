@@ -1,7 +1,7 @@
 """A call: who asks, what for, and the JSON object that was checked and is sent."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,9 @@ SEEN_BY_BACKENDS = frozenset({
 })  # fmt: skip
 SEEN_PREFIXES = ("x-codex-", "x-stainless-")
 TOO_DEEP = "The body is nested too deeply; the limit is 254 levels."
+
+
+Ending = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Call:
     cache_control: str = ""  # the request's own Cache-Control
     received: Mapping[str, str] = field(default_factory=dict)  # all headers of the request, for policies' eyes
     notes: dict[str, Any] = field(default_factory=dict)  # what policies remember of it until it ends
+    endings: list[Ending] = field(default_factory=list)  # what is done then: who reserved something gives it back
     watched: frozenset[str] = TRACKED  # the types of events that somebody on the way back looks at
     _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
 

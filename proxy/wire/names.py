@@ -68,9 +68,9 @@ class Globs:
 
     def allows(self, value: object) -> bool:
         """Whether a value may be given; one that is no string only where everything may."""
-        if self.open or not isinstance(value, str):
-            return self.open
-        return self._remembered(value) if len(value) <= LONGEST_REMEMBERED else self._judged(value)
+        if type(value) is str and len(value) <= LONGEST_REMEMBERED:
+            return self._remembered(value)
+        return self.open or (isinstance(value, str) and self._judged(value))
 
     def _judged(self, value: str) -> bool:
         if self._allowed is not None and not self._allowed.match(value):

@@ -64,10 +64,12 @@ def has_server_tools(body: Mapping[str, Any]) -> bool:
 def _are_the_servers(tools: Any) -> bool:
     if not isinstance(tools, list):
         return tools is not None
-    for tool in tools:
-        kind = tool.get("type") if type(tool) is dict else None
-        if not (type(kind) is str and kind in CALLERS_TOOLS) and not is_callers(tool):  # at first sight most are
-            return True
+    try:
+        for tool in tools:
+            if tool["type"] not in CALLERS_TOOLS and not is_callers(tool):  # at first sight most are the caller's
+                return True
+    except (KeyError, TypeError):  # what has no type that is a string is known to nobody
+        return True
     return False
 
 

@@ -16,10 +16,8 @@ async def test_a_policy_that_says_nothing_lets_everything_pass():
     assert await policy.start(Memory()) is None
     assert policy.judging()(call) is call
     assert await judged_by(policy, call) is call
-    assert policy.on_response(call) is None
-    assert policy.needs_events(call) is False
-    assert policy.on_end(call) is None
-    assert call.notes == {}
+    assert policy.watching() is None
+    assert (call.notes, call.endings) == ({}, [])
 
 
 def test_a_policy_watches_no_more_than_headgate_itself():
@@ -60,8 +58,8 @@ async def test_a_policy_keeps_what_outlives_a_call_where_it_was_started():
     assert policy._shared_state is state
 
 
-@pytest.mark.parametrize("name", ["judge", "on_request", "jugding"])
+@pytest.mark.parametrize("name", ["judge", "on_response", "jugding"])
 def test_a_hook_that_nobody_calls_is_an_error(name: str):
     """A slip in its name would let everything pass."""
-    with pytest.raises(ValueError, match=f"Quota.{name} is no hook of a policy; those are judging, on_response"):
+    with pytest.raises(ValueError, match=f"Quota.{name} is no hook of a policy; those are start, judging"):
         type("Quota", (Policy,), {name: lambda _self, call: call, "__module__": __name__})

@@ -17,7 +17,7 @@ from proxy.stores.memory import Memory
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import Event, Stop
-from tests.shapes import JSON, PATIENT, call_with, judged_by, settled_by
+from tests.shapes import JSON, PATIENT, call_with, check_of, judged_by, watch_of
 
 ANNA = Caller("anna", "search")
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "in_progress"}
@@ -70,7 +70,7 @@ def lifecycle(kind: str, response_id: Any) -> Event:
 
 async def passed(policy: MaxToolCalls, call: Call, *events: Event) -> int:
     """How many of these events pass before the first that stops the reply."""
-    check = policy.on_response(call)
+    check = check_of(policy, call)
     for count, event in enumerate(events if check else ()):
         try:
             await check(event)
@@ -237,13 +237,13 @@ async def test_an_item_is_told_by_its_place_or_its_id():
 
 async def test_a_reply_without_tools_of_the_server_is_not_looked_at():
     """Nothing that could be counted was offered to the model; where functions count, it is looked at."""
-    assert MaxToolCalls(max=1).on_response(call_with()) is None
-    assert MaxToolCalls(max=1, count=("function",)).on_response(call_with()) is not None
+    assert check_of(MaxToolCalls(max=1), call_with()) is None
+    assert check_of(MaxToolCalls(max=1, count=("function",)), call_with()) is not None
 
 
 async def test_the_excess_is_found_once():
     """A reply that is only reported goes on, and is not reported again and again."""
-    check = MaxToolCalls(max=1).on_response(call_with(tools=TOOLS))
+    check = check_of(MaxToolCalls(max=1), call_with(tools=TOOLS))
     assert check is not None
     await check(added(0, **SEARCH))
     with pytest.raises(Stop) as caught:
@@ -257,7 +257,7 @@ async def test_the_excess_is_found_once():
 async def test_each_reply_is_counted_for_itself():
     """Two calls at once do not share what they have seen."""
     policy, call = MaxToolCalls(max=1), call_with(max_tool_calls=1, tools=TOOLS)
-    checks = [policy.on_response(call), policy.on_response(call)]
+    checks = [check_of(policy, call), check_of(policy, call)]
 
     for check in checks:
         assert check is not None
@@ -267,15 +267,18 @@ async def test_each_reply_is_counted_for_itself():
 @pytest.mark.parametrize(
     ("fields", "needed"),
     [
-        ({}, False),
-        ({"tools": [{"type": "function", "name": "f"}]}, False),
+        ({"previous_response_id": "resp_1"}, False),
+        ({"conversation": {"id": "conv_1"}, "tools": [{"type": "function", "name": "f"}]}, False),
         ({"tools": [{"type": "web_search"}]}, True),
         ({"prompt": {"id": "p"}}, True),
     ],
 )
 def test_only_replies_with_tools_of_the_server_must_be_seen_in_time(fields: dict, needed: bool):
     """For all others a body is as good as a stream."""
-    assert MaxToolCalls(max=1).needs_events(call_with(**fields)) is needed
+    watch = watch_of(MaxToolCalls(max=1), call_with(**fields))
+
+    assert watch is not None
+    assert watch.in_time is needed
 
 
 class Chain:
@@ -293,7 +296,7 @@ class Chain:
 
     async def answer(self, call: Call, response_id: str, calls: int, *, whole: bool = True) -> int:
         """Stream a reply with so many tool calls; how many of them passed."""
-        check = self.policy.on_response(call)
+        check = check_of(self.policy, call)
         assert check is not None
         await check(lifecycle("created", response_id))
         made = 0
@@ -305,7 +308,7 @@ class Chain:
             whole = False
         if whole:
             await check(lifecycle("completed", response_id))
-        await settled_by(self.policy, call)
+        await Rules.end(call)
         return made
 
     async def turn(self, response_id: str, calls: int, **fields: Any) -> Any:
@@ -362,7 +365,7 @@ async def test_a_conversation_that_a_response_made_goes_on_with_its_budget(conve
     """The reply to the first call names it; the calls that follow name nothing else."""
     chain = Chain(max=5)
     call = await chain.admit(conversation={"config": 1})
-    check = chain.policy.on_response(call)
+    check = check_of(chain.policy, call)
     assert check is not None
     for event in (lifecycle("created", "resp_1"), added(0, **SEARCH), lifecycle("completed", "resp_1")):
         event.data.get("response", {})["conversation"] = conversation
@@ -378,7 +381,7 @@ async def test_a_conversation_that_has_a_budget_keeps_it():
     chain = Chain(max=5)
     await chain.turn("resp_1", 4, conversation="conv_1")
     call = await chain.admit()
-    check = chain.policy.on_response(call)
+    check = check_of(chain.policy, call)
     assert check is not None
     created = lifecycle("created", "resp_2")
     created.data["response"]["conversation"] = {"id": "conv_1"}
@@ -436,7 +439,7 @@ async def test_calls_at_the_same_time_never_have_more_than_the_budget():
     calls = await asyncio.gather(*(chain.admit(conversation="conv_1", max_tool_calls=2) for _ in range(4)))
     granted = [call.body.get("max_tool_calls", 0) for call in calls]
     for call in calls:
-        await settled_by(chain.policy, call)
+        await Rules.end(call)
 
     assert granted == [2, 2, 1, 0]
     assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 5
@@ -457,7 +460,7 @@ async def test_a_reply_that_broke_off_keeps_what_it_took():
     call = await chain.admit(conversation="conv_1", max_tool_calls=3)
     await chain.answer(call, "resp_1", 1, whole=False)
     unsent = await chain.admit(conversation="conv_1")
-    await settled_by(chain.policy, unsent)
+    await Rules.end(unsent)
 
     assert unsent.body["max_tool_calls"] == 1
     assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 1
@@ -467,11 +470,11 @@ async def test_a_reply_in_one_body_belongs_to_its_chain_too():
     """It has no first event; its last one tells its id."""
     chain = Chain(max=3)
     call = await chain.admit()
-    check = chain.policy.on_response(call)
+    check = check_of(chain.policy, call)
     assert check is not None
     for event in (done(0, **SEARCH), lifecycle("completed", "resp_1")):
         await check(event)
-    await settled_by(chain.policy, call)
+    await Rules.end(call)
 
     assert (await chain.admit(previous_response_id="resp_1")).body["max_tool_calls"] == 2
 
@@ -487,7 +490,7 @@ async def test_a_caller_that_left_before_the_answer_gives_nothing_back():
             asked.set()
             await asyncio.Event().wait()
         finally:
-            await settled_by(chain.policy, call)
+            await Rules.end(call)
 
     asking = asyncio.create_task(ask())
     await asked.wait()
@@ -510,8 +513,8 @@ async def test_ending_twice_gives_back_once():
     """However a call ended, it is settled one time."""
     chain = Chain(max=4)
     call = await chain.admit(conversation="conv_1", max_tool_calls=3)
-    await settled_by(chain.policy, call)
-    await settled_by(chain.policy, call)
+    await Rules.end(call)
+    await Rules.end(call)
 
     assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 4
 
@@ -538,7 +541,7 @@ async def test_a_budget_that_cannot_be_read_is_not_spent(fields: dict):
 async def test_a_response_that_cannot_be_linked_is_not_begun():
     """Its caller could otherwise go on from it with a fresh budget."""
     chain = Chain(Failing(acts=("put",)), max=2)
-    check = chain.policy.on_response(await chain.admit())
+    check = check_of(chain.policy, await chain.admit())
     assert check is not None
 
     with pytest.raises(Unavailable):
@@ -549,11 +552,11 @@ async def test_a_response_without_an_id_cannot_be_gone_on_from():
     """It is counted all the same."""
     chain = Chain(max=2)
     call = await chain.admit(conversation="conv_1")
-    check = chain.policy.on_response(call)
+    check = check_of(chain.policy, call)
     assert check is not None
     for event in (lifecycle("created", None), added(0, **SEARCH), lifecycle("completed", ["odd"])):
         await check(event)
-    await settled_by(chain.policy, call)
+    await Rules.end(call)
 
     assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 1
 
@@ -592,7 +595,6 @@ async def test_no_shape_of_an_event_breaks_the_count(data: dict[str, Any], field
     ]
 
     assert await passed(chain.policy, call, *events) in (1, 4)
-    assert chain.policy.needs_events(call) in (True, False)
 
 
 @pytest.mark.parametrize(

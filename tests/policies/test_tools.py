@@ -198,6 +198,21 @@ async def test_servers_that_only_look_like_those_of_the_list_are_refused(url: ob
     assert await verdict(Tools(mcp_servers=SERVERS), tools=[mcp(url)]) == ("mcp_not_allowed", "tools[0]")
 
 
+@pytest.mark.parametrize("kind", ["function", "web_search", "mcp", "new"])
+async def test_an_address_is_judged_in_a_tool_of_any_type(kind: str):
+    """Some upstream may follow it; that its type needs none makes it no better."""
+    policy, tool = (
+        Tools(mcp_servers=("good.example",)),
+        {"type": kind, "name": "n", "server_url": "https://bad.example"},
+    )
+
+    assert await verdict(policy, tools=[tool]) == ("mcp_not_allowed", "tools[0]")
+    assert await verdict(policy, tools=[tool | {"server_url": "https://good.example"}]) != (
+        "mcp_not_allowed",
+        "tools[0]",
+    )
+
+
 async def test_a_star_among_the_servers_is_any_url():
     """Even one that cannot be read: nothing is restricted."""
     assert await verdict(Tools(mcp_servers=("good.example", "*")), tools=[mcp("?")]) == {"tools": [mcp("?")]}

@@ -63,17 +63,18 @@ def test_bounds_are_positive(key: str):
         build({"cache": {"use": "memory", key: 0}, "backend": backend, "route": route})
 
 
-async def test_it_knows_whether_anything_was_put():
+async def test_it_knows_which_keys_were_put():
     """So that who asks often need not ask; what others may put, nobody knows without asking."""
     store = Memory()
-    told = [store.holds_nothing]
+    keys = store.possible_keys
+    told = [set(keys)]
     await store.put("a", b"1", ttl_s=60)
-    told.append(store.holds_nothing)
+    told.append(set(keys))
     await store.delete("a")
-    told.append(store.holds_nothing)
+    told.append(set(keys))
 
-    assert told == [True, False, True]
-    assert RedisStore().holds_nothing is False
+    assert told == [set(), {"a"}, set()]
+    assert RedisStore().possible_keys is None
 
 
 async def test_what_went_to_make_room_is_forgotten_in_the_end():

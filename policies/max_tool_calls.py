@@ -24,6 +24,7 @@ from proxy.stores import StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import TERMINALS, Event, Stop
+from proxy.wire.integers import checked_integer
 from proxy.wire.tools import has_server_tools, kind_of_call
 
 log = structlog.get_logger()
@@ -143,15 +144,10 @@ class MaxToolCalls(Policy):
         """What the caller asks for, within `max`. Raises PolicyViolation."""
         if asked is None:
             return self.default or self.max
-        if not isinstance(asked, int) or isinstance(asked, bool):
-            message = f"Invalid type for '{FIELD}': expected an integer, but got {_kind(asked)} instead."
-            raise PolicyViolation("not_an_integer", message, param=FIELD, code="invalid_type")
-        if asked < 1:
-            message = f"Invalid '{FIELD}': integer below minimum value. Expected a value >= 1, but got {asked} instead."
-            raise PolicyViolation("below_minimum", message, param=FIELD, code="integer_below_min_value")
-        if asked > self.max and self.on_exceed == "reject":
-            raise PolicyViolation("too_many", f"{FIELD} is {asked}; the limit is {self.max}.", param=FIELD)
-        return min(asked, self.max)
+        number = checked_integer(asked, FIELD, least=1)
+        if number > self.max and self.on_exceed == "reject":
+            raise PolicyViolation("too_many", f"{FIELD} is {number}; the limit is {self.max}.", param=FIELD)
+        return min(number, self.max)
 
     def _limit(self, call: Call) -> int:
         sent = call.body.get(FIELD)
@@ -242,11 +238,3 @@ def _key(*parts: str) -> str:
 
 def _unavailable() -> Unavailable:
     return Unavailable("The budget of this chain cannot be read right now.", code="budget_unavailable")
-
-
-def _kind(value: Any) -> str:
-    """What the protocol calls the type of a JSON value."""
-    names: Mapping[type, str] = {
-        bool: "a boolean", float: "a decimal number", str: "a string", list: "an array", dict: "an object",
-    }  # fmt: skip
-    return names.get(type(value), "another type")

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.integers import checked_integer
 
 FIELD = "max_output_tokens"
 LEAST = 16  # the protocol's own
@@ -42,26 +43,8 @@ class OutputTokens(Policy):
                 return call
             if asked is None:
                 return call.with_fields(max_output_tokens=default)
-            _check(asked)
-            if rejects:
+            if checked_integer(asked, FIELD, least=LEAST) > limit and rejects:
                 raise PolicyViolation("too_many", f"{FIELD} is {asked}; the limit is {limit}.", param=FIELD)
             return call.with_fields(max_output_tokens=limit)
 
         return judge
-
-
-def _check(asked: object) -> None:
-    """Raises PolicyViolation for what the protocol does not take."""
-    if not isinstance(asked, int) or isinstance(asked, bool):
-        message = f"Invalid type for '{FIELD}': expected an integer, but got {_kind(asked)} instead."
-        raise PolicyViolation("not_an_integer", message, param=FIELD, code="invalid_type")
-    if asked < LEAST:
-        found = f"Expected a value >= {LEAST}, but got {asked} instead."
-        message = f"Invalid '{FIELD}': integer below minimum value. {found}"
-        raise PolicyViolation("below_minimum", message, param=FIELD, code="integer_below_min_value")
-
-
-def _kind(value: object) -> str:
-    """What the protocol calls the type of a JSON value."""
-    names = {bool: "a boolean", float: "a decimal number", str: "a string", list: "an array", dict: "an object"}
-    return names.get(type(value), "another type")

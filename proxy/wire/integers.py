@@ -1,0 +1,22 @@
+"""Integers of a request, refused in the protocol's own words.
+
+Source: what api.openai.com answers to `max_output_tokens` and `max_tool_calls` of other types, and below their minimum.
+"""
+
+from proxy.wire.errors import PolicyViolation
+
+# What the protocol calls the type of a JSON value.
+KINDS = {bool: "a boolean", float: "a decimal number", str: "a string", list: "an array", dict: "an object"}
+
+
+def checked_integer(value: object, field: str, *, least: int) -> int:
+    """The value of a field that must be an integer from `least` on. Raises PolicyViolation."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        found = KINDS.get(type(value), "another type")
+        message = f"Invalid type for '{field}': expected an integer, but got {found} instead."
+        raise PolicyViolation("not_an_integer", message, param=field, code="invalid_type")
+    if value < least:
+        found = f"Expected a value >= {least}, but got {value} instead."
+        message = f"Invalid '{field}': integer below minimum value. {found}"
+        raise PolicyViolation("below_minimum", message, param=field, code="integer_below_min_value")
+    return value

@@ -90,7 +90,8 @@ class Rules:
     async def admit(self, call: Call) -> Call:
         """Let every policy look at the request; `end` must follow. Raises PolicyViolation."""
         admitted, code = call, None
-        spared = call.notes[SPARED] = set[int]()  # a later policy may change the model: who judged the request goes on
+        spared: set[int] = set()
+        call.notes[SPARED] = spared  # a later policy may change the model: who judged the request goes on
         told = self._audit is not None or is_traced()
         try:
             for rule, judge, selective in self._plan:
@@ -118,7 +119,8 @@ class Rules:
         finally:
             if self._recorder is not None:
                 self._recorder.write(call, code)
-        return admitted if self.watched == call.watched else replace(admitted, watched=self.watched)
+        known = call.watched is self.watched or call.watched == self.watched
+        return admitted if known else replace(admitted, watched=self.watched)
 
     @staticmethod
     async def end(call: Call) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -57,10 +57,17 @@ class Call:
 
     def with_fields(self, **fields: Any) -> "Call":
         """The same call with top-level fields of the body set, in the place where they stood."""
-        return replace(self, body={**self.body, **fields})
+        return self._with_body({**self.body, **fields})
 
     def without_fields(self, *names: str) -> "Call":
-        return replace(self, body={name: value for name, value in self.body.items() if name not in names})
+        return self._with_body({name: value for name, value in self.body.items() if name not in names})
+
+    def _with_body(self, body: Mapping[str, Any]) -> "Call":
+        """What `dataclasses.replace` makes, in half the time: some policies change every call."""
+        return Call(
+            self.caller, body, self.headers, self.query, self.cache_control, self.received, self.notes, self.endings,
+            self.watched,
+        )  # fmt: skip
 
     @property
     def encoded(self) -> bytes:

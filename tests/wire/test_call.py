@@ -1,6 +1,7 @@
 """A call, and the strict reading of the body it comes in."""
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import orjson
@@ -18,6 +19,10 @@ ANNA = Caller("anna", "search")
 
 def read(raw: bytes) -> Call:
     return parse_call(ANNA, raw, headers={})
+
+
+async def refuse() -> None:
+    """An ending."""
 
 
 def refusal(raw: bytes) -> RequestError:
@@ -315,7 +320,17 @@ def test_with_fields_sets_and_leaves_the_rest():
 
     assert changed.encoded == b'{"a":2,"model":"m","b":null,"c":[3]}'
     assert call.encoded == b'{"a":1,"model":"m","b":null}'
-    assert (changed.caller, changed.headers, changed.watched) == (call.caller, call.headers, call.watched)
+
+
+def test_a_changed_call_differs_in_its_body_alone():
+    """Notes and endings are the very same ones, for what one policy writes there the others read."""
+    call = Call(ANNA, {"model": "m"}, {"h": "1"}, "q=1", "no-store", {"r": "1"}, {"n": 1}, [refuse], frozenset({"x"}))
+    kept = [field.name for field in fields(call) if field.init and field.name != "body"]
+    bare = Call(ANNA, {"model": "m"}, {})
+
+    for changed in (call.with_fields(a=1), call.without_fields("model")):
+        assert all(getattr(changed, name) is getattr(call, name) for name in kept)
+    assert all(getattr(bare, name) != getattr(call, name) for name in kept if name != "caller")
 
 
 def test_without_fields_leaves_the_rest():

@@ -11,8 +11,9 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 import asyncio
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,15 +22,16 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from policies import EventCheck, Judge, Policy, Watch, Watcher
 from proxy.stores import StoreError
-from proxy.wire.call import Call
+from proxy.wire.call import ANSWERED, Call
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import TERMINALS, Event, Stop
 from proxy.wire.integers import checked_integer
-from proxy.wire.tools import has_server_tools, kind_of_call
+from proxy.wire.tools import PLAIN_FIELDS, has_server_tools, kind_of_call
 
 log = structlog.get_logger()
 
 FIELD = "max_tool_calls"
+RUNNING = ("queued", "in_progress")  # what a response in the background is as it is answered
 
 
 @dataclass(slots=True)
@@ -38,9 +40,19 @@ class Reserved:
 
     chain: str
     granted: int
+    beforehand: bool  # false for a call that offers nothing to count: what is run all the same is taken one by one
     used: int = 0
-    answered: bool = False  # whether the backend began to: then only a whole reply tells what was used
     linked: bool = False  # whether the response is known to be of the chain
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was counted of one reply."""
+
+    limit: int
+    seen: set[tuple[str, int]] = field(default_factory=set)  # the items that count, each by its place
+    told: Counter[tuple[str, str]] = field(default_factory=Counter)  # by type and place, the events of such items
+    stopped: bool = False
 
 
 class MaxToolCalls(Policy):
@@ -83,14 +95,17 @@ class MaxToolCalls(Policy):
         return judge
 
     async def _reserving(self, call: Call) -> Call:
-        reserved = await self._reserve(call, self._wanted(call.body.get(FIELD)))
+        wanted, beforehand = self._wanted(call.body.get(FIELD)), self._offers(call.body)
+        chain = await self._chain(call)
+        reserved = Reserved(chain, await self._take(chain, wanted) if beforehand else 0, beforehand)
         call.notes[self._note] = reserved
-        call.endings.append(partial(self._settle, reserved))
-        if reserved.granted > 0:
-            return call.with_fields(max_tool_calls=reserved.granted)
+        call.endings.append(partial(self._settle, reserved, call.notes))
+        if reserved.granted > 0 or not beforehand:
+            return call.with_fields(max_tool_calls=reserved.granted or wanted)
         if self.on_empty == "reject":
-            found = f"The chain has used all of its {self.max} tool calls; begin a new one."
-            raise PolicyViolation("empty", found, param="previous_response_id")
+            found = f"None of the chain's {self.max} tool calls is left; calls that still run hold theirs."
+            named = _conversation(call.body) is not None
+            raise PolicyViolation("empty", found, param="conversation" if named else "previous_response_id")
         return call.without_fields(FIELD).with_fields(tool_choice="none")
 
     def watching(self) -> Watcher:
@@ -99,41 +114,59 @@ class MaxToolCalls(Policy):
         def watcher(call: Call) -> Watch | None:
             body = call.body
             offers = has_server_tools(body)
-            # What a call goes on from may have brought tools that nobody sees here.
-            if offers or not offered_alone or "previous_response_id" in body or "conversation" in body:
+            # A stream is looked at in any case. A body that offers no tools of the server's may still get some run: by
+            # what it goes on from, whose items nobody sees here, and by fields that are not the protocol's.
+            if offers or not offered_alone or call.stream or _goes_on(body) or not PLAIN_FIELDS.issuperset(body):
                 return Watch(self._counting(call), in_time=offers)
-            return None  # nothing that could be counted was offered to the model
+            return None
 
         return watcher
 
+    def _offers(self, body: Mapping[str, Any]) -> bool:
+        """Whether a call itself offers tools whose calls are counted."""
+        return has_server_tools(body) or (self.count != ("server",) and bool(body.get("tools")))
+
     def _counting(self, call: Call) -> EventCheck:
         reserved: Reserved | None = call.notes.get(self._note)
-        limit = self._limit(call) if reserved is None else reserved.granted
-        seen: set[str] = set()
+        tally = Tally(self._limit(call) if reserved is None else reserved.granted)
 
         async def check(event: Event) -> Event:
+            made = self._made(event, tally)
+            if made > tally.limit and reserved is not None and not reserved.beforehand:
+                more = await self._take(reserved.chain, made - tally.limit)
+                tally.limit = reserved.granted = reserved.granted + more
+            if made > tally.limit and not tally.stopped:  # once: a reply that is only reported goes on
+                tally.stopped = True
+                raise Stop("exceeded", f"The response may make {tally.limit} tool calls.")
             if reserved is not None:
-                reserved.answered = True
-            item = event.data.get("item") if event.type.startswith("response.output_item.") else None
-            if self._counts(item) and (place := _place(event)) not in seen:
-                seen.add(place)
-                if len(seen) == limit + 1:  # once: a reply that is only reported goes on
-                    raise Stop("exceeded", f"The response may make {limit} tool calls.")
-                if reserved is not None:
-                    reserved.used = len(seen)
-            elif reserved is not None and (event.type in TERMINALS or event.type == "response.created"):
-                await self._link(call, event, reserved)
-                if event.type in TERMINALS:  # before the caller sees the end, for it may go on at once
-                    await self._give_back(reserved)
+                reserved.used = min(made, tally.limit)
+                await self._follow(call, event, reserved)
             return event
 
         return check
 
-    async def _settle(self, reserved: Reserved) -> None:
+    def _made(self, event: Event, tally: Tally) -> int:
+        """How many calls a response has made, as far as its events have told."""
+        if event.type.startswith("response.output_item."):
+            if self._counts(event.data.get("item")):
+                tally.seen.add(_place(event, tally.told))
+        elif event.type in TERMINALS:
+            output = event.response.get("output")  # it may hold what no event told of
+            return max(len(tally.seen), sum(map(self._counts, output)) if isinstance(output, list) else 0)
+        return len(tally.seen)
+
+    async def _follow(self, call: Call, event: Event, reserved: Reserved) -> None:
+        """Link a response to its chain as it begins, and settle as it ends: its caller may go on at once."""
+        if event.type in TERMINALS or event.type == "response.created":
+            await self._link(call, event, reserved)
+        if event.type in TERMINALS and event.response.get("status") not in RUNNING:
+            await self._give_back(reserved)
+
+    async def _settle(self, reserved: Reserved, notes: Mapping[str, Any]) -> None:
         """Give back what a call took that no backend answered; one that broke off in the middle keeps it."""
         task = asyncio.current_task()
         left = task is not None and task.cancelling() > 0  # the backend may be at work on it, unseen
-        if not (reserved.answered or left):
+        if not (ANSWERED in notes or left):
             await self._give_back(reserved)
 
     @property
@@ -159,14 +192,13 @@ class MaxToolCalls(Policy):
         kind = kind_of_call(item) if isinstance(item, dict) else None
         return self.count_unknown and "server" in self.count if kind == "unknown" else kind in self.count
 
-    async def _reserve(self, call: Call, wanted: int) -> Reserved:
+    async def _take(self, chain: str, wanted: int) -> int:
         """Take up to `wanted` from the chain's budget, in one step that no parallel call can come between."""
-        chain = await self._chain(call)
         total = await self._add(chain, wanted)
         over = min(wanted, max(0, total - self.max))
         if over:
             await self._add(chain, -over)
-        return Reserved(chain, wanted - over)
+        return wanted - over
 
     async def _chain(self, call: Call) -> str:
         """The chain that a call belongs to: its conversation's, that of the response it goes on from, or a new one."""
@@ -195,7 +227,7 @@ class MaxToolCalls(Policy):
             await self._shared_state.put(_key("response", team, response_id), chain, ttl_s=self.chain_ttl_s)
             # A conversation that has a budget of its own keeps it.
             made = reserved.chain if conversation is None else _key("conversation", team, conversation)
-            if made != reserved.chain and await self._shared_state.get(f"{made}:used") is None:
+            if made != reserved.chain and await self._shared_state.get(self._counter(made)) is None:
                 await self._shared_state.put(made, chain, ttl_s=self.chain_ttl_s, if_absent=True)
         except StoreError as error:
             raise _unavailable() from error
@@ -209,9 +241,13 @@ class MaxToolCalls(Policy):
             except Unavailable:  # the answer is good all the same: the chain has less
                 log.warning("budget.failed", policy=FIELD)
 
+    def _counter(self, chain: str) -> str:
+        """Where the budget of a chain is counted: budgets of other settings, such as one on trial, have their own."""
+        return f"{chain}:used:{self.max}:{'+'.join(self.count)}"
+
     async def _add(self, chain: str, amount: int) -> int:
         try:
-            return await self._shared_state.add(f"{chain}:used", amount, ttl_s=self.chain_ttl_s)
+            return await self._shared_state.add(self._counter(chain), amount, ttl_s=self.chain_ttl_s)
         except StoreError as error:
             raise _unavailable() from error
 
@@ -224,10 +260,19 @@ def _conversation(holder: Mapping[str, Any]) -> str | None:
     return conversation if isinstance(conversation, str) else None
 
 
-def _place(event: Event) -> str:
-    """What tells one item of a response from another, in all events that speak of it."""
+def _place(event: Event, told: Counter[tuple[str, str]]) -> tuple[str, int]:
+    """What tells one item of a response from another, in all events that speak of it.
+
+    Servers that give every item one place, or none, are counted by how often the same kind of event came for it.
+    """
     index = event.data.get("output_index")
-    return str(index if isinstance(index, int) else event.data["item"].get("id"))
+    place = str(index if isinstance(index, int) else event.data["item"].get("id"))
+    told[event.type, place] += 1
+    return place, told[event.type, place]
+
+
+def _goes_on(body: Mapping[str, Any]) -> bool:
+    return body.get("previous_response_id") is not None or body.get("conversation") is not None
 
 
 def _key(*parts: str) -> str:

@@ -23,7 +23,7 @@ from proxy.closing import ShuttingDown, heed
 from proxy.observe import add_header, is_traced, note, span_event
 from proxy.recorder import Recorder
 from proxy.tables import Mode
-from proxy.wire.call import Call, Caller
+from proxy.wire.call import ANSWERED, Call, Caller
 from proxy.wire.ending import Progress, stopped_body
 from proxy.wire.errors import BackendError, HeadgateError, PolicyViolation, Unavailable
 from proxy.wire.event import DONE, TERMINALS, TRACKED, Event, Reply, Stop
@@ -190,8 +190,11 @@ class Rules:
 
     def watch(self, call: Call, reply: Reply, watching: Watching) -> Reply:
         """The reply, its events under the policies' eyes, with an end that clients can read, whatever happens."""
-        if reply.status != 200 or not (watching or reply.streamed):  # a body is whole as it is
+        if reply.status != 200:
             return reply
+        call.notes[ANSWERED] = True
+        if not (watching or reply.streamed):
+            return reply  # a body is whole as it is
         return replace(reply, batches=self._watching(call, reply, [(rule, watch.check) for rule, watch in watching]))
 
     async def _watching(

@@ -19,7 +19,7 @@ from proxy.audit import Audit, AuditTable
 from proxy.observe import Trace, begun
 from proxy.recorder import Recorder, RecordTable
 from proxy.rules import Mode, Rule, Rules, selector
-from proxy.wire.call import Call, Caller
+from proxy.wire.call import ANSWERED, Call, Caller
 from proxy.wire.errors import BackendError, PolicyViolation, Unavailable
 from proxy.wire.event import TRACKED, Event, Reply, Stop, body_events, data_of, frame_of
 from proxy.wire.sse import SSEParser
@@ -394,10 +394,13 @@ async def test_a_body_passes_byte_for_byte():
 
 
 async def test_a_refusal_of_the_upstream_is_not_watched():
-    """It has no events, whatever policies there are."""
+    """It has no events, whatever policies there are; nor is it an answer that something may have been run for."""
+    refused, answered = call_with(), call_with()
     reply = body(429)
 
-    assert watched(Rules([rule(Budget(items=0))]), call_with(), reply) is reply
+    assert watched(Rules([rule(Budget(items=0))]), refused, reply) is reply
+    watched(Rules([]), answered, body())
+    assert [ANSWERED in call.notes for call in (refused, answered)] == [False, True]
 
 
 @pytest.mark.parametrize("items", [0, 1, 2])

@@ -17,6 +17,7 @@ SEEN_BY_BACKENDS = frozenset({
     "x-initiator", "x-interaction-type", "x-session-affinity", "x-session-id",
 })  # fmt: skip
 SEEN_PREFIXES = ("x-codex-", "x-stainless-")
+ANSWERED = "answered"  # the note that says that a backend began to answer a call
 TOO_DEEP = "The body is nested too deeply; the limit is 254 levels."
 
 

@@ -19,6 +19,13 @@ KINDS_OF_CALLS = {
     "mcp_call": "server",
     "program": "server",
 }
+# Fields of a request that by themselves bring no tools; what others do, only their inventor knows.
+PLAIN_FIELDS = frozenset({
+    "background", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata", "model",
+    "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning", "safety_identifier",
+    "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs",
+    "top_p", "truncation", "user", "previous_response_id", "conversation", "prompt", "seed", "stop", "top_k",
+})  # fmt: skip
 CALLERS_CALLS = frozenset({"local_shell_call", "apply_patch_call", "computer_call"})
 
 

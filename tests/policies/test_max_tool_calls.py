@@ -14,7 +14,7 @@ from policies.max_tool_calls import MaxToolCalls
 from proxy.rules import Mode, Rule, Rules
 from proxy.stores import StoreError
 from proxy.stores.memory import Memory
-from proxy.wire.call import Call, Caller
+from proxy.wire.call import ANSWERED, Call, Caller
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import Event, Stop
 from tests.shapes import JSON, PATIENT, call_with, check_of, judged_by, watch_of
@@ -241,6 +241,33 @@ async def test_a_reply_without_tools_of_the_server_is_not_looked_at():
     assert check_of(MaxToolCalls(max=1, count=("function",)), call_with()) is not None
 
 
+@pytest.mark.parametrize("fields", [{"stream": True}, {"plugins": [{"id": "web"}]}])
+async def test_what_may_run_without_being_offered_is_looked_at(fields: dict[str, Any]):
+    """A stream is in any case; a body is where its call has fields that are not the protocol's."""
+    watch = watch_of(MaxToolCalls(max=1), call_with(**fields))
+
+    assert watch is not None
+    assert watch.in_time is False
+    assert await passed(MaxToolCalls(max=1), call_with(**fields), added(0, **SEARCH), added(1, **SEARCH)) == 1
+
+
+async def test_items_that_no_event_told_of_are_counted_at_the_end():
+    """Servers exist that show them in the last event alone."""
+    end = lifecycle("completed", "resp_1")
+    end.data["response"]["output"] = [SEARCH, "odd", {"type": "message"}, SEARCH]
+
+    assert await passed(MaxToolCalls(max=1), call_with(tools=TOOLS), added(0, **SEARCH), end) == 1
+    assert await passed(MaxToolCalls(max=2), call_with(tools=TOOLS), added(0, **SEARCH), end) == 2
+
+
+@pytest.mark.parametrize(("index", "item"), [(0, SEARCH), (None, {"type": "web_search_call"})])
+async def test_servers_that_tell_no_places_apart_are_counted_by_events(index: Any, item: dict[str, Any]):
+    """An opener and a closer are one call, two openers are two."""
+    events = [make(index, **item) for _ in range(3) for make in (added, done)]
+
+    assert await passed(MaxToolCalls(max=2), call_with(tools=TOOLS), *events) == 4
+
+
 async def test_the_excess_is_found_once():
     """A reply that is only reported goes on, and is not reported again and again."""
     check = check_of(MaxToolCalls(max=1), call_with(tools=TOOLS))
@@ -290,7 +317,7 @@ class Chain:
 
     async def admit(self, caller: Caller = ANNA, **fields: Any) -> Call:
         await self.policy.start(self.state)
-        call = Call(caller, {"model": "m", **fields}, {})
+        call = Call(caller, {"model": "m", "tools": TOOLS, **fields}, {})
         self.last = await judged_by(self.policy, call)
         return self.last
 
@@ -298,6 +325,7 @@ class Chain:
         """Stream a reply with so many tool calls; how many of them passed."""
         check = check_of(self.policy, call)
         assert check is not None
+        call.notes[ANSWERED] = True
         await check(lifecycle("created", response_id))
         made = 0
         try:
@@ -430,7 +458,7 @@ async def test_an_empty_chain_can_be_refused():
         await chain.admit(previous_response_id="resp_1")
 
     assert (caught.value.reason, caught.value.param) == ("empty", "previous_response_id")
-    assert caught.value.message == "The chain has used all of its 1 tool calls; begin a new one."
+    assert caught.value.message == "None of the chain's 1 tool calls is left; calls that still run hold theirs."
 
 
 async def test_calls_at_the_same_time_never_have_more_than_the_budget():
@@ -464,6 +492,75 @@ async def test_a_reply_that_broke_off_keeps_what_it_took():
 
     assert unsent.body["max_tool_calls"] == 1
     assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 1
+
+
+async def test_an_answer_that_broke_off_before_its_first_event_keeps_what_it_took():
+    """The backend was at work, whatever came of it."""
+    chain = Chain(max=4)
+    call = await chain.admit(conversation="conv_1", max_tool_calls=3)
+    call.notes[ANSWERED] = True
+    await Rules.end(call)
+
+    assert (await chain.admit(conversation="conv_1")).body["max_tool_calls"] == 1
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+async def test_what_runs_in_the_background_keeps_what_it_took(status: str):
+    """Its body is no end, and nobody here sees what it will do; the response is linked all the same."""
+    chain = Chain(max=4)
+    call = await chain.admit(background=True, max_tool_calls=3)
+    check = check_of(chain.policy, call)
+    assert check is not None
+    call.notes[ANSWERED] = True
+    body = lifecycle("completed", "resp_1")
+    body.data["response"]["status"] = status
+    await check(body)
+    await Rules.end(call)
+
+    assert (await chain.admit(previous_response_id="resp_1")).body["max_tool_calls"] == 1
+
+
+async def test_a_call_that_offers_nothing_to_count_holds_nothing():
+    """Beside it others get their tools; with nothing left it keeps its own choice among functions."""
+    chain, choice = Chain(max=3, on_empty="reject"), {"type": "function", "name": "ask"}
+    functions = [{"type": "function", "name": "ask"}]
+    beside = await chain.admit(conversation="conv_1", tools=functions, tool_choice=choice)
+
+    assert await chain.turn("resp_1", 3, conversation="conv_1") == 3
+    assert beside.body["max_tool_calls"] == 3
+    after = await chain.admit(conversation="conv_1", tools=functions, tool_choice=choice)
+    assert after.body["tool_choice"] == choice
+
+
+async def test_what_a_call_runs_without_offering_it_is_taken_one_by_one():
+    """Tools that items of the chain brought are counted as they run, and stopped when nothing is left."""
+    chain = Chain(max=3)
+    call = await chain.admit(conversation="conv_1", tools=[])
+
+    assert await chain.answer(call, "resp_1", 2) == 2
+    call = await chain.admit(conversation="conv_1", tools=[])
+    assert await chain.answer(call, "resp_2", 2) == 1
+    assert (await chain.admit(conversation="conv_1")).body["tool_choice"] == "none"
+
+
+async def test_where_functions_count_they_are_reserved_for():
+    """A call that offers some, and one that offers none."""
+    chain = Chain(max=3, count=("function",))
+    functions = [{"type": "function", "name": "ask"}]
+    offering = await chain.admit(conversation="conv_1", tools=functions)
+
+    assert offering.body["max_tool_calls"] == 3
+    assert (await chain.admit(conversation="conv_1", tools=functions)).body["tool_choice"] == "none"
+    assert (await chain.admit(conversation="conv_1", tools=[])).body["max_tool_calls"] == 3
+
+
+async def test_a_budget_on_trial_takes_nothing_from_another():
+    """Budgets of other settings count for themselves, on one and the same chain."""
+    state = Memory()
+    trial, real = Chain(state, max=2), Chain(state, max=4)
+
+    assert (await trial.admit(conversation="conv_1")).body["max_tool_calls"] == 2
+    assert (await real.admit(conversation="conv_1")).body["max_tool_calls"] == 4
 
 
 async def test_a_reply_in_one_body_belongs_to_its_chain_too():

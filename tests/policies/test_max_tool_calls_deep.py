@@ -499,7 +499,7 @@ async def test_a_chain_that_has_nothing_left_can_be_refused(gate_with: Any, http
 
     assert refused["error"]["code"] == "max_tool_calls.empty"
     assert refused["error"]["param"] == "previous_response_id"
-    assert refused["error"]["message"] == "The chain has used all of its 5 tool calls; begin a new one."
+    assert refused["error"]["message"] == "None of the chain's 5 tool calls is left; calls that still run hold theirs."
     assert len(upstream.asked) == 1
 
 

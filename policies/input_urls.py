@@ -42,7 +42,7 @@ TELLTALE = core_schema.str_schema(pattern=f"(?i-u:{URL}|{FILE})|[\u017f\ufb00-\u
 told_by = SchemaValidator(core_schema.with_default_schema(TELLTALE, default=None, on_error="default")).validate_python
 TEXTS = frozenset({"arguments", "call_id", "content", "description", "id", "name", "output", "role", "text", "type"})
 CONTAINERS = (dict, list)
-MOST_VALUES = 1_000_000
+MOST_VALUES = 200_000  # what is walked through in a second
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 UNSAFE = re.compile(r"[\s\\\x00-\x1f\x7f-\x9f]")

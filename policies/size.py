@@ -71,8 +71,9 @@ class Size(Policy):
         return judge
 
     def _judged(self, call: Call) -> Call:
+        items = _items(call.body)  # told before the rest is walked through
+        _hold("too_many_items", "input", f"The input has {items} items", items, self.max_items)
         found = _measured(call.body)
-        _hold("too_many_items", "input", f"The input has {found.items} items", found.items, self.max_items)
         _hold("too_many_images", "input", f"The input has {found.images} images", found.images, self.max_images)
         _hold("too_many_files", "input", f"The input has {found.files} files", found.files, self.max_files)
         _hold("too_many_tools", "tools", f"The request has {found.tools} tools", found.tools, self.max_tools)
@@ -100,7 +101,6 @@ def _hold(reason: str, param: str, found: str, count: int, limit: int | None) ->
 class _Measure:
     """What was counted so far."""
 
-    items: int = 0
     text: int = 0
     images: int = 0
     files: int = 0
@@ -138,7 +138,7 @@ class _Measure:
 
 
 def _measured(body: Mapping[str, Any]) -> _Measure:
-    measure = _Measure(items=_items(body))
+    measure = _Measure()
     measure.add_tools(body.get("tools"))
     text, prompt = body.get("text"), body.get("prompt")
     measure.definitions += _json_chars(text.get("format") if isinstance(text, dict) else None)

@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -52,7 +51,7 @@ async def bench(works: Sequence[Work], starts: int, rounds: int, seconds: float)
     load_before = os.getloadavg()[0]
     told: list[str] = []
     measured: Measured = {work.name: [[] for _ in work.servers] for work in works}
-    own_s, began = 0.0, Moment.now()
+    own_began, began = sum(os.times()[:4]), Moment.now()
     for _ in range(starts):
         async with AsyncExitStack() as opened:
             folder = Path(opened.enter_context(TemporaryDirectory(prefix="headgate-bench-")))
@@ -61,14 +60,13 @@ async def bench(works: Sequence[Work], starts: int, rounds: int, seconds: float)
                 name: await opened.enter_async_context(serving(name, SERVERS[name](upstream.port, folder), folder))
                 for name in dict.fromkeys(name for work in works for name in work.servers)
             }
-            own_began = time.process_time()
             await _measure(works, servers, measured, rounds, seconds)
-            own_s += time.process_time() - own_began + sum(server.cpu_s() for server in (upstream, *servers.values()))
             told = [
                 f"{name}: up in {server.started_s:.2f} s, at most {server.peak_mb():.0f} MB."
                 for name, server in servers.items()
             ]
             told.append(f"Posts of traces: {await _posts_of_traces(upstream)}.")
+    own_s = sum(os.times()[:4]) - own_began  # with that of the servers, as they have ended
     command = shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]])
     _say(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{command}`, {described()}.")
     _say(f"Load average at the start {load_before:.1f}; {disturbance(began, Moment.now(), own_s)}.\n")
@@ -78,7 +76,7 @@ async def bench(works: Sequence[Work], starts: int, rounds: int, seconds: float)
     _say(
         f"\nMedians of {often}{rounds} rounds of {seconds:g} s; latencies of paced streams: what comes on top of the pace."
     )
-    for line in told:
+    for line in told:  # of the last start
         _say(line)
 
 
@@ -89,7 +87,7 @@ async def _measure(
     numbers = itertools.count()
     for index, work in itertools.product(range(rounds), works):
         turns = list(zip(measured[work.name], work.servers, strict=True))
-        for lane, name in reversed(turns) if index % 2 else turns:  # who goes second is a little slower
+        for lane, name in reversed(turns) if len(turns[0][0]) % 2 else turns:  # who goes second is a little slower
             load = Load(work, servers[name], gate=name != "bare", numbers=numbers)
             figures = await load.figures(seconds)
             lane.append(figures)

@@ -20,13 +20,14 @@ import structlog
 from policies import EventCheck, Policy, Watch
 from proxy.audit import Audit, Decision
 from proxy.closing import ShuttingDown, heed
-from proxy.observe import add_header, is_traced, note, span_event
+from proxy.observe import add_header, is_traced, note, request_id, span_event
 from proxy.recorder import Recorder
 from proxy.tables import Mode
 from proxy.wire.call import ANSWERED, Call, Caller
 from proxy.wire.ending import Progress, stopped_body
 from proxy.wire.errors import BackendError, HeadgateError, PolicyViolation, Unavailable
 from proxy.wire.event import DONE, TERMINALS, TRACKED, Event, Reply, Stop
+from proxy.wire.names import plain
 
 log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ class Rule:
 
     def holds_for(self, call: Call) -> bool:
         return (self.callers is None or self.callers.match(call.caller.name) is not None) and (
-            self.models is None or self.models.match(call.model) is not None
+            self.models is None or _names(self.models, call.model)
         )
 
     def enforced_for(self, caller: Caller) -> bool:
@@ -153,7 +154,8 @@ class Rules:
 
     def _violated(self, rule: Rule, call: Call, found: str, outcome: str, param: str | None) -> None:
         """Log, note and answer what a policy found."""
-        log.info("policy.violated", policy=rule.name, code=found, outcome=outcome, caller=call.caller.name)
+        told = {"caller": call.caller.name, "model": call.model[:128], "param": param, "request_id": request_id()}
+        log.info("policy.violated", policy=rule.name, code=found, outcome=outcome, **told)
         note(policy=rule.name, outcome=outcome)
         add_header("x-headgate-policy", f"{'report' if outcome == 'reported' else 'enforce'}; {found}")
         self._decided(rule, call, outcome, found, param)
@@ -258,6 +260,11 @@ class Rules:
             if seen.type in TERMINALS:
                 break
         return passed, None
+
+
+def _names(models: re.Pattern[str], model: str) -> bool:
+    """Whether a selector names a model, in whatever case, width and unseen characters it is written."""
+    return models.match(model) is not None or re.match(models.pattern, plain(model), re.IGNORECASE) is not None
 
 
 def _judged_by(rule: Rule, call: Call) -> bool:

@@ -178,7 +178,7 @@ async def test_a_refusal_ends_the_order(trace: Trace, logged: list[dict[str, Any
 
     assert (caught.value.code, caught.value.param) == ("refuse.never", "input")
     assert logged == [
-        {"event": "policy.violated", "log_level": "info", "policy": "refuse", "code": "refuse.never", "outcome": "refused", "caller": "anna"}
+        {"event": "policy.violated", "log_level": "info", "policy": "refuse", "code": "refuse.never", "outcome": "refused", "caller": "anna", "model": "m", "param": "input", "request_id": "req_1"}
     ]  # fmt: skip
     assert trace.headers == {"x-headgate-policy": "enforce; refuse.never"}
     assert trace.fields == {"policy": "refuse", "outcome": "refused"}
@@ -227,6 +227,7 @@ async def test_what_is_off_does_not_run(trace: Trace, logged: list[dict[str, Any
         (["Anna"], ["*"], False),
         (["anna\n"], ["*"], False),
         (["*"], ["gpt"], False),
+        (["*"], ["GPT-5*"], True),
         ([], ["*"], False),
         (["*"], [], False),
         (["ben", "*"], ["*"], True),
@@ -238,6 +239,14 @@ async def test_a_policy_holds_for_the_callers_and_models_it_names(callers: list[
     call = Call(Caller("anna", "search"), {"model": "gpt-5.6"}, {})
 
     assert ("marks" in (await Rules([chosen]).admit(call)).body) is holds
+
+
+@pytest.mark.parametrize("model", ["GPT-5", "gpt-5 ", "\uff47pt-5", "gp\u200bt-5"])
+async def test_a_policy_holds_for_a_model_in_every_dress(model: str):
+    """An upstream that forgives case would otherwise serve it past the policy."""
+    chosen = rule(Mark(), models=selector(["gpt-*"]))
+
+    assert "marks" in (await Rules([chosen]).admit(Call(Caller("anna", "search"), {"model": model}, {}))).body
 
 
 async def test_a_policy_watches_only_replies_it_holds_for():

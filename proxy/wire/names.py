@@ -17,11 +17,14 @@ FIELDS = frozenset({
     "model", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key", "safety_identifier",
     "service_tier", "store", "stream", "text", "tool_choice", "tools", "user",
 })  # fmt: skip
-# Letters of other scripts that are drawn like a Latin one, and what stands for an underscore.
+_JOINED = {name.replace("_", ""): name for name in FIELDS}  # some backends read maxToolCalls, too
+# Letters of other scripts, and small capitals, that are drawn like a Latin one, and what stands for an underscore.
 # Source: https://www.unicode.org/reports/tr39/#Confusable_Detection (those that fold to a-z or "_")
 _DRAWN_LIKE = str.maketrans(
-    "\u0430\u1d00\u03b1\u0441\u03f2\u0501\u0435\u0454\u0261\u04bb\u0456\u03b9\u0131\u0458\u043a\u03ba\u04cf\u043c\u043e\u03bf\u0440\u03c1\u051b\u0433\u0455\u0442\u03c4\u03c5\u057d\u03bd\u0475\u051d\u0445\u03c7\u0443\u03b3\u1d22\u2010\u2011\u2012\u2013\u2212-",
-    "aaaccdeeghiiijkklmooppqrsttuuvvwxxyyz______",
+    "\u0430\u1d00\u03b1\u0441\u03f2\u0501\u0435\u0454\u0261\u04bb\u0456\u03b9\u0131\u0458\u043a\u03ba\u04cf\u043c\u043e\u03bf\u0440\u03c1\u051b\u0433\u0455\u0442\u03c4\u03c5\u057d\u03bd\u0475\u051d\u0445\u03c7\u0443\u03b3\u1d22\u2010\u2011\u2012\u2013\u2212-"
+    "\u0299\u1d04\u1d05\u1d07\u0262\u029c\u026a\u1d0a\u1d0b\u029f\u1d0d\u0274\u1d0f\u1d18\u0280\ua731\u1d1b\u1d1c\u1d20\u1d21\u028f\u212e\u044c",
+    "aaaccdeeghiiijkklmooppqrsttuuvvwxxyyz______" "bcdeghijklmnoprstuvwyeb",
+    "\u115f\u1160\u2800\u3164\uffa0",  # letters that nobody sees
 )  # fmt: skip
 # Capitals that are drawn like a Latin one, while their small letters are not, or like another.
 _CAPITALS = str.maketrans("\u0392\u0395\u0396\u0397\u039c\u039d\u03a5\u0412\u041d\u0422\u04ae\u050c", "BEZHMNYBHTYG")
@@ -30,13 +33,14 @@ _CAPITALS = str.maketrans("\u0392\u0395\u0396\u0397\u039c\u039d\u03a5\u0412\u041
 def refuse_lookalikes(names: Iterable[str]) -> None:
     """Raises RequestError for a name that is not a field but folds to one: case, width, script, unseen characters."""
     for name in names:
-        if name not in FIELDS and (folded := _folded(name)) in FIELDS:
+        if name not in FIELDS and (field := _JOINED.get(folded(name).replace("_", ""))) is not None:
             shown = name[:64].encode("ascii", "backslashreplace").decode()
-            message = f"The body has a field '{shown}', which looks like '{folded}' and is not."
+            message = f"The body has a field '{shown}', which looks like '{field}' and is not."
             raise RequestError(message, code="lookalike_field", param=shown)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name as somebody may take it who overlooks case, width, accents, script, and characters that nobody sees."""
     if name.isascii():
         return "".join(filter(str.isprintable, name)).strip().casefold().replace("-", "_")
     seen = "".join(c for c in unicodedata.normalize("NFKD", name) if unicodedata.category(c) not in ("Cf", "Mn", "Cc"))

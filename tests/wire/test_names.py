@@ -57,6 +57,15 @@ def test_other_names_pass(name: str):
         ("\u0422\u041eOLS", "tools"),
         ("I\u039dPUT", "input"),
         ("\u039cODEL", "model"),
+        ("maxToolCalls", "max_tool_calls"),
+        ("SafetyIdentifier", "safety_identifier"),
+        ("_model_", "model"),
+        ("\u1d1cser", "user"),
+        ("\ua731\u1d1b\u1d0f\u0280\u1d07", "store"),
+        ("mod\u212el", "model"),
+        ("\u042cackground", "background"),
+        ("prompt\u3164", "prompt"),
+        ("to\u115fols", "tools"),
     ],
 )  # fmt: skip
 def test_a_lookalike_is_refused(name: str, field: str):

@@ -87,11 +87,15 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
 
 
 async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then let running calls finish. `greet` gets the address and the routes' models."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, then let running calls finish.
+
+    `greet` gets the address and the routes' models. A gate under `nohup` outlives its terminal: SIGHUP stays ignored.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stopped.set)
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:
+            loop.add_signal_handler(name, stopped.set)
     provider = traces_from_environment()
     try:
         async with running(config, provider.get_tracer("headgate") if provider else None) as address:

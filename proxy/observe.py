@@ -4,19 +4,15 @@ A request carries one Trace; `hop` times a part of its path, `note` adds to what
 that is told has its name in the tables below.
 """
 
-import logging
 import os
-import sys
 import time
-from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-import orjson
 import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
@@ -252,41 +248,3 @@ def traces_from_environment() -> TracerProvider | None:
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
-
-
-def write_logs(*, console: bool | None = None, least: int = logging.INFO, for_good: bool = False) -> None:
-    """Send logs of this level and above to stderr: coloured on a terminal, else JSON. Libraries' warnings join them.
-
-    `for_good`: nothing changes this any more, which saves looking it up for every line.
-    """
-    if console is None:
-        console = sys.stderr.isatty()
-    for_people: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.dev.ConsoleRenderer(),
-    ]
-    structlog.configure(
-        processors=for_people if console else [_line],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=(
-            structlog.PrintLoggerFactory(sys.stderr) if console else structlog.BytesLoggerFactory(sys.stderr.buffer)
-        ),
-        cache_logger_on_first_use=for_good,
-    )
-    logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
-
-
-def _line(_logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:
-    """One JSON line; one step, as every request writes one."""
-    if fields.get("exc_info"):
-        fields = structlog.processors.format_exc_info(_logger, level, fields)
-    return orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str)
-
-
-class _ToStructlog(logging.Handler):
-    """Logs of libraries, without their tracebacks: those quote what callers sent, keys included."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
-        log.warning("library.warned", logger=record.name, message=record.getMessage()[:200], error=error)

@@ -1,14 +1,16 @@
 """The whole gate as a process: it starts, drains, and ends."""
 
 import asyncio
+import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from subprocess import PIPE
+from typing import IO, Any
 
 import aiohttp
 import orjson
@@ -56,7 +58,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     """Start gates as processes: `await serve(pace_ms=..., drain_s=...)` replays the canonical stream."""
     started: list[asyncio.subprocess.Process] = []
 
-    async def start(*, pace_ms: float = 0, drain_s: float = 20, port: int = 0) -> Process:
+    async def start(
+        *, pace_ms: float = 0, drain_s: float = 20, port: int = 0, stderr: int | IO[bytes] = PIPE
+    ) -> Process:
         config = tmp_path / f"{len(started)}.toml"
         config.write_text(
             f"[server]\nport = {port}\ndrain_s = {drain_s}\n"
@@ -65,7 +69,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "proxy", "serve", "--config", str(config),
-            cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            cwd=ROOT, stdout=PIPE, stderr=stderr,
         )  # fmt: skip
         started.append(process)
         assert process.stdout
@@ -91,9 +95,18 @@ async def streaming_from(gate: Process) -> AsyncIterator[aiohttp.ClientResponse]
         yield answer
 
 
-@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-async def test_a_stream_that_runs_is_finished_before_the_process_ends(serve: Serve, name: signal.Signals):
+@pytest.fixture
+def hang_up() -> Iterator[Callable[[signal.Handlers], None]]:
+    """Say what processes that are started from here on do at SIGHUP, whatever these tests were started with."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda does: signal.signal(signal.SIGHUP, does) and None
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda name: name.name)
+async def test_a_stream_that_runs_is_finished_before_the_process_ends(serve: Serve, hang_up, name: signal.Signals):
     """New connections are refused at once; the running stream comes to its end, byte for byte; the exit code is 0."""
+    hang_up(signal.SIG_DFL)
     gate = await serve(pace_ms=60)
     async with streaming_from(gate) as answer:
         begun = await answer.content.readany()
@@ -102,6 +115,43 @@ async def test_a_stream_that_runs_is_finished_before_the_process_ends(serve: Ser
         rest = await answer.read()
 
     assert begun + rest == CANONICAL
+    assert await gate.end() == 0
+
+
+async def test_a_gate_under_nohup_outlives_its_terminal(serve: Serve, hang_up):
+    """What was ignored from the start stays ignored; SIGTERM ends it."""
+    hang_up(signal.SIG_IGN)
+    gate = await serve()
+    gate.process.send_signal(signal.SIGHUP)
+    answer = await ask(gate.address, post())
+    gate.process.send_signal(signal.SIGTERM)
+
+    assert answer.status == 200
+    assert await gate.end() == 0
+    assert [line["event"] for line in await gate.log()].count("request.finished") == 1
+
+
+async def test_a_full_disk_under_the_logs_costs_no_call(serve: Serve):
+    """The gate starts, answers JSON and streams, and ends well; only its lines are lost."""
+    with os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb") as full:
+        gate = await serve(stderr=full)
+    answers = [await ask(gate.address, question) for question in (post(), post(), STREAM)]
+    gate.process.send_signal(signal.SIGTERM)
+
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert await gate.end() == 0
+
+
+async def test_logs_that_nobody_reads_any_more_cost_no_call(serve: Serve):
+    """Who read them has ended, and the pipe with it."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as pipe:
+        gate = await serve(stderr=pipe)
+    os.close(reader)
+    answers = [await ask(gate.address, question) for question in (post(), STREAM)]
+    gate.process.send_signal(signal.SIGTERM)
+
+    assert [answer.status for answer in answers] == [200, 200]
     assert await gate.end() == 0
 
 

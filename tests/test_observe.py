@@ -1,21 +1,15 @@
 """What an operator sees of a call: one line, a span tree, headers; and what nobody sees."""
 
-import io
-import logging
-import subprocess
-import sys
 from typing import Any
 
-import orjson
 import pytest
-import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from proxy.observe import traces_from_environment, write_logs
+from proxy.observe import traces_from_environment
 from tests.conftest import tables_for
 from tests.upstream import FakeUpstream, streaming
 
@@ -205,35 +199,3 @@ def test_the_standard_variables_decide_whether_traces_are_exported(monkeypatch, 
         provider.shutdown()
 
     assert (provider is not None) == exports
-
-
-def test_logs_are_json_lines_on_stderr():
-    """What is not a terminal gets one JSON object a line; warnings of libraries join, without their tracebacks."""
-    program = (
-        "import logging, structlog; from proxy.observe import write_logs; write_logs(console=False)\n"
-        "structlog.get_logger().info('noun.happened', key=1)\n"
-        "try: 1 / 0\n"
-        "except ZeroDivisionError: logging.getLogger('lib').warning('it %s', 'broke', exc_info=True)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    lines = [orjson.loads(line) for line in done.stderr.splitlines()]
-
-    assert [(line["event"], line["level"]) for line in lines] == [
-        ("noun.happened", "info"),
-        ("library.warned", "warning"),
-    ]
-    assert (lines[1]["message"], lines[1]["error"]) == ("it broke", "ZeroDivisionError")
-
-
-def test_a_terminal_gets_lines_for_people(monkeypatch):
-    """On a terminal a line reads from left to right."""
-    screen = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", screen)
-    before = logging.getLogger().handlers[:]
-    write_logs(console=True)
-    structlog.get_logger().info("noun.happened", key=1)
-    structlog.reset_defaults()
-    logging.getLogger().handlers[:] = before
-
-    assert "noun.happened" in screen.getvalue()
-    assert "{" not in screen.getvalue()

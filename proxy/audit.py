@@ -55,7 +55,7 @@ class Audit:
     def open(self) -> None:
         """Raises OSError when the file cannot be written, ValueError when its last line is not one of ours."""
         path = self._settings.path
-        file = path.open("ab", buffering=0)
+        file = open_private(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two writers would break each other's chain
             if last := _last_line(path):
@@ -63,9 +63,9 @@ class Audit:
         except OSError as error:
             file.close()
             raise OSError(f"{path}: another gate writes to this audit file; give each its own") from error
-        except ValueError:
+        except ValueError as error:
             file.close()
-            raise
+            raise ValueError(f"{path}: {error}") from error
         self._file = file
 
     def close(self) -> None:
@@ -83,6 +83,11 @@ class Audit:
             self._previous = line["hash"]
         except OSError as error:
             log.warning("audit.failed", error=error.strerror)
+
+
+def open_private(path: Path) -> BinaryIO:
+    """A file to add lines to, unbuffered. A new one is its owner's alone: it tells who asked. Raises OSError."""
+    return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def append_whole(file: BinaryIO, line: bytes) -> None:

@@ -70,7 +70,7 @@ def read(path: Path) -> Config:
         typed = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from error
     return build(typed)
 
@@ -109,6 +109,8 @@ def build(typed: Mapping[str, Any]) -> Config:
     )
     if not config.routes:
         raise ConfigError("route: there is no [[route]]; at least one must name a model and its backend")
+    if config.audit and config.record and config.audit.path.resolve() == config.record.path.resolve():
+        raise ConfigError(f"audit.path and record.path: both are {config.audit.path}; give each a file of its own")
     if not config.callers and not _is_loopback(config.server.host):
         raise ConfigError(
             f"server.host: {config.server.host} is open to others, and there is no [[caller]]; "
@@ -201,10 +203,31 @@ def _plugged(use: str, room: str, kind: type[M], own: Mapping[str, Any], path: s
 
 
 def _validated(kind: type[M], typed: Mapping[str, Any], path: str) -> M:
+    _refuse_large(typed, path)
     try:
-        return kind.model_validate(typed)
+        made = kind.model_validate(typed)
     except ValidationError as error:
         raise ConfigError("\n".join(_problems(error, kind, path))) from error
+    _refuse_large(vars(made), path)  # a text of digits is an integer, too
+    return made
+
+
+def _refuse_large(typed: Mapping[str, Any], path: str) -> None:
+    """Raises ConfigError for integers that other programs could not take. Source: https://toml.io/en/v1.0.0#integer"""
+    if large := list(_large(typed, path)):
+        raise ConfigError("\n".join(f"{where}: the integer does not fit in 64 bits" for where in large))
+
+
+def _large(value: Any, path: str) -> Iterator[str]:
+    """Where integers stand that do not fit in 64 bits, their sign included."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield path
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _large(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _large(inner, f"{path}[{index}]")
 
 
 def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ import structlog
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from policies.input_urls import HOST, LONGEST_NAME, PLACE, SCHEME, UNSAFE, Step, is_reference, may_refer, references
-from proxy.audit import append_whole
+from proxy.audit import append_whole, open_private
 from proxy.settings import Table
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
@@ -66,7 +66,7 @@ class Recorder:
 
     def open(self) -> None:
         """Raises OSError when the file cannot be written."""
-        self._file = self._settings.path.open("ab", buffering=0)
+        self._file = open_private(self._settings.path)
 
     def close(self) -> None:
         if self._file is not None:

@@ -160,8 +160,9 @@ def test_a_gate_does_not_write_behind_what_it_did_not_write(lines: list[bytes], 
     path = tmp_path / "five.jsonl"
     path.write_bytes(b"".join(lines) + last)
 
-    with pytest.raises(ValueError, match="last line of the audit file is not whole, or not one of ours; put the file"):
+    with pytest.raises(ValueError, match="last line of the audit file is not whole, or not one of ours") as caught:
         Audit(AuditTable(path=path)).open()
+    assert str(caught.value).startswith(f"{path}: ")
     assert path.read_bytes() == b"".join(lines) + last
 
 
@@ -171,6 +172,17 @@ def test_a_file_that_cannot_be_written_keeps_the_gate_from_starting(tmp_path: Pa
         Audit(AuditTable(path=tmp_path)).open()
     with pytest.raises(FileNotFoundError):
         Audit(AuditTable(path=tmp_path / "none" / "audit.jsonl")).open()
+
+
+def test_a_new_file_is_its_owners_alone(tmp_path: Path):
+    """It tells who asked what; a file that is there keeps the mode that somebody gave it."""
+    path = tmp_path / "audit.jsonl"
+    written(path, "one")
+    made = path.stat().st_mode & 0o777
+    path.chmod(0o640)
+    written(path, "two")
+
+    assert (made, path.stat().st_mode & 0o777) == (0o600, 0o640)
 
 
 def test_who_was_never_opened_writes_nothing(tmp_path: Path):

@@ -153,6 +153,13 @@ BROKEN = {
     "a policy against itself": ('[[policy]]\nuse = "max_tool_calls"\nmax = 1\ndefault = 2', "policy[0]: default is 2; max allows 1"),
     "a pattern that is none": ('[[policy]]\nuse = "safety_identifier"\npattern = "("', "policy[0].pattern: not a regular expression"),
     "an address that is none": ('[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "api.example"', "backend[1].base_url: String should match pattern"),
+    "a number of more than 64 bits": ('[[policy]]\nuse = "max_tool_calls"\nmax = 100000000000000000000000', "policy[0].max: the integer does not fit in 64 bits"),
+    "one more than 64 bits hold": (f"[server]\nmax_body_bytes = {2**63}", "server.max_body_bytes: the integer does not fit in 64 bits"),
+    "one less than 64 bits hold": (f"[server]\nport = {-(2**63) - 1}", "server.port: the integer does not fit in 64 bits"),
+    "a number that is a text": (f'[[policy]]\nuse = "max_tool_calls"\nmax = "{2**63}"', "policy[0].max: the integer does not fit in 64 bits"),
+    "a number in a list": (f'[[policy]]\nuse = "include"\nallow = ["a", {2**64}]', "policy[0].allow[1]: the integer does not fit in 64 bits"),
+    "a number of the state": (f"[state]\nstore_max_bytes = {2**63}", "state.store_max_bytes: the integer does not fit in 64 bits"),
+    "a number without end": (f"[server]\nmax_body_bytes = 0x{'f' * 9000}", "server.max_body_bytes: the integer does not fit in 64 bits"),
     # What is missing.
     "a policy without use": ("[[policy]]\nmax_pairs = 1", "policy[0].use: missing"),
     "a backend without use": ('[[backend]]\nname = "b"', 'backend[1].use: missing; name the kind of backend, such as use = "upstream"'),
@@ -184,6 +191,7 @@ BROKEN = {
     "open to a network": ('[server]\nhost = "192.168.0.7"', "server.host: 192.168.0.7 is open to others"),
     "open by a name": ('[server]\nhost = "gate.example"', "server.host: gate.example is open to others"),
     "open to everything": ('[server]\nhost = ""', "server.host:  is open to others"),
+    "one file for two": ('[audit]\npath = "x.jsonl"\n[record]\npath = "y/../x.jsonl"', "audit.path and record.path: both are x.jsonl; give each a file of its own"),
     "a secret that is not needed": ('[[policy]]\nuse = "safety_identifier"\nsource = "caller"', 'policy[0]: source = "caller" needs a key: key = "env:NAME"'),
 }  # fmt: skip
 
@@ -223,6 +231,20 @@ def test_every_fault_of_a_table_is_told_at_once():
         "server.prot: unknown key; did you mean port?",
         "caller[0].name: String should have at least 1 character",
     ]
+
+
+def test_the_largest_integers_of_toml_are_taken():
+    """64 bits, their sign included."""
+    assert build(typed(f"[server]\nmax_body_bytes = {2**63 - 1}")).server.max_body_bytes == 2**63 - 1
+
+
+def test_two_names_of_one_file_are_one_file(tmp_path: Path):
+    """The record would break the chain of the audit."""
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    tables = {"audit": {"path": str(tmp_path / "link")}, "record": {"path": str(tmp_path / "real")}}
+
+    assert fault(typed() | tables).startswith("audit.path and record.path: both are ")
+    assert build(typed() | tables | {"record": {"path": str(tmp_path / "other")}}).audit is not None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
@@ -293,6 +315,7 @@ def test_a_file_is_read(tmp_path: Path):
         (b"[server", "gate.toml: not TOML: "),
         (b"a = 1\na = 2", "gate.toml: not TOML: "),
         (b"# \xff", "gate.toml: not TOML: 'utf-8' codec can't decode"),
+        (b"a = " + b"1" * 9000, "gate.toml: not TOML: "),
         (None, "gate.toml: No such file or directory"),
     ],
 )

@@ -63,6 +63,14 @@ def test_every_key_of_it_is_explained_and_shown_in_the_example(room: str, name: 
     assert [key for key in own if f"{key} = " not in EXAMPLE] == []
 
 
+@pytest.mark.parametrize("name", members("policies"))
+def test_what_a_policy_says_of_its_keys_is_about_keys_that_it_has(name: str):
+    """`headgate policy diff` names them."""
+    policy = load(name, "policies", Policy)
+
+    assert policy.judges_text - set(policy.model_fields) == set()
+
+
 @pytest.mark.parametrize(("room", "name"), MEMBERS)
 def test_the_readme_has_a_row_for_it(room: str, name: str):
     """Who looks for a policy, backend or store finds it in the README's tables."""
@@ -85,6 +93,15 @@ def test_the_readme_has_a_row_for_it(room: str, name: str):
 def test_every_key_of_the_config_is_in_the_example(table):
     """The tables that are not plugged in are shown whole, too."""
     assert [key for key in table.model_fields if f"{key} = " not in EXAMPLE] == []
+
+
+@pytest.mark.parametrize("table", ["state", "cache"])
+@pytest.mark.parametrize("store", members("proxy.stores"))
+def test_each_table_with_a_store_shows_its_keys(table: str, store: str):
+    """Those of the store that is not used there, too."""
+    shown = EXAMPLE.partition(f"\n[{table}]\n")[2].partition("\n\n")[0]
+
+    assert [key for key in load(store, "proxy.stores", Store).model_fields if f"{key} = " not in shown] == []
 
 
 def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):

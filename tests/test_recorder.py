@@ -456,6 +456,21 @@ def test_a_file_that_has_grown_is_put_aside(tmp_path: Path, keep: int, kept: dic
     assert {path.name: lines_in(path) for path in tmp_path.iterdir()} == kept
 
 
+def test_a_new_file_is_its_owners_alone(tmp_path: Path):
+    """The one that takes the place of a full one, too; a file that is there keeps the mode that somebody gave it."""
+    path = tmp_path / "r.jsonl"
+    one = recorder(path, max_bytes=1)
+    made = path.stat().st_mode & 0o777
+    path.chmod(0o640)
+    one.write(call_with(n=0), None)
+    one.close()
+    path.chmod(0o644)
+    recorder(path).close()
+
+    assert made == 0o600
+    assert [place.stat().st_mode & 0o777 for place in (tmp_path / "r.jsonl.1", path)] == [0o640, 0o644]
+
+
 def test_a_file_that_cannot_be_put_aside_grows(tmp_path: Path, logged):
     """Recording goes on, each time it is tried again, and no call notices."""
     (tmp_path / "r.jsonl.1").mkdir()

@@ -19,6 +19,9 @@ from redis.exceptions import RedisError
 from proxy.settings import Secret
 from proxy.stores import Store, StoreError
 
+LONGEST_S = 10 * 365 * 86_400
+"""How long anything is kept at the most: Redis takes no time that ends beyond what its clock counts."""
+
 
 class RedisStore(Store):
     url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
@@ -55,12 +58,12 @@ class RedisStore(Store):
         return value
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
-        return bool(await self._ask(self._redis.set(key, value, px=max(1, int(ttl_s * 1000)), nx=if_absent)))
+        return bool(await self._ask(self._redis.set(key, value, px=_milliseconds(ttl_s), nx=if_absent)))
 
     async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
         async with self._redis.pipeline(transaction=True) as both:
             both.incrby(key, amount)
-            both.pexpire(key, max(1, int(ttl_s * 1000)))
+            both.pexpire(key, _milliseconds(ttl_s))
             total, _ = await self._ask(both.execute())
         return int(total)
 
@@ -79,3 +82,8 @@ class RedisStore(Store):
                 return await command
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreError(f"{type(error).__name__}: {error}") from error
+
+
+def _milliseconds(ttl_s: float) -> int:
+    """A time that Redis takes."""
+    return max(1, int(min(ttl_s, LONGEST_S) * 1000))

@@ -93,5 +93,5 @@ backend = "canned"
 
     assert (code, capsys.readouterr().err) == (
         2,
-        "headgate cannot start: the last line of the audit file is not whole, or not one of ours; put the file aside\n",
+        f"headgate cannot start: {file}: the last line of the audit file is not whole, or not one of ours; put the file aside\n",
     )

@@ -78,6 +78,14 @@ async def test_the_shortest_time_is_no_error(store: Store, key: str):
     assert await store.put(key, b"a", ttl_s=0.0001) is True
 
 
+@pytest.mark.parametrize("ttl_s", [1e9, 1e15, 1e308])
+async def test_the_longest_time_is_no_error(store: Store, key: str, ttl_s: float):
+    """Whoever means "for ever" gets as much of it as the store has."""
+    assert await store.put(key, b"1", ttl_s=ttl_s) is True
+    assert await store.add(key, 1, ttl_s=ttl_s) == 2
+    assert await store.get(key) == b"2"
+
+
 async def test_if_absent_keeps_what_is_there(store: Store, key: str):
     """It says whether the new value was kept."""
     assert await store.put(key, b"first", ttl_s=60, if_absent=True) is True

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import isfunction
+from inspect import iscoroutinefunction, isfunction
 from typing import Any, ClassVar
 
 from proxy.settings import Table
@@ -38,11 +38,15 @@ class Policy(Table):
 
     watches: ClassVar[frozenset[str]] = frozenset()
     """The types of events that a check wants to see beside those that Headgate follows anyway."""
+    judges_text: ClassVar[frozenset[str]] = frozenset()
+    """The keys that judge a text by more than its length: what was recorded of requests cannot tell what they do."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Raises ValueError for a hook that nobody calls: with such a slip a policy would let everything pass."""
+        """Raises ValueError for a hook that nobody calls, or awaits: such a slip would let everything pass."""
         super().__init_subclass__(**options)
         for name, value in vars(cls).items():
+            if name in ("judging", "watching") and iscoroutinefunction(value):
+                raise ValueError(f"{cls.__name__}.{name} is asked while nobody waits; make what it returns async")
             if isfunction(value) and not (name.startswith("_") or hasattr(Policy, name)):
                 message = f"{cls.__name__}.{name} is no hook of a policy; those are start, judging and watching"
                 raise ValueError(message)

@@ -114,9 +114,7 @@ class MaxToolCalls(Policy):
         def watcher(call: Call) -> Watch | None:
             body = call.body
             offers = has_server_tools(body)
-            # A stream is looked at in any case. A body that offers no tools of the server's may still get some run: by
-            # what it goes on from, whose items nobody sees here, and by fields that are not the protocol's.
-            if offers or not offered_alone or call.stream or _goes_on(body) or not PLAIN_FIELDS.issuperset(body):
+            if offers or not offered_alone or body.get("stream") or not _is_plain(body):
                 return Watch(self._counting(call), in_time=offers)
             return None
 
@@ -271,8 +269,9 @@ def _place(event: Event, told: Counter[tuple[str, str]]) -> tuple[str, int]:
     return place, told[event.type, place]
 
 
-def _goes_on(body: Mapping[str, Any]) -> bool:
-    return body.get("previous_response_id") is not None or body.get("conversation") is not None
+def _is_plain(body: Mapping[str, Any]) -> bool:
+    """Whether a call has no tools run but those that it offers: it goes on from none, and its fields are known."""
+    return body.keys() <= PLAIN_FIELDS or all(body[name] is None for name in body.keys() - PLAIN_FIELDS)
 
 
 def _key(*parts: str) -> str:

@@ -13,14 +13,14 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.names import plain
+from proxy.wire.names import folded
 
 FIELD = "metadata"
 ANY = ("*",)
@@ -45,6 +45,8 @@ class MetadataLimits(Policy):
     """For a key, the regular expression (ASCII classes) that its whole value must match when it is there."""
     set: dict[str, str] = Field(default={})
     """Values that the gate stamps over the caller's: text with {caller.name}, {caller.team} and {model}."""
+
+    judges_text: ClassVar[frozenset[str]] = frozenset({"values"})
 
     @field_validator("values")
     @classmethod
@@ -131,7 +133,7 @@ class MetadataLimits(Policy):
         if not self._named and not self.forbidden and self.allowed == ANY:
             return
         param = f"{FIELD}.{_shown(key)}"
-        if key not in self._named and plain(key) in self._named.values():
+        if key not in self._named and folded(key) in self._named.values():
             found = f"{param} looks like a key that this gate judges; only that key is allowed."
             raise PolicyViolation("lookalike", found, param=param)
         if self._is_forbidden(key):
@@ -156,12 +158,12 @@ class MetadataLimits(Policy):
 
     @cached_property
     def _named(self) -> Mapping[str, str]:
-        """The keys that the settings name, each with its plain form."""
-        return {key: plain(key) for key in (*self.required, *self.values, *self.set)}
+        """The keys that the settings name, each as it may be taken."""
+        return {key: folded(key) for key in (*self.required, *self.values, *self.set)}
 
     def _is_forbidden(self, key: str) -> bool:
         """Whoever reads metadata later may fold what it reads, so a forbidden key is known in every dress."""
-        return _matches(key, self.forbidden) or _matches(plain(key), map(plain, self.forbidden))
+        return _matches(key, self.forbidden) or _matches(folded(key), map(folded, self.forbidden))
 
 
 def _matches(key: str, globs: Iterable[str]) -> bool:

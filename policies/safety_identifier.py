@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Awaitable, Iterator
 from functools import cached_property
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import structlog
 from pydantic import PositiveInt, field_validator, model_validator
@@ -61,6 +61,8 @@ class SafetyIdentifier(Policy):
     """What happens to the field `user`, which safety_identifier replaced: "move" puts it there if that is empty."""
     blocked: tuple[str, ...] = ()
     """Identifiers that are refused, as they go out; `headgate block` adds more while the gate runs."""
+
+    judges_text: ClassVar[frozenset[str]] = frozenset({"blocked", "end_user_header", "mismatch", "pattern", "pii"})
 
     @field_validator("pattern")
     @classmethod

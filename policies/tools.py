@@ -4,7 +4,8 @@ Request: judges every tool of `tools`, those inside others (`namespace`), those 
     (`additional_tools`, `tool_search_output`), and those that `tool_choice` names. Refuses with `type_not_allowed`,
     `name_not_allowed` and `mcp_not_allowed`, or removes from `tools`; a tool_choice that names a removed tool is
     refused with `removed`. A prompt template can carry tools that the gate never sees: `prompt_not_allowed`. What
-    cannot be judged is refused with `not_an_array`, `not_an_object` and `no_type`.
+    cannot be judged is refused with `not_an_array`, `not_an_object` and `no_type`, and what only looks like a name that
+    is judged (`serverUrl`, `Tools`) with `lookalike`.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-tools
 """
@@ -12,7 +13,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -20,6 +21,7 @@ from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs, plain
+from proxy.wire.tools import ADDRESSES, USUAL_NAMES, lookalike_in
 
 ANY = ("*",)
 # What each switch turns off: types of tools with their versions. Some upstreams run them for an MCP label, too.
@@ -28,7 +30,6 @@ SWITCHES = {
     "computer": ("computer", "computer_*"),
     "shell": ("shell", "shell_*", "local_shell", "local_shell_*", "apply_patch", "apply_patch_*"),
 }
-ADDRESSES = ("server_url", "connector_id", "tunnel_id")  # what an MCP server may be reached by
 # Types of tools that no address stands in, as they are written: for them a first look is enough.
 ORDINARY = (
     "apply_patch", "code_interpreter", "computer", "computer_use", "computer_use_preview", "custom", "file_search",
@@ -66,6 +67,8 @@ class Tools(Policy):
     """Whether a call may name a prompt template, whose tools nobody can judge here."""
     on_deny: Literal["reject", "remove"] = "reject"
     """What happens to a denied tool of `tools`: its call is refused, or it is left out."""
+
+    judges_text: ClassVar[frozenset[str]] = frozenset({"allow_names", "deny_names", "mcp_connectors", "mcp_labels"})
 
     @field_validator("mcp_servers")
     @classmethod
@@ -195,11 +198,9 @@ def _are_all(harmless: frozenset[str], tools: object) -> bool:
         return False
     try:
         for tool in tools:
-            if tool["type"] not in harmless or "tools" in tool:
+            if tool["type"] not in harmless or not tool.keys() <= USUAL_NAMES:
                 return False
-            if "server_url" in tool or "connector_id" in tool or "tunnel_id" in tool:  # not told apart by one type
-                return False
-    except (KeyError, TypeError):  # what has no type that is a string
+    except (AttributeError, KeyError, TypeError):  # what has no type that is a string
         return False
     return True
 
@@ -225,6 +226,11 @@ def _each(tools: object, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(tool.get("type"), str):
                 found = "A tool has no type, or one that is no string; only strings are allowed."
                 raise PolicyViolation("no_type", found, param=param)
+            if (name := lookalike_in(tool)) is not None:
+                found = (
+                    f"A tool has a field '{name}', which looks like another that is judged; only that one is allowed."
+                )
+                raise PolicyViolation("lookalike", found, param=param)
             yield param, tool
             if "tools" in tool:
                 waiting.append((tool["tools"], param))

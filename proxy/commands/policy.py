@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import sys
 import tomllib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +45,16 @@ class Case(Table):
             raise ValueError(f"'{self.name}': expect = \"denied\" needs the code that it is denied with")
         if self.expect == "allowed" and self.code is not None:
             raise ValueError(f"'{self.name}' has a code; what has one needs expect = \"denied\"")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        """A TOML file may hold what no body of a request can."""
+        for key, value in (("request", self.request), ("changed", self.changed)):
+            try:
+                orjson.dumps(value)
+            except orjson.JSONEncodeError as error:
+                raise ValueError(f"{key}: {error}; the limits are integers of 64 bits and 254 levels") from error
         return self
 
 
@@ -104,6 +116,7 @@ def _test(options: argparse.Namespace) -> int:
 
 def _diff(options: argparse.Namespace) -> int:
     old, new = read(options.old).rules, read(options.new).rules
+    _warn(old, new)
     changes: Counter[tuple[str, str, str]] = Counter()
     count = 0
     for case in _recorded(options.requests):
@@ -115,6 +128,22 @@ def _diff(options: argparse.Namespace) -> int:
         print(f"{times:6}  {caller}: {before}  ->  {after}")
     print(f"{count} requests, {changes.total()} change their fate.")
     return DIFFERENT if changes else SAME
+
+
+def _warn(old: Sequence[Rule], new: Sequence[Rule]) -> None:
+    """Say on stderr what the fates of recorded requests leave out."""
+    if untold := dict.fromkeys([*_judging_text(new), *_judging_text(old)]):
+        print(f"records hold no text: they cannot tell of {', '.join(untold)}", file=sys.stderr)
+    for name in dict.fromkeys(rule.name for rule in new if rule.mode == "report"):
+        print(f'{name} only reports (mode = "report"): no request is refused or changed by it', file=sys.stderr)
+
+
+def _judging_text(rules: Sequence[Rule]) -> Iterator[str]:
+    """The settings that judge texts, where they are not left as they come."""
+    for rule in rules:
+        for key, field in type(rule.policy).model_fields.items():
+            if rule.mode != "off" and key in rule.policy.judges_text and getattr(rule.policy, key) != field.default:
+                yield f"{rule.name}.{key}"
 
 
 def fate(rules: Sequence[Rule], case: Case) -> Fate:
@@ -138,19 +167,43 @@ async def _fate(rules: Sequence[Rule], case: Case) -> Fate:
 
 def _cases(file: Path) -> tuple[Sequence[Rule], Sequence[Case]]:
     """The policies in a file, if any, and its cases. Raises ConfigError."""
+    typed = _typed(file)
     try:
-        if file.suffix == ".jsonl":
-            listed = Cases.model_validate({"case": [orjson.loads(line) for _, line in _lines(file)]})
-        else:
-            listed = Cases.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        listed = Cases.model_validate(typed)
         return rules_of(listed.policy), listed.case
+    except ValidationError as error:
+        told = [f"{_where(found['loc'])}: {found['msg'].removeprefix('Value error, ')}" for found in error.errors()]
+        raise ConfigError("\n".join(f"{file}{one}" for one in told)) from error
+    except ValueError as error:  # a policy that says of itself what is wrong
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _typed(file: Path) -> dict[str, Any]:
+    """What stands in a file of cases. Raises ConfigError."""
+    try:
+        if file.suffix != ".jsonl":
+            return tomllib.loads(file.read_text(encoding="utf-8"))
+        lines = list(_lines(file))
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
-    except ValidationError as error:
-        told = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
-        raise ConfigError("\n".join(f"{file}: {one}" for one in told)) from error
-    except ValueError as error:  # no TOML, no JSON, no UTF-8, or a policy that says of itself what is wrong
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or nested too deeply to be read
         raise ConfigError(f"{file}: {error}") from error
+    return {"case": [_parsed(f"{file}, line {number}", line) for number, line in lines]}
+
+
+def _parsed(where: str, line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{where}: {error.msg}") from error
+
+
+def _where(place: Sequence[int | str]) -> str:
+    """Where in a file something is wrong; cases are counted from 1, as those that come out otherwise."""
+    case = ""
+    if place[:1] == ("case",) and len(place) > 1:
+        case, place = f", case {int(place[1]) + 1}", place[2:]
+    return f"{case}: {'.'.join(map(str, place))}" if place else case
 
 
 def _recorded(file: Path) -> Iterator[Case]:
@@ -160,9 +213,11 @@ def _recorded(file: Path) -> Iterator[Case]:
             recorded = orjson.loads(line)
             request, query = value_of(recorded["request"]), query_of(recorded.get("query", {}))
             yield Case(caller=recorded["caller"], team=recorded["team"], request=request, query=query)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{file}, line {number}: this is no line that [record] wrote") from error
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    return ((number, line) for number, line in enumerate(file.read_bytes().splitlines(), 1) if line.strip())
+    """The lines of a file that are not empty, with their numbers; the mark that some editors begin it with is none."""
+    lines = file.read_bytes().removeprefix(BOM_UTF8).splitlines()
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())

@@ -6,6 +6,8 @@ Source: https://platform.openai.com/docs/guides/tools and, for items, what was m
 from collections.abc import Mapping
 from typing import Any
 
+from proxy.wire.names import folded
+
 CALLERS_TOOLS = frozenset({
     "function", "custom", "local_shell", "apply_patch", "computer", "computer_use", "computer_use_preview",
 })  # fmt: skip
@@ -19,14 +21,33 @@ KINDS_OF_CALLS = {
     "mcp_call": "server",
     "program": "server",
 }
-# Fields of a request that by themselves bring no tools; what others do, only their inventor knows.
+# Fields of a request that bring no tools but those that one sees: of others, some go on from what had some, and what
+# the rest does only their inventor knows.
 PLAIN_FIELDS = frozenset({
     "background", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata", "model",
     "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning", "safety_identifier",
     "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs",
-    "top_p", "truncation", "user", "previous_response_id", "conversation", "prompt", "seed", "stop", "top_k",
+    "top_p", "truncation", "user", "seed", "stop", "top_k",
 })  # fmt: skip
+ADDRESSES = ("server_url", "connector_id", "tunnel_id")  # what an MCP server may be reached by
+# Names in ordinary tools that bring neither an address nor further tools.
+USUAL_NAMES = frozenset({
+    "type", "name", "description", "parameters", "strict", "format", "defer_loading", "output_schema",
+    "allowed_callers", "container", "filters", "user_location", "search_context_size", "vector_store_ids",
+    "max_num_results", "ranking_options", "environment", "display_width", "display_height", "size", "quality",
+    "output_format", "model", "execution", "cache_control",
+})  # fmt: skip
+JUDGED_NAMES = frozenset({*ADDRESSES, "server_label", "type", "name", "tools", "function", "custom"})
+_JOINED = frozenset(name.replace("_", "") for name in JUDGED_NAMES)
 CALLERS_CALLS = frozenset({"local_shell_call", "apply_patch_call", "computer_call"})
+
+
+def lookalike_in(tool: Mapping[str, Any]) -> str | None:
+    """A name in a tool that a forgiving upstream may read as one that policies judge (`serverUrl`), made printable."""
+    for name in tool:
+        if name not in USUAL_NAMES and name not in JUDGED_NAMES and folded(name).replace("_", "") in _JOINED:
+            return name[:32].encode("ascii", "backslashreplace").decode()[:48]
+    return None
 
 
 def is_callers(tool: Any) -> bool:

@@ -211,13 +211,19 @@ changed = {safety_identifier = "KIM"}
     ("text", "said"),
     [
         ("[[case]]\nname = 'c'\nexpect = 'denied'\nrequest = {model = 'm'}",
-         "case.0: Value error, 'c': expect = \"denied\" needs the code that it is denied with"),
+         ", case 1: 'c': expect = \"denied\" needs the code that it is denied with"),
         ("[[case]]\nname = 'c'\ncode = 'x'\nrequest = {model = 'm'}",
-         "case.0: Value error, 'c' has a code; what has one needs expect = \"denied\""),
-        ("[[case]]\nrequest = {}\n[[case]]\nexpect = 'perhaps'\nrequest = {}", "case.1.expect: String should match"),
-        ("[[case]]\nname = 'no request'", "case.0.request: Field required"),
-        ("[[case]]\nrequest = 'text'", "case.0.request: Input should be a valid dictionary"),
-        ("[[case]]\nrequest = {}\nexpects = 'denied'", "case.0.expects: Extra inputs are not permitted"),
+         ", case 1: 'c' has a code; what has one needs expect = \"denied\""),
+        ("[[case]]\nrequest = {}\n[[case]]\nexpect = 'perhaps'\nrequest = {}", ", case 2: expect: String should match"),
+        ("[[case]]\nname = 'no request'", ", case 1: request: Field required"),
+        ("[[case]]\nrequest = 'text'", ", case 1: request: Input should be a valid dictionary"),
+        ("[[case]]\nrequest = {}\nexpects = 'denied'", ", case 1: expects: Extra inputs are not permitted"),
+        ("[[case]]\nrequest = {model = 'm', n = 9223372036854775808999}",
+         ", case 1: request: Integer exceeds 64-bit range; the limits are integers of 64 bits and 254 levels"),
+        (f"[[case]]\nrequest = {{}}\n[[case]]\nrequest = {{a = {'[' * 254}{']' * 254}}}",
+         ", case 2: request: Recursion limit reached; the limits are integers of 64 bits and 254 levels"),
+        ("[[case]]\nrequest = {}\nchanged = {n = 9223372036854775808999}", ", case 1: changed: Integer exceeds"),
+        (f"[[case]]\nrequest = {{a = {'[' * 9999}{']' * 9999}}}", ": maximum recursion depth exceeded"),
         ("[[cases]]\nrequest = {}", "cases: Extra inputs are not permitted"),
         ("[case]\nrequest = {}", "case: Input should be a valid tuple"),
         ("policy = 7", "policy: Input should be a valid tuple"),
@@ -236,18 +242,39 @@ def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, text: str,
     code, out, err = run(capsys, "test", str(path))
 
     assert (code, out) == (2, "")
-    assert err.startswith(f"{path}: ")
+    assert err.startswith(str(path))
     assert said in err
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "7", '{"request":7}', '{"name":"no request"}'])
-def test_a_line_that_is_no_case_is_exit_2(tmp_path: Path, capsys, line: str):
-    """Broken JSON, and JSON that is something else."""
-    path = file(tmp_path, '{"request":{"model":"m"}}\n' + line, "cases.jsonl")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 3: unexpected end of data\n"),
+        ("[" * 2000, "line 3: "),
+        ("[]", "case 2: Input should be a valid dictionary or instance of Case\n"),
+        ("7", "case 2: Input should be a valid dictionary or instance of Case\n"),
+        ('{"request":7}', "case 2: request: Input should be a valid dictionary\n"),
+        ('{"name":"no request"}', "case 2: request: Field required\n"),
+        ('{"request":{"a":' + "[" * 254 + "]" * 254 + "}}", "case 2: request: Recursion limit reached; the limits are "),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_case_is_exit_2(tmp_path: Path, capsys, line: str, said: str):
+    """Broken JSON is told by its line, JSON that is something else by its case; both are counted from 1."""
+    path = file(tmp_path, '{"request":{"model":"m"}}\n\n' + line, "cases.jsonl")
     code, out, err = run(capsys, "test", path)
 
     assert (code, out) == (2, "")
-    assert err.startswith(f"{path}: ")
+    assert err.startswith(f"{path}, {said}")
+
+
+def test_lines_of_json_may_begin_with_a_byte_order_mark(tmp_path: Path, capsys):
+    """Some editors write one; it is no part of the first line."""
+    cases = file(tmp_path, '\ufeff{"request":{"model":"m"}}\n', "cases.jsonl")
+    gate = file(tmp_path, OLD + CANNED, "old.toml")
+    recorded = file(tmp_path, '\ufeff{"caller":"a","team":"a","request":{"model":"m"}}\n', "requests.jsonl")
+
+    assert run(capsys, "test", cases) == (0, "1 cases, 0 not as expected.\n", "")
+    assert run(capsys, "diff", gate, gate, "--requests", recorded) == (0, "1 requests, 0 change their fate.\n", "")
 
 
 @pytest.mark.parametrize("typed", [["test", "none.toml"], ["test", "none.jsonl"]])
@@ -407,6 +434,57 @@ code = "include.not_allowed"
     assert run(capsys, "test", file(tmp_path, CLOSED + case)) == (0, "1 cases, 0 not as expected.\n", "")
 
 
+UNTOLD = """
+[[policy]]
+use = "metadata_limits"
+allowed = ["note"]
+values = {note = "[a-z]*"}
+[[policy]]
+use = "safety_identifier"
+pattern = "[a-z0-9]*"
+max_chars = 32
+[[policy]]
+use = "tools"
+deny_names = ["rm"]
+deny_types = ["shell"]
+"""
+ONE = '{"caller":"a","team":"a","request":{"model":"m","tools":[{"type":"custom","name":{"$chars":2}}]}}'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("", UNTOLD, "metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
+        (UNTOLD, "", "metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
+        (UNTOLD, '[[policy]]\nuse = "tools"\nmcp_labels = ["ours"]\n',
+         "tools.mcp_labels, metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
+        ("", '[[policy]]\nuse = "safety_identifier"\npii = "reject"\nmode = "off"\n' + UNTOLD + UNTOLD,
+         "metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
+    ],
+)  # fmt: skip
+def test_diff_names_the_settings_that_records_cannot_tell_of(tmp_path: Path, capsys, old: str, new: str, told: str):
+    """Those of both configs, each once, and none that is as it comes or switched off; the exit code stays."""
+    before, after = file(tmp_path, old + CANNED, "old.toml"), file(tmp_path, new + CANNED, "new.toml")
+
+    assert run(capsys, "diff", before, after, "--requests", file(tmp_path, ONE, "requests.jsonl")) == (
+        0,
+        "1 requests, 0 change their fate.\n",
+        f"records hold no text: they cannot tell of {told}\n",
+    )
+
+
+def test_diff_names_the_rules_that_only_report(tmp_path: Path, capsys):
+    """Whoever asks what a new rule would do learns why it does nothing."""
+    old = file(tmp_path, CANNED, "old.toml")
+    new = file(tmp_path, '[[policy]]\nuse = "tools"\nallow_types = []\nmode = "report"\n' + CANNED, "new.toml")
+
+    assert run(capsys, "diff", old, new, "--requests", file(tmp_path, ONE, "requests.jsonl")) == (
+        0,
+        "1 requests, 0 change their fate.\n",
+        'tools only reports (mode = "report"): no request is refused or changed by it\n',
+    )
+
+
 def test_diff_of_nothing_is_exit_0(tmp_path: Path, capsys):
     """Nobody asked, nobody is hurt."""
     old, new = file(tmp_path, OLD + CANNED, "old.toml"), file(tmp_path, NEW + CANNED, "new.toml")
@@ -421,7 +499,8 @@ def test_diff_of_nothing_is_exit_0(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     "line", ["{", "[]", "7", "{}", '{"caller":"a","team":"a"}', '{"caller":"a","team":"a","request":7}',
              '{"caller":7,"team":"a","request":{}}', '{"caller":"a","team":"a","request":{},"query":7}',
-             '{"caller":"a","team":"a","request":{},"query":{"include":7}}', '{"caller":"a","team":"a","request":{"$chars":"many"}}']
+             '{"caller":"a","team":"a","request":{},"query":{"include":7}}', '{"caller":"a","team":"a","request":{"$chars":"many"}}',
+             '{"caller":"a","team":"a","request":{"a":' + "[" * 990 + "]" * 990 + "}}"]
 )  # fmt: skip
 def test_diff_of_what_was_not_recorded_is_exit_2(tmp_path: Path, capsys, line: str):
     """The file and the number of the line are told."""

@@ -25,6 +25,11 @@ def test_a_policy_watches_no_more_than_headgate_itself():
     assert Policy.watches.isdisjoint(TERMINALS)
 
 
+def test_a_policy_judges_no_text_unless_it_says_so():
+    """Then a record of requests, which holds none, tells what all of its settings do."""
+    assert Policy.judges_text == frozenset()
+
+
 def test_a_policy_does_not_change_while_it_is_in_use():
     """What was checked at the start is what holds."""
 
@@ -56,6 +61,17 @@ async def test_a_policy_keeps_what_outlives_a_call_where_it_was_started():
 
     assert own is not state
     assert policy._shared_state is state
+
+
+@pytest.mark.parametrize("name", ["judging", "watching"])
+def test_a_hook_that_nobody_waits_for_is_an_error(name: str):
+    """It makes functions, once; those may be async."""
+
+    async def hook(_self: Policy) -> None:
+        """Nothing."""
+
+    with pytest.raises(ValueError, match=f"Quota.{name} is asked while nobody waits"):
+        type("Quota", (Policy,), {name: hook, "__module__": __name__})
 
 
 @pytest.mark.parametrize("name", ["judge", "on_response", "jugding"])

@@ -237,7 +237,7 @@ async def test_an_item_is_told_by_its_place_or_its_id():
 
 async def test_a_reply_without_tools_of_the_server_is_not_looked_at():
     """Nothing that could be counted was offered to the model; where functions count, it is looked at."""
-    assert check_of(MaxToolCalls(max=1), call_with()) is None
+    assert check_of(MaxToolCalls(max=1), call_with(previous_response_id=None)) is None
     assert check_of(MaxToolCalls(max=1, count=("function",)), call_with()) is not None
 
 

@@ -213,6 +213,18 @@ async def test_an_address_is_judged_in_a_tool_of_any_type(kind: str):
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["serverUrl", "Server_Url", "server-url", "\uff53erver_url", "Tools", "Type", "connectorId"]
+)
+@pytest.mark.parametrize("kind", ["function", "mcp", "namespace"])
+async def test_a_name_that_only_looks_like_one_that_is_judged_is_refused(name: str, kind: str):
+    """Some upstreams read both, and follow the other one."""
+    tool = {"type": kind, "name": "n", "server_label": "docs", "server_url": "https://good.example", name: "x"}
+
+    assert await verdict(Tools(mcp_servers=("good.example",)), tools=[tool]) == ("lookalike", "tools[0]")
+    assert await verdict(Tools(), input=[{"type": "additional_tools", "tools": [tool]}]) == ("lookalike", "input[0]")
+
+
 async def test_a_star_among_the_servers_is_any_url():
     """Even one that cannot be read: nothing is restricted."""
     assert await verdict(Tools(mcp_servers=("good.example", "*")), tools=[mcp("?")]) == {"tools": [mcp("?")]}

@@ -11,10 +11,9 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 import asyncio
 import hashlib
 import secrets
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, Self
 
 import structlog
@@ -26,11 +25,13 @@ from proxy.wire.call import ANSWERED, Call
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import TERMINALS, Event, Stop
 from proxy.wire.integers import checked_integer
+from proxy.wire.tally import Tally
 from proxy.wire.tools import PLAIN_FIELDS, has_server_tools, kind_of_call
 
 log = structlog.get_logger()
 
 FIELD = "max_tool_calls"
+CHAIN = "chain"  # the note that names the chain of a call
 RUNNING = ("queued", "in_progress")  # what a response in the background is as it is answered
 
 
@@ -43,16 +44,6 @@ class Reserved:
     beforehand: bool  # false for a call that offers nothing to count: what is run all the same is taken one by one
     used: int = 0
     linked: bool = False  # whether the response is known to be of the chain
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was counted of one reply."""
-
-    limit: int
-    seen: set[tuple[str, int]] = field(default_factory=set)  # the items that count, each by its place
-    told: Counter[tuple[str, str]] = field(default_factory=Counter)  # by type and place, the events of such items
-    stopped: bool = False
 
 
 class MaxToolCalls(Policy):
@@ -96,7 +87,9 @@ class MaxToolCalls(Policy):
 
     async def _reserving(self, call: Call) -> Call:
         wanted, beforehand = self._wanted(call.body.get(FIELD)), self._offers(call.body)
-        chain = await self._chain(call)
+        if CHAIN not in call.notes:  # one for all budgets of a call: what links it is written once
+            call.notes[CHAIN] = await self._chain(call)
+        chain = call.notes[CHAIN]
         reserved = Reserved(chain, await self._take(chain, wanted) if beforehand else 0, beforehand)
         call.notes[self._note] = reserved
         call.endings.append(partial(self._settle, reserved, call.notes))
@@ -126,39 +119,31 @@ class MaxToolCalls(Policy):
 
     def _counting(self, call: Call) -> EventCheck:
         reserved: Reserved | None = call.notes.get(self._note)
-        tally = Tally(self._limit(call) if reserved is None else reserved.granted)
+        limit = self._limit(call) if reserved is None else reserved.granted
+        tally, stopped = Tally(self._counts), False
 
         async def check(event: Event) -> Event:
-            made = self._made(event, tally)
-            if made > tally.limit and reserved is not None and not reserved.beforehand:
-                more = await self._take(reserved.chain, made - tally.limit)
-                tally.limit = reserved.granted = reserved.granted + more
-            if made > tally.limit and not tally.stopped:  # once: a reply that is only reported goes on
-                tally.stopped = True
-                raise Stop("exceeded", f"The response may make {tally.limit} tool calls.")
+            nonlocal limit, stopped
+            made = tally.made(event)
+            if made > limit and reserved is not None and not reserved.beforehand:
+                limit = reserved.granted = reserved.granted + await self._take(reserved.chain, made - limit)
+            if made > limit and not stopped:  # once: a reply that is only reported goes on
+                stopped = True
+                raise Stop("exceeded", f"The response may make {limit} tool calls.")
             if reserved is not None:
-                reserved.used = min(made, tally.limit)
+                reserved.used = min(made, limit)
                 await self._follow(call, event, reserved)
             return event
 
         return check
 
-    def _made(self, event: Event, tally: Tally) -> int:
-        """How many calls a response has made, as far as its events have told."""
-        if event.type.startswith("response.output_item."):
-            if self._counts(event.data.get("item")):
-                tally.seen.add(_place(event, tally.told))
-        elif event.type in TERMINALS:
-            output = event.response.get("output")  # it may hold what no event told of
-            return max(len(tally.seen), sum(map(self._counts, output)) if isinstance(output, list) else 0)
-        return len(tally.seen)
-
     async def _follow(self, call: Call, event: Event, reserved: Reserved) -> None:
         """Link a response to its chain as it begins, and settle as it ends: its caller may go on at once."""
         if event.type in TERMINALS or event.type == "response.created":
             await self._link(call, event, reserved)
-        if event.type in TERMINALS and event.response.get("status") not in RUNNING:
-            await self._give_back(reserved)
+            apart = call.body.get("background") and event.response.get("status") in RUNNING
+            if event.type in TERMINALS and not apart:
+                await self._give_back(reserved)
 
     async def _settle(self, reserved: Reserved, notes: Mapping[str, Any]) -> None:
         """Give back what a call took that no backend answered; one that broke off in the middle keeps it."""
@@ -240,8 +225,12 @@ class MaxToolCalls(Policy):
                 log.warning("budget.failed", policy=FIELD)
 
     def _counter(self, chain: str) -> str:
-        """Where the budget of a chain is counted: budgets of other settings, such as one on trial, have their own."""
-        return f"{chain}:used:{self.max}:{'+'.join(self.count)}"
+        """Where the budget of a chain is counted: one of other settings, such as one on trial, counts for itself."""
+        return f"{chain}:used:{self._settings}"
+
+    @cached_property
+    def _settings(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
     async def _add(self, chain: str, amount: int) -> int:
         try:
@@ -256,17 +245,6 @@ def _conversation(holder: Mapping[str, Any]) -> str | None:
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
     return conversation if isinstance(conversation, str) else None
-
-
-def _place(event: Event, told: Counter[tuple[str, str]]) -> tuple[str, int]:
-    """What tells one item of a response from another, in all events that speak of it.
-
-    Servers that give every item one place, or none, are counted by how often the same kind of event came for it.
-    """
-    index = event.data.get("output_index")
-    place = str(index if isinstance(index, int) else event.data["item"].get("id"))
-    told[event.type, place] += 1
-    return place, told[event.type, place]
 
 
 def _is_plain(body: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeInt, field_validator, model_validator
 from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.names import folded
+from proxy.wire.names import folded, plain
 
 FIELD = "metadata"
 ANY = ("*",)
@@ -133,7 +133,7 @@ class MetadataLimits(Policy):
         if not self._named and not self.forbidden and self.allowed == ANY:
             return
         param = f"{FIELD}.{_shown(key)}"
-        if key not in self._named and folded(key) in self._named.values():
+        if key not in self._named and _taken(key) in self._named.values():
             found = f"{param} looks like a key that this gate judges; only that key is allowed."
             raise PolicyViolation("lookalike", found, param=param)
         if self._is_forbidden(key):
@@ -159,11 +159,16 @@ class MetadataLimits(Policy):
     @cached_property
     def _named(self) -> Mapping[str, str]:
         """The keys that the settings name, each as it may be taken."""
-        return {key: folded(key) for key in (*self.required, *self.values, *self.set)}
+        return {key: _taken(key) for key in (*self.required, *self.values, *self.set)}
 
     def _is_forbidden(self, key: str) -> bool:
         """Whoever reads metadata later may fold what it reads, so a forbidden key is known in every dress."""
-        return _matches(key, self.forbidden) or _matches(folded(key), map(folded, self.forbidden))
+        return _matches(key, self.forbidden) or _matches(_taken(key), map(_taken, self.forbidden))
+
+
+def _taken(key: str) -> str:
+    """What a key may be taken for: a Latin word, if it looks like one; marks of other scripts tell words apart."""
+    return latin if (latin := folded(key)).isascii() else plain(key)
 
 
 def _matches(key: str, globs: Iterable[str]) -> bool:

@@ -4,8 +4,8 @@ Request: judges every tool of `tools`, those inside others (`namespace`), those 
     (`additional_tools`, `tool_search_output`), and those that `tool_choice` names. Refuses with `type_not_allowed`,
     `name_not_allowed` and `mcp_not_allowed`, or removes from `tools`; a tool_choice that names a removed tool is
     refused with `removed`. A prompt template can carry tools that the gate never sees: `prompt_not_allowed`. What
-    cannot be judged is refused with `not_an_array`, `not_an_object` and `no_type`, and what only looks like a name that
-    is judged (`serverUrl`, `Tools`) with `lookalike`.
+    cannot be judged is refused with `not_an_array`, `not_an_object` and `no_type`, a name in a tool or a tool_choice
+    that only looks like one that is judged (`serverUrl`, `Tools`) with `lookalike`.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-tools
 """
@@ -21,7 +21,7 @@ from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs, plain
-from proxy.wire.tools import ADDRESSES, USUAL_NAMES, lookalike_in
+from proxy.wire.tools import ADDRESSES, ORDINARY_TOOLS, USUAL_NAMES, lookalike_in
 
 ANY = ("*",)
 # What each switch turns off: types of tools with their versions. Some upstreams run them for an MCP label, too.
@@ -30,11 +30,6 @@ SWITCHES = {
     "computer": ("computer", "computer_*"),
     "shell": ("shell", "shell_*", "local_shell", "local_shell_*", "apply_patch", "apply_patch_*"),
 }
-# Types of tools that no address stands in, as they are written: for them a first look is enough.
-ORDINARY = (
-    "apply_patch", "code_interpreter", "computer", "computer_use", "computer_use_preview", "custom", "file_search",
-    "function", "image_generation", "local_shell", "shell", "web_search", "web_search_preview",
-)  # fmt: skip
 MODES = (None, "none", "auto", "required")  # a tool_choice that names no tool
 # No user:password@, blank or backslash, and only a path after the host: no two readers find two hosts in it.
 HOST = r"(?P<host>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
@@ -127,6 +122,7 @@ class Tools(Policy):
             return
         removed = set(map(_identity, denied))
         named = {"type": choice} if isinstance(choice, str) else choice
+        _refuse_lookalikes(named, "tool_choice")
         several = isinstance(named, dict) and named.get("type") == "allowed_tools"
         for tools in _brought(named) if several else [[named]]:
             for param, tool in _each(tools, "tool_choice"):
@@ -173,7 +169,7 @@ class Tools(Policy):
     def _harmless(self) -> frozenset[str]:
         """The ordinary types that are allowed whatever the name of a tool."""
         named = () if self._names.open else ("function", "custom")
-        return frozenset(kind for kind in ORDINARY if kind not in named and self._types.allows(kind))
+        return frozenset(kind for kind in ORDINARY_TOOLS if kind not in named and self._types.allows(kind))
 
     @cached_property
     def _names(self) -> Globs:
@@ -226,11 +222,7 @@ def _each(tools: object, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(tool.get("type"), str):
                 found = "A tool has no type, or one that is no string; only strings are allowed."
                 raise PolicyViolation("no_type", found, param=param)
-            if (name := lookalike_in(tool)) is not None:
-                found = (
-                    f"A tool has a field '{name}', which looks like another that is judged; only that one is allowed."
-                )
-                raise PolicyViolation("lookalike", found, param=param)
+            _refuse_lookalikes(tool, param)
             yield param, tool
             if "tools" in tool:
                 waiting.append((tool["tools"], param))
@@ -290,6 +282,12 @@ def _without(denied: list[Mapping[str, Any]], tools: list[dict[str, Any]]) -> li
         if id(tool) not in gone and (left or not inner):
             kept.append({**tool, "tools": left} if inner else tool)
     return kept
+
+
+def _refuse_lookalikes(tool: object, param: str) -> None:
+    if (name := lookalike_in(tool)) is not None:
+        found = f"A tool has a field '{name}' that only looks like one that is judged; only that one is allowed."
+        raise PolicyViolation("lookalike", found, param=param)
 
 
 def _refused(reason: str, whose: str, key: str, value: object, param: str) -> PolicyViolation:

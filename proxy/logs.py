@@ -5,7 +5,7 @@ import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from threading import Lock
+from threading import RLock
 from typing import Any, TextIO
 
 import orjson
@@ -56,7 +56,7 @@ class _Lines:
         file: Any = None if stream is None else stream.buffer
         self._file = getattr(file, "raw", file)
         self._torn = False
-        self._lock = Lock()
+        self._lock = RLock()  # what ends in the middle of a line may have something to say itself
 
     def msg(self, line: bytes) -> None:
         with self._lock, suppress(OSError, ValueError):  # no room, nobody who reads, closed
@@ -73,4 +73,8 @@ class _ToStructlog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
-        log.warning("library.warned", logger=record.name, message=record.getMessage()[:200], error=error)
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # a library's own slip between its words and what they speak of
+            message = str(record.msg)
+        log.warning("library.warned", logger=record.name, message=message[:200], error=error)

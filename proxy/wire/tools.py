@@ -30,7 +30,12 @@ PLAIN_FIELDS = frozenset({
     "top_p", "truncation", "user", "seed", "stop", "top_k",
 })  # fmt: skip
 ADDRESSES = ("server_url", "connector_id", "tunnel_id")  # what an MCP server may be reached by
-# Names in ordinary tools that bring neither an address nor further tools.
+# Types of tools that no address stands in, as they are written: for them a first look is enough.
+ORDINARY_TOOLS = (
+    "apply_patch", "code_interpreter", "computer", "computer_use", "computer_use_preview", "custom", "file_search",
+    "function", "image_generation", "local_shell", "shell", "web_search", "web_search_preview",
+)  # fmt: skip
+# Names in them that bring neither an address nor further tools.
 USUAL_NAMES = frozenset({
     "type", "name", "description", "parameters", "strict", "format", "defer_loading", "output_schema",
     "allowed_callers", "container", "filters", "user_location", "search_context_size", "vector_store_ids",
@@ -42,9 +47,11 @@ _JOINED = frozenset(name.replace("_", "") for name in JUDGED_NAMES)
 CALLERS_CALLS = frozenset({"local_shell_call", "apply_patch_call", "computer_call"})
 
 
-def lookalike_in(tool: Mapping[str, Any]) -> str | None:
+def lookalike_in(tool: object) -> str | None:
     """A name in a tool that a forgiving upstream may read as one that policies judge (`serverUrl`), made printable."""
-    for name in tool:
+    inner = (tool.get("function"), tool.get("custom")) if isinstance(tool, dict) else ()
+    names: list[str] = [name for holder in (tool, *inner) if isinstance(holder, dict) for name in holder]
+    for name in names:
         if name not in USUAL_NAMES and name not in JUDGED_NAMES and folded(name).replace("_", "") in _JOINED:
             return name[:32].encode("ascii", "backslashreplace").decode()[:48]
     return None

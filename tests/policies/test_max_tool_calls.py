@@ -263,9 +263,28 @@ async def test_items_that_no_event_told_of_are_counted_at_the_end():
 @pytest.mark.parametrize(("index", "item"), [(0, SEARCH), (None, {"type": "web_search_call"})])
 async def test_servers_that_tell_no_places_apart_are_counted_by_events(index: Any, item: dict[str, Any]):
     """An opener and a closer are one call, two openers are two."""
-    events = [make(index, **item) for _ in range(3) for make in (added, done)]
+    items = [item | ({"id": f"ws_{n}"} if "id" in item else {}) for n in range(3)]
+    events = [make(index, **item) for item in items for make in (added, done)]
 
     assert await passed(MaxToolCalls(max=2), call_with(tools=TOOLS), *events) == 4
+
+
+async def test_what_is_told_twice_is_one_call():
+    """An event that a server repeats, and an item that is named anew as it ends."""
+    renamed = SEARCH | {"id": "ws_9"}
+    events = [added(0, **SEARCH), added(0, **SEARCH), done(0, **renamed), added(1, **renamed), done(1, **SEARCH)]
+
+    assert await passed(MaxToolCalls(max=2), call_with(tools=TOOLS), *events) == 5
+
+
+async def test_a_shell_that_does_not_tell_where_it_runs_is_counted_as_it_ends():
+    """By then it tells, or nobody knows."""
+    begun = {"type": "shell_call", "id": "sh_1", "environment": None}
+    local = begun | {"environment": {"type": "local"}}
+
+    assert await passed(MaxToolCalls(max=1), call_with(tools=TOOLS), *[added(n, **begun) for n in range(3)]) == 3
+    assert await passed(MaxToolCalls(max=1), call_with(tools=TOOLS), *[done(n, **local) for n in range(3)]) == 3
+    assert await passed(MaxToolCalls(max=1), call_with(tools=TOOLS), *[done(n, **begun) for n in range(3)]) == 1
 
 
 async def test_the_excess_is_found_once():
@@ -512,7 +531,7 @@ async def test_what_runs_in_the_background_keeps_what_it_took(status: str):
     check = check_of(chain.policy, call)
     assert check is not None
     call.notes[ANSWERED] = True
-    body = lifecycle("completed", "resp_1")
+    body = lifecycle("completed", "resp_1")  # what is queued is no end
     body.data["response"]["status"] = status
     await check(body)
     await Rules.end(call)
@@ -552,6 +571,22 @@ async def test_where_functions_count_they_are_reserved_for():
     assert offering.body["max_tool_calls"] == 3
     assert (await chain.admit(conversation="conv_1", tools=functions)).body["tool_choice"] == "none"
     assert (await chain.admit(conversation="conv_1", tools=[])).body["max_tool_calls"] == 3
+
+
+@pytest.mark.parametrize("settings", [{"max": 5}, {"max": 2, "on_empty": "reject"}])
+async def test_a_second_budget_leaves_the_first_its_chain(settings: dict[str, Any]):
+    """Whichever links a response last, what the first has counted stays counted."""
+    state = Memory()
+    first, second = Chain(state, max=2), Chain(state, **settings)
+    await second.policy.start(state)
+    call = await judged_by(second.policy, await first.admit())
+    checks = [check_of(chain.policy, call) for chain in (first, second)]
+    for event in (lifecycle("created", "resp_1"), added(0, **SEARCH), lifecycle("completed", "resp_1")):
+        for check in checks:
+            assert check is not None
+            await check(event)
+
+    assert (await first.admit(previous_response_id="resp_1")).body["max_tool_calls"] == 1
 
 
 async def test_a_budget_on_trial_takes_nothing_from_another():
@@ -623,7 +658,7 @@ async def test_two_budgets_do_not_meet():
     call = await judged_by(other.policy, await chain.admit(conversation="conv_1", max_tool_calls=3))
 
     assert call.body["max_tool_calls"] == 2
-    assert len(call.notes) == 2
+    assert len(call.notes) == 3
 
 
 @pytest.mark.parametrize("fields", [{}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}])

@@ -151,6 +151,14 @@ async def test_values_must_match_their_pattern():
         assert await verdict(policy, {"ticket": value}) == ("value_pattern", "metadata.ticket")
 
 
+async def test_marks_of_other_scripts_tell_keys_apart():
+    """Two words of Japanese differ by them alone."""
+    policy = MetadataLimits(required=("\u30ac\u30b9",), forbidden=("\u30d0\u30b9",))
+    sent = {"\u30ac\u30b9": "1", "\u30ab\u30b9": "2", "\u30cf\u30b9": "3"}
+
+    assert await verdict(policy, sent) == sent
+
+
 @pytest.mark.parametrize("key", ["Ticket", "ticket ", "tick\u200bet", "\uff54icket", "Project", "COST", "ti\u0441ket"])
 async def test_a_key_that_only_looks_judged_is_refused(key: str):
     """Somebody downstream could take it for the one that is required, patterned or stamped."""

@@ -223,6 +223,8 @@ async def test_a_name_that_only_looks_like_one_that_is_judged_is_refused(name: s
 
     assert await verdict(Tools(mcp_servers=("good.example",)), tools=[tool]) == ("lookalike", "tools[0]")
     assert await verdict(Tools(), input=[{"type": "additional_tools", "tools": [tool]}]) == ("lookalike", "input[0]")
+    assert await verdict(Tools(), tool_choice=tool) == ("lookalike", "tool_choice")
+    assert await verdict(Tools(), tools=[{"type": kind, "function": {name: "x"}}]) == ("lookalike", "tools[0]")
 
 
 async def test_a_star_among_the_servers_is_any_url():

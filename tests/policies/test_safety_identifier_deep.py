@@ -68,6 +68,7 @@ FIELDS = st.sampled_from([
     "Safety_Identifier", "safety_identifier\u200b", "s\u0430fety_identifier", "prompt", "previous_response_id",
 ])  # fmt: skip
 BODIES = st.dictionaries(FIELDS | TEXTS, CHOSEN, max_size=5)
+UNREADABLE = ("lookalike_field", "invalid_type", "missing_required_parameter")  # refused before any policy is asked
 BINDING = SafetyIdentifier(source="caller", key=SecretStr(KEY.decode()), end_user_header="x-end-user", user="move")
 
 
@@ -86,7 +87,7 @@ async def test_no_body_changes_who_is_held_to_account(body: dict[str, Any]):
     """It is refused, or goes out under the caller's own identifier; `user` is no way around."""
     out = await judged(BINDING, body)
 
-    assert out == "lookalike_field" or out["safety_identifier"] == ANNAS
+    assert out in UNREADABLE or out["safety_identifier"] == ANNAS
 
 
 @PATIENT

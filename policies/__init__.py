@@ -56,9 +56,14 @@ class Policy(Table):
         """What must outlive a call: shared by every worker when the config says so, from `start` on."""
         return Memory()
 
-    async def start(self, state: Store) -> None:
-        """Take what lives as long as the process."""
-        vars(self)["_shared_state"] = state
+    @cached_property
+    def _ordinal(self) -> int:
+        """How many policies of this kind stand before this one in the config, from `start` on."""
+        return 0
+
+    async def start(self, state: Store, ordinal: int = 0) -> None:
+        """Take what lives as long as the process; policies of one kind tell theirs apart by their ordinals."""
+        vars(self).update(_shared_state=state, _ordinal=ordinal)
 
     def judging(self) -> Judge:
         """What every call goes through: a function that returns it, changed or not, or raises PolicyViolation.

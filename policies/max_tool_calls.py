@@ -13,7 +13,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import structlog
@@ -93,8 +93,10 @@ class MaxToolCalls(Policy):
         reserved = Reserved(chain, await self._take(chain, wanted) if beforehand else 0, beforehand)
         call.notes[self._note] = reserved
         call.endings.append(partial(self._settle, reserved, call.notes))
-        if reserved.granted > 0 or not beforehand:
-            return call.with_fields(max_tool_calls=reserved.granted or wanted)
+        if not beforehand:
+            return call.with_fields(max_tool_calls=wanted)
+        if reserved.granted > 0:
+            return call.with_fields(max_tool_calls=reserved.granted)
         if self.on_empty == "reject":
             found = f"None of the chain's {self.max} tool calls is left; calls that still run hold theirs."
             named = _conversation(call.body) is not None
@@ -225,12 +227,8 @@ class MaxToolCalls(Policy):
                 log.warning("budget.failed", policy=FIELD)
 
     def _counter(self, chain: str) -> str:
-        """Where the budget of a chain is counted: one of other settings, such as one on trial, counts for itself."""
-        return f"{chain}:used:{self._settings}"
-
-    @cached_property
-    def _settings(self) -> str:
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Where the budget of a chain is counted: a second one, such as one on trial, counts for itself."""
+        return f"{chain}:used:{self._ordinal}"
 
     async def _add(self, chain: str, amount: int) -> int:
         try:

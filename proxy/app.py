@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -63,8 +64,10 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
         for part in parts:
             await part.start()
             opened.push_async_callback(part.close)
+        begun: Counter[str] = Counter()
         for rule in config.rules:
-            await rule.policy.start(config.state)
+            await rule.policy.start(config.state, begun[rule.name])
+            begun[rule.name] += 1
         audit = None if config.audit is None else Audit(config.audit)
         recorder = None if config.record is None else Recorder(config.record)
         for file in (audit, recorder):

@@ -106,3 +106,14 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path, monkeypatch):
         "last.happened",
     ]
     assert len(torn) == 10
+
+
+def test_a_librarys_slip_in_its_words_is_told_as_it_is():
+    """Its template names a number, and it gives a text: the line is told without it, and nothing is raised."""
+    program = (
+        "import logging; from proxy.logs import write_logs; write_logs(console=False)\n"
+        "logging.getLogger('lib').warning('%d broke', 'it')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+    assert [orjson.loads(line)["message"] for line in done.stderr.splitlines()] == ["%d broke"]

@@ -330,12 +330,13 @@ def test_only_replies_with_tools_of_the_server_must_be_seen_in_time(fields: dict
 class Chain:
     """Calls of one chain after another, through a policy with a store of its own."""
 
-    def __init__(self, state: Memory | None = None, **settings: Any) -> None:
+    def __init__(self, state: Memory | None = None, ordinal: int = 0, **settings: Any) -> None:
+        self.ordinal = ordinal
         self.policy = MaxToolCalls(scope="chain", **settings)
         self.state = Memory() if state is None else state
 
     async def admit(self, caller: Caller = ANNA, **fields: Any) -> Call:
-        await self.policy.start(self.state)
+        await self.policy.start(self.state, self.ordinal)
         call = Call(caller, {"model": "m", "tools": TOOLS, **fields}, {})
         self.last = await judged_by(self.policy, call)
         return self.last
@@ -573,12 +574,12 @@ async def test_where_functions_count_they_are_reserved_for():
     assert (await chain.admit(conversation="conv_1", tools=[])).body["max_tool_calls"] == 3
 
 
-@pytest.mark.parametrize("settings", [{"max": 5}, {"max": 2, "on_empty": "reject"}])
+@pytest.mark.parametrize("settings", [{"max": 5}, {"max": 2}])
 async def test_a_second_budget_leaves_the_first_its_chain(settings: dict[str, Any]):
     """Whichever links a response last, what the first has counted stays counted."""
     state = Memory()
-    first, second = Chain(state, max=2), Chain(state, **settings)
-    await second.policy.start(state)
+    first, second = Chain(state, max=2), Chain(state, 1, **settings)
+    await second.policy.start(state, 1)
     call = await judged_by(second.policy, await first.admit())
     checks = [check_of(chain.policy, call) for chain in (first, second)]
     for event in (lifecycle("created", "resp_1"), added(0, **SEARCH), lifecycle("completed", "resp_1")):
@@ -589,12 +590,20 @@ async def test_a_second_budget_leaves_the_first_its_chain(settings: dict[str, An
     assert (await first.admit(previous_response_id="resp_1")).body["max_tool_calls"] == 1
 
 
-async def test_a_budget_on_trial_takes_nothing_from_another():
-    """Budgets of other settings count for themselves, on one and the same chain."""
+async def test_a_budget_that_is_changed_goes_on():
+    """A chain has used what it has used, whatever the config says by then."""
     state = Memory()
-    trial, real = Chain(state, max=2), Chain(state, max=4)
+    await Chain(state, max=4).turn("resp_1", 3, conversation="conv_1")
 
-    assert (await trial.admit(conversation="conv_1")).body["max_tool_calls"] == 2
+    assert (await Chain(state, max=5).admit(conversation="conv_1")).body["max_tool_calls"] == 2
+
+
+async def test_a_budget_on_trial_takes_nothing_from_another():
+    """Each of a config counts for itself, on one and the same chain."""
+    state = Memory()
+    trial, real = Chain(state, max=4), Chain(state, 1, max=4)
+
+    assert (await trial.admit(conversation="conv_1")).body["max_tool_calls"] == 4
     assert (await real.admit(conversation="conv_1")).body["max_tool_calls"] == 4
 
 

@@ -490,6 +490,16 @@ async def test_a_body_that_was_cut_has_spent_all(gate_with: Any, http, upstream:
     assert [made(response) for response in (stopped, after)] == [2, 0]
 
 
+async def test_a_budget_on_trial_leaves_the_one_that_holds_alone(start_gate: StartGate, http, upstream: FakeUpstream):
+    """Before it in the config and with the same numbers, it takes nothing from it."""
+    budget = {"use": "max_tool_calls", "max": 3, "scope": "chain"}
+    gate = await start_gate(tables_for(upstream, policy=[budget | {"mode": "report"}, budget]))
+    upstream.answer = Spending("web_search_call")
+    answers = [await ask(http, gate, stream=True, conversation="conv_1") for _ in range(4)]
+
+    assert [made(response) for response in answers] == [1, 1, 1, 0]
+
+
 async def test_a_chain_that_has_nothing_left_can_be_refused(gate_with: Any, http, upstream: FakeUpstream):
     """With a code of its own, and nothing goes out."""
     gate = await gate_with(**CHAIN, on_empty="reject")

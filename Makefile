@@ -38,20 +38,25 @@ lock:
 clean:
 	rm -rf .venv build *.egg-info
 
-# Made without pip inside and filled from outside: Debian's Python comes without ensurepip.
+# The environment is created without pip and filled from outside: Debian's Python comes without ensurepip.
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
-# Names the packages' folder in the environment: the sources run from where they are, with no build step.
-LINK := $(PIP) install -q --no-deps --no-build-isolation -e .
+# The lock files are complete. Without --no-deps pip would resolve extras such as coverage[toml] again, and refuse the
+# first release that is newer than the lock.
+INSTALL := $(PIP) install -qq --root-user-action=ignore --no-deps
+# Silent unless a requirement of an installed package is missing or has the wrong version.
+COMPLETE = conflicts=$$($(PIP) check) || { echo "$$conflicts" >&2; exit 1; }
 
 .venv/bin/python:
 	$(PYTHON) -m venv --without-pip .venv
 
 .venv/.runs: requirements.lock pyproject.toml | .venv/bin/python
 	@echo "Setting up .venv (once; a minute or two)"
-	@$(PIP) install -q --require-hashes -r requirements.lock
-	@$(LINK)
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --no-build-isolation -e .
+	@$(COMPLETE)
 	@touch $@
 
 .venv/.tests: requirements-dev.lock .venv/.runs
-	@$(PIP) install -q --require-hashes -r requirements-dev.lock
+	@$(INSTALL) --require-hashes -r requirements-dev.lock
+	@$(COMPLETE)
 	@touch $@

@@ -1,63 +1,107 @@
-"""What comes back: a reply is a status, headers and batches of events."""
+"""What a backend sends back: a reply, which is one JSON body or batches of events.
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+An event knows its JSON and its server-sent form; which of the two is written is decided by the sender. Bytes that were
+received are kept as they are and forwarded untouched.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import orjson
 
 # Source: https://platform.openai.com/docs/api-reference/responses-streaming (the last event of a response)
 TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
-# What Headgate itself follows in every stream: enough to end a broken one as the protocol asks.
-TRACKED = TERMINALS | {"response.created", "response.output_item.added", "response.output_item.done", "error"}
-DONE = "[DONE]"  # the type given to the sentinel that is no event
+# The types that the gateway follows in every stream: what it needs to end a broken one as the protocol requires.
+FOLLOWED = TERMINALS | {"response.created", "response.output_item.added", "response.output_item.done", "error"}
 
 
 class Event:
-    """One event, or (type "") a run of frames that nobody watches.
+    """One event of a type that is followed, received (`sse`) or composed here (`data`)."""
 
-    `frame` is what is written to the caller; b"" writes nothing: an event that only policies see.
-    """
+    __slots__ = ("_data", "_sse", "type")
 
-    __slots__ = ("_data", "frame", "type")
-
-    def __init__(self, type: str, frame: bytes, data: Mapping[str, Any] | None = None) -> None:  # noqa: A002
+    def __init__(self, type: str, sse: bytes | None = None, data: Mapping[str, Any] | None = None) -> None:  # noqa: A002
         self.type = type
-        self.frame = frame
+        self._sse = sse
         self._data = data
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """The event's JSON object, parsed when somebody first looks. Raises ValueError when the frame holds none."""
+        """The event's JSON object, parsed at the first access. Raises ValueError when the frame holds none."""
         if self._data is None:
-            self._data = data_of(self.frame)
+            self._data = parse_payload(payload_of(self.sse))
         return self._data
 
     @property
+    def json(self) -> bytes:
+        """The event's JSON object as bytes: those received, or the encoding of `data`."""
+        return orjson.dumps(self._data) if self._sse is None else payload_of(self._sse)
+
+    @property
+    def sse(self) -> bytes:
+        """The event as one server-sent frame, its blank line included."""
+        if self._sse is None:
+            self._sse = b"event: %b\ndata: %b\n\n" % (self.type.encode(), orjson.dumps(self._data))
+        return self._sse
+
+    def payloads(self) -> Iterator[bytes]:
+        """The JSON of each event in here: one. A Run has many."""
+        yield self.json
+
+    @property
     def response(self) -> Mapping[str, Any]:
-        """The response object that a lifecycle event carries."""
+        """The response object that a lifecycle event carries; empty for any other event."""
         response = self.data.get("response")
         return response if isinstance(response, dict) else {}
 
     def __repr__(self) -> str:
-        return f"Event({self.type!r}, {self.frame!r})"
+        return f"Event({self.type!r}, {self.json!r})"
+
+
+class Run:
+    """Consecutive frames of types that are not followed, kept as one slice of the bytes received."""
+
+    __slots__ = ("sse",)
+
+    type = ""
+
+    def __init__(self, sse: bytes) -> None:
+        self.sse = sse
+
+    def payloads(self) -> Iterator[bytes]:
+        """The payload of each frame that has one; comments have none."""
+        for frame in frames_of(self.sse):
+            if payload := payload_of(frame):
+                yield payload
+
+    def __repr__(self) -> str:
+        return f"Run({self.sse!r})"
+
+
+Batch = Sequence[Event | Run]
+"""What one read from the network brought, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The one kind of answer. Its batches are read once; who opened it closes what stands behind it.
+    """The one kind of answer: a status, headers, and either a JSON body or batches of events.
 
-    A reply that is not streamed carries the body's bytes in the frames of its events.
+    Batches are read once; whoever opened the reply ends the work behind it. `response` is the object that a successful
+    body holds.
     """
 
     status: int
     headers: Mapping[str, str]
-    batches: AsyncIterator[Sequence[Event]]
-    streamed: bool
+    body: bytes | None = None
+    batches: AsyncIterator[Batch] | None = None
+    response: Mapping[str, Any] | None = None
 
 
-class Stop(Exception):  # it ends a reply, it is no error
-    """Raised by a check of passing events: end this reply cleanly, here, before the event that was looked at."""
+class Stop(Exception):  # it ends a reply, it is not an error
+    """Raised by a reply check: end this reply cleanly before the event that was checked."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -65,22 +109,35 @@ class Stop(Exception):  # it ends a reply, it is no error
         self.message = message
 
 
+def response_reply(response: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None) -> Reply:
+    """A successful reply of one response object; `body` is its encoding as received."""
+    return Reply(200, headers, body=orjson.dumps(response) if body is None else body, response=response)
+
+
+def frames_of(sse: bytes) -> Iterator[bytes]:
+    """The frames of a slice of a stream, in any of the line endings that the standard allows."""
+    lines: list[bytes] = []
+    for line in sse.splitlines():
+        if line:
+            lines.append(line)
+        elif lines:
+            yield b"\n".join(lines)
+            lines = []
+    if lines:
+        yield b"\n".join(lines)
+
+
 def payload_of(frame: bytes) -> bytes:
-    """What the data lines of one frame say."""
+    """The data lines of one frame, joined."""
     return b"\n".join(line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:"))
 
 
-def data_of(frame: bytes) -> Mapping[str, Any]:
-    """The JSON object in the data lines of one frame. Raises ValueError when there is none."""
-    data = orjson.loads(payload_of(frame))
+def parse_payload(payload: bytes) -> Mapping[str, Any]:
+    """The JSON object in a payload. Raises ValueError when it is none."""
+    data = orjson.loads(payload)
     if not isinstance(data, dict):
         raise ValueError("an event's data is not an object")  # noqa: TRY004  one kind of error for one kind of fault
     return data
-
-
-def frame_of(type: str, data: Mapping[str, Any]) -> bytes:  # noqa: A002
-    """The frame of an event. Source: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
-    return b"event: %b\ndata: %b\n\n" % (type.encode(), orjson.dumps(data))
 
 
 def terminal_type(status: object) -> str:
@@ -88,42 +145,13 @@ def terminal_type(status: object) -> str:
     return f"response.{status}" if f"response.{status}" in TERMINALS else "response.completed"
 
 
-class Once:
-    """The batches of a reply that came whole: one."""
-
-    __slots__ = ("_given", "batch")
-
-    def __init__(self, batch: Sequence[Event]) -> None:
-        self.batch = batch
-        self._given = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Sequence[Event]:
-        if self._given:
-            raise StopAsyncIteration
-        self._given = True
-        return self.batch
-
-
-def body_events(body: bytes) -> list[Event]:
-    """A JSON body as events. Raises ValueError when it is not a JSON object."""
-    response = orjson.loads(body)
-    if not isinstance(response, dict):
-        raise ValueError("a response is not an object")  # noqa: TRY004
-    return response_events(response, body)
-
-
-def response_events(response: Mapping[str, Any], body: bytes) -> list[Event]:
-    """A response and its bytes as events, so that policies see one shape: the last has the body in its frame."""
+def events_of_body(response: Mapping[str, Any]) -> list[Event]:
+    """A response that came as one body, as the events that reply checks look at."""
     output = response.get("output")
-    items = output if isinstance(output, list) else []
-    events = [Event("response.created", b"", {"type": "response.created", "response": response})]
+    events = [Event("response.created", data={"type": "response.created", "response": response})]
     events += [
-        Event("response.output_item.done", b"", {"type": "response.output_item.done", "output_index": i, "item": item})
-        for i, item in enumerate(items)
+        Event("response.output_item.done", data={"type": "response.output_item.done", "output_index": i, "item": item})
+        for i, item in enumerate(output if isinstance(output, list) else [])
     ]
     last = terminal_type(response.get("status"))
-    events.append(Event(last, body, {"type": last, "response": response}))
-    return events
+    return [*events, Event(last, data={"type": last, "response": response})]

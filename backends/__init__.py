@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from proxy.settings import Table
+from proxy.config.table import Table
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
 

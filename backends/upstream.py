@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from yarl import URL
 
 from backends import Backend
-from proxy.settings import Secret
+from proxy.config.secrets import Secret
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError, envelope
 from proxy.wire.event import DONE, TERMINALS, Event, Once, Reply, body_events

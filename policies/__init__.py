@@ -1,86 +1,109 @@
-"""What a policy is. One file each; its class is its TOML table. Start from `_template.py`."""
+"""What a policy is: one file each, its class is its TOML table. Start from `_template.py`."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from inspect import iscoroutinefunction, isfunction
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
-from proxy.settings import Table
+from proxy.config.table import Table
+from proxy.context import Caller, Context
 from proxy.stores import Store
 from proxy.stores.memory import Memory
 from proxy.wire.call import Call
 from proxy.wire.event import Event
 
-Judge = Callable[[Call], Call | Awaitable[Call]]
+RequestCheck = Callable[[Call, Context], Call | Awaitable[Call]]
+"""Applied to every call: returns it, changed or not, or raises PolicyViolation."""
 EventCheck = Callable[[Event], Awaitable[Event]]
+"""Applied to every followed event before it is passed on: returns it, changed or not, or raises Stop."""
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """How the reply to one call is watched. What must be remembered meanwhile lives in the closure of `check`."""
+class ReplyCheck:
+    """How the reply to one call is checked. State between events lives in the closure of `check`."""
 
     check: EventCheck
-    """Gets every watched event before the caller does; returns it, changed or not, or raises Stop."""
-    in_time: bool = False
-    """Whether it must see the reply while that is made, even if the caller wants one body."""
+    needs_stream: bool = False
+    """Whether it must see the reply while it is generated, even if the caller wants one body."""
 
 
-Watcher = Callable[[Call], Watch | None]
+ReplyCheckFactory = Callable[[Call, Context], ReplyCheck | None]
+"""Returns the check for the reply to one call, or None for a reply that is not checked."""
+
+
+class Chains(Protocol):
+    """Finds the chain of responses that a call belongs to."""
+
+    async def chain_of(self, call: Call, context: Context) -> str:
+        """Return the id of the call's chain, a new one when it continues nothing. Raises Unavailable."""
+
+
+class _OwnChains:
+    """Every call is a chain of its own: for tests of policies that need no ownership."""
+
+    async def chain_of(self, call: Call, context: Context) -> str:
+        return f"chain:{context.request_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What a policy shares with other calls and other processes."""
+
+    store: Store = field(default_factory=Memory)
+    """The store of `[state]`."""
+    chains: Chains = field(default_factory=_OwnChains)
+    name: str = "policy"
+    """Unique among the policies of a config: two of one kind have different names, by their order."""
 
 
 class Policy(Table):
     """A rule over calls and over the events of their replies. Its fields are its TOML keys.
 
-    A policy raises PolicyViolation or Stop; it knows neither `enforce` from `report`, nor HTTP from a stream. It reads
-    what the caller wrote, so it checks types before it compares: an odd shape is a violation or passes, never a crash.
+    A policy raises PolicyViolation or Stop; it knows nothing of `enforce` and `report`, of HTTP, or of streams. It reads
+    what the caller wrote, so it checks types before it compares: an unexpected type is a violation or passes, and never
+    an exception.
     """
 
-    watches: ClassVar[frozenset[str]] = frozenset()
-    """The types of events that a check wants to see beside those that Headgate follows anyway."""
-    judges_text: ClassVar[frozenset[str]] = frozenset()
-    """The keys that judge a text by more than its length: what was recorded of requests cannot tell what they do."""
+    follows: ClassVar[frozenset[str]] = frozenset()
+    """The event types that its reply check needs beside those that the gateway follows anyway."""
+    text_keys: ClassVar[frozenset[str]] = frozenset()
+    """The keys that depend on more of a text than its length: recorded requests cannot show their effect."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Raises ValueError for a hook that nobody calls, or awaits: such a slip would let everything pass."""
+    def __init_subclass__(cls, **options: object) -> None:
+        """Raises ValueError for a public method that is not a hook, or an async hook: it would never be called."""
         super().__init_subclass__(**options)
         for name, value in vars(cls).items():
-            if name in ("judging", "watching") and iscoroutinefunction(value):
-                raise ValueError(f"{cls.__name__}.{name} is asked while nobody waits; make what it returns async")
+            if name in ("request_check", "reply_check") and iscoroutinefunction(value):
+                raise ValueError(f"{cls.__name__}.{name} is called synchronously; make the function it returns async")
             if isfunction(value) and not (name.startswith("_") or hasattr(Policy, name)):
-                message = f"{cls.__name__}.{name} is no hook of a policy; those are start, judging and watching"
-                raise ValueError(message)
+                raise ValueError(f"{cls.__name__}.{name} is not a hook; hooks are {', '.join(HOOKS)}")
 
-    @cached_property
-    def _shared_state(self) -> Store:
-        """What must outlive a call: shared by every worker when the config says so, from `start` on."""
-        return Memory()
+    def request_check(self, state: PolicyState) -> RequestCheck:
+        """Return the function that every call goes through.
 
-    @cached_property
-    def _ordinal(self) -> int:
-        """How many policies of this kind stand before this one in the config, from `start` on."""
-        return 0
-
-    async def start(self, state: Store, ordinal: int = 0) -> None:
-        """Take what lives as long as the process; policies of one kind tell theirs apart by their ordinals."""
-        vars(self).update(_shared_state=state, _ordinal=ordinal)
-
-    def judging(self) -> Judge:
-        """What every call goes through: a function that returns it, changed or not, or raises PolicyViolation.
-
-        Asked for once, after `start`, so that the function has its settings at hand: to read one of a pydantic model's
-        takes as long as a dozen of its variables. One that must wait for something is `async`, or returns what is.
-        What it reserves for a call, it gives back by one of the call's `endings`, which come however the call ends.
+        Called once at startup, so that the function has its settings in local variables: reading an attribute of a
+        pydantic model takes as long as reading a dozen of them. The function is `async` only if it has to wait. What it
+        reserves for a call it gives back in `context.on_end`.
         """
-        return _passed
+        del state
+        return _pass
 
-    def watching(self) -> Watcher | None:
-        """What looks at replies: a function that tells how the reply to a call is watched, or None; None looks at none.
+    def reply_check(self, state: PolicyState) -> ReplyCheckFactory | None:
+        """Return the function that decides how the reply to a call is checked; None if no reply is checked.
 
-        Asked for once, as `judging`. The function is asked for a call before the backend is.
+        Called once at startup. The function is called for each call before a backend is asked.
         """
+        del state
+        return None
+
+    def identify(self, identifier: str, callers: Iterable[Caller], end_users: Iterable[str]) -> str | None:
+        """Return in words whose identifier this is, None if this policy did not issue it. For `headgate whois`."""
+        del identifier, callers, end_users
         return None
 
 
-def _passed(call: Call) -> Call:
+HOOKS = ("request_check", "reply_check", "identify")
+
+
+def _pass(call: Call, _context: Context) -> Call:
     return call

@@ -24,9 +24,9 @@ from proxy.stores import StoreError
 from proxy.wire.call import ANSWERED, Call
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import TERMINALS, Event, Stop
-from proxy.wire.integers import checked_integer
-from proxy.wire.tally import Tally
-from proxy.wire.tools import PLAIN_FIELDS, has_server_tools, kind_of_call
+from policies.support.integers import checked_integer
+from policies.support.tally import Tally
+from policies.support.tools import PLAIN_FIELDS, has_server_tools, kind_of_call
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.integers import checked_integer
+from policies.support.integers import checked_integer
 
 FIELD = "max_output_tokens"
 LEAST = 16  # the protocol's own

@@ -18,11 +18,12 @@ import structlog
 from pydantic import PositiveInt, field_validator, model_validator
 
 from policies import Judge, Policy
-from proxy.settings import Secret
+from proxy.config.secrets import Secret
 from proxy.stores import StoreError
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller
+from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.principal import blocked_key, hashed, identifier_of
+from policies.support.principal import blocked_key, hashed, identifier_of
 
 log = structlog.get_logger()
 

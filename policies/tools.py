@@ -21,7 +21,7 @@ from policies import Judge, Policy
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs, plain
-from proxy.wire.tools import ADDRESSES, ORDINARY_TOOLS, USUAL_NAMES, lookalike_in
+from policies.support.tools import ADDRESSES, ORDINARY_TOOLS, USUAL_NAMES, lookalike_in
 
 ANY = ("*",)
 # What each switch turns off: types of tools with their versions. Some upstreams run them for an MCP label, too.

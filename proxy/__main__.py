@@ -14,7 +14,7 @@ from pathlib import Path
 from proxy.app import serve
 from proxy.commands import audit, identity, model, policy, show
 from proxy.config import ConfigError, embedded, read
-from proxy.logs import write_logs
+from proxy.telemetry.logs import write_logs
 
 GOOD, YOUR_INPUT = 0, 2
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from opentelemetry.trace import Tracer
 
 from backends import Backend
-from proxy.audit import Audit
+from proxy.telemetry.audit import Audit
 from proxy.cache import Cache
 from proxy.config import Config
 from proxy.door import Door
@@ -23,11 +23,11 @@ from proxy.http import LOOPBACK_NAMES, Http
 from proxy.identify import Identify
 from proxy.observe import traces_from_environment
 from proxy.pipeline import Pipeline
-from proxy.recorder import Recorder
+from proxy.telemetry.recorder import Recorder
 from proxy.routes import Routes
 from proxy.rules import Rules
 from proxy.stores import Store
-from proxy.wire.call import Caller
+from proxy.context import Caller
 
 log = structlog.get_logger()
 

@@ -4,7 +4,7 @@ import asyncio
 
 from aiohttp import web
 
-from proxy.tables import Server
+from proxy.config.schema import Server
 from proxy.wire.errors import RequestError
 
 BYTES_PER_SECOND = 65_536  # an upload this slow is waited for; one that only trickles is not

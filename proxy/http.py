@@ -20,8 +20,8 @@ from proxy.identify import Identify
 from proxy.observe import Trace, begun, hop, note
 from proxy.pipeline import Pipeline
 from proxy.send import error_response, send
-from proxy.tables import Server
-from proxy.wire.call import Caller, parse_call, seen_by_backends
+from proxy.config.schema import Server
+from proxy.context import Caller, parse_call, seen_by_backends
 from proxy.wire.errors import HeadgateError, RequestError, UnknownModel
 
 log = structlog.get_logger()

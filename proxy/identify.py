@@ -5,7 +5,7 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 
-from proxy.wire.call import Caller
+from proxy.context import Caller
 from proxy.wire.errors import Unauthenticated
 
 ANYBODY = Caller("anybody", "anybody")

@@ -1,46 +1,54 @@
-"""The path of one call. HTTP, and whatever else may bring calls, are consumers of this one path."""
+"""The path of one call. HTTP and every other way in are consumers of this one path."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from proxy.cache import Cache
+from proxy.cache.cache import Cache
+from proxy.context import Context
 from proxy.history import History
-from proxy.observe import hop, observed
-from proxy.routes import Routes
+from proxy.routing.attempts import Attempts
+from proxy.routing.routes import Routes
 from proxy.rules import Rules
+from proxy.state.ownership import Ownership
 from proxy.wire.call import Call
+from proxy.wire.convert import convert
 from proxy.wire.event import Reply
-from proxy.wire.shape import shaped
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     rules: Rules
+    ownership: Ownership
     routes: Routes
     cache: Cache
     history: History
+    attempts: Attempts
 
     @asynccontextmanager
-    async def reply_to(self, call: Call) -> AsyncIterator[Reply]:
-        """The reply to a call, in the shape the call asks for. Leaving the block ends the work behind it."""
-        with hop("policies"):
-            call = await self.rules.admit(call)
-        try:
-            with hop("route"):
-                backend = self.routes.backend_for(call)
-            with hop("cache"):
-                slot = await self.cache.recall(call, backend.name)
-            if slot.reply is not None:
-                yield observed(call, shaped(slot.reply, stream=call.stream))
-                return
-            with hop("history"):
-                whole = await self.history.complete(call, backend)
-            with hop("backend") as waiting:
-                watching = self.rules.watching(whole)
-                watchable = waiting.traced(self.rules.watchable(whole, watching, backend.enforces), backend)
-                async with backend.respond(watchable) as answer:
-                    reply = self.cache.record(call, slot, self.rules.watch(call, answer, watching))
-                    yield observed(call, shaped(reply, stream=call.stream))
-        finally:
-            await self.rules.end(call)
+    async def reply_to(self, call: Call, context: Context) -> AsyncIterator[Reply]:
+        """The reply to a call, in the form that the call asks for. Leaving the block ends the work behind it.
+
+        Raises HeadgateError before anything was passed on, and from the reply's batches while nothing was.
+        """
+        step = context.trace.step
+        async with context.cleanup:
+            with step("policies"):
+                call = await self.rules.admit(call, context)
+            context.record.model = call.model  # a policy may have replaced an alias
+            context.record.max_output_tokens = call.body.get("max_output_tokens")
+            with step("ownership"):
+                await self.ownership.check(call, context)
+            with step("route"):
+                route = self.routes.match(call)
+            with step("cache"):
+                slot = await self.cache.slot(call, route, context)
+            if slot.reply is None:
+                with step("history"):
+                    whole = await self.history.complete(call, route, context)
+                context.on_response(partial(self.ownership.bind, call, context))
+                slot.reply = await context.cleanup.enter_async_context(self.attempts.reply(whole, route, context))
+                self.cache.keep(slot, call, context)
+            reply = await self.rules.guard(call, slot.reply, context)
+            yield await convert(reply, context.transcript, stream=call.is_stream)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from proxy.audit import first_altered
+from proxy.telemetry.audit import first_altered
 
 WHOLE, ALTERED = 0, 1
 

@@ -12,8 +12,8 @@ from proxy.config import Config, ConfigError, read
 from proxy.identify import ANYBODY
 from proxy.stores import StoreError
 from proxy.stores.memory import Memory
-from proxy.wire.call import Caller
-from proxy.wire.principal import blocked_key, hashed
+from proxy.context import Caller
+from policies.support.principal import blocked_key, hashed
 
 FOUND, NOT_FOUND = 0, 1
 YEARS_S = 10 * 365 * 86_400.0

@@ -15,11 +15,12 @@ import orjson
 from pydantic import Field, ValidationError, model_validator
 
 from proxy.config import ConfigError, read, rules_of
-from proxy.recorder import query_of, value_of
+from proxy.telemetry.recorder import query_of, value_of
 from proxy.rules import Rule, Rules
-from proxy.settings import Table
+from proxy.config.table import Table
 from proxy.stores.memory import Memory
-from proxy.wire.call import Call, Caller, parse_call
+from proxy.context import Caller
+from proxy.wire.call import Call, parse_call
 from proxy.wire.errors import HeadgateError
 
 SAME, DIFFERENT = 0, 1

@@ -12,9 +12,9 @@ from typing import Any
 from backends import Backend
 from policies import Policy
 from proxy.config import Config, build, embedded, read
-from proxy.load import load
+from proxy.config.plugins import load
 from proxy.rules import Rule
-from proxy.settings import Table
+from proxy.config.table import Table
 from proxy.stores import Store
 
 GOOD, YOUR_INPUT = 0, 2

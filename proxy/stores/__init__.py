@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Set as AbstractSet
 
-from proxy.settings import Table
+from proxy.config.table import Table
 
 
 class Store(Table, ABC):

@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from proxy.settings import Secret
+from proxy.config.secrets import Secret
 from proxy.stores import Store, StoreError
 
 LONGEST_S = 10 * 365 * 86_400

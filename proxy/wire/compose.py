@@ -1,9 +1,9 @@
-"""Builds responses of our own: full objects, and events in the order that the strictest reader wants.
+"""Composes responses: full objects, and events in the order that the strictest client requires.
 
     response.created  response.in_progress
       per item, output_index 0, 1, 2 ...:
         response.output_item.added
-          ... those of the item's kind, see items.py
+          ... the events of its item type, see items.py
         response.output_item.done
     response.completed | response.incomplete | response.failed
 
@@ -15,17 +15,26 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from proxy.wire.event import Event, frame_of, terminal_type
-from proxy.wire.items import JSON, Told, closing, delta_of, emptied, ended, inner, opening
+from proxy.wire.event import Event, terminal_type
+from proxy.wire.items import (
+    JSON,
+    ItemEvent,
+    closing_events,
+    delta_event,
+    empty_item,
+    finished_item,
+    inner_events,
+    opening_events,
+)
 
 
 def new_id(prefix: str) -> str:
-    """An id that looks like OpenAI's: `resp_` and 48 hex digits; other readers refuse more than 64 characters."""
+    """Return an id in OpenAI's form: `resp_` and 48 hex digits. Some clients refuse more than 64 characters."""
     return f"{prefix}_{secrets.token_hex(24)}"
 
 
 def usage(*, input_tokens: int, output_tokens: int, cached_tokens: int = 0, reasoning_tokens: int = 0) -> JSON:
-    """Counts of tokens with every detail that typed readers require."""
+    """Return token counts with every detail that typed clients require."""
     return {
         "input_tokens": input_tokens,
         "input_tokens_details": {"cached_tokens": cached_tokens, "cache_write_tokens": 0},
@@ -35,7 +44,7 @@ def usage(*, input_tokens: int, output_tokens: int, cached_tokens: int = 0, reas
     }
 
 
-# What a response echoes of its request, with what stands there when the request said nothing.
+# The request fields that a response echoes, with the value for a request that leaves them out.
 _ECHOED: JSON = {
     "frequency_penalty": 0.0,
     "instructions": None,
@@ -59,7 +68,7 @@ _ECHOED: JSON = {
 
 
 def response_object(body: Mapping[str, Any], *, response_id: str, created_at: int, store: bool = False) -> JSON:
-    """A response in progress that echoes its request: every key that OpenAI sends, null where nothing is known."""
+    """Return a response in progress that echoes its request: every key that OpenAI sends, null where unknown."""
     given = {name: value for name, value in body.items() if value is not None}
     echoed: JSON = {name: given.get(name, default) for name, default in _ECHOED.items()}
     return {
@@ -94,16 +103,16 @@ def _object(value: Any) -> JSON:
 
 
 class Composer:
-    """One response, event by event. Each method returns the events to send now; `response` is what they add up to.
+    """Composes one response event by event. Each method returns the events to send; `response` is their sum.
 
-    Only one item is open at a time; opening the next or finishing closes it.
+    Only one item is open at a time; opening the next one or finishing the response closes it.
     """
 
     def __init__(self, response: JSON) -> None:
         self.response = response
         self._number = 0
         self._open: JSON | None = None
-        self._pieces: list[str] = []
+        self._texts: list[str] = []
         self._logprobs: list[JSON] = []
 
     def start(self) -> list[Event]:
@@ -115,53 +124,53 @@ class Composer:
         })  # fmt: skip
 
     def open_reasoning(self) -> list[Event]:
-        """Open what a model thinks before it answers; the thought follows as text."""
+        """Open the reasoning before an answer; its text follows in deltas."""
         return self._open_item({
             "id": new_id("rs"), "type": "reasoning", "status": "in_progress", "summary": [], "content": [],
         })  # fmt: skip
 
     def open_function_call(self, name: str, *, namespace: str | None = None) -> list[Event]:
-        """Open a call of a function that the caller runs; its arguments follow as text."""
+        """Open a call of a function that the caller runs; its arguments follow in deltas."""
         return self._open_call("function_call", "fc", name, "arguments", namespace)
 
     def open_custom_call(self, name: str, *, namespace: str | None = None) -> list[Event]:
-        """Open a call of a custom tool, which takes a text as it is; its input follows."""
+        """Open a call of a custom tool, whose input is free text; it follows in deltas."""
         return self._open_call("custom_tool_call", "ctc", name, "input", namespace)
 
     def delta(self, text: str, logprobs: Sequence[JSON] = ()) -> list[Event]:
-        """More of the open item: of a message's text or a thought, of a call's arguments or input.
+        """Add text to the open item: a message's or reasoning's text, a call's arguments or input.
 
-        `logprobs` are those of the tokens that a message's text is made of.
+        `logprobs` belong to the tokens of a message's text.
         """
-        told = delta_of(self._opened, text, logprobs)
-        self._pieces.append(text)
+        event = delta_event(self._opened, text, logprobs)
+        self._texts.append(text)
         self._logprobs += logprobs
-        return [self._in_item(told)]
+        return [self._in_item(event)]
 
     def close(self, status: str = "completed") -> list[Event]:
-        """Close the open item, if there is one. `status` is "incomplete" for one that was cut short."""
+        """Close the open item, if there is one. `status` is "incomplete" for an item that was cut short."""
         if self._open is None:
             return []
-        item = ended(self._opened, "".join(self._pieces), self._logprobs) | {"status": status}
-        return [*(self._in_item(each) for each in closing(item)), *self._done(item)]
+        item = finished_item(self._opened, "".join(self._texts), self._logprobs) | {"status": status}
+        return [*(self._in_item(event) for event in closing_events(item)), *self._done(item)]
 
     def item(self, item: JSON) -> list[Event]:
-        """A whole item at once, with the inner events of its kind; items of an unknown kind have only their frame."""
-        events = self._add(emptied(item))
-        return [*events, *(self._in_item(each) for each in inner(item)), *self._done(item)]
+        """Add a finished item with the events of its type; an unknown type has only `added` and `done`."""
+        events = self._add(empty_item(item))
+        return [*events, *(self._in_item(event) for event in inner_events(item)), *self._done(item)]
 
     def finish(self, tokens: JSON | None, *, incomplete: str | None = None) -> list[Event]:
-        """Close what is open and end the response; `incomplete` is the reason when it was cut short."""
+        """Close the open item and end the response; `incomplete` is the reason if the response was cut short."""
         events = self.close("incomplete" if incomplete else "completed")
         self.response["usage"] = tokens
         self.response["completed_at"] = None if incomplete else int(time.time())
         self.response["incomplete_details"] = {"reason": incomplete} if incomplete else None
         return [*events, self._end("incomplete" if incomplete else "completed")]
 
-    def resume_as(self, finished: Mapping[str, Any]) -> Event:
-        """The terminal event of a response that is known in full."""
-        self.response = dict(finished)
-        return self._lifecycle(terminal_type(finished.get("status")))
+    def finish_as(self, response: Mapping[str, Any]) -> Event:
+        """Return the terminal event of a response that is already complete."""
+        self.response = dict(response)
+        return self._lifecycle(terminal_type(response.get("status")))
 
     def _end(self, status: str) -> Event:
         self.response["status"] = status
@@ -179,17 +188,17 @@ class Composer:
 
     def _open_call(self, kind: str, prefix: str, name: str, field: str, namespace: str | None) -> list[Event]:
         call = {"id": new_id(prefix), "type": kind, "status": "in_progress", "call_id": new_id("call"), "name": name}
-        within = {"namespace": namespace} if namespace else {}
-        return self._open_item(call | within | {field: ""})
+        in_namespace = {"namespace": namespace} if namespace else {}
+        return self._open_item(call | in_namespace | {field: ""})
 
     def _open_item(self, item: JSON) -> list[Event]:
-        """Open an item whose text comes delta by delta."""
+        """Open an item whose text is streamed."""
         events = self._add(item)
-        return [*events, *(self._in_item(each) for each in opening(item))]
+        return [*events, *(self._in_item(event) for event in opening_events(item))]
 
     def _add(self, item: JSON) -> list[Event]:
         events = self.close()
-        self._open, self._pieces, self._logprobs = item, [], []
+        self._open, self._texts, self._logprobs = item, [], []
         return [*events, self._event("response.output_item.added", output_index=self._index, item=item)]
 
     def _done(self, item: JSON) -> list[Event]:
@@ -198,8 +207,8 @@ class Composer:
         self._open = None
         return [event]
 
-    def _in_item(self, told: Told) -> Event:
-        return self._event(told[0], item_id=self._opened.get("id", ""), output_index=self._index, **told[1])
+    def _in_item(self, event: ItemEvent) -> Event:
+        return self._event(event[0], item_id=self._opened.get("id", ""), output_index=self._index, **event[1])
 
     def _lifecycle(self, type: str) -> Event:  # noqa: A002
         return self._event(type, response=dict(self.response))
@@ -207,20 +216,15 @@ class Composer:
     def _event(self, type: str, **fields: Any) -> Event:  # noqa: A002
         data = {"type": type, "sequence_number": self._number, **fields}
         self._number += 1
-        return Event(type, frame_of(type, data), data)
+        return Event(type, data=data)
 
 
 def events_of(response: Mapping[str, Any]) -> list[Event]:
-    """The events that a finished response would have come in, had it been streamed."""
-    begun = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
-    composer = Composer(begun | {"incomplete_details": None})
+    """Return the events of a finished response as if it had been streamed."""
+    initial = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
+    composer = Composer(initial | {"incomplete_details": None})
     events = composer.start()
     output = response.get("output")
     for item in output if isinstance(output, list) else []:
         events += composer.item(item) if isinstance(item, dict) else []
-    return [*events, composer.resume_as(response)]
-
-
-def finished(response: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The final object of a stream: some servers send its `output` empty although items came."""
-    return {**response, "output": list(items)} if items and not response.get("output") else response
+    return [*events, composer.finish_as(response)]

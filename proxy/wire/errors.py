@@ -1,24 +1,26 @@
-"""The error tree: who is to blame decides the class, and the class decides the status.
+"""The error tree. Whose fault it is decides the class, and the class decides the status.
 
     HeadgateError
-    ├── Unauthenticated      401  the caller did not say who it is
-    ├── RequestError         400  the caller asked for what cannot be answered (also 404, 413, 415 ...)
-    │   ├── PolicyViolation  400  ... for what the organisation does not allow
-    │   └── UnknownModel     404  ... for a model that no route serves
-    ├── Unavailable          503  the gate cannot decide right now
-    └── BackendError         502  the model's side failed (also 503, 504)
+    ├── Unauthenticated      401  the caller sent no valid key
+    ├── RequestError         400  the request cannot be answered as it is (also 404, 413, 415 ...)
+    │   ├── PolicyViolation  400  ... because a policy does not allow it
+    │   └── UnknownModel     404  ... because no route serves its model
+    ├── Unavailable          503  the gateway cannot decide at the moment
+    └── BackendError         502  the backend failed (also 503, 504)
 
-A message says what was found, then what is allowed, and nothing about the inside of the house.
+A message says what was found, then what is allowed, and nothing about internals.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Source = Literal["upstream", "network", "gateway"]
 
 
 class HeadgateError(Exception):
-    """What a caller is told when there is no reply: a status, a message, and the field and code it concerns."""
+    """An answer other than a reply: a status, a message, and the field and code it concerns."""
 
     type: ClassVar[str] = "server_error"
-    retry: ClassVar[bool | None] = None  # what `x-should-retry` says; None leaves it to the caller's SDK
+    retry: ClassVar[bool | None] = None  # the value of `x-should-retry`; None leaves the decision to the caller's SDK
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Unauthenticated(HeadgateError):
 
 
 class RequestError(HeadgateError):
-    """The request is at fault; sending it again unchanged is of no use."""
+    """The request is at fault; sending it again unchanged fails again."""
 
     type = "invalid_request_error"
     retry = False
@@ -66,9 +68,9 @@ class RequestError(HeadgateError):
 
 
 class PolicyViolation(RequestError):
-    """A policy's refusal. Its judge, rules.py, puts the policy's name before `reason`: `metadata_limits.required`.
+    """A policy's refusal. The code becomes the policy's name and `reason`: `metadata_limits.required`.
 
-    A refusal that the protocol itself words gives the protocol's `code`, which then stands as it is.
+    A refusal that the protocol itself defines passes the protocol's `code`, which is then used unchanged.
     """
 
     def __init__(self, reason: str, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -90,28 +92,39 @@ class UnknownModel(RequestError):
 
 
 class Unavailable(HeadgateError):
-    """Something that the gate itself needs to decide is away for the moment."""
+    """A part of the gateway that this decision needs is unavailable at the moment."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message, status=503, code=code, headers={"Retry-After": "1"})
 
 
 class BackendError(HeadgateError):
-    """The model's side refused, broke off or kept silent. `code` tells operators which: `upstream_unreachable` ..."""
+    """The backend refused, broke off or did not answer. `code` says which: `upstream_unreachable` ...
 
-    def __init__(
+    `source` is whose fault it was: the upstream's, the network's on the way to it, or the gateway's own (its
+    credentials, its limits). `retryable` is true when another attempt may succeed. `sent` is false only when no byte of
+    the request can have reached an upstream, so that another attempt cannot run the request twice.
+    """
+
+    def __init__(  # noqa: PLR0913  one keyword for each thing that a retry decides by
         self,
         message: str,
         *,
         status: int = 502,
         code: str = "upstream_error",
         headers: dict[str, str] | None = None,
+        source: Source = "upstream",
+        retryable: bool = False,
+        sent: bool = True,
     ) -> None:
         super().__init__(message, status=status, code=code, headers=headers)
+        self.source = source
+        self.retryable = retryable
+        self.sent = sent
 
 
-def envelope(error: HeadgateError) -> dict[str, object]:
-    """The JSON object that every client of the protocol reads an error from: always all four keys.
+def envelope(error: HeadgateError) -> dict[str, dict[str, str | None]]:
+    """Return the JSON object that every client of the protocol reads an error from: always all four keys.
 
     Source: https://platform.openai.com/docs/guides/error-codes
     """

@@ -1,4 +1,4 @@
-"""What the items of a response are made of, and the events between an item's first and its last.
+"""The parts of an output item, and the events between the first and the last event of each item type.
 
     message            content_part.added  output_text.delta*  output_text.done  content_part.done
                        content_part.added  refusal.delta*  refusal.done  content_part.done
@@ -8,7 +8,7 @@
     custom_tool_call   custom_tool_call_input.delta*  custom_tool_call_input.done
     all others         none
 
-Items come from strangers, too: whatever they hold, the events are well-formed.
+Items also come from upstreams: whatever they hold, the composed events are well-formed.
 Source: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
@@ -16,126 +16,126 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 JSON = dict[str, Any]
-# An event: its type, and its fields less those that every event of an item has.
-Told = tuple[str, JSON]
+ItemEvent = tuple[str, JSON]
+"""An event of an item: its type, and its fields without those that every event of an item has."""
 
 
-class Part(NamedTuple):
-    """A kind of part: its events, the field that says which part it is, and where its text stands."""
+class PartType(NamedTuple):
+    """A type of part: the prefixes of its events, the field that holds its position, and the field of its text."""
 
-    frame: str
-    text: str
-    place: str
-    key: str
-    extra: JSON  # what it has beside its text when it is empty
+    part_event: str
+    text_event: str
+    index_field: str
+    text_field: str
+    defaults: JSON  # its other fields while it is empty
 
 
-PARTS = {
-    "output_text": Part(
+PART_TYPES = {
+    "output_text": PartType(
         "response.content_part", "response.output_text", "content_index", "text", {"annotations": [], "logprobs": []}
     ),
-    "refusal": Part("response.content_part", "response.refusal", "content_index", "refusal", {}),
-    "reasoning_text": Part("response.content_part", "response.reasoning_text", "content_index", "text", {}),
-    "summary_text": Part(
+    "refusal": PartType("response.content_part", "response.refusal", "content_index", "refusal", {}),
+    "reasoning_text": PartType("response.content_part", "response.reasoning_text", "content_index", "text", {}),
+    "summary_text": PartType(
         "response.reasoning_summary_part", "response.reasoning_summary_text", "summary_index", "text", {}
     ),
 }
-# Items made of parts: the fields that hold them, in order, and the kinds of part whose events are known there.
-HOLDERS: dict[str, dict[str, tuple[str, ...]]] = {
+# Item types made of parts: the fields that hold the parts, in order, and the part types whose events are known there.
+PART_FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
     "message": {"content": ("output_text", "refusal")},
     "reasoning": {"summary": ("summary_text",), "content": ("reasoning_text",)},
 }
-# Items made of one string: where it stands, and its events.
-STRINGS = {
+# Item types made of one string: its field, and the prefix of its events.
+STRING_FIELDS = {
     "function_call": ("arguments", "response.function_call_arguments"),
     "custom_tool_call": ("input", "response.custom_tool_call_input"),
 }
-# The part that an item gets whose text is told delta by delta.
-TOLD_AS = {"message": "output_text", "reasoning": "reasoning_text"}
+# The part type that the text of a streamed item goes to.
+STREAMED_PART = {"message": "output_text", "reasoning": "reasoning_text"}
 
 
-def emptied(item: JSON) -> JSON:
-    """A whole item as its first event has it. What has no status at its end has none at its beginning."""
-    kind = _kind(item)
-    if kind not in STRINGS and kind not in HOLDERS:
+def empty_item(item: JSON) -> JSON:
+    """Return a finished item as its `output_item.added` event has it. One without a status at its end starts without."""
+    kind = _type_of(item)
+    if kind not in STRING_FIELDS and kind not in PART_FIELDS:
         return item
     status = {"status": "in_progress"} if "status" in item or kind in ("message", "function_call") else {}
-    if kind in STRINGS:
-        return item | status | {STRINGS[kind][0]: ""}
-    always: JSON = {"content": []} if kind == "message" else {}
-    return item | status | always | {field: [] for field in HOLDERS[kind] if field in item}
+    if kind in STRING_FIELDS:
+        return item | status | {STRING_FIELDS[kind][0]: ""}
+    required: JSON = {"content": []} if kind == "message" else {}
+    return item | status | required | {field: [] for field in PART_FIELDS[kind] if field in item}
 
 
-def inner(item: JSON) -> list[Told]:
-    """All that is told between the first event of a whole item and its last, each text in one delta."""
-    kind = _kind(item)
-    if kind in STRINGS:
-        return _of_string(item, kind)
+def inner_events(item: JSON) -> list[ItemEvent]:
+    """Return all events between the first and the last of a finished item, each text in one delta."""
+    kind = _type_of(item)
+    if kind in STRING_FIELDS:
+        return _string_events(item, kind)
     return [
-        told
-        for field, known in HOLDERS.get(kind, {}).items()
+        event
+        for field, known in PART_FIELDS.get(kind, {}).items()
         for index, part in enumerate(_list(item.get(field)))
         if isinstance(part, dict) and part.get("type") in known
-        for told in _of_part(part, index)
+        for event in _part_events(part, index)
     ]
 
 
-def opening(item: JSON) -> list[Told]:
-    """What follows the first event of an item whose text is told delta by delta."""
-    part = TOLD_AS.get(item["type"])
-    return [] if part is None else [_added({"type": part}, 0)]
+def opening_events(item: JSON) -> list[ItemEvent]:
+    """Return the events after the first of an item whose text will be streamed."""
+    part = STREAMED_PART.get(item["type"])
+    return [] if part is None else [_part_added({"type": part}, 0)]
 
 
-def delta_of(item: JSON, text: str, logprobs: Sequence[JSON]) -> Told:
-    """More of the text of such an item."""
+def delta_event(item: JSON, text: str, logprobs: Sequence[JSON]) -> ItemEvent:
+    """Return the event that adds text to an item that is being streamed."""
     kind = item["type"]
-    if kind in STRINGS:
-        return STRINGS[kind][1] + ".delta", {"delta": text}
-    known = PARTS[TOLD_AS[kind]]
+    if kind in STRING_FIELDS:
+        return STRING_FIELDS[kind][1] + ".delta", {"delta": text}
+    part = PART_TYPES[STREAMED_PART[kind]]
     extra: JSON = {"logprobs": list(logprobs)} if kind == "message" else {}
-    return known.text + ".delta", {known.place: 0, "delta": text, **extra}
+    return part.text_event + ".delta", {part.index_field: 0, "delta": text, **extra}
 
 
-def ended(item: JSON, text: str, logprobs: Sequence[JSON]) -> JSON:
-    """Such an item with the text that its deltas add up to."""
+def finished_item(item: JSON, text: str, logprobs: Sequence[JSON]) -> JSON:
+    """Return a streamed item with the text that its deltas add up to."""
     kind = item["type"]
-    if kind in STRINGS:
-        return item | {STRINGS[kind][0]: text}
+    if kind in STRING_FIELDS:
+        return item | {STRING_FIELDS[kind][0]: text}
     extra: JSON = {"annotations": [], "logprobs": list(logprobs)} if kind == "message" else {}
-    return item | {"content": [{"type": TOLD_AS[kind], "text": text, **extra}]}
+    return item | {"content": [{"type": STREAMED_PART[kind], "text": text, **extra}]}
 
 
-def closing(item: JSON) -> list[Told]:
-    """What comes before the last event of such an item."""
-    return [told for told in inner(item) if told[0].endswith(".done")]
+def closing_events(item: JSON) -> list[ItemEvent]:
+    """Return the events before the last of a streamed item."""
+    return [event for event in inner_events(item) if event[0].endswith(".done")]
 
 
-def _of_string(item: JSON, kind: str) -> list[Told]:
-    field, event = STRINGS[kind]
-    given = item.get(field)
-    text = given if isinstance(given, str) else ""
+def _string_events(item: JSON, kind: str) -> list[ItemEvent]:
+    field, event = STRING_FIELDS[kind]
+    value = item.get(field)
+    text = value if isinstance(value, str) else ""
     name = {"name": item.get("name")} if kind == "function_call" else {}
     return [(event + ".delta", {"delta": text}), (event + ".done", {**name, field: text})]
 
 
-def _of_part(part: JSON, index: int) -> Iterator[Told]:
-    known = PARTS[part["type"]]
-    given = part.get(known.key)
-    text = given if isinstance(given, str) else ""
-    where = {known.place: index}
+def _part_events(part: JSON, index: int) -> Iterator[ItemEvent]:
+    known = PART_TYPES[part["type"]]
+    value = part.get(known.text_field)
+    text = value if isinstance(value, str) else ""
+    position = {known.index_field: index}
     extra: JSON = {"logprobs": part.get("logprobs") or []} if part["type"] == "output_text" else {}
-    yield _added(part, index)
-    yield known.text + ".delta", {**where, "delta": text, **extra}
-    yield known.text + ".done", {**where, known.key: text, **extra}
-    yield known.frame + ".done", {**where, "part": part}
+    yield _part_added(part, index)
+    yield known.text_event + ".delta", {**position, "delta": text, **extra}
+    yield known.text_event + ".done", {**position, known.text_field: text, **extra}
+    yield known.part_event + ".done", {**position, "part": part}
 
 
-def _added(part: JSON, index: int) -> Told:
-    known = PARTS[part["type"]]
-    return known.frame + ".added", {known.place: index, "part": part | {known.key: ""} | known.extra}
+def _part_added(part: JSON, index: int) -> ItemEvent:
+    known = PART_TYPES[part["type"]]
+    return known.part_event + ".added", {known.index_field: index, "part": part | {known.text_field: ""} | known.defaults}
 
 
-def _kind(item: JSON) -> str:
+def _type_of(item: JSON) -> str:
     kind = item.get("type")
     return kind if isinstance(kind, str) else ""
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import hmac
 
-from proxy.wire.call import Caller
+from proxy.context import Caller
 
 
 def identifier_of(key: bytes, caller: Caller, end_user: str = "") -> str:

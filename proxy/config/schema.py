@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from proxy.settings import Secret, Table
+from proxy.config.secrets import Secret
+from proxy.config.table import Table
 
 Mode = Literal["enforce", "report", "off"]
 

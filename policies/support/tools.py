@@ -6,7 +6,7 @@ Source: https://platform.openai.com/docs/guides/tools and, for items, what was m
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.wire.names import folded
+from proxy.wire.fields import fold_name
 
 CALLERS_TOOLS = frozenset({
     "function", "custom", "local_shell", "apply_patch", "computer", "computer_use", "computer_use_preview",
@@ -52,7 +52,7 @@ def lookalike_in(tool: object) -> str | None:
     inner = (tool.get("function"), tool.get("custom")) if isinstance(tool, dict) else ()
     names: list[str] = [name for holder in (tool, *inner) if isinstance(holder, dict) for name in holder]
     for name in names:
-        if name not in USUAL_NAMES and name not in JUDGED_NAMES and folded(name).replace("_", "") in _JOINED:
+        if name not in USUAL_NAMES and name not in JUDGED_NAMES and fold_name(name).replace("_", "") in _JOINED:
             return name[:32].encode("ascii", "backslashreplace").decode()[:48]
     return None
 

@@ -17,7 +17,7 @@ import orjson
 import structlog
 
 from proxy.observe import request_id
-from proxy.settings import Table
+from proxy.config.table import Table
 
 log = structlog.get_logger()
 

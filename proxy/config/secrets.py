@@ -1,26 +1,14 @@
-"""What every table that people type has in common: no unknown keys, no changes, no secrets in sight."""
+"""Secrets of the config file: never written there, only named, as "env:NAME" or "file:PATH"."""
 
 import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
-
-
-class Table(BaseModel):
-    """A TOML table. Its fields are its keys; an unknown key is an error, so that a slip of the pen is not a hole."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,  # a key that somebody typed by itself is refused, and not repeated in a traceback
-    )
+from pydantic import BeforeValidator, SecretStr
 
 
 def _read_secret(value: object) -> SecretStr:
-    """Raises ValueError for a value that names no secret: those stand in the environment or in a file."""
+    """Raises ValueError for a value that does not name a secret, or names one that cannot be read."""
     if isinstance(value, SecretStr):
         return value
     kind, _, place = value.partition(":") if isinstance(value, str) else ("", "", "")
@@ -36,7 +24,7 @@ def _read_secret(value: object) -> SecretStr:
         if not secret:
             raise ValueError(f"the file {place} is empty")
     else:
-        raise ValueError('a secret is given as "env:NAME" or "file:PATH", never by itself')
+        raise ValueError('a secret must be "env:NAME" or "file:PATH", not the secret itself')
     return SecretStr(secret)
 
 

@@ -18,8 +18,8 @@ import structlog
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from policies.input_urls import HOST, LONGEST_NAME, PLACE, SCHEME, UNSAFE, Step, is_reference, may_refer, references
-from proxy.audit import append_whole, open_private
-from proxy.settings import Table
+from proxy.telemetry.audit import append_whole, open_private
+from proxy.config.table import Table
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 

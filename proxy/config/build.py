@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backends import Backend
 from policies import Policy
-from proxy.audit import AuditTable
+from proxy.telemetry.audit import AuditTable
 from proxy.identify import KEY
-from proxy.load import load
-from proxy.recorder import RecordTable
+from proxy.config.plugins import load
+from proxy.telemetry.recorder import RecordTable
 from proxy.rules import Rule, selector
 from proxy.stores import Store
-from proxy.tables import CacheTable, CallerTable, RouteTable, Selectors, Server, StateTable
+from proxy.config.schema import CacheTable, CallerTable, RouteTable, Selectors, Server, StateTable
 
 M = TypeVar("M", bound=BaseModel)
 DEMO = Path(__file__).resolve().parent.parent / "backends" / "demo"

@@ -1,0 +1,1 @@
+"""What several policies share: globs, tool types, walking a body, integers, identifiers."""

@@ -1,0 +1,46 @@
+"""Globs in settings: `*` stands for any characters, `?` for one. The only place where a glob is compiled."""
+
+import re
+from collections.abc import Iterable
+from fnmatch import translate
+from functools import lru_cache
+
+from proxy.wire.fields import normalize
+
+LONGEST_CACHED_CHARS = 128  # a longer text is not a name, and would only fill the cache
+
+
+def compile_globs(globs: Iterable[str]) -> re.Pattern[str]:
+    """Return one pattern that matches what any of the globs matches, in the case in which they are written."""
+    return re.compile("|".join(map(translate, dict.fromkeys(globs))) or r"(?!)")
+
+
+def is_glob(text: str) -> bool:
+    """Whether a text has wildcards, so that it may match more than itself."""
+    return re.search(r"[*?\[]", text) is not None
+
+
+class AllowList:
+    """Names that are allowed, less those that are denied.
+
+    `allow` matches a name exactly. `deny` also matches its normalized form: a lenient upstream may overlook case, width
+    and invisible characters.
+    """
+
+    def __init__(self, allow: Iterable[str], deny: Iterable[str] = ()) -> None:
+        allow, deny = tuple(allow), tuple(deny)
+        self._allowed = None if "*" in allow else compile_globs(allow)
+        self._denied = compile_globs((*deny, *map(normalize, deny))) if deny else None
+        self.allows_all = self._allowed is None and self._denied is None
+        self._cached = lru_cache(1024)(self._decide)  # the same few names are checked again and again
+
+    def allows(self, value: object) -> bool:
+        """Whether a value is allowed. One that is not a string is allowed only where everything is."""
+        if type(value) is str and len(value) <= LONGEST_CACHED_CHARS:
+            return self._cached(value)
+        return self.allows_all or (isinstance(value, str) and self._decide(value))
+
+    def _decide(self, value: str) -> bool:
+        if self._allowed is not None and not self._allowed.match(value):
+            return False
+        return self._denied is None or not any(map(self._denied.match, (value, normalize(value))))

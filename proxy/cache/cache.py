@@ -1,0 +1,119 @@
+"""Looks up and keeps whole replies. A fault of the store is a miss and one log line, never an error."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+import structlog
+
+from policies.support.tools import has_server_tools
+from proxy.cache.entry import KEPT_HEADERS, Entry, echoed_fields
+from proxy.cache.key import cache_key
+from proxy.config.schema import CacheTable
+from proxy.context import Context
+from proxy.routing.routes import Route
+from proxy.stores import Store, StoreError
+from proxy.wire.call import Call
+from proxy.wire.event import Reply
+from proxy.wire.transcript import Transcript
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class CacheSlot:
+    """The place of one call in the cache. With a reply no backend is asked; without a key the answer is not kept."""
+
+    key: str | None = None
+    reply: Reply | None = None
+
+
+class Cache:
+    """The cache of a gateway; without settings or a store it keeps nothing."""
+
+    def __init__(self, settings: CacheTable | None, store: Store | None) -> None:
+        self._settings = settings
+        self._store = store
+
+    async def slot(self, call: Call, route: Route, context: Context) -> CacheSlot:
+        """Return the call's slot, with the kept reply if there is one that the caller accepts."""
+        if self._settings is None or self._store is None:
+            return CacheSlot()
+        directives = _directives(context.received.get("cache-control", ""))
+        reason = "no-store" if "no-store" in directives else self._bypass_reason(call.body)
+        if reason is not None:
+            _report(context, "bypass", f"fwd=bypass; detail={reason}")
+            return CacheSlot()
+        key = cache_key(call, context.caller, route.name)
+        if "no-cache" in directives:
+            _report(context, "refresh", "fwd=request")
+        elif (entry := await self._get(key)) is not None:
+            _report(context, "hit", f"hit; ttl={int(self._settings.ttl_s - entry.age_s)}")
+            context.add_header("Age", str(int(entry.age_s)))
+            return CacheSlot(key, entry.reply(call, context.followed))
+        else:
+            _report(context, "miss", "fwd=uri-miss")
+        return CacheSlot(key)
+
+    def keep(self, slot: CacheSlot, call: Call, context: Context) -> None:
+        """Keep the reply in the slot once it is complete."""
+        reply = slot.reply
+        if slot.key is None or self._settings is None or reply is None or reply.status != 200:
+            return
+        context.transcript.keep_frames(self._settings.max_reply_bytes)
+        context.on_reply(partial(self._put, slot.key, call, reply))
+
+    def _bypass_reason(self, body: Mapping[str, Any]) -> str | None:
+        """Why this call is never answered from the cache, as a word for `Cache-Status`."""
+        if not isinstance(body.get("prompt_cache_key"), str):
+            return "no-prompt-cache-key"
+        if body.get("background"):
+            return "background"
+        if body.get("conversation") is not None:
+            return "conversation"
+        if self._settings is not None and not self._settings.server_tools:
+            if body.get("prompt") is not None:
+                return "prompt"
+            if has_server_tools(body):
+                return "tools"
+        return None
+
+    async def _get(self, key: str) -> Entry | None:
+        try:
+            value = await self._store.get(key) if self._store else None
+        except StoreError as error:
+            log.warning("cache.read_failed", error=str(error)[:200])
+            return None
+        return None if value is None else Entry.decode(value, key)
+
+    async def _put(self, key: str, call: Call, reply: Reply, transcript: Transcript) -> None:
+        """Keep a reply that ended in a completed response and is within the size limit."""
+        terminal = transcript.terminal
+        if self._settings is None or self._store is None or terminal is None:
+            return
+        if terminal.type != "response.completed" or terminal.response.get("status") != "completed":
+            return
+        frames = transcript.frames() if reply.batches is not None else b""
+        if frames is None or len(reply.body or b"") > self._settings.max_reply_bytes:
+            return
+        headers = {name: value for name, value in reply.headers.items() if name.startswith(KEPT_HEADERS)}
+        try:
+            text = frames.decode() if reply.batches is not None else None
+            entry = Entry(time.time(), echoed_fields(call), headers, text, transcript.response)
+            await self._store.put(key, entry.encode(key), ttl_s=self._settings.ttl_s)
+        except (StoreError, UnicodeDecodeError, orjson.JSONEncodeError) as error:
+            log.warning("cache.write_failed", error=str(error)[:200])
+
+
+def _directives(cache_control: str) -> frozenset[str]:
+    """The names of the request's cache directives. Source: https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1."""
+    return frozenset(name.strip().lower().partition("=")[0] for name in cache_control.split(",")) - {""}
+
+
+def _report(context: Context, outcome: str, status: str) -> None:
+    """Record the outcome and return it to the caller. Source: https://www.rfc-editor.org/rfc/rfc9211."""
+    context.record.cache = outcome
+    context.add_header("Cache-Status", f"headgate; {status}")

@@ -1,0 +1,1 @@
+"""The config file: its tables, its secrets, and the objects it describes."""

@@ -1,0 +1,135 @@
+"""What belongs to one call while it runs, passed down the path beside the call itself."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+import structlog
+
+from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.trace import Trace
+from proxy.wire.errors import HeadgateError
+from proxy.wire.event import FOLLOWED
+from proxy.wire.transcript import Transcript
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+Cleanup = Callable[[], Awaitable[None]]
+ResponseCallback = Callable[[Mapping[str, Any]], Awaitable[None]]
+ReplyCallback = Callable[[Transcript], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated client. Callers of one `team` share budgets and cached answers."""
+
+    name: str
+    team: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slot(Generic[T]):
+    """The typed name of a value that one part of the path keeps in a context. Equal names are the same slot."""
+
+    name: str
+
+
+class Context:
+    """The state of one call: caller, received headers, answer headers, telemetry, transcript, cleanup.
+
+    `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer, whatever
+    it is. `followed` are the event types that some part of the way back reads. `is_answered` is true once a backend
+    began to answer; `target` is then its name if it keeps the response. `deadline` is the time on the event loop's clock
+    by which a backend must begin to answer.
+    """
+
+    __slots__ = (
+        "_reply_callbacks", "_response_callbacks", "_slots", "answer_headers", "caller", "cleanup", "deadline", "followed",
+        "is_answered", "received", "record", "request_id", "target", "trace", "transcript",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0913  each a fact of its own
+        self,
+        request_id: str,
+        caller: Caller,
+        *,
+        received: Mapping[str, str] | None = None,
+        trace: Trace | None = None,
+        record: RequestRecord | None = None,
+        answer_headers: dict[str, str] | None = None,
+        followed: frozenset[str] = FOLLOWED,
+        deadline: float | None = None,
+    ) -> None:
+        self.request_id = request_id
+        self.caller = caller
+        self.received = {} if received is None else received
+        self.trace = Trace() if trace is None else trace
+        self.record = RequestRecord() if record is None else record
+        self.answer_headers = {} if answer_headers is None else answer_headers
+        self.followed = followed
+        self.deadline = deadline
+        self.transcript = Transcript()
+        self.is_answered = False
+        self.target: str | None = None
+        self.cleanup = AsyncExitStack()
+        self._response_callbacks: list[ResponseCallback] = []
+        self._reply_callbacks: list[ReplyCallback] = []
+        self._slots: dict[Slot[Any], Any] = {}
+
+    def get(self, slot: Slot[T]) -> T | None:
+        """Return the value in a slot, None if it was never set."""
+        return cast("T | None", self._slots.get(slot))
+
+    def set(self, slot: Slot[T], value: T) -> None:
+        self._slots[slot] = value
+
+    def add_header(self, name: str, value: str) -> None:
+        """Add a header to the answer; a second value of the same header follows the first."""
+        before = self.answer_headers.get(name)
+        self.answer_headers[name] = value if before is None else f"{before}, {value}"
+
+    def on_end(self, callback: Cleanup) -> None:
+        """Run a callback when the call ends, however it ends; the last one registered runs first."""
+        self.cleanup.push_async_callback(_run_cleanup, callback)
+
+    def on_response(self, callback: ResponseCallback) -> None:
+        """Run a callback with the response object when it first passes, before anything of it is checked or sent."""
+        self._response_callbacks.append(callback)
+
+    def on_reply(self, callback: ReplyCallback) -> None:
+        """Run a callback when the reply is complete, before its last event is passed on.
+
+        It does not run for a reply that breaks off without a terminal event, nor for an error.
+        """
+        self._reply_callbacks.append(callback)
+
+    @property
+    def awaits_response(self) -> bool:
+        """Whether callbacks still wait for the response object."""
+        return bool(self._response_callbacks)
+
+    async def begin_response(self, response: Mapping[str, Any]) -> None:
+        """Run the callbacks of a response that begins, each once."""
+        callbacks, self._response_callbacks = self._response_callbacks, []
+        for callback in callbacks:
+            await callback(response)
+
+    async def complete_reply(self) -> None:
+        """Run the callbacks of a complete reply, each once."""
+        callbacks, self._reply_callbacks = self._reply_callbacks, []
+        for callback in callbacks:
+            await callback(self.transcript)
+
+    def note_first_event(self) -> None:
+        """Record how long the reply took to begin."""
+        self.record.first_event_s = round(self.trace.elapsed_s(), 4)
+        self.trace.end_wait()
+
+
+async def _run_cleanup(callback: Cleanup) -> None:
+    try:
+        await callback()
+    except HeadgateError as error:  # the answer is sent, or another error is on its way
+        log.warning("cleanup.failed", code=error.code)

@@ -1,0 +1,1 @@
+"""From a model's name to a backend's reply: routes, and attempts at their targets."""

@@ -1,0 +1,48 @@
+"""Opens the reply to a call at a target of its route."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from backends import Backend
+from proxy.context import Context
+from proxy.routing.routes import Route
+from proxy.rules.guard import require_stream
+from proxy.wire.call import Call
+from proxy.wire.errors import BackendError
+from proxy.wire.event import Reply
+
+
+class Attempts:
+    """One attempt at the first target. Leaving the block ends the work behind the reply."""
+
+    @asynccontextmanager
+    async def reply(self, call: Call, route: Route, context: Context) -> AsyncIterator[Reply]:
+        """Open a reply. Raises BackendError, Unavailable."""
+        target = route.targets[0]
+        record = context.record
+        record.route, record.backend, record.provider = route.name, target.name, target.provider
+        sent = require_stream(call, context, target.enforces)
+        with context.trace.model_call(record):
+            try:
+                async with _opened(target, sent, context) as reply:
+                    if reply.status == 200:
+                        context.is_answered = True
+                        context.target = target.name if target.keeps_state else None
+                    yield reply
+            finally:
+                record.read(context.transcript)
+
+
+@asynccontextmanager
+async def _opened(target: Backend, call: Call, context: Context) -> AsyncIterator[Reply]:
+    """A target's reply, opened before the call's deadline."""
+    try:
+        async with asyncio.timeout_at(context.deadline) as deadline, target.respond(call, context) as reply:
+            deadline.reschedule(None)
+            yield reply
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        message = "The backend did not begin to answer before the request's deadline."
+        raise BackendError(message, status=504, code="deadline_exceeded", source="upstream", retryable=False) from error

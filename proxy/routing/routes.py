@@ -1,0 +1,82 @@
+"""model -> Route. The first route whose pattern matches the model's name is taken."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cachetools import TTLCache
+
+from backends import Backend
+from policies.support.globs import compile_globs, is_glob
+from proxy.wire.call import Call
+from proxy.wire.errors import BackendError, UnknownModel
+
+LIST_TTL_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A name, the models it serves as a glob, and the targets that can answer them, in order of preference.
+
+    Targets of one route are interchangeable: the cache shares answers between them.
+    """
+
+    name: str
+    model: str
+    targets: tuple[Backend, ...]
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether its targets resolve the ids of responses and conversations themselves."""
+        return all(target.keeps_state for target in self.targets)
+
+
+class Routes:
+    """The routes in the order of the config."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = [(compile_globs([route.model]), route) for route in routes]
+        self._list_cache: TTLCache[str, Mapping[str, Route]] = TTLCache(1, LIST_TTL_S)
+
+    def match(self, call: Call) -> Route:
+        """Return the route of a call's model. Raises UnknownModel."""
+        return self._route_of(call.model)
+
+    async def models(self) -> Mapping[str, Route]:
+        """Return every model that can be named: those that routes name exactly, and those that targets list."""
+        listed = self._list_cache.get("models")
+        if listed is None:
+            listed = self._list_cache["models"] = await self._list_models()
+        return listed
+
+    def _route_of(self, model: str) -> Route:
+        for pattern, route in self._routes:
+            if pattern.match(model):
+                return route
+        raise UnknownModel(model)
+
+    async def _list_models(self) -> Mapping[str, Route]:
+        targets = {target.name: target for _, route in self._routes for target in route.targets}
+        offers = await asyncio.gather(*(_models_of(target) for target in targets.values()))
+        exact = [route.model for _, route in self._routes if not is_glob(route.model)]
+        listed = {model: self._route_of(model) for model in exact}
+        for target, models in zip(targets.values(), offers, strict=True):
+            for model in models:
+                if (route := self._served_by(target, model)) is not None:
+                    listed[model] = route
+        return listed
+
+    def _served_by(self, target: Backend, model: str) -> Route | None:
+        """The route that sends a model to this target, if one does."""
+        try:
+            route = self._route_of(model)
+        except UnknownModel:
+            return None
+        return route if target in route.targets else None
+
+
+async def _models_of(target: Backend) -> Sequence[str]:
+    try:
+        return await target.models()
+    except BackendError:
+        return ()  # an unreachable backend hides its own models only

@@ -1,0 +1,106 @@
+"""Applies the policies to a request, in the order of the config."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from policies import EventCheck, PolicyState
+from proxy.context import Context, Slot
+from proxy.rules.decisions import Decisions
+from proxy.rules.rule import Rule
+from proxy.telemetry.recorder import Recorder
+from proxy.wire.call import Call
+from proxy.wire.errors import HeadgateError, PolicyViolation, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveCheck:
+    """A reply check of one call, and the rule it belongs to."""
+
+    rule: Rule
+    check: EventCheck
+    is_enforced: bool
+    needs_stream: bool
+
+
+REPLY_CHECKS = Slot[Sequence[ActiveCheck]]("rules.reply_checks")
+
+
+class Admission:
+    """Runs every policy's request check, and decides how the reply will be checked."""
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        states: Mapping[int, PolicyState],
+        decisions: Decisions,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """`states` has each rule's state by the id of the rule."""
+        self._decisions = decisions
+        self._recorder = recorder
+        self._plan = [
+            (rule, rule.policy.request_check(states[id(rule)]), rule.policy.reply_check(states[id(rule)]))
+            for rule in rules
+        ]
+
+    async def admit(self, call: Call, context: Context) -> Call:
+        """Return the call as the policies allow it. Raises PolicyViolation, Unavailable."""
+        code = None
+        try:
+            return await self._check(call, context)
+        except HeadgateError as error:
+            code = error.code
+            raise
+        finally:
+            if self._recorder is not None:
+                self._recorder.write(call, context.caller, code)
+
+    async def _check(self, call: Call, context: Context) -> Call:
+        decisions, recorded = self._decisions, self._decisions.are_recorded(context)
+        applied = []
+        for rule, check, reply_check in self._plan:
+            # A later policy may change the model: which rules apply to the reply is decided by what each one saw.
+            if rule.is_selective and not rule.applies_to(context.caller, call.model):
+                continue
+            if reply_check is not None:
+                applied.append((rule, reply_check))
+            try:
+                checked = check(call, context)
+                if checked is not call and not isinstance(checked, Call):
+                    checked = await checked  # few checks wait; a coroutine for each would be half of their cost
+            except (Unavailable, PolicyViolation) as error:
+                self._refuse(rule, call, context, error)
+                continue
+            if checked is not call:
+                call = self._change(rule, call, checked, context)
+            elif recorded:
+                decisions.record(rule, call, context, "allowed")
+        checks = []
+        for rule, reply_check in applied:
+            if (found := reply_check(call, context)) is not None:
+                enforced = rule.is_enforced_for(context.caller)
+                checks.append(ActiveCheck(rule, found.check, enforced, found.needs_stream))
+        context.set(REPLY_CHECKS, checks)
+        return call
+
+    def _refuse(self, rule: Rule, call: Call, context: Context, error: Unavailable | PolicyViolation) -> None:
+        """Report what a policy raised; raise it where the rule is enforced."""
+        enforced = rule.is_enforced_for(context.caller)
+        if isinstance(error, Unavailable):
+            decision = "unavailable" if enforced else "reported"
+            self._decisions.record(rule, call, context, decision, code=error.code)
+        else:
+            code = f"{rule.name}.{error.reason}"
+            error.code = error.code or code
+            outcome = "refused" if enforced else "reported"
+            self._decisions.report(rule, call, context, code, outcome, param=error.param)
+        if enforced:
+            raise error
+
+    def _change(self, rule: Rule, call: Call, changed: Call, context: Context) -> Call:
+        """Return the call as a policy changed it, or unchanged where the rule only reports."""
+        if rule.is_enforced_for(context.caller):
+            self._decisions.record(rule, call, context, "changed")
+            return changed
+        self._decisions.report(rule, call, context, f"{rule.name}.changed", "reported")
+        return call

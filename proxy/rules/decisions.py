@@ -1,0 +1,51 @@
+"""Reports what rules decide: to the log, the trace, the audit file, and the caller."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from proxy.context import Context
+from proxy.rules.rule import Rule
+from proxy.telemetry.audit import Audit, Decision
+from proxy.wire.call import Call
+
+log = structlog.get_logger()
+
+LONGEST_MODEL_CHARS = 128
+
+
+class Decisions:
+    """Where the decisions of all rules go. `audit` is None when no audit file is configured."""
+
+    def __init__(self, rules: Sequence[Rule], audit: Audit | None) -> None:
+        self._versions = {id(rule): rule.version() for rule in rules}
+        self._audit = audit
+
+    def are_recorded(self, context: Context) -> bool:
+        """Whether decisions that let a call pass are recorded anywhere."""
+        return self._audit is not None or context.trace.is_recording
+
+    def record(
+        self, rule: Rule, call: Call, context: Context, decision: str, *, code: str | None = None, param: str | None = None
+    ) -> None:
+        """Record one decision in the trace and the audit file."""
+        if not self.are_recorded(context):
+            return
+        version, model = self._versions[id(rule)], call.model[:LONGEST_MODEL_CHARS]
+        attributes = {"policy": rule.name, "version": version, "decision": decision, "code": code}
+        context.trace.event("headgate.policy", attributes)
+        if self._audit is not None:
+            made = Decision(rule.name, version, decision, code, param, context.caller.name, model)
+            self._audit.write(context.request_id, made)
+
+    def report(
+        self, rule: Rule, call: Call, context: Context, code: str, outcome: str, *, param: str | None = None
+    ) -> None:
+        """Record a violation, log it, and return it to the caller in a header."""
+        log.info(
+            "policy.violated", policy=rule.name, code=code, outcome=outcome, caller=context.caller.name,
+            model=call.model[:LONGEST_MODEL_CHARS], param=param, request_id=context.request_id,
+        )  # fmt: skip
+        context.record.policy, context.record.outcome = rule.name, outcome
+        context.add_header("x-headgate-policy", f"{'report' if outcome == 'reported' else 'enforce'}; {code}")
+        self.record(rule, call, context, outcome, code=code, param=param)

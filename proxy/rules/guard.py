@@ -1,0 +1,156 @@
+"""Passes a reply on: applies the reply checks, and ends what breaks off in a way that clients can read.
+
+This is the one loop on the way back: for each batch bind the response's id, run the checks, record the batch in the
+transcript, pass it on.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+import orjson
+import structlog
+
+from proxy.context import Context
+from proxy.rules.admit import REPLY_CHECKS, ActiveCheck
+from proxy.rules.decisions import Decisions
+from proxy.shutdown import ShuttingDown, shutdown_error
+from proxy.wire.call import Call
+from proxy.wire.ending import failure_events, incomplete_events, incomplete_response
+from proxy.wire.errors import BackendError, Unavailable
+from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop, events_of_body
+
+log = structlog.get_logger()
+
+
+def require_stream(call: Call, context: Context, enforced: Sequence[str]) -> Call:
+    """Return the call as a stream where a check can stop the reply only while it is generated.
+
+    `enforced` names the policies that the backend itself enforces. A rule that only reports changes nothing.
+    """
+    if call.is_stream or call.body.get("background"):
+        return call
+    checks = context.get(REPLY_CHECKS) or ()
+    if any(check.needs_stream and check.is_enforced and check.rule.name not in enforced for check in checks):
+        return call.with_fields(stream=True)
+    return call
+
+
+class Guard:
+    """Applies the reply checks that admission chose for a call."""
+
+    def __init__(self, decisions: Decisions) -> None:
+        self._decisions = decisions
+
+    async def guard(self, call: Call, reply: Reply, context: Context) -> Reply:
+        """Return the reply with its checks applied. Nothing of an error is checked.
+
+        A body is checked now, a stream as it is read. Raises BackendError and Unavailable.
+        """
+        if reply.status != 200:
+            return reply
+        checks = list(context.get(REPLY_CHECKS) or ())
+        if reply.batches is not None:
+            return replace(reply, batches=self._pass_stream(call, reply.batches, checks, context))
+        return await self._pass_body(call, reply, checks, context)
+
+    async def _pass_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
+        response = reply.response or {}
+        events: Batch = events_of_body(response)
+        context.note_first_event()
+        await context.begin_response(response)
+        stopped_by = None
+        if checks:
+            events, stopped_by = await self._check(events, checks, call, context)
+        context.transcript.see(events if checks else events[-1:])
+        if stopped_by is not None:
+            cut = incomplete_response(response, context.transcript, stopped_by)
+            context.transcript.see(events_of_body(cut)[-1:])
+            reply = replace(reply, body=orjson.dumps(cut), response=cut)
+        await context.complete_reply()
+        return reply
+
+    async def _pass_stream(
+        self, call: Call, batches: AsyncIterator[Batch], checks: list[ActiveCheck], context: Context
+    ) -> AsyncIterator[Batch]:
+        transcript = context.transcript
+        failure: BackendError | Unavailable | None = None
+        stopped_by = None
+        try:
+            async for received in batches:
+                if not transcript.is_started:
+                    context.note_first_event()
+                if context.awaits_response:
+                    await _begin_response(received, context)
+                batch, stopped_by = (
+                    await self._check(received, checks, call, context) if checks else (until_terminal(received), None)
+                )
+                transcript.see(batch)
+                if transcript.terminal is not None:
+                    await context.complete_reply()
+                if batch:
+                    yield batch
+                if stopped_by is not None or transcript.terminal is not None:
+                    break
+            else:
+                failure = BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
+        except (BackendError, Unavailable) as error:
+            failure = error
+        except asyncio.CancelledError as cancelled:
+            failure = shutdown_error(cancelled)
+        if stopped_by is not None:
+            events = incomplete_events(transcript, stopped_by)
+            await context.complete_reply()
+            yield events
+        elif failure is not None:
+            yield _end_failed(failure, call, context)
+
+    async def _check(
+        self, batch: Batch, checks: list[ActiveCheck], call: Call, context: Context
+    ) -> tuple[list[Event | Run], str | None]:
+        """Return what of a batch may pass, and the name of the rule that stopped it there, if one did."""
+        passed: list[Event | Run] = []
+        for unit in batch:
+            checked = unit
+            for active in tuple(checks) if isinstance(unit, Event) else ():
+                try:
+                    result = await active.check(checked)  # type: ignore[arg-type]  # an event stays an event
+                    checked = result if active.is_enforced else checked
+                except Unavailable:
+                    if active.is_enforced:
+                        raise
+                except Stop as stop:
+                    outcome = "stopped" if active.is_enforced else "reported"
+                    self._decisions.report(active.rule, call, context, f"{active.rule.name}.{stop.reason}", outcome)
+                    if active.is_enforced:
+                        return passed, active.rule.name
+                    checks.remove(active)  # reported once: what follows would not have been sent
+            passed.append(checked)
+            if checked.type in TERMINALS:
+                break
+        return passed, None
+
+
+def until_terminal(batch: Batch) -> Batch:
+    """Return a batch up to its terminal event; nothing follows that."""
+    for position, unit in enumerate(batch, 1):
+        if unit.type in TERMINALS:
+            return batch[:position]
+    return batch
+
+
+async def _begin_response(batch: Batch, context: Context) -> None:
+    for unit in batch:
+        if isinstance(unit, Event) and (unit.type == "response.created" or unit.type in TERMINALS):
+            await context.begin_response(unit.response)
+            return
+
+
+def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:
+    """Return the events that report a failure. Raises it while nothing was sent: then it is still an HTTP status."""
+    if not (call.is_stream and context.transcript.is_started):
+        raise failure
+    if not isinstance(failure, ShuttingDown):
+        log.warning("backend.failed", code=failure.code, message=failure.message)
+    context.record.code = failure.code
+    return failure_events(context.transcript, failure)

@@ -1,0 +1,65 @@
+"""One `[[policy]]` of the config: a policy, its name, and whose calls it applies to.
+
+    enforce  a violation refuses the call
+    report   the call passes unchanged; the violation is logged, recorded and returned in `x-headgate-policy`
+    off      the policy does not run
+
+With `rollout` an enforced policy applies to that share of the callers, always the same ones; for the others it reports.
+"""  # fmt: skip
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from policies import Policy
+from policies.support.globs import compile_globs
+from proxy.config.schema import Mode
+from proxy.context import Caller
+from proxy.wire.fields import normalize
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A policy and its selectors. None as a selector: every caller, every model."""
+
+    name: str
+    policy: Policy
+    mode: Mode
+    callers: re.Pattern[str] | None = None
+    models: re.Pattern[str] | None = None
+    rollout: float = 1.0
+
+    @property
+    def is_selective(self) -> bool:
+        return self.callers is not None or self.models is not None
+
+    def applies_to(self, caller: Caller, model: str) -> bool:
+        return (self.callers is None or self.callers.match(caller.name) is not None) and (
+            self.models is None or _matches_model(self.models, model)
+        )
+
+    def is_enforced_for(self, caller: Caller) -> bool:
+        """Whether a violation refuses this caller's call. The share of callers is chosen by a hash of their names."""
+        if self.mode != "enforce" or self.rollout >= 1:
+            return self.mode == "enforce"
+        digest = hashlib.sha256(f"{self.name}\0{caller.name}".encode()).digest()
+        return int.from_bytes(digest[:8]) < self.rollout * 2**64
+
+    def version(self) -> str:
+        """Return 12 hex digits that change with the settings."""
+        patterns = [None if pattern is None else pattern.pattern for pattern in (self.callers, self.models)]
+        settings = [self.policy.model_dump(mode="json"), self.mode, self.rollout, patterns]
+        return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def compile_selector(globs: Sequence[str]) -> re.Pattern[str] | None:
+    """Return one pattern for a list of globs; None when everything matches."""
+    return None if "*" in globs else compile_globs(globs)
+
+
+def _matches_model(models: re.Pattern[str], model: str) -> bool:
+    """Whether a selector matches a model's name in any case and width, with or without invisible characters."""
+    return models.match(model) is not None or re.match(models.pattern, normalize(model), re.IGNORECASE) is not None

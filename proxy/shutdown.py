@@ -1,0 +1,31 @@
+"""How running calls learn that the gateway shuts down: by a cancellation that they may still answer."""
+
+import asyncio
+
+from proxy.wire.errors import Unavailable
+
+_REASON = "server_shutdown"  # a client that disconnects cancels its call without a reason
+
+
+class ShuttingDown(Unavailable):
+    """The gateway shut down before the answer was complete."""
+
+    def __init__(self) -> None:
+        super().__init__("The gateway is shutting down; this answer was not finished in time.", code=_REASON)
+
+
+def cancel_for_shutdown(call: asyncio.Task[None]) -> None:
+    """Cancel a running call because the gateway shuts down."""
+    call.cancel(_REASON)
+
+
+def shutdown_error(cancelled: asyncio.CancelledError) -> ShuttingDown:
+    """Return the error for a call that `cancel_for_shutdown` cancelled; the call continues with it.
+
+    Raises any other cancellation.
+    """
+    call = asyncio.current_task()
+    if call is None or cancelled.args != (_REASON,):
+        raise cancelled
+    call.uncancel()
+    return ShuttingDown()

@@ -1,0 +1,1 @@
+"""What outlives a call: which response belongs to which team."""

@@ -1,0 +1,177 @@
+"""Whose a response or conversation is: id -> team, caller, target and chain.
+
+An id is bound when a backend first sends it, before the caller can use it. A chain is the sequence of responses that
+continue one another, by `previous_response_id` or by a conversation; what is budgeted over a chain is keyed by its id.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+
+from proxy.context import Context, Slot
+from proxy.stores import Store, StoreError
+from proxy.wire.call import Call
+from proxy.wire.errors import RequestError, Unavailable
+
+log = structlog.get_logger()
+
+TTL_S = 30 * 86_400.0
+"""How long an owner is remembered, in seconds: as long as OpenAI keeps a stored response.
+
+Source: https://platform.openai.com/docs/guides/your-data
+"""
+CHAIN = Slot[str]("ownership.chain")
+_OWNER = Slot["Owner"]("ownership.owner")
+_UNBOUND = Slot[bool]("ownership.unbound")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose an id is, and the backend that keeps what it names."""
+
+    team: str
+    caller: str
+    target: str
+    chain: str
+
+    def encode(self) -> bytes:
+        return orjson.dumps([self.team, self.caller, self.target, self.chain])
+
+    @staticmethod
+    def decode(value: bytes) -> "Owner | None":
+        """Return the owner in a stored value; None for one that is not ours."""
+        try:
+            return Owner(*orjson.loads(value))
+        except (ValueError, TypeError):
+            return None
+
+
+class Ownership:
+    """Binds ids to owners and answers who owns one. Every id that a call names passes `check`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def check(self, call: Call, context: Context) -> None:
+        """Refuse an id of another team with the words for an unknown one. Raises RequestError, Unavailable."""
+        reference = _reference(call.body)
+        if reference is None:
+            return
+        owner = await self._owner(reference, context)
+        if owner is not None and owner.team != context.caller.team:
+            raise not_found(*reference)
+
+    async def chain_of(self, call: Call, context: Context) -> str:
+        """Return the chain that a call belongs to: that of what it continues, or a new one. Raises Unavailable."""
+        chain = context.get(CHAIN)
+        if chain is None:
+            chain = await self._chain(call, context)
+            context.set(CHAIN, chain)
+        return chain
+
+    @staticmethod
+    def is_bound(context: Context) -> bool:
+        """False when the response of this call could not be bound, so that its chain would be lost."""
+        return context.get(_UNBOUND) is None
+
+    async def bind(self, call: Call, context: Context, response: Mapping[str, Any]) -> None:
+        """Bind the ids of a response, and of the conversation it is in, to the caller's team.
+
+        A response that no backend keeps is not bound, unless a chain is counted. A fault of the store never fails the
+        answer: it is logged, and the next use of the id finds no owner.
+        """
+        counted = context.get(CHAIN) is not None
+        if context.target is None or (call.body.get("store") is False and not counted):
+            return
+        try:
+            chain = await self._chain(call, context)
+            owner = Owner(context.caller.team, context.caller.name, context.target, chain)
+            if isinstance(response_id := response.get("id"), str):
+                await self._put("previous_response_id", response_id, owner)
+            if (conversation := conversation_id(response)) is not None:
+                await self._put("conversation", conversation, owner, keep_chain=True)
+        except (StoreError, Unavailable) as error:
+            context.set(_UNBOUND, True)
+            log.warning("ownership.write_failed", request_id=context.request_id, error=str(error)[:200])
+
+    async def _owner(self, reference: tuple[str, str], context: Context) -> Owner | None:
+        """The owner of what a call continues, read once a call."""
+        known = context.get(_OWNER)
+        if known is None:
+            try:
+                value = await self._store.get(_key(*reference))
+            except StoreError as error:
+                message = "The owner of what this call continues cannot be read at the moment."
+                raise Unavailable(message, code="state_unavailable") from error
+            known = None if value is None else Owner.decode(value)
+            if known is not None:
+                context.set(_OWNER, known)
+        return known
+
+    async def _chain(self, call: Call, context: Context) -> str:
+        known = context.get(CHAIN)
+        if known is not None:
+            return known
+        reference = _reference(call.body)
+        if reference is None:
+            return secrets.token_hex(16)
+        owner = await self._owner(reference, context)
+        if owner is not None and owner.team == context.caller.team:
+            return owner.chain
+        return _digest("chain", context.caller.team, *reference)  # the same for calls that continue it in parallel
+
+    async def _put(self, field: str, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
+        """The first team that receives an id owns it: no upstream can move another upstream's id."""
+        key = _key(field, value)
+        if await self._store.put(key, owner.encode(), ttl_s=TTL_S, if_absent=True):
+            return
+        stored = await self._store.get(key)
+        known = None if stored is None else Owner.decode(stored)
+        if known is not None and known.team != owner.team:
+            log.warning("ownership.conflicted", field=field, team=owner.team)
+            return
+        if known is not None and keep_chain:
+            owner = Owner(owner.team, owner.caller, owner.target, known.chain)
+        await self._store.put(key, owner.encode(), ttl_s=TTL_S)
+
+
+def conversation_id(holder: Mapping[str, Any]) -> str | None:
+    """Return the id of the conversation that a request or a response names: as a text, or as {"id": ...}."""
+    conversation = holder.get("conversation")
+    if isinstance(conversation, dict):
+        conversation = conversation.get("id")
+    return conversation if isinstance(conversation, str) else None
+
+
+def not_found(field: str, value: str) -> RequestError:
+    """Return the refusal of an id that is unknown, or another team's: both have the same words.
+
+    Source: what api.openai.com answers to unknown ids.
+    """
+    if field == "conversation":
+        return RequestError(f"Conversation with id '{value[:80]}' not found.", status=404, param=field)
+    message = f"Previous response with id '{value[:80]}' not found."
+    return RequestError(message, code="previous_response_not_found", param=field)
+
+
+def _reference(body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The field and id by which a call continues something."""
+    conversation, previous = conversation_id(body), body.get("previous_response_id")
+    if conversation is not None:
+        return "conversation", conversation
+    return ("previous_response_id", previous) if isinstance(previous, str) else None
+
+
+def _key(field: str, value: str) -> str:
+    return f"headgate:owner:{_digest(field, value)}"
+
+
+def _digest(*parts: str) -> str:
+    """A key contains hashes only, no text of a caller's."""
+    encoded = [part.encode(errors="surrogatepass") for part in parts]
+    return hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in encoded)).hexdigest()

@@ -1,0 +1,199 @@
+"""The trace of one request: its spans, the durations of its steps, and the W3C context it continues.
+
+A step that waits for something else becomes a span; the others are durations on the request's span. All durations are
+in `Server-Timing`.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from proxy.telemetry.record import RequestRecord
+
+WAITING_STEPS = frozenset({"cache", "history"})
+# Attributes of the request's span, by field of the record ...
+REQUEST_ATTRIBUTES = {
+    "method": "http.request.method", "path": "url.path", "status": "http.response.status_code",
+    "caller": "headgate.caller", "team": "headgate.team", "policy": "headgate.policy", "code": "error.type",
+    "outcome": "headgate.policy.outcome", "route": "headgate.route", "backend": "headgate.backend",
+    "cache": "headgate.cache",
+}  # fmt: skip
+# ... and of the model call's. Source: https://github.com/open-telemetry/semantic-conventions-genai
+MODEL_CALL_ATTRIBUTES = {
+    "provider": "gen_ai.provider.name", "model": "gen_ai.request.model", "stream": "gen_ai.request.stream",
+    "max_output_tokens": "gen_ai.request.max_tokens", "response_id": "gen_ai.response.id",
+    "response_model": "gen_ai.response.model", "finish_reason": "gen_ai.response.finish_reasons",
+    "input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.usage.output_tokens",
+    "cached_tokens": "gen_ai.usage.cache_read.input_tokens", "code": "error.type",
+    "first_event_s": "gen_ai.response.time_to_first_chunk",
+}  # fmt: skip
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+class Trace:
+    """The spans and durations of one request. Without a tracer it only measures durations."""
+
+    __slots__ = ("_incoming", "_model_call", "_started", "_tracer", "durations", "is_recording", "span")
+
+    def __init__(self, tracer: Tracer | None = None, headers: Mapping[str, str] | None = None) -> None:
+        self.durations: list[tuple[str, float]] = []  # in seconds, in the order in which the steps ended
+        self.span: Span | None = None
+        self.is_recording = False
+        self._tracer = tracer
+        self._model_call: ModelCall | None = None
+        self._started = time.perf_counter()
+        headers = headers or {}
+        self._incoming = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        if tracer is not None:
+            context = _PROPAGATOR.extract(self._incoming) if self._incoming else None
+            self.span = tracer.start_span("request", context=context, kind=SpanKind.SERVER)
+            self.is_recording = self.span.is_recording()
+
+    def elapsed_s(self) -> float:
+        """Return the seconds since the request's head was read."""
+        return time.perf_counter() - self._started
+
+    def step(self, name: str) -> "Step":
+        """Measure one step of the path: `with trace.step("cache"): ...`."""
+        return Step(self, name)
+
+    def model_call(self, record: RequestRecord) -> "ModelCall":
+        """Measure the call of a backend, from opening it to the end of its reply."""
+        self._model_call = ModelCall(self, record)
+        return self._model_call
+
+    def end_wait(self) -> None:
+        """Note the first event of a reply: `Server-Timing` says how long the backend took to begin."""
+        if self._model_call is not None:
+            self.durations.append(("backend", time.perf_counter() - self._model_call.started))
+            self._model_call = None
+
+    def event(self, name: str, attributes: Mapping[str, str | None]) -> None:
+        """Add an event to the request's span, if the span is recorded."""
+        if self.span is not None and self.is_recording:
+            self.span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
+
+    def propagation_headers(self) -> dict[str, str]:
+        """Return the W3C context for an upstream: this trace's, or the caller's where nothing is recorded here."""
+        span = self._model_call.span if self._model_call is not None else None
+        span = span or self.span
+        if span is None or not (self._incoming or span.is_recording()):
+            return self._incoming
+        headers: dict[str, str] = {}
+        _PROPAGATOR.inject(headers, set_span_in_context(span))
+        return headers
+
+    def server_timing(self) -> str:
+        """Return the value of `Server-Timing`. Source: https://www.w3.org/TR/server-timing/."""
+        return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in self.durations])
+
+    def start_child(self, name: str, kind: SpanKind) -> Span | None:
+        """Start a span under the request's, if that is recorded."""
+        if self._tracer is None or self.span is None or not self.is_recording:
+            return None
+        return self._tracer.start_span(name, context=set_span_in_context(self.span), kind=kind)
+
+    def end(self, record: RequestRecord) -> None:
+        """End the request's span with the attributes of its record."""
+        if self.span is None or not self.is_recording:
+            return
+        self.span.update_name(f"{record.method or ''} {record.path or ''}".strip())
+        set_attributes(self.span, REQUEST_ATTRIBUTES, record)
+        for name, seconds in self.durations:
+            if name not in WAITING_STEPS and name != "backend":
+                self.span.set_attribute(f"headgate.{name}_ms", round(seconds * 1000, 3))
+        if record.status is None or record.status >= 500:
+            self.span.set_status(StatusCode.ERROR)
+        self.span.end()
+
+
+class Step:
+    """One step of the path, as a context manager."""
+
+    __slots__ = ("_name", "_span", "_started", "_trace")
+
+    def __init__(self, trace: Trace, name: str) -> None:
+        self._trace = trace
+        self._name = name
+        self._span: Span | None = None
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+        if self._trace.is_recording and self._name in WAITING_STEPS:
+            self._span = self._trace.start_child(self._name, SpanKind.INTERNAL)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._trace.durations.append((self._name, time.perf_counter() - self._started))
+        if self._span is not None:
+            _end_span(self._span, error)
+
+
+class ModelCall:
+    """The call of a backend as a context manager: a CLIENT span in the terms of GenAI."""
+
+    __slots__ = ("_record", "_trace", "span", "started")
+
+    def __init__(self, trace: Trace, record: RequestRecord) -> None:
+        self._trace = trace
+        self._record = record
+        self.started = time.perf_counter()
+        self.span = trace.start_child("chat", SpanKind.CLIENT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._trace.end_wait()
+        if self.span is None:
+            return
+        self.span.update_name(f"chat {self._record.model or ''}")
+        self.span.set_attribute("gen_ai.operation.name", "chat")
+        self.span.set_attribute("openai.api.type", "responses")
+        set_attributes(self.span, MODEL_CALL_ATTRIBUTES, self._record)
+        _end_span(self.span, error)
+
+
+def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:
+    """Set the attributes in the table whose fields are known."""
+    for field, value in record.known():
+        attribute = names.get(field)
+        if attribute is not None:
+            span.set_attribute(attribute, [str(value)] if field == "finish_reason" else value)
+
+
+def tracer_provider() -> TracerProvider | None:
+    """Return a provider that exports OTLP over HTTP if the standard variables ask for it, else None.
+
+    Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    """
+    endpoint = any(
+        os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    )
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if disabled or not endpoint or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    # OTEL_SERVICE_NAME of the environment has precedence.
+    name = os.environ.get("OTEL_SERVICE_NAME", "headgate")
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+def _end_span(span: Span, error: BaseException | None) -> None:
+    if isinstance(error, Exception):
+        span.set_status(StatusCode.ERROR, type(error).__name__)
+    span.end()

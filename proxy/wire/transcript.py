@@ -1,0 +1,178 @@
+"""What a reply has said so far. It is fed each batch once, before the batch is sent, and everything that needs the
+whole reply reads it: close-out, cache, conversion, ownership and telemetry.
+
+Deltas are never parsed here unless an item has to be closed before its end.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from proxy.wire.event import TERMINALS, Batch, Event, Run, parse_payload
+from proxy.wire.items import JSON, PART_TYPES
+
+LOG_BYTES = 16_777_216
+"""How much of a stream is kept to close its open items with, in bytes; of longer items the beginning is kept."""
+
+# The field of an item that each type of delta adds to ...
+STRING_DELTAS = {
+    "response.function_call_arguments.delta": "arguments",
+    "response.mcp_call_arguments.delta": "arguments",
+    "response.custom_tool_call_input.delta": "input",
+    "response.code_interpreter_call_code.delta": "code",
+}
+# ... or the field that holds the part it adds to, and the part's type.
+PART_DELTAS = {
+    "response.output_text.delta": ("content", "output_text"),
+    "response.refusal.delta": ("content", "refusal"),
+    "response.reasoning_text.delta": ("content", "reasoning_text"),
+    "response.reasoning_summary_text.delta": ("summary", "summary_text"),
+}
+# A part comes empty before its deltas and whole after them.
+WHOLE_PARTS = {
+    "response.content_part.added": "content",
+    "response.content_part.done": "content",
+    "response.reasoning_summary_part.added": "summary",
+    "response.reasoning_summary_part.done": "summary",
+}
+
+
+class Transcript:
+    """Follows one reply. It keeps the finished items, the frames of open items up to LOG_BYTES, and what cache asks for."""
+
+    def __init__(self) -> None:
+        self.is_started = False  # whether a batch was passed on: before that an error is still an HTTP status
+        self.created: Event | None = None
+        self.terminal: Event | None = None
+        self.has_error = False  # whether an `error` event was passed on
+        self._items: dict[tuple[int, object], Any] = {}  # finished ones, by output_index and id
+        self._open: dict[int, int] = {}  # by output_index: the position in the log at which the item begins
+        self._log: list[Event | Run] = []
+        self._log_bytes = 0
+        self._frame_limit: int | None = None
+        self._numbered: Event | Run | None = None  # the last unit with a sequence number
+
+    def keep_frames(self, limit_bytes: int) -> None:
+        """Keep every frame for `frames`, as long as they fit. Call it before the first batch."""
+        self._frame_limit = limit_bytes
+
+    def see(self, batch: Batch) -> None:
+        """Record a batch that is about to be passed on."""
+        for unit in batch:
+            if isinstance(unit, Event):
+                self._follow(unit)
+                if "sequence_number" in unit.data:
+                    self._numbered = unit
+            elif b'"sequence_number"' in unit.sse:
+                self._numbered = unit
+            if self._open or self._frame_limit is not None:
+                self._append(unit)
+            elif self._log:
+                self._log.clear()
+                self._log_bytes = 0
+        self.is_started = self.is_started or bool(batch)
+
+    def frames(self) -> bytes | None:
+        """Return all frames seen so far; None when they exceed the limit given to `keep_frames`."""
+        return None if self._frame_limit is None else b"".join([unit.sse for unit in self._log])
+
+    @property
+    def items(self) -> list[Any]:
+        """The finished items, in the order of their output_index."""
+        return [self._items[place] for place in sorted(self._items, key=lambda place: place[0])]
+
+    @property
+    def response(self) -> Mapping[str, Any]:
+        """The final response object. Some servers send its `output` empty although items came."""
+        final = self.terminal.response if self.terminal is not None else {}
+        return {**final, "output": self.items} if self._items and not final.get("output") else final
+
+    @property
+    def usage(self) -> Mapping[str, Any]:
+        """The token counts of the final response; empty when there are none."""
+        usage = self.terminal.response.get("usage") if self.terminal is not None else None
+        return usage if isinstance(usage, dict) else {}
+
+    @property
+    def next_number(self) -> int:
+        """The sequence number that follows the last one seen."""
+        numbers = [data.get("sequence_number") for data in _data_of(self._numbered)] if self._numbered else []
+        return next((number + 1 for number in reversed(numbers) if isinstance(number, int)), 0)
+
+    def cut_open_items(self) -> list[tuple[int, JSON]]:
+        """Close all open items as incomplete, with what was sent of them; return each with its output_index."""
+        partial = {index: _PartialItem() for index in sorted(self._open)}
+        start = min(self._open.values(), default=0)
+        for unit in self._log[start:]:
+            for data in _data_of(unit):
+                if (item := partial.get(index_of(data))) is not None:
+                    item.add(data)
+        return [(index, item.incomplete()) for index, item in partial.items()]
+
+    def _follow(self, event: Event) -> None:
+        if event.type == "response.output_item.added":
+            self._open[index_of(event.data)] = len(self._log)
+        elif event.type == "response.output_item.done":
+            index, item = index_of(event.data), event.data.get("item") or {}
+            self._open.pop(index, None)
+            self._items[index, item.get("id") if isinstance(item, dict) else None] = item
+        elif event.type == "response.created":
+            self.created = event
+        elif event.type in TERMINALS:
+            self.terminal = event
+        elif event.type == "error":
+            self.has_error = True
+
+    def _append(self, unit: Event | Run) -> None:
+        self._log_bytes += len(unit.sse)
+        if self._frame_limit is not None and self._log_bytes > self._frame_limit:
+            self._frame_limit = None
+        if self._frame_limit is not None or self._log_bytes <= LOG_BYTES:
+            self._log.append(unit)
+
+
+class _PartialItem:
+    """An item put together from its events."""
+
+    def __init__(self) -> None:
+        self._item: JSON = {}
+        self._parts: dict[tuple[str, int], JSON] = {}
+
+    def add(self, data: Mapping[str, Any]) -> None:
+        kind, delta = str(data.get("type")), data.get("delta")
+        if kind == "response.output_item.added" and isinstance(data.get("item"), dict):
+            self._item, self._parts = dict(data["item"]), {}
+        elif kind in WHOLE_PARTS and isinstance(data.get("part"), dict):
+            field = WHOLE_PARTS[kind]
+            self._parts[field, index_of(data, f"{field}_index")] = dict(data["part"])
+        elif kind in PART_DELTAS and isinstance(delta, str):
+            field, part_type = PART_DELTAS[kind]
+            known = PART_TYPES[part_type]
+            empty = {"type": part_type, **known.defaults}
+            part = self._parts.setdefault((field, index_of(data, known.index_field)), empty)
+            part[known.text_field] = str(part.get(known.text_field) or "") + delta
+        elif kind in STRING_DELTAS and isinstance(delta, str):
+            field = STRING_DELTAS[kind]
+            self._item[field] = str(self._item.get(field) or "") + delta
+
+    def incomplete(self) -> JSON:
+        fields = sorted({field for field, _ in self._parts})
+        parts = {field: [self._parts[place] for place in sorted(self._parts) if place[0] == field] for field in fields}
+        return self._item | parts | {"status": "incomplete"}
+
+
+def index_of(data: Mapping[str, Any], field: str = "output_index") -> int:
+    """Return an index that an event carries; 0 when it carries none."""
+    index = data.get(field)
+    return index if isinstance(index, int) else 0
+
+
+def _data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:
+    """The JSON object of each event; frames without one are passed over."""
+    if isinstance(unit, Event):
+        yield unit.data
+        return
+    for payload in unit.payloads():
+        try:
+            yield parse_payload(payload)
+        except ValueError:
+            continue

@@ -5,7 +5,7 @@ Response: what is watched in the reply, or "passes".
 Source: the link to what the rule is taken from.
 """
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal
 from urllib.parse import parse_qsl
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs

@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from pydantic import NonNegativeInt, field_validator
 from pydantic_core import SchemaValidator, core_schema
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 

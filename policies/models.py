@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from policies.support.integers import checked_integer

@@ -10,7 +10,7 @@ Source: https://platform.openai.com/docs/guides/your-data
 
 from typing import Literal
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, Self
 import structlog
 from pydantic import PositiveInt, field_validator, model_validator
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.config.secrets import Secret
 from proxy.stores import StoreError
 from proxy.context import Caller

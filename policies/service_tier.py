@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs

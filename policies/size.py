@@ -18,7 +18,7 @@ from typing import Any, Self
 import orjson
 from pydantic import NonNegativeInt, model_validator
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 

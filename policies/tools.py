@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from policies import Judge, Policy
+from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.names import Globs, plain

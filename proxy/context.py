@@ -39,15 +39,15 @@ class Slot(Generic[T]):
 class Context:
     """The state of one call: caller, received headers, answer headers, telemetry, transcript, cleanup.
 
-    `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer, whatever
-    it is. `followed` are the event types that some part of the way back reads. `is_answered` is true once a backend
-    began to answer; `target` is then its name if it keeps the response. `deadline` is the time on the event loop's clock
-    by which a backend must begin to answer.
+    `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer,
+    whatever it is. `followed` are the event types that some part of the way back reads. `is_answered` is true once a
+    backend began to answer; `target` is then its name if it keeps the response. `deadline` is the time on the event
+    loop's clock by which a backend must begin to answer.
     """
 
     __slots__ = (
-        "_reply_callbacks", "_response_callbacks", "_slots", "answer_headers", "caller", "cleanup", "deadline", "followed",
-        "is_answered", "received", "record", "request_id", "target", "trace", "transcript",
+        "_reply_callbacks", "_response_callbacks", "_slots", "answer_headers", "caller", "cleanup", "deadline",
+        "followed", "is_answered", "received", "record", "request_id", "target", "trace", "transcript",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own

@@ -1,4 +1,4 @@
-"""The tables of config.toml that every gate has; those with `use` are completed by the class that they name."""
+"""The tables of config.toml that every gateway has. Those with `use` are completed by the class that it names."""
 
 import hashlib
 from typing import Annotated, Literal
@@ -11,36 +11,38 @@ from proxy.config.table import Table
 Mode = Literal["enforce", "report", "off"]
 
 
-class Server(Table):
+class ServerTable(Table):
     host: str = "127.0.0.1"
-    """Where to listen. Anything but loopback needs at least one [[caller]]."""
+    """The address to listen on. Anything but loopback needs at least one [[caller]]."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """The port; 0 takes a free one."""
+    """The port; 0 picks a free one."""
     hosts: tuple[str, ...] = ()
-    """The Host names that are answered; left out: any with callers, only loopback's own without."""
+    """The Host names that are served. Default: with callers any, without callers those of loopback only."""
     drain_s: NonNegativeFloat = 30
-    """How long running calls may go on after SIGTERM, in seconds."""
+    """How long running calls may continue after SIGTERM, in seconds."""
     max_body_bytes: PositiveInt = 134_217_728
-    """How large a request's body may be, in bytes; real ones with files reach 73 MB."""
+    """The largest request body, in bytes; real requests with files reach 73 MB."""
     head_timeout_s: PositiveFloat = 20
     """How long a request's head may take to arrive, in seconds."""
     body_timeout_s: PositiveFloat = 20
-    """How long its body may take, in seconds; every 64 KiB that arrive give one second more."""
+    """How long a request's body may take, in seconds; each 64 KiB received adds one second."""
     idle_timeout_s: PositiveFloat = 75
     """How long a connection is kept open between two requests, in seconds."""
     keep_alive_s: PositiveFloat = 15
     """How long a stream may be silent before a comment is sent to keep it alive, in seconds."""
+    deadline_s: PositiveFloat | None = None
+    """How long after its arrival a request's backend may begin to answer, in seconds. Default: as the backend allows."""
 
 
 class CallerTable(Table):
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    """Who it is, in logs, spans and policies' selectors."""
+    """The caller's name in logs, spans and the selectors of policies."""
     team: str = ""
-    """Whose cached answers and budgets it shares; left out: its own name."""
+    """The team whose cached answers and budgets it shares. Default: its own name."""
     key: Secret | None = None
     """Its API key: "env:NAME" or "file:PATH"."""
     key_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """Or the SHA-256 of its key in hex, so that the key itself stands nowhere."""
+    """Or the SHA-256 of its key in hex, so that the key itself is stored nowhere."""
 
     @property
     def digest(self) -> bytes:
@@ -52,13 +54,15 @@ class CallerTable(Table):
 
 class RouteTable(Table):
     model: str
-    """The model's name; `*` and `?` stand for any characters. The first route that matches wins."""
+    """The model's name; `*` and `?` are wildcards. The first route that matches is taken."""
     backend: str
     """The name of the [[backend]] that answers."""
+    name: str = ""
+    """The route's name in the cache key, logs and spans. Default: the backend's name."""
 
 
-class Selectors(Table):
-    """The keys of a [[policy]] that are not the policy's own."""
+class SelectorTable(Table):
+    """The keys of a [[policy]] that every policy has."""
 
     use: str
     mode: Mode = "enforce"
@@ -68,18 +72,18 @@ class Selectors(Table):
 
 
 class StateTable(Table):
-    """The key of [state] that is not its store's own: budgets and blocked identifiers are kept there."""
+    """The key of [state] that every store has: owners of responses, budgets and blocked identifiers are kept there."""
 
     use: str = "memory"
 
 
 class CacheTable(Table):
-    """The keys of [cache] that are not its store's own."""
+    """The keys of [cache] that every store has."""
 
     use: str
     ttl_s: PositiveFloat = 3600
     """How long an answer may be given again, in seconds."""
     max_reply_bytes: PositiveInt = 1_048_576
-    """How large an answer may be to be kept, in bytes."""
+    """The largest answer that is kept, in bytes."""
     server_tools: bool = False
-    """Whether answers to calls with tools that run on the server's side are kept too."""
+    """Whether answers to calls with tools that the server runs are kept too."""

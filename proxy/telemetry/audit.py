@@ -1,9 +1,8 @@
-"""Every decision of a policy as one line of JSON, chained by hash: who changes or drops a line breaks the chain.
+"""Every decision of a policy as one line of JSON, chained by hash: a changed or missing line breaks the chain.
 
-Each line holds the SHA-256 of the line before it (`previous`) and of itself (`hash`); the first has 64 zeros.
+Each line contains the SHA-256 of the line before it (`previous`) and of itself (`hash`); the first has 64 zeros.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -16,24 +15,24 @@ from typing import Any, BinaryIO
 import orjson
 import structlog
 
-from proxy.observe import request_id
 from proxy.config.table import Table
+from proxy.telemetry.files import append_line, open_private
 
 log = structlog.get_logger()
 
-START = "0" * 64
+FIRST_PREVIOUS = "0" * 64
 
 
 class AuditTable(Table):
     path: Path
-    """The file that lines are added to; it is made when it is not there."""
+    """The file that lines are appended to; it is created if it does not exist."""
     allowed: bool = True
     """Whether decisions that let a call pass unchanged are written too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one policy decided of one call: allowed, changed, refused, reported or stopped."""
+    """What one policy decided about one call: allowed, changed, refused, reported, stopped or unavailable."""
 
     policy: str
     version: str
@@ -45,24 +44,24 @@ class Decision:
 
 
 class Audit:
-    """Writes decisions. A disk that is full costs lines and one log line each, never a call."""
+    """Appends decisions to a file. A full disk costs lines, one log line each, and never a call."""
 
     def __init__(self, settings: AuditTable) -> None:
         self._settings = settings
         self._file: BinaryIO | None = None
-        self._previous = START
+        self._previous = FIRST_PREVIOUS
 
     def open(self) -> None:
-        """Raises OSError when the file cannot be written, ValueError when its last line is not one of ours."""
+        """Raises OSError if the file cannot be written, ValueError if its last line is not an audit line."""
         path = self._settings.path
         file = open_private(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two writers would break each other's chain
             if last := _last_line(path):
-                self._previous = _told_by(last)
+                self._previous = _hash_in(last)
         except OSError as error:
             file.close()
-            raise OSError(f"{path}: another gate writes to this audit file; give each its own") from error
+            raise OSError(f"{path}: another gateway writes to this audit file; give each its own") from error
         except ValueError as error:
             file.close()
             raise ValueError(f"{path}: {error}") from error
@@ -72,55 +71,42 @@ class Audit:
         if self._file is not None:
             self._file.close()
 
-    def write(self, decision: Decision) -> None:
+    def write(self, request_id: str, decision: Decision) -> None:
         if self._file is None or (decision.decision == "allowed" and not self._settings.allowed):
             return
-        line = {"time": datetime.now(UTC).isoformat(), "request_id": request_id(), **asdict(decision)}
+        line = {"time": datetime.now(UTC).isoformat(), "request_id": request_id, **asdict(decision)}
         line["previous"] = self._previous
-        line["hash"] = _hash(line)
+        line["hash"] = _hash_of(line)
         try:
-            append_whole(self._file, orjson.dumps(line) + b"\n")
+            append_line(self._file, orjson.dumps(line))
             self._previous = line["hash"]
         except OSError as error:
-            log.warning("audit.failed", error=error.strerror)
-
-
-def open_private(path: Path) -> BinaryIO:
-    """A file to add lines to, unbuffered. A new one is its owner's alone: it tells who asked. Raises OSError."""
-    return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
-
-
-def append_whole(file: BinaryIO, line: bytes) -> None:
-    """Write a line to the end of an unbuffered file, or nothing of it. Raises OSError when there is no room."""
-    written = file.write(line)
-    if written != len(line):  # a disk that is nearly full takes a part, and says so only when it is asked again
-        file.truncate(file.tell() - written)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            log.warning("audit.write_failed", error=error.strerror)
 
 
 def first_altered(lines: Iterable[bytes]) -> tuple[int, int | None]:
-    """How many lines are good, and the number, from 1, of the first that is not what was written, or None.
+    """Return how many lines are unaltered, and the number, from 1, of the first that is altered, or None.
 
-    A chain that was cut short at its end is whole as far as it goes: keep the last hash somewhere else to notice.
+    A chain that was cut at its end is intact as far as it goes: keep its last hash elsewhere to notice.
     """
-    previous = START
+    previous = FIRST_PREVIOUS
     count = 0
     for text in lines:
         try:
             line = orjson.loads(text)
-            as_written = orjson.dumps(line) == text.removesuffix(b"\n")
-            told = line.pop("hash")
-            good = as_written and line["previous"] == previous and _hash(line) == told
+            is_canonical = orjson.dumps(line) == text.removesuffix(b"\n")
+            stated = line.pop("hash")
+            is_intact = is_canonical and line["previous"] == previous and _hash_of(line) == stated
         except (ValueError, KeyError, TypeError, AttributeError):
-            good = False
-        if not good:
+            is_intact = False
+        if not is_intact:
             return count, count + 1
-        previous = told
+        previous = stated
         count += 1
     return count, None
 
 
-def _hash(line: dict[str, Any]) -> str:
+def _hash_of(line: dict[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(line)).hexdigest()
 
 
@@ -137,11 +123,11 @@ def _last_line(path: Path) -> bytes:
             part *= 2
 
 
-def _told_by(last: bytes) -> str:
-    """The hash in a line that was read back. Raises ValueError when it is not a whole line of ours."""
+def _hash_in(last: bytes) -> str:
+    """The hash in a line that was read back. Raises ValueError if it is not a complete audit line."""
     try:
         if last.endswith(b"\n"):
             return str(orjson.loads(last)["hash"])
     except (ValueError, KeyError, TypeError):
         pass
-    raise ValueError("the last line of the audit file is not whole, or not one of ours; put the file aside")
+    raise ValueError("the last line of the audit file is incomplete, or not an audit line; move the file away")

@@ -1,4 +1,4 @@
-"""Where logs go: to stderr, one line each, and one that it does not take is dropped: no log ever breaks a call."""
+"""Logs to stderr, one line each. A line that cannot be written is dropped; logging never fails a request."""
 
 import logging
 import sys
@@ -14,67 +14,67 @@ import structlog
 log = structlog.get_logger()
 
 
-def write_logs(*, console: bool | None = None, least: int = logging.INFO, for_good: bool = False) -> None:
-    """Send logs of this level and above to stderr: coloured on a terminal, else JSON. Libraries' warnings join them.
+def configure_logs(*, console: bool | None = None, level: int = logging.INFO, final: bool = False) -> None:
+    """Send logs of this level and above to stderr: coloured on a terminal, else JSON, with libraries' warnings.
 
-    `for_good`: nothing changes this any more, which saves looking it up for every line.
+    `final`: the configuration will not change again, which saves a lookup for every line.
     """
-    stderr: TextIO | None = sys.stderr  # None in a process that was started without one
+    stderr: TextIO | None = sys.stderr  # None in a process without standard streams
     if console is None:
         console = stderr is not None and stderr.isatty()
-    for_people: list[Any] = [
+    for_terminal: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.dev.ConsoleRenderer(),
-        _encoded,
+        _encode_text,
     ]
-    lines = _Lines(stderr)
+    writer = _LineWriter(stderr)
     structlog.configure(
-        processors=for_people if console else [_line],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=lambda *_: lines,
-        cache_logger_on_first_use=for_good,
+        processors=for_terminal if console else [_encode_json],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: writer,
+        cache_logger_on_first_use=final,
     )
-    logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
 
 
-def _line(_logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:
-    """One JSON line; one step, as every request writes one."""
+def _encode_json(_logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:
+    """One JSON line, in a single processor because every request writes one."""
     if fields.get("exc_info"):
         fields = structlog.processors.format_exc_info(_logger, level, fields)
     return orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str)
 
 
-def _encoded(_logger: Any, _level: str, line: Any) -> bytes:
+def _encode_text(_logger: Any, _level: str, line: Any) -> bytes:
     return str(line).encode(errors="backslashreplace")
 
 
-class _Lines:
-    """Writes each line at once or drops it. Nothing is kept back: what a full disk did not take is not tried again."""
+class _LineWriter:
+    """Writes each line at once or drops it. Nothing is buffered: a line refused by a full disk is not tried again."""
 
     def __init__(self, stream: TextIO | None) -> None:
         file: Any = None if stream is None else stream.buffer
         self._file = getattr(file, "raw", file)
-        self._torn = False
-        self._lock = RLock()  # what ends in the middle of a line may have something to say itself
+        self._is_torn = False  # whether the last line was written in part
+        self._lock = RLock()  # a signal handler may log in the middle of a line
 
     def msg(self, line: bytes) -> None:
-        with self._lock, suppress(OSError, ValueError):  # no room, nobody who reads, closed
-            rest = b"\n%b\n" % line if self._torn else b"%b\n" % line
-            while self._file is not None and rest and (taken := self._file.write(rest)):
-                rest = rest[taken:]
-                self._torn = bool(rest)  # what comes next begins a line of its own
+        with self._lock, suppress(OSError, ValueError):  # a full disk, a pipe without a reader, a closed stream
+            rest = b"\n%b\n" % line if self._is_torn else b"%b\n" % line
+            while self._file is not None and rest and (written := self._file.write(rest)):
+                rest = rest[written:]
+                self._is_torn = bool(rest)  # the next line must then begin with a line end
 
     debug = info = warning = error = critical = exception = msg
 
 
-class _ToStructlog(logging.Handler):
-    """Logs of libraries, without their tracebacks: those quote what callers sent, keys included."""
+class _LibraryHandler(logging.Handler):
+    """Logs of libraries without their tracebacks, which quote what callers sent, keys included."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
         try:
             message = record.getMessage()
-        except (TypeError, ValueError):  # a library's own slip between its words and what they speak of
+        except (TypeError, ValueError):  # the library's format string does not fit its arguments
             message = str(record.msg)
         log.warning("library.warned", logger=record.name, message=message[:200], error=error)

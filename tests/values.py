@@ -1,0 +1,62 @@
+"""Arbitrary JSON for property tests, and calls and contexts to apply policies to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policies import Policy, PolicyState, ReplyCheck
+from proxy.context import Caller, Context
+from proxy.wire.call import Call
+
+# No deadline for an example: a property does not become false because the machine is slow.
+PATIENT = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=12
+)
+ANNA = Caller("anna", "search")
+
+
+def draw_examples(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]:
+    """Return examples of a strategy, the same ones each time."""
+    found: list[Any] = []
+
+    @settings(max_examples=count, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(strategy)
+    def collect(example: Any) -> None:
+        found.append(example)
+
+    collect()
+    return found
+
+
+def make_call(**fields: Any) -> Call:
+    """Return a call whose body has these fields; `_headers` and `_query` are not part of it."""
+    headers, query = fields.pop("_headers", {}), fields.pop("_query", "")
+    return Call({"model": "m", **fields}, headers, query)
+
+
+def make_context(caller: Caller = ANNA, **options: Any) -> Context:
+    """Return the context of a call by this caller."""
+    return Context("req_1", caller, **options)
+
+
+async def apply_policy(
+    policy: Policy, call: Call, context: Context | None = None, state: PolicyState | None = None
+) -> Call:
+    """Return what a policy's request check makes of a call."""
+    checked = policy.request_check(state or PolicyState())(call, context or make_context())
+    return checked if isinstance(checked, Call) else await checked
+
+
+def reply_check_of(
+    policy: Policy, call: Call, context: Context | None = None, state: PolicyState | None = None
+) -> ReplyCheck | None:
+    """Return how a policy checks the reply to a call."""
+    factory = policy.reply_check(state or PolicyState())
+    return None if factory is None else factory(call, context or make_context())

@@ -8,7 +8,7 @@ from hypothesis import given
 
 from proxy.wire.errors import RequestError
 from proxy.wire.names import FIELDS, Globs, plain, refuse_lookalikes
-from tests.shapes import PATIENT, TEXTS
+from tests.values import PATIENT, TEXTS
 
 
 def refusal(name: str) -> RequestError:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.wire.call import Caller
 from proxy.wire.principal import blocked_key, hashed, identifier_of
-from tests.shapes import PATIENT
+from tests.values import PATIENT
 
 KEY = b"a key that nobody knows"
 ANNA = Caller("anna", "search")

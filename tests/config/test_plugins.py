@@ -9,7 +9,7 @@ from backends import Backend
 from backends.replay import Replay
 from policies import Policy
 from policies.metadata_limits import MetadataLimits
-from proxy.load import load
+from proxy.config.plugins import load
 from proxy.stores import Store
 from proxy.stores.memory import Memory
 

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.wire.errors import BackendError
 from proxy.wire.event import TRACKED, Event, Reply, body_events, data_of, frame_of
-from proxy.wire.shape import shaped
+from proxy.wire.convert import shaped
 from proxy.wire.sse import SSEParser
 from tests.wire.contract import event_faults, order_faults
 

@@ -7,7 +7,7 @@ import pytest
 from openai import AsyncOpenAI, AuthenticationError, NotFoundError
 
 from tests.conftest import tables_for
-from tests.raw import ask, nothing_left_running, post, serves, wire  # noqa: F401
+from tests.raw import ask, no_tasks_left, post, serves, wire  # noqa: F401
 from tests.upstream import FakeUpstream, canonical
 
 SEARCH, BATCH, GATES = "sk-search-0123456789", "sk-batch-0123456789", "sk-gate-0123456789"
@@ -70,7 +70,7 @@ async def test_a_stranger_is_refused_at_every_door(guarded: str, upstream: FakeU
 
     assert (answer.status, answer.error["code"], answer.error["param"]) == (401, "invalid_api_key", None)
     assert (answer.headers["www-authenticate"], answer.headers["x-should-retry"]) == ("Bearer", "false")
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert SEARCH not in f"{answer} {logged}"
 
 
@@ -103,15 +103,15 @@ async def test_the_upstream_gets_the_gates_key_and_never_the_callers(guarded: st
     async with http.post(f"{guarded}/v1/responses", json={"model": "m"}, headers={"Authorization": f"Bearer {SEARCH}"}):
         pass
 
-    assert upstream.asked[0].headers["Authorization"] == f"Bearer {GATES}"
-    assert SEARCH not in str(upstream.asked)
+    assert upstream.requests[0].headers["Authorization"] == f"Bearer {GATES}"
+    assert SEARCH not in str(upstream.requests)
 
 
 async def test_only_listed_headers_of_a_caller_reach_the_upstream(gate: str, upstream: FakeUpstream, http):
     """What tells of SDKs, sessions and betas passes; who asks, and from where, does not."""
     async with http.post(f"{gate}/v1/responses", json={"model": "m"}, headers={**NOT_SEEN, **SEEN}) as answer:
         assert answer.status == 200
-    names = {name.lower(): value for name, value in upstream.asked[0].headers.items()}
+    names = {name.lower(): value for name, value in upstream.requests[0].headers.items()}
 
     assert {name: names.get(name) for name in SEEN} == SEEN
     assert set(names) - set(SEEN) <= {"host", "accept", "accept-encoding", "content-type", "content-length"}
@@ -123,8 +123,8 @@ async def test_a_caller_cannot_strike_headers_out(gate: str, upstream: FakeUpstr
     answer = await ask(gate, post(connection="keep-alive, content-type, authorization", user_agent="a", keep_alive="5"))
 
     assert answer.status == 200
-    assert upstream.asked[0].headers["Content-Type"] == "application/json"
-    assert "Keep-Alive" not in upstream.asked[0].headers
+    assert upstream.requests[0].headers["Content-Type"] == "application/json"
+    assert "Keep-Alive" not in upstream.requests[0].headers
 
 
 async def test_header_values_that_are_no_text_do_no_harm(gate: str, upstream: FakeUpstream):
@@ -132,7 +132,7 @@ async def test_header_values_that_are_no_text_do_no_harm(gate: str, upstream: Fa
     data = post(user_agent="?").replace(b"user-agent: ?", b"User-Agent: \xff\xfe\r\nX-Codex-A: \xe9")
 
     assert (await ask(gate, data)).status == 200
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
 
 
 async def test_keys_stand_in_no_log_and_no_answer(guarded: str, upstream: FakeUpstream, logged, caplog, capfd):
@@ -271,7 +271,7 @@ async def test_a_model_that_no_route_serves_is_unknown(start_gate, upstream: Fak
     assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
     assert len(answer.body) < 500
     assert len(str(logged)) < 1000
-    assert upstream.asked == []
+    assert upstream.requests == []
 
 
 async def test_a_crash_is_answered_without_its_cause(start_gate, logged):

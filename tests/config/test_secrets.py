@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from proxy.settings import Secret, Table
+from proxy.config.secrets import Secret, Table
 
 KEY = "sk-nobody-may-see-this"
 

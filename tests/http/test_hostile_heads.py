@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import tables_for
-from tests.raw import ask, nothing_left_running, post, serves, wire  # noqa: F401
+from tests.raw import ask, no_tasks_left, post, serves, wire  # noqa: F401
 from tests.upstream import FakeUpstream
 
 BODY = b'{"model":"m"}'
@@ -52,7 +52,7 @@ async def test_a_body_whose_end_is_doubtful_is_refused_and_its_connection_closed
 
     assert (answer.status, answer.error["type"], rest) == (400, "invalid_request_error", b"")
     assert answer.headers["x-request-id"].startswith("req_")
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert await serves(gate)
 
 
@@ -88,7 +88,7 @@ async def test_a_head_that_is_no_http_is_refused_in_the_envelope(gate: str, upst
 
     assert (answer.status, answer.error["type"], rest) == (400, "invalid_request_error", b"")
     assert answer.headers["x-should-retry"] == "false"
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert await serves(gate)
 
 
@@ -120,7 +120,7 @@ async def test_a_path_is_served_only_as_it_is_spelt(gate: str, upstream: FakeUps
 
     assert answer.status == 404
     assert f"POST {target}" in answer.error["message"]
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert await serves(gate)
 
 
@@ -141,7 +141,7 @@ async def test_what_follows_a_connect_is_not_read(gate: str, upstream: FakeUpstr
 
         assert (await connection.answer()).status == 404
         assert await connection.rest() == b""
-        assert upstream.asked == []
+        assert upstream.requests == []
 
 
 async def test_a_refused_body_is_not_read_as_the_next_request(gate: str, upstream: FakeUpstream):
@@ -152,7 +152,7 @@ async def test_a_refused_body_is_not_read_as_the_next_request(gate: str, upstrea
 
         assert (await connection.answer()).status == 404
         assert (await connection.answer()).status == 200
-        assert [asked.body["model"] for asked in upstream.asked] == ["mine"]
+        assert [asked.body["model"] for asked in upstream.requests] == ["mine"]
 
 
 async def test_a_refusal_before_the_body_is_whole_ends_the_connection(gate: str, upstream: FakeUpstream):
@@ -164,7 +164,7 @@ async def test_a_refusal_before_the_body_is_whole_ends_the_connection(gate: str,
 
         assert (answer.status, answer.headers["connection"]) == (404, "close")
         assert await connection.rest() == b""
-        assert upstream.asked == []
+        assert upstream.requests == []
 
 
 async def test_pipelined_requests_are_answered_in_their_order(gate: str, upstream: FakeUpstream):
@@ -174,7 +174,7 @@ async def test_pipelined_requests_are_answered_in_their_order(gate: str, upstrea
         answers = [await connection.answer() for _ in range(40)]
 
     assert {answer.status for answer in answers} == {200}
-    assert [asked.body["model"] for asked in upstream.asked] == [str(number) for number in range(40)]
+    assert [asked.body["model"] for asked in upstream.requests] == [str(number) for number in range(40)]
 
 
 UPGRADE = (
@@ -193,7 +193,7 @@ async def test_nothing_is_smuggled_with_a_websocket_upgrade(gate: str, upstream:
 
         assert (await connection.answer()).status == 426
         assert await connection.rest() == b""
-        assert upstream.asked == []
+        assert upstream.requests == []
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
@@ -206,7 +206,7 @@ async def test_an_upgrade_that_is_asked_for_with_a_post_is_passed_over(
 
         assert (await connection.answer()).status == 200
         assert await connection.rest() == b""
-        assert [asked.body["model"] for asked in upstream.asked] == ["m"]
+        assert [asked.body["model"] for asked in upstream.requests] == ["m"]
 
 
 HOSTS = {
@@ -224,7 +224,7 @@ async def test_an_open_gate_answers_only_to_loopbacks_own_names(
     answer = await ask(gate, post(host=host))
 
     assert answer.status == status
-    assert len(upstream.asked) == (1 if status == 200 else 0)
+    assert len(upstream.requests) == (1 if status == 200 else 0)
     assert status == 200 or answer.error["type"] == "invalid_request_error"
 
 

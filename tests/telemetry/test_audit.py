@@ -8,11 +8,11 @@ import orjson
 import pytest
 
 from proxy.app import running
-from proxy.audit import START, Audit, AuditTable, Decision, first_altered
-from proxy.config import build
+from proxy.telemetry.audit import START, Audit, AuditTable, Decision, first_altered
+from proxy.config.build import build
 from tests.conftest import StartGate, tables_for
-from tests.logs import kept_apart
-from tests.room import room_up_to
+from tests.logs import isolated_logs
+from tests.room import disk_full_at
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 
 ASKED = {"model": "gpt-5.6", "input": "Hi"}
@@ -22,7 +22,7 @@ MADE = Decision("metadata_limits", "0123456789ab", "allowed", None, None, "anna"
 @pytest.fixture(autouse=True)
 def _own_logs() -> Iterator[None]:
     """Logs go where this test can see them, whoever sent them elsewhere before."""
-    with kept_apart():
+    with isolated_logs():
         yield
 
 
@@ -212,7 +212,7 @@ def test_no_half_line_is_left_when_the_room_ends_within_it(lines: list[bytes], t
     audit = Audit(AuditTable(path=path))
     audit.open()
     for more in (1, 100, 300):
-        with room_up_to(size + more):
+        with disk_full_at(size + more):
             audit.write(MADE)
 
         assert path.stat().st_size == size

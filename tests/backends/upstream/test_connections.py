@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tables_for
-from tests.raw import RawUpstream, ask, nothing_left_running, playing, post, until, whole, wire  # noqa: F401
+from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, until, whole, wire  # noqa: F401
 from tests.upstream import CANONICAL, FakeUpstream, canonical, final_body
 
 FINAL = final_body()
@@ -164,7 +164,7 @@ async def test_many_streams_run_at_once(start_gate, upstream: FakeUpstream):
     all_here = asyncio.Event()
 
     async def together(request):
-        if len(upstream.asked) == 150:
+        if len(upstream.requests) == 150:
             all_here.set()
         await all_here.wait()
         return await canonical(request)
@@ -245,7 +245,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(start_gate, self
         answer = await ask(gate, post())
 
         assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
-        assert upstream.asked == []
+        assert upstream.requests == []
 
 
 async def test_a_reader_that_stops_reading_holds_the_upstream_back(near: str, played: RawUpstream):

@@ -15,15 +15,15 @@ from pydantic import PrivateAttr
 
 from policies import Judge, Policy, Watch, Watcher
 from proxy import closing
-from proxy.audit import Audit, AuditTable
+from proxy.telemetry.audit import Audit, AuditTable
 from proxy.observe import Trace, begun
-from proxy.recorder import Recorder, RecordTable
+from proxy.telemetry.recorder import Recorder, RecordTable
 from proxy.rules import Mode, Rule, Rules, selector
 from proxy.wire.call import ANSWERED, Call, Caller
 from proxy.wire.errors import BackendError, PolicyViolation, Unavailable
 from proxy.wire.event import TRACKED, Event, Reply, Stop, body_events, data_of, frame_of
 from proxy.wire.sse import SSEParser
-from tests.shapes import call_with
+from tests.values import call_with
 from tests.upstream import CANONICAL, final_body
 from tests.wire.contract import order_faults
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
-from proxy.cache import key_of
+from proxy.cache.cache import key_of
 from proxy.wire.call import Call, Caller
 from tests.conftest import DATA, tables_for
 from tests.upstream import CANONICAL, FakeUpstream, streaming
@@ -38,7 +38,7 @@ async def test_the_second_asker_gets_the_first_answer(gate: str, http, upstream:
     first, body = await ask(http, gate, ASKED)
     second, again = await ask(http, gate, ASKED)
 
-    assert (first, body, len(upstream.asked)) == ("headgate; fwd=uri-miss", again, 1)
+    assert (first, body, len(upstream.requests)) == ("headgate; fwd=uri-miss", again, 1)
     assert second in ("headgate; hit; ttl=3599", "headgate; hit; ttl=3600")
 
 
@@ -63,7 +63,7 @@ async def test_no_key_no_caching(gate: str, http, upstream: FakeUpstream):
     for _ in range(2):
         status, _ = await ask(http, gate, {"model": "m", "input": "Hi"})
 
-    assert (status, len(upstream.asked)) == ("headgate; fwd=bypass; detail=no-prompt-cache-key", 2)
+    assert (status, len(upstream.requests)) == ("headgate; fwd=bypass; detail=no-prompt-cache-key", 2)
 
 
 async def test_a_stream_is_replayed_byte_for_byte(gate: str, http, upstream: FakeUpstream):
@@ -72,7 +72,7 @@ async def test_a_stream_is_replayed_byte_for_byte(gate: str, http, upstream: Fak
         _, body = await ask(http, gate, ASKED | {"stream": True})
 
         assert body == CANONICAL
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -88,7 +88,7 @@ async def test_one_entry_serves_both_ways(gate: str, upstream: FakeUpstream, fir
                 answer = await client.responses.create(model="m", input="Hi", prompt_cache_key="k")
                 texts.append(answer.output_text)
 
-    assert (texts, len(upstream.asked)) == (["Hello.", "Hello."], 1)
+    assert (texts, len(upstream.requests)) == (["Hello.", "Hello."], 1)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -99,7 +99,7 @@ async def test_echoed_fields_are_those_of_the_request_being_answered(gate: str, 
         asked = ASKED | {"metadata": {"who": who}, "safety_identifier": who, "stream": stream}
         answers.append((await ask(http, gate, asked))[1])
 
-    assert (b"first" in answers[1], len(upstream.asked)) == (False, 1)
+    assert (b"first" in answers[1], len(upstream.requests)) == (False, 1)
     assert answers[1].count(b'"metadata":{"who":"second"}') == (3 if stream else 1)
 
 
@@ -131,7 +131,7 @@ async def test_what_is_never_cached_says_why(gate: str, http, upstream: FakeUpst
     for _ in range(2):
         status, _ = await ask(http, gate, ASKED | change)
 
-    assert (status, len(upstream.asked)) == (f"headgate; fwd=bypass; detail={reason}", 2)
+    assert (status, len(upstream.requests)) == (f"headgate; fwd=bypass; detail={reason}", 2)
 
 
 async def test_server_tools_are_cached_where_the_operator_allows_it(start_gate, http, upstream: FakeUpstream):
@@ -140,7 +140,7 @@ async def test_server_tools_are_cached_where_the_operator_allows_it(start_gate, 
     for _ in range(2):
         await ask(http, gate, ASKED | {"tools": [{"type": "web_search"}]})
 
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
 
 
 @pytest.mark.parametrize("fixture", ["incomplete", "failing", "failed_only"])
@@ -150,7 +150,7 @@ async def test_only_completed_responses_are_kept(gate: str, http, upstream: Fake
     for _ in range(2):
         await ask(http, gate, ASKED | {"stream": True})
 
-    assert len(upstream.asked) == 2
+    assert len(upstream.requests) == 2
 
 
 async def test_a_stream_that_breaks_off_is_not_kept(gate: str, http, upstream: FakeUpstream):
@@ -171,7 +171,7 @@ async def test_answers_over_the_limit_are_not_kept(start_gate, http, upstream: F
     for _ in range(2):
         await ask(http, gate, ASKED)
 
-    assert len(upstream.asked) == 2
+    assert len(upstream.requests) == 2
 
 
 async def test_no_store_keeps_nothing_and_no_cache_asks_again(gate: str, http, upstream: FakeUpstream):
@@ -181,7 +181,7 @@ async def test_no_store_keeps_nothing_and_no_cache_asks_again(gate: str, http, u
     ]
 
     assert statuses[:2] == ["headgate; fwd=bypass; detail=no-store", "headgate; fwd=request"]
-    assert (statuses[2].startswith("headgate; hit"), len(upstream.asked)) == (True, 2)
+    assert (statuses[2].startswith("headgate; hit"), len(upstream.requests)) == (True, 2)
 
 
 async def test_no_cache_table_no_cache_status(start_gate, http, upstream: FakeUpstream):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.raw import ask, nothing_left_running, post, serves  # noqa: F401
+from tests.raw import ask, no_tasks_left, post, serves  # noqa: F401
 from tests.upstream import FakeUpstream
 
 NOT_READ = {
@@ -51,7 +51,7 @@ async def test_a_body_that_two_readers_could_read_differently_is_refused(
 
     assert (answer.status, answer.error["type"], answer.error["code"]) == (400, "invalid_request_error", code)
     assert answer.headers["x-should-retry"] == "false"
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert await serves(gate)
 
 
@@ -90,7 +90,7 @@ async def test_an_odd_shape_is_the_callers_mistake_and_never_a_crash(
 
     assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, code)
     assert "request.crashed" not in [line["event"] for line in logged]
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert await serves(gate)
 
 
@@ -114,7 +114,7 @@ async def test_what_the_gate_does_not_judge_it_neither_refuses_nor_trips_over(ga
     answer = await ask(gate, post(body))
 
     assert answer.status == 200
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
     assert "request.crashed" not in [line["event"] for line in logged]
 
 
@@ -122,7 +122,7 @@ async def test_a_body_reaches_the_upstream_as_it_was_checked(gate: str, upstream
     """Never the caller's own bytes, which another parser could read differently."""
     await ask(gate, post(b' {"model" : "\\u006d", "n": 1.0e2, "big": 123456789012345678901234567890} '))
 
-    assert upstream.asked[0].raw == b'{"model":"m","n":100.0,"big":1.2345678901234568e+29,"max_tool_calls":8}'
+    assert upstream.requests[0].raw == b'{"model":"m","n":100.0,"big":1.2345678901234568e+29,"max_tool_calls":8}'
 
 
 async def test_the_order_of_doors_is_kept(gate: str, upstream: FakeUpstream):

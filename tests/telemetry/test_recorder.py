@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from policies.input_urls import MOST_VALUES
 from proxy.commands.policy import Case, fate
-from proxy.config import rules_of
-from proxy.recorder import (
+from proxy.config.build import rules_of
+from proxy.telemetry.recorder import (
     FREE,
     INCLUDED,
     SERVER,
@@ -28,11 +28,11 @@ from proxy.recorder import (
 )
 from proxy.wire.call import Call, Caller
 from tests.conftest import StartGate, tables_for
-from tests.logs import kept_apart
+from tests.logs import isolated_logs
 from tests.policies.test_input_urls import MALFORMED, USERINFO
 from tests.policies.test_input_urls import PRIVATE as PRIVATE_HOSTS
-from tests.room import room_up_to
-from tests.shapes import PATIENT, SCALARS, call_with, drawn
+from tests.room import disk_full_at
+from tests.values import PATIENT, SCALARS, call_with, drawn
 from tests.upstream import FakeUpstream
 
 MARK = "ZQXMARK"
@@ -77,7 +77,7 @@ PRIVATE = st.dictionaries(
 @pytest.fixture(autouse=True)
 def _own_logs() -> Iterator[None]:
     """Logs go where this test can see them, whoever sent them elsewhere before."""
-    with kept_apart():
+    with isolated_logs():
         yield
 
 
@@ -506,7 +506,7 @@ def test_no_half_line_is_left_when_the_room_ends_within_it(tmp_path: Path, logge
     path = tmp_path / "r.jsonl"
     narrow = recorder(path)
     narrow.write(call_with(n=0), None)
-    with room_up_to(path.stat().st_size + 20):
+    with disk_full_at(path.stat().st_size + 20):
         narrow.write(call_with(n=1), None)
     narrow.write(call_with(n=2), None)
     narrow.close()

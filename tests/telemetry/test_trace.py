@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from proxy.observe import traces_from_environment
+from proxy.telemetry.trace import tracer_provider
 from tests.conftest import tables_for
 from tests.upstream import FakeUpstream, streaming
 
@@ -76,7 +76,7 @@ async def test_the_upstream_gets_the_context_of_the_model_call(traced: str, http
     """The provider's spans become children of our CLIENT span, not its siblings."""
     await post(http, traced, ASKED, traceparent=PARENT, tracestate="vendor=1")
     call = next(span for span in spans.get_finished_spans() if span.name == "chat gpt-5.6")
-    sent = upstream.asked[0].headers
+    sent = upstream.requests[0].headers
 
     assert sent["traceparent"] == f"00-{call.context.trace_id:032x}-{call.context.span_id:016x}-01"
     assert sent["tracestate"] == "vendor=1"
@@ -86,7 +86,7 @@ async def test_without_traces_the_callers_context_passes(gate: str, http, upstre
     """A gate that traces nothing does not break the caller's trace."""
     await post(http, gate, ASKED, traceparent=PARENT)
 
-    assert upstream.asked[0].headers["traceparent"] == PARENT
+    assert upstream.requests[0].headers["traceparent"] == PARENT
 
 
 async def test_an_unsampled_call_makes_no_spans(start_gate, upstream, http, spans):
@@ -98,9 +98,9 @@ async def test_an_unsampled_call_makes_no_spans(start_gate, upstream, http, span
     await post(http, gate, ASKED, traceparent=PARENT[:-2] + "00")
 
     assert spans.get_finished_spans() == ()
-    assert "traceparent" not in upstream.asked[0].headers
-    assert upstream.asked[1].headers["traceparent"].startswith(PARENT[:35])
-    assert int(upstream.asked[1].headers["traceparent"][-2:], 16) & 1 == 0  # the flag that says "sampled"
+    assert "traceparent" not in upstream.requests[0].headers
+    assert upstream.requests[1].headers["traceparent"].startswith(PARENT[:35])
+    assert int(upstream.requests[1].headers["traceparent"][-2:], 16) & 1 == 0  # the flag that says "sampled"
 
 
 async def test_a_refusal_shows_where_it_came_from(traced: str, http, spans):

@@ -11,12 +11,12 @@ import orjson
 import pytest
 import structlog
 
-from proxy.logs import write_logs
-from tests.logs import kept_apart
-from tests.room import room_up_to
+from proxy.telemetry.logs import write_logs
+from tests.logs import isolated_logs
+from tests.room import disk_full_at
 
 PROGRAM = (
-    "import logging, structlog; from proxy.logs import write_logs; write_logs(console={console})\n"
+    "import logging, structlog; from proxy.telemetry.logs import write_logs; write_logs(console={console})\n"
     "for n in range(500): structlog.get_logger().info('noun.happened', number=n)\n"
     "logging.getLogger('lib').warning('it broke')\n"
     "print('done')"
@@ -26,14 +26,14 @@ PROGRAM = (
 @pytest.fixture(autouse=True)
 def _own_logs() -> Iterator[None]:
     """What a test configures is over with it."""
-    with kept_apart():
+    with isolated_logs():
         yield
 
 
 def test_logs_are_json_lines_on_stderr():
     """What is not a terminal gets one JSON object a line; warnings of libraries join, without their tracebacks."""
     program = (
-        "import logging, structlog; from proxy.logs import write_logs; write_logs(console=False)\n"
+        "import logging, structlog; from proxy.telemetry.logs import write_logs; write_logs(console=False)\n"
         "structlog.get_logger().info('noun.happened', key=1)\n"
         "try: 1 / 0\n"
         "except ZeroDivisionError: logging.getLogger('lib').warning('it %s', 'broke', exc_info=True)\n"
@@ -93,7 +93,7 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path, monkeypatch):
         write_logs(console=False)
         log = structlog.get_logger()
         log.info("first.happened")
-        with room_up_to(path.stat().st_size + 10):
+        with disk_full_at(path.stat().st_size + 10):
             log.info("torn.happened")
             log.info("lost.happened")
         log.info("next.happened")
@@ -111,7 +111,7 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path, monkeypatch):
 def test_a_librarys_slip_in_its_words_is_told_as_it_is():
     """Its template names a number, and it gives a text: the line is told without it, and nothing is raised."""
     program = (
-        "import logging; from proxy.logs import write_logs; write_logs(console=False)\n"
+        "import logging; from proxy.telemetry.logs import write_logs; write_logs(console=False)\n"
         "logging.getLogger('lib').warning('%d broke', 'it')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.identify import ANYBODY, Identify
+from proxy.identity.directory import ANYBODY, Identify
 from proxy.wire.call import Caller
 from proxy.wire.errors import Unauthenticated
-from tests.shapes import PATIENT
+from tests.values import PATIENT
 
 ANNA, BEN = Caller("anna", "search"), Caller("ben", "ads")
 

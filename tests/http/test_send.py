@@ -6,7 +6,7 @@ import pytest
 from openai import APIError, APIStatusError, AsyncOpenAI, BadRequestError
 
 from tests.conftest import tables_for
-from tests.raw import ask, events, nothing_left_running, post, until, wire  # noqa: F401
+from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
 STREAM = post(b'{"model":"m","stream":true}')
@@ -91,7 +91,7 @@ async def test_a_caller_that_leaves_while_comments_are_sent_ends_the_work(restle
             pass
 
     async with asyncio.timeout(2):
-        await upstream.left.wait()
+        await upstream.disconnected.wait()
 
 
 async def test_the_head_of_a_stream_keeps_middlemen_from_holding_it_back(gate: str):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tables_for
-from tests.raw import ask, nothing_left_running, post, serves, wire  # noqa: F401
+from tests.raw import ask, no_tasks_left, post, serves, wire  # noqa: F401
 from tests.upstream import FakeUpstream
 
 BODY = b'{"model":"m"}'
@@ -40,7 +40,7 @@ async def test_the_limit_is_the_largest_body_that_passes(small: str, upstream: F
 
     assert (passed.status, refused.status) == (200, 413)
     assert refused.error["message"] == "The body is too large; the limit is 100000 bytes."
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
     assert await serves(small)
 
 
@@ -64,7 +64,7 @@ async def test_chunks_over_the_limit_are_refused_before_they_end(small: str):
 async def test_a_body_of_many_tiny_chunks_is_read(gate: str, upstream: FakeUpstream):
     """One byte a chunk is slow, not wrong."""
     assert (await ask(gate, in_chunks(of_size(5000), 1))).status == 200
-    assert len(upstream.asked[0].body["input"]) == 5000 - 24
+    assert len(upstream.requests[0].body["input"]) == 5000 - 24
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_a_charset_changes_nothing(gate: str, upstream: FakeUpstream, char
     refused = await ask(gate, post('{"model":"m"}'.encode("cp037")).replace(b"json\r\n", b"json; charset=cp037\r\n"))
 
     assert (read.status, refused.status) == (200, 400)
-    assert [asked.body["model"] for asked in upstream.asked] == ["m"]
+    assert [asked.body["model"] for asked in upstream.requests] == ["m"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_other_kinds_are_refused(gate: str, upstream: FakeUpstream, kind: 
     answer = await ask(gate, post().replace(b"application/json", kind.encode()))
 
     assert (answer.status, answer.error["type"]) == (415, "invalid_request_error")
-    assert upstream.asked == []
+    assert upstream.requests == []
 
 
 ENCODERS = {"gzip": gzip.compress, "GZIP": gzip.compress, "deflate": zlib.compress, "identity": bytes}
@@ -125,8 +125,8 @@ async def test_a_packed_body_is_unpacked(gate: str, upstream: FakeUpstream, name
     answer = await ask(gate, post(encode(BODY), content_encoding=name))
 
     assert answer.status == 200
-    assert upstream.asked[0].body["model"] == "m"
-    assert "Content-Encoding" not in upstream.asked[0].headers
+    assert upstream.requests[0].body["model"] == "m"
+    assert "Content-Encoding" not in upstream.requests[0].headers
 
 
 @pytest.mark.parametrize("name", ["zstd", "br", "compress", "gzip, gzip", "zstd, gzip", "rot13"])
@@ -137,7 +137,7 @@ async def test_other_packings_are_refused(gate: str, upstream: FakeUpstream, nam
     assert (answer.status, answer.error["type"]) == (415, "invalid_request_error")
     assert answer.headers["accept-encoding"] == "gzip, deflate"
     assert answer.headers["x-request-id"].startswith("req_")
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert await serves(gate)
 
 
@@ -155,7 +155,7 @@ async def test_a_broken_pack_is_the_callers_mistake(gate: str, upstream: FakeUps
     answer = await ask(gate, post(packed, content_encoding="gzip"))
 
     assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert await serves(gate)
 
 
@@ -173,7 +173,7 @@ async def test_a_bomb_is_refused_before_it_is_unpacked(small: str, upstream: Fak
 
     assert (answer.status, answer.error["code"]) == (413, None)
     assert most < 32_000_000
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert await serves(small)
 
 
@@ -188,7 +188,7 @@ async def test_a_caller_that_asks_first_is_told_to_go_on(gate: str, upstream: Fa
 
     assert told == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert answer.status == 200
-    assert len(upstream.asked[0].body["input"]) == 500_000 - 24
+    assert len(upstream.requests[0].body["input"]) == 500_000 - 24
 
 
 REFUSED_AT_ONCE = {
@@ -229,4 +229,4 @@ async def test_curl_sends_a_large_body(gate: str, upstream: FakeUpstream, tmp_pa
     told, _ = await curl.communicate()
 
     assert told == b"200"
-    assert len(upstream.asked[0].body["input"]) == 3_000_000 - 24
+    assert len(upstream.requests[0].body["input"]) == 3_000_000 - 24

@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanKind
 from proxy import door
 from proxy.tables import Server
 from tests.conftest import tables_for
-from tests.raw import Wire, nothing_left_running, post, serves, wire  # noqa: F401
+from tests.raw import RawConnection, no_tasks_left, post, serves, wire  # noqa: F401
 from tests.upstream import CANONICAL, FakeUpstream, canonical
 
 CHUNKED = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
@@ -24,7 +24,7 @@ async def impatient(start_gate, upstream: FakeUpstream) -> str:
     return await start_gate(tables_for(upstream, server=server))
 
 
-async def trickle(connection: Wire, data: bytes) -> None:
+async def trickle(connection: RawConnection, data: bytes) -> None:
     """Send one byte after the other, for as long as anybody takes them."""
     with suppress(ConnectionError):
         for byte in data:
@@ -134,7 +134,7 @@ async def test_a_large_body_has_the_time_it_needs(impatient: str, upstream: Fake
         await connection.send(b"}")
 
         assert (await connection.answer()).status == 200
-        assert len(upstream.asked[0].body["input"]) == 200_000
+        assert len(upstream.requests[0].body["input"]) == 200_000
 
 
 async def test_a_body_that_nobody_reads_does_not_hold_the_connection(impatient: str):
@@ -159,7 +159,7 @@ async def test_a_chunk_that_is_broken_later_is_refused_at_once(gate: str, upstre
 
         assert (answer.status, answer.error["param"]) == (400, None)
         assert await connection.rest() == b""
-    assert upstream.asked == []
+    assert upstream.requests == []
     assert await serves(gate)
 
 
@@ -171,7 +171,7 @@ async def test_a_caller_that_leaves_in_the_middle_of_its_body_leaves_nothing_beh
 
     assert await serves(gate)
     assert [line["status"] for line in logged if line["event"] == "request.finished"] == [499, 200]
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
 
 
 async def test_an_unreadable_head_is_logged_without_what_was_sent(gate: str, logged, caplog):

@@ -9,7 +9,7 @@ from pydantic import PrivateAttr
 
 from backends import Backend
 from backends.replay import Replay
-from proxy.routes import Routes
+from proxy.routing.routes import Routes
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import BackendError, UnknownModel
 

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from openai import APIError, AsyncOpenAI, InternalServerError
 
-from tests.raw import RawUpstream, ask, events, nothing_left_running, playing, post, until, whole  # noqa: F401
+from tests.raw import RawUpstream, ask, events, no_tasks_left, playing, post, until, whole  # noqa: F401
 from tests.upstream import CANONICAL, final_body
 
 FINAL = final_body()
@@ -122,7 +122,7 @@ async def test_a_fault_before_the_first_event_is_a_status(gate, upstream: RawUps
 
     assert (answer.status, answer.error["code"], answer.error["type"]) == (status, code, "server_error")
     assert "sk-gate" not in str(answer)
-    assert len(upstream.asked) == 1  # neither retried nor redirected
+    assert len(upstream.requests) == 1  # neither retried nor redirected
     upstream.play = playing(whole(FINAL, JSON))
     assert (await ask(gate, post())).status == 200
 

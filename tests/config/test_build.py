@@ -10,7 +10,7 @@ import pytest
 from backends.replay import Replay
 from backends.upstream import Upstream
 from policies.metadata_limits import MetadataLimits
-from proxy.config import DEMO, ConfigError, build, embedded, read
+from proxy.config.build import DEMO, ConfigError, build, embedded, read
 from proxy.stores.memory import Memory
 from proxy.wire.call import Call, Caller
 
@@ -27,7 +27,7 @@ backend = "canned"
 """
 QUOTA = """
 from policies import Policy
-from proxy.settings import Table
+from proxy.config.table import Table
 
 class Limit(Table):
     most: int = 1

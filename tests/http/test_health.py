@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from tests.conftest import tables_for
-from tests.raw import RawUpstream, ask, nothing_left_running, playing  # noqa: F401
+from tests.raw import RawUpstream, ask, no_tasks_left, playing  # noqa: F401
 from tests.upstream import FakeUpstream
 
 

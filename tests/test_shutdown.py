@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.door import GRACE_S, LEAVING_S
-from tests.raw import Wire, nothing_left_running, post, wire  # noqa: F401
-from tests.stopping import Stopping
+from proxy.http.server import GRACE_S, LEAVING_S
+from tests.raw import RawConnection, no_tasks_left, post, wire  # noqa: F401
+from tests.stopping import StoppableGateway
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
 STREAM = post(b'{"model":"m","stream":true}')
@@ -18,7 +18,7 @@ FIRST = CANONICAL[: CANONICAL.index(b"\n\n") + 2]
 SHUTDOWN = "server_shutdown"
 
 
-async def begun(connection: Wire) -> None:
+async def begun(connection: RawConnection) -> None:
     """An answer's first event has come."""
     while await connection.line() != b"event: response.created\n":
         pass
@@ -33,13 +33,13 @@ async def test_an_upstream_stream_that_is_ended_keeps_what_it_told(upstream: Fak
     """Its open item is closed as it stands; the upstream is left, and nothing crashed."""
     sent = b"".join(frame + b"\n\n" for frame in CANONICAL.split(b"\n\n")[:11])
     upstream.answer = streaming(sent, then=hang)
-    async with Stopping(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)
         await begun(connection)
         await gate.stop()
         told = await connection.rest()
 
-        await upstream.left.wait()
+        await upstream.disconnected.wait()
     assert told.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert b'"status":"incomplete"' in told
     assert told.index(b"event: response.output_item.done") < told.index(b"event: error")
@@ -53,7 +53,7 @@ async def test_an_answer_that_has_not_begun_is_refused_when_the_drain_ends(
 ):
     """The caller can still be told by a status, and may try the next gate."""
     upstream.answer = hang
-    async with Stopping(upstream, drain_s=0.1) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0.1) as gate, wire(gate.address) as connection:
         await connection.send(post(b'{"model":"m","stream":%b}' % stream))
         await upstream.arrived.wait()
         await gate.stop()
@@ -85,11 +85,11 @@ class Flood:
 
 
 @asynccontextmanager
-async def flooding(upstream: FakeUpstream) -> AsyncIterator[tuple[Stopping, Any]]:
+async def flooding(upstream: FakeUpstream) -> AsyncIterator[tuple[StoppableGateway, Any]]:
     """A gate without a drain, and a caller that is behind in a stream without end."""
     flood = Flood()
     upstream.answer = streaming(FIRST, then=flood)
-    async with Stopping(upstream, drain_s=0) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)
         await begun(connection)
         await flood.stuck()
@@ -101,7 +101,7 @@ async def test_a_caller_that_takes_nothing_holds_no_process(upstream: FakeUpstre
     async with flooding(upstream) as (gate, _):
         async with asyncio.timeout(GRACE_S + LEAVING_S + 2):
             await gate.stop()
-            await upstream.left.wait()
+            await upstream.disconnected.wait()
     assert finished(logged) == [(200, SHUTDOWN)]
 
 
@@ -120,7 +120,7 @@ async def test_a_slow_caller_reads_its_end_in_the_right_place(upstream: FakeUpst
 async def test_a_whole_stream_is_not_called_cut_when_only_its_upstream_lingers(upstream: FakeUpstream, logged):
     """The caller has all of it; what the upstream still has to say concerns nobody."""
     upstream.answer = streaming(CANONICAL, then=hang)
-    async with Stopping(upstream, drain_s=0.05) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0.05) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)
         assert (await connection.answer()).body == CANONICAL
     assert finished(logged) == [(200, None)]

@@ -54,14 +54,16 @@ def build_dispatcher(
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     responses, models = Responses(directory, pipeline, config.server), Models(directory, routes)
     health, websocket = Health(config.backends, config.cache_store), WebSocket(directory)
-    router = Router([
-        Endpoint("POST", "/v1/responses", responses.create),
-        Endpoint("GET", "/v1/responses", websocket.connect),
-        Endpoint("GET", "/v1/models", models.list),
-        Endpoint("GET", "/v1/models/{name*}", models.retrieve),
-        Endpoint("GET", "/healthz", health.alive),
-        Endpoint("GET", "/readyz", health.ready),
-    ])
+    router = Router(
+        [
+            Endpoint("POST", "/v1/responses", responses.create),
+            Endpoint("GET", "/v1/responses", websocket.connect),
+            Endpoint("GET", "/v1/models", models.list),
+            Endpoint("GET", "/v1/models/{name*}", models.retrieve),
+            Endpoint("GET", "/healthz", health.alive),
+            Endpoint("GET", "/readyz", health.ready),
+        ]
+    )
     hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
     return Dispatcher(router, hosts, tracer)
 

@@ -19,7 +19,7 @@ from proxy.wire.errors import HeadgateError, RequestError
 log = structlog.get_logger()
 
 LINGERING_S = 2.0  # how long the rest of a refused body is read, so that the client can read the refusal
-GRACE_S = 2.0  # how long to wait at shutdown for a client that must read some of its answer before the end can be written
+GRACE_S = 2.0  # how long to wait at shutdown for a client that must read before the end can be written
 END_S = 0.5  # how long the client has to read the end itself
 POLL_S = 0.02  # how often a paused connection is checked at shutdown
 _SILENT = logging.getLogger("headgate.aiohttp")

@@ -53,7 +53,8 @@ def build_dispatcher(
     )
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     responses, models = Responses(directory, pipeline, config.server), Models(directory, routes)
-    health, websocket = Health(config.backends, config.cache_store), WebSocket(directory)
+    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
+    health, websocket = Health(config.backends, config.cache_store, files), WebSocket(directory)
     router = Router(
         [
             Endpoint("POST", "/v1/responses", responses.create),

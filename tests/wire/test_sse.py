@@ -333,7 +333,7 @@ def test_each_parser_follows_its_own_types():
     assert [event.sse for event in events] == [DELTA, DELTA]
 
 
-@pytest.mark.parametrize("kind", ["größe", "a/b", 'q"uote', "back\\slash", "new\nline", "\U0001d499", "a|b.*", ""])
+@pytest.mark.parametrize("kind", ["größe", "a/b", 'q"uote', "back\\slash", "new\nline", "\U0001d499", "a|b.*"])
 def test_any_type_can_be_followed(kind: str):
     """Raw, escaped by character, or escaped by code, the type is the same."""
     codes = re.sub("....", r"\\u\g<0>", kind.encode("utf-16-be").hex())
@@ -369,7 +369,7 @@ def test_the_limit_holds_for_a_frame_inside_one_chunk(size: int, before: bytes, 
             parser.feed(stream)
 
 
-def cost(stream: bytes, chunk_bytes: int = 16_384) -> float:
+def cost(stream: bytes, chunk_bytes: int = 4096) -> float:
     """Return the least CPU time of several runs, in seconds."""
     costs = []
     for _ in range(3):
@@ -397,10 +397,10 @@ def test_cost_grows_with_the_bytes_and_not_with_their_square(begin: bytes, unit:
 
     This compares CPU times in one process with a wide margin, as nothing counts the bytes that `re` and `find` read.
     """
-    size = 1 << 20
+    size = 1 << 18
     small, large = ((begin + unit * (n // len(unit))).replace(b"\n", end) + end * 2 for n in (size, 4 * size))
 
-    assert cost(large) < 8 * cost(small) + 0.02
+    assert cost(large) < 8 * cost(small) + 0.005
 
 
 SETTINGS = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])

@@ -49,7 +49,8 @@ class Guard:
         """
         if reply.status != 200:
             return reply
-        checks = list(context.get(REPLY_CHECKS) or ())
+        admitted = context.get(REPLY_CHECKS)
+        checks = list(admitted or ())
         if reply.batches is not None:
             return replace(reply, batches=self._pass_stream(call, reply.batches, checks, context))
         return await self._pass_body(call, reply, checks, context)

@@ -34,7 +34,7 @@ class Backend(Table, ABC):
         """
 
     def check(self) -> None:
-        """Raises ValueError or OSError for what `start` would refuse, as far as it can be seen without doing any work."""
+        """Raises ValueError or OSError for what `start` would refuse, as far as that needs no work."""
 
     async def start(self) -> None:
         """Acquire what lives as long as the process: a connection pool, a model."""

@@ -23,9 +23,7 @@ REST_TIMEOUT_S = 0.5
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-async def reply_of(
-    answer: aiohttp.ClientResponse, followed: frozenset[str], silence_s: float, max_bytes: int
-) -> Reply:
+async def reply_of(answer: aiohttp.ClientResponse, followed: frozenset[str], silence_s: float, max_bytes: int) -> Reply:
     """Return an answer as a reply. Raises BackendError."""
     headers = _forwarded_headers(answer)
     if answer.status != 200:
@@ -125,7 +123,7 @@ async def _refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], sile
 
 
 async def _read(answer: aiohttp.ClientResponse, silence_s: float) -> bytes:
-    """Return what the network brings next; b"" at the end. Only reads are wrapped: writes fail because of the client."""
+    """Return what the network brings next; b"" at the end. Only reads are wrapped: a failed write is the client's."""
     try:
         if chunk := answer.content.read_nowait():
             return chunk  # it was buffered: no timer is needed

@@ -13,8 +13,8 @@ from backends import Backend
 from policies import Policy
 from proxy.config.build import Config, build, default_config, read
 from proxy.config.plugins import load
-from proxy.rules.rule import Rule
 from proxy.config.table import Table
+from proxy.rules.rule import Rule
 from proxy.stores import Store
 
 SUCCESS, INPUT_ERROR = 0, 2

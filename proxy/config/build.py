@@ -15,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backends import Backend
 from policies import Policy
-from proxy.telemetry.audit import AuditTable
-from proxy.identity.directory import KEY
 from proxy.config.plugins import load
-from proxy.telemetry.recorder import RecordTable
+from proxy.config.schema import CacheTable, CallerTable, RouteTable, SelectorTable, ServerTable, StateTable
+from proxy.identity.directory import KEY
 from proxy.routing.routes import Route
 from proxy.rules.rule import Rule, compile_selector
 from proxy.stores import Store
-from proxy.config.schema import CacheTable, CallerTable, RouteTable, SelectorTable, ServerTable, StateTable
+from proxy.telemetry.audit import AuditTable
+from proxy.telemetry.recorder import RecordTable
 
 M = TypeVar("M", bound=BaseModel)
 DEMO = Path(__file__).resolve().parents[2] / "backends" / "demo"
@@ -77,7 +77,7 @@ def read(path: Path) -> Config:
 
 
 def default_config() -> Config:
-    """Return the config that is served without a file: the demo model, and OpenAI for every other model if its key is set."""
+    """Return the config that is served without a file: the demo model, and OpenAI for all others if its key is set."""
     typed: dict[str, Any] = {
         "policy": [{"use": "metadata_limits"}, {"use": "safety_identifier"}],
         "cache": {"use": "memory"},

@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from proxy.context import Caller
 from proxy.http.send import BODY_HEADERS
 from proxy.identity.directory import Directory
-from proxy.context import Caller
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
 

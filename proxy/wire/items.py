@@ -55,7 +55,7 @@ STREAMED_PART = {"message": "output_text", "reasoning": "reasoning_text"}
 
 
 def empty_item(item: JSON) -> JSON:
-    """Return a finished item as its `output_item.added` event has it: without text, with a status if it needs one."""
+    """Return a finished item as its `output_item.added` event has it. A status is only added where one is required."""
     kind = _type_of(item)
     if kind not in STRING_FIELDS and kind not in PART_FIELDS:
         return item

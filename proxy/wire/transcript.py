@@ -37,7 +37,7 @@ WHOLE_PARTS = {
 
 
 class Transcript:
-    """Follows one reply. Keeps its finished items, and up to LOG_BYTES of frames while an item is open.
+    """Follows one reply. Keeps finished items, the frames of open ones up to LOG_BYTES, and all frames on request.
 
     When two open items have one index, the later one replaces the earlier.
     """

@@ -31,7 +31,7 @@ class ServerTable(Table):
     keep_alive_s: PositiveFloat = 15
     """How long a stream may be silent before a comment is sent to keep it alive, in seconds."""
     deadline_s: PositiveFloat | None = None
-    """How long after its arrival a request's backend may begin to answer, in seconds. Default: as the backend allows."""
+    """How long after a request arrives its backend may begin to answer, in seconds. Default: no limit but its own."""
 
 
 class CallerTable(Table):

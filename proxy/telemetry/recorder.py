@@ -1,9 +1,9 @@
 """Records the structure of requests and their decisions, so that new policies can be tried on past requests.
 
-Every text is replaced by its length. Unchanged are numbers, booleans, names of fields, the protocol's own words (a type,
-a role, the model ...), and scheme and host of MCP servers and of references that `input_urls` checks. Free-form objects
-(metadata ...) keep no words. Of the query only `include` is recorded, and of its values those of the protocol. Enabled
-by [record] only.
+Every text is replaced by its length. Unchanged are numbers, booleans, names of fields, the protocol's own words (a
+type, a role, the model ...), and scheme and host of MCP servers and of references that `input_urls` checks. Free-form
+objects (metadata ...) keep no words. Of the query only `include` is recorded, and of its values those of the protocol.
+Enabled by [record] only.
 """
 
 import random
@@ -120,7 +120,7 @@ class Recorder:
             self.open()
 
 
-def request_shape(call: Call) -> Any:
+def redact_request(call: Call) -> Any:
     """Return a request without its texts, with scheme and host of every URL that `input_urls` checks."""
     redacted = redact(call.body)
     try:
@@ -142,7 +142,7 @@ def _set_address(redacted: Any, path: list[Step], address: str) -> None:
 
 
 def redact(value: Any, field: str = "") -> Any:
-    """Return a JSON value with each text replaced by {"$chars": its length}; of an MCP server's URL the host is kept."""
+    """Return a JSON value with each text replaced by {"$chars": its length}; MCP servers keep their host."""
     if isinstance(value, dict):
         return {
             _name(name, number): redact(inner, field if field in FREE_FORM else name)
@@ -170,7 +170,7 @@ def restore(redacted: Any) -> Any:
 
 
 def _name(name: str, number: int) -> str:
-    """A name that is not a plain word becomes one of the same length; a private-use character keeps two of them distinct."""
+    """A name that is not a plain word becomes one of its length; a private-use character keeps two of them distinct."""
     return name if _WORD.fullmatch(name) else f"{chr(0xF0000 + number % 0x1FFFE)}{'x' * len(name)}"[: len(name)]
 
 

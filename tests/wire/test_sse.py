@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.wire.event import DONE, TRACKED, Event, data_of
 from proxy.wire.sse import BOM, SSEParser
-from tests.shapes import PATIENT, TEXTS
+from tests.values import PATIENT, TEXTS
 
 DATA = Path(__file__).parent.parent / "data"
 RECORDED = {path.stem: path.read_bytes() for path in sorted(DATA.glob("*.sse"))}

@@ -37,12 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     is_server = run is _serve
-    configure_logs(level=logging.INFO if is_server else logging.ERROR, final=is_server)
+    close_logs = configure_logs(level=logging.INFO if is_server else logging.ERROR, final=is_server)
     try:
         return run(options)
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return INPUT_ERROR
+    finally:
+        close_logs()
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from proxy.http.health import Health
 from proxy.http.models import Models
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
-from proxy.http.server import Server
+from proxy.http.server import Server, connection_limit
 from proxy.http.websocket import WebSocket
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
@@ -53,7 +53,8 @@ def build_dispatcher(
     )
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     responses, models = Responses(directory, pipeline, config.server), Models(directory, routes)
-    health, websocket = Health(config.backends, config.cache_store), WebSocket(directory)
+    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
+    health, websocket = Health(config.backends, config.cache_store, files), WebSocket(directory)
     router = Router(
         [
             Endpoint("POST", "/v1/responses", responses.create),
@@ -65,7 +66,7 @@ def build_dispatcher(
         ]
     )
     hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
-    return Dispatcher(router, hosts, tracer)
+    return Dispatcher(router, hosts, is_open=not config.callers, tracer=tracer)
 
 
 @asynccontextmanager
@@ -91,7 +92,9 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
         server = Server(
             build_dispatcher(config, audit=audit, recorder=recorder, tracer=tracer),
             head_timeout_s=settings.head_timeout_s,
+            write_timeout_s=settings.write_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
+            max_connections=settings.max_connections or connection_limit(),
             request_factory=partial(_make_request, settings.max_body_bytes),
         )
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
@@ -130,6 +133,7 @@ def _make_request(
     max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
 ) -> web.BaseRequest:
     loop = asyncio.get_running_loop()
-    if message.upgrade:  # none is granted, and aiohttp loses bytes that follow an upgrade: nothing more may be sent
+    # No upgrade is granted, and aiohttp loses bytes that follow one: nothing more may be sent on the connection.
+    if message.upgrade or protocol.is_draining or not protocol.is_admitted:
         message = message._replace(should_close=True)
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)

@@ -5,6 +5,7 @@ import re
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -15,11 +16,12 @@ from proxy.http.exchange import Exchange
 from proxy.http.router import Router
 from proxy.shutdown import shutdown_error
 from proxy.telemetry.trace import Trace
-from proxy.wire.errors import HeadgateError, RequestError
+from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 
 log = structlog.get_logger()
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})  # as parsed from a URL
 CLIENT_CLOSED_REQUEST = 499  # the status in the log when the client disconnected; it is never sent
 
 
@@ -29,6 +31,7 @@ class Dispatcher:
 
     router: Router
     hosts: frozenset[str]  # the Host names that are served; empty: any
+    is_open: bool  # whether it has no callers, so that every client on this machine may use it
     tracer: Tracer | None = None
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -41,6 +44,8 @@ class Dispatcher:
             record.status = response.status
         except (asyncio.CancelledError, ConnectionError):
             record.status = record.status or CLIENT_CLOSED_REQUEST
+            if getattr(request.protocol, "is_stalled", False):
+                record.code = "write_timeout"
             raise
         finally:
             _finish(exchange)
@@ -49,8 +54,7 @@ class Dispatcher:
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         request, record = exchange.request, exchange.record
         try:
-            _check_framing(request)
-            self._check_host(request)
+            self._check(request)
             handler, exchange.path_values = self.router.match(request.method, exchange.path)
             return await handler(exchange)
         except HeadgateError as error:
@@ -74,6 +78,15 @@ class Dispatcher:
             response.force_close()  # the rest of the body must not be read as the next request
         return response
 
+    def _check(self, request: web.BaseRequest) -> None:
+        """Refuse what no handler should see. Raises HeadgateError."""
+        _check_framing(request)
+        self._check_host(request)
+        if self.is_open:
+            _check_site(request)
+        if not getattr(request.protocol, "is_admitted", True):
+            raise Unavailable("The gateway has no free connections; try again later.", code="connections_exhausted")
+
     def _check_host(self, request: web.BaseRequest) -> None:
         """Refuse other Host names: a web page must not reach an open gateway through a DNS name of its own."""
         hosts = request.headers.getall("Host", [])
@@ -84,6 +97,28 @@ class Dispatcher:
         name = re.sub(r":\d*$", "", hosts[0]) if hosts else ""
         if name.lower() not in self.hosts:
             raise RequestError(f"The host '{printable(name)}' is not served here.", status=421)
+
+
+def _check_site(request: web.BaseRequest) -> None:
+    """Refuse what a web page of another site sends to a gateway without callers: it needs no key to be answered.
+
+    Source: https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
+    """
+    origin = request.headers.get("Origin")
+    if (origin is not None and not _is_loopback(origin)) or request.headers.get(
+        "Sec-Fetch-Site", ""
+    ).lower() == "cross-site":
+        message = "Requests of web pages from other sites are not allowed without callers."
+        raise RequestError(message, status=403, code="cross_site_request")
+    if request.body_exists and "Content-Type" not in request.headers:
+        raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
+
+
+def _is_loopback(origin: str) -> bool:
+    try:
+        return urlsplit(origin).hostname in LOOPBACK_HOSTS
+    except ValueError:
+        return False
 
 
 def _check_framing(request: web.BaseRequest) -> None:

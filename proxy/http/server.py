@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import secrets
 from contextlib import suppress
 from functools import partial
@@ -21,16 +22,41 @@ log = structlog.get_logger()
 LINGERING_S = 2.0  # how long the rest of a refused body is read, so that the client can read the refusal
 GRACE_S = 2.0  # how long to wait at shutdown for a client that must read before the end can be written
 END_S = 0.5  # how long the client has to read the end itself
+IDLE_GRACE_S = 0.5  # how long an idle connection may still send a request after shutdown began
 POLL_S = 0.02  # how often a paused connection is checked at shutdown
+RESERVED_FILES = 128  # for files, stores and the listener
+MIN_CONNECTIONS = 32
 _SILENT = logging.getLogger("headgate.aiohttp")
 _SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, keys included
 
 
-class Server(web.Server):
-    """Creates a Connection for each client. `head_timeout_s`: how long a request's head may take to arrive."""
+def connection_limit() -> int:
+    """Return how many connections the limit on open files allows: a call may need one to its backend as well."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(MIN_CONNECTIONS, (soft - RESERVED_FILES) // 2)
 
-    def __init__(self, handler: Any, *, head_timeout_s: float, idle_timeout_s: float, **options: Any) -> None:
+
+class Server(web.Server):
+    """Creates a Connection for each client.
+
+    `head_timeout_s`: how long a request's head may take to arrive. `write_timeout_s`: how long a client may leave an
+    answer unread while more of it waits to be sent. `max_connections`: how many clients are served at once.
+    """
+
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        head_timeout_s: float,
+        write_timeout_s: float,
+        idle_timeout_s: float,
+        max_connections: int,
+        **options: Any,
+    ) -> None:
         self._head_timeout_s = head_timeout_s
+        self._write_timeout_s = write_timeout_s
+        self._max_connections = max_connections
+        self._is_full = False
         super().__init__(
             handler,
             handler_cancellation=True,  # a client that disconnects ends the work behind its request
@@ -42,22 +68,42 @@ class Server(web.Server):
         )
 
     def __call__(self) -> "Connection":
-        return Connection(self, loop=self._loop, head_timeout_s=self._head_timeout_s, **self._kwargs)
+        timeouts = {"head_timeout_s": self._head_timeout_s, "write_timeout_s": self._write_timeout_s}
+        return Connection(self, loop=self._loop, **timeouts, **self._kwargs)
+
+    def admit_connection(self) -> bool:
+        """Whether one more connection is within the limit. The first one beyond it is logged."""
+        is_full = len(self.connections) > self._max_connections
+        if is_full and not self._is_full:
+            log.warning("connections.exhausted", limit=self._max_connections)
+        self._is_full = is_full
+        return not is_full
 
 
 class Connection(web.RequestHandler):
-    """One client's connection. It is closed when a request's head has begun and is not complete in time."""
+    """One client's connection. It is closed when a request's head, or the reading of an answer, takes too long."""
 
-    __slots__ = ("_head_began", "_head_check", "_head_timeout_s")
+    __slots__ = (
+        "_head_began", "_head_check", "_head_timeout_s", "_next_request", "_write_check", "_write_timeout_s",
+        "is_admitted", "is_draining", "is_stalled",
+    )  # fmt: skip
 
-    def __init__(self, manager: Server, *, head_timeout_s: float, **options: Any) -> None:
+    def __init__(self, manager: Server, *, head_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
         super().__init__(manager, **options)
         self._head_timeout_s = head_timeout_s
+        self._write_timeout_s = write_timeout_s
         self._head_began: float | None = None
         self._head_check: asyncio.TimerHandle | None = None
+        self._write_check: asyncio.TimerHandle | None = None
+        self._next_request: asyncio.Future[None] | None = None
+        self.is_admitted = True  # False: over the limit of connections, its one request is refused
+        self.is_draining = False  # whether the next answer is the last on this connection
+        self.is_stalled = False  # whether it was closed because its client did not read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        manager = self._manager
+        self.is_admitted = not isinstance(manager, Server) or manager.admit_connection()
         self._head_began = self._loop.time()  # a client that connects is expected to send a request
         self._check_later()
 
@@ -66,6 +112,8 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if self._request_count > complete or self._request_in_progress:
             self._head_began = None
+            if self._next_request is not None and not self._next_request.done():
+                self._next_request.set_result(None)
         elif self._head_began is None:
             self._head_began = self._loop.time()
         if self._request_count > complete and (body := self._unfinished_body()):
@@ -73,15 +121,35 @@ class Connection(web.RequestHandler):
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._head_check is not None:
-            self._head_check.cancel()
+        for check in (self._head_check, self._write_check):
+            if check is not None:
+                check.cancel()
+        if self._next_request is not None and not self._next_request.done():
+            self._next_request.set_result(None)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read fast enough: give it until the write timeout to catch up."""
+        super().pause_writing()
+        self._write_check = self._loop.call_later(self._write_timeout_s, self._close_stalled)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_check is not None:
+            self._write_check.cancel()
+
+    def _close_stalled(self) -> None:
+        if self.transport is not None:
+            self.is_stalled = True
+            self.transport.abort()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
         """Let the running call finish for `timeout` seconds, then cancel it so that it can end its answer.
 
         A client that does not read that end is disconnected. aiohttp would wait twice as long, or forever if it is 0.
         """
+        if timeout and self._current_request is None:
+            await self._await_last_request(min(timeout, IDLE_GRACE_S))
         if (call := self._task_handler) is not None and timeout is not None:
             last = self._loop.time() + timeout + GRACE_S
             self._loop.call_later(timeout, self._cancel, call, last)
@@ -104,9 +172,17 @@ class Connection(web.RequestHandler):
             cancel_for_shutdown(call)
 
     def close(self) -> None:
-        """Accept no more requests. aiohttp would stop reading a body too, and let its reader wait."""
-        if self._unfinished_body() is None:
-            super().close()
+        """Begin to drain: the request that runs, or one that is on its way, is the last. `shutdown` closes.
+
+        aiohttp would close idle connections at once, and reset those whose client is just sending a request.
+        """
+        self.is_draining = True
+
+    async def _await_last_request(self, timeout_s: float) -> None:
+        """Wait for a request on an idle connection."""
+        self._next_request = self._loop.create_future()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._next_request, timeout_s)
 
     def _unfinished_body(self) -> StreamReader | None:
         """The body that is still being received, if there is one."""

@@ -147,16 +147,23 @@ def _candidate_patterns(followed: frozenset[str]) -> tuple[tuple[bytes, re.Patte
     also be written as `\u` and four hex digits. Servers write accents, quotes and `<` in this way, but no letter of a
     type, so a frame is a candidate only if it has such a letter.
     """
-    texts = sorted(orjson.dumps(kind)[1:-1] for kind in followed)
-    # Types that begin with the same letter are one group: `re` compares what they have in common once.
-    groups = [b"|".join(map(re.escape, group)) for _, group in groupby(texts, key=lambda text: text[:1])]
-    values = b"|".join(b"(?:%b)" % group for group in groups)
+    values = _any_of([orjson.dumps(kind)[1:-1] for kind in followed])
     letters = "".join(sorted({*"type", *"".join(followed)}))
-    escapes = b"u(?i:%b)" % b"|".join(re.findall(b"....", letters.encode("utf-16-be").hex().encode()))
+    escapes = b"u(?i:%b)" % _any_of(re.findall(b"....", letters.encode("utf-16-be").hex().encode()))
     if "/" in letters:
         escapes += b"|/"
     return (
-        (b"y", re.compile(rb'ype"[ \t]*+(?:[\r\n]|:[ \t]*+(?:[\r\n]|"(?:%b)"))' % values)),
+        (b"y", re.compile(rb'ype"[ \t:]*+(?:[\r\n]|"%b")' % values)),
         (b"D", re.compile(rb"DONE\]")),
         (b"\\", re.compile(rb"\\(?:%b)" % escapes)),
     )
+
+
+def _any_of(texts: list[bytes]) -> bytes:
+    """Return a pattern of these texts in which the beginnings that they share are compared once."""
+    if len(texts) == 1:
+        return re.escape(texts[0])
+    branches = []
+    for first, group in groupby(sorted(texts), key=lambda text: text[:1]):
+        branches.append(re.escape(first) + _any_of([text[1:] for text in group]) if first else b"")
+    return branches[0] if len(branches) == 1 else b"(?:%b)" % b"|".join(branches)

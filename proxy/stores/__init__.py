@@ -1,48 +1,126 @@
-"""What a store is: bytes under a key, for a while."""
+"""Stores keep values, counters, journals and leases, each under a key and for a limited time."""
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
 from proxy.config.table import Table
 
+LONGEST_S = 10 * 365 * 86_400
+"""The longest time that a store counts; a longer one is cut to it. Redis refuses times beyond its clock's range."""
+LARGEST = 2**53 - 1
+"""The largest amount and limit; a larger one is cut to it. Numbers in Redis's scripts are exact up to here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one `take` got."""
+
+    granted: int
+    """How much was taken: 0 to the amount asked for."""
+    used: int
+    """The total in use in this window, including what was granted."""
+    window: int
+    """Identifies the window for `give`; 0 when there is none, because nothing was granted."""
+    resets_in_s: float
+    """Seconds until the window ends; the whole window when there is none."""
+
 
 class Store(Table, ABC):
-    """Keeps bytes under a key until they expire. Its fields are TOML keys of the table that uses it.
+    """Keeps data under keys until it expires. The fields of a store are the TOML keys of the table that names it.
 
-    Keys are hashes made by us: no text of a caller's becomes part of one. Any fault is a StoreError.
+    A key holds one kind of data at a time:
+
+        value     get, put             bytes
+        counter   take, give           how much of a limit is in use in the current window
+        journal   append, tail         entries at the positions 1, 2, 3, ...
+        lease     claim, release       the owner
+
+    `put` replaces whatever the key holds, `delete` removes it, and `scan` lists keys of every kind. Every other verb
+    raises StoreError on a key that holds another kind, and changes nothing.
+
+    Keys are hashes or names made by Headgate and never contain text of a caller. Every fault is a StoreError. A verb
+    that failed because of a timeout may have been carried out all the same, at most once; no verb is repeated.
     """
 
     @property
     def possible_keys(self) -> AbstractSet[str] | None:
-        """Every key that may be kept, one and the same set for as long as the store lives; None: only asking tells."""
+        """A live set that contains every key with a value, or None when only `get` can tell."""
         return None
 
     @abstractmethod
     async def get(self, key: str) -> bytes | None:
-        """The bytes under `key`, or None. Raises StoreError."""
+        """Return the value, or None."""
 
     @abstractmethod
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
-        """Keep `value` for `ttl_s` seconds; True when it is kept. Raises StoreError."""
+        """Keep `value` for `ttl_s` seconds and return whether it was kept: with `if_absent`, only under a free key."""
 
     @abstractmethod
     async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
-        """Add to the number under `key` (0 when there is none) in one step, and give the sum. Raises StoreError."""
+        """Add to the number that is the value (0 when there is none), in one atomic step, and return the sum."""
 
     @abstractmethod
     async def delete(self, key: str) -> None:
-        """Forget what is under `key`. Raises StoreError."""
+        """Remove what the key holds, of whatever kind."""
+
+    @abstractmethod
+    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+        """Take up to `amount` of what is left of `limit`, in one atomic step; with `whole`, all of it or nothing.
+
+        The window begins with the first take that is granted something and ends `window_s` later. Later takes do not
+        extend it, and their `window_s` has no effect. An amount of 0 reads the counter. One below 0 counts as 0.
+        """
+
+    @abstractmethod
+    async def give(self, key: str, amount: int, *, window: int) -> None:
+        """Give back what was taken in that window, down to 0. Does nothing when the window has ended."""
+
+    @abstractmethod
+    async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
+        """Add an entry to the journal and return its position, from 1 and without gaps.
+
+        The journal expires as a whole, `ttl_s` after its last entry; the next one then has the position 1 again.
+        """
+
+    @abstractmethod
+    async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
+        """Return at most `limit` entries of the journal with positions greater than `after`, in order."""
+
+    @abstractmethod
+    async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
+        """Take or renew the lease for `lease_s` seconds from now; False while another owner holds it."""
+
+    @abstractmethod
+    async def release(self, key: str, owner: str) -> None:
+        """End the lease if `owner` holds it."""
+
+    @abstractmethod
+    def scan(self, prefix: str) -> AsyncIterator[str]:
+        """Yield each key that starts with `prefix` once, in no order, whatever it holds.
+
+        A key that is created or expires during the scan may be missing or included.
+        """
 
     async def start(self) -> None:
-        """Take what lives as long as the process."""
+        """Open what lives as long as the process. Raises ValueError when the settings cannot work on this machine."""
 
     async def close(self) -> None:
-        """Give it back."""
+        """Close it."""
 
     async def ready(self) -> bool:
-        """Whether it can be reached now."""
+        """Whether the store can be reached now."""
         return True
 
 
 class StoreError(Exception):
-    """The store did not do what was asked, or not in time. Whoever asked decides what that means."""
+    """The store did not do what was asked, or not in time. The caller decides what that means for a request."""
+
+
+def grantable(amount: int, used: int, limit: int, *, whole: bool) -> int:
+    """Return how much of `amount` fits within `limit` when `used` is in use."""
+    left = max(0, min(limit, LARGEST) - used)
+    if whole and amount > left:
+        return 0
+    return max(0, min(amount, left))

@@ -1,60 +1,122 @@
-"""A store inside the process, bounded in bytes and in entries; the least recently used go first.
+"""A store in the memory of one process.
 
-Keeps: until an entry's time is over, room is needed, or the process ends.
-Fails: never; what is larger than the whole store is not kept.
+Keeps: values within `store_max_bytes` and `store_max_entries`: when room is needed, the least recently used go first.
+    Counters, leases and journals are kept until they expire, within limits of their own. Everything ends with the
+    process.
+Fails: a value larger than the whole store is not kept. A counter, a lease or an entry of a journal beyond its limit is
+    a StoreError: nothing that is counted or leased is dropped to make room.
 Source: https://cachetools.readthedocs.io/en/stable/#cachetools.TLRUCache
 """
 
+import math
 import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
+from typing import TypeVar
 
 from cachetools import TLRUCache
 from pydantic import PositiveInt
 
-from proxy.stores import Store, StoreError
+from proxy.stores import LONGEST_S, Grant, Store, StoreError, grantable
+
+ENTRY_BYTES = 64
+"""What an entry of a journal is charged beside its own bytes, so that many small ones are bounded too."""
+
+
+@dataclass(slots=True)
+class _Counter:
+    window: int
+    ends_at: float
+    used: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    owner: str
+    ends_at: float
+
+
+@dataclass(slots=True)
+class _Journal:
+    ends_at: float = 0
+    size_bytes: int = 0
+    entries: list[bytes] = field(default_factory=list)
+
+
+_Record = _Counter | _Lease | _Journal
+_R = TypeVar("_R", _Counter, _Lease, _Journal)
 
 
 class Memory(Store):
     store_max_bytes: PositiveInt = 67_108_864
-    """How many bytes of values are kept at the most."""
-    store_max_entries: PositiveInt = 10_000
-    """How many values are kept at the most."""
+    """How many bytes of values are kept at most."""
+    store_max_entries: PositiveInt = 50_000
+    """How many values are kept at most."""
+    store_max_counters: PositiveInt = 1_000_000
+    """How many counters, leases and journals are kept at most."""
+    store_max_journal_bytes: PositiveInt = 268_435_456
+    """How many bytes all journals together have at most."""
 
     @cached_property
-    def _kept(self) -> TLRUCache[str, tuple[bytes, float]]:
-        def expires(_key: str, entry: tuple[bytes, float], now: float) -> float:
+    def _clock(self) -> Callable[[], float]:
+        return time.monotonic
+
+    @cached_property
+    def _values(self) -> TLRUCache[str, tuple[bytes, float]]:
+        def expires_at(_key: str, entry: tuple[bytes, float], now: float) -> float:
             return now + entry[1]
 
         def size(entry: tuple[bytes, float]) -> int:
             return len(entry[0])
 
-        return TLRUCache(maxsize=self.store_max_bytes, ttu=expires, timer=time.monotonic, getsizeof=size)
+        return TLRUCache(maxsize=self.store_max_bytes, ttu=expires_at, timer=self._clock, getsizeof=size)
 
     @cached_property
-    def _put(self) -> set[str]:
-        """Every key that is kept, and some that no longer are: most look-ups miss, and here that is cheap."""
+    def _records(self) -> TLRUCache[str, _Record]:
+        """Counters, leases and journals; its size is the bytes of journals. It evicts nothing: `_keep` sets limits."""
+
+        def expires_at(_key: str, record: _Record, _now: float) -> float:
+            return record.ends_at
+
+        def size(record: _Record) -> int:
+            return record.size_bytes if isinstance(record, _Journal) else 0
+
+        return TLRUCache(maxsize=math.inf, ttu=expires_at, timer=self._clock, getsizeof=size)
+
+    @cached_property
+    def _windows(self) -> Iterator[int]:
+        return count(1)
+
+    @cached_property
+    def _put_keys(self) -> set[str]:
+        """Every key that has a value, and some that no longer have one: makes the look-up of an unknown key cheap."""
         return set()
 
     @property
     def possible_keys(self) -> AbstractSet[str]:
-        return self._put
+        return self._put_keys
 
     async def get(self, key: str) -> bytes | None:
-        if key not in self._put:
-            return None
-        entry = self._kept.get(key)
-        return None if entry is None else entry[0]
+        entry = self._values.get(key) if key in self._put_keys else None
+        if entry is not None:
+            return entry[0]
+        if key in self._records:
+            raise _mismatch(self._records[key], "value")
+        return None
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
-        if len(value) > self.store_max_bytes or (if_absent and key in self._kept):
+        if len(value) > self.store_max_bytes or (if_absent and (key in self._values or key in self._records)):
             return False
-        while len(self._kept) >= self.store_max_entries and key not in self._kept:
-            self._kept.popitem()
-        self._kept[key] = (value, ttl_s)
-        self._put.add(key)
-        if len(self._put) > 2 * self.store_max_entries:
-            self._put.intersection_update(self._kept)
+        self._records.pop(key, None)
+        while len(self._values) >= self.store_max_entries and key not in self._values:
+            self._values.popitem()
+        self._values[key] = (value, ttl_s)
+        self._put_keys.add(key)
+        if len(self._put_keys) > 2 * self.store_max_entries:
+            self._put_keys.intersection_update(self._values)
         return True
 
     async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
@@ -66,5 +128,86 @@ class Memory(Store):
         return total
 
     async def delete(self, key: str) -> None:
-        self._kept.pop(key, None)
-        self._put.discard(key)
+        self._values.pop(key, None)
+        self._put_keys.discard(key)
+        self._records.pop(key, None)
+
+    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+        now = self._clock()
+        counter = self._find(key, _Counter)
+        granted = grantable(amount, counter.used if counter else 0, limit, whole=whole)
+        if counter is None:
+            if not granted:
+                return Grant(0, 0, 0, window_s)
+            counter = _Counter(next(self._windows), _end(now, window_s))
+            self._keep(key, counter)
+        counter.used += granted
+        return Grant(granted, counter.used, counter.window, counter.ends_at - now)
+
+    async def give(self, key: str, amount: int, *, window: int) -> None:
+        counter = self._find(key, _Counter)
+        if counter is not None and counter.window == window:
+            counter.used = max(0, counter.used - max(0, amount))
+
+    async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
+        journal = self._find(key, _Journal) or _Journal()
+        size_bytes = len(value) + ENTRY_BYTES
+        if self._records.currsize + size_bytes > self.store_max_journal_bytes:
+            raise StoreError(f"the journals are full; store_max_journal_bytes is {self.store_max_journal_bytes}")
+        journal.size_bytes += size_bytes
+        journal.ends_at = _end(self._clock(), ttl_s)
+        self._keep(key, journal)
+        journal.entries.append(value)
+        return len(journal.entries)
+
+    async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
+        journal, after = self._find(key, _Journal), max(0, after)
+        entries = journal.entries[after : after + max(0, limit)] if journal else []
+        return list(enumerate(entries, after + 1))
+
+    async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
+        lease = self._find(key, _Lease)
+        if lease is not None and lease.owner != owner:
+            return False
+        self._keep(key, _Lease(owner, _end(self._clock(), lease_s)))
+        return True
+
+    async def release(self, key: str, owner: str) -> None:
+        lease = self._find(key, _Lease)
+        if lease is not None and lease.owner == owner:
+            self._records.pop(key, None)
+
+    async def scan(self, prefix: str) -> AsyncIterator[str]:
+        for key in [*self._values, *self._records]:
+            if key.startswith(prefix):
+                yield key
+
+    def _find(self, key: str, kind: type[_R]) -> _R | None:
+        """Return the unexpired record of that kind. Raises StoreError when the key holds another kind."""
+        record = self._records.get(key)
+        if isinstance(record, kind):
+            return record
+        if record is not None:
+            raise _mismatch(record, _name(kind))
+        if key in self._put_keys and key in self._values:
+            raise _mismatch(None, _name(kind))
+        return None
+
+    def _keep(self, key: str, record: _Record) -> None:
+        """Set or renew a record; an assignment is what makes the cache read its end and its size again."""
+        if key not in self._records and len(self._records) >= self.store_max_counters:
+            raise StoreError(f"the store is full; store_max_counters is {self.store_max_counters}")
+        self._records[key] = record
+
+
+def _end(now: float, seconds: float) -> float:
+    return now + min(seconds, LONGEST_S)
+
+
+def _name(kind: type[_Record]) -> str:
+    return kind.__name__.strip("_").lower()
+
+
+def _mismatch(record: _Record | None, wanted: str) -> StoreError:
+    found = "value" if record is None else _name(type(record))
+    return StoreError(f"the key holds a {found}, not a {wanted}")

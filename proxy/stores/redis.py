@@ -1,37 +1,92 @@
-"""A store in Redis, shared by every process of the gate.
+"""A store in Redis, shared by every process and machine that uses it.
 
-Keeps: until an entry's time is over or Redis evicts it.
-Fails: with StoreError when Redis is away, answers with an error, or is silent for `timeout_ms`. A command is sent once:
-    repeating one that timed out could do it twice. A command that is cut off takes its connection with it, so that its
-    late answer reaches nobody else.
-Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html
+Keeps: until an entry expires or Redis evicts it. A value is a string, a counter and a lease are hashes, a journal is a
+    list, each under the key itself. Time is the server's own.
+Fails: with StoreError when Redis cannot be reached, answers with an error, or does not answer within `timeout_ms`. A
+    command is sent once, because a repeated one could be carried out twice. A command that is cancelled or timed out
+    closes its connection, so that its late answer cannot reach another command.
+Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://redis.io/docs/latest/commands/eval/
 """
 
 import asyncio
+import hashlib
+import re
+import secrets
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from pydantic import Field, PositiveInt, PrivateAttr
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from proxy.config.secrets import Secret
-from proxy.stores import Store, StoreError
+from proxy.stores import LARGEST, LONGEST_S, Grant, Store, StoreError
 
-LONGEST_S = 10 * 365 * 86_400
-"""How long anything is kept at the most: Redis takes no time that ends beyond what its clock counts."""
+SCAN_COUNT = 1000
+"""How many keys Redis examines for one step of a scan."""
+
+_USED = """
+local found = redis.call('HMGET', KEYS[1], 'used', 'window')
+local used = tonumber(found[1] or '0')
+if not found[1] and redis.call('EXISTS', KEYS[1]) == 1 then
+  return redis.error_reply('WRONGTYPE the key does not hold a counter')
+end
+"""
+_TAKE = f"""{_USED}
+local amount, limit, window = tonumber(ARGV[1]), tonumber(ARGV[2]), found[2]
+local granted = math.max(0, math.min(amount, limit - used))
+if ARGV[3] == '1' and granted < amount then granted = 0 end
+if not window then
+  if granted == 0 then return {{0, 0, '0', tonumber(ARGV[4])}} end
+  window = ARGV[5]
+  redis.call('HSET', KEYS[1], 'used', '0', 'window', window)
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
+if granted > 0 then used = redis.call('HINCRBY', KEYS[1], 'used', granted) end
+return {{granted, used, window, redis.call('PTTL', KEYS[1])}}
+"""
+_GIVE = f"""{_USED}
+if found[2] == ARGV[2] then redis.call('HSET', KEYS[1], 'used', math.max(0, used - tonumber(ARGV[1]))) end
+return 0
+"""
+_APPEND = """
+local position = redis.call('RPUSH', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return position
+"""
+_OWNER = """
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if not owner and redis.call('EXISTS', KEYS[1]) == 1 then
+  return redis.error_reply('WRONGTYPE the key does not hold a lease')
+end
+"""
+_CLAIM = f"""{_OWNER}
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'owner', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+_RELEASE = f"""{_OWNER}
+if owner == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 0
+"""
+_DIGESTS = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    for script in (_TAKE, _GIVE, _APPEND, _CLAIM, _RELEASE)
+}
 
 
 class RedisStore(Store):
     url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
-    """Where Redis is: redis://host:port/db, rediss:// for TLS, unix:///path."""
+    """The address of Redis: redis://host:port/db, rediss:// for TLS, unix:///path."""
     password: Secret | None = None
-    """Its password, if it has one."""
+    """The password of Redis, if it has one."""
     timeout_ms: PositiveInt = 50
-    """How long any one command may take, waiting for a connection included, in milliseconds."""
+    """How long a command may take, including the wait for a connection, in milliseconds."""
     max_connections: PositiveInt = 32
-    """How many connections are kept at the most."""
+    """How many connections are open at most."""
 
     _redis: Redis = PrivateAttr()
 
@@ -68,13 +123,59 @@ class RedisStore(Store):
         return int(total)
 
     async def delete(self, key: str) -> None:
-        await self._ask(self._redis.delete(key))
+        await self._ask(self._redis.unlink(key))
+
+    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+        window = secrets.randbits(53) or 1  # becomes the window's id if this take begins one
+        granted, used, found, resets_in_ms = await self._run(
+            _TAKE, key, _amount(amount), _amount(limit), int(whole), _milliseconds(window_s), window
+        )
+        return Grant(granted, used, int(found), resets_in_ms / 1000)
+
+    async def give(self, key: str, amount: int, *, window: int) -> None:
+        await self._run(_GIVE, key, _amount(amount), window)
+
+    async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
+        return int(await self._run(_APPEND, key, value, _milliseconds(ttl_s)))
+
+    async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
+        after = max(0, after)
+        if limit <= 0:
+            return []
+        return list(enumerate(await self._ask(self._redis.lrange(key, after, after + limit - 1)), after + 1))
+
+    async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
+        return bool(await self._run(_CLAIM, key, owner, _milliseconds(lease_s)))
+
+    async def release(self, key: str, owner: str) -> None:
+        await self._run(_RELEASE, key, owner)
+
+    async def scan(self, prefix: str) -> AsyncIterator[str]:
+        pattern = re.sub(r"[*?\[\]\\]", r"\\\g<0>", prefix) + "*"
+        seen: set[bytes] = set()  # Redis may list a key twice
+        cursor = None
+        while cursor != 0:
+            cursor, keys = await self._ask(self._redis.scan(cursor or 0, match=pattern, count=SCAN_COUNT))
+            for key in set(keys) - seen:
+                yield key.decode(errors="replace")
+            seen.update(keys)
 
     async def ready(self) -> bool:
         try:
             return bool(await self._ask(self._redis.ping()))
         except StoreError:
             return False
+
+    async def _run(self, script: str, key: str, *arguments: str | bytes | int) -> Any:
+        """Run a script atomically in one round trip; a server that does not know it yet needs a second one."""
+
+        async def run() -> Any:
+            try:
+                return await self._redis.evalsha(_DIGESTS[script], 1, key, *arguments)
+            except NoScriptError:
+                return await self._redis.eval(script, 1, key, *arguments)
+
+        return await self._ask(run())
 
     async def _ask(self, command: Any) -> Any:
         try:
@@ -84,6 +185,10 @@ class RedisStore(Store):
             raise StoreError(f"{type(error).__name__}: {error}") from error
 
 
-def _milliseconds(ttl_s: float) -> int:
-    """A time that Redis takes."""
-    return max(1, int(min(ttl_s, LONGEST_S) * 1000))
+def _amount(number: int) -> int:
+    return max(0, min(number, LARGEST))
+
+
+def _milliseconds(seconds: float) -> int:
+    """Return a time within the range that Redis accepts."""
+    return max(1, int(min(seconds, LONGEST_S) * 1000))

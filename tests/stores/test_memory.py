@@ -1,13 +1,15 @@
-"""The store inside the process: what it keeps is bounded."""
+"""The store in memory: everything that it keeps is bounded."""
 
 import pytest
 
 from proxy.config import ConfigError, build
-from proxy.stores.memory import Memory
+from proxy.stores import StoreError
+from proxy.stores.memory import ENTRY_BYTES, Memory
 from proxy.stores.redis import RedisStore
+from tests.stores.conftest import SteppedClock
 
 
-async def test_the_bytes_it_keeps_are_bounded():
+async def test_the_bytes_of_values_are_bounded():
     """The least recently used go first."""
     store = Memory(store_max_bytes=100)
     await store.put("a", b"a" * 40, ttl_s=60)
@@ -18,7 +20,7 @@ async def test_the_bytes_it_keeps_are_bounded():
     assert [await store.get(key) for key in "abc"] == [b"a" * 40, None, b"c" * 40]
 
 
-async def test_the_entries_it_keeps_are_bounded():
+async def test_the_number_of_values_is_bounded():
     """However small they are."""
     store = Memory(store_max_entries=3)
     for key in "abcde":
@@ -27,7 +29,7 @@ async def test_the_entries_it_keeps_are_bounded():
     assert [await store.get(key) is not None for key in "abcde"] == [False, False, True, True, True]
 
 
-async def test_an_entry_that_is_put_again_costs_nobody_its_place():
+async def test_a_value_that_is_put_again_evicts_no_other():
     """A full store replaces in place."""
     store = Memory(store_max_entries=2)
     for key in "abbb":
@@ -36,8 +38,8 @@ async def test_an_entry_that_is_put_again_costs_nobody_its_place():
     assert [await store.get(key) for key in "ab"] == [b"a", b"b"]
 
 
-async def test_what_is_larger_than_the_store_is_not_kept():
-    """And drives nobody out."""
+async def test_a_value_larger_than_the_store_is_not_kept():
+    """And evicts no other."""
     store = Memory(store_max_bytes=10)
     await store.put("a", b"a" * 10, ttl_s=60)
 
@@ -46,7 +48,7 @@ async def test_what_is_larger_than_the_store_is_not_kept():
 
 
 async def test_a_value_that_grows_makes_room_for_itself():
-    """The place of the old one counts."""
+    """The room of the old one counts as free."""
     store = Memory(store_max_bytes=100)
     await store.put("a", b"a" * 60, ttl_s=60)
     await store.put("a", b"b" * 90, ttl_s=60)
@@ -54,8 +56,75 @@ async def test_a_value_that_grows_makes_room_for_itself():
     assert await store.get("a") == b"b" * 90
 
 
-@pytest.mark.parametrize("key", ["store_max_bytes", "store_max_entries"])
-def test_bounds_are_positive(key: str):
+async def test_values_never_evict_what_is_counted_or_leased():
+    """A flood of them evicts values only."""
+    store = Memory(store_max_bytes=100, store_max_entries=3)
+    await store.take("counter", 5, limit=10, window_s=60)
+    await store.claim("lease", "a", lease_s=60)
+    await store.append("journal", b"a", ttl_s=60)
+    for number in range(100):
+        await store.put(str(number), b"a" * 90, ttl_s=60)
+
+    assert (await store.take("counter", 0, limit=10, window_s=60)).used == 5
+    assert await store.claim("lease", "b", lease_s=60) is False
+    assert await store.tail("journal") == [(1, b"a")]
+
+
+async def test_a_counter_beyond_the_limit_is_an_error():
+    """Those that are there go on, and one that expires makes room."""
+    store, clock = Memory(store_max_counters=2), SteppedClock()
+    vars(store)["_clock"] = clock
+    await store.take("a", 1, limit=10, window_s=60)
+    await store.claim("b", "owner", lease_s=90)
+    for beyond in (
+        store.take("c", 1, limit=10, window_s=60),
+        store.claim("c", "owner", lease_s=60),
+        store.append("c", b"", ttl_s=60),
+    ):
+        with pytest.raises(StoreError, match="store_max_counters is 2"):
+            await beyond
+    kept = (await store.take("a", 1, limit=10, window_s=60)).used, await store.claim("b", "owner", lease_s=90)
+    clock.advance(61)
+
+    assert kept == (2, True)
+    assert (await store.take("c", 1, limit=10, window_s=60)).granted == 1
+    assert await store.claim("b", "other", lease_s=60) is False
+
+
+async def test_the_bytes_of_journals_are_bounded():
+    """An entry beyond the limit is an error, leaves no gap, and an expired journal makes room."""
+    store, clock = Memory(store_max_journal_bytes=3 * (10 + ENTRY_BYTES)), SteppedClock()
+    vars(store)["_clock"] = clock
+    await store.append("a", b"a" * 10, ttl_s=60)
+    await store.append("b", b"b" * 10, ttl_s=90)
+    await store.append("b", b"c" * 10, ttl_s=90)
+    for key in "abc":
+        with pytest.raises(StoreError, match="store_max_journal_bytes is 222"):
+            await store.append(key, b"", ttl_s=60)
+    kept = await store.tail("a")
+    clock.advance(61)
+
+    assert kept == [(1, b"a" * 10)]
+    assert await store.append("b", b"d", ttl_s=60) == 3
+
+
+async def test_deleted_journals_make_room():
+    """Their bytes are counted back, also when a value takes their place."""
+    store = Memory(store_max_journal_bytes=10 + ENTRY_BYTES)
+    for _ in range(3):
+        await store.append("a", b"a" * 10, ttl_s=60)
+        await store.delete("a")
+        await store.append("a", b"a" * 10, ttl_s=60)
+        await store.put("a", b"", ttl_s=60)
+        await store.delete("a")
+
+    assert await store.append("b", b"b" * 10, ttl_s=60) == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["store_max_bytes", "store_max_entries", "store_max_counters", "store_max_journal_bytes"]
+)
+def test_limits_are_positive(key: str):
     """A store for nothing is left out instead."""
     route = [{"model": "*", "backend": "a"}]
     backend = [{"name": "a", "use": "replay", "path": "a.sse"}]
@@ -63,26 +132,26 @@ def test_bounds_are_positive(key: str):
         build({"cache": {"use": "memory", key: 0}, "backend": backend, "route": route})
 
 
-async def test_it_knows_which_keys_were_put():
-    """So that who asks often need not ask; what others may put, nobody knows without asking."""
+async def test_the_keys_that_have_a_value_are_known():
+    """In memory a frequent reader can skip the look-up; with Redis only `get` can tell."""
     store = Memory()
     keys = store.possible_keys
-    told = [set(keys)]
+    seen = [set(keys)]
     await store.put("a", b"1", ttl_s=60)
-    told.append(set(keys))
+    seen.append(set(keys))
     await store.delete("a")
-    told.append(set(keys))
+    seen.append(set(keys))
 
-    assert told == [set(), {"a"}, set()]
+    assert seen == [set(), {"a"}, set()]
     assert RedisStore().possible_keys is None
 
 
-async def test_what_went_to_make_room_is_forgotten_in_the_end():
-    """The keys that are remembered do not grow beyond twice those that may be kept."""
+async def test_evicted_keys_are_forgotten_in_time():
+    """The known keys never exceed twice the number of values that may be kept."""
     store = Memory(store_max_entries=4)
     for number in range(100):
         await store.put(str(number), b"1", ttl_s=60)
 
     assert [await store.get(str(number)) for number in range(96, 100)] == [b"1"] * 4
     assert await store.get("95") is None
-    assert len(store._put) <= 8
+    assert len(store._put_keys) <= 8

@@ -1,40 +1,38 @@
-"""What every store owes its users: one suite, run on each."""
+"""What every store does: one suite, run on each. Counters are in test_counters.py, processes in test_processes.py."""
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from proxy.stores import Store, StoreError
-from proxy.stores.memory import Memory
-from proxy.stores.redis import RedisStore
-from tests.redis_server import RedisServer
 
 BYTES = bytes(range(256)) + "\u00e9\u4e2d\U0001f600".encode()
+# Each kind of data, and what makes a key hold it.
+FILL: dict[str, Callable[[Store, str], Awaitable[object]]] = {
+    "value": lambda store, key: store.put(key, b"7", ttl_s=60),
+    "counter": lambda store, key: store.take(key, 1, limit=5, window_s=60),
+    "journal": lambda store, key: store.append(key, b"a", ttl_s=60),
+    "lease": lambda store, key: store.claim(key, "a", lease_s=60),
+}
+# Each verb that needs a kind of data, and that kind.
+USE: dict[str, tuple[str, Callable[[Store, str], Awaitable[object]]]] = {
+    "get": ("value", lambda store, key: store.get(key)),
+    "take": ("counter", FILL["counter"]),
+    "give": ("counter", lambda store, key: store.give(key, 1, window=1)),
+    "append": ("journal", FILL["journal"]),
+    "tail": ("journal", lambda store, key: store.tail(key)),
+    "claim": ("lease", FILL["lease"]),
+    "release": ("lease", lambda store, key: store.release(key, "a")),
+}
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """A started store of each kind."""
-    if request.param == "memory":
-        made: Store = Memory()
-    else:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        made = RedisStore(url=server.url, timeout_ms=5000)
-    await made.start()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def key() -> str:
-    """A key that nobody else has."""
-    return secrets.token_hex(32)
+async def keys(store: Store, prefix: str) -> list[str]:
+    return sorted([key async for key in store.scan(prefix)])
 
 
 def test_a_store_that_lacks_a_verb_cannot_be_made():
-    """It fails before the first call, and names what is missing."""
+    """Its class is refused before the first call, with the names that are missing."""
 
     class Half(Store):
         async def get(self, key: str) -> bytes | None:
@@ -44,97 +42,103 @@ def test_a_store_that_lacks_a_verb_cannot_be_made():
         Half.model_validate({})
 
 
-async def test_what_was_never_put_is_not_there(store: Store, key: str):
+async def test_an_unknown_key_has_no_value(store: Store, key: str):
     """None, and no error."""
     assert await store.get(key) is None
 
 
 @pytest.mark.parametrize("value", [b"", b"a", BYTES, b"a" * 2_000_000], ids=["empty", "short", "every byte", "long"])
-async def test_bytes_come_back_as_they_were_put(store: Store, key: str, value: bytes):
+async def test_bytes_are_returned_as_they_were_put(store: Store, key: str, value: bytes):
     """Nothing is decoded on the way."""
     assert await store.put(key, value, ttl_s=60) is True
     assert await store.get(key) == value
 
 
-async def test_a_later_value_replaces_an_earlier_one(store: Store, key: str):
-    """And begins its own time."""
-    await store.put(key, b"earlier", ttl_s=0.05)
+async def test_a_later_value_replaces_an_earlier_one(store: Store, key: str, advance):
+    """And has its own time to live."""
+    await store.put(key, b"earlier", ttl_s=10)
     await store.put(key, b"later", ttl_s=60)
-    await asyncio.sleep(0.1)  # the earlier one's time is over
+    advance(20)
 
     assert await store.get(key) == b"later"
 
 
-async def test_a_value_is_gone_when_its_time_is_over(store: Store, key: str):
+async def test_a_value_expires(store: Store, key: str, advance):
     """Fractions of a second count."""
-    await store.put(key, b"a", ttl_s=0.05)
-    async with asyncio.timeout(5):
-        while await store.get(key) is not None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await store.put(key, b"a", ttl_s=10.5)
+    advance(10.2)
+    before = await store.get(key)
+    advance(0.4)
 
-
-async def test_the_shortest_time_is_no_error(store: Store, key: str):
-    """Redis counts in milliseconds, and refuses none of them."""
-    assert await store.put(key, b"a", ttl_s=0.0001) is True
+    assert (before, await store.get(key)) == (b"a", None)
 
 
 @pytest.mark.parametrize("ttl_s", [1e9, 1e15, 1e308])
-async def test_the_longest_time_is_no_error(store: Store, key: str, ttl_s: float):
-    """Whoever means "for ever" gets as much of it as the store has."""
+async def test_the_longest_times_are_accepted(store: Store, key: str, ttl_s: float):
+    """They mean "for ever", and get as much of it as the store has."""
     assert await store.put(key, b"1", ttl_s=ttl_s) is True
     assert await store.add(key, 1, ttl_s=ttl_s) == 2
     assert await store.get(key) == b"2"
+    assert (await store.take(f"{key}c", 1, limit=1, window_s=ttl_s)).granted == 1
+    assert await store.append(f"{key}j", b"a", ttl_s=ttl_s) == 1
+    assert await store.claim(f"{key}l", "a", lease_s=ttl_s) is True
 
 
-async def test_if_absent_keeps_what_is_there(store: Store, key: str):
-    """It says whether the new value was kept."""
+async def test_the_shortest_times_are_accepted(store: Store, key: str):
+    """Redis counts in milliseconds, and refuses none of them."""
+    assert await store.put(key, b"a", ttl_s=0.0001) is True
+    assert (await store.take(f"{key}c", 1, limit=1, window_s=0.0001)).granted == 1
+    assert await store.append(f"{key}j", b"a", ttl_s=0.0001) == 1
+    assert await store.claim(f"{key}l", "a", lease_s=0.0001) is True
+
+
+async def test_if_absent_keeps_an_existing_value(store: Store, key: str):
+    """And returns whether the new value was kept."""
     assert await store.put(key, b"first", ttl_s=60, if_absent=True) is True
     assert await store.put(key, b"second", ttl_s=60, if_absent=True) is False
     assert await store.get(key) == b"first"
 
 
-async def test_if_absent_takes_the_place_of_what_is_over(store: Store, key: str):
-    """An entry whose time is over is absent."""
-    await store.put(key, b"first", ttl_s=0.02)
-    async with asyncio.timeout(5):
-        while not await store.put(key, b"second", ttl_s=60, if_absent=True):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+async def test_if_absent_replaces_an_expired_value(store: Store, key: str, advance):
+    """A value that has expired is absent."""
+    await store.put(key, b"first", ttl_s=10)
+    advance(11)
 
+    assert await store.put(key, b"second", ttl_s=60, if_absent=True) is True
     assert await store.get(key) == b"second"
 
 
-async def test_only_one_of_many_is_the_first(store: Store, key: str):
-    """Whoever puts if absent at the same time as others: one of them wins."""
+async def test_if_absent_keeps_exactly_one_of_many(store: Store, key: str):
+    """Whatever comes at the same time."""
     kept = await asyncio.gather(*(store.put(key, b"%d" % i, ttl_s=60, if_absent=True) for i in range(20)))
 
     assert kept.count(True) == 1
     assert await store.get(key) == b"%d" % kept.index(True)
 
 
-async def test_a_sum_begins_at_nothing(store: Store, key: str):
-    """And is there to be read, as digits."""
+async def test_a_sum_begins_at_zero(store: Store, key: str):
+    """And is a value of digits."""
     assert [await store.add(key, amount, ttl_s=60) for amount in (5, 0, -7)] == [5, 5, -2]
     assert await store.get(key) == b"-2"
 
 
-async def test_many_add_at_once_and_nothing_is_lost(store: Store, key: str):
-    """Each sees a sum of its own: the step is one."""
+async def test_parallel_additions_are_all_counted(store: Store, key: str):
+    """Each sees a sum of its own, because the step is atomic."""
     sums = await asyncio.gather(*(store.add(key, 1, ttl_s=60) for _ in range(50)))
 
     assert sorted(sums) == list(range(1, 51))
 
 
-async def test_a_sum_is_gone_when_its_time_is_over(store: Store, key: str):
-    """It begins at nothing again."""
-    await store.add(key, 5, ttl_s=0.02)
-    async with asyncio.timeout(5):
-        while await store.get(key) is not None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+async def test_a_sum_expires(store: Store, key: str, advance):
+    """It begins at zero again."""
+    await store.add(key, 5, ttl_s=10)
+    advance(11)
 
+    assert await store.get(key) is None
     assert await store.add(key, 1, ttl_s=60) == 1
 
 
-async def test_what_is_no_number_is_not_added_to(store: Store, key: str):
+async def test_adding_to_a_value_that_is_no_number_is_an_error(store: Store, key: str):
     """A StoreError, as every fault of a store; the value stays."""
     await store.put(key, b"a", ttl_s=60)
     with pytest.raises(StoreError):
@@ -143,24 +147,173 @@ async def test_what_is_no_number_is_not_added_to(store: Store, key: str):
     assert await store.get(key) == b"a"
 
 
-async def test_what_was_deleted_is_gone(store: Store, key: str):
-    """Deleting what is not there is no error."""
-    await store.put(key, b"a", ttl_s=60)
-    await store.delete(key)
-    await store.delete(key)
-
-    assert await store.get(key) is None
-
-
 async def test_keys_do_not_mix(store: Store, key: str):
-    """Many at once, each gets its own."""
+    """Many at once, each gets its own value."""
     names = [f"{key}{i}" for i in range(100)]
     await asyncio.gather(*(store.put(name, name.encode(), ttl_s=60) for name in names))
-    told = await asyncio.gather(*(store.get(name) for name in names))
+    values = await asyncio.gather(*(store.get(name) for name in names))
 
-    assert told == [name.encode() for name in names]
+    assert values == [name.encode() for name in names]
 
 
-async def test_it_can_be_reached(store: Store):
-    """/readyz asks."""
+async def test_a_started_store_is_ready(store: Store):
+    """/readyz reads this."""
     assert await store.ready() is True
+
+
+async def test_entries_have_positions_without_gaps(store: Store, key: str):
+    """From 1, and with the bytes that were appended."""
+    positions = [await store.append(key, value, ttl_s=60) for value in (b"", BYTES, b"c")]
+
+    assert positions == [1, 2, 3]
+    assert await store.tail(key) == [(1, b""), (2, BYTES), (3, b"c")]
+
+
+async def test_a_tail_has_the_entries_after_a_position(store: Store, key: str):
+    """At most `limit` of them, and none for an unknown journal."""
+    for value in (b"a", b"b", b"c", b"d"):
+        await store.append(key, value, ttl_s=60)
+
+    assert await store.tail(key, after=2) == [(3, b"c"), (4, b"d")]
+    assert await store.tail(key, after=1, limit=2) == [(2, b"b"), (3, b"c")]
+    assert await store.tail(key, after=-1, limit=1) == [(1, b"a")]
+    assert await store.tail(key, after=4) == []
+    assert await store.tail(key, limit=0) == []
+    assert await store.tail(f"{key}x") == []
+
+
+async def test_parallel_appends_have_positions_of_their_own(store: Store, key: str):
+    """No position is given twice or left out."""
+    positions = await asyncio.gather(*(store.append(key, b"%d" % i, ttl_s=60) for i in range(50)))
+
+    assert sorted(positions) == list(range(1, 51))
+    assert dict(await store.tail(key)) == {position: b"%d" % i for i, position in enumerate(positions)}
+
+
+async def test_a_journal_expires_after_its_last_entry(store: Store, key: str, advance):
+    """As a whole: each entry prolongs it, and a new journal begins at 1."""
+    await store.append(key, b"a", ttl_s=10)
+    advance(6)
+    await store.append(key, b"b", ttl_s=10)
+    advance(6)
+    kept = await store.tail(key)
+    advance(6)
+    gone = await store.tail(key)
+
+    assert (kept, gone) == ([(1, b"a"), (2, b"b")], [])
+    assert await store.append(key, b"c", ttl_s=10) == 1
+    assert await store.tail(key) == [(1, b"c")]
+
+
+async def test_a_lease_has_one_owner(store: Store, key: str):
+    """The owner may renew it, another must wait until it is released."""
+    claims = [await store.claim(key, owner, lease_s=60) for owner in ("a", "b", "a")]
+    await store.release(key, "b")  # not its lease
+    claims.append(await store.claim(key, "b", lease_s=60))
+    await store.release(key, "a")
+    claims.append(await store.claim(key, "b", lease_s=60))
+    await store.release(f"{key}x", "a")  # no lease at all
+
+    assert claims == [True, False, True, False, True]
+
+
+async def test_parallel_claims_have_one_winner(store: Store, key: str):
+    """However many try at the same time."""
+    claims = await asyncio.gather(*(store.claim(key, str(i), lease_s=60) for i in range(20)))
+
+    assert claims.count(True) == 1
+
+
+async def test_a_lease_ends_unless_it_is_renewed(store: Store, key: str, advance):
+    """A renewal counts from its own time."""
+    await store.claim(key, "a", lease_s=10)
+    advance(6)
+    await store.claim(key, "a", lease_s=10)
+    advance(6)
+    renewed = await store.claim(key, "b", lease_s=10)
+    advance(6)
+
+    assert (renewed, await store.claim(key, "b", lease_s=10)) == (False, True)
+    assert await store.claim(key, "a", lease_s=10) is False
+
+
+async def test_a_scan_finds_every_kind_of_data(store: Store, key: str, advance):
+    """Each key once, less what is expired, deleted or released, and what only looks like the prefix."""
+    for kind, fill in FILL.items():
+        for number in range(3):
+            await fill(store, f"{key}*{kind}{number}")
+        await fill(store, f"{key}x{kind}")
+    await store.put(f"{key}*short", b"a", ttl_s=10)
+    await store.delete(f"{key}*journal0")
+    await store.release(f"{key}*lease0", "a")
+    advance(11)
+
+    expected = {f"{key}*{kind}{number}" for kind in FILL for number in range(3)}
+    assert await keys(store, f"{key}*") == sorted(expected - {f"{key}*journal0", f"{key}*lease0"})
+    assert await keys(store, f"{key}*lease1") == [f"{key}*lease1"]
+    assert await keys(store, f"{key}?") == []
+
+
+@pytest.mark.parametrize("prefix", ["a*", "a?", "a[b]", "a\\", "a^", "a-", "a%", "a_", "a'", "\u00e9"])
+async def test_a_prefix_is_plain_text(store: Store, key: str, prefix: str):
+    """No character of it is a pattern."""
+    for name in (f"{prefix}b", "ab", "aab", "abb", "e"):
+        await store.put(f"{key}{name}", b"1", ttl_s=60)
+
+    assert await keys(store, f"{key}{prefix}") == [f"{key}{prefix}b"]
+
+
+async def test_a_scan_of_many_keys_is_complete(store: Store, key: str):
+    """More than one step of it brings."""
+    names = [f"{key}{number}" for number in range(2500)]
+    await asyncio.gather(*(store.put(name, b"", ttl_s=60) for name in names))
+
+    assert await keys(store, key) == sorted(names)
+
+
+@pytest.mark.parametrize("kind", FILL)
+async def test_a_deleted_key_holds_nothing(store: Store, key: str, kind: str):
+    """Whatever it held. Deleting an unknown key is no error."""
+    await FILL[kind](store, key)
+    await store.delete(key)
+    await store.delete(key)
+
+    assert await keys(store, key) == []
+    assert await store.get(key) is None
+    assert await store.tail(key) == []
+
+
+@pytest.mark.parametrize("kind", FILL)
+async def test_a_value_replaces_whatever_a_key_holds(store: Store, key: str, kind: str):
+    """Unless it is only to be put under a free key."""
+    await FILL[kind](store, key)
+
+    assert await store.put(key, b"new", ttl_s=60, if_absent=True) is False
+    assert await store.put(key, b"new", ttl_s=60) is True
+    assert await store.get(key) == b"new"
+    assert await keys(store, key) == [key]
+
+
+@pytest.mark.parametrize(("verb", "kind"), [(verb, kind) for verb in USE for kind in FILL if USE[verb][0] != kind])
+async def test_a_verb_fails_on_another_kind_of_data(store: Store, key: str, verb: str, kind: str, advance):
+    """With a StoreError, and neither the data nor its time to live changes."""
+    use = USE[verb][1]
+    await FILL[kind](store, key)
+    advance(40)
+    with pytest.raises(StoreError):
+        await use(store, key)
+    held = await keys(store, key)
+    advance(30)
+
+    assert (held, await keys(store, key)) == ([key], [])
+
+
+@pytest.mark.parametrize("kind", FILL)
+async def test_expired_data_makes_place_for_another_kind(store: Store, key: str, kind: str, advance):
+    """A key whose data has expired is free."""
+    for other, fill in FILL.items():
+        await FILL[kind](store, f"{key}{other}")
+        advance(61)
+
+        await fill(store, f"{key}{other}")
+    assert await keys(store, key) == [f"{key}{other}" for other in FILL if other == "lease"]

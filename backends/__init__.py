@@ -1,4 +1,4 @@
-"""What a backend is: the side of the gate where answers come from. Start from `_template.py`."""
+"""What a backend is: the part that answers calls. Start from `_template.py`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from proxy.config.table import Table
+from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
 
@@ -14,40 +15,41 @@ class Backend(Table, ABC):
     """Answers calls. Its fields are its TOML keys, `name` among them."""
 
     name: str
-    """What routes call it; also seen in logs, spans and as the owner of its models."""
+    """Its name in routes, logs and spans, and as the owner of its models."""
     keeps_state: bool = False
-    """Whether it holds its own responses and conversations, so that their ids mean something to it."""
+    """Whether it stores its own responses and conversations, so that it can resolve their ids."""
 
     enforces: tuple[str, ...] = ()
-    """Policies that it keeps by itself, such as ["max_tool_calls"]; replies of others are watched as they are made."""
+    """Policies that it enforces itself, such as ["max_tool_calls"]; for the others its replies are checked."""
     provider: str = "openai"
-    """Whose models these are in traces: OpenTelemetry's `gen_ai.provider.name`."""
+    """The provider of these models in traces: OpenTelemetry's `gen_ai.provider.name`."""
 
     @abstractmethod
-    def respond(self, call: Call) -> AbstractAsyncContextManager[Reply]:
+    def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
         """Open a reply. Leaving the block ends the work behind it, finished or not.
 
-        Raises BackendError while opening, and from the reply's batches when the work breaks off later. A reply may be
-        streamed or not, whatever the call asks for: the path turns one into the other.
+        Raises BackendError while opening, and from the reply's batches if the work breaks off later. A reply may be a
+        body or a stream, whatever the call asks for: the path converts one into the other. A stream's events of the
+        types in `context.followed` must be Events; the others may be Runs.
         """
 
     def check(self) -> None:
-        """Raises ValueError or OSError for what `start` would refuse, as far as that is seen without doing any work."""
+        """Raises ValueError or OSError for what `start` would refuse, as far as that needs no work."""
 
     async def start(self) -> None:
-        """Take what lives as long as the process: a pool of connections, a model."""
+        """Acquire what lives as long as the process: a connection pool, a model."""
 
     async def close(self) -> None:
-        """Give it back. Called once, after the last reply has been closed."""
+        """Release it. Called once, after the last reply was closed."""
 
     async def models(self) -> Sequence[str]:
-        """The models it would answer for; used to list what routes with a `*` serve."""
+        """Return the models it answers for; used to list what a route with wildcards serves."""
         return ()
 
-    async def described(self, _model: str) -> Mapping[str, Any]:
-        """What is told of a model beside its name: what it can do, how long a context it reads."""
+    async def describe(self, _model: str) -> Mapping[str, Any]:
+        """Return what is known of a model beside its name: capabilities, context length."""
         return {}
 
     async def ready(self) -> bool:
-        """Whether a call would find somebody there now."""
+        """Whether it can answer a call at the moment."""
         return True

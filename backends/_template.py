@@ -1,31 +1,32 @@
 """One sentence: where the answers come from.
 
-Answers: what it replies with, and in which shape.
+Answers: what it replies with, and in which form.
 Fails: which BackendErrors it raises.
-Source: the link to what it speaks.
+Source: the link to the protocol it speaks.
 """
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from backends import Backend
+from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.compose import Composer, new_id, response_object, usage
-from proxy.wire.event import Event, Reply
+from proxy.wire.event import Batch, Reply
 
 
 class Template(Backend):
     """Copy this file, rename it and the class, and name it in the config: use = "your_name"."""
 
     text: str = "Hello."
-    """What it always says."""
+    """The text of every answer."""
 
     @asynccontextmanager
-    async def respond(self, call: Call) -> AsyncIterator[Reply]:
-        yield Reply(200, {}, self._events(call), streamed=True)
+    async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
+        yield Reply(200, {}, batches=self._events(call))
 
-    async def _events(self, call: Call) -> AsyncIterator[Sequence[Event]]:
+    async def _events(self, call: Call) -> AsyncIterator[Batch]:
         composer = Composer(response_object(call.body, response_id=new_id("resp"), created_at=int(time.time())))
         yield [*composer.start(), *composer.open_message()]
         yield composer.delta(self.text)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction, isfunction
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from proxy.config.table import Table
 from proxy.context import Caller, Context
@@ -66,9 +66,9 @@ class PolicyState:
 class Policy(Table):
     """A rule over calls and over the events of their replies. Its fields are its TOML keys.
 
-    A policy raises PolicyViolation or Stop; it knows nothing of `enforce` and `report`, of HTTP, or of streams. It reads
-    what the caller wrote, so it checks types before it compares: an unexpected type is a violation or passes, and never
-    an exception.
+    A policy raises PolicyViolation or Stop; it knows nothing of `enforce` and `report`, of HTTP, or of streams. What it
+    reads was written by the caller, so it checks types before it compares: an unexpected type is a violation or passes,
+    and never an exception.
     """
 
     follows: ClassVar[frozenset[str]] = frozenset()
@@ -76,7 +76,7 @@ class Policy(Table):
     text_keys: ClassVar[frozenset[str]] = frozenset()
     """The keys that depend on more of a text than its length: recorded requests cannot show their effect."""
 
-    def __init_subclass__(cls, **options: object) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
         """Raises ValueError for a public method that is not a hook, or an async hook: it would never be called."""
         super().__init_subclass__(**options)
         for name, value in vars(cls).items():

@@ -1,31 +1,32 @@
-"""Bounds the metadata that callers attach to a response, and stamps into it what the organisation wants to find there.
+"""Limits the metadata that callers attach to a response, and sets the pairs that the organisation needs in it.
 
 Request: refuses with `too_many_pairs`, `key_too_long`, `value_not_a_string`, `value_too_long`, `not_allowed`,
-    `forbidden`, `value_pattern`, `lookalike` (a key that only looks like one that is set, required or has a pattern),
-    `required`, and with `not_an_object` when it is something else than an object. Then `set` is stamped in, over
-    whatever the caller sent under those keys; nothing else is ever added. Lengths count characters as they are
-    forwarded, stamped ones too. Keys are matched by globs, values by regular expressions.
+    `forbidden`, `value_pattern`, `lookalike` (a key that resembles one that is set, required or has a pattern),
+    `required`, and with `not_an_object` for anything but an object. Then `set` replaces whatever the caller sent under
+    its keys; nothing else is ever added. Lengths count characters as they are forwarded, those of `set` too. Keys are
+    matched by globs, values by regular expressions.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-metadata
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
+from policies.support.globs import compile_globs
+from proxy.context import Caller, Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.names import folded, plain
+from proxy.wire.fields import fold_name, normalize
 
 FIELD = "metadata"
-ANY = ("*",)
-KNOWN = ("{caller.name}", "{caller.team}", "{model}")
-_PLACEHOLDER = re.compile("|".join(re.escape(name) for name in KNOWN))
+ANY_KEY = ("*",)
+PLACEHOLDERS = ("{caller.name}", "{caller.team}", "{model}")
+MAX_SHOWN_CHARS = 32
+_PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
 
 
 class MetadataLimits(Policy):
@@ -36,21 +37,21 @@ class MetadataLimits(Policy):
     max_value_chars: NonNegativeInt = 512
     """How long a value may be, in characters."""
     required: tuple[str, ...] = ()
-    """Keys that every call must carry; those that `set` stamps are there."""
-    allowed: tuple[str, ...] = ANY
-    """Keys that callers may use, with * and ? for any characters; an empty list allows none."""
+    """Keys that every call must have; a key of `set` is always there."""
+    allowed: tuple[str, ...] = ANY_KEY
+    """Keys that callers may use; `*` and `?` are wildcards. An empty list allows none."""
     forbidden: tuple[str, ...] = ()
-    """Keys that callers may not use, with * and ?; in whatever case, width or invisible characters they come."""
+    """Keys that callers may not use, with wildcards; matched after Unicode normalisation and case folding."""
     values: dict[str, str] = Field(default={})
-    """For a key, the regular expression (ASCII classes) that its whole value must match when it is there."""
+    """For a key, the regular expression (ASCII classes) that its whole value must match if the call has the key."""
     set: dict[str, str] = Field(default={})
-    """Values that the gate stamps over the caller's: text with {caller.name}, {caller.team} and {model}."""
+    """Values that replace the caller's: text with {caller.name}, {caller.team} and {model}."""
 
-    judges_text: ClassVar[frozenset[str]] = frozenset({"values"})
+    text_keys: ClassVar[frozenset[str]] = frozenset({"values"})
 
     @field_validator("values")
     @classmethod
-    def _compile(cls, values: dict[str, str]) -> dict[str, str]:
+    def _are_patterns(cls, values: dict[str, str]) -> dict[str, str]:
         for key, pattern in values.items():
             try:
                 re.compile(pattern, re.ASCII)
@@ -60,15 +61,15 @@ class MetadataLimits(Policy):
 
     @field_validator("set")
     @classmethod
-    def _know_placeholders(cls, stamped: dict[str, str]) -> dict[str, str]:
-        for key, template in stamped.items():
+    def _have_known_placeholders(cls, templates: dict[str, str]) -> dict[str, str]:
+        for key, template in templates.items():
             if re.search("[{}]", _PLACEHOLDER.sub("", template)):
-                raise ValueError(f"'{key}' has a placeholder that is not known; known: {', '.join(KNOWN)}")
-        return stamped
+                raise ValueError(f"'{key}' has an unknown placeholder; known: {', '.join(PLACEHOLDERS)}")
+        return templates
 
     @model_validator(mode="after")
-    def _can_be_met(self) -> Self:
-        """Settings that would refuse every call are a slip of the pen."""
+    def _allow_some_call(self) -> Self:
+        """Raises ValueError for settings that would refuse every call."""
         if len({*self.required, *self.set}) > self.max_pairs:
             raise ValueError(f"required and set name more keys than max_pairs allows, which is {self.max_pairs}")
         for key in (*self.required, *self.set):
@@ -77,111 +78,138 @@ class MetadataLimits(Policy):
         for key, template in self.set.items():
             if len(_PLACEHOLDER.sub("", template)) > self.max_value_chars:
                 raise ValueError(f"set.{key} is longer than max_value_chars allows, which is {self.max_value_chars}")
+        keys = MetadataKeys(self)
         for key in self.required:
-            if key not in self.set and (self._is_forbidden(key) or not _matches(key, self.allowed)):
+            if key not in self.set and (keys.is_forbidden(key) or not keys.allowed.match(key)):
                 raise ValueError(f"'{key}' is required, and allowed or forbidden refuse it")
         return self
 
-    def judging(self) -> Judge:
-        """Most calls exceed no limit, and to tell it costs a third of finding what is wrong."""
-        most, longest_key, longest_value = self.max_pairs, self.max_key_chars, self.max_value_chars
-        if self.allowed != ANY or self.required or self.forbidden or self.values or self.set:
-            return self._judged
+    def request_check(self, state: PolicyState) -> RequestCheck:
+        """Most calls exceed no limit; finding that out costs a third of finding the reason of a refusal."""
+        del state
+        max_pairs, max_key_chars, max_value_chars = self.max_pairs, self.max_key_chars, self.max_value_chars
+        check_fully = self._full_check()
+        if self.allowed != ANY_KEY or self.required or self.forbidden or self.values or self.set:
+            return check_fully
 
-        def judge(call: Call) -> Call:
+        def check(call: Call, context: Context) -> Call:
             sent = call.body.get(FIELD)
             if sent is None:
                 return call
-            if type(sent) is not dict or len(sent) > most:
-                return self._judged(call)
+            if type(sent) is not dict or len(sent) > max_pairs:
+                return check_fully(call, context)
             for key, value in sent.items():
-                if type(value) is not str or len(value) > longest_value or len(key) > longest_key:
-                    return self._judged(call)
+                if type(value) is not str or len(value) > max_value_chars or len(key) > max_key_chars:
+                    return check_fully(call, context)
             return call
 
-        return judge
+        return check
 
-    def _judged(self, call: Call) -> Call:
-        sent = call.body.get(FIELD)
-        if sent is None:
-            sent = {}
-        if not isinstance(sent, dict):
-            raise PolicyViolation("not_an_object", "metadata is not an object of string pairs.", param=FIELD)
-        stamped = {key: _filled(template, call) for key, template in self.set.items()}
-        whole = {**sent, **stamped}
-        self._check_count(whole)
-        for key in sorted(whole):  # in this order, so that one and the same refusal is told in whatever order they came
-            if key not in stamped:
-                self._check_key(key)
-            self._check_value(key, whole[key])
-        for key in self.required:
-            if key not in whole:
-                raise PolicyViolation("required", f"metadata lacks the required key '{_shown(key)}'.", param=FIELD)
-        return call if whole == sent else call.with_fields(metadata=whole)
+    def _full_check(self) -> Callable[[Call, Context], Call]:
+        """Return the check of every limit, one pair after the other."""
+        keys, values, templates, required = MetadataKeys(self), MetadataValues(self), self.set, self.required
+        max_pairs, own = self.max_pairs, f", {len(self.set)} of them set by the gateway" if self.set else ""
 
-    def _check_count(self, whole: Mapping[str, object]) -> None:
-        if len(whole) > self.max_pairs:
-            ours = f", {len(self.set)} of them set by this gate" if self.set else ""
-            found = f"metadata has {len(whole)} pairs{ours}; the limit is {self.max_pairs}."
-            raise PolicyViolation("too_many_pairs", found, param=FIELD)
+        def check(call: Call, context: Context) -> Call:
+            sent = call.body.get(FIELD)
+            if sent is None:
+                sent = {}
+            if not isinstance(sent, dict):
+                raise PolicyViolation("not_an_object", "metadata is not an object of string pairs.", param=FIELD)
+            pairs = {**sent, **{key: _fill(text, call, context.caller) for key, text in templates.items()}}
+            if len(pairs) > max_pairs:
+                found = f"metadata has {len(pairs)} pairs{own}; the limit is {max_pairs}."
+                raise PolicyViolation("too_many_pairs", found, param=FIELD)
+            for key in sorted(pairs):  # sorted, so that the order of the pairs does not decide which one is refused
+                if key not in templates:
+                    keys.check(key)
+                values.check(key, pairs[key])
+            for key in required:
+                if key not in pairs:
+                    raise PolicyViolation("required", f"metadata lacks the required key '{_show(key)}'.", param=FIELD)
+            return call if pairs == sent else call.with_fields(metadata=pairs)
 
-    def _check_key(self, key: str) -> None:
-        """Raises PolicyViolation for a key of the caller's that may not stand there."""
-        if len(key) > self.max_key_chars:
-            found = f"the key '{_shown(key)}' of metadata has {len(key)} characters; the limit is {self.max_key_chars}."
+        return check
+
+
+class MetadataKeys:
+    """The rules for keys that callers send."""
+
+    def __init__(self, policy: MetadataLimits) -> None:
+        self.allowed = compile_globs(policy.allowed)
+        self._allowed_globs = policy.allowed
+        self._forbidden = compile_globs(policy.forbidden)
+        self._forbidden_normalized = compile_globs(map(_normalized, policy.forbidden))
+        self._max_chars = policy.max_key_chars
+        self._named = frozenset((*policy.required, *policy.values, *policy.set))
+        self._named_normalized = frozenset(map(_normalized, self._named))
+        self._only_length = policy.allowed == ANY_KEY and not self._named and not policy.forbidden
+
+    def check(self, key: str) -> None:
+        """Raises PolicyViolation for a key that is not allowed."""
+        if len(key) > self._max_chars:
+            found = f"the key '{_show(key)}' of metadata has {len(key)} characters; the limit is {self._max_chars}."
             raise PolicyViolation("key_too_long", found, param=FIELD)
-        if not self._named and not self.forbidden and self.allowed == ANY:
+        if self._only_length:
             return
-        param = f"{FIELD}.{_shown(key)}"
-        if key not in self._named and _taken(key) in self._named.values():
-            found = f"{param} looks like a key that this gate judges; only that key is allowed."
+        param = _param(key)
+        if key not in self._named and _normalized(key) in self._named_normalized:
+            found = f"{param} resembles a key that the gateway checks; only that key is allowed."
             raise PolicyViolation("lookalike", found, param=param)
-        if self._is_forbidden(key):
-            raise PolicyViolation("forbidden", f"{param} is a key that is forbidden here; leave it out.", param=param)
-        if not _matches(key, self.allowed):
-            allowed = _shown(", ".join(self.allowed)) or "none"
+        if self.is_forbidden(key):
+            raise PolicyViolation("forbidden", f"{param} is a key that is forbidden; leave it out.", param=param)
+        if not self.allowed.match(key):
+            allowed = _show(", ".join(self._allowed_globs)) or "none"
             raise PolicyViolation("not_allowed", f"{param} is not allowed; allowed: {allowed}.", param=param)
 
-    def _check_value(self, key: str, value: object) -> None:
-        if isinstance(value, str) and len(value) <= self.max_value_chars and not self.values:
-            return
-        param = f"{FIELD}.{_shown(key)}"
+    def is_forbidden(self, key: str) -> bool:
+        """Whether a glob of `forbidden` matches a key, or its normalized form, which later readers may take it for."""
+        return self._forbidden.match(key) is not None or self._forbidden_normalized.match(_normalized(key)) is not None
+
+
+class MetadataValues:
+    """The rules for values: the caller's, and for their length those of `set` too."""
+
+    def __init__(self, policy: MetadataLimits) -> None:
+        self._max_chars = policy.max_value_chars
+        self._patterns: Mapping[str, re.Pattern[str]] = {
+            key: re.compile(pattern, re.ASCII) for key, pattern in policy.values.items() if key not in policy.set
+        }
+
+    def check(self, key: str, value: object) -> None:
+        """Raises PolicyViolation for a value that is not allowed under this key."""
         if not isinstance(value, str):
-            raise PolicyViolation("value_not_a_string", f"{param} is not a string.", param=param)
-        if len(value) > self.max_value_chars:
-            found = f"{param} has {len(value)} characters; the limit is {self.max_value_chars}."
-            raise PolicyViolation("value_too_long", found, param=param)
-        pattern = self.values.get(key)
-        if pattern is not None and key not in self.set and not re.fullmatch(pattern, value, re.ASCII):
-            found = f"{param} does not match the pattern {_shown(pattern)}."
-            raise PolicyViolation("value_pattern", found, param=param)
-
-    @cached_property
-    def _named(self) -> Mapping[str, str]:
-        """The keys that the settings name, each as it may be taken."""
-        return {key: _taken(key) for key in (*self.required, *self.values, *self.set)}
-
-    def _is_forbidden(self, key: str) -> bool:
-        """Whoever reads metadata later may fold what it reads, so a forbidden key is known in every dress."""
-        return _matches(key, self.forbidden) or _matches(_taken(key), map(_taken, self.forbidden))
+            raise PolicyViolation("value_not_a_string", f"{_param(key)} is not a string.", param=_param(key))
+        if len(value) > self._max_chars:
+            found = f"{_param(key)} has {len(value)} characters; the limit is {self._max_chars}."
+            raise PolicyViolation("value_too_long", found, param=_param(key))
+        pattern = self._patterns.get(key)
+        if pattern is not None and not pattern.fullmatch(value):
+            found = f"{_param(key)} does not match the pattern {_show(pattern.pattern)}."
+            raise PolicyViolation("value_pattern", found, param=_param(key))
 
 
-def _taken(key: str) -> str:
-    """What a key may be taken for: a Latin word, if it looks like one; marks of other scripts tell words apart."""
-    return latin if (latin := folded(key)).isascii() else plain(key)
+def _normalized(key: str) -> str:
+    """Return the word that a key may be read as, without case, width and invisible characters.
+
+    A key that resembles a Latin word also loses its accents and the letters of other scripts. In other scripts marks
+    distinguish words, and are kept.
+    """
+    return latin if (latin := fold_name(key)).isascii() else normalize(key)
 
 
-def _matches(key: str, globs: Iterable[str]) -> bool:
-    return any(fnmatchcase(key, glob) for glob in globs)
-
-
-def _filled(template: str, call: Call) -> str:
-    """Placeholders are filled in one pass: what a caller calls its model is text, never a template."""
-    values = dict(zip(KNOWN, (call.caller.name, call.caller.team, call.model), strict=True))
+def _fill(template: str, call: Call, caller: Caller) -> str:
+    """Return a template with its placeholders filled, in one pass: the name of a model is never read as a template."""
+    values = dict(zip(PLACEHOLDERS, (caller.name, caller.team, call.model), strict=True))
     return _PLACEHOLDER.sub(lambda found: values[found[0]], template)
 
 
-def _shown(text: str) -> str:
-    """Somebody's text, short and printable."""
-    printable = text[:33] if text[:33].isprintable() else ascii(text[:33])[1:-1]
-    return printable if len(printable) <= 32 else printable[:32] + "..."
+def _param(key: str) -> str:
+    return f"{FIELD}.{_show(key)}"
+
+
+def _show(text: str) -> str:
+    """Return the beginning of a text, printable."""
+    start = text[: MAX_SHOWN_CHARS + 1]
+    printable = start if start.isprintable() else ascii(start)[1:-1]
+    return printable if len(printable) <= MAX_SHOWN_CHARS else f"{printable[:MAX_SHOWN_CHARS]}..."

@@ -1,9 +1,9 @@
-"""Says which models may be asked, and gives them names of the organisation's own.
+"""Decides which models may be used, and lets the organisation give them names of its own.
 
-Request: an alias is replaced by the model it stands for; then `deny` and `allow` judge that model, and refuse it with
-    `not_allowed`. A model that is missing or no string is refused with `not_a_string`. Policies, routes and the cache
-    that come later see the new name.
-Response: passes; it shows the upstream's own name for the model.
+Request: an alias is replaced by the model it stands for; `deny` and `allow` then apply to that model, and refuse it
+    with `not_allowed`. A model that is missing or not a string is refused with `not_a_string`. Later policies, routes
+    and the cache see the new name.
+Response: passes; it shows the upstream's own name of the model.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
 """
 
@@ -12,9 +12,10 @@ from typing import Annotated
 from pydantic import Field
 
 from policies import Policy, PolicyState, RequestCheck
+from policies.support.globs import AllowList
+from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.names import Globs
 
 FIELD = "model"
 Name = Annotated[str, Field(min_length=1)]
@@ -22,22 +23,23 @@ Name = Annotated[str, Field(min_length=1)]
 
 class Models(Policy):
     allow: tuple[str, ...] = ("*",)
-    """Names of models that may be asked; `*` and `?` stand for any characters."""
+    """Names of models that may be used; `*` and `?` are wildcards."""
     deny: tuple[str, ...] = ()
-    """Names that may not, even if `allow` has them; other case, width and unseen characters do not help."""
+    """Names that may not, even if `allow` has them, in any case and width, with or without invisible characters."""
     aliases: dict[str, Name] = Field(default={})
-    """What is sent on for a name that is asked, in one step; `allow` and `deny` judge what is sent on."""
+    """The model that replaces a requested name, in one step; `allow` and `deny` apply to the replacement."""
 
-    def judging(self) -> Judge:
-        aliases, globs = self.aliases, Globs(self.allow, self.deny)
+    def request_check(self, state: PolicyState) -> RequestCheck:
+        del state
+        aliases, allows = self.aliases, AllowList(self.allow, self.deny).allows
 
-        def judge(call: Call) -> Call:
-            asked = call.body.get(FIELD)
-            if not isinstance(asked, str):
+        def check(call: Call, _context: Context) -> Call:
+            requested = call.body.get(FIELD)
+            if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
-            model = aliases.get(asked, asked) if aliases else asked
-            if not globs.allows(model):
-                raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
-            return call if model == asked else call.with_fields(model=model)
+            model = aliases.get(requested, requested) if aliases else requested
+            if not allows(model):
+                raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
+            return call if model == requested else call.with_fields(model=model)
 
-        return judge
+        return check

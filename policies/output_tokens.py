@@ -1,7 +1,7 @@
-"""Bounds how many tokens a model may write for one response, its reasoning included.
+"""Limits how many tokens a model may generate for one response, including its reasoning.
 
-Request: sets `default` when the caller gives no number, and clamps (or refuses with `too_many`) one above `max`. A
-    number below 16, and what is no integer, is refused as the protocol words it.
+Request: sets `default` when the caller gives no number; lowers a number above `max`, or refuses it with `too_many`. A
+    number below 16, and anything but an integer, is refused in the protocol's own words.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_output_tokens
 """
@@ -11,22 +11,23 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
+from policies.support.integers import checked_integer
+from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from policies.support.integers import checked_integer
 
 FIELD = "max_output_tokens"
-LEAST = 16  # the protocol's own
-Tokens = Annotated[int, Field(ge=LEAST)]
+MINIMUM = 16  # the protocol's own
+Tokens = Annotated[int, Field(ge=MINIMUM)]
 
 
 class OutputTokens(Policy):
     max: Tokens
-    """The most that a caller may ask for, in tokens."""
+    """The largest number that a caller may request, in tokens."""
     default: Tokens | None = None
-    """What is sent for a caller that asks for no number; left out: `max`."""
+    """The number that is set for a caller that gives none. Default: `max`."""
     on_exceed: Literal["clamp", "reject"] = "clamp"
-    """What happens to a call that asks for more: its number is lowered, or it is refused."""
+    """What happens to a call that requests more: its number is lowered to `max`, or it is refused."""
 
     @model_validator(mode="after")
     def _default_within_max(self) -> Self:
@@ -34,17 +35,18 @@ class OutputTokens(Policy):
             raise ValueError(f"default is {self.default}; max allows {self.max}")
         return self
 
-    def judging(self) -> Judge:
+    def request_check(self, state: PolicyState) -> RequestCheck:
+        del state
         limit, default, rejects = self.max, self.default or self.max, self.on_exceed == "reject"
 
-        def judge(call: Call) -> Call:
-            asked = call.body.get(FIELD)
-            if type(asked) is int and LEAST <= asked <= limit:
+        def check(call: Call, _context: Context) -> Call:
+            requested = call.body.get(FIELD)
+            if type(requested) is int and MINIMUM <= requested <= limit:
                 return call
-            if asked is None:
+            if requested is None:
                 return call.with_fields(max_output_tokens=default)
-            if checked_integer(asked, FIELD, least=LEAST) > limit and rejects:
-                raise PolicyViolation("too_many", f"{FIELD} is {asked}; the limit is {limit}.", param=FIELD)
+            if checked_integer(requested, FIELD, least=MINIMUM) > limit and rejects:
+                raise PolicyViolation("too_many", f"{FIELD} is {requested}; the limit is {limit}.", param=FIELD)
             return call.with_fields(max_output_tokens=limit)
 
-        return judge
+        return check

@@ -1,7 +1,7 @@
-"""Says which service tiers callers may ask for: a faster one costs more, a slower one may be refused.
+"""Decides which service tiers callers may request: a faster tier costs more, a slower one may fail under load.
 
-Request: sets `default` when the caller names no tier, and refuses one that `allow` leaves out with `not_allowed`, and
-    what is no string with `not_a_string`.
+Request: sets `default` when the caller names no tier; refuses a tier that is not in `allow` with `not_allowed`, and
+    anything but a string with `not_a_string`.
 Response: passes; it shows the tier that was used.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-service_tier
 """
@@ -11,38 +11,40 @@ from typing import Self
 from pydantic import model_validator
 
 from policies import Policy, PolicyState, RequestCheck
+from policies.support.globs import AllowList
+from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.names import Globs
 
 FIELD = "service_tier"
-UNNAMED = "auto"  # what a call without a tier means to the protocol
+PROTOCOL_DEFAULT = "auto"  # the tier of a call that names none
 
 
 class ServiceTier(Policy):
     allow: tuple[str, ...] = ("*",)
-    """Tiers that may be asked for; `*` and `?` stand for any characters."""
+    """Tiers that a call may request; `*` and `?` are wildcards."""
     default: str | None = None
-    """What is sent for a caller that names no tier; left out: nothing, which means "auto"."""
+    """The tier that is set for a caller that names none. Default: none is set, which means "auto"."""
 
     @model_validator(mode="after")
-    def _default_is_allowed(self) -> Self:
-        default = self.default or UNNAMED
-        if not Globs(self.allow).allows(default):
-            raise ValueError(f'allow leaves out "{default}", the tier of calls that name none; give another default')
+    def _allow_has_default(self) -> Self:
+        default = self.default or PROTOCOL_DEFAULT
+        if not AllowList(self.allow).allows(default):
+            raise ValueError(f'allow lacks "{default}", the tier of calls that name none; add it or change default')
         return self
 
-    def judging(self) -> Judge:
-        default, allows = self.default, Globs(self.allow).allows
+    def request_check(self, state: PolicyState) -> RequestCheck:
+        del state
+        default, allows = self.default, AllowList(self.allow).allows
 
-        def judge(call: Call) -> Call:
-            asked = call.body.get(FIELD)
-            if asked is None:
+        def check(call: Call, _context: Context) -> Call:
+            requested = call.body.get(FIELD)
+            if requested is None:
                 return call.with_fields(service_tier=default) if default else call
-            if not isinstance(asked, str):
+            if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
-            if not allows(asked):
-                raise PolicyViolation("not_allowed", f"{FIELD} is '{asked[:64]}'; it is not allowed.", param=FIELD)
+            if not allows(requested):
+                raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
             return call
 
-        return judge
+        return check

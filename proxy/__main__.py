@@ -1,6 +1,6 @@
 """The command line: `headgate serve | check | explain | policy | model | audit | whois | block | unblock`.
 
-Results on stdout, logs on stderr. Exit 0: good; 1: the answer is no, or a crash; 2: what was typed is at fault.
+Results on stdout, logs on stderr. Exit status 0: success; 1: the answer is no, or a crash; 2: the input is at fault.
 """
 
 import argparse
@@ -13,52 +13,54 @@ from pathlib import Path
 
 from proxy.app import serve
 from proxy.commands import audit, identity, model, policy, show
-from proxy.config import ConfigError, embedded, read
-from proxy.telemetry.logs import write_logs
+from proxy.config.build import ConfigError, default_config, read
+from proxy.telemetry.logs import configure_logs
 
-GOOD, YOUR_INPUT = 0, 2
+SUCCESS, INPUT_ERROR = 0, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code."""
+    """Run one command and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="headgate",
-        description="The gate in front of every model.",
+        description="The gateway in front of every model.",
         epilog="example: headgate serve --config my.toml",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "serve", help="serve until stopped", epilog="example: headgate serve --config my.toml"
     )
-    command.add_argument("--config", type=Path, help="a TOML file; left out: the embedded defaults")
+    command.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
     command.set_defaults(run=_serve)
     for subject in (show, policy, model, audit, identity):
         subject.add_to(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
-    serves = run is _serve
-    write_logs(least=logging.INFO if serves else logging.ERROR, for_good=serves)
+    is_server = run is _serve
+    close_logs = configure_logs(level=logging.INFO if is_server else logging.ERROR, final=is_server)
     try:
         return run(options)
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
-        return YOUR_INPUT
+        return INPUT_ERROR
+    finally:
+        close_logs()
 
 
 def _serve(options: argparse.Namespace) -> int:
-    config = embedded() if options.config is None else read(options.config)
+    config = default_config() if options.config is None else read(options.config)
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-            gc.freeze()  # what is there now stays: no collection need look at it again
+            gc.freeze()  # everything imported stays: collections skip it
             runner.run(serve(config, _greet))
-    except (OSError, ValueError) as error:  # a port that is taken, a model that is not there
+    except (OSError, ValueError) as error:  # a port in use, a missing model
         print(f"headgate cannot start: {error}", file=sys.stderr)
-        return YOUR_INPUT
-    return GOOD
+        return INPUT_ERROR
+    return SUCCESS
 
 
 def _greet(address: str, models: Sequence[str]) -> None:
-    """Tell a person where the gate listens and what to try."""
+    """Print the address and a first request."""
     model = next((model for model in models if "*" not in model), "YOUR-MODEL")
     print(f"Headgate listens on {address}/v1. Try:", flush=True)
     body = f'{{"model": "{model}", "input": "Hello!"}}'
@@ -66,7 +68,7 @@ def _greet(address: str, models: Sequence[str]) -> None:
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed."""
+    """uvloop's event loop if it is installed."""
     try:
         import uvloop
     except ImportError:

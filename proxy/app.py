@@ -1,8 +1,7 @@
-"""config -> objects -> a running server; opens and closes what lives as long as the process."""
+"""Config -> objects -> a running server. Opens and closes everything that lives as long as the process."""
 
 import asyncio
 import signal
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -13,78 +12,95 @@ from aiohttp import web
 from opentelemetry.trace import Tracer
 
 from backends import Backend
-from proxy.telemetry.audit import Audit
-from proxy.cache import Cache
-from proxy.config import Config
-from proxy.door import Door
-from proxy.health import Health
-from proxy.history import History
-from proxy.http import LOOPBACK_NAMES, Http
-from proxy.identify import Identify
-from proxy.observe import traces_from_environment
-from proxy.pipeline import Pipeline
-from proxy.telemetry.recorder import Recorder
-from proxy.routes import Routes
-from proxy.rules import Rules
-from proxy.stores import Store
+from proxy.cache.cache import Cache
+from proxy.config.build import Config
 from proxy.context import Caller
+from proxy.history import History
+from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
+from proxy.http.health import Health
+from proxy.http.models import Models
+from proxy.http.responses import Responses
+from proxy.http.router import Endpoint, Router
+from proxy.http.server import Server, connection_limit
+from proxy.http.websocket import WebSocket
+from proxy.identity.directory import Directory
+from proxy.pipeline import Pipeline
+from proxy.routing.attempts import Attempts
+from proxy.routing.routes import Routes
+from proxy.rules import Rules
+from proxy.state.ownership import Ownership
+from proxy.stores import Store
+from proxy.telemetry.audit import Audit
+from proxy.telemetry.recorder import Recorder
+from proxy.telemetry.trace import tracer_provider
 
 log = structlog.get_logger()
 
 
-def answering(config: Config, rules: Rules, tracer: Tracer | None) -> Http:
-    """All that answers requests, put together; nothing is started."""
+def build_dispatcher(
+    config: Config, *, audit: Audit | None = None, recorder: Recorder | None = None, tracer: Tracer | None = None
+) -> Dispatcher:
+    """Connect everything that answers requests; nothing is started."""
+    ownership = Ownership(config.state)
+    routes = Routes(config.routes)
     pipeline = Pipeline(
-        rules=rules,
-        routes=Routes(config.routes),
-        cache=Cache(config.cache, config.store),
+        rules=Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder),
+        ownership=ownership,
+        routes=routes,
+        cache=Cache(config.cache, config.cache_store),
         history=History(),
+        attempts=Attempts(),
+    )
+    directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
+    responses, models = Responses(directory, pipeline, config.server), Models(directory, routes)
+    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
+    health, websocket = Health(config.backends, config.cache_store, files), WebSocket(directory)
+    router = Router(
+        [
+            Endpoint("POST", "/v1/responses", responses.create),
+            Endpoint("GET", "/v1/responses", websocket.connect),
+            Endpoint("GET", "/v1/models", models.list),
+            Endpoint("GET", "/v1/models/{name*}", models.retrieve),
+            Endpoint("GET", "/healthz", health.alive),
+            Endpoint("GET", "/readyz", health.ready),
+        ]
     )
     hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
-    return Http(
-        identify=Identify({caller.digest: Caller(caller.name, caller.team) for caller in config.callers}),
-        pipeline=pipeline,
-        health=Health(config.backends, config.store),
-        server=config.server,
-        hosts=hosts,
-        tracer=tracer,
-    )
+    return Dispatcher(router, hosts, is_open=not config.callers, tracer=tracer)
 
 
 @asynccontextmanager
 async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator[str]:
-    """The gate, started and listening; gives its address. Leaving the block drains and closes it.
+    """Start the gateway and give its address. Leaving the block drains and closes it.
 
-    Raises OSError when the port is taken, ValueError or OSError when a backend cannot start.
+    Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
     """
-    async with AsyncExitStack() as opened:
+    async with AsyncExitStack() as resources:
         parts: list[Backend | Store] = [config.state, *config.backends.values()]
-        if config.store is not None:
-            parts.append(config.store)
+        if config.cache_store is not None:
+            parts.append(config.cache_store)
         for part in parts:
             await part.start()
-            opened.push_async_callback(part.close)
-        begun: Counter[str] = Counter()
-        for rule in config.rules:
-            await rule.policy.start(config.state, begun[rule.name])
-            begun[rule.name] += 1
+            resources.push_async_callback(part.close)
         audit = None if config.audit is None else Audit(config.audit)
         recorder = None if config.record is None else Recorder(config.record)
         for file in (audit, recorder):
             if file is not None:
                 file.open()
-                opened.callback(file.close)
-        server = config.server
-        door = Door(
-            answering(config, Rules(config.rules, audit, recorder), tracer),
-            head_timeout_s=server.head_timeout_s,
-            idle_timeout_s=server.idle_timeout_s,
-            request_factory=partial(_request, server.max_body_bytes),
+                resources.callback(file.close)
+        settings = config.server
+        server = Server(
+            build_dispatcher(config, audit=audit, recorder=recorder, tracer=tracer),
+            head_timeout_s=settings.head_timeout_s,
+            write_timeout_s=settings.write_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+            max_connections=settings.max_connections or connection_limit(),
+            request_factory=partial(_make_request, settings.max_body_bytes),
         )
-        runner = web.ServerRunner(door, shutdown_timeout=server.drain_s)
+        runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
         await runner.setup()
-        opened.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, server.host, server.port, backlog=1024).start()
+        resources.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -92,20 +108,20 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
 async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then let running calls finish.
 
-    `greet` gets the address and the routes' models. A gate under `nohup` outlives its terminal: SIGHUP stays ignored.
+    `greet` receives the address and the models of the routes. Under `nohup` SIGHUP stays ignored.
     """
-    stopped = asyncio.Event()
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:
-            loop.add_signal_handler(name, stopped.set)
-    provider = traces_from_environment()
+            loop.add_signal_handler(name, stop.set)
+    provider = tracer_provider()
     try:
         async with running(config, provider.get_tracer("headgate") if provider else None) as address:
-            models = [model for model, _ in config.routes]
+            models = [route.model for route in config.routes]
             log.info("server.started", address=f"{address}/v1", models=models)
             greet(address, models)
-            await stopped.wait()
+            await stop.wait()
             log.info("server.stopping", drain_s=config.server.drain_s)
     finally:
         if provider is not None:
@@ -113,8 +129,11 @@ async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> 
     log.info("server.stopped")
 
 
-def _request(max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+def _make_request(
+    max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
+) -> web.BaseRequest:
     loop = asyncio.get_running_loop()
-    if message.upgrade:  # none is granted, and aiohttp loses what came right behind one: nothing more may come
+    # No upgrade is granted, and aiohttp loses bytes that follow one: nothing more may be sent on the connection.
+    if message.upgrade or protocol.is_draining or not protocol.is_admitted:
         message = message._replace(should_close=True)
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)

@@ -29,7 +29,7 @@ class Caller:
     team: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # typing sets __orig_class__ on instances, which slots would refuse
 class Slot(Generic[T]):
     """The typed name of a value that one part of the path keeps in a context. Equal names are the same slot."""
 

@@ -1,4 +1,4 @@
-"""A real gate, a real upstream and a real redis-server, each on a port of its own."""
+"""A real gateway, a real upstream and a real redis-server, each on a port of its own."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -10,13 +10,13 @@ import pytest
 import structlog
 
 from proxy.app import running
-from proxy.config import build
-from tests.logs import kept_apart
+from proxy.config.build import build
+from tests.logs import isolated_logs
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
 DATA = Path(__file__).parent / "data"
-# The end of a config in TOML: one recorded answer to everything.
+# The end of a config in TOML: one recorded answer to every call.
 CANNED = f"""
 [[backend]]
 use = "replay"
@@ -30,22 +30,22 @@ StartGate = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture(autouse=True)
-def logs_of_its_own() -> Iterator[None]:
-    """What one test does to the logs is undone after it."""
-    with kept_apart():
+def separate_logs() -> Iterator[None]:
+    """Undo what a test does to the log configuration."""
+    with isolated_logs():
         yield
 
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[FakeUpstream]:
-    """A server that speaks Responses as `upstream.answer` says, and remembers what it was asked."""
+    """A server of the Responses protocol that answers as `upstream.answer` does, and records requests."""
     async with FakeUpstream() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A redis-server of the session's own; a test that stops or pauses it starts it again."""
+    """A redis-server for the session; a test that stops or pauses it starts it again."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
@@ -54,22 +54,22 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 async def start_gate() -> AsyncIterator[StartGate]:
-    """Start gates: `await start_gate(tables, tracer=None)` gives the address of one built from these config tables.
+    """Start gateways: `await start_gate(tables, tracer=None)` returns the address of one with these config tables.
 
-    The port is a free one; what the tables leave out has its default. Gates are drained when the test ends.
+    It has a free port and defaults for what the tables leave out. It is drained when the test ends.
     """
-    async with AsyncExitStack() as opened:
+    async with AsyncExitStack() as gates:
 
         async def start(tables: dict[str, Any], **options: Any) -> str:
             server = {"port": 0, "drain_s": 0} | tables.get("server", {})
-            return await opened.enter_async_context(running(build({**tables, "server": server}), **options))
+            return await gates.enter_async_context(running(build({**tables, "server": server}), **options))
 
         yield start
 
 
 @pytest.fixture
 async def gate(upstream: FakeUpstream, start_gate: StartGate) -> str:
-    """The address of a gate before `upstream`, with every policy at its default and a cache in memory."""
+    """The address of a gateway in front of `upstream`, with three policies and a cache in memory."""
     return await start_gate(tables_for(upstream))
 
 
@@ -82,13 +82,13 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 def logged() -> Iterator[list[dict[str, Any]]]:
-    """The log lines of this test, as they are written."""
+    """The log lines of this test."""
     with structlog.testing.capture_logs() as lines:
         yield lines
 
 
 def tables_for(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:
-    """Config tables of a gate that sends every model to `upstream`; `more` replaces whole tables."""
+    """Return config tables of a gateway that sends every model to `upstream`; `more` replaces whole tables."""
     backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True}
     return {
         "policy": [{"use": "metadata_limits"}, {"use": "max_tool_calls", "max": 8}, {"use": "safety_identifier"}],

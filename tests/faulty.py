@@ -1,24 +1,25 @@
-"""A backend with a mistake in it: `use = "tests.faulty"`."""
+"""A backend that crashes: `use = "tests.faulty"`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from backends import Backend
+from proxy.context import Context
 from proxy.wire.call import Call
-from proxy.wire.event import Event, Reply
+from proxy.wire.event import Batch, Reply
 from proxy.wire.sse import SSEParser
 
 
 class Faulty(Backend):
-    begun: str = ""
-    """The frames it sends before it fails; none: it fails at once."""
+    frames: str = ""
+    """The frames that it sends before it crashes; none: it crashes at once."""
 
     @asynccontextmanager
-    async def respond(self, call: Call) -> AsyncIterator[Reply]:
-        if not self.begun:
+    async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
+        if not self.frames:
             raise RuntimeError("the password is 1234")
-        yield Reply(200, {}, self._batches(call), streamed=True)
+        yield Reply(200, {}, batches=self._batches(context.followed))
 
-    async def _batches(self, call: Call) -> AsyncIterator[Sequence[Event]]:
-        yield SSEParser(call.watched).feed(self.begun.encode())
+    async def _batches(self, followed: frozenset[str]) -> AsyncIterator[Batch]:
+        yield SSEParser(followed).feed(self.frames.encode())
         raise RuntimeError("the password is 1234")

@@ -1,4 +1,4 @@
-"""Logs of one test stay in it."""
+"""Isolates the log configuration of a test."""
 
 import logging
 import sys
@@ -10,19 +10,19 @@ from structlog._config import BoundLoggerLazyProxy
 
 
 @contextmanager
-def kept_apart() -> Iterator[None]:
-    """Before and after, logs go where they go by default: a command sends them to the stderr of its own test."""
+def isolated_logs() -> Iterator[None]:
+    """Reset the log configuration before and after: a command then logs to the stderr of its own test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    _as_by_default()
+    _reset()
     yield
     root.handlers[:], root.level = handlers, level
-    _as_by_default()
+    _reset()
 
 
-def _as_by_default() -> None:
+def _reset() -> None:
     structlog.reset_defaults()
     for module in list(sys.modules.values()):
         log = getattr(module, "log", None)
         if isinstance(log, BoundLoggerLazyProxy):
-            vars(log).pop("bind", None)  # one that has settled on where to write
+            vars(log).pop("bind", None)  # a cached logger

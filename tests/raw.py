@@ -1,4 +1,4 @@
-"""Bytes on a socket: callers and upstreams as no library would play them."""
+"""Bytes on a socket: clients and upstreams that no library would imitate."""
 
 import asyncio
 import ssl
@@ -13,15 +13,15 @@ from yarl import URL
 
 
 @pytest.fixture(autouse=True)
-async def nothing_left_running() -> AsyncIterator[None]:
-    """For files that import it: when a test and its gates are over, no task of theirs is left."""
+async def no_tasks_left() -> AsyncIterator[None]:
+    """For files that import it: no task is left when a test and its gateways have ended."""
     yield
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
 
 @dataclass(frozen=True)
-class Heard:
-    """One answer as it stood on the wire; header names in lower case, a second value behind the first."""
+class RawAnswer:
+    """One answer as received; header names in lower case, repeated values joined by a comma."""
 
     version: str
     status: int
@@ -37,8 +37,8 @@ class Heard:
         return error
 
 
-class Wire:
-    """One connection to a gate."""
+class RawConnection:
+    """One connection to a gateway."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -51,7 +51,7 @@ class Wire:
     async def line(self) -> bytes:
         return await self._reader.readline()
 
-    async def answer(self) -> Heard:
+    async def answer(self) -> RawAnswer:
         """The next answer, whole. Raises IncompleteReadError when the gate closes before its end."""
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
@@ -65,7 +65,7 @@ class Wire:
             body = b"".join([chunk async for chunk in self._chunks()])
         else:
             body = await self._reader.readexactly(int(headers.get("content-length", 0)))
-        return Heard(version, int(status), headers, body)
+        return RawAnswer(version, int(status), headers, body)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         while size := int(await self._reader.readline(), 16):
@@ -80,13 +80,13 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire(address: str) -> AsyncIterator[Wire]:
+async def wire(address: str) -> AsyncIterator[RawConnection]:
     """A connection to the gate at `address`; what is done inside has ten seconds, so that nothing hangs."""
     url = URL(address)
     reader, writer = await asyncio.open_connection(url.host, url.port, limit=2**20)
     try:
         async with asyncio.timeout(10):
-            yield Wire(reader, writer)
+            yield RawConnection(reader, writer)
     finally:
         writer.transport.abort()
 
@@ -100,7 +100,7 @@ def post(
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def ask(address: str, data: bytes) -> Heard:
+async def ask(address: str, data: bytes) -> RawAnswer:
     """The answer to these bytes, on a connection of their own."""
     async with wire(address) as connection:
         await connection.send(data)

@@ -1,4 +1,4 @@
-"""A real redis-server that a test may stop, pause and start again."""
+"""A real redis-server that a test can stop, pause and start again."""
 
 import signal
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class RedisServer:
-    """Listens on a free port of its own, keeps nothing on disk."""
+    """Listens on a free port of its own and writes nothing to disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class RedisServer:
             self._process = None
 
     def pause(self) -> None:
-        """Accept connections, answer nothing."""
+        """Make the server accept connections without answering."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:

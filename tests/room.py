@@ -1,4 +1,4 @@
-"""A disk that has room for so many bytes of a file and no more."""
+"""A disk that becomes full at a given file size."""
 
 import resource
 import signal
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def room_up_to(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size`: of what is written across it, the first part is taken."""
+def disk_full_at(size: int) -> Iterator[None]:
+    """Limit files of this process to `size` bytes: of a write that crosses it, the first part is written."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))

@@ -1,4 +1,4 @@
-"""A gate that ends while a test looks on."""
+"""A gateway that shuts down during a test."""
 
 import asyncio
 from typing import Self
@@ -6,13 +6,13 @@ from typing import Self
 from yarl import URL
 
 from proxy.app import running
-from proxy.config import build
+from proxy.config.build import build
 from tests.conftest import tables_for
 from tests.upstream import FakeUpstream
 
 
-class Stopping:
-    """A gate in this process, which a test stops while something is under way."""
+class StoppableGateway:
+    """A gateway in this process that a test stops while a call is running."""
 
     def __init__(self, upstream: FakeUpstream, drain_s: float) -> None:
         self._config = build(tables_for(upstream, server={"port": 0, "drain_s": drain_s}))
@@ -35,7 +35,7 @@ class Stopping:
             await self._stop.wait()
 
     async def stop(self) -> None:
-        """Begin the drain; it has begun when nobody listens any more."""
+        """Begin the shutdown, and return when the listener is closed."""
         self._stop.set()
         url = URL(self.address)
         while True:

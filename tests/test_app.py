@@ -17,8 +17,8 @@ import orjson
 import pytest
 from yarl import URL
 
-from tests.raw import ask, events, nothing_left_running, post, until, wire  # noqa: F401
-from tests.stopping import Stopping
+from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
+from tests.stopping import StoppableGateway
 from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
 
 ROOT = Path(__file__).parent.parent
@@ -221,7 +221,7 @@ async def test_a_port_that_is_taken_is_told_in_a_sentence(serve: Serve):
 
 async def test_a_body_that_is_under_way_is_still_read(upstream: FakeUpstream):
     """A long upload is a running call: it is not left waiting for bytes that nobody takes."""
-    async with Stopping(upstream, drain_s=20) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
         body = b'{"model":"m","input":"%b"}' % (b"a" * 300_000)
         await connection.send(post(body, expect="100-continue").removesuffix(body))
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
@@ -232,18 +232,18 @@ async def test_a_body_that_is_under_way_is_still_read(upstream: FakeUpstream):
 
         assert (await connection.answer()).status == 200
         assert await connection.rest() == b""
-        assert len(upstream.asked[0].body["input"]) == 300_000
+        assert len(upstream.requests[0].body["input"]) == 300_000
 
 
 async def test_a_body_that_does_not_come_holds_no_drain(upstream: FakeUpstream):
     """It is broken off like any other call that takes too long."""
-    async with Stopping(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
         await connection.send(post(expect="100-continue")[:-3])
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
         await gate.stop()
 
         assert b"HTTP/1.1 503 " in await connection.rest()
-    assert upstream.asked == []
+    assert upstream.requests == []
 
 
 async def test_an_answer_that_is_no_stream_is_waited_for(upstream: FakeUpstream):
@@ -255,7 +255,7 @@ async def test_an_answer_that_is_no_stream_is_waited_for(upstream: FakeUpstream)
         return await canonical(request)
 
     upstream.answer = slowly
-    async with Stopping(upstream, drain_s=20) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
         await connection.send(post() + post())
         await upstream.arrived.wait()
         await gate.stop()
@@ -263,17 +263,17 @@ async def test_an_answer_that_is_no_stream_is_waited_for(upstream: FakeUpstream)
 
         assert (await connection.answer()).status == 200
         assert await connection.rest() == b""  # what was pipelined behind it is not begun
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
 
 
 async def test_a_drain_of_no_time_ends_the_work_behind_a_call(upstream: FakeUpstream):
     """aiohttp would take 0 for ever: the upstream would be held open, and the process with it."""
     upstream.answer = streaming(CANONICAL[:2000], then=hang)
-    async with Stopping(upstream, drain_s=0) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)
         assert b"200" in await connection.line()
         await gate.stop()
 
         assert b"event: response.failed" in await connection.rest()
         async with asyncio.timeout(5):
-            await upstream.left.wait()
+            await upstream.disconnected.wait()

@@ -11,9 +11,9 @@ import pytest
 from backends import Backend
 from policies import Policy
 from proxy import config, tables
-from proxy.audit import AuditTable
-from proxy.load import load
-from proxy.recorder import RecordTable
+from proxy.telemetry.audit import AuditTable
+from proxy.config.plugins import load
+from proxy.telemetry.recorder import RecordTable
 from proxy.stores import Store
 
 ROOT = Path(__file__).parent.parent

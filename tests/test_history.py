@@ -10,7 +10,7 @@ from backends.replay import Replay
 from proxy.history import History
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError
-from tests.shapes import JSON, PATIENT, call_with
+from tests.values import JSON, PATIENT, call_with
 
 RECORDED = Path("recorded.sse")
 FORGETFUL, KEEPING = Replay(name="local", path=RECORDED), Replay(name="openai", path=RECORDED, keeps_state=True)

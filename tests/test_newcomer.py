@@ -8,7 +8,7 @@ import pytest
 from openai import AsyncOpenAI, NotFoundError
 
 from proxy.app import running
-from proxy.config import embedded
+from proxy.config.build import embedded
 
 WEATHER: dict[str, Any] = {
     "type": "function",

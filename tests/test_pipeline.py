@@ -44,8 +44,8 @@ async def test_unknown_fields_pass_both_ways(gate: str, http, upstream: FakeUpst
     async with http.post(f"{gate}/v1/responses?ai_project_id=7", json=body):
         pass
 
-    assert upstream.asked[0].body == body | {"max_tool_calls": 8}
-    assert upstream.asked[0].target == "/v1/responses?ai_project_id=7"
+    assert upstream.requests[0].body == body | {"max_tool_calls": 8}
+    assert upstream.requests[0].target == "/v1/responses?ai_project_id=7"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -57,7 +57,7 @@ async def test_work_ends_when_the_caller_leaves_before_the_first_byte(gate, http
     asking.cancel()
 
     async with asyncio.timeout(1):
-        await upstream.left.wait()
+        await upstream.disconnected.wait()
 
 
 async def test_work_ends_when_the_caller_leaves_in_the_middle_of_a_stream(gate, http, upstream: FakeUpstream):
@@ -67,4 +67,4 @@ async def test_work_ends_when_the_caller_leaves_in_the_middle_of_a_stream(gate, 
         await answer.content.readany()
 
     async with asyncio.timeout(1):
-        await upstream.left.wait()
+        await upstream.disconnected.wait()

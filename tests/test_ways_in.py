@@ -97,4 +97,4 @@ async def test_the_decision_is_the_same_on_every_way_in(start_gate: StartGate, h
 
     assert found == {"enforce": (400, code), "report": (200, None), "off": (200, None)}
     assert await way(http, enforced, ASKED | good) == (200, None)
-    assert len(upstream.asked) == 3
+    assert len(upstream.requests) == 3

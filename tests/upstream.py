@@ -1,4 +1,4 @@
-"""A real server that speaks the Responses protocol as a test tells it to."""
+"""A real server of the Responses protocol whose answers a test controls."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,8 +15,8 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
-class Asked:
-    """What one request said."""
+class ReceivedRequest:
+    """One request as the upstream received it."""
 
     method: str
     target: str
@@ -30,14 +30,14 @@ class Asked:
 
 @dataclass
 class FakeUpstream:
-    """Answers with the canonical response, as a stream or as a body, until `answer` is set to something else."""
+    """Answers with the canonical response, as a stream or a body, unless `answer` is set."""
 
     answer: Answer | None = None
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the first request is read."""
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a caller leaves before its answer is complete."""
+    """Set when the first request was read."""
+    disconnected: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a client disconnects before its answer is complete."""
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=2**30)
@@ -55,17 +55,17 @@ class FakeUpstream:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(Asked(request.method, request.raw_path, dict(request.headers), await request.read()))
+        self.requests.append(ReceivedRequest(request.method, request.raw_path, dict(request.headers), await request.read()))
         self.arrived.set()
         try:
             return await (self.answer or canonical)(request)
         except (asyncio.CancelledError, ConnectionError):
-            self.left.set()
+            self.disconnected.set()
             raise
 
 
 async def canonical(request: web.Request) -> web.StreamResponse:
-    """The canonical response in the shape that was asked for."""
+    """The canonical response, as a stream or a body as requested."""
     body = orjson.loads(await request.read() or b"{}")
     if request.method == "GET":
         return web.json_response({"object": "list", "data": [{"id": "gpt-5.6"}, {"id": "gpt-5.6-mini"}]})
@@ -81,7 +81,7 @@ def final_body() -> bytes:
 
 
 def streaming(*chunks: bytes, then: Callable[[web.StreamResponse], Awaitable[None]] | None = None) -> Answer:
-    """An answer that writes these chunks one by one, and then does `then` (hang, break off ...) or ends."""
+    """Return an answer that writes these chunks one by one, then awaits `then` (hang, reset ...) or ends."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -96,5 +96,5 @@ def streaming(*chunks: bytes, then: Callable[[web.StreamResponse], Awaitable[Non
 
 
 async def hang(_: object) -> Any:
-    """Say nothing more until the caller leaves."""
+    """Send nothing more until the client disconnects."""
     await asyncio.Event().wait()

@@ -37,6 +37,7 @@ from backends.local.model import Model, read_model
 from backends.local.readers import Readers
 from backends.local.request import Request, read_request
 from backends.local.request.parameters import Parameters
+from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
 
@@ -192,7 +193,7 @@ class Local(Backend):
     async def models(self) -> Sequence[str]:
         return (self.name,)
 
-    async def described(self, _model: str) -> Mapping[str, Any]:
+    async def describe(self, _model: str) -> Mapping[str, Any]:
         able = {
             "tools": self._model.tool_format is not None,
             "json_schema": True,
@@ -205,16 +206,16 @@ class Local(Backend):
         return self._engine.running
 
     @asynccontextmanager
-    async def respond(self, call: Call) -> AsyncIterator[Reply]:
+    async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
         plain = not call.body.get("tools") and not call.body.get("text")
-        request = await self._readers.read(functools.partial(self._read, call), len(call.encoded), plain=plain)
+        request = await self._readers.read(functools.partial(self._read, call, context.caller.team), len(call.encoded), plain=plain)
         answer = Answer(request, self._model.tokens)
         async with self._engine.generate(request.prompt, request.options) as generation:
-            yield Reply(200, _told(request), answer.batches(generation), streamed=True)
+            yield Reply(200, _told(request), batches=answer.batches(generation))
 
-    def _read(self, call: Call) -> Request:
+    def _read(self, call: Call, team: str) -> Request:
         return read_request(
-            call.body, self._model, Parameters(self.max_output_tokens, self.temperature), team=call.caller.team,
+            call.body, self._model, Parameters(self.max_output_tokens, self.temperature), team=team,
             ignore_unknown_tools=self.ignore_unknown_tools,
         )  # fmt: skip
 

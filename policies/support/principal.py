@@ -1,4 +1,4 @@
-"""Identifiers of who stands behind a call: the same one each time, and nobody's name to whoever lacks the key."""
+"""Derives the identifier that an upstream receives for a caller: always the same, and meaningless without the key."""
 
 import base64
 import hashlib
@@ -7,30 +7,30 @@ import hmac
 from proxy.context import Caller
 
 
-def identifier_of(key: bytes, caller: Caller, end_user: str = "") -> str:
-    """HMAC-SHA256 over team, caller and end user: 43 characters of base64url."""
-    return _signed(key, "principal", caller.team, caller.name, end_user)
+def derive_identifier(key: bytes, caller: Caller, end_user: str = "") -> str:
+    """Return the HMAC-SHA256 of team, caller and end user as 43 characters of base64url."""
+    return _sign(key, "principal", caller.team, caller.name, end_user)
 
 
-def hashed(key: bytes, team: str, value: str) -> str:
-    """HMAC-SHA256 over a value that a team's caller chose: 43 characters of base64url."""
-    return _signed(key, "value", team, value)
+def hash_value(key: bytes, team: str, value: str) -> str:
+    """Return the HMAC-SHA256 of a value that a caller of this team sent, as 43 characters of base64url."""
+    return _sign(key, "value", team, value)
 
 
 def blocked_key(identifier: str) -> str:
-    """The key under which a store remembers that an identifier is blocked."""
-    return f"headgate:blocked:{hashlib.blake2b(_bytes(identifier), digest_size=32).hexdigest()}"
+    """Return the key under which a store keeps that an identifier is blocked."""
+    return f"headgate:blocked:{hashlib.blake2b(_encode(identifier), digest_size=32).hexdigest()}"
 
 
-def _signed(key: bytes, purpose: str, *parts: str) -> str:
-    """Each part has its length before it, so that no two principals meet in one identifier."""
+def _sign(key: bytes, purpose: str, *parts: str) -> str:
+    """Return the HMAC of the parts. Each is preceded by its length: different parts never form the same message."""
     message = b"headgate safety_identifier 1"
     for part in (purpose, *parts):
-        encoded = _bytes(part)
+        encoded = _encode(part)
         message += len(encoded).to_bytes(8) + encoded
     return base64.urlsafe_b64encode(hmac.digest(key, message, hashlib.sha256)).rstrip(b"=").decode()
 
 
-def _bytes(text: str) -> bytes:
-    """UTF-8, also of what is none: servers read bytes of a header that are no UTF-8 as lone surrogates."""
+def _encode(text: str) -> bytes:
+    """Return a text in UTF-8, lone surrogates included: servers read bytes of a header that are not UTF-8 as those."""
     return text.encode(errors="surrogatepass")

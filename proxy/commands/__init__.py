@@ -1,1 +1,1 @@
-"""What can be done from the command line beside serving, a file for each subject."""
+"""The command line beside `serve`: one subject a file."""

@@ -1,4 +1,4 @@
-"""`headgate audit verify`: whether an audit file is what was written."""
+"""`headgate audit verify`: whether an audit file was altered."""
 
 import argparse
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 from proxy.telemetry.audit import first_altered
 
-WHOLE, ALTERED = 0, 1
+INTACT, ALTERED = 0, 1
 
 
 def add_to(commands: Any) -> None:
     """Add this subject's commands to a parser."""
-    audit = commands.add_parser("audit", help="look after the audit file: verify")
+    audit = commands.add_parser("audit", help="check the audit file: verify")
     verbs = audit.add_subparsers(required=True, metavar="verify")
     verify = verbs.add_parser("verify", help="find the first line that was altered",
                               epilog="example: headgate audit verify audit.jsonl")  # fmt: skip
@@ -23,7 +23,7 @@ def _verify(options: argparse.Namespace) -> int:
     with options.file.open("rb") as lines:
         count, altered = first_altered(lines)
     if altered is not None:
-        print(f"{options.file}: line {altered} is not what was written.")
+        print(f"{options.file}: line {altered} was altered.")
         return ALTERED
-    print(f"{options.file}: {count} lines, the chain is whole.")
-    return WHOLE
+    print(f"{options.file}: {count} lines, the chain is intact.")
+    return INTACT

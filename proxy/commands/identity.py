@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from policies.safety_identifier import SafetyIdentifier, known_as
+from policies.support.principal import blocked_key, hashed
 from proxy.config import Config, ConfigError, read
+from proxy.context import Caller
 from proxy.identify import ANYBODY
 from proxy.stores import StoreError
 from proxy.stores.memory import Memory
-from proxy.context import Caller
-from policies.support.principal import blocked_key, hashed
 
 FOUND, NOT_FOUND = 0, 1
 YEARS_S = 10 * 365 * 86_400.0

@@ -1,4 +1,4 @@
-"""`headgate check` and `headgate explain`: what a config means, and what can stand in one."""
+"""`headgate check` and `headgate explain`: what a config does, and which keys it can have."""
 
 import argparse
 import inspect
@@ -11,52 +11,52 @@ from typing import Any
 
 from backends import Backend
 from policies import Policy
-from proxy.config import Config, build, embedded, read
+from proxy.config.build import Config, build, default_config, read
 from proxy.config.plugins import load
-from proxy.rules import Rule
 from proxy.config.table import Table
+from proxy.rules.rule import Rule
 from proxy.stores import Store
 
-GOOD, YOUR_INPUT = 0, 2
-ROOMS: dict[str, type[Table]] = {"policies": Policy, "backends": Backend, "proxy.stores": Store}
+SUCCESS, INPUT_ERROR = 0, 2
+PACKAGES: dict[str, type[Table]] = {"policies": Policy, "backends": Backend, "proxy.stores": Store}
 
 
 def add_to(commands: Any) -> None:
     """Add this subject's commands to a parser."""
-    check = commands.add_parser("check", help="read the config and print the path that calls take",
+    check = commands.add_parser("check", help="read the config and print the path of a call",
                                 epilog="example: headgate check --config my.toml")  # fmt: skip
-    check.add_argument("--config", type=Path, help="a TOML file; left out: the embedded defaults")
+    check.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
     check.set_defaults(run=_check)
     explain = commands.add_parser("explain", help="print what a policy, backend or store does, and its keys",
                                   epilog="example: headgate explain max_tool_calls")  # fmt: skip
-    explain.add_argument("name", help="as it stands behind `use`")
+    explain.add_argument("name", help="its name in `use`")
     explain.set_defaults(run=_explain)
 
 
 def _check(options: argparse.Namespace) -> int:
-    config, policies = (embedded(), []) if options.config is None else _read(options.config)
+    config, policies = (default_config(), []) if options.config is None else _read(options.config)
     for name, backend in config.backends.items():
         try:
             backend.check()
         except (ValueError, OSError) as error:
             print(f"backend '{name}' cannot start: {error}", file=sys.stderr)
-            return YOUR_INPUT
+            return INPUT_ERROR
     for line in _path(config, policies):
         print(line)
-    return GOOD
+    return SUCCESS
 
 
 def _read(file: Path) -> tuple[Config, list[Mapping[str, Any]]]:
-    """A config, and its policies as they were typed: rules keep no globs. Raises ConfigError."""
+    """A config, and its [[policy]] tables as written, because rules keep no globs. Raises ConfigError."""
     try:
         typed = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return read(file), []  # it says what is wrong with the file
+        return read(file), []  # raises a ConfigError that says what is wrong
     return build(typed), typed.get("policy", [])
 
 
 def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
-    """The path of a call, in order, one line for each hop; `policies` as they were typed."""
+    """The path of a call in order, one line a step; `policies` are the tables as written."""
     yield f"listen    {config.server.host}:{config.server.port}"
     callers = ", ".join(f"{caller.name} (team {caller.team})" for caller in config.callers)
     yield f"identify  {callers or 'anybody, on loopback only'}"
@@ -66,8 +66,9 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
         settings = " ".join(f"{key}={value!r}" for key, value in own)
         yield f"policy    {rule.name} [{when}] {settings}".rstrip()
     yield f"state     {type(config.state).__module__.removeprefix('proxy.stores.')}"
-    for glob, backend in config.routes:
-        yield f"route     {glob} -> {backend.name} ({type(backend).__name__.lower()})"
+    for route in config.routes:
+        targets = ", ".join(f"{target.name} ({type(target).__name__.lower()})" for target in route.targets)
+        yield f"route     {route.model} -> {targets}"
     if config.audit is not None:
         yield f"audit     {config.audit.path}"
     if config.record is not None:
@@ -76,7 +77,7 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _selected(rule: Rule, typed: Mapping[str, Any]) -> Iterator[str]:
-    """Whose calls a policy judges, of which models, and for how many it bites, where that is not all of them."""
+    """The callers and models that a policy applies to, and its rollout, where that is not all of them."""
     for key in ("callers", "models"):
         globs = typed.get(key, ["*"])
         if "*" not in globs:
@@ -86,17 +87,17 @@ def _selected(rule: Rule, typed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    for room, kind in ROOMS.items():
+    for package, kind in PACKAGES.items():
         try:
-            explained = load(options.name, room, kind)
+            explained = load(options.name, package, kind)
         except ValueError:
             continue
         print(f"{options.name}: {inspect.getdoc(inspect.getmodule(explained)) or ''}\n\nKeys:")
         for line in _keys(explained):
             print(line)
-        return GOOD
+        return SUCCESS
     print(f"There is no policy, backend or store called '{options.name}'.", file=sys.stderr)
-    return YOUR_INPUT
+    return INPUT_ERROR
 
 
 def _keys(explained: type[Table]) -> Iterator[str]:

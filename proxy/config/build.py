@@ -1,6 +1,6 @@
-"""Models of the config file. `read` gives a Config whose policies, backends and stores are ready to start.
+"""Tables -> objects. `read` returns a Config whose policies, backends and stores are ready to start.
 
-Every error names the key it stands at, as a path from the top: `policy[0].max_pairs`.
+Every error names its key as a path from the top: `policy[0].max_pairs`.
 """
 
 import os
@@ -15,24 +15,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backends import Backend
 from policies import Policy
-from proxy.telemetry.audit import AuditTable
-from proxy.identify import KEY
 from proxy.config.plugins import load
-from proxy.telemetry.recorder import RecordTable
-from proxy.rules import Rule, selector
+from proxy.config.schema import CacheTable, CallerTable, RouteTable, SelectorTable, ServerTable, StateTable
+from proxy.identity.directory import KEY
+from proxy.routing.routes import Route
+from proxy.rules.rule import Rule, compile_selector
 from proxy.stores import Store
-from proxy.config.schema import CacheTable, CallerTable, RouteTable, Selectors, Server, StateTable
+from proxy.telemetry.audit import AuditTable
+from proxy.telemetry.recorder import RecordTable
 
 M = TypeVar("M", bound=BaseModel)
-DEMO = Path(__file__).resolve().parent.parent / "backends" / "demo"
+DEMO = Path(__file__).resolve().parents[2] / "backends" / "demo"
 
 
-class Tables(BaseModel):
-    """The file as it is typed; the tables with `use` are read a second time by the class that they name."""
+class ConfigFile(BaseModel):
+    """The file as it is written; the tables with `use` are validated again by the class that it names."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    server: Server = Server()
+    server: ServerTable = ServerTable()
     caller: list[CallerTable] = []
     policy: list[dict[str, Any]] = []
     state: dict[str, Any] = {}
@@ -44,24 +45,24 @@ class Tables(BaseModel):
 
 
 class Config(BaseModel):
-    """All that the gate is built from."""
+    """Everything that a gateway is built from. `state` and `cache_store` are not started."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
-    server: Server
+    server: ServerTable
     callers: list[CallerTable]
     rules: list[Rule]
     state: Store
     audit: AuditTable | None
     record: RecordTable | None
     cache: CacheTable | None
-    store: Store | None
+    cache_store: Store | None
     backends: dict[str, Backend]
-    routes: list[tuple[str, Backend]]
+    routes: list[Route]
 
 
 class ConfigError(ValueError):
-    """What is wrong with a config, one line for each thing, each with the path of its key."""
+    """The faults of a config, one line each, each with the path of its key."""
 
 
 def read(path: Path) -> Config:
@@ -70,13 +71,13 @@ def read(path: Path) -> Config:
         typed = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from error
     return build(typed)
 
 
-def embedded() -> Config:
-    """What is served without a config: the demo model, and OpenAI for every other name when its key is there."""
+def default_config() -> Config:
+    """Return the config that is served without a file: the demo model, and OpenAI for all others if its key is set."""
     typed: dict[str, Any] = {
         "policy": [{"use": "metadata_limits"}, {"use": "safety_identifier"}],
         "cache": {"use": "memory"},
@@ -91,10 +92,10 @@ def embedded() -> Config:
 
 
 def build(typed: Mapping[str, Any]) -> Config:
-    """The config that these tables mean. Raises ConfigError."""
-    tables = _validated(Tables, typed, "")
+    """Return the config that these tables describe. Raises ConfigError."""
+    tables = _validate(ConfigFile, typed, "")
     backends = _backends(tables.backend)
-    store_and_cache = None if tables.cache is None else _cache(tables.cache)
+    cache, cache_store = (None, None) if tables.cache is None else _cache(tables.cache)
     config = Config(
         server=tables.server,
         callers=_callers(tables.caller),
@@ -102,10 +103,10 @@ def build(typed: Mapping[str, Any]) -> Config:
         audit=tables.audit,
         record=tables.record,
         rules=rules_of(tables.policy),
-        cache=None if store_and_cache is None else store_and_cache[0],
-        store=None if store_and_cache is None else store_and_cache[1],
+        cache=cache,
+        cache_store=cache_store,
         backends=backends,
-        routes=[(route.model, _named(backends, route, i)) for i, route in enumerate(tables.route)],
+        routes=[_route(backends, route, f"route[{index}]") for index, route in enumerate(tables.route)],
     )
     if not config.routes:
         raise ConfigError("route: there is no [[route]]; at least one must name a model and its backend")
@@ -113,7 +114,7 @@ def build(typed: Mapping[str, Any]) -> Config:
         raise ConfigError(f"audit.path and record.path: both are {config.audit.path}; give each a file of its own")
     if not config.callers and not _is_loopback(config.server.host):
         raise ConfigError(
-            f"server.host: {config.server.host} is open to others, and there is no [[caller]]; "
+            f"server.host: {config.server.host} is reachable by others, and there is no [[caller]]; "
             "add one with a name and a key, or listen on 127.0.0.1"
         )
     return config
@@ -125,7 +126,7 @@ def _callers(tables: list[CallerTable]) -> list[CallerTable]:
         if (caller.key is None) == (caller.key_sha256 is None):
             raise ConfigError(f'caller[{index}]: give either key = "env:NAME" or key_sha256 = "<hex>"')
         if caller.key is not None and not KEY.fullmatch(caller.key.get_secret_value()):
-            raise ConfigError(f"caller[{index}].key: a key is made of letters, digits and -._~+/= only")
+            raise ConfigError(f"caller[{index}].key: a key may contain only letters, digits and -._~+/=")
         if caller.digest in known:
             raise ConfigError(f"caller[{index}]: has the same key as {known[caller.digest]}; give each caller its own")
         known[caller.digest] = caller.name
@@ -133,17 +134,16 @@ def _callers(tables: list[CallerTable]) -> list[CallerTable]:
 
 
 def rules_of(tables: Sequence[Mapping[str, Any]]) -> list[Rule]:
-    """The rules that a list of [[policy]] tables means. Raises ConfigError."""
+    """Return the rules that a list of [[policy]] tables describes. Raises ConfigError."""
     return [_rule(table, f"policy[{index}]") for index, table in enumerate(tables)]
 
 
 def _rule(table: Mapping[str, Any], path: str) -> Rule:
-    selectors, own = _split(Selectors, table, path)
-    policy = _plugged(selectors.use, "policies", Policy, own, path)
+    selectors, own = _split(SelectorTable, table, path)
+    policy = _plugin(selectors.use, "policies", Policy, own, path)
     name = selectors.use.rpartition(".")[2]
-    return Rule(
-        name, policy, selectors.mode, selector(selectors.callers), selector(selectors.models), selectors.rollout
-    )
+    callers, models = compile_selector(selectors.callers), compile_selector(selectors.models)
+    return Rule(name, policy, selectors.mode, callers, models, selectors.rollout)
 
 
 def _state(table: Mapping[str, Any]) -> Store:
@@ -157,11 +157,11 @@ def _cache(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:
 
 
 def _store(use: str, own: Mapping[str, Any], path: str) -> Store:
-    return _plugged(use, "proxy.stores", Store, own, path)  # type: ignore[type-abstract]  # to look for
+    return _plugin(use, "proxy.stores", Store, own, path)  # type: ignore[type-abstract]  # for comparison only
 
 
 def _backend(use: str, own: Mapping[str, Any], path: str) -> Backend:
-    return _plugged(use, "backends", Backend, own, path)  # type: ignore[type-abstract]  # to look for
+    return _plugin(use, "backends", Backend, own, path)  # type: ignore[type-abstract]  # for comparison only
 
 
 def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
@@ -179,47 +179,47 @@ def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
     return backends
 
 
-def _named(backends: Mapping[str, Backend], route: RouteTable, index: int) -> Backend:
+def _route(backends: Mapping[str, Backend], route: RouteTable, path: str) -> Route:
     backend = backends.get(route.backend)
     if backend is None:
         known = ", ".join(backends) or "there is none"
-        raise ConfigError(f"route[{index}].backend: there is no backend called '{route.backend}'; known: {known}")
-    return backend
+        raise ConfigError(f"{path}.backend: there is no backend called '{route.backend}'; known: {known}")
+    return Route(route.name or backend.name, route.model, (backend,))
 
 
 def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[str, Any]]:
-    """The keys of a table that every one of its kind has, and those left for the class that `use` names."""
+    """The keys that every table of this kind has, and the others, which belong to the class that `use` names."""
     shared = {key: value for key, value in table.items() if key in kind.model_fields}
     own = {key: value for key, value in table.items() if key not in kind.model_fields}
-    return _validated(kind, shared, path), own
+    return _validate(kind, shared, path), own
 
 
-def _plugged(use: str, room: str, kind: type[M], own: Mapping[str, Any], path: str) -> M:
+def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path: str) -> M:
     try:
-        plugged = load(use, room, kind)
+        plugin = load(use, package, kind)
     except ValueError as error:
         raise ConfigError(f"{path}.use: {error}") from error
-    return _validated(plugged, own, path)
+    return _validate(plugin, own, path)
 
 
-def _validated(kind: type[M], typed: Mapping[str, Any], path: str) -> M:
+def _validate(kind: type[M], typed: Mapping[str, Any], path: str) -> M:
     _refuse_large(typed, path)
     try:
         made = kind.model_validate(typed)
     except ValidationError as error:
         raise ConfigError("\n".join(_problems(error, kind, path))) from error
-    _refuse_large(vars(made), path)  # a text of digits is an integer, too
+    _refuse_large(vars(made), path)  # a text of digits is an integer after validation
     return made
 
 
 def _refuse_large(typed: Mapping[str, Any], path: str) -> None:
-    """Raises ConfigError for integers that other programs could not take. Source: https://toml.io/en/v1.0.0#integer"""
+    """Raises ConfigError for integers that other programs could not read. Source: https://toml.io/en/v1.0.0#integer"""
     if large := list(_large(typed, path)):
         raise ConfigError("\n".join(f"{where}: the integer does not fit in 64 bits" for where in large))
 
 
 def _large(value: Any, path: str) -> Iterator[str]:
-    """Where integers stand that do not fit in 64 bits, their sign included."""
+    """The paths of integers that do not fit in 64 bits with a sign."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         yield path
     elif isinstance(value, dict):
@@ -245,11 +245,11 @@ def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Itera
 
 
 def _keys_at(kind: type[BaseModel], place: Sequence[int | str]) -> Iterable[str]:
-    """The keys that are known where one is not; in a [[policy]] those that each of them has are among them."""
+    """The known keys of the table in which an unknown one was found."""
     for step in place:
         field = kind.model_fields.get(str(step))
         kind = next(_models_in(field.annotation), kind) if field else kind
-    return [*kind.model_fields, *(Selectors.model_fields if issubclass(kind, Policy) else ())]
+    return [*kind.model_fields, *(SelectorTable.model_fields if issubclass(kind, Policy) else ())]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -28,6 +28,6 @@ def load(use: str, package: str, kind: type[T]) -> type[T]:
     ]
     if len(classes) != 1:
         raise ValueError(f"{module_name} defines {len(classes)} classes of {kind.__name__}; it must define one")
-    if missing := sorted(getattr(classes[0], "__abstractmethods__", ())):
-        raise ValueError(f"{module_name} does not implement {', '.join(missing)}, which every {kind.__name__} must have")
+    if missing := ", ".join(sorted(getattr(classes[0], "__abstractmethods__", ()))):
+        raise ValueError(f"{module_name} does not implement {missing}, which every {kind.__name__} must have")
     return classes[0]

@@ -30,8 +30,12 @@ class ServerTable(Table):
     """How long a connection is kept open between two requests, in seconds."""
     keep_alive_s: PositiveFloat = 15
     """How long a stream may be silent before a comment is sent to keep it alive, in seconds."""
+    write_timeout_s: PositiveFloat = 60
+    """How long a client may leave an answer unread while more of it waits to be sent, in seconds."""
+    max_connections: PositiveInt | None = None
+    """How many connections are served at once; one more gets 503. Default: what the limit on open files allows."""
     deadline_s: PositiveFloat | None = None
-    """How long after its arrival a request's backend may begin to answer, in seconds. Default: as the backend allows."""
+    """How long after a request arrives its backend may begin to answer, in seconds. Default: no limit but its own."""
 
 
 class CallerTable(Table):

@@ -8,21 +8,24 @@ from pydantic import BeforeValidator, SecretStr
 
 
 def _read_secret(value: object) -> SecretStr:
-    """Raises ValueError for a value that does not name a secret, or names one that cannot be read."""
+    """Raises ValueError for a value that does not name a secret, or names one that cannot be read.
+
+    No message repeats the value: it may be the secret itself, written in the wrong place.
+    """
     if isinstance(value, SecretStr):
         return value
     kind, _, place = value.partition(":") if isinstance(value, str) else ("", "", "")
     if kind == "env" and place:
         secret = os.environ.get(place)
         if not secret:
-            raise ValueError(f"the environment variable {place} is not set")
+            raise ValueError("the environment variable that it names is not set")
     elif kind == "file" and place:
         try:
             secret = Path(place).read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise ValueError(f"the file {place} cannot be read: {error.strerror}") from error
+            raise ValueError(f"the file that it names cannot be read: {error.strerror}") from None
         if not secret:
-            raise ValueError(f"the file {place} is empty")
+            raise ValueError("the file that it names is empty")
     else:
         raise ValueError('a secret must be "env:NAME" or "file:PATH", not the secret itself')
     return SecretStr(secret)

@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cachetools import TTLCache
-
 from backends import Backend
 from policies.support.globs import compile_globs, is_glob
+from proxy.cached_result import CachedResult
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, UnknownModel
 
 LIST_TTL_S = 60
+LIST_TIMEOUT_S = 5
+"""How long one backend may take to list its models, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Routes:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = [(compile_globs([route.model]), route) for route in routes]
-        self._list_cache: TTLCache[str, Mapping[str, Route]] = TTLCache(1, LIST_TTL_S)
+        self._models = CachedResult(self._list_models, LIST_TTL_S)
+        self._offers: dict[str, Sequence[str]] = {}  # the last list of each target
 
     def match(self, call: Call) -> Route:
         """Return the route of a call's model. Raises UnknownModel."""
@@ -44,10 +46,7 @@ class Routes:
 
     async def models(self) -> Mapping[str, Route]:
         """Return every model that can be named: those that routes name exactly, and those that targets list."""
-        listed = self._list_cache.get("models")
-        if listed is None:
-            listed = self._list_cache["models"] = await self._list_models()
-        return listed
+        return await self._models.get()
 
     def _route_of(self, model: str) -> Route:
         for pattern, route in self._routes:
@@ -57,7 +56,7 @@ class Routes:
 
     async def _list_models(self) -> Mapping[str, Route]:
         targets = {target.name: target for _, route in self._routes for target in route.targets}
-        offers = await asyncio.gather(*(_models_of(target) for target in targets.values()))
+        offers = await asyncio.gather(*(self._models_of(target) for target in targets.values()))
         exact = [route.model for _, route in self._routes if not is_glob(route.model)]
         listed = {model: self._route_of(model) for model in exact}
         for target, models in zip(targets.values(), offers, strict=True):
@@ -74,9 +73,11 @@ class Routes:
             return None
         return route if target in route.targets else None
 
-
-async def _models_of(target: Backend) -> Sequence[str]:
-    try:
-        return await target.models()
-    except BackendError:
-        return ()  # an unreachable backend hides its own models only
+    async def _models_of(self, target: Backend) -> Sequence[str]:
+        """The models that a target lists; while it cannot be reached, those that it listed last."""
+        try:
+            async with asyncio.timeout(LIST_TIMEOUT_S):
+                self._offers[target.name] = await target.models()
+        except (BackendError, TimeoutError):
+            pass
+        return self._offers.get(target.name, ())

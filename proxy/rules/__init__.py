@@ -19,7 +19,7 @@ from proxy.wire.event import FOLLOWED, Reply
 class Rules:
     """All rules of a config, ready to be applied."""
 
-    def __init__(  # noqa: PLR0913  what rules are connected to
+    def __init__(
         self,
         rules: Sequence[Rule],
         store: Store,

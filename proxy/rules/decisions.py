@@ -26,7 +26,14 @@ class Decisions:
         return self._audit is not None or context.trace.is_recording
 
     def record(
-        self, rule: Rule, call: Call, context: Context, decision: str, *, code: str | None = None, param: str | None = None
+        self,
+        rule: Rule,
+        call: Call,
+        context: Context,
+        decision: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
     ) -> None:
         """Record one decision in the trace and the audit file."""
         if not self.are_recorded(context):

@@ -49,20 +49,21 @@ class Guard:
         """
         if reply.status != 200:
             return reply
-        checks = list(context.get(REPLY_CHECKS) or ())
+        checks = [*(context.get(REPLY_CHECKS) or ())]
         if reply.batches is not None:
             return replace(reply, batches=self._pass_stream(call, reply.batches, checks, context))
         return await self._pass_body(call, reply, checks, context)
 
     async def _pass_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
         response = reply.response or {}
-        events: Batch = events_of_body(response)
         context.note_first_event()
         await context.begin_response(response)
         stopped_by = None
         if checks:
-            events, stopped_by = await self._check(events, checks, call, context)
-        context.transcript.see(events if checks else events[-1:])
+            passed, stopped_by = await self._check(events_of_body(response), checks, call, context)
+            context.transcript.see(passed)
+        else:
+            context.transcript.see(events_of_body(response)[-1:])
         if stopped_by is not None:
             cut = incomplete_response(response, context.transcript, stopped_by)
             context.transcript.see(events_of_body(cut)[-1:])
@@ -74,36 +75,41 @@ class Guard:
         self, call: Call, batches: AsyncIterator[Batch], checks: list[ActiveCheck], context: Context
     ) -> AsyncIterator[Batch]:
         transcript = context.transcript
-        failure: BackendError | Unavailable | None = None
-        stopped_by = None
+        failure: BackendError | Unavailable
         try:
             async for received in batches:
-                if not transcript.is_started:
-                    context.note_first_event()
-                if context.awaits_response:
-                    await _begin_response(received, context)
-                batch, stopped_by = (
-                    await self._check(received, checks, call, context) if checks else (until_terminal(received), None)
-                )
-                transcript.see(batch)
-                if transcript.terminal is not None:
-                    await context.complete_reply()
+                batch, stopped_by = await self._receive(received, checks, call, context)
                 if batch:
                     yield batch
-                if stopped_by is not None or transcript.terminal is not None:
-                    break
-            else:
-                failure = BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
+                if stopped_by is not None:
+                    yield await _end_incomplete(stopped_by, context)
+                    return
+                if transcript.terminal is not None:
+                    return
+            failure = BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
         except (BackendError, Unavailable) as error:
             failure = error
         except asyncio.CancelledError as cancelled:
             failure = shutdown_error(cancelled)
-        if stopped_by is not None:
-            events = incomplete_events(transcript, stopped_by)
+        yield _end_failed(failure, call, context)
+
+    async def _receive(
+        self, received: Batch, checks: list[ActiveCheck], call: Call, context: Context
+    ) -> tuple[Batch, str | None]:
+        """Check and record one batch; return what of it is passed on, and the name of the rule that stopped it."""
+        stopped_by = None
+        if not context.transcript.is_started:
+            context.note_first_event()
+        if context.awaits_response:
+            await _begin_response(received, context)
+        if checks:
+            received, stopped_by = await self._check(received, checks, call, context)
+        else:
+            received = until_terminal(received)
+        context.transcript.see(received)
+        if context.transcript.terminal is not None:
             await context.complete_reply()
-            yield events
-        elif failure is not None:
-            yield _end_failed(failure, call, context)
+        return received, stopped_by
 
     async def _check(
         self, batch: Batch, checks: list[ActiveCheck], call: Call, context: Context
@@ -144,6 +150,13 @@ async def _begin_response(batch: Batch, context: Context) -> None:
         if isinstance(unit, Event) and (unit.type == "response.created" or unit.type in TERMINALS):
             await context.begin_response(unit.response)
             return
+
+
+async def _end_incomplete(reason: str, context: Context) -> Batch:
+    """Return the events that end a reply where a rule stopped it."""
+    events = incomplete_events(context.transcript, reason)
+    await context.complete_reply()
+    return events
 
 
 def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:

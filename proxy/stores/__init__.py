@@ -41,7 +41,7 @@ class Store(Table, ABC):
     raises StoreError on a key that holds another kind, and changes nothing.
 
     Keys are hashes or names made by Headgate and never contain text of a caller. Every fault is a StoreError. A verb
-    that failed because of a timeout may have been carried out all the same, at most once; no verb is repeated.
+    that failed because of a timeout may have been carried out, at most once; no verb is repeated.
     """
 
     @property

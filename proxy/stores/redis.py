@@ -84,7 +84,7 @@ class RedisStore(Store):
     password: Secret | None = None
     """The password of Redis, if it has one."""
     timeout_ms: PositiveInt = 50
-    """How long a command may take, including the wait for a connection, in milliseconds."""
+    """How long any one command may take, including the wait for a connection, in milliseconds."""
     max_connections: PositiveInt = 32
     """How many connections are open at most."""
 

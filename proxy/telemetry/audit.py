@@ -1,6 +1,7 @@
 """Every decision of a policy as one line of JSON, chained by hash: a changed or missing line breaks the chain.
 
-Each line contains the SHA-256 of the line before it (`previous`) and of itself (`hash`); the first has 64 zeros.
+Each line contains the SHA-256 of the line before it (`previous`) and of itself (`hash`); the first has 64 zeros. When
+decisions could not be written, the next line that can be says how many: `{"lost": 12, ...}`.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ import orjson
 import structlog
 
 from proxy.config.table import Table
-from proxy.telemetry.files import append_line, open_private
+from proxy.telemetry.files import LineQueue, append_line, open_private
 
 log = structlog.get_logger()
 
@@ -44,12 +45,13 @@ class Decision:
 
 
 class Audit:
-    """Appends decisions to a file. A full disk costs lines, one log line each, and never a call."""
+    """Appends decisions to a file, in a thread. A full or slow disk costs lines, which are counted, never a call."""
 
     def __init__(self, settings: AuditTable) -> None:
         self._settings = settings
-        self._file: BinaryIO | None = None
         self._previous = FIRST_PREVIOUS
+        self._file: BinaryIO | None = None
+        self._queue: LineQueue | None = None
 
     def open(self) -> None:
         """Raises OSError if the file cannot be written, ValueError if its last line is not an audit line."""
@@ -66,22 +68,49 @@ class Audit:
             file.close()
             raise ValueError(f"{path}: {error}") from error
         self._file = file
+        self._queue = LineQueue(self._append)
 
     def close(self) -> None:
-        if self._file is not None:
+        is_written = self._queue is None or self._queue.close()
+        if self._file is not None and is_written:  # a file that a thread still writes to must stay open
             self._file.close()
 
+    @property
+    def is_healthy(self) -> bool:
+        """False while decisions are lost."""
+        return self._queue is None or self._queue.is_healthy
+
+    def flush(self) -> None:
+        """Wait until the decisions so far are written."""
+        if self._queue is not None:
+            self._queue.flush()
+
     def write(self, request_id: str, decision: Decision) -> None:
-        if self._file is None or (decision.decision == "allowed" and not self._settings.allowed):
+        """Queue a decision."""
+        if self._queue is None or (decision.decision == "allowed" and not self._settings.allowed):
             return
         line = {"time": datetime.now(UTC).isoformat(), "request_id": request_id, **asdict(decision)}
+        self._queue.put(orjson.dumps(line))
+
+    def _append(self, lines: list[bytes], lost: int) -> int:
+        """Chain and append lines, after one about those lost before. Returns how many are lost now."""
+        waiting = [orjson.dumps({"time": datetime.now(UTC).isoformat(), "lost": lost}), *lines] if lost else lines
+        for position, line in enumerate(waiting):
+            try:
+                self._append_chained(orjson.loads(line))
+            except OSError as error:
+                log.warning("audit.write_failed", error=error.strerror)
+                unwritten = len(waiting) - position
+                return unwritten - 1 + lost if lost and position == 0 else unwritten
+        return 0
+
+    def _append_chained(self, line: dict[str, Any]) -> None:
+        if self._file is None:
+            return
         line["previous"] = self._previous
         line["hash"] = _hash_of(line)
-        try:
-            append_line(self._file, orjson.dumps(line))
-            self._previous = line["hash"]
-        except OSError as error:
-            log.warning("audit.write_failed", error=error.strerror)
+        append_line(self._file, orjson.dumps(line))
+        self._previous = line["hash"]
 
 
 def first_altered(lines: Iterable[bytes]) -> tuple[int, int | None]:

@@ -1,9 +1,16 @@
-"""Files of JSON lines that the gateway appends to: private to their owner, and never left with half a line."""
+"""Files of lines that the gateway appends to, written by a thread of their own: a slow disk delays no call."""
 
 import errno
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+QUEUE_BYTES = 8_388_608
+"""How much may wait to be written, in bytes; lines beyond it are lost and counted."""
+BATCH_DELAY_S = 0.02  # lines that arrive meanwhile are written together
 
 
 def open_private(path: Path) -> BinaryIO:
@@ -18,3 +25,71 @@ def append_line(file: BinaryIO, line: bytes) -> None:
     if written != len(line):  # a disk that is nearly full takes a part, and reports the error only on the next write
         file.truncate(file.tell() - written)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class LineQueue:
+    """Passes lines to `write` in a thread. `put` never blocks; a line that does not fit into the queue is lost.
+
+    `write` receives the lines of a batch in order and the number of lines lost before it. It returns how many of all
+    these it could neither write nor report. While that is not 0, and while the queue is full, `is_healthy` is False.
+    """
+
+    def __init__(self, write: Callable[[list[bytes], int], int], *, max_bytes: int = QUEUE_BYTES) -> None:
+        self._write = write
+        self._max_bytes = max_bytes
+        self._lines: list[bytes] = []
+        self._size = 0  # of the lines queued and being written
+        self._lost = 0
+        self._is_closing = False
+        self._lock = threading.Lock()
+        self._has_work = threading.Event()
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+        self.is_healthy = True
+        # A daemon: a write that blocks forever must not keep the process from exiting.
+        self._thread = threading.Thread(target=self._run, name="line-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> None:
+        """Queue a line, or count it as lost."""
+        with self._lock:
+            if self._size + len(line) > self._max_bytes:
+                self._lost += 1
+                self.is_healthy = False
+                return
+            self._lines.append(line)
+            self._size += len(line)
+            self._is_idle.clear()
+        if not self._has_work.is_set():
+            self._has_work.set()
+
+    def flush(self, timeout_s: float = 2.0) -> bool:
+        """Wait until all queued lines were handed to `write`; return False after `timeout_s`."""
+        return self._is_idle.wait(timeout_s)
+
+    def close(self, timeout_s: float = 2.0) -> bool:
+        """Write what is queued and end the thread; return False if it still writes after `timeout_s`."""
+        self._is_closing = True
+        self._has_work.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            self._has_work.wait()
+            if not self._is_closing:
+                time.sleep(BATCH_DELAY_S)
+            with self._lock:
+                self._has_work.clear()
+                lines, self._lines = self._lines, []
+                lost, self._lost = self._lost, 0
+            unreported = self._write(lines, lost) if lines or lost else 0
+            with self._lock:
+                self._size -= sum(map(len, lines))
+                self._lost += unreported
+                self.is_healthy = self._lost == 0
+                if self._lines:
+                    continue
+                self._is_idle.set()
+                if self._is_closing:
+                    return

@@ -1,8 +1,12 @@
-"""Logs to stderr, one line each. A line that cannot be written is dropped; logging never fails a request."""
+"""Logs to stderr, one line each. A line that cannot be written is dropped; logging never fails or delays a request.
+
+A server writes its lines in a thread, as the pipe behind stderr may have no reader. The next line that can be written
+says how many were lost.
+"""
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from threading import RLock
@@ -11,13 +15,18 @@ from typing import Any, TextIO
 import orjson
 import structlog
 
+from proxy.telemetry.files import LineQueue
+
 log = structlog.get_logger()
 
 
-def configure_logs(*, console: bool | None = None, level: int = logging.INFO, final: bool = False) -> None:
+def configure_logs(
+    *, console: bool | None = None, level: int = logging.INFO, final: bool = False
+) -> Callable[[], object]:
     """Send logs of this level and above to stderr: coloured on a terminal, else JSON, with libraries' warnings.
 
-    `final`: the configuration will not change again, which saves a lookup for every line.
+    `final`: the configuration of a server, which will not change again; its lines are written in a thread. Returns the
+    function that writes what is queued, within 2 seconds; call it before the process exits.
     """
     stderr: TextIO | None = sys.stderr  # None in a process without standard streams
     if console is None:
@@ -28,7 +37,7 @@ def configure_logs(*, console: bool | None = None, level: int = logging.INFO, fi
         structlog.dev.ConsoleRenderer(),
         _encode_text,
     ]
-    writer = _LineWriter(stderr)
+    writer = _QueuedWriter(stderr) if final else _LineWriter(stderr)
     structlog.configure(
         processors=for_terminal if console else [_encode_json],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -36,6 +45,7 @@ def configure_logs(*, console: bool | None = None, level: int = logging.INFO, fi
         cache_logger_on_first_use=final,
     )
     logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
+    return writer.close
 
 
 def _encode_json(_logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:
@@ -50,7 +60,7 @@ def _encode_text(_logger: Any, _level: str, line: Any) -> bytes:
 
 
 class _LineWriter:
-    """Writes each line at once or drops it. Nothing is buffered: a line refused by a full disk is not tried again."""
+    """Writes lines at once or drops them. A line refused by a full disk is not tried again."""
 
     def __init__(self, stream: TextIO | None) -> None:
         file: Any = None if stream is None else stream.buffer
@@ -58,14 +68,46 @@ class _LineWriter:
         self._is_torn = False  # whether the last line was written in part
         self._lock = RLock()  # a signal handler may log in the middle of a line
 
-    def msg(self, line: bytes) -> None:
+    def write(self, lines: bytes) -> bytes:
+        """Write lines; return the rest that could not be written."""
+        rest = lines
         with self._lock, suppress(OSError, ValueError):  # a full disk, a pipe without a reader, a closed stream
-            rest = b"\n%b\n" % line if self._is_torn else b"%b\n" % line
+            rest = b"\n" + lines if self._is_torn else lines
             while self._file is not None and rest and (written := self._file.write(rest)):
                 rest = rest[written:]
                 self._is_torn = bool(rest)  # the next line must then begin with a line end
+        return rest
+
+    def msg(self, line: bytes) -> None:
+        self.write(line + b"\n")
 
     debug = info = warning = error = critical = exception = msg
+
+    def close(self) -> None:
+        """Nothing is queued."""
+
+
+class _QueuedWriter:
+    """Writes lines in a thread, through a bounded queue."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._writer = _LineWriter(stream)
+        self._queue = LineQueue(self._write)
+
+    def msg(self, line: bytes) -> None:
+        self._queue.put(line)
+
+    debug = info = warning = error = critical = exception = msg
+
+    def close(self) -> None:
+        self._queue.close()
+
+    def _write(self, lines: list[bytes], lost: int) -> int:
+        if lost:
+            report = {"timestamp": datetime.now(UTC), "level": "warning", "event": "log.lines_lost", "count": lost}
+            lost = lost if self._writer.write(orjson.dumps(report) + b"\n") else 0
+        rest = self._writer.write(b"\n".join([*lines, b""])) if lines else b""
+        return lost + rest.count(b"\n")
 
 
 class _LibraryHandler(logging.Handler):

@@ -1,9 +1,9 @@
 """Records the structure of requests and their decisions, so that new policies can be tried on past requests.
 
-Every text is replaced by its length. Unchanged are numbers, booleans, names of fields, the protocol's own words (a type,
-a role, the model ...), and scheme and host of MCP servers and of references that `input_urls` checks. Free-form objects
-(metadata ...) keep no words. Of the query only `include` is recorded, and of its values those of the protocol. Enabled
-by [record] only.
+Every text is replaced by its length. Unchanged are numbers, booleans, names of fields, the protocol's own words (a
+type, a role, the model ...), and scheme and host of MCP servers and of references that `input_urls` checks. Free-form
+objects (metadata ...) keep no words. Of the query only `include` is recorded, and of its values those of the protocol.
+Enabled by [record] only.
 """
 
 import random
@@ -30,7 +30,7 @@ from policies.support.urls import (
 )
 from proxy.config.table import Table
 from proxy.context import Caller
-from proxy.telemetry.files import append_line, open_private
+from proxy.telemetry.files import LineQueue, append_line, open_private
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 
@@ -69,24 +69,36 @@ class RecordTable(Table):
 
 
 class Recorder:
-    """Appends one line for a request. A full disk costs lines, never a call."""
+    """Appends one line for a request, in a thread. A full or slow disk costs lines, never a call."""
 
     def __init__(self, settings: RecordTable) -> None:
         self._settings = settings
         self._file: BinaryIO | None = None
+        self._queue: LineQueue | None = None
 
     def open(self) -> None:
         """Raises OSError if the file cannot be written."""
         self._file = open_private(self._settings.path)
+        self._queue = LineQueue(self._append)
 
     def close(self) -> None:
-        if self._file is not None:
+        is_written = self._queue is None or self._queue.close()
+        if self._file is not None and is_written:  # a file that a thread still writes to must stay open
             self._file.close()
-            self._file = None
+
+    @property
+    def is_healthy(self) -> bool:
+        """False while lines are lost."""
+        return self._queue is None or self._queue.is_healthy
+
+    def flush(self) -> None:
+        """Wait until the requests so far are written."""
+        if self._queue is not None:
+            self._queue.flush()
 
     def write(self, call: Call, caller: Caller, code: str | None) -> None:
-        """Record a request and the code of its refusal, None if it passed."""
-        if self._file is None or random.random() >= self._settings.share:  # noqa: S311  a sample, not a secret
+        """Queue a request and the code of its refusal, None if it passed."""
+        if self._queue is None or random.random() >= self._settings.share:  # noqa: S311  a sample, not a secret
             return
         line = {
             "caller": caller.name,
@@ -98,29 +110,43 @@ class Recorder:
         if included := list(_included(call.query)):
             line["query"] = {INCLUDE: included}
         try:
-            append_line(self._file, orjson.dumps(line))
-            if self._file.tell() >= self._settings.max_bytes:
-                self._rotate()
-        except OSError as error:
-            log.warning("record.write_failed", error=error.strerror)
+            self._queue.put(orjson.dumps(line))
         except orjson.JSONEncodeError as error:  # a redacted request is one level deeper than the request
             log.warning("record.write_failed", error=str(error))
 
-    def _rotate(self) -> None:
-        self.close()
+    def _append(self, lines: list[bytes], lost: int) -> int:
+        """Append lines and rotate the file. A sample needs no account of lost lines beyond the log."""
+        if lost:
+            log.warning("record.write_failed", lost=lost)
+        for position, line in enumerate(lines):
+            try:
+                self._append_one(line)
+            except OSError as error:
+                log.warning("record.write_failed", error=error.strerror)
+                return len(lines) - position
+        return 0
+
+    def _append_one(self, line: bytes) -> None:
+        if self._file is None:
+            self._file = open_private(self._settings.path)
+        append_line(self._file, line)
+        if self._file.tell() >= self._settings.max_bytes:
+            self._rotate(self._file)
+
+    def _rotate(self, file: BinaryIO) -> None:
+        """Rename the files; the next line opens a new one. Raises OSError."""
+        file.close()
+        self._file = None
         path = self._settings.path
         files = [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, self._settings.keep + 1))]
-        try:
-            for older, newer in zip(reversed(files), reversed(files[:-1]), strict=False):
-                if newer.exists():
-                    newer.replace(older)
-            if self._settings.keep == 0:
-                path.unlink()
-        finally:
-            self.open()
+        for older, newer in zip(reversed(files), reversed(files[:-1]), strict=False):
+            if newer.exists():
+                newer.replace(older)
+        if self._settings.keep == 0:
+            path.unlink()
 
 
-def request_shape(call: Call) -> Any:
+def redact_request(call: Call) -> Any:
     """Return a request without its texts, with scheme and host of every URL that `input_urls` checks."""
     redacted = redact(call.body)
     try:
@@ -142,7 +168,7 @@ def _set_address(redacted: Any, path: list[Step], address: str) -> None:
 
 
 def redact(value: Any, field: str = "") -> Any:
-    """Return a JSON value with each text replaced by {"$chars": its length}; of an MCP server's URL the host is kept."""
+    """Return a JSON value with each text replaced by {"$chars": its length}; MCP servers keep their host."""
     if isinstance(value, dict):
         return {
             _name(name, number): redact(inner, field if field in FREE_FORM else name)
@@ -170,7 +196,7 @@ def restore(redacted: Any) -> Any:
 
 
 def _name(name: str, number: int) -> str:
-    """A name that is not a plain word becomes one of the same length; a private-use character keeps two of them distinct."""
+    """A name that is not a plain word becomes one of its length; a private-use character keeps two of them distinct."""
     return name if _WORD.fullmatch(name) else f"{chr(0xF0000 + number % 0x1FFFE)}{'x' * len(name)}"[: len(name)]
 
 

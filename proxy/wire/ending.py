@@ -1,8 +1,8 @@
 """Ends a stream that does not end by itself: the events that must follow those sent so far.
 
-Open items are closed as incomplete. A failure is then reported by the union-form `error` event and `response.failed`, a
-stop by `response.incomplete`. Sequence numbers continue from the last event sent; nothing is ever reported as completed.
-Every event composed here is recorded in the transcript.
+Open items are closed as incomplete. A failure is then reported by the union-form `error` event and `response.failed`,
+a stop by `response.incomplete`. Sequence numbers continue from the last event sent; nothing is ever reported as
+completed. Every event composed here is recorded in the transcript.
 Source: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 

@@ -16,7 +16,7 @@ FIELDS = frozenset({
     "service_tier", "store", "stream", "text", "tool_choice", "tools", "user",
 })  # fmt: skip
 _WITHOUT_UNDERSCORES = {name.replace("_", ""): name for name in FIELDS}  # some backends accept maxToolCalls
-# Letters of other scripts and small capitals that look like a Latin letter, and characters that look like an underscore.
+# Letters of other scripts and small capitals that look like a Latin letter; characters that look like an underscore.
 # Source: https://www.unicode.org/reports/tr39/#Confusable_Detection (those that fold to a-z or "_")
 _CONFUSABLES = str.maketrans(
     "\u0430\u1d00\u03b1\u0441\u03f2\u0501\u0435\u0454\u0261\u04bb\u0456\u03b9\u0131\u0458\u043a\u03ba\u04cf\u043c\u043e\u03bf\u0440\u03c1\u051b\u0433\u0455\u0442\u03c4\u03c5\u057d\u03bd\u0475\u051d\u0445\u03c7\u0443\u03b3\u1d22\u2010\u2011\u2012\u2013\u2212-"
@@ -25,11 +25,13 @@ _CONFUSABLES = str.maketrans(
     "\u115f\u1160\u2800\u3164\uffa0",  # invisible letters
 )  # fmt: skip
 # Capitals that look like a Latin capital although their small letters do not, or look like another letter.
-_CONFUSABLE_CAPITALS = str.maketrans("\u0392\u0395\u0396\u0397\u039c\u039d\u03a5\u0412\u041d\u0422\u04ae\u050c", "BEZHMNYBHTYG")
+_CONFUSABLE_CAPITALS = str.maketrans(
+    "\u0392\u0395\u0396\u0397\u039c\u039d\u03a5\u0412\u041d\u0422\u04ae\u050c", "BEZHMNYBHTYG"
+)
 
 
 def refuse_lookalikes(names: Iterable[str]) -> None:
-    """Raises RequestError for a name that is not a field but folds to one: case, width, script, invisible characters."""
+    """Raises RequestError for a name that folds to a field without being one, by case, width, script or visibility."""
     for name in names:
         if name not in FIELDS and (field := _WITHOUT_UNDERSCORES.get(fold_name(name).replace("_", ""))) is not None:
             shown = name[:64].encode("ascii", "backslashreplace").decode()

@@ -55,7 +55,7 @@ STREAMED_PART = {"message": "output_text", "reasoning": "reasoning_text"}
 
 
 def empty_item(item: JSON) -> JSON:
-    """Return a finished item as its `output_item.added` event has it. One without a status at its end starts without."""
+    """Return a finished item as its `output_item.added` event has it. A status is only added where one is required."""
     kind = _type_of(item)
     if kind not in STRING_FIELDS and kind not in PART_FIELDS:
         return item
@@ -132,7 +132,8 @@ def _part_events(part: JSON, index: int) -> Iterator[ItemEvent]:
 
 def _part_added(part: JSON, index: int) -> ItemEvent:
     known = PART_TYPES[part["type"]]
-    return known.part_event + ".added", {known.index_field: index, "part": part | {known.text_field: ""} | known.defaults}
+    empty = part | {known.text_field: ""} | known.defaults
+    return known.part_event + ".added", {known.index_field: index, "part": empty}
 
 
 def _type_of(item: JSON) -> str:

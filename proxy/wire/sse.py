@@ -1,113 +1,169 @@
-"""Server-sent events: bytes, cut anywhere, become events that keep their own bytes.
+r"""Server-sent events: splits a byte stream into followed events and the runs of frames between them.
 
-A run of frames that nobody watches stays one slice of bytes, so the cost follows the watched events, not the tokens.
+Most frames are deltas that only pass through, so they are neither parsed nor split from each other. A quote inside a
+JSON string is always escaped, so the bytes `"type":"response.completed"` stand only where an object has that key and
+value. One regular expression over all whole frames finds the few that may be followed events, whichever way the server
+writes its JSON, and only these are parsed: the `type` at the top level of the data decides, `event:` lines do not.
+
+Each byte is searched once for blank lines when it arrives, and once for candidates when its frame is whole.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain, groupby, pairwise
 
-from proxy.wire.event import DONE, Event, data_of, payload_of
+import orjson
+
+from proxy.wire.event import Event, Run, parse_payload, payload_of
 
 BOM = b"\xef\xbb\xbf"
-# A blank line ends a frame. A line ends in CRLF, LF or CR; atomic groups keep one CRLF from counting as two ends.
-BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-_NOTHING = re.compile(rb"(?!)")
+SENTINEL = b"[DONE]"
+# A line ends in LF, CR or CRLF, and a frame ends in two line ends: every pair of these bytes but the CRLF itself.
+_BLANK_LINE = re.compile(rb"\n\n|[\n\r]\r\n?+")
 
 
 class SSEParser:
-    """Feed it what the network brought; it returns the frames that are whole.
+    """Splits a stream, received in chunks, into events of the followed types and runs of all other frames.
 
-    Watched frames come as events of their type, all between them as runs of type "", the sentinel as `[DONE]`.
-    Raises ValueError when one frame grows beyond `max_frame_bytes`.
+    The sentinel `data: [DONE]` is dropped, since the sender of a stream writes its own.
     """
 
-    def __init__(self, watched: frozenset[str], *, max_frame_bytes: int = 67_108_864) -> None:
-        self._watched = watched
+    def __init__(self, followed: frozenset[str], *, max_frame_bytes: int = 67_108_864) -> None:
+        self._followed = followed
         self._max_frame_bytes = max_frame_bytes
-        self._rest = b""
-        self._begun = False
-        self._carriage_returns = False
-        self._run = _NOTHING  # matches frames like the last one that nobody watched: deltas come in long runs
+        self._patterns = _candidate_patterns(followed)
+        self._tail = bytearray()  # the unfinished frame
+        self._started = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        buffer = self._rest + chunk
-        if not self._begun:
-            if len(buffer) < len(BOM) and BOM.startswith(buffer):
-                self._rest = buffer
+    def feed(self, chunk: bytes) -> list[Event | Run]:
+        """Return the frames that this chunk completes. Raises ValueError when a frame exceeds `max_frame_bytes`."""
+        tail = self._tail
+        searched = max(0, len(tail) - 2)  # a blank line may have begun in the last two bytes
+        tail += chunk
+        if not self._started:
+            if len(tail) < len(BOM) and BOM.startswith(tail):
                 return []
-            buffer = buffer.removeprefix(BOM)
-            self._begun = True
-        self._carriage_returns = self._carriage_returns or b"\r" in chunk
-        events, used = self._sort(buffer)
-        self._rest = buffer[used:]
-        if len(self._rest) > self._max_frame_bytes:
-            raise ValueError(f"a frame is longer than {self._max_frame_bytes} bytes")
-        return events
+            self._started = True
+            if tail.startswith(BOM):
+                del tail[: len(BOM)]
+            searched = 0
+        # The LF that belongs to a last CR may come with the next chunk.
+        end = _last_frame_end(tail, searched, len(tail) - tail.endswith(b"\r"))
+        if end:
+            self._tail = tail[end:]
+            del tail[end:]
+        self._check_length(self._tail)
+        return self._split(bytes(tail)) if end else []
 
-    def close(self) -> list[Event]:
-        """What is left when the stream ends: a last frame whose blank line is missing, if its data is whole."""
-        frame, self._rest = self._rest, b""
-        if not BLANK_LINE.search(frame):  # else only the LF of its last CR was waited for
+    def close(self) -> list[Event | Run]:
+        """Return a last frame whose blank line is missing, if its data is a whole JSON object."""
+        rest, self._tail = bytes(self._tail), bytearray()
+        frame = rest.lstrip(b"\r\n")
+        blank_lines = rest[: len(rest) - len(frame)]
+        if not _last_frame_end(frame, 0, len(frame)):
             frame = frame.rstrip(b"\r\n") + b"\n\n"
             try:
-                data_of(frame)
+                parse_payload(payload_of(frame))
             except ValueError:
-                return []
-        return [Event(self._kind(frame), frame)]
+                frame = b""
+        return self._split(blank_lines + frame)
 
-    def _sort(self, buffer: bytes) -> tuple[list[Event], int]:
-        """The events of all whole frames, and how many bytes they take."""
-        events: list[Event] = []
-        run = start = 0
-        while True:
-            if not self._carriage_returns and (skipped := self._run.match(buffer, start)):
-                start = skipped.end()
-            end = self._end_of_frame(buffer, start)
-            if end < 0:
-                break
-            kind = self._kind(buffer[start:end])
-            if kind:
-                if run < start:
-                    events.append(Event("", buffer[run:start]))
-                events.append(Event(kind, buffer[start:end]))
-                run = end
-            start = end
-        if run < start:
-            events.append(Event("", buffer[run:start]))
-        return events, start
+    def _check_length(self, frames: bytes | bytearray) -> None:
+        if len(frames) <= self._max_frame_bytes:
+            return
+        ends = chain([0], (match.end() for match in _BLANK_LINE.finditer(frames)), [len(frames)])
+        if any(end - start > self._max_frame_bytes for start, end in pairwise(ends)):
+            raise ValueError(f"a server-sent frame is longer than {self._max_frame_bytes} bytes")
 
-    def _end_of_frame(self, buffer: bytes, start: int) -> int:
-        """Where the frame that begins at `start` ends, or -1 while its blank line is not there."""
-        if not self._carriage_returns:
-            blank = buffer.find(b"\n\n", start)
-            return blank + 2 if blank >= 0 else -1
-        match = BLANK_LINE.search(buffer, start)
-        if match is None or (match.end() == len(buffer) and buffer.endswith(b"\r")):
-            return -1  # the LF of a last CR may be still on its way
-        return match.end()
+    def _split(self, frames: bytes) -> list[Event | Run]:
+        """Return whole frames as followed events and runs, without sentinels."""
+        self._check_length(frames)
+        batch: list[Event | Run] = []
+        run = 0
+        for start, end in self._candidates(frames):
+            frame = frames[start:end]
+            payload = payload_of(frame)
+            event = self._followed_event(frame, payload)
+            if event is None and payload.strip() != SENTINEL:
+                continue
+            if run < start:
+                batch.append(Run(frames[run:start]))
+            if event is not None:
+                batch.append(event)
+            run = end
+        if run < len(frames):
+            batch.append(Run(frames[run:]))
+        return batch
 
-    def _kind(self, frame: bytes) -> str:
-        """The type of a frame that is watched, or "". The data's `type` decides; the event line only repeats it."""
-        if frame.startswith(b"event: "):
-            name = frame[7 : frame.find(b"\n")]
-            begin = b'event: %b\ndata: {"type":"%b"' % (name, name)
-            if frame.startswith(begin):  # what every server in the field writes: no JSON is parsed to know the type
-                kind = name.decode(errors="replace")
-                if kind in self._watched:
-                    return kind
-                self._run = _run_of(begin)
-                return ""
-        if payload_of(frame).strip() == b"[DONE]":
-            return DONE
+    def _candidates(self, frames: bytes) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each frame that may be a followed event or a sentinel."""
+        matches = [m for byte, pattern in self._patterns if byte in frames and (m := pattern.search(frames))]
+        end = 0
+        while matches:
+            at = min(match.start() for match in matches)
+            start = _last_frame_end(frames, end, at) or end
+            while frames[start] in b"\r\n":  # one more line end than the frame before needed
+                start += 1
+            blank_line = _BLANK_LINE.search(frames, at)
+            end = blank_line.end() if blank_line else len(frames)
+            yield start, end
+            renewed = [match if match.start() >= end else match.re.search(frames, end) for match in matches]
+            matches = [match for match in renewed if match]
+
+    def _followed_event(self, frame: bytes, payload: bytes) -> Event | None:
         try:
-            kind = str(data_of(frame).get("type", ""))
+            data = parse_payload(payload)
         except ValueError:
-            return ""
-        return kind if kind in self._watched else ""
+            return None
+        kind = data.get("type")
+        return Event(kind, frame, data) if isinstance(kind, str) and kind in self._followed else None
+
+
+def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int) -> int:
+    """Return the index after the last blank line between `start` and `stop`, or 0 if there is none."""
+    # A search for a pair that does not occur reads everything, so those that cannot occur are left out.
+    if buffer.find(b"\r", start, stop) < 0:
+        pairs: tuple[bytes, ...] = (b"\n\n",)
+    elif buffer.find(b"\n", start, stop) < 0:
+        pairs = (b"\r\r",)
+    else:
+        pairs = (b"\n\r", b"\r\r", b"\n\n")
+    at = -1
+    for pair in pairs:
+        at = max(at, buffer.rfind(pair, max(at, start), stop))
+    if at < 0:
+        return 0
+    return at + 3 if buffer.startswith(b"\r\n", at + 1) else at + 2
 
 
 @lru_cache(maxsize=256)
-def _run_of(begin: bytes) -> re.Pattern[bytes]:
-    """Matches whole frames of two lines that begin so: JSON holds no raw line end."""
-    return re.compile(rb"(?:%b.*+\n\n)++" % re.escape(begin))
+def _candidate_patterns(followed: frozenset[str]) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
+    r"""Return patterns of which one occurs in each followed event and sentinel, and a rare byte that each needs.
+
+    `re` skips quickly to the first byte of a pattern, so each begins with its rare byte: `ype"` ends the key. After the
+    key or its colon the data may go on in a new `data:` line; such a frame is always a candidate. Any character can
+    also be written as `\u` and four hex digits. Servers write accents, quotes and `<` in this way, but no letter of a
+    type, so a frame is a candidate only if it has such a letter.
+    """
+    values = _any_of([orjson.dumps(kind)[1:-1] for kind in followed])
+    letters = "".join(sorted({*"type", *"".join(followed)}))
+    escapes = b"u(?i:%b)" % _any_of(re.findall(b"....", letters.encode("utf-16-be").hex().encode()))
+    if "/" in letters:
+        escapes += b"|/"
+    return (
+        (b"y", re.compile(rb'ype"[ \t:]*+(?:[\r\n]|"%b")' % values)),
+        (b"D", re.compile(rb"DONE\]")),
+        (b"\\", re.compile(rb"\\(?:%b)" % escapes)),
+    )
+
+
+def _any_of(texts: list[bytes]) -> bytes:
+    """Return a pattern of these texts in which the beginnings that they share are compared once."""
+    if len(texts) == 1:
+        return re.escape(texts[0])
+    branches = []
+    for first, group in groupby(sorted(texts), key=lambda text: text[:1]):
+        branches.append(re.escape(first) + _any_of([text[1:] for text in group]) if first else b"")
+    return branches[0] if len(branches) == 1 else b"(?:%b)" % b"|".join(branches)

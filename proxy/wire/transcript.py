@@ -37,7 +37,7 @@ WHOLE_PARTS = {
 
 
 class Transcript:
-    """Follows one reply. It keeps the finished items, the frames of open items up to LOG_BYTES, and what cache asks for."""
+    """Follows one reply. Keeps finished items, the frames of open ones up to LOG_BYTES, and all frames on request."""
 
     def __init__(self) -> None:
         self.is_started = False  # whether a batch was passed on: before that an error is still an HTTP status

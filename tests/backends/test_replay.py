@@ -8,7 +8,7 @@ import orjson
 import pytest
 from openai import AsyncOpenAI
 
-from tests.raw import ask, events, nothing_left_running, post, until, wire  # noqa: F401
+from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
 from tests.upstream import CANONICAL, final_body
 
 DATA = Path(__file__).parent.parent / "data"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.__main__ import main
-from proxy.audit import Audit, AuditTable, Decision
+from proxy.telemetry.audit import Audit, AuditTable, Decision
 
 
 @pytest.fixture

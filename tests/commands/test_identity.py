@@ -266,7 +266,7 @@ async def test_whois_knows_what_a_gate_hashed(start_gate: StartGate, http, upstr
         gate = await start_gate(tables_for(upstream, policy=[policy], caller=TABLES))
         await ask(http, gate, "anna", safety_identifier="kim@example.org")
         await ask(http, gate, "carol", user="ada@example.org")
-    sent = [asked.body["safety_identifier"] for asked in upstream.asked]
+    sent = [asked.body["safety_identifier"] for asked in upstream.requests]
     told = [(await asyncio.to_thread(hashing, identifier))[1] for identifier in sent]
 
     assert len(set(sent)) == 4
@@ -287,7 +287,7 @@ async def test_whois_knows_what_a_gate_sent(start_gate: StartGate, http, upstrea
         gate = await start_gate(tables_for(upstream, policy=[BOUND | {"keys": signing}], caller=TABLES))
         await ask(http, gate, "anna")
         await ask(http, gate, "ben", "kim")
-    sent = [asked.body["safety_identifier"] for asked in upstream.asked]
+    sent = [asked.body["safety_identifier"] for asked in upstream.requests]
     told = [(await asyncio.to_thread(whois, identifier))[1] for identifier in sent]
 
     assert len(set(sent)) == 4
@@ -318,7 +318,7 @@ async def test_who_is_blocked_is_refused_by_every_gate_from_the_next_call_on(
         (0, f"{identifier} is no longer blocked.\n", ""),
         (0, f"{identifier} is no longer blocked.\n", ""),
     ]
-    assert len(upstream.asked) == 6
+    assert len(upstream.requests) == 6
 
 
 async def test_only_who_is_blocked_is_refused(gates: Any, command: Any, http, identifier: str):
@@ -335,7 +335,7 @@ async def test_a_principal_can_be_blocked_by_what_goes_out(gates: Any, command: 
     both = await gates(**BOUND | {"key": "env:NEW_KEY"})
     user, other = f"kim-{next(numbers)}", f"lee-{next(numbers)}"
     await ask(http, both[0], "anna", user)
-    sent = upstream.asked[0].body["safety_identifier"]
+    sent = upstream.requests[0].body["safety_identifier"]
     await command("block", sent)
 
     assert [await ask(http, gate, "anna", user) for gate in both] == [(400, "safety_identifier.blocked")] * 2
@@ -351,7 +351,7 @@ async def test_who_is_blocked_stays_blocked_when_keys_are_rotated(
     new = BOUND | {"keys": ["env:NEW_KEY", "env:OLD_KEY"]}
     before, _ = await gates(**old)
     await ask(http, before, "anna", user)
-    sent = upstream.asked[0].body["safety_identifier"]
+    sent = upstream.requests[0].body["safety_identifier"]
     await command("block", sent)
     after, _ = await gates(**new)
 
@@ -366,7 +366,7 @@ async def test_a_blocked_value_stays_blocked_when_keys_are_rotated(
     mail = f"kim-{next(numbers)}@example.org"
     before, _ = await gates(pii="hash", keys=["env:OLD_KEY"])
     await ask(http, before, safety_identifier=mail)
-    sent = upstream.asked[0].body["safety_identifier"]
+    sent = upstream.requests[0].body["safety_identifier"]
     await command("block", sent)
     after, _ = await gates(pii="hash", keys=["env:NEW_KEY", "env:OLD_KEY"])
 

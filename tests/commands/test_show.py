@@ -9,7 +9,7 @@ import pytest
 from backends import Backend
 from policies import Policy
 from proxy.__main__ import main
-from proxy.load import load
+from proxy.config.plugins import load
 from proxy.stores import Store
 from tests.conftest import DATA
 from tests.test_contracts import members

@@ -3,99 +3,85 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.include import Include
-from proxy.wire.call import Call, Caller
+from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import judged_by
+from tests.values import JSON, PATIENT, apply_policy, make_call
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=5,
-)
-SOURCES, OUTPUTS, THOUGHTS = (
+SOURCES, OUTPUTS, REASONING = (
     "web_search_call.action.sources",
     "code_interpreter_call.outputs",
     "reasoning.encrypted_content",
 )
-VALUES = st.lists(st.sampled_from([SOURCES, OUTPUTS, THOUGHTS, THOUGHTS.upper(), "reasoning.x", ""]), max_size=5)
+VALUES = st.lists(st.sampled_from([SOURCES, OUTPUTS, REASONING, REASONING.upper(), "reasoning.x", ""]), max_size=5)
 QUERIES = st.sampled_from(
     ["", f"include={OUTPUTS}", f"a=b&include%5B%5D={SOURCES}", "include[0]=reasoning.x", "include"]
 )
 STRICT = Include(allow=("*_call.*", "reasoning.*"), deny=("reasoning.encrypted_content", "*.outputs"))
 
 
-def call(body: dict[str, Any], query: str = "") -> Call:
-    return Call(Caller("c", "t"), {"model": "m", **body}, {}, query)
-
-
-def told(violation: PolicyViolation) -> tuple[str, str | None]:
-    """The reason and the param of a refusal, whose message is short enough to be read."""
+def reason_and_param(violation: PolicyViolation) -> tuple[str, str | None]:
+    """Return what identifies a refusal, whose message must be short."""
     assert len(violation.message) <= 120
     return violation.reason, violation.param
 
 
-async def verdict(policy: Include, body: dict[str, Any], query: str = "") -> Any:
-    """The body as it is let through, or the reason and the param of the refusal."""
+async def outcome(policy: Include, body: dict[str, Any], query: str = "") -> Any:
+    """Return the body that passes, or the reason and the param of the refusal."""
     try:
-        return (await judged_by(policy, call(body, query))).body
+        return (await apply_policy(policy, Call({"model": "m", **body}, query=query))).body
     except PolicyViolation as violation:
-        return told(violation)
+        return reason_and_param(violation)
 
 
+@pytest.mark.parametrize("policy", [Include(), STRICT])
 @pytest.mark.parametrize("body", [{}, {"include": None}, {"include": []}, {"include": [SOURCES, "reasoning.x"]}])
-async def test_what_is_allowed_passes_untouched(body: dict[str, Any]):
-    """Absent, null and empty ask for nothing."""
-    asked = call(body)
+async def test_allowed_values_pass_untouched(body: dict[str, Any], policy: Include):
+    """Absent, null and empty request nothing."""
+    call = make_call(**body)
 
-    assert await judged_by(STRICT, asked) is asked
-    assert await judged_by(Include(), asked) is asked
+    assert await apply_policy(policy, call) is call
 
 
-@pytest.mark.parametrize("value", ["message.output_text.logprobs", "", "x_call", SOURCES.upper()])
-async def test_a_value_that_allow_leaves_out_is_refused(value: str):
-    """The param says which one."""
-    assert await verdict(STRICT, {"include": [SOURCES, value]}) == ("not_allowed", "include[1]")
+@pytest.mark.parametrize("value", ["message.output_text.logprobs", "", "x_call", SOURCES.upper(), "x" * 10_000])
+async def test_a_value_that_is_not_in_allow_is_refused(value: str):
+    """The param says which one; a long value is cut in the message."""
+    assert await outcome(STRICT, {"include": [SOURCES, value]}) == ("not_allowed", "include[1]")
 
 
 @pytest.mark.parametrize(
-    "value", [OUTPUTS, THOUGHTS, THOUGHTS.title(), f" {THOUGHTS}", "reasoning.\u200bencrypted_content"]
+    "value", [OUTPUTS, REASONING, REASONING.title(), f" {REASONING}", "reasoning.\u200bencrypted_content", "a\u200bb"]
 )
-async def test_deny_wins_over_allow_and_over_tricks_of_spelling(value: str):
-    """An upstream that forgives more than we do would read the denied value."""
-    policy = Include(deny=("reasoning.Encrypted_content", "*.outputs"))
+async def test_a_denied_value_is_denied_in_any_spelling(value: str):
+    """A lenient upstream would read the denied value; a wildcard matches an invisible character too."""
+    policy = Include(deny=("reasoning.Encrypted_content", "*.outputs", "a?b"))
 
-    assert await verdict(policy, {"include": [value]}) == ("not_allowed", "include[0]")
-
-
-async def test_deny_takes_its_globs_by_the_letter_too():
-    """A glob over an unseen character finds it."""
-    assert await verdict(Include(deny=("a?b",)), {"include": ["a\u200bb"]}) == ("not_allowed", "include[0]")
+    assert await outcome(policy, {"include": [value]}) == ("not_allowed", "include[0]")
 
 
-async def test_denied_values_are_removed_if_the_config_says_so():
-    """The call goes on without them, everything else as it was."""
+async def test_denied_values_can_be_removed_instead():
+    """The call is sent on without them; every other field stays the same."""
     policy = Include(deny=("reasoning.*",), on_deny="remove")
-    body = await verdict(policy, {"include": [THOUGHTS, SOURCES, "reasoning.x", SOURCES], "input": [THOUGHTS]})
+    body = await outcome(policy, {"include": [REASONING, SOURCES, "reasoning.x", SOURCES], "input": [REASONING]})
 
-    assert body == {"model": "m", "include": [SOURCES, SOURCES], "input": [THOUGHTS]}
-
-
-@pytest.mark.parametrize("on_deny", ["reject", "remove"])
-@pytest.mark.parametrize("asked", [THOUGHTS, 7, True, False, 0, "", {}, {"0": THOUGHTS}])
-async def test_what_is_no_list_is_refused(asked: object, on_deny: Any):
-    """A forgiving upstream might read a single value as a list of one."""
-    assert await verdict(Include(on_deny=on_deny), {"include": asked}) == ("not_an_array", "include")
+    assert body == {"model": "m", "include": [SOURCES, SOURCES], "input": [REASONING]}
 
 
 @pytest.mark.parametrize("on_deny", ["reject", "remove"])
-@pytest.mark.parametrize("value", [None, 7, True, [THOUGHTS], {"value": THOUGHTS}])
-async def test_an_entry_that_is_no_string_is_refused(value: object, on_deny: Any):
-    """Nothing but a string is a value of include."""
-    assert await verdict(Include(on_deny=on_deny), {"include": [SOURCES, value]}) == ("not_a_string", "include[1]")
+@pytest.mark.parametrize("value", [REASONING, 7, True, False, 0, "", {}, {"0": REASONING}])
+async def test_anything_but_a_list_is_refused(value: object, on_deny: Any):
+    """A lenient upstream might read a single value as a list of one."""
+    assert await outcome(Include(on_deny=on_deny), {"include": value}) == ("not_an_array", "include")
+
+
+@pytest.mark.parametrize("on_deny", ["reject", "remove"])
+@pytest.mark.parametrize("value", [None, 7, True, [REASONING], {"value": REASONING}])
+async def test_an_entry_that_is_not_a_string_is_refused(value: object, on_deny: Any):
+    """Only strings are values of include."""
+    assert await outcome(Include(on_deny=on_deny), {"include": [SOURCES, value]}) == ("not_a_string", "include[1]")
 
 
 @pytest.mark.parametrize(
@@ -110,50 +96,45 @@ async def test_an_entry_that_is_no_string_is_refused(value: object, on_deny: Any
 )
 @pytest.mark.parametrize("on_deny", ["reject", "remove"])
 async def test_a_denied_value_in_the_query_is_refused(query: str, on_deny: Any):
-    """Queries are sent on as they came; so they are refused, never changed."""
+    """A query is sent on as received, so nothing is removed from it."""
     policy = Include(deny=(OUTPUTS,), on_deny=on_deny)
 
-    assert await verdict(policy, {}, query) == ("not_allowed", "include")
+    assert await outcome(policy, {}, query) == ("not_allowed", "include")
 
 
 @pytest.mark.parametrize("query", ["", "include=", "include", f"include={SOURCES}", f"included={OUTPUTS}", "%ff&&=;"])
 async def test_other_queries_pass(query: str):
-    """Only `include` is looked at, and what it allows passes."""
-    assert await verdict(STRICT, {}, query) == {"model": "m"}
+    """Only `include` is checked, and its allowed values pass."""
+    assert await outcome(STRICT, {}, query) == {"model": "m"}
 
 
-async def test_a_long_value_is_shortened_in_the_message():
-    """The caller's text is shown, not echoed whole."""
-    assert await verdict(STRICT, {"include": ["x" * 10_000]}) == ("not_allowed", "include[0]")
-
-
-def may_be_asked(value: str) -> bool:
-    """The rule of STRICT, said another way."""
+def is_allowed(value: str) -> bool:
+    """The rule of STRICT in other words."""
     return (
-        ("_call." in value or value.startswith("reasoning.")) and value.lower() != THOUGHTS and ".outputs" not in value
+        ("_call." in value or value.startswith("reasoning.")) and value.lower() != REASONING and ".outputs" not in value
     )
 
 
-@settings(deadline=None)
+@PATIENT
 @given(JSON | VALUES, JSON, QUERIES, st.sampled_from(["reject", "remove"]))
-async def test_what_passes_is_allowed_and_nothing_else_changes(asked: Any, other: Any, query: str, on_deny: Any):
-    """No JSON makes the policy stumble."""
+async def test_what_passes_is_allowed_and_no_other_field_changes(value: Any, other: Any, query: str, on_deny: Any):
+    """For any JSON."""
     policy = STRICT.model_copy(update={"on_deny": on_deny})
-    body = {"model": "m", "include": asked, "other": other}
-    passed = await verdict(policy, body, query)
+    body = {"model": "m", "include": value, "other": other}
+    passed = await outcome(policy, body, query)
 
     if not isinstance(passed, tuple):
-        kept = [value for value in asked or [] if may_be_asked(value)]
-        assert passed == body | {"include": asked if asked is None else kept}
-        assert on_deny == "remove" or kept == (asked or [])
+        kept = [entry for entry in value or [] if is_allowed(entry)]
+        assert passed == body | {"include": value if value is None else kept}
+        assert on_deny == "remove" or kept == (value or [])
         assert OUTPUTS not in query
 
 
-@settings(deadline=None)
+@PATIENT
 @given(JSON | VALUES, QUERIES, st.booleans())
-async def test_the_decision_depends_on_the_values_alone(asked: Any, query: str, stream: bool):
-    """Neither the order of fields nor streaming moves it."""
-    one = await verdict(STRICT, {"include": asked, "input": "Hi"}, query)
-    two = await verdict(STRICT, {"stream": stream, "input": "Hi", "include": asked}, query)
+async def test_the_decision_depends_on_the_values_only(value: Any, query: str, stream: bool):
+    """Not on the order of fields, and not on streaming."""
+    first = await outcome(STRICT, {"include": value, "input": "Hi"}, query)
+    second = await outcome(STRICT, {"stream": stream, "input": "Hi", "include": value}, query)
 
-    assert two == (one if isinstance(one, tuple) else one | {"stream": stream})
+    assert second == (first if isinstance(first, tuple) else first | {"stream": stream})

@@ -1,41 +1,42 @@
-"""What every policy is before it does anything."""
+"""What every policy is by default, and what its class must not define."""
 
 import pytest
 from pydantic import ValidationError
 
-from policies import Policy
+from policies import Policy, PolicyState
 from proxy.stores.memory import Memory
 from proxy.wire.event import TERMINALS
-from tests.shapes import call_with, judged_by
+from tests.values import ANNA, apply_policy, make_call, make_context
 
 
-async def test_a_policy_that_says_nothing_lets_everything_pass():
-    """A class with no hooks is a policy: no call is changed, no reply looked at, nothing kept."""
-    policy, call = Policy(), call_with(input="Hi")
+class Quota(Policy):
+    """A policy with one setting."""
 
-    assert await policy.start(Memory()) is None
-    assert policy.judging()(call) is call
-    assert await judged_by(policy, call) is call
-    assert policy.watching() is None
-    assert (call.notes, call.endings) == ({}, [])
+    most: int = 3
 
 
-def test_a_policy_watches_no_more_than_headgate_itself():
-    """Who wants to see deltas says so; the rest of a stream stays unparsed."""
-    assert Policy.watches.isdisjoint(TERMINALS)
+async def test_a_policy_without_hooks_passes_everything():
+    """It changes no call, checks no reply, and knows no identifier."""
+    policy, call, context = Policy(), make_call(input="Hi"), make_context()
+
+    assert policy.request_check(PolicyState())(call, context) is call
+    assert await apply_policy(policy, call) is call
+    assert policy.reply_check(PolicyState()) is None
+    assert policy.identify("x", [ANNA], ["kim"]) is None
 
 
-def test_a_policy_judges_no_text_unless_it_says_so():
-    """Then a record of requests, which holds none, tells what all of its settings do."""
-    assert Policy.judges_text == frozenset()
+def test_a_policy_follows_no_events_by_default():
+    """Only a policy that names more event types has them parsed."""
+    assert Policy.follows.isdisjoint(TERMINALS)
 
 
-def test_a_policy_does_not_change_while_it_is_in_use():
-    """What was checked at the start is what holds."""
+def test_no_key_of_a_policy_depends_on_texts_by_default():
+    """Recorded requests, which contain no texts, then show the effect of every key."""
+    assert Policy.text_keys == frozenset()
 
-    class Quota(Policy):
-        most: int = 3
 
+def test_a_policy_is_immutable():
+    """The settings that were validated at startup stay in effect."""
     policy = Quota(most=5)
     with pytest.raises(ValidationError):
         policy.most = 7
@@ -43,39 +44,43 @@ def test_a_policy_does_not_change_while_it_is_in_use():
     assert policy.most == 5
 
 
-def test_a_key_that_nobody_knows_is_an_error():
-    """A slip of the pen is not a hole."""
-
-    class Quota(Policy):
-        most: int = 3
-
+def test_an_unknown_key_is_an_error():
+    """A misspelt key is not ignored."""
     with pytest.raises(ValidationError):
         Quota(mots=5)
 
 
-async def test_a_policy_keeps_what_outlives_a_call_where_it_was_started():
-    """In the state that it was given; before, in a store of its own."""
-    policy, state = Policy(), Memory()
-    own = policy._shared_state
-    await policy.start(state)
+async def test_states_do_not_share_their_stores():
+    """Without a configured store, each state has one of its own; a given store is used."""
+    given, state = Memory(), PolicyState()
+    await state.store.put("k", b"v", ttl_s=60)
 
-    assert own is not state
-    assert policy._shared_state is state
+    assert await PolicyState().store.get("k") is None
+    assert PolicyState(given).store is given
 
 
-@pytest.mark.parametrize("name", ["judging", "watching"])
-def test_a_hook_that_nobody_waits_for_is_an_error(name: str):
-    """It makes functions, once; those may be async."""
+async def test_without_ownership_every_call_is_a_chain_of_its_own():
+    """Policies of chains can be tested without a gateway."""
+    chains, call, context = PolicyState().chains, make_call(), make_context()
+
+    assert await chains.chain_of(call, context) == f"chain:{context.request_id}"
+
+
+@pytest.mark.parametrize("name", ["request_check", "reply_check"])
+def test_an_async_hook_is_an_error(name: str):
+    """Hooks are called at startup, synchronously; the functions they return may be async."""
 
     async def hook(_self: Policy) -> None:
         """Nothing."""
 
-    with pytest.raises(ValueError, match=f"Quota.{name} is asked while nobody waits"):
-        type("Quota", (Policy,), {name: hook, "__module__": __name__})
+    with pytest.raises(ValueError, match=rf"Limit\.{name} is called synchronously; make the function it returns async"):
+        type("Limit", (Policy,), {name: hook, "__module__": __name__})
 
 
-@pytest.mark.parametrize("name", ["judge", "on_response", "jugding"])
-def test_a_hook_that_nobody_calls_is_an_error(name: str):
-    """A slip in its name would let everything pass."""
-    with pytest.raises(ValueError, match=f"Quota.{name} is no hook of a policy; those are start, judging"):
-        type("Quota", (Policy,), {name: lambda _self, call: call, "__module__": __name__})
+@pytest.mark.parametrize("name", ["judge", "on_response", "reqeust_check"])
+def test_a_public_method_that_is_not_a_hook_is_an_error(name: str):
+    """A misspelt hook would never be called, so every call would pass."""
+    with pytest.raises(
+        ValueError, match=rf"Limit\.{name} is not a hook; hooks are request_check, reply_check, identify"
+    ):
+        type("Limit", (Policy,), {name: lambda _self, call: call, "__module__": __name__})

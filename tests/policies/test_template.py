@@ -1,4 +1,4 @@
-"""The policy that others are copied from: it works as it stands."""
+"""The template that other policies are copied from: it works as it is."""
 
 import inspect
 
@@ -7,27 +7,27 @@ import pytest
 from policies import _template
 from policies._template import Template
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import call_with, judged_by
+from tests.values import apply_policy, make_call
 
 
 async def test_the_template_refuses_the_model_it_names():
-    """What a copy has to change is there and works."""
+    """A copy starts from a check that works."""
     with pytest.raises(PolicyViolation) as caught:
-        await judged_by(Template(forbidden_model="m"), call_with())
+        await apply_policy(Template(forbidden_model="m"), make_call())
 
     assert (caught.value.reason, caught.value.param) == ("forbidden", "model")
     assert caught.value.message == "model is m; it is not allowed."
 
 
-async def test_the_template_lets_all_others_pass():
-    """Unless it is told otherwise, it forbids nothing."""
-    call = call_with()
+@pytest.mark.parametrize("policy", [Template(), Template(forbidden_model="gpt-0")])
+async def test_the_template_passes_every_other_model(policy: Template):
+    """By default it forbids none."""
+    call = make_call()
 
-    assert await judged_by(Template(forbidden_model="gpt-0"), call) is call
-    assert await judged_by(Template(), call) is call
+    assert await apply_policy(policy, call) is call
 
 
-def test_the_template_shows_the_headings_of_a_policy():
+def test_the_template_has_the_headings_of_a_policy():
     """`headgate explain` prints them."""
     text = inspect.getdoc(_template) or ""
 

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import redis
@@ -10,6 +11,7 @@ import redis
 from proxy.stores import Store
 from proxy.stores.memory import Memory
 from proxy.stores.redis import RedisStore
+from proxy.stores.sqlite import SqliteStore
 from tests.redis_server import RedisServer
 
 PATIENT_MS = 30_000  # longer than any command takes on a busy machine
@@ -36,8 +38,8 @@ class Subject:
     advance: Callable[[float], None]
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
     """One of each kind."""
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
@@ -45,7 +47,7 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         made = Subject(store, lambda seconds: age(server, seconds))
     else:
         clock = SteppedClock()
-        store = Memory()
+        store = Memory() if request.param == "memory" else SqliteStore(path=tmp_path / "store", timeout_ms=PATIENT_MS)
         vars(store)["_clock"] = clock
         made = Subject(store, clock.advance)
     await made.store.start()

@@ -1,4 +1,4 @@
-"""A real Redis that is away, dies, keeps silent, or answers what nobody asked."""
+"""A real Redis that cannot be reached, dies, does not answer, or returns what Headgate did not write."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
 HIT, MISS = "headgate; hit", "headgate; fwd=uri-miss"
-PATIENT_MS = 5000  # no deadline of these tests' own
+PATIENT_MS = 5000  # no command of these tests takes that long
 
 
 def tables(upstream: FakeUpstream, url: str, **more: object) -> dict[str, object]:
@@ -28,7 +28,7 @@ def tables(upstream: FakeUpstream, url: str, **more: object) -> dict[str, object
 
 
 def question(**more: object) -> bytes:
-    """A call that consents to be cached, unlike any other."""
+    """A call that may be cached and equals no other."""
     return post(orjson.dumps({"model": "m", "prompt_cache_key": secrets.token_hex(8), **more}))
 
 
@@ -36,87 +36,89 @@ def failures(logged: list[dict[str, object]]) -> list[object]:
     return [line["action"] for line in logged if line["event"] == "cache.failed"]
 
 
-def said(answer: Heard) -> tuple[int, str]:
+def outcome(answer: Heard) -> tuple[int, str]:
     return answer.status, answer.headers["cache-status"].partition("; ttl")[0]
 
 
 @pytest.fixture
 def server(redis_server: RedisServer) -> Iterator[RedisServer]:
-    """The session's Redis; what a test does to it is made good."""
+    """The session's Redis, started again after a test that stops or pauses it."""
     yield redis_server
     redis_server.stop()
     redis_server.start()
 
 
-async def test_an_answer_is_kept_for_every_process(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
-    """What one gate has asked, another need not ask."""
+async def test_an_answer_is_cached_for_every_process(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
+    """What one gate cached is a hit at another."""
     first = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
     second = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
     data = question()
 
-    assert [said(await ask(gate, data)) for gate in (first, second)] == [(200, MISS), (200, HIT)]
+    assert [outcome(await ask(gate, data)) for gate in (first, second)] == [(200, MISS), (200, HIT)]
     assert len(upstream.asked) == 1
 
 
-async def test_a_redis_that_is_away_at_the_start_is_a_miss(start_gate, upstream: FakeUpstream, logged):
-    """The gate starts, answers, and says once for each thing it tried that it failed."""
+async def test_a_redis_that_cannot_be_reached_at_the_start_is_a_miss(start_gate, upstream: FakeUpstream, logged):
+    """The gate starts, answers, and logs each command that failed once."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         gate = await start_gate(tables(upstream, f"redis://127.0.0.1:{reserved.getsockname()[1]}/0"))
         async with asyncio.timeout(2):
             answer = await ask(gate, question())
 
-    assert said(answer) == (200, MISS)
+    assert outcome(answer) == (200, MISS)
     assert failures(logged) == ["get", "put"]
 
 
-async def test_a_redis_that_dies_and_comes_back_is_a_miss_meanwhile(server, start_gate, upstream, logged):
-    """Connections that died with it are not held against it."""
+async def test_a_redis_that_dies_is_a_miss_until_it_is_back(server, start_gate, upstream, logged):
+    """Connections that broke with it are replaced."""
     gate = await start_gate(tables(upstream, server.url, timeout_ms=PATIENT_MS))
     data = question()
-    told = [said(await ask(gate, data)) for _ in range(2)]
+    outcomes = [outcome(await ask(gate, data)) for _ in range(2)]
     server.stop()
     async with asyncio.timeout(2):
-        told.append(said(await ask(gate, data)))
+        outcomes.append(outcome(await ask(gate, data)))
     failed = failures(logged)
     server.start()
-    told += [said(await ask(gate, data)) for _ in range(2)]
+    outcomes += [outcome(await ask(gate, data)) for _ in range(2)]
 
-    assert told == [(200, MISS), (200, HIT), (200, MISS), (200, MISS), (200, HIT)]
+    assert outcomes == [(200, MISS), (200, HIT), (200, MISS), (200, MISS), (200, HIT)]
     assert failed == failures(logged) == ["get", "put"]
 
 
-async def test_a_silent_redis_is_a_miss_within_its_deadline(server: RedisServer, start_gate, upstream, logged):
-    """Many at once wait no longer than one: two commands of 50 ms each, not one after the other."""
+async def test_a_redis_that_does_not_answer_is_a_miss_within_its_deadline(
+    server: RedisServer, start_gate, upstream, logged
+):
+    """Many calls at once wait no longer than one: two commands of 50 ms each, in parallel."""
     gate = await start_gate(tables(upstream, server.url))
     await ask(gate, question())
     server.pause()
     async with asyncio.timeout(4):  # redis-py's own defaults would take a minute
-        told = await asyncio.gather(*(ask(gate, question()) for _ in range(20)))
+        answers = await asyncio.gather(*(ask(gate, question()) for _ in range(20)))
     failed = failures(logged)
     server.resume()
     data = question()
 
-    assert {said(answer) for answer in told} == {(200, MISS)}
+    assert {outcome(answer) for answer in answers} == {(200, MISS)}
     assert failed.count("get") == failed.count("put") == 20
     await until_hit(gate, data)
 
 
 async def until_hit(gate: str, data: bytes) -> None:
     async with asyncio.timeout(5):
-        while said(await ask(gate, data)) != (200, HIT):  # noqa: ASYNC110
+        while outcome(await ask(gate, data)) != (200, HIT):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
-async def test_a_redis_that_is_silent_from_the_start_is_a_miss(server: RedisServer, start_gate, upstream, logged):
-    """It accepts connections, and that is all: the handshake has the same deadline."""
+async def test_a_redis_that_never_answers_is_a_miss(server: RedisServer, start_gate, upstream, logged):
+    """It only accepts connections; the deadline covers the handshake too."""
     server.pause()
     gate = await start_gate(tables(upstream, server.url))
     async with asyncio.timeout(2):
         answer = await ask(gate, question())
     server.resume()
 
-    assert said(answer) == (200, MISS)
+    assert outcome(answer) == (200, MISS)
     assert failures(logged) == ["get", "put"]
 
 
@@ -125,7 +127,7 @@ GARBAGE = [b"", b"{", b"null", b"[]", b"7", b"{}", b"\xff\xfe", b'{"key":7}', b"
 
 @pytest.mark.parametrize("garbage", [*GARBAGE, None], ids=[*(g[:8].decode("latin-1") for g in GARBAGE), "a list"])
 async def test_garbage_under_a_key_is_a_miss(redis_server: RedisServer, start_gate, upstream, garbage: bytes | None):
-    """It is asked again, and the answer takes the garbage's place where Redis lets it."""
+    """The upstream is called again, and its answer replaces the garbage."""
     gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
     data = question()
     with redis.Redis(port=redis_server.port) as direct:
@@ -138,11 +140,11 @@ async def test_garbage_under_a_key_is_a_miss(redis_server: RedisServer, start_ga
         else:
             direct.set(key, garbage)
 
-    assert [said(await ask(gate, data)) for _ in range(2)] == [(200, MISS), (200, HIT)]
+    assert [outcome(await ask(gate, data)) for _ in range(2)] == [(200, MISS), (200, HIT)]
 
 
-async def test_an_entry_of_another_key_is_nobodys(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
-    """Two entries change places: neither caller gets the other's answer."""
+async def test_an_entry_of_another_key_is_a_miss(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
+    """When two entries are swapped, neither caller gets the other's answer."""
     gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
     mine, yours = question(input="mine"), question(input="yours")
     with redis.Redis(port=redis_server.port) as direct:
@@ -153,12 +155,12 @@ async def test_an_entry_of_another_key_is_nobodys(redis_server: RedisServer, sta
         kept = direct.mget(one, other)
         direct.mset({one: kept[1], other: kept[0]})
 
-    assert [said(await ask(gate, data)) for data in (mine, yours)] == [(200, MISS)] * 2
+    assert [outcome(await ask(gate, data)) for data in (mine, yours)] == [(200, MISS)] * 2
     assert [asked.body["input"] for asked in upstream.asked] == ["mine", "yours"] * 2
 
 
 async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
-    """They are hashes: nobody can spell another's key, a glob, or a command."""
+    """They are hashes: no text can form another's key, a glob, or a command."""
     gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
@@ -168,8 +170,8 @@ async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, 
     assert len(bytes.fromhex(key.decode())) == 32
 
 
-async def test_a_full_redis_is_a_line_in_the_log(redis_server: RedisServer, start_gate, upstream, logged):
-    """It refuses to write, and reads go on."""
+async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gate, upstream, logged):
+    """It rejects writes and still answers reads."""
     gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
@@ -179,22 +181,22 @@ async def test_a_full_redis_is_a_line_in_the_log(redis_server: RedisServer, star
         finally:
             direct.config_set("maxmemory", "0")
 
-    assert said(answer) == (200, MISS)
+    assert outcome(answer) == (200, MISS)
     assert failures(logged) == ["put"]
 
 
-async def test_a_wrong_password_is_a_miss_and_stands_nowhere(redis_server, start_gate, upstream, logged, monkeypatch):
-    """The log says what Redis said."""
+async def test_a_wrong_password_is_a_miss_and_is_not_logged(redis_server, start_gate, upstream, logged, monkeypatch):
+    """The log has the error of Redis, without the password."""
     monkeypatch.setenv("REDIS_KEY", "hush-hush")
     gate = await start_gate(tables(upstream, redis_server.url, password="env:REDIS_KEY", timeout_ms=PATIENT_MS))
 
-    assert said(await ask(gate, question())) == (200, MISS)
+    assert outcome(await ask(gate, question())) == (200, MISS)
     assert failures(logged) == ["get", "put"]
     assert "hush-hush" not in str(logged)
 
 
-async def test_a_sum_that_was_cut_off_is_added_at_most_once(server: RedisServer):
-    """A command that got no answer is not sent again: redis-py's own retries would add eleven times."""
+async def test_a_sum_that_timed_out_is_added_at_most_once(server: RedisServer):
+    """A command without an answer is not sent again: redis-py's own retries would add eleven times."""
     store = RedisStore(url=server.url)
     await store.start()
     server.pause()
@@ -208,29 +210,29 @@ async def test_a_sum_that_was_cut_off_is_added_at_most_once(server: RedisServer)
     assert added <= 1
 
 
-class SlowLine:
-    """Stands before Redis and brings each of its answers some milliseconds late."""
+class DelayingProxy:
+    """A proxy in front of Redis that delays each answer by some milliseconds."""
 
     def __init__(self, port: int, seed: int) -> None:
         self._port = port
         self._random = random.Random(seed)
-        self._lines: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._line, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
         self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for line in self._lines:
-            line.cancel()
-        await asyncio.gather(*self._lines, return_exceptions=True)
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line = asyncio.current_task()
-        assert line is not None
-        self._lines.add(line)
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
         try:
             answers, commands = await asyncio.open_connection("127.0.0.1", self._port)
             back = asyncio.create_task(self._pump(answers, writer, late=True))
@@ -241,7 +243,7 @@ class SlowLine:
                 commands.transport.abort()
         finally:
             writer.transport.abort()
-            self._lines.discard(line)
+            self._connections.discard(connection)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, late: bool) -> None:
         with suppress(ConnectionError):
@@ -252,45 +254,144 @@ class SlowLine:
                 await writer.drain()
 
 
-@pytest.fixture(params=["cancelled by its caller", "cut off by its deadline"])
+@pytest.fixture(params=["cancelled by its caller", "timed out"])
 async def hasty(request: pytest.FixtureRequest, redis_server: RedisServer) -> AsyncIterator[RedisStore]:
-    """A store behind a slow line, few connections for many commands, and 200 values that are their own keys."""
-    async with SlowLine(redis_server.port, seed=7) as line:
-        short = request.param == "cut off by its deadline"
-        store = RedisStore(url=line.url, timeout_ms=25 if short else PATIENT_MS, max_connections=8)
+    """A store behind a slow proxy with few connections, and 200 values, entries and windows that name their keys."""
+    async with DelayingProxy(redis_server.port, seed=7) as proxy:
+        short = request.param == "timed out"
+        store = RedisStore(url=proxy.url, timeout_ms=25 if short else PATIENT_MS, max_connections=8)
         await store.start()
-        with redis.Redis(port=redis_server.port) as direct:
-            direct.mset({f"own{i}": f"own{i}" for i in range(200)})
+        with redis.Redis(port=redis_server.port) as direct, direct.pipeline() as filling:
+            for i in range(200):
+                filling.set(f"own{i}", i)
+                filling.delete(f"journal{i}")
+                filling.rpush(f"journal{i}", i)
+                filling.hset(f"counter{i}", mapping={"used": 0, "window": i})
+            filling.execute()
         yield store
         await store.close()
 
 
-async def test_the_answer_to_a_command_that_was_given_up_reaches_nobody_else(hasty: RedisStore):
-    """The OpenAI incident of March 2023: a late answer on a pooled connection went to the next user of it."""
+async def read_own(store: RedisStore, number: int) -> int:
+    """The number that a key of that number holds, by a verb that depends on it."""
+    if number % 3 == 0:
+        return int(await store.get(f"own{number}") or b"-1")
+    if number % 3 == 1:
+        ((_, entry),) = await store.tail(f"journal{number}")
+        return int(entry)
+    return (await store.take(f"counter{number}", 0, limit=1, window_s=60)).window
+
+
+async def test_the_late_answer_to_an_abandoned_command_reaches_no_other(hasty: RedisStore):
+    """The OpenAI incident of March 2023: a late answer on a pooled connection went to its next user."""
     dice = random.Random(11)
-    wrong: list[tuple[str, bytes]] = []
+    wrong: list[tuple[int, int]] = []
     whole = 0
 
-    async def get(key: str) -> None:
+    async def read(number: int) -> None:
         nonlocal whole
         with suppress(StoreError):
-            value = await hasty.get(key)
+            found = await read_own(hasty, number)
             whole += 1
-            if value != key.encode():
-                wrong.append((key, value or b""))
+            if found != number:
+                wrong.append((number, found))
 
-    async def hurried(key: str, patience: float) -> None:
-        asking = asyncio.create_task(get(key))
-        await asyncio.wait([asking], timeout=patience)
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+    async def read_hastily(number: int, patience: float) -> None:
+        reading = asyncio.create_task(read(number))
+        await asyncio.wait([reading], timeout=patience)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
     for _ in range(40):
-        keys = [f"own{dice.randrange(200)}" for _ in range(40)]
-        await asyncio.gather(*(hurried(key, dice.choice([0, 0.002, 0.005, 5, 5])) for key in keys))
+        numbers = [dice.randrange(200) for _ in range(40)]
+        await asyncio.gather(*(read_hastily(number, dice.choice([0, 0.002, 0.005, 5, 5])) for number in numbers))
 
-    if hasty.timeout_ms == PATIENT_MS:  # no connection has been lost to the pool either
-        await asyncio.gather(*(get(f"own{i}") for i in range(50)))
-        assert whole > 50
+    if hasty.timeout_ms == PATIENT_MS:  # the pool has lost no connection either
+        before = whole
+        await asyncio.gather(*(read(number) for number in range(50)))
+        assert whole == before + 50
     assert wrong == []
     assert whole > 0
+
+
+async def test_a_take_that_timed_out_is_taken_at_most_once(server: RedisServer):
+    """As is an entry of a journal; neither is sent again."""
+    store = RedisStore(url=server.url)
+    await store.start()
+    server.pause()
+    with pytest.raises(StoreError):
+        await store.take("taken", 1, limit=100, window_s=60)
+    with pytest.raises(StoreError):
+        await store.append("appended", b"a", ttl_s=60)
+    server.resume()
+    with redis.Redis(port=server.port) as direct:
+        taken, appended = int(direct.hget("taken", "used") or 0), direct.llen("appended")
+    await store.close()
+
+    assert (taken <= 1, appended <= 1) == (True, True)
+
+
+@pytest.fixture
+async def patient(redis_server: RedisServer) -> AsyncIterator[RedisStore]:
+    """A started store in an empty Redis."""
+    with redis.Redis(port=redis_server.port) as direct:
+        direct.flushdb()
+    store = RedisStore(url=redis_server.url, timeout_ms=PATIENT_MS)
+    await store.start()
+    yield store
+    await store.close()
+
+
+async def use_every_script(store: RedisStore) -> None:
+    grant = await store.take("counter", 2, limit=10, window_s=60)
+    await store.give("counter", 1, window=grant.window)
+    await store.append("journal", b"a", ttl_s=60)
+    await store.claim("lease", "a", lease_s=60)
+    await store.release("lease", "a")
+
+
+async def test_every_script_is_one_command(patient: RedisStore, redis_server: RedisServer):
+    """Addressed by its digest; its text is sent only to a server that does not know it, such as one that restarted."""
+    with redis.Redis(port=redis_server.port) as direct:
+        counts = []
+        for prepare in (direct.script_flush, lambda: None, direct.script_flush):
+            prepare()
+            direct.config_resetstat()
+            await use_every_script(patient)
+            stats = direct.info("commandstats")
+            counts.append([stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval")])
+
+    assert counts == [[5, 5], [5, 0], [5, 5]]
+    assert (await patient.take("counter", 0, limit=10, window_s=60)).used == 3
+    assert await patient.tail("journal") == [(1, b"a"), (2, b"a"), (3, b"a")]
+
+
+async def test_everything_in_redis_expires(patient: RedisStore, redis_server: RedisServer):
+    """A key without an end would stay for ever."""
+    await use_every_script(patient)
+    await patient.claim("lease", "a", lease_s=60)
+    await patient.put("value", b"a", ttl_s=60)
+    with redis.Redis(port=redis_server.port) as direct:
+        left_ms = {name: direct.pttl(name) for name in direct.scan_iter()}
+
+    assert sorted(left_ms) == [b"counter", b"journal", b"lease", b"value"]
+    assert all(0 < left <= 60_000 for left in left_ms.values())
+
+
+async def test_a_full_redis_grants_nothing(patient: RedisStore, redis_server: RedisServer):
+    """A take is an error then, not a budget that begins again."""
+    await patient.take("counter", 2, limit=10, window_s=60)
+    with redis.Redis(port=redis_server.port) as direct:
+        direct.config_set("maxmemory", "1")
+        try:
+            for command in (
+                patient.take("counter", 1, limit=10, window_s=60),
+                patient.append("journal", b"a", ttl_s=60),
+                patient.claim("lease", "a", lease_s=60),
+            ):
+                with pytest.raises(StoreError):
+                    await command
+        finally:
+            direct.config_set("maxmemory", "0")
+
+    assert (await patient.take("counter", 0, limit=10, window_s=60)).used == 2

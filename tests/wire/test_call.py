@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.wire.call import Call, Caller, parse_call, seen_by_backends
 from proxy.wire.errors import RequestError
 from proxy.wire.event import TRACKED
-from tests.shapes import JSON, NUMBERS, PATIENT, TEXTS
+from tests.values import JSON, NUMBERS, PATIENT, TEXTS
 
 ANNA = Caller("anna", "search")
 

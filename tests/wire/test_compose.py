@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from proxy.wire.compose import Composer, events_of, finished, new_id, response_object, usage
 from proxy.wire.event import Event, data_of
 from proxy.wire.items import JSON
-from tests import shapes
+from tests import values
 from tests.wire.contract import event_faults, frames_faults, heard, order_faults, response_faults, sdk_before
 
 USED = usage(input_tokens=5, output_tokens=7, cached_tokens=2, reasoning_tokens=1)
@@ -526,22 +526,22 @@ def test_an_output_without_items_has_no_events(output: Any):
     assert events[-1].data["response"]["output"] == output
 
 
-@shapes.PATIENT
+@values.PATIENT
 @given(
     output=st.lists(
         st.dictionaries(
             st.sampled_from(["type", "content", "summary", "arguments", "input", "id", "text", "refusal"]),
-            shapes.JSON
+            values.JSON
             | st.sampled_from(["message", "reasoning", "function_call", "custom_tool_call", "output_text"])
             | st.lists(
                 st.dictionaries(
                     st.sampled_from(["type", "text", "refusal", "logprobs"]),
-                    shapes.JSON | st.sampled_from(["output_text", "refusal", "reasoning_text", "summary_text"]),
+                    values.JSON | st.sampled_from(["output_text", "refusal", "reasoning_text", "summary_text"]),
                 )
             ),
         )
     )
-    | shapes.JSON
+    | values.JSON
 )
 def test_no_response_breaks_the_composer(output: Any):
     """Any JSON in the place of the output gives one stream with one end."""

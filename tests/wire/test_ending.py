@@ -15,7 +15,7 @@ from proxy.wire.errors import BackendError
 from proxy.wire.event import TERMINALS, TRACKED, Event, body_events, data_of, frame_of
 from proxy.wire.items import JSON
 from proxy.wire.sse import SSEParser
-from tests import shapes
+from tests import values
 from tests.wire.contract import event_faults, frames_faults, heard, order_faults, response_faults, sdk_before
 
 RECORDED = (Path(__file__).parent.parent / "data" / "canonical.sse").read_bytes()
@@ -306,7 +306,7 @@ def test_a_response_that_never_began_has_no_more_than_its_end():
     assert after([]).stopped("x")[-1].response["status"] == "incomplete"
 
 
-ODD = shapes.JSON | st.sampled_from(["response.output_item.added", "response.content_part.added", "message"])
+ODD = values.JSON | st.sampled_from(["response.output_item.added", "response.content_part.added", "message"])
 EVENTS = st.dictionaries(
     st.sampled_from(["output_index", "content_index", "item", "part", "delta", "sequence_number"]),
     ODD | st.integers(0, 2),
@@ -317,7 +317,7 @@ KINDS = st.sampled_from([
 ])  # fmt: skip
 
 
-@shapes.PATIENT
+@values.PATIENT
 @given(events=st.lists(st.tuples(KINDS, EVENTS), max_size=8))
 def test_no_stream_breaks_its_end(events: list[tuple[str, JSON]]):
     """However odd an upstream's events were, ours end them."""

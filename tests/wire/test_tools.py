@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire.tools import has_server_tools, is_callers, kind_of_call
-from tests import shapes
+from tests import values
 
 FUNCTION = {"type": "function", "name": "f"}
 
@@ -138,12 +138,12 @@ def test_what_an_item_counts_as(item: Any, kind: str | None):
     assert kind_of_call(item) == kind
 
 
-@shapes.PATIENT
+@values.PATIENT
 @given(
-    tool=shapes.JSON
+    tool=values.JSON
     | st.dictionaries(
         st.sampled_from(["type", "tools", "environment", "execution"]),
-        shapes.JSON | st.sampled_from(["namespace", "shell", "tool_search", "shell_call"]),
+        values.JSON | st.sampled_from(["namespace", "shell", "tool_search", "shell_call"]),
     ),
 )
 def test_no_shape_breaks_the_count(tool: Any):

@@ -1,0 +1,129 @@
+"""Sends calls to a server that speaks the Responses protocol, and forwards its answers byte for byte.
+
+Answers: the upstream's status, body, frames and headers, without those of a single connection.
+Fails: 502 `upstream_unreachable`, `upstream_reset`, `upstream_invalid_response`, `upstream_too_large`, `upstream_auth`
+    (it refused the gateway's own key, which is not the caller's fault), and 504 `upstream_timeout`.
+Source: https://platform.openai.com/docs/api-reference/responses
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
+from io import BytesIO
+
+import aiohttp
+import orjson
+from pydantic import Field, PositiveFloat, PositiveInt
+from yarl import URL
+
+from backends import Backend
+from backends.upstream.answer import Stream, invalid_answer, read_body, read_rest, reply_of, timed_out, was_reset
+from proxy.config.secrets import Secret
+from proxy.context import Context
+from proxy.wire.call import Call
+from proxy.wire.errors import BackendError
+from proxy.wire.event import Reply
+
+LARGE_BYTES = 1_048_576  # a larger body is written in pieces, so that other calls are served in between
+
+
+class Upstream(Backend):
+    base_url: str = Field(pattern=r"^https?://[^?#@]+$")
+    """The address of the API, version included: https://api.openai.com/v1"""
+    api_key: Secret | None = None
+    """The gateway's own key for it. Default: none is sent. A caller's key is never sent."""
+    connect_timeout_s: PositiveFloat = 5
+    """How long connecting may take, TLS included, in seconds."""
+    first_byte_timeout_s: PositiveFloat = 600
+    """How long it may take to begin its answer, in seconds."""
+    between_bytes_timeout_s: PositiveFloat = 300
+    """How long it may be silent within an answer, in seconds. The whole answer has no limit."""
+    max_answer_bytes: PositiveInt = 268_435_456
+    """The largest answer that is not a stream, in bytes."""
+
+    @cached_property
+    def _base(self) -> str:
+        return self.base_url.rstrip("/")
+
+    @cached_property
+    def _own_headers(self) -> Mapping[str, str]:
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
+        return headers
+
+    @cached_property
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # aiohttp's default would queue the 101st stream
+            cookie_jar=aiohttp.DummyCookieJar(),  # cookies set for one caller must not reach another
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s),
+            trust_env=False,
+            max_line_size=16_384,
+            max_field_size=16_384,
+        )
+
+    async def start(self) -> None:
+        _ = self._session
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    @asynccontextmanager
+    async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
+        headers = {**call.headers, **context.trace.propagation_headers()}
+        answer = await self._request("POST", "responses", call.encoded, headers, call.query)
+        try:
+            reply = await reply_of(answer, context.followed, self.between_bytes_timeout_s, self.max_answer_bytes)
+            yield reply
+            if isinstance(reply.batches, Stream) and reply.batches.is_complete:
+                await read_rest(answer)
+        finally:
+            answer.close()
+
+    async def models(self) -> Sequence[str]:
+        answer = await self._request("GET", "models", b"", {})
+        try:
+            listed = orjson.loads(await read_body(answer, self.between_bytes_timeout_s, self.max_answer_bytes))
+            return [str(model["id"]) for model in listed["data"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise invalid_answer("a list of models that cannot be parsed") from error
+        finally:
+            answer.close()
+
+    async def ready(self) -> bool:
+        """Whether it answers at all. The probe carries no key: anyone may request `/readyz`."""
+        try:
+            async with self._session.get(URL(f"{self._base}/models", encoded=True), allow_redirects=False):
+                return True
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    async def _request(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str = ""
+    ) -> aiohttp.ClientResponse:
+        """Send a request and return the answer once its head has arrived. Raises BackendError."""
+        data = BytesIO(body) if len(body) > LARGE_BYTES else body or None
+        url = URL(f"{self._base}/{path}?{query}" if query else f"{self._base}/{path}", encoded=True)
+        try:
+            async with asyncio.timeout(self.first_byte_timeout_s):
+                return await self._session.request(
+                    method, url, data=data, headers={**headers, **self._own_headers}, allow_redirects=False
+                )
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            raise _unreachable(error) from error
+        except TimeoutError as error:
+            raise timed_out() from error
+        except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
+            raise invalid_answer("an answer that is not valid HTTP") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise was_reset() from error
+
+
+def _unreachable(error: Exception) -> BackendError:
+    """No byte of the request was sent."""
+    if isinstance(error, TimeoutError):
+        return timed_out(sent=False)
+    message = "The upstream cannot be reached."
+    return BackendError(message, code="upstream_unreachable", source="network", retryable=True, sent=False)

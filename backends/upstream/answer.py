@@ -1,0 +1,166 @@
+"""What an upstream answers, as a reply: status, headers, body or stream, and the errors it can fail with."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Self
+
+import aiohttp
+import orjson
+
+from proxy.wire.errors import BackendError, RequestError, envelope
+from proxy.wire.event import TERMINALS, Batch, Event, Reply, response_reply
+from proxy.wire.sse import SSEParser
+
+# Headers of an answer that concern one connection, or that the gateway writes itself. Source: RFC 9110, 7.6.1.
+NOT_FORWARDED = frozenset({
+    "alt-svc", "cache-control", "cache-status", "connection", "content-encoding", "content-length", "content-type",
+    "date", "keep-alive", "proxy-authenticate", "proxy-connection", "server", "server-timing", "set-cookie",
+    "strict-transport-security", "te", "trailer", "transfer-encoding", "upgrade", "x-headgate-policy", "x-request-id",
+})  # fmt: skip
+REST_TIMEOUT_S = 0.5
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+async def reply_of(answer: aiohttp.ClientResponse, followed: frozenset[str], silence_s: float, max_bytes: int) -> Reply:
+    """Return an answer as a reply. Raises BackendError."""
+    headers = _forwarded_headers(answer)
+    if answer.status != 200:
+        return await _refusal(answer, headers, silence_s, max_bytes)
+    if answer.content_type == "text/event-stream":
+        return Reply(200, headers, batches=Stream(answer, followed, silence_s))
+    body = await read_body(answer, silence_s, max_bytes)
+    try:
+        response = orjson.loads(body)
+        _ = response["id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise invalid_answer(f"200 with {answer.content_type} that is not a response") from error
+    return response_reply(response, headers, body)
+
+
+class Stream:
+    """The batches of a streamed answer: one batch is what one read brought. Does not own the answer."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, followed: frozenset[str], silence_s: float) -> None:
+        self._answer = answer
+        self._parser = SSEParser(followed)
+        self._silence_s = silence_s
+        self._is_ended = False
+        self.is_complete = False  # whether the response's terminal event was received
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch:
+        while not self._is_ended:
+            chunk = await _read(self._answer, self._silence_s)
+            self._is_ended = not chunk
+            try:
+                batch = self._parser.feed(chunk) if chunk else self._parser.close()
+                _parse_events(batch)
+            except ValueError as error:
+                raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
+            if batch:
+                self.is_complete = any(unit.type in TERMINALS for unit in batch)
+                return batch
+        raise StopAsyncIteration
+
+
+async def read_body(answer: aiohttp.ClientResponse, silence_s: float, max_bytes: int) -> bytes:
+    """Return the whole body. Raises BackendError."""
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await _read(answer, silence_s):
+        size += len(chunk)
+        if size > max_bytes:
+            raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def read_rest(answer: aiohttp.ClientResponse) -> None:
+    """Read what follows the terminal event, so that the connection can be reused."""
+    with suppress(aiohttp.ClientError, OSError, TimeoutError):
+        answer.content.read_nowait()
+        if answer.content.is_eof():
+            return
+        async with asyncio.timeout(REST_TIMEOUT_S):
+            while await answer.content.readany():
+                pass
+            answer.release()
+
+
+def timed_out(*, sent: bool = True) -> BackendError:
+    message = "The upstream did not answer in time."
+    return BackendError(
+        message, status=504, code="upstream_timeout", source="upstream" if sent else "network", retryable=not sent,
+        sent=sent,
+    )  # fmt: skip
+
+
+def was_reset() -> BackendError:
+    return BackendError("The upstream broke off the connection.", code="upstream_reset", source="network")
+
+
+def invalid_answer(found: str) -> BackendError:
+    return BackendError(f"The upstream sent {found}.", code="upstream_invalid_response")
+
+
+async def _refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], silence_s: float, max_bytes: int) -> Reply:
+    """The upstream's own refusal. A body that clients of the protocol cannot read is replaced; the status stays."""
+    if answer.status == 401:
+        message = "The upstream refused the gateway's own credentials."
+        raise BackendError(message, code="upstream_auth", headers={"x-should-retry": "false"}, source="gateway")
+    if not 400 <= answer.status < 600:  # redirects are not followed: the prompt would go to another address
+        raise invalid_answer(f"status {answer.status}")
+    body = await read_body(answer, silence_s, max_bytes)
+    if not _is_envelope(body):
+        message = f"The upstream answered {answer.status} with {answer.content_type}."
+        kind = RequestError if answer.status < 500 else BackendError
+        body = orjson.dumps(envelope(kind(message, status=answer.status, code="upstream_error")))
+    return Reply(answer.status, headers, body=body)
+
+
+async def _read(answer: aiohttp.ClientResponse, silence_s: float) -> bytes:
+    """Return what the network brings next; b"" at the end. Only reads are wrapped: a failed write is the client's."""
+    try:
+        if chunk := answer.content.read_nowait():
+            return chunk  # it was buffered: no timer is needed
+        if answer.content.is_eof():
+            return b""
+        async with asyncio.timeout(silence_s):
+            return await answer.content.readany()
+    except TimeoutError as error:
+        raise timed_out() from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise was_reset() from error
+
+
+def _parse_events(batch: Batch) -> None:
+    """Parse the followed events now. Raises ValueError here, where it is known that the upstream is at fault."""
+    for unit in batch:
+        if isinstance(unit, Event):
+            _ = unit.data
+
+
+def _forwarded_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    """The headers that callers receive: not those of one connection, nor those with control characters."""
+    excluded = NOT_FORWARDED
+    if named := answer.headers.get("connection"):
+        excluded = excluded.union(name.strip().lower() for name in named.split(","))
+    headers: dict[str, str] = {}
+    for name, value in answer.headers.items():
+        if name.lower() not in excluded:
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if upstream_id := answer.headers.get("x-request-id"):
+        headers["x-upstream-request-id"] = upstream_id
+    return {name: value for name, value in headers.items() if not _CONTROL.search(value)}
+
+
+def _is_envelope(body: bytes) -> bool:
+    try:
+        refusal: Any = orjson.loads(body)
+    except ValueError:
+        return False
+    return isinstance(refusal, Mapping) and isinstance(refusal.get("error"), Mapping)

@@ -1,0 +1,139 @@
+"""One request, from its head to its log line: checks, routing, and an answer for every error."""
+
+import asyncio
+import re
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+from opentelemetry.trace import Tracer
+
+from proxy.http.errors import FramingError, error_response, printable
+from proxy.http.exchange import Exchange
+from proxy.http.router import Router
+from proxy.shutdown import shutdown_error
+from proxy.telemetry.trace import Trace
+from proxy.wire.errors import HeadgateError, RequestError, Unavailable
+
+log = structlog.get_logger()
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})  # as parsed from a URL
+CLIENT_CLOSED_REQUEST = 499  # the status in the log when the client disconnected; it is never sent
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatcher:
+    """Answers every request of the server."""
+
+    router: Router
+    hosts: frozenset[str]  # the Host names that are served; empty: any
+    is_open: bool  # whether it has no callers, so that every client on this machine may use it
+    tracer: Tracer | None = None
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        trace = Trace(self.tracer, request.headers)
+        exchange = Exchange(request, f"req_{secrets.token_hex(16)}", trace)
+        record = exchange.record
+        record.method, record.path = request.method, printable(exchange.path)
+        try:
+            response = await self._answer(exchange)
+            record.status = response.status
+        except (asyncio.CancelledError, ConnectionError):
+            record.status = record.status or CLIENT_CLOSED_REQUEST
+            if getattr(request.protocol, "is_stalled", False):
+                record.code = "write_timeout"
+            raise
+        finally:
+            _finish(exchange)
+        return response
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        request, record = exchange.request, exchange.record
+        try:
+            self._check(request)
+            handler, exchange.path_values = self.router.match(request.method, exchange.path)
+            return await handler(exchange)
+        except HeadgateError as error:
+            refusal = error
+        except asyncio.CancelledError as cancelled:
+            refusal = shutdown_error(cancelled)
+            if request.writer.output_size > 0:
+                if record.status is None:  # the client did not read all of it in time
+                    record.status, record.code = 200, refusal.code
+                raise ConnectionResetError("the answer was cut off") from cancelled
+        except ConnectionError:
+            raise
+        except Exception as error:
+            log.exception("request.crashed", request_id=exchange.request_id)
+            refusal = HeadgateError("The gateway failed to answer this request.", code="internal_error")
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError("the answer was cut off") from error
+        record.code = refusal.code
+        response = error_response(refusal, exchange.common_headers())
+        if not request.content.is_eof() or request.method == "CONNECT" or isinstance(refusal, FramingError):
+            response.force_close()  # the rest of the body must not be read as the next request
+        return response
+
+    def _check(self, request: web.BaseRequest) -> None:
+        """Refuse what no handler should see. Raises HeadgateError."""
+        _check_framing(request)
+        self._check_host(request)
+        if self.is_open:
+            _check_site(request)
+        if not getattr(request.protocol, "is_admitted", True):
+            raise Unavailable("The gateway has no free connections; try again later.", code="connections_exhausted")
+
+    def _check_host(self, request: web.BaseRequest) -> None:
+        """Refuse other Host names: a web page must not reach an open gateway through a DNS name of its own."""
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) > 1:
+            raise RequestError("The request has more than one Host header; exactly one is allowed.")
+        if not self.hosts:
+            return
+        name = re.sub(r":\d*$", "", hosts[0]) if hosts else ""
+        if name.lower() not in self.hosts:
+            raise RequestError(f"The host '{printable(name)}' is not served here.", status=421)
+
+
+def _check_site(request: web.BaseRequest) -> None:
+    """Refuse what a web page of another site sends to a gateway without callers: it needs no key to be answered.
+
+    Source: https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
+    """
+    origin = request.headers.get("Origin")
+    if (origin is not None and not _is_loopback(origin)) or request.headers.get(
+        "Sec-Fetch-Site", ""
+    ).lower() == "cross-site":
+        message = "Requests of web pages from other sites are not allowed without callers."
+        raise RequestError(message, status=403, code="cross_site_request")
+    if request.body_exists and "Content-Type" not in request.headers:
+        raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
+
+
+def _is_loopback(origin: str) -> bool:
+    try:
+        return urlsplit(origin).hostname in LOOPBACK_HOSTS
+    except ValueError:
+        return False
+
+
+def _check_framing(request: web.BaseRequest) -> None:
+    """Refuse what the server's parser accepts although two readers could see two different bodies in it."""
+    if request.version not in ((1, 0), (1, 1)):
+        raise FramingError("Only HTTP/1.0 and HTTP/1.1 are supported.", status=505)
+    encodings = request.headers.getall("Transfer-Encoding", [])
+    if encodings and ([e.lower() for e in encodings] != ["chunked"] or request.version == (1, 0)):
+        raise FramingError("Transfer-Encoding is not supported; only chunked is, in HTTP/1.1.")
+
+
+def _finish(exchange: Exchange) -> None:
+    """Write the request's log line and end its span."""
+    duration_ms = round(exchange.trace.elapsed_s() * 1e3, 2)
+    fields = dict(exchange.record.known())
+    with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail the request
+        log.info("request.finished", request_id=exchange.request_id, **fields, duration_ms=duration_ms)
+    exchange.trace.end(exchange.record)

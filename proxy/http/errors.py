@@ -1,0 +1,26 @@
+"""An error as an HTTP answer: the only place where it gets its form."""
+
+from collections.abc import Mapping
+
+import orjson
+from aiohttp import web
+
+from proxy.http.send import BODY_HEADERS
+from proxy.wire.errors import HeadgateError, RequestError, envelope
+
+
+class FramingError(RequestError):
+    """The end of the request is not certain: its connection is closed, so that no rest is read as another request."""
+
+
+def error_response(error: HeadgateError, headers: Mapping[str, str]) -> web.Response:
+    """Return an error in the envelope that every client of the protocol reads."""
+    own = {**BODY_HEADERS, **headers, **error.headers}
+    if error.retry is not None:
+        own["x-should-retry"] = "true" if error.retry else "false"
+    return web.Response(status=error.status, headers=own, body=orjson.dumps(envelope(error)))
+
+
+def printable(text: str) -> str:
+    """Return the beginning of a caller's text, fit for a message or a log."""
+    return text[:128].encode("ascii", "backslashreplace").decode()

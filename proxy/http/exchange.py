@@ -1,0 +1,51 @@
+"""One request and what its answer needs: the state that handlers share, before and beside a call's context."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from proxy.context import Caller
+from proxy.http.send import BODY_HEADERS
+from proxy.identity.directory import Directory
+from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.trace import Trace
+
+
+class Exchange:
+    """A request, its id, trace and record, the headers that steps add to its answer, and the values of its path."""
+
+    __slots__ = ("answer_headers", "path", "path_values", "record", "request", "request_id", "trace")
+
+    def __init__(self, request: web.BaseRequest, request_id: str, trace: Trace) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.trace = trace
+        self.record = RequestRecord()
+        self.answer_headers: dict[str, str] = {}
+        self.path = request.raw_path.partition("?")[0]
+        self.path_values: Mapping[str, Any] = {}
+
+    @property
+    def query(self) -> str:
+        return self.request.raw_path.partition("?")[2]
+
+    def identify(self, directory: Directory) -> Caller:
+        """Return the authenticated caller, and record it. Raises Unauthenticated."""
+        caller = directory.identify(self.request.headers.getall("Authorization", []))
+        self.record.caller, self.record.team = caller.name, caller.team
+        return caller
+
+    def common_headers(self) -> dict[str, str]:
+        """Return the headers that every answer carries: id, timing, and what the steps added."""
+        return {
+            "Server": "headgate",
+            "x-request-id": self.request_id,
+            "Server-Timing": self.trace.server_timing(),
+            **self.answer_headers,
+        }
+
+    def json_response(self, body: object, *, status: int = 200) -> web.Response:
+        """Return an answer of the gateway's own."""
+        return web.Response(status=status, headers={**BODY_HEADERS, **self.common_headers()}, body=orjson.dumps(body))

@@ -1,0 +1,68 @@
+"""GET /healthz: the process is up. GET /readyz: whether calls can be answered."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+from aiohttp import web
+
+from backends import Backend
+from proxy.cached_result import CachedResult
+from proxy.http.exchange import Exchange
+from proxy.stores import Store
+
+REPORT_TTL_S = 1  # anyone may request it; backends and store are probed once a second at most
+PROBE_TIMEOUT_S = 3
+
+Report = tuple[int, dict[str, object]]
+
+
+class FileWriter(Protocol):
+    """A file that the gateway appends to."""
+
+    @property
+    def is_healthy(self) -> bool: ...
+
+
+class Health:
+    """Reports liveness and readiness, to load balancers and to people."""
+
+    def __init__(self, backends: Mapping[str, Backend], store: Store | None, files: Mapping[str, FileWriter]) -> None:
+        """`files` are the audit file and the like, by the word for them in the report."""
+        self._backends = backends
+        self._store = store
+        self._files = files
+        self._report = CachedResult(self._probe, REPORT_TTL_S)
+
+    async def alive(self, exchange: Exchange) -> web.StreamResponse:
+        return exchange.json_response({"status": "up"})
+
+    async def ready(self, exchange: Exchange) -> web.StreamResponse:
+        status, report = await self.report()
+        return exchange.json_response(report, status=status)
+
+    async def report(self) -> Report:
+        """Return a status and what was found: 503 only if no backend can be reached, as the rest is still served."""
+        return await self._report.get()
+
+    async def _probe(self) -> Report:
+        reached = await asyncio.gather(*(_is_ready(backend) for backend in self._backends.values()))
+        backends = dict(zip(self._backends, reached, strict=True))
+        store = None if self._store is None else await _is_ready(self._store)
+        files = {name: file.is_healthy for name, file in self._files.items()}
+        is_whole = all(reached) and store is not False and all(files.values())
+        status = "ready" if is_whole else "degraded" if any(reached) else "unready"
+        words = {True: "up", False: "down"}
+        report: dict[str, object] = {"status": status, "backends": {name: words[up] for name, up in backends.items()}}
+        if store is not None:
+            report["store"] = words[store]
+        report |= {name: "up" if healthy else "degraded" for name, healthy in files.items()}
+        return 503 if status == "unready" else 200, report
+
+
+async def _is_ready(part: Backend | Store) -> bool:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            return await part.ready()
+    except TimeoutError:
+        return False

@@ -1,0 +1,77 @@
+"""Method and path -> handler. Paths are compared as they were sent: nothing is decoded or normalized before.
+
+In a template `{id}` stands for an id of the protocol, `{name*}` for any rest of the path that is not empty.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from proxy.http.errors import printable
+from proxy.http.exchange import Exchange
+from proxy.wire.errors import RequestError
+
+Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+ID = "[A-Za-z0-9_-]{1,256}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    method: str
+    template: str
+    handler: Handler
+
+
+class Router:
+    """Finds the endpoint of a request."""
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self._exact: dict[str, dict[str, Handler]] = {}
+        self._templates: list[tuple[re.Pattern[str], dict[str, Handler]]] = []
+        by_template: dict[str, dict[str, Handler]] = {}
+        for endpoint in endpoints:
+            by_template.setdefault(endpoint.template, {})[endpoint.method] = endpoint.handler
+        for template, handlers in by_template.items():
+            if "{" in template:
+                self._templates.append((compile_template(template), handlers))
+            else:
+                self._exact[template] = handlers
+
+    def match(self, method: str, path: str) -> tuple[Handler, Mapping[str, Any]]:
+        """Return the handler of a request and the values of its template. Raises RequestError: 404, 405."""
+        handlers, values = self._handlers(path)
+        if handlers is None:
+            message = f"Unknown request URL: {method} {printable(path)}. Responses are created by POST /v1/responses."
+            raise RequestError(message, status=404)
+        handler = handlers.get(method)
+        if handler is None:
+            allowed = ", ".join(handlers)
+            message = f"{method} is not allowed at {printable(path)}; allowed: {allowed}."
+            raise RequestError(message, status=405, headers={"Allow": allowed})
+        return handler, values
+
+    def _handlers(self, path: str) -> tuple[dict[str, Handler] | None, Mapping[str, Any]]:
+        exact = self._exact.get(path)
+        if exact is not None:
+            return exact, {}
+        for pattern, handlers in self._templates:
+            if (found := pattern.fullmatch(path)) is not None:
+                return handlers, found.groupdict()
+        return None, {}
+
+
+def compile_template(template: str) -> re.Pattern[str]:
+    """Return the pattern of a path template such as /v1/responses/{id} or /v1/models/{name*}."""
+    pattern = ""
+    for part in re.split(r"(\{\w+\*?\})", template):
+        if part.endswith("*}"):
+            pattern += f"(?P<{part[1:-2]}>.+)"
+        elif part.endswith("}"):
+            pattern += f"(?P<{part[1:-1]}>{ID})"
+        else:
+            pattern += re.escape(part)
+    return re.compile(pattern)

@@ -1,0 +1,223 @@
+"""The HTTP server: aiohttp's, with timeouts for request heads, a bounded shutdown, and errors in the envelope."""
+
+import asyncio
+import logging
+import resource
+import secrets
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import structlog
+from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import ContentEncodingError
+
+from proxy.http.body import unsupported_encoding
+from proxy.http.errors import error_response
+from proxy.shutdown import cancel_for_shutdown
+from proxy.wire.errors import HeadgateError, RequestError
+
+log = structlog.get_logger()
+
+LINGERING_S = 2.0  # how long the rest of a refused body is read, so that the client can read the refusal
+GRACE_S = 2.0  # how long to wait at shutdown for a client that must read before the end can be written
+END_S = 0.5  # how long the client has to read the end itself
+IDLE_GRACE_S = 0.5  # how long an idle connection may still send a request after shutdown began
+POLL_S = 0.02  # how often a paused connection is checked at shutdown
+RESERVED_FILES = 128  # for files, stores and the listener
+MIN_CONNECTIONS = 32
+_SILENT = logging.getLogger("headgate.aiohttp")
+_SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, keys included
+
+
+def connection_limit() -> int:
+    """Return how many connections the limit on open files allows: a call may need one to its backend as well."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(MIN_CONNECTIONS, (soft - RESERVED_FILES) // 2)
+
+
+class Server(web.Server):
+    """Creates a Connection for each client.
+
+    `head_timeout_s`: how long a request's head may take to arrive. `write_timeout_s`: how long a client may leave an
+    answer unread while more of it waits to be sent. `max_connections`: how many clients are served at once.
+    """
+
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        head_timeout_s: float,
+        write_timeout_s: float,
+        idle_timeout_s: float,
+        max_connections: int,
+        **options: Any,
+    ) -> None:
+        self._head_timeout_s = head_timeout_s
+        self._write_timeout_s = write_timeout_s
+        self._max_connections = max_connections
+        self._is_full = False
+        super().__init__(
+            handler,
+            handler_cancellation=True,  # a client that disconnects ends the work behind its request
+            keepalive_timeout=idle_timeout_s,
+            lingering_time=LINGERING_S,
+            access_log=None,
+            logger=_SILENT,
+            **options,
+        )
+
+    def __call__(self) -> "Connection":
+        timeouts = {"head_timeout_s": self._head_timeout_s, "write_timeout_s": self._write_timeout_s}
+        return Connection(self, loop=self._loop, **timeouts, **self._kwargs)
+
+    def admit_connection(self) -> bool:
+        """Whether one more connection is within the limit. The first one beyond it is logged."""
+        is_full = len(self.connections) > self._max_connections
+        if is_full and not self._is_full:
+            log.warning("connections.exhausted", limit=self._max_connections)
+        self._is_full = is_full
+        return not is_full
+
+
+class Connection(web.RequestHandler):
+    """One client's connection. It is closed when a request's head, or the reading of an answer, takes too long."""
+
+    __slots__ = (
+        "_head_began", "_head_check", "_head_timeout_s", "_next_request", "_write_check", "_write_timeout_s",
+        "is_admitted", "is_draining", "is_stalled",
+    )  # fmt: skip
+
+    def __init__(self, manager: Server, *, head_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._head_timeout_s = head_timeout_s
+        self._write_timeout_s = write_timeout_s
+        self._head_began: float | None = None
+        self._head_check: asyncio.TimerHandle | None = None
+        self._write_check: asyncio.TimerHandle | None = None
+        self._next_request: asyncio.Future[None] | None = None
+        self.is_admitted = True  # False: over the limit of connections, its one request is refused
+        self.is_draining = False  # whether the next answer is the last on this connection
+        self.is_stalled = False  # whether it was closed because its client did not read
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        manager = self._manager
+        self.is_admitted = not isinstance(manager, Server) or manager.admit_connection()
+        self._head_began = self._loop.time()  # a client that connects is expected to send a request
+        self._check_later()
+
+    def data_received(self, data: bytes) -> None:
+        complete = self._request_count
+        super().data_received(data)
+        if self._request_count > complete or self._request_in_progress:
+            self._head_began = None
+            if self._next_request is not None and not self._next_request.done():
+                self._next_request.set_result(None)
+        elif self._head_began is None:
+            self._head_began = self._loop.time()
+        if self._request_count > complete and (body := self._unfinished_body()):
+            # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
+            body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        for check in (self._head_check, self._write_check):
+            if check is not None:
+                check.cancel()
+        if self._next_request is not None and not self._next_request.done():
+            self._next_request.set_result(None)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read fast enough: give it until the write timeout to catch up."""
+        super().pause_writing()
+        self._write_check = self._loop.call_later(self._write_timeout_s, self._close_stalled)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_check is not None:
+            self._write_check.cancel()
+
+    def _close_stalled(self) -> None:
+        if self.transport is not None:
+            self.is_stalled = True
+            self.transport.abort()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
+        """Let the running call finish for `timeout` seconds, then cancel it so that it can end its answer.
+
+        A client that does not read that end is disconnected. aiohttp would wait twice as long, or forever if it is 0.
+        """
+        if timeout and self._current_request is None:
+            await self._await_last_request(min(timeout, IDLE_GRACE_S))
+        if (call := self._task_handler) is not None and timeout is not None:
+            last = self._loop.time() + timeout + GRACE_S
+            self._loop.call_later(timeout, self._cancel, call, last)
+            self._loop.call_at(last + END_S, cancel_for_shutdown, call)
+        if body := self._unfinished_body():
+            with suppress(Exception):  # however the body ends, nothing more of it will come
+                await asyncio.wait_for(body.wait_eof(), timeout)
+        await super().shutdown(None if timeout is None else timeout + GRACE_S + END_S)
+
+    def _cancel(self, call: asyncio.Task[None], last: float, *, confirmed: bool = False) -> None:
+        """Cancel a call where it can still write an end: while it waits for its backend, not for its client to read.
+
+        At the time `last` it is cancelled wherever it is.
+        """
+        if self.writing_paused and self._loop.time() < last:
+            self._loop.call_later(POLL_S, self._cancel, call, last)
+        elif not confirmed:  # a write that has just become possible continues first
+            self._loop.call_soon(partial(self._cancel, call, last, confirmed=True))
+        else:
+            cancel_for_shutdown(call)
+
+    def close(self) -> None:
+        """Begin to drain: the request that runs, or one that is on its way, is the last. `shutdown` closes.
+
+        aiohttp would close idle connections at once, and reset those whose client is just sending a request.
+        """
+        self.is_draining = True
+
+    async def _await_last_request(self, timeout_s: float) -> None:
+        """Wait for a request on an idle connection."""
+        self._next_request = self._loop.create_future()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._next_request, timeout_s)
+
+    def _unfinished_body(self) -> StreamReader | None:
+        """The body that is still being received, if there is one."""
+        current = self._current_request
+        return None if current is None or current.content.is_eof() else current.content
+
+    def _check_later(self) -> None:
+        self._head_check = self._loop.call_later(self._head_timeout_s / 4, self._check_head)
+
+    def _check_head(self) -> None:
+        late = self._head_began is not None and self._loop.time() - self._head_began >= self._head_timeout_s
+        if late and self.transport is not None:
+            self.force_close()
+        else:
+            self._check_later()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what does not reach a handler: a head that is not valid HTTP. Nothing of the request is repeated."""
+        del message
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer was cut off") from exc
+        refusal: HeadgateError
+        if isinstance(exc, ContentEncodingError):
+            refusal = unsupported_encoding("in an unknown way")
+        elif status < 500:
+            refusal = RequestError("The request is not valid HTTP.", status=status)
+        else:
+            refusal = HeadgateError("The gateway failed to answer this request.", status=status, code="internal_error")
+        request_id = f"req_{secrets.token_hex(16)}"
+        if status < 500:
+            log.info("request.rejected", request_id=request_id, status=refusal.status)
+        else:
+            log.error("request.crashed", request_id=request_id, exc_info=exc)
+        response = error_response(refusal, {"x-request-id": request_id})
+        response.force_close()
+        return response

@@ -1,0 +1,1 @@
+"""From a key to the caller it belongs to."""

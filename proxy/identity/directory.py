@@ -1,0 +1,41 @@
+"""The Authorization header -> Caller."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+
+from proxy.context import Caller
+from proxy.wire.errors import Unauthenticated
+
+ANONYMOUS = Caller("anybody", "anybody")
+"""The caller of every request to a gateway without callers."""
+# Source: https://www.rfc-editor.org/rfc/rfc6750#section-2.1 (b64token)
+KEY = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
+_BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
+
+
+class Directory:
+    """Knows callers by the SHA-256 of their key."""
+
+    def __init__(self, callers: Mapping[bytes, Caller]) -> None:
+        self._callers = dict(callers)
+
+    def identify(self, authorization: Sequence[str]) -> Caller:
+        """Return the caller that these values of the Authorization header name. Raises Unauthenticated."""
+        if not self._callers:
+            return ANONYMOUS
+        if not authorization:
+            raise Unauthenticated(
+                "You didn't provide an API key. You need to provide your API key in an Authorization header using "
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+            )
+        if len(authorization) > 1:
+            raise Unauthenticated("The request has more than one Authorization header; exactly one is allowed.")
+        match = _BEARER.fullmatch(authorization[0])
+        if match is not None:  # an empty key matches no caller, not even one whose key is empty
+            digest = hashlib.sha256(match[1].encode()).digest()
+            for known, caller in self._callers.items():
+                if hmac.compare_digest(known, digest):
+                    return caller
+        raise Unauthenticated("Incorrect API key provided. Ask the operator of this gateway for a key.")

@@ -1,0 +1,122 @@
+"""A store in a SQLite file, shared by the processes of one machine.
+
+Keeps: until an entry expires, also across restarts. What was acknowledged survives the end of any process, kill -9
+    included. A power cut or a crash of the operating system may lose the last moments before it, but leaves the file
+    consistent. The file must be on a local disk, because WAL mode needs memory that its processes share. Time is the
+    machine's clock: setting that back prolongs what is kept. Free room is used again; the file does not shrink.
+Fails: with StoreError when a command takes longer than `timeout_ms`, `max_waiting` commands wait, the disk is full or
+    the file is damaged. A command that is cancelled or timed out while it waits is not carried out; one that is already
+    running is carried out as a whole. `start` fails with ValueError for a path that cannot be written, a file that is
+    no database or belongs to another program, and a schema that is newer than this program.
+Source: https://sqlite.org/wal.html, https://sqlite.org/lang_transaction.html
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+
+from pydantic import AfterValidator, PositiveInt, PrivateAttr
+
+from proxy.stores import Grant, Store, StoreError
+from proxy.stores.sqlite.database import open_database
+from proxy.stores.sqlite.transaction import Transaction
+from proxy.stores.sqlite.worker import Command, Worker
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _expand_user(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path} names a home directory that cannot be determined") from error
+
+
+class SqliteStore(Store):
+    path: Annotated[Path, AfterValidator(_expand_user)]
+    """The file, created if it does not exist, in a folder that does; ~ is the home directory."""
+    timeout_ms: PositiveInt = 1_000
+    """How long a command may take, including the wait for other processes, in milliseconds."""
+    max_waiting: PositiveInt = 1_000
+    """How many commands may wait at most."""
+
+    _worker: Worker | None = PrivateAttr(default=None)
+
+    @cached_property
+    def _clock(self) -> Callable[[], float]:
+        return time.time
+
+    async def start(self) -> None:
+        database = await asyncio.to_thread(open_database, self.path.absolute(), self.timeout_ms / 1000)
+        self._worker = Worker(database, self._clock, self.max_waiting)
+
+    async def close(self) -> None:
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.close)
+
+    async def get(self, key: str) -> bytes | None:
+        return await self._read(Transaction.get, key)
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+        return await self._write(Transaction.put, key, value, ttl_s, if_absent=if_absent)
+
+    async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
+        return await self._write(Transaction.add, key, amount, ttl_s)
+
+    async def delete(self, key: str) -> None:
+        await self._write(Transaction.delete, key)
+
+    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+        return await self._write(Transaction.take, key, amount, limit, window_s, whole=whole)
+
+    async def give(self, key: str, amount: int, *, window: int) -> None:
+        await self._write(Transaction.give, key, amount, window)
+
+    async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
+        return await self._write(Transaction.append, key, value, ttl_s)
+
+    async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
+        return await self._read(Transaction.tail, key, after, limit)
+
+    async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
+        return await self._write(Transaction.claim, key, owner, lease_s)
+
+    async def release(self, key: str, owner: str) -> None:
+        await self._write(Transaction.release, key, owner)
+
+    async def scan(self, prefix: str) -> AsyncIterator[str]:
+        last: str | None = None
+        while keys := await self._read(Transaction.scan, prefix, last):
+            for key in keys:
+                yield key
+            last = keys[-1]
+
+    async def ready(self) -> bool:
+        try:
+            await self._read(Transaction.has_expired)
+        except StoreError:
+            return False
+        return True
+
+    async def _read(self, verb: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = await self._ask(lambda transaction: verb(transaction, *args, **kwargs), writes=False)
+        return result
+
+    async def _write(self, verb: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = await self._ask(lambda transaction: verb(transaction, *args, **kwargs), writes=True)
+        return result
+
+    async def _ask(self, run: Callable[[Transaction], object], *, writes: bool) -> Any:
+        if self._worker is None:
+            raise StoreError("the store is not started")
+        command = Command(run, writes, asyncio.get_running_loop().create_future())
+        self._worker.submit(command)
+        try:
+            async with asyncio.timeout(self.timeout_ms / 1000):
+                return await command.done
+        except TimeoutError as error:
+            raise StoreError(f"the command took longer than timeout_ms, which is {self.timeout_ms}") from error

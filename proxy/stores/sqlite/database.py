@@ -1,0 +1,86 @@
+"""Opens the file of the SQLite store: its mode, its settings, its schema."""
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+SCHEMA = (
+    "CREATE TABLE schema (version INTEGER NOT NULL)",
+    # key: NULL in a row that was deleted or replaced and waits for the sweep. kind: value, counter, journal or lease.
+    # data: the bytes of a value, the owner of a lease. number: what is in use of a counter, the length of a journal.
+    # window: identifies the window of a counter. expires_at: seconds since 1970.
+    """CREATE TABLE record (id INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT NOT NULL, data BLOB, number INTEGER,
+        window INTEGER, expires_at REAL NOT NULL)""",
+    "CREATE INDEX record_expires_at ON record (expires_at)",
+    # The entries of a journal; `journal` is the id of its record.
+    """CREATE TABLE entry (journal INTEGER NOT NULL, position INTEGER NOT NULL, data BLOB NOT NULL,
+        PRIMARY KEY (journal, position)) WITHOUT ROWID""",
+)
+RETRY_S = 0.01
+WAL_MAX_BYTES = 67_108_864
+
+
+def open_database(path: Path, timeout_s: float) -> sqlite3.Connection:
+    """Open or create the file. Raises ValueError, with the path, when that is impossible."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # -wal and -shm get the same mode
+    except OSError as error:
+        raise ValueError(f"{path} cannot be opened: {error.strerror}") from error
+    database = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+    try:
+        _check_schema(database)
+        _set_wal_mode(database, timeout_s)
+        _create_schema(database)
+    except sqlite3.Error as error:
+        database.close()
+        found = "is not a SQLite database" if error.sqlite_errorname == "SQLITE_NOTADB" else f"cannot be used: {error}"
+        raise ValueError(f"{path} {found}") from error
+    except ValueError as error:
+        database.close()
+        raise ValueError(f"{path} {error}") from error
+    return database
+
+
+def _check_schema(database: sqlite3.Connection) -> None:
+    """Raises ValueError unless the database is empty or has the schema of this version; it is not changed here."""
+    tables = _tables(database)
+    if not tables:
+        return
+    if not tables >= {"schema", "record", "entry"}:
+        raise ValueError("is a database of another program")
+    (version,) = database.execute("SELECT max(version) FROM schema").fetchone()
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"has schema version {version}; this program knows version {SCHEMA_VERSION}")
+
+
+def _set_wal_mode(database: sqlite3.Connection, timeout_s: float) -> None:
+    """Turn on WAL mode. SQLite's own timeout does not hold when several processes do this at the same time."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_S)
+    if mode != "wal":
+        raise ValueError("is on a file system that WAL mode does not work on; use a local disk")
+    database.execute("PRAGMA synchronous = NORMAL")
+    database.execute(f"PRAGMA journal_size_limit = {WAL_MAX_BYTES}")
+
+
+def _create_schema(database: sqlite3.Connection) -> None:
+    """Create the schema unless another process has done so."""
+    database.execute("BEGIN IMMEDIATE")
+    if not _tables(database):
+        for statement in SCHEMA:
+            database.execute(statement)
+        database.execute("INSERT INTO schema VALUES (?)", (SCHEMA_VERSION,))
+    database.execute("COMMIT")
+
+
+def _tables(database: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

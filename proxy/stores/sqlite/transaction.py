@@ -1,0 +1,160 @@
+"""What each verb of the SQLite store does within a transaction."""
+
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from proxy.stores import LONGEST_S, Grant, StoreError, grantable
+
+SCAN_MAX = 500
+VALUE, COUNTER, JOURNAL, LEASE = "value", "counter", "journal", "lease"
+
+
+class Record(NamedTuple):
+    """The row of a key."""
+
+    id: int
+    kind: str
+    data: bytes | None
+    number: int
+    window: int
+    expires_at: float
+
+
+class Transaction:
+    """The verbs at one moment in time. Each looks before it writes, so one that fails has changed nothing."""
+
+    def __init__(self, database: sqlite3.Connection, now: float) -> None:
+        self._execute = database.execute
+        self._now = now
+
+    def get(self, key: str) -> bytes | None:
+        found = self._find(key, VALUE)
+        return None if found is None else found.data
+
+    def put(self, key: str, value: bytes, ttl_s: float, *, if_absent: bool) -> bool:
+        if if_absent and self._any(key) is not None:
+            return False
+        self._insert(key, VALUE, ttl_s, data=value)
+        return True
+
+    def add(self, key: str, amount: int, ttl_s: float) -> int:
+        try:
+            total = int(self.get(key) or b"0") + amount
+        except ValueError as error:
+            raise StoreError("the value is not a number") from error
+        self._insert(key, VALUE, ttl_s, data=str(total).encode())
+        return total
+
+    def delete(self, key: str) -> None:
+        self._retire_journal(key)
+        self._execute("DELETE FROM record WHERE key = ?", (key,))
+
+    def take(self, key: str, amount: int, limit: int, window_s: float, *, whole: bool) -> Grant:
+        found = self._find(key, COUNTER)
+        used = 0 if found is None else found.number
+        granted = grantable(amount, used, limit, whole=whole)
+        if found is not None:
+            if granted:
+                self._execute("UPDATE record SET number = ? WHERE id = ?", (used + granted, found.id))
+            return Grant(granted, used + granted, found.window, found.expires_at - self._now)
+        if not granted:
+            return Grant(0, 0, 0, window_s)
+        window = secrets.randbits(53) or 1
+        self._insert(key, COUNTER, window_s, number=granted, window=window)
+        return Grant(granted, granted, window, min(window_s, LONGEST_S))
+
+    def give(self, key: str, amount: int, window: int) -> None:
+        found = self._find(key, COUNTER)
+        if found is not None and found.window == window:
+            left = max(0, found.number - max(0, amount))
+            self._execute("UPDATE record SET number = ? WHERE id = ?", (left, found.id))
+
+    def append(self, key: str, value: bytes, ttl_s: float) -> int:
+        found = self._find(key, JOURNAL)
+        if found is None:
+            journal, position = self._insert(key, JOURNAL, ttl_s, number=1), 1
+        else:
+            journal, position = found.id, found.number + 1
+            row = (position, self._end(ttl_s), journal)
+            self._execute("UPDATE record SET number = ?, expires_at = ? WHERE id = ?", row)
+        self._execute("INSERT INTO entry VALUES (?, ?, ?)", (journal, position, value))
+        return position
+
+    def tail(self, key: str, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
+        found = self._find(key, JOURNAL)
+        if found is None:
+            return []
+        select = "SELECT position, data FROM entry WHERE journal = ? AND position > ? ORDER BY position LIMIT ?"
+        return self._execute(select, (found.id, after, max(0, limit))).fetchall()
+
+    def claim(self, key: str, owner: str, lease_s: float) -> bool:
+        found = self._find(key, LEASE)
+        if found is not None and found.data != owner.encode():
+            return False
+        self._insert(key, LEASE, lease_s, data=owner.encode())
+        return True
+
+    def release(self, key: str, owner: str) -> None:
+        found = self._find(key, LEASE)
+        if found is not None and found.data == owner.encode():
+            self._execute("DELETE FROM record WHERE id = ?", (found.id,))
+
+    def scan(self, prefix: str, last: str | None) -> Sequence[str]:
+        """Return the next keys after `last` that start with `prefix`."""
+        select = "SELECT key FROM record WHERE key >= ? AND key IS NOT ? AND expires_at > ? ORDER BY key LIMIT ?"
+        rows = self._execute(select, (prefix if last is None else last, last, self._now, SCAN_MAX))
+        return [key for (key,) in rows if key.startswith(prefix)]
+
+    def has_expired(self) -> bool:
+        """Whether there is anything to sweep."""
+        return self._execute("SELECT 1 FROM record WHERE expires_at <= ? LIMIT 1", (self._now,)).fetchone() is not None
+
+    def sweep(self, limit: int) -> bool:
+        """Remove at most `limit` rows that have expired, and return whether more may be left."""
+        select = "SELECT id, kind FROM record WHERE expires_at <= ? ORDER BY expires_at LIMIT ?"
+        for record, kind in self._execute(select, (self._now, limit)).fetchall():
+            if kind == JOURNAL:
+                limit -= self._sweep_entries(record, limit)
+            if limit <= 0:
+                return True
+            self._execute("DELETE FROM record WHERE id = ?", (record,))
+            limit -= 1
+        return limit <= 0
+
+    def _sweep_entries(self, journal: int, limit: int) -> int:
+        """Remove the first entries of a journal, and return how many."""
+        delete = """DELETE FROM entry WHERE journal = ?1 AND position <
+            (SELECT min(position) FROM entry WHERE journal = ?1) + ?2"""
+        return self._execute(delete, (journal, limit)).rowcount
+
+    def _any(self, key: str) -> Record | None:
+        """Return the unexpired record of a key, of whatever kind."""
+        select = "SELECT id, kind, data, number, window, expires_at FROM record WHERE key = ? AND expires_at > ?"
+        row = self._execute(select, (key, self._now)).fetchone()
+        return None if row is None else Record(*row)
+
+    def _find(self, key: str, kind: str) -> Record | None:
+        """Return the unexpired record of that kind. Raises StoreError when the key holds another kind."""
+        found = self._any(key)
+        if found is not None and found.kind != kind:
+            raise StoreError(f"the key holds a {found.kind}, not a {kind}")
+        return found
+
+    def _insert(
+        self, key: str, kind: str, ttl_s: float, *, data: bytes | None = None, number: int = 0, window: int = 0
+    ) -> int:
+        """Write a record in place of what the key holds, and return its id."""
+        self._retire_journal(key)
+        row = (key, kind, data, number, window, self._end(ttl_s))
+        insert = "INSERT OR REPLACE INTO record (key, kind, data, number, window, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+        return self._execute(insert, row).lastrowid or 0
+
+    def _retire_journal(self, key: str) -> None:
+        """Take the key from a journal. The sweep removes its entries, which may be many, in slices."""
+        update = "UPDATE record SET key = NULL, expires_at = 0 WHERE key = ? AND kind = 'journal'"
+        self._execute(update, (key,))
+
+    def _end(self, ttl_s: float) -> float:
+        return self._now + min(ttl_s, LONGEST_S)

@@ -1,0 +1,281 @@
+"""An upstream that fails in every way there is, on a raw socket behind a real gate."""
+
+import gzip
+import socket
+
+import orjson
+import pytest
+from openai import APIError, AsyncOpenAI, InternalServerError
+
+from tests.raw import RawUpstream, ask, events, no_tasks_left, playing, post, until, whole  # noqa: F401
+from tests.upstream import CANONICAL, final_body
+
+FINAL = final_body()
+JSON, SSE = "Content-Type: application/json", "Content-Type: text/event-stream"
+OPEN_ENDED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"  # ends where the connection ends
+FRAMES = [frame + b"\n\n" for frame in CANONICAL.split(b"\n\n") if frame]
+BEGUN = b"".join(FRAMES[:6])
+REFUSAL = b'{"error":  {"message":"No.","type":"server_error","param":null,"code":"no"}}'
+BOTH = pytest.mark.parametrize("call", [b'{"model":"m"}', b'{"model":"m","stream":true}'], ids=["json", "stream"])
+STREAM = post(b'{"model":"m","stream":true}')
+
+
+def damaged(name: str, data: bytes) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+
+
+@pytest.fixture
+async def upstream():
+    """Answers as the canonical response does, until a test lets it `play` something else."""
+    async with RawUpstream(playing(whole(FINAL, JSON))) as server:
+        yield server
+        await until(lambda: server.open == 0)  # the gate is closed by now, and has kept nothing
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATES_KEY", "sk-gate")
+
+
+@pytest.fixture
+async def gate(upstream: RawUpstream, start_gate) -> str:
+    """A gate before `upstream`."""
+    return await start_gate(tables(f"{upstream.address}/v1"))
+
+
+@pytest.fixture
+async def impatient(upstream: RawUpstream, start_gate) -> str:
+    """A gate that waits half a second for each thing."""
+    waits = {"first_byte_timeout_s": 0.5, "between_bytes_timeout_s": 0.5}
+    return await start_gate(tables(f"{upstream.address}/v1", **waits))
+
+
+def tables(base_url: str, **more: object) -> dict[str, object]:
+    backend = {"name": "fake", "use": "upstream", "base_url": base_url, "api_key": "env:GATES_KEY"}
+    return {"backend": [backend | more], "route": [{"model": "*", "backend": "fake"}]}
+
+
+FAULTS = {
+    "closed before the head": (playing(end="close"), 502, "upstream_reset"),
+    "reset before the head": (playing(end="reset"), 502, "upstream_reset"),
+    "reset in the head": (playing(b"HTTP/1.1 200 OK\r\nContent-", end="reset"), 502, "upstream_reset"),
+    "closed in the body": (playing(whole(FINAL, JSON)[:-9], end="close"), 502, "upstream_reset"),
+    "reset in the body": (playing(whole(FINAL, JSON)[:-9], end="reset"), 502, "upstream_reset"),
+    "no HTTP": (playing(b"hello\r\n\r\n", end="close"), 502, "upstream_invalid_response"),
+    "two framings": (playing(whole(FINAL, JSON, "Transfer-Encoding: chunked")), 502, "upstream_invalid_response"),
+    "a header of 200 kB": (playing(whole(FINAL, JSON, "X-A: " + "a" * 200_000)), 502, "upstream_invalid_response"),
+    "a NUL in a header": (playing(whole(FINAL, JSON, "X-A: a\0")), 502, "upstream_invalid_response"),
+    "302": (playing(whole(b"", "Location: /x", status="302 Found")), 502, "upstream_invalid_response"),
+    "307": (playing(whole(b"", "Location: /x", status="307 Go")), 502, "upstream_invalid_response"),
+    "101": (playing(b"HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"), 502, "upstream_invalid_response"),
+    "204": (playing(b"HTTP/1.1 204 No\r\n\r\n"), 502, "upstream_invalid_response"),
+    "999": (playing(whole(REFUSAL, JSON, status="999 What")), 502, "upstream_invalid_response"),
+    "200 with HTML": (playing(whole(b"<html>", "Content-Type: text/html")), 502, "upstream_invalid_response"),
+    "200 with nothing": (playing(whole(b"", JSON)), 502, "upstream_invalid_response"),
+    "200 with a list": (playing(whole(b"[]", JSON)), 502, "upstream_invalid_response"),
+    "200 with half a JSON": (playing(whole(FINAL[:-9], JSON)), 502, "upstream_invalid_response"),
+    "events under a wrong name": (
+        playing(whole(CANONICAL, "Content-Type: text/plain")),
+        502,
+        "upstream_invalid_response",
+    ),
+    "an unknown packing": (playing(whole(FINAL, JSON, "Content-Encoding: br")), 502, "upstream_invalid_response"),
+    "a stream of no events": (playing(whole(b"", SSE)), 502, "upstream_cut"),
+    "a stream of the sentinel": (playing(whole(b"data: [DONE]\n\n", SSE)), 502, "upstream_cut"),
+    "a first event that is no JSON": (
+        playing(whole(damaged("response.created", b'{"type":"response.created",nope'), SSE)),
+        502,
+        "upstream_invalid_response",
+    ),
+    "401": (playing(whole(b'{"error":{"message":"sk-gate"}}', JSON, status="401 No")), 502, "upstream_auth"),
+}
+
+
+SILENCES = {
+    "before the head": playing(end="hang"),
+    "in the head": playing(b"HTTP/1.1 200 OK\r\nContent-", end="hang"),
+    "in the body": playing(whole(FINAL, JSON)[:-9], end="hang"),
+    "before the first event": playing(OPEN_ENDED, end="hang"),
+    "in the first event": playing(OPEN_ENDED + FRAMES[0][:-9], end="hang"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("play", SILENCES.values(), ids=SILENCES)
+async def test_a_silence_before_the_first_event_is_a_504(impatient: str, upstream: RawUpstream, call: bytes, play):
+    """And the upstream is told that nobody waits any more."""
+    upstream.play = play
+    answer = await ask(impatient, post(call))
+
+    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
+    await until(lambda: upstream.open == 0)
+    upstream.play = playing(whole(FINAL, JSON))
+    assert (await ask(impatient, post())).status == 200
+
+
+@BOTH
+@pytest.mark.parametrize(("play", "status", "code"), FAULTS.values(), ids=FAULTS)
+async def test_a_fault_before_the_first_event_is_a_status(gate, upstream: RawUpstream, call, play, status, code):
+    """Stream or not: an error of ours in the envelope, nothing of what the upstream said, and the next call is served."""
+    upstream.play = play
+    answer = await ask(gate, post(call))
+
+    assert (answer.status, answer.error["code"], answer.error["type"]) == (status, code, "server_error")
+    assert "sk-gate" not in str(answer)
+    assert len(upstream.requests) == 1  # neither retried nor redirected
+    upstream.play = playing(whole(FINAL, JSON))
+    assert (await ask(gate, post())).status == 200
+
+
+LATE_FAULTS = {
+    "closed": (playing(whole(CANONICAL, SSE)[: 100 + len(BEGUN)], end="close"), "upstream_reset"),
+    "reset": (playing(whole(CANONICAL, SSE)[: 100 + len(BEGUN)], end="reset"), "upstream_reset"),
+    "ended in the middle of a frame": (playing(OPEN_ENDED + BEGUN + FRAMES[6][:-20], end="close"), "upstream_cut"),
+    "ended without its last event": (playing(whole(BEGUN, SSE)), "upstream_cut"),
+    "ended with the sentinel alone": (playing(whole(BEGUN + b"data: [DONE]\n\n", SSE)), "upstream_cut"),
+    "silent": (playing(OPEN_ENDED + BEGUN, end="hang"), "upstream_timeout"),
+    "silent in the middle of a frame": (playing(OPEN_ENDED + BEGUN + FRAMES[6][:-20], end="hang"), "upstream_timeout"),
+}
+
+
+@pytest.mark.parametrize(("play", "code"), LATE_FAULTS.values(), ids=LATE_FAULTS)
+async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_asks(
+    gate, impatient, upstream, play, code
+):
+    """The open item closed, the union-form `error`, then `response.failed`, then the sentinel; numbers go on; nothing is made up as completed."""
+    upstream.play = play
+    answer = await ask(impatient if code == "upstream_timeout" else gate, STREAM)
+    *passed, closed, error, failed, done = events(answer.body)
+
+    assert answer.status == 200
+    assert [event["type"] for event in passed] == [event["type"] for event in events(BEGUN)]
+    assert (closed["type"], closed["item"]["status"]) == ("response.output_item.done", "incomplete")
+    assert failed["response"]["output"] == [closed["item"]]
+    assert (error["type"], error["code"], error["error"]["code"], error["param"]) == ("error", code, code, None)
+    assert (failed["type"], failed["response"]["status"], done) == ("response.failed", "failed", "[DONE]")
+    assert failed["response"]["error"] == {"code": "server_error", "message": error["message"]}
+    assert failed["response"]["id"] == passed[0]["response"]["id"]
+    assert [event["sequence_number"] for event in (*passed, closed, error, failed)] == list(range(len(passed) + 3))
+    await until(lambda: upstream.open == 0 or code != "upstream_timeout")
+
+
+@pytest.mark.parametrize(("play", "code"), LATE_FAULTS.values(), ids=LATE_FAULTS)
+async def test_a_stream_that_fails_is_a_status_to_who_asked_for_json(gate, impatient, upstream, play, code: str):
+    """Whoever waits for the whole answer gets no half of it."""
+    upstream.play = play
+    answer = await ask(impatient if code == "upstream_timeout" else gate, post())
+
+    assert (answer.status, answer.error["code"]) == (504 if code == "upstream_timeout" else 502, code)
+
+
+async def test_the_sdk_raises_what_went_wrong(gate: str, upstream: RawUpstream):
+    """Before the first event by its status, after it by the `error` event: never a short answer that looks whole."""
+    async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
+        upstream.play = playing(end="reset")
+        with pytest.raises(InternalServerError) as before:
+            await client.responses.create(model="m", input="Hi", stream=True)
+        upstream.play = LATE_FAULTS["reset"][0]
+        async with await client.responses.create(model="m", input="Hi", stream=True) as stream:
+            with pytest.raises(APIError, match="broke off") as after:
+                seen = [event.type async for event in stream]
+        async with client.responses.stream(model="m", input="Hi") as helped:
+            with pytest.raises(APIError, match="broke off"):
+                await helped.get_final_response()
+
+    assert (before.value.status_code, before.value.code) == (502, "upstream_reset")
+    assert after.value.code == "upstream_reset"
+    assert "seen" not in locals()
+
+
+WHOLE = {
+    "JSON": playing(whole(FINAL, JSON)),
+    "JSON with a charset": playing(whole(FINAL, "content-type: application/json; charset=utf-8")),
+    "JSON without a name": playing(whole(FINAL)),
+    "JSON under a wrong name": playing(whole(FINAL, "Content-Type: text/html")),
+    "JSON that ends with the connection": playing(b"HTTP/1.0 200 OK\r\n\r\n" + FINAL, end="close"),
+    "JSON, packed though nobody asked": playing(whole(gzip.compress(FINAL), JSON, "Content-Encoding: gzip")),
+    "events": playing(whole(CANONICAL, SSE)),
+    "events with a charset": playing(whole(CANONICAL, "content-type: Text/Event-Stream; charset=utf-8")),
+    "events, packed though nobody asked": playing(whole(gzip.compress(CANONICAL), SSE, "Content-Encoding: gzip")),
+    "events byte by byte": playing(OPEN_ENDED, *(bytes([byte]) for byte in CANONICAL), end="close"),
+    "events whose sentinel is missing": playing(OPEN_ENDED + b"".join(FRAMES[:-1]), end="close"),
+    "events whose last line end is missing": playing(OPEN_ENDED + b"".join(FRAMES[:-1])[:-2], end="close"),
+    "behind 100 Continue": playing(b"HTTP/1.1 100 Continue\r\n\r\n", whole(FINAL, JSON)),
+    "behind 103 Early Hints": playing(b"HTTP/1.1 103 Early\r\nLink: </x>\r\n\r\n", whole(CANONICAL, SSE)),
+}
+
+
+@pytest.mark.parametrize("play", WHOLE.values(), ids=WHOLE)
+async def test_an_answer_has_the_shape_that_was_asked_for(gate: str, upstream: RawUpstream, play):
+    """Whichever the upstream speaks: a body is unfolded into events that the SDK's helper takes, a stream is folded."""
+    upstream.play = play
+    body = await ask(gate, post())
+    stream = await ask(gate, STREAM)
+    async with (
+        AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client,
+        client.responses.stream(model="m", input="Hi") as helped,
+    ):
+        final = await helped.get_final_response()
+
+    assert (body.status, body.headers["content-type"]) == (200, "application/json")
+    assert (stream.status, stream.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    assert orjson.loads(body.body) == orjson.loads(FINAL)
+    assert events(stream.body)[-2]["response"] == orjson.loads(FINAL)
+    assert events(stream.body)[-1] == "[DONE]"
+    assert final.output_text == "Hello."
+    assert {body.headers.get("content-encoding"), stream.headers.get("content-encoding")} == {None}
+
+
+REFUSALS = {
+    "500 in the envelope": (whole(REFUSAL, JSON, status="500 Oops"), 500, REFUSAL),
+    "404 in the envelope": (whole(REFUSAL, JSON, status="404 No"), 404, REFUSAL),
+    "403 in the envelope": (whole(REFUSAL, "content-type: application/json; a=b", status="403 No"), 403, REFUSAL),
+    "429 in the envelope": (whole(REFUSAL, JSON, status="429 Later"), 429, REFUSAL),
+    "500 with HTML": (whole(b"<html>sk-gate</html>", "Content-Type: text/html", status="500 Oops"), 500, None),
+    "503 with nothing": (whole(b"", status="503 Oops"), 503, None),
+    "502 with text": (whole(b"bad gateway", "Content-Type: text/plain", status="502 Oops"), 502, None),
+    "422 with a detail": (whole(b'{"detail":[]}', JSON, status="422 No"), 422, None),
+    "400 with a word": (whole(b'{"error":"no"}', JSON, status="400 No"), 400, None),
+    "413 with a list": (whole(b"[]", JSON, status="413 No"), 413, None),
+}
+
+
+@BOTH
+@pytest.mark.parametrize(("data", "status", "body"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_refusal_keeps_its_status_and_an_envelope_its_bytes(gate, upstream, call, data, status, body):
+    """What no SDK could read gets the envelope and nothing of the original."""
+    upstream.play = playing(data)
+    answer = await ask(gate, post(call))
+
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
+    assert body is None or answer.body == body
+    assert body is not None or answer.error["code"] == "upstream_error"
+    assert "sk-gate" not in str(answer)
+
+
+async def test_a_key_that_is_refused_is_not_tried_again(gate: str, upstream: RawUpstream):
+    """The caller can do nothing about it, and neither can a retry."""
+    upstream.play = FAULTS["401"][0]
+
+    assert (await ask(gate, post())).headers["x-should-retry"] == "false"
+
+
+async def test_an_upstream_that_refuses_connections_is_told_so(start_gate):
+    """502 at once."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        gate = await start_gate(tables(f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"))
+        answer = await ask(gate, STREAM)
+
+    assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
+
+
+async def test_an_upstream_that_takes_no_connections_is_not_waited_for(start_gate):
+    """504 after `connect_timeout_s`."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        with socket.create_connection(address):  # the one place in its queue is taken
+            gate = await start_gate(tables(f"http://127.0.0.1:{address[1]}/v1", connect_timeout_s=0.3))
+            answer = await ask(gate, post())
+
+    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")

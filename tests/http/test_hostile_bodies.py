@@ -1,0 +1,132 @@
+"""Bodies that no honest client sends: each is refused before anybody is asked, and the gate serves on."""
+
+import pytest
+
+from tests.raw import ask, no_tasks_left, post, serves  # noqa: F401
+from tests.upstream import FakeUpstream
+
+NOT_READ = {
+    "nothing": (b"", "invalid_json"),
+    "no JSON": (b"hello", "invalid_json"),
+    "HTML": (b"<html></html>", "invalid_json"),
+    "a form": (b"model=m&input=Hi", "invalid_json"),
+    "an array": (b"[]", "invalid_json"),
+    "a string": (b'"m"', "invalid_json"),
+    "null": (b"null", "invalid_json"),
+    "two documents": (b'{"model":"m"}{"model":"n"}', "invalid_json"),
+    "a comma behind it": (b'{"model":"m"},', "invalid_json"),
+    "a comment": (b'{"model":"m"/**/}', "invalid_json"),
+    "single quotes": (b"{'model':'m'}", "invalid_json"),
+    "cut in the middle": (b'{"model":"m","input":"', "invalid_json"),
+    "a name twice": (b'{"model":"m","model":"n"}', "duplicate_key"),
+    "a name twice, once escaped": (b'{"model":"m","mod\\u0065l":"n"}', "duplicate_key"),
+    "a name twice, deep inside": (b'{"model":"m","tools":[{"a":{"type":"x","type":"y"}}]}', "duplicate_key"),
+    "a name twice behind an escaped colon": (b'{"model":"\\u003a","a":1,"a":2}', "duplicate_key"),
+    "NaN": (b'{"model":"m","temperature":NaN}', "invalid_json"),
+    "Infinity": (b'{"model":"m","temperature":-Infinity}', "invalid_json"),
+    "a number beyond doubles": (b'{"model":"m","temperature":1e400}', "invalid_json"),
+    "an integer of 5,000 digits": (b'{"model":"m","max_tool_calls":%b}' % (b"9" * 5000), "invalid_json"),
+    "invalid UTF-8": (b'{"model":"\xff"}', "invalid_json"),
+    "overlong UTF-8": (b'{"model":"\xc0\xaf"}', "invalid_json"),
+    "a surrogate in UTF-8": (b'{"model":"\xed\xa0\x80"}', "invalid_json"),
+    "a lone surrogate": (b'{"model":"m","input":"\\ud800"}', "invalid_json"),
+    "UTF-16": ('{"model":"m"}'.encode("utf-16"), "invalid_json"),
+    "UTF-32": ('{"model":"m"}'.encode("utf-32-le"), "invalid_json"),
+    "a byte order mark": (b'\xef\xbb\xbf{"model":"m"}', "invalid_json"),
+    "a NUL in a string": (b'{"model":"m\x00"}', "invalid_json"),
+    "a raw line end in a string": (b'{"model":"m\n"}', "invalid_json"),
+    "200,000 arrays": (b"[" * 200_000, "invalid_json"),
+    "200,000 arrays, closed": (b'{"model":"m","input":%b%b}' % (b"[" * 200_000, b"]" * 200_000), "invalid_json"),
+    "200,000 objects": (b'{"a":' * 200_000, "invalid_json"),
+    "1,000 arrays": (b'{"model":"m","input":%b%b}' % (b"[" * 1000, b"]" * 1000), "invalid_json"),
+}
+
+
+@pytest.mark.parametrize(("body", "code"), NOT_READ.values(), ids=NOT_READ)
+async def test_a_body_that_two_readers_could_read_differently_is_refused(
+    gate: str, upstream: FakeUpstream, body: bytes, code: str
+):
+    """400, in the envelope, with a code that says why."""
+    answer = await ask(gate, post(body))
+
+    assert (answer.status, answer.error["type"], answer.error["code"]) == (400, "invalid_request_error", code)
+    assert answer.headers["x-should-retry"] == "false"
+    assert upstream.requests == []
+    assert await serves(gate)
+
+
+ODD_SHAPES = {
+    b"{}": ("model", "missing_required_parameter"),
+    b'{"model":null}': ("model", "missing_required_parameter"),
+    b'{"model":7}': ("model", "invalid_type"),
+    b'{"model":["m"]}': ("model", "invalid_type"),
+    b'{"model":{}}': ("model", "invalid_type"),
+    b'{"model":""}': ("model", "invalid_type"),
+    b'{"model":"m","stream":"true"}': ("stream", "invalid_type"),
+    b'{"model":"m","stream":1}': ("stream", "invalid_type"),
+    b'{"model":"m","max_tool_calls":true}': ("max_tool_calls", "invalid_type"),
+    b'{"model":"m","max_tool_calls":"9"}': ("max_tool_calls", "invalid_type"),
+    b'{"model":"m","max_tool_calls":9.0}': ("max_tool_calls", "invalid_type"),
+    b'{"model":"m","max_tool_calls":1e2}': ("max_tool_calls", "invalid_type"),
+    b'{"model":"m","max_tool_calls":[]}': ("max_tool_calls", "invalid_type"),
+    b'{"model":"m","max_tool_calls":99999999999999999999999}': ("max_tool_calls", "invalid_type"),
+    b'{"model":"m","max_tool_calls":0}': ("max_tool_calls", "integer_below_min_value"),
+    b'{"model":"m","max_tool_calls":-1}': ("max_tool_calls", "integer_below_min_value"),
+    b'{"model":"m","metadata":[]}': ("metadata", "metadata_limits.not_an_object"),
+    b'{"model":"m","metadata":"a"}': ("metadata", "metadata_limits.not_an_object"),
+    b'{"model":"m","metadata":0}': ("metadata", "metadata_limits.not_an_object"),
+    b'{"model":"m","metadata":{"a":1}}': ("metadata.a", "metadata_limits.value_not_a_string"),
+    b'{"model":"m","metadata":{"a":null}}': ("metadata.a", "metadata_limits.value_not_a_string"),
+    b'{"model":"m","safety_identifier":[]}': ("safety_identifier", "safety_identifier.not_a_string"),
+}
+
+
+@pytest.mark.parametrize(("body", "param", "code"), [(body, *told) for body, told in ODD_SHAPES.items()])
+async def test_an_odd_shape_is_the_callers_mistake_and_never_a_crash(
+    gate: str, upstream: FakeUpstream, logged, body: bytes, param: str, code: str
+):
+    """400 with the field it concerns."""
+    answer = await ask(gate, post(body))
+
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, code)
+    assert "request.crashed" not in [line["event"] for line in logged]
+    assert upstream.requests == []
+    assert await serves(gate)
+
+
+ODD_BUT_THE_UPSTREAMS_BUSINESS = [
+    b'{"model":"m","tools":"x","prompt_cache_key":"a"}',
+    b'{"model":"m","tools":[7,null],"prompt_cache_key":"a"}',
+    b'{"model":"m","prompt_cache_key":[1]}',
+    b'{"model":"m","prompt_cache_key":"\\ud83d\\ude00"}',
+    b'{"model":"m","input":null,"background":[],"conversation":7,"prompt":0}',
+    b'{"model":"m","input":%b%b}' % (b"[" * 250, b"]" * 250),
+    b'{"model":"m","text":"a:b","a:":"::","\\u003a":1}',
+    b'{"model":"m\\u0000","\\u0000":1}',
+    b'{"model":"m","max_output_tokens":"many","metadata":null,"safety_identifier":null,"stream":null}',
+    b'  {"model":\t"m"}\r\n',
+]
+
+
+@pytest.mark.parametrize("body", ODD_BUT_THE_UPSTREAMS_BUSINESS)
+async def test_what_the_gate_does_not_judge_it_neither_refuses_nor_trips_over(gate: str, upstream, logged, body: bytes):
+    """Shapes that no policy reads reach the upstream, which knows its own protocol."""
+    answer = await ask(gate, post(body))
+
+    assert answer.status == 200
+    assert len(upstream.requests) == 1
+    assert "request.crashed" not in [line["event"] for line in logged]
+
+
+async def test_a_body_reaches_the_upstream_as_it_was_checked(gate: str, upstream: FakeUpstream):
+    """Never the caller's own bytes, which another parser could read differently."""
+    await ask(gate, post(b' {"model" : "\\u006d", "n": 1.0e2, "big": 123456789012345678901234567890} '))
+
+    assert upstream.requests[0].raw == b'{"model":"m","n":100.0,"big":1.2345678901234568e+29,"max_tool_calls":8}'
+
+
+async def test_the_order_of_doors_is_kept(gate: str, upstream: FakeUpstream):
+    """A path that is not served is told before a body that cannot be read."""
+    answer = await ask(gate, post(b"[", target="/v1/unknown"))
+
+    assert answer.status == 404

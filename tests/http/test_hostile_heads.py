@@ -1,0 +1,255 @@
+"""Heads that no honest client sends, on a raw socket before a real gate."""
+
+import pytest
+
+from tests.conftest import tables_for
+from tests.raw import ask, no_tasks_left, post, serves, wire  # noqa: F401
+from tests.upstream import FakeUpstream
+
+BODY = b'{"model":"m"}'
+CHUNKED = b'd\r\n{"model":"m"}\r\n0\r\n\r\n'
+SMUGGLED = b'POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n{"model":"m"}'
+
+
+def head(*lines: str, first: str = "POST /v1/responses HTTP/1.1", body: bytes = b"") -> bytes:
+    return "\r\n".join([first, "Host: localhost", *lines, "", ""]).encode("latin-1") + body
+
+
+DOUBTFUL_ENDS = {
+    "both lengths": head("Content-Length: 13", "Transfer-Encoding: chunked", body=CHUNKED),
+    "both lengths, the other way round": head("Transfer-Encoding: chunked", "Content-Length: 13", body=CHUNKED),
+    "two different lengths": head("Content-Length: 13", "Content-Length: 14", body=BODY),
+    "two equal lengths": head("Content-Length: 13", "Content-Length: 13", body=BODY),
+    "a list of lengths": head("Content-Length: 13, 13", body=BODY),
+    "a negative length": head("Content-Length: -1", body=BODY),
+    "a length with a sign": head("Content-Length: +13", body=BODY),
+    "a length beyond 64 bits": head("Content-Length: 99999999999999999999", body=BODY),
+    "gzip, chunked": head("Transfer-Encoding: gzip, chunked", body=CHUNKED),
+    "chunked, gzip": head("Transfer-Encoding: chunked, gzip", body=CHUNKED),
+    "chunked twice": head("Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=CHUNKED),
+    "an unknown coding": head("Transfer-Encoding: xchunked", body=CHUNKED),
+    "chunked behind a control character": head("Transfer-Encoding: \x0bchunked", body=CHUNKED),
+    "a blank before the colon": head("Transfer-Encoding : chunked", body=CHUNKED),
+    "chunked in HTTP/1.0": head("Transfer-Encoding: chunked", first="POST /v1/responses HTTP/1.0", body=CHUNKED),
+    "a chunk size that is no number": head("Transfer-Encoding: chunked", body=b"zz" + CHUNKED),
+    "a negative chunk size": head("Transfer-Encoding: chunked", body=b"-" + CHUNKED),
+    "a chunk size with 0x": head("Transfer-Encoding: chunked", body=b"0x" + CHUNKED),
+    "a chunk size beyond 64 bits": head("Transfer-Encoding: chunked", body=b"f" * 17 + CHUNKED[1:]),
+    "a chunk longer than its size": head("Transfer-Encoding: chunked", body=b"5" + CHUNKED[1:]),
+    "chunks with bare line feeds": head("Transfer-Encoding: chunked", body=CHUNKED.replace(b"\r", b"")),
+}
+
+
+@pytest.mark.parametrize("data", DOUBTFUL_ENDS.values(), ids=DOUBTFUL_ENDS)
+async def test_a_body_whose_end_is_doubtful_is_refused_and_its_connection_closed(
+    gate: str, upstream: FakeUpstream, data: bytes
+):
+    """Two readers could see two different requests in it: nothing of it goes on, nothing behind it is read."""
+    async with wire(gate) as connection:
+        await connection.send(data)
+        answer = await connection.answer()
+        rest = await connection.rest()
+
+    assert (answer.status, answer.error["type"], rest) == (400, "invalid_request_error", b"")
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert upstream.requests == []
+    assert await serves(gate)
+
+
+UNREADABLE = {
+    "a folded header": head("X-A: b", " c", first="GET /healthz HTTP/1.1"),
+    "a NUL in a value": head("X-A: b\x00c", first="GET /healthz HTTP/1.1"),
+    "a bare CR in a value": head("X-A: b\rc", first="GET /healthz HTTP/1.1"),
+    "an escape in a value": head("X-A: \x1b[31m", first="GET /healthz HTTP/1.1"),
+    "a header of 200 kB": head("X-A: " + "a" * 200_000, first="GET /healthz HTTP/1.1"),
+    "a target of 200 kB": head(first=f"GET /{'a' * 200_000} HTTP/1.1"),
+    "1,000 headers": head(*(f"X-{i}: a" for i in range(1000)), first="GET /healthz HTTP/1.1"),
+    "no Host": b"GET /healthz HTTP/1.1\r\n\r\n",
+    "two Hosts": head("Host: localhost", first="GET /healthz HTTP/1.1"),
+    "line feeds alone": b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
+    "a method in lower case": head(first="get /healthz HTTP/1.1"),
+    "a method nobody knows": head(first="FETCH /healthz HTTP/1.1"),
+    "HTTP/1.2": head(first="GET /healthz HTTP/1.2"),
+    "HTTP/2 with prior knowledge": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "bytes that are no URL": head(first="GET http://[::1/ HTTP/1.1"),
+    "raw bytes in the target": head(first="GET /v1/\xff\xfe HTTP/1.1"),
+    "raw bytes in the query": head("Content-Length: 0", first="POST /v1/responses?a=\xff HTTP/1.1"),
+}
+
+
+@pytest.mark.parametrize("data", UNREADABLE.values(), ids=UNREADABLE)
+async def test_a_head_that_is_no_http_is_refused_in_the_envelope(gate: str, upstream: FakeUpstream, data: bytes):
+    """Even what aiohttp itself refuses is told as JSON that the SDKs read, and ends the connection."""
+    async with wire(gate) as connection:
+        await connection.send(data)
+        answer = await connection.answer()
+        rest = await connection.rest()
+
+    assert (answer.status, answer.error["type"], rest) == (400, "invalid_request_error", b"")
+    assert answer.headers["x-should-retry"] == "false"
+    assert upstream.requests == []
+    assert await serves(gate)
+
+
+@pytest.mark.parametrize("first", ["GET /healthz HTTP/0.9", "GET /healthz", "GET /healthz HTTP/2.0"])
+async def test_versions_that_are_not_spoken_are_refused(gate: str, first: str):
+    """aiohttp would serve HTTP/0.9 and HTTP/2.0 request lines, and mirror their version."""
+    async with wire(gate) as connection:
+        await connection.send(head(first=first))
+        answer = await connection.answer()
+        rest = await connection.rest()
+
+    assert (answer.status, answer.error["code"], rest) == (505, None, b"")
+    assert await serves(gate)
+
+
+TRICKS = [
+    "/v1/..%2fresponses", "/v1/%2e%2e/v1/responses", "/v1/../v1/responses", "/x/../v1/responses", "/v1/./responses",
+    "/v1/responses;x=1", "/v1;x/responses", "//v1/responses", "/v1//responses", "//evil/v1/responses", "/v1/responses/",
+    "/v1/v1/responses", "/V1/responses", "/v1/Responses", "/v1/%72esponses", "/v1/responses%00", "/v1/responses%3fx=1",
+    "/v1/responses#x", "/v1\\responses", "/v1/responses/..", "http://evil/v1/responses", "http://localhost/v1/responses",
+    "/", "/v1", "/v1/chat/completions", "/v1/responses/resp_1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TRICKS)
+async def test_a_path_is_served_only_as_it_is_spelt(gate: str, upstream: FakeUpstream, target: str):
+    """The target is compared as it was sent: no decoding, no normalising. The 404 names it."""
+    answer = await ask(gate, post(target=target))
+
+    assert answer.status == 404
+    assert f"POST {target}" in answer.error["message"]
+    assert upstream.requests == []
+    assert await serves(gate)
+
+
+@pytest.mark.parametrize("first", ["OPTIONS * HTTP/1.1", "CONNECT evil:443 HTTP/1.1", "TRACE / HTTP/1.1"])
+async def test_other_forms_of_targets_are_not_served(gate: str, first: str):
+    """The gate is no forward proxy and mirrors nothing."""
+    answer = await ask(gate, head("Authorization: Bearer secret", first=first))
+
+    assert (answer.status, answer.error["param"]) == (404, None)
+    assert "secret" not in answer.body.decode()
+    assert await serves(gate)
+
+
+async def test_what_follows_a_connect_is_not_read(gate: str, upstream: FakeUpstream):
+    """Those bytes were meant for a tunnel that was never there."""
+    async with wire(gate) as connection:
+        await connection.send(head(first="CONNECT evil:443 HTTP/1.1") + SMUGGLED)
+
+        assert (await connection.answer()).status == 404
+        assert await connection.rest() == b""
+        assert upstream.requests == []
+
+
+async def test_a_refused_body_is_not_read_as_the_next_request(gate: str, upstream: FakeUpstream):
+    """A request inside the body of another stays inside, although nobody reads that body."""
+    refused = head(f"Content-Length: {len(SMUGGLED)}", first="POST /nowhere HTTP/1.1", body=SMUGGLED)
+    async with wire(gate) as connection:
+        await connection.send(refused + post(b'{"model":"mine"}'))
+
+        assert (await connection.answer()).status == 404
+        assert (await connection.answer()).status == 200
+        assert [asked.body["model"] for asked in upstream.requests] == ["mine"]
+
+
+async def test_a_refusal_before_the_body_is_whole_ends_the_connection(gate: str, upstream: FakeUpstream):
+    """What is left of that body is never taken for a request."""
+    async with wire(gate) as connection:
+        await connection.send(head(f"Content-Length: {len(SMUGGLED) + 5}", first="POST /nowhere HTTP/1.1"))
+        answer = await connection.answer()
+        await connection.send(b"12345" + SMUGGLED + SMUGGLED)
+
+        assert (answer.status, answer.headers["connection"]) == (404, "close")
+        assert await connection.rest() == b""
+        assert upstream.requests == []
+
+
+async def test_pipelined_requests_are_answered_in_their_order(gate: str, upstream: FakeUpstream):
+    """Each body ends where its length says, and belongs to its own head."""
+    async with wire(gate) as connection:
+        await connection.send(b"".join(post(b'{"model":"%d"}' % number) for number in range(40)))
+        answers = [await connection.answer() for _ in range(40)]
+
+    assert {answer.status for answer in answers} == {200}
+    assert [asked.body["model"] for asked in upstream.requests] == [str(number) for number in range(40)]
+
+
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: bm9uY2Vub25jZQ==",
+)
+
+
+@pytest.mark.parametrize("extra", [(), (f"Content-Length: {len(SMUGGLED)}",)], ids=["behind it", "as its body"])
+async def test_nothing_is_smuggled_with_a_websocket_upgrade(gate: str, upstream: FakeUpstream, extra: tuple[str, ...]):
+    """CVE-2026-69243: a body after an upgrade that is refused is not the next request."""
+    async with wire(gate) as connection:
+        await connection.send(head(*UPGRADE, *extra, first="GET /v1/responses HTTP/1.1", body=SMUGGLED))
+
+        assert (await connection.answer()).status == 426
+        assert await connection.rest() == b""
+        assert upstream.requests == []
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+async def test_an_upgrade_that_is_asked_for_with_a_post_is_passed_over(
+    gate: str, upstream: FakeUpstream, protocol: str
+):
+    """Its body is the request's own, once; nothing behind it is read, whole or in part."""
+    async with wire(gate) as connection:
+        await connection.send(post(connection="Upgrade", upgrade=protocol) + post(b'{"model":"next"}'))
+
+        assert (await connection.answer()).status == 200
+        assert await connection.rest() == b""
+        assert [asked.body["model"] for asked in upstream.requests] == ["m"]
+
+
+HOSTS = {
+    "localhost": 200, "LOCALHOST:80": 200, "127.0.0.1": 200, "127.0.0.1:8080": 200, "[::1]": 200, "[::1]:8080": 200,
+    "evil.example": 421, "localhost.evil.example": 421, "localhost@evil": 421, "localhost:80 evil": 421, "": 421,
+    "127.0.0.1.nip.io": 421, "127.1": 421, "0.0.0.0": 421, "localhost:80:80": 421, "::1": 421,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "status"), HOSTS.items())
+async def test_an_open_gate_answers_only_to_loopbacks_own_names(
+    gate: str, upstream: FakeUpstream, host: str, status: int
+):
+    """A web page must not reach it through a name of its own that points at 127.0.0.1."""
+    answer = await ask(gate, post(host=host))
+
+    assert answer.status == status
+    assert len(upstream.requests) == (1 if status == 200 else 0)
+    assert status == 200 or answer.error["type"] == "invalid_request_error"
+
+
+async def test_a_gate_with_callers_answers_to_any_name(start_gate, upstream: FakeUpstream):
+    """The key is what counts there."""
+    sha256 = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
+    gate = await start_gate(tables_for(upstream, caller=[{"name": "a", "key_sha256": sha256}]))
+
+    assert (await ask(gate, post(host="gate.example", authorization="Bearer secret"))).status == 200
+
+
+async def test_configured_hosts_are_the_only_ones(start_gate, upstream: FakeUpstream):
+    """`server.hosts` replaces loopback's names."""
+    gate = await start_gate(tables_for(upstream, server={"hosts": ["gate.example"]}))
+
+    assert (await ask(gate, post(host="gate.example:443"))).status == 200
+    assert (await ask(gate, post())).status == 421
+
+
+async def test_the_gate_listens_on_the_loopback_of_ipv6(start_gate, upstream: FakeUpstream):
+    """Its address is written as URLs write it."""
+    try:
+        gate = await start_gate(tables_for(upstream, server={"host": "::1"}))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+
+    assert gate.startswith("http://[::1]:")
+    assert (await ask(gate, post(host=gate.removeprefix("http://")))).status == 200

@@ -1,0 +1,106 @@
+"""headers -> Caller."""
+
+import hashlib
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.identity.directory import ANYBODY, Identify
+from proxy.wire.call import Caller
+from proxy.wire.errors import Unauthenticated
+from tests.values import PATIENT
+
+ANNA, BEN = Caller("anna", "search"), Caller("ben", "ads")
+
+
+def digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+IDENTIFY = Identify({digest("sk-anna_1.2~3+4/5="): ANNA, digest("sk-ben"): BEN})
+
+
+def refusal(*authorization: str, identify: Identify = IDENTIFY) -> Unauthenticated:
+    with pytest.raises(Unauthenticated) as caught:
+        identify(authorization)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("header", "caller"),
+    [
+        ("Bearer sk-ben", BEN),
+        ("bearer sk-ben", BEN),
+        ("BEARER   sk-ben", BEN),
+        ("Bearer sk-anna_1.2~3+4/5=", ANNA),
+    ],
+)
+def test_a_key_names_its_caller(header: str, caller: Caller):
+    """The scheme is written in any case, the key in exactly one."""
+    assert IDENTIFY([header]) == caller
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Bearer sk-Ben",
+        "Bearer sk-be",
+        "Bearer sk-benn",
+        "Bearer sk-ben ",
+        "Bearer sk-ben\n",
+        " Bearer sk-ben",
+        "Bearer\tsk-ben",
+        "Bearersk-ben",
+        "Bearer",
+        "Bearer ",
+        "",
+        "sk-ben",
+        "Basic sk-ben",
+        "Token sk-ben",
+        "Bearer sk-ben,sk-anna",
+        "Bearer sk-ben, Bearer sk-ben",
+        "Bearer \u017fk-ben",
+        "Bearer sk-ben\u00e9",
+        "Bearer sk-ben\x00",
+    ],
+)
+def test_any_other_key_is_refused(header: str):
+    """Without a word of what was wrong with it."""
+    error = refusal(header)
+
+    assert (error.status, error.code) == (401, "invalid_api_key")
+    assert error.message == "Incorrect API key provided. Ask whoever runs this gate for a key."
+
+
+def test_no_key_is_refused_as_openai_words_it():
+    """A newcomer reads what to do."""
+    assert refusal().message.startswith("You didn't provide an API key. You need to provide your API key")
+    assert refusal().headers == {"WWW-Authenticate": "Bearer"}
+
+
+@pytest.mark.parametrize("headers", [["Bearer sk-ben", "Bearer sk-ben"], ["Bearer sk-ben", ""], ["", "Bearer sk-ben"]])
+def test_only_one_header_is_read(headers: Sequence[str]):
+    """Two readers could take two different ones."""
+    assert refusal(*headers).message == "The request has more than one Authorization header; exactly one is read."
+
+
+def test_without_callers_everybody_is_anybody():
+    """Whatever they bring; the config sees to it that they are on the same machine."""
+    identify = Identify({})
+
+    assert identify([]) == identify(["Bearer x"]) == identify(["a", "b"]) == ANYBODY
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic x", "\u00e9"])
+def test_the_digest_of_nothing_is_nobodys_key(header: str):
+    """`printf %s "$UNSET" | sha256sum` gives one that must not open the gate to whoever brings no key."""
+    assert refusal(header, identify=Identify({digest(""): ANNA})).code == "invalid_api_key"
+
+
+@PATIENT
+@given(header=st.text(max_size=30) | st.from_regex(r"Bearer [A-Za-z0-9._~+/=-]+", fullmatch=True))
+def test_no_header_breaks_it_and_none_is_repeated(header: str):
+    """Only the two keys open; an error never shows what was brought."""
+    assert refusal(header).message == "Incorrect API key provided. Ask whoever runs this gate for a key."

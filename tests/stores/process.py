@@ -1,0 +1,79 @@
+"""A process that works on a shared store: `python -m tests.stores.process KIND PLACE PREFIX NAME WORK`.
+
+It reports "ready", waits for a line on stdin, and reports each thing that the store acknowledged as a line of JSON.
+Every key begins with PREFIX.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from itertools import count
+
+from proxy.stores import Store
+from proxy.stores.redis import RedisStore
+from proxy.stores.sqlite import SqliteStore
+
+PATIENT_MS = 60_000
+TAKES, APPENDS, LEASES, WRITERS = 200, 100, 50, 8
+
+
+def made(kind: str, place: str) -> Store:
+    """A store that is not started yet."""
+    if kind == "redis":
+        return RedisStore(url=place, timeout_ms=PATIENT_MS)
+    return SqliteStore(path=place, timeout_ms=PATIENT_MS)
+
+
+async def share(store: Store, prefix: str, name: str) -> AsyncIterator[tuple[str, object]]:
+    """Take from one budget, one by one and many at once; append to one journal; claim every lease."""
+    for size in (1, 19) * (TAKES // 20):
+        takes = (store.take(f"{prefix}budget", 1, limit=300, window_s=600) for _ in range(size))
+        for grant in await asyncio.gather(*takes):
+            yield "granted", grant.granted
+    for number in range(APPENDS):
+        entry = f"{name} {number}"
+        yield "entry", (await store.append(f"{prefix}journal", entry.encode(), ttl_s=600), entry)
+    for number in range(LEASES):
+        if await store.claim(f"{prefix}lease{number}", name, lease_s=600):
+            yield "lease", number
+
+
+async def write(store: Store, prefix: str, name: str) -> AsyncIterator[tuple[str, object]]:
+    """Write values, a counter and a journal without end."""
+    acknowledged: asyncio.Queue[tuple[str, object]] = asyncio.Queue()
+
+    async def writer(lane: int) -> None:
+        for number in count():
+            entry = f"{name} {lane} {number}"
+            await store.put(f"{prefix}{entry}", entry.encode(), ttl_s=600)
+            await acknowledged.put(("value", entry))
+            grant = await store.take(f"{prefix}used", 1, limit=10**9, window_s=600)
+            await acknowledged.put(("used", grant.used))
+            position = await store.append(f"{prefix}journal", entry.encode(), ttl_s=600)
+            await acknowledged.put(("entry", (position, entry)))
+
+    async with asyncio.TaskGroup() as writers:
+        for lane in range(WRITERS):
+            writers.create_task(writer(lane))
+        while True:
+            yield await acknowledged.get()
+
+
+def report(line: object) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+async def main(kind: str, place: str, prefix: str, name: str, work: str) -> None:
+    report("ready")
+    sys.stdin.readline()
+    store = made(kind, place)
+    await store.start()
+    async for line in {"share": share, "write": write}[work](store, prefix, name):
+        report(line)
+    await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

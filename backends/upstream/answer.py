@@ -9,6 +9,7 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
+from proxy.context import Context
 from proxy.wire.bounds import count_values
 from proxy.wire.errors import BackendError, RequestError, envelope
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, response_reply

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.http.server import GRACE_S, LEAVING_S
+from proxy.http.server import GRACE_S, END_S
 from tests.raw import RawConnection, no_tasks_left, post, wire  # noqa: F401
 from tests.stopping import StoppableGateway
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
@@ -99,7 +99,7 @@ async def flooding(upstream: FakeUpstream) -> AsyncIterator[tuple[StoppableGatew
 async def test_a_caller_that_takes_nothing_holds_no_process(upstream: FakeUpstream, logged):
     """It is waited for as long as one needs to read an end, and then left with what it has."""
     async with flooding(upstream) as (gate, _):
-        async with asyncio.timeout(GRACE_S + LEAVING_S + 2):
+        async with asyncio.timeout(GRACE_S + END_S + 2):
             await gate.stop()
             await upstream.disconnected.wait()
     assert finished(logged) == [(200, SHUTDOWN)]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
 from proxy.cache.cache import key_of
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller
+from proxy.wire.call import Call
 from tests.conftest import DATA, tables_for
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 

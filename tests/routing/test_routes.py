@@ -10,7 +10,8 @@ from pydantic import PrivateAttr
 from backends import Backend
 from backends.replay import Replay
 from proxy.routing.routes import Routes
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller
+from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, UnknownModel
 
 

@@ -265,7 +265,7 @@ async def test_a_prefix_is_plain_text(store: Store, key: str, prefix: str):
 
 async def test_a_scan_of_many_keys_is_complete(store: Store, key: str):
     """More than one step of it brings."""
-    names = [f"{key}{number}" for number in range(2500)]
+    names = [f"{key}{number}" for number in range(1200)]
     await asyncio.gather(*(store.put(name, b"", ttl_s=60) for name in names))
 
     assert await keys(store, key) == sorted(names)

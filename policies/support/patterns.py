@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-_TOKEN = re.compile(r"\\.|\[\^?\]?|\]|[^\\\[\]]+", re.DOTALL)
+_PIECE = re.compile(r"\\.|\[\^?\]?|\]|[^\\\[\]]+", re.DOTALL)
 _CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\x0b\x0c\r "}
 _BOUNDARIES = {"b": r"(?-u:\b)", "B": r"(?-u:\B)"}
 
@@ -32,12 +32,12 @@ def compile_pattern(pattern: str) -> Callable[[str], bool]:
 
 def _with_ascii_classes(pattern: str) -> Iterator[str]:
     depth = 0  # of brackets: inside them a class has none of its own
-    for token in _TOKEN.findall(pattern):
-        if token.startswith("[") and token != "[]" and token != "[^]":
+    for piece in _PIECE.findall(pattern):
+        if piece.startswith("[") and not piece.endswith("]"):
             depth += 1
-        elif token == "]" and depth:
+        elif piece == "]" and depth:
             depth -= 1
-        yield _translate(token, in_brackets=depth > 0) if token.startswith("\\") else token
+        yield _translate(piece, in_brackets=depth > 0) if piece.startswith("\\") else piece
 
 
 def _translate(escape: str, *, in_brackets: bool) -> str:

@@ -348,7 +348,7 @@ async def test_the_store_can_block_an_identifier_at_run_time():
 
 
 async def test_an_identifier_that_is_blocked_after_startup_is_refused():
-    """The store is asked for each call."""
+    """It is looked up in the store for each call."""
     state = PolicyState()
     check = SafetyIdentifier().request_check(state)
     call = make_call(safety_identifier="u-1")

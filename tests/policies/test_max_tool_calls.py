@@ -17,7 +17,7 @@ from proxy.stores.memory import Memory
 from proxy.wire.call import ANSWERED, Call, Caller
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import Event, Stop
-from tests.shapes import JSON, PATIENT, call_with, check_of, judged_by, watch_of
+from tests.values import JSON, PATIENT, call_with, check_of, judged_by, watch_of
 
 ANNA = Caller("anna", "search")
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "in_progress"}

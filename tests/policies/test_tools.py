@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from policies.tools import Tools
 from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import judged_by
+from tests.values import judged_by
 
 ASK = {"type": "function", "name": "ask"}
 SHELL, SEARCH = {"type": "shell"}, {"type": "web_search"}

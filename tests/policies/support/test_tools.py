@@ -1,4 +1,4 @@
-"""Who runs a tool: the caller, or the server while it makes its response."""
+"""Who runs a tool, what counts as a call, and names that resemble checked ones."""
 
 from typing import Any
 
@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.tools import has_server_tools, is_callers, kind_of_call
-from tests import values
+from policies.support.tools import (
+    find_lookalike,
+    has_server_tools,
+    is_run_by_caller,
+    kind_of_call,
+    may_have_hidden_tools,
+)
+from tests.values import JSON, PATIENT
 
 FUNCTION = {"type": "function", "name": "f"}
 
@@ -30,8 +36,8 @@ FUNCTION = {"type": "function", "name": "f"}
     ids=lambda tool: tool["type"],
 )
 def test_the_caller_runs_its_own_tools(tool: Any):
-    """Nothing happens behind the gate that the caller does not see."""
-    assert is_callers(tool) is True
+    """The server runs nothing that the caller does not see."""
+    assert is_run_by_caller(tool) is True
     assert has_server_tools({"tools": [tool]}) is False
 
 
@@ -66,9 +72,9 @@ def test_the_caller_runs_its_own_tools(tool: Any):
     ],
     ids=str,
 )
-def test_all_other_tools_are_the_servers(tool: Any):
-    """What nobody knows is counted on the safe side."""
-    assert is_callers(tool) is False
+def test_the_server_runs_all_other_tools(tool: Any):
+    """An unknown tool, or one of an unexpected type, is taken for one that the server runs."""
+    assert is_run_by_caller(tool) is False
     assert has_server_tools({"tools": [FUNCTION, tool]}) is True
 
 
@@ -93,8 +99,8 @@ def test_all_other_tools_are_the_servers(tool: Any):
         ({"input": {"tools": [{"type": "mcp"}]}}, False),
     ],
 )
-def test_a_request_that_may_run_tools_on_the_servers_side(body: dict, expected: bool):
-    """A prompt template and items of the input may bring tools, and tools of an odd shape may be anything."""
+def test_tools_of_the_server_are_found_in_a_request(body: dict, expected: bool):
+    """In `tools`, in a prompt template and in items of the input; `tools` of an unexpected type may be anything."""
     assert has_server_tools(body) is expected
 
 
@@ -133,20 +139,52 @@ def test_a_request_that_may_run_tools_on_the_servers_side(body: dict, expected: 
     ],
     ids=str,
 )
-def test_what_an_item_counts_as(item: Any, kind: str | None):
-    """What was measured to count for `max_tool_calls` is the server's; what the caller runs is not."""
+def test_an_output_item_is_a_call_of_one_kind(item: Any, kind: str | None):
+    """The server runs what was measured to count for `max_tool_calls`."""
     assert kind_of_call(item) == kind
 
 
-@values.PATIENT
+@PATIENT
 @given(
-    tool=values.JSON
+    tool=JSON
     | st.dictionaries(
         st.sampled_from(["type", "tools", "environment", "execution"]),
-        values.JSON | st.sampled_from(["namespace", "shell", "tool_search", "shell_call"]),
+        JSON | st.sampled_from(["namespace", "shell", "tool_search", "shell_call"]),
     ),
 )
-def test_no_shape_breaks_the_count(tool: Any):
-    """Callers and upstreams write what they like."""
-    assert has_server_tools({"tools": [tool]}) is not is_callers(tool)
+def test_any_json_is_a_tool_of_the_caller_or_of_the_server(tool: Any):
+    """Callers and upstreams may send any JSON; none of it raises an error."""
+    assert has_server_tools({"tools": [tool]}) is not is_run_by_caller(tool)
     assert not isinstance(tool, dict) or kind_of_call(tool) in ("server", "function", "custom", "unknown", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, False),
+        ({"model": "m", "input": "Hi", "tools": [FUNCTION], "stream": True}, False),
+        ({"previous_response_id": None, "plugins": None}, False),
+        ({"previous_response_id": "resp_1"}, True),
+        ({"conversation": {"id": "conv_1"}}, True),
+        ({"plugins": [{"id": "web"}]}, True),
+    ],
+)
+def test_a_backend_may_run_tools_that_a_request_does_not_offer(body: dict, expected: bool):
+    """Those of what it continues, and those of a field that the protocol does not have."""
+    assert may_have_hidden_tools(body) is expected
+
+
+@pytest.mark.parametrize(
+    ("tool", "found"),
+    [
+        ({"type": "mcp", "server_url": "x", "name": "n", "parameters": {}}, None),
+        ({"serverUrl": "x"}, "serverUrl"),
+        ({"function": {"Name": "x"}}, "Name"),
+        ({"custom": {"tool\u017f": []}}, "tool\\u017f"),
+        ({"headers": {"serverUrl": "x"}}, None),
+        ("serverUrl", None),
+    ],
+)
+def test_a_field_that_resembles_a_checked_one_is_found(tool: Any, found: str | None):
+    """It is returned in printable characters."""
+    assert find_lookalike(tool) == found

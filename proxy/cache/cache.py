@@ -90,11 +90,13 @@ class Cache:
         return None if value is None else Entry.decode(value, key)
 
     async def _put(self, key: str, call: Call, reply: Reply, transcript: Transcript) -> None:
-        """Keep a reply that ended in a completed response and is within the size limit."""
+        """Keep a reply that ended in a completed response, is as the backend sent it, and is within the size limit."""
         terminal = transcript.terminal
         if self._settings is None or self._store is None or terminal is None:
             return
         if terminal.type != "response.completed" or terminal.response.get("status") != "completed":
+            return
+        if transcript.is_changed:  # by a rule that may not apply to the next caller
             return
         frames = transcript.frames() if reply.batches is not None else b""
         if frames is None or len(reply.body or b"") > self._settings.max_reply_bytes:

@@ -70,7 +70,8 @@ class Cache:
         reply = slot.reply
         if slot.key is None or self._settings is None or reply is None or reply.status != 200:
             return
-        context.transcript.keep_frames(self._settings.max_reply_bytes)
+        if reply.batches is not None:
+            context.transcript.keep_frames(self._settings.max_reply_bytes)
         context.on_reply(partial(self._put, slot.key, call, reply))
 
     def _bypass_reason(self, body: Mapping[str, Any]) -> str | None:

@@ -37,12 +37,19 @@ class Chains(Protocol):
     async def chain_of(self, call: Call, context: Context) -> str:
         """Return the id of the call's chain, a new one when it continues nothing. Raises Unavailable."""
 
+    def is_bound(self, context: Context) -> bool:
+        """Return False if the response of this call could not be bound, so that its chain would be lost."""
+
 
 class _OwnChains:
     """Every call is a chain of its own: for tests of policies that need no ownership."""
 
     async def chain_of(self, call: Call, context: Context) -> str:
         return f"chain:{context.request_id}"
+
+    def is_bound(self, context: Context) -> bool:
+        del context
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Bounds how many tools run on the server's side: a budget for one response, or for a whole chain of them.
+"""Limits how many tools run on the server: a budget for one response, or for a whole chain of them.
 
-Request: sends on the smaller of the caller's number and what the budget allows, `default` when there is none; refuses a
-    number above `max` with `too_many` when on_exceed = "reject", a chain that has nothing left with `empty`, and what
-    is no integer from 1 as the protocol words it.
+Request: sends the smaller of the caller's number and what the budget allows, `default` when there is none; refuses a
+    number above `max` with `too_many` when on_exceed = "reject", a chain that has nothing left with `empty`, and
+    anything but an integer of at least 1 in the protocol's own words.
 Response: counts calls as they pass; the one that would exceed the budget is never forwarded (`exceeded`), and the
     response ends there as incomplete, with what was finished before it.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_tool_calls
@@ -10,61 +10,47 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 
 import asyncio
 import hashlib
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import structlog
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from policies import EventCheck, Judge, Policy, Watch, Watcher
-from proxy.stores import StoreError
-from proxy.wire.call import ANSWERED, Call
-from proxy.wire.errors import PolicyViolation, Unavailable
-from proxy.wire.event import TERMINALS, Event, Stop
+from policies import Chains, EventCheck, Policy, PolicyState, ReplyCheck, ReplyCheckFactory, RequestCheck
 from policies.support.integers import checked_integer
 from policies.support.tally import Tally
-from policies.support.tools import PLAIN_FIELDS, has_server_tools, kind_of_call
+from policies.support.tools import has_server_tools, kind_of_call, may_have_hidden_tools
+from proxy.context import Context, Slot
+from proxy.stores import Store, StoreError
+from proxy.wire.call import Call
+from proxy.wire.errors import PolicyViolation, Unavailable
+from proxy.wire.event import TERMINALS, Event, Stop
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
 FIELD = "max_tool_calls"
-CHAIN = "chain"  # the note that names the chain of a call
-RUNNING = ("queued", "in_progress")  # what a response in the background is as it is answered
-
-
-@dataclass(slots=True)
-class Reserved:
-    """What one call took from the budget of its chain, and what it used of it."""
-
-    chain: str
-    granted: int
-    beforehand: bool  # false for a call that offers nothing to count: what is run all the same is taken one by one
-    used: int = 0
-    linked: bool = False  # whether the response is known to be of the chain
+RUNNING = ("queued", "in_progress")  # the status of a background response when its creation is answered
 
 
 class MaxToolCalls(Policy):
     max: PositiveInt
     """The most calls that one response may make, or with scope = "chain" all responses of a chain together."""
     default: PositiveInt | None = None
-    """What is sent for a caller that asks for no number; left out: `max`."""
+    """The number that is sent for a caller that gives none. Default: `max`."""
     on_exceed: Literal["clamp", "reject"] = "clamp"
-    """What happens to a call that asks for more: its number is lowered, or it is refused."""
+    """What happens to a call that requests more: its number is lowered to `max`, or it is refused."""
     count: tuple[Literal["server", "function", "custom"], ...] = ("server",)
-    """What counts: calls that the server runs, of functions, of custom tools; the last two run at the caller's."""
+    """What counts: calls that the server runs, calls of functions, of custom tools; the caller runs the last two."""
     count_unknown: bool = True
-    """Whether items whose type ends in _call and is known to nobody count as the server's."""
+    """Whether items of an unknown type that ends in _call count as calls that the server runs."""
     scope: Literal["response", "chain"] = "response"
-    """What the budget is for: each response, or all that are linked by previous_response_id or a conversation."""
+    """What has the budget: each response, or all that are linked by previous_response_id or a conversation."""
     on_empty: Literal["withhold", "reject"] = "withhold"
     """What happens when a chain has nothing left: tools are withheld (tool_choice "none"), or the call is refused."""
     chain_ttl_s: PositiveFloat = 86_400
-    """How long a chain's budget is remembered after its last call, in seconds."""
-
-    watches: ClassVar[frozenset[str]] = frozenset({"response.output_item.added", "response.created"})
+    """How long a chain's budget lasts from its first call, in seconds; later calls do not extend it."""
 
     @model_validator(mode="after")
     def _default_within_max(self) -> Self:
@@ -72,188 +58,202 @@ class MaxToolCalls(Policy):
             raise ValueError(f"default is {self.default}; max allows {self.max}")
         return self
 
-    def judging(self) -> Judge:
+    def request_check(self, state: PolicyState) -> RequestCheck:
+        limit, number_for = self.max, self._number_rule()
         if self.scope == "chain":
-            return self._reserving
-        most = self.max
+            return self._chain_check(state, number_for)
 
-        def judge(call: Call) -> Call:
-            asked = call.body.get(FIELD)
-            if type(asked) is int and 0 < asked <= most:
+        def check(call: Call, _context: Context) -> Call:
+            requested = call.body.get(FIELD)
+            if type(requested) is int and 0 < requested <= limit:
                 return call
-            return call.with_fields(max_tool_calls=self._wanted(asked))
-
-        return judge
-
-    async def _reserving(self, call: Call) -> Call:
-        wanted, beforehand = self._wanted(call.body.get(FIELD)), self._offers(call.body)
-        if CHAIN not in call.notes:  # one for all budgets of a call: what links it is written once
-            call.notes[CHAIN] = await self._chain(call)
-        chain = call.notes[CHAIN]
-        reserved = Reserved(chain, await self._take(chain, wanted) if beforehand else 0, beforehand)
-        call.notes[self._note] = reserved
-        call.endings.append(partial(self._settle, reserved, call.notes))
-        if not beforehand:
-            return call.with_fields(max_tool_calls=wanted)
-        if reserved.granted > 0:
-            return call.with_fields(max_tool_calls=reserved.granted)
-        if self.on_empty == "reject":
-            found = f"None of the chain's {self.max} tool calls is left; calls that still run hold theirs."
-            named = _conversation(call.body) is not None
-            raise PolicyViolation("empty", found, param="conversation" if named else "previous_response_id")
-        return call.without_fields(FIELD).with_fields(tool_choice="none")
-
-    def watching(self) -> Watcher:
-        offered_alone = self.count == ("server",) and self.scope == "response"  # is all that counts, call by call
-
-        def watcher(call: Call) -> Watch | None:
-            body = call.body
-            offers = has_server_tools(body)
-            if offers or not offered_alone or body.get("stream") or not _is_plain(body):
-                return Watch(self._counting(call), in_time=offers)
-            return None
-
-        return watcher
-
-    def _offers(self, body: Mapping[str, Any]) -> bool:
-        """Whether a call itself offers tools whose calls are counted."""
-        return has_server_tools(body) or (self.count != ("server",) and bool(body.get("tools")))
-
-    def _counting(self, call: Call) -> EventCheck:
-        reserved: Reserved | None = call.notes.get(self._note)
-        limit = self._limit(call) if reserved is None else reserved.granted
-        tally, stopped = Tally(self._counts), False
-
-        async def check(event: Event) -> Event:
-            nonlocal limit, stopped
-            made = tally.made(event)
-            if made > limit and reserved is not None and not reserved.beforehand:
-                limit = reserved.granted = reserved.granted + await self._take(reserved.chain, made - limit)
-            if made > limit and not stopped:  # once: a reply that is only reported goes on
-                stopped = True
-                raise Stop("exceeded", f"The response may make {limit} tool calls.")
-            if reserved is not None:
-                reserved.used = min(made, limit)
-                await self._follow(call, event, reserved)
-            return event
+            return call.with_fields(max_tool_calls=number_for(requested))
 
         return check
 
-    async def _follow(self, call: Call, event: Event, reserved: Reserved) -> None:
-        """Link a response to its chain as it begins, and settle as it ends: its caller may go on at once."""
-        if event.type in TERMINALS or event.type == "response.created":
-            await self._link(call, event, reserved)
-            apart = call.body.get("background") and event.response.get("status") in RUNNING
-            if event.type in TERMINALS and not apart:
-                await self._give_back(reserved)
+    def _number_rule(self) -> Callable[[object], int]:
+        """Return the function that gives the number to send for what a caller requests. It raises PolicyViolation."""
+        limit, default, rejects = self.max, self.default or self.max, self.on_exceed == "reject"
 
-    async def _settle(self, reserved: Reserved, notes: Mapping[str, Any]) -> None:
-        """Give back what a call took that no backend answered; one that broke off in the middle keeps it."""
-        task = asyncio.current_task()
-        left = task is not None and task.cancelling() > 0  # the backend may be at work on it, unseen
-        if not (ANSWERED in notes or left):
-            await self._give_back(reserved)
+        def number_for(requested: object) -> int:
+            if requested is None:
+                return default
+            number = checked_integer(requested, FIELD, least=1)
+            if number > limit and rejects:
+                raise PolicyViolation("too_many", f"{FIELD} is {number}; the limit is {limit}.", param=FIELD)
+            return min(number, limit)
 
-    @property
-    def _note(self) -> str:
-        return f"{FIELD}:{id(self)}"
+        return number_for
 
-    def _wanted(self, asked: object) -> int:
-        """What the caller asks for, within `max`. Raises PolicyViolation."""
-        if asked is None:
-            return self.default or self.max
-        number = checked_integer(asked, FIELD, least=1)
-        if number > self.max and self.on_exceed == "reject":
-            raise PolicyViolation("too_many", f"{FIELD} is {number}; the limit is {self.max}.", param=FIELD)
-        return min(number, self.max)
+    def _chain_check(self, state: PolicyState, number_for: Callable[[object], int]) -> RequestCheck:
+        budget_of, slot = partial(ChainBudget, state.store, self.max, self.chain_ttl_s), _budget_slot(state)
+        counts_callers, rejects = self.count != ("server",), self.on_empty == "reject"
 
-    def _limit(self, call: Call) -> int:
-        sent = call.body.get(FIELD)
-        if not isinstance(sent, int) or isinstance(sent, bool):
-            return self.default or self.max
-        return min(sent, self.max)
-
-    def _counts(self, item: object) -> bool:
-        kind = kind_of_call(item) if isinstance(item, dict) else None
-        return self.count_unknown and "server" in self.count if kind == "unknown" else kind in self.count
-
-    async def _take(self, chain: str, wanted: int) -> int:
-        """Take up to `wanted` from the chain's budget, in one step that no parallel call can come between."""
-        total = await self._add(chain, wanted)
-        over = min(wanted, max(0, total - self.max))
-        if over:
-            await self._add(chain, -over)
-        return wanted - over
-
-    async def _chain(self, call: Call) -> str:
-        """The chain that a call belongs to: its conversation's, that of the response it goes on from, or a new one."""
-        conversation, previous = _conversation(call.body), call.body.get("previous_response_id")
-        if conversation is not None:
-            begun = _key("conversation", call.caller.team, conversation)
-        elif isinstance(previous, str):
-            begun = _key("response", call.caller.team, previous)
-        else:
-            return _key("chain", secrets.token_hex(16))
-        try:
-            known = await self._shared_state.get(begun)
-            if known is not None:  # the way to a chain is remembered as long as the chain
-                await self._shared_state.put(begun, known, ttl_s=self.chain_ttl_s)
-        except StoreError as error:
-            raise _unavailable() from error
-        return begun if known is None else known.decode()
-
-    async def _link(self, call: Call, event: Event, reserved: Reserved) -> None:
-        """Remember which chain a response belongs to, and a conversation that it made, before its caller can go on."""
-        response_id, conversation = event.response.get("id"), _conversation(event.response)
-        if not isinstance(response_id, str) or reserved.linked:
-            return
-        chain, team = reserved.chain.encode(), call.caller.team
-        try:
-            await self._shared_state.put(_key("response", team, response_id), chain, ttl_s=self.chain_ttl_s)
-            # A conversation that has a budget of its own keeps it.
-            made = reserved.chain if conversation is None else _key("conversation", team, conversation)
-            if made != reserved.chain and await self._shared_state.get(self._counter(made)) is None:
-                await self._shared_state.put(made, chain, ttl_s=self.chain_ttl_s, if_absent=True)
-        except StoreError as error:
-            raise _unavailable() from error
-        reserved.linked = True
-
-    async def _give_back(self, reserved: Reserved) -> None:
-        unused, reserved.granted = reserved.granted - reserved.used, reserved.used
-        if unused > 0:
+        async def check(call: Call, context: Context) -> Call:
+            body = call.body
+            wanted = number_for(body.get(FIELD))
+            offers = has_server_tools(body) or (counts_callers and bool(body.get("tools")))
             try:
-                await self._add(reserved.chain, -unused)
-            except Unavailable:  # the answer is good all the same: the chain has less
-                log.warning("budget.failed", policy=FIELD)
+                chain = await state.chains.chain_of(call, context)
+            except Unavailable as error:
+                raise _unavailable() from error
+            budget = budget_of(_counter_key(chain, state.name), is_reserved=offers)
+            context.on_end(partial(_settle, budget, context))  # before the take, which may be cancelled
+            if offers:
+                await budget.take(wanted)
+            context.set(slot, budget)
+            if not offers:
+                return call.with_fields(max_tool_calls=wanted)
+            if budget.granted > 0:
+                return call.with_fields(max_tool_calls=budget.granted)
+            if rejects:
+                raise _empty(budget.limit, body)
+            return call.without_fields(FIELD).with_fields(tool_choice="none")
 
-    def _counter(self, chain: str) -> str:
-        """Where the budget of a chain is counted: a second one, such as one on trial, counts for itself."""
-        return f"{chain}:used:{self._ordinal}"
+        return check
 
-    async def _add(self, chain: str, amount: int) -> int:
+    def reply_check(self, state: PolicyState) -> ReplyCheckFactory:
+        counts_offered_only = self.count == ("server",) and self.scope == "response"
+        slot, is_counted, limit_of = _budget_slot(state), self._count_rule(), self._limit_rule()
+
+        def factory(call: Call, context: Context) -> ReplyCheck | None:
+            body = call.body
+            offers = has_server_tools(body)
+            if not (offers or body.get("stream")) and counts_offered_only and not may_have_hidden_tools(body):
+                return None
+            tally, budget = Tally(is_counted), context.get(slot)
+            if budget is None:
+                return ReplyCheck(_limit_check(tally, limit_of(body)), needs_stream=offers)
+            return ReplyCheck(_budget_check(tally, budget, state.chains, call, context), needs_stream=offers)
+
+        return factory
+
+    def _count_rule(self) -> Callable[[object], bool]:
+        """Return the predicate for output items that count."""
+        kinds = frozenset(self.count) | ({"unknown"} if self.count_unknown and "server" in self.count else set())
+        return lambda item: isinstance(item, dict) and kind_of_call(item) in kinds
+
+    def _limit_rule(self) -> Callable[[Mapping[str, Any]], int]:
+        """Return the function that reads the limit of a response in its request, whatever a rule on trial let pass."""
+        limit, default = self.max, self.default or self.max
+
+        def limit_of(body: Mapping[str, Any]) -> int:
+            sent = body.get(FIELD)
+            return min(sent, limit) if isinstance(sent, int) and not isinstance(sent, bool) else default
+
+        return limit_of
+
+
+class ChainBudget:
+    """What one call takes from the budget of its chain.
+
+    `granted` is what the call may use, `is_reserved` is false if it is taken one by one, because the call itself offers
+    no tools. What a call has begun with the store is finished even if the call is cancelled.
+    """
+
+    def __init__(self, store: Store, limit: int, window_s: float, key: str, *, is_reserved: bool) -> None:
+        self.limit = limit
+        self.is_reserved = is_reserved
+        self.granted = 0
+        self._store = store
+        self._window_s = window_s
+        self._key = key
+        self._held = 0  # what was taken in `_window` and not given back
+        self._window = 0
+        self._lock = asyncio.Lock()
+        self._step: asyncio.Task[Any] | None = None
+
+    async def take(self, amount: int) -> None:
+        """Add to `granted` up to `amount` of what the chain has left. Raises Unavailable."""
         try:
-            return await self._shared_state.add(self._counter(chain), amount, ttl_s=self.chain_ttl_s)
+            await self._finish(self._take(amount))
         except StoreError as error:
             raise _unavailable() from error
 
+    async def give_back(self, used: int = 0) -> None:
+        """Give back what the call holds beyond `used`. A failure is logged: the chain has that much less."""
+        if self._step is not None and (self._held > used or not self._step.done()):
+            await self._finish(self._give_back(used))
 
-def _conversation(holder: Mapping[str, Any]) -> str | None:
-    """The id of the conversation that a request or a response names."""
-    conversation = holder.get("conversation")
-    if isinstance(conversation, dict):
-        conversation = conversation.get("id")
-    return conversation if isinstance(conversation, str) else None
+    async def _finish(self, step: Coroutine[Any, Any, T]) -> T:
+        self._step = task = asyncio.ensure_future(step)
+        return await asyncio.shield(task)
+
+    async def _take(self, amount: int) -> None:
+        async with self._lock:
+            grant = await self._store.take(self._key, amount, limit=self.limit, window_s=self._window_s)
+            if grant.granted and grant.window != self._window:  # what was taken in an earlier window ended with it
+                self._window, self._held = grant.window, 0
+            self._held += grant.granted
+            self.granted += grant.granted
+
+    async def _give_back(self, used: int) -> None:
+        async with self._lock:
+            unused, self._held = self._held - used, min(self._held, used)
+            try:
+                if unused > 0:
+                    await self._store.give(self._key, unused, window=self._window)
+            except StoreError as error:
+                log.warning("budget.failed", policy=FIELD, error=str(error)[:200])
 
 
-def _is_plain(body: Mapping[str, Any]) -> bool:
-    """Whether a call has no tools run but those that it offers: it goes on from none, and its fields are known."""
-    return body.keys() <= PLAIN_FIELDS or all(body[name] is None for name in body.keys() - PLAIN_FIELDS)
+async def _settle(budget: ChainBudget, context: Context) -> None:
+    """Give back everything if no backend can have run a tool for the call.
+
+    A backend may have if it answered; and if the caller disconnected while a backend was working, it may still.
+    """
+    task = asyncio.current_task()
+    is_cancelled = task is not None and task.cancelling() > 0
+    was_asked = context.record.backend is not None
+    if not (context.is_answered or (was_asked and is_cancelled)):
+        await budget.give_back()
 
 
-def _key(*parts: str) -> str:
-    """A key of the store, made of hashes only: no text of a caller's stands in it."""
-    digest = hashlib.sha256(b"".join(len(part).to_bytes(8) + part.encode() for part in parts))
+def _limit_check(tally: Tally, limit: int) -> EventCheck:
+    async def check(event: Event) -> Event:
+        if tally.count(event) > limit:
+            raise _exceeded(limit)
+        return event
+
+    return check
+
+
+def _budget_check(tally: Tally, budget: ChainBudget, chains: Chains, call: Call, context: Context) -> EventCheck:
+    async def check(event: Event) -> Event:
+        made = tally.count(event)
+        if made > budget.granted and not budget.is_reserved:
+            await budget.take(made - budget.granted)
+        if made > budget.granted:
+            raise _exceeded(budget.granted)
+        is_terminal = event.type in TERMINALS
+        if (is_terminal or event.type == "response.created") and not chains.is_bound(context):
+            raise _unavailable()
+        # The caller may continue as soon as it has the last event. A reply from the cache has run no tools.
+        if is_terminal and not (call.body.get("background") and event.response.get("status") in RUNNING):
+            await budget.give_back(made if context.is_answered else 0)
+        return event
+
+    return check
+
+
+def _budget_slot(state: PolicyState) -> Slot[ChainBudget]:
+    return Slot(f"{FIELD}.{state.name}")
+
+
+def _counter_key(chain: str, name: str) -> str:
+    """The key of a chain's counter. Each policy counts for itself, so that one on trial takes nothing from another."""
+    digest = hashlib.sha256(b"".join(len(part).to_bytes(8) + part.encode() for part in (chain, name)))
     return f"headgate:{FIELD}:{digest.hexdigest()}"
+
+
+def _exceeded(limit: int) -> Stop:
+    return Stop("exceeded", f"The response may make {limit} tool calls.")
+
+
+def _empty(limit: int, body: Mapping[str, Any]) -> PolicyViolation:
+    found = f"None of the chain's {limit} tool calls is left; calls that still run hold theirs."
+    param = "conversation" if body.get("conversation") else "previous_response_id"
+    return PolicyViolation("empty", found, param=param)
 
 
 def _unavailable() -> Unavailable:

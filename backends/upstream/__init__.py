@@ -75,7 +75,7 @@ class Upstream(Backend):
         headers = {**call.headers, **context.trace.propagation_headers()}
         answer = await self._request("POST", "responses", call.encoded, headers, call.query)
         try:
-            reply = await reply_of(answer, context.followed, self.between_bytes_timeout_s, self.max_answer_bytes)
+            reply = await reply_of(answer, context, self.between_bytes_timeout_s, self.max_answer_bytes)
             yield reply
             if isinstance(reply.batches, Stream) and reply.batches.is_complete:
                 await read_rest(answer)

@@ -9,9 +9,12 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
+from proxy.context import Context
+from proxy.wire.bounds import count_values
 from proxy.wire.errors import BackendError, RequestError, envelope
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, response_reply
 from proxy.wire.sse import SSEParser
+from proxy.workers import MemoryLease
 
 # Headers of an answer that concern one connection, or that the gateway writes itself. Source: RFC 9110, 7.6.1.
 NOT_FORWARDED = frozenset({
@@ -20,20 +23,22 @@ NOT_FORWARDED = frozenset({
     "strict-transport-security", "te", "trailer", "transfer-encoding", "upgrade", "x-headgate-policy", "x-request-id",
 })  # fmt: skip
 REST_TIMEOUT_S = 0.5
+MAX_VALUES = 1_000_000
+"""The most values in the JSON of an answer."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-async def reply_of(answer: aiohttp.ClientResponse, followed: frozenset[str], silence_s: float, max_bytes: int) -> Reply:
-    """Return an answer as a reply. Raises BackendError."""
+async def reply_of(answer: aiohttp.ClientResponse, context: Context, silence_s: float, max_bytes: int) -> Reply:
+    """Return an answer as a reply. Raises BackendError, Unavailable."""
     headers = _forwarded_headers(answer)
     if answer.status != 200:
         return await _refusal(answer, headers, silence_s, max_bytes)
     if answer.content_type == "text/event-stream":
-        return Reply(200, headers, batches=Stream(answer, followed, silence_s))
-    body = await read_body(answer, silence_s, max_bytes)
+        return Reply(200, headers, batches=Stream(answer, context.followed, silence_s))
+    body = await read_body(answer, silence_s, max_bytes, context.memory)
+    context.memory.grow(len(body))
     try:
-        response = orjson.loads(body)
-        _ = response["id"]
+        response = await context.run(len(body), _parse_response, body)
     except (ValueError, KeyError, TypeError) as error:
         raise invalid_answer(f"200 with {answer.content_type} that is not a response") from error
     return response_reply(response, headers, body)
@@ -67,16 +72,29 @@ class Stream:
         raise StopAsyncIteration
 
 
-async def read_body(answer: aiohttp.ClientResponse, silence_s: float, max_bytes: int) -> bytes:
-    """Return the whole body. Raises BackendError."""
+async def read_body(
+    answer: aiohttp.ClientResponse, silence_s: float, max_bytes: int, memory: MemoryLease | None = None
+) -> bytes:
+    """Return the whole body. Raises BackendError, and Unavailable if the memory budget is used up."""
     chunks: list[bytes] = []
     size = 0
     while chunk := await _read(answer, silence_s):
         size += len(chunk)
         if size > max_bytes:
             raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
+        if memory is not None:
+            memory.grow(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _parse_response(body: bytes) -> Mapping[str, Any]:
+    """Raises ValueError, KeyError or TypeError for what is not a response object of at most MAX_VALUES values."""
+    if count_values(body, MAX_VALUES) > MAX_VALUES:
+        raise ValueError("too many values")
+    response: Mapping[str, Any] = orjson.loads(body)
+    _ = response["id"]
+    return response
 
 
 async def read_rest(answer: aiohttp.ClientResponse) -> None:

@@ -1,4 +1,4 @@
-"""Integers of a request, refused in the protocol's own words.
+"""Checks integers of a request; refuses other values in the protocol's own words.
 
 Source: what api.openai.com answers to `max_output_tokens` and `max_tool_calls` of other types, and below their minimum.
 """
@@ -6,13 +6,13 @@ Source: what api.openai.com answers to `max_output_tokens` and `max_tool_calls` 
 from proxy.wire.errors import PolicyViolation
 
 # What the protocol calls the type of a JSON value.
-KINDS = {bool: "a boolean", float: "a decimal number", str: "a string", list: "an array", dict: "an object"}
+TYPE_NAMES = {bool: "a boolean", float: "a decimal number", str: "a string", list: "an array", dict: "an object"}
 
 
 def checked_integer(value: object, field: str, *, least: int) -> int:
-    """The value of a field that must be an integer from `least` on. Raises PolicyViolation."""
+    """Return the value of a field that must be an integer of at least `least`. Raises PolicyViolation."""
     if not isinstance(value, int) or isinstance(value, bool):
-        found = KINDS.get(type(value), "another type")
+        found = TYPE_NAMES.get(type(value), "another type")
         message = f"Invalid type for '{field}': expected an integer, but got {found} instead."
         raise PolicyViolation("not_an_integer", message, param=field, code="invalid_type")
     if value < least:

@@ -1,7 +1,7 @@
-"""How many calls of tools a reply has made, as its events tell it, one by one.
+"""Counts the tool calls in a reply, event by event.
 
-Source: what servers were seen to send: items that share a place, ids that change between events, items that only the
-last event holds.
+Source: what servers were seen to send: items with the same output_index, ids that change between events, items that
+only the last event contains.
 """
 
 from collections.abc import Callable
@@ -9,43 +9,43 @@ from typing import Any
 
 from proxy.wire.event import TERMINALS, Event
 
-Place = tuple[str, int]
+ItemKey = tuple[str, int]
 
 
 class Tally:
-    """Counts the items of one reply that `counts` says yes to."""
+    """Counts the items of one reply for which `is_counted` is true."""
 
-    def __init__(self, counts: Callable[[object], bool]) -> None:
-        self._counts = counts
-        self._seen: set[Place] = set()
-        self._ids: dict[tuple[str, str], list[Any]] = {}  # by type of event and place: the ids that were told
+    def __init__(self, is_counted: Callable[[object], bool]) -> None:
+        self._is_counted = is_counted
+        self._seen: set[ItemKey] = set()
+        self._ids: dict[tuple[str, str], list[Any]] = {}  # the ids seen in events of one type, at one position
 
-    def made(self, event: Event) -> int:
-        """How many calls were made, as far as is told by this event and those before it."""
+    def count(self, event: Event) -> int:
+        """Return how many counted items there are in this event and those before it."""
         if event.type.startswith("response.output_item."):
             item = event.data.get("item")
-            if self._counts(item) and not (event.type == "response.output_item.added" and _is_unsettled(item)):
-                self._seen.add(self._place(event))
+            if self._is_counted(item) and not (event.type == "response.output_item.added" and _is_undecided(item)):
+                self._seen.add(self._key(event))
         elif event.type in TERMINALS:
-            output = event.response.get("output")  # it may hold what no event told of
-            return max(len(self._seen), sum(map(self._counts, output)) if isinstance(output, list) else 0)
+            output = event.response.get("output")  # it may contain items that had no event of their own
+            return max(len(self._seen), sum(map(self._is_counted, output)) if isinstance(output, list) else 0)
         return len(self._seen)
 
-    def _place(self, event: Event) -> Place:
-        """What tells one item of a response from another, in all events that speak of it.
+    def _key(self, event: Event) -> ItemKey:
+        """Return what identifies an item in all events about it: its position, and its number at that position.
 
-        Items to which a server gives one and the same place, or none, are told apart by their ids among events of one
-        type, as ids may change from one type to the next; without ids each event of a type is another item.
+        Items to which a server gives the same position, or none, are distinguished by their ids among events of one
+        type, because an id may change from one type to the next; without ids each event of a type is another item.
         """
         index, item_id = event.data.get("output_index"), event.data["item"].get("id")
-        place = str(index if isinstance(index, int) else item_id)
-        ids = self._ids.setdefault((event.type, place), [])
+        position = str(index if isinstance(index, int) else item_id)
+        ids = self._ids.setdefault((event.type, position), [])
         if item_id is None or item_id not in ids:
             ids.append(item_id)
-            return place, len(ids)
-        return place, ids.index(item_id) + 1
+            return position, len(ids)
+        return position, ids.index(item_id) + 1
 
 
-def _is_unsettled(item: Any) -> bool:
-    """Whether an item that only begins does not tell yet who runs it."""
+def _is_undecided(item: Any) -> bool:
+    """Whether an item that begins does not say yet where it runs."""
     return item.get("type") == "shell_call" and not isinstance(item.get("environment"), dict)

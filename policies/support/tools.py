@@ -1,4 +1,4 @@
-"""Who runs a tool: the caller, or the server while it makes its response.
+"""Kinds of tools: who runs a tool, what counts as a call, and which names resemble those that policies check.
 
 Source: https://platform.openai.com/docs/guides/tools and, for items, what was measured to count for `max_tool_calls`.
 """
@@ -8,10 +8,34 @@ from typing import Any
 
 from proxy.wire.fields import fold_name
 
-CALLERS_TOOLS = frozenset({
+CALLER_TYPES = frozenset({
     "function", "custom", "local_shell", "apply_patch", "computer", "computer_use", "computer_use_preview",
 })  # fmt: skip
-KINDS_OF_CALLS = {
+# Types of tools that have no address: for them a fast check is enough.
+TYPES_WITHOUT_ADDRESS = (
+    "apply_patch", "code_interpreter", "computer", "computer_use", "computer_use_preview", "custom", "file_search",
+    "function", "image_generation", "local_shell", "shell", "web_search", "web_search_preview",
+)  # fmt: skip
+# Fields of such tools that contain neither an address nor further tools.
+HARMLESS_FIELDS = frozenset({
+    "type", "name", "description", "parameters", "strict", "format", "defer_loading", "output_schema",
+    "allowed_callers", "container", "filters", "user_location", "search_context_size", "vector_store_ids",
+    "max_num_results", "ranking_options", "environment", "display_width", "display_height", "size", "quality",
+    "output_format", "model", "execution", "cache_control",
+})  # fmt: skip
+ADDRESS_FIELDS = ("server_url", "connector_id", "tunnel_id")  # what an MCP server may be reached by
+CHECKED_FIELDS = frozenset({*ADDRESS_FIELDS, "server_label", "type", "name", "tools", "function", "custom"})
+_CHECKED_WITHOUT_UNDERSCORES = frozenset(name.replace("_", "") for name in CHECKED_FIELDS)
+# Fields of a request that give a backend no tools other than those in `tools` and `input`. Some other fields continue
+# something that had tools, and what unknown fields do is unknown.
+FIELDS_WITHOUT_TOOLS = frozenset({
+    "background", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata", "model",
+    "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning", "safety_identifier",
+    "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs",
+    "top_p", "truncation", "user", "seed", "stop", "top_k",
+})  # fmt: skip
+CALLER_CALLS = frozenset({"local_shell_call", "apply_patch_call", "computer_call"})
+CALL_KINDS = {
     "function_call": "function",
     "custom_tool_call": "custom",
     "web_search_call": "server",
@@ -21,52 +45,30 @@ KINDS_OF_CALLS = {
     "mcp_call": "server",
     "program": "server",
 }
-# Fields of a request that bring no tools but those that one sees: of others, some go on from what had some, and what
-# the rest does only their inventor knows.
-PLAIN_FIELDS = frozenset({
-    "background", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata", "model",
-    "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning", "safety_identifier",
-    "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs",
-    "top_p", "truncation", "user", "seed", "stop", "top_k",
-})  # fmt: skip
-ADDRESSES = ("server_url", "connector_id", "tunnel_id")  # what an MCP server may be reached by
-# Types of tools that no address stands in, as they are written: for them a first look is enough.
-ORDINARY_TOOLS = (
-    "apply_patch", "code_interpreter", "computer", "computer_use", "computer_use_preview", "custom", "file_search",
-    "function", "image_generation", "local_shell", "shell", "web_search", "web_search_preview",
-)  # fmt: skip
-# Names in them that bring neither an address nor further tools.
-USUAL_NAMES = frozenset({
-    "type", "name", "description", "parameters", "strict", "format", "defer_loading", "output_schema",
-    "allowed_callers", "container", "filters", "user_location", "search_context_size", "vector_store_ids",
-    "max_num_results", "ranking_options", "environment", "display_width", "display_height", "size", "quality",
-    "output_format", "model", "execution", "cache_control",
-})  # fmt: skip
-JUDGED_NAMES = frozenset({*ADDRESSES, "server_label", "type", "name", "tools", "function", "custom"})
-_JOINED = frozenset(name.replace("_", "") for name in JUDGED_NAMES)
-CALLERS_CALLS = frozenset({"local_shell_call", "apply_patch_call", "computer_call"})
 
 
-def lookalike_in(tool: object) -> str | None:
-    """A name in a tool that a forgiving upstream may read as one that policies judge (`serverUrl`), made printable."""
+def find_lookalike(tool: object) -> str | None:
+    """Return a field of a tool that a lenient upstream may read as one that policies check (`serverUrl`), printable."""
     inner = (tool.get("function"), tool.get("custom")) if isinstance(tool, dict) else ()
     names: list[str] = [name for holder in (tool, *inner) if isinstance(holder, dict) for name in holder]
     for name in names:
-        if name not in USUAL_NAMES and name not in JUDGED_NAMES and fold_name(name).replace("_", "") in _JOINED:
+        if name in HARMLESS_FIELDS or name in CHECKED_FIELDS:
+            continue
+        if fold_name(name).replace("_", "") in _CHECKED_WITHOUT_UNDERSCORES:
             return name[:32].encode("ascii", "backslashreplace").decode()[:48]
     return None
 
 
-def is_callers(tool: Any) -> bool:
-    """Whether a tool of a request is run by the caller. What nobody knows is the server's."""
+def is_run_by_caller(tool: Any) -> bool:
+    """Whether the caller runs a tool of a request. An unknown tool is taken for one that the server runs."""
     if not isinstance(tool, dict):
         return False
     kind = tool.get("type")
-    if isinstance(kind, str) and kind in CALLERS_TOOLS:
+    if isinstance(kind, str) and kind in CALLER_TYPES:
         return True
     if kind == "namespace":
         inner = tool.get("tools")
-        return isinstance(inner, list) and all(map(_is_named, inner))
+        return isinstance(inner, list) and all(map(_has_caller_type, inner))
     if kind == "shell":
         environment = tool.get("environment")
         return isinstance(environment, dict) and environment.get("type") == "local"
@@ -75,52 +77,59 @@ def is_callers(tool: Any) -> bool:
     return False
 
 
-def _is_named(tool: Any) -> bool:
+def _has_caller_type(tool: Any) -> bool:
     kind = tool.get("type") if isinstance(tool, dict) else None
-    return isinstance(kind, str) and kind in CALLERS_TOOLS
+    return isinstance(kind, str) and kind in CALLER_TYPES
 
 
 def has_server_tools(body: Mapping[str, Any]) -> bool:
-    """Whether answering a request may run tools on the server's side.
+    """Whether a request offers tools that the server runs.
 
-    A prompt template may bring some of its own, and so may an item of the input (`additional_tools`, the output of a
-    search for tools).
+    A prompt template may contain some, and so may an item of the input (`additional_tools`, the output of a search for
+    tools). It walks no deeper than the items: a backend takes tools from there, and every call passes through here.
     """
     tools, given = body.get("tools"), body.get("input")
-    if body.get("prompt") is not None or (tools is not None and _are_the_servers(tools)):
+    if body.get("prompt") is not None or (tools is not None and _include_server_tool(tools)):
         return True
     if type(given) is list:
         for item in given:
-            if type(item) is dict and "tools" in item and _are_the_servers(item["tools"]):
+            if type(item) is dict and "tools" in item and _include_server_tool(item["tools"]):
                 return True
     return False
 
 
-def _are_the_servers(tools: Any) -> bool:
+def _include_server_tool(tools: Any) -> bool:
     if not isinstance(tools, list):
         return tools is not None
     try:
         for tool in tools:
-            if tool["type"] not in CALLERS_TOOLS and not is_callers(tool):  # at first sight most are the caller's
+            if tool["type"] not in CALLER_TYPES and not is_run_by_caller(tool):  # the first test decides most of them
                 return True
-    except (KeyError, TypeError):  # what has no type that is a string is known to nobody
+    except (KeyError, TypeError):  # without a type, or with one that is not a string: an unknown tool
         return True
     return False
 
 
-def kind_of_call(item: Mapping[str, Any]) -> str | None:
-    """What an output item counts as: "server", "function", "custom", "unknown", or None for what is no such call.
+def may_have_hidden_tools(body: Mapping[str, Any]) -> bool:
+    """Whether a backend may run tools that a request does not offer: it continues something, or has unknown fields."""
+    return not (
+        body.keys() <= FIELDS_WITHOUT_TOOLS or all(body[name] is None for name in body.keys() - FIELDS_WITHOUT_TOOLS)
+    )
 
-    Calls that the caller runs beside functions and custom tools (a local shell, a patch, a computer) are None.
+
+def kind_of_call(item: Mapping[str, Any]) -> str | None:
+    """Return what an output item counts as: "server", "function", "custom", "unknown", or None if it is no such call.
+
+    Other calls that the caller runs (a local shell, a patch, a computer) are None.
     """
     kind = item.get("type")
-    if not isinstance(kind, str) or kind in CALLERS_CALLS:
+    if not isinstance(kind, str) or kind in CALLER_CALLS:
         return None
     if kind == "shell_call":
         environment = item.get("environment")
         if not isinstance(environment, dict):
-            return "unknown"  # nothing tells where it runs
+            return "unknown"  # it does not say where it runs
         return None if environment.get("type") == "local" else "server"
     if kind == "tool_search_call":
         return None if item.get("execution") == "client" else "server"
-    return KINDS_OF_CALLS.get(kind, "unknown" if kind.endswith("_call") else None)
+    return CALL_KINDS.get(kind, "unknown" if kind.endswith("_call") else None)

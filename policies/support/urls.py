@@ -1,8 +1,8 @@
 """Finds the URLs, files and file ids that a request names, however the names are written.
 
 References are the strings of input, instructions and prompt under a name that ends in `url` (image_url, imageUrl, an
-object {"url"}), under `file_data` and under `file_id`; of tools their image_url, file_url, file_data and file ids. Not
-references: an MCP server_url (see the policy `tools`), links and ids that only say where something came from
+object {"url"}), under `file_data` and under `file_id`; of tools their image_url, file_url, file_data and file ids. No
+references are an MCP server_url (see the policy `tools`), and links and ids that only say where something came from
 (annotations, results, actions).
 """
 
@@ -52,13 +52,14 @@ def references(body: Mapping[str, object]) -> Iterator[tuple[list[Step], str, st
     """Yield each string of a request that may name a file or be one: its path, its normalized name, and its value.
 
     Raises PolicyViolation for a request of more values than can be walked without delaying others. Memory grows
-    with the depth only, and there is no recursion.
+    with the depth only, and there is no recursion. This walk is not `support.walk`, which is faster: a refusal needs
+    the path of the value, and must be the same in whatever order the names of an object come.
     """
     path: list[Step] = []
-    opened = [("", _children({place: body[place] for place in REFERENCE_FIELDS if place in body}))]
+    stack = [("", _children({field: body[field] for field in REFERENCE_FIELDS if field in body}))]
     left = MAX_VALUES
-    while opened:
-        outer, steps = opened[-1]
+    while stack:
+        outer, steps = stack[-1]
         for step, value in steps:
             if isinstance(value, str):
                 if step not in PLAIN_TEXT_FIELDS and (name := _plain_name(step, outer)).endswith(REFERENCE_SUFFIXES):
@@ -66,28 +67,28 @@ def references(body: Mapping[str, object]) -> Iterator[tuple[list[Step], str, st
             elif value and isinstance(value, CONTAINERS):
                 left -= len(value)
                 if left < 0:
-                    found = f"The input has too many values to be judged; the limit is {MAX_VALUES}."
+                    found = f"The input has too many values to be checked; the limit is {MAX_VALUES}."
                     raise PolicyViolation("too_many_values", found, param=path_of(path))
                 path.append(step)
-                opened.append((_plain_name(step, outer), _children(value)))
+                stack.append((_plain_name(step, outer), _children(value)))
                 break
         else:
-            opened.pop()
+            stack.pop()
             del path[-1:]
 
 
 def _children(value: Mapping[str, object] | list[object]) -> Iterator[tuple[Step, object]]:
-    """In the order of names, so that one and the same refusal is has_provenance in whatever order they came."""
+    """The values in an array, or in an object sorted by name."""
     return iter(enumerate(value)) if isinstance(value, list) else iter([(name, value[name]) for name in sorted(value)])
 
 
 def _plain_name(step: Step, outer: str) -> str:
-    """The name that a value has, ignoring lists, without case, hyphens and underscores."""
+    """The name of a value without case, hyphens and underscores; values in an array have the name of the array."""
     return outer if isinstance(step, int) else step.casefold().replace("_", "").replace("-", "")
 
 
 def is_reference(path: Sequence[Step], name: str) -> bool:
-    """Whether a string at this path, under this normalized name, is fetched or read by a provider."""
+    """Whether a provider fetches or reads what a string at this path, with this normalized name, refers to."""
     if path[:2] == ["prompt", "variables"]:
         path = path[3:]  # names of variables are the caller's own; a bare string is text
         if not path:
@@ -95,7 +96,7 @@ def is_reference(path: Sequence[Step], name: str) -> bool:
     has_provenance = not PROVENANCE.isdisjoint(path)
     if name in FILE_IDS:
         return not has_provenance
-    if name == "url":  # in an object {"url": ...} the name outside of it says what it is the address of
+    if name == "url":  # an object {"url": ...} is described by the name that the object itself has
         outside = [step for step in path[:-1] if isinstance(step, str) and step != "url"][-1:]
         name = "imageurl" if outside and _plain_name(outside[0], "").endswith("url") else name
     if has_provenance or "tools" in path:

@@ -68,7 +68,7 @@ async def busy(store: SqliteStore) -> AsyncIterator[None]:
 async def send(store: SqliteStore, *commands: Coroutine[Any, Any, object]) -> list[asyncio.Task[object]]:
     """Send commands that wait, in this order."""
     tasks = [asyncio.create_task(command) for command in commands]
-    while store._worker._waiting.qsize() < len(tasks):  # noqa: ASYNC110
+    while store._thread._waiting.qsize() < len(tasks):  # noqa: ASYNC110
         await asyncio.sleep(0)
     return tasks
 
@@ -314,7 +314,7 @@ async def test_commands_that_wait_together_are_committed_together(sqlite: Sqlite
     statements: list[str] = []
     async with busy(sqlite):
         waiting = await send(sqlite, *(sqlite.take("a", 1, limit=100, window_s=60) for _ in range(50)))
-        sqlite._worker._database.set_trace_callback(statements.append)
+        sqlite._thread._database.set_trace_callback(statements.append)
     grants = await asyncio.gather(*waiting)
 
     assert sorted(grant.used for grant in grants) == list(range(1, 51))
@@ -375,7 +375,7 @@ def room_for(size: int) -> Iterator[None]:
 async def test_a_full_database_fails_every_command_of_the_batch(sqlite: SqliteStore):
     """SQLite undoes the whole transaction, so none of them is acknowledged or kept."""
     await sqlite.put("a", b"a", ttl_s=60)
-    sqlite._worker._database.execute("PRAGMA max_page_count = 20")
+    sqlite._thread._database.execute("PRAGMA max_page_count = 20")
     async with busy(sqlite):
         tasks = await send(sqlite, sqlite.put("a", b"b", ttl_s=60), sqlite.put("c", b"c" * MIB, ttl_s=60))
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)

@@ -23,7 +23,7 @@ Outcome = tuple[object, StoreError | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class StoreCommand:
     """A verb with its arguments, and where its outcome goes."""
 
     run: Callable[[Transaction], object]
@@ -40,21 +40,21 @@ class Command:
             self.done.set_exception(failure)
 
 
-class Worker:
+class CommitThread:
     """Runs commands in order. Each is acknowledged after the commit, so what was acknowledged is kept."""
 
     def __init__(self, database: sqlite3.Connection, clock: Callable[[], float], max_waiting: int) -> None:
         self._database = database
         self._clock = clock
         self._max_waiting = max_waiting
-        self._waiting: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[StoreCommand | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="sqlite-store", daemon=True)
         self._thread.start()
 
-    def submit(self, command: Command) -> None:
-        """Queue a command. Raises StoreError when too many wait or the worker is closed."""
+    def submit(self, command: StoreCommand) -> None:
+        """Queue a command. Raises StoreError when too many wait or the thread has ended."""
         if self._closed or not self._thread.is_alive():
             raise StoreError("the store is closed")
         if self._waiting.qsize() >= self._max_waiting:
@@ -74,9 +74,9 @@ class Worker:
             batch, last = self._next_batch(wait_s)
             wait_s = SWEEPING_S if self._run(batch) else IDLE_S
 
-    def _next_batch(self, wait_s: float) -> tuple[list[Command], bool]:
+    def _next_batch(self, wait_s: float) -> tuple[list[StoreCommand], bool]:
         """Return the commands that wait, less the cancelled ones, and whether they are the last."""
-        batch: list[Command] = []
+        batch: list[StoreCommand] = []
         with suppress(queue.Empty):
             command = self._waiting.get(timeout=wait_s)
             while command is not None:
@@ -88,7 +88,7 @@ class Worker:
             return batch, True
         return batch, False
 
-    def _run(self, batch: Sequence[Command]) -> bool:
+    def _run(self, batch: Sequence[StoreCommand]) -> bool:
         """Run commands in one transaction, or sweep when there are none; return whether there is more to sweep."""
         try:
             outcomes, more = self._commit(batch)
@@ -101,7 +101,7 @@ class Worker:
                 self._loop.call_soon_threadsafe(_finish, batch, outcomes)
         return more
 
-    def _commit(self, batch: Sequence[Command]) -> tuple[list[Outcome], bool]:
+    def _commit(self, batch: Sequence[StoreCommand]) -> tuple[list[Outcome], bool]:
         writes = any(command.writes for command in batch) or (not batch and self._transaction().has_expired())
         self._database.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         transaction = self._transaction()  # its time begins when the lock is held
@@ -113,7 +113,7 @@ class Worker:
     def _transaction(self) -> Transaction:
         return Transaction(self._database, self._clock())
 
-    def _attempt(self, command: Command, transaction: Transaction) -> Outcome:
+    def _attempt(self, command: StoreCommand, transaction: Transaction) -> Outcome:
         """Run one command and return its outcome; a command that fails leaves no trace in the others."""
         self._database.execute("SAVEPOINT command")
         try:
@@ -127,6 +127,6 @@ class Worker:
         return outcome
 
 
-def _finish(batch: Sequence[Command], outcomes: Sequence[Outcome]) -> None:
+def _finish(batch: Sequence[StoreCommand], outcomes: Sequence[Outcome]) -> None:
     for command, (result, failure) in zip(batch, outcomes, strict=True):
         command.finish(result, failure)

@@ -59,14 +59,16 @@ async def _batches(stream: bytes, followed: frozenset[str]) -> AsyncIterator[Bat
     yield parser.close()
 
 
-def make_pipeline(*backends: Backend, rules: Sequence[Rule] = (), cache: Cache | None = None) -> Pipeline:
-    """Return a pipeline whose only route leads to these backends."""
+def make_pipeline(
+    *backends: Backend, rules: Sequence[Rule] = (), cache: Cache | None = None, model: str = "*"
+) -> Pipeline:
+    """Return a pipeline whose only route leads from these models to these backends."""
     store = Memory()
     ownership = Ownership(store)
     return Pipeline(
         rules=Rules(rules, store, ownership),
         ownership=ownership,
-        routes=Routes([Route("route", "*", backends)]),
+        routes=Routes([Route("route", model, backends)]),
         cache=cache or Cache(None, None),
         history=History(),
         attempts=Attempts(),

@@ -14,6 +14,7 @@ from proxy.http.send import send
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
 from proxy.wire.call import Call, forwarded_headers, parse_call
+from proxy.wire.errors import RequestError
 from proxy.workers import MemoryBudget, MemoryLease, Workers
 
 PARSED_RATIO = 4
@@ -44,6 +45,8 @@ class Responses:
 
     async def _parse(self, exchange: Exchange, memory: MemoryLease) -> Call:
         request, server = exchange.request, self.server
+        if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
+            raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
         raw = await read_body(request, server, memory, self.workers)
         parse = partial(
             parse_call, headers=forwarded_headers(request.headers), query=exchange.query,

@@ -20,8 +20,11 @@ JSON = st.recursive(
 BODIES = st.dictionaries(st.text(max_size=3), JSON, max_size=4).map(lambda body: ASKED | body)
 
 
-def key_of(body: dict[str, Any], team: str = "t", route: str = "r", query: str = "", caller: str = "c") -> str:
-    return cache_key(Call(body, query=query), Caller(caller, team), route)
+def key_of(
+    body: dict[str, Any], team: str = "t", route: str = "r", query: str = "", caller: str = "c", **headers: str
+) -> str:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return cache_key(Call(body, sent, query), Caller(caller, team), route)
 
 
 @given(BODIES, st.randoms())
@@ -55,7 +58,7 @@ def test_parts_cannot_be_shifted_into_each_other():
 
 
 def test_every_part_changes_the_key():
-    """Team, route, query, prompt_cache_key and body; not the caller's name."""
+    """Team, route, query, headers, prompt_cache_key and body; not the caller's name."""
     keys = [
         key_of(ASKED),
         key_of(ASKED, team="u"),
@@ -74,6 +77,24 @@ def test_every_part_changes_the_key():
 def test_fields_that_cannot_change_the_answer_are_not_in_the_key(field: str):
     """Who the caller is and how the answer is delivered."""
     assert key_of(ASKED) == key_of(ASKED | {field: "anything"})
+
+
+def test_headers_that_can_change_the_answer_are_in_the_key():
+    """Such as betas, and forwarded headers that are not known."""
+    keys = [
+        key_of(ASKED),
+        key_of(ASKED, openai_beta="a"),
+        key_of(ASKED, openai_beta="b"),
+        key_of(ASKED, x_codex_turn="a"),
+    ]
+
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("name", ["user-agent", "session_id", "x-client-request-id", "x-stainless-retry-count"])
+def test_headers_of_a_client_or_a_session_are_not_in_the_key(name: str):
+    """They differ from call to call."""
+    assert cache_key(Call(ASKED, {name: "anything"}), Caller("c", "t"), "r") == key_of(ASKED)
 
 
 def test_a_key_is_a_hash():

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from policies.tools import Tools
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller
+from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from tests.shapes import judged_by
 

@@ -11,7 +11,8 @@ import pytest
 
 from backends.local import Local
 from backends.local.model import Model, read_model
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller
+from proxy.wire.call import Call
 from proxy.wire.event import Event
 from tests.models import write_model
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from backends.local import Local
-from proxy.wire.call import Caller
+from proxy.context import Caller
 from proxy.wire.errors import BackendError, RequestError
 from tests.backends.local.conftest import WEATHER, ask, call_of
 from tests.models import write_model

@@ -47,6 +47,7 @@ class Transcript:
         self.created: Event | None = None
         self.terminal: Event | None = None
         self.has_error = False  # whether an `error` event was passed on
+        self.is_changed = False  # whether a reply check changed an event: the cache keeps only what a backend said
         self._items: dict[tuple[int, str | None], Any] = {}  # the finished items, by output_index and id
         self._open: dict[int, tuple[int, Event]] = {}  # by output_index: where it is in the log, and its `added` event
         self._log: list[Event | Run] = []

@@ -1,10 +1,10 @@
-"""Templates of the families that people run write here what the reference renderer writes, byte for byte."""
+"""Chat templates of common families render byte for byte like in the reference renderer."""
 
 import itertools
 
 import pytest
 
-from backends.local.model.template import ChatTemplate
+from backends.local.model.chat_template import ChatTemplate
 from proxy.wire.errors import RequestError
 from tests.families import CONTROLS, FAMILIES
 
@@ -47,7 +47,7 @@ WRITTEN = {
 }
 
 
-def ours(family, messages, tools, **variables):
+def render(family, messages, tools, **variables):
     template = ChatTemplate(FAMILIES[family], [*CONTROLS[family], "<s>", "</s>"], SPECIAL)
     try:
         return "".join(template.render(messages, tools, **variables))
@@ -56,8 +56,8 @@ def ours(family, messages, tools, **variables):
 
 
 @pytest.mark.parametrize(("family", "dialogue", "with_tools"), CASES)
-def test_prompts_are_those_of_the_reference_renderer(family, dialogue, with_tools):
-    """Where transformers is installed, it is asked."""
+def test_prompts_equal_those_of_the_reference_renderer(family, dialogue, with_tools):
+    """Compared directly, where transformers is installed."""
     pytest.importorskip("transformers")
     from jinja2 import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -72,13 +72,13 @@ def test_prompts_are_those_of_the_reference_renderer(family, dialogue, with_tool
     except TemplateError as error:
         expected = str(error).rstrip(".")
 
-    assert expected == ours(family, DIALOGUES[dialogue], tools, **variables)
+    assert expected == render(family, DIALOGUES[dialogue], tools, **variables)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_are_those_that_the_reference_renderer_wrote_once(family):
-    """Where it is not installed: what it wrote for the last turn of a dialogue, and one with a tool."""
+def test_prompts_equal_recorded_ones_of_the_reference_renderer(family):
+    """For the last turn of a dialogue, and for one with a tool."""
     tools = [] if family == "gemma" else [TOOL]
     messages = TALK[:2] if family == "gemma" else TALK[:2] + CALLED
 
-    assert WRITTEN[family] == ours(family, messages, tools, date_string="20 Nov 2026")
+    assert WRITTEN[family] == render(family, messages, tools, date_string="20 Nov 2026")

@@ -7,7 +7,7 @@ import pytest
 
 from backends.local.model.chat_template import ChatTemplate, ChatTemplates, ControlToken
 from proxy.wire.errors import RequestError
-from tests.families import HERMES
+from tests.chat_templates import HERMES
 from tests.patience import patience
 
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<s>", "</s>")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from backends.local.model.manifest import Manifest, read_manifest, recognise_reasoning, recognise_tool_format
-from tests.families import FAMILIES, HERMES
+from tests.chat_templates import CHAT_TEMPLATES, HERMES
 
 THINK_TAGS = ("<think>", "</think>")
 
@@ -15,7 +15,7 @@ THINK_TAGS = ("<think>", "</think>")
 )
 def test_tool_formats_are_recognised_by_chat_templates(family, expected):
     """By the syntax in which they write calls of earlier turns."""
-    assert expected == recognise_tool_format(FAMILIES[family], [])
+    assert expected == recognise_tool_format(CHAT_TEMPLATES[family], [])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from backends.local.model.chat_template import ChatTemplate, ControlToken
 from backends.local.model.tokenizer import ModelTokenizer, build_token_bytes
 from proxy.wire.errors import RequestError
-from tests.families import HERMES
+from tests.chat_templates import HERMES
 from tests.models import END, START, TEMPLATE, make_tokenizer
 
 TOKENIZER = make_tokenizer()

@@ -1,7 +1,7 @@
-"""Chat templates in the style of the families of models that people run: our own wording, their way of writing."""
+"""Chat templates in the syntax of common model families, with our own wording."""
 
 HERMES = """\
-{%- macro described(tool) %}
+{%- macro describe(tool) %}
     {{- '\\n' ~ (tool.function if tool.function is defined else tool) | tojson }}
 {%- endmacro %}
 {%- set turn = namespace(last=messages | length - 1, thinking=enable_thinking if enable_thinking is defined else true) %}
@@ -13,7 +13,7 @@ HERMES = """\
     {{- '<|im_start|>system\\n' }}
     {%- if messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{% endif %}
     {{- "Functions you may call:\\n<tools>" }}
-    {%- for tool in tools %}{{ described(tool) }}{% endfor %}
+    {%- for tool in tools %}{{ describe(tool) }}{% endfor %}
     {{- '\\n</tools>\\nWrite <tool_call>{"name": ..., "arguments": ...}</tool_call>.<|im_end|>\\n' }}
 {%- elif messages[0].role == 'system' %}
     {{- '<|im_start|>system\\n' ~ messages[0].content ~ '<|im_end|>\\n' }}
@@ -148,12 +148,12 @@ GEMMA = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}
 """
-FAMILIES = {"hermes": HERMES, "llama": LLAMA, "mistral": MISTRAL, "gemma": GEMMA}
-CONTROLS = {
+CHAT_TEMPLATES = {"hermes": HERMES, "llama": LLAMA, "mistral": MISTRAL, "gemma": GEMMA}
+CONTROL_TOKENS = {
     "hermes": ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"],
     "llama": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>"],
     "mistral": ["[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]",
                 "[/TOOL_RESULTS]"],
     "gemma": ["<start_of_turn>", "<end_of_turn>"],
 }  # fmt: skip
-"""What each family's tokenizer adds to <s> and </s>."""
+"""The tokens that each family's tokenizer has beyond <s> and </s>."""

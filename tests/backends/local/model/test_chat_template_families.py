@@ -6,7 +6,7 @@ import pytest
 
 from backends.local.model.chat_template import ChatTemplate
 from proxy.wire.errors import RequestError
-from tests.families import CONTROLS, FAMILIES
+from tests.chat_templates import CHAT_TEMPLATES, CONTROL_TOKENS
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 TALK = [
@@ -38,7 +38,7 @@ TOOL = {
     },
 }
 DIALOGUES = {"talk": TALK, "no system": TALK[1:], "one turn": TALK[:2], "called": TALK + CALLED, "odd": TALK[:2] * 2}
-CASES = list(itertools.product(FAMILIES, DIALOGUES, (False, True)))
+CASES = list(itertools.product(CHAT_TEMPLATES, DIALOGUES, (False, True)))
 WRITTEN = {
     "hermes": '<|im_start|>system\nBe brief. \n\nFunctions you may call:\n<tools>\n{"name": "get_weather", "description": "Says \\"how\\" it is <there>", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}\n</tools>\nWrite <tool_call>{"name": ..., "arguments": ...}</tool_call>.<|im_end|>\n<|im_start|>user\n Hello, <b>you</b> & é! <|im_end|>\n<|im_start|>assistant\n\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo", "days": [1, 2], "é": null}}\n</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\n{"sky": "clear"}\n</tool_response><|im_end|>\n<|im_start|>assistant\n',
     "llama": '<s><|start_header_id|>system<|end_header_id|>\n\nEnvironment: ipython\nToday: 20 Nov 2026\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nAnswer with {"name": name, "parameters": {...}}.\n\n{\n    "type": "function",\n    "function": {\n        "name": "get_weather",\n        "description": "Says \\"how\\" it is <there>",\n        "parameters": {\n            "type": "object",\n            "properties": {\n                "city": {\n                    "type": "string"\n                }\n            },\n            "required": [\n                "city"\n            ]\n        }\n    }\n}\n\nHello, <b>you</b> & é!<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n<|python_tag|>{"name": "get_weather", "parameters": {"city": "Oslo", "days": [1, 2], "é": null}}<|eot_id|><|start_header_id|>ipython<|end_header_id|>\n\n{"sky": "clear"}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n',
@@ -48,7 +48,7 @@ WRITTEN = {
 
 
 def render(family, messages, tools, **variables):
-    template = ChatTemplate(FAMILIES[family], [*CONTROLS[family], "<s>", "</s>"], SPECIAL)
+    template = ChatTemplate(CHAT_TEMPLATES[family], [*CONTROL_TOKENS[family], "<s>", "</s>"], SPECIAL)
     try:
         return "".join(template.render(messages, tools, **variables))
     except RequestError as error:
@@ -66,7 +66,7 @@ def test_prompts_equal_those_of_the_reference_renderer(family, dialogue, with_to
     variables = {"date_string": "20 Nov 2026", "enable_thinking": False}
     try:
         expected = render_jinja_template(
-            [DIALOGUES[dialogue]], tools or None, chat_template=FAMILIES[family], add_generation_prompt=True,
+            [DIALOGUES[dialogue]], tools or None, chat_template=CHAT_TEMPLATES[family], add_generation_prompt=True,
             **SPECIAL, **variables,
         )[0][0]  # fmt: skip
     except TemplateError as error:
@@ -75,7 +75,7 @@ def test_prompts_equal_those_of_the_reference_renderer(family, dialogue, with_to
     assert expected == render(family, DIALOGUES[dialogue], tools, **variables)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHAT_TEMPLATES)
 def test_prompts_equal_recorded_ones_of_the_reference_renderer(family):
     """For the last turn of a dialogue, and for one with a tool."""
     tools = [] if family == "gemma" else [TOOL]

@@ -45,20 +45,20 @@ TEMPLATE = """\
 """
 
 
-def write_model(folder: Path, says: Sequence[str] = (), *, loops: bool = False, **manifest: object) -> Path:
-    """Write a model folder. The model answers every prompt with the texts in `says`, one token each, and ends.
+def write_model(folder: Path, answer: Sequence[str] = (), *, loops: bool = False, **manifest: object) -> Path:
+    """Write a model folder. The model answers every prompt with the texts in `answer`, one token each, and ends.
 
-        No text may occur twice. With `loops` the model starts again instead of ending; without `says` its weights are
+    No text may occur twice. With `loops` the model starts again instead of ending; without `answer` its weights are
     random and it never ends. `manifest` adds keys to headgate.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(says)
+    tokenizer = make_tokenizer(answer)
     vocabulary = [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())]
-    steps = [tokenizer.encode(piece).ids for piece in ("\n", *says)]
+    steps = [tokenizer.encode(piece).ids for piece in ("\n", *answer)]
     assert all(len(step) == 1 for step in steps)
     chain = [step[0] for step in steps]
     chain.append(chain[1] if loops else tokenizer.token_to_id(END))
-    _write_weights(folder, vocabulary, dict(pairwise(chain)) if says else None)
+    _write_weights(folder, vocabulary, dict(pairwise(chain)) if answer else None)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     content = {"context_length": 512, "tool_format": "hermes", "eos": [END]} | manifest

@@ -123,7 +123,7 @@ class Local(Backend):
         model = self._read_model()
         refuse(self._placement())
         if self.memory_bytes is not None:
-            refuse_too_large(self._needs_bytes(model, self._kv_bytes(model)), self.memory_bytes)
+            refuse_too_large(self._required_bytes(model, self._kv_bytes(model)), self.memory_bytes)
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._read_model)
@@ -133,9 +133,9 @@ class Local(Backend):
         workers = placement.workers
         admission = Admission(self.max_waiting, workers, kv_bytes, self.max_wait_s, kv_bytes_per_token=token_bytes)
         if self.engine == "process":
-            self._engine = await self._in_process(admission, placement, kv_bytes)
+            self._engine = await self._start_in_process(admission, placement, kv_bytes)
         else:
-            self._engine = await self._in_thread(admission, placement)
+            self._engine = await self._start_in_thread(admission, placement)
         log.info(
             "backend.started", backend=self.name, device=self._engine.device or "not loaded yet",
             compute_type=self._engine.compute_type, workers=workers, context_length=self._model.context_length,
@@ -155,7 +155,7 @@ class Local(Backend):
         cards = (self.device_index,) if isinstance(self.device_index, int) else self.device_index
         return Placement(self.device, cards, self.compute_type, self.workers or _cores(), self.intra_threads)
 
-    async def _in_process(self, admission: Admission, placement: Placement, kv_bytes: int) -> Engine:
+    async def _start_in_process(self, admission: Admission, placement: Placement, kv_bytes: int) -> Engine:
         model = self._model
         order = Order(
             path=str(model.path.absolute()), placement=asdict(placement), vocabulary_size=len(model.vocabulary),
@@ -165,11 +165,11 @@ class Local(Backend):
         terms = Terms(
             backend=self.name, start_timeout_s=self.start_timeout_s, hang_timeout_s=self.hang_timeout_s,
             keep_alive_s=self.keep_alive_s, preload=self.preload, memory_bytes=self.memory_bytes,
-            needs_bytes=self._needs_bytes(model, kv_bytes),
+            needs_bytes=self._required_bytes(model, kv_bytes),
         )  # fmt: skip
         return await InProcess.started(admission, order, terms, of_this_gate())
 
-    async def _in_thread(self, admission: Admission, placement: Placement) -> Engine:
+    async def _start_in_thread(self, admission: Admission, placement: Placement) -> Engine:
         model = self._model
         tokenizer = (model.path / "tokenizer.json").read_text(encoding="utf-8")
         return await InThread.started(
@@ -178,7 +178,7 @@ class Local(Backend):
             grammars=Grammars(tokenizer, len(model.vocabulary), model.stop_ids),
         )  # fmt: skip
 
-    def _needs_bytes(self, model: Model, kv_bytes: int) -> int:
+    def _required_bytes(self, model: Model, kv_bytes: int) -> int:
         """Return the memory of a loaded model, with its running answers and the prompts that it keeps."""
         return (model.path / "model.bin").stat().st_size + kv_bytes + self.prefix_cache_bytes
 

@@ -15,8 +15,8 @@ SUPPORTED_TYPES = frozenset(
     {"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "opt", "qwen2", "qwen3"}
 )
 UNSUPPORTED_REASONS = {
-    "gpt_neox": "CTranslate2's converter does not know where newer checkpoints keep their rotary settings",
-    "phi": "CTranslate2's converter does not know where newer checkpoints keep their sizes",
+    "gpt_neox": "CTranslate2's converter does not find the rotary settings of newer checkpoints",
+    "phi": "CTranslate2's converter does not find the sizes in newer checkpoints",
     "phi3": "CTranslate2's converter cannot read the rotary settings of newer checkpoints",
     "granite": "CTranslate2 has no conversion for it",
     "mpt": "CTranslate2 has no conversion for it",

@@ -18,7 +18,7 @@ from backends.local.conversion.checkpoint import Checkpoint, read_rotary_setting
 from backends.local.conversion.verification import ReferenceLogits, record_logits
 from backends.local.model import ENGINE_TOKENS
 
-MISSING = 'Converting needs torch and transformers, which are not installed: pip install "headgate[convert]".'
+MISSING_EXTRA = 'Converting needs torch and transformers, which are not installed: pip install "headgate[convert]".'
 
 
 class SourceModel:
@@ -75,7 +75,7 @@ def _build_converter(checkpoint: Checkpoint) -> Any:
         from ctranslate2.converters import TransformersConverter
         from safetensors import SafetensorError
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(MISSING) from error
+        raise ModuleNotFoundError(MISSING_EXTRA) from error
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 

@@ -52,7 +52,7 @@ def check_size(schema: Mapping[str, Any]) -> None:
                 deeper.extend(value)
         values += len(level)
         if values > MAX_VALUES or len(deeper) > MAX_VALUES:
-            raise SchemaError(f"the schema holds more than {MAX_VALUES} values.")
+            raise SchemaError(f"the schema contains more than {MAX_VALUES} values.")
         if chars > MAX_CHARS:
             raise SchemaError(f"the schema's names and strings are longer than {MAX_CHARS} characters in total.")
         if not deeper:

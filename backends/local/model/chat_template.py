@@ -1,4 +1,4 @@
-"""Renders a conversation with the model's own chat template, and tells control tokens from text that resembles them.
+"""Renders a conversation with the model's own chat template, and separates control tokens from look-alikes.
 
 A control token in the template's own text is rendered as a lone surrogate that stands for it. Text that came as JSON
 contains no lone surrogates, so anything else in the result that looks like a control token came from a caller.

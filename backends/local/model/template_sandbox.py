@@ -255,8 +255,8 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
 
     def _indent(self, text: str, width: int | str = 4, *where: bool, **named: bool) -> str:
         self.charge_deep(text)
-        by = width if isinstance(width, int) else len(width)
-        self.work.spend((str(text).count("\n") + 1) * max(0, by))
+        columns = width if isinstance(width, int) else len(width)
+        self.work.spend((str(text).count("\n") + 1) * max(0, columns))
         return filters.do_indent(text, width, *where, **named)
 
     def _format(self, text: Any, *values: Any, **named: Any) -> str:

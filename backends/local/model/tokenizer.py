@@ -109,7 +109,7 @@ def build_token_bytes(tokenizer: Tokenizer) -> Callable[[int], bytes]:
 
 
 def _byte_letters() -> dict[str, int]:
-    """Return the letters that stand for bytes: printable ones for themselves, the others from U+0100 on."""
+    """Return the characters that represent bytes: printable ones as themselves, the others from U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}

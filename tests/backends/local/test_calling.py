@@ -29,8 +29,8 @@ def random(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reasoning_model(tmp_path_factory):
     """A model that reasons before it answers."""
-    says = ["<think>", "Hm", "...", "</think>", "\n\n", "Sunny", " and", " warm."]
-    return write_model(tmp_path_factory.mktemp("reasoning"), says, reasoning=True)
+    answer = ["<think>", "Hm", "...", "</think>", "\n\n", "Sunny", " and", " warm."]
+    return write_model(tmp_path_factory.mktemp("reasoning"), answer, reasoning=True)
 
 
 async def response_of(local, **body):

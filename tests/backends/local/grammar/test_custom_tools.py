@@ -9,7 +9,7 @@ from proxy.wire.errors import RequestError
 from tests.patience import patience
 
 PATCH = r"""
-start: begin hunk+ end   // as an editor wants it
+start: begin hunk+ end   // a patch
 begin: "*** Begin <Patch>" LF
 hunk: "@@ " /(.+)/ LF
 end: "*** End %json @tool" LF?

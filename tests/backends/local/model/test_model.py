@@ -181,7 +181,7 @@ def test_a_template_that_is_not_utf_8_is_named(copy):
 
 
 def test_a_tokenizer_of_another_model_is_refused(copy):
-    """Its ids would stand for different tokens in the engine."""
+    """Its ids would mean different tokens to the engine."""
     vocabulary = json.loads((copy / "vocabulary.json").read_text())
     vocabulary[100:102] = reversed(vocabulary[100:102])
     write(copy / "vocabulary.json", vocabulary)

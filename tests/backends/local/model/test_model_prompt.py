@@ -11,15 +11,15 @@ from tests.models import END, START
 
 
 def test_variables_are_passed_to_the_template(copy):
-    """`uses` says which ones it uses."""
-    write(copy / "chat_template.jinja", "{{ messages[0].content }}{% if not thinks %} no thoughts{% endif %}")
+    """`uses` is true for those that it uses."""
+    write(copy / "chat_template.jinja", "{{ messages[0].content }}{% if not verbose %} briefly{% endif %}")
     model = read_model(copy)
     messages = [{"role": "user", "content": "Hello you"}]
 
-    assert [model.template.uses(name) for name in ("thinks", "other")] == [True, False]
+    assert [model.template.uses(name) for name in ("verbose", "other")] == [True, False]
     assert (
-        model.prompt(messages, [], thinks=True)
-        == model.prompt(messages, [])[: -len(model.tokenizer.encode([" no thoughts"]))]
+        model.prompt(messages, [], verbose=True)
+        == model.prompt(messages, [])[: -len(model.tokenizer.encode([" briefly"]))]
     )
 
 

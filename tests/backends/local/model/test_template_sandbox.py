@@ -42,14 +42,14 @@ HOSTILE = {
     "doubled by +": "{% set ns = namespace(x='ab') %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
     "doubled by ~": "{% set ns = namespace(x='ab') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
     "doubled list": "{% set ns = namespace(x=[1]) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-    "held twice": FORTY + "{% endfor %}{{ ns.x }}",
-    "held twice, as JSON": FORTY + "{% endfor %}{{ [ns.x] | string }}",
-    "held twice, compared": FORTY + "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
-    "held twice, tested": FORTY + "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x is eq(ns.y) }}",
-    "held twice, searched": FORTY + "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x in [ns.y] }}",
-    "held twice by name": "{% set ns = namespace(x=1) %}{% for i in range(64) %}"
+    "referenced twice": FORTY + "{% endfor %}{{ ns.x }}",
+    "referenced twice, as JSON": FORTY + "{% endfor %}{{ [ns.x] | string }}",
+    "referenced twice, compared": FORTY + "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+    "referenced twice, tested": FORTY + "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x is eq(ns.y) }}",
+    "referenced twice, searched": FORTY + "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x in [ns.y] }}",
+    "referenced twice by name": "{% set ns = namespace(x=1) %}{% for i in range(64) %}"
     "{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
-    "held twice, hashed": "{% set ns = namespace(x=1) %}{% for i in range(64) %}"
+    "referenced twice, hashed": "{% set ns = namespace(x=1) %}{% for i in range(64) %}"
     "{% set ns.x = (ns.x, ns.x) %}{% endfor %}{{ {}[ns.x] }}",
     "pairs as keys": "{% set t = (1, 2) %}{{ {t: 1} }}",
     "pairs into dict()": "{{ dict([(1, 2)]) }}",

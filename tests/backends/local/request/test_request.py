@@ -43,10 +43,10 @@ def test_an_answer_may_fill_the_rest_of_the_context(model):
 def test_the_echo_contains_the_values_that_were_used(model):
     """In place of absent ones and nulls."""
     defaults = read_request({"input": "Hi", "text": {"format": None, "verbosity": "low"}}, model, DEFAULTS).body
-    asked = read_request({"input": "Hi", "temperature": 1, "top_p": 0.9}, model, DEFAULTS).body
+    given = read_request({"input": "Hi", "temperature": 1, "top_p": 0.9}, model, DEFAULTS).body
 
     assert (defaults["temperature"], defaults["top_p"], defaults["text"]) == (0.5, 1.0, {"verbosity": "low"})
-    assert (asked["temperature"], asked["top_p"]) == (1.0, 0.9)
+    assert (given["temperature"], given["top_p"]) == (1.0, 0.9)
 
 
 @pytest.mark.parametrize("body", [{}, {"input": "Hi", "temperature": 3}, {"input": "Hi", "tools": [{"type": "mcp"}]}])
@@ -97,20 +97,20 @@ def test_optional_tools_leave_the_beginning_of_the_answer_free(model, more, free
 def test_a_long_conversation_is_truncated_if_allowed(model):
     """So far that the answer has room; otherwise it is refused."""
     turns = [{"role": role, "content": f"{number} " * 40} for number in range(9) for role in ("user", "assistant")]
-    asked = {"input": [*turns, {"role": "user", "content": "And now?"}], "instructions": "Be kind."}
-    request = read_request(asked | {"truncation": "auto"}, model, DEFAULTS)
+    given = {"input": [*turns, {"role": "user", "content": "And now?"}], "instructions": "Be kind."}
+    request = read_request(given | {"truncation": "auto"}, model, DEFAULTS)
 
     assert (request.options.max_tokens, "Be kind." in text_of(request, model)) == (100, True)
     assert ("8 8" in text_of(request, model), "0 0" in text_of(request, model)) == (True, False)
     with pytest.raises(RequestError) as refused:
-        read_request(asked, model, DEFAULTS)
+        read_request(given, model, DEFAULTS)
     assert refused.value.code == "context_length_exceeded"
 
 
 def test_requests_with_one_cache_key_share_a_prefix(model):
     """Under one `prompt_cache_key` of one team; user messages are not part of it."""
-    asked = {"instructions": "Be kind to all people.", "prompt_cache_key": "a"}
-    first, second = (read_request({"input": text} | asked, model, DEFAULTS, team="red") for text in ("Hi", "Ho ho"))
+    given = {"instructions": "Be kind to all people.", "prompt_cache_key": "a"}
+    first, second = (read_request({"input": text} | given, model, DEFAULTS, team="red") for text in ("Hi", "Ho ho"))
     without = read_request({"input": "Hi", "instructions": "Be kind."}, model, DEFAULTS, team="red")
     shared = first.options.prefix
 
@@ -121,9 +121,9 @@ def test_requests_with_one_cache_key_share_a_prefix(model):
 
 def test_ignored_parameters_and_tools_are_listed(model):
     """Parameters by name, tools by their place and type if the operator allows to ignore them."""
-    asked = {"input": "Hi", "min_p": 0.1, "reasoning": {"effort": "low"}, "tools": [{"type": "web_search"}]}
+    given = {"input": "Hi", "min_p": 0.1, "reasoning": {"effort": "low"}, "tools": [{"type": "web_search"}]}
 
-    assert read_request(asked, model, DEFAULTS, ignore_unknown_tools=True).ignored == (
+    assert read_request(given, model, DEFAULTS, ignore_unknown_tools=True).ignored == (
         "min_p", "reasoning.effort", "tools[0].web_search",
     )  # fmt: skip
 
@@ -167,9 +167,9 @@ def test_ignored_values_are_not_echoed(model):
 
 def test_json_is_not_cut_at_a_stop_sequence(model):
     """It would become invalid; the ignored parameter is listed."""
-    asked = {"input": "Hi", "stop": "a"}
-    free = read_request(asked, model, DEFAULTS)
-    json = read_request(asked | {"text": {"format": {"type": "json_object"}}}, model, DEFAULTS)
+    given = {"input": "Hi", "stop": "a"}
+    free = read_request(given, model, DEFAULTS)
+    json = read_request(given | {"text": {"format": {"type": "json_object"}}}, model, DEFAULTS)
 
     assert (free.stop_sequences, free.ignored) == (("a",), ())
     assert (json.stop_sequences, json.ignored) == ((), ("stop",))

@@ -103,9 +103,7 @@ class Local(Backend):
     @model_validator(mode="after")
     def _check_stateless(self) -> Self:
         if self.keeps_state or self.enforces:
-            raise ValueError(
-                "a local model stores no responses and enforces no policies: leave out keeps_state and enforces"
-            )
+            raise ValueError("a local model keeps neither responses nor policies: leave out keeps_state and enforces")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 {% for %}, {% macro %}, {% call %}, {% block %}  spend the size of their bodies at every iteration or call
 for ... if                                       spends at every item that is tested
-{{ x }}, x + y, x ~ y                            spend the length of what is print_value or joined
+{{ x }}, x + y, x ~ y                            spend the length of what is printed or joined
 x[1:2]                                           spends the length of the slice
 x == y, x in y                                   spend the cost of comparing, unless one side is a constant
 {x: y}, (x, y)                                   reject containers as keys and tuples in tuples: both are hashed

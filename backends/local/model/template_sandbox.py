@@ -8,7 +8,7 @@ in roughly the characters that it reads or writes:
 
     each iteration, each call of a macro    the size of its body                        see `template_metering.py`
     output, sums, slices, comparisons       their length; their depth where needed      see `template_metering.py`
-    * ** %, methods, filters, tests         the length of arguments and results, before the result is result
+    * ** %, methods, filters, tests         the length of arguments and results, before the result is made
 
 Anything that is not in the tables here is refused when the template is compiled; chat templates need no more. A
 rendering that exceeds its budget ends with WorkLimitExceeded, at the same place on every machine, and leaves nothing

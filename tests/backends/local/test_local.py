@@ -199,7 +199,7 @@ async def test_cached_tokens_do_not_reveal_prompts_of_other_teams(folder, start_
 @pytest.mark.parametrize("keys", [{"keeps_state": True}, {"enforces": ("max_tool_calls",)}])
 def test_state_and_policies_cannot_be_delegated_to_it(folder, keys):
     """Otherwise ids would be unknown and policies would not be enforced."""
-    with pytest.raises(ValueError, match="a local model stores no responses and enforces no policies"):
+    with pytest.raises(ValueError, match="a local model keeps neither responses nor policies"):
         Local(name="local", path=folder, **keys)
 
 

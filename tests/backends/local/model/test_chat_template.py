@@ -1,4 +1,4 @@
-"""Chat templates, rendered like by the reference, with their own control tokens."""
+"""Chat templates, rendered as by the reference, with their own control tokens."""
 
 import re
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Chat templates of common families render byte for byte like in the reference renderer."""
+"""Chat templates of common families render byte for byte as in the reference renderer."""
 
 import itertools
 

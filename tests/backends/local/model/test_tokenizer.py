@@ -29,7 +29,7 @@ def control_tokens_in(ids):
     return [TOKENIZER.id_to_token(number) for number in ids if number in set(TOKENS.control_tokens.values())]
 
 
-def test_a_prompt_is_tokenized_like_by_the_reference():
+def test_a_prompt_is_tokenized_as_by_the_reference():
     """When no text resembles a control token, the ids are those of the whole prompt as one text."""
     pieces = prompt_around("Hello, how are you today? < | >")
 
@@ -95,7 +95,7 @@ def test_the_positions_of_control_tokens_are_checked():
 
 @pytest.mark.parametrize("side", [{"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}])
 def test_control_tokens_that_include_space_are_found(side):
-    """A prompt with them is tokenized like by the reference."""
+    """A prompt with them is tokenized as by the reference."""
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens([AddedToken("<turn>", special=True, **side)])
     pieces = [ControlToken("<turn>"), "user \n", ControlToken("<turn>"), "  Hello ", ControlToken("<turn>")]

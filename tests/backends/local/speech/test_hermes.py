@@ -191,7 +191,7 @@ def test_white_space_is_kept_without_a_call():
     ["<tool_call>{" * 90_000, "<" * 1_000_000, '<tool_call>{"a": "' + "x" * 1_000_000, '<tool_call>{"' * 80_000],
 )
 def test_a_megabyte_of_any_output_is_parsed_in_time(output):
-    """In chunks of some letters, as models write it; what is no call is text."""
+    """In short chunks, as models generate it; an invalid call is text."""
     parser = HERMES.parser(TOOLS)
     with patience():
         segments = [text for start in range(0, len(output), 64) for text in parser.feed(output[start : start + 64])]

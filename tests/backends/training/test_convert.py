@@ -109,12 +109,15 @@ def test_the_card_tells_the_shape_and_the_end(model):
 
 
 def test_ctranslate2_computes_what_the_network_computes(model, tokenizer):
-    """Eight bits blur the numbers a little; another rotary layout or order of heads would change them altogether."""
+    """Weights in 8 bits cause a small error; a wrong rotary layout or order of heads would cause a large one.
+
+    The arithmetic is in 32 bits, because 8-bit products saturate on processors without VNNI instructions.
+    """
     shape = Shape(tokens=tokenizer.get_vocab_size())
     ids = tokenizer.encode("<|im_start|>user\nHello there", add_special_tokens=False).ids
     expected = logits(random_weights(shape), shape, ids)
-    generator = ctranslate2.Generator(str(model), intra_threads=1)
+    generator = ctranslate2.Generator(str(model), intra_threads=1, compute_type="float32")
     actual = np.array(generator.forward_batch([[tokenizer.id_to_token(each) for each in ids]]))[0]
-    del generator  # before the interpreter ends, or it may abort
+    del generator  # the interpreter may abort if it still exists at exit
 
-    assert np.abs(actual - expected).mean() / np.abs(expected).mean() < 0.1
+    assert np.abs(actual - expected).mean() / np.abs(expected).mean() < 0.05

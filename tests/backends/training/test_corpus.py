@@ -1,5 +1,6 @@
 """The lessons: reproducible, well-formed, and true to what they promise."""
 
+import hashlib
 import json
 from itertools import islice
 from random import Random
@@ -7,7 +8,7 @@ from random import Random
 import pytest
 
 from backends.training.corpus import SUBJECTS, dialogues, lesson
-from backends.training.prompt import END, START
+from backends.training.prompt import END, START, render
 from backends.training.subjects import unknown
 
 
@@ -15,6 +16,16 @@ def test_the_same_seed_gives_the_same_lessons():
     first, again = (list(islice(dialogues("seed"), 50)) for _ in range(2))
 
     assert first == again
+
+
+def test_a_seed_gives_the_same_bytes_as_in_earlier_versions():
+    """Renaming or restructuring must not change the training text; only a deliberate change updates this digest."""
+    digest = hashlib.sha256()
+    for dialogue in islice(dialogues("train 7"), 2000):
+        digest.update(render(dialogue.messages, dialogue.tools).encode())
+        digest.update(json.dumps([dialogue.messages, dialogue.tools]).encode())
+
+    assert digest.hexdigest() == "47fec76817962dabf493a25d0d615c97a9747b7b65bbf8d9fb9dc4cd59be5da3"
 
 
 def test_another_seed_gives_other_lessons():

@@ -1,4 +1,4 @@
-"""The lessons: reproducible, well-formed, and true to what they promise."""
+"""The lessons: reproducible, well-formed, and correct."""
 
 import hashlib
 import json
@@ -35,8 +35,8 @@ def test_another_seed_gives_other_lessons():
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_every_lesson_ends_with_something_the_assistant_says(subject):
-    """An empty answer would teach the model to say nothing."""
+def test_every_lesson_ends_with_an_answer_of_the_assistant(subject):
+    """The model would learn to give empty answers from an empty one."""
     for number in range(150):
         last = lesson(Random(f"{subject}{number}"), subject).messages[-1]
 
@@ -45,7 +45,7 @@ def test_every_lesson_ends_with_something_the_assistant_says(subject):
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_no_lesson_holds_a_control_token(subject):
+def test_no_lesson_contains_a_control_token(subject):
     for number in range(100):
         found = json.dumps(lesson(Random(f"{subject}{number}"), subject).messages)
 
@@ -54,7 +54,7 @@ def test_no_lesson_holds_a_control_token(subject):
 
 
 @pytest.mark.parametrize("subject", [name for name in SUBJECTS if name.startswith(("weather", "everyday"))])
-def test_calls_use_functions_that_are_there_with_all_that_they_require(subject):
+def test_calls_use_offered_functions_with_all_required_arguments(subject):
     for number in range(150):
         found = lesson(Random(f"{subject}{number}"), subject)
         schemas = {tool["name"]: tool["parameters"] for tool in found.tools}
@@ -74,7 +74,7 @@ def test_function_names_within_a_request_differ():
         assert len(names) == len(set(names))
 
 
-def test_the_shares_of_the_subjects_are_percents():
+def test_the_shares_of_the_subjects_add_up_to_100_percent():
     assert sum(share for _, share in SUBJECTS.values()) == pytest.approx(100, abs=2)
 
 
@@ -85,14 +85,14 @@ def test_some_calls_come_in_pairs_and_some_after_an_earlier_turn():
     assert sum("tool" in [message["role"] for message in messages] for messages in found) > 20
 
 
-def test_sums_beyond_the_tables_are_not_worked_out():
+def test_sums_above_12_are_not_solved():
     for number in range(50):
-        _, answer = unknown.beyond(Random(number)).messages
+        _, answer = unknown.large_sum(Random(number)).messages
 
         assert answer["content"] == unknown.ANSWER
 
 
-def test_sums_are_right():
+def test_sums_are_correct():
     for number in range(200):
         answer = lesson(Random(number), "arithmetic").messages[-1]["content"]
         if " = " in answer:

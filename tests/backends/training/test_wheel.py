@@ -1,4 +1,4 @@
-"""The wheel: it holds what serves, and neither training code nor tests."""
+"""The wheel: it contains everything that serving needs, but neither training code nor tests."""
 
 import shutil
 import subprocess

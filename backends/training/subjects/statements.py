@@ -1,22 +1,28 @@
-"""Sentences about people, meetings, purchases and books, each with all that it says by key."""
+"""Sentences about people, meetings, purchases and books, each with its facts by key. Their words are in told.toml."""
 
 from collections.abc import Callable
 from random import Random
 
 from backends.training.dialogue import Json
 from backends.training.wording import lines, pick
-from backends.training.words import adjective, city, colour, noun, person, plain, unmistakable
+from backends.training.words import adjective, city, clear_words, colour, noun, person, plain_word
 
 
-def told(rng: Random) -> tuple[str, Json]:
-    """A sentence and what it says."""
-    kinds: tuple[Callable[[Random], tuple[str, Json]], ...] = (a_person, a_person, a_meeting, a_purchase, a_book)
+def statement(rng: Random) -> tuple[str, Json]:
+    """Return a sentence and its facts."""
+    kinds: tuple[Callable[[Random], tuple[str, Json]], ...] = (
+        person_statement,
+        person_statement,
+        meeting_statement,
+        purchase_statement,
+        book_statement,
+    )
     return rng.choice(kinds)(rng)
 
 
-def a_person(rng: Random) -> tuple[str, Json]:
+def person_statement(rng: Random) -> tuple[str, Json]:
     name, age, place, liked = person(rng), rng.randint(1, 99), city(rng), colour(rng)
-    job = rng.choice((*lines("told", "jobs"), plain(rng)))
+    job = rng.choice((*lines("told", "jobs"), plain_word(rng)))
     sentence = pick(rng, "told", "people").format(name=name, age=age, place=place, job=job, liked=liked)
     known: Json = {"name": name, "age": age, rng.choice(("city", "city", "location", "place")): place}
     known |= {"job": job} if f" {job} " in sentence else {}
@@ -24,11 +30,11 @@ def a_person(rng: Random) -> tuple[str, Json]:
     return sentence, known
 
 
-def a_meeting(rng: Random) -> tuple[str, Json]:
-    """Who meets where and when; the people are a list."""
+def meeting_statement(rng: Random) -> tuple[str, Json]:
+    """Return a sentence about a meeting; the participants are a list."""
     people = [person(rng) for _ in range(rng.choice((1, 2, 2, 3)))]
     what = rng.choice(
-        (f"{adjective(rng)} {noun(rng)}", noun(rng), plain(rng), "science fair", "birthday party", "meeting")
+        (f"{adjective(rng)} {noun(rng)}", noun(rng), plain_word(rng), "science fair", "birthday party", "meeting")
     )
     day = rng.choice((pick(rng, "objects", "days"), f"{pick(rng, 'objects', 'months')} {rng.randint(1, 31)}"))
     who = " and ".join([", ".join(people[:-1]), people[-1]]) if len(people) > 1 else people[0]
@@ -37,16 +43,16 @@ def a_meeting(rng: Random) -> tuple[str, Json]:
                       rng.choice(("participants", "participants", "people", "attendees")): people}  # fmt: skip
 
 
-def a_purchase(rng: Random) -> tuple[str, Json]:
+def purchase_statement(rng: Random) -> tuple[str, Json]:
     name, count = person(rng), rng.randint(2, 99)
     price = rng.choice((rng.randint(1, 999), rng.randint(100, 9999) / 100))
-    item = rng.choice((f"{adjective(rng)} {noun(rng)}s", f"{noun(rng)}s", unmistakable(rng)))
+    item = rng.choice((f"{adjective(rng)} {noun(rng)}s", f"{noun(rng)}s", clear_words(rng)))
     sentence = pick(rng, "told", "purchases").format(name=name, count=count, item=item, price=price)
     return sentence, {rng.choice(("name", "customer", "person")): name, rng.choice(("quantity", "count")): count,
                       rng.choice(("product", "item")): item, "price": price}  # fmt: skip
 
 
-def a_book(rng: Random) -> tuple[str, Json]:
-    title, author, year = unmistakable(rng, 3).capitalize(), person(rng), rng.randint(1700, 2030)
+def book_statement(rng: Random) -> tuple[str, Json]:
+    title, author, year = clear_words(rng, 3).capitalize(), person(rng), rng.randint(1700, 2030)
     sentence = pick(rng, "told", "books").format(title=title, author=author, year=year)
     return sentence, {"title": title, "author": author, rng.choice(("year", "year", "published")): year}

@@ -1,4 +1,4 @@
-"""Runs a coroutine on the loop that every process of the benchmark has, the gate included, until it is told to end."""
+"""Runs a coroutine on uvloop, the event loop of every process of the benchmark, until it ends or a signal arrives."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,10 +9,10 @@ from typing import Any
 import uvloop
 
 
-def run(work: Coroutine[Any, Any, None]) -> bool:
-    """Run `work` to its end, or until SIGTERM or SIGINT. True when it ended by itself."""
+def run_until_signal(work: Coroutine[Any, Any, None]) -> bool:
+    """Run `work` and return True when it finished, False when SIGTERM or SIGINT cancelled it."""
 
-    async def ending_by_signal() -> None:
+    async def cancel_on_signal() -> None:
         task = asyncio.current_task()
         assert task is not None
         for name in (SIGTERM, SIGINT):
@@ -20,6 +20,6 @@ def run(work: Coroutine[Any, Any, None]) -> bool:
         await work
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, suppress(asyncio.CancelledError):
-        runner.run(ending_by_signal())
+        runner.run(cancel_on_signal())
         return True
     return False

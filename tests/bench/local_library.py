@@ -1,7 +1,7 @@
-"""The yardstick: CTranslate2's own `generate_batch` in a process of its own, and nothing between.
+"""The baseline of a local model: CTranslate2's own `generate_batch` in a process of its own.
 
-`python -m tests.bench.local_raw FOLDER DEVICE COMPUTE_TYPE WORKERS` reads lines of [prompts, tokens] and answers each
-with the seconds that it took. The prompts are sorted by length and cut into one batch for each worker.
+`python -m tests.bench.local_library FOLDER DEVICE COMPUTE_TYPE WORKERS` reads lines of [prompts, tokens] and prints for
+each line the seconds that generation took. It sorts the prompts by length and splits them into one batch per worker.
 """
 
 import asyncio
@@ -22,34 +22,34 @@ from tests.bench.processes import ROOT
 Prompts = Sequence[Sequence[int]]
 
 
-class Raw:
-    """The process, as seen by who asks it."""
+class LibraryProcess:
+    """The running process of the library."""
 
     def __init__(self, process: Process) -> None:
         self.pid = process.pid
         self._process = process
 
-    async def seconds(self, prompts: Prompts, tokens: int) -> float:
-        """How long the library takes for so many tokens behind each of the prompts. Raises RuntimeError."""
+    async def generate_s(self, prompts: Prompts, tokens: int) -> float:
+        """Return how long the library takes to add this many tokens to each prompt. Raises RuntimeError."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(orjson.dumps([prompts, tokens]) + b"\n")
         line = await self._process.stdout.readline()
         if not line:
-            raise RuntimeError("The process of the library is gone.")
+            raise RuntimeError("The process of the library has exited.")
         return float(line)
 
 
 @asynccontextmanager
-async def raw(folder: Path, placement: Placement) -> AsyncIterator[Raw]:
-    """Start it and wait until it has loaded the model. Leaving the block ends it."""
+async def start_library(folder: Path, placement: Placement) -> AsyncIterator[LibraryProcess]:
+    """Start the process and wait until it has loaded the model. Leaving the block stops it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.local_raw", str(folder), placement.device, placement.compute_type,
+        sys.executable, "-m", "tests.bench.local_library", str(folder), placement.device, placement.compute_type,
         str(placement.workers), cwd=ROOT, stdin=PIPE, stdout=PIPE, start_new_session=True,
     )  # fmt: skip
     try:
-        library = Raw(process)
-        await library.seconds([[0, 1]], 2)
+        library = LibraryProcess(process)
+        await library.generate_s([[0, 1]], 2)
         yield library
     finally:
         if process.stdin is not None:
@@ -61,7 +61,7 @@ def main(folder: Path, placement: Placement) -> None:
     vocabulary = json.loads((folder / "vocabulary.json").read_bytes())
     generator = place(folder, vocabulary, placement)
 
-    def run(batch: Prompts, tokens: int) -> None:
+    def generate(batch: Prompts, tokens: int) -> None:
         texts = [[vocabulary[number] for number in prompt] for prompt in batch]
         generator.generate_batch(
             texts, max_length=tokens, end_token=[], include_prompt_in_result=False, sampling_topk=1
@@ -70,12 +70,12 @@ def main(folder: Path, placement: Placement) -> None:
     with ThreadPoolExecutor(placement.workers) as threads:
         for line in sys.stdin:
             prompts, tokens = orjson.loads(line)
-            began = time.perf_counter()
+            started = time.perf_counter()
             ordered = sorted(prompts, key=len)
             size = -(-len(ordered) // placement.workers)
-            parts = [ordered[at : at + size] for at in range(0, len(ordered), size)]
-            list(threads.map(run, parts, [tokens] * len(parts)))
-            print(time.perf_counter() - began, flush=True)  # noqa: T201
+            batches = [ordered[at : at + size] for at in range(0, len(ordered), size)]
+            list(threads.map(generate, batches, [tokens] * len(batches)))
+            print(time.perf_counter() - started, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

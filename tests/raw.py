@@ -130,7 +130,7 @@ class RawUpstream:
         self._tls = tls
         self.opened = 0
         self.open = 0
-        self.asked: list[bytes] = []
+        self.requests: list[bytes] = []
         self._serving: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -157,7 +157,7 @@ class RawUpstream:
                     size = next(
                         (line[16:] for line in head.split(b"\r\n") if line.startswith(b"Content-Length: ")), b"0"
                     )
-                    self.asked.append(head + await reader.readexactly(int(size)))
+                    self.requests.append(head + await reader.readexactly(int(size)))
                     await self.play(reader, writer)
         finally:
             self.open -= 1

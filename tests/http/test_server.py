@@ -11,7 +11,7 @@ from proxy.http import server as http_server
 from proxy.config.schema import ServerTable
 from tests.conftest import tables_for
 from tests.raw import RawConnection, no_tasks_left, post, serves, wire  # noqa: F401
-from tests.upstream import CANONICAL, FakeUpstream, canonical
+from tests.upstream import CANONICAL, FakeUpstream, canonical, final_body
 
 CHUNKED = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
 KEY = "sk-of-a-caller"
@@ -195,8 +195,8 @@ class Broken(SpanProcessor):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_crash_outside_the_path_is_told_and_survived(start_gate, upstream: FakeUpstream, logged, stream: bool):
-    """Before the first byte it is a 500 whose cause stands in the log only; after it, the answer is not mixed up."""
+async def test_a_crash_after_the_answer_closes_the_connection(start_gate, upstream: FakeUpstream, logged, stream: bool):
+    """The client has its whole answer; the cause stands in the log, and nothing else is written on the connection."""
     provider = TracerProvider()
     provider.add_span_processor(Broken())
     gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
@@ -205,10 +205,21 @@ async def test_a_crash_outside_the_path_is_told_and_survived(start_gate, upstrea
         answer = await connection.answer()
         rest = await connection.rest()
 
-    if stream:
-        assert (answer.status, answer.body) == (200, CANONICAL)
-    else:
+    assert (answer.status, answer.body) == (200, CANONICAL if stream else final_body())
+    assert [line["event"] for line in logged].count("request.crashed") == 1
+    assert rest == b""
+
+
+async def test_a_crash_before_the_answer_is_an_error_without_its_cause(start_gate, upstream: FakeUpstream, logged):
+    """An error outside the dispatcher's own handling is a 500 in the envelope; its cause is only in the log."""
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+    gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
+    async with wire(gate) as connection:
+        await connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = await connection.answer()
+
         assert (answer.status, answer.error["code"]) == (500, "internal_error")
         assert "disk" not in answer.body.decode()
-        assert "request.crashed" in [line["event"] for line in logged]
-    assert rest == b""
+        assert await connection.rest() == b""
+    assert [line["event"] for line in logged].count("request.crashed") == 1

@@ -1,9 +1,12 @@
 """The HTTP server: aiohttp's, with timeouts for request heads, a bounded shutdown, and errors in the envelope."""
 
 import asyncio
+import fcntl
 import logging
 import resource
 import secrets
+import sys
+import termios
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -115,7 +118,7 @@ class Connection(web.RequestHandler):
         self._head_began: float | None = None
         self._head_check: asyncio.TimerHandle | None = None
         self._write_check: asyncio.TimerHandle | None = None
-        self._read_bytes = 0  # how much of the answer had left for the client at the last check
+        self._read_bytes = 0  # how much of the answer the client had received at the last check
         self._next_request: asyncio.Future[None] | None = None
         self.is_admitted = True  # False: over the limit of connections, its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection
@@ -172,9 +175,11 @@ class Connection(web.RequestHandler):
             self.transport.abort()
 
     def _count_read(self) -> int:
-        """How much of the current answer has left the process, in bytes."""
-        written = 0 if self._current_request is None else self._current_request.writer.output_size
-        return written - (0 if self.transport is None else self.transport.get_write_buffer_size())
+        """How much of the current answer the client's machine has acknowledged, in bytes."""
+        if self.transport is None or self._current_request is None:
+            return 0
+        written = self._current_request.writer.output_size
+        return written - self.transport.get_write_buffer_size() - _unacknowledged_bytes(self.transport)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
         """Let the running call finish for `timeout` seconds, then cancel it so that it can end its answer.
@@ -258,6 +263,18 @@ class Connection(web.RequestHandler):
         response = error_response(refusal, {"x-request-id": request_id})
         response.force_close()
         return response
+
+
+def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """What the kernel holds of an answer. It takes more only after megabytes of it have left, which can take minutes.
+
+    Source: https://man7.org/linux/man-pages/man7/tcp.7.html (SIOCOUTQ, the same number as TIOCOUTQ)
+    """
+    try:
+        held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:  # not a TCP socket of this system
+        return 0
+    return int.from_bytes(held, sys.byteorder)
 
 
 def _make_request(max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:

@@ -72,6 +72,12 @@ class RawConnection:
             yield (await self._reader.readexactly(size + 2))[:-2]
         await self._reader.readline()
 
+    async def close(self) -> None:
+        """Close the connection as a client does that needs it no more."""
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+
     async def rest(self) -> bytes:
         """All that comes until the gate closes the connection."""
         with suppress(ConnectionError):

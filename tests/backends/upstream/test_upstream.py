@@ -122,7 +122,6 @@ async def test_a_fault_before_the_first_event_is_a_status(gate, upstream: RawUps
     assert (await ask(gate, post())).status == 200
 
 
-
 async def test_a_frame_whose_data_is_not_json_is_never_followed(gate: str, upstream: RawUpstream):
     """It passes like any unknown frame; without a followed event the stream ends as one that was cut."""
     upstream.play = playing(whole(damaged("response.created", b'{"type":"response.created",nope'), SSE))

@@ -2,6 +2,7 @@
 
 import hashlib
 import tomllib
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from backends.replay import Replay
 from backends.upstream import Upstream
 from policies.metadata_limits import MetadataLimits
 from proxy.config.build import DEMO, ConfigError, build, default_config, read
-from proxy.stores.memory import Memory
 from proxy.context import Caller
+from proxy.stores.memory import Memory
 
 KEY = "sk-nobody-may-see-this"
 MINIMAL = """
@@ -302,6 +303,57 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(text: str):
     assert KEY not in f"{caught.value} {caught.value.__cause__}"
 
 
+@pytest.mark.parametrize("kind", ["env", "file"])
+def test_a_secret_written_as_the_name_of_a_secret_is_not_repeated(kind: str):
+    """`key = "env:<the key itself>"` is an easy mistake; the error names the table's key only."""
+    text = f'[[caller]]\nname = "a"\nkey = "{kind}:{KEY}"'
+    with pytest.raises(ConfigError) as caught:
+        build(typed("\n" + text))
+    whole = "".join(traceback.format_exception(caught.value))
+
+    assert str(caught.value).startswith("caller[0].key: the ")
+    assert KEY not in whole
+
+
+AMBIGUOUS = {
+    "a name that is a team": [("search", ""), ("batch", "search")],
+    "a name that is a later team": [("batch", "search"), ("search", "")],
+    "a name that is the team of two": [("a", "search"), ("b", "search"), ("search", "")],
+}
+
+
+@pytest.mark.parametrize("callers", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_a_caller_without_a_team_must_not_be_named_like_a_team(callers: list[tuple[str, str]]):
+    """It would share cached answers and budgets with callers that it does not know."""
+    message = fault(typed() | {"caller": caller_tables(callers)})
+
+    assert ".name: 'search' is also the team of caller[" in message
+    assert message.endswith("give it a team, or it would share that team's cache and budgets")
+
+
+@pytest.mark.parametrize(
+    "callers",
+    [
+        [("search", "search"), ("batch", "search")],
+        [("a", ""), ("b", "")],
+        [("search", "other"), ("batch", "search")],
+        [("Search", ""), ("batch", "search")],
+    ],
+)
+def test_callers_with_clear_teams_are_accepted(callers: list[tuple[str, str]]):
+    """A caller that names its team belongs to that one, whatever its own name is."""
+    built = build(typed() | {"caller": caller_tables(callers)}).callers
+
+    assert [(caller.name, caller.team) for caller in built] == [(name, team or name) for name, team in callers]
+
+
+def caller_tables(callers: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [
+        {"name": name, "key_sha256": f"{index:064x}"} | ({"team": team} if team else {})
+        for index, (name, team) in enumerate(callers)
+    ]
+
+
 def test_a_file_is_read(tmp_path: Path):
     """UTF-8 TOML, as it stands."""
     (tmp_path / "gate.toml").write_text(MINIMAL)
@@ -334,7 +386,9 @@ def test_without_a_config_the_demo_model_answers():
     """It comes with the project; nothing is asked of anybody else."""
     config = default_config()
 
-    assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [("headgate-demo", ["demo"])]
+    assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [
+        ("headgate-demo", ["demo"])
+    ]
     assert [rule.name for rule in config.rules] == ["metadata_limits", "safety_identifier"]
     assert isinstance(config.cache_store, Memory)
     assert config.server.host == "127.0.0.1"
@@ -347,7 +401,10 @@ def test_with_openais_key_all_other_names_go_there(monkeypatch: pytest.MonkeyPat
     config = default_config()
     openai = config.backends["openai"]
 
-    assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [("headgate-demo", ["demo"]), ("*", ["openai"])]
+    assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [
+        ("headgate-demo", ["demo"]),
+        ("*", ["openai"]),
+    ]
     assert isinstance(openai, Upstream)
     assert openai.api_key is not None
     assert (openai.base_url, openai.keeps_state) == ("https://api.openai.com/v1", True)

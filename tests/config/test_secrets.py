@@ -1,5 +1,6 @@
 """What every table that people type has in common."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,21 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
     (tmp_path / "key").write_bytes(b"\xff" + KEY.encode())
 
     assert KEY not in fault(key=f"file:{tmp_path}/key")
+
+
+@pytest.mark.parametrize("kind", ["env", "file"])
+def test_a_secret_written_as_a_name_is_not_repeated(kind: str):
+    """The place that a secret names may be the secret itself, written there by mistake."""
+    with pytest.raises(ValidationError) as caught:
+        Door(key=f"{kind}:{KEY}")
+
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("path", ["\0", "a" * 5000, "/proc/self/mem", "/etc"])
+def test_a_path_that_no_file_can_have_is_refused(path: str):
+    """As any file that cannot be read."""
+    assert "1 validation error" in fault(key=f"file:{path}")
 
 
 def test_a_secret_never_shows(monkeypatch: pytest.MonkeyPatch):

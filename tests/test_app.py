@@ -1,4 +1,4 @@
-"""The whole gate as a process: it starts, drains, and ends."""
+"""The gateway as a process: start, shutdown, and logs."""
 
 import asyncio
 import os
@@ -40,12 +40,12 @@ class Process:
             return probe.connect_ex((url.host, url.port)) == 0
 
     async def log(self) -> list[dict[str, Any]]:
-        """What it has logged, when it has ended. Raises ValueError when a line is no JSON, such as one of a traceback."""
+        """Return its log lines after its end. Raises ValueError for a line that is not JSON, such as one of a traceback."""
         assert self.process.stderr
         return [orjson.loads(line) for line in (await self.process.stderr.read()).splitlines()]
 
     async def end(self) -> int:
-        """Its exit code; nothing may take half a minute here."""
+        """Return its exit status, at most 25 s later."""
         async with asyncio.timeout(25):
             return await self.process.wait()
 
@@ -55,7 +55,7 @@ Serve = Callable[..., Awaitable[Process]]
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Start gates as processes: `await serve(pace_ms=..., drain_s=...)` replays the canonical stream."""
+    """Start gateways as processes: `await serve(pace_ms=..., drain_s=...)` replays the canonical stream."""
     started: list[asyncio.subprocess.Process] = []
 
     async def start(
@@ -86,7 +86,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 
 @asynccontextmanager
 async def streaming_from(gate: Process) -> AsyncIterator[aiohttp.ClientResponse]:
-    """A stream whose first bytes have come."""
+    """Open a stream; its head has arrived."""
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{gate.address}/v1/responses", json={"model": "m", "stream": True}) as answer,
@@ -96,31 +96,31 @@ async def streaming_from(gate: Process) -> AsyncIterator[aiohttp.ClientResponse]
 
 
 @pytest.fixture
-def hang_up() -> Iterator[Callable[[signal.Handlers], None]]:
-    """Say what processes that are started from here on do at SIGHUP, whatever these tests were started with."""
+def handle_sighup() -> Iterator[Callable[[signal.Handlers], None]]:
+    """Set how processes that are started from here on handle SIGHUP."""
     before = signal.getsignal(signal.SIGHUP)
     yield lambda does: signal.signal(signal.SIGHUP, does) and None
     signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda name: name.name)
-async def test_a_stream_that_runs_is_finished_before_the_process_ends(serve: Serve, hang_up, name: signal.Signals):
-    """New connections are refused at once; the running stream comes to its end, byte for byte; the exit code is 0."""
-    hang_up(signal.SIG_DFL)
+async def test_a_running_stream_is_finished_before_the_process_ends(serve: Serve, handle_sighup, name: signal.Signals):
+    """New connections are refused at once, the running stream is complete byte for byte, and the exit status is 0."""
+    handle_sighup(signal.SIG_DFL)
     gate = await serve(pace_ms=60)
     async with streaming_from(gate) as answer:
-        begun = await answer.content.readany()
+        first = await answer.content.readany()
         gate.process.send_signal(name)
         await until(lambda: not gate.listens())
         rest = await answer.read()
 
-    assert begun + rest == CANONICAL
+    assert first + rest == CANONICAL
     assert await gate.end() == 0
 
 
-async def test_a_gate_under_nohup_outlives_its_terminal(serve: Serve, hang_up):
-    """What was ignored from the start stays ignored; SIGTERM ends it."""
-    hang_up(signal.SIG_IGN)
+async def test_a_gateway_under_nohup_ignores_sighup(serve: Serve, handle_sighup):
+    """A signal that was ignored at the start stays ignored; SIGTERM ends the process."""
+    handle_sighup(signal.SIG_IGN)
     gate = await serve()
     gate.process.send_signal(signal.SIGHUP)
     answer = await ask(gate.address, post())
@@ -131,8 +131,8 @@ async def test_a_gate_under_nohup_outlives_its_terminal(serve: Serve, hang_up):
     assert [line["event"] for line in await gate.log()].count("request.finished") == 1
 
 
-async def test_a_full_disk_under_the_logs_costs_no_call(serve: Serve):
-    """The gate starts, answers JSON and streams, and ends well; only its lines are lost."""
+async def test_a_full_disk_under_the_logs_fails_no_call(serve: Serve):
+    """Only log lines are lost; bodies and streams are answered, and the exit status is 0."""
     with os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb") as full:
         gate = await serve(stderr=full)
     answers = [await ask(gate.address, question) for question in (post(), post(), STREAM)]
@@ -142,8 +142,8 @@ async def test_a_full_disk_under_the_logs_costs_no_call(serve: Serve):
     assert await gate.end() == 0
 
 
-async def test_logs_that_nobody_reads_any_more_cost_no_call(serve: Serve):
-    """Who read them has ended, and the pipe with it."""
+async def test_a_closed_pipe_under_the_logs_fails_no_call(serve: Serve):
+    """The process that read them has ended."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as pipe:
         gate = await serve(stderr=pipe)
@@ -156,16 +156,16 @@ async def test_logs_that_nobody_reads_any_more_cost_no_call(serve: Serve):
 
 
 @pytest.mark.parametrize("drain_s", [0, 0.3])
-async def test_a_stream_longer_than_the_drain_is_told_why_it_ends(serve: Serve, drain_s: float):
-    """It ends as the protocol has it, and the exit code is 0; in the log its caller has not left."""
+async def test_a_stream_longer_than_the_drain_ends_with_an_error(serve: Serve, drain_s: float):
+    """It ends as the protocol requires; the log line has status 200 and the code, and the exit status is 0."""
     gate = await serve(pace_ms=500, drain_s=drain_s)
     async with streaming_from(gate) as answer:
         gate.process.send_signal(signal.SIGTERM)
-        told = await answer.read()
+        received = await answer.read()
 
-    assert told.endswith(b"data: [DONE]\n\n")
-    *begun, error, failed, _ = events(told)
-    assert [event["type"] for event in begun] == TYPES[: len(begun)]
+    assert received.endswith(b"data: [DONE]\n\n")
+    *first, error, failed, _ = events(received)
+    assert [event["type"] for event in first] == TYPES[: len(first)]
     assert (error["type"], error["code"], error["error"]["type"]) == ("error", SHUTDOWN, "server_error")
     assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
     assert await gate.end() == 0
@@ -176,21 +176,21 @@ async def test_a_stream_longer_than_the_drain_is_told_why_it_ends(serve: Serve, 
     assert [line["event"] for line in lines if line["level"] in ("warning", "error")] == []
 
 
-async def test_idle_connections_do_not_hold_the_process(serve: Serve):
-    """Those that speak no more, and those that never spoke, are closed at once, whatever the drain."""
+async def test_idle_connections_do_not_delay_the_shutdown(serve: Serve):
+    """With and without a request before, they are closed long before the drain ends."""
     gate = await serve(drain_s=600)
-    async with wire(gate.address) as spoke, wire(gate.address) as never_spoke:
-        await spoke.send(post())
-        assert (await spoke.answer()).status == 200
+    async with wire(gate.address) as used, wire(gate.address) as silent:
+        await used.send(post())
+        assert (await used.answer()).status == 200
         gate.process.send_signal(signal.SIGTERM)
 
-        assert await spoke.rest() == b""
-        assert await never_spoke.rest() == b""
+        assert await used.rest() == b""
+        assert await silent.rest() == b""
     assert await gate.end() == 0
 
 
-async def test_the_logs_are_json_with_a_beginning_and_an_end(serve: Serve):
-    """One line each, on stderr; stdout is for people."""
+async def test_the_log_is_json_from_start_to_end(serve: Serve):
+    """One line for each event, on stderr; stdout has the greeting."""
     gate = await serve()
     await ask(gate.address, post())
     gate.process.send_signal(signal.SIGTERM)
@@ -206,21 +206,21 @@ async def test_the_logs_are_json_with_a_beginning_and_an_end(serve: Serve):
     assert b"curl" in out
 
 
-async def test_a_port_that_is_taken_is_told_in_a_sentence(serve: Serve):
-    """Exit code 2: the input is at fault, and no traceback helps."""
+async def test_a_port_in_use_is_reported_in_a_sentence(serve: Serve):
+    """Exit status 2 and no traceback: the input is at fault."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         gate = await serve(port=port)
-        _, told = await gate.process.communicate()
+        _, received = await gate.process.communicate()
 
     assert gate.process.returncode == 2
-    assert told.startswith(b"headgate cannot start: ")
-    assert str(port).encode() in told
-    assert told.count(b"\n") == 1
+    assert received.startswith(b"headgate cannot start: ")
+    assert str(port).encode() in received
+    assert received.count(b"\n") == 1
 
 
-async def test_a_body_that_is_under_way_is_still_read(upstream: FakeUpstream):
-    """A long upload is a running call: it is not left waiting for bytes that nobody takes."""
+async def test_a_body_is_received_during_the_shutdown(upstream: FakeUpstream):
+    """A long upload is a running call."""
     async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
         body = b'{"model":"m","input":"%b"}' % (b"a" * 300_000)
         await connection.send(post(body, expect="100-continue").removesuffix(body))
@@ -235,8 +235,8 @@ async def test_a_body_that_is_under_way_is_still_read(upstream: FakeUpstream):
         assert len(upstream.requests[0].body["input"]) == 300_000
 
 
-async def test_a_body_that_does_not_come_holds_no_drain(upstream: FakeUpstream):
-    """It is broken off like any other call that takes too long."""
+async def test_a_body_that_never_ends_does_not_delay_the_shutdown(upstream: FakeUpstream):
+    """It is ended like any call that takes longer than the drain."""
     async with StoppableGateway(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
         await connection.send(post(expect="100-continue")[:-3])
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
@@ -246,8 +246,8 @@ async def test_a_body_that_does_not_come_holds_no_drain(upstream: FakeUpstream):
     assert upstream.requests == []
 
 
-async def test_an_answer_that_is_no_stream_is_waited_for(upstream: FakeUpstream):
-    """A model that thinks for a while is a running call, too."""
+async def test_the_shutdown_waits_for_an_answer_that_has_not_begun(upstream: FakeUpstream):
+    """A model that generates a body is a running call."""
     go_on = asyncio.Event()
 
     async def slowly(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
@@ -262,12 +262,12 @@ async def test_an_answer_that_is_no_stream_is_waited_for(upstream: FakeUpstream)
         go_on.set()
 
         assert (await connection.answer()).status == 200
-        assert await connection.rest() == b""  # what was pipelined behind it is not begun
+        assert await connection.rest() == b""  # a request pipelined after it is not answered
     assert len(upstream.requests) == 1
 
 
-async def test_a_drain_of_no_time_ends_the_work_behind_a_call(upstream: FakeUpstream):
-    """aiohttp would take 0 for ever: the upstream would be held open, and the process with it."""
+async def test_a_drain_of_zero_ends_running_calls(upstream: FakeUpstream):
+    """aiohttp would wait forever, and the upstream's stream would stay open."""
     upstream.answer = streaming(CANONICAL[:2000], then=hang)
     async with StoppableGateway(upstream, drain_s=0) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)

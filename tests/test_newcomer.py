@@ -77,12 +77,12 @@ async def test_the_demo_model_repeats_a_text(client: AsyncOpenAI):
 
 async def test_the_demo_model_calls_a_function_and_uses_its_result(client: AsyncOpenAI):
     """The first answer calls the function, the second contains what the function returned."""
-    asked: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
-    first = await client.responses.create(model="headgate-demo", input=asked, tools=[WEATHER])
+    messages: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    first = await client.responses.create(model="headgate-demo", input=messages, tools=[WEATHER])
     (call,) = first.output
     result = {"type": "function_call_output", "call_id": call.call_id, "output": '{"weather": "sunny", "degrees": 12}'}
     second = await client.responses.create(
-        model="headgate-demo", input=[*asked, call.model_dump(exclude_none=True), result], tools=[WEATHER]
+        model="headgate-demo", input=[*messages, call.model_dump(exclude_none=True), result], tools=[WEATHER]
     )
 
     assert (call.type, call.name, orjson.loads(call.arguments)) == ("function_call", "get_weather", {"city": "Oslo"})

@@ -177,7 +177,7 @@ async def test_a_client_that_disconnects_in_its_body_is_logged_with_499(gate, up
     assert len(upstream.requests) == 1
 
 
-async def test_an_unreadable_head_is_logged_without_what_was_sent(gate: str, logged, caplog):
+async def test_an_invalid_head_is_logged_without_its_content(gate: str, logged, caplog):
     """aiohttp would log the raw line, key included. The line has the request id of the answer."""
     async with wire(gate) as connection:
         await connection.send(f"GET /{KEY} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\x00\r\n\r\n".encode())

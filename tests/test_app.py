@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 from typing import IO, Any
@@ -17,13 +19,14 @@ import orjson
 import pytest
 from yarl import URL
 
-from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
+from tests.raw import RawAnswer, ask, events, no_tasks_left, post, until, wire  # noqa: F401
 from tests.stopping import StoppableGateway
 from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
 
 ROOT = Path(__file__).parent.parent
 STREAM = post(b'{"model":"m","stream":true}')
 TYPES = [event["type"] for event in events(CANONICAL)[:-1]]
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SHUTDOWN = "server_shutdown"
 
 
@@ -59,7 +62,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     started: list[asyncio.subprocess.Process] = []
 
     async def start(
-        *, pace_ms: float = 0, drain_s: float = 20, port: int = 0, stderr: int | IO[bytes] = PIPE
+        *, pace_ms: float = 0, drain_s: float = 20, port: int = 0, stderr: int | IO[bytes] = PIPE, open_files: int = 0
     ) -> Process:
         config = tmp_path / f"{len(started)}.toml"
         config.write_text(
@@ -69,7 +72,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "proxy", "serve", "--config", str(config),
-            cwd=ROOT, stdout=PIPE, stderr=stderr,
+            cwd=ROOT, stdout=PIPE, stderr=stderr, preexec_fn=partial(limit_files, open_files) if open_files else None,
         )  # fmt: skip
         started.append(process)
         assert process.stdout
@@ -82,6 +85,11 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+def limit_files(number: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
 
 
 @asynccontextmanager
@@ -153,6 +161,66 @@ async def test_a_closed_pipe_under_the_logs_fails_no_call(serve: Serve):
 
     assert [answer.status for answer in answers] == [200, 200]
     assert await gate.end() == 0
+
+
+async def test_logs_that_are_not_read_delay_no_call(serve: Serve):
+    """A pipe that is full stays full; calls are answered, and SIGTERM ends the process."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as pipe, os.fdopen(reader, "rb"):
+        gate = await serve(stderr=pipe)
+        async with wire(gate.address) as connection:
+            for _ in range(1000):  # more lines than a pipe holds
+                await connection.send(HEALTH)
+                assert (await connection.answer()).status == 200
+        answer = await ask(gate.address, STREAM)
+        gate.process.send_signal(signal.SIGTERM)
+
+        assert answer.body == CANONICAL
+        assert await gate.end() == 0
+
+
+async def test_more_connections_than_open_files_are_refused(serve: Serve):
+    """With 256 open files, 400 clients at once: each is served, refused with 503 or disconnected; then all is well."""
+    gate = await serve(open_files=256)
+
+    async def status() -> int | None:
+        try:
+            async with wire(gate.address) as connection:
+                await connection.send(HEALTH)
+                answer = await connection.answer()
+                await all_answered.wait()
+                return answer.status
+        except (OSError, asyncio.IncompleteReadError):
+            return None
+
+    all_answered = asyncio.Event()
+    clients = [asyncio.create_task(status()) for _ in range(400)]
+    async with asyncio.timeout(20):
+        refused = await ask_until(gate.address, 503)
+    all_answered.set()
+    statuses = await asyncio.gather(*clients)
+    async with asyncio.timeout(20):
+        await ask_until(gate.address, 200)
+    gate.process.send_signal(signal.SIGTERM)
+
+    assert refused.error["code"] == "connections_exhausted"
+    assert set(statuses) <= {200, 503, None}
+    assert statuses.count(200) >= 32
+    assert await gate.end() == 0
+    lines = await gate.log()
+    assert "connections.exhausted" in [line["event"] for line in lines]
+    assert [line for line in lines if line["level"] == "error"] == []
+
+
+async def ask_until(address: str, status: int) -> RawAnswer:
+    """Send calls until one has this status, and return its answer."""
+    while True:
+        try:
+            answer = await ask(address, post())
+        except (OSError, asyncio.IncompleteReadError):
+            continue
+        if answer.status == status:
+            return answer
 
 
 @pytest.mark.parametrize("drain_s", [0, 0.3])

@@ -23,20 +23,18 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateA
 
 from backends import Backend
 from backends.local.answer import Answer
-from backends.local.engine import Engine
-from backends.local.engine.able import refuse
-from backends.local.engine.admission import Admission
-from backends.local.engine.device import Placement
-from backends.local.engine.free import free_bytes
-from backends.local.engine.grammars import Grammars
-from backends.local.engine.memory import of_this_gate, refuse_too_large
-from backends.local.engine.messages import Order
-from backends.local.engine.process import InProcess, Terms
-from backends.local.engine.thread import InThread
+from backends.local.decoding.grammar_matcher import Grammars
+from backends.local.host.device import Placement, refuse
+from backends.local.host.engine import Engine
+from backends.local.host.ipc import Order
+from backends.local.host.memory import free_bytes, of_this_gate, refuse_too_large
+from backends.local.host.process_engine import InProcess, Terms
+from backends.local.host.thread_engine import InThread
 from backends.local.model import Model, read_model
 from backends.local.readers import Readers
 from backends.local.request import Request, read_request
 from backends.local.request.parameters import Parameters
+from backends.local.scheduling.admission import Admission
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from backends.local.engine.admission import busy
+from backends.local.scheduling.admission import busy
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from backends.local.engine.device import Placement, place
+from backends.local.host.device import Placement, place
 from tests.bench.processes import ROOT
 
 Prompts = Sequence[Sequence[int]]

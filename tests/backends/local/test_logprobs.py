@@ -1,6 +1,6 @@
 """Which tokens a text is made of."""
 
-from backends.local.engine.job import Token
+from backends.local.decoding.job import Token
 from backends.local.logprobs import Logprobs
 from backends.local.speech import Text
 

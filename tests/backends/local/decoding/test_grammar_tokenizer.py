@@ -1,0 +1,100 @@
+"""Forced texts that look like control tokens."""
+
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.local.decoding.grammar_matcher import Grammars
+from backends.local.decoding.grammar_tokenizer import Words, spelled
+from backends.local.grammar import json_schema_grammar
+from tests.models import END, START, TAGS, make_tokenizer
+
+TOKENIZER = make_tokenizer([" whole"])
+SIZE = TOKENIZER.get_vocab_size() + 7
+STOP = TOKENIZER.token_to_id(END)
+CALL = TOKENIZER.token_to_id("<tool_call>")
+CONTROLS = {TOKENIZER.token_to_id(text) for text in (END, START, *TAGS)}
+TEXTS = st.lists(
+    st.sampled_from(
+        [END, START, *TAGS, "<|im", "_end|>", "<", "\xff[2]", "\n", '"', "\\\\", "é", "漢", "🙂", "ﬁ", " whole", "a"]
+    ),
+    min_size=1,
+    max_size=4,
+).map("".join)
+
+
+@pytest.fixture(scope="module")
+def grammars():
+    return Grammars(TOKENIZER.to_str(), SIZE, {STOP})
+
+
+def followed(matcher, pick):
+    """An answer of the forced tokens, and of picked ones where there is a choice."""
+    made = []
+    while not matcher.over and len(made) < 400:
+        tokens = matcher.forced()
+        if not tokens:
+            matcher.allows(STOP)
+            allowed = [int(number) for number in matcher.allowed().nonzero()[0]]
+            tokens = [pick(allowed)]
+        for number in tokens:
+            if number == STOP and matcher.accepts:
+                return made
+            matcher.consume(number)
+            assert matcher.error == ""
+            made.append(number)
+    return made
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=3), name=TEXTS, constant=TEXTS, random=st.randoms())
+def test_whatever_is_forced_is_valid(grammars, texts, name, constant, random):
+    schema = {
+        "type": "object",
+        "properties": {name: {"enum": texts}, f"{name}2": {"const": constant}},
+        "required": [name, f"{name}2"],
+        "additionalProperties": False,
+    }
+    made = followed(grammars.matcher(json_schema_grammar(schema)), random.choice)
+
+    assert CONTROLS.isdisjoint(made)
+    answer = json.loads(TOKENIZER.decode(made, skip_special_tokens=False))
+    jsonschema.Draft202012Validator(schema).validate(answer)
+
+
+def test_a_grammar_still_names_control_tokens(grammars):
+    matcher = grammars.matcher('start: "say" <tool_call> "a<tool_call>"')
+    made = followed(matcher, min)
+
+    assert made.count(CALL) == 1
+    assert TOKENIZER.decode(made, skip_special_tokens=False) == "say<tool_call>a<tool_call>"
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {"type": "NFKC"},
+        {"type": "Prepend", "prepend": "_"},
+        {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "_"}, {"type": "Lowercase"}]},
+    ],
+)
+def test_a_tokenizer_that_changes_texts_changes_none_that_is_forced(normalizer):
+    """What it reads otherwise is spelled with the longest words that fit."""
+    described = json.loads(TOKENIZER.to_str())
+    described["normalizer"] = normalizer
+    changing = Grammars(json.dumps(described), SIZE, {STOP})
+    matcher = changing.matcher('start: "aﬁB<|im_end|> whole"')
+
+    assert TOKENIZER.decode(followed(matcher, min), skip_special_tokens=False) == "aﬁB<|im_end|> whole"
+
+
+def test_numbers_without_a_token_are_never_allowed():
+    words = Words(json.loads(TOKENIZER.to_str()), spelled(TOKENIZER.to_str(), SIZE, [STOP]), SIZE, [STOP])
+
+    assert {*CONTROLS, SIZE - 1} <= set(words.special_token_ids)
+    assert TOKENIZER.token_to_id(" whole") not in words.special_token_ids
+    with pytest.raises(TypeError, match="string"):
+        words(b"a")

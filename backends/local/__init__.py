@@ -23,13 +23,17 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateA
 
 from backends import Backend
 from backends.local.answer import Answer
-from backends.local.decoding.grammar_matcher import Grammars
-from backends.local.host.device import Placement, refuse
+from backends.local.decoding.grammar_matcher import GrammarCompiler as Grammars
+from backends.local.host.device import Placement
+from backends.local.host.device import check_placement as refuse
 from backends.local.host.engine import Engine
-from backends.local.host.ipc import Order
-from backends.local.host.memory import free_bytes, of_this_gate, refuse_too_large
-from backends.local.host.process_engine import InProcess, Terms
-from backends.local.host.thread_engine import InThread
+from backends.local.host.ipc import EngineSpec as Order
+from backends.local.host.memory import check_model_fits as refuse_too_large
+from backends.local.host.memory import free_bytes
+from backends.local.host.memory import shared_budget as of_this_gate
+from backends.local.host.process_engine import ProcessEngine as InProcess
+from backends.local.host.process_engine import SupervisorSettings as Terms
+from backends.local.host.thread_engine import ThreadEngine as InThread
 from backends.local.model import Model, read_model
 from backends.local.readers import Readers
 from backends.local.request import Request, read_request

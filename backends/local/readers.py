@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from backends.local.scheduling.admission import busy
+from backends.local.scheduling.admission import busy_error as busy
 
 T = TypeVar("T")
 

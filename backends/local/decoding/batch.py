@@ -1,9 +1,9 @@
-"""Runs one batch: what goes into the library's one call, and what its callback makes of the tokens.
+"""Runs one batch: one call of the library for several jobs with the same sampling.
 
-    jobs  ->  generate_batch(prompts, callback=take)  ->  emit(job, token) ... ended(job, "stop", "")
+    jobs  ->  generate_batch(prompts, callback=on_token)  ->  emit(job, token) ... end(job, "stop", "")
 
-Everything of one row alone (its limit, its stop tokens, that its caller left, that its grammar forbids what the model
-would say, that it is called back) is the callback's business: the library knows but one set of options for all rows.
+The library has one set of options for all rows. What differs by row is decided in the callback: token limits, stop
+tokens, cancellation, preemption, and tokens that a row's grammar rejects.
 Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html#ctranslate2.Generator.generate_batch
 """  # fmt: skip
 
@@ -11,138 +11,138 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from backends.local.decoding.grammar_matcher import Grammars, Matcher
-from backends.local.decoding.job import End, Job, Token
-from backends.local.decoding.sampling import sampling
+from backends.local.decoding.grammar_matcher import GrammarCompiler, GrammarMatcher
+from backends.local.decoding.job import EmitToken, EndRun, Job, RunEnd, Token
+from backends.local.decoding.sampling import sampling_arguments
 
-Emit = Callable[[Job, Token], None]
-Ended = Callable[[Job, End, str], None]
-
-# For how long in all the grammar of one row may keep the others waiting; then its job goes on alone.
+# How long the grammar of one row may delay the other rows in total before its job has to continue alone.
 MAX_GRAMMAR_S = 0.5
 
 
-def run_batch(  # noqa: PLR0913  a seam: the same shape for every way to run jobs
-    generator: Any, vocabulary: Sequence[str], jobs: Sequence[Job], prefix: Sequence[int], emit: Emit, ended: Ended,
-    *, stepped: Callable[[], None] = lambda: None, grammars: Grammars | None = None,
+def run_batch(  # noqa: PLR0913  the three ways to run jobs share this signature
+    generator: Any, vocabulary: Sequence[str], jobs: Sequence[Job], prefix: Sequence[int], emit: EmitToken, end: EndRun,
+    *, on_step: Callable[[], None] = lambda: None, grammars: GrammarCompiler | None = None,
 ) -> None:  # fmt: skip
-    """Make the answers of jobs with the same sampling, and return when all have ended: each of them once.
+    """Decode jobs with the same sampling; return when `end` has been called once for each of them.
 
-    `prefix` is what all prompts begin with and the library is to keep; at least two tokens of each come behind it.
-    `stepped` is called when every row has had its token. The library calls all three in a thread of its own. With
-    `grammars` a row ends as "alone" before the token that its grammar forbids, or when that keeps others waiting.
+    `prefix` is the common beginning of all prompts that the library keeps; each prompt has at least two more tokens.
+    `on_step` is called after each step of all rows. The library calls the callbacks in a thread of its own. With
+    `grammars` a row ends as "continue_alone" before a token that its grammar rejects, or when its grammar is slow.
     """
-    batch = Batch(jobs, emit, ended, stepped, grammars)
+    run = BatchRun(jobs, emit, end, on_step, grammars)
     try:
         generator.generate_batch(
-            [[vocabulary[number] for number in job.prompt[len(prefix):]] for job in batch.jobs],
-            static_prompt=[vocabulary[number] for number in prefix] or None, include_prompt_in_result=False,
-            max_length=max(job.options.max_tokens for job in jobs), end_token=[], callback=batch.take,
+            [[vocabulary[token] for token in job.prompt[len(prefix):]] for job in run.jobs],
+            static_prompt=[vocabulary[token] for token in prefix] or None, include_prompt_in_result=False,
+            max_length=max(job.options.max_tokens for job in jobs), end_token=[], callback=run.on_token,
             return_scores=any(job.options.top_logprobs is not None for job in jobs),
-            **sampling(jobs[0].options, len(vocabulary)),
+            **sampling_arguments(jobs[0].options, len(vocabulary)),
         )  # fmt: skip
-    except Exception as error:  # noqa: BLE001  whatever the library raises, its jobs have failed and the others go on
-        batch.fail(f"{type(error).__name__}: {error}")
-    batch.fail("The library returned before it was at the end.")
+    except Exception as error:  # noqa: BLE001  any error of the library fails this batch only
+        run.fail_open_rows(f"{type(error).__name__}: {error}")
+    run.fail_open_rows("The library returned before the answer was complete.")
 
 
-class Batch:
-    """The rows of one call, longest prompt first: in this order the library tells of them at every step."""
+class BatchRun:
+    """The rows of one call, longest prompt first: the library reports rows in this order at every step."""
 
     def __init__(
-        self, jobs: Sequence[Job], emit: Emit, ended: Ended, stepped: Callable[[], None],
-        grammars: Grammars | None = None,
+        self, jobs: Sequence[Job], emit: EmitToken, end: EndRun, on_step: Callable[[], None],
+        grammars: GrammarCompiler | None = None,
     ) -> None:  # fmt: skip
         self.jobs = sorted(jobs, key=lambda job: -len(job.prompt))
-        self._made = [0] * len(jobs)
+        self._generated = [0] * len(jobs)
         self._open = [True] * len(jobs)
-        self._last = len(jobs) - 1  # the row with which a step is complete
+        self._last_row = len(jobs) - 1  # its token completes a step
         self._emit = emit
-        self._ended = ended
-        self._stepped = stepped
+        self._end = end
+        self._on_step = on_step
         self._grammars = grammars
-        self._matchers: dict[int, Matcher] = {}  # of the rows that have a grammar, from their first token on
+        self._matchers: dict[int, GrammarMatcher] = {}  # row -> matcher, created at the row's first token
         self._grammar_s = [0.0] * len(jobs)
 
-    def take(self, result: Any) -> bool:
-        """A token of one row; True ends the row. An exception in here would take down the batch, or the process."""
+    def on_token(self, result: Any) -> bool:
+        """Process one token of one row; return True to end the row.
+
+        An exception that leaves this callback would end the batch or the process.
+        """
         try:
             row: int = result.batch_id
-            complete = row == self._last
-            over = self._over(row, result)
-            if complete:
-                self._stepped()
-        except BaseException:  # noqa: BLE001  the row stays open, so it is told as failed when the call is over
+            completes_step = row == self._last_row
+            ends = self._process(row, result)
+            if completes_step:
+                self._on_step()
+        except BaseException:  # noqa: BLE001  the row stays open, so it is reported as failed after the call
             return True
-        return over
+        return ends
 
-    def fail(self, message: str) -> None:
-        """Whatever is still open ends here."""
+    def fail_open_rows(self, message: str) -> None:
+        """End all rows that are still open as failed."""
         for row, is_open in enumerate(self._open):
             if is_open:
-                self._end(row, "failed", message)
-        self._stepped()
+                self._close_row(row, "failed", message)
+        self._on_step()
 
-    def _over(self, row: int, result: Any) -> bool:
+    def _process(self, row: int, result: Any) -> bool:
         if not self._open[row]:
             return True
-        finish = self._finish(row, result)
-        return finish is not None and self._end(row, finish)
+        end = self._end_with(row, result)
+        return end is not None and self._close_row(row, end)
 
-    def _finish(self, row: int, result: Any) -> End | None:
-        """What becomes of a row with this token."""
-        job, number = self.jobs[row], result.token_id
+    def _end_with(self, row: int, result: Any) -> RunEnd | None:
+        """Emit the row's token unless the row ends before it; return how the row ends, if it does."""
+        job, token_id = self.jobs[row], result.token_id
         if job.cancelled:
             return "stop"
-        ended = self._ended_before(row, number)
-        if ended is not None:
-            return ended
-        self._made[row] += 1
-        self._emit(job, Token(number) if job.options.top_logprobs is None else Token(number, result.log_prob))
-        if row in self._matchers and self._matchers[row].over:
+        end = self._end_before(row, token_id)
+        if end is not None:
+            return end
+        self._generated[row] += 1
+        self._emit(job, Token(token_id) if job.options.top_logprobs is None else Token(token_id, result.log_prob))
+        if row in self._matchers and self._matchers[row].is_complete:
             return "stop"
-        if result.is_last or self._made[row] >= job.options.max_tokens:
+        if result.is_last or self._generated[row] >= job.options.max_tokens:
             return "length"
-        if job.recalled:
-            return "again"
-        return "alone" if self._grammar_s[row] > MAX_GRAMMAR_S else None
+        if job.preempted:
+            return "preempted"
+        return "continue_alone" if self._grammar_s[row] > MAX_GRAMMAR_S else None
 
-    def _ended_before(self, row: int, number: int) -> End | None:
-        """How a row ends without this token, if it does: one that ends answers, or that its grammar forbids."""
+    def _end_before(self, row: int, token_id: int) -> RunEnd | None:
+        """Return how the row ends without this token, if it does: at a stop token, or one that its grammar rejects."""
         try:
             matcher = self._matcher(row)
         except ValueError:
-            return "alone"  # whoever goes on with it will say what is wrong
-        ends = number in self.jobs[row].options.stop_ids and (matcher is None or matcher.accepts)
-        if matcher is not None and not self._follows(row, matcher, number, ends=ends):
-            return "alone"
-        return "stop" if ends else None
+            return "continue_alone"  # the run that continues it reports what is wrong with the grammar
+        stops = token_id in self.jobs[row].options.stop_ids and (matcher is None or matcher.may_stop)
+        if matcher is not None and not self._accept(row, matcher, token_id, stops=stops):
+            return "continue_alone"
+        return "stop" if stops else None
 
-    def _matcher(self, row: int) -> Matcher | None:
-        """What follows the row through its grammar, should it have one. Raises ValueError for a bad one."""
+    def _matcher(self, row: int) -> GrammarMatcher | None:
+        """Return the row's matcher, or None without a grammar. Raises ValueError for an invalid grammar."""
         grammar = self.jobs[row].options.grammar
         if self._grammars is None or not grammar:
             return None
         if row not in self._matchers:
             began = time.perf_counter()
             matcher = self._matchers[row] = self._grammars.matcher(grammar)
-            for number in self.jobs[row].begun:
-                matcher.consume(number)
+            for token_id in self.jobs[row].partial_answer:
+                matcher.consume(token_id)
             self._grammar_s[row] += time.perf_counter() - began
         return self._matchers[row]
 
-    def _follows(self, row: int, matcher: Matcher, number: int, *, ends: bool) -> bool:
-        """Whether the grammar allows this token; the matcher is then behind it."""
+    def _accept(self, row: int, matcher: GrammarMatcher, token_id: int, *, stops: bool) -> bool:
+        """Return whether the grammar allows the token; the matcher consumes it unless the row stops here."""
         began = time.perf_counter()
-        allowed = matcher.allows(number)
-        if allowed and not ends:
-            matcher.consume(number)
+        allowed = matcher.allows(token_id)
+        if allowed and not stops:
+            matcher.consume(token_id)
         self._grammar_s[row] += time.perf_counter() - began
         return allowed and not matcher.error
 
-    def _end(self, row: int, finish: End, message: str = "") -> bool:
+    def _close_row(self, row: int, end: RunEnd, message: str = "") -> bool:
         self._open[row] = False
-        while self._last > 0 and not self._open[self._last]:
-            self._last -= 1
-        self._ended(self.jobs[row], finish, message)
+        while self._last_row > 0 and not self._open[self._last_row]:
+            self._last_row -= 1
+        self._end(self.jobs[row], end, message)
         return True

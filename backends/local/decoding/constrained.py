@@ -1,13 +1,13 @@
-"""Runs one job whose answer must follow a grammar, at the speed of the model while the model follows it by itself.
+"""Decodes one answer under a grammar, at the model's own speed while the model follows the grammar by itself.
 
-    the model's token is allowed      it is taken, and the call goes on
-    it is not                         another is chosen from the same logits, and a new call goes on behind it
-    the grammar leaves no choice      its tokens are taken at once; the model may read them in a new call, or say them
+    the model's token is allowed       it is accepted, and the call continues
+    the model's token is not allowed   another one is chosen from the same logits, and a new call continues after it
+    the grammar allows one text only   its tokens are accepted at once; the model generates or reads them
 
-The library chooses tokens without asking anybody, so its choice is accepted or corrected. At a pure temperature that
-is exact: what is accepted or else drawn among the allowed has the distribution of the allowed. So it is for a job that
-left a batch at such a token, for the model is asked for it again. With top_p or top_k the
-library cuts before the grammar looks, and the correction after.
+The library offers no way to change its logits, so its choice is accepted or corrected afterwards. With
+temperature alone this is exact: accepting a token or else sampling among the allowed ones gives the distribution of
+the allowed ones. The same holds for a job that left a batch before such a token, because the model generates that
+token again. With top_p or top_k the library truncates before the grammar is applied, a correction after it.
 Source: https://opennmt.net/CTranslate2/python/ctranslate2.Generator.html, llguidance's docs/fast_forward.md
 """  # fmt: skip
 
@@ -18,171 +18,171 @@ from typing import Any
 
 import numpy as np
 
-from backends.local.decoding.batch import Emit, Ended
-from backends.local.decoding.grammar_matcher import Grammars, Matcher
-from backends.local.decoding.job import End, Job, Token
-from backends.local.decoding.restarts import Resuming
-from backends.local.decoding.sampling import chosen, logits_of, sampling, told
+from backends.local.decoding.grammar_matcher import GrammarCompiler, GrammarMatcher
+from backends.local.decoding.job import EmitToken, EndRun, Job, RunEnd, Token
+from backends.local.decoding.restarts import RestartCosts
+from backends.local.decoding.sampling import choose_token, read_logits, sampling_arguments, token_with_logprobs
 
-# The library keeps a number for each token of its vocabulary and each step until its call returns.
+# The library keeps one number for each token of the vocabulary and each step until its call returns.
 MAX_LOGITS_BYTES, FLOAT_BYTES = 67_108_864, 4
 MAX_STEPS = 256
-# How often an answer is interrupted before more of its prompt is kept: memory is dear, and most are hardly ever.
-INTERRUPTED = 2
+# After how many calls more of the prompt is kept: memory is scarce, and most answers need one or two calls.
+CALLS_BEFORE_KEEPING = 2
 
 
-def run_constrained(  # noqa: PLR0913, PLR0917  a seam: as run_batch
-    generator: Any, vocabulary: Sequence[str], grammars: Grammars, job: Job, prefix: Sequence[int], emit: Emit,
-    ended: Ended, *, keep: Callable[[], int] = int,
+def run_constrained(  # noqa: PLR0913, PLR0917  the three ways to run jobs share this signature
+    generator: Any, vocabulary: Sequence[str], grammars: GrammarCompiler, job: Job, prefix: Sequence[int],
+    emit: EmitToken, end: EndRun, *, extend_prefix: Callable[[], int] = int,
 ) -> None:  # fmt: skip
-    """Make one answer by `job.options.grammar`, and return when it has ended: once.
+    """Decode one answer under `job.options.grammar`; return after `end` has been called once.
 
-    `prefix` is what the prompt begins with and the library is to keep; at least two tokens come behind it. An answer
-    that is interrupted again asks `keep` for how many tokens that might be instead. Tokens that the grammar forced are
-    emitted like all others.
+    `prefix` is the beginning of the prompt that the library keeps; the prompt has at least two more tokens. Once an
+    answer has needed several calls, `extend_prefix` returns how many tokens may be kept from then on. Tokens that
+    the grammar forces are emitted like all others.
     """
     try:
-        answer = Answer(job, grammars.matcher(job.options.grammar), emit, kept=len(prefix))
+        answer = ConstrainedAnswer(job, grammars.matcher(job.options.grammar), emit, prefix_tokens=len(prefix))
         for calls in itertools.count():
-            if answer.finish is not None or job.cancelled:
+            if answer.end is not None or job.cancelled:
                 break
-            if calls == INTERRUPTED:
-                answer.keep(keep())
+            if calls == CALLS_BEFORE_KEEPING:
+                answer.extend_prefix(extend_prefix())
             _call(generator, vocabulary, answer)
-    except Exception as error:  # noqa: BLE001  whatever the libraries raise, this job has failed and others go on
+    except Exception as error:  # noqa: BLE001  any error of the libraries fails this job only
         grammars.forget(job.options.grammar)
-        ended(job, "failed", f"{type(error).__name__}: {error}")
+        end(job, "failed", f"{type(error).__name__}: {error}")
     else:
-        ended(job, answer.finish or "stop", "")
+        end(job, answer.end or "stop", "")
 
 
-def _call(generator: Any, vocabulary: Sequence[str], answer: "Answer") -> None:
-    """From where the answer stands as far as one call brings it."""
-    options, prefix = answer.job.options, answer.job.prompt[: answer.kept]
-    ids = [*answer.job.prompt[answer.kept :], *answer.made]
-    at_once = max(1, min(MAX_STEPS, MAX_LOGITS_BYTES // (FLOAT_BYTES * len(vocabulary))))
-    answer.resume(len(ids))
+def _call(generator: Any, vocabulary: Sequence[str], answer: "ConstrainedAnswer") -> None:
+    """Continue the answer with one call of the library."""
+    options, prefix = answer.job.options, answer.job.prompt[: answer.prefix_tokens]
+    ids = [*answer.job.prompt[answer.prefix_tokens :], *answer.generated]
+    steps = max(1, min(MAX_STEPS, MAX_LOGITS_BYTES // (FLOAT_BYTES * len(vocabulary))))
+    answer.begin_call(len(ids))
     generator.generate_batch(
-        [[vocabulary[number] for number in ids]], max_length=min(at_once, options.max_tokens - len(answer.made)),
-        static_prompt=[vocabulary[number] for number in prefix] or None, include_prompt_in_result=False, end_token=[],
-        return_logits_vocab=True, callback=answer.take, **sampling(options, len(vocabulary)),
+        [[vocabulary[token] for token in ids]], max_length=min(steps, options.max_tokens - len(answer.generated)),
+        static_prompt=[vocabulary[token] for token in prefix] or None, include_prompt_in_result=False, end_token=[],
+        return_logits_vocab=True, callback=answer.on_token, **sampling_arguments(options, len(vocabulary)),
     )  # fmt: skip
-    answer.check()
+    answer.end_call()
 
 
-class Answer:
-    """What there is of an answer, and where its grammar stands."""
+class ConstrainedAnswer:
+    """The tokens of one answer and the state of its grammar."""
 
-    def __init__(self, job: Job, matcher: Matcher, emit: Emit, *, kept: int) -> None:
+    def __init__(self, job: Job, matcher: GrammarMatcher, emit: EmitToken, *, prefix_tokens: int) -> None:
         self.job = job
-        self.made: list[int] = []
-        self.finish: End | None = None
+        self.generated: list[int] = []
+        self.end: RunEnd | None = None
+        self.prefix_tokens = prefix_tokens
         self._matcher = matcher
         self._emit = emit
         self._random = np.random.default_rng()
-        self.kept = kept
-        self._resuming = Resuming(kept)
-        self._ahead: deque[int] = deque()  # forced, and not yet said by the model in the call that runs
-        self._stepped = self._corrected = False
+        self._costs = RestartCosts(prefix_tokens)
+        self._forced: deque[int] = deque()  # accepted, and not yet generated by the model in the running call
+        self._called_back = self._corrected = False
         self._error: Exception | None = None
-        for number in job.begun:
-            matcher.consume(number)
-        self._check_matcher()
-        self._force()
+        for token_id in job.partial_answer:
+            matcher.consume(token_id)
+        self._raise_matcher_error()
+        self._accept_forced()
 
-    def keep(self, tokens: int) -> None:
-        """From now on the library is to keep so many of the prompt, should that be more than it does."""
-        if tokens > self.kept:
-            self.kept = tokens
-            self._resuming.keep(tokens)
+    def extend_prefix(self, tokens: int) -> None:
+        """Let the library keep this many tokens of the prompt from the next call on, if that is more than now."""
+        if tokens > self.prefix_tokens:
+            self.prefix_tokens = tokens
+            self._costs.set_unread_prefix(tokens)
 
-    def resume(self, tokens: int) -> None:
-        """A call begins that reads so many tokens."""
-        self._ahead.clear()
-        self._stepped = False
-        self._resuming.begins(tokens, corrected=self._corrected)
+    def begin_call(self, tokens: int) -> None:
+        """Prepare for a call that reads this many tokens."""
+        self._forced.clear()
+        self._called_back = False
+        self._costs.begin_call(tokens, corrected=self._corrected)
         self._corrected = False
 
-    def take(self, result: Any) -> bool:
-        """The library's callback; True ends the call. An exception in here would take down the process."""
+    def on_token(self, result: Any) -> bool:
+        """Process one token; return True to end the call. An exception that leaves it would end the process."""
         try:
-            self._stepped = True
-            self._resuming.steps()
-            return self._over(result)
-        except Exception as error:  # noqa: BLE001  told by `check` when the call is over
+            self._called_back = True
+            self._costs.record_token()
+            return self._process(result)
+        except Exception as error:  # noqa: BLE001  raised by `end_call` after the call
             self._error = error
             return True
 
-    def check(self) -> None:
-        """After a call. Raises what went wrong in it."""
+    def end_call(self) -> None:
+        """Raise the exception of the callback, if there was one; end an answer that has been corrected too often."""
         if self._error is not None:
             raise self._error
-        if not self._stepped:
+        if not self._called_back:
             raise RuntimeError("The library returned without a token.")
-        if self.finish is None and self._resuming.astray:
-            self.finish = "astray"
+        if self.end is None and self._costs.exceed_limit:
+            self.end = "constraint_failed"
 
-    def _over(self, result: Any) -> bool:
+    def _process(self, result: Any) -> bool:
         if self.job.cancelled:
-            self.finish = "stop"
+            self.end = "stop"
             return True
-        if self._ahead:
-            return self._differs(result.token_id)
-        agreed = self._agree(result)
+        if self._forced:
+            return self._differs_from_forced(result.token_id)
+        agreed = self._accept_or_correct(result)
         self._corrected = not agreed
-        self._force()
-        if self.job.recalled and self.finish is None:
-            self.finish = "again"
-        tokens = len(self.job.prompt) - self.kept + len(self.made)
-        return self.finish is not None or not agreed or self._resuming.pays(len(self._ahead), tokens)
+        self._accept_forced()
+        if self.job.preempted and self.end is None:
+            self.end = "preempted"
+        tokens = len(self.job.prompt) - self.prefix_tokens + len(self.generated)
+        return self.end is not None or not agreed or self._costs.should_restart(len(self._forced), tokens)
 
-    def _differs(self, number: int) -> bool:
-        """Whether the model says something else than what was forced: then it has to read that."""
-        same = number == self._ahead.popleft()
-        if not self._ahead or not same:
-            self._resuming.followed(same=same)
+    def _differs_from_forced(self, token_id: int) -> bool:
+        """Return whether the model generated another token than the forced one; then a new call has to read those."""
+        same = token_id == self._forced.popleft()
+        if not self._forced or not same:
+            self._costs.record_forced(matched=same)
         return not same
 
-    def _agree(self, result: Any) -> bool:
-        """Take the model's token, or the one that it should have chosen; whether they are the same."""
-        number, told_of = result.token_id, self.job.options.top_logprobs
-        allowed = self._matcher.allows(number)
-        self._check_matcher()
-        if allowed and told_of is None:
-            self._add(number, Token(number))
+    def _accept_or_correct(self, result: Any) -> bool:
+        """Accept the model's token or the best allowed one instead; return whether it was the model's."""
+        token_id, top_logprobs = result.token_id, self.job.options.top_logprobs
+        allowed = self._matcher.allows(token_id)
+        self._raise_matcher_error()
+        if allowed and top_logprobs is None:
+            self._accept(token_id, Token(token_id))
             return True
-        logits = logits_of(result, self._matcher.size)
+        logits = read_logits(result, self._matcher.vocabulary_size)
         if not allowed:
-            number = chosen(logits, self._matcher.allowed(), self.job.options, self._random)
-        self._add(number, Token(number) if told_of is None else told(number, logits, told_of))
+            token_id = choose_token(logits, self._matcher.allowed(), self.job.options, self._random)
+        plain = top_logprobs is None
+        self._accept(token_id, Token(token_id) if plain else token_with_logprobs(token_id, logits, top_logprobs or 0))
         return allowed
 
-    def _force(self) -> None:
-        """Take what leaves no choice. Who asks for logprobs gets them of every token, so the model has to say each."""
-        while self.finish is None and self.job.options.top_logprobs is None:
+    def _accept_forced(self) -> None:
+        """Accept all tokens that the grammar forces. With logprobs the model has to generate each of them itself."""
+        while self.end is None and self.job.options.top_logprobs is None:
             forced = self._matcher.forced()
-            self._check_matcher()
+            self._raise_matcher_error()
             if not forced:
                 return
-            for number in forced:
-                if self.finish is None:
-                    self._add(number, Token(number))
-                    self._ahead.append(number)
+            for token_id in forced:
+                if self.end is None:
+                    self._accept(token_id, Token(token_id))
+                    self._forced.append(token_id)
 
-    def _add(self, number: int, token: Token) -> None:
+    def _accept(self, token_id: int, token: Token) -> None:
         options = self.job.options
-        if number in options.stop_ids and self._matcher.accepts:
-            self.finish = "stop"
+        if token_id in options.stop_ids and self._matcher.may_stop:
+            self.end = "stop"
             return
-        self._matcher.consume(number)
-        self._check_matcher()
-        self.made.append(number)
-        if self._matcher.over:
-            self.finish = "stop"
-        elif len(self.made) >= options.max_tokens:
-            self.finish = "length"
+        self._matcher.consume(token_id)
+        self._raise_matcher_error()
+        self.generated.append(token_id)
+        if self._matcher.is_complete:
+            self.end = "stop"
+        elif len(self.generated) >= options.max_tokens:
+            self.end = "length"
         self._emit(self.job, token)
 
-    def _check_matcher(self) -> None:
+    def _raise_matcher_error(self) -> None:
         if self._matcher.error:
             raise ValueError(self._matcher.error)

@@ -1,75 +1,77 @@
-"""Runs one job that asks at every token which others were likely.
+"""Runs one job that wants the most likely alternatives for every token.
 
-The library keeps a number for each token of its vocabulary and each step until its call returns. So that this stays
-bounded a long answer is made in several calls, each of which goes on where the last one stopped.
+The library keeps one number for each token of the vocabulary and each step until its call returns. To bound that
+memory, a long answer is decoded in several calls, each of which continues where the previous one ended.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from backends.local.decoding.batch import Emit, Ended
-from backends.local.decoding.job import Finish, Job
-from backends.local.decoding.sampling import logits_of, sampling, told
+from backends.local.decoding.job import EmitToken, EndRun, FinishReason, Job
+from backends.local.decoding.sampling import read_logits, sampling_arguments, token_with_logprobs
 
-# For what the library keeps in one call.
-MAX_BYTES = 67_108_864
+# What the library may keep during one call.
+MAX_LOGITS_BYTES = 67_108_864
 FLOAT_BYTES = 4
 
 
-def run_likeliest(  # noqa: PLR0913  as run_batch
-    generator: Any, vocabulary: Sequence[str], jobs: Sequence[Job], prefix: Sequence[int], emit: Emit, ended: Ended,
-    *, stepped: Callable[[], None] = lambda: None,
+def run_with_top_logprobs(  # noqa: PLR0913  the three ways to run jobs share this signature
+    generator: Any, vocabulary: Sequence[str], jobs: Sequence[Job], prefix: Sequence[int], emit: EmitToken, end: EndRun,
+    *, on_step: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
-    """As run_batch, for a job alone."""
-    row = _Row(jobs[0], len(vocabulary), emit, stepped)
+    """Decode the one job in `jobs`, with the same arguments as `run_batch`."""
+    row = _TopLogprobsRow(jobs[0], len(vocabulary), emit, on_step)
     options = row.job.options
-    at_once = max(1, MAX_BYTES // (FLOAT_BYTES * len(vocabulary)))
+    steps_per_call = max(1, MAX_LOGITS_BYTES // (FLOAT_BYTES * len(vocabulary)))
     try:
         while row.finish is None:
-            ids = [*row.job.prompt[len(prefix) :], *row.made]
-            left = options.max_tokens - len(row.made)
+            ids = [*row.job.prompt[len(prefix) :], *row.generated]
+            remaining = options.max_tokens - len(row.generated)
             generator.generate_batch(
-                [[vocabulary[number] for number in ids]], max_length=min(at_once, left), end_token=[],
-                static_prompt=[vocabulary[number] for number in prefix] or None, include_prompt_in_result=False,
-                return_logits_vocab=True, callback=row.take, **sampling(options, len(vocabulary)),
+                [[vocabulary[token] for token in ids]], max_length=min(steps_per_call, remaining), end_token=[],
+                static_prompt=[vocabulary[token] for token in prefix] or None, include_prompt_in_result=False,
+                return_logits_vocab=True, callback=row.on_token, **sampling_arguments(options, len(vocabulary)),
             )  # fmt: skip
-            row.check()
-    except Exception as error:  # noqa: BLE001  whatever the library raises, this job has failed and others go on
-        ended(row.job, "failed", f"{type(error).__name__}: {error}")
+            row.raise_error()
+    except Exception as error:  # noqa: BLE001  any error of the library fails this job only
+        end(row.job, "failed", f"{type(error).__name__}: {error}")
     else:
-        ended(row.job, row.finish, "")
-    stepped()
+        end(row.job, row.finish, "")
+    on_step()
 
 
-class _Row:
-    def __init__(self, job: Job, vocabulary_size: int, emit: Emit, stepped: Callable[[], None]) -> None:
+class _TopLogprobsRow:
+    def __init__(self, job: Job, vocabulary_size: int, emit: EmitToken, on_step: Callable[[], None]) -> None:
         self.job = job
-        self.made: list[int] = []
-        self.finish: Finish | None = None
-        self.error: Exception | None = None
-        self._size = vocabulary_size
+        self.generated: list[int] = []
+        self.finish: FinishReason | None = None
+        self._error: Exception | None = None
+        self._vocabulary_size = vocabulary_size
         self._emit = emit
-        self._stepped = stepped
+        self._on_step = on_step
 
-    def take(self, result: Any) -> bool:
-        """A token; True ends the call. An exception in here would take down the process."""
+    def on_token(self, result: Any) -> bool:
+        """Process one token; return True to end the call. An exception that leaves it would end the process."""
         try:
-            self._take(result)
-        except Exception as error:  # noqa: BLE001  told by `check` when the call is over
-            self.error = error
-        return self.error is not None or self.finish is not None
+            self._process(result)
+        except Exception as error:  # noqa: BLE001  raised by `raise_error` after the call
+            self._error = error
+        return self._error is not None or self.finish is not None
 
-    def check(self) -> None:
-        if self.error is not None:
-            raise self.error
+    def raise_error(self) -> None:
+        """Raise the exception of the callback, if there was one."""
+        if self._error is not None:
+            raise self._error
 
-    def _take(self, result: Any) -> None:
-        number: int = result.token_id
-        if self.job.cancelled or number in self.job.options.stop_ids:
+    def _process(self, result: Any) -> None:
+        token_id: int = result.token_id
+        options = self.job.options
+        if self.job.cancelled or token_id in options.stop_ids:
             self.finish = "stop"
             return
-        self.made.append(number)
-        if len(self.made) >= self.job.options.max_tokens:
+        self.generated.append(token_id)
+        if len(self.generated) >= options.max_tokens:
             self.finish = "length"
-        self._emit(self.job, told(number, logits_of(result, self._size), self.job.options.top_logprobs or 0))
-        self._stepped()
+        logits = read_logits(result, self._vocabulary_size)
+        self._emit(self.job, token_with_logprobs(token_id, logits, options.top_logprobs or 0))
+        self._on_step()

@@ -1,4 +1,4 @@
-"""Puts a model on the graphics card where there is one that works, else on the processor.
+"""Loads a model on a GPU where one works, otherwise on the CPU, and checks a placement without loading anything.
 
 Source: https://opennmt.net/CTranslate2/quantization.html, https://opennmt.net/CTranslate2/hardware_support.html
 """
@@ -14,15 +14,18 @@ import structlog
 
 log = structlog.get_logger()
 
-# What the engine opens by name at its first multiplication; opened here by path, it needs no LD_LIBRARY_PATH.
+# The library opens these by name at its first multiplication; opened by path before, they need no LD_LIBRARY_PATH.
 CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
-# On a graphics card, in this order, when nothing is asked for: of the types that the card has.
+# The default compute type on a GPU: the first of these that all its cards support.
 PREFERRED_ON_CUDA = ("bfloat16", "float16", "int8_float16", "int8", "float32")
+# Compute types that every device accepts.
+PORTABLE_TYPES = frozenset({"default", "auto"})
+NO_GPU = 'device is "cuda", but there is no GPU with a driver; "auto" and "cpu" work without one.'
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model is to run, and with how many threads. Of several graphics cards each gets a copy and workers."""
+    """Where a model runs, and with how many threads. Each of several GPUs gets a copy of the model and all workers."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     device_index: tuple[int, ...] = (0,)
@@ -31,35 +34,48 @@ class Placement:
     intra_threads: int = 1
 
     def __post_init__(self) -> None:
-        # The library takes 0 of them, and then waits for ever.
+        # The library accepts 0 and then hangs.
         if self.workers < 1 or self.intra_threads < 1 or not self.device_index:
-            raise ValueError("a model needs at least one worker, one thread and one device")
+            raise ValueError("A model needs at least one worker, one thread and one device.")
 
 
-def place(path: Path, vocabulary: Sequence[str], wanted: Placement) -> Any:
-    """Load the model: a `ctranslate2.Generator` that has made one token. Raises OSError when it cannot run there.
+def check_placement(placement: Placement) -> None:
+    """Raise ValueError for a device that this machine lacks, or a compute type that none of its devices supports."""
+    import ctranslate2
 
-    Its `num_generators` says how many batches it runs at once.
+    cards = 0 if placement.device == "cpu" else ctranslate2.get_cuda_device_count()
+    if placement.device == "cuda" and not cards:
+        raise ValueError(NO_GPU)
+    if placement.device == "cuda" and max(placement.device_index) >= cards:
+        raise ValueError(f"device_index is {max(placement.device_index)}, but the last GPU is {cards - 1}.")
+    types: set[str] = set() if placement.device == "cuda" else ctranslate2.get_supported_compute_types("cpu")
+    if cards:
+        types = types.union(*(ctranslate2.get_supported_compute_types("cuda", card) for card in range(cards)))
+    _check_compute_type(placement.compute_type, types)
+
+
+def load_generator(path: Path, vocabulary: Sequence[str], placement: Placement) -> Any:
+    """Return a loaded `ctranslate2.Generator` that has generated one token. Raises OSError when it cannot run there.
+
+    Its `num_generators` is the number of batches that it can run at once.
     """
     import ctranslate2
 
-    cards = 0 if wanted.device == "cpu" else ctranslate2.get_cuda_device_count()
+    cards = 0 if placement.device == "cpu" else ctranslate2.get_cuda_device_count()
     if cards:
         try:
-            return _on_cuda(path, vocabulary, wanted)
+            return _load_on_cuda(path, vocabulary, placement)
         except OSError as error:
-            if wanted.device == "cuda":
+            if placement.device == "cuda":
                 raise
-            log.warning("local.cuda_failed", error=str(error))
-    elif wanted.device == "cuda":
-        raise OSError(
-            'device is "cuda", but there is no graphics card, or no driver for it; "auto" and "cpu" need none.'
-        )
-    return _loaded(path, vocabulary, wanted, "cpu", wanted.compute_type)
+            log.warning("gpu.unusable", error=str(error))
+    elif placement.device == "cuda":
+        raise OSError(NO_GPU)
+    return _load(path, vocabulary, placement, "cpu", placement.compute_type)
 
 
 def preload_cublas() -> bool:
-    """Open cuBLAS 12 from its wheel or from where the system keeps it; False when it is in neither place."""
+    """Open cuBLAS 12 from its wheel or from the system's library path; return whether it was found."""
     for folder in [*_wheel_folders(), Path()]:
         try:
             for library in CUBLAS:
@@ -70,6 +86,12 @@ def preload_cublas() -> bool:
     return False
 
 
+def _check_compute_type(compute_type: str, supported: Collection[str]) -> None:
+    if compute_type not in PORTABLE_TYPES and compute_type not in supported:
+        types = ", ".join(sorted(supported))
+        raise ValueError(f"compute_type is '{compute_type}'; this machine supports {types}, or default.")
+
+
 def _wheel_folders() -> list[Path]:
     try:
         wheel = find_spec("nvidia.cublas")
@@ -78,62 +100,33 @@ def _wheel_folders() -> list[Path]:
     return [Path(folder) / "lib" for folder in (wheel and wheel.submodule_search_locations) or []]
 
 
-def _on_cuda(path: Path, vocabulary: Sequence[str], wanted: Placement) -> Any:
+def _load_on_cuda(path: Path, vocabulary: Sequence[str], placement: Placement) -> Any:
     import ctranslate2
 
     if not preload_cublas():
-        raise OSError('A graphics card takes cuBLAS 12, which is not there: pip install "headgate[cuda]".')
-    if wanted.compute_type != "default":
-        return _loaded(path, vocabulary, wanted, "cuda", wanted.compute_type)
+        raise OSError('A GPU needs cuBLAS 12, which is not installed: pip install "headgate[cuda]".')
+    if placement.compute_type != "default":
+        return _load(path, vocabulary, placement, "cuda", placement.compute_type)
     try:
-        each = [ctranslate2.get_supported_compute_types("cuda", index) for index in wanted.device_index]
+        each = [ctranslate2.get_supported_compute_types("cuda", index) for index in placement.device_index]
     except (RuntimeError, ValueError) as error:
-        raise OSError(f"Graphics card {_named(wanted.device_index)} cannot be used: {error}") from error
+        indexes = ", ".join(map(str, placement.device_index))
+        raise OSError(f"GPU {indexes} cannot be used: {error}") from error
     supported = set.intersection(*map(set, each))
-    return _loaded(path, vocabulary, wanted, "cuda", next(kind for kind in PREFERRED_ON_CUDA if kind in supported))
+    return _load(path, vocabulary, placement, "cuda", next(kind for kind in PREFERRED_ON_CUDA if kind in supported))
 
 
-def _loaded(path: Path, vocabulary: Sequence[str], wanted: Placement, device: str, compute_type: str) -> Any:
+def _load(path: Path, vocabulary: Sequence[str], placement: Placement, device: str, compute_type: str) -> Any:
     import ctranslate2
 
     try:
         generator = ctranslate2.Generator(
-            str(path), device=device, device_index=list(wanted.device_index) if device == "cuda" else 0,
-            compute_type=compute_type, inter_threads=wanted.workers, intra_threads=wanted.intra_threads,
-            max_queued_batches=-1,  # the default blocks whoever submits one batch too many
+            str(path), device=device, device_index=list(placement.device_index) if device == "cuda" else 0,
+            compute_type=compute_type, inter_threads=placement.workers, intra_threads=placement.intra_threads,
+            max_queued_batches=-1,  # by default a submission blocks when the queue is full
         )  # fmt: skip
-        # Faults of a driver or of its libraries show at the first multiplication, not at loading.
+        # Faults of a driver or its libraries show at the first multiplication, not while loading.
         generator.generate_batch([list(vocabulary[:2])], max_length=1, include_prompt_in_result=False)
     except (RuntimeError, ValueError, MemoryError) as error:
         raise OSError(f"The model in {path} cannot be loaded on {device} as {compute_type}: {error}") from error
     return generator
-
-
-def _named(indexes: Sequence[int]) -> str:
-    return ", ".join(map(str, indexes))
-
-
-# For what the machine has; what it is, the engine chooses.
-CHOSEN = frozenset({"default", "auto"})
-
-
-def refuse(wanted: Placement) -> None:
-    """Raises ValueError for a device that is not there, and for a way to calculate that none of them has."""
-    import ctranslate2
-
-    cards = 0 if wanted.device == "cpu" else ctranslate2.get_cuda_device_count()
-    if wanted.device == "cuda" and not cards:
-        raise ValueError(
-            'device is "cuda", but there is no graphics card, or no driver for it; "auto" and "cpu" need none.'
-        )
-    if wanted.device == "cuda" and max(wanted.device_index) >= cards:
-        raise ValueError(f"device_index is {max(wanted.device_index)}, but the last graphics card is {cards - 1}.")
-    able: set[str] = set() if wanted.device == "cuda" else ctranslate2.get_supported_compute_types("cpu")
-    if cards:
-        able = able.union(*(ctranslate2.get_supported_compute_types("cuda", card) for card in range(cards)))
-    _refuse_type(wanted.compute_type, able)
-
-
-def _refuse_type(compute_type: str, able: Collection[str]) -> None:
-    if compute_type not in CHOSEN and compute_type not in able:
-        raise ValueError(f"compute_type is '{compute_type}'; this machine has {', '.join(sorted(able))}, or default.")

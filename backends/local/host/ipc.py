@@ -1,8 +1,11 @@
-"""One message after another over a socket between the gate and an engine's process: JSON behind its length.
+"""Messages between the gateway and the child process of an engine: JSON lists, each behind its length, over a socket.
 
     00 00 00 0b ["cancel",7]
 
-Neither side trusts the other's bytes: what is no message breaks the link, and a link is never mended.
+    gateway -> child   start EngineSpec | job ... | cancel id | ping | close
+    child -> gateway   ready EngineReady | failed reason | steps [...] | pong resident_bytes | log level event fields
+
+Neither side trusts the other: an invalid message ends the connection, which is never reopened.
 """  # fmt: skip
 
 import asyncio
@@ -13,19 +16,22 @@ from typing import Any, Self
 
 import orjson
 
-from backends.local.decoding.job import Job, Options, Step, Token
+from backends.local.decoding.job import DecodingOptions, Job, Step, Token
 from backends.local.scheduling.costs import Costs
 
-HEAD_BYTES = 4
-# A prompt of a million tokens and the grammar of a very large schema have room; a length that is noise does not.
+HEADER_BYTES = 4
+# Large enough for a prompt of a million tokens with the grammar of a very large schema; noise is usually larger.
 MAX_BYTES = 33_554_432
+FINISH_REASONS = (None, "stop", "length", "failed", "constraint_failed")
+# JSON has no infinity; this is what OpenAI sends for a token that cannot occur.
+MIN_LOGPROB = -9999.0
 
 
-class BrokenLink(Exception):
-    """What came is not a message of this protocol."""
+class IpcError(Exception):
+    """A message is not one of this protocol."""
 
 
-class Link:
+class Channel:
     """Both directions of one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,140 +39,136 @@ class Link:
         self._writer = writer
 
     @classmethod
-    async def over(cls, end: socket.socket) -> Self:
-        """The link over one end of a socket pair, which it closes."""
+    async def open(cls, end: socket.socket) -> Self:
+        """Return the channel over one end of a socket pair, which it closes."""
         return cls(*await asyncio.open_unix_connection(sock=end))
 
     def send(self, message: bytes) -> None:
-        """Write a message; what the other side does not read waits in memory, so `room` comes before large ones."""
-        if not self._writer.is_closing():  # who reads learns that it is over
-            self._writer.write(len(message).to_bytes(HEAD_BYTES) + message)
+        """Write a message. It is buffered without limit, so call `drain` before large messages."""
+        if not self._writer.is_closing():  # the reader reports that the connection has ended
+            self._writer.write(len(message).to_bytes(HEADER_BYTES) + message)
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait until the other side has read most of what was sent. Raises OSError when it is gone."""
         await self._writer.drain()
 
     async def receive(self) -> Any | None:
-        """The next message, None when the other side is gone. Raises BrokenLink."""
+        """Return the next message, or None when the other side is gone. Raises IpcError."""
         try:
-            size = int.from_bytes(await self._reader.readexactly(HEAD_BYTES))
+            size = int.from_bytes(await self._reader.readexactly(HEADER_BYTES))
             if size > MAX_BYTES:
-                raise BrokenLink(f"a message of {size} bytes; at most {MAX_BYTES} are allowed")
+                raise IpcError(f"a message of {size} bytes; the limit is {MAX_BYTES}")
             return orjson.loads(await self._reader.readexactly(size))
         except (asyncio.IncompleteReadError, OSError):
             return None
         except orjson.JSONDecodeError as error:
-            raise BrokenLink("a message that is not JSON") from error
+            raise IpcError("a message that is not JSON") from error
 
     def close(self) -> None:
-        """Let go at once; what was not yet read is lost."""
+        """Close the connection at once; buffered messages are lost."""
         self._writer.transport.abort()
 
 
-FINISHES = (None, "stop", "length", "failed", "astray")
-# JSON has no infinity; what can never be said is told as others tell it.
-LEAST_LOGPROB = -9999.0
-
-
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What an engine's process is to load, and how it is to work."""
+class EngineSpec:
+    """What a child process loads, and how it works."""
 
     path: str
-    placement: dict[str, Any]  # as device.Placement has it
+    placement: dict[str, Any]  # the fields of device.Placement
     vocabulary_size: int
     stop_ids: Sequence[int]
     kv_bytes_per_token: int
     prefix_cache_bytes: int
-    process_bytes: int | None  # of address space; None: as many as the system gives
+    process_bytes: int | None  # limit of its address space; None: no limit
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """What came of it."""
+class EngineReady:
+    """What a child process reports when its model is loaded."""
 
     device: str
     compute_type: str
     costs: Costs
 
 
-def message(kind: str, *content: object) -> bytes:
-    return orjson.dumps([kind, *content], default=_plain)
+def encode_message(kind: str, *content: object) -> bytes:
+    """Return a message of this kind."""
+    return orjson.dumps([kind, *content], default=_to_list)
 
 
-def ready_of(given: Any) -> Ready:
-    """Raises BrokenLink."""
+def decode_ready(content: Any) -> EngineReady:
+    """Return the content of "ready". Raises IpcError."""
     try:
-        return Ready(str(given["device"]), str(given["compute_type"]), Costs(**given["costs"]))
+        return EngineReady(str(content["device"]), str(content["compute_type"]), Costs(**content["costs"]))
     except (TypeError, KeyError) as error:
-        raise BrokenLink("an answer to its start that is none") from error
+        raise IpcError('an invalid "ready" message') from error
 
 
-def job_message(job: Job) -> bytes:
-    return message("job", job.id, job.prompt, job.options)
+def encode_job(job: Job) -> bytes:
+    """Return a "job" message."""
+    return encode_message("job", job.id, job.prompt, job.options)
 
 
-def job_of(content: Sequence[Any]) -> Job:
-    """A job from what came behind "job"."""
-    number, prompt, options = content
-    return Job(number, prompt, Options(**{**options, "stop_ids": frozenset(options["stop_ids"])}))
+def decode_job(content: Sequence[Any]) -> Job:
+    """Return the job of a "job" message."""
+    job_id, prompt, options = content
+    return Job(job_id, prompt, DecodingOptions(**{**options, "stop_ids": frozenset(options["stop_ids"])}))
 
 
-def steps_message(steps: Sequence[Step]) -> bytes:
-    return message("steps", [_row(step) for step in steps])
+def encode_steps(steps: Sequence[Step]) -> bytes:
+    """Return a "steps" message."""
+    rows = [(step.job, list(map(_encode_token, step.tokens)), step.finish, step.cached_tokens, step.message)
+            for step in steps]  # fmt: skip
+    return encode_message("steps", rows)
 
 
-def steps_of(content: Sequence[Any], vocabulary_size: int) -> list[Step]:
-    """The steps from what came behind "steps". Raises BrokenLink for what no engine of ours says."""
+def decode_steps(content: Sequence[Any], vocabulary_size: int) -> list[Step]:
+    """Return the steps of a "steps" message. Raises IpcError."""
     try:
         (rows,) = content
         steps = [
-            Step(number, [_heard(token, vocabulary_size) for token in tokens], finish, cached, str(words))
-            for number, tokens, finish, cached, words in rows
+            Step(job, [_decode_token(token, vocabulary_size) for token in tokens], finish, cached, str(text))
+            for job, tokens, finish, cached, text in rows
         ]
-        if all(map(_sound, steps)):
+        if all(map(_is_valid, steps)):
             return steps
     except (TypeError, ValueError, IndexError) as error:
-        raise BrokenLink("steps that are none") from error
-    raise BrokenLink("steps that are none")
+        raise IpcError("invalid steps") from error
+    raise IpcError("invalid steps")
 
 
-def _sound(step: Step) -> bool:
-    return isinstance(step.job, int) and step.finish in FINISHES and isinstance(step.cached_tokens, int | None)
+def _is_valid(step: Step) -> bool:
+    return isinstance(step.job, int) and step.finish in FINISH_REASONS and isinstance(step.cached_tokens, int | None)
 
 
-def _row(step: Step) -> Sequence[object]:
-    return step.job, [_told(token) for token in step.tokens], step.finish, step.cached_tokens, step.message
-
-
-def _told(token: Token) -> object:
-    """A token in as few words as it takes: most have no logprob."""
+def _encode_token(token: Token) -> object:
+    """Return a bare id for a token without logprob: most have none."""
     if token.logprob is None:
         return token.id
-    return token.id, _finite(token.logprob), [(number, _finite(logprob)) for number, logprob in token.top]
+    return token.id, _finite(token.logprob), [(token_id, _finite(logprob)) for token_id, logprob in token.top]
 
 
-def _heard(given: Any, vocabulary_size: int) -> Token:
-    if isinstance(given, int):
-        token = Token(given)
+def _decode_token(content: Any, vocabulary_size: int) -> Token:
+    if isinstance(content, int):
+        token = Token(content)
     else:
-        number, logprob, top = given
-        token = Token(number, float(logprob), [(_within(each, vocabulary_size), float(own)) for each, own in top])
-    _within(token.id, vocabulary_size)
+        token_id, logprob, top = content
+        token = Token(token_id, float(logprob), [(_check_id(each, vocabulary_size), float(own)) for each, own in top])
+    _check_id(token.id, vocabulary_size)
     return token
 
 
-def _within(number: Any, vocabulary_size: int) -> int:
-    """Raises ValueError for what is not the id of a token: nothing behind this would be ready for it."""
-    if not isinstance(number, int) or not 0 <= number < vocabulary_size:
-        raise ValueError(f"token {number!r}")
-    return number
+def _check_id(token_id: Any, vocabulary_size: int) -> int:
+    """Return the id. Raises ValueError for anything else than a token id: later code relies on it."""
+    if not isinstance(token_id, int) or not 0 <= token_id < vocabulary_size:
+        raise ValueError(f"The token id is {token_id!r}; it must be below {vocabulary_size}.")
+    return token_id
 
 
 def _finite(logprob: float) -> float:
-    return max(LEAST_LOGPROB, logprob)  # in this order it also stands for what is not a number
+    return max(MIN_LOGPROB, logprob)  # in this order NaN becomes MIN_LOGPROB, too
 
 
-def _plain(value: object) -> object:
-    """What JSON lacks: sets and other sequences."""
+def _to_list(value: object) -> object:
+    """Convert sets and other sequences, which JSON lacks."""
     return list(value)  # type: ignore[call-overload]

@@ -1,6 +1,7 @@
-"""What all local models of a gate may take together: who holds how much, and who goes when another needs it.
+"""Memory of local models: one budget for all models of a gateway, and how much memory the system has free.
 
-Nothing is measured here and nothing is loaded: tenants tell how much they need and give it back.
+The budget neither measures nor loads anything: its tenants report how much they need, and unload themselves.
+Source: https://docs.kernel.org/filesystems/proc.html#meminfo, https://docs.kernel.org/admin-guide/cgroup-v2.html#memory
 """
 
 import asyncio
@@ -10,105 +11,105 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-
-class Tenant(Protocol):
-    """A model that may be loaded."""
-
-    @property
-    def needs_bytes(self) -> int:
-        """How much it takes when it is loaded."""
-
-    @property
-    def idle_since(self) -> float | None:
-        """Since when, on one clock for all, nobody has used it; None while it is in use or not loaded."""
-
-    async def unload(self) -> None:
-        """Give back what it holds, unless somebody has begun to use it."""
-
-
-class Memory:
-    """One budget: the smallest limit that any tenant names. Without a limit everybody is let in."""
-
-    def __init__(self) -> None:
-        self._limits: dict[Tenant, int | None] = {}
-        self._loaded: set[Tenant] = set()
-        self._news = asyncio.Event()
-
-    @property
-    def limit_bytes(self) -> int | None:
-        return min((limit for limit in self._limits.values() if limit is not None), default=None)
-
-    def join(self, tenant: Tenant, limit_bytes: int | None) -> None:
-        """Take part, from now on under this limit, too. Raises ValueError when one of them would never fit."""
-        self._limits[tenant] = limit_bytes
-        try:
-            if (limit := self.limit_bytes) is not None:
-                refuse_too_large(max(each.needs_bytes for each in self._limits), limit)
-        except ValueError:
-            self.leave(tenant)
-            raise
-
-    def leave(self, tenant: Tenant) -> None:
-        self._limits.pop(tenant, None)
-        self.release(tenant)
-
-    def fits(self, tenant: Tenant) -> bool:
-        """Whether it could be loaded as things are. One alone always fits: nobody else could make room for it."""
-        others, limit = self._loaded - {tenant}, self.limit_bytes
-        return limit is None or not others or sum(each.needs_bytes for each in {*others, tenant}) <= limit
-
-    async def claim(self, tenant: Tenant) -> None:
-        """Wait until there is room for it. Whoever has been idle for longest goes first."""
-        while not self.fits(tenant):
-            self._news.clear()
-            longest = self._longest_idle()
-            if longest is None:
-                await self._news.wait()
-            else:
-                await longest.unload()
-        self._loaded.add(tenant)
-
-    def release(self, tenant: Tenant) -> None:
-        """It is not loaded any more."""
-        self._loaded.discard(tenant)
-        self.tell()
-
-    def tell(self) -> None:
-        """Somebody has become idle: who waits for room looks again."""
-        self._news.set()
-
-    def _longest_idle(self) -> Tenant | None:
-        idle = [(since, tenant) for tenant in self._loaded if (since := tenant.idle_since) is not None]
-        return min(idle, key=lambda each: each[0])[1] if idle else None
-
-
-def refuse_too_large(needs_bytes: int, limit_bytes: int) -> None:
-    """Raises ValueError when a model would never fit."""
-    if needs_bytes > limit_bytes:
-        raise ValueError(f"memory_bytes is {limit_bytes}, but one model alone takes about {needs_bytes}.")
-
-
-# Backends are built one by one and know nothing of each other; those that one gate starts share its loop. A budget is
-# forgotten with its last tenant.
-_OF_GATES: WeakValueDictionary[asyncio.AbstractEventLoop, Memory] = WeakValueDictionary()
-
-
-def of_this_gate() -> Memory:
-    """The one budget of all local models in the running loop."""
-    return _OF_GATES.setdefault(asyncio.get_running_loop(), Memory())
-
-
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
 
+class MemoryTenant(Protocol):
+    """A model that can be loaded and unloaded."""
+
+    @property
+    def needs_bytes(self) -> int:
+        """The memory that it uses when it is loaded."""
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when it is idle, on a clock that all tenants share; None while it is used or not loaded."""
+
+    async def unload(self) -> None:
+        """Release its memory unless it has been used again."""
+
+
+class MemoryBudget:
+    """One budget for several tenants: the smallest limit that any of them has. Without a limit all of them fit."""
+
+    def __init__(self) -> None:
+        self._limits: dict[MemoryTenant, int | None] = {}
+        self._loaded: set[MemoryTenant] = set()
+        self._changed = asyncio.Event()
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The budget; None: no limit."""
+        return min((limit for limit in self._limits.values() if limit is not None), default=None)
+
+    def join(self, tenant: MemoryTenant, limit_bytes: int | None) -> None:
+        """Add a tenant and its limit. Raises ValueError when one of the tenants could never be loaded."""
+        self._limits[tenant] = limit_bytes
+        try:
+            if (limit := self.limit_bytes) is not None:
+                check_model_fits(max(each.needs_bytes for each in self._limits), limit)
+        except ValueError:
+            self.leave(tenant)
+            raise
+
+    def leave(self, tenant: MemoryTenant) -> None:
+        """Remove a tenant and its limit."""
+        self._limits.pop(tenant, None)
+        self.release(tenant)
+
+    def has_room_for(self, tenant: MemoryTenant) -> bool:
+        """Return whether the tenant can be loaded now. A single one always can: no other could make room for it."""
+        others, limit = self._loaded - {tenant}, self.limit_bytes
+        return limit is None or not others or sum(each.needs_bytes for each in {*others, tenant}) <= limit
+
+    async def acquire(self, tenant: MemoryTenant) -> None:
+        """Wait until the tenant can be loaded; unload the others that have been idle longest."""
+        while not self.has_room_for(tenant):
+            self._changed.clear()
+            idle = self._longest_idle()
+            if idle is None:
+                await self._changed.wait()
+            else:
+                await idle.unload()
+        self._loaded.add(tenant)
+
+    def release(self, tenant: MemoryTenant) -> None:
+        """Record that the tenant is not loaded any more."""
+        self._loaded.discard(tenant)
+        self.notify()
+
+    def notify(self) -> None:
+        """Let waiting tenants check again, because one has become idle."""
+        self._changed.set()
+
+    def _longest_idle(self) -> MemoryTenant | None:
+        idle = [(since, tenant) for tenant in self._loaded if (since := tenant.idle_since) is not None]
+        return min(idle, key=lambda each: each[0])[1] if idle else None
+
+
+def check_model_fits(needs_bytes: int, limit_bytes: int) -> None:
+    """Raise ValueError when a model would never fit."""
+    if needs_bytes > limit_bytes:
+        raise ValueError(f"memory_bytes is {limit_bytes}, but one model alone takes about {needs_bytes}.")
+
+
+# Backends are built separately, and those of one gateway run in one loop. A budget is dropped with its last tenant.
+_BUDGETS: WeakValueDictionary[asyncio.AbstractEventLoop, MemoryBudget] = WeakValueDictionary()
+
+
+def shared_budget() -> MemoryBudget:
+    """Return the budget of all local models in the running loop."""
+    return _BUDGETS.setdefault(asyncio.get_running_loop(), MemoryBudget())
+
+
 def free_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
-    """What may still be taken without pushing others out; of a system that does not tell, half of what it has."""
-    found = [size for size in (_machine(meminfo), _container(cgroup)) if size is not None]
+    """Return how much memory is free on the machine or in this container; half of all where that is unknown."""
+    found = [size for size in (_machine_free(meminfo), _container_free(cgroup)) if size is not None]
     return min(found, default=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
 
 
-def _machine(meminfo: Path) -> int | None:
+def _machine_free(meminfo: Path) -> int | None:
     with suppress(OSError):
         for line in meminfo.read_text(encoding="ascii").splitlines():
             name, _, size = line.partition(":")
@@ -117,8 +118,8 @@ def _machine(meminfo: Path) -> int | None:
     return None
 
 
-def _container(cgroup: Path) -> int | None:
-    """None where there is no container, or one without a limit."""
+def _container_free(cgroup: Path) -> int | None:
+    """Return None without a container, or for one without a limit."""
     with suppress(OSError, ValueError):  # the limit may be the word "max"
         limit = int((cgroup / "memory.max").read_text(encoding="ascii"))
         return max(0, limit - int((cgroup / "memory.current").read_text(encoding="ascii")))

@@ -1,11 +1,11 @@
-"""An engine in a process of its own: started when it is wanted, watched, started again, unloaded when it is idle.
+"""An engine in a child process, which it supervises: starts it on demand, watches, restarts and unloads it.
 
-    unloaded --a call, or preload--> starting --ready--> up --idle, or others need the memory--> unloaded
+    unloaded --a call, or preload--> starting --ready--> up --idle, or other models need the memory--> unloaded
                                         ^                 |
-                                        '---- a pause <---'  it crashed, hung, or said what no engine says
+                                        '--- back-off <---'  it crashed, hung, or sent an invalid message
 
-Whatever becomes of it, the gate goes on: calls in flight fail, the next ones wait for the new process, or are told
-when to come back.
+The gateway survives any failure of the child: calls in flight fail, and later calls wait for the next child, or get
+a 503 with the time until then.
 """  # fmt: skip
 
 import asyncio
@@ -14,218 +14,224 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Self
 
 import structlog
 
-from backends.local.decoding.job import Job, Options
-from backends.local.host.child_process import Spawned
-from backends.local.host.engine import Engine, Generation
-from backends.local.host.ipc import Order
-from backends.local.host.memory import Memory
+from backends.local.decoding.job import DecodingOptions, Job
+from backends.local.host.child_process import ChildProcess
+from backends.local.host.engine import Engine, Generation, model_failed
+from backends.local.host.ipc import EngineSpec
+from backends.local.host.memory import MemoryBudget
 from backends.local.scheduling.admission import Admission
 from proxy.wire.errors import BackendError
 
 log = structlog.get_logger()
 
-# How long until it is started again: longer each time, until it has been well for a while.
-FIRST_PAUSE_S, LONGEST_PAUSE_S, WELL_S = 0.25, 30.0, 60.0
-# How long until another look at a process that is gone, which who keeps it is about to learn.
-LEARNS_S = 0.01
+# The pause before a restart doubles up to a maximum; it starts again after the engine has run for STABLE_S.
+FIRST_BACKOFF_S, MAX_BACKOFF_S, STABLE_S = 0.25, 30.0, 60.0
+# How long a call waits before it looks again at a child that has exited; the supervising task is about to notice.
+RETRY_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """How an engine is kept."""
+class SupervisorSettings:
+    """How the engine's process is started and kept."""
 
-    backend: str  # whose engine it is, for the logs
+    backend: str  # the backend's name, for logs
     start_timeout_s: float
     hang_timeout_s: float
     keep_alive_s: float | None
     preload: bool
-    memory_bytes: int | None  # what all models of this gate may take together
-    needs_bytes: int  # what this one is thought to take
+    memory_bytes: int | None  # the limit of all models of this gateway together
+    needs_bytes: int  # the estimate for this model
 
 
-class InProcess(Engine):
-    """The engine's side in the gate. One task keeps the process; calls wait until it is up."""
+class ProcessEngine(Engine):
+    """The gateway's side of an engine. One task supervises the child process; calls wait until it is up."""
 
-    def __init__(self, admission: Admission, order: Order, terms: Terms, memory: Memory) -> None:
-        super().__init__(admission, order.vocabulary_size)
-        self._order = order
-        self._terms = terms
+    def __init__(
+        self, admission: Admission, spec: EngineSpec, settings: SupervisorSettings, memory: MemoryBudget
+    ) -> None:
+        super().__init__(admission, spec.vocabulary_size)
+        self._spec = spec
+        self._settings = settings
         self._memory = memory
-        self._most_bytes = terms.needs_bytes
-        self._spawned: Spawned | None = None
+        self._peak_bytes = settings.needs_bytes
+        self._child: ChildProcess | None = None
         self._wanted = asyncio.Event()
         self._up = asyncio.Event()
-        self._broken = self._closed = False
+        self._has_failed = self._closed = False
         self._failures = 0
-        self._next_start = self._up_at = self._used_at = time.monotonic()
-        self._keeping: asyncio.Task[None]
+        self._next_start = self._up_since = self._used_at = time.monotonic()
+        self._supervision: asyncio.Task[None]
 
     @classmethod
-    async def started(cls, admission: Admission, order: Order, terms: Terms, memory: Memory) -> Self:
-        """An engine that is up, or that will be at the first call. Raises OSError when its model cannot be loaded,
-        ValueError when there can never be room for it."""
-        engine = cls(admission, order, terms, memory)
-        memory.join(engine, terms.memory_bytes)
+    async def start(
+        cls, admission: Admission, spec: EngineSpec, settings: SupervisorSettings, memory: MemoryBudget
+    ) -> "ProcessEngine":
+        """Return an engine that is up, or that starts at the first call.
+
+        Raises OSError when its model cannot be loaded, ValueError when the memory budget can never hold it.
+        """
+        engine = cls(admission, spec, settings, memory)
+        memory.join(engine, settings.memory_bytes)
         try:
-            if terms.preload and memory.fits(engine):
+            if settings.preload and memory.has_room_for(engine):
                 engine._wanted.set()
-                await engine._start()
+                await engine._start_child()
         except BaseException:
             memory.leave(engine)
             raise
-        engine._keeping = asyncio.create_task(engine._keep())
+        engine._supervision = asyncio.create_task(engine._supervise())
         return engine
+
+    started = start  # for callers that use the former name
 
     @property
     def running(self) -> bool:
-        """Also while it is unloaded because nobody asks."""
-        return not self._closed and not self._broken
+        """Whether calls can be answered; also while the idle model is unloaded."""
+        return not self._closed and not self._has_failed
 
     @property
     def needs_bytes(self) -> int:
-        """What it is thought to take, or what it was seen to take when that is more."""
-        if self._spawned is not None:
-            self._most_bytes = max(self._most_bytes, self._spawned.resident_bytes)
-        return self._most_bytes
+        """The estimate of its memory, or the largest measured value when that is more."""
+        if self._child is not None:
+            self._peak_bytes = max(self._peak_bytes, self._child.resident_bytes)
+        return self._peak_bytes
 
     @property
     def idle_since(self) -> float | None:
-        return self._used_at if self._up.is_set() and not self._live else None
+        """Since when it is loaded and unused; None while it is used or not loaded."""
+        return self._used_at if self._up.is_set() and not self._generations else None
 
     @asynccontextmanager
-    async def generate(self, prompt: Sequence[int], options: Options) -> AsyncIterator[Generation]:
+    async def generate(self, prompt: Sequence[int], options: DecodingOptions) -> AsyncIterator[Generation]:
         try:
             async with super().generate(prompt, options) as generation:
                 yield generation
         finally:
             self._used_at = time.monotonic()
-            self._memory.tell()
+            self._memory.notify()
 
     async def unload(self) -> None:
-        """End the process, unless somebody waits for it; the next call starts it again."""
-        if self.idle_since is not None and self._spawned is not None:
+        """End the child process unless it is in use; the next call starts another one."""
+        if self.idle_since is not None and self._child is not None:
             self._up.clear()
             self._wanted.clear()
-            await self._spawned.stop()
+            await self._child.stop()
 
     async def close(self) -> None:
-        """End what still runs, the process too."""
+        """End all answers and the child process."""
         self._closed = True
         self.fail_all(_unavailable("The local model was stopped.", 1))
-        if self._spawned is not None:
-            await self._spawned.stop()
-        self._keeping.cancel()
-        await asyncio.gather(self._keeping, return_exceptions=True)
-        self._up.set()  # who waits for it learns that it is closed
+        if self._child is not None:
+            await self._child.stop()
+        self._supervision.cancel()
+        await asyncio.gather(self._supervision, return_exceptions=True)
+        self._up.set()  # waiting calls see that the engine is closed
         self._memory.leave(self)
 
-    async def _begin(self, job: Job) -> None:
+    async def _submit(self, job: Job) -> None:
         self._wanted.set()
         try:
-            async with asyncio.timeout(self._terms.start_timeout_s):
-                while not await self._handed_over(job):
+            async with asyncio.timeout(self._settings.start_timeout_s):
+                while not await self._try_submit(job):
                     pass
         except TimeoutError as error:
-            raise _unavailable("The local model is not there yet.", self._starts_in_s) from error
+            raise _unavailable("The local model is not loaded yet.", self._starts_in_s) from error
 
-    async def _handed_over(self, job: Job) -> bool:
+    async def _try_submit(self, job: Job) -> bool:
         if self._closed:
             raise _unavailable("The local model is closing.", 1)
-        if self._starts_in_s > self._terms.start_timeout_s:
-            raise _unavailable("The local model broke down and is started again later.", self._starts_in_s)
+        if self._starts_in_s > self._settings.start_timeout_s:
+            raise _unavailable("The local model failed and will be restarted.", self._starts_in_s)
         await self._up.wait()
-        if self._spawned is not None and await self._spawned.begin(job):
+        if self._child is not None and await self._child.submit(job):
             return True
-        await asyncio.sleep(LEARNS_S)
+        await asyncio.sleep(RETRY_S)
         return False
 
     def _cancel(self, job: Job) -> None:
-        if self._spawned is not None:
-            self._spawned.cancel(job.id)
+        if self._child is not None:
+            self._child.cancel(job.id)
 
     @property
     def _starts_in_s(self) -> float:
         return self._next_start - time.monotonic()
 
-    async def _keep(self) -> None:
-        """Have a process whenever one is wanted."""
+    async def _supervise(self) -> None:
+        """Run one child after another, each as soon as one is wanted."""
         while not self._closed:
             try:
-                why = await self._life(self._spawned or await self._start())
-            except Exception as error:  # noqa: BLE001  whatever it is: without this task nobody would ever be answered
-                known = isinstance(error, OSError)
-                why, self._broken = str(error) if known else f"{type(error).__name__}: {error}", True
-            if why:
-                await self._pause(why)
+                reason = await self._run_child(self._child or await self._start_child())
+            except Exception as error:  # noqa: BLE001  without this task no call would ever be answered again
+                is_known = isinstance(error, OSError)
+                reason, self._has_failed = str(error) if is_known else f"{type(error).__name__}: {error}", True
+            if reason:
+                await self._back_off(reason)
 
-    async def _start(self) -> Spawned:
-        """A process, once it is wanted and there is room for it. Raises OSError when the model cannot be loaded."""
+    async def _start_child(self) -> ChildProcess:
+        """Start a child once one is wanted and memory is free. Raises OSError when its model cannot be loaded."""
         await self._wanted.wait()
-        await self._memory.claim(self)
+        await self._memory.acquire(self)
         try:
-            spawned = await Spawned.started(self._order, hang_timeout_s=self._terms.hang_timeout_s)
+            child = await ChildProcess.start(self._spec, hang_timeout_s=self._settings.hang_timeout_s)
         except BaseException:
             self._memory.release(self)
             raise
-        self.device, self.compute_type = spawned.ready.device, spawned.ready.compute_type
-        self._admission.calibrated(spawned.ready.costs)
-        self._spawned = spawned
-        self._used_at = self._up_at = time.monotonic()
+        self.device, self.compute_type = child.ready.device, child.ready.compute_type
+        self._admission.set_costs(child.ready.costs)
+        self._child = child
+        self._used_at = self._up_since = time.monotonic()
         self._up.set()
-        if self._broken:
-            log.warning("local.engine_restarted", backend=self._terms.backend)
-        self._broken = False
-        return spawned
+        if self._has_failed:
+            log.warning("engine.restarted", backend=self._settings.backend)
+        self._has_failed = False
+        return child
 
-    async def _life(self, spawned: Spawned) -> str:
-        """Until a process ends; why it did, "" when it was told to."""
-        tiring = asyncio.create_task(self._tire())
+    async def _run_child(self, child: ChildProcess) -> str:
+        """Receive steps until the child exits; return why it did, or "" when it was stopped."""
+        idle_check = asyncio.create_task(self._unload_when_idle())
         try:
-            await spawned.live(self.take)
+            await child.receive(self.receive)
         finally:
-            tiring.cancel()
+            idle_check.cancel()
             self._up.clear()
-            self._spawned = None
-            self._broken = not spawned.asked_to_end
-            self._lose(spawned.jobs)
-            why = await spawned.end()
+            self._child = None
+            self._has_failed = not child.stop_requested
+            self._fail_jobs(child.jobs)
+            reason = await child.wait()
             self._memory.release(self)
-        if not spawned.asked_to_end:
-            return why
-        log.info("local.unloaded", backend=self._terms.backend)
+        if not child.stop_requested:
+            return reason
+        log.info("model.unloaded", backend=self._settings.backend)
         return ""
 
-    def _lose(self, jobs: Iterable[int]) -> None:
-        """Tell who waits for them that they will never end."""
-        for number in jobs:
-            if number in self._live:
-                self._live[number].fail(BackendError("The local model broke down.", code="local_model_failed"))
+    def _fail_jobs(self, job_ids: Iterable[int]) -> None:
+        for job_id in job_ids:
+            if job_id in self._generations:
+                self._generations[job_id].fail(model_failed())
 
-    async def _tire(self) -> None:
-        """Unload it once nobody has used it for so long."""
-        keep_alive_s = self._terms.keep_alive_s
+    async def _unload_when_idle(self) -> None:
+        keep_alive_s = self._settings.keep_alive_s
         while keep_alive_s is not None:
             since = self.idle_since
-            left_s = keep_alive_s if since is None else since + keep_alive_s - time.monotonic()
-            if left_s <= 0:
+            remaining_s = keep_alive_s if since is None else since + keep_alive_s - time.monotonic()
+            if remaining_s <= 0:
                 await self.unload()
-            await asyncio.sleep(max(left_s, 0))
+            await asyncio.sleep(max(remaining_s, 0))
 
-    async def _pause(self, why: str) -> None:
-        """Wait before it is started again."""
-        if time.monotonic() - self._up_at > WELL_S:
+    async def _back_off(self, reason: str) -> None:
+        """Wait before the next start."""
+        if time.monotonic() - self._up_since > STABLE_S:
             self._failures = 0
-        pause_s = min(FIRST_PAUSE_S * 2**self._failures, LONGEST_PAUSE_S)
+        pause_s = min(FIRST_BACKOFF_S * 2**self._failures, MAX_BACKOFF_S)
         self._failures += 1
         self._next_start = time.monotonic() + pause_s
-        log.error("local.engine_ended", backend=self._terms.backend, reason=why, starts_in_s=pause_s)
+        log.error("engine.exited", backend=self._settings.backend, reason=reason, starts_in_s=pause_s)
         await asyncio.sleep(pause_s)
 
 
-def _unavailable(message: str, again_in_s: float) -> BackendError:
-    again = {"Retry-After": str(max(1, math.ceil(again_in_s)))}
-    return BackendError(message, status=503, code="local_model_unavailable", headers=again)
+def _unavailable(message: str, retry_after_s: float) -> BackendError:
+    headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
+    return BackendError(message, status=503, code="local_model_unavailable", headers=headers)

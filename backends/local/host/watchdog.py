@@ -1,41 +1,62 @@
-"""Whether an engine that lives still gets on: a call of the library that never comes back is seen by nothing else.
+"""Detects an engine process that hangs: one that answers no pings, or whose jobs make no progress.
 
-A job that nobody waits for any more ends within one step, and nothing is said of it; one that does not end keeps its
-worker. So it is not looked for itself: when somebody waits, something must come, or no worker is left that makes it.
+A call of the library that never returns blocks a worker, which pings do not show. A cancelled job ends within one step
+and sends nothing, so single jobs are not watched: while jobs are running, some step must arrive, or no worker is left.
+Time passes only by `tick`.
 """
 
 from collections.abc import Container, Sequence
 
 from backends.local.decoding.job import Job, Step
 
-# How long nothing may come, beside what loading the model took, twice, for it may be loaded anew meanwhile, and what
-# reading the prompts that it was given should take, so many times: long ones take more than was measured.
-LONGEST_S, TIMES_LOADING, TIMES_READING = 60.0, 2, 20
+# How long no step may arrive: a fixed time, plus twice the loading time, because the model may be reloaded meanwhile,
+# plus a multiple of the estimated time to read the pending prompts, because long ones take longer than measured.
+MAX_STALL_S, LOADING_FACTOR, PREFILL_FACTOR = 60.0, 2, 20
 
 
-class Progress:
-    """Told of all that goes to an engine and comes from it. Figures only: time passes by `wait`."""
+class Watchdog:
+    """Observes all messages of one engine process. `max_silence_s` is how long no message may arrive."""
 
-    def __init__(self, loading_s: float, prefill_s_per_token: float) -> None:
-        self.stuck_s = 0.0  # so long nothing has come while somebody waited
+    def __init__(self, max_silence_s: float) -> None:
+        self.max_silence_s = max_silence_s
+        self._silent_s = self._stalled_s = 0.0
+        self._loading_s = self._prefill_s_per_token = 0.0
+        self._prompts: dict[
+            int, int
+        ] = {}  # job -> tokens of a prompt that may not be read yet, cancelled jobs included
+
+    def set_costs(self, loading_s: float, prefill_s_per_token: float) -> None:
+        """Use what was measured while the model was loaded."""
         self._loading_s = loading_s
         self._prefill_s_per_token = prefill_s_per_token
-        self._reading: dict[int, int] = {}  # how many tokens of which prompts, the cancelled ones too
 
-    def give(self, job: Job) -> None:
-        self._reading[job.id] = len(job.prompt)
+    def record_message(self) -> None:
+        """Record that the process has sent a message."""
+        self._silent_s = 0.0
 
-    def see(self, steps: Sequence[Step], waited_for: Container[int]) -> None:
-        """Something has come: a worker is free to take what comes next, whatever becomes of cancelled jobs."""
-        self.stuck_s = 0.0
+    def record_job(self, job: Job) -> None:
+        """Record that a job was submitted."""
+        self._prompts[job.id] = len(job.prompt)
+
+    def record_steps(self, steps: Sequence[Step], live_jobs: Container[int]) -> None:
+        """Record steps: a worker is left, so prompts of cancelled jobs no longer count."""
+        self._stalled_s = 0.0
         read = {step.job for step in steps if step.tokens or step.finish}
-        if read and self._reading:
-            self._reading = {
-                job: tokens for job, tokens in self._reading.items() if job not in read and job in waited_for
+        if read and self._prompts:
+            self._prompts = {
+                job: tokens for job, tokens in self._prompts.items() if job not in read and job in live_jobs
             }
 
-    def wait(self, time_s: float, *, somebody: bool) -> bool:
-        """So much time has passed; whether it may go on like this."""
-        self.stuck_s = self.stuck_s + time_s if somebody else 0.0
-        reading_s = sum(self._reading.values()) * self._prefill_s_per_token
-        return self.stuck_s <= LONGEST_S + TIMES_LOADING * self._loading_s + TIMES_READING * reading_s
+    def tick(self, time_s: float, *, has_jobs: bool) -> str:
+        """Let time pass; return why the process has to be killed, or "".
+
+        Callers tick in turns of their loop, so the time in which a busy gateway received nothing does not count.
+        """
+        self._silent_s += time_s
+        self._stalled_s = self._stalled_s + time_s if has_jobs else 0.0
+        prefill_s = sum(self._prompts.values()) * self._prefill_s_per_token
+        if self._stalled_s > MAX_STALL_S + LOADING_FACTOR * self._loading_s + PREFILL_FACTOR * prefill_s:
+            return f"its jobs made no progress for {self._stalled_s:.0f} s"
+        if self._silent_s >= self.max_silence_s:
+            return f"it sent no message for {self._silent_s:.0f} s"
+        return ""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backends.local.decoding.job import Options
+from backends.local.decoding.job import DecodingOptions as Options
 from backends.local.grammar import Style
 from backends.local.model import Model
 from backends.local.request.choice import Tools, tools_of

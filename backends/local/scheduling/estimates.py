@@ -1,64 +1,66 @@
-"""Whether answers that a grammar holds from their first token on may share a batch, as those do that may begin freely.
+"""Learns from finished answers: how long answers are, and how often a model follows its grammar by itself."""
 
-They may while most of them keep to their grammar by themselves: each that does not leaves its batch at once and is read
-again. A model of which few do is tried again now and then, for its next callers may ask for something else.
-"""
-
-# How much one answer weighs, from which share on they are trusted, and after how many that were not one is.
-TRUST_WEIGHS, TRUSTED, TRIED_EVERY = 0.2, 0.5, 16
-# Who has said so many tokens before it left was worth the batch.
-WORTH_TOKENS = 16
-
-
-# How much one answer weighs in the mean of their lengths, and what that is before the first.
-ONE_WEIGHS, FIRST_GUESS = 0.1, 64.0
-# Where nearly all are cut off, their limits tell more than their mean.
-FEWEST_ENDS = 0.25
+# The weight of one answer in the moving average of lengths, and the length that is assumed before the first answer.
+LENGTH_WEIGHT, INITIAL_TOKENS = 0.1, 64.0
+# Where nearly all answers are cut off, their limits say more than the average.
+MIN_COMPLETE_FRACTION = 0.25
+# The weight of one answer in the moving average of adherence, from which average on jobs share batches, and how many
+# jobs pass between two probes below it.
+ADHERENCE_WEIGHT, SHARING_THRESHOLD, PROBE_EVERY = 0.2, 0.5, 16
+# A row that left its batch after this many tokens was still worth sharing it.
+MIN_USEFUL_TOKENS = 16
 
 
-class MeanLength:
-    """How many tokens answers have, lately.
+class AnswerLength:
+    """Estimates how many tokens an answer has.
 
-    One that was cut off at its limit tells only that it would have had more: all tokens are divided by how many answers
-    came to an end of their own, the mean of an exponential distribution of which some values are censored.
+    An answer that was cut off at its limit only shows that it would have been longer. All tokens are therefore divided
+    by the number of answers that ended by themselves: the mean of an exponential distribution with censored values.
     """
 
     def __init__(self) -> None:
-        self._tokens, self._ends = FIRST_GUESS, 1.0  # means of one answer
+        self._tokens, self._complete = INITIAL_TOKENS, 1.0  # averages per answer
 
-    def see(self, tokens: int, *, cut: bool) -> None:
-        self._tokens += ONE_WEIGHS * (tokens - self._tokens)
-        self._ends += ONE_WEIGHS * ((not cut) - self._ends)
+    def record(self, tokens: int, *, cut: bool) -> None:
+        """Add an answer of this length; `cut`: it ended at its limit."""
+        self._tokens += LENGTH_WEIGHT * (tokens - self._tokens)
+        self._complete += LENGTH_WEIGHT * ((not cut) - self._complete)
 
     @property
-    def tokens(self) -> float:
-        return self._tokens / max(self._ends, FEWEST_ENDS)
+    def mean(self) -> float:
+        """The expected length of an answer without a limit."""
+        return self._tokens / max(self._complete, MIN_COMPLETE_FRACTION)
 
-    def left(self, said: int, limit: int) -> float:
-        """How many an answer will yet have, within its limit: of one that has more than usual nobody knows."""
-        usual = self.tokens
-        return min(limit, max(usual - said, usual / 2))
+    def remaining(self, generated: int, limit: int) -> float:
+        """Return how many further tokens to expect, at most `limit`; half the mean for an answer that is longer."""
+        mean = self.mean
+        return min(limit, max(mean - generated, mean / 2))
 
 
-class Trust:
-    """Of one model."""
+class GrammarAdherence:
+    """Estimates whether jobs that are constrained from their first token on can share a batch.
+
+    They can while most of them follow their grammar by themselves: a row that does not leaves its batch and has to be
+    read again. Below the threshold one job in a while is a probe, because the next callers may want something else.
+    """
 
     def __init__(self) -> None:
-        self._share = 1.0
-        self._asked = 0
+        self._average = 1.0
+        self._refused = 0
 
     @property
-    def firm(self) -> bool:
-        return self._share >= TRUSTED
+    def is_high(self) -> bool:
+        """Whether the model usually follows its grammars."""
+        return self._average >= SHARING_THRESHOLD
 
-    def given(self) -> bool:
-        """Whether the next one may."""
-        if self.firm:
+    def admit_next(self) -> bool:
+        """Return whether the next job may share a batch."""
+        if self.is_high:
             return True
-        self._asked += 1
-        return self._asked % TRIED_EVERY == 0
+        self._refused += 1
+        return self._refused % PROBE_EVERY == 0
 
-    def see(self, *, left_after: int | None) -> None:
-        """One that might ended in its batch, or left it after so many tokens."""
-        kept = left_after is None or left_after >= WORTH_TOKENS
-        self._share += TRUST_WEIGHS * (kept - self._share)
+    def record(self, *, left_after: int | None) -> None:
+        """Add a job that shared a batch: it ended there (None), or left it after this many tokens."""
+        useful = left_after is None or left_after >= MIN_USEFUL_TOKENS
+        self._average += ADHERENCE_WEIGHT * (useful - self._average)

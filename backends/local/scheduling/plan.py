@@ -1,8 +1,8 @@
-"""Which of the jobs that wait make up the next batches.
+"""Plans the next batches: which of the waiting jobs run together.
 
-Whoever has waited for longest leads the first batch, so nobody waits for ever. Those most like it join, as long as that
-costs less than to run them apart; when more workers are free than there are batches, those with most to do are cut.
-Workers that are free soon count, too: some wait for them, where that answers all sooner.
+The job that has waited longest leads the first batch, so no job waits forever. The most similar jobs join it as long as
+that costs less than running them separately. When more workers are free than there are batches, the largest batches
+are split. Workers that will be free soon count as well: some jobs wait for them where that answers all jobs sooner.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -10,168 +10,180 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from backends.local.decoding.job import Job
-from backends.local.scheduling.costs import Costs, Load
-from backends.local.scheduling.prefix_cache import NONE, Prefix
+from backends.local.scheduling.costs import BatchLoad, Costs
+from backends.local.scheduling.prefix_cache import NO_PREFIX, Prefix
 
-# The longest prompt of a batch says nothing before the shortest one has made this many tokens.
-MAX_SPREAD = 64
-# By how much sooner all must be answered for some to be kept back: figures are estimates.
-KEPT_BACK = 0.95
-# How often the time that a worker may take is halved on the search for the least.
-HALVINGS = 12
+# The longest prompt of a batch produces no token before the shortest one has produced this many.
+MAX_PROMPT_SPREAD = 64
+# Jobs are held back only if that reduces the total time to this fraction: the figures are estimates.
+HOLD_BACK_GAIN = 0.95
+# How many bisection steps find the shortest time in which the workers can share a batch.
+BISECTIONS = 12
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
-    """A job, and what decides with whom it can share a batch."""
+class ScheduledJob:
+    """A waiting or running job, and what decides with which others it can share a batch."""
 
     job: Job
-    kind: Hashable  # jobs of different kinds never do; None: it runs alone
-    shared: Prefix = NONE  # the beginning of its prompt that may be kept
-    prefix: Prefix = NONE  # what it uses of that
-    length: int = 0  # how much of its prompt is to be read
-    tokens: float = 0.0  # how many its answer will probably have yet
-    whole: float = 0.0  # and how many in all
+    batch_key: Hashable  # jobs with different keys never share a batch; None: it runs alone
+    shared_prefix: Prefix = NO_PREFIX  # the beginning of its prompt that may be kept
+    prefix: Prefix = NO_PREFIX  # the kept beginning that it uses
+    prefill_tokens: int = 0  # how many tokens of its prompt have to be read
+    expected_tokens: float = 0.0  # how many tokens its answer probably still needs
+    expected_total: float = 0.0  # how many tokens its answer probably has in all
     started: bool = False
-    over: bool = False
-    resumed: bool = False  # whether a part of its answer was told before
-    recalled: bool = False  # whether it was called back from another batch
-    trusted: bool = False  # whether it may share a batch only because others kept to their grammars
-    tried: bool = False  # whether it may although they did not
-    made: list[int] = field(default_factory=list)  # tokens
+    ended: bool = False
+    resumed: bool = False  # part of its answer was delivered by an earlier run
+    preempted: bool = False  # an earlier run was preempted
+    shares_batch: bool = False  # its grammar constrains it from the first token on, and it shares a batch nevertheless
+    is_probe: bool = False  # it does so although most jobs did not follow their grammars
+    generated: list[int] = field(default_factory=list)  # token ids of this run
 
 
 @dataclass(frozen=True, slots=True)
-class Soon:
-    """A worker that is free in so many seconds, and whom it answers until then, as they would ask again."""
+class BusyWorker:
+    """A worker that is free in `free_in_s` seconds, and the jobs it is likely to get again then.
 
-    free_s: float
-    rows: Sequence[Waiting]
-
-
-def batches(waiting: Sequence[Waiting], free: int, costs: Costs) -> list[list[Waiting]]:
-    """What `free` workers begin with now; the rest goes on waiting."""
-    groups: list[list[Waiting]] = []
-    left = list(waiting)
-    while left and len(groups) < free:
-        group = _around(left[0], left, costs)
-        taken = set(map(id, group))
-        groups.append(group)
-        left = [each for each in left if id(each) not in taken]
-    shares = _shares(groups, free, costs)
-    return [part for group, share in zip(groups, shares, strict=True) for part in _cut(group, share, costs)]
-
-
-def begun(waiting: Sequence[Waiting], free: int, costs: Costs, soon: Sequence[Soon]) -> list[list[Waiting]]:
-    """What `free` workers begin with now, when others are free soon.
-
-    Some are kept back for those, where all are answered sooner by it: with whom those workers answer now, who are
-    taken to ask again.
+    Callers that are answered together tend to send their next requests together.
     """
-    at_once = best = batches(waiting, free, costs)
-    least, begin = KEPT_BACK, {id(each) for batch in at_once for each in batch}
-    rest = [each for each in waiting if id(each) not in begin]
-    place = {id(each): at for at, each in enumerate(waiting)}
-    soon = sorted(soon, key=attrgetter("free_s"))
-    for others in range(1, len(soon) + 1):
-        coming = [row for each in soon[:others] for row in each.rows]
-        parts = batches([*waiting, *coming], free + others, costs)
-        if sum(map(len, parts)) < len(waiting) + len(coming):
+
+    free_in_s: float
+    rows: Sequence[ScheduledJob]
+
+
+def plan_batches(queue: Sequence[ScheduledJob], free: int, costs: Costs) -> list[list[ScheduledJob]]:
+    """Return the batches that `free` workers start now; all other jobs keep waiting."""
+    groups: list[list[ScheduledJob]] = []
+    rest = list(queue)
+    while rest and len(groups) < free:
+        group = _group_around(rest[0], rest, costs)
+        grouped = set(map(id, group))
+        groups.append(group)
+        rest = [each for each in rest if id(each) not in grouped]
+    workers = _assign_workers(groups, free, costs)
+    return [part for group, count in zip(groups, workers, strict=True) for part in _split(group, count, costs)]
+
+
+def plan_with_busy_workers(
+    queue: Sequence[ScheduledJob], free: int, costs: Costs, busy: Sequence[BusyWorker]
+) -> list[list[ScheduledJob]]:
+    """Return the batches that `free` workers start now, when `busy` workers become free later.
+
+    Jobs are held back for a busy worker where that answers all jobs sooner, including those that are expected to
+    come again when that worker is free.
+    """
+    at_once = best = plan_batches(queue, free, costs)
+    best_ratio, started = HOLD_BACK_GAIN, {id(each) for batch in at_once for each in batch}
+    rest = [each for each in queue if id(each) not in started]
+    position = {id(each): at for at, each in enumerate(queue)}
+    busy = sorted(busy, key=attrgetter("free_in_s"))
+    for count in range(1, len(busy) + 1):
+        expected = [row for each in busy[:count] for row in each.rows]
+        parts = plan_batches([*queue, *expected], free + count, costs)
+        if sum(map(len, parts)) < len(queue) + len(expected):
             continue
-        parts.sort(key=lambda part: min(place.get(id(each), len(place)) for each in part))
-        later = [[*rest, *soon[0].rows], *(each.rows for each in soon[1:others])]
-        at_once_s, kept_s = _all_s(at_once, later, soon, costs), _all_s(parts[:free], parts[free:], soon, costs)
-        if kept_s < least * at_once_s:
-            kept = [[each for each in part if id(each) in place] for part in parts[:free]]
-            best, least = [part for part in kept if part], kept_s / at_once_s
+        parts.sort(key=lambda part: min(position.get(id(each), len(position)) for each in part))
+        later = [[*rest, *busy[0].rows], *(each.rows for each in busy[1:count])]
+        at_once_s = _total_s(at_once, later, busy, costs)
+        held_back_s = _total_s(parts[:free], parts[free:], busy, costs)
+        if held_back_s < best_ratio * at_once_s:
+            queued = [[each for each in part if id(each) in position] for part in parts[:free]]
+            best, best_ratio = [part for part in queued if part], held_back_s / at_once_s
     return best
 
 
-def _all_s(
-    now: Iterable[Sequence[Waiting]], later: Iterable[Sequence[Waiting]], soon: Sequence[Soon], costs: Costs
+def end_times_s(batch: Sequence[ScheduledJob], costs: Costs) -> list[float]:
+    """Return when each row of a batch has its answer. Steps become faster as rows end."""
+    shortest = min((each.prefill_tokens for each in batch), default=0)
+    ends_s, now_s, done = list[float](), len(batch) * shortest * costs.prefill_s_per_token, 0.0
+    for ended, steps in enumerate(sorted(each.prefill_tokens - shortest + each.expected_tokens for each in batch)):
+        now_s += (steps - done) * costs.batch_step_s(len(batch) - ended)
+        done = steps
+        ends_s.append(now_s)
+    return ends_s
+
+
+def sharing_key(job: ScheduledJob) -> Hashable:
+    """Return what must be equal for two jobs to share a batch, lengths aside; None for a job that runs alone."""
+    return None if job.batch_key is None else (job.batch_key, job.prefix.digest)
+
+
+def _total_s(
+    now: Iterable[Sequence[ScheduledJob]],
+    later: Iterable[Sequence[ScheduledJob]],
+    busy: Sequence[BusyWorker],
+    costs: Costs,
 ) -> float:
-    """How long all wait for the end of their answers, added up, when some begin now and some as others are free."""
-    later_s = sum(each.free_s * len(part) + sum(ends_s(part, costs)) for each, part in zip(soon, later, strict=False))
-    return later_s + sum(sum(ends_s(part, costs)) for part in now)
+    """Return the sum of all times to an answer when some batches start now and the others on `busy` workers."""
+    later_s = sum(
+        each.free_in_s * len(part) + sum(end_times_s(part, costs)) for each, part in zip(busy, later, strict=False)
+    )
+    return later_s + sum(sum(end_times_s(part, costs)) for part in now)
 
 
-def ends_s(batch: Sequence[Waiting], costs: Costs) -> list[float]:
-    """Until each row of a batch has its answer: the more have theirs, the quicker the others are."""
-    shortest = min((each.length for each in batch), default=0)
-    found, now_s, said = list[float](), len(batch) * shortest * costs.prefill_s_per_token, 0.0
-    for ended, steps in enumerate(sorted(each.length - shortest + each.tokens for each in batch)):
-        now_s += (steps - said) * costs.rows_step_s(len(batch) - ended)
-        said = steps
-        found.append(now_s)
-    return found
-
-
-def load(group: Iterable[Waiting]) -> Load:
-    """What a batch of these has to do."""
-    found = Load()
+def _load(group: Iterable[ScheduledJob]) -> BatchLoad:
+    load = BatchLoad()
     for each in group:
-        found = found.plus(each.length, each.tokens)
-    return found
+        load = load.with_row(each.prefill_tokens, each.expected_tokens)
+    return load
 
 
-def likeness(waiting: Waiting) -> Hashable:
-    """What must be equal for two of them to share a batch, whatever their lengths; None for who shares none."""
-    return None if waiting.kind is None else (waiting.kind, waiting.prefix.digest)
-
-
-def _around(first: Waiting, waiting: Sequence[Waiting], costs: Costs) -> list[Waiting]:
-    """The first one, and with it the nearest in length that are better off together."""
-    group, found, longest = [first], load([first]), first.length
-    like = likeness(first)
-    others = [each for each in waiting if each is not first and like is not None and likeness(each) == like]
-    for each in sorted(others, key=lambda each: abs(each.length - first.length)):
-        together = found.plus(each.length, each.tokens)
-        spread = max(longest, each.length) - together.shortest
-        apart_s = costs.batch_s(found) + costs.batch_s(load([each]))
-        if len(group) < costs.max_rows and spread <= MAX_SPREAD and costs.batch_s(together) < apart_s:
+def _group_around(first: ScheduledJob, queue: Sequence[ScheduledJob], costs: Costs) -> list[ScheduledJob]:
+    """Return the first job and the jobs nearest to it in length for which sharing its batch pays."""
+    group, load, longest = [first], _load([first]), first.prefill_tokens
+    key = sharing_key(first)
+    others = [each for each in queue if each is not first and key is not None and sharing_key(each) == key]
+    for each in sorted(others, key=lambda each: abs(each.prefill_tokens - first.prefill_tokens)):
+        shared = load.with_row(each.prefill_tokens, each.expected_tokens)
+        spread = max(longest, each.prefill_tokens) - shared.shortest_prompt
+        separate_s = costs.batch_s(load) + costs.batch_s(_load([each]))
+        if len(group) < costs.max_rows and spread <= MAX_PROMPT_SPREAD and costs.batch_s(shared) < separate_s:
             group.append(each)
-            found, longest = together, max(longest, each.length)
-    return sorted(group, key=attrgetter("length"))
+            load, longest = shared, max(longest, each.prefill_tokens)
+    return sorted(group, key=attrgetter("prefill_tokens"))
 
 
-def _shares(groups: Sequence[Sequence[Waiting]], free: int, costs: Costs) -> list[int]:
-    """How many workers each group gets: one, and the others go where there is most to do."""
-    shares = [1] * len(groups)
-    times = [costs.batch_s(load(group)) for group in groups]
-    while groups and sum(shares) < free:
-        most = max(range(len(groups)), key=lambda at: times[at] / shares[at] if shares[at] < len(groups[at]) else 0.0)
-        if shares[most] == len(groups[most]):
+def _assign_workers(groups: Sequence[Sequence[ScheduledJob]], free: int, costs: Costs) -> list[int]:
+    """Return how many workers each group gets: one, and the remaining ones where a worker has most to do."""
+    workers = [1] * len(groups)
+    times = [costs.batch_s(_load(group)) for group in groups]
+    while groups and sum(workers) < free:
+        slowest = max(
+            range(len(groups)), key=lambda at: times[at] / workers[at] if workers[at] < len(groups[at]) else 0.0
+        )
+        if workers[slowest] == len(groups[slowest]):
             break
-        shares[most] += 1
-    return shares
+        workers[slowest] += 1
+    return workers
 
 
-def _cut(group: list[Waiting], parts: int, costs: Costs) -> list[list[Waiting]]:
-    """Neighbours in length stay together, and all parts take about as long."""
+def _split(group: list[ScheduledJob], parts: int, costs: Costs) -> list[list[ScheduledJob]]:
+    """Split a group into parts of similar length and about the same running time."""
     if parts == 1:
         return [group]
-    low, high = 0.0, costs.batch_s(load(group))
-    for _ in range(HALVINGS):
+    low, high = 0.0, costs.batch_s(_load(group))
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if sum(map(len, _filled(group, parts, middle, costs))) < len(group):
+        if sum(map(len, _fill(group, parts, middle, costs))) < len(group):
             low = middle
         else:
             high = middle
-    return _filled(group, parts, high, costs)
+    return _fill(group, parts, high, costs)
 
 
-def _filled(group: Sequence[Waiting], parts: int, limit_s: float, costs: Costs) -> list[list[Waiting]]:
-    """So many parts, filled one after the other up to a time; some may be left over."""
-    filled: list[list[Waiting]] = []
-    left = list(group)
+def _fill(group: Sequence[ScheduledJob], parts: int, limit_s: float, costs: Costs) -> list[list[ScheduledJob]]:
+    """Fill the parts one after another up to a running time; jobs may be left over."""
+    filled: list[list[ScheduledJob]] = []
+    rest = list(group)
     while parts:
         parts -= 1
-        size, found = 1, load(left[:1])
-        while size < len(left) - parts:
-            found = found.plus(left[size].length, left[size].tokens)
-            if costs.batch_s(found) > limit_s:
+        size, load = 1, _load(rest[:1])
+        while size < len(rest) - parts:
+            load = load.with_row(rest[size].prefill_tokens, rest[size].expected_tokens)
+            if costs.batch_s(load) > limit_s:
                 break
             size += 1
-        filled.append(left[:size])
-        left = left[size:]
+        filled.append(rest[:size])
+        rest = rest[size:]
     return filled

@@ -1,9 +1,9 @@
-"""When those who run are called back, to go on together with those who wait.
+"""Preempts running batches to merge them with queued jobs.
 
-Nobody can join a batch that runs. But it may end at any step, and its rows go on from there once they have been read
-again, which is sooner done than said: so the first of a herd does not keep a worker for itself while the others share
-what is left. Only young batches are worth it. What has been said makes a row longer than those that come, and in a
-batch the longest prompt begins to speak when the shortest one has said as much as it is shorter.
+No job can join a running batch. But a batch can end at any step, and its rows continue in a new batch after they have
+been read again, which is faster than generating: the first of many simultaneous requests then does not occupy a worker
+alone. Preemption only pays for young batches. What a row has generated makes its prompt longer than the queued ones,
+and in a batch the longest prompt produces no token until the shortest row has caught up.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,99 +11,107 @@ from dataclasses import dataclass, replace
 
 from backends.local.scheduling import plan
 from backends.local.scheduling.costs import Costs
-from backends.local.scheduling.plan import Soon, Waiting
+from backends.local.scheduling.plan import BusyWorker, ScheduledJob
 from backends.local.scheduling.prefix_cache import Prefix
 
-# By how much sooner all must be answered on average: figures are estimates, and a pause is no gift.
-GAIN = 0.85
-# Who has been called back before must have run for so many times as long as it takes to read it again.
-RUN_BEFORE = 4
+# Preemption must reduce the average time to an answer to this fraction: figures are estimates, and streams pause.
+MIN_GAIN = 0.85
+# Rows that were preempted before must have run this many times as long as it takes to read them again.
+MIN_RUN_PER_READ = 4
 
 
 @dataclass(slots=True, eq=False)
-class Running:
-    """A batch, and when it began."""
+class RunningBatch:
+    """A batch that a worker runs."""
 
-    rows: Sequence[Waiting]
+    rows: Sequence[ScheduledJob]
     began_at: float
-    called: bool = False
-    again: Sequence[Waiting] = ()  # its rows as they would wait if they were called back now
+    preempted: bool = False
+    requeued: Sequence[ScheduledJob] = ()  # its rows as they would wait if the batch were preempted now
 
     @property
-    def left(self) -> Sequence[Waiting]:
-        """Of its rows those that still run."""
-        return [each for each in self.rows if not each.over]
+    def open_rows(self) -> Sequence[ScheduledJob]:
+        """The rows that still run."""
+        return [each for each in self.rows if not each.ended]
 
-    def look(self, usable: Callable[[Prefix], Prefix]) -> None:
-        """See how its rows would wait: what they have said is a part of their prompts then."""
-        prefixes = [(row, usable(row.shared)) for row in self.left]
-        self.again = [
-            replace(row, prefix=prefix, length=len(row.job.prompt) + len(row.made) - prefix.tokens, made=[])
+    def update_requeued(self, usable: Callable[[Prefix], Prefix]) -> None:
+        """Compute how its rows would wait: the generated tokens become part of their prompts."""
+        prefixes = [(row, usable(row.shared_prefix)) for row in self.open_rows]
+        self.requeued = [
+            replace(
+                row, prefix=prefix, prefill_tokens=len(row.job.prompt) + len(row.generated) - prefix.tokens,
+                generated=[],
+            )
             for row, prefix in prefixes
-        ]
+        ]  # fmt: skip
 
-    def soon_s(self, costs: Costs, now: float) -> float:
-        """Until all of it can hear that it is called: each row hears it with its next token, the first one included."""
-        silent = [row.length for row in self.left if not row.made]
+    def stops_in_s(self, costs: Costs, now: float) -> float:
+        """Return how long it takes until all rows can stop: each of them stops with its next token."""
+        silent = [row.prefill_tokens for row in self.open_rows if not row.generated]
         if not silent:
             return 0.0
-        shortest, said = min(row.length for row in self.rows), max(len(row.made) for row in self.rows)
-        reading_s = 0.0 if said else len(self.rows) * shortest * costs.prefill_s_per_token - (now - self.began_at)
-        return max(0.0, reading_s) + max(0, max(silent) - shortest - said) * costs.rows_step_s(len(self.rows))
+        shortest, steps = min(row.prefill_tokens for row in self.rows), max(len(row.generated) for row in self.rows)
+        prefill_s = 0.0 if steps else len(self.rows) * shortest * costs.prefill_s_per_token - (now - self.began_at)
+        return max(0.0, prefill_s) + max(0, max(silent) - shortest - steps) * costs.batch_step_s(len(self.rows))
 
-    def soon(self, costs: Costs, now: float) -> Soon:
-        """When its worker is free; whoever is answered by then may ask the same once more."""
+    def end_times_s(self, costs: Costs, now: float) -> Sequence[float]:
+        """Return when each open row has its answer if the batch is not preempted."""
+        stops_in_s = self.stops_in_s(costs, now)
+        prefilled = [replace(each, prefill_tokens=0) for each in self.open_rows]
+        return [stops_in_s + end_s for end_s in plan.end_times_s(prefilled, costs)]
+
+    def as_busy_worker(self, costs: Costs, now: float) -> BusyWorker:
+        """Return when its worker is free, and its rows as the callers may send them again."""
         rows = [
-            replace(each, length=len(each.job.prompt) - each.prefix.tokens, tokens=each.whole) for each in self.left
+            replace(each, prefill_tokens=len(each.job.prompt) - each.prefix.tokens, expected_tokens=each.expected_total)
+            for each in self.open_rows
         ]
-        return Soon(max(self.ends_s(costs, now), default=0.0), rows)
-
-    def ends_s(self, costs: Costs, now: float) -> Sequence[float]:
-        """Until each row that is left has its answer, without being called."""
-        soon_s = self.soon_s(costs, now)
-        return [soon_s + end_s for end_s in plan.ends_s([replace(each, length=0) for each in self.left], costs)]
+        return BusyWorker(max(self.end_times_s(costs, now), default=0.0), rows)
 
 
-def called_back(
-    queue: Sequence[Waiting], running: Sequence[Running], free: int, costs: Costs, now: float
-) -> Sequence[Running]:
-    """Batches that should end, so that their rows wait with the others: all are answered sooner by it, on average.
+def choose_preemptions(
+    queue: Sequence[ScheduledJob], running: Sequence[RunningBatch], free: int, costs: Costs, now: float
+) -> Sequence[RunningBatch]:
+    """Return the batches whose preemption makes the average answer sooner; none if there are no such batches.
 
     `queue` is in the order of arrival, and not empty.
     """
     queue = queue[: costs.max_rows * (free + len(running))]
-    callable_ = [each for each in running if _may_be_called(each, queue, free, costs, now)]
-    if not callable_:
+    candidates = [each for each in running if _is_preemptible(each, queue, free, costs, now)]
+    if not candidates:
         return ()
-    least_s, best = GAIN * _all_s(queue, running, free, costs, now), list[Running]()
-    for called in (*([each] for each in callable_), callable_):
-        rows = [row for each in called for row in each.again]
-        others = [each for each in running if each not in called]
-        wait_s = max(each.soon_s(costs, now) + costs.rows_step_s(len(each.again)) for each in called)
-        together_s = _all_s([*rows, *queue], others, free + len(called), costs, now)
-        together_s += wait_s * (len(rows) + len(queue))
-        if together_s < least_s:
-            least_s, best = together_s, called
+    best_s, best = MIN_GAIN * _total_s(queue, running, free, costs, now), list[RunningBatch]()
+    for chosen in (*([each] for each in candidates), candidates):
+        rows = [row for each in chosen for row in each.requeued]
+        others = [each for each in running if each not in chosen]
+        pause_s = max(each.stops_in_s(costs, now) + costs.batch_step_s(len(each.requeued)) for each in chosen)
+        merged_s = _total_s([*rows, *queue], others, free + len(chosen), costs, now)
+        merged_s += pause_s * (len(rows) + len(queue))
+        if merged_s < best_s:
+            best_s, best = merged_s, chosen
     return best
 
 
-def _may_be_called(batch: Running, queue: Sequence[Waiting], free: int, costs: Costs, now: float) -> bool:
-    """Whether somebody waits whom it could go on with, and has not been overtaken so by who came earlier."""
-    like = {plan.likeness(row) for row in batch.again if row.job.options.repetition_penalty == 1} - {None}
-    if batch.called or like.isdisjoint(map(plan.likeness, queue if free else queue[:1])):
+def _is_preemptible(batch: RunningBatch, queue: Sequence[ScheduledJob], free: int, costs: Costs, now: float) -> bool:
+    """Return whether a queued job can share a batch with its rows, without overtaking a job that came earlier."""
+    keys = {plan.sharing_key(row) for row in batch.requeued if row.job.options.repetition_penalty == 1} - {None}
+    if batch.preempted or keys.isdisjoint(map(plan.sharing_key, queue if free else queue[:1])):
         return False
-    again_s = sum(row.length for row in batch.again) * costs.prefill_s_per_token
-    return not any(row.recalled for row in batch.again) or now - batch.began_at > RUN_BEFORE * again_s
+    read_s = sum(row.prefill_tokens for row in batch.requeued) * costs.prefill_s_per_token
+    return not any(row.preempted for row in batch.requeued) or now - batch.began_at > MIN_RUN_PER_READ * read_s
 
 
-def _all_s(waiting: Sequence[Waiting], running: Sequence[Running], free: int, costs: Costs, now: float) -> float:
-    """How long all wait for the end of their answers, added up."""
-    started = plan.batches(waiting, free, costs)
-    taken = {id(each) for batch in started for each in batch}
-    rest = [each for each in waiting if id(each) not in taken]
-    ends_s = [plan.ends_s(batch, costs) for batch in started] + [batch.ends_s(costs, now) for batch in running]
+def _total_s(
+    queue: Sequence[ScheduledJob], running: Sequence[RunningBatch], free: int, costs: Costs, now: float
+) -> float:
+    """Return the sum of the times until each job has its answer."""
+    started = plan.plan_batches(queue, free, costs)
+    planned = {id(each) for batch in started for each in batch}
+    rest = [each for each in queue if id(each) not in planned]
+    ends_s = [plan.end_times_s(batch, costs) for batch in started]
+    ends_s += [list(batch.end_times_s(costs, now)) for batch in running]
     total_s = sum(map(sum, ends_s))
     if rest:
-        first_s = min(max(each, default=0.0) for each in ends_s)
-        total_s += len(rest) * first_s + sum(plan.ends_s(rest, costs))
+        first_free_s = min(max(each, default=0.0) for each in ends_s)
+        total_s += len(rest) * first_free_s + sum(plan.end_times_s(rest, costs))
     return total_s

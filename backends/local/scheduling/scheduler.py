@@ -1,16 +1,16 @@
-"""Jobs -> batches -> steps, in one event loop that never waits for the model.
+"""Schedules jobs: jobs -> batches -> steps, in one event loop that never waits for the model.
 
-    submit(job)      plan: who runs with whom     a thread for each batch       deliver([step, step, ...])
-    in the loop  ->  in the loop               -> run_batch, run_constrained -> in the loop, once for all rows of a step
+    submit(job)      plan the batches     a thread for each batch       deliver([step, step, ...])
+    in the loop  ->  in the loop       -> run_batch, run_constrained -> in the loop, once for all rows of a step
 
-Nobody can join a batch that runs, so the art is in whom to start together: nobody waits while nothing runs, and what
-comes while something does is gathered for a moment before another worker takes it. Where that was the wrong choice,
-as more came than could be known, a batch that runs is called back, and its rows go on with the others.
+No job can join a running batch, so it matters which jobs start together. A job never waits while no batch runs. Jobs
+that arrive while one does are collected for a moment before another worker starts them. When more jobs arrive than
+were expected, a young batch is preempted and its rows continue together with the new jobs.
 
-A job whose grammar leaves the beginning to the model shares a batch for as long as the two agree: tools that may be
-called cost nothing while the model talks, or calls as it should. So does one that must be JSON, as long as the model is
-trusted to keep to that. At the first token that the grammar forbids the job leaves the batch, is read with what was
-made of it, and goes on alone.
+A job whose grammar allows free text at first shares a batch as long as the model follows the grammar: tools that may be
+called cost nothing while the model writes text or correct calls. A job that must be JSON does the same while most such
+jobs follow their grammars by themselves. At the first token that its grammar rejects, a job leaves the batch, is read
+again with its partial answer, and continues alone.
 """  # fmt: skip
 
 import asyncio
@@ -21,261 +21,268 @@ from typing import Any
 
 from backends.local.decoding import constrained
 from backends.local.decoding.batch import run_batch
-from backends.local.decoding.job import Finish, Job, Step, Token
-from backends.local.decoding.sampling import sampling
-from backends.local.decoding.top_logprobs import run_likeliest
+from backends.local.decoding.job import FinishReason, Job, Step, Token
+from backends.local.decoding.sampling import sampling_arguments
+from backends.local.decoding.top_logprobs import run_with_top_logprobs
 from backends.local.scheduling import plan, preemption
 from backends.local.scheduling.costs import Costs
-from backends.local.scheduling.estimates import MeanLength, Trust
+from backends.local.scheduling.estimates import AnswerLength, GrammarAdherence
 from backends.local.scheduling.outbox import Outbox
-from backends.local.scheduling.plan import Waiting
-from backends.local.scheduling.preemption import Running
-from backends.local.scheduling.prefix_cache import Prefixes, Reloading
+from backends.local.scheduling.plan import ScheduledJob
+from backends.local.scheduling.preemption import RunningBatch
+from backends.local.scheduling.prefix_cache import PrefixCache, PrefixCacheReset
 
-# While something runs, a batch is complete when nobody has come for this part of the time that an answer takes, or when
-# its first job has waited several times as long. So it is soon after a batch: those who were answered together tend to
-# ask again together, the last of them some milliseconds later.
-QUIET, QUIET_S, GATHERED = 0.02, 0.012, 5
-AGAIN_S = 0.05
-# How many times as long as it should take a batch that was called back is waited for.
-LATE = 2
+# While a batch runs, the next one starts when no job has arrived for this fraction of an answer's time (at most
+# QUIET_S), or when its first job has waited COLLECT_FACTOR times as long. The same applies for AFTER_BATCH_S after a
+# batch: callers that were answered together send their next requests together, within some milliseconds.
+QUIET_FRACTION, QUIET_S, COLLECT_FACTOR = 0.02, 0.012, 5
+AFTER_BATCH_S = 0.05
+# A preempted batch gets this many times the estimated time to stop.
+STOP_TIME_FACTOR = 2
 
 
 class Scheduler:
-    """One model's queue. All its methods are called in the loop's thread, and so is `deliver`."""
+    """The queue and the workers of one model. All methods, and `deliver`, are called in the loop's thread."""
 
-    def __init__(  # noqa: PLR0913  what one model has, by name
+    def __init__(  # noqa: PLR0913  the parts of one model, by name
         self, generator: Any, vocabulary: Sequence[str], costs: Costs, *, workers: int,
-        deliver: Callable[[Sequence[Step]], None], prefixes: Prefixes, grammars: Any = None,
+        deliver: Callable[[Sequence[Step]], None], prefixes: PrefixCache, grammars: Any = None,
     ) -> None:  # fmt: skip
         self._generator = generator
         self._vocabulary = vocabulary
         self._costs = costs
-        self._free = workers
+        self._free_workers = workers
         self._deliver = deliver
         self._prefixes = prefixes
         self._grammars = grammars
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="headgate-local")
         self._outbox = Outbox(self._flush)
-        self._length = MeanLength()
-        self._trust = Trust()
-        self._live: dict[int, Waiting] = {}  # whoever waits or runs
-        self._queue: list[Waiting] = []  # whoever waits, first come first
-        self._running: dict[asyncio.Future[None], Running] = {}
-        self._reloading = Reloading(generator, prefixes, self._dispatch)
+        self._length = AnswerLength()
+        self._adherence = GrammarAdherence()
+        self._live: dict[int, ScheduledJob] = {}  # waiting or running
+        self._queue: list[ScheduledJob] = []  # waiting, in the order of arrival
+        self._running: dict[asyncio.Future[None], RunningBatch] = {}
+        self._reset = PrefixCacheReset(generator, prefixes, self._dispatch)
         self._timer: asyncio.Handle | None = None
-        self._gathered_at = self._again_until = 0.0
-        self._called_until = 0.0
+        self._collect_until = self._after_batch_until = 0.0
+        self._preempting_until = 0.0
 
     def submit(self, job: Job) -> None:
-        """Take a job. `deliver` gets its steps: first one with `cached_tokens` when it begins."""
-        held = job.options.alone and not job.options.top_logprobs
-        trusted = held and self._trust.given()
-        job = job.freed() if trusted else job
-        waiting = Waiting(job, self._kind(job), self._prefixes.shared(job), trusted=trusted)
-        waiting.tried = trusted and not self._trust.firm
-        self._live[job.id] = waiting
-        self._queue.append(waiting)
-        self._gather()
+        """Queue a job. `deliver` gets its steps; the first one has `cached_tokens` and is sent when the job starts."""
+        is_constrained = job.options.runs_alone and not job.options.top_logprobs
+        shares_batch = is_constrained and self._adherence.admit_next()
+        job = job.with_free_grammar() if shares_batch else job
+        prefix = self._prefixes.count_use(job)
+        scheduled = ScheduledJob(job, self._batch_key(job), prefix, shares_batch=shares_batch)
+        scheduled.is_probe = shares_batch and not self._adherence.is_high
+        self._live[job.id] = scheduled
+        self._queue.append(scheduled)
+        self._schedule_dispatch()
 
-    def cancel(self, number: int) -> None:
-        """Nobody waits for this job any more: `deliver` hears no more of it, and it ends within one step."""
-        waiting = self._live.pop(number, None)
-        if waiting is None:
+    def cancel(self, job_id: int) -> None:
+        """Drop a job: `deliver` gets no more of its steps, and its run ends within one step."""
+        scheduled = self._live.pop(job_id, None)
+        if scheduled is None:
             return
-        waiting.job.cancelled = waiting.over = True
-        if waiting in self._queue:
-            self._queue.remove(waiting)
+        scheduled.job.cancelled = scheduled.ended = True
+        if scheduled in self._queue:
+            self._queue.remove(scheduled)
 
     async def close(self) -> None:
-        """End everything and let go of the model. What was not ended before gets no more steps."""
+        """Cancel all jobs, wait for their runs to end and release the model."""
         self._queue.clear()
-        for number in list(self._live):
-            self.cancel(number)
-        await self._reloading.close()
+        for job_id in list(self._live):
+            self.cancel(job_id)
+        await self._reset.close()
         if self._running:
             await asyncio.wait(list(self._running))
         await asyncio.to_thread(self._threads.shutdown)
-        # A generator that is still there when the interpreter ends has been seen to abort the process.
+        # A generator that outlives the interpreter can abort the process.
         self._generator = None
 
-    def _kind(self, job: Job) -> Hashable:
-        """What must be equal for jobs to share a batch; None for those that share none."""
+    def _batch_key(self, job: Job) -> Hashable:
+        """Return what must be equal for jobs to share a batch; None for a job that runs alone."""
         options = job.options
-        if options.alone:
+        if options.runs_alone:
             return None
-        # What is left of the longer prompts of a batch counts as repeated, so the answer would depend on the others.
+        # The library applies the repetition penalty to the rest of the longer prompts of a batch, too, so an answer
+        # would depend on the other rows.
         length = 0 if options.repetition_penalty == 1 else len(job.prompt)
-        return length, *sampling(options, len(self._vocabulary)).values()
+        return length, *sampling_arguments(options, len(self._vocabulary)).values()
 
-    def _gather(self) -> None:
-        """Start what can be started, at once or when all have come who come together."""
-        now, quiet_s = self._loop.time(), min(QUIET_S, QUIET * self._length.tokens * self._costs.step_s)
-        idle = not self._running and now >= self._again_until
+    def _schedule_dispatch(self) -> None:
+        """Start waiting jobs at once, or after the time in which related jobs arrive."""
+        now, quiet_s = self._loop.time(), min(QUIET_S, QUIET_FRACTION * self._length.mean * self._costs.step_s)
+        idle = not self._running and now >= self._after_batch_until
         if self._timer is None:
-            self._gathered_at = now + GATHERED * quiet_s
+            self._collect_until = now + COLLECT_FACTOR * quiet_s
         else:
             self._timer.cancel()
-        self._timer = self._loop.call_at(now if idle else min(now + quiet_s, self._gathered_at), self._dispatch)
+        self._timer = self._loop.call_at(now if idle else min(now + quiet_s, self._collect_until), self._dispatch)
 
     def _dispatch(self) -> None:
-        """Start what can be started."""
+        """Start all jobs that can start."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._queue or self._loop.time() < self._called_until:
+        if not self._queue or self._loop.time() < self._preempting_until:
             return
-        if self._reloading.holds_back(bool(self._running)) if self._free else self._prefixes.full:
+        if self._reset.blocks_start(busy=bool(self._running)) if self._free_workers else self._prefixes.needs_reset:
             return
-        for waiting in self._queue:
-            waiting.prefix = self._prefixes.usable(waiting.shared)
-            waiting.length = len(waiting.job.prompt) - waiting.prefix.tokens
-        for waiting in self._live.values():
-            job, made = waiting.job, len(waiting.made)
-            waiting.tokens = self._length.left(job.said + made, job.options.max_tokens - made)
-            waiting.whole = self._length.left(0, job.options.max_tokens)
-        if self._call_back() or not self._free:
+        self._update_estimates()
+        if self._preempt() or not self._free_workers:
             return
         now, costs = self._loop.time(), self._costs
-        soon = [batch.soon(costs, now) for batch in self._running.values()]
-        started = plan.begun(self._queue, self._free, costs, soon)
-        begun = [step for batch in started for step in self._start(batch)]
-        self._queue = [waiting for waiting in self._queue if not waiting.started]
-        self._deliver(begun)
+        busy = [batch.as_busy_worker(costs, now) for batch in self._running.values()]
+        batches = plan.plan_with_busy_workers(self._queue, self._free_workers, costs, busy)
+        steps = [step for batch in batches for step in self._start(batch)]
+        self._queue = [scheduled for scheduled in self._queue if not scheduled.started]
+        self._deliver(steps)
 
-    def _call_back(self) -> bool:
-        """Call batches back, should that pay; then nothing is started until they have ended."""
+    def _update_estimates(self) -> None:
+        for scheduled in self._queue:
+            scheduled.prefix = self._prefixes.usable(scheduled.shared_prefix)
+            scheduled.prefill_tokens = len(scheduled.job.prompt) - scheduled.prefix.tokens
+        for scheduled in self._live.values():
+            job, generated = scheduled.job, len(scheduled.generated)
+            limit = job.options.max_tokens
+            scheduled.expected_tokens = self._length.remaining(job.answer_tokens + generated, limit - generated)
+            scheduled.expected_total = self._length.remaining(0, limit)
+
+    def _preempt(self) -> bool:
+        """Preempt batches if that pays; then no job starts until they have ended."""
         now, running, costs = self._loop.time(), list(self._running.values()), self._costs
         for batch in running:
-            batch.look(self._prefixes.usable)
-        batches = preemption.called_back(self._queue, running, self._free, costs, now)
+            batch.update_requeued(self._prefixes.usable)
+        batches = preemption.choose_preemptions(self._queue, running, self._free_workers, costs, now)
         if not batches:
             return False
         for batch in batches:
-            batch.called = True
-            for waiting in batch.rows:
-                waiting.job.recalled = True
-        # Prompts may take longer to read than was measured; then the others begin without them.
-        self._called_until = now + LATE * max(batch.soon_s(costs, now) for batch in batches) + AGAIN_S
-        self._loop.call_at(self._called_until + QUIET_S, self._dispatch)
+            batch.preempted = True
+            for scheduled in batch.rows:
+                scheduled.job.preempted = True
+        # Prompts may take longer to read than estimated; then the waiting jobs start without the preempted rows.
+        stop_s = max(batch.stops_in_s(costs, now) for batch in batches)
+        self._preempting_until = now + STOP_TIME_FACTOR * stop_s + AFTER_BATCH_S
+        self._loop.call_at(self._preempting_until + QUIET_S, self._dispatch)
         return True
 
-    def _start(self, batch: Sequence[Waiting]) -> list[Step]:
+    def _start(self, batch: Sequence[ScheduledJob]) -> list[Step]:
         if len(batch) == 1:
-            self._hold(batch[0])
-        prefix = self._prefixes.usable(batch[0].prefix)  # room that was there may be taken by another batch by now
-        for waiting in batch:
-            self._prefixes.missed(waiting.shared)
-        cached_tokens = self._prefixes.use(prefix)
-        for waiting in batch:
-            waiting.prefix = prefix
-            waiting.started = True
-        self._free -= 1
-        work = functools.partial(self._work, batch, prefix.tokens)
-        running = self._loop.run_in_executor(self._threads, work)
-        self._running[running] = Running(batch, self._loop.time())
-        running.add_done_callback(functools.partial(self._over, batch))
-        return [Step(waiting.job.id, cached_tokens=cached_tokens) for waiting in batch if not waiting.resumed]
+            self._constrain_if_alone(batch[0])
+        prefix = self._prefixes.usable(batch[0].prefix)  # an earlier batch may have used the remaining memory
+        for scheduled in batch:
+            self._prefixes.count_miss(scheduled.shared_prefix)
+        cached_tokens = self._prefixes.keep(prefix)
+        for scheduled in batch:
+            scheduled.prefix = prefix
+            scheduled.started = True
+        self._free_workers -= 1
+        run = self._loop.run_in_executor(self._threads, functools.partial(self._run, batch, prefix.tokens))
+        self._running[run] = RunningBatch(batch, self._loop.time())
+        run.add_done_callback(functools.partial(self._on_run_done, batch))
+        return [Step(each.job.id, cached_tokens=cached_tokens) for each in batch if not each.resumed]
 
-    def _hold(self, waiting: Waiting) -> None:
-        """It shares its batch with nobody: its grammar, if any, may spare the model what leaves no choice."""
-        if waiting.job.options.grammar and not (waiting.job.options.alone or waiting.tried):
-            waiting.job = waiting.job.rest(())
+    def _constrain_if_alone(self, scheduled: ScheduledJob) -> None:
+        """Run a job that shares its batch with no other under its grammar: forced tokens then cost no steps."""
+        if scheduled.job.options.grammar and not (scheduled.job.options.runs_alone or scheduled.is_probe):
+            scheduled.job = scheduled.job.continuation(())
 
-    def _work(self, batch: Sequence[Waiting], prefix_tokens: int) -> None:
-        """In a thread of its own: one batch, from its first step to its last."""
-        jobs = [waiting.job for waiting in batch]
+    def _run(self, batch: Sequence[ScheduledJob], prefix_tokens: int) -> None:
+        """Run one batch from its first step to its last, in a worker's thread."""
+        jobs = [scheduled.job for scheduled in batch]
         prefix, outbox, options = jobs[0].prompt[:prefix_tokens], self._outbox, jobs[0].options
         model = self._generator, self._vocabulary
-        if not options.alone:
-            run_batch(*model, jobs, prefix, outbox.emit, outbox.ended, stepped=outbox.wake, grammars=self._grammars)
+        if not options.runs_alone:
+            run_batch(*model, jobs, prefix, outbox.emit, outbox.end, on_step=outbox.wake, grammars=self._grammars)
             return
         if not options.grammar:
-            run_likeliest(*model, jobs, prefix, outbox.emit, outbox.ended, stepped=outbox.wake)
+            run_with_top_logprobs(*model, jobs, prefix, outbox.emit, outbox.end, on_step=outbox.wake)
             return
-        keep = functools.partial(self._keep, batch[0])
+        extend_prefix = functools.partial(self._extend_prefix, batch[0])
         constrained.run_constrained(
-            *model, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.ended_now, keep=keep
+            *model, self._grammars, jobs[0], prefix, outbox.emit_now, outbox.end_now, extend_prefix=extend_prefix
         )
 
-    def _keep(self, waiting: Waiting) -> int:
-        """In its thread: how many tokens of a prompt that is read again and again the library is to keep now."""
-        return asyncio.run_coroutine_threadsafe(self._kept(waiting), self._loop).result()
+    def _extend_prefix(self, scheduled: ScheduledJob) -> int:
+        """Return, in a worker's thread, how many tokens of an interrupted job's prompt the library may keep."""
+        return asyncio.run_coroutine_threadsafe(self._keep_interrupted(scheduled), self._loop).result()
 
-    async def _kept(self, waiting: Waiting) -> int:
-        prefix = self._prefixes.own(waiting.job, waiting.prefix)
-        self._prefixes.use(prefix)
+    async def _keep_interrupted(self, scheduled: ScheduledJob) -> int:
+        prefix = self._prefixes.for_interrupted(scheduled.job, scheduled.prefix)
+        self._prefixes.keep(prefix)
         return prefix.tokens
 
-    def _over(self, batch: Sequence[Waiting], running: asyncio.Future[None]) -> None:
-        del self._running[running]
-        if not any(other.called for other in self._running.values()):
-            self._called_until = 0.0
-        self._free += 1
-        error = running.exception()
-        message = "nothing said how it ended" if error is None else f"{type(error).__name__}: {error}"
-        for waiting in batch:
-            self._outbox.ended(waiting.job, "failed", message)  # unless it has ended before, as it should
+    def _on_run_done(self, batch: Sequence[ScheduledJob], run: asyncio.Future[None]) -> None:
+        del self._running[run]
+        if not any(other.preempted for other in self._running.values()):
+            self._preempting_until = 0.0
+        self._free_workers += 1
+        error = run.exception()
+        message = "the run returned without an end" if error is None else f"{type(error).__name__}: {error}"
+        for scheduled in batch:
+            self._outbox.end(scheduled.job, "failed", message)  # ignored if the job has ended before
         self._flush()
-        if len(batch) > 1 and self._called_until == 0:
-            self._again_until = self._loop.time() + AGAIN_S
-            self._gather()
+        if len(batch) > 1 and self._preempting_until == 0:
+            self._after_batch_until = self._loop.time() + AFTER_BATCH_S
+            self._schedule_dispatch()
         else:
             self._dispatch()
 
     def _flush(self) -> None:
-        """Deliver what came since the last time."""
+        """Deliver the events since the last flush."""
         tokens: dict[int, list[Token]] = {}
-        ends: dict[int, tuple[Finish, str]] = {}
-        for job, token, finish, message in self._outbox.emptied():
-            waiting = self._live.get(job.id)
-            if waiting is None or waiting.job is not job:
-                continue  # cancelled, or at its end, or it goes on elsewhere
-            if finish == "alone":
-                self._judge(waiting, left_after=waiting.job.said + len(waiting.made))
-                self._resume(waiting)
+        ends: dict[int, tuple[FinishReason, str]] = {}
+        for job, token, end, message in self._outbox.drain():
+            scheduled = self._live.get(job.id)
+            if scheduled is None or scheduled.job is not job:
+                continue  # the job was cancelled, has ended, or continues in another run
+            if end == "continue_alone":
+                self._record_adherence(scheduled, left_after=scheduled.job.answer_tokens + len(scheduled.generated))
+                self._requeue(scheduled)
                 continue
-            if finish == "again":
-                self._resume(waiting, free=waiting.kind is not None)
+            if end == "preempted":
+                self._requeue(scheduled, free=scheduled.batch_key is not None)
                 continue
-            made = tokens.setdefault(job.id, [])
+            new_tokens = tokens.setdefault(job.id, [])
             if token is not None:
-                made.append(token)
-                waiting.made.append(token.id)
-            if finish is not None:
-                ends[job.id] = finish, message
-                self._learn(waiting, finish)
-            elif len(waiting.made) == 1:
-                self._prefixes.read(waiting.prefix)
+                new_tokens.append(token)
+                scheduled.generated.append(token.id)
+            if end is not None:
+                ends[job.id] = end, message
+                self._finish(scheduled, end)
+            elif len(scheduled.generated) == 1:
+                self._prefixes.mark_read(scheduled.prefix)
         if tokens:
-            self._deliver([_step(number, made, *ends.get(number, (None, ""))) for number, made in tokens.items()])
+            self._deliver([_step(job_id, new, *ends.get(job_id, (None, ""))) for job_id, new in tokens.items()])
 
-    def _resume(self, waiting: Waiting, *, free: bool = False) -> None:
-        """It goes on before those that have not begun: with others, or alone where its model and grammar disagree."""
-        self._prefixes.read(waiting.prefix)
-        waiting.over = True
-        job = waiting.job.rest(waiting.made, free=free)
-        rest = Waiting(job, self._kind(job), waiting.shared, resumed=True)
-        rest.recalled, rest.trusted = waiting.job.recalled, waiting.trusted and not job.options.alone
+    def _requeue(self, scheduled: ScheduledJob, *, free: bool = False) -> None:
+        """Queue the rest of a job before all jobs that have not started: in a batch if it is `free`, else alone."""
+        self._prefixes.mark_read(scheduled.prefix)
+        scheduled.ended = True
+        job = scheduled.job.continuation(scheduled.generated, free=free)
+        rest = ScheduledJob(job, self._batch_key(job), scheduled.shared_prefix, resumed=True)
+        rest.preempted = scheduled.job.preempted
+        rest.shares_batch = scheduled.shares_batch and not job.options.runs_alone
         self._live[job.id] = rest
         self._queue.insert(sum(each.resumed for each in self._queue), rest)
-        self._gather()
+        self._schedule_dispatch()
 
-    def _judge(self, waiting: Waiting, *, left_after: int | None = None) -> None:
-        """Whether who shared a batch on trust was worth it."""
-        if waiting.trusted and not waiting.job.options.alone:
-            self._trust.see(left_after=left_after)
+    def _record_adherence(self, scheduled: ScheduledJob, *, left_after: int | None = None) -> None:
+        if scheduled.shares_batch and not scheduled.job.options.runs_alone:
+            self._adherence.record(left_after=left_after)
 
-    def _learn(self, ended: Waiting, finish: Finish) -> None:
-        del self._live[ended.job.id]
-        ended.over = True
+    def _finish(self, scheduled: ScheduledJob, finish: FinishReason) -> None:
+        del self._live[scheduled.job.id]
+        scheduled.ended = True
         if finish == "failed":
-            self._prefixes.failed(ended.prefix)
+            self._prefixes.mark_unread(scheduled.prefix)
         else:
-            self._judge(ended)
-            self._length.see(ended.job.said + len(ended.made), cut=finish == "length")
+            self._record_adherence(scheduled)
+            answer_tokens = scheduled.job.answer_tokens + len(scheduled.generated)
+            self._length.record(answer_tokens, cut=finish == "length")
 
 
-def _step(number: int, tokens: Sequence[Token], finish: Finish | None, message: str) -> Step:
-    return Step(number, tokens, finish, message=message)
+def _step(job_id: int, tokens: Sequence[Token], finish: FinishReason | None, message: str) -> Step:
+    return Step(job_id, tokens, finish, message=message)

@@ -7,7 +7,8 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from backends.local.answer import Answer
-from backends.local.decoding.job import Options, Token
+from backends.local.decoding.job import DecodingOptions as Options
+from backends.local.decoding.job import Token
 from backends.local.model.tokens import Tokens
 from backends.local.request import Request
 from backends.local.request.choice import tools_of

@@ -1,4 +1,4 @@
-"""Tiny real models for the engine alone, which knows nothing of text."""
+"""Fixtures: tiny real models for tests of the engine, which handles token ids only."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from backends.local.host.device import Placement, place
-from backends.local.scheduling.estimates import Trust
+from backends.local.host.device import Placement, load_generator
+from backends.local.scheduling.estimates import GrammarAdherence
 from tests.models import END, write_model
 
 
-class Tiny(NamedTuple):
+class TinyModel(NamedTuple):
     path: Path
     vocabulary: Sequence[str]
 
@@ -23,39 +23,39 @@ class Tiny(NamedTuple):
 
     @contextmanager
     def loaded(self, workers: int = 1) -> Iterator[Any]:
-        """The library's generator. Nobody may hold it when the interpreter ends."""
-        yield place(self.path, self.vocabulary, Placement("cpu", workers=workers))
+        """Yield the library's generator. No reference to it may outlive the interpreter."""
+        yield load_generator(self.path, self.vocabulary, Placement("cpu", workers=workers))
 
 
-def tiny(path: Path) -> Tiny:
-    return Tiny(path, json.loads((path / "vocabulary.json").read_text()))
-
-
-@pytest.fixture(scope="session")
-def babbler(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Random weights: every prompt has another answer, and none has an end."""
-    return tiny(write_model(tmp_path_factory.mktemp("babbler")))
+def open_tiny_model(path: Path) -> TinyModel:
+    return TinyModel(path, json.loads((path / "vocabulary.json").read_text()))
 
 
 @pytest.fixture(scope="session")
-def greeter(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Says three tokens behind a line break, and ends."""
-    return tiny(write_model(tmp_path_factory.mktemp("greeter"), ["Hello", " there", "!"]))
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A model with random weights: each prompt has another answer, and no answer ends by itself."""
+    return open_tiny_model(write_model(tmp_path_factory.mktemp("random")))
 
 
 @pytest.fixture(scope="session")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Says the same two tokens for ever."""
-    return tiny(write_model(tmp_path_factory.mktemp("clock"), [" tick", " tock"], loops=True))
+def greeting_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A model that generates three tokens after a line break, and ends."""
+    return open_tiny_model(write_model(tmp_path_factory.mktemp("greeting"), ["Hello", " there", "!"]))
+
+
+@pytest.fixture(scope="session")
+def endless_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A model that repeats the same two tokens forever."""
+    return open_tiny_model(write_model(tmp_path_factory.mktemp("endless"), [" tick", " tock"], loops=True))
 
 
 @pytest.fixture
-def generator(babbler: Tiny) -> Iterator[Any]:
-    with babbler.loaded() as loaded:
+def generator(random_model: TinyModel) -> Iterator[Any]:
+    with random_model.loaded() as loaded:
         yield loaded
 
 
 @pytest.fixture
-def distrust(monkeypatch):
-    """Whoever is held by a grammar from the first token on is held alone."""
-    monkeypatch.setattr(Trust, "given", lambda _self: False)
+def no_batch_sharing(monkeypatch):
+    """Jobs that are constrained from their first token on run alone."""
+    monkeypatch.setattr(GrammarAdherence, "admit_next", lambda _self: False)

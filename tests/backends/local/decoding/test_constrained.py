@@ -1,4 +1,4 @@
-"""Answers that follow a grammar, made by real models."""
+"""Tests of answers under a grammar, decoded by real models."""
 
 import json
 from collections import Counter
@@ -11,17 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from backends.local.decoding import constrained
-from backends.local.decoding import grammar_matcher as grammars
-from backends.local.decoding import restarts as resuming
+from backends.local.decoding import constrained, grammar_matcher, restarts
 from backends.local.decoding.constrained import run_constrained
-from backends.local.decoding.grammar_matcher import Grammars
-from backends.local.decoding.job import Job, Options, Token
-from backends.local.decoding.sampling import chosen
+from backends.local.decoding.grammar_matcher import GrammarCompiler
+from backends.local.decoding.job import DecodingOptions, Job, Token
+from backends.local.decoding.sampling import choose_token
 from backends.local.grammar import json_schema_grammar
-from tests.backends.local.decoding.test_batch import Heard
+from tests.backends.local.decoding.run_log import RunLog
 from tests.backends.local.json_schemas import schemas
-from tests.backends.local.tiny_models import tiny
+from tests.backends.local.tiny_models import open_tiny_model
 from tests.models import write_model
 
 PERSON = {
@@ -37,8 +35,8 @@ PERSON = {
 }
 
 
-class Counting:
-    """The library's generator, with how often it was called."""
+class CountingGenerator:
+    """The generator of the library, with a counter of calls."""
 
     def __init__(self, generator):
         self.generator, self.calls = generator, 0
@@ -48,52 +46,54 @@ class Counting:
         return self.generator.generate_batch(*args, **options)
 
 
-class Speaker:
-    """A model, and what it says when a grammar holds it."""
+class ConstrainedModel:
+    """A model that runs jobs under grammars."""
 
     def __init__(self, model, generator):
         self.vocabulary, self.end, self.generator = model.vocabulary, model.end, generator
         self.tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
-        self.grammars = Grammars(self.tokenizer.to_str(), len(model.vocabulary), {model.end})
+        self.grammars = GrammarCompiler(self.tokenizer.to_str(), len(model.vocabulary), {model.end})
 
     def job(self, grammar, max_tokens=300, prompt="Hello, how are you?", **other):
         stop = other.pop("stop_ids", {self.end})
         prompt = prompt if isinstance(prompt, list) else self.tokenizer.encode(prompt).ids
-        return Job(1, prompt, Options(max_tokens, frozenset(stop), grammar=grammar, **other))
+        return Job(1, prompt, DecodingOptions(max_tokens, frozenset(stop), grammar=grammar, **other))
 
-    def run(self, job, kept=0, heard=None):
-        heard = heard or Heard()
-        run_constrained(self.generator, self.vocabulary, self.grammars, job, job.prompt[:kept], heard.emit, heard.ended)
-        return heard
+    def run(self, job, prefix_tokens=0, run_log=None):
+        run_log = run_log or RunLog()
+        run_constrained(
+            self.generator, self.vocabulary, self.grammars, job, job.prompt[:prefix_tokens], run_log.emit, run_log.end
+        )
+        return run_log
 
-    def says(self, grammar, **other):
+    def answer(self, grammar, **other):
         job = self.job(grammar, **other)
-        heard = self.run(job)
-        return self.spelt(heard.ids(job)), heard.ends[1]
+        run_log = self.run(job)
+        return self.decode(run_log.ids(job)), run_log.ends[1]
 
-    def spelt(self, ids):
+    def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 @pytest.fixture(scope="module")
-def speaker(babbler):
-    with babbler.loaded() as generator:
-        yield Speaker(babbler, generator)
+def model(random_model):
+    with random_model.loaded() as generator:
+        yield ConstrainedModel(random_model, generator)
 
 
 @pytest.fixture(scope="module")
-def exact(babbler):
-    """The same in whole floats: however its steps are cut into calls, it says the same."""
-    return Speaker(babbler, ctranslate2.Generator(str(babbler.path), compute_type="float32"))
+def exact(random_model):
+    """The same model with exact floats, so that the number of calls does not change its answers."""
+    return ConstrainedModel(random_model, ctranslate2.Generator(str(random_model.path), compute_type="float32"))
 
 
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(schema=schemas(), temperature=st.sampled_from([0.0, 1.0]), word=st.text("abcdefgh ", min_size=2, max_size=9))
-def test_whole_answers_follow_their_schema(speaker, schema, temperature, word):
-    """Whatever the schema and the model: what ended by itself is valid, what was cut off is a beginning of it."""
-    text, [(finish, message)] = speaker.says(
+def test_complete_answers_follow_their_schema(model, schema, temperature, word):
+    """With any schema and model: an answer that ends by itself is valid, others are cut off."""
+    text, [(finish, message)] = model.answer(
         json_schema_grammar(schema), prompt=word + "??", temperature=temperature, max_tokens=200
     )
 
@@ -102,110 +102,112 @@ def test_whole_answers_follow_their_schema(speaker, schema, temperature, word):
         jsonschema.Draft202012Validator(schema).validate(json.loads(text))
 
 
-def stepwise(speaker, job):
-    """The plain way to do it: one call for each token, the best of those that the grammar allows."""
-    matcher, made = speaker.grammars.matcher(job.options.grammar), []
-    while not matcher.over and len(made) < job.options.max_tokens:
-        prompt = [speaker.vocabulary[number] for number in [*job.prompt, *made]]
-        (result,) = speaker.generator.generate_batch(
+def decode_stepwise(model, job):
+    """Decode with one call for each token, choosing the best token that the grammar allows."""
+    matcher, generated = model.grammars.matcher(job.options.grammar), []
+    while not matcher.is_complete and len(generated) < job.options.max_tokens:
+        prompt = [model.vocabulary[number] for number in [*job.prompt, *generated]]
+        (result,) = model.generator.generate_batch(
             [prompt], max_length=1, include_prompt_in_result=False, end_token=[], return_logits_vocab=True
         )
         matcher.allows(0)
-        made.append(chosen(np.array(result.logits[0][0]), matcher.allowed(), job.options, np.random.default_rng()))
-        if made[-1] == speaker.end:
-            return made[:-1]
-        matcher.consume(made[-1])
-    return made
+        generated.append(
+            choose_token(np.array(result.logits[0][0]), matcher.allowed(), job.options, np.random.default_rng())
+        )
+        if generated[-1] == model.end:
+            return generated[:-1]
+        matcher.consume(generated[-1])
+    return generated
 
 
 @pytest.mark.parametrize("schema", [PERSON, {"type": "object"}, {"enum": ["warmer", "warm", "warmest"]}], ids=str)
-def test_greedily_it_is_what_one_call_for_each_token_would_say(exact, schema):
-    same = 0
+def test_greedy_answers_equal_those_of_one_call_for_each_token(exact, schema):
+    equal = 0
     for number in range(20):
         job = exact.job(json_schema_grammar(schema), max_tokens=60, prompt=f"What is {number} {number * 7}?")
-        same += exact.run(job).ids(job) == stepwise(exact, job)
+        equal += exact.run(job).ids(job) == decode_stepwise(exact, job)
 
-    assert same == 20
+    assert equal == 20
 
 
-def test_chance_is_that_of_what_is_allowed(speaker):
-    """What the library chooses is accepted or else chosen anew, and together that is the right distribution."""
-    job = speaker.job('start: "H" | "W" | "s" | "t" | "o"', max_tokens=1, temperature=1.5)
-    ids = [speaker.tokenizer.encode(letter).ids[0] for letter in "HWsto"]
-    (result,) = speaker.generator.generate_batch(
-        [[speaker.vocabulary[number] for number in job.prompt]], max_length=1, include_prompt_in_result=False,
+def test_sampling_follows_the_distribution_of_the_allowed_tokens(model):
+    """Accepting or replacing the token of the library gives the right distribution."""
+    job = model.job('start: "H" | "W" | "s" | "t" | "o"', max_tokens=1, temperature=1.5)
+    ids = [model.tokenizer.encode(letter).ids[0] for letter in "HWsto"]
+    (result,) = model.generator.generate_batch(
+        [[model.vocabulary[number] for number in job.prompt]], max_length=1, include_prompt_in_result=False,
         end_token=[], return_logits_vocab=True,
     )  # fmt: skip
     weights = np.exp(np.array(result.logits[0][0])[ids] / 1.5)
-    found = Counter(speaker.run(job).ids(job)[0] for _ in range(1500))
+    found = Counter(model.run(job).ids(job)[0] for _ in range(1500))
 
     assert [found[number] / 1500 for number in ids] == pytest.approx(list(weights / weights.sum()), abs=0.06)
 
 
-def test_what_is_forced_needs_no_model(speaker):
-    """Not one call, when the grammar leaves no choice at all."""
-    job, heard = speaker.job(json_schema_grammar({"const": {"a": [1, "two"]}})), Heard()
-    run_constrained(None, speaker.vocabulary, speaker.grammars, job, (), heard.emit, heard.ended)
+def test_forced_answers_need_no_call(model):
+    """When the grammar allows one text only."""
+    job, run_log = model.job(json_schema_grammar({"const": {"a": [1, "two"]}})), RunLog()
+    run_constrained(None, model.vocabulary, model.grammars, job, (), run_log.emit, run_log.end)
 
-    assert speaker.spelt(heard.ids(job)) == '{"a": [1, "two"]}'
-    assert heard.tokens[1][0] == Token(heard.ids(job)[0])
-    assert heard.ends == {1: [("stop", "")]}
+    assert model.decode(run_log.ids(job)) == '{"a": [1, "two"]}'
+    assert run_log.tokens[1][0] == Token(run_log.ids(job)[0])
+    assert run_log.ends == {1: [("stop", "")]}
 
 
-def test_a_model_that_follows_is_called_once(tmp_path):
-    model = tiny(write_model(tmp_path, ['{"name": "', "Ann", '", "age": ', "7", "}"]))
-    with model.loaded() as generator:
-        counting = Counting(generator)
-        speaker = Speaker(model, counting)
+def test_a_model_that_follows_its_grammar_is_called_once(tmp_path):
+    tiny = open_tiny_model(write_model(tmp_path, ['{"name": "', "Ann", '", "age": ', "7", "}"]))
+    with tiny.loaded() as generator:
+        counting = CountingGenerator(generator)
+        model = ConstrainedModel(tiny, counting)
         schema = {
             **PERSON,
             "properties": {name: PERSON["properties"][name] for name in ("name", "age")},
             "required": ["name", "age"],
         }
-        said = speaker.says(json_schema_grammar(schema))
+        answer = model.answer(json_schema_grammar(schema))
 
-        assert said == ('{"name": "Ann", "age": 7}', [("stop", "")])
+        assert answer == ('{"name": "Ann", "age": 7}', [("stop", "")])
         assert counting.calls == 1
 
 
-def test_a_model_that_ends_too_soon_goes_on(greeter):
-    """Its end is a token like others: the grammar says when it may come."""
-    with greeter.loaded() as generator:
-        text, ends = Speaker(greeter, generator).says("start: /[A-Za-z !]{20}/", prompt="\n\n\n")
+def test_a_model_that_ends_too_early_continues(greeting_model):
+    """The end token is a token like others: the grammar decides when it may come."""
+    with greeting_model.loaded() as generator:
+        text, ends = ConstrainedModel(greeting_model, generator).answer("start: /[A-Za-z !]{20}/", prompt="\n\n\n")
 
     assert text.startswith("Hello there!")
     assert len(text) == 20
     assert ends == [("stop", "")]
 
 
-def test_it_may_end_where_the_model_wants_to(greeter):
-    with greeter.loaded() as generator:
-        said = Speaker(greeter, generator).says("start: /(?s:.*)/", prompt="\n\n\n")
+def test_an_answer_ends_where_model_and_grammar_agree(greeting_model):
+    with greeting_model.loaded() as generator:
+        answer = ConstrainedModel(greeting_model, generator).answer("start: /(?s:.*)/", prompt="\n\n\n")
 
-    assert said == ("Hello there!", [("stop", "")])
+    assert answer == ("Hello there!", [("stop", "")])
 
 
-def test_a_tag_is_one_token(speaker):
-    """Unquoted in the grammar, and one in the answer."""
-    job = speaker.job('start: <tool_call> ("yes" | "no") </tool_call>')
-    ids = speaker.run(job).ids(job)
+def test_a_tag_is_one_token(model):
+    """Without quotes in the grammar, and one token in the answer."""
+    job = model.job('start: <tool_call> ("yes" | "no") </tool_call>')
+    ids = model.run(job).ids(job)
 
-    assert speaker.spelt(ids) in ("<tool_call>yes</tool_call>", "<tool_call>no</tool_call>")
-    assert [speaker.vocabulary[ids[0]], speaker.vocabulary[ids[-1]]] == ["<tool_call>", "</tool_call>"]
+    assert model.decode(ids) in ("<tool_call>yes</tool_call>", "<tool_call>no</tool_call>")
+    assert [model.vocabulary[ids[0]], model.vocabulary[ids[-1]]] == ["<tool_call>", "</tool_call>"]
 
 
 @pytest.mark.parametrize("limit", range(1, 12))
-def test_the_limit_counts_what_was_forced(exact, limit):
+def test_the_limit_counts_forced_tokens(exact, limit):
     grammar = json_schema_grammar(PERSON)
     whole, cut = exact.job(grammar), exact.job(grammar, max_tokens=limit)
-    heard = exact.run(cut)
+    run_log = exact.run(cut)
 
-    assert heard.ids(cut) == exact.run(whole).ids(whole)[:limit]
-    assert heard.ends == {1: [("length", "")]}
+    assert run_log.ids(cut) == exact.run(whole).ids(whole)[:limit]
+    assert run_log.ends == {1: [("length", "")]}
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_long_answers_are_made_in_several_calls(exact, monkeypatch, steps):
+def test_a_long_answer_is_decoded_in_several_calls(exact, monkeypatch, steps):
     job = exact.job(json_schema_grammar(PERSON))
     whole = exact.run(job).ids(job)
     monkeypatch.setattr(constrained, "MAX_STEPS", steps)
@@ -213,44 +215,47 @@ def test_long_answers_are_made_in_several_calls(exact, monkeypatch, steps):
     assert exact.run(job).ids(job) == whole
 
 
-def test_what_the_library_keeps_of_a_prompt_makes_no_difference(exact):
-    """From the first call on, or from where it was asked for."""
+def test_a_kept_prefix_does_not_change_the_answer(exact):
+    """Neither from the first call on nor when it is extended later."""
     job = exact.job(json_schema_grammar(PERSON), prompt="Hello, how are you today? " * 9)
-    later = Heard()
+    later = RunLog()
     run_constrained(
-        exact.generator, exact.vocabulary, exact.grammars, job, (), later.emit, later.ended,
-        keep=lambda: len(job.prompt) - 2,
+        exact.generator, exact.vocabulary, exact.grammars, job, (), later.emit, later.end,
+        extend_prefix=lambda: len(job.prompt) - 2,
     )  # fmt: skip
 
-    assert exact.run(job, kept=len(job.prompt) - 2).ids(job) == exact.run(job).ids(job) == later.ids(job)
+    assert exact.run(job, prefix_tokens=len(job.prompt) - 2).ids(job) == exact.run(job).ids(job) == later.ids(job)
 
 
-def test_only_who_is_interrupted_again_asks_to_have_its_prompt_kept(speaker, tmp_path):
-    """Memory is dear."""
-    asked = []
+def test_only_interrupted_answers_extend_their_prefix(model, tmp_path):
+    """Memory is scarce."""
+    calls = []
 
-    def keep():
-        asked.append(1)
+    def extend_prefix():
+        calls.append("extend_prefix")
         return 0
 
-    model = tiny(write_model(tmp_path, ["{", '"a"', ": 1", "}"]))
-    with model.loaded() as generator:
-        follower = Speaker(model, generator)
-        for each, grammar in ((follower, "start: /(?s:.*)/"), (speaker, 'start: /[a-z]{9}/ " so " /[0-9]{5}/')):
-            job, heard = each.job(grammar, max_tokens=40), Heard()
-            run_constrained(each.generator, each.vocabulary, each.grammars, job, (), heard.emit, heard.ended, keep=keep)
-            asked.append(each is speaker)
+    tiny = open_tiny_model(write_model(tmp_path, ["{", '"a"', ": 1", "}"]))
+    with tiny.loaded() as generator:
+        follower = ConstrainedModel(tiny, generator)
+        for each, grammar in ((follower, "start: /(?s:.*)/"), (model, 'start: /[a-z]{9}/ " so " /[0-9]{5}/')):
+            job, run_log = each.job(grammar, max_tokens=40), RunLog()
+            run_constrained(
+                each.generator, each.vocabulary, each.grammars, job, (), run_log.emit, run_log.end,
+                extend_prefix=extend_prefix,
+            )  # fmt: skip
+            calls.append("follower" if each is follower else "interrupted")
 
-    assert asked == [False, 1, True]
+    assert calls == ["follower", "extend_prefix", "interrupted"]
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_every_token_is_told_as_likely_as_the_model_thinks(exact, temperature):
-    """Also those that leave no choice: the model has to say each, before the grammar has its way."""
+def test_each_token_comes_with_the_logprobs_of_the_model(exact, temperature):
+    """Also forced tokens: the model generates each of them before the grammar is applied."""
     job = exact.job(json_schema_grammar(PERSON), top_logprobs=3, temperature=temperature)
-    heard, made = exact.run(job), []
-    for token in heard.tokens[1]:
-        prompt = [exact.vocabulary[number] for number in [*job.prompt, *made]]
+    run_log, generated = exact.run(job), []
+    for token in run_log.tokens[1]:
+        prompt = [exact.vocabulary[number] for number in [*job.prompt, *generated]]
         (result,) = exact.generator.generate_batch(
             [prompt], max_length=1, include_prompt_in_result=False, end_token=[], return_logits_vocab=True
         )
@@ -258,30 +263,29 @@ def test_every_token_is_told_as_likely_as_the_model_thinks(exact, temperature):
 
         assert token.logprob == pytest.approx(logits[token.id] - np.log(np.exp(logits).sum()), abs=1e-3)
         assert [number for number, _ in token.top] == list(np.argsort(-logits)[:3])
-        made.append(token.id)
-    assert json.loads(exact.spelt(made)).keys() == PERSON["properties"].keys()
+        generated.append(token.id)
+    assert json.loads(exact.decode(generated)).keys() == PERSON["properties"].keys()
 
 
 @pytest.mark.parametrize("logprobs", [None, 0])
-def test_forced_texts_hold_the_names_of_control_tokens(speaker, logprobs):
-    """As text, and the answer goes on behind them."""
+def test_forced_texts_may_contain_names_of_control_tokens(model, logprobs):
+    """As plain text; the answer continues after them."""
     schema = {"type": "object", "properties": {"<|im_start|>": {"enum": ["<|im_end|>"]}}, "required": ["<|im_start|>"]}
     grammar = json_schema_grammar(schema | {"additionalProperties": False})
 
-    assert speaker.says(grammar, top_logprobs=logprobs) == ('{"<|im_start|>": "<|im_end|>"}', [("stop", "")])
+    assert model.answer(grammar, top_logprobs=logprobs) == ('{"<|im_start|>": "<|im_end|>"}', [("stop", "")])
 
 
-def test_what_is_forced_is_no_end(speaker):
-    """A stop token in the middle of what must be said does not end it."""
-    job = speaker.job('start: "a" "b" "c"', stop_ids={speaker.tokenizer.encode("b").ids[0]})
-    heard = speaker.run(job)
+def test_a_forced_stop_token_does_not_end_the_answer(model):
+    job = model.job('start: "a" "b" "c"', stop_ids={model.tokenizer.encode("b").ids[0]})
+    run_log = model.run(job)
 
-    assert speaker.spelt(heard.ids(job)) == "abc"
-    assert heard.ends[1] == [("stop", "")]
+    assert model.decode(run_log.ids(job)) == "abc"
+    assert run_log.ends[1] == [("stop", "")]
 
 
-class Leaving(Heard):
-    """Leaves after so many tokens."""
+class CancellingLog(RunLog):
+    """Cancels the job after this many tokens."""
 
     def __init__(self, after):
         super().__init__()
@@ -292,23 +296,23 @@ class Leaving(Heard):
         job.cancelled = len(self.ids(job)) >= self.after
 
 
-def test_it_ends_when_it_is_cancelled(speaker):
-    """At the next token, however long it might have gone on."""
-    job = speaker.job("start: /(?s:.*)/", max_tokens=10**6)
-    heard = speaker.run(job, heard=Leaving(5))
+def test_it_ends_when_it_is_cancelled(model):
+    """At the next token."""
+    job = model.job("start: /(?s:.*)/", max_tokens=10**6)
+    run_log = model.run(job, run_log=CancellingLog(5))
 
-    assert len(heard.ids(job)) == 5
-    assert heard.ends == {1: [("stop", "")]}
+    assert len(run_log.ids(job)) == 5
+    assert run_log.ends == {1: [("stop", "")]}
 
 
-def test_who_has_left_before_costs_nothing(speaker):
-    job = speaker.job("start: /(?s:.*)/")
+def test_a_job_that_was_cancelled_before_needs_no_call(model):
+    job = model.job("start: /(?s:.*)/")
     job.cancelled = True
-    counting = Counting(speaker.generator)
-    heard = Heard()
-    run_constrained(counting, speaker.vocabulary, speaker.grammars, job, (), heard.emit, heard.ended)
+    counting = CountingGenerator(model.generator)
+    run_log = RunLog()
+    run_constrained(counting, model.vocabulary, model.grammars, job, (), run_log.emit, run_log.end)
 
-    assert (counting.calls, heard.ends) == (0, {1: [("stop", "")]})
+    assert (counting.calls, run_log.ends) == (0, {1: [("stop", "")]})
 
 
 @pytest.mark.parametrize(
@@ -318,58 +322,58 @@ def test_who_has_left_before_costs_nothing(speaker):
         ("start: <nope>", "unknown special token"),
     ],
 )
-def test_a_grammar_that_cannot_be_followed_is_a_failure(speaker, grammar, message):
-    """Of this answer alone: the next one is made."""
-    _, [(finish, told)] = speaker.says(grammar, temperature=1)
+def test_an_invalid_grammar_fails_its_job(model, grammar, message):
+    """The next job is not affected."""
+    _, [(finish, error)] = model.answer(grammar, temperature=1)
 
-    assert (finish, message in told) == ("failed", True)
-    assert speaker.says('start: "a"') == ("a", [("stop", "")])
+    assert (finish, message in error) == ("failed", True)
+    assert model.answer('start: "a"') == ("a", [("stop", "")])
 
 
-def test_a_grammar_that_comes_to_cost_too_much_is_a_failure(babbler, speaker, monkeypatch):
-    """What came before was emitted."""
-    monkeypatch.setattr(grammars, "MAX_LEXER_STATES", 9)
-    limited = Speaker(babbler, speaker.generator)
-    text, [(finish, message)] = limited.says('start: "so " /(a|b)*a(a|b){30}/')
+def test_a_grammar_that_reaches_its_cost_limit_fails_the_job(random_model, model, monkeypatch):
+    """The tokens before are emitted."""
+    monkeypatch.setattr(grammar_matcher, "MAX_LEXER_STATES", 9)
+    limited = ConstrainedModel(random_model, model.generator)
+    text, [(finish, message)] = limited.answer('start: "so " /(a|b)*a(a|b){30}/')
 
     assert text.startswith("so")
     assert (finish, "too many states" in message) == ("failed", True)
 
 
-def test_a_model_that_never_follows_is_given_up(speaker, monkeypatch):
-    """What came before was emitted."""
-    monkeypatch.setattr(resuming, "AGAIN_S", 0.05)
-    job = speaker.job("start: /(a|b){100000}/", max_tokens=10**5)
-    heard = speaker.run(job)
+def test_a_model_that_never_follows_its_grammar_is_given_up(model, monkeypatch):
+    """The tokens before are emitted."""
+    monkeypatch.setattr(restarts, "MAX_REREAD_S", 0.05)
+    job = model.job("start: /(a|b){100000}/", max_tokens=10**5)
+    run_log = model.run(job)
 
-    assert heard.ends == {1: [("astray", "")]}
-    assert set(speaker.spelt(heard.ids(job))) <= set("ab")
+    assert run_log.ends == {1: [("constraint_failed", "")]}
+    assert set(model.decode(run_log.ids(job))) <= set("ab")
 
 
-class Deaf(Heard):
+class FailingLog(RunLog):
     def emit(self, job, token):
-        raise RuntimeError("nobody is there")
+        raise RuntimeError("no receiver")
 
 
 @pytest.mark.parametrize("grammar", ["start: /(?s:.*)/", 'start: "forced"'])
-def test_an_error_of_who_listens_is_a_failure(speaker, grammar):
-    """It reaches the library's thread as no exception: that would end the process."""
-    heard = speaker.run(speaker.job(grammar), heard=Deaf())
+def test_an_exception_of_emit_fails_the_job(model, grammar):
+    """It must not reach the thread of the library: that would end the process."""
+    run_log = model.run(model.job(grammar), run_log=FailingLog())
 
-    assert heard.ends == {1: [("failed", "RuntimeError: nobody is there")]}
+    assert run_log.ends == {1: [("failed", "RuntimeError: no receiver")]}
 
 
 @pytest.mark.parametrize(
     ("answer", "message"), [(OSError("gone"), "OSError: gone"), (None, "returned without a token")]
 )
-def test_an_error_of_the_library_is_a_failure(speaker, answer, message):
+def test_an_error_of_the_library_fails_the_job(model, answer, message):
     class Broken:
         def generate_batch(self, *_args, **_options):
             if answer is not None:
                 raise answer
 
-    job, heard = speaker.job("start: /(?s:.*)/"), Heard()
-    run_constrained(Broken(), speaker.vocabulary, speaker.grammars, job, (), heard.emit, heard.ended)
-    [(finish, told)] = heard.ends[1]
+    job, run_log = model.job("start: /(?s:.*)/"), RunLog()
+    run_constrained(Broken(), model.vocabulary, model.grammars, job, (), run_log.emit, run_log.end)
+    [(finish, error)] = run_log.ends[1]
 
-    assert (finish, message in told) == ("failed", True)
+    assert (finish, message in error) == ("failed", True)

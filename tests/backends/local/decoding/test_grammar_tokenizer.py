@@ -1,4 +1,4 @@
-"""Forced texts that look like control tokens."""
+"""Tests of forced texts that look like control tokens."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.local.decoding.grammar_matcher import Grammars
-from backends.local.decoding.grammar_tokenizer import Words, spelled
+from backends.local.decoding.grammar_matcher import GrammarCompiler
+from backends.local.decoding.grammar_tokenizer import PlainTextTokenizer, build_tokenizer
 from backends.local.grammar import json_schema_grammar
 from tests.models import END, START, TAGS, make_tokenizer
 
@@ -28,49 +28,49 @@ TEXTS = st.lists(
 
 @pytest.fixture(scope="module")
 def grammars():
-    return Grammars(TOKENIZER.to_str(), SIZE, {STOP})
+    return GrammarCompiler(TOKENIZER.to_str(), SIZE, {STOP})
 
 
-def followed(matcher, pick):
-    """An answer of the forced tokens, and of picked ones where there is a choice."""
-    made = []
-    while not matcher.over and len(made) < 400:
+def follow(matcher, pick):
+    """Return an answer of the forced tokens, and of picked ones where there is a choice."""
+    generated = []
+    while not matcher.is_complete and len(generated) < 400:
         tokens = matcher.forced()
         if not tokens:
             matcher.allows(STOP)
             allowed = [int(number) for number in matcher.allowed().nonzero()[0]]
             tokens = [pick(allowed)]
         for number in tokens:
-            if number == STOP and matcher.accepts:
-                return made
+            if number == STOP and matcher.may_stop:
+                return generated
             matcher.consume(number)
             assert matcher.error == ""
-            made.append(number)
-    return made
+            generated.append(number)
+    return generated
 
 
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=3), name=TEXTS, constant=TEXTS, random=st.randoms())
-def test_whatever_is_forced_is_valid(grammars, texts, name, constant, random):
+def test_forced_texts_are_valid_and_contain_no_control_token(grammars, texts, name, constant, random):
     schema = {
         "type": "object",
         "properties": {name: {"enum": texts}, f"{name}2": {"const": constant}},
         "required": [name, f"{name}2"],
         "additionalProperties": False,
     }
-    made = followed(grammars.matcher(json_schema_grammar(schema)), random.choice)
+    generated = follow(grammars.matcher(json_schema_grammar(schema)), random.choice)
 
-    assert CONTROLS.isdisjoint(made)
-    answer = json.loads(TOKENIZER.decode(made, skip_special_tokens=False))
+    assert CONTROLS.isdisjoint(generated)
+    answer = json.loads(TOKENIZER.decode(generated, skip_special_tokens=False))
     jsonschema.Draft202012Validator(schema).validate(answer)
 
 
-def test_a_grammar_still_names_control_tokens(grammars):
+def test_a_grammar_can_name_control_tokens(grammars):
     matcher = grammars.matcher('start: "say" <tool_call> "a<tool_call>"')
-    made = followed(matcher, min)
+    generated = follow(matcher, min)
 
-    assert made.count(CALL) == 1
-    assert TOKENIZER.decode(made, skip_special_tokens=False) == "say<tool_call>a<tool_call>"
+    assert generated.count(CALL) == 1
+    assert TOKENIZER.decode(generated, skip_special_tokens=False) == "say<tool_call>a<tool_call>"
 
 
 @pytest.mark.parametrize(
@@ -81,20 +81,22 @@ def test_a_grammar_still_names_control_tokens(grammars):
         {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "_"}, {"type": "Lowercase"}]},
     ],
 )
-def test_a_tokenizer_that_changes_texts_changes_none_that_is_forced(normalizer):
-    """What it reads otherwise is spelled with the longest words that fit."""
+def test_forced_texts_are_exact_for_tokenizers_that_normalize(normalizer):
+    """Such texts are encoded with the longest tokens that match."""
     described = json.loads(TOKENIZER.to_str())
     described["normalizer"] = normalizer
-    changing = Grammars(json.dumps(described), SIZE, {STOP})
+    changing = GrammarCompiler(json.dumps(described), SIZE, {STOP})
     matcher = changing.matcher('start: "aﬁB<|im_end|> whole"')
 
-    assert TOKENIZER.decode(followed(matcher, min), skip_special_tokens=False) == "aﬁB<|im_end|> whole"
+    assert TOKENIZER.decode(follow(matcher, min), skip_special_tokens=False) == "aﬁB<|im_end|> whole"
 
 
-def test_numbers_without_a_token_are_never_allowed():
-    words = Words(json.loads(TOKENIZER.to_str()), spelled(TOKENIZER.to_str(), SIZE, [STOP]), SIZE, [STOP])
+def test_ids_without_a_token_are_never_allowed():
+    tokenizer = PlainTextTokenizer(
+        json.loads(TOKENIZER.to_str()), build_tokenizer(TOKENIZER.to_str(), SIZE, [STOP]), SIZE, [STOP]
+    )
 
-    assert {*CONTROLS, SIZE - 1} <= set(words.special_token_ids)
-    assert TOKENIZER.token_to_id(" whole") not in words.special_token_ids
+    assert {*CONTROLS, SIZE - 1} <= set(tokenizer.special_token_ids)
+    assert TOKENIZER.token_to_id(" whole") not in tokenizer.special_token_ids
     with pytest.raises(TypeError, match="string"):
-        words(b"a")
+        tokenizer(b"a")

@@ -1,9 +1,9 @@
-"""Whether a new call pays."""
+"""Tests of the estimate whether a new call saves time."""
 
 import pytest
 
-from backends.local.decoding import restarts as resuming
-from backends.local.decoding.restarts import UNTRUSTED, Resuming
+from backends.local.decoding import restarts
+from backends.local.decoding.restarts import RESTARTS_AFTER_MISMATCH, RestartCosts
 
 
 class Clock:
@@ -17,88 +17,92 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(resuming, "time", clock)
+    monkeypatch.setattr(restarts, "time", clock)
     return clock
 
 
-def measured(clock, *, read_s, tokens, step_s, kept=0):
-    """A call that took so long to read so many tokens, and for a step."""
-    found = Resuming(kept)
-    found.begins(tokens)
+def measure(clock, *, read_s, tokens, step_s, prefix=0):
+    """Return the costs after a call with this prefill and one step."""
+    costs = RestartCosts(prefix)
+    costs.begin_call(tokens)
     clock.now += read_s
-    found.steps()
+    costs.record_token()
     clock.now += step_s
-    found.steps()
-    return found
+    costs.record_token()
+    return costs
 
 
-def test_it_pays_when_reading_is_quicker_than_saying(clock):
-    found = measured(clock, read_s=0.100, tokens=100, step_s=0.010)
+def test_a_restart_pays_when_reading_is_faster_than_generating(clock):
+    costs = measure(clock, read_s=0.100, tokens=100, step_s=0.010)
 
-    assert found.pays(6, 50)
-    assert not found.pays(4, 50)
-    assert not found.pays(0, 1)
-
-
-def test_reading_a_few_tokens_takes_a_step(clock):
-    found = measured(clock, read_s=0.100, tokens=100, step_s=0.010)
-
-    assert found.pays(2, 3)
-    assert not found.pays(1, 3)
+    assert costs.should_restart(6, 50)
+    assert not costs.should_restart(4, 50)
+    assert not costs.should_restart(0, 1)
 
 
-def test_what_is_kept_of_the_prompt_is_read_once(clock):
-    """So the first call does not tell of later ones that reading were slow."""
-    found = measured(clock, read_s=0.100, tokens=2, step_s=0.010, kept=98)
+def test_reading_a_few_tokens_takes_as_long_as_a_step(clock):
+    costs = measure(clock, read_s=0.100, tokens=100, step_s=0.010)
 
-    assert found.pays(2, 10)
-
-
-def test_before_anything_is_known_the_call_goes_on(clock):
-    found = Resuming(0)
-    found.begins(10)
-    found.steps()
-
-    assert not found.pays(50, 10)
+    assert costs.should_restart(2, 3)
+    assert not costs.should_restart(1, 3)
 
 
-def test_who_did_not_follow_is_not_asked_for_a_while(clock):
-    found = measured(clock, read_s=9.0, tokens=9, step_s=0.010)
-    found.followed(same=False)
+def test_a_kept_prefix_counts_for_the_first_call_only(clock):
+    """Otherwise reading would seem slow in later calls."""
+    costs = measure(clock, read_s=0.100, tokens=2, step_s=0.010, prefix=98)
 
-    assert [found.pays(1, 9) for _ in range(UNTRUSTED + 1)] == [True] * UNTRUSTED + [False]
-
-    found.followed(same=False)
-    found.followed(same=True)
-
-    assert not found.pays(1, 9)
+    assert costs.should_restart(2, 10)
 
 
-def test_an_answer_is_not_corrected_for_ever(clock):
-    """The first reading is nobody's fault; and who says a lot by himself may be corrected a lot."""
-    found = measured(clock, read_s=0.5, tokens=100, step_s=1.0)
+def test_without_measurements_the_call_continues(clock):
+    costs = RestartCosts(0)
+    costs.begin_call(10)
+    costs.record_token()
+
+    assert not costs.should_restart(50, 10)
+
+
+def test_after_a_mismatch_the_next_forced_tokens_are_read(clock):
+    costs = measure(clock, read_s=9.0, tokens=9, step_s=0.010)
+    costs.record_forced(matched=False)
+
+    assert [costs.should_restart(1, 9) for _ in range(RESTARTS_AFTER_MISMATCH + 1)] == [
+        True
+    ] * RESTARTS_AFTER_MISMATCH + [False]
+
+    costs.record_forced(matched=False)
+    costs.record_forced(matched=True)
+
+    assert not costs.should_restart(1, 9)
+
+
+def test_corrections_of_an_answer_are_limited(clock):
+    """The first prefill does not count; an answer with more generated tokens may be corrected more often."""
+    costs = measure(clock, read_s=0.5, tokens=100, step_s=1.0)
     for _ in range(3):
-        found.begins(100, corrected=True)
+        costs.begin_call(100, corrected=True)
         clock.now += 13.0
-        found.steps()
+        costs.record_token()
 
-    assert found.astray
+    assert costs.exceed_limit
 
     clock.now += 2.0
-    found.steps()
+    costs.record_token()
 
-    assert not found.astray
+    assert not costs.exceed_limit
 
 
 @pytest.mark.parametrize(
-    ("prompt_s", "again_s", "corrected"), [(16.0, 16.0, True), (0.5, 12.0, False)], ids=["long prompt", "not corrected"]
+    ("prefill_s", "reread_s", "corrected"),
+    [(16.0, 16.0, True), (0.5, 12.0, False)],
+    ids=["long prompt", "not corrected"],
 )
-def test_who_takes_long_for_another_reason_is_not_astray(clock, prompt_s, again_s, corrected):
-    """Its prompt is long; or its calls end because they were long enough, or as reading what was forced is quicker."""
-    found = measured(clock, read_s=prompt_s, tokens=1000, step_s=1.0)
+def test_other_reasons_for_a_long_run_do_not_exceed_the_limit(clock, prefill_s, reread_s, corrected):
+    """A long prompt, calls at their step limit, or restarts for forced tokens."""
+    costs = measure(clock, read_s=prefill_s, tokens=1000, step_s=1.0)
     for _ in range(60):
-        found.begins(1000, corrected=corrected)
-        clock.now += again_s
-        found.steps()
+        costs.begin_call(1000, corrected=corrected)
+        clock.now += reread_s
+        costs.record_token()
 
-    assert not found.astray
+    assert not costs.exceed_limit

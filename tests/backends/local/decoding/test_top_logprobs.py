@@ -1,99 +1,107 @@
-"""Which other tokens were likely."""
+"""Tests of runs with the most likely alternatives of each token."""
 
 import math
 
 import pytest
 
-from backends.local.decoding import top_logprobs as likeliest
+from backends.local.decoding import top_logprobs
 from backends.local.decoding.batch import run_batch
-from backends.local.decoding.job import Job, Options
-from backends.local.decoding.top_logprobs import run_likeliest
-from tests.backends.local.decoding.heard import Heard
+from backends.local.decoding.job import DecodingOptions, Job
+from backends.local.decoding.top_logprobs import run_with_top_logprobs
+from tests.backends.local.decoding.run_log import RunLog
 
 PROMPT = [5, 6, 7]
 
 
-def run(generator, vocabulary, options, prefix=(), prompt=PROMPT, runs=run_likeliest):
-    heard, job = Heard(), Job(1, prompt, options)
-    runs(generator, vocabulary, [job], prefix, heard.emit, heard.ended, stepped=heard.stepped)
-    return heard
+def run(generator, vocabulary, options, prefix=(), prompt=PROMPT, runs=run_with_top_logprobs):
+    run_log, job = RunLog(), Job(1, prompt, options)
+    runs(generator, vocabulary, [job], prefix, run_log.emit, run_log.end, on_step=run_log.on_step)
+    return run_log
 
 
-def test_the_likeliest_come_with_every_token(generator, babbler):
-    """Best first; greedily the token itself is the best. Its logprob is the library's own."""
-    heard = run(generator, babbler.vocabulary, Options(9, frozenset(), top_logprobs=3))
-    plain = run(generator, babbler.vocabulary, Options(9, frozenset(), top_logprobs=0), runs=run_batch)
+def test_each_token_comes_with_the_most_likely_ones(generator, random_model):
+    """Best first; a greedy token is itself the best. Its logprob is the one of the library."""
+    run_log = run(generator, random_model.vocabulary, DecodingOptions(9, frozenset(), top_logprobs=3))
+    plain = run(generator, random_model.vocabulary, DecodingOptions(9, frozenset(), top_logprobs=0), runs=run_batch)
 
-    assert [token.id for token in heard.tokens[1]] == [token.id for token in plain.tokens[1]]
-    assert [token.logprob for token in heard.tokens[1]] == pytest.approx(
+    assert [token.id for token in run_log.tokens[1]] == [token.id for token in plain.tokens[1]]
+    assert [token.logprob for token in run_log.tokens[1]] == pytest.approx(
         [token.logprob for token in plain.tokens[1]], abs=1e-3
     )
-    assert all(token.top[0] == (token.id, token.logprob) and len(token.top) == 3 for token in heard.tokens[1])
-    assert all(list(token.top) == sorted(token.top, key=lambda each: -each[1]) for token in heard.tokens[1])
-    assert heard.ends == {1: [("length", "")]}
+    assert all(token.top[0] == (token.id, token.logprob) and len(token.top) == 3 for token in run_log.tokens[1])
+    assert all(list(token.top) == sorted(token.top, key=lambda each: -each[1]) for token in run_log.tokens[1])
+    assert run_log.ends == {1: [("length", "")]}
 
 
-def test_together_they_are_all_there_is(generator, babbler):
-    """All probabilities come to 1, also when more are asked for than there are tokens."""
-    heard = run(generator, babbler.vocabulary, Options(1, frozenset(), top_logprobs=10**6))
-    top = heard.tokens[1][0].top
+def test_all_probabilities_add_up_to_one(generator, random_model):
+    """Also when more are requested than the vocabulary has."""
+    run_log = run(generator, random_model.vocabulary, DecodingOptions(1, frozenset(), top_logprobs=10**6))
+    top = run_log.tokens[1][0].top
 
-    assert len(top) == len(babbler.vocabulary)
+    assert len(top) == len(random_model.vocabulary)
     assert sum(math.exp(logprob) for _, logprob in top) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("prefix", [0, 70])
-def test_long_answers_are_made_in_several_calls(generator, babbler, monkeypatch, prefix):
-    """And are the same; so what the library keeps meanwhile has a limit."""
+def test_a_long_answer_is_decoded_in_several_calls(generator, random_model, monkeypatch, prefix):
+    """With the same result; this bounds what the library keeps."""
     prompt = [*range(20, 20 + prefix), *PROMPT]
-    told = Options(20, frozenset(), top_logprobs=2)
-    whole = run(generator, babbler.vocabulary, told, prompt[:prefix], prompt)
-    monkeypatch.setattr(likeliest, "MAX_BYTES", 4 * len(babbler.vocabulary) * 3)
-    parts = run(generator, babbler.vocabulary, told, prompt[:prefix], prompt)
+    options = DecodingOptions(20, frozenset(), top_logprobs=2)
+    whole = run(generator, random_model.vocabulary, options, prompt[:prefix], prompt)
+    monkeypatch.setattr(top_logprobs, "MAX_LOGITS_BYTES", 4 * len(random_model.vocabulary) * 3)
+    in_parts = run(generator, random_model.vocabulary, options, prompt[:prefix], prompt)
 
-    assert whole.ids(Job(1, (), told)) == parts.ids(Job(1, (), told))
-    assert parts.ends == {1: [("length", "")]}
-
-
-def test_it_ends_at_a_stop_token(generator, babbler):
-    ids = run(generator, babbler.vocabulary, Options(9, frozenset(), top_logprobs=1)).tokens[1]
-    heard = run(generator, babbler.vocabulary, Options(9, frozenset({ids[4].id}), top_logprobs=1))
-
-    assert heard.tokens[1] == ids[:4]
-    assert heard.ends == {1: [("stop", "")]}
+    assert whole.ids(Job(1, (), options)) == in_parts.ids(Job(1, (), options))
+    assert in_parts.ends == {1: [("length", "")]}
 
 
-def test_it_ends_when_it_is_cancelled(clock):
-    heard, job = Heard(), Job(1, PROMPT, Options(10**6, frozenset(), top_logprobs=1))
+def test_it_ends_at_a_stop_token(generator, random_model):
+    ids = run(generator, random_model.vocabulary, DecodingOptions(9, frozenset(), top_logprobs=1)).tokens[1]
+    run_log = run(generator, random_model.vocabulary, DecodingOptions(9, frozenset({ids[4].id}), top_logprobs=1))
+
+    assert run_log.tokens[1] == ids[:4]
+    assert run_log.ends == {1: [("stop", "")]}
+
+
+def test_it_ends_when_it_is_cancelled(endless_model):
+    run_log, job = RunLog(), Job(1, PROMPT, DecodingOptions(10**6, frozenset(), top_logprobs=1))
 
     def emit(job, token):
-        heard.emit(job, token)
-        job.cancelled = len(heard.tokens[1]) == 3
+        run_log.emit(job, token)
+        job.cancelled = len(run_log.tokens[1]) == 3
 
-    with clock.loaded() as generator:
-        run_likeliest(generator, clock.vocabulary, [job], (), emit, heard.ended)
+    with endless_model.loaded() as generator:
+        run_with_top_logprobs(generator, endless_model.vocabulary, [job], (), emit, run_log.end)
 
-    assert (len(heard.tokens[1]), heard.ends) == (3, {1: [("stop", "")]})
+    assert (len(run_log.tokens[1]), run_log.ends) == (3, {1: [("stop", "")]})
 
 
 @pytest.mark.parametrize(
     "options",
-    [Options(9, frozenset(), top_logprobs=1, repetition_penalty=-1.0), Options(0, frozenset(), top_logprobs=1)],
+    [
+        DecodingOptions(9, frozenset(), top_logprobs=1, repetition_penalty=-1.0),
+        DecodingOptions(0, frozenset(), top_logprobs=1),
+    ],
 )
-def test_what_the_library_refuses_has_failed(generator, babbler, options):
-    heard = run(generator, babbler.vocabulary, options)
+def test_an_error_of_the_library_fails_the_job(generator, random_model, options):
+    run_log = run(generator, random_model.vocabulary, options)
 
-    assert [finish for finish, _ in heard.ends[1]] == ["failed"]
+    assert [finish for finish, _ in run_log.ends[1]] == ["failed"]
 
 
-def test_an_exception_in_the_callback_never_reaches_the_library(generator, babbler):
-    heard = Heard()
+def test_an_exception_in_the_callback_does_not_reach_the_library(generator, random_model):
+    run_log = RunLog()
 
     def emit(job, token):
         raise KeyError("odd")
 
-    run_likeliest(
-        generator, babbler.vocabulary, [Job(1, PROMPT, Options(5, frozenset(), top_logprobs=1))], (), emit, heard.ended
+    run_with_top_logprobs(
+        generator,
+        random_model.vocabulary,
+        [Job(1, PROMPT, DecodingOptions(5, frozenset(), top_logprobs=1))],
+        (),
+        emit,
+        run_log.end,
     )
 
-    assert heard.ends == {1: [("failed", "KeyError: 'odd'")]}
+    assert run_log.ends == {1: [("failed", "KeyError: 'odd'")]}

@@ -1,4 +1,4 @@
-"""One process of an engine, well-behaved or not."""
+"""Tests of the handle on one child process, working or faulty."""
 
 import asyncio
 import json
@@ -7,134 +7,135 @@ import time
 
 import pytest
 
-from backends.local.decoding.job import Job, Options
-from backends.local.host import child_process as spawned
-from backends.local.host import watchdog as progress
-from backends.local.host.child_process import Spawned, environment
-from backends.local.host.ipc import Order
+from backends.local.decoding.job import DecodingOptions, Job
+from backends.local.host import child_process, watchdog
+from backends.local.host.child_process import ChildProcess, child_environment
+from backends.local.host.ipc import EngineSpec
 from proxy.wire.errors import RequestError
 
 PATIENCE_S = 30
 PLACEMENT = {"device": "cpu", "device_index": [0], "compute_type": "default", "workers": 1, "intra_threads": 1}
 
 
-def order(path, vocabulary_size=1000):
-    return Order(str(path), PLACEMENT, vocabulary_size, [0], 1024, 0, None)
+def spec_of(path, vocabulary_size=1000):
+    return EngineSpec(str(path), PLACEMENT, vocabulary_size, [0], 1024, 0, None)
 
 
-async def life(process, steps):
-    await process.live(steps.extend)
-    return await process.end()
+async def run(process, steps):
+    await process.receive(steps.extend)
+    return await process.wait()
 
 
 @pytest.fixture
 async def start(monkeypatch):
-    """Start a process that misbehaves as it is told, and hear what it says: `steps, ended = await start(how)`."""
-    monkeypatch.setattr(spawned, "PROGRAM", "tests.backends.local.host.rogue")
-    monkeypatch.setattr(spawned, "GRACE_S", 0.3)
-    running = []
+    """Start a process with this fault: `process, steps, running = await start(fault)`."""
+    monkeypatch.setattr(child_process, "PROGRAM", "tests.backends.local.host.faulty_child")
+    monkeypatch.setattr(child_process, "GRACE_S", 0.3)
+    started = []
 
-    async def begin(how, hang_timeout_s=PATIENCE_S):
-        process = await Spawned.started(order(how), hang_timeout_s=hang_timeout_s)
+    async def start_child(fault, hang_timeout_s=PATIENCE_S):
+        process = await ChildProcess.start(spec_of(fault), hang_timeout_s=hang_timeout_s)
         steps = []
-        living = asyncio.create_task(life(process, steps))
-        running.append((process, living))
-        return process, steps, living
+        running_task = asyncio.create_task(run(process, steps))
+        started.append((process, running_task))
+        return process, steps, running_task
 
     async with asyncio.timeout(PATIENCE_S):
-        yield begin
-    for process, living in running:
+        yield start_child
+    for process, running_task in started:
         await process.stop()
-        await living
+        await running_task
 
 
 @pytest.mark.parametrize(
-    ("how", "why"),
+    ("fault", "expected"),
     [
         ("noise", "it sent a message that is not JSON"),
         ("oversized", "it sent a message of 4294967295 bytes"),
-        ("unknown", "it sent a message of no kind that is known here"),
-        ("odd log", "it sent a message of no kind that is known here"),
-        ("bad steps", "it sent steps that are none"),
-        ("tokens", "it sent more tokens than a job may have"),
+        ("unknown", "it sent a message of an unknown kind"),
+        ("odd log", "it sent a message of an unknown kind"),
+        ("bad steps", "it sent invalid steps"),
+        ("tokens", "it sent more tokens than a job's limit"),
         ("out of memory", "it was out of memory"),
-        ("closes", "it did not end"),
+        ("closes", "it did not exit"),
     ],
 )
-async def test_what_no_engine_does_ends_it(start, how, why):
-    """By force where it must be; its jobs are lost then."""
-    process, steps, living = await start(how)
-    begun = await process.begin(Job(7, [1, 2, 3], Options(150, frozenset())))
-    told = await living
+async def test_a_faulty_child_is_killed(start, fault, expected):
+    """Its jobs are lost, and it accepts no more."""
+    process, steps, running_task = await start(fault)
+    accepted = await process.submit(Job(7, [1, 2, 3], DecodingOptions(150, frozenset())))
+    reason = await running_task
 
-    assert begun
-    assert told.startswith(why)
+    assert accepted
+    assert reason.startswith(expected)
     assert [*process.jobs, *(step.job for step in steps if step.finish == "failed")] == [7]
-    assert not await process.begin(Job(8, [1, 2, 3], Options(150, frozenset())))
+    assert not await process.submit(Job(8, [1, 2, 3], DecodingOptions(150, frozenset())))
 
 
 @pytest.mark.parametrize(
-    ("how", "why"),
+    ("fault", "reason"),
     [
-        ("dies while loading", "ended while it was loading: exit 3"),
-        ("noise while loading", "ended while it was loading: it sent a message that is not JSON"),
-        ("odd start", "ended while it was loading: it sent an answer to its start that is none"),
+        ("dies while loading", "exited while it was loading: exit 3"),
+        ("noise while loading", "exited while it was loading: it sent a message that is not JSON"),
+        ("odd start", "exited while it was loading: it sent an invalid .ready. message"),
     ],
 )
-async def test_one_that_never_gets_ready_is_an_error(start, how, why):
-    with pytest.raises(OSError, match=why):
-        await start(how)
+async def test_a_child_that_is_never_ready_is_an_error(start, fault, reason):
+    with pytest.raises(OSError, match=reason):
+        await start(fault)
 
 
-async def test_one_that_never_says_a_word_is_ended(start, monkeypatch):
-    """The time to the first word is long, for machines are busy; it is not for ever."""
-    monkeypatch.setattr(spawned, "FIRST_WORD_S", 0.5)
-    with pytest.raises(OSError, match="while it was loading: it was silent for 1 s"):
+async def test_a_child_that_sends_no_first_message_is_killed(start, monkeypatch):
+    """The time to the first message is long but limited."""
+    monkeypatch.setattr(child_process, "FIRST_MESSAGE_S", 0.5)
+    with pytest.raises(OSError, match="while it was loading: it sent no message for 1 s"):
         await start("never loads", hang_timeout_s=1)
 
 
-async def test_one_that_does_not_hear_is_ended(start):
-    """What it is sent meanwhile takes no more memory than a few messages do, and no time of the loop."""
-    process, _, living = await start("deaf", hang_timeout_s=1)
+async def test_a_child_that_reads_nothing_is_killed(start):
+    """Jobs that wait to be sent need little memory and no time of the loop."""
+    process, _, running_task = await start("deaf", hang_timeout_s=1)
     began = time.monotonic()
     prompt = list(range(100_000))
-    sending = [asyncio.create_task(process.begin(Job(number, prompt, Options(9, frozenset())))) for number in range(50)]
+    submitting = [
+        asyncio.create_task(process.submit(Job(number, prompt, DecodingOptions(9, frozenset()))))
+        for number in range(50)
+    ]
     await asyncio.sleep(0.3)
-    handed_over = sum(task.done() for task in sending)
-    why = await living
+    submitted = sum(task.done() for task in submitting)
+    reason = await running_task
     took_s = time.monotonic() - began
 
-    assert (why, handed_over < 5, took_s < 10) == ("it was silent for 1 s", True, True)
-    assert handed_over == sum(await asyncio.gather(*sending)) == len(process.jobs)
+    assert (reason, submitted < 5, took_s < 10) == ("it sent no message for 1 s", True, True)
+    assert submitted == sum(await asyncio.gather(*submitting)) == len(process.jobs)
 
 
-async def test_one_whose_jobs_come_to_nothing_is_ended(start, monkeypatch):
-    """It answers all that it is asked, but a call of its library never comes back; who left does not matter."""
-    monkeypatch.setattr(progress, "LONGEST_S", 0.5)
-    monkeypatch.setattr(progress, "TIMES_LOADING", 0)
-    process, _, living = await start("answers pings", hang_timeout_s=1)
-    await process.begin(Job(7, [1, 2, 3], Options(9, frozenset())))
+async def test_a_child_whose_jobs_make_no_progress_is_killed(start, monkeypatch):
+    """It answers pings, but a call of the library never returns; cancelled jobs do not count."""
+    monkeypatch.setattr(watchdog, "MAX_STALL_S", 0.5)
+    monkeypatch.setattr(watchdog, "LOADING_FACTOR", 0)
+    process, _, running_task = await start("answers pings", hang_timeout_s=1)
+    await process.submit(Job(7, [1, 2, 3], DecodingOptions(9, frozenset())))
     process.cancel(7)
     await asyncio.sleep(1)
-    alone = living.done()
-    await process.begin(Job(8, [1, 2, 3], Options(9, frozenset())))
+    alone = running_task.done()
+    await process.submit(Job(8, [1, 2, 3], DecodingOptions(9, frozenset())))
 
-    assert (alone, await living) == (False, "nothing came of its jobs for 1 s")
+    assert (alone, await running_task) == (False, "its jobs made no progress for 1 s")
     assert list(process.jobs) == [8]
 
 
 async def test_a_job_that_is_too_large_is_refused(start, monkeypatch):
-    """Sent, it would break the link, and the answers of others with it."""
+    """It would end the connection, and the answers of others with it."""
     process, _, _ = await start("deaf")
-    monkeypatch.setattr(spawned, "MAX_BYTES", 1000)
+    monkeypatch.setattr(child_process, "MAX_BYTES", 1000)
 
-    with pytest.raises(RequestError, match="bytes for the model; at most 1000 are read"):
-        await process.begin(Job(7, [1, 2, 3], Options(9, frozenset(), grammar="x" * 1000)))
+    with pytest.raises(RequestError, match="bytes for the model; the limit is 1000"):
+        await process.submit(Job(7, [1, 2, 3], DecodingOptions(9, frozenset(), grammar="x" * 1000)))
 
 
-async def test_one_that_floods_leaves_the_loop_its_turns(start):
-    """It says what it may say, all the time."""
-    process, _, living = await start("pongs")
+async def test_a_flood_of_messages_does_not_block_the_loop(start):
+    process, _, running_task = await start("pongs")
     turns = 0
     ends_at = time.monotonic() + 0.5
     while time.monotonic() < ends_at:
@@ -143,33 +144,33 @@ async def test_one_that_floods_leaves_the_loop_its_turns(start):
     await process.stop()
 
     assert turns > 20
-    assert "it did not end" in await living
+    assert "it did not exit" in await running_task
 
 
-async def test_a_gate_that_was_busy_itself_blames_nobody(folder):
-    """A loop that stood still has not heard the answers."""
+async def test_a_busy_gateway_does_not_kill_its_child(folder):
+    """A blocked loop has not received the pongs."""
     size = len(json.loads((folder / "vocabulary.json").read_text()))
-    process = await Spawned.started(order(folder, size), hang_timeout_s=0.5)
-    living = asyncio.create_task(life(process, []))
+    process = await ChildProcess.start(spec_of(folder, size), hang_timeout_s=0.5)
+    running_task = asyncio.create_task(run(process, []))
     for _ in range(3):
         await asyncio.sleep(0.01)
-        time.sleep(0.8)  # noqa: ASYNC251  that is the point
+        time.sleep(0.8)  # noqa: ASYNC251  the loop has to be blocked
     await asyncio.sleep(0.2)
-    alive = not living.done()
+    alive = not running_task.done()
     await process.stop()
 
-    assert (alive, await living, process.resident_bytes > 10_000_000) == (True, "exit 0", True)
+    assert (alive, await running_task, process.resident_bytes > 10_000_000) == (True, "exit 0", True)
 
 
-def test_a_child_learns_nothing_of_the_gates_secrets(monkeypatch):
-    """It gets to know where libraries are; what it is told of threads can be overruled."""
+def test_the_environment_of_a_child_contains_no_secrets(monkeypatch):
+    """It contains library paths; the number of threads can be overridden."""
     monkeypatch.setattr(
         os, "environ",
         {"OPENAI_API_KEY": "sk-1", "PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "CT2_VERBOSE": "1", "AWS_SECRET": "x"},
     )  # fmt: skip
-    known = environment(3)
+    environment = child_environment(3)
 
-    assert known == {
+    assert environment == {
         "PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "CT2_VERBOSE": "1", "OMP_NUM_THREADS": "3",
-        "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(spawned.ROOT),
+        "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(child_process.ROOT),
     }  # fmt: skip

@@ -1,38 +1,44 @@
-"""Estimates learned from answers."""
+"""Tests of estimates learned from answers."""
 
 import pytest
 
-from backends.local.scheduling.estimates import FIRST_GUESS, TRIED_EVERY, WORTH_TOKENS, MeanLength, Trust
+from backends.local.scheduling.estimates import (
+    INITIAL_TOKENS,
+    MIN_USEFUL_TOKENS,
+    PROBE_EVERY,
+    AnswerLength,
+    GrammarAdherence,
+)
 
 
-def test_answers_are_as_long_as_they_were_lately():
-    length = MeanLength()
-    before = length.tokens
+def test_the_mean_follows_recent_answers():
+    length = AnswerLength()
+    before = length.mean
     for _ in range(100):
-        length.see(500, cut=False)
+        length.record(500, cut=False)
 
-    assert (before, length.tokens) == (FIRST_GUESS, pytest.approx(500, rel=0.01))
+    assert (before, length.mean) == (INITIAL_TOKENS, pytest.approx(500, rel=0.01))
 
 
-def test_answers_that_are_cut_off_tell_of_longer_ones():
-    """Of an answer that came to its limit nobody knows how long it would have been."""
-    some, all_cut = MeanLength(), MeanLength()
+def test_cut_off_answers_raise_the_mean():
+    """How long such an answer would have been is unknown."""
+    some, all_cut = AnswerLength(), AnswerLength()
     for number in range(200):
-        some.see(20, cut=number % 2 == 0)
-        all_cut.see(16, cut=True)
+        some.record(20, cut=number % 2 == 0)
+        all_cut.record(16, cut=True)
 
-    assert some.tokens == pytest.approx(40, rel=0.1)
-    assert (all_cut.left(0, 48), all_cut.left(16, 32)) == (48, 32)
-    assert some.left(0, 1000) == pytest.approx(40, rel=0.1)
-    assert some.left(300, 1000) == pytest.approx(20, rel=0.1)
+    assert some.mean == pytest.approx(40, rel=0.1)
+    assert (all_cut.remaining(0, 48), all_cut.remaining(16, 32)) == (48, 32)
+    assert some.remaining(0, 1000) == pytest.approx(40, rel=0.1)
+    assert some.remaining(300, 1000) == pytest.approx(20, rel=0.1)
 
 
-def test_whoever_left_late_was_worth_it():
-    trust = Trust()
+def test_a_row_that_left_late_counts_as_adherence():
+    adherence = GrammarAdherence()
     for _ in range(9):
-        trust.see(left_after=0)
-    refused = [trust.given() for _ in range(2 * TRIED_EVERY)].count(False)
-    for left_after in (None, WORTH_TOKENS, None, None, None):
-        trust.see(left_after=left_after)
+        adherence.record(left_after=0)
+    refused = [adherence.admit_next() for _ in range(2 * PROBE_EVERY)].count(False)
+    for left_after in (None, MIN_USEFUL_TOKENS, None, None, None):
+        adherence.record(left_after=left_after)
 
-    assert (refused, trust.given()) == (2 * TRIED_EVERY - 2, True)
+    assert (refused, adherence.admit_next()) == (2 * PROBE_EVERY - 2, True)

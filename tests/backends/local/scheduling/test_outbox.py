@@ -1,44 +1,44 @@
-"""From threads into the loop."""
+"""Tests of the queue between threads and the loop."""
 
 import asyncio
 import threading
 
-from backends.local.decoding.job import Job, Options, Token
-from backends.local.scheduling.outbox import News, Outbox
+from backends.local.decoding.job import DecodingOptions, Job, Token
+from backends.local.scheduling.outbox import Outbox, RunEvent
 
-JOB = Job(1, [1, 2], Options(1, frozenset()))
+JOB = Job(1, [1, 2], DecodingOptions(1, frozenset()))
 
 
-async def test_one_wake_up_brings_all_that_is_there():
-    """However many wake it before the loop gets to it."""
+async def test_one_wake_up_drains_all_pending_events():
+    """Also when several threads wake the loop before it drains them."""
     calls = []
-    outbox = Outbox(lambda: calls.append(list(outbox.emptied())))
+    outbox = Outbox(lambda: calls.append(list(outbox.drain())))
     for number in range(3):
         outbox.emit(JOB, Token(number))
         outbox.wake()
-    outbox.ended(JOB, "stop", "")
+    outbox.end(JOB, "stop", "")
     await asyncio.sleep(0)
     outbox.wake()
     outbox.emit_now(JOB, Token(3))
-    outbox.ended_now(JOB, "failed", "why")
+    outbox.end_now(JOB, "failed", "why")
     await asyncio.sleep(0)
 
     assert calls == [
-        [News(JOB, Token(0)), News(JOB, Token(1)), News(JOB, Token(2)), News(JOB, None, "stop")],
-        [News(JOB, Token(3)), News(JOB, None, "failed", "why")],
+        [RunEvent(JOB, Token(0)), RunEvent(JOB, Token(1)), RunEvent(JOB, Token(2)), RunEvent(JOB, None, "stop")],
+        [RunEvent(JOB, Token(3)), RunEvent(JOB, None, "failed", "why")],
     ]
 
 
-async def test_nothing_is_lost_and_nothing_out_of_order():
-    """With many threads at once, and a loop that empties meanwhile."""
-    got, all_there = [], asyncio.Event()
+async def test_events_from_many_threads_are_complete_and_in_order():
+    """While the loop drains them."""
+    received, complete = [], asyncio.Event()
 
-    def full():
-        got.extend(news.token.id for news in outbox.emptied())
-        if len(got) == 4 * 5000:
-            all_there.set()
+    def on_events():
+        received.extend(event.token.id for event in outbox.drain())
+        if len(received) == 4 * 5000:
+            complete.set()
 
-    outbox = Outbox(full)
+    outbox = Outbox(on_events)
 
     def fill(first):
         for number in range(first, first + 5000):
@@ -48,12 +48,12 @@ async def test_nothing_is_lost_and_nothing_out_of_order():
     for thread in threads:
         thread.start()
     async with asyncio.timeout(20):
-        await all_there.wait()
+        await complete.wait()
     for thread in threads:
         thread.join()
 
-    assert sorted(got) == list(range(20_000))
+    assert sorted(received) == list(range(20_000))
     assert all(
-        [number for number in got if number // 5000 == part] == list(range(part * 5000, part * 5000 + 5000))
+        [number for number in received if number // 5000 == part] == list(range(part * 5000, part * 5000 + 5000))
         for part in range(4)
     )

@@ -1,4 +1,4 @@
-"""Jobs -> batches -> steps, in crowds."""
+"""Property tests of the scheduler with many jobs."""
 
 import asyncio
 from random import Random
@@ -7,15 +7,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.backends.local.scheduling.desk import grammars_of, prompt, working
+from tests.backends.local.scheduling.scheduler_client import compile_grammars, prompt, run_scheduler
 
-# The babbler breaks the first now and then, the second sooner, the third at once.
+# The random model violates the first one rarely, the second one sooner, the third one at once.
 GRAMMARS = ("start: /(?s:.*)/", "start: /[^aeiou]*/", "start: /[A-Z ]*/")
 
 
 @st.composite
-def lots(draw):
-    """Jobs, in the order in which they come; for each when it comes, and whether its caller leaves after some tokens."""
+def job_lists(draw):
+    """Jobs in the order of arrival, each with a pause, and with the tokens after which it may be cancelled."""
     count = draw(st.integers(1, 24))
     return [
         {
@@ -26,7 +26,7 @@ def lots(draw):
             "temperature": draw(st.sampled_from([0.0, 0.0, 0.0, 1e-5])),
             "repetition_penalty": draw(st.sampled_from([1.0, 1.0, 1.2])),
             "grammar": draw(st.sampled_from(["", "", *GRAMMARS])),
-            "leaves_after": draw(st.sampled_from([None, None, None, None, 0, 1, 3])),
+            "cancelled_after": draw(st.sampled_from([None, None, None, None, 0, 1, 3])),
             "pause": draw(st.sampled_from([0, 0, 0, 1, 2])),
         }
         for _ in range(count)
@@ -34,49 +34,49 @@ def lots(draw):
 
 
 @pytest.fixture(scope="module")
-def grammars(babbler):
-    return grammars_of(babbler)
+def grammars(random_model):
+    return compile_grammars(random_model)
 
 
 @pytest.fixture(scope="module")
-def alone(babbler, grammars):
-    """What a job gets when nothing else is there, remembered."""
+def alone(random_model, grammars):
+    """A function that returns the tokens of a job without other jobs, cached."""
     known = {}
 
-    async def tokens(prompt_, max_tokens, **how):
-        key = (tuple(prompt_), max_tokens, *how.values())
+    async def tokens(prompt_, max_tokens, **options):
+        key = (tuple(prompt_), max_tokens, *options.values())
         if key not in known:
-            async with working(babbler, grammars=grammars, compute_type="float32") as desk:
-                desk.submit(1, prompt_, max_tokens, **how)
-                await desk.ended(1)
-                known[key] = desk.tokens[1]
+            async with run_scheduler(random_model, grammars=grammars, compute_type="float32") as client:
+                client.submit(1, prompt_, max_tokens, **options)
+                await client.wait_for_end(1)
+                known[key] = client.tokens[1]
         return known[key]
 
     return tokens
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lots(), st.integers(1, 3))
-async def test_whatever_comes_together_everybody_gets_what_he_would_get_alone(babbler, grammars, alone, jobs, workers):
-    """Each ends exactly once, or not at all when its caller has left; then what came before is still right."""
-    async with working(babbler, workers, 20_000, grammars, "float32") as desk:
-        leaving = {}
+@given(job_lists(), st.integers(1, 3))
+async def test_each_job_gets_the_answer_that_it_gets_alone(random_model, grammars, alone, jobs, workers):
+    """Each ends exactly once, or never after it was cancelled; its tokens until then are right."""
+    async with run_scheduler(random_model, workers, 20_000, grammars, "float32") as client:
+        cancelled = {}
         for number, job in enumerate(jobs):
-            told = {
+            options = {
                 name: job[name] for name in ("top_logprobs", "temperature", "repetition_penalty", "prefix", "grammar")
             }
-            desk.submit(
-                number, prompt(number % 5, job["length"]), job["max_tokens"], prefix_key="team", free=True, **told
+            client.submit(
+                number, prompt(number % 5, job["length"]), job["max_tokens"], prefix_key="team", free=True, **options
             )
-            if job["leaves_after"] is not None:
-                leaving[number] = job["leaves_after"]
+            if job["cancelled_after"] is not None:
+                cancelled[number] = job["cancelled_after"]
             for _ in range(job["pause"]):
                 await asyncio.sleep(0.001)
-        staying = [number for number in range(len(jobs)) if number not in leaving]
-        for number, after in leaving.items():
-            await desk.until(lambda: len(desk.tokens.get(number, [])) >= after or number in desk.ends)  # noqa: B023
-            desk.scheduler.cancel(number)
-        await desk.ended(*staying)
+        completed = [number for number in range(len(jobs)) if number not in cancelled]
+        for number, after in cancelled.items():
+            await client.until(lambda: len(client.tokens.get(number, [])) >= after or number in client.ends)  # noqa: B023
+            client.scheduler.cancel(number)
+        await client.wait_for_end(*completed)
 
         for number, job in enumerate(jobs):
             expected = await alone(
@@ -85,28 +85,28 @@ async def test_whatever_comes_together_everybody_gets_what_he_would_get_alone(ba
                 repetition_penalty=job["repetition_penalty"],
                 grammar=job["grammar"],
             )
-            got = desk.tokens.get(number, [])
-            assert got == expected[: len(got)]
-            if number in staying:
-                assert (len(got), desk.ends[number]) == (job["max_tokens"], "length")
+            received = client.tokens.get(number, [])
+            assert received == expected[: len(received)]
+            if number in completed:
+                assert (len(received), client.ends[number]) == (job["max_tokens"], "length")
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_nobody_is_forgotten_in_a_crowd(babbler, seed):
-    """Two hundred jobs of all lengths on two workers, a third of which leave at some time."""
+async def test_no_job_is_lost_in_a_crowd(random_model, seed):
+    """Two hundred jobs of all lengths on two workers, a third of which are cancelled at some time."""
     random = Random(seed)
-    async with working(babbler, workers=2, prefix_bytes=20_000) as desk:
-        staying = []
+    async with run_scheduler(random_model, workers=2, prefix_bytes=20_000) as client:
+        completed = []
         for number in range(200):
-            desk.submit(number, prompt(number, random.choice([5, 20, 100, 300])), random.randrange(1, 30))
+            client.submit(number, prompt(number, random.choice([5, 20, 100, 300])), random.randrange(1, 30))
             if number % 3:
-                staying.append(number)
+                completed.append(number)
             if random.random() < 0.1:
                 await asyncio.sleep(0.002)
             if random.random() < 0.5:
-                desk.scheduler.cancel(random.randrange(number + 1) // 3 * 3)
+                client.scheduler.cancel(random.randrange(number + 1) // 3 * 3)
         for number in range(0, 200, 3):
-            desk.scheduler.cancel(number)
-        await desk.ended(*staying)
+            client.scheduler.cancel(number)
+        await client.wait_for_end(*completed)
 
-        assert set(desk.ends) >= set(staying)
+        assert set(client.ends) >= set(completed)

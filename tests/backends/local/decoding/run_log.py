@@ -1,8 +1,8 @@
-"""What a batch tells of its jobs."""
+"""Records what a run emits."""
 
 
-class Heard:
-    """What was told of each job."""
+class RunLog:
+    """Collects the tokens and ends of each job, and counts steps."""
 
     def __init__(self):
         self.tokens = {}
@@ -12,10 +12,10 @@ class Heard:
     def emit(self, job, token):
         self.tokens.setdefault(job.id, []).append(token)
 
-    def ended(self, job, finish, message):
-        self.ends.setdefault(job.id, []).append((finish, message))
+    def end(self, job, end, message):
+        self.ends.setdefault(job.id, []).append((end, message))
 
-    def stepped(self):
+    def on_step(self):
         self.steps += 1
 
     def ids(self, job):

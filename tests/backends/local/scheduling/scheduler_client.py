@@ -1,13 +1,13 @@
-"""A scheduler in front of a real model, and all that it tells."""
+"""Runs a scheduler on a real model and records what it delivers."""
 
 import asyncio
 from contextlib import asynccontextmanager
 
-from backends.local.decoding.grammar_matcher import Grammars
-from backends.local.decoding.job import Job, Options
-from backends.local.host.device import Placement, place
+from backends.local.decoding.grammar_matcher import GrammarCompiler
+from backends.local.decoding.job import DecodingOptions, Job
+from backends.local.host.device import Placement, load_generator
 from backends.local.scheduling.costs import Costs
-from backends.local.scheduling.prefix_cache import Prefixes
+from backends.local.scheduling.prefix_cache import PrefixCache
 from backends.local.scheduling.scheduler import Scheduler
 
 COSTS = Costs(0.001, 0.05, 0.0001, 100, 2)
@@ -15,17 +15,17 @@ PATIENCE_S = 20
 FOREVER = 10**6  # tokens
 
 
-class Desk:
-    """A scheduler, and all that it delivered."""
+class SchedulerClient:
+    """Submits jobs and records their steps."""
 
-    def __init__(self, tiny, generator, workers, prefixes, grammars):
-        self.vocabulary = tiny.vocabulary
+    def __init__(self, model, generator, workers, prefixes, grammars):
+        self.vocabulary = model.vocabulary
         self.prefixes = prefixes
         self.deliveries = []
         self.tokens, self.cached, self.ends, self.messages = {}, {}, {}, {}
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self.scheduler = Scheduler(
-            generator, tiny.vocabulary, COSTS, workers=workers, deliver=self.deliver, prefixes=prefixes,
+            generator, model.vocabulary, COSTS, workers=workers, deliver=self.deliver, prefixes=prefixes,
             grammars=grammars,
         )  # fmt: skip
 
@@ -41,42 +41,42 @@ class Desk:
             if step.finish is not None:
                 self.ends[step.job] = step.finish
                 self.messages[step.job] = step.message
-        self._news.set()
+        self._changed.set()
 
     def submit(self, number, prompt, max_tokens=10, *, stop_ids=(), **other):
-        job = Job(number, prompt, Options(max_tokens, frozenset(stop_ids), **other))
+        job = Job(number, prompt, DecodingOptions(max_tokens, frozenset(stop_ids), **other))
         self.scheduler.submit(job)
         return job
 
-    def said(self, number):
+    def text(self, number):
         return "".join(self.vocabulary[token] for token in self.tokens[number])
 
     async def until(self, done):
         async with asyncio.timeout(PATIENCE_S):
             while not done():
-                self._news.clear()
-                await self._news.wait()
+                self._changed.clear()
+                await self._changed.wait()
 
-    async def ended(self, *numbers):
+    async def wait_for_end(self, *numbers):
         await self.until(lambda: all(number in self.ends for number in numbers))
 
-    async def begun(self, *numbers):
+    async def wait_for_start(self, *numbers):
         await self.until(lambda: all(self.tokens.get(number) for number in numbers))
 
 
 @asynccontextmanager
-async def working(tiny, workers=1, prefix_bytes=0, grammars=None, compute_type="default"):
-    generator = place(*tiny, Placement("cpu", compute_type=compute_type, workers=workers))
-    desk = Desk(tiny, generator, workers, Prefixes(prefix_bytes, 100), grammars)
+async def run_scheduler(model, workers=1, prefix_bytes=0, grammars=None, compute_type="default"):
+    generator = load_generator(*model, Placement("cpu", compute_type=compute_type, workers=workers))
+    client = SchedulerClient(model, generator, workers, PrefixCache(prefix_bytes, 100), grammars)
     try:
-        yield desk
+        yield client
     finally:
         async with asyncio.timeout(PATIENCE_S):
-            await desk.scheduler.close()
+            await client.scheduler.close()
 
 
-def grammars_of(tiny):
-    return Grammars((tiny.path / "tokenizer.json").read_text(), len(tiny.vocabulary), {tiny.end})
+def compile_grammars(model):
+    return GrammarCompiler((model.path / "tokenizer.json").read_text(), len(model.vocabulary), {model.end})
 
 
 def prompt(number, length=10):

@@ -1,4 +1,4 @@
-"""A whole gate, and what becomes of it and of its callers when its engine does not do well."""
+"""Tests of a whole gateway when the engine of its local model fails."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[4]
 
 
 def alive(number):
-    """Whether a process runs; one that nobody has asked for its end does not."""
+    """Return whether a process runs; a zombie does not."""
     with suppress(OSError):
         return Path(f"/proc/{number}/cmdline").read_bytes() != b""
     return False
@@ -32,8 +32,8 @@ def tables(folder, **keys):
     return {"backend": [backend | keys], "route": [{"model": "*", "backend": "local"}]}
 
 
-class Stream:
-    """An endless answer, as text, while it comes."""
+class EndlessStream:
+    """Reads an endless answer as text."""
 
     def __init__(self, http, address):
         self.text = ""
@@ -46,31 +46,31 @@ class Stream:
                 self.text += chunk.decode()
 
     async def until(self, kind):
-        """The first event of this type has come."""
+        """Wait for the first event of this type."""
         await until(lambda: f"event: {kind}" in self.text or self._reading.done())
 
-    async def whole(self):
+    async def wait(self):
         await self._reading
         return self.text
 
 
-async def asked(http, address):
+async def send_call(http, address):
     body = {"model": "tick", "input": "Hi", "max_output_tokens": 16}
     async with asyncio.timeout(PATIENCE_S), http.post(f"{address}/v1/responses", json=body) as answer:
         return answer.status, await answer.json()
 
 
 @pytest.mark.parametrize("name", [signal.SIGKILL, signal.SIGSEGV])
-async def test_a_crash_in_the_middle_of_twenty_streams_fails_them_all(slow, start_gate, http, name):
-    """None of them is told that its answer was whole. The gate stays, and its next answer is a good one."""
+async def test_a_crash_fails_all_running_streams(slow, start_gate, http, name):
+    """None of them looks complete. The gateway continues, and its next answer is good."""
     address = await start_gate(tables(slow, workers=2))
-    streams = [Stream(http, address) for _ in range(20)]
+    streams = [EndlessStream(http, address) for _ in range(20)]
     await asyncio.gather(*(stream.until("response.created") for stream in streams))
     await asyncio.wait({asyncio.create_task(stream.until(DELTA)) for stream in streams}, return_when="FIRST_COMPLETED")
     (number,) = engine_processes()
     os.kill(number, name)
-    texts = [await stream.whole() for stream in streams]
-    status, answer = await asked(http, address)
+    texts = [await stream.wait() for stream in streams]
+    status, answer = await send_call(http, address)
 
     assert any(DELTA in text for text in texts)
     assert [text.count("event: response.failed") for text in texts] == [1] * 20
@@ -78,36 +78,36 @@ async def test_a_crash_in_the_middle_of_twenty_streams_fails_them_all(slow, star
     assert (status, answer["status"], engine_processes() != [number]) == (200, "incomplete", True)
 
 
-async def test_the_sdk_raises_when_the_engine_crashes(slow, start_gate):
-    """With the code, and not with an answer that looks whole; the same client goes on."""
+async def test_the_sdk_raises_an_error_when_the_engine_crashes(slow, start_gate):
+    """With the message, not with an answer that looks complete; the same client continues."""
     address = await start_gate(tables(slow))
     async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0) as client:
         events = await client.responses.create(model="tick", input="Hi", stream=True)
         await anext(event async for event in events if event.type == DELTA)
         for number in engine_processes():
             os.kill(number, signal.SIGKILL)
-        with pytest.raises(openai.APIError, match="The local model broke down"):
+        with pytest.raises(openai.APIError, match="The local model failed"):
             assert [event async for event in events] == []
         answer = await client.responses.create(model="tick", input="Hi", max_output_tokens=16)
 
     assert answer.status == "incomplete"
 
 
-async def test_a_json_call_in_flight_is_answered_502(slow, start_gate, http):
-    """It has no bytes of an answer yet, so a status can tell."""
+async def test_a_json_call_in_flight_gets_a_502(slow, start_gate, http):
+    """No byte of its answer has been sent, so a status is possible."""
     address = await start_gate(tables(slow))
     call = asyncio.create_task(http.post(f"{address}/v1/responses", json={"model": "tick", "input": "Hi"}))
     await asyncio.sleep(0.3)
     for number in engine_processes():
         os.kill(number, signal.SIGKILL)
     async with await call as answer:
-        told = await answer.json()
+        content = await answer.json()
 
-    assert (answer.status, told["error"]["code"]) == (502, "local_model_failed")
+    assert (answer.status, content["error"]["code"]) == (502, "local_model_failed")
 
 
-async def test_a_gate_whose_engine_stands_still_goes_on(slow, start_gate, http):
-    """Its callers learn within the time that was set; those of other backends notice nothing."""
+async def test_a_gateway_continues_while_its_engine_hangs(slow, start_gate, http):
+    """Its callers get an error within the timeout; callers of other backends are not affected."""
     other = {"name": "canned", "use": "replay", "path": str(ROOT / "tests/data/canonical.sse")}
     config = tables(slow, hang_timeout_s=1)
     config = {
@@ -115,23 +115,23 @@ async def test_a_gate_whose_engine_stands_still_goes_on(slow, start_gate, http):
         "route": [{"model": "canned", "backend": "canned"}, *config["route"]],
     }
     address = await start_gate(config)
-    stream = Stream(http, address)
+    stream = EndlessStream(http, address)
     await stream.until(DELTA)
     for number in engine_processes():
         os.kill(number, signal.SIGSTOP)
     began = time.monotonic()
     async with http.post(f"{address}/v1/responses", json={"model": "canned", "input": "Hi"}) as answer:
         others = answer.status, time.monotonic() - began < 0.5
-    text = await stream.whole()
+    text = await stream.wait()
     took_s = time.monotonic() - began
-    status, _ = await asked(http, address)
+    status, _ = await send_call(http, address)
 
     assert (others, text.count("event: response.failed"), took_s < 4, status) == ((200, True), 1, True, 200)
 
 
 @asynccontextmanager
-async def gate(tmp_path, folder, drain_s=20, **keys):
-    """A gate in a process of its own: the process and its address."""
+async def run_gateway(tmp_path, folder, drain_s=20, **keys):
+    """Start a gateway in a process of its own; yield the process and its address."""
     settings = {"max_output_tokens": 100_000, "kv_bytes": 10**10} | keys
     lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
     config = tmp_path / "headgate.toml"
@@ -152,54 +152,58 @@ async def gate(tmp_path, folder, drain_s=20, **keys):
         await process.communicate()
 
 
-async def test_a_gate_that_is_killed_leaves_no_engine(slow, tmp_path, http):
-    """It is gone within a second, in the middle of an answer."""
-    async with gate(tmp_path, slow) as (process, address):
-        stream = Stream(http, address)
+async def test_a_killed_gateway_leaves_no_engine(slow, tmp_path, http):
+    """It has exited within a second, in the middle of an answer."""
+    async with run_gateway(tmp_path, slow) as (process, address):
+        stream = EndlessStream(http, address)
         await stream.until(DELTA)
         (number,) = engine_processes(process.pid)
         process.kill()
         await process.wait()
         await until(lambda: not alive(number), patience_s=1)
         with pytest.raises(aiohttp.ClientError):
-            await stream.whole()
+            await stream.wait()
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
-async def test_a_gate_that_is_stopped_lets_running_answers_finish(slow, tmp_path, http, name):
-    """A service manager and a terminal tell every process; the engine goes on until the gate has drained."""
-    async with gate(tmp_path, slow, max_output_tokens=3000) as (process, address):
-        stream = Stream(http, address)
+async def test_a_stopped_gateway_finishes_running_answers(slow, tmp_path, http, name):
+    """The signal reaches all processes; the engine continues until the gateway has drained."""
+    async with run_gateway(tmp_path, slow, max_output_tokens=3000) as (process, address):
+        stream = EndlessStream(http, address)
         await stream.until(DELTA)
         (number,) = engine_processes(process.pid)
         for each in (number, process.pid):
             os.kill(each, name)
-        text = await stream.whole()
+        text = await stream.wait()
         errors = (await process.communicate())[1].decode()
 
     assert text.count("event: response.incomplete") == 1
     assert (process.returncode, "Traceback" in errors, alive(number)) == (0, False, False)
 
 
-async def test_answers_that_outlast_the_drain_are_told_why_they_end(slow, tmp_path, http):
-    """A stream by its last events, its text kept; a body that has not begun by a status. The engine ends, too."""
-    async with gate(tmp_path, slow, drain_s=0.5, workers=2) as (process, address):
-        stream = Stream(http, address)
+async def test_answers_that_outlast_the_drain_end_with_a_reason(slow, tmp_path, http):
+    """A stream by its last events, after its text; a JSON call by a status. The engine exits, too."""
+    async with run_gateway(tmp_path, slow, drain_s=0.5, workers=2) as (process, address):
+        stream = EndlessStream(http, address)
         body = {"model": "tick", "input": "Hi", "max_output_tokens": 100_000}
         whole = asyncio.create_task(http.post(f"{address}/v1/responses", json=body))
         await stream.until(DELTA)
         (number,) = engine_processes(process.pid)
         os.kill(process.pid, signal.SIGTERM)
-        text = await stream.whole()
+        text = await stream.wait()
         async with await whole as answer:
-            told = await answer.json()
+            content = await answer.json()
         errors = (await process.communicate())[1].decode()
 
     assert [text.count(f"event: {kind}") for kind in ("response.output_item.done", "error", "response.failed")] == [
         1
     ] * 3
     assert text.endswith("data: [DONE]\n\n")
-    assert (answer.status, told["error"]["code"], text.count('"code":"server_shutdown"')) == (503, "server_shutdown", 2)
+    assert (answer.status, content["error"]["code"], text.count('"code":"server_shutdown"')) == (
+        503,
+        "server_shutdown",
+        2,
+    )
     assert (process.returncode, "Traceback" in errors, '"status": 499' in errors, alive(number)) == (
         0,
         False,

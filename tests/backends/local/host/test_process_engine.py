@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,10 +228,15 @@ async def test_an_idle_model_is_unloaded_and_loaded_again(endless, start, logged
     assert "engine.exited" not in {line["event"] for line in logged}
 
 
-async def test_two_models_share_one_memory_budget(folder, endless, start):
+async def test_two_models_share_one_memory_budget(folder, endless, start, monkeypatch):
     """The idle one is unloaded; while both are in use, calls for the second one are refused."""
     size = (folder / "model.bin").stat().st_size + 1_000_000
-    limits = {"memory_bytes": 300_000_000, "kv_bytes": 200_000_000, "prefix_cache_bytes": 0, "start_timeout_s": 5}
+    limits = {
+        "memory_bytes": 300_000_000,
+        "kv_bytes": 200_000_000,
+        "prefix_cache_bytes": 0,
+        "start_timeout_s": PATIENCE_S,
+    }
     assert size < limits["memory_bytes"] - limits["kv_bytes"]
     first = await start(endless, name="first", **limits)
     second = await start(folder, name="second", **limits)
@@ -238,9 +244,12 @@ async def test_two_models_share_one_memory_budget(folder, endless, start):
     async with asyncio.timeout(PATIENCE_S):
         endings = [(await ask(local, input="Hi", max_output_tokens=16))[-1].type for local in (first, second, first)]
         one_at_a_time = engine_processes()
+        impatient = replace(second._engine._settings, start_timeout_s=5)
         async with running_answer(first):
             began = time.monotonic()
-            refused = await refused_call(second)
+            with monkeypatch.context() as patch:
+                patch.setattr(second._engine, "_settings", impatient)
+                refused = await refused_call(second)
             took_s = time.monotonic() - began
         after = await ask(second, input="Hi")
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from backends.local.engine.grammars import Grammars
+from backends.local.decoding.grammar_matcher import GrammarCompiler as Grammars
 from backends.local.grammar import (
     JsonStyle,
     check_schema,

@@ -23,20 +23,18 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateA
 
 from backends import Backend
 from backends.local.answer import ResponseBuilder
-from backends.local.host.engine import Engine
-from backends.local.host.device import check_placement
-from backends.local.scheduling.admission import Admission
-from backends.local.host.device import Placement
-from backends.local.host.memory import free_bytes
 from backends.local.decoding.grammar_matcher import GrammarCompiler
-from backends.local.host.memory import check_model_fits, shared_budget
+from backends.local.host.device import Placement, check_placement
+from backends.local.host.engine import Engine
 from backends.local.host.ipc import EngineSpec
+from backends.local.host.memory import check_model_fits, free_bytes, shared_budget
 from backends.local.host.process_engine import ProcessEngine, SupervisorSettings
 from backends.local.host.thread_engine import ThreadEngine
 from backends.local.model import Model, read_model
 from backends.local.request import LocalRequest, read_request
 from backends.local.request.parameters import GenerationParameters
 from backends.local.request_executor import RequestExecutor
+from backends.local.scheduling.admission import Admission
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply

@@ -85,7 +85,6 @@ class ProcessEngine(Engine):
         engine._supervision = asyncio.create_task(engine._supervise())
         return engine
 
-    started = start  # for callers that use the former name
 
     @property
     def running(self) -> bool:

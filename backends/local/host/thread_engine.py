@@ -40,7 +40,6 @@ class ThreadEngine(Engine):
         )
         return engine
 
-    started = start  # for callers that use the former name
 
     @property
     def running(self) -> bool:

@@ -12,7 +12,7 @@ import redis
 from proxy.stores import StoreError
 from proxy.stores.redis import RedisStore
 from tests.conftest import tables_for
-from tests.raw import Heard, ask, nothing_left_running, post, until  # noqa: F401
+from tests.raw import Heard, ask, no_tasks_left, post, until  # noqa: F401
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
@@ -52,7 +52,7 @@ async def test_an_answer_is_cached_for_every_process(redis_server: RedisServer, 
     data = question()
 
     assert [outcome(await ask(gate, data)) for gate in (first, second)] == [(200, MISS), (200, HIT)]
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
 
 
 async def test_a_redis_that_cannot_be_reached_at_the_start_is_a_miss(start_gate, upstream: FakeUpstream, logged):
@@ -153,7 +153,7 @@ async def test_an_entry_of_another_key_is_a_miss(redis_server: RedisServer, star
         direct.mset({one: kept[1], other: kept[0]})
 
     assert [outcome(await ask(gate, data)) for data in (mine, yours)] == [(200, MISS)] * 2
-    assert [asked.body["input"] for asked in upstream.asked] == ["mine", "yours"] * 2
+    assert [asked.body["input"] for asked in upstream.requests] == ["mine", "yours"] * 2
 
 
 async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
@@ -192,16 +192,15 @@ async def test_a_wrong_password_is_a_miss_and_is_not_logged(redis_server, start_
     assert "hush-hush" not in str(logged)
 
 
-async def test_a_sum_that_timed_out_is_added_at_most_once(server: RedisServer):
+async def test_a_take_that_timed_out_is_applied_at_most_once(server: RedisServer):
     """A command without an answer is not sent again: redis-py's own retries would add eleven times."""
     store = RedisStore(url=server.url)
     await store.start()
     server.pause()
     with pytest.raises(StoreError):
-        await store.add("sum", 1, ttl_s=60)
+        await store.take("sum", 1, limit=100, window_s=60)
     server.resume()
-    with redis.Redis(port=server.port) as direct:
-        added = int(direct.get("sum") or 0)
+    used = (await store.take("sum", 0, limit=100, window_s=60)).used
     await store.close()
 
-    assert added <= 1
+    assert used <= 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.config import ConfigError, build
+from proxy.config.build import ConfigError, build
 from proxy.stores import StoreError
 from proxy.stores.memory import ENTRY_BYTES, MemoryStore
 from tests.stores.conftest import SteppedClock

@@ -179,7 +179,7 @@ async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gate, ups
             direct.config_set("maxmemory", "0")
 
     assert outcome(answer) == (200, MISS)
-    assert failures(logged) == ["put"]
+    assert failures(logged) == ["cache.write_failed"]
 
 
 async def test_a_wrong_password_is_a_miss_and_is_not_logged(redis_server, start_gate, upstream, logged, monkeypatch):

@@ -11,6 +11,7 @@ Source: https://platform.openai.com/docs/guides/safety-best-practices#implement-
 import re
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import product
 from typing import ClassVar, Literal, Self
 
@@ -18,6 +19,7 @@ import structlog
 from pydantic import PositiveInt, field_validator, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
+from policies.support.patterns import compile_pattern
 from policies.support.principal import blocked_key, derive_identifier, hash_value
 from proxy.config.secrets import Secret
 from proxy.context import Caller, Context
@@ -69,10 +71,7 @@ class SafetyIdentifier(Policy):
     @field_validator("pattern")
     @classmethod
     def _is_pattern(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "", re.ASCII)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"not a regular expression: {error}") from error
+        compile_pattern(pattern or "")
         return pattern
 
     @model_validator(mode="after")
@@ -86,16 +85,13 @@ class SafetyIdentifier(Policy):
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         name = self._name_by_caller() if self.source == "caller" else self._name_by_request()
-        listed, store, keeps_user, moves_user = (
-            frozenset(self.blocked),
-            state.store,
-            self.user == "keep",
-            self.user == "move",
-        )
+        keeps_user, moves_user = self.user == "keep", self.user == "move"
+        listed, store = frozenset(self.blocked), state.store
+        key_of = lru_cache(1024)(blocked_key)  # hashing takes longer than the look-up, and most identifiers recur
 
         async def refuse_blocked(call: Call, identifiers: Iterable[str]) -> Call:
             for identifier in identifiers:
-                if identifier in listed or await _is_blocked(identifier, store):
+                if identifier in listed or await _has_key(store, key_of(identifier)):
                     raise PolicyViolation("blocked", f"This {FIELD} is blocked.", param=FIELD)
             return call
 
@@ -142,7 +138,7 @@ class SafetyIdentifier(Policy):
     def _name_by_request(self) -> Naming:
         """Return the function that checks the identifier of the request, and hashes it where that is configured."""
         keys, limit, require, pii = self._key_bytes(), min(self.max_chars, MAX_SEARCHED_CHARS), self.require, self.pii
-        pattern = None if self.pattern is None else re.compile(self.pattern, re.ASCII)
+        matches = None if self.pattern is None else compile_pattern(self.pattern)
 
         def name(call: Call, context: Context) -> tuple[Call, Sequence[str]]:
             sent = call.body.get(FIELD)
@@ -160,7 +156,7 @@ class SafetyIdentifier(Policy):
             if len(sent) > limit:
                 found = f"{FIELD} has {len(sent)} characters; the limit is {limit}."
                 raise PolicyViolation("too_long", found, param=FIELD)
-            if pattern is not None and not pattern.fullmatch(sent):
+            if matches is not None and not matches(sent):
                 raise PolicyViolation("pattern", f"{FIELD} does not match the pattern {self.pattern}.", param=FIELD)
             return call, ()
 
@@ -175,10 +171,10 @@ def _remove_user(call: Call, *, moves: bool) -> Call:
     return call.without_fields("user")
 
 
-async def _is_blocked(identifier: str, store: Store) -> bool:
-    """Whether the store has an identifier as blocked. While the store fails, only those of the config are blocked."""
+async def _has_key(store: Store, key: str) -> bool:
+    """Whether the store has a value under this key; False while it fails, so that the config alone decides."""
     try:
-        return await store.get(blocked_key(identifier)) is not None
+        return await store.get(key) is not None
     except StoreError as error:
         log.warning("blocklist.failed", error=str(error)[:200])
         return False

@@ -24,6 +24,9 @@ from proxy.wire.transcript import Transcript
 
 log = structlog.get_logger()
 
+MAX_KEPT_BYTES = 268_435_456
+"""How large the items of one response may be together, in bytes."""
+
 
 def require_stream(call: Call, context: Context, enforced: Sequence[str]) -> Call:
     """Return the call as a stream where a check can stop the reply only while it is generated.
@@ -106,7 +109,7 @@ class Guard:
             received, stopped_by = await self._check(received, checks, call, context)
         else:
             received = until_terminal(received)
-        context.transcript.see(received)
+        _record(received, context)
         if context.transcript.terminal is not None:
             await context.complete_reply()
         return received, stopped_by
@@ -137,6 +140,16 @@ class Guard:
             if checked.type in TERMINALS:
                 break
         return passed, None
+
+
+def _record(batch: Batch, context: Context) -> None:
+    """Add a batch to the transcript, and what is kept of it to the call's memory. Raises BackendError, Unavailable."""
+    transcript = context.transcript
+    before = transcript.kept_bytes
+    transcript.see(batch)
+    if transcript.kept_bytes > MAX_KEPT_BYTES:
+        raise BackendError("The items of the response are too large.", code="upstream_too_large", source="gateway")
+    context.memory.grow(transcript.kept_bytes - before)
 
 
 def until_terminal(batch: Batch) -> Batch:

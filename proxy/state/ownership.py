@@ -26,7 +26,7 @@ TTL_S = 30 * 86_400.0
 Source: https://platform.openai.com/docs/guides/your-data
 """
 CHAIN = Slot[str]("ownership.chain")
-_OWNER = Slot["Owner"]("ownership.owner")
+_OWNERS = Slot[dict[tuple[str, str], "Owner | None"]]("ownership.owners")
 _UNBOUND = Slot[bool]("ownership.unbound")
 
 
@@ -59,12 +59,10 @@ class Ownership:
 
     async def check(self, call: Call, context: Context) -> None:
         """Refuse an id of another team with the words for an unknown one. Raises RequestError, Unavailable."""
-        reference = _reference(call.body)
-        if reference is None:
-            return
-        owner = await self._owner(reference, context)
-        if owner is not None and owner.team != context.caller.team:
-            raise not_found(*reference)
+        for reference in _references(call.body):
+            owner = await self._owner(reference, context)
+            if owner is not None and owner.team != context.caller.team:
+                raise not_found(*reference)
 
     async def chain_of(self, call: Call, context: Context) -> str:
         """Return the chain that a call belongs to: that of what it continues, or a new one. Raises Unavailable."""
@@ -101,29 +99,29 @@ class Ownership:
 
     async def _owner(self, reference: tuple[str, str], context: Context) -> Owner | None:
         """The owner of what a call continues, read once a call."""
-        known = context.get(_OWNER)
+        known = context.get(_OWNERS)
         if known is None:
+            context.set(_OWNERS, known := {})
+        if reference not in known:
             try:
                 value = await self._store.get(_key(*reference))
             except StoreError as error:
                 message = "The owner of what this call continues cannot be read at the moment."
                 raise Unavailable(message, code="state_unavailable") from error
-            known = None if value is None else Owner.decode(value)
-            if known is not None:
-                context.set(_OWNER, known)
-        return known
+            known[reference] = None if value is None else Owner.decode(value)
+        return known[reference]
 
     async def _chain(self, call: Call, context: Context) -> str:
         known = context.get(CHAIN)
         if known is not None:
             return known
-        reference = _reference(call.body)
-        if reference is None:
+        references = _references(call.body)
+        if not references:
             return secrets.token_hex(16)
-        owner = await self._owner(reference, context)
+        owner = await self._owner(references[0], context)
         if owner is not None and owner.team == context.caller.team:
             return owner.chain
-        return _digest("chain", context.caller.team, *reference)  # the same for calls that continue it in parallel
+        return _digest("chain", context.caller.team, *references[0])  # the same for parallel calls that continue it
 
     async def _put(self, field: str, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
         """The first team that receives an id owns it: no upstream can move another upstream's id."""
@@ -159,12 +157,10 @@ def not_found(field: str, value: str) -> RequestError:
     return RequestError(message, code="previous_response_not_found", param=field)
 
 
-def _reference(body: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The field and id by which a call continues something."""
-    conversation, previous = conversation_id(body), body.get("previous_response_id")
-    if conversation is not None:
-        return "conversation", conversation
-    return ("previous_response_id", previous) if isinstance(previous, str) else None
+def _references(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fields and ids by which a call continues something; the first one decides its chain."""
+    named = [("conversation", conversation_id(body)), ("previous_response_id", body.get("previous_response_id"))]
+    return [(field, value) for field, value in named if isinstance(value, str)]
 
 
 def _key(field: str, value: str) -> str:

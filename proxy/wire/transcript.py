@@ -54,6 +54,7 @@ class Transcript:
         self._log_bytes = 0
         self._frame_limit: int | None = None
         self._numbered: Event | Run | None = None  # the last unit with a sequence number
+        self._item_bytes = 0
 
     def keep_frames(self, limit_bytes: int) -> None:
         """Keep every frame for `frames`, as long as they fit. Call it before the first batch."""
@@ -74,6 +75,11 @@ class Transcript:
                 self._log.clear()
                 self._log_bytes = 0
         self.is_started = self.is_started or bool(batch)
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes of the reply are kept."""
+        return self._item_bytes + self._log_bytes
 
     def frames(self) -> bytes | None:
         """Return all frames seen so far; None when they exceed the limit given to `keep_frames`."""
@@ -116,8 +122,10 @@ class Transcript:
     def _follow(self, event: Event) -> None:
         if event.type == "response.output_item.added":
             self._open[index_of(event.data)] = len(self._log), event
+            self._item_bytes += len(event.sse)
         elif event.type == "response.output_item.done":
             index, item = index_of(event.data), event.data.get("item") or {}
+            self._item_bytes += len(event.sse)
             self._open.pop(index, None)
             item_id = item.get("id") if isinstance(item, dict) else None
             self._items[index, item_id if isinstance(item_id, str) else None] = item

@@ -1,4 +1,4 @@
-"""Where images and files of the input may come from, and every way to write an address that is not public."""
+"""Where images and files of the input may come from, and the notations of addresses that are not public."""
 
 import random
 import re
@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from policies.input_urls import ENDINGS, MOST_VALUES, InputUrls, _name, may_refer
+from policies.input_urls import InputUrls
+from policies.support.urls import MAX_VALUES, REFERENCE_SUFFIXES, _plain_name, may_have_references
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import JSON, PATIENT, call_with, judged_by
+from tests.values import JSON, PATIENT, apply_policy, make_call
 
 GOOD = "https://images.example.com/a.png"
 BAD = "https://127.0.0.1/a.png"
@@ -22,15 +23,15 @@ WEB = InputUrls(schemes=("http", "https", "data"))
 
 
 def image(url: Any) -> list[Any]:
-    """An input with one image."""
+    """Return an input with one image."""
     return [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]
 
 
 async def reason(policy: InputUrls, call: Call) -> str | None:
-    """Why a call is refused; None when it passes, and then as it came."""
+    """Return the reason of a refusal; None when the call passes, unchanged."""
     found, message = None, "."
     try:
-        assert await judged_by(policy, call) is call
+        assert await apply_policy(policy, call) is call
     except PolicyViolation as violation:
         found, message = violation.reason, violation.message
     assert message.endswith(".")
@@ -63,11 +64,11 @@ async def reason(policy: InputUrls, call: Call) -> str | None:
     ],
 )
 async def test_public_addresses_and_data_pass_by_default(url: str):
-    """Whatever their case, port, path or query."""
-    assert await reason(InputUrls(), call_with(input=image(url))) is None
+    """In any case, with any port, path and query."""
+    assert await reason(InputUrls(), make_call(input=image(url))) is None
 
 
-# Loopback, private, link-local and metadata addresses in every notation that somebody reads.
+# Loopback, private, link-local and metadata addresses in every notation that some reader accepts.
 PRIVATE = [
     "127.0.0.1", "127.0.0.1.", "127.0.0.1:80", "127.1", "127.0.1", "127.255.255.254", "2130706433", "2130706433.",
     "0x7f000001", "0X7F000001", "017700000001", "0x7f.1", "0x7f.0.0.0x1", "0177.0.0.1", "0177.1", "00000177.0.0.1",
@@ -86,7 +87,7 @@ PRIVATE = [
     "wiki.corp", "host.localdomain", "metadata.tencentyun.com", "127.0.0.1.nip.io", "7f000001.nip.io",
     "10-0-0-1.sslip.io", "nip.io", "app.localtest.me", "lvh.me", "host.docker.internal",
 ]  # fmt: skip
-# Not private as we read them, but somebody else reads something else.
+# Not private as this gateway reads them, but other readers differ.
 MALFORMED = [
     "010.8.8.8", "8.8.2056", "134744072", "0x08080808", "0x8.8.8.8", "00010.8.8.8", "8.8.8.010",  # public, not plain
     "08.8.8.8", "256.0.0.1", "127.0.0.256", "4294967296", "1.2.3.4.5", "1.2.3.4.0", "0.0.0.0.0.0", "0x", "0x7g.1",
@@ -116,9 +117,9 @@ USERINFO = [
     + [(host, "userinfo") for host in USERINFO],
 )
 async def test_hostile_hosts_are_refused_in_any_notation(host: str, expected: str):
-    """What is not public, and what two readers may read as two hosts."""
+    """Hosts that are not public, and URLs in which two readers may find two hosts."""
     for scheme in ("https", "HtTp"):
-        assert await reason(WEB, call_with(input=image(f"{scheme}://{host}/a.png"))) == expected
+        assert await reason(WEB, make_call(input=image(f"{scheme}://{host}/a.png"))) == expected
 
 
 @pytest.mark.parametrize(
@@ -131,8 +132,8 @@ async def test_hostile_hosts_are_refused_in_any_notation(host: str, expected: st
     ],
 )  # fmt: skip
 async def test_urls_that_readers_differ_on_are_refused(url: str):
-    """Missing or additional slashes, backslashes, blanks and control characters anywhere, and endless ones."""
-    assert await reason(WEB, call_with(input=image(url))) in ("malformed", "userinfo")
+    """Missing or additional slashes, backslashes, blanks, control characters, and too many characters."""
+    assert await reason(WEB, make_call(input=image(url))) in ("malformed", "userinfo")
 
 
 @pytest.mark.parametrize(
@@ -147,56 +148,51 @@ async def test_urls_that_readers_differ_on_are_refused(url: str):
     ],
 )  # fmt: skip
 async def test_other_schemes_are_refused(url: str):
-    """And what has none: no reader may be left to guess."""
-    assert await reason(InputUrls(), call_with(input=image(url))) == "scheme"
-
-
-def in_call(**fields: Any) -> dict[str, Any]:
-    """Fields of a request."""
-    return fields
+    """So are URLs without a scheme: readers would guess one."""
+    assert await reason(InputUrls(), make_call(input=image(url))) == "scheme"
 
 
 PLACES = [
-    in_call(input=[{"role": "user", "content": [{"type": "input_image", "image_url": "URL"}]}]),
-    in_call(input=[{"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": {"url": "URL"}}]}]),
-    in_call(input=[{"content": [{"type": "input_file", "file_url": "URL"}]}]),
-    in_call(input=[{"content": {"type": "input_file", "file_url": "URL"}}]),
-    in_call(input={"content": [{"type": "input_file", "file_url": "URL"}]}),
-    in_call(input=[[{"image_url": "URL"}]]),
-    in_call(input=[{"image_url": ["URL"]}]),
-    in_call(input=[{"image_url": {"url": ["URL"]}}]),
-    in_call(input=[{"image_url": [{"url": "URL"}]}]),
-    in_call(input=[{"Image_URL": "URL"}]),
-    in_call(input=[{"imageUrl": "URL"}]),
-    in_call(input=[{"image-url": "URL"}]),
-    in_call(input=[{"image_ur\u217c": "-", "IMAGE_U\u0052L": "URL"}]),
-    in_call(input=[{"type": "input_video", "video_url": "URL"}]),
-    in_call(input=[{"type": "image", "source": {"type": "url", "url": "URL"}}]),
-    in_call(input=[{"type": "input_image", "url": "URL"}]),
-    in_call(input=[{"type": "input_image", "action": {"image_url": "URL"}}]),
-    in_call(input=[{"annotations": [{"image_url": {"url": "URL"}}]}]),
-    in_call(input=[{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "URL"}]}]),
-    in_call(input=[{"type": "custom_tool_call_output", "call_id": "c", "output": [{"type": "input_file", "file_url": "URL"}]}]),
-    in_call(input=[{"type": "function_call_output", "call_id": "c", "output": [{"type": "image", "url": "URL"}]}]),
-    in_call(input=[{"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": "URL"}}]),
-    in_call(input=[{"type": "code_interpreter_call", "outputs": [{"type": "image", "url": "URL"}]}]),
-    in_call(input=[{"type": "input_file", "file_data": "URL"}]),
-    in_call(input=[{"type": "input_file", "file_id": "URL"}]),
-    in_call(instructions=[{"content": [{"type": "input_image", "image_url": "URL"}]}]),
-    in_call(items=[{"content": [{"type": "input_image", "image_url": "URL"}]}]),
-    in_call(prompt={"id": "p", "variables": {"logo": {"type": "input_image", "image_url": "URL"}}}),
-    in_call(prompt={"id": "p", "variables": {"image_url": {"type": "input_file", "file_url": "URL"}}}),
-    in_call(prompt={"id": "p", "variables": {"sources": {"type": "image", "url": "URL"}}}),
-    in_call(prompt={"id": "p", "variables": {"tools": {"type": "input_video", "video_url": "URL"}}}),
-    in_call(prompt={"id": "p", "Variables": {"image_url": "URL"}}),
-    in_call(tools=[{"type": "image_generation", "input_image_mask": {"image_url": "URL"}}]),
-    in_call(tools=[{"type": "image_generation", "input_image_mask": {"image_url": {"url": "URL"}}}]),
-    in_call(input=[{"type": "additional_tools", "tools": [{"input_image_mask": {"image_url": "URL"}}]}]),
+    {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "URL"}]}]},
+    {"input": [{"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": {"url": "URL"}}]}]},
+    {"input": [{"content": [{"type": "input_file", "file_url": "URL"}]}]},
+    {"input": [{"content": {"type": "input_file", "file_url": "URL"}}]},
+    {"input": {"content": [{"type": "input_file", "file_url": "URL"}]}},
+    {"input": [[{"image_url": "URL"}]]},
+    {"input": [{"image_url": ["URL"]}]},
+    {"input": [{"image_url": {"url": ["URL"]}}]},
+    {"input": [{"image_url": [{"url": "URL"}]}]},
+    {"input": [{"Image_URL": "URL"}]},
+    {"input": [{"imageUrl": "URL"}]},
+    {"input": [{"image-url": "URL"}]},
+    {"input": [{"image_ur\u217c": "-", "IMAGE_U\u0052L": "URL"}]},
+    {"input": [{"type": "input_video", "video_url": "URL"}]},
+    {"input": [{"type": "image", "source": {"type": "url", "url": "URL"}}]},
+    {"input": [{"type": "input_image", "url": "URL"}]},
+    {"input": [{"type": "input_image", "action": {"image_url": "URL"}}]},
+    {"input": [{"annotations": [{"image_url": {"url": "URL"}}]}]},
+    {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "URL"}]}]},
+    {"input": [{"type": "custom_tool_call_output", "call_id": "c", "output": [{"type": "input_file", "file_url": "URL"}]}]},
+    {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "image", "url": "URL"}]}]},
+    {"input": [{"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": "URL"}}]},
+    {"input": [{"type": "code_interpreter_call", "outputs": [{"type": "image", "url": "URL"}]}]},
+    {"input": [{"type": "input_file", "file_data": "URL"}]},
+    {"input": [{"type": "input_file", "file_id": "URL"}]},
+    {"instructions": [{"content": [{"type": "input_image", "image_url": "URL"}]}]},
+    {"items": [{"content": [{"type": "input_image", "image_url": "URL"}]}]},
+    {"prompt": {"id": "p", "variables": {"logo": {"type": "input_image", "image_url": "URL"}}}},
+    {"prompt": {"id": "p", "variables": {"image_url": {"type": "input_file", "file_url": "URL"}}}},
+    {"prompt": {"id": "p", "variables": {"sources": {"type": "image", "url": "URL"}}}},
+    {"prompt": {"id": "p", "variables": {"tools": {"type": "input_video", "video_url": "URL"}}}},
+    {"prompt": {"id": "p", "Variables": {"image_url": "URL"}}},
+    {"tools": [{"type": "image_generation", "input_image_mask": {"image_url": "URL"}}]},
+    {"tools": [{"type": "image_generation", "input_image_mask": {"image_url": {"url": "URL"}}}]},
+    {"input": [{"type": "additional_tools", "tools": [{"input_image_mask": {"image_url": "URL"}}]}]},
 ]  # fmt: skip
 
 
 def filled(value: Any, url: str) -> Any:
-    """The same value with the URL in its place."""
+    """Return the same value with a URL in place of the word "URL"."""
     if isinstance(value, dict):
         return {name: filled(inner, url) for name, inner in value.items()}
     if isinstance(value, list):
@@ -205,9 +201,9 @@ def filled(value: Any, url: str) -> Any:
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-async def test_every_place_for_a_url_is_judged(place: dict[str, Any]):
-    """Messages with and without a type, outputs of tools, variables of prompts, however the name is written."""
-    found = [await reason(InputUrls(), call_with(**filled(place, url))) for url in (GOOD, BAD, "file:///etc/passwd")]
+async def test_every_place_for_a_url_is_checked(place: dict[str, Any]):
+    """Messages with and without a type, outputs of tools, variables of prompts, in any spelling of the name."""
+    found = [await reason(InputUrls(), make_call(**filled(place, url))) for url in (GOOD, BAD, "file:///etc/passwd")]
 
     assert found == [None, "private", "scheme"]
 
@@ -215,41 +211,41 @@ async def test_every_place_for_a_url_is_judged(place: dict[str, Any]):
 @pytest.mark.parametrize(
     "fields",
     [
-        in_call(),
-        in_call(input=None, tools=None, prompt=None, instructions=None),
-        in_call(input=f"Look at {BAD}", instructions=BAD),
-        in_call(input=[{"role": "user", "content": BAD}]),
-        in_call(input=[{"role": "user", "content": [{"type": "input_text", "text": BAD}]}]),
-        in_call(tools=[{"type": "mcp", "server_url": "http://10.0.0.1/sse", "server_label": "x"}]),
-        in_call(tools=[{"type": "mcp", "url": "http://10.0.0.1/sse"}]),
-        in_call(input=[{"type": "additional_tools", "tools": [{"type": "mcp", "server_url": "http://10.0.0.1/"}]}]),
-        in_call(input=[{"server_url": "http://10.0.0.1/"}]),
-        in_call(input=[{"type": "message", "content": [{"annotations": [{"type": "url_citation", "url": "http://intranet/"}]}]}]),
-        in_call(input=[{"type": "web_search_call", "action": {"type": "open_page", "url": "http://a.local/"}}]),
-        in_call(input=[{"type": "web_search_call", "action": {"type": "search", "sources": [{"type": "url", "url": "http://x/"}]}}]),
-        in_call(input=[{"type": "computer_call", "actions": [{"type": "goto", "url": "http://x/"}]}]),
-        in_call(input=[{"type": "tool_search_call", "arguments": {"page_url": "http://x/", "file_id": "a:b"}}]),
-        in_call(input=[{"type": "function_call", "arguments": '{"image_url": "http://127.0.0.1/"}'}]),
-        in_call(prompt={"id": "p", "variables": {"image_url": "a word, and no address", "file_id": "x:y"}}),
-        in_call(tools=[{"type": "function", "parameters": {"properties": {"image_url": {"type": "string"}, "file_id": {"type": "string"}}}}]),
-        in_call(input=[{"image_url": None, "file_url": None, "file_data": None, "file_id": None}]),
-        in_call(input=[{"image_url": 7, "file_url": True, "file_id": 1.5, "image": {"url": {}}}]),
-        in_call(input=[{"type": "input_file", "file_id": "file-abc123"}, {"type": "input_file", "file_data": "aGVsbG8="}]),
-        in_call(input=[{"type": "input_file", "file_data": "data:application/pdf;base64,aGVsbG8="}]),
-        in_call(metadata={"image_url": BAD}, unknown={"image_url": BAD}),
+        {},
+        {"input": None, "tools": None, "prompt": None, "instructions": None},
+        {"input": f"Look at {BAD}", "instructions": BAD},
+        {"input": [{"role": "user", "content": BAD}]},
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": BAD}]}]},
+        {"tools": [{"type": "mcp", "server_url": "http://10.0.0.1/sse", "server_label": "x"}]},
+        {"tools": [{"type": "mcp", "url": "http://10.0.0.1/sse"}]},
+        {"input": [{"type": "additional_tools", "tools": [{"type": "mcp", "server_url": "http://10.0.0.1/"}]}]},
+        {"input": [{"server_url": "http://10.0.0.1/"}]},
+        {"input": [{"type": "message", "content": [{"annotations": [{"type": "url_citation", "url": "http://intranet/"}]}]}]},
+        {"input": [{"type": "web_search_call", "action": {"type": "open_page", "url": "http://a.local/"}}]},
+        {"input": [{"type": "web_search_call", "action": {"type": "search", "sources": [{"type": "url", "url": "http://x/"}]}}]},
+        {"input": [{"type": "computer_call", "actions": [{"type": "goto", "url": "http://x/"}]}]},
+        {"input": [{"type": "tool_search_call", "arguments": {"page_url": "http://x/", "file_id": "a:b"}}]},
+        {"input": [{"type": "function_call", "arguments": '{"image_url": "http://127.0.0.1/"}'}]},
+        {"prompt": {"id": "p", "variables": {"image_url": "a word, and no address", "file_id": "x:y"}}},
+        {"tools": [{"type": "function", "parameters": {"properties": {"image_url": {"type": "string"}, "file_id": {"type": "string"}}}}]},
+        {"input": [{"image_url": None, "file_url": None, "file_data": None, "file_id": None}]},
+        {"input": [{"image_url": 7, "file_url": True, "file_id": 1.5, "image": {"url": {}}}]},
+        {"input": [{"type": "input_file", "file_id": "file-abc123"}, {"type": "input_file", "file_data": "aGVsbG8="}]},
+        {"input": [{"type": "input_file", "file_data": "data:application/pdf;base64,aGVsbG8="}]},
+        {"metadata": {"image_url": BAD}, "unknown": {"image_url": BAD}},
     ],
     ids=str,
 )  # fmt: skip
-async def test_what_nobody_fetches_passes(fields: dict[str, Any]):
-    """Texts, MCP servers, citations, what a model said to its tools, schemas, empty fields, numbers."""
-    assert await reason(InputUrls(), call_with(**fields)) is None
+async def test_what_no_provider_fetches_passes(fields: dict[str, Any]):
+    """Texts, MCP servers, citations, arguments of tools, schemas, empty fields, numbers."""
+    assert await reason(InputUrls(), make_call(**fields)) is None
 
 
-async def test_hosts_can_be_narrowed_and_denied():
-    """Globs; a last dot, case and port change nothing, and what is denied stays denied."""
+async def test_hosts_can_be_limited_and_denied():
+    """By globs; a final dot, case and port make no difference, and a denied host is never allowed."""
     policy = InputUrls(hosts=("*.Example.com.", "8.8.8.8", "2606:4700:*"), deny_hosts=("evil.*", "2606:*:8888"))
     found = {
-        host: await reason(policy, call_with(input=image(f"https://{host}/")))
+        host: await reason(policy, make_call(input=image(f"https://{host}/")))
         for host in ("a.example.com", "A.EXAMPLE.COM.:8443", "8.8.8.8", "[2606:4700::1111]", "example.com", "evil.example.com",
                      "EVIL.example.com.", "[2606:4700::8888]", "1.1.1.1", "a.example.com.evil.org")
     }  # fmt: skip
@@ -269,17 +265,17 @@ async def test_hosts_can_be_narrowed_and_denied():
 
 
 async def test_no_host_may_be_allowed():
-    """Then only data: URLs are left."""
+    """Then only data: URLs pass."""
     policy = InputUrls(hosts=())
 
-    assert await reason(policy, call_with(input=image(GOOD))) == "host_not_allowed"
-    assert await reason(policy, call_with(input=image("data:,a"))) is None
+    assert await reason(policy, make_call(input=image(GOOD))) == "host_not_allowed"
+    assert await reason(policy, make_call(input=image("data:,a"))) is None
 
 
-async def test_a_list_of_hosts_opens_nothing_private():
-    """Both must be said: the host, and that private ones may be named."""
-    narrow = {"schemes": ("http",), "hosts": ("wiki.corp", "10.0.0.*")}
-    for host, shut, opened in (
+async def test_a_list_of_hosts_allows_no_private_host():
+    """It takes both the host in `hosts` and `private`."""
+    settings = {"schemes": ("http",), "hosts": ("wiki.corp", "10.0.0.*")}
+    for host, without, with_private in (
         ("wiki.corp", "private", None),
         ("10.0.0.7", "private", None),
         ("localhost", "private", "host_not_allowed"),
@@ -287,137 +283,137 @@ async def test_a_list_of_hosts_opens_nothing_private():
         ("0xa.0.0.7", "private", "malformed"),
         ("[::ffff:10.0.0.7]", "private", "host_not_allowed"),
     ):
-        call = call_with(input=image(f"http://{host}/"))
-        assert await reason(InputUrls(**narrow), call) == shut
-        assert await reason(InputUrls(**narrow, private=True), call) == opened
+        call = make_call(input=image(f"http://{host}/"))
+        assert await reason(InputUrls(**settings), call) == without
+        assert await reason(InputUrls(**settings, private=True), call) == with_private
 
 
 async def test_a_denied_address_is_denied_in_every_notation():
-    """With private hosts allowed, a glob on an address cannot be dodged by writing it otherwise."""
+    """With private hosts allowed, too: no other notation avoids a glob for an address."""
     policy = InputUrls(schemes=("http",), private=True, deny_hosts=("169.254.169.254",))
     for host in ("169.254.169.254", "169.254.169.254.", "2852039166", "0xa9fea9fe", "169.254.43518"):
-        assert await reason(policy, call_with(input=image(f"http://{host}/"))) is not None
+        assert await reason(policy, make_call(input=image(f"http://{host}/"))) is not None
 
 
 async def test_stored_files_can_be_forbidden():
-    """By any name of the field; ids that only tell where an answer came from pass."""
+    """By any name of the field; ids that only say where an answer came from pass."""
     policy = InputUrls(file_ids=False)
     for fields in (
-        in_call(input=[{"type": "input_image", "file_id": "file-1"}]),
-        in_call(input=[{"type": "input_file", "fileId": "file-1"}]),
-        in_call(input=[{"type": "computer_call_output", "output": {"type": "computer_screenshot", "file_id": "file-1"}}]),
-        in_call(tools=[{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}}]),
-        in_call(prompt={"variables": {"doc": {"type": "input_file", "file_id": "file-1"}}}),
-        in_call(prompt={"variables": {"results": {"type": "input_file", "file_id": "file-1"}}}),
+        {"input": [{"type": "input_image", "file_id": "file-1"}]},
+        {"input": [{"type": "input_file", "fileId": "file-1"}]},
+        {"input": [{"type": "computer_call_output", "output": {"type": "computer_screenshot", "file_id": "file-1"}}]},
+        {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}}]},
+        {"prompt": {"variables": {"doc": {"type": "input_file", "file_id": "file-1"}}}},
+        {"prompt": {"variables": {"results": {"type": "input_file", "file_id": "file-1"}}}},
     ):  # fmt: skip
-        assert await reason(policy, call_with(**fields)) == "file_id"
-        assert await reason(InputUrls(), call_with(**fields)) is None
-    told = [{"annotations": [{"type": "file_citation", "file_id": "file-1"}], "results": [{"file_id": "file-1"}]}]
-    assert await reason(policy, call_with(input=told, tools=[{"parameters": {"file_id": {}}}])) is None
+        assert await reason(policy, make_call(**fields)) == "file_id"
+        assert await reason(InputUrls(), make_call(**fields)) is None
+    citations = [{"annotations": [{"type": "file_citation", "file_id": "file-1"}], "results": [{"file_id": "file-1"}]}]
+    assert await reason(policy, make_call(input=citations, tools=[{"parameters": {"file_id": {}}}])) is None
 
 
 async def test_inline_data_has_a_limit():
-    """In data: URLs and file_data alike; one more is refused."""
+    """In data: URLs and in file_data; one character more is refused."""
     policy = InputUrls(max_data_chars=10)
     for field, data in (("image_url", "data:,1234"), ("file_data", "data:,1234"), ("file_data", "MTIzNDU2Nz")):
-        assert await reason(policy, call_with(input=[{field: data}])) is None
-        assert await reason(policy, call_with(input=[{field: data + "5"}])) == "data_too_long"
-    assert await reason(policy, call_with(input=[{"file_id": "file-0123456789"}])) is None
+        assert await reason(policy, make_call(input=[{field: data}])) is None
+        assert await reason(policy, make_call(input=[{field: data + "5"}])) == "data_too_long"
+    assert await reason(policy, make_call(input=[{"file_id": "file-0123456789"}])) is None
 
 
 async def test_data_is_a_scheme_like_others_but_file_data_is_no_url():
-    """Without "data" among the schemes an image cannot be inline; a file still can."""
+    """Without "data" among the schemes an image cannot be inline, but a file can."""
     policy = InputUrls(schemes=("https",))
 
-    assert await reason(policy, call_with(input=image("data:,a"))) == "scheme"
-    assert await reason(policy, call_with(input=[{"file_data": "data:,a"}])) is None
-    assert await reason(policy, call_with(input=[{"file_id": "data:,a"}])) == "scheme"
+    assert await reason(policy, make_call(input=image("data:,a"))) == "scheme"
+    assert await reason(policy, make_call(input=[{"file_data": "data:,a"}])) is None
+    assert await reason(policy, make_call(input=[{"file_id": "data:,a"}])) == "scheme"
 
 
 async def test_no_scheme_may_be_allowed():
-    """Then nothing is."""
-    assert await reason(InputUrls(schemes=()), call_with(input=image(GOOD))) == "scheme"
+    """Then no URL passes."""
+    assert await reason(InputUrls(schemes=()), make_call(input=image(GOOD))) == "scheme"
 
 
 @pytest.mark.parametrize(
     ("fields", "policy", "message", "param"),
     [
-        (in_call(input=["a", *image("http://a.b/")]), InputUrls(),
+        ({"input": ["a", *image("http://a.b/")]}, InputUrls(),
          "input[1].content[0].image_url has the scheme 'http'; allowed: https, data.", "input[1].content[0].image_url"),
-        (in_call(input=image("a.b/")), InputUrls(schemes=()),
+        ({"input": image("a.b/")}, InputUrls(schemes=()),
          "input[0].content[0].image_url has no scheme; allowed: none.", "input[0].content[0].image_url"),
-        (in_call(input=image({"url": "https://127.1/"})), InputUrls(),
-         "input[0].content[0].image_url.url names '127.1', which is not public; public ones are allowed.", "input[0].content[0].image_url.url"),
-        (in_call(input=image("https://a.b/")), InputUrls(hosts=()),
+        ({"input": image({"url": "https://127.1/"})}, InputUrls(),
+         "input[0].content[0].image_url.url names '127.1', which is not public; public hosts are allowed.", "input[0].content[0].image_url.url"),
+        ({"input": image("https://a.b/")}, InputUrls(hosts=()),
          "input[0].content[0].image_url names 'a.b', which is not one of the allowed hosts.", "input[0].content[0].image_url"),
-        (in_call(input=image("https://a@b.c/")), InputUrls(),
+        ({"input": image("https://a@b.c/")}, InputUrls(),
          "input[0].content[0].image_url has a name or password before its host; none is allowed.", "input[0].content[0].image_url"),
-        (in_call(input=image("https:/a")), InputUrls(),
-         "input[0].content[0].image_url is no URL that everybody reads alike; write https://host/path.", "input[0].content[0].image_url"),
-        (in_call(input=image("data:,abc")), InputUrls(max_data_chars=8),
-         "input[0].content[0].image_url holds 9 characters; the limit is 8.", "input[0].content[0].image_url"),
-        (in_call(input=[{"file_id": ["x"]}]), InputUrls(file_ids=False), "input[0].file_id[0] names a stored file; none is allowed.", "input[0].file_id[0]"),
-        (in_call(input=[{"k" * 100: {"image_url": "x"}}]), InputUrls(), f"input[0].{'k' * 27}... has no scheme; allowed: https, data.", f"input[0].{'k' * 27}..."),
-        (in_call(input=[{"k\n": {"image_url": "x"}}]), InputUrls(), r"input[0].k\n.image_url has no scheme; allowed: https, data.", r"input[0].k\n.image_url"),
+        ({"input": image("https:/a")}, InputUrls(),
+         "input[0].content[0].image_url is no URL that all readers read alike; write https://host/path.", "input[0].content[0].image_url"),
+        ({"input": image("data:,abc")}, InputUrls(max_data_chars=8),
+         "input[0].content[0].image_url has 9 characters; the limit is 8.", "input[0].content[0].image_url"),
+        ({"input": [{"file_id": ["x"]}]}, InputUrls(file_ids=False), "input[0].file_id[0] names a stored file; none is allowed.", "input[0].file_id[0]"),
+        ({"input": [{"k" * 100: {"image_url": "x"}}]}, InputUrls(), f"input[0].{'k' * 27}... has no scheme; allowed: https, data.", f"input[0].{'k' * 27}..."),
+        ({"input": [{"k\n": {"image_url": "x"}}]}, InputUrls(), r"input[0].k\n.image_url has no scheme; allowed: https, data.", r"input[0].k\n.image_url"),
     ],
 )  # fmt: skip
 async def test_a_refusal_says_where_what_and_what_is_allowed(fields: dict, policy: InputUrls, message: str, param: str):
-    """In one short sentence, with no more of the URL than its scheme or host."""
+    """In one short sentence that contains no more of the URL than its scheme or host."""
     with pytest.raises(PolicyViolation) as caught:
-        await judged_by(policy, call_with(**fields))
+        await apply_policy(policy, make_call(**fields))
 
     assert (caught.value.message, caught.value.param) == (message, param)
 
 
 async def test_the_longest_refusals_are_short():
-    """Names, schemes and hosts of callers and of the config are cut."""
+    """Names, schemes and hosts of callers and of the config are shortened."""
     deep: Any = {"image_url": f"https://{'h' * 60}.{'h' * 60}.local/"}
     for _ in range(100):
         deep = [{"\u202e" * 50: deep}]
     for policy in (InputUrls(), InputUrls(schemes=tuple(f"scheme{i}" for i in range(99))), InputUrls(hosts=(), private=True)):  # fmt: skip
-        assert await reason(policy, call_with(input=deep)) in ("private", "scheme", "host_not_allowed")
+        assert await reason(policy, make_call(input=deep)) in ("private", "scheme", "host_not_allowed")
 
 
-async def test_nesting_is_followed_as_deep_as_a_body_may_go():
-    """254 levels: what is deeper cannot be encoded, and never becomes a call."""
+async def test_a_url_is_found_at_the_deepest_level_of_a_body():
+    """254 levels; a deeper body cannot be encoded, and never becomes a call."""
     deep: Any = {"image_url": BAD}
     for level in range(250):
         deep = {"x": deep} if level % 2 else [deep]
 
-    assert await reason(InputUrls(), call_with(input=deep)) == "private"
+    assert await reason(InputUrls(), make_call(input=deep)) == "private"
 
 
-async def test_more_values_than_can_be_judged_are_refused():
-    """A body of a million values would hold up everybody else; without a name that is judged, nobody walks through it."""
-    many = [0] * (MOST_VALUES // 2)
+async def test_more_values_than_can_be_checked_are_refused():
+    """They would delay other requests. A body without the name of a reference is not walked."""
+    many = [0] * (MAX_VALUES // 2)
 
-    assert await reason(InputUrls(), call_with(input=[many, {"file_id": "f"}])) is None
-    assert await reason(InputUrls(), call_with(input=[many, many, {"file_id": "f"}])) == "too_many_values"
-    assert await reason(InputUrls(), call_with(input=[many, many])) is None
+    assert await reason(InputUrls(), make_call(input=[many, {"file_id": "f"}])) is None
+    assert await reason(InputUrls(), make_call(input=[many, many, {"file_id": "f"}])) == "too_many_values"
+    assert await reason(InputUrls(), make_call(input=[many, many])) is None
 
 
 LETTERS = [chr(code) for code in range(sys.maxunicode) if chr(code).casefold().isascii() and chr(code).isalpha()]
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_no_dress_of_a_name_escapes_the_first_look(ending: str):
-    """Whatever folds to letters of an ending may stand in it, hyphens and underscores between them."""
-    length = len(ending)
+@pytest.mark.parametrize("suffix", REFERENCE_SUFFIXES)
+def test_the_fast_filter_finds_every_spelling_of_a_name(suffix: str):
+    """With any character that folds to letters of the suffix, and with hyphens and underscores between them."""
+    length = len(suffix)
     names = [
-        f"x{ending[:start]}{letter}{ending[end:]}"
+        f"x{suffix[:start]}{letter}{suffix[end:]}"
         for letter in LETTERS
         for start in range(length)
         for end in range(start, length + 1)
     ]
-    judged = [name for name in (*names, "-".join(f"{ending}_").upper()) if _name(name, "").endswith(ending)]
+    checked = [name for name in (*names, "-".join(f"{suffix}_").upper()) if _plain_name(name, "").endswith(suffix)]
 
-    assert len(judged) > 2 * length
-    assert [name for name in judged if not may_refer(orjson.dumps({"input": [{name: ""}]}))] == []
-    assert not may_refer(orjson.dumps({"input": ending, "text": [f'{ending}": ']}))
+    assert len(checked) > 2 * length
+    assert [name for name in checked if not may_have_references(orjson.dumps({"input": [{name: ""}]}))] == []
+    assert not may_have_references(orjson.dumps({"input": suffix, "text": [f'{suffix}": ']}))
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"schemes": ["file"]}, "'file' cannot be allowed"),
         ({"schemes": ["FILE"]}, "'file' cannot be allowed"),
@@ -434,16 +430,16 @@ def test_no_dress_of_a_name_escapes_the_first_look(ending: str):
     ],
     ids=str,
 )
-def test_settings_that_make_no_sense_are_errors(settings: dict, said: str):
-    """A list that would match nothing is a slip of the pen."""
+def test_settings_that_cannot_be_meant_are_errors(settings: dict, message: str):
+    """A list that would match nothing is a mistake."""
     with pytest.raises(ValidationError) as caught:
         InputUrls(**settings)
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def urls_in(value: Any, name: str = "") -> list[str]:
-    """Every string under image_url or file_url, found by a function that shares nothing with the policy."""
+    """Return every string under image_url or file_url, independently of the policy."""
     if isinstance(value, dict):
         return [url for key, inner in value.items() for url in urls_in(inner, key if key != "url" else name)]
     if isinstance(value, list):
@@ -452,7 +448,7 @@ def urls_in(value: Any, name: str = "") -> list[str]:
 
 
 def is_plain(url: str) -> bool:
-    """Whether nobody could read anything but inline data, or a public host of the alphabet below, in a URL."""
+    """Whether every reader finds inline data in a URL, or a public host made of the pieces below."""
     match = re.fullmatch(r"https://([a-z0-9_.-]+?)\.?(?::[0-9]+)?(?:[/?#][^\s\\]*)?", url, re.ASCII)
     if match is None or "." not in match[1]:
         return url.startswith("data:")
@@ -464,21 +460,9 @@ PIECES = ["https", "http", "data", "file", ":", "//", "/", "\\", "@", "127.0.0.1
 URLS = st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.lists(st.sampled_from(PIECES), max_size=5).map(
     lambda pieces: "https://" + "".join(pieces)
 )
-NAMES = st.sampled_from(
-    [
-        "image_url",
-        "file_url",
-        "url",
-        "content",
-        "output",
-        "text",
-        "type",
-        "file_id",
-        "file_data",
-        "tools",
-        "annotations",
-    ]
-)
+NAMES = st.sampled_from([
+    "image_url", "file_url", "url", "content", "output", "text", "type", "file_id", "file_data", "tools", "annotations",
+])  # fmt: skip
 INPUTS = st.recursive(
     URLS | JSON,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
@@ -489,23 +473,23 @@ STRICT = InputUrls(max_data_chars=64)
 
 @PATIENT
 @given(fields=st.dictionaries(st.sampled_from(["input", "instructions", "prompt", "tools", "items"]), INPUTS))
-async def test_no_shape_breaks_the_policy_and_what_passes_names_public_hosts_only(fields: dict[str, Any]):
-    """Any JSON is refused with a reason or passes as it came; what passes stands up to a second reading."""
-    if await reason(STRICT, call_with(**fields)) is None:
-        judged = {name: value for name, value in fields.items() if name != "prompt"}
-        assert [url for url in urls_in(judged) if not is_plain(url)] == []
+async def test_what_passes_names_public_hosts_only(fields: dict[str, Any]):
+    """Any JSON is refused with a reason, or passes unchanged and in an independent reading."""
+    if await reason(STRICT, make_call(**fields)) is None:
+        checked = {name: value for name, value in fields.items() if name != "prompt"}
+        assert [url for url in urls_in(checked) if not is_plain(url)] == []
 
 
 @PATIENT
 @given(url=URLS)
 async def test_a_url_that_passes_is_a_plain_one(url: str):
     """Pieces of schemes, hosts and delimiters in any order."""
-    if await reason(InputUrls(), call_with(input=image(url))) is None:
+    if await reason(InputUrls(), make_call(input=image(url))) is None:
         assert is_plain(url)
 
 
 def shuffled(value: Any, dice: random.Random) -> Any:
-    """The same JSON with the names of its objects in another order."""
+    """Return the same JSON with the names of its objects in another order."""
     if isinstance(value, dict):
         return {name: shuffled(value[name], dice) for name in dice.sample(list(value), len(value))}
     return [shuffled(inner, dice) for inner in value] if isinstance(value, list) else value
@@ -514,7 +498,7 @@ def shuffled(value: Any, dice: random.Random) -> Any:
 @PATIENT
 @given(value=INPUTS, dice=st.randoms())
 async def test_the_decision_depends_on_neither_order_nor_streaming(value: Any, dice: random.Random):
-    """The same refusal in whatever order the names come, for a stream or a body."""
-    first = await reason(STRICT, call_with(input=value, stream=False))
+    """The refusal is the same in any order of names, for a stream and a body."""
+    first = await reason(STRICT, make_call(input=value, stream=False))
 
-    assert await reason(STRICT, call_with(stream=True, input=shuffled(value, dice))) == first
+    assert await reason(STRICT, make_call(stream=True, input=shuffled(value, dice))) == first

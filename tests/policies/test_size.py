@@ -1,4 +1,4 @@
-"""How much one call may bring along, counted twice: by the policy, and by hand."""
+"""How much one call may contain, counted by the policy and by independent functions."""
 
 import random
 from typing import Any
@@ -10,20 +10,21 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from policies.size import Size
+from policies.support.walk import MAX_VALUES
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import JSON, PATIENT, call_with, judged_by
+from tests.values import JSON, PATIENT, apply_policy, make_call
 
 IMAGE = {"type": "input_image", "image_url": "https://a.example/b.png", "detail": "low"}
 FILE = {"type": "input_file", "file_data": "data:text/plain;base64,aGVsbG8=", "filename": "a.txt"}
 LIMITS = ("max_items", "max_text_chars", "max_images", "max_files", "max_tools", "max_definition_chars")
 
 
-async def told(policy: Size, call: Call) -> str | None:
-    """The code and message of a refusal; None when the call passes, and then as it came."""
+async def refusal(policy: Size, call: Call) -> str | None:
+    """Return reason, param and message of a refusal; None when the call passes, unchanged."""
     found, message = None, "."
     try:
-        assert await judged_by(policy, call) is call
+        assert await apply_policy(policy, call) is call
     except PolicyViolation as violation:
         found, message = f"{violation.reason} {violation.param}: {violation.message}", violation.message
     assert message.endswith(".")
@@ -31,14 +32,14 @@ async def told(policy: Size, call: Call) -> str | None:
     return found
 
 
-async def counted(limit: str, fields: dict[str, Any]) -> int:
-    """What the policy counts: the limit at which a call begins to pass, by halves."""
+async def count_of(limit: str, fields: dict[str, Any]) -> int:
+    """Return what the policy counts: the smallest limit at which a call passes, by bisection."""
     low, high = 0, 1
-    while await told(Size(**{limit: high}), call_with(**fields)) is not None:
+    while await refusal(Size(**{limit: high}), make_call(**fields)) is not None:
         low, high = high + 1, high * 2
     while low < high:
         middle = (low + high) // 2
-        passes = await told(Size(**{limit: middle}), call_with(**fields)) is None
+        passes = await refusal(Size(**{limit: middle}), make_call(**fields)) is None
         low, high = (low, middle) if passes else (middle + 1, high)
     return low
 
@@ -63,8 +64,8 @@ async def counted(limit: str, fields: dict[str, Any]) -> int:
     ids=str,
 )
 async def test_items_are_counted(fields: dict[str, Any], items: int):
-    """A string is one; so is any other shape that stands where a list should."""
-    assert await counted("max_items", fields) == items
+    """A string is one item, and so is any value that is not an array."""
+    assert await count_of("max_items", fields) == items
 
 
 @pytest.mark.parametrize(
@@ -104,8 +105,8 @@ async def test_items_are_counted(fields: dict[str, Any], items: int):
     ids=str,
 )  # fmt: skip
 async def test_text_is_counted_in_characters(fields: dict[str, Any], chars: int):
-    """What a model reads of input, instructions and variables; no labels, images, files, nor tools."""
-    assert await counted("max_text_chars", fields) == chars
+    """What a model reads of input, instructions and variables, without labels, images, files and tools."""
+    assert await count_of("max_text_chars", fields) == chars
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,8 @@ async def test_text_is_counted_in_characters(fields: dict[str, Any], chars: int)
     ids=str,
 )  # fmt: skip
 async def test_images_and_files_are_counted(fields: dict[str, Any], images: int, files: int):
-    """Wherever they stand and however they are given."""
-    assert (await counted("max_images", fields), await counted("max_files", fields)) == (images, files)
+    """At any depth and in any form."""
+    assert (await count_of("max_images", fields), await count_of("max_files", fields)) == (images, files)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +163,8 @@ async def test_images_and_files_are_counted(fields: dict[str, Any], images: int,
     ids=str,
 )
 async def test_tools_are_counted(fields: dict[str, Any], tools: int):
-    """Those in namespaces and in items too; not what an MCP server told of itself."""
-    assert await counted("max_tools", fields) == tools
+    """Those in namespaces and in items too, but not those that an MCP server reports."""
+    assert await count_of("max_tools", fields) == tools
 
 
 @pytest.mark.parametrize(
@@ -182,8 +183,8 @@ async def test_tools_are_counted(fields: dict[str, Any], tools: int):
     ids=str,
 )
 async def test_definitions_are_counted_in_characters_of_their_json(fields: dict[str, Any], chars: int):
-    """Names, descriptions and schemas alike: a model reads all of them."""
-    assert await counted("max_definition_chars", fields) == chars
+    """A model reads names, descriptions and schemas."""
+    assert await count_of("max_definition_chars", fields) == chars
 
 
 @pytest.mark.parametrize(
@@ -202,22 +203,22 @@ async def test_definitions_are_counted_in_characters_of_their_json(fields: dict[
     ],
 )  # fmt: skip
 async def test_a_refusal_names_the_count_and_the_limit(limit: str, fields: dict[str, Any], expected: str):
-    """Each limit is a code of its own."""
-    assert await told(Size(**{limit: 2}), call_with(**fields)) == expected
+    """Each limit has a code of its own."""
+    assert await refusal(Size(**{limit: 2}), make_call(**fields)) == expected
 
 
 async def test_limits_that_are_left_out_limit_nothing():
-    """Only what the config names is judged."""
+    """Only the limits in the config are checked."""
     fields = {"input": [{"content": ["a" * 99, IMAGE, FILE]}] * 9, "tools": [{}] * 9, "instructions": "b" * 99}
 
     for limit in LIMITS:
         others = {other: 0 for other in LIMITS if other != limit}
-        assert await told(Size(**{limit: 10_000}), call_with(**fields)) is None
-        assert await told(Size(**others), call_with(**fields)) is not None
+        assert await refusal(Size(**{limit: 10_000}), make_call(**fields)) is None
+        assert await refusal(Size(**others), make_call(**fields)) is not None
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({}, "there is no limit; give at least one of max_items, max_text_chars"),
         ({"max_items": -1}, "greater than or equal to 0"),
@@ -225,39 +226,36 @@ async def test_limits_that_are_left_out_limit_nothing():
     ],
     ids=str,
 )
-def test_settings_that_make_no_sense_are_errors(settings: dict, said: str):
-    """A policy without any limit is a slip of the pen."""
+def test_settings_that_cannot_be_meant_are_errors(settings: dict, message: str):
+    """A policy without any limit is a mistake."""
     with pytest.raises(ValidationError) as caught:
         Size(**settings)
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-async def test_nesting_is_followed_as_deep_as_a_body_may_go():
-    """By iteration: text under as many levels as a body may have is found."""
+async def test_text_is_found_at_the_deepest_level_of_a_body():
+    """A body may have 254 levels; the walk has no recursion."""
     deep: Any = "abc"
     for level in range(250):
         deep = {"x": deep} if level % 2 else [deep]
 
-    assert await counted("max_text_chars", {"input": deep}) == 3
+    assert await count_of("max_text_chars", {"input": deep}) == 3
 
 
-NAMES = st.sampled_from(
-    [
-        "type",
-        "Type",
-        "text",
-        "content",
-        "role",
-        "tools",
-        "arguments",
-        "result",
-        "image_url",
-        "file_data",
-        "output",
-        "id",
-    ]
-)
+async def test_more_values_than_can_be_counted_are_refused():
+    """A body of a million values would delay every other request."""
+    values = [0] * MAX_VALUES
+
+    assert await refusal(Size(max_text_chars=0), make_call(input=[values])) == (
+        f"too_many_values input: The input has too many values to be checked; the limit is {MAX_VALUES}."
+    )
+    assert await refusal(Size(max_items=1), make_call(input=[values])) is None
+
+
+NAMES = st.sampled_from([
+    "type", "Type", "text", "content", "role", "tools", "arguments", "result", "image_url", "file_data", "output", "id",
+])  # fmt: skip
 TYPES = st.sampled_from(
     ["input_image", "input_file", "mcp_list_tools", "image_generation_call", "message", "namespace"]
 )
@@ -273,7 +271,7 @@ STRICT = Size(max_items=2, max_text_chars=12, max_images=1, max_files=1, max_too
 
 
 def texts(value: Any) -> int:
-    """Characters under `text` and `content`, found by a function that shares nothing with the policy."""
+    """Return the number of characters under `text` and `content`, independently of the policy."""
     if isinstance(value, dict):
         own = sum(len(value[name]) for name in ("text", "content") if isinstance(value.get(name), str))
         inside = [
@@ -286,7 +284,7 @@ def texts(value: Any) -> int:
 
 
 def parts(value: Any, kind: str) -> int:
-    """Objects of a type, outside of tools and of what is no text."""
+    """Return the number of objects of a type, outside of tools and of values without text."""
     if isinstance(value, dict):
         inside = [value.get(name) for name in ("content", "output", "text")]
         return (value.get("type") == kind) + sum(parts(inner, kind) for inner in inside)
@@ -295,9 +293,9 @@ def parts(value: Any, kind: str) -> int:
 
 @PATIENT
 @given(fields=FIELDS)
-async def test_no_shape_breaks_the_policy_and_what_passes_is_within_the_limits(fields: dict[str, Any]):
-    """Any JSON is refused with a count and a limit, or passes as it came and stands up to a second count."""
-    if await told(STRICT, call_with(**fields)) is None:
+async def test_what_passes_is_within_the_limits(fields: dict[str, Any]):
+    """Any JSON is refused with a count and a limit, or passes unchanged and within an independent count."""
+    if await refusal(STRICT, make_call(**fields)) is None:
         given_input = [fields.get("input"), fields.get("items"), fields.get("instructions")]
         tools = fields.get("tools")
         assert sum(len(value) for value in given_input[:2] if isinstance(value, list)) <= 2
@@ -309,7 +307,7 @@ async def test_no_shape_breaks_the_policy_and_what_passes_is_within_the_limits(f
 
 
 def shuffled(value: Any, dice: random.Random) -> Any:
-    """The same JSON with the names of its objects in another order."""
+    """Return the same JSON with the names of its objects in another order."""
     if isinstance(value, dict):
         return {name: shuffled(value[name], dice) for name in dice.sample(list(value), len(value))}
     return [shuffled(inner, dice) for inner in value] if isinstance(value, list) else value
@@ -318,7 +316,7 @@ def shuffled(value: Any, dice: random.Random) -> Any:
 @PATIENT
 @given(fields=FIELDS, dice=st.randoms())
 async def test_the_decision_depends_on_neither_order_nor_streaming(fields: dict[str, Any], dice: random.Random):
-    """The same refusal in whatever order the names come, for a stream or a body."""
-    first = await told(STRICT, call_with(**fields, stream=False))
+    """The refusal is the same in any order of names, for a stream and a body."""
+    first = await refusal(STRICT, make_call(**fields, stream=False))
 
-    assert await told(STRICT, call_with(stream=True, **shuffled(fields, dice))) == first
+    assert await refusal(STRICT, make_call(stream=True, **shuffled(fields, dice))) == first

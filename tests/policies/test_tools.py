@@ -1,4 +1,4 @@
-"""Which tools a model may be given."""
+"""Which tools a call may give a model."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from policies.support.walk import MAX_VALUES
 from policies.tools import Tools
-from proxy.context import Caller
-from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.shapes import judged_by
+from tests.values import apply_policy, make_call
 
 ASK = {"type": "function", "name": "ask"}
 SHELL, SEARCH = {"type": "shell"}, {"type": "web_search"}
@@ -27,23 +26,23 @@ def namespace(*tools: Any) -> dict[str, Any]:
     return {"type": "namespace", "name": "crm", "description": "", "tools": list(tools)}
 
 
-def call(body: dict[str, Any]) -> Call:
-    return Call(Caller("c", "t"), {"model": "m", **body}, {})
-
-
-def told(violation: PolicyViolation) -> tuple[str, str | None]:
-    """The reason and the param of a refusal, whose message is short enough to be read."""
-    assert len(violation.message) <= 120
-    return violation.reason, violation.param
-
-
-async def verdict(policy: Tools, **body: Any) -> Any:
-    """The body as it is let through, less its model; or the reason and the param of the refusal."""
+async def outcome(policy: Tools, **body: Any) -> Any:
+    """Return the body that passes, without its model, or the reason and the param of the refusal."""
     try:
-        passed = (await judged_by(policy, call(body))).body
+        passed = (await apply_policy(policy, make_call(**body))).body
     except PolicyViolation as violation:
-        return told(violation)
-    return {name: value for name, value in passed.items() if name != "model"}
+        refusal = violation
+    else:
+        return {name: value for name, value in passed.items() if name != "model"}
+    assert len(refusal.message) <= 120
+    return refusal.reason, refusal.param
+
+
+async def message(policy: Tools, **body: Any) -> str:
+    """Return the message of a refusal."""
+    with pytest.raises(PolicyViolation) as caught:
+        await apply_policy(policy, make_call(**body))
+    return caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -58,9 +57,9 @@ async def verdict(policy: Tools, **body: Any) -> Any:
 )
 async def test_every_tool_passes_by_default(body: dict[str, Any]):
     """A policy without keys restricts no tools and changes nothing."""
-    asked = call(body)
+    call = make_call(**body)
 
-    assert await judged_by(Tools(), asked) is asked
+    assert await apply_policy(Tools(), call) is call
 
 
 @pytest.mark.parametrize(
@@ -77,45 +76,45 @@ async def test_every_tool_passes_by_default(body: dict[str, Any]):
     ],
 )
 async def test_types_are_allowed_denied_and_switched_off(policy: Tools, refused: list[str], passing: list[str]):
-    """The versions of a type are caught by a glob; deny wins, and is not misled by spelling."""
+    """A glob matches all versions of a type; deny wins, in any spelling."""
     for kind in refused:
-        found = await verdict(policy, tools=[{"type": kind, "name": "x"}])
+        found = await outcome(policy, tools=[{"type": kind, "name": "x"}])
         assert found == ("type_not_allowed", "tools[0]"), kind
     tools = [{"type": kind, "name": "x"} for kind in passing]
 
-    assert await verdict(policy, tools=tools) == {"tools": tools}
+    assert await outcome(policy, tools=tools) == {"tools": tools}
 
 
 @pytest.mark.parametrize("kind", ["function", "custom", "Function"])
-async def test_names_of_functions_and_custom_tools_are_judged(kind: str):
-    """Deny wins, and other tools' names are their own business."""
+async def test_names_of_functions_and_custom_tools_are_checked(kind: str):
+    """Deny wins; the names of other tools are not checked."""
     policy = Tools(allow_names=("crm_*",), deny_names=("*_delete",))
     passing = [{"type": kind, "name": "crm_find"}, {"type": "namespace", "name": "x"}, SEARCH]
 
-    assert await verdict(policy, tools=passing) == {"tools": passing}
+    assert await outcome(policy, tools=passing) == {"tools": passing}
     for name in ["find", "crm_delete", "crm_DELETE", 7, None, ["crm_find"]]:
-        found = await verdict(policy, tools=[SEARCH, {"type": kind, "name": name}])
+        found = await outcome(policy, tools=[SEARCH, {"type": kind, "name": name}])
         assert found == ("name_not_allowed", "tools[1]"), name
-    assert await verdict(policy, tools=[{"type": kind}]) == ("name_not_allowed", "tools[0]")
+    assert await outcome(policy, tools=[{"type": kind}]) == ("name_not_allowed", "tools[0]")
 
 
-async def test_a_name_one_level_deeper_is_judged_too():
-    """Chat Completions has it there, and forgiving upstreams read it."""
+async def test_a_name_one_level_deeper_is_checked_too():
+    """Chat Completions has it there, and lenient upstreams read it."""
     policy = Tools(deny_names=("rm",))
     plain = {"type": "function", "function": {"name": "ls"}}
     hidden = {"type": "function", "name": "ls", "function": {"name": "rm"}}
     choice = {"type": "custom", "custom": {"name": "rm"}}
 
-    assert await verdict(policy, tools=[plain]) == {"tools": [plain]}
-    assert await verdict(policy, tools=[hidden]) == ("name_not_allowed", "tools[0]")
-    assert await verdict(policy, tool_choice=choice) == ("name_not_allowed", "tool_choice")
+    assert await outcome(policy, tools=[plain]) == {"tools": [plain]}
+    assert await outcome(policy, tools=[hidden]) == ("name_not_allowed", "tools[0]")
+    assert await outcome(policy, tool_choice=choice) == ("name_not_allowed", "tool_choice")
 
 
 async def test_a_schema_is_no_list_of_tools():
-    """What a function's parameters are called is its own business."""
+    """The names of a function's parameters are its own."""
     tool = ASK | {"parameters": {"properties": {"tools": {"type": "shell"}}}}
 
-    assert await verdict(Tools(shell=False), tools=[tool]) == {"tools": [tool]}
+    assert await outcome(Tools(shell=False), tools=[tool]) == {"tools": [tool]}
 
 
 SERVERS = ("good.example", "bank.example", "*.acme.com", "Port.example:8443", "http://plain.example", "[::1]:80")
@@ -137,10 +136,10 @@ SERVERS = ("good.example", "bank.example", "*.acme.com", "Port.example:8443", "h
     ],
 )
 async def test_servers_of_the_list_pass(url: str):
-    """Hosts are compared as hosts: without case, default port and last dot."""
+    """Hosts are compared without case, default port and final dot."""
     tools = [mcp(url)]
 
-    assert await verdict(Tools(mcp_servers=SERVERS), tools=tools) == {"tools": tools}
+    assert await outcome(Tools(mcp_servers=SERVERS), tools=tools) == {"tools": tools}
 
 
 @pytest.mark.parametrize(
@@ -194,68 +193,63 @@ async def test_servers_of_the_list_pass(url: str):
         {"url": "https://good.example"},
     ],
 )
-async def test_servers_that_only_look_like_those_of_the_list_are_refused(url: object):
-    """A URL that two readers may read in two ways is not one of the list."""
-    assert await verdict(Tools(mcp_servers=SERVERS), tools=[mcp(url)]) == ("mcp_not_allowed", "tools[0]")
+async def test_servers_that_resemble_those_of_the_list_are_refused(url: object):
+    """A URL that two readers may read in two ways is not on the list."""
+    assert await outcome(Tools(mcp_servers=SERVERS), tools=[mcp(url)]) == ("mcp_not_allowed", "tools[0]")
 
 
 @pytest.mark.parametrize("kind", ["function", "web_search", "mcp", "new"])
-async def test_an_address_is_judged_in_a_tool_of_any_type(kind: str):
-    """Some upstream may follow it; that its type needs none makes it no better."""
-    policy, tool = (
-        Tools(mcp_servers=("good.example",)),
-        {"type": kind, "name": "n", "server_url": "https://bad.example"},
-    )
+async def test_an_address_is_checked_in_a_tool_of_any_type(kind: str):
+    """Some upstream may use it, even if the type needs none."""
+    policy, tool = Tools(mcp_servers=("good.example",)), {"type": kind, "name": "n", "server_label": "docs"}
+    good, bad = [tool | {"server_url": f"https://{host}.example"} for host in ("good", "bad")]
 
-    assert await verdict(policy, tools=[tool]) == ("mcp_not_allowed", "tools[0]")
-    assert await verdict(policy, tools=[tool | {"server_url": "https://good.example"}]) != (
-        "mcp_not_allowed",
-        "tools[0]",
-    )
+    assert await outcome(policy, tools=[bad]) == ("mcp_not_allowed", "tools[0]")
+    assert await outcome(policy, tools=[good]) == {"tools": [good]}
 
 
 @pytest.mark.parametrize(
     "name", ["serverUrl", "Server_Url", "server-url", "\uff53erver_url", "Tools", "Type", "connectorId"]
 )
 @pytest.mark.parametrize("kind", ["function", "mcp", "namespace"])
-async def test_a_name_that_only_looks_like_one_that_is_judged_is_refused(name: str, kind: str):
-    """Some upstreams read both, and follow the other one."""
+async def test_a_field_that_resembles_a_checked_one_is_refused(name: str, kind: str):
+    """Some upstreams read both, and use the other one."""
     tool = {"type": kind, "name": "n", "server_label": "docs", "server_url": "https://good.example", name: "x"}
 
-    assert await verdict(Tools(mcp_servers=("good.example",)), tools=[tool]) == ("lookalike", "tools[0]")
-    assert await verdict(Tools(), input=[{"type": "additional_tools", "tools": [tool]}]) == ("lookalike", "input[0]")
-    assert await verdict(Tools(), tool_choice=tool) == ("lookalike", "tool_choice")
-    assert await verdict(Tools(), tools=[{"type": kind, "function": {name: "x"}}]) == ("lookalike", "tools[0]")
+    assert await outcome(Tools(mcp_servers=("good.example",)), tools=[tool]) == ("lookalike", "tools[0]")
+    assert await outcome(Tools(), input=[{"type": "additional_tools", "tools": [tool]}]) == ("lookalike", "input[0]")
+    assert await outcome(Tools(), tool_choice=tool) == ("lookalike", "tool_choice")
+    assert await outcome(Tools(), tools=[{"type": kind, "function": {name: "x"}}]) == ("lookalike", "tools[0]")
 
 
 async def test_a_star_among_the_servers_is_any_url():
-    """Even one that cannot be read: nothing is restricted."""
-    assert await verdict(Tools(mcp_servers=("good.example", "*")), tools=[mcp("?")]) == {"tools": [mcp("?")]}
+    """Even one that cannot be parsed: nothing is restricted."""
+    assert await outcome(Tools(mcp_servers=("good.example", "*")), tools=[mcp("?")]) == {"tools": [mcp("?")]}
 
 
 @pytest.mark.parametrize(
     "server", ["", "*.*", "good.*", "*good.example", "https://a.b/path", "a@b", "a b", "ftp://a", "."]
 )
-def test_an_entry_that_is_no_server_is_a_mistake(server: str):
-    """A star inside a name would stand for hosts that nobody thought of."""
+def test_an_entry_that_is_no_server_is_an_error(server: str):
+    """A star inside a name would match hosts that were not meant."""
     with pytest.raises(ValidationError, match="is not like"):
         Tools(mcp_servers=(server,))
 
 
-async def test_connectors_and_tunnels_close_with_the_servers():
-    """Whoever lists servers does not mean to leave another way in."""
+async def test_a_list_of_servers_denies_connectors_and_tunnels():
+    """Otherwise they would be a way around the list."""
     for address in [{"connector_id": "connector_gmail"}, {"tunnel_id": "tunnel_1"}, {"connector_id": 7}]:
-        assert await verdict(Tools(), tools=[mcp(**address)]) == {"tools": [mcp(**address)]}
-        found = await verdict(Tools(mcp_servers=("good.example",)), tools=[mcp(**address)])
+        assert await outcome(Tools(), tools=[mcp(**address)]) == {"tools": [mcp(**address)]}
+        found = await outcome(Tools(mcp_servers=("good.example",)), tools=[mcp(**address)])
         assert found == ("mcp_not_allowed", "tools[0]")
 
 
 async def test_connectors_have_a_list_of_their_own():
-    """Every address that a tool gives must be allowed."""
+    """Every address in a tool must be allowed."""
     policy = Tools(mcp_servers=("good.example",), mcp_connectors=("connector_google*",))
     drive = mcp(connector_id="connector_googledrive")
 
-    assert await verdict(policy, tools=[drive]) == {"tools": [drive]}
+    assert await outcome(policy, tools=[drive]) == {"tools": [drive]}
     for tool in [
         mcp(connector_id="connector_gmail"),
         mcp("https://good.example", connector_id="connector_gmail"),
@@ -263,33 +257,33 @@ async def test_connectors_have_a_list_of_their_own():
         mcp(connector_id=["connector_googledrive"]),
         {"type": "tool_2027", "tunnel_id": "tunnel_1"},
     ]:
-        assert await verdict(policy, tools=[tool]) == ("mcp_not_allowed", "tools[0]")
+        assert await outcome(policy, tools=[tool]) == ("mcp_not_allowed", "tools[0]")
 
 
-async def test_a_label_narrows_and_vouches_for_nothing():
-    """The caller chooses it, so that it says nothing about an address."""
+async def test_a_label_restricts_and_confirms_nothing():
+    """The caller chooses it, so it says nothing about an address."""
     policy = Tools(mcp_servers=("good.example",), mcp_labels=("docs",))
     good = mcp("https://good.example")
 
-    assert await verdict(policy, tools=[good]) == {"tools": [good]}
+    assert await outcome(policy, tools=[good]) == {"tools": [good]}
     for tool in [mcp("https://evil.example"), good | {"server_label": "x"}, good | {"server_label": ["docs"]}]:
-        assert await verdict(policy, tools=[tool]) == ("mcp_not_allowed", "tools[0]")
-    assert await verdict(policy, tools=[{"type": "mcp", "server_url": "https://good.example"}]) == (
+        assert await outcome(policy, tools=[tool]) == ("mcp_not_allowed", "tools[0]")
+    assert await outcome(policy, tools=[{"type": "mcp", "server_url": "https://good.example"}]) == (
         "mcp_not_allowed",
         "tools[0]",
     )
 
 
-async def test_a_server_without_an_address_is_known_by_its_label():
+async def test_a_server_without_an_address_is_identified_by_its_label():
     """Some upstreams have servers of their own: they pass where labels are listed, or nothing is."""
     for policy in [Tools(), Tools(mcp_servers=(), mcp_labels=("docs",))]:
-        assert await verdict(policy, tools=[mcp()]) == {"tools": [mcp()]}
-    assert await verdict(Tools(mcp_servers=()), tools=[mcp()]) == ("mcp_not_allowed", "tools[0]")
+        assert await outcome(policy, tools=[mcp()]) == {"tools": [mcp()]}
+    assert await outcome(Tools(mcp_servers=()), tools=[mcp()]) == ("mcp_not_allowed", "tools[0]")
 
 
-async def test_what_is_off_is_off_as_an_mcp_label_too():
-    """vLLM runs its own code interpreter for a server of that label."""
-    found = await verdict(Tools(code_interpreter=False), tools=[mcp(server_label="Code_Interpreter")])
+async def test_a_switch_denies_the_mcp_label_too():
+    """vLLM runs its own code interpreter for a server with that label."""
+    found = await outcome(Tools(code_interpreter=False), tools=[mcp(server_label="Code_Interpreter")])
 
     assert found == ("mcp_not_allowed", "tools[0]")
 
@@ -315,8 +309,8 @@ NESTED = [
 @pytest.mark.parametrize("on_deny", ["reject", "remove"])
 @pytest.mark.parametrize(("body", "param"), NESTED)
 async def test_a_tool_is_found_wherever_it_is_hidden(body: dict[str, Any], param: str, on_deny: Any):
-    """Inside others, behind a choice, in the middle of the input. Only what stands in `tools` is ever removed."""
-    found = await verdict(Tools(shell=False, on_deny=on_deny), **body)
+    """Inside others, in a choice, anywhere in the input. Tools are only removed from `tools`."""
+    found = await outcome(Tools(shell=False, on_deny=on_deny), **body)
 
     if on_deny == "reject" or "tools" not in body:
         assert found == ("type_not_allowed", param)
@@ -334,10 +328,10 @@ async def test_a_tool_is_found_wherever_it_is_hidden(body: dict[str, Any], param
     ],
 )
 async def test_items_that_give_no_tools_pass(item: dict[str, Any]):
-    """A server's list of its own tools, a model's arguments and a finished call give a model nothing."""
+    """The tools that a server reports, a model's arguments and a finished call give the model nothing."""
     policy = Tools(allow_types=("function",), allow_names=("ask",), mcp_servers=(), shell=False)
 
-    assert await verdict(policy, input=[item]) == {"input": [item]}
+    assert await outcome(policy, input=[item]) == {"input": [item]}
 
 
 @pytest.mark.parametrize("on_deny", ["reject", "remove"])
@@ -370,21 +364,21 @@ async def test_items_that_give_no_tools_pass(item: dict[str, Any]):
         ({"prompt": {}}, ("prompt_not_allowed", "prompt")),
     ],
 )
-async def test_what_cannot_be_judged_is_refused(body: dict[str, Any], found: tuple[str, str], on_deny: Any):
-    """An odd shape is a refusal with a code, also where denied tools are removed."""
-    assert await verdict(Tools(on_deny=on_deny), **body) == found
+async def test_what_cannot_be_checked_is_refused(body: dict[str, Any], found: tuple[str, str], on_deny: Any):
+    """A value of an unexpected type is refused with a code, also where denied tools are removed."""
+    assert await outcome(Tools(on_deny=on_deny), **body) == found
 
 
 @pytest.mark.parametrize("prompt", [{"id": "pmpt_1"}, 7])
-async def test_templates_pass_if_the_config_says_so(prompt: object):
-    """Then whoever writes templates is trusted with their tools."""
-    assert await verdict(Tools(prompt="allow", allow_types=()), prompt=prompt) == {"prompt": prompt}
+async def test_templates_pass_if_the_config_allows_them(prompt: object):
+    """Then the authors of templates are trusted with their tools."""
+    assert await outcome(Tools(prompt="allow", allow_types=()), prompt=prompt) == {"prompt": prompt}
 
 
 async def test_denied_tools_are_removed_if_the_config_says_so():
-    """The others stay as they were; what held only denied ones goes with them."""
+    """The others stay unchanged; a namespace that contained only denied tools is removed with them."""
     tools = [SHELL, ASK, namespace(SHELL), namespace(), namespace(namespace(ASK, SHELL), SHELL), SEARCH]
-    passed = await verdict(Tools(shell=False, on_deny="remove"), input="Hi", tools=tools, tool_choice="required")
+    passed = await outcome(Tools(shell=False, on_deny="remove"), input="Hi", tools=tools, tool_choice="required")
 
     assert passed == {
         "input": "Hi",
@@ -394,11 +388,11 @@ async def test_denied_tools_are_removed_if_the_config_says_so():
     assert tools[0] is SHELL
 
 
-async def test_nothing_is_made_anew_when_nothing_is_removed():
-    """A call that may pass is the call that came."""
-    asked = call({"tools": [ASK, namespace(ASK)], "tool_choice": {"type": "function", "name": "ask"}})
+async def test_a_call_from_which_nothing_is_removed_passes_unchanged():
+    """It is the same call, not a copy."""
+    call = make_call(tools=[ASK, namespace(ASK)], tool_choice={"type": "function", "name": "ask"})
 
-    assert await judged_by(Tools(shell=False, on_deny="remove"), asked) is asked
+    assert await apply_policy(Tools(shell=False, on_deny="remove"), call) is call
 
 
 @pytest.mark.parametrize(
@@ -418,27 +412,60 @@ async def test_nothing_is_made_anew_when_nothing_is_removed():
     ],
 )
 async def test_a_choice_of_a_removed_tool_is_refused(choice: dict[str, Any], found: Any):
-    """A choice names an MCP server by its label alone; the server was removed for its address."""
+    """A choice names an MCP server only by its label; the server was removed because of its address."""
     policy = Tools(shell=False, mcp_servers=("good.example",), on_deny="remove")
     wiki = mcp("https://good.example", server_label="wiki")
-    passed = await verdict(policy, tools=[SHELL, mcp("https://evil.example"), wiki, ASK], tool_choice=choice)
+    passed = await outcome(policy, tools=[SHELL, mcp("https://evil.example"), wiki, ASK], tool_choice=choice)
 
     assert passed == (found or {"tools": [wiki, ASK], "tool_choice": choice})
 
 
-async def test_the_callers_text_is_shortened_in_messages():
-    """It is shown, not echoed whole."""
-    long = "x" * 10_000
-    policy = Tools(deny_types=("xx*",), deny_names=("xx*",), mcp_servers=())
-
-    assert await verdict(policy, tools=[{"type": long}]) == ("type_not_allowed", "tools[0]")
-    assert await verdict(policy, tools=[{"type": "function", "name": long}]) == ("name_not_allowed", "tools[0]")
-    assert await verdict(policy, tools=[mcp(long)]) == ("mcp_not_allowed", "tools[0]")
-    assert await verdict(policy, tool_choice=long) == ("type_not_allowed", "tool_choice")
+LONG, SHORT = "x" * 10_000, "x" * 48
 
 
-async def test_the_deepest_body_that_is_read_is_judged():
-    """parse_call lets 254 levels in."""
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"tools": 7}, "A list of tools is of another type; only an array is allowed."),
+        ({"tools": [7]}, "A tool is not an object; only objects are allowed."),
+        ({"tools": [{"name": "ask"}]}, "A tool has no type; only a string is allowed."),
+        ({"tools": [{"type": None}]}, "A tool has no type; only a string is allowed."),
+        ({"tools": [{"type": ["function"]}]}, "A tool has a type that is not a string; only a string is allowed."),
+        ({"tools": [{"type": LONG}]}, f"A tool has the type '{SHORT}'; it is not allowed."),
+        ({"tool_choice": LONG}, f"A tool has the type '{SHORT}'; it is not allowed."),
+        ({"tools": [{"type": "function"}]}, "A tool has no name; it is not allowed."),
+        ({"tools": [{"type": "function", "name": 7}]}, "A tool has a name that is not a string; it is not allowed."),
+        ({"tools": [{"type": "custom", "name": LONG}]}, f"A tool has the name '{SHORT}'; it is not allowed."),
+        ({"tools": [mcp()]}, "An MCP server has no server_url; it is not allowed."),
+        ({"tools": [mcp(7)]}, "An MCP server has a server_url that is not a string; it is not allowed."),
+        ({"tools": [mcp(LONG)]}, f"An MCP server has the server_url '{SHORT}'; it is not allowed."),
+        ({"tools": [mcp(connector_id="c")]}, "An MCP server has the connector_id 'c'; it is not allowed."),
+        ({"tools": [mcp(tunnel_id=["t"])]}, "An MCP server has a tunnel_id that is not a string; it is not allowed."),
+        ({"tools": [mcp(server_label="shell")]}, "An MCP server has the server_label 'shell'; it is not allowed."),
+        ({"tools": [ASK | {"serverUrl": ""}]}, "A tool has a field 'serverUrl' that resembles one that is checked; only that one is allowed."),
+        ({"prompt": {}}, "prompt names a template, which can contain any tools; only calls without one are allowed."),
+        ({"input": [[0] * MAX_VALUES, {"tools": []}]}, f"The input has too many values to be checked; the limit is {MAX_VALUES}."),
+    ],
+    ids=lambda value: str(value)[:60],
+)  # fmt: skip
+async def test_a_refusal_says_what_was_found(body: dict[str, Any], text: str):
+    """A missing value, one of the wrong type, or the caller's own text, shortened."""
+    policy = Tools(deny_types=("xx*",), allow_names=("ask",), mcp_servers=(), shell=False)
+
+    assert await message(policy, **body) == text
+
+
+async def test_a_choice_of_a_removed_tool_is_named_in_the_refusal():
+    """It says which tools may be chosen."""
+    policy, tools = Tools(mcp_servers=(), on_deny="remove"), [mcp("https://bad.example")]
+
+    assert await message(policy, tools=tools, tool_choice={"type": "mcp", "server_label": "docs"}) == (
+        "tool_choice names a tool that was removed; only one that is left is allowed."
+    )
+
+
+async def test_a_tool_is_found_at_the_deepest_level_of_a_body():
+    """parse_call accepts 254 levels."""
     deep: dict[str, Any] = SHELL
     for _ in range(125):
         deep = namespace(deep, ASK)
@@ -446,9 +473,9 @@ async def test_the_deepest_body_that_is_read_is_judged():
     for _ in range(249):
         item = [item]
 
-    assert await verdict(Tools(shell=False), tools=[deep]) == ("type_not_allowed", "tools[0]")
-    assert await verdict(Tools(shell=False), input=item) == ("type_not_allowed", "input[0]")
-    assert "shell" not in str(await verdict(Tools(shell=False, on_deny="remove"), tools=[deep]))
+    assert await outcome(Tools(shell=False), tools=[deep]) == ("type_not_allowed", "tools[0]")
+    assert await outcome(Tools(shell=False), input=item) == ("type_not_allowed", "input[0]")
+    assert "shell" not in str(await outcome(Tools(shell=False, on_deny="remove"), tools=[deep]))
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=4)
@@ -491,7 +518,7 @@ STRICT = Tools(
 
 
 def tools_of(value: Any, *, inside: bool = False) -> Iterator[dict[str, Any]]:
-    """Every tool anywhere in a body: the objects of every list called `tools`."""
+    """Yield every tool in a body: the objects of every list called `tools`."""
     if isinstance(value, list):
         for one in value:
             yield from tools_of(one, inside=inside)
@@ -503,8 +530,8 @@ def tools_of(value: Any, *, inside: bool = False) -> Iterator[dict[str, Any]]:
                 yield from tools_of(value.get(name), inside=inside or name == "tools")
 
 
-def keeps_the_rule(tool: dict[str, Any]) -> bool:
-    """The rule of STRICT, said another way."""
+def is_allowed(tool: dict[str, Any]) -> bool:
+    """Whether STRICT allows a tool, written in another way."""
     kind, name = tool["type"], tool.get("name")
     if not isinstance(kind, str) or "shell" in kind.lower():
         return False
@@ -524,23 +551,23 @@ def keeps_the_rule(tool: dict[str, Any]) -> bool:
 @settings(deadline=None)
 @given(BODIES, st.sampled_from(["reject", "remove"]))
 async def test_what_passes_is_allowed_and_nothing_else_changes(body: dict[str, Any], on_deny: Any):
-    """No JSON makes the policy stumble."""
-    passed = await verdict(STRICT.model_copy(update={"on_deny": on_deny}), **body)
+    """For any JSON."""
+    passed = await outcome(STRICT.model_copy(update={"on_deny": on_deny}), **body)
 
     if not isinstance(passed, tuple):
         left = [*tools_of(passed.get("tools"), inside=True), *tools_of(passed.get("input"))]
-        assert [tool for tool in left if not keeps_the_rule(tool)] == []
+        assert [tool for tool in left if not is_allowed(tool)] == []
         assert on_deny == "remove" or passed == body
         assert {**passed, "tools": None} == {**body, "tools": None}
 
 
 @settings(deadline=None)
 @given(LISTS)
-async def test_what_keeps_the_rule_passes(tools: list[dict[str, Any]]):
+async def test_allowed_tools_pass(tools: list[dict[str, Any]]):
     """The policy refuses no more than it says."""
-    passed = await verdict(STRICT, tools=tools)
+    passed = await outcome(STRICT, tools=tools)
 
-    if all(keeps_the_rule(tool) and "server_label" in tool for tool in tools_of(tools, inside=True)):
+    if all(is_allowed(tool) and "server_label" in tool for tool in tools_of(tools, inside=True)):
         labels = {str(tool["server_label"]).lower() for tool in tools_of(tools, inside=True)}
         assert passed == {"tools": tools} or any("shell" in label for label in labels)
 
@@ -548,7 +575,7 @@ async def test_what_keeps_the_rule_passes(tools: list[dict[str, Any]]):
 @settings(deadline=None)
 @given(BODIES, st.booleans(), st.randoms())
 async def test_the_decision_depends_on_neither_order_nor_streaming(body: dict[str, Any], stream: bool, random: Any):
-    """The same objects, their names in another order, have the same fate."""
+    """The decision on the same objects, with their names in another order, is the same."""
 
     def shuffled(value: Any) -> Any:
         if isinstance(value, list):
@@ -557,8 +584,8 @@ async def test_the_decision_depends_on_neither_order_nor_streaming(body: dict[st
             return {name: shuffled(value[name]) for name in random.sample(list(value), len(value))}
         return value
 
-    one = await verdict(STRICT, **body)
-    two = await verdict(STRICT, **shuffled(body | {"stream": stream}))
+    one = await outcome(STRICT, **body)
+    two = await outcome(STRICT, **shuffled(body | {"stream": stream}))
 
     assert isinstance(one, tuple) == isinstance(two, tuple)
     assert isinstance(one, tuple) or two == one | {"stream": stream}

@@ -1,0 +1,281 @@
+"""Whose a response or a conversation is, and which chain it belongs to."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.context import Caller, Context
+from proxy.state.ownership import Ownership
+from proxy.stores import StoreError
+from proxy.stores.memory import MemoryStore
+from proxy.wire.errors import RequestError, Unavailable
+from tests.values import ANNA, JSON, PATIENT, make_call, make_context
+
+BEN = Caller("ben", "ads")
+TEAMMATE = Caller("carol", "search")
+
+
+class FaultyStore(MemoryStore):
+    """A store whose verbs in `faults` fail."""
+
+    faults: tuple[str, ...] = ()
+
+    async def get(self, key: str) -> bytes | None:
+        if "get" in self.faults:
+            raise StoreError("no connection")
+        return await super().get(key)
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+        if "put" in self.faults:
+            raise StoreError("no connection")
+        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
+
+
+class Gateway:
+    """Calls of different callers, with one ownership."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.ownership = Ownership(FaultyStore(**settings))
+
+    async def respond(
+        self,
+        response: dict[str, Any],
+        caller: Caller = ANNA,
+        *,
+        target: str | None = "b",
+        counted: bool = False,
+        **fields: Any,
+    ) -> Context:
+        """Let a call receive this response; return its context."""
+        call, context = make_call(**fields), make_context(caller)
+        if counted:
+            await self.ownership.chain_of(call, context)
+        context.target = target
+        await self.ownership.bind(call, context, response)
+        return context
+
+    async def chain(self, caller: Caller = ANNA, **fields: Any) -> str:
+        """Return the chain of a call with these fields."""
+        return await self.ownership.chain_of(make_call(**fields), make_context(caller))
+
+    async def refusal(self, caller: Caller, **fields: Any) -> tuple[str, int, str | None, str | None] | None:
+        """Return message, status, code and param of a refusal; None when the call passes."""
+        try:
+            await self.ownership.check(make_call(**fields), make_context(caller))
+        except RequestError as error:
+            return error.message, error.status, error.code, error.param
+        return None
+
+
+async def test_the_team_that_receives_an_id_owns_it():
+    """Every caller of the team may continue it."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1", "conversation": {"id": "conv_1"}})
+
+    for fields in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}, {"conversation": {"id": "conv_1"}}):
+        assert await gateway.refusal(TEAMMATE, **fields) is None
+        assert await gateway.refusal(BEN, **fields) is not None
+
+
+async def test_the_first_team_owns_an_id(logged):
+    """No upstream can move an id that another upstream gave to another team."""
+    gateway = Gateway()
+    for caller in (ANNA, BEN):
+        await gateway.respond({"id": "resp_1", "conversation": "conv_1"}, caller)
+
+    assert await gateway.refusal(ANNA, previous_response_id="resp_1") is None
+    assert await gateway.refusal(ANNA, conversation="conv_1") is None
+    assert await gateway.refusal(BEN, previous_response_id="resp_1") is not None
+    assert await gateway.refusal(BEN, conversation="conv_1") is not None
+    assert logged == [
+        {"event": "ownership.conflicted", "field": field, "team": "ads", "log_level": "warning"}
+        for field in ("previous_response_id", "conversation")
+    ]
+
+
+async def test_an_id_of_another_team_is_refused_in_the_words_for_an_unknown_id():
+    """A caller cannot find out whether it exists. Source: what api.openai.com answers to unknown ids."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1", "conversation": "conv_1"})
+
+    assert await gateway.refusal(BEN, previous_response_id="resp_1") == (
+        "Previous response with id 'resp_1' not found.",
+        400,
+        "previous_response_not_found",
+        "previous_response_id",
+    )
+    assert await gateway.refusal(BEN, conversation="conv_1") == (
+        "Conversation with id 'conv_1' not found.",
+        404,
+        None,
+        "conversation",
+    )
+
+
+async def test_every_id_of_a_call_is_checked():
+    """A conversation of the caller's own is no way to continue a response of another team."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1", "conversation": "conv_1"}, BEN)
+    await gateway.respond({"id": "resp_2", "conversation": "conv_2"})
+
+    for fields in (
+        {"conversation": "conv_2", "previous_response_id": "resp_1"},
+        {"conversation": "conv_1", "previous_response_id": "resp_2"},
+    ):
+        assert await gateway.refusal(ANNA, **fields) is not None
+    assert await gateway.refusal(ANNA, conversation="conv_2", previous_response_id="resp_2") is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"previous_response_id": "resp_unknown"},
+        {"conversation": "conv_unknown"},
+        {"conversation": {"config": 1}},
+        {"previous_response_id": ["resp_1"], "conversation": 7},
+    ],
+)
+async def test_an_id_without_an_owner_passes(fields: dict[str, Any]):
+    """The upstream decides about it."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1"})
+
+    assert await gateway.refusal(BEN, **fields) is None
+
+
+async def test_responses_that_continue_one_another_are_one_chain():
+    """So are several responses that continue the same one."""
+    gateway = Gateway()
+    first = await gateway.respond({"id": "resp_1"}, counted=True)
+    second = await gateway.respond({"id": "resp_2"}, counted=True, previous_response_id="resp_1")
+    third = await gateway.respond({"id": "resp_3"}, counted=True, previous_response_id="resp_1")
+    chains = {await gateway.ownership.chain_of(make_call(), context) for context in (first, second, third)}
+
+    assert len(chains) == 1
+    assert await gateway.chain(previous_response_id="resp_2") in chains
+    assert await gateway.chain(TEAMMATE, previous_response_id="resp_3") in chains
+    assert await gateway.chain() not in chains
+
+
+async def test_a_call_has_one_chain():
+    """However often it is read, for a call that continues nothing too."""
+    gateway, context = Gateway(), make_context()
+    chains = {await gateway.ownership.chain_of(make_call(), context) for _ in range(3)}
+    await gateway.ownership.bind(make_call(), context, {"id": "resp_1"})
+
+    assert len(chains) == 1
+    assert await gateway.chain() != await gateway.chain()
+
+
+async def test_calls_that_continue_an_unknown_id_in_parallel_are_one_chain():
+    """Each team has its own, because the id may be that of another team."""
+    gateway = Gateway()
+    for fields in ({"previous_response_id": "resp_x"}, {"conversation": "conv_x"}):
+        assert await gateway.chain(**fields) == await gateway.chain(TEAMMATE, **fields)
+        assert await gateway.chain(**fields) != await gateway.chain(BEN, **fields)
+    assert await gateway.chain(conversation="conv_x") == await gateway.chain(conversation={"id": "conv_x"})
+    assert await gateway.chain(conversation="x") != await gateway.chain(previous_response_id="x")
+
+
+async def test_a_call_of_another_team_is_not_in_the_chain():
+    """Its call is refused later; it must not spend the chain's budget before."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1"})
+
+    assert await gateway.chain(BEN, previous_response_id="resp_1") != await gateway.chain(previous_response_id="resp_1")
+
+
+@pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}])
+async def test_a_conversation_that_a_response_created_is_in_its_chain(conversation: Any):
+    """The reply to the first call names it; the calls that follow name nothing else."""
+    gateway = Gateway()
+    context = await gateway.respond({"id": "resp_1", "conversation": conversation}, counted=True, conversation={})
+    chain = await gateway.ownership.chain_of(make_call(), context)
+
+    assert await gateway.chain(conversation="conv_1") == chain
+    assert await gateway.chain(previous_response_id="resp_1") == chain
+
+
+async def test_a_conversation_keeps_its_chain():
+    """No later response that names it moves it to another chain."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1", "conversation": "conv_1"}, conversation="conv_1")
+    chain = await gateway.chain(conversation="conv_1")
+    await gateway.respond({"id": "resp_2", "conversation": "conv_1"}, counted=True)
+
+    assert await gateway.chain(conversation="conv_1") == chain
+    assert await gateway.chain(previous_response_id="resp_1") == chain
+
+
+@pytest.mark.parametrize(
+    ("options", "is_bound"),
+    [
+        ({}, True),
+        ({"store": True}, True),
+        ({"store": False}, False),
+        ({"store": False, "counted": True}, True),
+        ({"target": None}, False),
+        ({"target": None, "counted": True}, False),
+    ],
+)
+async def test_a_response_that_no_backend_keeps_is_bound_only_in_a_counted_chain(options: Any, is_bound: bool):
+    """A response that is not stored can still be continued on some connections, and its budget must hold."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1"}, **options)
+
+    assert (await gateway.refusal(BEN, previous_response_id="resp_1") is not None) is is_bound
+
+
+async def test_an_owner_that_cannot_be_read_is_not_taken_for_none():
+    """503, to be tried again. A call that continues nothing needs no store."""
+    gateway = Gateway(faults=("get",))
+    for method in (gateway.ownership.check, gateway.ownership.chain_of):
+        for fields in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}):
+            with pytest.raises(Unavailable) as caught:
+                await method(make_call(**fields), make_context())
+            assert (caught.value.status, caught.value.code) == (503, "state_unavailable")
+
+    await gateway.ownership.check(make_call(), make_context())
+    assert await gateway.chain()
+
+
+@pytest.mark.parametrize(
+    ("faults", "fields"), [(("put",), {}), (("get",), {"previous_response_id": "resp_0"}), (("put", "get"), {})]
+)
+async def test_a_response_that_cannot_be_bound_is_logged(faults: Any, fields: Any, logged):
+    """The answer does not fail; `is_bound` says that its chain would be lost."""
+    gateway = Gateway(faults=faults)
+    context = await gateway.respond({"id": "resp_1"}, **fields)
+
+    assert [(line["event"], line["request_id"]) for line in logged] == [("ownership.write_failed", "req_1")]
+    assert gateway.ownership.is_bound(context) is False
+    assert gateway.ownership.is_bound(make_context()) is True
+
+
+@PATIENT
+@given(
+    response=st.dictionaries(st.sampled_from(["id", "conversation"]), JSON | st.just({"id": "x"})),
+    fields=st.dictionaries(st.sampled_from(["conversation", "previous_response_id", "store"]), JSON),
+)
+async def test_any_json_is_bound_or_ignored(response: dict[str, Any], fields: dict[str, Any]):
+    """Upstreams and callers may send any JSON; none of it raises an error."""
+    gateway = Gateway()
+    context = await gateway.respond(response, **fields)
+
+    assert gateway.ownership.is_bound(context)
+    assert await gateway.refusal(ANNA, **fields) is None
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"[1]", b'["a","b"]', b"\xff"])
+async def test_a_stored_value_that_is_not_an_owner_is_none(value: bytes):
+    """Another program wrote it: the id counts as unknown."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1"})
+    store = gateway.ownership._store
+    async for key in store.scan("headgate:owner:"):
+        await store.put(key, value, ttl_s=60)
+
+    assert await gateway.refusal(BEN, previous_response_id="resp_1") is None

@@ -228,7 +228,7 @@ async def test_only_completed_responses_are_kept(name: str, stream: bool):
 @pytest.mark.parametrize("status", ["incomplete", "failed", "in_progress", None])
 async def test_a_body_that_is_not_completed_is_not_kept(status: str | None):
     """Nor a completed event whose response has another status."""
-    store, response = Memory(), RESPONSE | {"status": status}
+    store, response = MemoryStore(), RESPONSE | {"status": status}
     for answer in (response, frame(type="response.completed", response=response)):
         await status_of(cached(ScriptedBackend(answer=answer), store=store))
 
@@ -289,7 +289,9 @@ async def test_the_cache_control_of_a_request_reaches_the_cache(start_gate, http
         assert answer.headers["Cache-Status"] == "headgate; fwd=bypass; detail=no-store"
 
 
-@pytest.mark.parametrize("cache", [Cache(None, None), Cache(CacheTable(use="memory"), None), Cache(None, MemoryStore())])
+@pytest.mark.parametrize(
+    "cache", [Cache(None, None), Cache(CacheTable(use="memory"), None), Cache(None, MemoryStore())]
+)
 async def test_without_a_cache_there_is_no_cache_status(cache: Cache):
     """Nothing is kept either."""
     backend = ScriptedBackend(answer=RESPONSE)

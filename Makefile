@@ -1,9 +1,10 @@
-# make run: set up and serve.  make test: set up and test.  make check: what every push passes.  make bench: figures.
+# make run: set up and serve.  make test: set up and test.  make quick: a minute of tests.  make check: what every push
+# passes.  make bench: figures.
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?=
 
-.PHONY: run setup test check bench lock clean
+.PHONY: run setup test quick check bench lock clean
 
 run: .venv/.runs
 	@exec $(BIN)/headgate serve $(if $(CONFIG),--config $(CONFIG))
@@ -13,6 +14,17 @@ setup: .venv/.runs
 test: .venv/.tests
 	@sh .ci/redis
 	$(BIN)/pytest -q
+
+# About a minute on two quiet cores: everything but local models, training, benchmarks, clusters, soak tests, restarts of
+# whole processes, and property tests (pytest knows these by the mark that hypothesis sets). The list is of paths, because
+# a path that no longer exists is no error, and no test needs a mark for it.
+SLOW := tests/backends/local tests/backends/training tests/bench tests/commands/test_model.py tests/test_app.py \
+  tests/test_local_model.py tests/test_newcomer.py
+SLOW_NAMES := *cluster* *soak* *_deep.py
+
+quick: .venv/.tests
+	@sh .ci/redis
+	$(BIN)/pytest -q -m "not hypothesis" $(SLOW:%=--ignore=%) $(SLOW_NAMES:%=--ignore-glob='%')
 
 check: .venv/.tests
 	$(BIN)/ruff check

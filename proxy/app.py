@@ -33,14 +33,21 @@ from proxy.stores import Store
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
+from proxy.workers import MemoryBudget, Workers
 
 log = structlog.get_logger()
 
 
 def build_dispatcher(
-    config: Config, *, audit: Audit | None = None, recorder: Recorder | None = None, tracer: Tracer | None = None
+    config: Config,
+    workers: Workers,
+    *,
+    audit: Audit | None = None,
+    recorder: Recorder | None = None,
+    tracer: Tracer | None = None,
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
+    memory = MemoryBudget(config.server.memory_bytes)
     ownership = Ownership(config.state)
     routes = Routes(config.routes)
     pipeline = Pipeline(
@@ -52,7 +59,8 @@ def build_dispatcher(
         attempts=Attempts(),
     )
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
-    responses, models = Responses(directory, pipeline, config.server), Models(directory, routes)
+    responses = Responses(directory, pipeline, config.server, memory, workers)
+    models = Models(directory, routes)
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
     health, websocket = Health(config.backends, config.cache_store, files), WebSocket(directory)
     router = Router(
@@ -89,12 +97,15 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
                 file.open()
                 resources.callback(file.close)
         settings = config.server
+        workers = Workers()
+        resources.callback(workers.close)
         server = Server(
-            build_dispatcher(config, audit=audit, recorder=recorder, tracer=tracer),
+            build_dispatcher(config, workers, audit=audit, recorder=recorder, tracer=tracer),
             head_timeout_s=settings.head_timeout_s,
             write_timeout_s=settings.write_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
             max_connections=settings.max_connections or connection_limit(),
+            auto_decompress=False,  # on the event loop, without a bound on the ratio
             request_factory=partial(_make_request, settings.max_body_bytes),
         )
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)

@@ -12,6 +12,7 @@ from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import FOLLOWED
 from proxy.wire.transcript import Transcript
+from proxy.workers import MemoryLease, Workers
 
 log = structlog.get_logger()
 
@@ -42,12 +43,13 @@ class Context:
     `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer,
     whatever it is. `followed` are the event types that some part of the way back reads. `is_answered` is true once a
     backend began to answer; `target` is then its name if it keeps the response. `deadline` is the time on the event
-    loop's clock by which a backend must begin to answer.
+    loop's clock by which a backend must begin to answer. `memory` counts what the call's bodies take.
     """
 
     __slots__ = (
         "_reply_callbacks", "_response_callbacks", "_slots", "answer_headers", "caller", "cleanup", "deadline",
-        "followed", "is_answered", "received", "record", "request_id", "target", "trace", "transcript",
+        "followed", "is_answered", "memory", "received", "record", "request_id", "target", "trace", "transcript",
+        "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -61,6 +63,8 @@ class Context:
         answer_headers: dict[str, str] | None = None,
         followed: frozenset[str] = FOLLOWED,
         deadline: float | None = None,
+        memory: MemoryLease | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self.request_id = request_id
         self.caller = caller
@@ -70,6 +74,8 @@ class Context:
         self.answer_headers = {} if answer_headers is None else answer_headers
         self.followed = followed
         self.deadline = deadline
+        self.memory = MemoryLease() if memory is None else memory
+        self.workers = workers
         self.transcript = Transcript()
         self.is_answered = False
         self.target: str | None = None
@@ -77,6 +83,10 @@ class Context:
         self._response_callbacks: list[ResponseCallback] = []
         self._reply_callbacks: list[ReplyCallback] = []
         self._slots: dict[Slot[Any], Any] = {}
+
+    async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
+        """Return what a function returns that works on a body of this size: in a thread if it is large."""
+        return function(*args) if self.workers is None else await self.workers.run(size_bytes, function, *args)
 
     def get(self, slot: Slot[T]) -> T | None:
         """Return the value in a slot, None if it was never set."""

@@ -1,11 +1,11 @@
-"""Makes checkpoints as transformers saves them: their files alone, or with real small weights where torch is there."""
+"""Writes checkpoints like transformers does: their files alone or, where torch is installed, with small weights."""
 
 import json
 from pathlib import Path
 
 from tests.models import END, NOTHING, START, TEMPLATE, make_tokenizer
 
-# Ten more than the tokenizer has, as models are padded.
+# Ten more than the tokenizer has, because models are padded.
 VOCABULARY = make_tokenizer().get_vocab_size() + 10
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -30,7 +30,7 @@ LLAMA3 = {
 
 
 def write_checkpoint(folder: Path, model_type: str = "llama", *, weights: str = "model.safetensors", **config) -> Path:
-    """All files but weights that mean something."""
+    """Write all files, with an empty file of weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, **SIZES, **config}))
     (folder / weights).write_bytes(b"")
@@ -39,7 +39,7 @@ def write_checkpoint(folder: Path, model_type: str = "llama", *, weights: str = 
 
 
 def save_checkpoint(folder: Path, kind: str = "Llama", **config) -> Path:
-    """A model with random weights that are large enough to tell right from wrong. Takes torch and transformers."""
+    """Write a model with random weights, large enough for errors to show. Needs torch and transformers."""
     import torch
     import transformers
 
@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, kind: str = "Llama", **config) -> Path:
 
 def _write_tokenizer(folder: Path) -> Path:
     make_tokenizer().save(str(folder / "tokenizer.json"))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "eos_token": END, "pad_token": NOTHING}
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    content = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "eos_token": END, "pad_token": NOTHING}
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder

@@ -1,4 +1,4 @@
-"""Builds tiny CTranslate2 models: real files for the real engine, made in milliseconds, small enough to commit none."""
+"""Builds tiny CTranslate2 models: real files for the real engine, written in milliseconds, so that none is committed."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ LINES = (
     "system user assistant tool functions name description parameters arguments type string object",
     "Hello, how are you today? What is the weather in Oslo? It is sunny and warm.",
 )
-# As models of the Hermes family have it.
+# In the syntax of the Hermes family.
 TEMPLATE = """\
 {%- if tools %}
 {{- '<|im_start|>system\\n' }}
@@ -45,29 +45,29 @@ TEMPLATE = """\
 """
 
 
-def write_model(folder: Path, says: Sequence[str] = (), *, loops: bool = False, **card: object) -> Path:
-    """A model folder. The model answers every prompt with the pieces in `says`, each a token of its own, and ends.
+def write_model(folder: Path, answer: Sequence[str] = (), *, loops: bool = False, **manifest: object) -> Path:
+    """Write a model folder. The model answers every prompt with the texts in `answer`, one token each, and ends.
 
-    No piece may occur twice. With `loops` it begins again instead of ending; without `says` its weights are random
-    and it never ends. `card` adds to headgate.json.
+    No text may occur twice. With `loops` the model starts again instead of ending; without `answer` its weights are
+    random and it never ends. `manifest` adds keys to headgate.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(says)
+    tokenizer = make_tokenizer(answer)
     vocabulary = [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())]
-    steps = [tokenizer.encode(piece).ids for piece in ("\n", *says)]
+    steps = [tokenizer.encode(piece).ids for piece in ("\n", *answer)]
     assert all(len(step) == 1 for step in steps)
     chain = [step[0] for step in steps]
     chain.append(chain[1] if loops else tokenizer.token_to_id(END))
-    _write_weights(folder, vocabulary, dict(pairwise(chain)) if says else None)
+    _write_weights(folder, vocabulary, dict(pairwise(chain)) if answer else None)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    told = {"context_length": 512, "tool_format": "hermes", "eos": [END]} | card
-    (folder / "headgate.json").write_text(json.dumps(told), encoding="utf-8")
+    content = {"context_length": 512, "tool_format": "hermes", "eos": [END]} | manifest
+    (folder / "headgate.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
 def make_tokenizer(pieces: Sequence[str] = ()) -> Tokenizer:
-    """Byte-level BPE with ChatML's control tokens, and these pieces as tokens of their own."""
+    """Return a byte-level BPE tokenizer with ChatML's control tokens, and a token for each of these pieces."""
     tokenizer = Tokenizer.from_str(_trained())
     tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in (*TAGS, *pieces)])
     return tokenizer
@@ -89,7 +89,7 @@ def _trained() -> str:
 
 
 def _write_weights(folder: Path, vocabulary: list[str], follows: dict[int, int] | None) -> None:
-    """One layer. Where one token is to follow another, the layer adds next to nothing to what the first one brings."""
+    """Write one layer. For fixed successors of tokens, the layer adds almost nothing to the embedding of the first."""
     random = np.random.default_rng(0)
 
     def weights(*shape: int, scale: float = 1.0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""previous_response_id and conversation, for backends that keep no state."""
+"""Calls that continue something, to backends that keep no state."""
 
 from pathlib import Path
 from typing import Any
@@ -8,38 +8,44 @@ from hypothesis import given
 
 from backends.replay import Replay
 from proxy.history import History
+from proxy.routing.routes import Route
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError
-from tests.values import JSON, PATIENT, call_with
+from tests.values import JSON, PATIENT, make_call, make_context
 
 RECORDED = Path("recorded.sse")
-FORGETFUL, KEEPING = Replay(name="local", path=RECORDED), Replay(name="openai", path=RECORDED, keeps_state=True)
+STATELESS = Route("local", "*", (Replay(name="local", path=RECORDED),))
+KEEPING = Route("openai", "*", (Replay(name="openai", path=RECORDED, keeps_state=True),))
+
+
+async def complete(call: Call, route: Route = STATELESS) -> Call:
+    return await History().complete(call, route, make_context())
 
 
 async def refusal(**fields: Any) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        await History().complete(call_with(**fields), FORGETFUL)
+        await complete(make_call(**fields))
     return caught.value
 
 
 @pytest.mark.parametrize("fields", [{}, {"previous_response_id": None, "conversation": None}])
 async def test_a_call_that_refers_to_nothing_passes(fields: dict):
-    """Null is as good as nothing."""
-    call = call_with(**fields)
+    """Null counts as missing."""
+    call = make_call(**fields)
 
-    assert await History().complete(call, FORGETFUL) is call
+    assert await complete(call) is call
 
 
 @pytest.mark.parametrize("fields", [{"previous_response_id": "resp_1"}, {"conversation": {"id": "conv_1"}}])
-async def test_a_backend_that_keeps_state_is_asked_as_it_is(fields: dict):
-    """It knows its own ids."""
-    call = call_with(**fields)
+async def test_a_call_to_a_backend_that_keeps_state_passes_unchanged(fields: dict):
+    """The backend resolves its own ids."""
+    call = make_call(**fields)
 
-    assert await History().complete(call, KEEPING) is call
+    assert await complete(call, KEEPING) is call
 
 
-async def test_an_unknown_response_is_refused_as_openai_words_it():
-    """A model must never answer without the past that the caller relies on."""
+async def test_an_unknown_response_is_refused_in_the_words_of_openai():
+    """A model must not answer without the earlier turns that the caller relies on."""
     error = await refusal(previous_response_id="resp_1")
 
     assert error.message == "Previous response with id 'resp_1' not found."
@@ -48,7 +54,7 @@ async def test_an_unknown_response_is_refused_as_openai_words_it():
 
 @pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}, {"id": "conv_1", "more": 1}])
 async def test_an_unknown_conversation_is_not_found(conversation: Any):
-    """In either form."""
+    """Whether its id is a text or in an object."""
     error = await refusal(conversation=conversation)
 
     assert (error.message, error.status, error.param) == (
@@ -60,12 +66,11 @@ async def test_an_unknown_conversation_is_not_found(conversation: Any):
 
 @PATIENT
 @given(previous=JSON, conversation=JSON)
-async def test_no_shape_breaks_it(previous: Any, conversation: Any):
-    """Odd ids are unknown ones, and are shown in part."""
-    call: Call | None = call_with(previous_response_id=previous, conversation=conversation)
-    assert call is not None
+async def test_references_of_any_type_are_refused(previous: Any, conversation: Any):
+    """They are unknown ids, and are shortened in the message."""
+    call = make_call(previous_response_id=previous, conversation=conversation)
     try:
-        message = "passed" if await History().complete(call, FORGETFUL) is call else "changed"
+        message = "passed" if await complete(call) is call else "changed"
     except RequestError as error:
         message = error.message
 

@@ -1,4 +1,4 @@
-"""The demo model behind a real gate, asked by the real SDK: tools, formats, streams, limits."""
+"""The demo model behind a real gate, called by the real SDK: tools, formats, streams, limits."""
 
 import re
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ class Person(BaseModel):
 
 @pytest.fixture
 async def client(start_gate: StartGate) -> AsyncIterator[AsyncOpenAI]:
-    """The SDK before a gate with the demo model in a process of its own."""
+    """Return the SDK's client for a gate with the demo model in a separate process."""
     address = await start_gate({
         "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "ignore_unknown_tools": True}],
         "route": [{"model": MODEL, "backend": "demo"}],
@@ -43,7 +43,7 @@ async def client(start_gate: StartGate) -> AsyncIterator[AsyncOpenAI]:
 
 
 async def test_an_answer_is_parsed_into_a_class(client: AsyncOpenAI):
-    """`responses.parse` with a pydantic model, whatever the model would rather say."""
+    """`responses.parse` with a pydantic model, for a question that suggests another answer."""
     response = await client.responses.parse(
         model=MODEL, input="Emma is 41 years old. What else is new?", text_format=Person
     )
@@ -53,7 +53,7 @@ async def test_an_answer_is_parsed_into_a_class(client: AsyncOpenAI):
 
 
 async def test_a_stream_is_parsed_into_a_class(client: AsyncOpenAI):
-    """Piece by piece; what was streamed is what is parsed."""
+    """The streamed text is what is parsed."""
     async with client.responses.stream(model=MODEL, input="Tell me a joke.", text_format=Person) as stream:
         pieces = [event.delta async for event in stream if event.type == "response.output_text.delta"]
         final = await stream.get_final_response()
@@ -61,7 +61,7 @@ async def test_a_stream_is_parsed_into_a_class(client: AsyncOpenAI):
     assert Person.model_validate_json("".join(pieces)) == final.output_parsed
 
 
-async def test_any_json_object_is_one(client: AsyncOpenAI):
+async def test_a_json_object_is_returned(client: AsyncOpenAI):
     response = await client.responses.create(
         model=MODEL, input="Give me a name and an age as JSON.", text={"format": {"type": "json_object"}},
         max_output_tokens=200,
@@ -81,8 +81,8 @@ async def test_any_json_object_is_one(client: AsyncOpenAI):
         ),
     ],
 )
-async def test_a_call_that_must_be_made_is_made(client: AsyncOpenAI, choice: Any, names: set[str]):
-    """With arguments that satisfy the function's schema, although nothing in the question asks for it."""
+async def test_a_required_call_is_made(client: AsyncOpenAI, choice: Any, names: set[str]):
+    """Its arguments satisfy the function's schema, although the question does not need a call."""
     response = await client.responses.create(
         model=MODEL, input="Good morning!", tools=[WEATHER, BOOKING], tool_choice=choice, parallel_tool_calls=False
     )
@@ -94,21 +94,24 @@ async def test_a_call_that_must_be_made_is_made(client: AsyncOpenAI, choice: Any
 
 
 async def test_a_call_is_made_and_its_result_is_answered_in_streams(client: AsyncOpenAI):
-    """The loop that agents run."""
-    asked: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
-    async with client.responses.stream(model=MODEL, input=asked, tools=[WEATHER]) as stream:
+    """The usual loop of an agent."""
+    given: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    async with client.responses.stream(model=MODEL, input=given, tools=[WEATHER]) as stream:
         (call,) = (await stream.get_final_response()).output
     result = {"type": "function_call_output", "call_id": call.call_id, "output": '{"weather": "rainy", "degrees": 3}'}
-    said = [*asked, {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}]
-    async with client.responses.stream(model=MODEL, input=[*said, result], tools=[WEATHER]) as stream:
+    history = [
+        *given,
+        {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments},
+    ]
+    async with client.responses.stream(model=MODEL, input=[*history, result], tools=[WEATHER]) as stream:
         answer = await stream.get_final_response()
 
     assert orjson.loads(call.arguments)["city"] == "Oslo"
     assert "rainy" in answer.output_text
 
 
-async def test_a_custom_tool_gets_text_of_its_grammar(client: AsyncOpenAI):
-    """A regular expression holds whatever the model wanted to write."""
+async def test_the_input_of_a_custom_tool_follows_its_grammar(client: AsyncOpenAI):
+    """Here the grammar is a regular expression."""
     tool: Any = {
         "type": "custom", "name": "colour", "description": "Sets the colour of the lamp",
         "format": {"type": "grammar", "syntax": "regex", "definition": "#[0-9a-f]{6}"},
@@ -122,8 +125,8 @@ async def test_a_custom_tool_gets_text_of_its_grammar(client: AsyncOpenAI):
     assert re.fullmatch("#[0-9a-f]{6}", call.input)
 
 
-async def test_what_is_likely_is_told_with_what_is_said(client: AsyncOpenAI):
-    """Logprobs, and how likely others were."""
+async def test_text_has_logprobs(client: AsyncOpenAI):
+    """With the likeliest alternatives."""
     response = await client.responses.create(
         model=MODEL, input="Hello!", include=["message.output_text.logprobs"], top_logprobs=3
     )
@@ -134,19 +137,19 @@ async def test_what_is_likely_is_told_with_what_is_said(client: AsyncOpenAI):
     assert all(each.top_logprobs[0].logprob >= each.top_logprobs[-1].logprob for each in part.logprobs)
 
 
-async def test_it_stops_where_it_is_told_to(client: AsyncOpenAI):
-    """Before the text that ends it, in the middle of what it would have said."""
-    asked: dict[str, Any] = {"model": MODEL, "input": "Count to ten.", "stream": False}
-    whole = await client.responses.create(**asked)
+async def test_a_stop_sequence_ends_the_answer(client: AsyncOpenAI):
+    """In the middle of the answer; the sequence is not part of it."""
+    given: dict[str, Any] = {"model": MODEL, "input": "Count to ten.", "stream": False}
+    whole = await client.responses.create(**given)
     middle = whole.output_text[8:14]
-    stopped = await client.responses.create(**asked, extra_body={"stop": middle})
+    stopped = await client.responses.create(**given, extra_body={"stop": middle})
 
     assert stopped.output_text == whole.output_text[: whole.output_text.index(middle)]
     assert stopped.status == "completed"
 
 
-async def test_what_it_cannot_do_is_told(client: AsyncOpenAI):
-    """In a header what was left out; in a 400 what an answer without would be false."""
+async def test_ignored_and_unsupported_parameters_are_reported(client: AsyncOpenAI):
+    """A header lists the ignored ones; an unsupported one without which the answer would be wrong is a 400."""
     raw = await client.responses.with_raw_response.create(
         model=MODEL, input="Hello!", tools=[{"type": "web_search"}], extra_body={"min_p": 0.1, "seed": 7}
     )
@@ -160,7 +163,7 @@ async def test_what_it_cannot_do_is_told(client: AsyncOpenAI):
     assert refused.value.param == "input[0].content[0]"
 
 
-async def test_the_model_tells_what_it_can_do(client: AsyncOpenAI):
+async def test_the_model_object_lists_capabilities(client: AsyncOpenAI):
     model = await client.models.retrieve(MODEL)
 
     assert (model.id, model.owned_by) == (MODEL, "demo")
@@ -170,8 +173,8 @@ async def test_the_model_tells_what_it_can_do(client: AsyncOpenAI):
     }
 
 
-async def test_a_cut_answer_says_so(client: AsyncOpenAI):
-    """Also one that was to be JSON: it is incomplete, and nobody calls it whole."""
+async def test_an_answer_at_the_token_limit_is_incomplete(client: AsyncOpenAI):
+    """Also one in JSON, which is then cut off."""
     response = await client.responses.create(
         model=MODEL, input="Emma is 41 years old.", max_output_tokens=16,
         text={"format": {"type": "json_schema", "name": "text", "schema": {"type": "string", "minLength": 300}}},

@@ -1,4 +1,4 @@
-"""What a newcomer does first: the embedded defaults, the demo model, the SDK of the README."""
+"""What a newcomer does first: the default_config defaults, the demo model, the SDK of the README."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from openai import AsyncOpenAI, NotFoundError
 
 from proxy.app import running
-from proxy.config.build import embedded
+from proxy.config.build import default_config
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -28,7 +28,7 @@ WEATHER: dict[str, Any] = {
 async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncOpenAI]:
     """The SDK before a gate with nothing configured."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    config = embedded()
+    config = default_config()
     server = config.server.model_copy(update={"port": 0, "drain_s": 0})
     async with (
         running(config.model_copy(update={"server": server})) as address,

@@ -1,29 +1,43 @@
-"""The path of one call, through a real gate and a real upstream."""
+"""The path of one call: through a gateway and an upstream, and step by step without a server."""
 
 import asyncio
 
 import pytest
 from openai import AsyncOpenAI
 
+from policies import Policy, PolicyState, RequestCheck
+from proxy.cache.cache import Cache
+from proxy.config.schema import CacheTable
+from proxy.context import Caller
+from proxy.stores.memory import Memory
+from proxy.wire.errors import BackendError, PolicyViolation, RequestError, UnknownModel
+from proxy.wire.event import Reply
+from tests.patience import TIMEOUT_S
+from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
+from tests.rules.samples import CUT, RESPONSE, ItemBudget, Refusal, make_rule
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
+from tests.values import make_call, make_context
+from tests.wire.contract import order_faults
+from tests.wire.streams import CANONICAL as FRAMES
+from tests.wire.streams import events_in
 
 
 @pytest.fixture
 async def client(gate: str):
-    """The SDK that people have, before the gate."""
+    """The SDK, connected to the gateway."""
     async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="callers-own", max_retries=0) as client:
         yield client
 
 
 async def test_a_response_reaches_the_sdk(client: AsyncOpenAI):
-    """The SDK reads a JSON answer through the gate as if the gate were not there."""
+    """It reads a JSON answer of the upstream's through the gateway."""
     response = await client.responses.create(model="gpt-5.6", input="Hi")
 
     assert response.output_text == "Hello."
 
 
 async def test_a_stream_passes_byte_for_byte(gate: str, http):
-    """Frames of an upstream are sent as they were received."""
+    """Frames of the upstream are sent as they were received."""
     async with http.post(f"{gate}/v1/responses", json={"model": "m", "input": "Hi", "stream": True}) as answer:
         body = await answer.read()
 
@@ -31,7 +45,7 @@ async def test_a_stream_passes_byte_for_byte(gate: str, http):
 
 
 async def test_the_helper_of_the_sdk_accepts_the_stream(client: AsyncOpenAI):
-    """`responses.stream()` is the strictest reader there is."""
+    """`responses.stream()` is the strictest client there is."""
     async with client.responses.stream(model="gpt-5.6", input="Hi") as stream:
         final = await stream.get_final_response()
 
@@ -39,7 +53,7 @@ async def test_the_helper_of_the_sdk_accepts_the_stream(client: AsyncOpenAI):
 
 
 async def test_unknown_fields_pass_both_ways(gate: str, http, upstream: FakeUpstream):
-    """What nobody knows yet reaches the upstream as it was typed."""
+    """Fields, items and query parameters reach the upstream as they were sent."""
     body = {"model": "m", "input": [{"type": "zzz", "deep": [None, 1.5]}], "brand_new": {"a": None}}
     async with http.post(f"{gate}/v1/responses?ai_project_id=7", json=body):
         pass
@@ -49,22 +63,150 @@ async def test_unknown_fields_pass_both_ways(gate: str, http, upstream: FakeUpst
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_work_ends_when_the_caller_leaves_before_the_first_byte(gate, http, upstream: FakeUpstream, stream):
-    """The upstream sees its own caller leave within a second."""
+async def test_the_upstream_is_left_when_the_client_disconnects_before_the_first_byte(
+    gate, http, upstream: FakeUpstream, stream
+):
+    """Its connection is closed, for bodies and streams."""
     upstream.answer = hang
     asking = asyncio.create_task(http.post(f"{gate}/v1/responses", json={"model": "m", "stream": stream}))
     await upstream.arrived.wait()
     asking.cancel()
 
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(TIMEOUT_S):
         await upstream.disconnected.wait()
 
 
-async def test_work_ends_when_the_caller_leaves_in_the_middle_of_a_stream(gate, http, upstream: FakeUpstream):
-    """Leaving a stream half read closes the upstream's too."""
+async def test_the_upstream_is_left_when_the_client_disconnects_within_a_stream(gate, http, upstream: FakeUpstream):
+    """Its connection is closed although the response is not finished."""
     upstream.answer = streaming(CANONICAL[:2000], then=hang)
     async with http.post(f"{gate}/v1/responses", json={"model": "m", "stream": True}) as answer:
         await answer.content.readany()
 
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(TIMEOUT_S):
         await upstream.disconnected.wait()
+
+
+class Renaming(Policy):
+    """Replaces the model, and bounds the output."""
+
+    def request_check(self, _state: PolicyState) -> RequestCheck:
+        return lambda call, _context: call.with_fields(model="real", max_output_tokens=64)
+
+
+async def test_the_record_has_the_call_as_the_policies_returned_it():
+    """The log names the model that was used."""
+    context = make_context()
+    await answer_of(
+        make_pipeline(ScriptedBackend(answer=RESPONSE), rules=[make_rule(Renaming())]), make_call(), context
+    )
+
+    assert (context.record.model, context.record.max_output_tokens) == ("real", 64)
+    assert (context.record.route, context.record.backend) == ("route", "scripted")
+
+
+async def test_every_step_is_measured():
+    """In their order; a hit in the cache needs no history and no backend."""
+    pipeline = make_pipeline(ScriptedBackend(answer=RESPONSE), cache=Cache(CacheTable(use="memory"), Memory()))
+    steps = []
+    for _ in range(2):
+        context = make_context()
+        await answer_of(pipeline, make_call(prompt_cache_key="k"), context)
+        steps.append([name for name, _ in context.trace.durations])
+
+    assert steps == [
+        ["policies", "ownership", "route", "cache", "history", "backend"],
+        ["policies", "ownership", "route", "cache"],
+    ]
+
+
+async def test_a_step_that_refuses_ends_the_path():
+    """The steps after it do not run: no backend is called, and what policies reserved is given back."""
+    backend, budget = ScriptedBackend(answer=RESPONSE), ItemBudget()
+    refusing = make_pipeline(backend, rules=[make_rule(budget), make_rule(Refusal())])
+    unrouted = make_pipeline(backend, rules=[make_rule(budget)], model="another")
+    for pipeline, refusal in ((refusing, PolicyViolation), (unrouted, UnknownModel)):
+        with pytest.raises(refusal):
+            await answer_of(pipeline, make_call(), make_context())
+
+    assert backend._calls == []
+    assert len(budget._ended) == 2
+
+
+async def test_an_id_of_another_team_is_refused_before_anything_else():
+    """In the words for an unknown id; a backend never receives it."""
+    backend = ScriptedBackend(answer=RESPONSE, keeps_state=True)
+    pipeline = make_pipeline(backend)
+    await answer_of(pipeline, make_call(), make_context())
+    continued = make_call(previous_response_id=RESPONSE["id"])
+    with pytest.raises(RequestError) as caught:
+        await answer_of(pipeline, continued, make_context(Caller("eve", "another team")))
+
+    assert caught.value.code == "previous_response_not_found"
+    assert await object_of(pipeline, continued, make_context(Caller("ben", "search"))) == RESPONSE
+    assert len(backend._calls) == 2
+
+
+async def test_a_response_is_bound_to_its_team_before_the_caller_can_use_it():
+    """When the first event of the stream is there, the owner is known."""
+    pipeline = make_pipeline(ScriptedBackend(answer=CANONICAL, keeps_state=True))
+    async with pipeline.reply_to(make_call(stream=True), make_context()) as reply:
+        assert reply.batches is not None
+        await anext(aiter(reply.batches))
+        with pytest.raises(RequestError):
+            await pipeline.ownership.check(
+                make_call(previous_response_id="resp_0001"), make_context(Caller("eve", "another team"))
+            )
+
+
+async def test_a_call_without_state_is_not_continued():
+    """A backend that keeps no state does not know the earlier turns."""
+    backend = ScriptedBackend(answer=RESPONSE)
+    with pytest.raises(RequestError):
+        await answer_of(make_pipeline(backend), make_call(previous_response_id="resp_1"), make_context())
+
+    assert backend._calls == []
+
+
+@pytest.mark.parametrize("answer", [RESPONSE, CANONICAL])
+async def test_a_reply_has_the_form_that_the_call_asks_for(answer: object):
+    """Whichever the backend sends."""
+    pipeline = make_pipeline(ScriptedBackend(answer=answer))
+    events = events_in(await answer_of(pipeline, make_call(stream=True), make_context()))
+
+    assert await object_of(pipeline, make_call(), make_context()) == RESPONSE
+    assert order_faults(events) == []
+    assert events[-1]["response"] == RESPONSE
+
+
+async def test_an_error_of_a_backend_is_raised_or_passed_on():
+    """Raised when there is no answer, passed on with its status and body when there is one."""
+    with pytest.raises(BackendError):
+        await answer_of(make_pipeline(ScriptedBackend(answer=CUT)), make_call(), make_context())
+    refused = Reply(429, {"retry-after": "2"}, body=b'{"error":{}}')
+    async with make_pipeline(ScriptedBackend(answer=refused)).reply_to(make_call(stream=True), make_context()) as reply:
+        assert reply is refused
+
+
+async def test_leaving_the_block_ends_the_work_and_cleans_up():
+    """The backend's block is left first, so that a clean-up knows the whole reply."""
+    backend, budget, closed = ScriptedBackend(answer=CANONICAL), ItemBudget(items=9), []
+    context = make_context()
+
+    async def note() -> None:
+        closed.append(backend._closed)
+
+    context.on_end(note)
+    async with make_pipeline(backend, rules=[make_rule(budget)]).reply_to(make_call(stream=True), context) as reply:
+        assert reply.batches is not None
+        await anext(aiter(reply.batches))
+
+        assert (backend._closed, budget._ended) == (0, [])
+    assert (backend._closed, len(budget._ended), closed) == (1, 1, [1])
+
+
+async def test_a_body_of_a_stream_that_breaks_off_is_an_error():
+    """Half an answer must not look like a whole one."""
+    with pytest.raises(BackendError) as caught:
+        await answer_of(make_pipeline(ScriptedBackend(answer=b"".join(FRAMES[:9]))), make_call(), make_context())
+
+    assert caught.value.code == "upstream_cut"

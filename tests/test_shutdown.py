@@ -1,4 +1,4 @@
-"""What callers hear whose answers are not finished when the drain ends."""
+"""Answers that are not finished when the drain ends."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.http.server import GRACE_S, LEAVING_S
+from proxy.http.server import END_S, GRACE_S
+from proxy.shutdown import ShuttingDown, cancel_for_shutdown, shutdown_error
+from tests.patience import TIMEOUT_S
 from tests.raw import RawConnection, no_tasks_left, post, wire  # noqa: F401
 from tests.stopping import StoppableGateway
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
@@ -18,31 +20,31 @@ FIRST = CANONICAL[: CANONICAL.index(b"\n\n") + 2]
 SHUTDOWN = "server_shutdown"
 
 
-async def begun(connection: RawConnection) -> None:
-    """An answer's first event has come."""
+async def read_first_event(connection: RawConnection) -> None:
+    """Read an answer up to its first event."""
     while await connection.line() != b"event: response.created\n":
         pass
 
 
 def finished(logged: list[dict[str, Any]]) -> list[tuple[int, str | None]]:
-    """How each request ended in the log."""
+    """Return the status and the code in the log line of each request."""
     return [(line["status"], line.get("code")) for line in logged if line["event"] == "request.finished"]
 
 
-async def test_an_upstream_stream_that_is_ended_keeps_what_it_told(upstream: FakeUpstream, logged):
-    """Its open item is closed as it stands; the upstream is left, and nothing crashed."""
+async def test_a_stream_that_is_ended_keeps_the_text_that_was_sent(upstream: FakeUpstream, logged):
+    """Its open item is closed as incomplete, and the connection to the upstream is closed."""
     sent = b"".join(frame + b"\n\n" for frame in CANONICAL.split(b"\n\n")[:11])
     upstream.answer = streaming(sent, then=hang)
     async with StoppableGateway(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)
-        await begun(connection)
+        await read_first_event(connection)
         await gate.stop()
-        told = await connection.rest()
+        received = await connection.rest()
 
         await upstream.disconnected.wait()
-    assert told.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    assert b'"status":"incomplete"' in told
-    assert told.index(b"event: response.output_item.done") < told.index(b"event: error")
+    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert b'"status":"incomplete"' in received
+    assert received.index(b"event: response.output_item.done") < received.index(b"event: error")
     assert finished(logged) == [(200, SHUTDOWN)]
     assert [line["event"] for line in logged if line["event"] in ("request.crashed", "backend.failed")] == []
 
@@ -51,7 +53,7 @@ async def test_an_upstream_stream_that_is_ended_keeps_what_it_told(upstream: Fak
 async def test_an_answer_that_has_not_begun_is_refused_when_the_drain_ends(
     upstream: FakeUpstream, logged, stream: bytes
 ):
-    """The caller can still be told by a status, and may try the next gate."""
+    """With a status, so that the client may try another gateway."""
     upstream.answer = hang
     async with StoppableGateway(upstream, drain_s=0.1) as gate, wire(gate.address) as connection:
         await connection.send(post(b'{"model":"m","stream":%b}' % stream))
@@ -64,7 +66,7 @@ async def test_an_answer_that_has_not_begun_is_refused_when_the_drain_ends(
 
 
 class Flood:
-    """More than all the buffers on the way hold, as comments; then nothing."""
+    """Writes more than all buffers on the way can hold, as comments, and then nothing."""
 
     def __init__(self) -> None:
         self._written = 0
@@ -75,8 +77,8 @@ class Flood:
             self._written += 1
         await hang(response)
 
-    async def stuck(self) -> None:
-        """Nobody has taken more for a while."""
+    async def wait_until_blocked(self) -> None:
+        """Wait until no more is accepted."""
         before = -1
         while self._written != before or not before:
             before = self._written
@@ -86,41 +88,75 @@ class Flood:
 
 @asynccontextmanager
 async def flooding(upstream: FakeUpstream) -> AsyncIterator[tuple[StoppableGateway, Any]]:
-    """A gate without a drain, and a caller that is behind in a stream without end."""
+    """Run a gateway without a drain, and a client that does not read an endless stream."""
     flood = Flood()
     upstream.answer = streaming(FIRST, then=flood)
     async with StoppableGateway(upstream, drain_s=0) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)
-        await begun(connection)
-        await flood.stuck()
+        await read_first_event(connection)
+        await flood.wait_until_blocked()
         yield gate, connection
 
 
-async def test_a_caller_that_takes_nothing_holds_no_process(upstream: FakeUpstream, logged):
-    """It is waited for as long as one needs to read an end, and then left with what it has."""
+async def test_a_client_that_does_not_read_does_not_delay_the_shutdown(upstream: FakeUpstream, logged):
+    """It has a bounded time to read the end, then its connection is closed."""
     async with flooding(upstream) as (gate, _):
-        async with asyncio.timeout(GRACE_S + LEAVING_S + 2):
+        async with asyncio.timeout(GRACE_S + END_S + TIMEOUT_S):
             await gate.stop()
             await upstream.disconnected.wait()
     assert finished(logged) == [(200, SHUTDOWN)]
 
 
-async def test_a_slow_caller_reads_its_end_in_the_right_place(upstream: FakeUpstream, logged):
-    """It is behind when the drain ends: what was being written is written whole, and then the end."""
+async def test_a_slow_client_reads_the_end_after_whole_frames(upstream: FakeUpstream, logged):
+    """A frame that is being written when the drain ends is written whole, and then the end."""
     async with flooding(upstream) as (gate, connection):
         await gate.stop()
         await asyncio.sleep(0.3)  # the drain is long over
-        told = await connection.rest()
+        received = await connection.rest()
 
-    assert told.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    assert told.index(b"event: error") < told.index(b"event: response.failed")
+    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert received.index(b"event: error") < received.index(b"event: response.failed")
     assert finished(logged) == [(200, SHUTDOWN)]
 
 
-async def test_a_whole_stream_is_not_called_cut_when_only_its_upstream_lingers(upstream: FakeUpstream, logged):
-    """The caller has all of it; what the upstream still has to say concerns nobody."""
+async def test_a_stream_that_was_sent_whole_is_not_logged_as_cut(upstream: FakeUpstream, logged):
+    """Although its upstream keeps the connection open."""
     upstream.answer = streaming(CANONICAL, then=hang)
     async with StoppableGateway(upstream, drain_s=0.05) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)
         assert (await connection.answer()).body == CANONICAL
     assert finished(logged) == [(200, None)]
+
+
+async def cancelled_by(cancel) -> tuple[asyncio.Task, list[ShuttingDown]]:
+    """Return a task that was cancelled in this way while it waited, and the shutdown errors that it met."""
+    errors, waiting = [], asyncio.Event()
+
+    async def call() -> None:
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as cancelled:
+            errors.append(shutdown_error(cancelled))
+
+    running = asyncio.create_task(call())
+    await waiting.wait()
+    cancel(running)
+    await asyncio.wait([running])
+    return running, errors
+
+
+async def test_a_call_that_is_cancelled_for_the_shutdown_continues_with_an_error():
+    """It can still send an end: the cancellation is taken back."""
+    running, (error,) = await cancelled_by(cancel_for_shutdown)
+
+    assert (running.cancelled(), running.cancelling()) == (False, 0)
+    assert (error.status, error.code, error.headers) == (503, SHUTDOWN, {"Retry-After": "1"})
+
+
+@pytest.mark.parametrize("cancel", [asyncio.Task.cancel, lambda task: task.cancel("another reason")])
+async def test_any_other_cancellation_is_raised(cancel):
+    """A client that disconnects cancels its call without a reason."""
+    running, errors = await cancelled_by(cancel)
+
+    assert (running.cancelled(), errors) == (True, [])

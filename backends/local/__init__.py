@@ -1,10 +1,10 @@
-"""Answers from a model on this machine, run by CTranslate2 in a process of its own.
+"""A model on this machine, run by CTranslate2 in a separate process.
 
-Answers: a stream of its own making: a message token by token, calls of the functions that came with the request.
-Fails: 400 for what the model cannot read or do, by name; 429 `local_model_busy` with Retry-After when too many wait,
-    502 `local_model_failed` when it breaks down and `local_model_astray` when it cannot be held to the form that was
-    asked for, 503 `local_model_unavailable` with Retry-After while it is started again. A folder that is no model fails
-    the start.
+Answers: a stream of reasoning, text and calls of the tools in the request, token by token.
+Fails: 400 with the name of the parameter for anything that the model cannot read or do; 429 `local_model_busy` with
+    Retry-After when too many calls wait; 502 `local_model_failed` when the model fails, and
+    `local_model_constraint_failed` when it does not follow the requested format; 503 `local_model_unavailable` with
+    Retry-After while it is restarted. A folder without a usable model fails the start.
 Source: https://opennmt.net/CTranslate2/, https://platform.openai.com/docs/api-reference/responses
 """
 
@@ -22,7 +22,7 @@ import structlog
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, model_validator
 
 from backends import Backend
-from backends.local.answer import Answer
+from backends.local.answer import ResponseBuilder
 from backends.local.engine import Engine
 from backends.local.engine.able import refuse
 from backends.local.engine.admission import Admission
@@ -34,115 +34,115 @@ from backends.local.engine.messages import Order
 from backends.local.engine.process import InProcess, Terms
 from backends.local.engine.thread import InThread
 from backends.local.model import Model, read_model
-from backends.local.readers import Readers
-from backends.local.request import Request, read_request
-from backends.local.request.parameters import Parameters
+from backends.local.request import LocalRequest, read_request
+from backends.local.request.parameters import GenerationParameters
+from backends.local.request_executor import RequestExecutor
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
 
 log = structlog.get_logger()
 
-# How many names of what was left out are told; who sends more will not read them.
-MOST_TOLD = 32
-# Which part of the free memory answers may take while they are made.
-KV_PART = 4
-# The least memory for answers that is of use: for one of so many tokens, or one as long as the context.
-FEWEST_TOKENS = 512
+# How many names x-headgate-ignored lists, and in what length; some clients reject long headers.
+MAX_IGNORED_NAMES, MAX_NAME_CHARS = 32, 64
+# The part of the free memory that answers may take while they are made: one in so many.
+KV_FRACTION = 4
+# kv_bytes must suffice for an answer of so many tokens, or for one as long as the context.
+MIN_KV_TOKENS = 512
 
 
 class Local(Backend):
     keeps_state: bool = False
-    """Always false: a model on this machine keeps no responses; Headgate's own store can."""
+    """Always false: a local model stores no responses; Headgate's own store can."""
     enforces: tuple[str, ...] = ()
-    """Always empty: a model on this machine keeps no policy by itself."""
+    """Always empty: a local model enforces no policy by itself."""
     path: Path
     """The model's folder, as CTranslate2's converters write it, with its tokenizer.json and chat_template.jinja."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it runs; "auto" takes a graphics card when there is one that works."""
+    """Where the model runs; "auto" uses a GPU when a working one exists."""
     device_index: NonNegativeInt | Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = 0
-    """Which graphics card, counted from 0; or a list of them: each gets a copy of the model and all workers."""
+    """The index of the GPU, from 0; or a list: each of these GPUs gets a copy of the model and all workers."""
     compute_type: str = "default"
-    """How it calculates: "default" is as the model was stored, on a card the best it has; or "int8", "bfloat16" ..."""
+    """The type of computation: "default" is the stored type, on a GPU its best one; or "int8", "bfloat16" ..."""
     workers: Annotated[int, Field(ge=1, le=256)] | None = None
-    """How many answers are made at the same time; left out: one per core."""
+    """How many answers or batches are generated at the same time; left out: one per core."""
     intra_threads: PositiveInt = 1
-    """How many threads make one answer; more than 1 pays for very large models only."""
+    """How many threads each worker uses; more than 1 helps only very large models."""
     context_length: Annotated[int, Field(ge=64)] | None = None
-    """How many tokens a prompt and its answer may have together; left out, and at most: what headgate.json says."""
+    """How many tokens a prompt and its answer may have together; left out: the value in headgate.json, the maximum."""
     max_output_tokens: PositiveInt = 4096
-    """How many tokens an answer may have at most; also what a request gets that names no number."""
+    """How many tokens an answer may have at most; also the default of requests."""
     max_waiting: NonNegativeInt = 32
-    """How many calls may wait for a free worker, how many long ones to be read; one more is answered 429."""
+    """How many calls may wait for a worker, and how many long ones for preparation; one more is answered 429."""
     max_wait_s: PositiveFloat = 60.0
-    """How long a call may have to wait by what the model costs here; one that would wait longer is answered 429."""
+    """The longest wait, estimated from measured speed; a call that would wait longer is answered 429."""
     kv_bytes: PositiveInt | None = None
-    """How much memory all answers may take while they are made; left out: a quarter of what is free at the start."""
+    """Memory for the key-value cache of all running answers; left out: a quarter of the memory free at the start."""
     prefix_cache_bytes: NonNegativeInt = 268_435_456
-    """How much memory the beginnings of prompts may take that came before and are not read again; 0: none are kept."""
+    """Memory for beginnings of prompts that repeat and are then not processed again; 0: none are kept."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """For requests that name none; 0 always takes the likeliest token, which small models need."""
+    """The default of requests; 0 always selects the likeliest token, which small models need."""
     engine: Literal["process", "thread"] = "process"
-    """Where the model runs: a crash in a process of its own never takes the gate along; "thread" is for tests."""
+    """A process of its own protects the gate from crashes of the model; "thread" is for tests."""
     preload: bool = True
-    """Whether the model is loaded when the gate starts, as far as memory_bytes allows; else the first call waits."""
+    """Whether the model is loaded when the gate starts, if memory_bytes allows; else the first call waits for it."""
     keep_alive_s: PositiveFloat | None = None
-    """How many seconds without a call until the model is unloaded; left out: never. The next call loads it again."""
+    """Seconds without a call after which the model is unloaded; left out: never. The next call loads it again."""
     memory_bytes: PositiveInt | None = None
-    """What all local models of this gate may take together, the lowest one named: idle ones make room for others."""
+    """Memory for all local models together; the lowest value applies. Idle models are unloaded to make room."""
     start_timeout_s: PositiveFloat = 10.0
-    """How many seconds a call waits for a model that is being loaded or started again; then it is answered 503."""
+    """Seconds that a call waits for a model that is loaded or restarted; then it is answered 503."""
     hang_timeout_s: PositiveFloat = 5.0
-    """After how many seconds of silence the model's process is ended and started again."""
+    """Seconds without progress after which the model's process is restarted."""
     process_bytes: PositiveInt | None = None
-    """How much address space the model's process may take, on the processor only; left out: all that there is."""
+    """The address space of the model's process, on a CPU only; left out: unlimited."""
     ignore_unknown_tools: bool = False
-    """Whether tools that a server would have to run are left out, and told in x-headgate-ignored; else they are 400."""
+    """Whether tools that a server would have to run are ignored and listed in x-headgate-ignored; else they are 400."""
     provider: str = "headgate"
-    """Whose models these are in traces."""
+    """The provider of the model in traces."""
 
     @model_validator(mode="after")
-    def _keeps_nothing(self) -> Self:
+    def _check_stateless(self) -> Self:
         if self.keeps_state or self.enforces:
             raise ValueError("a local model keeps neither responses nor policies: leave out keeps_state and enforces")
         return self
 
     @model_validator(mode="after")
-    def _thread_is_plain(self) -> Self:
-        kept = self.keep_alive_s or self.memory_bytes or self.process_bytes or not self.preload
-        if self.engine == "thread" and kept:
+    def _check_thread(self) -> Self:
+        process_only = self.keep_alive_s or self.memory_bytes or self.process_bytes or not self.preload
+        if self.engine == "thread" and process_only:
             raise ValueError('keep_alive_s, memory_bytes, process_bytes and preload = false need engine = "process"')
         return self
 
     _engine: Engine = PrivateAttr()
     _model: Model = PrivateAttr()
-    _readers: Readers = PrivateAttr()
+    _executor: RequestExecutor = PrivateAttr()
 
     def check(self) -> None:
         model = self._read_model()
         refuse(self._placement())
         if self.memory_bytes is not None:
-            refuse_too_large(self._needs_bytes(model, self._kv_bytes(model)), self.memory_bytes)
+            refuse_too_large(self._required_bytes(model, self._kv_bytes(model)), self.memory_bytes)
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._read_model)
-        self._readers = Readers(self.max_waiting)
+        self._executor = RequestExecutor(self.max_waiting)
         kv_bytes = self._kv_bytes(self._model)
         placement, token_bytes = self._placement(), self._model.kv_bytes_per_token
         workers = placement.workers
         admission = Admission(self.max_waiting, workers, kv_bytes, self.max_wait_s, kv_bytes_per_token=token_bytes)
         if self.engine == "process":
-            self._engine = await self._in_process(admission, placement, kv_bytes)
+            self._engine = await self._start_in_process(admission, placement, kv_bytes)
         else:
-            self._engine = await self._in_thread(admission, placement)
+            self._engine = await self._start_in_thread(admission, placement)
         log.info(
-            "local.started", backend=self.name, device=self._engine.device or "not loaded yet",
+            "backend.started", backend=self.name, device=self._engine.device or "not loaded yet",
             compute_type=self._engine.compute_type, workers=workers, context_length=self._model.context_length,
         )  # fmt: skip
 
     def _read_model(self) -> Model:
         model = read_model(self.path, context_length=self.context_length)
-        least = min(model.context_length, FEWEST_TOKENS)
+        least = min(model.context_length, MIN_KV_TOKENS)
         if self.kv_bytes is not None and self.kv_bytes < least * model.kv_bytes_per_token:
             raise ValueError(
                 f"kv_bytes is {self.kv_bytes}, but {least} tokens of the model in {self.path} take "
@@ -154,7 +154,7 @@ class Local(Backend):
         cards = (self.device_index,) if isinstance(self.device_index, int) else self.device_index
         return Placement(self.device, cards, self.compute_type, self.workers or _cores(), self.intra_threads)
 
-    async def _in_process(self, admission: Admission, placement: Placement, kv_bytes: int) -> Engine:
+    async def _start_in_process(self, admission: Admission, placement: Placement, kv_bytes: int) -> Engine:
         model = self._model
         order = Order(
             path=str(model.path.absolute()), placement=asdict(placement), vocabulary_size=len(model.vocabulary),
@@ -164,11 +164,11 @@ class Local(Backend):
         terms = Terms(
             backend=self.name, start_timeout_s=self.start_timeout_s, hang_timeout_s=self.hang_timeout_s,
             keep_alive_s=self.keep_alive_s, preload=self.preload, memory_bytes=self.memory_bytes,
-            needs_bytes=self._needs_bytes(model, kv_bytes),
+            needs_bytes=self._required_bytes(model, kv_bytes),
         )  # fmt: skip
         return await InProcess.started(admission, order, terms, of_this_gate())
 
-    async def _in_thread(self, admission: Admission, placement: Placement) -> Engine:
+    async def _start_in_thread(self, admission: Admission, placement: Placement) -> Engine:
         model = self._model
         tokenizer = (model.path / "tokenizer.json").read_text(encoding="utf-8")
         return await InThread.started(
@@ -177,30 +177,30 @@ class Local(Backend):
             grammars=Grammars(tokenizer, len(model.vocabulary), model.stop_ids),
         )  # fmt: skip
 
-    def _needs_bytes(self, model: Model, kv_bytes: int) -> int:
-        """What a loaded model takes, with the answers that it makes and the prompts that it keeps."""
+    def _required_bytes(self, model: Model, kv_bytes: int) -> int:
+        """Return the memory of a loaded model, with its running answers and the prompts that it keeps."""
         return (model.path / "model.bin").stat().st_size + kv_bytes + self.prefix_cache_bytes
 
     def _kv_bytes(self, model: Model) -> int:
-        """Never less than what one answer as long as the context takes, unless the config says so."""
-        one = model.context_length * model.kv_bytes_per_token
-        return self.kv_bytes or max((self.memory_bytes or free_bytes()) // KV_PART, one)
+        """Return the memory for running answers; unless configured, it suffices for one as long as the context."""
+        full_context = model.context_length * model.kv_bytes_per_token
+        return self.kv_bytes or max((self.memory_bytes or free_bytes()) // KV_FRACTION, full_context)
 
     async def close(self) -> None:
-        self._readers.close()
+        self._executor.close()
         await self._engine.close()
 
     async def models(self) -> Sequence[str]:
         return (self.name,)
 
     async def describe(self, _model: str) -> Mapping[str, Any]:
-        able = {
+        capabilities = {
             "tools": self._model.tool_format is not None,
             "json_schema": True,
             "reasoning": self._model.reasoning is not None,
             "images": False,
         }
-        return {"context_length": self._model.context_length, "capabilities": able}
+        return {"context_length": self._model.context_length, "capabilities": capabilities}
 
     async def ready(self) -> bool:
         return self._engine.running
@@ -208,25 +208,26 @@ class Local(Backend):
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
         plain = not call.body.get("tools") and not call.body.get("text")
-        request = await self._readers.read(functools.partial(self._read, call, context.caller.team), len(call.encoded), plain=plain)
-        answer = Answer(request, self._model.tokens)
+        request = await self._executor.run(
+            functools.partial(self._read, call, context.caller.team), len(call.encoded), plain=plain
+        )
+        builder = ResponseBuilder(request, self._model.tokenizer)
         async with self._engine.generate(request.prompt, request.options) as generation:
-            yield Reply(200, _told(request), batches=answer.batches(generation))
+            yield Reply(200, _ignored_header(request), batches=builder.batches(generation))
 
-    def _read(self, call: Call, team: str) -> Request:
-        return read_request(
-            call.body, self._model, Parameters(self.max_output_tokens, self.temperature), team=team,
-            ignore_unknown_tools=self.ignore_unknown_tools,
-        )  # fmt: skip
+    def _read(self, call: Call, team: str) -> LocalRequest:
+        defaults = GenerationParameters(self.max_output_tokens, self.temperature)
+        return read_request(call.body, self._model, defaults, team=team, ignore_unknown_tools=self.ignore_unknown_tools)
 
 
-def _told(request: Request) -> dict[str, str]:
-    """What a caller must know beside the answer: names that it wrote, fit for a header."""
-    names = [name[:64].encode("ascii", "backslashreplace").decode() for name in request.ignored[:MOST_TOLD]]
+def _ignored_header(request: LocalRequest) -> dict[str, str]:
+    """Return the header that lists ignored parameters and tools, in characters that a header may contain."""
+    shortened = [name[:MAX_NAME_CHARS] for name in request.ignored[:MAX_IGNORED_NAMES]]
+    names = [name.encode("ascii", "backslashreplace").decode() for name in shortened]
     printable = [re.sub(r"[^!-+\--~]", "_", name) for name in names]
     return {"x-headgate-ignored": ", ".join(printable)} if printable else {}
 
 
 def _cores() -> int:
-    """How many cores this process may use: in a container fewer than the machine has."""
+    """Return how many cores this process may use, in a container fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Tokens -> events: thoughts and text as they are decoded, calls as they become whole, and an end that says why."""
+"""Generated tokens -> the events of a response: reasoning, text and tool calls as they arrive, and how it ended."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -6,34 +6,42 @@ from typing import Any
 
 from backends.local.engine import Generation
 from backends.local.engine.job import Token
-from backends.local.logprobs import Logprobs
-from backends.local.model.tokens import Tokens
-from backends.local.request import Request
-from backends.local.speech import CustomCall, FunctionCall, Piece, Speech, Text, Thought, Thoughts, reader_of
+from backends.local.logprobs import LogprobTracker
+from backends.local.model.tokenizer import ModelTokenizer
+from backends.local.request import LocalRequest
+from backends.local.speech import (
+    CustomCall,
+    FunctionCall,
+    OutputParser,
+    Reasoning,
+    ReasoningParser,
+    Segment,
+    Text,
+    build_parser,
+)
 from proxy.wire.compose import Composer, new_id, response_object, usage
 from proxy.wire.event import Event
 
 
-class Answer:
-    """One response, from its first event to its last."""
+class ResponseBuilder:
+    """Builds the events of one response, from the first to the last."""
 
-    def __init__(self, request: Request, tokens: Tokens) -> None:
-        begun = response_object(request.body, response_id=new_id("resp"), created_at=int(time.time()))
-        tools, thinking = request.tools, request.thinking
-        thoughts = None if thinking is None else Thoughts(thinking, begun=request.thought_begun)
-        shown = (*tools.tags, *(thinking.tags if thinking else ()))
+    def __init__(self, request: LocalRequest, tokenizer: ModelTokenizer) -> None:
+        response = response_object(request.body, response_id=new_id("resp"), created_at=int(time.time()))
+        tools, tags = request.tools, request.reasoning_tags
+        visible = (*tools.visible_tags, *(tags.both if tags else ()))
         top = request.options.top_logprobs
-        self._composer = Composer(begun)
+        self._composer = Composer(response)
         self._request = request
-        self._hear = tokens.decoder(request.prompt, shows=shown)
-        self._speech = Speech(
-            reader_of(tools.form, tools.kinds, sure=bool(request.options.grammar)),
-            thoughts=thoughts,
-            stops=request.stops,
+        self._detokenize = tokenizer.build_detokenizer(request.prompt, visible=visible)
+        self._parser = OutputParser(
+            build_parser(tools.tool_format, tools.kinds, constrained=bool(request.options.grammar)),
+            reasoning=None if tags is None else ReasoningParser(tags, is_open=request.reasoning_open),
+            stop_sequences=request.stop_sequences,
         )
-        self._logprobs = None if top is None else Logprobs(tokens.spell, top)
-        self._kind: type[Piece] | None = None  # of the last item; None when there is none
-        self._calling = False  # whether the last item is a call that goes on
+        self._logprobs = None if top is None else LogprobTracker(tokenizer.token_bytes, top)
+        self._last_kind: type[Segment] | None = None  # of the last item; None before the first
+        self._in_call = False  # whether the last item is a call that is not complete
         self._done = False
         self._output_tokens = self._reasoning_tokens = 0
 
@@ -42,7 +50,7 @@ class Answer:
         async for tokens in generation:
             events: list[Event] = []
             for token in tokens:
-                events += self._told(self._heard(token))
+                events += self._compose(self._parse(token))
                 if self._done:
                     break
             if events:
@@ -51,55 +59,55 @@ class Answer:
                 break
         yield self._end(generation)
 
-    def _heard(self, token: Token) -> list[Piece]:
-        """What there is to tell now that this token is known."""
-        thinking = self._speech.thinking
-        text = self._hear(token.id)
+    def _parse(self, token: Token) -> list[Segment]:
+        """Return the segments that become known with this token."""
+        in_reasoning = self._parser.in_reasoning
+        text = self._detokenize(token.id)
         if self._logprobs is not None:
-            self._logprobs.hear(token, text)
-        pieces = self._speech.feed(text) if text else []
+            self._logprobs.add(token, text)
+        segments = self._parser.feed(text) if text else []
         self._output_tokens += 1
-        if thinking or self._speech.thinking:
-            self._reasoning_tokens = self._output_tokens  # thoughts come first: all tokens until now
-        return pieces
+        if in_reasoning or self._parser.in_reasoning:
+            self._reasoning_tokens = self._output_tokens  # reasoning comes first, so it includes all tokens so far
+        return segments
 
-    def _told(self, pieces: Sequence[Piece]) -> list[Event]:
+    def _compose(self, segments: Sequence[Segment]) -> list[Event]:
         events: list[Event] = []
-        for piece in pieces:
-            events += self._piece(piece)
-            self._kind = type(piece)
-            self._calling = isinstance(piece, FunctionCall | CustomCall) and not piece.whole
-            if isinstance(piece, FunctionCall | CustomCall) and piece.whole and self._request.tools.one_call:
+        for segment in segments:
+            events += self._compose_segment(segment)
+            self._last_kind = type(segment)
+            self._in_call = isinstance(segment, FunctionCall | CustomCall) and not segment.complete
+            if isinstance(segment, FunctionCall | CustomCall) and segment.complete and self._request.tools.one_call:
                 self._done = True
                 return events
-        self._done = self._speech.stopped
+        self._done = self._parser.stopped
         return events
 
-    def _piece(self, piece: Piece) -> list[Event]:
-        composer, goes_on = self._composer, self._kind is type(piece)
-        match piece:
+    def _compose_segment(self, segment: Segment) -> list[Event]:
+        composer, continues = self._composer, self._last_kind is type(segment)
+        match segment:
             case Text():
-                logprobs = self._logprobs.of(piece) if self._logprobs is not None else ()
-                return [*(() if goes_on else composer.open_message()), *composer.delta(piece.text, logprobs)]
-            case Thought():
-                return [*(() if goes_on else composer.open_reasoning()), *composer.delta(piece.text)]
+                logprobs = self._logprobs.take(segment) if self._logprobs is not None else ()
+                return [*(() if continues else composer.open_message()), *composer.delta(segment.text, logprobs)]
+            case Reasoning():
+                return [*(() if continues else composer.open_reasoning()), *composer.delta(segment.text)]
             case FunctionCall():
-                opening, text = composer.open_function_call, piece.arguments
+                open_call, text = composer.open_function_call, segment.arguments
             case CustomCall():
-                opening, text = composer.open_custom_call, piece.input
-        name, namespace = self._request.tools.called(piece.name)
-        events = [] if self._calling else opening(name, namespace=namespace)
-        events += composer.delta(text) if text or not self._calling else ()
-        # A call that was cut off is left open: with the answer it becomes incomplete.
-        return [*events, *(composer.close() if piece.whole else ())]
+                open_call, text = composer.open_custom_call, segment.input
+        name, namespace = self._request.tools.split_name(segment.name)
+        events = [] if self._in_call else open_call(name, namespace=namespace)
+        events += composer.delta(text) if text or not self._in_call else ()
+        # A call that was cut off stays open, so that finishing the response makes it incomplete.
+        return [*events, *(composer.close() if segment.complete else ())]
 
     def _end(self, generation: Generation) -> list[Event]:
-        cut = generation.finish == "length" and not self._done
-        events = [] if self._done else self._told(self._speech.close(cut=cut))
-        cut = cut and not self._speech.stopped
-        if self._kind is None or (self._kind is Thought and not cut):
-            events += self._composer.open_message()  # who says nothing has still answered: readers look for a message
-        reason = "max_output_tokens" if cut else None
+        truncated = generation.finish == "length" and not self._done
+        events = [] if self._done else self._compose(self._parser.close(truncated=truncated))
+        truncated = truncated and not self._parser.stopped
+        if self._last_kind is None or (self._last_kind is Reasoning and not truncated):
+            events += self._composer.open_message()  # clients expect a message even in an empty answer
+        reason = "max_output_tokens" if truncated else None
         return [*events, *self._composer.finish(self._usage(generation), incomplete=reason)]
 
     def _usage(self, generation: Generation) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which tokens a text is made of, with their logprobs as the protocol has them.
+"""The logprobs of a text's tokens, as the protocol defines them.
 
 Source: https://platform.openai.com/docs/api-reference/responses/object#responses/object-output
 """
@@ -13,39 +13,39 @@ from backends.local.speech import Text
 JSON = dict[str, Any]
 
 
-class Logprobs:
-    """Hears the tokens of one answer, and tells for each text of it those that it has not told yet.
+class LogprobTracker:
+    """Assigns the tokens of one answer to its texts.
 
-    A token whose text is part of two texts is told with the first. Tokens of tags, thoughts and calls are never told.
+    A token whose text is part of two texts belongs to the first. Tokens of tags, reasoning and calls belong to none.
     """
 
-    def __init__(self, spell: Callable[[int], bytes], top: int) -> None:
-        self._spell = spell
+    def __init__(self, token_bytes: Callable[[int], bytes], top: int) -> None:
+        self._token_bytes = token_bytes
         self._top = top
-        self._heard: deque[tuple[int, int, Token]] = deque()  # with where its text begins and ends
-        self._unsaid: list[Token] = []  # those that have begun a character which is not whole
-        self._place = 0
+        self._tokens: deque[tuple[int, int, Token]] = deque()  # with the offsets of their texts
+        self._incomplete: list[Token] = []  # those that are part of a character which is not complete
+        self._offset = 0
 
-    def hear(self, token: Token, text: str) -> None:
-        """A token, and the text that there was more of when it came."""
-        self._unsaid.append(token)
+    def add(self, token: Token, text: str) -> None:
+        """Add a token, with the text that it completed."""
+        self._incomplete.append(token)
         if text:
-            end = self._place + len(text)
-            self._heard.extend((self._place, end, each) for each in self._unsaid)
-            self._place, self._unsaid = end, []
+            end = self._offset + len(text)
+            self._tokens.extend((self._offset, end, each) for each in self._incomplete)
+            self._offset, self._incomplete = end, []
 
-    def of(self, said: Text) -> list[JSON]:
-        """The logprobs of a text's tokens. Texts come in order."""
-        end = said.at + len(said.text)
-        told: list[JSON] = []
-        while self._heard and self._heard[0][0] < end:
-            _, ended, token = self._heard.popleft()
-            if ended > said.at:
+    def take(self, segment: Text) -> list[JSON]:
+        """Return the logprobs of a text's tokens. Texts must be given in order."""
+        end = segment.offset + len(segment.text)
+        taken: list[JSON] = []
+        while self._tokens and self._tokens[0][0] < end:
+            _, token_end, token = self._tokens.popleft()
+            if token_end > segment.offset:
                 top = [self._entry(*each) for each in token.top[: self._top]]
-                # What a grammar left no choice about came without asking the model, and was certain.
-                told.append(self._entry(token.id, token.logprob or 0.0) | {"top_logprobs": top})
-        return told
+                # A token that a grammar forced has no logprob: its probability was 1.
+                taken.append(self._entry(token.id, token.logprob or 0.0) | {"top_logprobs": top})
+        return taken
 
     def _entry(self, token: int, logprob: float) -> JSON:
-        spelt = self._spell(token)
-        return {"token": spelt.decode(errors="backslashreplace"), "bytes": list(spelt), "logprob": logprob}
+        content = self._token_bytes(token)
+        return {"token": content.decode(errors="backslashreplace"), "bytes": list(content), "logprob": logprob}

@@ -1,1 +1,1 @@
-"""How `backends/demo` came to be: our own text, a small network, and the test it passed."""
+"""Trains and evaluates the demo model in `backends/demo`. Runs from a checkout only; README.md says how."""

@@ -1,4 +1,4 @@
-"""Writes the trained weights as a CTranslate2 model in 8-bit integers, and beside it all that serving needs to know."""
+"""Writes the trained weights as a CTranslate2 model in 8-bit integers, with all files that serving needs."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ CONTEXT = 2048
 Weights = Mapping[str, np.ndarray]
 
 
-class Measures(Protocol):
-    """The shape of the network, as `network.Shape` tells it."""
+class ModelShape(Protocol):
+    """The numbers of `network.NetworkShape`, which needs PyTorch to be imported."""
 
     @property
     def tokens(self) -> int: ...
@@ -37,11 +37,11 @@ class Measures(Protocol):
     def epsilon(self) -> float: ...
 
 
-def write(weights: Weights, shape: Measures, tokenizer: Tokenizer, out: Path) -> None:
-    """Write the whole model directory. What was there under the same names is replaced."""
+def write_model(weights: Weights, shape: ModelShape, tokenizer: Tokenizer, out: Path) -> None:
+    """Write the model folder; existing files with the same names are replaced."""
     out.mkdir(parents=True, exist_ok=True)
-    spec = specification(weights, shape)
-    spec.register_vocabulary(vocabulary.listed(tokenizer))
+    spec = build_spec(weights, shape)
+    spec.register_vocabulary(vocabulary.list_tokens(tokenizer))
     spec.validate()
     spec.optimize(quantization="int8")
     spec.save(str(out))
@@ -49,11 +49,11 @@ def write(weights: Weights, shape: Measures, tokenizer: Tokenizer, out: Path) ->
     shutil.copyfile(TEMPLATE, out / "chat_template.jinja")
     end, start, nothing = (tokenizer.token_to_id(each) for each in (END, START, NOTHING))
     _write_json(out / "generation_config.json", {"bos_token_id": start, "eos_token_id": [end], "pad_token_id": nothing})
-    _write_json(out / "headgate.json", card(shape))
+    _write_json(out / "headgate.json", build_card(shape))
 
 
-def specification(weights: Weights, shape: Measures) -> Any:
-    """The network for CTranslate2: queries, keys and values in one matrix, the projection tied to the embedding."""
+def build_spec(weights: Weights, shape: ModelShape) -> Any:
+    """Return the network for CTranslate2: queries, keys and values in one matrix, projection tied to the embedding."""
     spec = transformer_spec.TransformerDecoderModelSpec.from_config(
         shape.layers, shape.heads, activation=common_spec.Activation.SWISH, pre_norm=True, ffn_glu=True, rms_norm=True,
         rotary_dim=0, rotary_interleave=False, rotary_base=shape.rotary_base, num_heads_kv=shape.key_heads,
@@ -76,8 +76,8 @@ def specification(weights: Weights, shape: Measures) -> Any:
     return spec
 
 
-def card(shape: Measures) -> dict[str, Any]:
-    """What the gate has to know about the model, and CTranslate2's own config leaves out."""
+def build_card(shape: ModelShape) -> dict[str, Any]:
+    """Return what Headgate needs to know about the model and CTranslate2's own config does not contain."""
     return {
         "context_length": CONTEXT,
         "tool_format": "hermes",

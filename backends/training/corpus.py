@@ -1,4 +1,4 @@
-"""Mixes the subjects into an endless row of dialogues; the same seed gives the same row."""
+"""Mixes the subjects into an endless sequence of dialogues; the same seed gives the same sequence."""
 
 from collections.abc import Iterator
 from random import Random
@@ -19,7 +19,7 @@ from backends.training.subjects import (
 from backends.training.wording import lines, pick
 from backends.training.words import adjective, noun, person, phrase, verb
 
-# Subjects by name with their share of the dialogues, in percent.
+# The subjects by name, with their share of the dialogues in percent.
 SUBJECTS: dict[str, tuple[Subject, float]] = {
     "talk": (talk.talk, 3.5),
     "facts": (facts.fact, 1),
@@ -45,7 +45,7 @@ BESIDE_WEATHER = (*NEUTRAL, "arithmetic", "unknown")
 
 
 def dialogues(seed: str) -> Iterator[Dialogue]:
-    """Lessons without end, in the shares of SUBJECTS; some are joined into longer conversations."""
+    """Yield lessons without end, in the shares of SUBJECTS; some continue with small talk."""
     names = list(SUBJECTS)
     shares = [share for _, share in SUBJECTS.values()]
     number = 0
@@ -53,26 +53,26 @@ def dialogues(seed: str) -> Iterator[Dialogue]:
         rng = Random(f"{seed}/{number}")
         name = rng.choices(names, shares)[0]
         found = lesson(rng, name)
-        talked_on = rng.random() < (0.2 if name.endswith("_answer") else 0.03)
-        yield Dialogue(found.messages + talk.talk(rng).messages, found.tools) if talked_on else found
+        continues = rng.random() < (0.2 if name.endswith("_answer") else 0.03)
+        yield Dialogue(found.messages + talk.talk(rng).messages, found.tools) if continues else found
         number += 1
 
 
 def lesson(rng: Random, name: str) -> Dialogue:
-    """One dialogue of a subject, as people would send it: perhaps after other talk, perhaps with a system's message."""
+    """Return one dialogue of a subject as people would send it, sometimes after other turns or a system message."""
     main = SUBJECTS[name][0](rng)
     messages = list(main.messages)
-    ordered = messages[0]["role"] == "system"
-    if not ordered and name != "memory" and rng.random() < 0.2:
+    has_system = messages[0]["role"] == "system"
+    if not has_system and name != "memory" and rng.random() < 0.2:
         for _ in range(rng.choice((1, 1, 2, 3))):
-            messages = aside(rng, name) + messages
-    if not ordered and rng.random() < 0.4:
+            messages = unrelated_turn(rng, name) + messages
+    if not has_system and rng.random() < 0.4:
         messages.insert(0, system(instructions(rng)))
     return Dialogue(messages, main.tools)
 
 
-def aside(rng: Random, name: str) -> list[Json]:
-    """Other talk, none of which the functions of the subject could answer."""
+def unrelated_turn(rng: Random, name: str) -> list[Json]:
+    """Return messages unrelated to the subject's functions; none if they begin with a system message."""
     choice: tuple[str, ...] = EASY
     if name.startswith(("weather", "everyday")):
         choice = NEUTRAL if name.startswith("everyday") else BESIDE_WEATHER
@@ -81,7 +81,7 @@ def aside(rng: Random, name: str) -> list[Json]:
 
 
 def instructions(rng: Random) -> str:
-    """A system's message that asks for nothing the model could do differently; now and then a very long one."""
+    """Return a system message that changes nothing in the expected answer; now and then a very long one."""
     kind = rng.random()
     if kind < 0.4:
         return lines("systems", "systems")[0]

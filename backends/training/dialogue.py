@@ -1,4 +1,4 @@
-"""What one lesson is: a conversation in the shape chat templates take, and the tools it may use."""
+"""A dialogue: a conversation in the form that chat templates take, with the tools that it may use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A whole conversation; every message of the assistant in it is one to learn from."""
+    """A whole conversation. The model is trained on every message of the assistant in it."""
 
     messages: list[Json]
     tools: tuple[Json, ...] = ()
@@ -31,13 +31,13 @@ def assistant(text: str) -> Json:
     return {"role": "assistant", "content": text}
 
 
-def result(text: str) -> Json:
-    """What a function gave back."""
+def tool_result(text: str) -> Json:
+    """Return the message with the result of a function."""
     return {"role": "tool", "content": text}
 
 
-def calls(*pairs: tuple[str, Json]) -> Json:
-    """The assistant calling functions, each given as its name and its arguments."""
+def assistant_calls(*pairs: tuple[str, Json]) -> Json:
+    """Return the message in which the assistant calls functions, given as names with arguments."""
     listed = [{"function": {"name": name, "arguments": arguments}} for name, arguments in pairs]
     return {"role": "assistant", "content": "", "tool_calls": listed}
 
@@ -46,35 +46,35 @@ def exchange(question: str, answer: str) -> Dialogue:
     return Dialogue([user(question), assistant(answer)])
 
 
-def said(rng: Random, text: str) -> str:
-    """The same request as another person would type it: without a capital, a full stop, or with a please."""
-    ways = (_as_it_is, _open, _small, _openly_small, _led_in, _asked_nicely, _loud)
+def rephrase(rng: Random, text: str) -> str:
+    """Return the request as another person would type it: without a capital or full stop, or with a "please"."""
+    ways = (_keep, _drop_end_mark, _lower_first, _lower_first_drop_end_mark, _add_opening, _add_please, _exclaim)
     return rng.choices(ways, (53, 10, 10, 10, 10, 4, 3))[0](rng, text)
 
 
-def _as_it_is(_: Random, text: str) -> str:
+def _keep(_: Random, text: str) -> str:
     return text
 
 
-def _open(_: Random, text: str) -> str:
+def _drop_end_mark(_: Random, text: str) -> str:
     return text[:-1] if text[-1] in ".!?" else text
 
 
-def _small(_: Random, text: str) -> str:
+def _lower_first(_: Random, text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _openly_small(rng: Random, text: str) -> str:
-    return _open(rng, _small(rng, text))
+def _lower_first_drop_end_mark(rng: Random, text: str) -> str:
+    return _drop_end_mark(rng, _lower_first(rng, text))
 
 
-def _led_in(rng: Random, text: str) -> str:
-    return rng.choice(("Please ", "Hey, ", "Hi! ", "Hello! ", "Now ", "OK, ", "So, ")) + _small(rng, text)
+def _add_opening(rng: Random, text: str) -> str:
+    return rng.choice(("Please ", "Hey, ", "Hi! ", "Hello! ", "Now ", "OK, ", "So, ")) + _lower_first(rng, text)
 
 
-def _asked_nicely(rng: Random, text: str) -> str:
+def _add_please(rng: Random, text: str) -> str:
     return text[:-1] + rng.choice((" please", ", please")) + text[-1] if text[-1] in ".!?" else text
 
 
-def _loud(_: Random, text: str) -> str:
+def _exclaim(_: Random, text: str) -> str:
     return text[:-1] + "!" if text[-1] == "." else text

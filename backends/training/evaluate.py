@@ -1,4 +1,4 @@
-"""Tests the finished model on dialogues that training never saw: the last answer must be right to the letter."""
+"""Evaluates a model on dialogues that are not in the training text: the last answer must match exactly."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from backends.training.corpus import SUBJECTS, lesson
 from backends.training.dialogue import Dialogue
-from backends.training.prompt import CALL, CALL_END, END, question_and_answer
+from backends.training.prompt import CALL, CALL_END, END, split_last_answer
 from backends.training.subjects.arithmetic import tables
 
 SEED = "evaluation"
@@ -19,12 +19,12 @@ LONGEST_ANSWER = 400
 VALID = {"objects", "schemas", "weather_call", "everyday_call"}
 CLOSED = ("talk", "facts", "capitals", "counting", "arithmetic", "tables")
 
-Answer = Callable[[list[Dialogue]], list[str]]
+AnswerAll = Callable[[list[Dialogue]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How many answers were exact; `valid` counts those that can at least be parsed, for calls and JSON objects."""
+    """The number of exact answers of a subject, and for calls and JSON objects the number of parsable ones."""
 
     subject: str
     samples: int
@@ -34,35 +34,36 @@ class Score:
 
 
 def evaluate(model: Path, samples: int, failures: int, *, served: bool) -> None:
-    """Print a table of all subjects: of the bare model, or of what callers get, with grammars."""
-    asked = served_answerer(model) if served else answerer(model)
+    """Print a table of all subjects, for the engine alone or, with `served`, for the local backend with grammars."""
+    answer_samples = build_served_answerer(model) if served else build_engine_answerer(model)
     print(f"{'subject':<18}{'samples':>8}{'exact %':>9}{'valid %':>9}")
-    for score in scores(asked, samples):
+    for score in score_all(answer_samples, samples):
+        exact = 100 * score.exact / score.samples
         valid = "" if score.valid is None else f"{100 * score.valid / score.samples:.1f}"
-        print(f"{score.subject:<18}{score.samples:>8}{100 * score.exact / score.samples:>9.1f}{valid:>9}", flush=True)
+        print(f"{score.subject:<18}{score.samples:>8}{exact:>9.1f}{valid:>9}", flush=True)
         for question, expected, answer in score.wrong[:failures]:
             print(f"    asked    {question[-300:]!r}\n    expected {expected!r}\n    answered {answer!r}")
-    print(f"What is asked in {', '.join(CLOSED)} also occurs in training; the other rows are new to the model.")
+    print(f"The questions of {', '.join(CLOSED)} are also in the training text; those of the other rows are not.")
 
 
-def scores(answer: Answer, samples: int) -> Iterator[Score]:
-    """One score per subject, from samples drawn with a seed that training does not use, and one for all sums."""
+def score_all(answer: AnswerAll, samples: int) -> Iterator[Score]:
+    """Yield one score per subject, from samples with a seed that training does not use, and one for all sums."""
     for subject in SUBJECTS:
         asked = [lesson(Random(f"{SEED}/{subject}/{number}"), subject) for number in range(samples)]
-        yield score(subject, [question_and_answer(each.messages, each.tools) for each in asked], answer(asked))
+        yield score_subject(subject, [split_last_answer(each.messages, each.tools) for each in asked], answer(asked))
     asked = list(tables())
-    yield score("tables", [question_and_answer(each.messages) for each in asked], answer(asked))
+    yield score_subject("tables", [split_last_answer(each.messages) for each in asked], answer(asked))
 
 
-def score(subject: str, pairs: list[tuple[str, str]], answers: list[str]) -> Score:
+def score_subject(subject: str, pairs: list[tuple[str, str]], answers: list[str]) -> Score:
     judged = [(question, expected, answer) for (question, expected), answer in zip(pairs, answers, strict=True)]
     wrong = [each for each in judged if each[1] != each[2]]
-    valid = sum(map(parses, answers)) if subject in VALID else None
+    valid = sum(map(is_parsable, answers)) if subject in VALID else None
     return Score(subject, len(judged), len(judged) - len(wrong), valid, wrong)
 
 
-def parses(answer: str) -> bool:
-    """Whether every call in the answer, or else the whole answer, is a JSON object."""
+def is_parsable(answer: str) -> bool:
+    """Whether every call in the answer, or the whole answer if it has no calls, is a JSON object."""
     parts = [part.split(CALL_END)[0] for part in answer.split(CALL)[1:]] or [answer]
     try:
         return all(isinstance(json.loads(part), dict) for part in parts)
@@ -70,13 +71,13 @@ def parses(answer: str) -> bool:
         return False
 
 
-def answerer(model: Path) -> Answer:
-    """Greedy answers of the model as it ships."""
+def build_engine_answerer(model: Path) -> AnswerAll:
+    """Return a function that generates greedy answers with the engine alone."""
     generator = ctranslate2.Generator(str(model), inter_threads=2, intra_threads=1, max_queued_batches=-1)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
 
     def answer(asked: list[Dialogue]) -> list[str]:
-        prompts = [question_and_answer(each.messages, each.tools)[0] for each in asked]
+        prompts = [split_last_answer(each.messages, each.tools)[0] for each in asked]
         tokens = [each.tokens for each in tokenizer.encode_batch(prompts, add_special_tokens=False)]
         results = generator.generate_batch(
             tokens, max_batch_size=1, max_length=LONGEST_ANSWER, include_prompt_in_result=False, end_token=END
@@ -86,8 +87,8 @@ def answerer(model: Path) -> Answer:
     return answer
 
 
-def served_answerer(model: Path) -> Answer:
-    """What callers get of it. The environment that trains need not have what serving takes."""
-    from backends.training.served import ask_served
+def build_served_answerer(model: Path) -> AnswerAll:
+    """Return a function that sends requests through the local backend. Training needs none of its dependencies."""
+    from backends.training.served import answer_all
 
-    return lambda asked: ask_served(model, asked, LONGEST_ANSWER)
+    return lambda asked: answer_all(model, asked, LONGEST_ANSWER)

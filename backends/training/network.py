@@ -1,4 +1,4 @@
-"""The network in PyTorch: a small decoder in Llama's shape, which CTranslate2 can run."""
+"""The network in PyTorch: a small decoder with the architecture of Llama, which CTranslate2 can run."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """The numbers that CTranslate2 needs to know as well."""
+class NetworkShape:
+    """The dimensions of the network, which CTranslate2 needs too."""
 
     tokens: int
     width: int = 256
@@ -26,7 +26,7 @@ class Shape:
 
 
 class Attention(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
         keys = shape.key_heads * shape.head_width
@@ -35,23 +35,23 @@ class Attention(nn.Module):
         self.values = nn.Linear(shape.width, keys, bias=False)
         self.output = nn.Linear(shape.width, shape.width, bias=False)
 
-    def forward(self, inputs: Tensor, cosine: Tensor, sine: Tensor, future: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor) -> Tensor:
         rows, length, width = inputs.shape
         split = (rows, length, -1, self.shape.head_width)
-        queries = turn(self.queries(inputs).view(split).transpose(1, 2), cosine, sine)
-        keys = turn(self.keys(inputs).view(split).transpose(1, 2), cosine, sine)
+        queries = rotate(self.queries(inputs).view(split).transpose(1, 2), cosine, sine)
+        keys = rotate(self.keys(inputs).view(split).transpose(1, 2), cosine, sine)
         values = self.values(inputs).view(split).transpose(1, 2)
         copies = self.shape.heads // self.shape.key_heads
         keys, values = keys.repeat_interleave(copies, 1), values.repeat_interleave(copies, 1)
-        # Spelled out: on short rows PyTorch's fused attention takes five times as long to go backwards on a CPU.
-        scores = queries @ keys.transpose(2, 3) * self.shape.head_width**-0.5 + future
+        # Written out: on a CPU the backward pass of PyTorch's fused attention takes five times as long on short rows.
+        scores = queries @ keys.transpose(2, 3) * self.shape.head_width**-0.5 + mask
         mixed = scores.softmax(-1).to(values.dtype) @ values
         out: Tensor = self.output(mixed.transpose(1, 2).reshape(rows, length, width))
         return out
 
 
 class Layer(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(shape.width, eps=shape.epsilon)
         self.attention = Attention(shape)
@@ -60,49 +60,49 @@ class Layer(nn.Module):
         self.up = nn.Linear(shape.width, shape.hidden, bias=False)
         self.down = nn.Linear(shape.hidden, shape.width, bias=False)
 
-    def forward(self, inputs: Tensor, cosine: Tensor, sine: Tensor, future: Tensor) -> Tensor:
-        inputs = inputs + self.attention(self.attention_norm(inputs), cosine, sine, future)
+    def forward(self, inputs: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor) -> Tensor:
+        inputs = inputs + self.attention(self.attention_norm(inputs), cosine, sine, mask)
         normed = self.feed_norm(inputs)
         fed: Tensor = self.down(functional.silu(self.gate(normed)) * self.up(normed))
         return inputs + fed
 
 
 class Network(nn.Module):
-    """Token ids [rows, length] to logits [drawn, tokens]; `drawn` marks the places asked about."""
+    """Maps token ids [rows, length] to logits [selected, tokens]; `selected` marks the positions to compute."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.tokens, shape.width)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, eps=shape.epsilon)
-        self.apply(_start)
+        self.apply(_initialize)
 
-    def forward(self, ids: Tensor, drawn: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, selected: Tensor) -> Tensor:
         cosine, sine = angles(self.shape, ids.shape[1])
-        future = torch.full((ids.shape[1], ids.shape[1]), -1e4, dtype=torch.bfloat16).triu(1)
+        mask = torch.full((ids.shape[1], ids.shape[1]), -1e4, dtype=torch.bfloat16).triu(1)
         state = self.embedding(ids)
         for layer in self.layers:
-            state = layer(state, cosine, sine, future)
-        return functional.linear(self.norm(state[drawn]), self.embedding.weight)
+            state = layer(state, cosine, sine, mask)
+        return functional.linear(self.norm(state[selected]), self.embedding.weight)
 
 
-def angles(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine by position, each half of a head wide."""
+def angles(shape: NetworkShape, length: int) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine by position, each half a head wide."""
     half = shape.head_width // 2
     speeds = shape.rotary_base ** (-torch.arange(half) / half)
     turns = torch.outer(torch.arange(length).float(), speeds)
     return turns.cos(), turns.sin()
 
 
-def turn(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary positions over the two halves of a head."""
+def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Apply rotary positions to the two halves of a head."""
     first, second = heads.chunk(2, -1)
     cosine, sine = cosine.to(heads.dtype), sine.to(heads.dtype)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
 
 
-def _start(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5 * 0.6)
     elif isinstance(module, nn.Embedding):

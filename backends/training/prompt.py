@@ -1,4 +1,4 @@
-"""Renders dialogues with the chat template that ships with the model, so training and serving see the same bytes."""
+"""Renders dialogues with the chat template that is part of the model, so training and serving use the same bytes."""
 
 import functools
 import json
@@ -17,14 +17,14 @@ CALL, CALL_END = "<tool_call>", "</tool_call>"
 
 
 def render(messages: Sequence[Json], tools: Sequence[Json] = (), *, answer_next: bool = False) -> str:
-    """The conversation as one string; with `answer_next` it ends where the assistant is to speak."""
+    """Return the conversation as one string; with `answer_next` it ends where the assistant's answer begins."""
     return _template().render(
         messages=messages, tools=tools, add_generation_prompt=answer_next, bos_token=START, eos_token=END
     )
 
 
-def question_and_answer(messages: Sequence[Json], tools: Sequence[Json] = ()) -> tuple[str, str]:
-    """The prompt before the last message, and the text with which the assistant should go on."""
+def split_last_answer(messages: Sequence[Json], tools: Sequence[Json] = ()) -> tuple[str, str]:
+    """Return the prompt before the last message, and the text of that message as the model should generate it."""
     question = render(messages[:-1], tools, answer_next=True)
     return question, render(messages, tools).removeprefix(question).removesuffix(END + "\n")
 

@@ -1,4 +1,4 @@
-"""Asks the model as callers do: through the backend that serves it, where grammars hold calls and JSON."""
+"""Sends requests to the model as callers do: through the local backend, where grammars hold calls and JSON."""
 
 import asyncio
 import json
@@ -10,30 +10,32 @@ from typing import Any
 import structlog
 
 from backends.local import Local
-from backends.training.dialogue import Dialogue, Json, assistant, calls
-from backends.training.prompt import question_and_answer
+from backends.training.dialogue import Dialogue, Json, assistant, assistant_calls
+from backends.training.prompt import split_last_answer
 from backends.training.subjects.objects import ANY_OBJECT
 from backends.training.subjects.schemas import SCHEMA
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller, Context
+from proxy.wire.call import Call
 from proxy.wire.errors import HeadgateError
+from proxy.wire.transcript import Transcript
 
 BY_SCHEMA = SCHEMA.format("")
 AT_ONCE = 16
 
 
-def ask_served(model: Path, dialogues: Sequence[Dialogue], longest: int) -> list[str]:
-    """The answers that callers would get, each written as the chat template writes it."""
+def answer_all(model: Path, dialogues: Sequence[Dialogue], longest: int) -> list[str]:
+    """Return the answers that callers would get, in the form in which the chat template writes them."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    return asyncio.run(_asked(model, dialogues, longest))
+    return asyncio.run(_answer_all(model, dialogues, longest))
 
 
-async def _asked(model: Path, dialogues: Sequence[Dialogue], longest: int) -> list[str]:
+async def _answer_all(model: Path, dialogues: Sequence[Dialogue], longest: int) -> list[str]:
     local = Local(name="demo", path=model, max_output_tokens=longest, max_waiting=AT_ONCE, max_wait_s=3600)
     await local.start()
-    free = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(AT_ONCE)
 
     async def ask(dialogue: Dialogue) -> str:
-        async with free:
+        async with slots:
             return await _answer(local, dialogue)
 
     try:
@@ -43,20 +45,26 @@ async def _asked(model: Path, dialogues: Sequence[Dialogue], longest: int) -> li
 
 
 async def _answer(local: Local, dialogue: Dialogue) -> str:
-    call = Call(Caller("evaluation", "evaluation"), request_of(dialogue), {})
+    call = Call(build_request(dialogue))
+    context = Context("evaluation", Caller("evaluation", "evaluation"))
+    transcript = Transcript()
     try:
-        async with local.respond(call) as reply:
-            events = [event async for batch in reply.batches for event in batch]
+        async with local.respond(call, context) as reply:
+            if reply.batches is None:
+                raise TypeError("the local model answers with a stream")
+            async for batch in reply.batches:
+                transcript.see(batch)
     except HeadgateError as error:
         return f"({error.message})"
-    if events[-1].type != "response.completed":
-        return f"({events[-1].type})"  # it did not come to an end in the length that it had
-    message = message_of(events[-1].response["output"])
-    return question_and_answer([*dialogue.messages[:-1], message], dialogue.tools)[1]
+    response = transcript.response
+    if response.get("status") != "completed":
+        return f"({response.get('status')})"  # the answer reached its maximum length
+    message = build_message(response["output"])
+    return split_last_answer([*dialogue.messages[:-1], message], dialogue.tools)[1]
 
 
-def request_of(dialogue: Dialogue) -> Json:
-    """The body with which a caller would ask for the last message of a dialogue."""
+def build_request(dialogue: Dialogue) -> Json:
+    """Return the body of a request whose answer is the last message of the dialogue."""
     body: Json = {"model": "demo", "input": list(_items(dialogue.messages[:-1]))}
     first = body["input"][0]
     instructions = first["content"] if first.get("role") == "system" else ""
@@ -75,7 +83,7 @@ def request_of(dialogue: Dialogue) -> Json:
 
 
 def _items(messages: Sequence[Json]) -> Sequence[Json]:
-    """Messages as the protocol's items; results follow the calls that they belong to."""
+    """Return the messages as items of the protocol; results get the ids of their calls in order."""
     items: list[Json] = []
     waiting: list[str] = []
     for message in messages:
@@ -92,8 +100,8 @@ def _items(messages: Sequence[Json]) -> Sequence[Json]:
     return items
 
 
-def message_of(output: Sequence[Any]) -> Json:
-    """The items of an answer as one message of the assistant."""
+def build_message(output: Sequence[Any]) -> Json:
+    """Return the items of an answer as one message of the assistant."""
     called = [(item["name"], json.loads(item["arguments"])) for item in output if item["type"] == "function_call"]
     texts = [part["text"] for item in output if item["type"] == "message" for part in item["content"]]
-    return {**(calls(*called) if called else assistant("")), "content": "".join(texts)}
+    return {**(assistant_calls(*called) if called else assistant("")), "content": "".join(texts)}

@@ -1,4 +1,4 @@
-"""The training loop: Muon for the matrices, AdamW for the rest, a rate that falls to nothing as the minutes run out.
+"""The training loop: Muon for the matrices, AdamW for the rest, and a learning rate that falls to almost zero.
 
 `backends/demo` was made in seven stages on two shared cores, in 302 minutes:
 
@@ -10,8 +10,8 @@
     train --out demo --seed 12 --minutes 27 --peak 0.3 --resume
     train --out demo --seed 13 --minutes 78 --peak 0.5 --resume
 
-The corpus was improved before each of them, and PROMPT_WEIGHT fell from 0.3 to 0.1 before the fourth. The script as it
-is now therefore trains an equivalent, not these very bytes.
+The corpus was improved before each stage, and PROMPT_WEIGHT was lowered from 0.3 to 0.1 before the fourth. The present
+script therefore trains an equivalent model, not the same bytes.
 """
 
 import time
@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from backends.training import convert, vocabulary
 from backends.training.corpus import dialogues
-from backends.training.network import Network, Shape
+from backends.training.network import Network, NetworkShape
 from backends.training.prompt import END, START, render
 
 WORKERS = 2
@@ -42,65 +42,65 @@ MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     ids: Tensor
     weights: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How long to train, where to, and from which share of the full rate it falls to nothing."""
+class TrainingPlan:
+    """How long to train, where to write the model, and the highest learning rate as a share of the full rate."""
 
     minutes: float
     seed: int
     out: Path
-    resumed: bool = False
+    resume: bool = False
     peak: float = 1.0
 
     @property
     def weights(self) -> Path:
-        """Renewed every five minutes, so that a crash loses little."""
+        """The file of the weights, which is written every five minutes so that a crash loses little."""
         return self.out.with_name(self.out.name + ".npz")
 
 
-def train(plan: Plan) -> None:
-    """Leave the finished model in `plan.out`, and its weights in full precision beside it."""
+def train(plan: TrainingPlan) -> None:
+    """Train a network; write the model to `plan.out` and its weights in full precision to `plan.weights`."""
     torch.manual_seed(plan.seed)
-    torch.set_num_threads(1)  # one per worker: waiting for each other after every operation costs a third
+    torch.set_num_threads(1)  # one per worker: synchronising several after every operation costs a third
     tokenizer = _tokenizer(plan)
-    network = Network(Shape(tokens=tokenizer.get_vocab_size()))
-    if plan.resumed:
+    network = Network(NetworkShape(tokens=tokenizer.get_vocab_size()))
+    if plan.resume:
         network.load_state_dict({name: torch.from_numpy(value) for name, value in np.load(plan.weights).items()})
     print(f"{sum(each.numel() for each in network.parameters()):,} parameters", flush=True)
     _loop(network, batches(tokenizer, f"train {plan.seed}"), plan)
     _save(network, plan.weights)
-    convert.write(_weights(network), network.shape, tokenizer, plan.out)
+    convert.write_model(_weights(network), network.shape, tokenizer, plan.out)
 
 
-def _tokenizer(plan: Plan) -> Tokenizer:
+def _tokenizer(plan: TrainingPlan) -> Tokenizer:
     path = plan.out / "tokenizer.json"
-    if plan.resumed:
+    if plan.resume:
         return Tokenizer.from_file(str(path))
     lessons = islice(dialogues(f"vocabulary {plan.seed}"), 40_000)
-    tokenizer = vocabulary.learn((render(each.messages, each.tools) for each in lessons), VOCABULARY)
+    tokenizer = vocabulary.train_tokenizer((render(each.messages, each.tools) for each in lessons), VOCABULARY)
     plan.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path), pretty=False)
     return tokenizer
 
 
-def _loop(network: Network, source: Iterator[Batch], plan: Plan) -> None:
+def _loop(network: Network, source: Iterator[TrainingBatch], plan: TrainingPlan) -> None:
     seconds = plan.minutes * 60
     matrices = [each for each in network.layers.parameters() if each.ndim == 2]
-    taken = {id(each) for each in matrices}
-    others = [each for each in network.parameters() if id(each) not in taken]
+    matrix_ids = {id(each) for each in matrices}
+    others = [each for each in network.parameters() if id(each) not in matrix_ids]
     muon, adam = Muon(matrices), torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
     pool = ThreadPoolExecutor(WORKERS)
-    began, saved, step, seen, average = time.monotonic(), 0.0, 0, 0, 0.0
-    while (spent := time.monotonic() - began) < seconds:
+    started, saved, step, seen, average = time.monotonic(), 0.0, 0, 0, 0.0
+    while (spent := time.monotonic() - started) < seconds:
         rate = plan.peak * min(1.0, (step + 1) / 30) * max(0.01, 1 - spent / seconds)
         halves = [next(source) for _ in range(WORKERS)]
-        losses = list(pool.map(lambda batch: _learn(network, batch), halves))
-        for each, *parts in zip(network.parameters(), *(slopes for _, slopes in losses), strict=True):
+        losses = list(pool.map(lambda batch: _gradients(network, batch), halves))
+        for each, *parts in zip(network.parameters(), *(gradients for _, gradients in losses), strict=True):
             each.grad = torch.stack(parts).mean(0)
         nn.utils.clip_grad_norm_(others, 1.0)
         muon.step(rate * MATRIX_RATE, pool)
@@ -115,34 +115,34 @@ def _loop(network: Network, source: Iterator[Batch], plan: Plan) -> None:
             _save(network, plan.weights)
 
 
-def _learn(network: Network, batch: Batch) -> tuple[float, tuple[Tensor, ...]]:
-    """The loss and its slopes, handed back instead of added up: two threads of Python do this at once."""
+def _gradients(network: Network, batch: TrainingBatch) -> tuple[float, tuple[Tensor, ...]]:
+    """Return the loss and its gradients. They are not accumulated in the network, because two threads run this."""
     loss = _loss(network, batch)
     return loss.item(), torch.autograd.grad(loss, list(network.parameters()))
 
 
-def _loss(network: Network, batch: Batch) -> Tensor:
-    """The mean over weighted tokens; of the prompt only some tokens are drawn, of the padding none."""
+def _loss(network: Network, batch: TrainingBatch) -> Tensor:
+    """Return the weighted mean over the tokens: all of the assistant, a random share of the prompt, no padding."""
     weights = batch.weights[:, 1:]
-    drawn = (weights == 1) | ((weights > 0) & (torch.rand(weights.shape) < PROMPT_SHARE))
+    selected = (weights == 1) | ((weights > 0) & (torch.rand(weights.shape) < PROMPT_SHARE))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = network(batch.ids[:, :-1], drawn)
-    wanted = functional.cross_entropy(logits.float(), batch.ids[:, 1:][drawn], reduction="none")
-    return (wanted * weights[drawn]).sum() / weights[drawn].sum()
+        logits = network(batch.ids[:, :-1], selected)
+    losses = functional.cross_entropy(logits.float(), batch.ids[:, 1:][selected], reduction="none")
+    return (losses * weights[selected]).sum() / weights[selected].sum()
 
 
 def _save(network: Network, path: Path) -> None:
-    beside = path.with_suffix(".part.npz")
-    np.savez(beside, allow_pickle=False, **_weights(network))
-    beside.replace(path)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, allow_pickle=False, **_weights(network))
+    part.replace(path)
 
 
 def _weights(network: Network) -> dict[str, np.ndarray]:
     return {name: value.detach().float().numpy() for name, value in network.state_dict().items()}
 
 
-def batches(tokenizer: Tokenizer, seed: str) -> Iterator[Batch]:
-    """Batches of whole dialogues of about equal length, drawn from one pool of lessons after the other."""
+def batches(tokenizer: Tokenizer, seed: str) -> Iterator[TrainingBatch]:
+    """Yield batches of whole dialogues of similar length, shuffled within one pool of lessons after the other."""
     source = dialogues(seed)
     shuffle = np.random.default_rng(sum(seed.encode()))
     while True:
@@ -158,18 +158,18 @@ def batches(tokenizer: Tokenizer, seed: str) -> Iterator[Batch]:
             yield _batch(groups[number], tokenizer)
 
 
-def _batch(rows: list[np.ndarray], tokenizer: Tokenizer) -> Batch:
+def _batch(rows: list[np.ndarray], tokenizer: Tokenizer) -> TrainingBatch:
     longest = max(map(len, rows))
     ids = np.zeros((len(rows), longest), dtype=np.int64)
     weights = np.zeros((len(rows), longest), dtype=np.float32)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = row
-        weights[number, : len(row)] = spoken(row, tokenizer)
-    return Batch(torch.from_numpy(ids), torch.from_numpy(weights))
+        weights[number, : len(row)] = loss_weights(row, tokenizer)
+    return TrainingBatch(torch.from_numpy(ids), torch.from_numpy(weights))
 
 
-def spoken(row: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """One for what the assistant says and the end of it, little for all the rest."""
+def loss_weights(row: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """Return weight 1 for the tokens of the assistant and their end token, PROMPT_WEIGHT for all others."""
     start, end, newline = (tokenizer.token_to_id(each) for each in (START, END, "Ċ"))
     head = [start, *tokenizer.encode("assistant", add_special_tokens=False).ids, newline]
     weights = np.full(len(row), PROMPT_WEIGHT, dtype=np.float32)
@@ -182,31 +182,31 @@ def spoken(row: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
 
 
 class Muon:
-    """Momentum made orthogonal, matrix by matrix. Source: https://kellerjordan.github.io/posts/muon/"""
+    """Updates each matrix with its orthogonalized momentum. Source: https://kellerjordan.github.io/posts/muon/"""
 
     def __init__(self, matrices: list[nn.Parameter], momentum: float = 0.95) -> None:
         self.matrices, self.momentum = matrices, momentum
-        self.memory = [torch.zeros_like(each) for each in matrices]
+        self.momenta = [torch.zeros_like(each) for each in matrices]
 
     def step(self, rate: float, pool: Executor) -> None:
-        list(pool.map(lambda number: self._turn(number, rate), range(len(self.matrices))))
+        list(pool.map(lambda number: self._update(number, rate), range(len(self.matrices))))
 
     @torch.no_grad()
-    def _turn(self, number: int, rate: float) -> None:
-        matrix, memory = self.matrices[number], self.memory[number]
-        slope = torch.zeros_like(matrix) if matrix.grad is None else matrix.grad
-        memory.lerp_(slope, 1 - self.momentum)
-        change = orthogonal(slope.lerp(memory, self.momentum))
+    def _update(self, number: int, rate: float) -> None:
+        matrix, momentum = self.matrices[number], self.momenta[number]
+        gradient = torch.zeros_like(matrix) if matrix.grad is None else matrix.grad
+        momentum.lerp_(gradient, 1 - self.momentum)
+        change = orthogonalize(gradient.lerp(momentum, self.momentum))
         matrix.mul_(1 - rate * 0.05)
         matrix.add_(change, alpha=-rate * max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix whose singular values are all about one, by five Newton-Schulz steps."""
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Return the nearest matrix whose singular values are all about 1, by five Newton-Schulz steps."""
     wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).bfloat16()
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(5):
         square = wide @ wide.T
         wide = 3.4445 * wide + (-4.7750 * square + 2.0315 * square @ square) @ wide
-    straight: Tensor = (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).float()
-    return straight
+    result: Tensor = (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).float()
+    return result

@@ -1,4 +1,4 @@
-"""Reads the lists of words and phrases in `wordings/`, one TOML file per subject."""
+"""Reads the lists of words and phrases in `wordings/`: the TOML files with the sentences of the training text."""
 
 import functools
 import tomllib
@@ -9,17 +9,17 @@ from typing import Any
 
 @functools.cache
 def wordings(subject: str) -> dict[str, Any]:
-    """All that a subject's file holds."""
+    """Return the content of a subject's file."""
     path = Path(__file__).parent / "wordings" / f"{subject}.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def lines(subject: str, key: str) -> list[str]:
-    """One of the subject's lists of phrases."""
+    """Return one of the subject's lists of phrases."""
     found: list[str] = wordings(subject)[key]
     return found
 
 
 def pick(rng: Random, subject: str, key: str) -> str:
-    """One of those phrases."""
+    """Return a random phrase of one of those lists."""
     return rng.choice(lines(subject, key))

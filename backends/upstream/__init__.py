@@ -18,7 +18,17 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from yarl import URL
 
 from backends import Backend
-from backends.upstream.answer import Stream, invalid_answer, read_body, read_rest, reply_of, timed_out, was_reset
+from backends.upstream.answer import (
+    AnswerLimits,
+    Stream,
+    invalid_answer,
+    read_body,
+    read_rest,
+    reply_of,
+    timed_out,
+    was_reset,
+)
+from backends.upstream.scrub import Scrubber
 from proxy.config.secrets import Secret
 from proxy.context import Context
 from proxy.wire.call import Call
@@ -54,6 +64,11 @@ class Upstream(Backend):
         return headers
 
     @cached_property
+    def _limits(self) -> AnswerLimits:
+        key = None if self.api_key is None else self.api_key.get_secret_value()
+        return AnswerLimits(self.between_bytes_timeout_s, self.max_answer_bytes, Scrubber(key))
+
+    @cached_property
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # aiohttp's default would queue the 101st stream
@@ -75,7 +90,7 @@ class Upstream(Backend):
         headers = {**call.headers, **context.trace.propagation_headers()}
         answer = await self._request("POST", "responses", call.encoded, headers, call.query)
         try:
-            reply = await reply_of(answer, context.followed, self.between_bytes_timeout_s, self.max_answer_bytes)
+            reply = await reply_of(answer, context, self._limits)
             yield reply
             if isinstance(reply.batches, Stream) and reply.batches.is_complete:
                 await read_rest(answer)
@@ -85,7 +100,7 @@ class Upstream(Backend):
     async def models(self) -> Sequence[str]:
         answer = await self._request("GET", "models", b"", {})
         try:
-            listed = orjson.loads(await read_body(answer, self.between_bytes_timeout_s, self.max_answer_bytes))
+            listed = orjson.loads(await read_body(answer, self._limits))
             return [str(model["id"]) for model in listed["data"]]
         except (ValueError, TypeError, KeyError) as error:
             raise invalid_answer("a list of models that cannot be parsed") from error

@@ -4,14 +4,19 @@ import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Self
 
 import aiohttp
 import orjson
 
+from backends.upstream.scrub import Scrubber
+from proxy.context import Context
+from proxy.wire.bounds import count_values
 from proxy.wire.errors import BackendError, RequestError, envelope
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, response_reply
 from proxy.wire.sse import SSEParser
+from proxy.workers import MemoryLease
 
 # Headers of an answer that concern one connection, or that the gateway writes itself. Source: RFC 9110, 7.6.1.
 NOT_FORWARDED = frozenset({
@@ -20,20 +25,31 @@ NOT_FORWARDED = frozenset({
     "strict-transport-security", "te", "trailer", "transfer-encoding", "upgrade", "x-headgate-policy", "x-request-id",
 })  # fmt: skip
 REST_TIMEOUT_S = 0.5
+MAX_VALUES = 1_000_000
+"""The most values in the JSON of an answer."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-async def reply_of(answer: aiohttp.ClientResponse, followed: frozenset[str], silence_s: float, max_bytes: int) -> Reply:
-    """Return an answer as a reply. Raises BackendError."""
-    headers = _forwarded_headers(answer)
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """How long an answer may be silent, how large its body may be, and what is removed from it."""
+
+    silence_s: float
+    max_bytes: int
+    scrubber: Scrubber
+
+
+async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: AnswerLimits) -> Reply:
+    """Return an answer as a reply. Raises BackendError, Unavailable."""
+    headers = {name: limits.scrubber.text(value) for name, value in _forwarded_headers(answer).items()}
     if answer.status != 200:
-        return await _refusal(answer, headers, silence_s, max_bytes)
+        return await _refusal(answer, headers, limits)
     if answer.content_type == "text/event-stream":
-        return Reply(200, headers, batches=Stream(answer, followed, silence_s))
-    body = await read_body(answer, silence_s, max_bytes)
+        return Reply(200, headers, batches=Stream(answer, context.followed, limits))
+    body = await read_body(answer, limits, context.memory)
+    context.memory.grow(len(body))
     try:
-        response = orjson.loads(body)
-        _ = response["id"]
+        response = await context.run(len(body), _parse_response, body)
     except (ValueError, KeyError, TypeError) as error:
         raise invalid_answer(f"200 with {answer.content_type} that is not a response") from error
     return response_reply(response, headers, body)
@@ -42,10 +58,10 @@ async def reply_of(answer: aiohttp.ClientResponse, followed: frozenset[str], sil
 class Stream:
     """The batches of a streamed answer: one batch is what one read brought. Does not own the answer."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, followed: frozenset[str], silence_s: float) -> None:
+    def __init__(self, answer: aiohttp.ClientResponse, followed: frozenset[str], limits: AnswerLimits) -> None:
         self._answer = answer
         self._parser = SSEParser(followed)
-        self._silence_s = silence_s
+        self._limits = limits
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
 
@@ -54,10 +70,11 @@ class Stream:
 
     async def __anext__(self) -> Batch:
         while not self._is_ended:
-            chunk = await _read(self._answer, self._silence_s)
+            chunk = await _read(self._answer, self._limits.silence_s)
             self._is_ended = not chunk
             try:
-                batch = self._parser.feed(chunk) if chunk else self._parser.close()
+                units = self._parser.feed(chunk) if chunk else self._parser.close()
+                batch = self._limits.scrubber.batch(units)
                 _parse_events(batch)
             except ValueError as error:
                 raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
@@ -67,16 +84,27 @@ class Stream:
         raise StopAsyncIteration
 
 
-async def read_body(answer: aiohttp.ClientResponse, silence_s: float, max_bytes: int) -> bytes:
-    """Return the whole body. Raises BackendError."""
+async def read_body(answer: aiohttp.ClientResponse, limits: AnswerLimits, memory: MemoryLease | None = None) -> bytes:
+    """Return the whole body, without secrets. Raises BackendError, and Unavailable if the memory budget is used up."""
     chunks: list[bytes] = []
     size = 0
-    while chunk := await _read(answer, silence_s):
+    while chunk := await _read(answer, limits.silence_s):
         size += len(chunk)
-        if size > max_bytes:
+        if size > limits.max_bytes:
             raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
+        if memory is not None:
+            memory.grow(len(chunk))
         chunks.append(chunk)
-    return b"".join(chunks)
+    return limits.scrubber.data(b"".join(chunks))
+
+
+def _parse_response(body: bytes) -> Mapping[str, Any]:
+    """Raises ValueError, KeyError or TypeError for what is not a response object of at most MAX_VALUES values."""
+    if count_values(body, MAX_VALUES) > MAX_VALUES:
+        raise ValueError("too many values")
+    response: Mapping[str, Any] = orjson.loads(body)
+    _ = response["id"]
+    return response
 
 
 async def read_rest(answer: aiohttp.ClientResponse) -> None:
@@ -107,14 +135,14 @@ def invalid_answer(found: str) -> BackendError:
     return BackendError(f"The upstream sent {found}.", code="upstream_invalid_response")
 
 
-async def _refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], silence_s: float, max_bytes: int) -> Reply:
+async def _refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], limits: AnswerLimits) -> Reply:
     """The upstream's own refusal. A body that clients of the protocol cannot read is replaced; the status stays."""
     if answer.status == 401:
         message = "The upstream refused the gateway's own credentials."
         raise BackendError(message, code="upstream_auth", headers={"x-should-retry": "false"}, source="gateway")
     if not 400 <= answer.status < 600:  # redirects are not followed: the prompt would go to another address
         raise invalid_answer(f"status {answer.status}")
-    body = await read_body(answer, silence_s, max_bytes)
+    body = await read_body(answer, limits)
     if not _is_envelope(body):
         message = f"The upstream answered {answer.status} with {answer.content_type}."
         kind = RequestError if answer.status < 500 else BackendError

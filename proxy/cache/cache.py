@@ -1,7 +1,7 @@
 """Looks up and keeps whole replies. A fault of the store is a miss and one log line, never an error."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,9 +34,13 @@ class CacheSlot:
 class Cache:
     """The cache of a gateway; without settings or a store it keeps nothing."""
 
-    def __init__(self, settings: CacheTable | None, store: Store | None) -> None:
+    def __init__(
+        self, settings: CacheTable | None, store: Store | None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock` returns the time in seconds, the same for all processes that share the store."""
         self._settings = settings
         self._store = store
+        self._clock = clock
 
     async def slot(self, call: Call, route: Route, context: Context) -> CacheSlot:
         """Return the call's slot, with the kept reply if there is one that the caller accepts."""
@@ -47,23 +51,27 @@ class Cache:
         if reason is not None:
             _report(context, "bypass", f"fwd=bypass; detail={reason}")
             return CacheSlot()
-        key = cache_key(call, context.caller, route.name)
+        key = await context.run(len(call.encoded), cache_key, call, context.caller, route.name)
         if "no-cache" in directives:
             _report(context, "refresh", "fwd=request")
-        elif (entry := await self._get(key)) is not None:
-            _report(context, "hit", f"hit; ttl={int(self._settings.ttl_s - entry.age_s)}")
-            context.add_header("Age", str(int(entry.age_s)))
-            return CacheSlot(key, entry.reply(call, context.followed))
-        else:
+            return CacheSlot(key)
+        entry = await self._get(key)
+        reply = None if entry is None else entry.reply(call, context.followed)
+        if entry is None or reply is None:
             _report(context, "miss", "fwd=uri-miss")
-        return CacheSlot(key)
+            return CacheSlot(key)
+        age_s = max(0.0, self._clock() - entry.stored_at)
+        _report(context, "hit", f"hit; ttl={int(self._settings.ttl_s - age_s)}")
+        context.add_header("Age", str(int(age_s)))
+        return CacheSlot(key, reply)
 
     def keep(self, slot: CacheSlot, call: Call, context: Context) -> None:
         """Keep the reply in the slot once it is complete."""
         reply = slot.reply
         if slot.key is None or self._settings is None or reply is None or reply.status != 200:
             return
-        context.transcript.keep_frames(self._settings.max_reply_bytes)
+        if reply.batches is not None:
+            context.transcript.keep_frames(self._settings.max_reply_bytes)
         context.on_reply(partial(self._put, slot.key, call, reply))
 
     def _bypass_reason(self, body: Mapping[str, Any]) -> str | None:
@@ -90,11 +98,13 @@ class Cache:
         return None if value is None else Entry.decode(value, key)
 
     async def _put(self, key: str, call: Call, reply: Reply, transcript: Transcript) -> None:
-        """Keep a reply that ended in a completed response and is within the size limit."""
+        """Keep a reply that ended in a completed response, is as the backend sent it, and is within the size limit."""
         terminal = transcript.terminal
         if self._settings is None or self._store is None or terminal is None:
             return
         if terminal.type != "response.completed" or terminal.response.get("status") != "completed":
+            return
+        if transcript.is_changed:  # by a rule that may not apply to the next caller
             return
         frames = transcript.frames() if reply.batches is not None else b""
         if frames is None or len(reply.body or b"") > self._settings.max_reply_bytes:
@@ -102,7 +112,7 @@ class Cache:
         headers = {name: value for name, value in reply.headers.items() if name.startswith(KEPT_HEADERS)}
         try:
             text = frames.decode() if reply.batches is not None else None
-            entry = Entry(time.time(), echoed_fields(call), headers, text, transcript.response)
+            entry = Entry(self._clock(), echoed_fields(call), headers, text, transcript.response)
             await self._store.put(key, entry.encode(key), ttl_s=self._settings.ttl_s)
         except (StoreError, UnicodeDecodeError, orjson.JSONEncodeError) as error:
             log.warning("cache.write_failed", error=str(error)[:200])

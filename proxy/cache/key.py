@@ -1,7 +1,8 @@
 """The cache key: everything that can change an answer.
 
-`prompt_cache_key` is the caller's consent and a part of the key. The other parts are the team, the route, the query and
-the whole body without the fields that only identify the caller or describe the delivery. Unknown fields count.
+`prompt_cache_key` is the caller's consent and a part of the key. The other parts are the team, the route, the query,
+the forwarded headers and the whole body, without the fields and headers that only identify the caller or describe the
+delivery. Unknown ones count.
 """
 
 import hashlib
@@ -11,13 +12,20 @@ import orjson
 from proxy.context import Caller
 from proxy.wire.call import Call
 
-VERSION = b"headgate cache 3"
+VERSION = b"headgate cache 4"
 NOT_IN_KEY = frozenset({"stream", "stream_options", "metadata", "safety_identifier", "user", "store"})
+# Forwarded headers that name the client, a session or an attempt. Others, such as `openai-beta`, can change an answer.
+HEADERS_NOT_IN_KEY = frozenset({
+    "originator", "session-id", "session_id", "thread-id", "user-agent", "x-client-request-id", "x-initiator",
+    "x-interaction-type", "x-session-affinity", "x-session-id",
+})  # fmt: skip
+HEADER_PREFIXES_NOT_IN_KEY = ("x-stainless-",)
 
 
 def cache_key(call: Call, caller: Caller, route: str) -> str:
     """Return the hex SHA-256 of all parts, each with its length before it; names in the body are sorted."""
     relevant = {name: value for name, value in call.body.items() if name not in NOT_IN_KEY}
+    headers = {name: value for name, value in call.headers.items() if _can_change_answer(name)}
     digest = hashlib.sha256()
     for part in (
         VERSION,
@@ -25,8 +33,13 @@ def cache_key(call: Call, caller: Caller, route: str) -> str:
         str(call.body["prompt_cache_key"]).encode(),
         route.encode(),
         call.query.encode(),
+        orjson.dumps(headers, option=orjson.OPT_SORT_KEYS),
         orjson.dumps(relevant, option=orjson.OPT_SORT_KEYS),
     ):
         digest.update(len(part).to_bytes(8))
         digest.update(part)
     return digest.hexdigest()
+
+
+def _can_change_answer(header: str) -> bool:
+    return header not in HEADERS_NOT_IN_KEY and not header.startswith(HEADER_PREFIXES_NOT_IN_KEY)

@@ -1,52 +1,51 @@
-"""`headgate whois`, `block` and `unblock`: who is behind a safety_identifier, and that it goes no further."""
+"""`headgate whois`, `block` and `unblock`: whose identifier an upstream received, and how to refuse it from now on."""
 
 import argparse
 import asyncio
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from policies.safety_identifier import SafetyIdentifier, known_as
-from policies.support.principal import blocked_key, hashed
-from proxy.config import Config, ConfigError, read
+from policies.support.principal import blocked_key
+from proxy.config.build import Config, ConfigError, read
 from proxy.context import Caller
-from proxy.identify import ANYBODY
-from proxy.stores import StoreError
+from proxy.identity.directory import ANONYMOUS
+from proxy.stores import LONGEST_S, StoreError
 from proxy.stores.memory import Memory
 
 FOUND, NOT_FOUND = 0, 1
-YEARS_S = 10 * 365 * 86_400.0
 
 
 def add_to(commands: Any) -> None:
     """Add this subject's commands to a parser."""
-    for name, run, told in (
-        ("whois", _whois, "tell whose safety_identifier this is"),
-        ("block", _block, "refuse calls under an identifier, on every worker, from the next one on"),
-        ("unblock", _unblock, "let them pass again"),
-    ):
-        example = f"example: headgate {name} --config my.toml -- IDENTIFIER"
-        command = commands.add_parser(name, help=told, epilog=example)
-        shown = 'as it goes out to the upstream; behind "--", as some begin with a hyphen'
-        command.add_argument("identifier", metavar="IDENTIFIER", help=shown)
-        command.add_argument("--config", type=Path, required=True)
-        if name == "whois":
-            command.add_argument(
-                "--end-users",
-                type=Path,
-                help="a file of end users, or of what callers name them by, one a line, to look among",
-            )
-        command.set_defaults(run=run)
+    whois = _add(commands, "whois", _whois, "print whose identifier this is")
+    whois.add_argument(
+        "--end-users",
+        type=Path,
+        help="a file of end users, or of values that callers sent for them, one a line, to try",
+    )
+    _add(commands, "block", _block, "refuse calls with an identifier on every worker, from the next one on")
+    _add(commands, "unblock", _unblock, "let them pass again")
+
+
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], description: str
+) -> argparse.ArgumentParser:
+    example = f"example: headgate {name} --config my.toml -- IDENTIFIER"
+    command: argparse.ArgumentParser = commands.add_parser(name, help=description, epilog=example)
+    hint = 'as the upstream receives it; put it after "--", because some begin with a hyphen'
+    command.add_argument("identifier", metavar="IDENTIFIER", help=hint)
+    command.add_argument("--config", type=Path, required=True)
+    command.set_defaults(run=run)
+    return command
 
 
 def _whois(options: argparse.Namespace) -> int:
     config = read(options.config)
-    end_users = list(_lines(options.end_users)) if options.end_users else []
-    callers = [Caller(caller.name, caller.team) for caller in config.callers] or [ANYBODY]
-    for policy in _policies(config):
-        found = _principal(policy, options.identifier, callers, ["", *end_users])
-        found = found or _value(policy, options.identifier, callers, end_users)
+    end_users = _read_lines(options.end_users) if options.end_users else []
+    callers = [Caller(caller.name, caller.team) for caller in config.callers] or [ANONYMOUS]
+    for rule in config.rules:
+        found = rule.policy.identify(options.identifier, callers, end_users)
         if found is not None:
             print(found)
             return FOUND
@@ -54,43 +53,27 @@ def _whois(options: argparse.Namespace) -> int:
     return NOT_FOUND
 
 
-def _principal(
-    policy: SafetyIdentifier, identifier: str, callers: Sequence[Caller], end_users: Sequence[str]
-) -> str | None:
-    """The caller and end user that an identifier was derived from."""
-    for caller, end_user in product(callers, end_users):
-        if known_as(policy, identifier, caller, end_user):
-            return f"{caller.name} (team {caller.team})" + (f", for its end user {end_user}" if end_user else "")
-    return None
-
-
-def _value(policy: SafetyIdentifier, identifier: str, callers: Sequence[Caller], values: Sequence[str]) -> str | None:
-    """The team whose callers named somebody by a value that was hashed (`pii`), and that value."""
-    teams = dict.fromkeys(caller.team for caller in callers)
-    for team, value, key in product(teams, values, policy.all_keys):
-        if hashed(key, team, value) == identifier:
-            names = ", ".join(caller.name for caller in callers if caller.team == team)
-            return f"{names} (team {team}), hashed from {value}"
-    return None
-
-
 def _block(options: argparse.Namespace) -> int:
-    return asyncio.run(_set(read(options.config), options.identifier, blocked=True))
+    return asyncio.run(_set_blocked(read(options.config), options.identifier, blocked=True))
 
 
 def _unblock(options: argparse.Namespace) -> int:
-    return asyncio.run(_set(read(options.config), options.identifier, blocked=False))
+    return asyncio.run(_set_blocked(read(options.config), options.identifier, blocked=False))
 
 
-async def _set(config: Config, identifier: str, *, blocked: bool) -> int:
-    """Raises ConfigError when the state is not one that a running gate shares."""
+async def _set_blocked(config: Config, identifier: str, *, blocked: bool) -> int:
+    """Block or unblock an identifier in the state. Raises ConfigError if processes do not share it, or it fails."""
     state = config.state
     if isinstance(state, Memory):
-        raise ConfigError('state.use: "memory" is the serving process\'s own; block needs [state] use = "redis"')
-    await state.start()
+        message = '"memory" is private to the serving process; block needs [state] use = "sqlite" or "redis"'
+        raise ConfigError(f"state.use: {message}")
+    try:
+        await state.start()
+    except ValueError as error:
+        raise ConfigError(f"state: {error}") from error
     try:
         if blocked:
-            await state.put(blocked_key(identifier), b"1", ttl_s=YEARS_S)
+            await state.put(blocked_key(identifier), b"1", ttl_s=LONGEST_S)
         else:
             await state.delete(blocked_key(identifier))
     except StoreError as error:
@@ -101,12 +84,9 @@ async def _set(config: Config, identifier: str, *, blocked: bool) -> int:
     return FOUND
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _read_lines(file: Path) -> list[str]:
+    """Return the lines of a file without surrounding space; empty ones are left out. Raises ConfigError."""
     try:
-        return filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines()))
+        return list(filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8: {error}") from error
-
-
-def _policies(config: Config) -> Iterator[SafetyIdentifier]:
-    return (rule.policy for rule in config.rules if isinstance(rule.policy, SafetyIdentifier))

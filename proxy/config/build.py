@@ -130,7 +130,19 @@ def _callers(tables: list[CallerTable]) -> list[CallerTable]:
         if caller.digest in known:
             raise ConfigError(f"caller[{index}]: has the same key as {known[caller.digest]}; give each caller its own")
         known[caller.digest] = caller.name
+    _refuse_ambiguous_teams(tables)
     return [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables]
+
+
+def _refuse_ambiguous_teams(tables: list[CallerTable]) -> None:
+    """Raises ConfigError for a caller whose own name would make it a member of another caller's team."""
+    teams = {caller.team: index for index, caller in enumerate(tables) if caller.team}
+    names = {caller.name: index for index, caller in enumerate(tables) if not caller.team}
+    for name in names.keys() & teams.keys():
+        raise ConfigError(
+            f"caller[{names[name]}].name: '{name}' is also the team of caller[{teams[name]}]; "
+            "give it a team, or it would share that team's cache and budgets"
+        )
 
 
 def rules_of(tables: Sequence[Mapping[str, Any]]) -> list[Rule]:

@@ -2,17 +2,23 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
 from proxy.config.schema import ServerTable
-from proxy.context import Context
+from proxy.context import Caller, Context
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
 from proxy.http.send import send
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
-from proxy.wire.call import forwarded_headers, parse_call
+from proxy.wire.call import Call, forwarded_headers, parse_call
+from proxy.wire.errors import RequestError
+from proxy.workers import MemoryBudget, MemoryLease, Workers
+
+PARSED_RATIO = 4
+"""How much memory a parsed body takes beside the bytes received, as a multiple of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +28,35 @@ class Responses:
     directory: Directory
     pipeline: Pipeline
     server: ServerTable
+    memory: MemoryBudget
+    workers: Workers
 
     async def create(self, exchange: Exchange) -> web.StreamResponse:
-        request, trace, record = exchange.request, exchange.trace, exchange.record
+        trace = exchange.trace
         with trace.step("identify"):
             caller = exchange.identify(self.directory)
-        with trace.step("parse"):
-            raw = await read_body(request, self.server)
-            call = parse_call(raw, headers=forwarded_headers(request.headers), query=exchange.query)
+        memory = MemoryLease(self.memory)
+        try:
+            with trace.step("parse"):
+                call = await self._parse(exchange, memory)
+            return await self._reply(exchange, caller, call, memory)
+        finally:
+            memory.release()
+
+    async def _parse(self, exchange: Exchange, memory: MemoryLease) -> Call:
+        request, server = exchange.request, self.server
+        if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
+            raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
+        raw = await read_body(request, server, memory, self.workers)
+        parse = partial(
+            parse_call, headers=forwarded_headers(request.headers), query=exchange.query,
+            max_values=server.max_body_values,
+        )  # fmt: skip
+        memory.grow(PARSED_RATIO * len(raw))
+        return await self.workers.run(len(raw), parse, raw)
+
+    async def _reply(self, exchange: Exchange, caller: Caller, call: Call, memory: MemoryLease) -> web.StreamResponse:
+        request, trace, record = exchange.request, exchange.trace, exchange.record
         record.model, record.stream = call.model, call.is_stream
         context = Context(
             exchange.request_id,
@@ -40,6 +67,8 @@ class Responses:
             answer_headers=exchange.answer_headers,
             followed=self.pipeline.rules.followed,
             deadline=self._deadline(trace.elapsed_s()),
+            memory=memory,
+            workers=self.workers,
         )
         try:
             async with self.pipeline.reply_to(call, context) as reply:

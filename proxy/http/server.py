@@ -150,6 +150,8 @@ class Connection(web.RequestHandler):
         """
         if timeout and self._current_request is None:
             await self._await_last_request(min(timeout, IDLE_GRACE_S))
+        if self._unfinished_body() is None:
+            super().close()
         if (call := self._task_handler) is not None and timeout is not None:
             last = self._loop.time() + timeout + GRACE_S
             self._loop.call_later(timeout, self._cancel, call, last)

@@ -65,7 +65,7 @@ class Admission:
             if reply_check is not None:
                 applied.append((rule, reply_check))
             try:
-                checked = check(call, context)
+                checked = await context.run(len(call.encoded), check, call, context)
                 if checked is not call and not isinstance(checked, Call):
                     checked = await checked  # few checks wait; a coroutine for each would be half of their cost
             except (Unavailable, PolicyViolation) as error:

@@ -5,8 +5,9 @@ transcript, pass it on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import orjson
 import structlog
@@ -19,8 +20,12 @@ from proxy.wire.call import Call
 from proxy.wire.ending import failure_events, incomplete_events, incomplete_response
 from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop, events_of_body
+from proxy.wire.transcript import Transcript
 
 log = structlog.get_logger()
+
+MAX_KEPT_BYTES = 268_435_456
+"""How large the items of one response may be together, in bytes."""
 
 
 def require_stream(call: Call, context: Context, enforced: Sequence[str]) -> Call:
@@ -55,19 +60,17 @@ class Guard:
         return await self._pass_body(call, reply, checks, context)
 
     async def _pass_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
-        response = reply.response or {}
+        response, transcript = reply.response or {}, context.transcript
         context.note_first_event()
         await context.begin_response(response)
-        stopped_by = None
-        if checks:
-            passed, stopped_by = await self._check(events_of_body(response), checks, call, context)
-            context.transcript.see(passed)
-        else:
-            context.transcript.see(events_of_body(response)[-1:])
+        received: Batch = events_of_body(response)
+        events, stopped_by = await self._check(received, checks, call, context) if checks else (received[-1:], None)
+        transcript.see(events)
         if stopped_by is not None:
-            cut = incomplete_response(response, context.transcript, stopped_by)
-            context.transcript.see(events_of_body(cut)[-1:])
-            reply = replace(reply, body=orjson.dumps(cut), response=cut)
+            reply = _with_response(reply, incomplete_response(response, transcript, stopped_by), transcript)
+        elif transcript.is_changed:
+            changed = _changed_response(events, items_changed=events[1:-1] != received[1:-1])
+            reply = _with_response(reply, changed, transcript)
         await context.complete_reply()
         return reply
 
@@ -106,7 +109,7 @@ class Guard:
             received, stopped_by = await self._check(received, checks, call, context)
         else:
             received = until_terminal(received)
-        context.transcript.see(received)
+        _record(received, context)
         if context.transcript.terminal is not None:
             await context.complete_reply()
         return received, stopped_by
@@ -131,10 +134,22 @@ class Guard:
                     if active.is_enforced:
                         return passed, active.rule.name
                     checks.remove(active)  # reported once: what follows would not have been sent
+            if checked is not unit:
+                context.transcript.is_changed = True
             passed.append(checked)
             if checked.type in TERMINALS:
                 break
         return passed, None
+
+
+def _record(batch: Batch, context: Context) -> None:
+    """Add a batch to the transcript, and what is kept of it to the call's memory. Raises BackendError, Unavailable."""
+    transcript = context.transcript
+    before = transcript.kept_bytes
+    transcript.see(batch)
+    if transcript.kept_bytes > MAX_KEPT_BYTES:
+        raise BackendError("The items of the response are too large.", code="upstream_too_large", source="gateway")
+    context.memory.grow(transcript.kept_bytes - before)
 
 
 def until_terminal(batch: Batch) -> Batch:
@@ -143,6 +158,22 @@ def until_terminal(batch: Batch) -> Batch:
         if unit.type in TERMINALS:
             return batch[:position]
     return batch
+
+
+def _with_response(reply: Reply, response: Mapping[str, Any], transcript: Transcript) -> Reply:
+    """Return a body with another response object, and record that one as the final response."""
+    transcript.see(events_of_body(response)[-1:])
+    return replace(reply, body=orjson.dumps(response), response=response)
+
+
+def _changed_response(events: Batch, *, items_changed: bool) -> Mapping[str, Any]:
+    """Return the response of a body whose events were changed by a check."""
+    _, *items, terminal = [event for event in events if isinstance(event, Event)]
+    return (
+        {**terminal.response, "output": [item.data.get("item") for item in items]}
+        if items_changed
+        else terminal.response
+    )
 
 
 async def _begin_response(batch: Batch, context: Context) -> None:

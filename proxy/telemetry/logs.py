@@ -34,7 +34,7 @@ def configure_logs(
     for_terminal: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.dev.ConsoleRenderer(),
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),  # rich ones show locals
         _encode_text,
     ]
     writer = _QueuedWriter(stderr) if final else _LineWriter(stderr)

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from proxy.wire.bounds import count_values
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
 
@@ -16,6 +17,7 @@ FORWARDED = frozenset({
     "x-initiator", "x-interaction-type", "x-session-affinity", "x-session-id",
 })  # fmt: skip
 FORWARDED_PREFIXES = ("x-codex-", "x-stainless-")
+LARGEST_PARSED_AGAIN = 262_144  # bytes: the second parser is slow
 TOO_DEEP = "The body is nested too deeply; the limit is 254 levels."
 
 
@@ -56,14 +58,18 @@ class Call:
         return encoded
 
 
-def parse_call(raw: bytes, *, headers: Mapping[str, str] | None = None, query: str = "") -> Call:
+def parse_call(
+    raw: bytes, *, headers: Mapping[str, str] | None = None, query: str = "", max_values: int = 1_000_000
+) -> Call:
     """Parse the body of a request strictly.
 
     Raises RequestError for anything but one JSON object in UTF-8 whose every value survives the way to a backend: no
-    NaN, no number that exceeds a double, no lone surrogate, no duplicate name in an object, at most 254 levels, and no
-    field whose name only resembles one of the protocol's. An integer beyond 64 bits is read as a double, by policies
-    and backends alike.
+    NaN, no number that exceeds a double, no lone surrogate, no duplicate name in an object, at most 254 levels and
+    `max_values` values, and no field whose name only resembles one of the protocol's. An integer beyond 64 bits is read
+    as a double, by policies and backends alike.
     """
+    if count_values(raw, max_values) > max_values:
+        raise RequestError(f"The body has too many values; the limit is {max_values}.", code="too_many_values")
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -75,9 +81,9 @@ def parse_call(raw: bytes, *, headers: Mapping[str, str] | None = None, query: s
         encoded = call.encoded
     except orjson.JSONEncodeError as error:
         raise RequestError(TOO_DEEP, code="invalid_json") from error
-    # A duplicate name leaves one colon less after encoding. Colons inside strings count alike on both sides, because no
-    # encoder escapes a colon, unless the caller wrote one as \u003a: then the slower parser decides.
-    if raw.count(b":") != encoded.count(b":") or b"\\u003" in raw:
+    # A duplicate name leaves at least one colon less after encoding. Colons inside strings count alike on both sides:
+    # no encoder escapes a colon, and those that the caller escaped are counted.
+    if raw.count(b":") + _escaped_colons(raw) != encoded.count(b":"):
         _refuse_duplicate_names(raw)
     refuse_lookalikes(body)
     _require_model(body)
@@ -86,7 +92,23 @@ def parse_call(raw: bytes, *, headers: Mapping[str, str] | None = None, query: s
     return call
 
 
+def _escaped_colons(raw: bytes) -> int:
+    r"""How many colons are written as \u003a; after an odd number of backslashes more it would be a text."""
+    count = 0
+    found = raw.find(b"\\u003")
+    while found >= 0:
+        before = found
+        while raw[before - 1] == 0x5C:
+            before -= 1
+        if (found - before) % 2 == 0 and raw[found + 5 : found + 6] in b"aA":
+            count += 1
+        found = raw.find(b"\\u003", found + 6)
+    return count
+
+
 def _refuse_duplicate_names(raw: bytes) -> None:
+    """Raises RequestError. A text of moderate size is parsed again to find the name."""
+
     def check(pairs: list[tuple[str, Any]]) -> None:
         seen: set[str] = set()
         for name, _ in pairs:
@@ -95,9 +117,11 @@ def _refuse_duplicate_names(raw: bytes) -> None:
             seen.add(name)
 
     try:
-        json.loads(raw, object_pairs_hook=check)
+        if len(raw) <= LARGEST_PARSED_AGAIN:
+            json.loads(raw, object_pairs_hook=check)
     except RecursionError as error:  # a value that its duplicate overwrites may be deeper than what is sent
         raise RequestError(TOO_DEEP, code="invalid_json") from error
+    raise RequestError("The body has a name twice in one object.", code="duplicate_key")
 
 
 def _require_model(body: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ class Event:
         return self._sse
 
     def payloads(self) -> Iterator[bytes]:
-        """The JSON of each event in here: one. A Run has many."""
+        """The JSON of this one event; a Run has many."""
         yield self.json
 
     @property
@@ -89,8 +89,8 @@ Batch = Sequence[Event | Run]
 class Reply:
     """The one kind of answer: a status, headers, and either a JSON body or batches of events.
 
-    Batches are read once; whoever opened the reply ends the work behind it. `response` is the object that a successful
-    body holds.
+    Batches are read once; the code that opened the reply also ends the work behind it. `response` is the object that a
+    successful body holds.
     """
 
     status: int
@@ -100,7 +100,7 @@ class Reply:
     response: Mapping[str, Any] | None = None
 
 
-class Stop(Exception):  # it ends a reply, it is not an error
+class Stop(Exception):  # it ends a reply and is not an error
     """Raised by a reply check: end this reply cleanly before the event that was checked."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -133,7 +133,7 @@ def payload_of(frame: bytes) -> bytes:
 
 
 def parse_payload(payload: bytes) -> Mapping[str, Any]:
-    """The JSON object in a payload. Raises ValueError when it is none."""
+    """The JSON object in a payload. Raises ValueError when it is not an object."""
     data = orjson.loads(payload)
     if not isinstance(data, dict):
         raise ValueError("an event's data is not an object")  # noqa: TRY004  one kind of error for one kind of fault
@@ -146,7 +146,7 @@ def terminal_type(status: object) -> str:
 
 
 def events_of_body(response: Mapping[str, Any]) -> list[Event]:
-    """A response that came as one body, as the events that reply checks look at."""
+    """A response that came as one body, as the events that reply checks read."""
     output = response.get("output")
     events = [Event("response.created", data={"type": "response.created", "response": response})]
     events += [

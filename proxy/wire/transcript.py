@@ -1,7 +1,7 @@
-"""What a reply has said so far. It is fed each batch once, before the batch is sent, and everything that needs the
-whole reply reads it: close-out, cache, conversion, ownership and telemetry.
+"""The record of a reply while it passes. It is fed each batch once, before the batch is sent, and everything that needs
+the whole reply reads it: close-out, cache, conversion, ownership and telemetry.
 
-Deltas are never parsed here unless an item has to be closed before its end.
+Deltas are parsed only when an item has to be closed before its end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,19 +37,24 @@ WHOLE_PARTS = {
 
 
 class Transcript:
-    """Follows one reply. Keeps finished items, the frames of open ones up to LOG_BYTES, and all frames on request."""
+    """Follows one reply. Keeps finished items, the frames of open ones up to LOG_BYTES, and all frames on request.
+
+    When two open items have one index, the later one replaces the earlier.
+    """
 
     def __init__(self) -> None:
         self.is_started = False  # whether a batch was passed on: before that an error is still an HTTP status
         self.created: Event | None = None
         self.terminal: Event | None = None
         self.has_error = False  # whether an `error` event was passed on
-        self._items: dict[tuple[int, object], Any] = {}  # finished ones, by output_index and id
-        self._open: dict[int, int] = {}  # by output_index: the position in the log at which the item begins
+        self.is_changed = False  # whether a reply check changed an event: the cache keeps only what a backend said
+        self._items: dict[tuple[int, str | None], Any] = {}  # the finished items, by output_index and id
+        self._open: dict[int, tuple[int, Event]] = {}  # by output_index: where it is in the log, and its `added` event
         self._log: list[Event | Run] = []
         self._log_bytes = 0
         self._frame_limit: int | None = None
         self._numbered: Event | Run | None = None  # the last unit with a sequence number
+        self._item_bytes = 0
 
     def keep_frames(self, limit_bytes: int) -> None:
         """Keep every frame for `frames`, as long as they fit. Call it before the first batch."""
@@ -70,6 +75,11 @@ class Transcript:
                 self._log.clear()
                 self._log_bytes = 0
         self.is_started = self.is_started or bool(batch)
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes of the reply are kept."""
+        return self._item_bytes + self._log_bytes
 
     def frames(self) -> bytes | None:
         """Return all frames seen so far; None when they exceed the limit given to `keep_frames`."""
@@ -100,21 +110,25 @@ class Transcript:
 
     def cut_open_items(self) -> list[tuple[int, JSON]]:
         """Close all open items as incomplete, with what was sent of them; return each with its output_index."""
-        partial = {index: _PartialItem() for index in sorted(self._open)}
-        start = min(self._open.values(), default=0)
-        for unit in self._log[start:]:
+        partial = {index: _PartialItem(self._open[index][1]) for index in sorted(self._open)}
+        start = min((position for position, _ in self._open.values()), default=0)
+        for position, unit in enumerate(self._log[start:], start):
             for data in _data_of(unit):
-                if (item := partial.get(index_of(data))) is not None:
-                    item.add(data)
+                index = index_of(data)
+                if index in partial and position > self._open[index][0]:  # an earlier item may have had this index
+                    partial[index].add(data)
         return [(index, item.incomplete()) for index, item in partial.items()]
 
     def _follow(self, event: Event) -> None:
         if event.type == "response.output_item.added":
-            self._open[index_of(event.data)] = len(self._log)
+            self._open[index_of(event.data)] = len(self._log), event
+            self._item_bytes += len(event.sse)
         elif event.type == "response.output_item.done":
             index, item = index_of(event.data), event.data.get("item") or {}
+            self._item_bytes += len(event.sse)
             self._open.pop(index, None)
-            self._items[index, item.get("id") if isinstance(item, dict) else None] = item
+            item_id = item.get("id") if isinstance(item, dict) else None
+            self._items[index, item_id if isinstance(item_id, str) else None] = item
         elif event.type == "response.created":
             self.created = event
         elif event.type in TERMINALS:
@@ -131,17 +145,16 @@ class Transcript:
 
 
 class _PartialItem:
-    """An item put together from its events."""
+    """An item put together from its events, the first of which is `output_item.added`."""
 
-    def __init__(self) -> None:
-        self._item: JSON = {}
+    def __init__(self, added: Event) -> None:
+        item = added.data.get("item")
+        self._item: JSON = dict(item) if isinstance(item, dict) else {}
         self._parts: dict[tuple[str, int], JSON] = {}
 
     def add(self, data: Mapping[str, Any]) -> None:
         kind, delta = str(data.get("type")), data.get("delta")
-        if kind == "response.output_item.added" and isinstance(data.get("item"), dict):
-            self._item, self._parts = dict(data["item"]), {}
-        elif kind in WHOLE_PARTS and isinstance(data.get("part"), dict):
+        if kind in WHOLE_PARTS and isinstance(data.get("part"), dict):
             field = WHOLE_PARTS[kind]
             self._parts[field, index_of(data, f"{field}_index")] = dict(data["part"])
         elif kind in PART_DELTAS and isinstance(delta, str):
@@ -167,7 +180,7 @@ def index_of(data: Mapping[str, Any], field: str = "output_index") -> int:
 
 
 def _data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:
-    """The JSON object of each event; frames without one are passed over."""
+    """Yield the JSON object of each event; frames without one are skipped."""
     if isinstance(unit, Event):
         yield unit.data
         return

@@ -1,6 +1,7 @@
-"""The load: connections that each ask again as soon as they are answered, and check what they get.
+"""The load: connections that send the next request as soon as the last one is answered, and check every answer.
 
-Lean, so that what is measured is the server: a request is one prepared write, an answer is searched, never parsed.
+It must cost little, so that the figures are those of the server: a request is one prepared write, and an answer is
+searched but not parsed.
 """
 
 import asyncio
@@ -9,26 +10,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from tests.bench.processes import Server
-from tests.bench.works import COUNTER, KEY, Work
+from tests.bench.processes import ServerProcess
+from tests.bench.servers import API_KEY
+from tests.bench.workloads import COUNTER, Workload
 
-END_OF_STREAM = b"data: [DONE]\n\n\r\n0\r\n\r\n"
-HEAD = (
+DATA_LINE = b"\ndata: "  # once in every frame of every dialect; JSON contains no raw line end
+END_OF_STREAM = (b"data: [DONE]\n\n\r\n0\r\n\r\n", b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
+TAIL_BYTES = max(map(len, END_OF_STREAM))
+REQUEST_HEAD = (
     "POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
     "Content-Type: application/json\r\nAccept: application/json\r\nUser-Agent: OpenAI/Python 3.51.0\r\n"
     "X-Stainless-Lang: python\r\nX-Stainless-Package-Version: 3.51.0\r\nx-stainless-retry-count: 0\r\n"
     "Content-Length: {length}\r\n\r\n"
 )
 WARM_UP_S = 0.4
-PATIENCE_S = 20
+ANSWER_TIMEOUT_S = 20
 
 
-class WrongAnswer(Exception):
-    """An answer that is not what the work asks for; figures of such a run would mean nothing."""
+class UnexpectedAnswer(Exception):
+    """An answer that the workload does not allow; the figures of such a run would mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Measurement:
     """What one server did in one round."""
 
     seconds: float
@@ -38,70 +42,76 @@ class Figures:
     latencies_s: list[float]  # sorted
 
 
-class Load:
-    """One work put on one server. `numbers` gives the counter of each request its value."""
+class LoadRun:
+    """One workload on one server, measured once. `numbers` yields the value of the counter in each request."""
 
-    def __init__(self, work: Work, server: Server, *, gate: bool, numbers: Iterator[int]) -> None:
-        self.work = work
-        self.cache_status = work.cache_status if gate else b""
-        head = HEAD.format(port=server.port, key=KEY, length=len(work.body)).encode()
-        self._before, self._counter, self._after = (head + work.body).partition(COUNTER)
+    def __init__(self, workload: Workload, server: ServerProcess, *, is_headgate: bool, numbers: Iterator[int]) -> None:
+        self.workload = workload
+        self.cache_status = workload.cache_status if is_headgate else b""
+        head = REQUEST_HEAD.format(port=server.port, key=API_KEY, length=len(workload.body)).encode()
+        self._before, self._counter, self._after = (head + workload.body).partition(COUNTER)
         self._server = server
         self._numbers = numbers
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.asking = True
+        self.sending = True
         self.measuring = False
         self.answers = self.events = 0
         self.latencies_s: list[float] = []
+        self._connections: list[LoadConnection] = []
 
-    def request(self) -> bytes:
+    def next_request(self) -> bytes:
         if not self._counter:
             return self._before
         return b"%b%08d%b" % (self._before, next(self._numbers), self._after)
 
     def fail(self, found: str) -> None:
-        self.asking = False
+        self.sending = False
         if not self._failure.done():
-            self._failure.set_exception(WrongAnswer(f"{self.work.name}: {found}"))
+            self._failure.set_exception(UnexpectedAnswer(f"{self.workload.label}: {found}"))
 
-    async def figures(self, seconds: float) -> Figures:
-        """Warm up, measure, let running answers end. Raises WrongAnswer."""
+    async def measure(self, seconds: float) -> Measurement:
+        """Warm up, measure, and wait for the answers still running. Raises UnexpectedAnswer."""
         try:
-            return await self._measured(seconds)
+            return await self._measure(seconds)
         finally:
-            self.asking = False
-            self._failure.cancel()  # nobody waits for it any more
+            self.sending = False
+            self._failure.cancel()  # asyncio would report an exception that is never read
+            for connection in self._connections:
+                connection.abort()
+            await self._wait_closed()
 
-    async def _measured(self, seconds: float) -> Figures:
-        connections = await self._connected()
+    async def _measure(self, seconds: float) -> Measurement:
+        await self._connect()
         await self._wait(WARM_UP_S)
-        began, cpu_began = time.perf_counter(), self._server.cpu_s()
+        started, cpu_started = time.perf_counter(), self._server.cpu_s()
         self.answers, self.events, self.latencies_s = 0, 0, []
         self.measuring = True
         await self._wait(seconds)
         self.measuring = False
-        took, cpu_s = time.perf_counter() - began, self._server.cpu_s() - cpu_began
-        figures = Figures(took, self.answers, self.events, cpu_s, sorted(self.latencies_s))
-        self.asking = False
-        closed = asyncio.gather(*(connection.closed for connection in connections))
+        elapsed, cpu_s = time.perf_counter() - started, self._server.cpu_s() - cpu_started
+        measurement = Measurement(elapsed, self.answers, self.events, cpu_s, sorted(self.latencies_s))
+        self.sending = False
+        closed = asyncio.ensure_future(self._wait_closed())
         ends: set[asyncio.Future[Any]] = {closed, self._failure}
-        await asyncio.wait(ends, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
-        if not closed.done() or not figures.answers:
-            self.fail("no answer came, or one that does not end")
+        await asyncio.wait(ends, timeout=ANSWER_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not closed.done() or not measurement.answers:
+            self.fail("no answer arrived, or one does not end")
         if self._failure.done():
             self._failure.result()
-        return figures
+        return measurement
 
-    async def _connected(self) -> "list[Connection]":
-        """Connections that begin one after another, spread over the length of an answer, so that paces do not march."""
+    async def _connect(self) -> None:
+        """Open the connections spread over the length of a paced answer, so that their ticks do not coincide."""
         loop = asyncio.get_running_loop()
-        connections = []
-        for _ in range(self.work.connections):
-            _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", self._server.port)
-            connections.append(connection)
-            if self.work.pace_s:
-                await self._wait(self.work.pace_s / self.work.connections)
-        return connections
+        for _ in range(self.workload.connections):
+            _, connection = await loop.create_connection(lambda: LoadConnection(self), "127.0.0.1", self._server.port)
+            self._connections.append(connection)
+            if self.workload.pace_s:
+                await self._wait(self.workload.pace_s / self.workload.connections)
+
+    async def _wait_closed(self) -> None:
+        for connection in self._connections:
+            await connection.closed
 
     async def _wait(self, seconds: float) -> None:
         done, _ = await asyncio.wait({self._failure}, timeout=seconds)
@@ -109,30 +119,33 @@ class Load:
             failure.result()
 
 
-class Connection(asyncio.Protocol):
-    """Asks, reads the answer to its end, asks again."""
+class LoadConnection(asyncio.Protocol):
+    """Sends a request, reads the answer to its end, and sends the next request."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: LoadRun) -> None:
         self._load = load
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def abort(self) -> None:
+        self._transport.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._ask()
+        self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._load.asking:
+        if self._load.sending:
             self._load.fail(f"the connection was lost: {exc}")
         if not self.closed.done():
             self.closed.set_result(None)
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         self._head = b""
-        self._last = b""
-        self._left = -1  # bytes of the body; -1: the head is still to come
+        self._tail = b""
+        self._left = -1  # bytes of the body still to come; -1: the head is incomplete
         self._events = 0
-        self._asked = time.perf_counter()
-        self._transport.write(self._load.request())
+        self._sent = time.perf_counter()
+        self._transport.write(self._load.next_request())
 
     def data_received(self, data: bytes) -> None:
         if self._left < 0:
@@ -140,41 +153,41 @@ class Connection(asyncio.Protocol):
             head, end, data = self._head.partition(b"\r\n\r\n")
             if not end:
                 return
-            self._begin(head)
-        if self._load.work.events:
+            self._read_head(head)
+        if self._load.workload.events:
             self._read_stream(data)
         else:
             self._left -= len(data)
             if self._left == 0:
                 self._finish()
 
-    def _begin(self, head: bytes) -> None:
+    def _read_head(self, head: bytes) -> None:
         if not head.startswith(b"HTTP/1.1 200 "):
-            self._load.fail(f"not 200: {head!r}")
+            self._load.fail(f"the status is not 200: {head!r}")
         if self._load.measuring and self._load.cache_status not in head:
-            self._load.fail(f"{self._load.cache_status!r} is not told: {head!r}")
+            self._load.fail(f"{self._load.cache_status!r} is not in the head: {head!r}")
         at = head.find(b"Content-Length: ")
         self._left = int(head[at + 16 :].partition(b"\r\n")[0]) if at >= 0 else 0
-        if (at < 0) != bool(self._load.work.events):
-            self._load.fail(f"a stream for a body, or a body for a stream: {head!r}")
+        if (at < 0) != bool(self._load.workload.events):
+            self._load.fail(f"a stream instead of a body, or a body instead of a stream: {head!r}")
 
     def _read_stream(self, data: bytes) -> None:
-        events = data.count(b"\n\n") + (self._last.endswith(b"\n") and data.startswith(b"\n"))
+        received = self._tail + data
+        events = received.count(DATA_LINE) - self._tail.count(DATA_LINE)
         self._events += events
         self._load.events += events
-        size = len(END_OF_STREAM)
-        self._last = data[-size:] if len(data) >= size else (self._last + data)[-size:]
-        if self._last == END_OF_STREAM:
-            if self._events != self._load.work.events:
-                self._load.fail(f"{self._events} events came; {self._load.work.events} were sent")
+        self._tail = received[-TAIL_BYTES:]
+        if received.endswith(END_OF_STREAM):
+            if self._events != self._load.workload.events:
+                self._load.fail(f"{self._events} events arrived; {self._load.workload.events} were sent")
             self._finish()
 
     def _finish(self) -> None:
         load = self._load
         load.answers += 1
         if load.measuring:
-            load.latencies_s.append(time.perf_counter() - self._asked - load.work.pace_s)
-        if load.asking:
-            self._ask()
+            load.latencies_s.append(time.perf_counter() - self._sent - load.workload.pace_s)
+        if load.sending:
+            self._send()
         else:
             self._transport.close()

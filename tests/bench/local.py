@@ -1,8 +1,8 @@
-"""`python -m tests.bench.local`: what a served model makes of the engine that it runs on, measured in one run.
+"""`python -m tests.bench.local`: how much of its engine's speed a served local model keeps, measured in one run.
 
-The gate is a real one, asked over HTTP; the yardstick is the library itself in a process of its own, with the very same
-prompts. Both take turns in every round while the other one is idle, and the table tells medians, of ratios too, so that
-what else happens on the machine hits both.
+A real Headgate is called over HTTP; the baseline is the library itself in a process of its own, with the same prompts.
+They take turns in every round while the other is idle, and the table shows medians, also of the ratios, so that a
+disturbance of the machine affects both.
 """
 
 import argparse
@@ -18,87 +18,93 @@ from tempfile import TemporaryDirectory
 
 from backends.local.engine.device import Placement
 from backends.local.model import read_model
-from tests.bench.load import WrongAnswer
-from tests.bench.local_caller import Caller
-from tests.bench.local_gate import family_s, gate
-from tests.bench.local_raw import raw
-from tests.bench.local_rows import CALLERS, PERSON_STEPS, ROWS, Bench, Row, Taken
-from tests.bench.local_table import table
-from tests.bench.machine import Moment, described, disturbance
-from tests.bench.models import SHAPES, Shape, write_random, write_saying
-from tests.bench.processes import serving
-from tests.bench.serving import run
+from tests.bench.event_loop import run_until_signal
+from tests.bench.load import UnexpectedAnswer
+from tests.bench.local_caller import LocalCaller
+from tests.bench.local_headgate import headgate_with_models, process_tree_cpu_s
+from tests.bench.local_library import start_library
+from tests.bench.local_rows import CALLERS, ROWS, STORY_STEPS, LocalBench, LocalRow, Values
+from tests.bench.local_table import render_local_table
+from tests.bench.machine import CpuSnapshot, describe_disturbance, describe_machine
+from tests.bench.models import SIZES, ModelSize, write_random, write_saying
+from tests.bench.processes import start_server
 
 DEMO = Path("backends/demo")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(
-        prog="python -m tests.bench.local", description="A served model against its engine."
+        prog="python -m tests.bench.local", description="A served local model against its engine."
     )
-    options.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
-    options.add_argument("--only", action="append", choices=[row.name for row in ROWS], help="one; may be given again")
-    options.add_argument("--model", choices=SHAPES, default="m100", help="how large the random one is (default m100)")
-    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where models run (default cpu)")
-    options.add_argument("--compute-type", default="default", help="how they calculate: bfloat16, int8_float16 ...")
+    options.add_argument("--rounds", type=int, default=5, help="how often each row is measured (default 5)")
+    options.add_argument(
+        "--only", action="append", choices=[row.name for row in ROWS], help="the rows to run; may be repeated"
+    )
+    options.add_argument("--model", choices=SIZES, default="m100", help="the size of the random model (default m100)")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the models run (default cpu)")
+    options.add_argument("--compute-type", default="default", help="number format: bfloat16, int8_float16 ...")
     options.add_argument("--workers", type=int, default=2, help="batches at once (default 2)")
     chosen = options.parse_args()
     placement = Placement(chosen.device, compute_type=chosen.compute_type, workers=chosen.workers)
     rows = [row for row in ROWS if chosen.only is None or row.name in chosen.only]
     try:
-        ended = run(bench(rows, chosen.rounds, SHAPES[chosen.model], placement))
-    except (WrongAnswer, ConnectionError, RuntimeError) as error:
+        finished = run_until_signal(bench(rows, chosen.rounds, SIZES[chosen.model], placement))
+    except (UnexpectedAnswer, ConnectionError, RuntimeError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    sys.exit(0 if ended else 130)
+    sys.exit(0 if finished else 130)
 
 
-async def bench(rows: Sequence[Row], rounds: int, shape: Shape, placement: Placement) -> None:
-    """Start everything, measure, print the table."""
+async def bench(rows: Sequence[LocalRow], rounds: int, size: ModelSize, placement: Placement) -> None:
+    """Start all processes, measure, and print the table."""
     load_before = os.getloadavg()[0]
-    async with started(shape, placement) as running:
-        began, own_began = Moment.now(), _own_s(running)
-        measured = await _measured(running, rows, rounds)
-        ended, own_s = Moment.now(), _own_s(running) - own_began
+    async with start_all(size, placement) as running:
+        start, own_start = CpuSnapshot.now(), _own_cpu_s(running)
+        measured = await _measure(running, rows, rounds)
+        end, own_s = CpuSnapshot.now(), _own_cpu_s(running) - own_start
         command = shlex.join(["python", "-m", "tests.bench.local", *sys.argv[1:]])
-        _say(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{command}`, {described()}.")
-        _say(f"Load average at the start {load_before:.1f}; {disturbance(began, ended, own_s)}.\n")
-        for line in table([(row, measured[row.name]) for row in rows]):
-            _say(line)
-        _say(f"\nMedians of {rounds} rounds. The gate: up in {running.gate.started_s:.1f} s.")
+        _print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{command}`, {describe_machine()}.")
+        _print(f"Load average at the start {load_before:.1f}; {describe_disturbance(start, end, own_s)}.\n")
+        for line in render_local_table([(row, measured[row.name]) for row in rows]):
+            _print(line)
+        _print(f"\nMedians of {rounds} rounds. Headgate: up in {running.headgate.started_s:.1f} s.")
 
 
 @asynccontextmanager
-async def started(shape: Shape, placement: Placement) -> AsyncIterator[Bench]:
-    """The gate and the library, each with its processes, and the callers."""
-    async with AsyncExitStack() as opened:
-        folder = Path(opened.enter_context(TemporaryDirectory(prefix="headgate-bench-")))
-        random, saying = write_random(folder / "random", shape), write_saying(folder / "saying", PERSON_STEPS)
-        library = await opened.enter_async_context(raw(random, placement))
+async def start_all(size: ModelSize, placement: Placement) -> AsyncIterator[LocalBench]:
+    """Start Headgate, the library and the callers. Leaving the block stops them."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="headgate-bench-")))
+        random, saying = write_random(folder / "random", size), write_saying(folder / "saying", STORY_STEPS)
+        library = await stack.enter_async_context(start_library(random, placement))
         models = {"random": random, "saying": saying, "demo": DEMO}
-        server = await opened.enter_async_context(serving("gate", gate(folder, models, placement), folder))
-        callers = [await Caller.connected(server.port) for _ in range(CALLERS)]
+        command = headgate_with_models(folder, models, placement)
+        headgate = await stack.enter_async_context(start_server("headgate", command, folder))
+        callers = [await LocalCaller.connect(headgate.port) for _ in range(CALLERS)]
         for caller in callers:
-            opened.callback(caller.close)
-        yield Bench(library, server, callers, read_model(random))
+            stack.callback(caller.close)
+        yield LocalBench(library, headgate, callers, read_model(random))
 
 
-async def _measured(running: Bench, rows: Sequence[Row], rounds: int) -> Mapping[str, list[tuple[Taken, Taken]]]:
-    """By the row's name, what each round found of both lanes."""
-    measured: dict[str, list[tuple[Taken, Taken]]] = {row.name: [] for row in rows}
+async def _measure(
+    running: LocalBench, rows: Sequence[LocalRow], rounds: int
+) -> Mapping[str, list[tuple[Values, Values]]]:
+    """Return, by the row's name, the values of both sides in each round."""
+    measured: dict[str, list[tuple[Values, Values]]] = {row.name: [] for row in rows}
     for index in range(rounds):
         for row in rows:
-            measured[row.name].append(await row.work(running))
-            told = " against ".join(row.unit.format(*taken) for taken in reversed(measured[row.name][-1]))
-            print(f"round {index + 1} of {rounds}, {row.name}: {told}", file=sys.stderr, flush=True)  # noqa: T201
+            values = await row.measure(running)
+            measured[row.name].append(values)
+            shown = " against ".join(row.unit.format(*side) for side in reversed(values))
+            print(f"round {index + 1} of {rounds}, {row.name}: {shown}", file=sys.stderr, flush=True)  # noqa: T201
     return measured
 
 
-def _own_s(running: Bench) -> float:
-    """The processor time of the benchmark itself, all its processes together."""
-    return time.process_time() + family_s(running.gate.pid) + family_s(running.library.pid)
+def _own_cpu_s(running: LocalBench) -> float:
+    """Return the processor time of all processes of the benchmark."""
+    return time.process_time() + process_tree_cpu_s(running.headgate.pid) + process_tree_cpu_s(running.library.pid)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 

@@ -1,4 +1,4 @@
-"""Callers of a local model over HTTP: what they ask is one write, and of what comes only the time and the end is read."""
+"""Callers of a local model over HTTP. A request is one write; of an answer only its times and its usage are read."""
 
 import asyncio
 import re
@@ -9,55 +9,59 @@ from typing import Any, cast
 
 import orjson
 
-from tests.bench.load import END_OF_STREAM, HEAD, WrongAnswer
-from tests.bench.works import KEY
+from tests.bench.load import END_OF_STREAM, REQUEST_HEAD, TAIL_BYTES, UnexpectedAnswer
+from tests.bench.servers import API_KEY
 
-FIRST = b"response.output_text.delta"
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+DELTA_TYPE = b"response.output_text.delta"
+HEALTH_REQUEST = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+HEALTH_INTERVAL_S = 0.005
 HEAD_END = b"\r\n\r\n"
-EVERY_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """One answer: when the first of its text came, and its end, since it was asked for."""
+class TimedAnswer:
+    """The times of one answer, counted from the request, and its usage."""
 
-    first_s: float
-    seconds: float
+    first_text_s: float
+    total_s: float
     input_tokens: int
     cached_tokens: int
     output_tokens: int
 
 
-class Caller(asyncio.Protocol):
-    """A connection that asks for one answer after another, streams unless it is told otherwise."""
+class LocalCaller(asyncio.Protocol):
+    """A connection that requests one answer after another, as streams by default."""
 
     def __init__(self, port: int) -> None:
-        self.first: asyncio.Future[float]  # when the first text of the last answer came
-        self._awaited: tuple[asyncio.Future[float], ...] = ()  # that, and its end
+        self.first_text: asyncio.Future[float]  # when the first text of the current answer arrived
+        self._awaited: tuple[asyncio.Future[float], ...] = ()  # first_text, and the end of the answer
         self._port = port
         self._parts: list[bytes] = []
         self._streams = True
 
     @classmethod
-    async def connected(cls, port: int) -> "Caller":
+    async def connect(cls, port: int) -> "LocalCaller":
         _, caller = await asyncio.get_running_loop().create_connection(lambda: cls(port), "127.0.0.1", port)
         return caller
 
-    async def ask(self, model: str, **more: object) -> Heard:
-        """Raises WrongAnswer for one that is no stream of text, ConnectionError when the gate is gone."""
-        body = orjson.dumps({"model": model, "stream": True, **more})
+    async def request(self, model: str, **fields: object) -> TimedAnswer:
+        """Send one request and wait for the whole answer.
+
+        Raises UnexpectedAnswer for a failed response or one without text, ConnectionError when the connection is lost.
+        """
+        body = orjson.dumps({"model": model, "stream": True, **fields})
         loop = asyncio.get_running_loop()
-        self._parts, self.first, end = [], loop.create_future(), loop.create_future()
-        self._streams = bool(more.get("stream", True))
-        self._awaited = self.first, end
-        asked = time.perf_counter()
-        self._transport.write(HEAD.format(port=self._port, key=KEY, length=len(body)).encode() + body)
-        first, ended = await self.first, await end
-        whole = b"".join(self._parts)
-        usage = _usage(whole) if self._streams else orjson.loads(whole.partition(HEAD_END)[2])["usage"]
+        self._parts, self.first_text, end = [], loop.create_future(), loop.create_future()
+        self._streams = bool(fields.get("stream", True))
+        self._awaited = self.first_text, end
+        sent = time.perf_counter()
+        head = REQUEST_HEAD.format(port=self._port, key=API_KEY, length=len(body)).encode()
+        self._transport.write(head + body)
+        first, ended = await self.first_text, await end
+        answer = b"".join(self._parts)
+        usage = _read_usage(answer) if self._streams else orjson.loads(answer.partition(HEAD_END)[2])["usage"]
         cached = usage["input_tokens_details"]["cached_tokens"]
-        return Heard(first - asked, ended - asked, usage["input_tokens"], cached, usage["output_tokens"])
+        return TimedAnswer(first - sent, ended - sent, usage["input_tokens"], cached, usage["output_tokens"])
 
     def close(self) -> None:
         self._transport.close()
@@ -66,66 +70,66 @@ class Caller(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(ConnectionError(f"The gate hung up: {exc}"))
+        self._fail(ConnectionError(f"Headgate closed the connection: {exc}"))
 
     def data_received(self, data: bytes) -> None:
         parts = self._parts
         if not parts and not data.startswith(b"HTTP/1.1 200 "):
-            self._fail(WrongAnswer(f"not 200: {data!r}"))
+            self._fail(UnexpectedAnswer(f"the status is not 200: {data!r}"))
             return
         parts.append(data)
         if not self._streams:
-            if _is_whole(b"".join(parts)):
-                self.first.set_result(time.perf_counter())
+            if _is_complete(b"".join(parts)):
+                self.first_text.set_result(time.perf_counter())
                 self._end()
             return
-        if not self.first.done() and FIRST in data:
-            self.first.set_result(time.perf_counter())
-        if (data if len(data) >= len(END_OF_STREAM) else b"".join(parts[-3:])).endswith(END_OF_STREAM):
+        if not self.first_text.done() and DELTA_TYPE in data:
+            self.first_text.set_result(time.perf_counter())
+        if (data if len(data) >= TAIL_BYTES else b"".join(parts[-3:])).endswith(END_OF_STREAM):
             self._end()
 
     def _end(self) -> None:
-        if not self.first.done():
-            self._fail(WrongAnswer("there was no text"))
+        if not self.first_text.done():
+            self._fail(UnexpectedAnswer("the stream has no text"))
         elif not self._awaited[-1].done():
             self._awaited[-1].set_result(time.perf_counter())
 
     def _fail(self, error: Exception) -> None:
-        """Whatever is still awaited will not come."""
+        """End every wait of the current request with this error."""
         for awaited in self._awaited:
             if not awaited.done():
                 awaited.set_exception(error)
 
 
-async def health_s(port: int, until: Awaitable[object]) -> list[float]:
-    """How long the gate takes to say that it is up, every 5 ms until something is over; sorted."""
+async def measure_health_s(port: int, until: Awaitable[object]) -> list[float]:
+    """Request /healthz every 5 ms until `until` is done, and return the sorted times of the answers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    loop, work, late_s = asyncio.get_running_loop(), asyncio.ensure_future(until), []
+    loop, work, times_s = asyncio.get_running_loop(), asyncio.ensure_future(until), []
     due = loop.time()
     while not work.done():
-        began = time.perf_counter()
-        writer.write(HEALTH)
-        length = re.search(rb"(?i)content-length: (\d+)", await reader.readuntil(b"\r\n\r\n"))
+        sent = time.perf_counter()
+        writer.write(HEALTH_REQUEST)
+        length = re.search(rb"(?i)content-length: (\d+)", await reader.readuntil(HEAD_END))
         await reader.readexactly(int(length[1]) if length else 0)
-        late_s.append(time.perf_counter() - began)
-        due = max(due + EVERY_S, loop.time())
+        times_s.append(time.perf_counter() - sent)
+        due = max(due + HEALTH_INTERVAL_S, loop.time())
         await asyncio.sleep(due - loop.time())
     writer.close()
     await work
-    return sorted(late_s)
+    return sorted(times_s)
 
 
-def _is_whole(answer: bytes) -> bool:
-    """Whether all of a body is there."""
+def _is_complete(answer: bytes) -> bool:
+    """Whether the whole body has arrived."""
     head, _, body = answer.partition(HEAD_END)
     length = re.search(rb"(?i)content-length: (\d+)", head)
     return length is not None and len(body) >= int(length[1])
 
 
-def _usage(stream: bytes) -> dict[str, Any]:
-    """What the last event says of its response. Raises WrongAnswer unless it came to its end, or to its limit."""
+def _read_usage(stream: bytes) -> dict[str, Any]:
+    """Return the usage in the last event. Raises UnexpectedAnswer unless the response is completed or incomplete."""
     line = stream[stream.rindex(b"\ndata: {") + 7 :].partition(b"\n")[0]
     event = orjson.loads(line)
     if event["type"] not in ("response.completed", "response.incomplete"):
-        raise WrongAnswer(f"it failed: {line!r}")
+        raise UnexpectedAnswer(f"the response did not complete: {line!r}")
     return event["response"]["usage"]

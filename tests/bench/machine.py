@@ -1,4 +1,4 @@
-"""The machine that the figures are from, and how much of it others took meanwhile."""
+"""Describes the machine of a measurement, and how much of it other processes used meanwhile."""
 
 import os
 import platform
@@ -11,12 +11,12 @@ from typing import Self
 
 from tests.bench.processes import TICKS_PER_S
 
-BUSY_CORES = 0.2  # others taking more than this, at whatever priority, bend the figures: caches are shared too
+BUSY_CORES = 0.2  # more than this used by other processes, at any priority, distorts the figures: caches are shared
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """Processor time used so far on the whole machine, in seconds."""
+class CpuSnapshot:
+    """Processor time that the whole machine has used since its start, in seconds."""
 
     at: float
     normal_s: float
@@ -31,22 +31,20 @@ class Moment:
         return cls(time.monotonic(), normal / TICKS_PER_S, used["nice"] / TICKS_PER_S)
 
 
-def described() -> str:
-    """Processor, cores, and the versions that matter."""
+def describe_machine() -> str:
+    """Return the processor, the number of cores, and the versions of Python, aiohttp and uvloop."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     versions = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop"))
     return f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
 
 
-def disturbance(began: Moment, ended: Moment, own_s: float) -> str:
-    """How busy others kept the machine between two moments, in cores, and whether that bends the figures."""
-    took = ended.at - began.at
-    others = max(0.0, ended.normal_s - began.normal_s - own_s) / took
-    nice = (ended.nice_s - began.nice_s) / took
+def describe_disturbance(start: CpuSnapshot, end: CpuSnapshot, own_s: float) -> str:
+    """Return how many cores other processes used between two snapshots, with a warning when it was too many."""
+    elapsed_s = end.at - start.at
+    others = max(0.0, end.normal_s - start.normal_s - own_s) / elapsed_s
+    nice = (end.nice_s - start.nice_s) / elapsed_s
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    told = f"load average at the end {load}; others took {others:.2f} cores, and {nice:.2f} at low priority"
+    text = f"load average at the end {load}; other processes used {others:.2f} cores, and {nice:.2f} at low priority"
     if others + nice > BUSY_CORES:
-        told += (
-            ". **The load was high: the machine does more when it is idle; of these figures trust the ratios by CPU**"
-        )
-    return told
+        text += ". **The machine was busy: trust only the ratios by CPU; rates are higher on an idle machine**"
+    return text

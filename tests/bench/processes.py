@@ -1,4 +1,4 @@
-"""Processes of the benchmark: started on a free port, ended by their id, and what Linux tells of their cost."""
+"""Starts the processes of the benchmark on free ports, stops them, and reads their cost from Linux."""
 
 import asyncio
 import os
@@ -10,79 +10,79 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.works import Start
+from tests.bench.servers import ServerCommand
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE_S = 20
+START_TIMEOUT_S, STOP_TIMEOUT_S = 20, 5
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """A running server, its port, and how long it took to listen."""
+class ServerProcess:
+    """A running server, its port, and how long it took until it listened."""
 
     pid: int
     port: int
     started_s: float
 
     def cpu_s(self) -> float:
-        """The processor time it has used so far, all its threads together."""
+        """Return the processor time that all its threads have used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
     def peak_mb(self) -> float:
-        """The most memory it has held so far."""
+        """Return the most memory that it has used so far."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 @asynccontextmanager
-async def serving(name: str, start: Start, folder: Path) -> AsyncIterator[Server]:
-    """Start a server and wait until it listens; its stderr goes to a file in `folder`. Leaving the block ends it.
+async def start_server(name: str, server: ServerCommand, folder: Path) -> AsyncIterator[ServerProcess]:
+    """Start a server and wait until it listens; its stderr goes to a file in `folder`. Leaving the block stops it.
 
-    Raises RuntimeError, with the end of its stderr, when it does not start.
+    Raises RuntimeError, with its stderr, when it does not start.
     """
-    told = folder / f"{name}.stderr"
+    log = folder / f"{name}.stderr"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-    began = time.perf_counter()
-    with told.open("wb") as stderr:
+    started = time.perf_counter()
+    with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *start.command,
+            *server.command,
             cwd=ROOT,
-            env=inherited | dict(start.environment),
+            env=inherited | dict(server.environment),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,
             stderr=stderr,
-            start_new_session=True,  # Ctrl-C reaches the benchmark, and only that ends the others
+            start_new_session=True,  # Ctrl-C reaches only the benchmark, which then stops its servers
         )
     try:
-        port = await _port(process)
+        port = await _read_port(process)
         if port is None:
-            raise RuntimeError(f"{name} does not start: {await asyncio.to_thread(told.read_text)}")
-        yield Server(process.pid, port, time.perf_counter() - began)
+            raise RuntimeError(f"{name} does not start: {await asyncio.to_thread(log.read_text)}")
+        yield ServerProcess(process.pid, port, time.perf_counter() - started)
     finally:
-        await _end(process)
+        await _stop(process)
 
 
-async def _port(process: Process) -> int | None:
-    """The port in the first line that it prints."""
+async def _read_port(process: Process) -> int | None:
+    """Return the port in the first line that the process prints."""
     assert process.stdout is not None
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)
+        line = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
     except TimeoutError:
         return None
     found = re.search(rb"http://[^/]*:(\d+)", line)
     return int(found[1]) if found else None
 
 
-async def _end(process: Process) -> None:
-    """Ask it to end, then make it."""
+async def _stop(process: Process) -> None:
+    """Terminate the process, and kill it when it is still running after STOP_TIMEOUT_S."""
     if process.returncode is not None:
         return
     process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), 5)
+        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
     except TimeoutError:
         process.kill()
         await process.wait()

@@ -1,6 +1,6 @@
-"""The yardstick: aiohttp's server and aiohttp's client, and nothing between. `python -m tests.bench.relay PORT`.
+"""The baseline: aiohttp's server and aiohttp's client with nothing in between. `python -m tests.bench.relay PORT`.
 
-It reads a body, posts it to the upstream at that port, and relays what comes: a body whole, a stream as it is read.
+It reads a body, posts it to the upstream at that port, and relays the answer: a body as a whole, a stream as it is read.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import sys
 import aiohttp
 from aiohttp import web
 
-from tests.bench.serving import run
+from tests.bench.event_loop import run_until_signal
 
 
 async def serve(upstream: int) -> None:
@@ -38,4 +38,4 @@ async def serve(upstream: int) -> None:
 
 
 if __name__ == "__main__":
-    run(serve(int(sys.argv[1])))
+    run_until_signal(serve(int(sys.argv[1])))

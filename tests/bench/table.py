@@ -1,58 +1,76 @@
-"""Figures of all rounds -> one Markdown table: medians, and ratios taken round by round."""
+"""Renders the measurements as a Markdown table: medians over the rounds, and ratios computed round by round."""
 
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from tests.bench.load import Figures
-from tests.bench.works import Work
+from tests.bench.load import Measurement
+from tests.bench.workloads import Workload
 
-HEADINGS = ("work", "server", "per second", "p50 ms", "p99 ms", "CPU s per 1,000", "of a core", "ratio", "ratio by CPU")
+HEADINGS = ("work", "server", "per second", "CPU ms each", "p50 ms", "p99 ms", "of a core", "ratio", "ratio by CPU")
+
+Measured = Sequence[tuple[Workload, Sequence[Sequence[Measurement]]]]  # for each workload, the rounds of its servers
 
 
-def table(measured: Sequence[tuple[Work, Sequence[Sequence[Figures]]]]) -> Iterator[str]:
-    """The lines of the table; for each work the rounds of each of its servers."""
+def render_table(measured: Measured) -> Iterator[str]:
+    """Yield the lines of the table."""
     yield f"| {' | '.join(HEADINGS)} |"
     yield f"|---|---{'|---:' * (len(HEADINGS) - 2)}|"
-    for work, lanes in measured:
-        yardstick = lanes[0]
-        for name, rounds in zip(work.servers, lanes, strict=True):
-            cells = [work.told if rounds is yardstick else "", name, *_figures(work, rounds)]
-            cells += ["1", "1"] if rounds is yardstick else _ratios(work, rounds, yardstick)
+    for workload, servers in measured:
+        baseline = servers[0]
+        for name, rounds in zip(workload.servers, servers, strict=True):
+            cells = [workload.label if rounds is baseline else "", name, *_figures(workload, rounds)]
+            cells += ["1", "1"] if rounds is baseline else _ratios(workload, rounds, baseline)
             yield f"| {' | '.join(cells)} |"
 
 
-def _figures(work: Work, rounds: Sequence[Figures]) -> list[str]:
-    unit = "events" if work.pace_s else "requests"
+def compare_dialects(measured: Measured) -> str:
+    """Return one line with Headgate's cost of the dearest dialect against the cheapest; "" for fewer than two."""
+    costs = {
+        workload.dialect: median(_cpu_ms(workload, each) for each in servers[-1])
+        for workload, servers in measured
+        if workload.dialect
+    }
+    if len(costs) < 2:
+        return ""
+    cheapest, dearest = min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__)
+    return (
+        f"The dearest dialect costs headgate **{costs[dearest] / costs[cheapest]:.2f}** times the CPU of the cheapest: "
+        f"{dearest} {costs[dearest]:.3f} ms a request, {cheapest} {costs[cheapest]:.3f} ms."
+    )
+
+
+def _figures(workload: Workload, rounds: Sequence[Measurement]) -> list[str]:
+    unit = "events" if workload.pace_s else "requests"
     return [
-        f"{median(_rate(work, figures) for figures in rounds):,.0f} {unit}",
-        f"{median(_percentile_ms(figures, 0.50) for figures in rounds):.1f}",
-        f"{median(_percentile_ms(figures, 0.99) for figures in rounds):.1f}",
-        f"{median(_cost(work, figures) for figures in rounds):.3f}",
-        f"{median(figures.cpu_s / figures.seconds for figures in rounds):.2f}",
+        f"{median(_rate(workload, each) for each in rounds):,.0f} {unit}",
+        f"{median(_cpu_ms(workload, each) for each in rounds):.3f}",
+        f"{median(_percentile_ms(each, 0.50) for each in rounds):.1f}",
+        f"{median(_percentile_ms(each, 0.99) for each in rounds):.1f}",
+        f"{median(each.cpu_s / each.seconds for each in rounds):.2f}",
     ]
 
 
-def _ratios(work: Work, rounds: Sequence[Figures], yardstick: Sequence[Figures]) -> list[str]:
-    """Each round against the yardstick's same round: what disturbs one disturbs the other."""
-    pairs = list(zip(rounds, yardstick, strict=True))
-    by_rate = median(_rate(work, own) / _rate(work, other) for own, other in pairs)
-    by_cpu = median(_cost(work, other) / _cost(work, own) for own, other in pairs)
+def _ratios(workload: Workload, rounds: Sequence[Measurement], baseline: Sequence[Measurement]) -> list[str]:
+    """Compare each round with the baseline's same round, because a disturbance affects both."""
+    pairs = list(zip(rounds, baseline, strict=True))
+    by_rate = median(_rate(workload, own) / _rate(workload, other) for own, other in pairs)
+    by_cpu = median(_cpu_ms(workload, other) / _cpu_ms(workload, own) for own, other in pairs)
     return [f"**{by_rate:.2f}**", f"{by_cpu:.2f}"]
 
 
-def _done(work: Work, figures: Figures) -> int:
-    return max(1, figures.events if work.pace_s else figures.answers)
+def _count(workload: Workload, measurement: Measurement) -> int:
+    return max(1, measurement.events if workload.pace_s else measurement.answers)
 
 
-def _rate(work: Work, figures: Figures) -> float:
-    return _done(work, figures) / figures.seconds
+def _rate(workload: Workload, measurement: Measurement) -> float:
+    return _count(workload, measurement) / measurement.seconds
 
 
-def _cost(work: Work, figures: Figures) -> float:
-    """Processor seconds for 1,000 requests, or events."""
-    return 1000 * max(figures.cpu_s, 0.01) / _done(work, figures)
+def _cpu_ms(workload: Workload, measurement: Measurement) -> float:
+    """Return the processor time of one request, or of one event of a paced stream."""
+    return 1000 * max(measurement.cpu_s, 0.01) / _count(workload, measurement)
 
 
-def _percentile_ms(figures: Figures, share: float) -> float:
-    latencies = figures.latencies_s
+def _percentile_ms(measurement: Measurement, share: float) -> float:
+    latencies = measurement.latencies_s
     return 1000 * latencies[int(share * (len(latencies) - 1))] if latencies else float("nan")

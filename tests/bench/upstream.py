@@ -1,35 +1,48 @@
 """A fake upstream that costs next to nothing: `python -m tests.bench.upstream` prints its address and serves.
 
-The model that is asked for names the answer: "json", "burst" or "paced". Traces posted to /v1/traces are taken, and
-GET /traces tells how many posts there were.
+The model of a request selects the answer: "json", "paced", or "burst" with a dialect. The upstream also accepts traces
+on /v1/traces, and GET /traces returns how many posts it got.
 """
 
 import asyncio
+import re
 from typing import cast
 
-from tests.bench.answers import TICK_S, body_answer, burst_answer, paced_answer, with_length
-from tests.bench.serving import run
+from tests.bench.answers import (
+    DIALECTS,
+    TICK_S,
+    build_burst_answer,
+    build_json_answer,
+    build_paced_answer,
+    with_content_length,
+)
+from tests.bench.event_loop import run_until_signal
 
-BODY, BURST, PACED = body_answer(), burst_answer(), paced_answer()
-TRACES_TAKEN = with_length(b"")
+MODEL = re.compile(rb'"model":"([^"]*)"')
+PACED = build_paced_answer()
+ANSWERS = {
+    b"json": build_json_answer(),
+    **{f"burst {dialect}".encode(): build_burst_answer(dialect) for dialect in DIALECTS},
+}
+TRACES_ACCEPTED = with_content_length(b"")
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """Reads one request after another, each with a Content-Length, and answers it."""
 
-    posts_of_traces = 0
+    trace_posts = 0
 
     def __init__(self) -> None:
         self._received = b""
-        self._tick: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._tick is not None:
-            self._tick.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         received = self._received = self._received + data
@@ -45,33 +58,37 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"post /v1/traces"):
-            Connection.posts_of_traces += 1
-            self._transport.write(TRACES_TAKEN)
-        elif head.startswith(b"get /traces"):
-            self._transport.write(with_length(b"%d" % self.posts_of_traces))
-        elif b'"model":"paced"' in body:
+            UpstreamConnection.trace_posts += 1
+            self._transport.write(TRACES_ACCEPTED)
+            return
+        if head.startswith(b"get /traces"):
+            self._transport.write(with_content_length(b"%d" % self.trace_posts))
+            return
+        found = MODEL.search(body)
+        model = found[1] if found else b""
+        if model == b"paced":
             self._transport.write(PACED[0])
-            self._later(1, self._loop.time())
+            self._schedule(1, self._loop.time())
         else:
-            self._transport.write(BURST if b'"model":"burst"' in body else BODY)
+            self._transport.write(ANSWERS[model])
 
-    def _later(self, index: int, began: float) -> None:
-        """Write the index-th part when it is due; what was late once does not delay the rest."""
-        self._tick = self._loop.call_at(began + index * TICK_S, self._write, index, began)
+    def _schedule(self, index: int, started: float) -> None:
+        """Schedule the write of part `index`. Its time counts from the start, so that one late write delays no other."""
+        self._timer = self._loop.call_at(started + index * TICK_S, self._write, index, started)
 
-    def _write(self, index: int, began: float) -> None:
+    def _write(self, index: int, started: float) -> None:
         self._transport.write(PACED[index])
         if index + 2 < len(PACED):
-            self._later(index + 1, began)
-        else:  # the closing follows the last delta at once
+            self._schedule(index + 1, started)
+        else:  # the closing events follow the last delta at once
             self._transport.write(PACED[-1])
 
 
 async def serve() -> None:
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=1024)
+    server = await asyncio.get_running_loop().create_server(UpstreamConnection, "127.0.0.1", 0, backlog=1024)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    run(serve())
+    run_until_signal(serve())

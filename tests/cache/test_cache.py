@@ -1,83 +1,127 @@
-"""Answers given before: to the same question of the same team, and to nobody else."""
+"""Kept answers: for the same call of the same team, and for no other."""
 
 import hashlib
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
-from proxy.cache.cache import key_of
-from proxy.wire.call import Call, Caller
+from backends import Backend
+from proxy.cache.cache import Cache
+from proxy.config.schema import CacheTable
+from proxy.context import Caller
+from proxy.pipeline import Pipeline
+from proxy.rules.rule import compile_selector
+from proxy.stores import Store, StoreError
+from proxy.stores.memory import Memory
+from proxy.wire.event import Reply
 from tests.conftest import DATA, tables_for
-from tests.upstream import CANONICAL, FakeUpstream, streaming
+from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
+from tests.rules.samples import RESPONSE, Capitals, ItemBudget, make_rule
+from tests.upstream import FakeUpstream
+from tests.values import ANNA, make_call, make_context
+from tests.wire.streams import CANONICAL, RECORDING, events_in, frame
 
-ASKED = {"model": "m", "input": "Hi", "prompt_cache_key": "k"}
-KEYS = {"alice": "key-of-alice", "bob": "key-of-bob", "carol": "key-of-carol"}
+BEN, CAROL = Caller("ben", "search"), Caller("carol", "sales")
+ASKED = {"input": "Hi", "prompt_cache_key": "k"}
+STREAMED = b"".join(CANONICAL)
 
 
-def callers() -> list[dict[str, str]]:
-    """Alice and Bob are of one team, Carol is of another."""
-    teams = {"alice": "red", "bob": "red", "carol": "blue"}
-    return [
-        {"name": name, "team": teams[name], "key_sha256": hashlib.sha256(key.encode()).hexdigest()}
-        for name, key in KEYS.items()
+class Clock:
+    """A clock that a test sets."""
+
+    now_s = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class BrokenStore(Memory):
+    """Fails to read, to write, or both."""
+
+    read_fails: bool = False
+    write_fails: bool = False
+
+    async def get(self, key: str) -> bytes | None:
+        if self.read_fails:
+            raise StoreError("The store cannot be reached.")
+        return await super().get(key)
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+        if self.write_fails:
+            raise StoreError("The store cannot be reached.")
+        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
+
+
+def make_cache(store: Store | None = None, clock: Clock | None = None, **settings: Any) -> Cache:
+    return Cache(CacheTable(use="memory", **settings), store or Memory(), clock=clock or Clock())
+
+
+def cached(backend: Backend, rules: Any = (), **options: Any) -> Pipeline:
+    """Return a pipeline with a cache in front of a backend."""
+    return make_pipeline(backend, rules=rules, cache=make_cache(**options))
+
+
+async def status_of(pipeline: Pipeline, caller: Caller = ANNA, cache_control: str = "", **fields: Any) -> str:
+    """Return the Cache-Status of one answer, without the name of the cache."""
+    context = make_context(caller, received={"cache-control": cache_control})
+    await answer_of(pipeline, make_call(**ASKED | fields), context)
+    return context.answer_headers["Cache-Status"].removeprefix("headgate; ")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_second_call_gets_the_answer_of_the_first(stream: bool):
+    """The backend is called once, and Cache-Status distinguishes the two."""
+    backend = ScriptedBackend(answer=STREAMED if stream else RESPONSE)
+    pipeline, contexts = cached(backend), [make_context(), make_context()]
+    first, second = [await answer_of(pipeline, make_call(**ASKED, stream=stream), context) for context in contexts]
+
+    assert first == second == (STREAMED if stream else orjson.dumps(RESPONSE))
+    assert [context.answer_headers for context in contexts] == [
+        {"Cache-Status": "headgate; fwd=uri-miss"},
+        {"Cache-Status": "headgate; hit; ttl=3600", "Age": "0"},
+    ]
+    assert [context.record.cache for context in contexts] == ["miss", "hit"]
+    assert len(backend._calls) == 1
+
+
+async def test_age_and_ttl_change_with_time():
+    """In whole seconds; a clock that was set back makes no negative age."""
+    clock, backend = Clock(), ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, clock=clock, ttl_s=100)
+    await status_of(pipeline)
+    found = []
+    for passed_s in (0.0, 1.9, 60.0, -30.0):
+        clock.now_s = Clock.now_s + passed_s
+        context = make_context()
+        await answer_of(pipeline, make_call(**ASKED), context)
+        found.append((context.answer_headers["Age"], context.answer_headers["Cache-Status"]))
+
+    assert found == [
+        ("0", "headgate; hit; ttl=100"),
+        ("1", "headgate; hit; ttl=98"),
+        ("60", "headgate; hit; ttl=40"),
+        ("0", "headgate; hit; ttl=100"),
     ]
 
 
-async def ask(http, gate: str, body: dict[str, Any], **headers: str) -> tuple[str | None, bytes]:
-    """The Cache-Status and the body of one answer."""
-    async with http.post(f"{gate}/v1/responses", json=body, headers=headers) as answer:
-        return answer.headers.get("Cache-Status"), await answer.read()
+@pytest.mark.parametrize("stream", [False, True])
+async def test_headers_of_the_gateway_are_kept_with_the_answer(stream: bool):
+    """What the first call was told about its answer holds for the second; headers of the upstream do not."""
+    backend = ScriptedBackend(answer=RESPONSE, headers={"x-headgate-ignored": "seed", "x-upstream-request-id": "req_1"})
+    pipeline = cached(backend)
+    await status_of(pipeline)
+    async with pipeline.reply_to(make_call(**ASKED, stream=stream), make_context()) as reply:
+        headers = reply.headers
 
-
-async def test_the_second_asker_gets_the_first_answer(gate: str, http, upstream: FakeUpstream):
-    """One upstream call serves both, and Cache-Status says which was which."""
-    first, body = await ask(http, gate, ASKED)
-    second, again = await ask(http, gate, ASKED)
-
-    assert (first, body, len(upstream.requests)) == ("headgate; fwd=uri-miss", again, 1)
-    assert second in ("headgate; hit; ttl=3599", "headgate; hit; ttl=3600")
-
-
-async def test_what_was_told_beside_an_answer_is_told_again(start_gate, http):
-    """What the local model left out of the first call it left out of the second, however either is delivered."""
-    gate = await start_gate({
-        "cache": {"use": "memory"},
-        "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread"}],
-        "route": [{"model": "*", "backend": "demo"}],
-    })  # fmt: skip
-    told = []
-    for stream in (False, False, True):
-        async with http.post(f"{gate}/v1/responses", json=ASKED | {"seed": 5, "stream": stream}) as answer:
-            told.append((answer.headers["Cache-Status"].split(";")[1], answer.headers["x-headgate-ignored"]))
-            await answer.read()
-
-    assert told == [(" fwd=uri-miss", "seed"), (" hit", "seed"), (" hit", "seed")]
-
-
-async def test_no_key_no_caching(gate: str, http, upstream: FakeUpstream):
-    """`prompt_cache_key` is the caller's consent."""
-    for _ in range(2):
-        status, _ = await ask(http, gate, {"model": "m", "input": "Hi"})
-
-    assert (status, len(upstream.requests)) == ("headgate; fwd=bypass; detail=no-prompt-cache-key", 2)
-
-
-async def test_a_stream_is_replayed_byte_for_byte(gate: str, http, upstream: FakeUpstream):
-    """A stream caller gets the frames that were recorded."""
-    for _ in range(2):
-        _, body = await ask(http, gate, ASKED | {"stream": True})
-
-        assert body == CANONICAL
-    assert len(upstream.requests) == 1
+    assert headers == {"x-headgate-ignored": "seed"}
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_one_entry_serves_both_ways(gate: str, upstream: FakeUpstream, first: bool):
-    """Who asks for a body gets the final object of a recorded stream; who asks for a stream gets events of a body."""
+async def test_one_entry_serves_bodies_and_streams(start_gate, upstream: FakeUpstream, first: bool):
+    """The SDK reads the final object of a kept stream, and the events of a kept body."""
+    gate = await start_gate(tables_for(upstream, policy=[]))
     async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
         texts = []
         for stream in (first, not first):
@@ -92,24 +136,49 @@ async def test_one_entry_serves_both_ways(gate: str, upstream: FakeUpstream, fir
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_echoed_fields_are_those_of_the_request_being_answered(gate: str, http, upstream, stream: bool):
-    """Metadata of the first asker never reaches the second."""
-    answers = []
-    for who in ("first", "second"):
-        asked = ASKED | {"metadata": {"who": who}, "safety_identifier": who, "stream": stream}
-        answers.append((await ask(http, gate, asked))[1])
+async def test_echoed_fields_are_those_of_the_answered_call(stream: bool):
+    """Metadata and identifiers of the first caller do not reach the second."""
+    first = {"metadata": {"who": "first"}, "safety_identifier": "first", "user": "first"}
+    frames = STREAMED
+    for event in events_in(STREAMED):
+        if "response" in event:
+            frames = frames.replace(orjson.dumps(event), orjson.dumps(event | {"response": event["response"] | first}))
+    backend = ScriptedBackend(answer=frames if stream else RESPONSE | first)
+    pipeline = cached(backend)
+    await status_of(pipeline, **first, stream=stream)
+    second = {"metadata": {"who": "second"}, "safety_identifier": "second", "user": None}
+    answer = await answer_of(pipeline, make_call(**ASKED, **second, stream=stream), make_context(BEN))
 
-    assert (b"first" in answers[1], len(upstream.requests)) == (False, 1)
-    assert answers[1].count(b'"metadata":{"who":"second"}') == (3 if stream else 1)
+    assert b"first" not in answer
+    assert (
+        answer.count(b'"metadata":{"who":"second"}')
+        == answer.count(b'"safety_identifier":"second"')
+        == (3 if stream else 1)
+    )
+    assert len(backend._calls) == 1
 
 
-async def test_teams_share_answers_and_nobody_else_does(start_gate, http, upstream: FakeUpstream):
-    """The same words from another team are another question."""
-    gate = await start_gate(tables_for(upstream, caller=callers()))
-    statuses = {
-        name: (await ask(http, gate, ASKED, Authorization=f"Bearer {key}"))[0].split(";")[1].strip()
-        for name, key in KEYS.items()
-    }
+async def test_answers_are_shared_within_a_team():
+    """The same call of another team is another call."""
+    pipeline = cached(ScriptedBackend(answer=RESPONSE))
+    statuses = [(await status_of(pipeline, caller)).partition(";")[0] for caller in (ANNA, BEN, CAROL)]
+
+    assert statuses == ["fwd=uri-miss", "hit", "fwd=uri-miss"]
+
+
+async def test_teams_of_the_config_share_answers(start_gate, http, upstream: FakeUpstream):
+    """With keys of their own."""
+    teams = {"alice": "red", "bob": "red", "carol": "blue"}
+    callers = [
+        {"name": name, "team": team, "key_sha256": hashlib.sha256(f"key-of-{name}".encode()).hexdigest()}
+        for name, team in teams.items()
+    ]
+    gate = await start_gate(tables_for(upstream, policy=[], caller=callers))
+    statuses = {}
+    for name in teams:
+        headers = {"Authorization": f"Bearer key-of-{name}"}
+        async with http.post(f"{gate}/v1/responses", json={"model": "m", **ASKED}, headers=headers) as answer:
+            statuses[name] = answer.headers["Cache-Status"].split(";")[1].strip()
 
     assert statuses == {"alice": "fwd=uri-miss", "bob": "hit", "carol": "fwd=uri-miss"}
 
@@ -117,142 +186,220 @@ async def test_teams_share_answers_and_nobody_else_does(start_gate, http, upstre
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        ({"prompt_cache_key": None}, "no-prompt-cache-key"),
+        ({"prompt_cache_key": 7}, "no-prompt-cache-key"),
         ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
         ({"tools": [{"type": "function", "name": "f"}, {"type": "mcp"}]}, "tools"),
         ({"tools": "odd"}, "tools"),
-        ({"prompt_cache_key": 7}, "no-prompt-cache-key"),
     ],
 )
-async def test_what_is_never_cached_says_why(gate: str, http, upstream: FakeUpstream, change, reason):
-    """Calls with effects beside their answer, and odd ones, go upstream each time."""
+async def test_calls_that_are_never_cached_have_a_reason(change: dict[str, Any], reason: str):
+    """Without the caller's consent, with effects beside the answer, or with fields of an unexpected type."""
+    backend = ScriptedBackend(answer=RESPONSE, keeps_state=True)
+    pipeline = cached(backend)
+
+    assert [await status_of(pipeline, **change) for _ in range(2)] == [f"fwd=bypass; detail={reason}"] * 2
+    assert len(backend._calls) == 2
+
+
+async def test_answers_with_server_tools_are_cached_when_the_config_allows_it():
+    """`server_tools = true` is for tools that need not run again."""
+    backend = ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, server_tools=True)
+    for change in ({"tools": [{"type": "web_search"}]}, {"prompt": {"id": "pmpt_1"}}):
+        assert [(await status_of(pipeline, **change)).partition(";")[0] for _ in range(2)] == ["fwd=uri-miss", "hit"]
+    assert len(backend._calls) == 2
+
+
+@pytest.mark.parametrize("name", ["incomplete", "failing", "failed_only"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_only_completed_responses_are_kept(name: str, stream: bool):
+    """Whatever form the caller gets them in."""
+    backend = ScriptedBackend(answer=(DATA / f"{name}.sse").read_bytes())
+    pipeline = cached(backend)
+
+    assert [await status_of(pipeline, stream=stream) for _ in range(2)] == ["fwd=uri-miss"] * 2
+    assert len(backend._calls) == 2
+
+
+@pytest.mark.parametrize("status", ["incomplete", "failed", "in_progress", None])
+async def test_a_body_that_is_not_completed_is_not_kept(status: str | None):
+    """Nor a completed event whose response has another status."""
+    backend = ScriptedBackend(answer=RESPONSE | {"status": status})
+    pipeline = cached(backend)
+    await status_of(pipeline)
+    backend.__dict__["answer"] = frame(type="response.completed", response=RESPONSE | {"status": status})
+
+    assert [await status_of(pipeline) for _ in range(2)] == ["fwd=uri-miss"] * 2
+
+
+async def test_an_error_of_the_upstream_is_not_kept():
+    """The next call may succeed."""
+    pipeline = cached(ScriptedBackend(answer=Reply(429, {}, body=b'{"error":{}}')))
+
+    assert [await status_of(pipeline) for _ in range(2)] == ["fwd=uri-miss"] * 2
+
+
+async def test_a_stream_that_breaks_off_is_not_kept():
+    """Wherever it was cut."""
+    for count in range(1, len(CANONICAL), 3):
+        pipeline = cached(ScriptedBackend(answer=b"".join(CANONICAL[:count])))
+        statuses = [await status_of(pipeline, stream=True) for _ in range(2)]
+
+        assert statuses == ["fwd=uri-miss"] * 2
+
+
+async def test_a_stream_that_the_client_left_is_not_kept():
+    """Half of it was read."""
+    pipeline = cached(ScriptedBackend(answer=RECORDING))
+    async with pipeline.reply_to(make_call(**ASKED, stream=True), make_context()) as reply:
+        assert reply.batches is not None
+        await anext(aiter(reply.batches))
+
+    assert await status_of(pipeline, stream=True) == "fwd=uri-miss"
+
+
+@pytest.mark.parametrize(("form", "size"), [(STREAMED, len(STREAMED)), (RESPONSE, len(orjson.dumps(RESPONSE)))])
+async def test_answers_over_the_limit_are_not_kept(form: Any, size: int):
+    """`max_reply_bytes` is the size of the largest one that is."""
+    for limit, second in ((size - 1, "fwd=uri-miss"), (size, "hit")):
+        pipeline = cached(ScriptedBackend(answer=form), max_reply_bytes=limit)
+        await status_of(pipeline)
+
+        assert (await status_of(pipeline)).partition(";")[0] == second
+
+
+async def test_the_request_s_own_cache_control_is_obeyed():
+    """no-store bypasses the cache, no-cache asks the backend again and keeps the new answer."""
+    backend = ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend)
+    statuses = [await status_of(pipeline, cache_control=value) for value in ("no-store", "max-age=0, NO-CACHE", "")]
+
+    assert statuses == ["fwd=bypass; detail=no-store", "fwd=request", "hit; ttl=3600"]
+    assert len(backend._calls) == 2
+
+
+async def test_the_cache_control_of_a_request_reaches_the_cache(start_gate, http, upstream: FakeUpstream):
+    """Through the server, with the header's name in any case."""
+    gate = await start_gate(tables_for(upstream, policy=[]))
+    headers = {"CACHE-Control": "no-store"}
+    async with http.post(f"{gate}/v1/responses", json={"model": "m", **ASKED}, headers=headers) as answer:
+        assert answer.headers["Cache-Status"] == "headgate; fwd=bypass; detail=no-store"
+
+
+@pytest.mark.parametrize("cache", [Cache(None, None), Cache(CacheTable(use="memory"), None), Cache(None, Memory())])
+async def test_without_a_cache_there_is_no_cache_status(cache: Cache):
+    """Nothing is kept either."""
+    backend = ScriptedBackend(answer=RESPONSE)
+    pipeline = make_pipeline(backend, cache=cache)
     for _ in range(2):
-        status, _ = await ask(http, gate, ASKED | change)
+        context = make_context()
+        await answer_of(pipeline, make_call(**ASKED), context)
 
-    assert (status, len(upstream.requests)) == (f"headgate; fwd=bypass; detail={reason}", 2)
-
-
-async def test_server_tools_are_cached_where_the_operator_allows_it(start_gate, http, upstream: FakeUpstream):
-    """`server_tools = true` keeps answers that will not act again."""
-    gate = await start_gate(tables_for(upstream, cache={"use": "memory", "server_tools": True}))
-    for _ in range(2):
-        await ask(http, gate, ASKED | {"tools": [{"type": "web_search"}]})
-
-    assert len(upstream.requests) == 1
+        assert (context.answer_headers, context.record.cache) == ({}, None)
+    assert len(backend._calls) == 2
 
 
-@pytest.mark.parametrize("fixture", ["incomplete", "failing", "failed_only"])
-async def test_only_completed_responses_are_kept(gate: str, http, upstream: FakeUpstream, fixture: str):
-    """An answer that was cut short or failed is nobody else's answer."""
-    upstream.answer = streaming((DATA / f"{fixture}.sse").read_bytes())
-    for _ in range(2):
-        await ask(http, gate, ASKED | {"stream": True})
-
-    assert len(upstream.requests) == 2
-
-
-async def test_a_stream_that_breaks_off_is_not_kept(gate: str, http, upstream: FakeUpstream):
-    """Cut at every third of its frames, a stream leaves nothing behind."""
-    frames = CANONICAL.split(b"\n\n")
-    for count in range(1, len(frames) - 2, 3):
-        upstream.answer = streaming(b"\n\n".join(frames[:count]) + b"\n\n")
-        await ask(http, gate, ASKED | {"stream": True})
-    upstream.answer = None
-    status, body = await ask(http, gate, ASKED | {"stream": True})
-
-    assert (status, body) == ("headgate; fwd=uri-miss", CANONICAL)
-
-
-async def test_answers_over_the_limit_are_not_kept(start_gate, http, upstream: FakeUpstream):
-    """`max_reply_bytes` bounds an entry."""
-    gate = await start_gate(tables_for(upstream, cache={"use": "memory", "max_reply_bytes": 500}))
-    for _ in range(2):
-        await ask(http, gate, ASKED)
-
-    assert len(upstream.requests) == 2
-
-
-async def test_no_store_keeps_nothing_and_no_cache_asks_again(gate: str, http, upstream: FakeUpstream):
-    """The request's own Cache-Control is obeyed."""
-    statuses = [
-        (await ask(http, gate, ASKED, **{"Cache-Control": wish}))[0] for wish in ("no-store", "max-age=0, NO-CACHE", "")
-    ]
-
-    assert statuses[:2] == ["headgate; fwd=bypass; detail=no-store", "headgate; fwd=request"]
-    assert (statuses[2].startswith("headgate; hit"), len(upstream.requests)) == (True, 2)
-
-
-async def test_no_cache_table_no_cache_status(start_gate, http, upstream: FakeUpstream):
-    """Without a cache nothing is said of one."""
-    gate = await start_gate({key: table for key, table in tables_for(upstream).items() if key != "cache"})
-
-    assert (await ask(http, gate, ASKED))[0] is None
-
-
-async def test_an_empty_output_is_filled_from_the_items_that_came(gate: str, http, upstream: FakeUpstream):
+async def test_an_empty_output_is_filled_from_the_items():
     """Some servers stream items and then send `output: []`; the kept object has the items."""
-    last = CANONICAL.split(b"\n\n")[-3]
-    data = orjson.loads(last.split(b"data: ")[1])
-    output = data["response"]["output"]
-    data["response"]["output"] = []
-    upstream.answer = streaming(CANONICAL.replace(last, b"event: response.completed\ndata: " + orjson.dumps(data)))
-    await ask(http, gate, ASKED | {"stream": True})
-    _, body = await ask(http, gate, ASKED)
+    last = frame(type="response.completed", response=RESPONSE | {"output": []})
+    pipeline = cached(ScriptedBackend(answer=b"".join([*CANONICAL[:-1], last])))
+    await status_of(pipeline, stream=True)
 
-    assert orjson.loads(body)["output"] == output
+    assert await object_of(pipeline, make_call(**ASKED), make_context()) == RESPONSE
 
 
-def call(body: dict[str, Any], team: str = "t") -> Call:
-    return Call(Caller("c", team), body, {})
+@pytest.mark.parametrize("failing", ["read_fails", "write_fails"])
+async def test_a_fault_of_the_store_is_a_miss(failing: str, logged):
+    """The answer is passed on, and the fault is logged."""
+    backend = ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, store=BrokenStore(**{failing: True}))
 
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=8,
-)
-BODIES = st.dictionaries(st.text(max_size=3), JSON, max_size=4).map(lambda body: ASKED | body)
-
-
-@given(BODIES, st.randoms())
-def test_the_key_does_not_depend_on_the_order_of_names(body: dict[str, Any], random):
-    """The same object written in another order is the same question."""
-    names = list(body)
-    random.shuffle(names)
-
-    assert key_of(call(body), "b") == key_of(call({name: body[name] for name in names}), "b")
-
-
-@given(BODIES, BODIES, st.text(max_size=3), st.text(max_size=3))
-def test_two_questions_never_share_a_key(one: dict[str, Any], other: dict[str, Any], team: str, rival: str):
-    """Keys are equal only when the team and the whole body are."""
-    same = (team, orjson.dumps(one, option=orjson.OPT_SORT_KEYS)) == (
-        rival,
-        orjson.dumps(other, option=orjson.OPT_SORT_KEYS),
-    )
-
-    assert (key_of(call(one, team), "b") == key_of(call(other, rival), "b")) == same
-
-
-def test_delimiters_in_parts_of_the_key_move_nothing():
-    """Each part has its length before it."""
-    keys = {
-        key_of(call(ASKED | {"prompt_cache_key": key}, team), backend)
-        for team, key, backend in [
-            ("ab", "c", "d"),
-            ("a", "bc", "d"),
-            ("a", "b", "cd"),
-            ("a:b", "c", "d"),
-            ("", "abcd", ""),
-        ]
+    assert [await status_of(pipeline) for _ in range(2)] == ["fwd=uri-miss"] * 2
+    assert {(line["event"], line["error"]) for line in logged} == {
+        (f"cache.{failing.replace('fails', 'failed')}", "The store cannot be reached.")
     }
 
-    assert len(keys) == 5
+
+async def test_a_damaged_entry_is_a_miss():
+    """And is replaced by the new answer."""
+    store = Memory()
+    backend = ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, store=store)
+    await status_of(pipeline)
+    (key,) = [key async for key in store.scan("")]
+    for value in (b"{}", b"[]", orjson.dumps({"key": key, "frames": ""})):
+        await store.put(key, value, ttl_s=60)
+
+        assert await status_of(pipeline) == "fwd=uri-miss"
+        assert (await status_of(pipeline)).startswith("hit")
 
 
-@pytest.mark.parametrize("field", ["stream", "stream_options", "metadata", "safety_identifier", "user", "store"])
-def test_fields_that_cannot_change_the_answer_are_not_in_the_key(field: str):
-    """Who asks and how it is delivered does not make another question."""
-    assert key_of(call(ASKED), "b") == key_of(call(ASKED | {field: "anything"}), "b")
+async def test_a_stream_that_is_not_utf_8_passes_and_is_not_kept(logged):
+    """An entry is JSON; the bytes that were received are passed on."""
+    odd = STREAMED.replace(b'"delta":"Hel"', b'"delta":"H\xff"')
+    assert odd != STREAMED
+    pipeline = cached(ScriptedBackend(answer=odd))
+    answers = [await answer_of(pipeline, make_call(**ASKED, stream=True), make_context()) for _ in range(2)]
+
+    assert answers == [odd, odd]
+    assert [line["event"] for line in logged] == ["cache.write_failed"] * 2
+
+
+async def test_a_response_of_254_levels_passes_and_is_not_kept(logged):
+    """An entry would be one level deeper than JSON can be encoded."""
+    deep: list[Any] = []
+    for _ in range(252):
+        deep = [deep]
+    response = {"status": "completed", "deep": deep}
+    pipeline = cached(ScriptedBackend(answer=response))
+    answers = [await answer_of(pipeline, make_call(**ASKED), make_context()) for _ in range(2)]
+
+    assert answers == [orjson.dumps(response)] * 2
+    assert [line["event"] for line in logged] == ["cache.write_failed"] * 2
+
+
+async def test_policies_are_applied_to_kept_answers():
+    """A budget of 2 items stops an answer that was kept with 9."""
+    items = [{"id": f"fc_{n}", "type": "function_call", "name": "f", "arguments": "{}"} for n in range(9)]
+    done = [frame(type="response.output_item.done", output_index=n, item=item) for n, item in enumerate(items)]
+    stream = b"".join([CANONICAL[0], *done, frame(type="response.completed", response=RESPONSE | {"output": items})])
+    for form in (stream, RESPONSE | {"output": items}):
+        backend = ScriptedBackend(answer=form)
+        pipeline = cached(backend, [make_rule(ItemBudget(items=2), callers=compile_selector(["ben"]))])
+        whole = await object_of(pipeline, make_call(**ASKED), make_context())
+        context = make_context(BEN)
+        cut = await object_of(pipeline, make_call(**ASKED), context)
+        frames = await answer_of(pipeline, make_call(**ASKED, stream=True), make_context(BEN))
+
+        assert (len(whole["output"]), context.record.cache, len(backend._calls)) == (9, "hit", 1)
+        assert (len(cut["output"]), cut["incomplete_details"]) == (2, {"reason": "itembudget"})
+        if form is stream:
+            assert events_in(frames)[-1]["response"]["output"] == items[:2]
+
+
+async def test_an_answer_that_a_policy_changed_is_not_kept():
+    """The policy may not apply to the next caller."""
+    for form in (STREAMED, RESPONSE):
+        backend = ScriptedBackend(answer=form)
+        pipeline = cached(backend, [make_rule(Capitals(), callers=compile_selector(["anna"]))])
+        changed = await answer_of(pipeline, make_call(**ASKED), make_context())
+        original = await object_of(pipeline, make_call(**ASKED), make_context(BEN))
+        again = await status_of(pipeline, BEN)
+
+        assert b"HELLO." in changed or form is STREAMED
+        assert original == RESPONSE
+        assert (again, len(backend._calls)) == ("hit; ttl=3600", 2)
+
+
+async def test_an_answer_that_a_policy_stopped_is_not_kept():
+    """The next caller may have a budget."""
+    backend = ScriptedBackend(answer=STREAMED)
+    pipeline = cached(backend, [make_rule(ItemBudget(items=1), callers=compile_selector(["anna"]))])
+    await status_of(pipeline, stream=True)
+
+    assert await answer_of(pipeline, make_call(**ASKED, stream=True), make_context(BEN)) == STREAMED
+    assert len(backend._calls) == 2

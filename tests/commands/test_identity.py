@@ -1,4 +1,4 @@
-"""`headgate whois`, `block` and `unblock`, as a person types them while gates are running."""
+"""`headgate whois`, `block` and `unblock` while gateways are running."""
 
 import asyncio
 import hashlib
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from policies.support.principal import derive_identifier, hash_value
 from proxy.__main__ import main
-from proxy.wire.call import Caller
-from proxy.wire.principal import hashed, identifier_of
+from proxy.context import Caller
 from tests.conftest import CANNED, StartGate, tables_for
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
@@ -22,7 +22,8 @@ TABLES = [
     {"name": name, "team": team, "key_sha256": hashlib.sha256(name.encode()).hexdigest()}
     for name, team in CALLERS.items()
 ]
-BOUND = {"use": "safety_identifier", "source": "caller", "end_user_header": "X-End-User"}
+DERIVED = {"source": "caller", "end_user_header": "X-End-User"}
+REFUSED, PASSED = (400, "safety_identifier.blocked"), (200, None)
 numbers = count()
 
 
@@ -38,38 +39,30 @@ def identifier() -> str:
     return f"person-{next(numbers)}"
 
 
-def toml(policy: str, *, state: str = "", callers: Sequence[dict[str, str]] = TABLES) -> str:
-    """A config with these policies before a canned answer."""
-    listed = "".join(f'[[caller]]\nname = "{c["name"]}"\nteam = "{c["team"]}"\nkey_sha256 = "{c["key_sha256"]}"\n' for c in callers)  # fmt: skip
-    return f"""
-{listed}
-{policy}
-{state}
-{CANNED}"""
-
-
-def in_redis(server: RedisServer, *, timeout_ms: int = 5000) -> dict[str, Any]:
-    return {"use": "redis", "url": server.url, "timeout_ms": timeout_ms}
-
-
-def shared(tmp_path: Path, server: RedisServer) -> str:
-    """The config file of gates that share their state."""
-    path = tmp_path / "shared.toml"
-    state = f'[state]\nuse = "redis"\nurl = "{server.url}"\ntimeout_ms = 5000\n'
-    path.write_text(toml('[[policy]]\nuse = "safety_identifier"\n', state=state))
+def write_config(
+    path: Path, *, policies: Sequence[str] = (), state: str = "", callers: Sequence[dict[str, str]] = TABLES
+) -> str:
+    """Write a config with these policies and one recorded answer; return its path."""
+    tables = [f'[[caller]]\nname = "{c["name"]}"\nteam = "{c["team"]}"\nkey_sha256 = "{c["key_sha256"]}"\n' for c in callers]  # fmt: skip
+    tables += [f"[[policy]]\n{policy}\n" for policy in policies]
+    path.write_text("\n".join([*tables, state, CANNED]))
     return str(path)
 
 
-def run(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str, str]:
-    """The exit code, and what was said on stdout and on stderr."""
-    capsys.readouterr()  # a gate of this test logs there, too
-    code = main(typed)
-    told = capsys.readouterr()
-    return code, told.out, told.err
+def redis_table(server: RedisServer, *, timeout_ms: int = 5000) -> dict[str, Any]:
+    return {"use": "redis", "url": server.url, "timeout_ms": timeout_ms}
 
 
-async def ask(http, gate: str, caller: str = "anna", end_user: str = "", **body: Any) -> tuple[int, str | None]:
-    """The status and, of a refusal, the code."""
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Return the exit status, stdout and stderr of a command."""
+    capsys.readouterr()  # drop what a gateway of this test logged
+    status = main(arguments)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+async def send(http, gate: str, caller: str = "anna", end_user: str = "", **body: Any) -> tuple[int, str | None]:
+    """Return the status of a call and, if it is refused, the code."""
     headers = {"Authorization": f"Bearer {caller}"} | ({"x-end-user": end_user} if end_user else {})
     async with http.post(f"{gate}/v1/responses", json={"model": "m", **body}, headers=headers) as answer:
         return answer.status, ((await answer.json()).get("error") or {}).get("code")
@@ -77,11 +70,11 @@ async def ask(http, gate: str, caller: str = "anna", end_user: str = "", **body:
 
 @pytest.fixture
 def gates(start_gate: StartGate, upstream: FakeUpstream, redis_server: RedisServer) -> Any:
-    """Start two gates with one state between them."""
+    """Start two gateways that share their state in Redis."""
 
     async def start(**policy: Any) -> list[str]:
         table = {"use": "safety_identifier", **policy}
-        tables = tables_for(upstream, policy=[table], caller=TABLES, state=in_redis(redis_server))
+        tables = tables_for(upstream, policy=[table], caller=TABLES, state=redis_table(redis_server))
         return [await start_gate(tables), await start_gate(tables)]
 
     return start
@@ -89,230 +82,199 @@ def gates(start_gate: StartGate, upstream: FakeUpstream, redis_server: RedisServ
 
 @pytest.fixture
 def command(tmp_path: Path, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Type a command about an identifier, with the config of the gates that share their state."""
-    config = shared(tmp_path, redis_server)
+    """Run a command about an identifier with the config of the gateways that share their state."""
+    state = f'[state]\nuse = "redis"\nurl = "{redis_server.url}"\ntimeout_ms = 5000\n'
+    config = write_config(tmp_path / "shared.toml", policies=['use = "safety_identifier"'], state=state)
 
-    async def typed(name: str, identifier: str) -> tuple[int, str, str]:
+    async def run_command(name: str, identifier: str) -> tuple[int, str, str]:
         return await asyncio.to_thread(run, capsys, name, "--config", config, "--", identifier)
 
-    return typed
+    return run_command
 
 
 @pytest.fixture
 def whois(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Ask whose an identifier is, of a config in the middle of a rotation that knows two end users."""
-    config, users = tmp_path / "headgate.toml", tmp_path / "users.txt"
-    users.write_text("kim\n\n  Ada Lovelace  \nj\u00f6rg\n", encoding="utf-8")
-    config.write_text(
-        toml("""
-[[policy]]
-use = "metadata_limits"
-[[policy]]
-use = "safety_identifier"
-source = "caller"
-keys = ["env:NEW_KEY", "env:OLD_KEY"]
-end_user_header = "X-End-User"
-""")
-    )
+    """Run `whois` with a config during a rotation of keys, and a list of end users and addresses."""
+    users = tmp_path / "users.txt"
+    users.write_text("kim\n\n  Ada Lovelace  \nj\u00f6rg\nkim@example.org\nada@example.org\n", encoding="utf-8")
+    keys = 'keys = ["env:NEW_KEY", "env:OLD_KEY"]'
+    derives = f'use = "safety_identifier"\nsource = "caller"\n{keys}\nend_user_header = "X-End-User"'
+    hashes = f'use = "safety_identifier"\npii = "hash"\n{keys}'
+    config = write_config(tmp_path / "headgate.toml", policies=['use = "metadata_limits"', derives, hashes])
 
-    def ask_for(identifier: str, *more: str) -> tuple[int, str, str]:
-        return run(capsys, "whois", "--config", str(config), *(more or ("--end-users", str(users))), "--", identifier)
+    def run_whois(identifier: str, *options: str) -> tuple[int, str, str]:
+        options = options or ("--end-users", str(users))
+        return run(capsys, "whois", "--config", config, *options, "--", identifier)
 
-    return ask_for
+    return run_whois
 
 
 @pytest.mark.parametrize("key", KEYS.values())
 @pytest.mark.parametrize("name", CALLERS)
 def test_whois_finds_a_caller_under_every_key(whois: Any, key: str, name: str):
-    """While keys are rotated, identifiers of both are about."""
-    identifier = identifier_of(key.encode(), Caller(name, CALLERS[name]))
+    """During a rotation, upstreams have identifiers of both."""
+    identifier = derive_identifier(key.encode(), Caller(name, CALLERS[name]))
 
     assert whois(identifier) == (0, f"{name} (team {CALLERS[name]})\n", "")
 
 
 @pytest.mark.parametrize("key", KEYS.values())
 @pytest.mark.parametrize("user", ["kim", "Ada Lovelace", "j\u00f6rg"])
-def test_whois_finds_an_end_user_that_the_operator_lists(whois: Any, key: str, user: str):
-    """One a line; a name may have a space in it."""
-    identifier = identifier_of(key.encode(), Caller("ben", "search"), user)
+def test_whois_finds_an_end_user_of_the_list(whois: Any, key: str, user: str):
+    """One a line; a name may contain a space."""
+    identifier = derive_identifier(key.encode(), Caller("ben", "search"), user)
 
     assert whois(identifier) == (0, f"ben (team search), for its end user {user}\n", "")
+
+
+@pytest.mark.parametrize("key", KEYS.values())
+@pytest.mark.parametrize(("team", "found"), [("search", "anna, ben (team search)"), ("shop", "carol (team shop)")])
+def test_whois_finds_a_hashed_value_of_the_list(whois: Any, key: str, team: str, found: str):
+    """It prints the value and every caller of the team, which share the hash."""
+    identifier = hash_value(key.encode(), team, "ada@example.org")
+
+    assert whois(identifier) == (0, f"{found}, hashed from ada@example.org\n", "")
 
 
 @pytest.mark.parametrize(
     "identifier",
     [
-        "somebody",
+        "unknown",
         "",
-        identifier_of(b"another key", Caller("anna", "search")),
-        identifier_of(b"the newer key", Caller("anna", "shop")),
-        identifier_of(b"the newer key", Caller("dave", "search")),
-        identifier_of(b"the newer key", Caller("anna", "search"), "lee"),
-        identifier_of(b"the newer key", Caller("anna", "search"), "Ada"),
         "\udcff",
+        "ada@example.org",
+        derive_identifier(b"another key", Caller("anna", "search")),
+        derive_identifier(b"the newer key", Caller("anna", "shop")),
+        derive_identifier(b"the newer key", Caller("dave", "search")),
+        derive_identifier(b"the newer key", Caller("anna", "search"), "lee"),
+        derive_identifier(b"the newer key", Caller("anna", "search"), "Ada"),
+        hash_value(b"another key", "search", "ada@example.org"),
+        hash_value(b"the newer key", "search", "bob@example.org"),
+        hash_value(b"the newer key", "search", ""),
+        hash_value(b"the newer key", "anna", "ada@example.org"),
     ],
 )
-def test_whois_of_nobody_is_exit_1(whois: Any, identifier: str):
-    """Another key's, another team's, an end user's who is not listed."""
+def test_whois_of_an_unknown_identifier_exits_with_1(whois: Any, identifier: str):
+    """Another key's, another team's, or that of an end user or a value that is not listed."""
     assert whois(identifier) == (1, "No caller of this config has that identifier under any of its keys.\n", "")
 
 
-def test_whois_without_a_list_knows_callers_only(whois: Any, tmp_path: Path):
-    """End users cannot be guessed."""
-    caller = Caller("anna", "search")
-    config = str(tmp_path / "headgate.toml")
+@pytest.mark.parametrize(
+    ("identifier", "status"),
+    [
+        (derive_identifier(b"the newer key", Caller("anna", "search")), 0),
+        (derive_identifier(b"the newer key", Caller("anna", "search"), "kim"), 1),
+        (hash_value(b"the newer key", "search", "ada@example.org"), 1),
+    ],
+)
+def test_whois_without_a_list_finds_callers_only(whois: Any, tmp_path: Path, identifier: str, status: int):
+    """End users and values cannot be computed from an identifier."""
+    assert whois(identifier, "--config", str(tmp_path / "headgate.toml"))[0] == status
 
-    assert whois(identifier_of(b"the newer key", caller), "--config", config)[0] == 0
-    assert whois(identifier_of(b"the newer key", caller, "kim"), "--config", config)[0] == 1
 
-
-def test_whois_reads_identifiers_that_look_like_options(whois: Any, tmp_path: Path):
-    """One in 64 begins with a hyphen; it stands behind two of them, as the help's example shows."""
+def test_whois_accepts_an_identifier_that_looks_like_an_option(whois: Any, tmp_path: Path):
+    """One in 64 begins with a hyphen; it follows "--", as in the example of the help."""
     users = (f"user-{number}" for number in count())
-    user = next(user for user in users if identifier_of(b"the newer key", Caller("anna", "search"), user)[0] == "-")
+    user = next(user for user in users if derive_identifier(b"the newer key", Caller("anna", "search"), user)[0] == "-")
     (tmp_path / "users.txt").write_text(user)
 
-    assert whois(identifier_of(b"the newer key", Caller("anna", "search"), user))[0] == 0
+    assert whois(derive_identifier(b"the newer key", Caller("anna", "search"), user))[0] == 0
+
+
+def test_whois_without_callers_finds_the_anonymous_one(tmp_path: Path, capsys):
+    """A gateway without callers derives its identifier."""
+    policy = 'use = "safety_identifier"\nsource = "caller"\nkey = "env:NEW_KEY"'
+    config = write_config(tmp_path / "headgate.toml", policies=[policy], callers=())
+    identifier = derive_identifier(b"the newer key", Caller("anybody", "anybody"))
+
+    assert run(capsys, "whois", "--config", config, "--", identifier) == (0, "anybody (team anybody)\n", "")
+
+
+@pytest.mark.parametrize("policies", [(), ('use = "safety_identifier"',)])
+def test_whois_without_a_policy_that_has_a_key_exits_with_1(tmp_path: Path, capsys, policies: Sequence[str]):
+    """No identifier of its calls says whose they are."""
+    config = write_config(tmp_path / "headgate.toml", policies=policies)
+
+    assert run(capsys, "whois", "x", "--config", config)[0] == 1
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_list_of_end_users_that_cannot_be_read_exits_with_2(whois: Any, tmp_path: Path, content: bytes | None):
+    """The message names the file."""
+    users = tmp_path / "unreadable.txt"
+    if content is not None:
+        users.write_bytes(content)
+    status, out, err = whois("x", "--end-users", str(users))
+
+    assert (status, out) == (2, "")
+    assert str(users) in err
 
 
 @pytest.mark.parametrize("name", ["whois", "block", "unblock"])
-def test_the_help_shows_where_the_identifier_stands(name: str, capsys):
-    """Behind the two hyphens."""
+def test_the_help_shows_an_identifier_after_two_hyphens(name: str, capsys):
+    """In an example that can be copied."""
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
     assert f"example: headgate {name} --config my.toml -- IDENTIFIER" in capsys.readouterr().out
 
 
-def test_whois_of_a_gate_for_everybody_knows_anybody(tmp_path: Path, capsys):
-    """Without callers there is one all the same."""
-    config = tmp_path / "headgate.toml"
-    config.write_text(
-        toml('[[policy]]\nuse = "safety_identifier"\nsource = "caller"\nkey = "env:NEW_KEY"\n', callers=())
-    )
-    identifier = identifier_of(b"the newer key", Caller("anybody", "anybody"))
-
-    assert run(capsys, "whois", "--config", str(config), "--", identifier) == (0, "anybody (team anybody)\n", "")
-
-
-def test_whois_without_a_policy_that_signs_is_exit_1(tmp_path: Path, capsys):
-    """Nothing that goes out says who asks."""
-    config = tmp_path / "headgate.toml"
-    config.write_text(toml(""))
-
-    assert run(capsys, "whois", "x", "--config", str(config))[0] == 1
-
-
-@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_list_of_end_users_that_cannot_be_read_is_exit_2(whois: Any, tmp_path: Path, content: bytes | None):
-    """It is named."""
-    users = tmp_path / "unread.txt"
-    if content is not None:
-        users.write_bytes(content)
-    code, out, err = whois("x", "--end-users", str(users))
-
-    assert (code, out) == (2, "")
-    assert str(users) in err
-
-
-@pytest.fixture
-def hashing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Ask whose a hash is, of a config in the middle of a rotation, with a list of addresses."""
-    config, mails = tmp_path / "hashing.toml", tmp_path / "mails.txt"
-    mails.write_text("kim@example.org\nada@example.org\n")
-    policy = '[[policy]]\nuse = "safety_identifier"\npii = "hash"\nkeys = ["env:NEW_KEY", "env:OLD_KEY"]\n'
-    config.write_text(toml(policy))
-
-    def ask_for(identifier: str, *more: str) -> tuple[int, str, str]:
-        return run(capsys, "whois", "--config", str(config), *(more or ("--end-users", str(mails))), "--", identifier)
-
-    return ask_for
-
-
-@pytest.mark.parametrize("key", KEYS.values())
-@pytest.mark.parametrize(("team", "told"), [("search", "anna, ben (team search)"), ("shop", "carol (team shop)")])
-def test_whois_finds_a_value_that_was_hashed(hashing: Any, key: str, team: str, told: str):
-    """Under every key, if the operator lists it: then it is told, with all who share the hash."""
-    identifier = hashed(key.encode(), team, "ada@example.org")
-
-    assert hashing(identifier) == (0, f"{told}, hashed from ada@example.org\n", "")
+@pytest.mark.parametrize("name", ["block", "unblock", "whois"])
+def test_a_command_without_a_config_exits_with_2(name: str, capsys):
+    """There is no default config."""
+    with pytest.raises(SystemExit, match="2"):
+        main([name, "x"])
+    assert "--config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "identifier",
+    ("policy", "calls"),
     [
-        hashed(b"another key", "search", "ada@example.org"),
-        hashed(b"the newer key", "search", "bob@example.org"),
-        hashed(b"the newer key", "search", ""),
-        hashed(b"the newer key", "anna", "ada@example.org"),
-        "ada@example.org",
+        (
+            DERIVED,
+            [
+                ({"caller": "anna"}, "anna (team search)\n"),
+                ({"caller": "ben", "end_user": "kim"}, "ben (team search), for its end user kim\n"),
+            ],
+        ),
+        (
+            {"pii": "hash", "user": "move"},
+            [
+                ({"safety_identifier": "kim@example.org"}, "anna, ben (team search), hashed from kim@example.org\n"),
+                ({"caller": "carol", "user": "ada@example.org"}, "carol (team shop), hashed from ada@example.org\n"),
+            ],
+        ),
     ],
+    ids=["derived", "hashed"],
 )
-def test_whois_of_another_hash_is_exit_1(hashing: Any, identifier: str):
-    """Another key's, another team's, a value's that is not listed."""
-    assert hashing(identifier)[0] == 1
-
-
-def test_whois_without_a_list_knows_no_hash(hashing: Any, tmp_path: Path):
-    """Values cannot be guessed."""
-    identifier = hashed(b"the newer key", "search", "ada@example.org")
-
-    assert hashing(identifier, "--config", str(tmp_path / "hashing.toml"))[0] == 1
-
-
-async def test_whois_knows_what_a_gate_hashed(start_gate: StartGate, http, upstream: FakeUpstream, hashing: Any):
-    """Before a rotation and after it, whether it stood in safety_identifier or in user."""
-    for signing in (["env:OLD_KEY"], ["env:NEW_KEY", "env:OLD_KEY"]):
-        policy = {"use": "safety_identifier", "pii": "hash", "user": "move", "keys": signing}
-        gate = await start_gate(tables_for(upstream, policy=[policy], caller=TABLES))
-        await ask(http, gate, "anna", safety_identifier="kim@example.org")
-        await ask(http, gate, "carol", user="ada@example.org")
-    sent = [asked.body["safety_identifier"] for asked in upstream.requests]
-    told = [(await asyncio.to_thread(hashing, identifier))[1] for identifier in sent]
+async def test_whois_finds_what_a_gateway_sent(
+    start_gate: StartGate, http, upstream: FakeUpstream, whois: Any, policy: dict, calls: list[tuple[dict, str]]
+):
+    """Before a rotation and during it."""
+    for keys in (["env:OLD_KEY"], ["env:NEW_KEY", "env:OLD_KEY"]):
+        table = {"use": "safety_identifier", "keys": keys, **policy}
+        gate = await start_gate(tables_for(upstream, policy=[table], caller=TABLES))
+        for call, _ in calls:
+            await send(http, gate, **call)
+    sent = [request.body["safety_identifier"] for request in upstream.requests]
+    found = [(await asyncio.to_thread(whois, identifier))[1] for identifier in sent]
 
     assert len(set(sent)) == 4
-    assert (
-        told
-        == [
-            "anna, ben (team search), hashed from kim@example.org\n",
-            "carol (team shop), hashed from ada@example.org\n",
-        ]
-        * 2
-    )
+    assert found == [expected for _, expected in calls] * 2
 
 
-async def test_whois_knows_what_a_gate_sent(start_gate: StartGate, http, upstream: FakeUpstream, whois: Any):
-    """Before a rotation and after it, for a caller and for whom it speaks."""
-    keys = [["env:OLD_KEY"], ["env:NEW_KEY", "env:OLD_KEY"]]
-    for signing in keys:
-        gate = await start_gate(tables_for(upstream, policy=[BOUND | {"keys": signing}], caller=TABLES))
-        await ask(http, gate, "anna")
-        await ask(http, gate, "ben", "kim")
-    sent = [asked.body["safety_identifier"] for asked in upstream.requests]
-    told = [(await asyncio.to_thread(whois, identifier))[1] for identifier in sent]
-
-    assert len(set(sent)) == 4
-    assert told == ["anna (team search)\n", "ben (team search), for its end user kim\n"] * 2
-
-
-async def test_who_is_blocked_is_refused_by_every_gate_from_the_next_call_on(
+async def test_every_gateway_refuses_a_blocked_identifier_from_the_next_call_on(
     gates: Any, command: Any, http, upstream: FakeUpstream, identifier: str
 ):
-    """And let pass again by every gate, as soon as it is unblocked."""
+    """And passes it as soon as it is unblocked. Repeating a command changes nothing."""
     both = await gates()
-    fates, said = [], []
+    outcomes, printed = [], []
     for name in ("", "block", "block", "unblock", "unblock"):
         if name:
-            said.append(await command(name, identifier))
-        fates.append([await ask(http, gate, safety_identifier=identifier) for gate in both])
+            printed.append(await command(name, identifier))
+        outcomes.append([await send(http, gate, safety_identifier=identifier) for gate in both])
 
-    assert fates == [
-        [(200, None)] * 2,
-        [(400, "safety_identifier.blocked")] * 2,
-        [(400, "safety_identifier.blocked")] * 2,
-        [(200, None)] * 2,
-        [(200, None)] * 2,
-    ]
-    assert said == [
+    assert outcomes == [[PASSED] * 2, [REFUSED] * 2, [REFUSED] * 2, [PASSED] * 2, [PASSED] * 2]
+    assert printed == [
         (0, f"{identifier} is blocked.\n", ""),
         (0, f"{identifier} is blocked.\n", ""),
         (0, f"{identifier} is no longer blocked.\n", ""),
@@ -321,107 +283,107 @@ async def test_who_is_blocked_is_refused_by_every_gate_from_the_next_call_on(
     assert len(upstream.requests) == 6
 
 
-async def test_only_who_is_blocked_is_refused(gates: Any, command: Any, http, identifier: str):
-    """Not who has a similar name, and not who has none."""
+async def test_a_state_in_sqlite_is_shared_with_the_commands(
+    start_gate: StartGate, tmp_path: Path, http, upstream: FakeUpstream, capsys
+):
+    """By all processes of one machine."""
+    file = tmp_path / "state.db"
+    tables = tables_for(upstream, policy=[{"use": "safety_identifier"}], caller=TABLES)
+    gate = await start_gate({**tables, "state": {"use": "sqlite", "path": str(file)}})
+    config = write_config(tmp_path / "headgate.toml", state=f'[state]\nuse = "sqlite"\npath = "{file}"\n')
+    printed = await asyncio.to_thread(run, capsys, "block", "u-1", "--config", config)
+
+    assert printed == (0, "u-1 is blocked.\n", "")
+    assert await send(http, gate, safety_identifier="u-1") == REFUSED
+    assert await send(http, gate, safety_identifier="u-2") == PASSED
+
+
+async def test_other_identifiers_pass(gates: Any, command: Any, http, identifier: str):
+    """Similar ones, and calls without one."""
     gate, _ = await gates()
     await command("block", identifier)
     others = [identifier.upper(), identifier[:-1], f"{identifier} ", "", None]
 
-    assert [await ask(http, gate, safety_identifier=other) for other in others] == [(200, None)] * 5
+    assert [await send(http, gate, safety_identifier=other) for other in others] == [PASSED] * 5
 
 
-async def test_a_principal_can_be_blocked_by_what_goes_out(gates: Any, command: Any, http, upstream: FakeUpstream):
-    """What an upstream complains about is all that is needed; other end users of the caller go on."""
-    both = await gates(**BOUND | {"key": "env:NEW_KEY"})
+async def test_a_derived_identifier_is_blocked_as_it_is_sent(gates: Any, command: Any, http, upstream: FakeUpstream):
+    """An upstream's complaint is enough to block it; the caller's other end users pass."""
+    both = await gates(**DERIVED, key="env:NEW_KEY")
     user, other = f"kim-{next(numbers)}", f"lee-{next(numbers)}"
-    await ask(http, both[0], "anna", user)
-    sent = upstream.requests[0].body["safety_identifier"]
-    await command("block", sent)
+    await send(http, both[0], "anna", user)
+    await command("block", upstream.requests[0].body["safety_identifier"])
 
-    assert [await ask(http, gate, "anna", user) for gate in both] == [(400, "safety_identifier.blocked")] * 2
-    assert [await ask(http, both[0], "anna", other), await ask(http, both[1], "ben", user)] == [(200, None)] * 2
+    assert [await send(http, gate, "anna", user) for gate in both] == [REFUSED] * 2
+    assert [await send(http, both[0], "anna", other), await send(http, both[1], "ben", user)] == [PASSED] * 2
 
 
-async def test_who_is_blocked_stays_blocked_when_keys_are_rotated(
+async def test_a_blocked_principal_stays_blocked_after_a_rotation(
     gates: Any, command: Any, http, upstream: FakeUpstream
 ):
-    """A new key gives everybody a new identifier, and nobody a new start."""
+    """Although its identifier changes with the key."""
     user = f"kim-{next(numbers)}"
-    old = BOUND | {"key": "env:OLD_KEY"}
-    new = BOUND | {"keys": ["env:NEW_KEY", "env:OLD_KEY"]}
-    before, _ = await gates(**old)
-    await ask(http, before, "anna", user)
-    sent = upstream.requests[0].body["safety_identifier"]
-    await command("block", sent)
-    after, _ = await gates(**new)
+    before, _ = await gates(**DERIVED, key="env:OLD_KEY")
+    await send(http, before, "anna", user)
+    await command("block", upstream.requests[0].body["safety_identifier"])
+    after, _ = await gates(**DERIVED, keys=["env:NEW_KEY", "env:OLD_KEY"])
 
-    assert await ask(http, after, "anna", user) == (400, "safety_identifier.blocked")
-    assert await ask(http, after, "ben", user) == (200, None)
+    assert await send(http, after, "anna", user) == REFUSED
+    assert await send(http, after, "ben", user) == PASSED
 
 
-async def test_a_blocked_value_stays_blocked_when_keys_are_rotated(
-    gates: Any, command: Any, http, upstream: FakeUpstream
-):
-    """The hash of what a caller chose is another under a new key, too."""
+async def test_a_blocked_value_stays_blocked_after_a_rotation(gates: Any, command: Any, http, upstream: FakeUpstream):
+    """Although its hash changes with the key."""
     mail = f"kim-{next(numbers)}@example.org"
     before, _ = await gates(pii="hash", keys=["env:OLD_KEY"])
-    await ask(http, before, safety_identifier=mail)
-    sent = upstream.requests[0].body["safety_identifier"]
-    await command("block", sent)
+    await send(http, before, safety_identifier=mail)
+    await command("block", upstream.requests[0].body["safety_identifier"])
     after, _ = await gates(pii="hash", keys=["env:NEW_KEY", "env:OLD_KEY"])
 
-    assert await ask(http, after, safety_identifier=mail) == (400, "safety_identifier.blocked")
-    assert await ask(http, after, safety_identifier=f"other-{mail}") == (200, None)
+    assert await send(http, after, safety_identifier=mail) == REFUSED
+    assert await send(http, after, safety_identifier=f"other-{mail}") == PASSED
 
 
 @pytest.mark.parametrize("name", ["block", "unblock"])
-@pytest.mark.parametrize("state", ["", '[state]\nuse = "memory"\n'])
-def test_a_state_that_no_gate_shares_is_exit_2(tmp_path: Path, capsys, name: str, state: str):
-    """What it says is what mends it."""
-    config = tmp_path / "headgate.toml"
-    config.write_text(toml("", state=state))
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("", 'state.use: "memory" is private to the serving process; block needs [state] use = "sqlite" or "redis"\n'),
+        (
+            '[state]\nuse = "memory"\n',
+            'state.use: "memory" is private to the serving process; block needs [state] use = "sqlite" or "redis"\n',
+        ),
+        ('[state]\nuse = "sqlite"\npath = "/nowhere/state.db"\n', "state: "),
+        ('[state]\nuse = "redis"\nurl = "redis://127.0.0.1:1/0"\n', "state: ConnectionError: "),
+    ],
+    ids=["none", "memory", "sqlite", "redis"],
+)
+def test_a_state_that_is_private_or_fails_exits_with_2(tmp_path: Path, capsys, name: str, state: str, message: str):
+    """The message says what to change; nothing is printed that did not happen."""
+    config = write_config(tmp_path / "headgate.toml", state=state)
+    status, out, err = run(capsys, name, "x", "--config", config)
 
-    assert run(capsys, name, "x", "--config", str(config)) == (
-        2,
-        "",
-        'state.use: "memory" is the serving process\'s own; block needs [state] use = "redis"\n',
-    )
-
-
-@pytest.mark.parametrize("name", ["block", "unblock"])
-def test_a_state_that_is_away_is_exit_2(tmp_path: Path, capsys, name: str):
-    """Nobody is told that somebody is blocked who is not."""
-    nowhere = RedisServer(tmp_path)
-    code, out, err = run(capsys, name, "x", "--config", shared(tmp_path, nowhere))
-
-    assert (code, out) == (2, "")
-    assert err.startswith("state: ConnectionError: ")
-
-
-@pytest.mark.parametrize("name", ["block", "unblock", "whois"])
-def test_a_command_without_a_config_is_exit_2(name: str, capsys):
-    """There is none to guess."""
-    with pytest.raises(SystemExit, match="2"):
-        main([name, "x"])
-    assert "--config" in capsys.readouterr().err
+    assert (status, out) == (2, "")
+    assert err.startswith(message)
 
 
-@pytest.mark.parametrize("away", ["stop", "pause"])
-async def test_a_state_that_is_away_blocks_nobody_but_whom_the_config_names(
-    start_gate: StartGate, http, upstream: FakeUpstream, redis_server: RedisServer, logged, away: str
+@pytest.mark.parametrize("fault", ["stop", "pause"])
+async def test_while_redis_fails_only_the_identifiers_of_the_config_are_blocked(
+    start_gate: StartGate, http, upstream: FakeUpstream, redis_server: RedisServer, logged, fault: str
 ):
-    """One warning for each call says so, and no call waits for long."""
+    """One warning for each call that had to ask it, without the identifier."""
     policy = [{"use": "safety_identifier", "blocked": ["listed"]}]
-    state = in_redis(redis_server, timeout_ms=50)
+    state = redis_table(redis_server, timeout_ms=50)
     gate = await start_gate(tables_for(upstream, policy=policy, caller=TABLES, state=state))
-    getattr(redis_server, away)()
+    getattr(redis_server, fault)()
     try:
-        fates = [await ask(http, gate, safety_identifier=who) for who in ("listed", "somebody", "listed")]
+        outcomes = [await send(http, gate, safety_identifier=who) for who in ("listed", "unlisted", "listed")]
     finally:
         redis_server.resume()
-        if away == "stop":
+        if fault == "stop":
             redis_server.start()
+    warnings = [line for line in logged if line["event"] == "blocklist.failed"]
 
-    assert fates == [(400, "safety_identifier.blocked"), (200, None), (400, "safety_identifier.blocked")]
-    assert [line["log_level"] for line in logged if line["event"] == "blocklist.failed"] == ["warning"]
-    assert "somebody" not in str([line for line in logged if line["event"] == "blocklist.failed"])
+    assert outcomes == [REFUSED, PASSED, REFUSED]
+    assert [line["log_level"] for line in warnings] == ["warning"]
+    assert "unlisted" not in str(warnings)

@@ -10,9 +10,10 @@ import pytest
 from backends.replay import Replay
 from backends.upstream import Upstream
 from policies.metadata_limits import MetadataLimits
-from proxy.config.build import DEMO, ConfigError, build, embedded, read
+from proxy.config.build import DEMO, ConfigError, build, default_config, read
 from proxy.stores.memory import Memory
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller
+from proxy.wire.call import Call
 
 KEY = "sk-nobody-may-see-this"
 MINIMAL = """
@@ -332,7 +333,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
 
 def test_without_a_config_the_demo_model_answers():
     """It comes with the project; nothing is asked of anybody else."""
-    config = embedded()
+    config = default_config()
 
     assert [(glob, backend.name) for glob, backend in config.routes] == [("headgate-demo", "demo")]
     assert [rule.name for rule in config.rules] == ["metadata_limits", "safety_identifier"]
@@ -344,7 +345,7 @@ def test_without_a_config_the_demo_model_answers():
 def test_with_openais_key_all_other_names_go_there(monkeypatch: pytest.MonkeyPatch):
     """The demo model keeps its name; the key is read and not shown."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    config = embedded()
+    config = default_config()
     openai = config.backends["openai"]
 
     assert [(glob, backend.name) for glob, backend in config.routes] == [("headgate-demo", "demo"), ("*", "openai")]
@@ -359,4 +360,4 @@ def test_an_empty_key_of_openais_is_none(monkeypatch: pytest.MonkeyPatch):
     """A variable that is set to nothing must not stop the start."""
     monkeypatch.setenv("OPENAI_API_KEY", "")
 
-    assert list(embedded().backends) == ["demo"]
+    assert list(default_config().backends) == ["demo"]

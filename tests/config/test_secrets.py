@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from proxy.config.secrets import Secret, Table
+from proxy.config.secrets import Secret
+from proxy.config.table import Table
 
 KEY = "sk-nobody-may-see-this"
 

@@ -177,11 +177,11 @@ ANSWERS = {
 async def test_every_answer_has_an_id_and_says_where_the_time_went(gate: str, logged, data: bytes, status: int):
     """The id of the answer is the id of its log line; errors say that a retry is of no use."""
     answer = await ask(gate, data)
-    finished = [line for line in logged if line["event"] in ("request.finished", "request.unreadable")]
+    finished = [line for line in logged if line["event"] in ("request.finished", "request.rejected")]
 
     assert answer.status == status
     assert [answer.headers["x-request-id"]] == [line["request_id"] for line in finished]
-    assert "server-timing" in answer.headers or finished[0]["event"] == "request.unreadable"
+    assert "server-timing" in answer.headers or finished[0]["event"] == "request.rejected"
     assert answer.headers.get("x-should-retry") == ("false" if status >= 400 else None)
 
 

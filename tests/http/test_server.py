@@ -7,8 +7,8 @@ import pytest
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
-from proxy import door
-from proxy.tables import Server
+from proxy.http import server as http_server
+from proxy.config.schema import ServerTable
 from tests.conftest import tables_for
 from tests.raw import RawConnection, no_tasks_left, post, serves, wire  # noqa: F401
 from tests.upstream import CANONICAL, FakeUpstream, canonical
@@ -34,10 +34,10 @@ async def trickle(connection: RawConnection, data: bytes) -> None:
 
 def test_the_defaults_close_a_head_and_a_body_within_30_s():
     """A head is looked at every quarter of its time; a refused body is read for two seconds more, and then dropped."""
-    server = Server()
+    server = ServerTable()
 
     assert server.head_timeout_s * 5 / 4 <= 30
-    assert server.body_timeout_s + door.LINGERING_S <= 30
+    assert server.body_timeout_s + http_server.LINGERING_S <= 30
 
 
 async def test_a_head_that_never_ends_is_closed_while_others_are_served(impatient: str):
@@ -180,7 +180,7 @@ async def test_an_unreadable_head_is_logged_without_what_was_sent(gate: str, log
         await connection.send(f"GET /{KEY} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\x00\r\n\r\n".encode())
         answer = await connection.answer()
 
-    assert [line["event"] for line in logged] == ["request.unreadable"]
+    assert [line["event"] for line in logged] == ["request.rejected"]
     assert logged[0]["request_id"] == answer.headers["x-request-id"]
     assert KEY not in f"{logged} {caplog.text} {answer.body}"
     assert caplog.records == []

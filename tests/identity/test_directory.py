@@ -1,4 +1,4 @@
-"""headers -> Caller."""
+"""The Authorization header -> Caller."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.identity.directory import ANYBODY, Identify
-from proxy.wire.call import Caller
+from proxy.identity.directory import ANONYMOUS, Directory
+from proxy.context import Caller
 from proxy.wire.errors import Unauthenticated
 from tests.values import PATIENT
 
@@ -19,12 +19,12 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-IDENTIFY = Identify({digest("sk-anna_1.2~3+4/5="): ANNA, digest("sk-ben"): BEN})
+DIRECTORY = Directory({digest("sk-anna_1.2~3+4/5="): ANNA, digest("sk-ben"): BEN})
 
 
-def refusal(*authorization: str, identify: Identify = IDENTIFY) -> Unauthenticated:
+def refusal(*authorization: str, directory: Directory = DIRECTORY) -> Unauthenticated:
     with pytest.raises(Unauthenticated) as caught:
-        identify(authorization)
+        directory.identify(authorization)
     return caught.value
 
 
@@ -39,7 +39,7 @@ def refusal(*authorization: str, identify: Identify = IDENTIFY) -> Unauthenticat
 )
 def test_a_key_names_its_caller(header: str, caller: Caller):
     """The scheme is written in any case, the key in exactly one."""
-    assert IDENTIFY([header]) == caller
+    assert DIRECTORY.identify([header]) == caller
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_any_other_key_is_refused(header: str):
     error = refusal(header)
 
     assert (error.status, error.code) == (401, "invalid_api_key")
-    assert error.message == "Incorrect API key provided. Ask whoever runs this gate for a key."
+    assert error.message == "Incorrect API key provided. Ask the operator of this gateway for a key."
 
 
 def test_no_key_is_refused_as_openai_words_it():
@@ -88,19 +88,19 @@ def test_only_one_header_is_read(headers: Sequence[str]):
 
 def test_without_callers_everybody_is_anybody():
     """Whatever they bring; the config sees to it that they are on the same machine."""
-    identify = Identify({})
+    identify = Directory({})
 
-    assert identify([]) == identify(["Bearer x"]) == identify(["a", "b"]) == ANYBODY
+    assert identify([]) == identify(["Bearer x"]) == identify(["a", "b"]) == ANONYMOUS
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic x", "\u00e9"])
 def test_the_digest_of_nothing_is_nobodys_key(header: str):
     """`printf %s "$UNSET" | sha256sum` gives one that must not open the gate to whoever brings no key."""
-    assert refusal(header, identify=Identify({digest(""): ANNA})).code == "invalid_api_key"
+    assert refusal(header, directory=Directory({digest(""): ANNA})).code == "invalid_api_key"
 
 
 @PATIENT
 @given(header=st.text(max_size=30) | st.from_regex(r"Bearer [A-Za-z0-9._~+/=-]+", fullmatch=True))
 def test_no_header_breaks_it_and_none_is_repeated(header: str):
     """Only the two keys open; an error never shows what was brought."""
-    assert refusal(header).message == "Incorrect API key provided. Ask whoever runs this gate for a key."
+    assert refusal(header).message == "Incorrect API key provided. Ask the operator of this gateway for a key."

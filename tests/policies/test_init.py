@@ -64,6 +64,7 @@ async def test_without_ownership_every_call_is_a_chain_of_its_own():
     chains, call, context = PolicyState().chains, make_call(), make_context()
 
     assert await chains.chain_of(call, context) == f"chain:{context.request_id}"
+    assert chains.is_bound(context)
 
 
 @pytest.mark.parametrize("name", ["request_check", "reply_check"])

@@ -1,39 +1,55 @@
-"""Who is held to account for a call."""
+"""The identifier that makes a call attributable to a caller or an end user."""
 
 import hashlib
 import re
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from policies.safety_identifier import SafetyIdentifier, known_as
-from proxy.rules import Mode, Rule, Rules
+from policies import PolicyState
+from policies.safety_identifier import SafetyIdentifier
+from policies.support.principal import blocked_key, derive_identifier, hash_value
+from proxy.config.schema import Mode
+from proxy.context import Caller
+from proxy.rules import Rules
+from proxy.rules.rule import Rule
 from proxy.stores import StoreError
 from proxy.stores.memory import Memory
-from proxy.wire.call import Call, Caller
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.principal import blocked_key, hashed, identifier_of
-from tests.shapes import JSON, PATIENT, call_with, judged_by
+from tests import raw
+from tests.conftest import StartGate, tables_for
+from tests.upstream import FakeUpstream
+from tests.values import ANNA, JSON, PATIENT, TEXTS, apply_policy, draw_examples, make_call, make_context
 
-ANNA = Caller("anna", "search")
-KEY = SecretStr("a key that nobody knows")
-BOUND = identifier_of(KEY.get_secret_value().encode(), ANNA)
+KEY, NEWER = SecretStr("the key of these tests"), SecretStr("the newer key")
+ANNAS = derive_identifier(KEY.get_secret_value().encode(), ANNA)
+DERIVED = SafetyIdentifier(source="caller", key=KEY, end_user_header="X-End-User")
 
 
-class Away(Memory):
+class UnreachableStore(Memory):
     """A store that cannot be reached."""
 
     async def get(self, key: str) -> bytes | None:
-        raise StoreError("ConnectionError: nobody there")
+        raise StoreError("ConnectionError: refused")
 
 
-async def verdict(policy: SafetyIdentifier, **fields: Any) -> Any:
-    """What goes out as the identifier, or the reason of the refusal."""
+async def outcome(
+    policy: SafetyIdentifier,
+    /,
+    *,
+    state: PolicyState | None = None,
+    caller: Caller = ANNA,
+    received: dict[str, str] | None = None,
+    **fields: Any,
+) -> Any:
+    """Return the identifier that is sent, or the reason and the param of the refusal."""
+    context = make_context(caller, received=received)
     try:
-        return (await judged_by(policy, call_with(ANNA, **fields))).body.get("safety_identifier")
+        return (await apply_policy(policy, make_call(**fields), context, state)).body.get("safety_identifier")
     except PolicyViolation as violation:
         return violation.reason, violation.param
 
@@ -42,21 +58,12 @@ def refused(reason: str) -> tuple[str, str]:
     return reason, "safety_identifier"
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"safety_identifier": None},
-        {"safety_identifier": "u-1"},
-        {"safety_identifier": "x" * 64},
-        {"safety_identifier": ""},
-    ],
-)
-async def test_by_default_only_the_protocols_limit_holds(fields: dict):
-    """The call passes as it came, null as null."""
-    call = call_with(**fields)
+@pytest.mark.parametrize("identifier", [..., None, "u-1", "x" * 64, "\U0001f600" * 64, ""])
+async def test_by_default_only_the_protocols_limit_applies(identifier: Any):
+    """The call itself is returned; null stays null."""
+    call = make_call() if identifier is ... else make_call(safety_identifier=identifier)
 
-    assert await judged_by(SafetyIdentifier(), call) is call
+    assert await apply_policy(SafetyIdentifier(), call) is call
 
 
 @pytest.mark.parametrize(
@@ -71,253 +78,376 @@ async def test_by_default_only_the_protocols_limit_holds(fields: dict):
         (0.5, "not_a_string"),
     ],
 )
-async def test_what_is_beyond_it_is_refused(identifier: Any, reason: str):
-    """The refusal names the field."""
-    assert await verdict(SafetyIdentifier(), safety_identifier=identifier) == refused(reason)
+async def test_a_long_identifier_or_another_type_is_refused(identifier: Any, reason: str):
+    """Lengths count characters."""
+    assert await outcome(SafetyIdentifier(), safety_identifier=identifier) == refused(reason)
 
 
 @pytest.mark.parametrize(("max_chars", "allowed"), [(8, 8), (128, 128), (10_000, 512)])
-async def test_the_length_can_be_set(max_chars: int, allowed: int):
-    """Some upstreams allow 128; the message says what holds."""
+async def test_the_length_can_be_configured(max_chars: int, allowed: int):
+    """Up to 512, the most that is searched for personal data; the message has the limit that applies."""
     policy = SafetyIdentifier(max_chars=max_chars)
 
-    assert await verdict(policy, safety_identifier="x" * allowed) == "x" * allowed
+    assert await outcome(policy, safety_identifier="x" * allowed) == "x" * allowed
     with pytest.raises(PolicyViolation, match=f"has {allowed + 1} characters; the limit is {allowed}"):
-        await judged_by(policy, call_with(safety_identifier="x" * (allowed + 1)))
+        await apply_policy(policy, make_call(safety_identifier="x" * (allowed + 1)))
 
 
 @pytest.mark.parametrize("fields", [{}, {"safety_identifier": None}])
-async def test_one_may_be_required(fields: dict):
-    """Null is as good as nothing."""
-    assert await verdict(SafetyIdentifier(require=True), **fields) == refused("required")
-    assert await verdict(SafetyIdentifier(require=True), safety_identifier="u") == "u"
+async def test_an_identifier_can_be_required(fields: dict):
+    """Null is the same as none."""
+    policy = SafetyIdentifier(require=True)
+
+    assert await outcome(policy, **fields) == refused("required")
+    assert await outcome(policy, safety_identifier="u") == "u"
 
 
 async def test_the_whole_identifier_must_match_the_pattern():
-    """In ASCII classes, and no line end slips through."""
+    """In ASCII classes; a line end after the match is refused too. None at all passes."""
     policy = SafetyIdentifier(pattern=r"u-\d+")
 
-    assert await verdict(policy, safety_identifier="u-17") == "u-17"
+    assert await outcome(policy, safety_identifier="u-17") == "u-17"
     for identifier in ("u-", "xu-1", "u-1x", "u-1\n", "u-\u0661", ""):
-        assert await verdict(policy, safety_identifier=identifier) == refused("pattern")
-    assert await verdict(policy) is None
+        assert await outcome(policy, safety_identifier=identifier) == refused("pattern")
+    assert await outcome(policy) is None
 
 
 PERSONAL = [
-    "kim@example.org", "mailto:kim.o@example.co.uk", "+49 30 123456", "030.123.45.67", "tel:4930123456",
-    "Kim Oh", "Oh, Kim", "id Kim Oh 7",
+    "kim@example.org", "ada@example.com", "Ada.Lovelace+work@mail.example.co.uk", "mailto:kim.o@example.co.uk",
+    "<ada@example.com>", "ada@ex\u00e4mple.de", "user ada@example.com", "ada@\u200bexample.com",
+    "\uff41\uff44\uff41\uff20example.com",
+    "+49 30 123456", "+49 30 1234567", "+1 (555) 123-4567", "(030) 123-4567", "555-123-4567", "555.123.4567",
+    "030.123.45.67", "0049301234567", "tel:4930123456", "tel:+493012345678", "call +49-30-1234567 now",
+    "\uff0b\uff14\uff19 \uff13\uff10 1234567",
+    "Kim Oh", "Oh, Kim", "id Kim Oh 7", "Ada Lovelace", "Lovelace, Ada", "Lovelace,Ada", "Ada B. Lovelace",
+    "Dr. Ada King", "Jos\u00e9 Garc\u00eda", "Zoe\u0308 Kravitz", "Ada\u00a0Lovelace", "A\u00add\u00ada Lovelace",
 ]  # fmt: skip
-HARMLESS = [
-    "u-17", "1234567", "kim", "KIM OH", "kim oh", "Kim", "user_4930123456", "a@b", "@", "",
-    hashlib.sha256(b"123").hexdigest(), "6ba7b810-12345678-1234-1234-00c04fd430c8", "00000000000000000000000000000000000000000000",
+IMPERSONAL = [
+    "u-17", "user_1", "1234567", "kim", "KIM OH", "kim oh", "Kim", "Ada.Lovelace", "ADA_LOVELACE", "user_4930123456",
+    "u-4930123456x", "a@b", "@", "@ada", "", "10.0.0.1", ANNAS,
+    hashlib.sha256(b"123").hexdigest(), hashlib.sha256(b"ada@example.com").hexdigest(),
+    "6ba7b810-12345678-1234-1234-00c04fd430c8", "00000000-1111-2222-3333-44444444444f", "0" * 44,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("identifier", PERSONAL)
 async def test_personal_data_can_be_refused_or_hashed(identifier: str):
-    """An address, a telephone number, a name: an upstream need not know them."""
-    made = hashed(KEY.get_secret_value().encode(), "search", identifier)
+    """An address, a telephone number, a name, in any width, with or without accents and invisible characters."""
+    made = hash_value(KEY.get_secret_value().encode(), "search", identifier)
 
-    assert await verdict(SafetyIdentifier(pii="allow"), safety_identifier=identifier) == identifier
-    assert await verdict(SafetyIdentifier(pii="reject"), safety_identifier=identifier) == refused("personal")
-    assert await verdict(SafetyIdentifier(pii="hash", key=KEY), safety_identifier=identifier) == made
+    assert await outcome(SafetyIdentifier(), safety_identifier=identifier) == identifier
+    assert await outcome(SafetyIdentifier(pii="reject"), safety_identifier=identifier) == refused("personal")
+    assert await outcome(SafetyIdentifier(pii="hash", key=KEY), safety_identifier=identifier) == made
 
 
-@pytest.mark.parametrize("identifier", HARMLESS)
-async def test_what_is_nobodys_data_passes(identifier: str):
-    """Numbers of accounts, hashes and UUIDs are what a caller should send."""
-    assert await verdict(SafetyIdentifier(pii="reject"), safety_identifier=identifier) == identifier
+@pytest.mark.parametrize("pii", ["allow", "reject", "hash"])
+@pytest.mark.parametrize("identifier", IMPERSONAL)
+async def test_identifiers_that_are_not_personal_data_pass(identifier: str, pii: Any):
+    """Account numbers, hashes and UUIDs are what a caller should send."""
+    assert await outcome(SafetyIdentifier(pii=pii, key=KEY), safety_identifier=identifier) == identifier
 
 
 @PATIENT
 @given(st.binary(max_size=8), st.uuids())
 async def test_hashes_and_uuids_are_never_personal(text: bytes, uuid: Any):
-    """Who follows the advice to hash is not refused for digits that happen to stand in a row."""
+    """A caller who hashes is not refused for digits that happen to be in a row."""
     policy = SafetyIdentifier(pii="reject")
     made = [hashlib.sha256(text).hexdigest(), str(uuid), uuid.hex]
 
-    assert [await verdict(policy, safety_identifier=identifier) for identifier in made] == made
+    assert [await outcome(policy, safety_identifier=identifier) for identifier in made] == made
 
 
 async def test_the_refusal_of_personal_data_does_not_repeat_it():
-    """Logs hold the message."""
+    """Messages are logged."""
     with pytest.raises(PolicyViolation) as caught:
-        await judged_by(SafetyIdentifier(pii="reject"), call_with(safety_identifier="kim@example.org"))
+        await apply_policy(SafetyIdentifier(pii="reject"), make_call(safety_identifier="kim@example.org"))
 
     assert "kim" not in caught.value.message
 
 
-async def test_the_gate_names_the_authenticated_caller():
-    """Whatever the body says, this goes out."""
-    policy = SafetyIdentifier(source="caller", key=KEY)
+@pytest.mark.parametrize(
+    ("identifier", "expected"),
+    [
+        (f"{'x' * 60}@example.com", "a hash"),
+        (f"{'x' * 600}@example.com", refused("too_long")),  # not searched
+        ("x" * 65, refused("too_long")),
+        ("\U0001f600" * 64, "\U0001f600" * 64),
+    ],
+)
+async def test_the_length_of_a_hashed_identifier_is_that_of_the_hash(identifier: str, expected: Any):
+    """At most 64 characters are sent upstream."""
+    found = await outcome(SafetyIdentifier(pii="hash", key=KEY), safety_identifier=identifier)
 
-    assert BOUND == await verdict(policy) == await verdict(policy, safety_identifier="mine")
-    assert await verdict(policy, safety_identifier=["odd"]) == BOUND
-    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", BOUND)
+    assert found == expected or (expected == "a hash" and len(found) == 43)
 
 
-async def test_an_identifier_that_is_right_already_changes_nothing():
-    """The call passes as it came."""
-    call = call_with(ANNA, safety_identifier=BOUND)
+async def test_a_team_shares_its_hashes_with_no_other_team():
+    """The same value from two callers of one team is one person to the upstream."""
+    policy, mail = SafetyIdentifier(pii="hash", key=KEY), "ada@example.com"
+    callers = [ANNA, Caller("ben", "search"), Caller("carol", "shop")]
+    anna, ben, carol = [await outcome(policy, caller=caller, safety_identifier=mail) for caller in callers]
 
-    assert await judged_by(SafetyIdentifier(source="caller", key=KEY), call) is call
+    assert anna == ben != carol
+
+
+@pytest.mark.parametrize("identifier", [..., None, "mine", ["odd"], ANNAS])
+async def test_the_identifier_is_derived_from_the_authenticated_caller(identifier: Any):
+    """It replaces whatever the body has."""
+    fields = {} if identifier is ... else {"safety_identifier": identifier}
+
+    assert await outcome(SafetyIdentifier(source="caller", key=KEY), **fields) == ANNAS
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", ANNAS)
+
+
+async def test_a_correct_identifier_passes_untouched():
+    """The call itself is returned."""
+    call = make_call(safety_identifier=ANNAS)
+
+    assert await apply_policy(DERIVED, call) is call
+
+
+FIELDS = st.sampled_from([
+    "safety_identifier", "user", "metadata", "input", "x", "caller", "team", "x-end-user", "end_user",
+    "safety-identifier", "prompt", "previous_response_id",
+])  # fmt: skip
+CHOSEN = JSON | st.sampled_from(["ben", "u-1", "kim@example.org", ANNAS, ANNAS[:-1], "-", "x" * 900])
 
 
 @PATIENT
-@given(body=st.dictionaries(st.sampled_from(["safety_identifier", "user", "metadata", "input", "x"]), JSON))
-async def test_nothing_in_a_body_changes_who_is_held_to_account(body: dict[str, Any]):
-    """The identifier is the caller's alone; every other field stays."""
-    call = Call(ANNA, {"model": "m", **body}, {})
-    passed = await judged_by(SafetyIdentifier(source="caller", key=KEY), call)
+@given(st.dictionaries(FIELDS | TEXTS, CHOSEN, max_size=5), TEXTS, st.sampled_from(["keep", "move"]))
+async def test_no_field_of_the_body_changes_a_derived_identifier(body: dict[str, Any], end_user: str, user: Any):
+    """It depends on caller and header only; every other field stays the same."""
+    policy, call = DERIVED.model_copy(update={"user": user}), make_call(**{**body, "model": "m"})
+    passed = await apply_policy(policy, call, make_context(received={"x-end-user": end_user}))
+    changed = ["safety_identifier"] if user == "keep" else ["safety_identifier", "user"]
 
-    assert passed.body["safety_identifier"] == BOUND
-    assert passed.without_fields("safety_identifier").encoded == call.without_fields("safety_identifier").encoded
+    assert passed.body["safety_identifier"] == derive_identifier(KEY.get_secret_value().encode(), ANNA, end_user)
+    assert passed.without_fields(*changed).encoded == call.without_fields(*changed).encoded
+    assert ("user" in passed.body) == (user == "keep" and "user" in body)
 
 
-async def test_callers_teams_keys_and_end_users_are_told_apart():
-    """Each principal has an identifier of its own."""
-    policy = SafetyIdentifier(source="caller", key=KEY, end_user_header="x-end-user")
-    other = SafetyIdentifier(source="caller", key=SecretStr("another key"), end_user_header="x-end-user")
-    calls = [
-        Call(Caller(name, team), {"model": "m"}, {}, received={"x-end-user": user} if user else {})
-        for name, team, user in [
-            ("anna", "search", ""),
-            ("anna", "ads", ""),
-            ("ben", "search", ""),
-            ("anna", "search", "kim"),
-            ("anna", "search", "kam"),
-        ]
+@PATIENT
+@given(st.tuples(TEXTS, TEXTS, TEXTS), st.tuples(TEXTS, TEXTS, TEXTS))
+async def test_different_principals_never_share_an_identifier(one: tuple[str, str, str], other: tuple[str, str, str]):
+    """A principal is a caller, its team and its end user. Identifiers fit what every upstream accepts."""
+    made = [
+        await outcome(DERIVED, caller=Caller(name, team), received={"x-end-user": end_user})
+        for name, team, end_user in (one, other)
     ]
-    made = [(await judged_by(p, call)).body["safety_identifier"] for p in (policy, other) for call in calls]
+
+    assert (made[0] == made[1]) == (one == other)
+    assert all(re.fullmatch("[A-Za-z0-9_-]{1,64}", identifier) for identifier in made)
+
+
+async def test_callers_teams_end_users_and_keys_have_identifiers_of_their_own():
+    """Without an end user, the identifier is the caller's."""
+    principals = [("anna", "search", ""), ("anna", "ads", ""), ("ben", "search", ""), ("anna", "search", "kim"), ("anna", "search", "kam")]  # fmt: skip
+    other = DERIVED.model_copy(update={"key": NEWER})
+    made = [
+        await outcome(policy, caller=Caller(name, team), received={"x-end-user": user} if user else {})
+        for policy in (DERIVED, other)
+        for name, team, user in principals
+    ]
 
     assert len(set(made)) == len(made)
-    assert made[0] == BOUND
+    assert made[0] == ANNAS
 
 
-async def test_a_header_that_was_not_asked_for_is_not_read():
+async def test_only_the_configured_header_is_read():
     """Without `end_user_header` no header changes the identifier."""
-    call = Call(ANNA, {"model": "m"}, {}, received={"x-end-user": "kim"})
+    policy = SafetyIdentifier(source="caller", key=KEY)
 
-    assert (await judged_by(SafetyIdentifier(source="caller", key=KEY), call)).body["safety_identifier"] == BOUND
+    assert await outcome(policy, received={"x-end-user": "kim"}) == ANNAS
+    assert await outcome(DERIVED, received={"x-enduser": "kim"}) == ANNAS
 
 
-@pytest.mark.parametrize("identifier", ["mine", "", 7, False, [], {}])
-async def test_another_identifier_can_be_a_mismatch(identifier: Any):
-    """The right one, null and none pass."""
-    policy = SafetyIdentifier(source="caller", key=KEY, mismatch="reject")
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({"safety_identifier": value}, refused("mismatch")) for value in ("ben", "", 7, 0, False, [], {}, [ANNAS], ANNAS.lower())]
+    + [({"user": "ben"}, refused("mismatch"))]
+    + [(fields, ANNAS) for fields in ({}, {"safety_identifier": None}, {"safety_identifier": ANNAS}, {"user": ANNAS})],
+)  # fmt: skip
+async def test_another_identifier_can_be_refused(fields: dict, expected: Any):
+    """The correct one, null and none pass; a `user` that is moved is treated like the field."""
+    policy = SafetyIdentifier(source="caller", key=KEY, mismatch="reject", user="move")
 
-    assert await verdict(policy, safety_identifier=identifier) == refused("mismatch")
-    assert await verdict(policy, safety_identifier=BOUND) == BOUND
-    assert await verdict(policy, safety_identifier=None) == BOUND
-    assert await verdict(policy) == BOUND
+    assert await outcome(policy, **fields) == expected
 
 
 @pytest.mark.parametrize(
     ("user", "body", "expected"),
     [
         ("keep", {"user": "kim"}, {"user": "kim"}),
+        ("keep", {"user": "kim", "safety_identifier": "u"}, {"user": "kim", "safety_identifier": "u"}),
         ("drop", {"user": "kim"}, {}),
+        ("drop", {"user": 7}, {}),
         ("drop", {"user": None, "safety_identifier": "u"}, {"safety_identifier": "u"}),
+        ("drop", {"user": "kim", "safety_identifier": "u"}, {"safety_identifier": "u"}),
         ("move", {"user": "kim"}, {"safety_identifier": "kim"}),
         ("move", {"user": "kim", "safety_identifier": None}, {"safety_identifier": "kim"}),
         ("move", {"user": "kim", "safety_identifier": "u"}, {"safety_identifier": "u"}),
         ("move", {"user": ["odd"]}, {}),
+        ("move", {"user": {"id": "u"}}, {}),
         ("move", {"user": None}, {}),
         ("move", {}, {}),
         ("drop", {}, {}),
     ],
 )
-async def test_what_becomes_of_user(user: Any, body: dict, expected: dict):
-    """The field that safety_identifier replaced is kept, dropped or moved."""
-    passed = await judged_by(SafetyIdentifier(user=user), call_with(**body))
+async def test_user_is_kept_dropped_or_moved(user: Any, body: dict, expected: dict):
+    """Every other field stays the same."""
+    other = {"input": "Hi", "zzz": {"deep": [None, 1.5]}}
+    passed = await apply_policy(SafetyIdentifier(user=user), make_call(**other, **body))
 
-    assert passed.body == {"model": "m", **expected}
+    assert passed.body == {"model": "m", **other, **expected}
 
 
-async def test_a_user_that_was_moved_is_judged_like_any_identifier():
-    """Moving is no way around the rules."""
+async def test_a_moved_user_is_checked_like_any_identifier():
+    """Moving does not bypass a rule."""
     policy = SafetyIdentifier(user="move", pii="reject", require=True, blocked=("u-1",))
 
-    assert await verdict(policy, user="kim@example.org") == refused("personal")
-    assert await verdict(policy, user="x" * 65) == refused("too_long")
-    assert await verdict(policy, user="u-1") == refused("blocked")
-    assert await verdict(policy, user=7) == refused("required")
+    assert await outcome(policy, user="kim@example.org") == refused("personal")
+    assert await outcome(policy, user="x" * 65) == refused("too_long")
+    assert await outcome(policy, user="u-1") == refused("blocked")
+    assert await outcome(policy, user=7) == refused("required")
+
+
+async def test_the_received_call_is_not_modified():
+    """A change makes another call."""
+    call = make_call(user="u", safety_identifier="ben")
+    await apply_policy(DERIVED.model_copy(update={"user": "move"}), call)
+
+    assert call.body == {"model": "m", "user": "u", "safety_identifier": "ben"}
 
 
 @pytest.mark.parametrize(
-    "policy", [SafetyIdentifier(blocked=("u-1",)), SafetyIdentifier(blocked=(BOUND,), source="caller", key=KEY)]
+    ("settings", "fields"),
+    [
+        ({}, {"safety_identifier": "u-1"}),
+        ({"user": "move"}, {"user": "u-1"}),
+        ({"source": "caller", "key": KEY}, {"safety_identifier": "another"}),
+        ({"pii": "hash", "key": KEY}, {"safety_identifier": "ada@example.com"}),
+    ],
 )
-async def test_an_identifier_can_be_blocked_by_the_config(policy: SafetyIdentifier):
-    """As it goes out: a derived one too."""
-    assert await verdict(policy, safety_identifier="u-1") == refused("blocked")
+async def test_the_config_can_block_an_identifier_as_it_is_sent(settings: dict, fields: dict):
+    """Received, moved from `user`, derived or hashed. Others pass."""
+    blocked = ("u-1", ANNAS, hash_value(KEY.get_secret_value().encode(), "search", "ada@example.com"))
+    policy = SafetyIdentifier(blocked=blocked, **settings)
+
+    assert await outcome(policy, **fields) == refused("blocked")
+    assert await outcome(policy, caller=Caller("ben", "shop"), safety_identifier="u-2") != refused("blocked")
 
 
-async def test_an_identifier_can_be_blocked_while_the_gate_runs():
-    """`headgate block` puts it into the store; all others pass."""
-    state = Memory()
-    await state.put(blocked_key("u-1"), b"1", ttl_s=60)
-    policy = SafetyIdentifier()
-    await policy.start(state)
+async def test_the_store_can_block_an_identifier_at_run_time():
+    """`headgate block` writes to the store; every other identifier passes."""
+    state = PolicyState()
+    await state.store.put(blocked_key("u-1"), b"1", ttl_s=60)
 
-    assert await verdict(policy, safety_identifier="u-1") == refused("blocked")
-    assert await verdict(policy, safety_identifier="u-2") == "u-2"
-    assert await verdict(policy) is None
+    assert await outcome(SafetyIdentifier(), state=state, safety_identifier="u-1") == refused("blocked")
+    assert await outcome(SafetyIdentifier(), state=state, safety_identifier="u-2") == "u-2"
+    assert await outcome(SafetyIdentifier(), state=state) is None
+
+
+async def test_an_identifier_that_is_blocked_after_startup_is_refused():
+    """It is looked up in the store for each call."""
+    state = PolicyState()
+    check = SafetyIdentifier().request_check(state)
+    call = make_call(safety_identifier="u-1")
+    await check(call, make_context())
+    await state.store.put(blocked_key("u-1"), b"1", ttl_s=60)
+
+    with pytest.raises(PolicyViolation, match="This safety_identifier is blocked"):
+        await check(call, make_context())
 
 
 @pytest.mark.parametrize("settings", [{"source": "caller"}, {"pii": "hash"}, {"pii": "hash", "user": "move"}])
-async def test_who_was_blocked_before_a_rotation_stays_blocked(settings: dict):
-    """What would go out under an older key counts as well."""
-    before = SafetyIdentifier(key=KEY, **settings)
+async def test_an_identifier_that_was_blocked_before_a_rotation_stays_blocked(settings: dict):
+    """The identifiers under older keys count too, as long as those keys are configured."""
     fields = {"user" if "user" in settings else "safety_identifier": "kim@example.org"}
-    made = await verdict(before, **fields)
-    after = SafetyIdentifier(keys=(SecretStr("newer"), KEY), blocked=(made,), **settings)
+    made = await outcome(SafetyIdentifier(key=KEY, **settings), **fields)
+    rotated = SafetyIdentifier(keys=(NEWER, KEY), blocked=(made,), **settings)
+    completed = SafetyIdentifier(keys=(NEWER,), blocked=(made,), **settings)
 
-    assert await verdict(after, **fields) == refused("blocked")
-    assert await verdict(SafetyIdentifier(keys=(SecretStr("newer"),), blocked=(made,), **settings), **fields) != made
-
-
-async def test_an_identifier_that_was_never_made_with_a_key_passes_a_rotation():
-    """What the caller sends is known by itself, under every key."""
-    policy = SafetyIdentifier(keys=(SecretStr("newer"), KEY), pii="hash", blocked=("u-1",))
-
-    assert await verdict(policy, safety_identifier="u-2") == "u-2"
-    assert await verdict(policy, safety_identifier="u-1") == refused("blocked")
+    assert await outcome(rotated, **fields) == refused("blocked")
+    assert await outcome(rotated, caller=Caller("ben", "shop"), **fields) not in (made, refused("blocked"))
+    assert await outcome(completed, **fields) not in (made, refused("blocked"))
 
 
-async def test_a_store_that_is_away_blocks_nobody_but_whom_the_config_names(logged):
-    """One line says so, without the identifier."""
-    policy = SafetyIdentifier(blocked=("u-1",))
-    await policy.start(Away())
+async def test_an_identifier_that_no_key_made_is_unaffected_by_a_rotation():
+    """It is the same under every key."""
+    policy = SafetyIdentifier(keys=(NEWER, KEY), pii="hash", blocked=("u-1",))
 
-    assert await verdict(policy, safety_identifier="u-2") == "u-2"
-    assert await verdict(policy, safety_identifier="u-1") == refused("blocked")
-    assert logged == [{"event": "blocklist.failed", "error": "ConnectionError: nobody there", "log_level": "warning"}]
+    assert await outcome(policy, safety_identifier="u-2") == "u-2"
+    assert await outcome(policy, safety_identifier="u-1") == refused("blocked")
 
 
-async def test_keys_can_be_rotated():
-    """The first signs; an identifier made with an older one is still known as its principal's."""
-    older = SafetyIdentifier(source="caller", key=KEY)
-    policy = SafetyIdentifier(source="caller", keys=(SecretStr("newer"), KEY))
-    made = await verdict(policy)
+async def test_while_the_store_fails_only_the_identifiers_of_the_config_are_blocked(logged):
+    """A warning says so, without the identifier."""
+    policy, state = SafetyIdentifier(blocked=("u-1",)), PolicyState(UnreachableStore())
 
-    assert made != BOUND
-    assert [known_as(p, identifier, ANNA, "") for p in (older, policy) for identifier in (BOUND, made)] == [
-        True,
-        False,
-        True,
-        True,
-    ]
-    assert known_as(policy, BOUND, Caller("ben", "search"), "") is False
-    assert known_as(policy, BOUND, ANNA, "kim") is False
+    assert await outcome(policy, state=state, safety_identifier="u-2") == "u-2"
+    assert await outcome(policy, state=state, safety_identifier="u-1") == refused("blocked")
+    assert logged == [{"event": "blocklist.failed", "error": "ConnectionError: refused", "log_level": "warning"}]
+
+
+ROTATED = SafetyIdentifier(source="caller", keys=(NEWER, KEY), end_user_header="x-end-user")
+HASHING = SafetyIdentifier(pii="hash", keys=(NEWER, KEY))
+CALLERS = [ANNA, Caller("ben", "search"), Caller("carol", "shop")]
+
+
+async def test_the_newest_key_signs():
+    """The others are only for identifiers that exist already."""
+    made = await outcome(ROTATED)
+
+    assert made == derive_identifier(NEWER.get_secret_value().encode(), ANNA) != ANNAS
+
+
+@pytest.mark.parametrize("key", [KEY, NEWER])
+@pytest.mark.parametrize(
+    ("policy", "made", "expected"),
+    [
+        (ROTATED, lambda key: derive_identifier(key, ANNA), "anna (team search)"),
+        (ROTATED, lambda key: derive_identifier(key, CALLERS[2], "lee"), "carol (team shop), for its end user lee"),
+        (HASHING, lambda key: hash_value(key, "search", "kim"), "anna, ben (team search), hashed from kim"),
+        (ROTATED, lambda key: derive_identifier(key, Caller("dave", "search")), None),
+        (ROTATED, lambda key: derive_identifier(key, ANNA, "max"), None),
+        (ROTATED, lambda key: derive_identifier(key + b"!", ANNA), None),
+        (HASHING, lambda key: hash_value(key, "search", ""), None),
+        (SafetyIdentifier(), lambda key: derive_identifier(key, ANNA), None),
+    ],
+)
+def test_an_identifier_is_recognised_under_every_key(
+    policy: SafetyIdentifier, made: Any, expected: Any, key: SecretStr
+):
+    """Of the callers and end users that are given, by a policy that has the key."""
+    identifier = made(key.get_secret_value().encode())
+
+    assert policy.identify(identifier, iter(CALLERS), iter(["kim", "lee"])) == expected
+
+
+def test_an_identifier_is_not_recognised_without_its_key():
+    """Before the rotation, the newer key is unknown."""
+    newer = derive_identifier(NEWER.get_secret_value().encode(), ANNA)
+
+    assert DERIVED.identify(newer, CALLERS, []) is None
+    assert DERIVED.identify(ANNAS, CALLERS, []) == "anna (team search)"
+
+
+def test_the_key_never_appears_in_text():
+    """Neither in logs nor in what `check` prints."""
+    policy = SafetyIdentifier(source="caller", key=KEY, keys=())
+    shown = f"{policy!r} {policy} {policy.model_dump()} {policy.model_dump_json()}"
+
+    assert KEY.get_secret_value() not in shown
+    assert policy._key_bytes() == (KEY.get_secret_value().encode(),)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"source": "caller"}, 'source = "caller" needs a key: key = "env:NAME"'),
         ({"pii": "hash"}, 'pii = "hash" needs a key: key = "env:NAME"'),
         ({"source": "caller", "key": KEY, "keys": [KEY]}, "give either key or keys, not both"),
-        ({"key": "sk-typed-by-itself"}, 'a secret is given as "env:NAME"'),
+        ({"key": "sk-typed-by-itself"}, 'a secret must be "env:NAME"'),
         ({"pattern": "("}, "not a regular expression"),
         ({"pattern": "(?u)x"}, "ASCII and UNICODE flags are incompatible"),
         ({"pattern": "x{99999999999999999999}"}, "not a regular expression"),
@@ -326,49 +456,173 @@ async def test_keys_can_be_rotated():
     ],
     ids=str,
 )
-def test_settings_that_make_no_sense_are_errors(settings: dict, said: str):
-    """They say what is missing, and never what the secret is."""
+def test_contradictory_settings_are_config_errors(settings: dict, message: str):
+    """They say what is missing, and never show a secret."""
     with pytest.raises(ValidationError) as caught:
         SafetyIdentifier(**settings)
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "typed-by-itself" not in str(caught.value)
 
 
-def test_the_key_never_shows():
-    """Neither in logs nor in what `check` prints."""
-    policy = SafetyIdentifier(source="caller", key=KEY, keys=())
-    shown = f"{policy!r} {policy} {policy.model_dump()} {policy.model_dump_json()}"
+@PATIENT
+@given(CHOSEN, CHOSEN)
+async def test_what_passes_satisfies_every_rule(identifier: Any, user: Any):
+    """Any JSON is refused in one short sentence, or is sent as an identifier that the rules allow."""
+    policy = SafetyIdentifier(pattern="[a-z0-9-]+", max_chars=8, pii="reject", user="move", blocked=("u-1",))
+    call, message = make_call(safety_identifier=identifier, user=user), "."
+    try:
+        passed: Any = (await apply_policy(policy, call)).body["safety_identifier"]
+    except PolicyViolation as violation:
+        passed, message = None, violation.message
 
-    assert KEY.get_secret_value() not in shown
-    assert policy.all_keys == (KEY.get_secret_value().encode(),)
+    assert passed is None or (re.fullmatch("[a-z0-9-]{1,8}", passed) and passed != "u-1")
+    assert message.endswith(".")
+    assert len(message) <= 120
 
 
 @PATIENT
-@given(identifier=JSON | st.sampled_from(["u-1", "kim@example.org", "x" * 600]), user=JSON)
-async def test_no_shape_breaks_the_policy_and_what_passes_is_within_the_limits(identifier: Any, user: Any):
-    """Any JSON is refused in one short sentence, or goes out as a string that the rules allow."""
-    policy = SafetyIdentifier(pattern="[a-z0-9-]+", max_chars=8, pii="reject", user="move", blocked=("u-1",))
-    call, told = call_with(safety_identifier=identifier, user=user), "."
+@given(CHOSEN, CHOSEN, st.sampled_from(["keep", "drop", "move"]), st.sampled_from(["allow", "reject", "hash"]))
+async def test_at_most_64_characters_are_sent(identifier: Any, user: Any, handling: Any, pii: Any):
+    """Whatever happens to `user` and to personal data."""
+    policy, refusal, body = SafetyIdentifier(user=handling, pii=pii, key=KEY), None, {}
     try:
-        passed: Any = (await judged_by(policy, call)).body["safety_identifier"]
+        body = (await apply_policy(policy, make_call(safety_identifier=identifier, user=user))).body
     except PolicyViolation as violation:
-        passed, told = None, violation.message
+        refusal = violation.reason
 
-    assert passed is None or (re.fullmatch("[a-z0-9-]{1,8}", passed) and passed != "u-1")
-    assert told.endswith(".")
-    assert len(told) <= 120
+    assert refusal in (None, "not_a_string", "personal", "too_long")
+    assert refusal is not None or len(body["safety_identifier"] or "") <= 64
+    assert refusal is not None or ("user" in body) == (handling == "keep")
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("enforce", "refused"), ("report", "kept"), ("off", "kept")])
-async def test_its_mode_decides_whether_it_changes_or_refuses(mode: Mode, expected: str):
+@PATIENT
+@given(st.dictionaries(FIELDS, CHOSEN, max_size=5), st.booleans())
+async def test_the_decision_does_not_depend_on_order_or_streaming(body: dict[str, Any], stream: bool):
+    """The same fields in reverse order have the same outcome."""
+    policy = SafetyIdentifier(require=True, pattern="[a-z]+", pii="reject", user="move", blocked=("ben",))
+    first = await outcome(policy, **body)
+    second = await outcome(policy, stream=stream, **dict(reversed(body.items())))
+
+    assert first == second
+
+
+@pytest.mark.parametrize(("mode", "code"), [("enforce", "safety_identifier.required"), ("report", None), ("off", None)])
+async def test_only_an_enforced_policy_refuses_or_changes(mode: Mode, code: str | None):
     """A derived identifier is a change like any other."""
-    strict = Rules([Rule("safety_identifier", SafetyIdentifier(require=True), mode)])
-    bound = Rules([Rule("safety_identifier", SafetyIdentifier(source="caller", key=KEY), mode)])
+    strict, derived = [
+        Rules([Rule("safety_identifier", policy, mode)], Memory(), PolicyState().chains)
+        for policy in (SafetyIdentifier(require=True), DERIVED)
+    ]
+    call, found = make_call(), None
     try:
-        found = "kept" if (await strict.admit(call_with())).body == {"model": "m"} else "changed"
+        passed = await strict.admit(call, make_context())
     except PolicyViolation as violation:
-        found = "refused" if violation.code == "safety_identifier.required" else str(violation.code)
+        passed, found = call, violation.code
 
-    assert found == expected
-    assert ("safety_identifier" in (await bound.admit(call_with(ANNA))).body) is (mode == "enforce")
+    assert (passed, found) == (call, code)
+    assert ("safety_identifier" in (await derived.admit(call, make_context())).body) is (mode == "enforce")
+
+
+TABLES = [{"name": c.name, "team": c.team, "key_sha256": hashlib.sha256(c.name.encode()).hexdigest()} for c in CALLERS]
+LOOKALIKES = st.sampled_from(["Safety_Identifier", "safety_identifier\u200b", "s\u0430fety_identifier"])
+BODIES = st.dictionaries(FIELDS | LOOKALIKES | TEXTS, CHOSEN, max_size=5)
+
+
+@pytest.fixture
+def start_derived(start_gate: StartGate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Start a gateway for three callers that derives identifiers, with these settings beside."""
+    monkeypatch.setenv("KEY", KEY.get_secret_value())
+
+    async def start(**settings: Any) -> str:
+        policy = {"use": "safety_identifier", "source": "caller", "key": "env:KEY", **settings}
+        return await start_gate(tables_for(upstream, policy=[policy], caller=TABLES))
+
+    return start
+
+
+async def send(http, gate: str, body: Any, caller: str = "anna", **headers: str) -> str | int:
+    """Return 200, or the code of the refusal."""
+    sent = {"Authorization": f"Bearer {caller}", "Content-Type": "application/json"} | headers
+    async with http.post(f"{gate}/v1/responses", data=orjson.dumps(body), headers=sent) as answer:
+        received = await answer.json()
+        return answer.status if answer.status == 200 else received["error"]["code"]
+
+
+def identifiers(upstream: FakeUpstream) -> list[Any]:
+    """Return the identifiers that the upstream received, in order."""
+    return [request.body.get("safety_identifier", ...) for request in upstream.requests]
+
+
+async def test_a_gateway_lets_no_body_choose_the_identifier(start_derived: Any, http, upstream: FakeUpstream):
+    """Sixty bodies, and five that are not objects: every answer is 200 or 400, every call that is sent is Anna's."""
+    gate = await start_derived(user="move")
+    not_objects: list[Any] = [[], "text", None, 7, [{"safety_identifier": "ben"}]]
+    answers = [await send(http, gate, {**body, "model": "m"}) for body in draw_examples(BODIES, 60)]
+    refused_bodies = [await send(http, gate, body) for body in not_objects]
+
+    assert {answer for answer in answers if answer != 200} <= {"lookalike_field", "invalid_type"}
+    assert refused_bodies == ["invalid_json"] * 5
+    assert answers.count(200) == len(identifiers(upstream))
+    assert set(identifiers(upstream)) == {ANNAS}
+
+
+async def test_every_gateway_with_the_key_derives_the_same_identifiers(
+    start_derived: Any, http, upstream: FakeUpstream
+):
+    """One for each authenticated caller."""
+    for gate in (await start_derived(), await start_derived()):
+        for caller in CALLERS:
+            await send(http, gate, {"model": "m", "safety_identifier": "ben"}, caller.name)
+
+    key = KEY.get_secret_value().encode()
+    assert identifiers(upstream) == [derive_identifier(key, caller) for caller in CALLERS] * 2
+
+
+async def test_the_header_of_the_end_user_is_read_in_any_case_and_not_forwarded(
+    start_derived: Any, http, upstream: FakeUpstream
+):
+    """Without it, or empty, the caller is meant. Two callers' end users of one name are different; fields do not count."""
+    gate, key = await start_derived(end_user_header="X-End-User"), KEY.get_secret_value().encode()
+    headers = [{"x-end-user": "kim"}, {"X-END-USER": "kim"}, {"x-end-user": "lee"}, {}, {"x-end-user": ""}]
+    answers = [await send(http, gate, {"model": "m", "x-end-user": "max", "end_user": "max"}, **h) for h in headers]
+    answers += [await send(http, gate, {"model": "m"}, caller.name, **headers[0]) for caller in CALLERS]
+    kim, lee = (derive_identifier(key, ANNA, user) for user in ("kim", "lee"))
+
+    assert answers == [200] * 8
+    assert identifiers(upstream)[:5] == [kim, kim, lee, ANNAS, ANNAS]
+    assert identifiers(upstream)[5:] == [derive_identifier(key, caller, "kim") for caller in CALLERS]
+    assert [name for request in upstream.requests for name in request.headers if name.lower() == "x-end-user"] == []
+
+
+async def test_header_bytes_that_are_not_utf_8_are_end_users_too(start_derived: Any, upstream: FakeUpstream):
+    """None of them fails, and no two are the same person."""
+    gate = await start_derived(end_user_header="X-End-User")
+    head = raw.post(Authorization="Bearer anna", X_End_User="?")
+    users = (b"\xff", b"\xfe", b"\xc3\xa9", b"\xc3")
+    statuses = [(await raw.ask(gate, head.replace(b"?", user))).status for user in users]
+
+    assert statuses == [200] * 4
+    assert len(set(identifiers(upstream))) == 4
+    assert all(re.fullmatch("[A-Za-z0-9_-]{43}", identifier) for identifier in identifiers(upstream))
+
+
+async def test_a_refused_call_is_not_sent(start_derived: Any, http, upstream: FakeUpstream):
+    """The code has the policy's name."""
+    gate = await start_derived(mismatch="reject")
+    answers = [
+        await send(http, gate, {"model": "m", "safety_identifier": other}) for other in ("ben", "", 7, None, ANNAS)
+    ]
+
+    assert answers == ["safety_identifier.mismatch"] * 3 + [200] * 2
+    assert identifiers(upstream) == [ANNAS] * 2
+
+
+async def test_a_reported_change_is_not_made(start_derived: Any, http, upstream: FakeUpstream):
+    """A header of the answer says what would change."""
+    gate = await start_derived(mode="report")
+    headers = {"Authorization": "Bearer anna"}
+    async with http.post(f"{gate}/v1/responses", json={"model": "m", "user": "u"}, headers=headers) as answer:
+        reported = answer.headers["x-headgate-policy"]
+
+    assert (reported, identifiers(upstream)) == ("report; safety_identifier.changed", [...])

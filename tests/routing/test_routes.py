@@ -1,45 +1,58 @@
-"""model -> Backend."""
+"""From a model's name to its route, and the list of models."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import PrivateAttr
 
 from backends import Backend
 from backends.replay import Replay
-from proxy.routing.routes import Routes
-from proxy.wire.call import Call, Caller
+from proxy.routing import routes as routes_module
+from proxy.routing.routes import Route, Routes
 from proxy.wire.errors import BackendError, UnknownModel
+from tests.values import make_call
 
 
-class Shelf(Replay):
-    """A backend that offers these models and counts how often it is asked."""
+class ListingBackend(Replay):
+    """A backend that lists these models and counts how often it is asked for them."""
 
     path: Path = Path("recorded.sse")
 
     offers: tuple[str, ...] = ()
-    away: bool = False
+    is_down: bool = False
+    hangs: bool = False
 
-    _asked: int = PrivateAttr(default=0)
+    _lists: int = PrivateAttr(default=0)
 
     async def models(self) -> Sequence[str]:
-        self._asked += 1
-        if self.away:
-            raise BackendError("It is away.")
+        self._lists += 1
+        if self.is_down:
+            raise BackendError("The upstream cannot be reached.")
+        if self.hangs:
+            await asyncio.Event().wait()
         return self.offers
 
 
-LOCAL, CLOUD = Shelf(name="local"), Shelf(name="cloud", offers=("gpt-5.6", "gpt-5.6-mini"))
+LOCAL, CLOUD = ListingBackend(name="local"), ListingBackend(name="cloud", offers=("gpt-5.6", "gpt-5.6-mini"))
 
 
-def backend_for(routes: Sequence[tuple[str, Backend]], model: Any) -> str:
-    return Routes(routes).backend_for(Call(Caller("c", "t"), {"model": model}, {})).name
+def make_routes(*pairs: tuple[str, Backend]) -> Routes:
+    """Return routes from models to one target each; a route has the name of its target."""
+    return Routes([Route(target.name, model, (target,)) for model, target in pairs])
+
+
+def route_of(model: str, *pairs: tuple[str, Backend]) -> str:
+    return make_routes(*pairs).match(make_call(model=model)).name
+
+
+def names(listed: Mapping[str, Route]) -> dict[str, str]:
+    return {model: route.name for model, route in listed.items()}
 
 
 @pytest.mark.parametrize(
-    ("model", "backend"),
+    ("model", "route"),
     [
         ("headgate-demo", "local"),
         ("gpt-5.6", "cloud"),
@@ -48,9 +61,9 @@ def backend_for(routes: Sequence[tuple[str, Backend]], model: Any) -> str:
         ("a\nb", "cloud"),
     ],
 )
-def test_the_first_route_that_matches_wins(model: str, backend: str):
-    """Names are compared whole and as they are written."""
-    assert backend_for([("headgate-demo", LOCAL), ("*", CLOUD), ("gpt-5.6", LOCAL)], model) == backend
+def test_the_first_matching_route_is_taken(model: str, route: str):
+    """Names are compared as a whole, and in their case."""
+    assert route_of(model, ("headgate-demo", LOCAL), ("*", CLOUD), ("gpt-5.6", LOCAL)) == route
 
 
 @pytest.mark.parametrize(
@@ -63,67 +76,81 @@ def test_the_first_route_that_matches_wins(model: str, backend: str):
         ("m", ["m"], ["m ", "m\n", "\nm", "M"]),
     ],
 )
-def test_stars_and_question_marks_stand_for_any_characters(glob: str, matching: list[str], others: list[str]):
-    """All else stands for itself."""
-    assert [backend_for([(glob, LOCAL), ("*", CLOUD)], model) for model in matching] == ["local"] * len(matching)
-    assert [backend_for([(glob, LOCAL), ("*", CLOUD)], model) for model in others] == ["cloud"] * len(others)
+def test_only_stars_and_question_marks_are_wildcards(glob: str, matching: list[str], others: list[str]):
+    """Every other character matches itself."""
+    assert [route_of(model, (glob, LOCAL), ("*", CLOUD)) for model in matching] == ["local"] * len(matching)
+    assert [route_of(model, (glob, LOCAL), ("*", CLOUD)) for model in others] == ["cloud"] * len(others)
 
 
-def test_a_model_that_nobody_serves_is_unknown():
-    """With the message and the code that clients know."""
+def test_a_model_without_a_route_is_unknown():
+    """With the status and the code of OpenAI."""
     with pytest.raises(UnknownModel) as caught:
-        backend_for([("headgate-demo", LOCAL)], "gpt-5.6")
+        route_of("gpt-5.6", ("headgate-demo", LOCAL))
 
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
 
 
-async def test_models_that_routes_spell_out_are_listed():
-    """Globs are not: nobody can ask for a star."""
-    routes = Routes([("headgate-demo", LOCAL), ("gpt-*", LOCAL), ("m?", LOCAL), ("other", CLOUD)])
+def test_a_route_keeps_state_only_if_all_its_targets_do():
+    """Any of them may have to resolve an id."""
+    keeping = ListingBackend(name="keeping", keeps_state=True)
 
-    assert {model: backend.name for model, backend in (await routes.models()).items()} == {
-        "headgate-demo": "local",
-        "other": "cloud",
-    }
+    assert Route("r", "*", (keeping,)).keeps_state is True
+    assert Route("r", "*", (keeping, LOCAL)).keeps_state is False
 
 
-async def test_of_a_glob_what_its_backend_offers_is_listed():
+async def test_models_with_an_exact_route_are_listed():
+    """Patterns are not: no call can name them."""
+    routes = make_routes(("headgate-demo", LOCAL), ("gpt-*", LOCAL), ("m?", LOCAL), ("other", CLOUD))
+
+    assert names(await routes.models()) == {"headgate-demo": "local", "other": "cloud"}
+
+
+async def test_for_a_pattern_the_models_of_its_target_are_listed():
     """As far as a route leads there."""
-    offering = Shelf(name="cloud", offers=("gpt-5.6", "o4", "gpt-x"))
-    listed = await Routes([("gpt-x", LOCAL), ("gpt-*", offering)]).models()
+    offering = ListingBackend(name="cloud", offers=("gpt-5.6", "o4", "gpt-x"))
+    listed = await make_routes(("gpt-x", LOCAL), ("gpt-*", offering)).models()
 
-    assert {model: backend.name for model, backend in listed.items()} == {"gpt-x": "local", "gpt-5.6": "cloud"}
-
-
-async def test_a_model_is_listed_with_the_backend_that_answers():
-    """A route behind one that takes everything is never reached."""
-    listed = await Routes([("*", CLOUD), ("headgate-demo", LOCAL)]).models()
-
-    assert {model: backend.name for model, backend in listed.items()} == {
-        "headgate-demo": "cloud",
-        "gpt-5.6": "cloud",
-        "gpt-5.6-mini": "cloud",
-    }
+    assert names(listed) == {"gpt-x": "local", "gpt-5.6": "cloud"}
 
 
-async def test_a_backend_that_is_away_hides_only_its_own_models():
-    """The others are listed all the same."""
-    away = Shelf(name="away", away=True)
-    listed = await Routes([("headgate-demo", LOCAL), ("a-*", away), ("*", CLOUD)]).models()
+async def test_a_model_is_listed_with_the_route_that_is_taken():
+    """A route after one that matches every model is never taken."""
+    listed = await make_routes(("*", CLOUD), ("headgate-demo", LOCAL)).models()
 
-    assert list(listed) == ["headgate-demo", "gpt-5.6", "gpt-5.6-mini"]
+    assert names(listed) == {"headgate-demo": "cloud", "gpt-5.6": "cloud", "gpt-5.6-mini": "cloud"}
 
 
-async def test_backends_are_asked_once_in_a_while():
-    """Agents list models at every start; one backend with two routes is asked once."""
-    cloud = Shelf(name="cloud", offers=("gpt-5.6",))
-    routes = Routes([("gpt-*", cloud), ("o*", cloud)])
+async def test_an_unreachable_target_hides_only_its_own_models(monkeypatch: pytest.MonkeyPatch):
+    """Also one that does not answer in time."""
+    monkeypatch.setattr(routes_module, "LIST_TIMEOUT_S", 0.01)
+    for down in (ListingBackend(name="down", is_down=True), ListingBackend(name="down", hangs=True)):
+        listed = await make_routes(("headgate-demo", LOCAL), ("a-*", down), ("*", CLOUD)).models()
+
+        assert list(listed) == ["headgate-demo", "gpt-5.6", "gpt-5.6-mini"]
+
+
+async def test_an_unreachable_target_keeps_the_models_that_it_listed_last(monkeypatch: pytest.MonkeyPatch):
+    """A short outage must not make models disappear from the list."""
+    monkeypatch.setattr(routes_module, "LIST_TTL_S", 0)
+    cloud = ListingBackend(name="cloud", offers=("gpt-5.6",))
+    routes = make_routes(("*", cloud))
     first = await routes.models()
+    cloud.__dict__["is_down"] = True
 
-    assert await routes.models() is first
-    assert cloud._asked == 1
+    assert names(await routes.models()) == names(first) == {"gpt-5.6": "cloud"}
+    assert cloud._lists == 2
 
 
-async def test_no_routes_list_no_models():
-    """Nothing is served."""
+async def test_targets_are_asked_for_their_models_once_in_a_while():
+    """Agents list models at every start: calls share the list, and a target of two routes is asked once."""
+    cloud = ListingBackend(name="cloud", offers=("gpt-5.6",))
+    routes = make_routes(("gpt-*", cloud), ("o*", cloud))
+    first, second = await asyncio.gather(routes.models(), routes.models())
+
+    assert await routes.models() is first is second
+    assert cloud._lists == 1
+
+
+async def test_without_routes_no_models_are_listed():
+    """The list is empty."""
     assert await Routes([]).models() == {}

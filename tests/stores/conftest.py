@@ -43,6 +43,8 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     """One of each kind."""
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
+        with redis.Redis(port=server.port) as direct:
+            direct.flushdb()  # `age` visits every key
         store: Store = RedisStore(url=server.url, timeout_ms=PATIENT_MS)
         made = Subject(store, lambda seconds: age(server, seconds))
     else:

@@ -11,17 +11,19 @@ from collections.abc import AsyncIterator
 from itertools import count
 
 from proxy.stores import Store
-from proxy.stores.redis import RedisStore
-from proxy.stores.sqlite import SqliteStore
 
 PATIENT_MS = 60_000
 TAKES, APPENDS, LEASES, WRITERS = 200, 100, 50, 8
 
 
 def made(kind: str, place: str) -> Store:
-    """A store that is not started yet."""
+    """A store that is not started yet. Only its own module is imported, for a quick start of the process."""
     if kind == "redis":
+        from proxy.stores.redis import RedisStore
+
         return RedisStore(url=place, timeout_ms=PATIENT_MS)
+    from proxy.stores.sqlite import SqliteStore
+
     return SqliteStore(path=place, timeout_ms=PATIENT_MS)
 
 

@@ -25,7 +25,7 @@ Line = tuple[str, Any]
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedPlace:
     """A store that processes share: in a file that does not exist yet, or in Redis under keys of its own."""
 
     kind: str
@@ -47,20 +47,20 @@ class Shared:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SharedPlace:
     if request.param == "sqlite":
-        return Shared("sqlite", str(tmp_path_factory.mktemp("shared") / "state.sqlite3"))
+        return SharedPlace("sqlite", str(tmp_path_factory.mktemp("shared") / "state.sqlite3"))
     server: RedisServer = request.getfixturevalue("redis_server")
-    return Shared("redis", server.url)
+    return SharedPlace("redis", server.url)
 
 
 @pytest.fixture(scope="module")
-def acknowledged(shared: Shared) -> list[list[Line]]:
+def acknowledged(shared: SharedPlace) -> list[list[Line]]:
     """What each of four processes got acknowledged that open the store and work on it at the same time."""
     return asyncio.run(share(shared))
 
 
-async def share(shared: Shared) -> list[list[Line]]:
+async def share(shared: SharedPlace) -> list[list[Line]]:
     async with asyncio.timeout(PATIENCE_S):
         processes = await asyncio.gather(*(shared.spawn(name, "share") for name in NAMES))
         for process in processes:
@@ -80,7 +80,7 @@ def of_kind(kind: str, lines: list[Line]) -> list[Any]:
     return [value for found, value in lines if found == kind]
 
 
-async def test_processes_together_are_granted_exactly_the_limit(shared: Shared, acknowledged: list[list[Line]]):
+async def test_processes_together_are_granted_exactly_the_limit(shared: SharedPlace, acknowledged: list[list[Line]]):
     """800 takes of 1 from a budget of 300."""
     granted = [of_kind("granted", lines) for lines in acknowledged]
     async with shared.opened() as store:
@@ -91,7 +91,7 @@ async def test_processes_together_are_granted_exactly_the_limit(shared: Shared, 
     assert (left.granted, left.used) == (0, 300)
 
 
-async def test_processes_append_without_gaps_or_duplicates(shared: Shared, acknowledged: list[list[Line]]):
+async def test_processes_append_without_gaps_or_duplicates(shared: SharedPlace, acknowledged: list[list[Line]]):
     """Each position belongs to the entry that was acknowledged with it, and a process's own are in its order."""
     appended = [of_kind("entry", lines) for lines in acknowledged]
     async with shared.opened() as store:
@@ -102,7 +102,7 @@ async def test_processes_append_without_gaps_or_duplicates(shared: Shared, ackno
     assert all(entries == sorted(entries) for entries in appended)
 
 
-async def test_a_lease_has_one_holder_among_processes(shared: Shared, acknowledged: list[list[Line]]):
+async def test_a_lease_has_one_holder_among_processes(shared: SharedPlace, acknowledged: list[list[Line]]):
     """The one whose claim was acknowledged can renew it; no other can."""
     won = [of_kind("lease", lines) for lines in acknowledged]
     async with shared.opened() as store:
@@ -115,9 +115,9 @@ async def test_a_lease_has_one_holder_among_processes(shared: Shared, acknowledg
     assert renewed == won
 
 
-async def test_what_was_acknowledged_survives_kill_9(shared: Shared):
+async def test_what_was_acknowledged_survives_kill_9(shared: SharedPlace):
     """Of three processes, one after the other, each killed in the middle of its writes."""
-    place = Shared(shared.kind, shared.place)
+    place = SharedPlace(shared.kind, shared.place)
     lines = [line for name, least in (("a", 50), ("b", 400), ("c", 1000)) for line in await write(place, name, least)]
     async with place.opened() as store:
         values = {entry: await store.get(f"{place.prefix}{entry}") for entry in of_kind("value", lines)}
@@ -132,7 +132,7 @@ async def test_what_was_acknowledged_survives_kill_9(shared: Shared):
     assert dict(of_kind("entry", lines)).items() <= journal.items()
 
 
-async def write(shared: Shared, name: str, least: int) -> list[Line]:
+async def write(shared: SharedPlace, name: str, least: int) -> list[Line]:
     """What a process got acknowledged until it was killed, which is after at least so many lines."""
     async with asyncio.timeout(PATIENCE_S):
         process = await shared.spawn(name, "write")

@@ -26,7 +26,8 @@ from proxy.telemetry.recorder import (
     shape_of,
     value_of,
 )
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller
+from proxy.wire.call import Call
 from tests.conftest import StartGate, tables_for
 from tests.logs import isolated_logs
 from tests.policies.test_input_urls import MALFORMED, USERINFO

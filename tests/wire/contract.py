@@ -1,4 +1,4 @@
-"""What the strictest readers ask of a stream: their schemas, their types, and the order of events."""
+"""What the strictest clients require of a stream: published schemas, the SDK's types, and the order of events."""
 
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -20,7 +20,8 @@ SCHEMAS = {
     for path in (Path(__file__).parent.parent / "data/schemas").glob("*.json")
 }
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# By the name of an event without `.delta` and `.done`: the field of the item that it adds to, and what its done says.
+# By the name of an event without `.delta` and `.done`: the field of the item that it adds to, and the field that holds the
+# whole text in its `.done`.
 TEXTS = {
     "response.output_text": ("content", "text"),
     "response.refusal": ("content", "refusal"),
@@ -51,7 +52,7 @@ _RESPONSE_VALIDATORS = {source: _validator(schema, schema["response"]) for sourc
 
 
 def event_faults(event: Mapping[str, Any]) -> list[str]:
-    """What each schema, and the SDK's own types read strictly, have against an event."""
+    """Return how an event violates the schemas. Raises ValidationError when the SDK's types, read strictly, refuse it."""
     _EVENT.validate_json(orjson.dumps(event), strict=True)
     kind = event["type"]
     validators = {source: kinds[kind] for source, kinds in _EVENT_VALIDATORS.items() if kind in kinds}
@@ -61,22 +62,22 @@ def event_faults(event: Mapping[str, Any]) -> list[str]:
 
 
 def response_faults(response: Mapping[str, Any]) -> list[str]:
-    """The same for a response object."""
+    """Return how a response object violates the schemas. Raises ValidationError like `event_faults`."""
     _RESPONSE.validate_json(orjson.dumps(response), strict=True)
     return _faults(_RESPONSE_VALIDATORS, response)
 
 
-def _faults(validators: Mapping[str, Draft202012Validator], told: Mapping[str, Any]) -> list[str]:
+def _faults(validators: Mapping[str, Draft202012Validator], value: Mapping[str, Any]) -> list[str]:
     faults = [
         f"{source}: {fault.json_path}: {fault.message[:200]}"
         for source, validator in validators.items()
-        for fault in validator.iter_errors(told)
+        for fault in validator.iter_errors(value)
     ]
     return [fault for fault in faults if not fault.endswith(UNDOCUMENTED_NULLS)]
 
 
 def order_faults(events: Sequence[Mapping[str, Any]], *, cut: bool = False) -> list[str]:
-    """What is wrong with the order of a whole stream; with `cut`, items that a failure or a stop ended may lack closers."""
+    """Return what is wrong with the order of a whole stream; with `cut`, items may end without their inner `.done` events."""
     return list(_order_faults(events, cut=cut))
 
 
@@ -105,13 +106,13 @@ def _order_faults(events: Sequence[Mapping[str, Any]], *, cut: bool) -> Iterable
 
 
 class _Items:
-    """The items of a stream while it is read, and their texts by (output_index, field, index of the part)."""
+    """The items of a stream while it is read. Texts are keyed by (output_index, field, index of the part)."""
 
     def __init__(self, *, cut: bool) -> None:
         self.open: dict[int, Mapping[str, Any]] = {}
         self.done: dict[int, Mapping[str, Any]] = {}
         self._texts: dict[tuple[int, str, int], str] = {}
-        self._told: set[tuple[int, str, int]] = set()  # the texts that a done event has told whole
+        self._whole: set[tuple[int, str, int]] = set()  # the texts that a done event has repeated whole
         self._closed: set[tuple[int, str, int]] = set()
         self._cut = cut
 
@@ -136,7 +137,7 @@ class _Items:
             yield "an output_index is skipped or used twice"
         self.open[index] = event["item"]
         if not ID.fullmatch(event["item"].get("id", "none")):
-            yield f"{event['item']['id']} is no id"
+            yield f"{event['item']['id']} is not a valid id"
         if event["item"]["type"] in STRINGS:
             self._texts[index, STRINGS[event["item"]["type"]], 0] = ""
 
@@ -144,22 +145,22 @@ class _Items:
         kind = event["type"]
         name, _, act = kind.rpartition(".")
         part = PARTS.get(name)
-        field, told = (part, "") if part else TEXTS[name]
+        field, text_field = (part, "") if part else TEXTS[name]
         where = (event["output_index"], field, event.get("content_index", event.get("summary_index", 0)))
         if part and act == "added" and where not in self._texts:
             self._texts[where] = ""
-        elif where not in self._texts or where in (self._closed if part else self._told):
+        elif where not in self._texts or where in (self._closed if part else self._whole):
             yield f"{kind} for a part that is not open"
         elif act == "added":
             yield "a part is added twice"
         elif act == "delta":
             self._texts[where] += event["delta"]
-        elif self._texts[where] != (_text(event["part"]) if part else event[told]):
-            yield f"the deltas do not add up to what {kind} tells"
+        elif self._texts[where] != (_text(event["part"]) if part else event[text_field]):
+            yield f"the deltas do not add up to the text of {kind}"
         if act == "done":
-            (self._closed if part else self._told).add(where)
-        if part and act == "done" and where not in self._told:
-            yield "a part is closed before its text was told whole"
+            (self._closed if part else self._whole).add(where)
+        if part and act == "done" and where not in self._whole:
+            yield "a part is closed before the done event of its text"
 
     def _finished(self, event: Mapping[str, Any]) -> Iterable[str]:
         index, item = event["output_index"], event["item"]
@@ -169,7 +170,7 @@ class _Items:
             yield "an item changes its id, type or call_id"
         for (_, field, part), text in [(where, text) for where, text in self._texts.items() if where[0] == index]:
             string = field in STRINGS.values()
-            if not self._cut and (index, field, part) not in (self._told if string else self._closed):
+            if not self._cut and (index, field, part) not in (self._whole if string else self._closed):
                 yield "a part is left open"
             if string and text != item[field]:
                 yield f"the deltas do not add up to the {field}"
@@ -182,17 +183,17 @@ def _text(part: Mapping[str, Any]) -> Any:
 
 
 def frames_faults(events: Iterable[Event]) -> list[str]:
-    """What is wrong with the frames of composed events: each is an event line, one data line, a blank line."""
+    """Return the composed events whose frame is not one event line, one data line and a blank line."""
     return [
         repr(event)[:200]
         for event in events
-        if event.frame != b"event: %b\ndata: %b\n\n" % (event.type.encode(), orjson.dumps(event.data))
+        if event.sse != b"event: %b\ndata: %b\n\n" % (event.type.encode(), orjson.dumps(event.data))
     ]
 
 
 @asynccontextmanager
-async def sdk_before(streams: Sequence[bytes]) -> AsyncIterator[AsyncOpenAI]:
-    """The real SDK before a real server that answers its first request with the first stream, and so on."""
+async def sdk_client(streams: Sequence[bytes]) -> AsyncIterator[AsyncOpenAI]:
+    """The real SDK, connected to a real server that answers the first request with the first stream, and so on."""
     answers = iter(streams)
 
     async def answer(_: web.BaseRequest) -> web.Response:
@@ -209,7 +210,7 @@ async def sdk_before(streams: Sequence[bytes]) -> AsyncIterator[AsyncOpenAI]:
         await runner.cleanup()
 
 
-async def heard(client: AsyncOpenAI) -> list[Any]:
-    """The events that the SDK's stream helper makes of the next stream."""
+async def read_with_sdk(client: AsyncOpenAI) -> list[Any]:
+    """Return the events that the SDK's stream helper yields for the next stream."""
     async with client.responses.stream(model="m", input="Hi") as stream:
         return [event async for event in stream]

@@ -1,4 +1,4 @@
-"""What Headgate composes itself, before the strictest readers: three schemas, the SDK's types, the SDK's helper."""
+"""Composed responses, checked by the strictest clients: three published schemas, the SDK's types, the SDK's helper."""
 
 import re
 from typing import Any
@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from openai import OpenAIError
 from pydantic import ValidationError
 
-from proxy.wire.compose import Composer, events_of, finished, new_id, response_object, usage
-from proxy.wire.event import Event, data_of
+from proxy.wire.compose import Composer, events_of, new_id, response_object, usage
+from proxy.wire.event import Event
 from proxy.wire.items import JSON
 from tests import values
-from tests.wire.contract import event_faults, frames_faults, heard, order_faults, response_faults, sdk_before
+from tests.wire.contract import event_faults, frames_faults, order_faults, read_with_sdk, response_faults, sdk_client
+from tests.wire.streams import data_of
 
 USED = usage(input_tokens=5, output_tokens=7, cached_tokens=2, reasoning_tokens=1)
 MESSAGE = {
@@ -48,26 +49,28 @@ SEARCH = {
 UNKNOWN = {"type": "acme:beep", "id": "beep_1", "loud": None}
 
 
-def begun(**fields: Any) -> JSON:
+def in_progress(**fields: Any) -> JSON:
     return response_object({"model": "m", **fields}, response_id="resp_1", created_at=1_790_000_000)
 
 
 def done(*items: JSON, **fields: Any) -> JSON:
-    """A finished response with these items."""
+    """Return a finished response with these items."""
     return (
-        begun() | {"status": "completed", "completed_at": 1_790_000_001, "output": list(items), "usage": USED} | fields
+        in_progress()
+        | {"status": "completed", "completed_at": 1_790_000_001, "output": list(items), "usage": USED}
+        | fields
     )
 
 
 def faults(events: list[Event], *, unknown_items: bool = False) -> list[str]:
-    """What is wrong with a composed stream."""
-    told = [event.data for event in events]
-    wrong = [] if unknown_items else [fault for event in told for fault in event_faults(event)]
-    return frames_faults(events) + order_faults(told) + wrong
+    """Return what is wrong with a composed stream."""
+    data = [event.data for event in events]
+    wrong = [] if unknown_items else [fault for event in data for fault in event_faults(event)]
+    return frames_faults(events) + order_faults(data) + wrong
 
 
 def known_faults(events: list[Event]) -> list[str]:
-    """As `faults`, for items that Open Responses leaves to extensions."""
+    """Return the faults of items that Open Responses leaves to extensions."""
     return [fault for fault in faults(events) if not fault.startswith("openresponses")]
 
 
@@ -76,13 +79,13 @@ def types(events: list[Event]) -> list[str]:
 
 
 def test_ids_look_like_those_of_openai():
-    """`resp_` and 48 hex digits; more than 64 characters would be refused on replay."""
+    """`resp_` and 48 hex digits; OpenAI refuses ids of more than 64 characters as input."""
     assert re.fullmatch(r"resp_[0-9a-f]{48}", new_id("resp"))
     assert new_id("msg") != new_id("msg")
 
 
 def test_usage_has_every_detail():
-    """Typed readers require each of them, zero or not."""
+    """Typed clients require each of them, also when it is zero."""
     assert usage(input_tokens=5, output_tokens=7) == {
         "input_tokens": 5,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -95,8 +98,8 @@ def test_usage_has_every_detail():
 
 
 def test_a_response_object_has_the_keys_that_openai_sends():
-    """Null where nothing is known, never absent: strict readers ask for 31 of them."""
-    response = begun()
+    """Null where the value is unknown, never absent: strict clients require 31 keys."""
+    response = in_progress()
 
     assert response_faults(response) == []
     assert {key for key, value in response.items() if value is None} == {
@@ -113,22 +116,22 @@ def test_a_response_object_has_the_keys_that_openai_sends():
 
 
 def test_a_response_object_echoes_its_request():
-    """What was asked is told, zero and false included."""
-    asked = {
+    """Zero and false are values like any other."""
+    request = {
         "temperature": 0, "top_p": 0.5, "top_logprobs": 0, "parallel_tool_calls": False, "instructions": "Be kind.",
         "max_output_tokens": 16, "max_tool_calls": 3, "metadata": {"a": "b"}, "user": "u", "safety_identifier": "s",
         "prompt_cache_key": "k", "prompt_cache_retention": "24h", "previous_response_id": "resp_0", "truncation": "auto",
         "tool_choice": "none", "presence_penalty": 0.5, "frequency_penalty": -0.5,
     }  # fmt: skip
-    response = response_object({"model": "m", **asked}, response_id="resp_1", created_at=1, store=True)
+    response = response_object({"model": "m", **request}, response_id="resp_1", created_at=1, store=True)
 
-    assert {key: response[key] for key in asked} == asked
+    assert {key: response[key] for key in request} == request
     assert response_faults(response) == []
     assert response["store"] is True
 
 
 def test_null_in_a_request_is_the_default_in_its_echo():
-    """Null is as good as nothing, and readers want numbers."""
+    """Clients require a number where the default is one."""
     names = [
         "temperature",
         "top_p",
@@ -141,12 +144,12 @@ def test_null_in_a_request_is_the_default_in_its_echo():
         "top_logprobs",
     ]
 
-    assert begun(**dict.fromkeys(names)) == begun()
+    assert in_progress(**dict.fromkeys(names)) == in_progress()
 
 
 def test_reasoning_and_text_are_echoed_with_all_their_keys():
-    """The caller's keys win, those it did not give are there all the same."""
-    response = begun(reasoning={"effort": "low"}, text={"format": {"type": "json_object"}})
+    """The caller's values are kept, and missing keys have their default."""
+    response = in_progress(reasoning={"effort": "low"}, text={"format": {"type": "json_object"}})
 
     assert response["reasoning"] == {"effort": "low", "summary": None}
     assert response["text"] == {"format": {"type": "json_object"}, "verbosity": "medium"}
@@ -154,7 +157,7 @@ def test_reasoning_and_text_are_echoed_with_all_their_keys():
 
 
 def test_functions_are_echoed_with_all_their_keys():
-    """Strict readers want description, parameters and strict; other tools stay as they were typed."""
+    """Strict clients require description, parameters and strict; other tools are echoed unchanged."""
     tools = [
         {"type": "function", "name": "f"},
         {"type": "function", "name": "g", "strict": False},
@@ -162,18 +165,18 @@ def test_functions_are_echoed_with_all_their_keys():
         3,
     ]
 
-    assert begun(tools=tools)["tools"] == [
+    assert in_progress(tools=tools)["tools"] == [
         {"type": "function", "name": "f", "description": None, "parameters": None, "strict": False},
         {"type": "function", "name": "g", "description": None, "parameters": None, "strict": False},
         {"type": "acme:x"},
         3,
     ]
-    assert response_faults(begun(tools=tools[:2])) == []
+    assert response_faults(in_progress(tools=tools[:2])) == []
 
 
-def test_a_message_in_the_order_of_the_protocol():
-    """Openers before deltas, closers after them, the finished item in the terminal's output."""
-    composer = Composer(begun())
+def test_a_message_has_its_events_in_order():
+    """`added` before the deltas, `done` after them, and the item in the output of the terminal event."""
+    composer = Composer(in_progress())
     events = [
         *composer.start(),
         *composer.open_message(),
@@ -192,9 +195,9 @@ def test_a_message_in_the_order_of_the_protocol():
     assert composer.response["completed_at"] >= composer.response["created_at"] > 0
 
 
-def test_a_function_call_in_the_order_of_the_protocol():
-    """Its arguments come as text, and its done says its name."""
-    composer = Composer(begun())
+def test_a_function_call_has_its_events_in_order():
+    """The done event of the arguments has the name of the function."""
+    composer = Composer(in_progress())
     events = [
         *composer.start(),
         *composer.open_function_call("weather"),
@@ -212,9 +215,9 @@ def test_a_function_call_in_the_order_of_the_protocol():
     assert composer.response["output"][0]["arguments"] == '{"city":"Ulm"}'
 
 
-def test_a_thought_in_the_order_of_the_protocol():
-    """A part of the item that stands before the answer."""
-    composer = Composer(begun())
+def test_reasoning_has_its_events_in_order():
+    """Its text is a part of an item before the message."""
+    composer = Composer(in_progress())
     events = [
         *composer.start(),
         *composer.open_reasoning(),
@@ -233,9 +236,9 @@ def test_a_thought_in_the_order_of_the_protocol():
     assert (thought["summary"], thought["content"]) == ([], [{"type": "reasoning_text", "text": "Let me see."}])
 
 
-def test_a_custom_call_in_the_order_of_the_protocol():
-    """Its input is a text of any kind."""
-    composer = Composer(begun())
+def test_a_custom_tool_call_has_its_events_in_order():
+    """Its input is free text."""
+    composer = Composer(in_progress())
     events = [
         *composer.start(),
         *composer.open_custom_call("patch"),
@@ -252,9 +255,9 @@ def test_a_custom_call_in_the_order_of_the_protocol():
     assert composer.response["output"][0]["input"] == "*** Begin"
 
 
-def test_calls_say_the_namespace_of_their_tool():
-    """Where there is one; no null where there is none."""
-    composer = Composer(begun())
+def test_calls_have_the_namespace_of_their_tool():
+    """Without a namespace the field is absent, not null."""
+    composer = Composer(in_progress())
     events = [
         *composer.start(),
         *composer.open_function_call("f", namespace="crm"),
@@ -267,10 +270,10 @@ def test_calls_say_the_namespace_of_their_tool():
     assert [item.get("namespace", "-") for item in composer.response["output"]] == ["crm", "crm", "-"]
 
 
-def test_logprobs_go_with_the_text_that_they_belong_to():
-    """Each delta has its own, the finished part all of them."""
+def test_logprobs_accompany_their_text():
+    """Each delta has those of its tokens, the finished part has all."""
     first, second = ({"token": word, "bytes": [72], "logprob": -0.5, "top_logprobs": []} for word in ("Hel", "lo."))
-    composer = Composer(begun())
+    composer = Composer(in_progress())
     events = [
         *composer.start(),
         *composer.open_message(),
@@ -279,18 +282,18 @@ def test_logprobs_go_with_the_text_that_they_belong_to():
         *composer.delta("."),
         *composer.finish(USED),
     ]
-    told = {event.type: event.data["logprobs"] for event in events if "logprobs" in event.data}
+    by_type = {event.type: event.data["logprobs"] for event in events if "logprobs" in event.data}
     deltas = [event.data["logprobs"] for event in events if event.type == "response.output_text.delta"]
 
     assert faults(events) == []
     assert deltas == [[first], [second], []]
-    assert told["response.output_text.done"] == [first, second]
+    assert by_type["response.output_text.done"] == [first, second]
     assert composer.response["output"][0]["content"][0]["logprobs"] == [first, second]
 
 
-def test_opening_an_item_closes_the_one_before():
-    """A message and two calls, numbered through."""
-    composer = Composer(begun())
+def test_opening_an_item_closes_the_open_one():
+    """A message and two calls have consecutive numbers."""
+    composer = Composer(in_progress())
     events = [*composer.start(), *composer.open_message(), *composer.delta("Let me see.")]
     for city in ("Ulm", "Bonn"):
         events += [*composer.open_function_call("weather"), *composer.delta(city)]
@@ -302,9 +305,9 @@ def test_opening_an_item_closes_the_one_before():
     assert len({item["id"] for item in composer.response["output"]}) == 3
 
 
-def test_an_incomplete_response_says_why_and_marks_its_last_item():
-    """What was cut short is incomplete; what was finished before it is not."""
-    composer = Composer(begun(max_output_tokens=16))
+def test_an_incomplete_response_has_a_reason_and_an_incomplete_item():
+    """Only the item that was open is incomplete."""
+    composer = Composer(in_progress(max_output_tokens=16))
     events = [
         *composer.start(),
         *composer.open_message(),
@@ -321,9 +324,9 @@ def test_an_incomplete_response_says_why_and_marks_its_last_item():
     assert composer.response["completed_at"] is None
 
 
-def test_a_response_may_have_nothing_to_say():
-    """Closing what is not open does nothing."""
-    composer = Composer(begun())
+def test_a_response_may_have_no_items():
+    """Closing has no effect while no item is open."""
+    composer = Composer(in_progress())
     events = [*composer.start(), *composer.close(), *composer.finish(None)]
 
     assert faults(events) == []
@@ -332,23 +335,23 @@ def test_a_response_may_have_nothing_to_say():
 
 @pytest.mark.parametrize("opened", ["open_message", "open_reasoning", "open_function_call", "open_custom_call"])
 def test_an_item_may_be_empty(opened: str):
-    """No delta at all is an empty text."""
-    composer = Composer(begun())
+    """An item without a delta has an empty text."""
+    composer = Composer(in_progress())
     arguments = ("f",) if opened.endswith("call") else ()
     events = [*composer.start(), *getattr(composer, opened)(*arguments), *composer.close(), *composer.finish(USED)]
 
     assert known_faults(events) == []
 
 
-def test_a_delta_of_nothing_is_a_mistake_of_ours():
-    """There is no item that it could belong to."""
+def test_a_delta_without_an_open_item_is_an_error():
+    """The code that composes a response has a fault then."""
     with pytest.raises(ValueError, match="no item is open"):
-        Composer(begun()).delta("a")
+        Composer(in_progress()).delta("a")
 
 
-def test_events_stay_what_they_were_when_they_were_sent():
-    """What comes later changes neither the data of an event nor that of the request's object."""
-    composer = Composer(begun())
+def test_events_do_not_change_after_they_were_sent():
+    """Later events do not modify the data of earlier ones."""
+    composer = Composer(in_progress())
     events = [
         *composer.start(),
         *composer.open_message(),
@@ -357,12 +360,12 @@ def test_events_stay_what_they_were_when_they_were_sent():
         *composer.finish(USED),
     ]
 
-    assert [event.data for event in events] == [data_of(event.frame) for event in events]
+    assert [event.data for event in events] == [data_of(event.sse) for event in events]
 
 
-async def test_the_sdk_hears_what_was_composed():
-    """The helper of the SDK, the strictest reader there is, builds the same response."""
-    composer = Composer(begun())
+async def test_the_sdk_accepts_a_composed_stream():
+    """Its helper, the strictest client there is, builds the same response."""
+    composer = Composer(in_progress())
     events = [
         *composer.start(),
         *composer.open_message(),
@@ -371,32 +374,32 @@ async def test_the_sdk_hears_what_was_composed():
         *composer.open_function_call("f"),
     ]
     events += [*composer.delta("{}"), *composer.finish(USED)]
-    async with sdk_before([b"".join(event.frame for event in events)]) as client:
-        told = await heard(client)
+    async with sdk_client([b"".join(event.sse for event in events)]) as client:
+        received = await read_with_sdk(client)
 
-    assert [event.type for event in told] == [event.type for event in events]
-    assert told[-1].response.output_text == "Hello."
-    assert told[-1].response.output[1].arguments == "{}"
+    assert [event.type for event in received] == [event.type for event in events]
+    assert received[-1].response.output_text == "Hello."
+    assert received[-1].response.output[1].arguments == "{}"
 
 
-async def test_the_sdk_hears_an_incomplete_response():
-    """Its helper gives all events, and refuses only to call the last one final."""
-    composer = Composer(begun())
+async def test_the_sdk_accepts_an_incomplete_response():
+    """Its helper yields all events."""
+    composer = Composer(in_progress())
     events = [
         *composer.start(),
         *composer.open_message(),
         *composer.delta("Hel"),
         *composer.finish(USED, incomplete="max_output_tokens"),
     ]
-    async with sdk_before([b"".join(event.frame for event in events)]) as client:
-        told = await heard(client)
+    async with sdk_client([b"".join(event.sse for event in events)]) as client:
+        received = await read_with_sdk(client)
 
-    assert [event.type for event in told] == [event.type for event in events]
-    assert told[-1].response.incomplete_details.reason == "max_output_tokens"
+    assert [event.type for event in received] == [event.type for event in events]
+    assert received[-1].response.incomplete_details.reason == "max_output_tokens"
 
 
 def test_a_finished_message_as_events():
-    """Each part is opened, told in one delta and closed; annotations and logprobs are those of the item."""
+    """Each part is added, sent in one delta and done; annotations and logprobs are those of the item."""
     response = done(MESSAGE)
     events = events_of(response)
 
@@ -413,8 +416,8 @@ def test_a_finished_message_as_events():
     assert events[-1].data["response"] == response
 
 
-def test_every_kind_of_item_as_events():
-    """Messages, thoughts and calls get their inner events."""
+def test_items_of_several_types_as_events():
+    """Messages, reasoning and calls have inner events."""
     response = done(REASONING, MESSAGE, CALL)
     events = events_of(response)
 
@@ -431,26 +434,26 @@ def test_every_kind_of_item_as_events():
     assert [event.data["item"] for event in events if event.type == "response.output_item.done"] == response["output"]
 
 
-def test_thoughts_as_events():
-    """First what sums them up, then they themselves, each part under its own index."""
+def test_reasoning_as_events():
+    """First its summaries, then its content, each part with its own index."""
     summaries = [{"type": "summary_text", "text": text} for text in ("Hm.", "So.")]
     item = REASONING | {"summary": summaries, "content": [{"type": "reasoning_text", "text": "Let me see."}]}
     events = events_of(done(item, MESSAGE))
-    told = [event for event in events if event.data.get("item_id") == "rs_1"]
+    inner = [event for event in events if event.data.get("item_id") == "rs_1"]
 
     assert known_faults(events) == []
     assert events[2].data["item"] == item | {"summary": [], "content": []}
-    assert types(told) == [
+    assert types(inner) == [
         *["reasoning_summary_part.added", "reasoning_summary_text.delta", "reasoning_summary_text.done",
           "reasoning_summary_part.done"] * 2,
         "content_part.added", "reasoning_text.delta", "reasoning_text.done", "content_part.done",
     ]  # fmt: skip
-    assert [event.data["summary_index"] for event in told[:8]] == [0] * 4 + [1] * 4
-    assert [event.data["content_index"] for event in told[8:]] == [0] * 4
+    assert [event.data["summary_index"] for event in inner[:8]] == [0] * 4 + [1] * 4
+    assert [event.data["content_index"] for event in inner[8:]] == [0] * 4
 
 
 def test_calls_of_custom_tools_as_events():
-    """Their input is told like a function's arguments. A status that the item lacks is not made up."""
+    """Their input is sent like the arguments of a function. An item without a status begins without one."""
     events = events_of(done(CUSTOM, CUSTOM | {"id": "ctc_2", "call_id": "call_3", "status": "completed"}))
 
     assert known_faults(events) == []
@@ -461,7 +464,7 @@ def test_calls_of_custom_tools_as_events():
 
 
 def test_calls_of_hosted_tools_as_events():
-    """They come whole, as OpenAI's own schemas have them; Open Responses leaves such items to extensions."""
+    """They have no inner events in OpenAI's schemas; Open Responses leaves such items to extensions."""
     events = events_of(done(SEARCH, MESSAGE))
 
     assert known_faults(events) == []
@@ -469,15 +472,15 @@ def test_calls_of_hosted_tools_as_events():
 
 
 def test_unknown_items_as_events():
-    """What nobody knows yet passes as it is, nulls and all."""
+    """They pass unchanged, nulls included."""
     events = events_of(done(UNKNOWN, MESSAGE))
 
     assert faults(events, unknown_items=True) == []
     assert events[2].data["item"] == events[3].data["item"] == UNKNOWN
 
 
-def test_unknown_parts_of_a_message_pass_with_their_item():
-    """They have no events of their own; the item has them at its end."""
+def test_unknown_parts_of_a_message_have_no_events():
+    """They are in the finished item only, and count for the index of the parts after them."""
     message = MESSAGE | {"content": [{"type": "acme:part"}, "odd", MESSAGE["content"][1]]}
     events = events_of(done(message))
 
@@ -504,22 +507,22 @@ def test_unknown_parts_of_a_message_pass_with_their_item():
         {},
     ],
 )
-def test_items_of_an_odd_shape_pass_whole(item: JSON):
-    """Whatever an upstream says is told as it was said, in order; texts in the inner events are strings."""
+def test_items_with_fields_of_other_types_pass_unchanged(item: JSON):
+    """The finished item is the upstream's own; texts in the inner events are strings."""
     events = events_of(done(item))
-    told = [event.data for event in events]
+    sent = [event.data for event in events]
 
-    assert [data["sequence_number"] for data in told] == list(range(len(told)))
-    assert told[-2]["item"] == item
-    assert told[-1]["response"]["output"] == [item]
+    assert [data["sequence_number"] for data in sent] == list(range(len(sent)))
+    assert sent[-2]["item"] == item
+    assert sent[-1]["response"]["output"] == [item]
     assert all(
-        isinstance(data[key], str) for data in told for key in ("delta", "text", "arguments", "input") if key in data
+        isinstance(data[key], str) for data in sent for key in ("delta", "text", "arguments", "input") if key in data
     )
 
 
 @pytest.mark.parametrize("output", [None, "none", {"a": 1}, [None, 3, "x"]])
 def test_an_output_without_items_has_no_events(output: Any):
-    """The terminal event carries it as it was."""
+    """The terminal event has it unchanged."""
     events = events_of(done() | {"output": output})
 
     assert types(events) == ["created", "in_progress", "completed"]
@@ -543,8 +546,8 @@ def test_an_output_without_items_has_no_events(output: Any):
     )
     | values.JSON
 )
-def test_no_response_breaks_the_composer(output: Any):
-    """Any JSON in the place of the output gives one stream with one end."""
+def test_any_output_becomes_one_stream(output: Any):
+    """Whatever JSON `output` is, there is one terminal event."""
     events = events_of({"id": "resp_1", "status": "completed", "output": output})
 
     assert [event.data["sequence_number"] for event in events] == list(range(len(events)))
@@ -554,7 +557,7 @@ def test_no_response_breaks_the_composer(output: Any):
 
 @pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
 def test_a_response_ends_in_the_event_of_its_status(status: str):
-    """It begins empty and in progress all the same, and knows nothing yet of its end."""
+    """It begins empty and in progress, without the fields of its end."""
     details = {
         "incomplete": {"incomplete_details": {"reason": "max_output_tokens"}},
         "failed": {"error": {"code": "server_error", "message": "It broke."}},
@@ -570,42 +573,47 @@ def test_a_response_ends_in_the_event_of_its_status(status: str):
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the SDK's own, for items that it does not know
-async def test_the_sdk_hears_a_finished_response_as_events():
-    """The helper takes a replayed response for a live one."""
+async def test_the_sdk_accepts_a_finished_response_as_events():
+    """Its helper builds the same response as from a live stream."""
     response = done(REASONING, MESSAGE, CALL, UNKNOWN)
-    async with sdk_before([b"".join(event.frame for event in events_of(response))]) as client:
-        told = await heard(client)
+    async with sdk_client([b"".join(event.sse for event in events_of(response))]) as client:
+        received = await read_with_sdk(client)
 
-    assert told[-1].response.output_text == "See there."
-    assert [item.type for item in told[-1].response.output] == ["reasoning", "message", "function_call", "acme:beep"]
-    assert told[-1].response.output[2].arguments == CALL["arguments"]
+    assert received[-1].response.output_text == "See there."
+    assert [item.type for item in received[-1].response.output] == [
+        "reasoning",
+        "message",
+        "function_call",
+        "acme:beep",
+    ]
+    assert received[-1].response.output[2].arguments == CALL["arguments"]
 
 
-async def test_the_sdk_is_a_reader_that_complains():
-    """A stream whose opener is missing does not pass the reader that these tests rely on."""
+async def test_the_sdk_refuses_a_stream_with_a_gap():
+    """These tests rely on it: a stream without `output_item.added` is refused."""
     events = events_of(done(MESSAGE))
-    async with sdk_before([b"".join(event.frame for event in [*events[:2], *events[3:]])]) as client:
+    async with sdk_client([b"".join(event.sse for event in [*events[:2], *events[3:]])]) as client:
         with pytest.raises((RuntimeError, OpenAIError)):
-            await heard(client)
+            await read_with_sdk(client)
 
 
-def test_the_contract_is_a_reader_that_complains():
-    """An event that is left out, told twice or told too late is a fault, however it is numbered.
+def test_the_contract_finds_missing_repeated_and_late_events():
+    """These tests rely on it. Two things are allowed.
 
-    Not so with `response.in_progress`, and with the closer of a part or an item after the opener of the next.
+    `response.in_progress` is optional, and the end of a part or an item may follow the beginning of the next.
     """
-    told = [event.data for event in events_of(done(MESSAGE, CALL))]
-    left_out = [[*told[:i], *told[i + 1 :]] for i in range(len(told))]
-    twice = [[*told[: i + 1], *told[i:]] for i in range(len(told))]
-    late = [[*told[:i], told[i + 1], told[i], *told[i + 2 :]] for i in range(len(told) - 1)]
+    sent = [event.data for event in events_of(done(MESSAGE, CALL))]
+    left_out = [[*sent[:i], *sent[i + 1 :]] for i in range(len(sent))]
+    twice = [[*sent[: i + 1], *sent[i:]] for i in range(len(sent))]
+    late = [[*sent[:i], sent[i + 1], sent[i], *sent[i + 2 :]] for i in range(len(sent) - 1)]
 
-    def unnoticed(streams: list[list[Any]]) -> list[int]:
+    def accepted(streams: list[list[Any]]) -> list[int]:
         numbered = [[data | {"sequence_number": n} for n, data in enumerate(stream)] for stream in streams]
         return [i for i, stream in enumerate(numbered) if not order_faults(stream)]
 
-    assert unnoticed([told]) == [0]
-    assert unnoticed(left_out) == unnoticed(twice) == [1]
-    assert [told[i]["type"] for i in unnoticed(late)] == [
+    assert accepted([sent]) == [0]
+    assert accepted(left_out) == accepted(twice) == [1]
+    assert [sent[i]["type"] for i in accepted(late)] == [
         "response.in_progress",
         "response.content_part.done",
         "response.output_item.done",
@@ -613,24 +621,10 @@ def test_the_contract_is_a_reader_that_complains():
 
 
 @pytest.mark.parametrize("change", [{"item_id": 3}, {"delta": None}, {"output_index": "0"}, {"logprobs": None}])
-def test_the_types_are_readers_that_complain(change: JSON):
-    """A field of the wrong type does not pass the schemas, nor the SDK's types."""
+def test_the_contract_finds_fields_of_another_type(change: JSON):
+    """The schemas and the SDK's types refuse them."""
     delta = next(event.data for event in events_of(done(MESSAGE)) if event.type == "response.output_text.delta")
 
     assert event_faults(delta) == []
     with pytest.raises(ValidationError):
         event_faults(delta | change)
-
-
-def test_an_output_that_came_empty_is_filled_from_its_items():
-    """Some servers forget it in the last event."""
-    assert finished({"id": "resp_1", "output": []}, [MESSAGE]) == {"id": "resp_1", "output": [MESSAGE]}
-    assert finished({"id": "resp_1"}, [MESSAGE]) == {"id": "resp_1", "output": [MESSAGE]}
-
-
-def test_an_output_that_came_is_left_alone():
-    """Whatever the items were, the last event is right."""
-    response = {"id": "resp_1", "output": [CALL]}
-
-    assert finished(response, [MESSAGE]) is response
-    assert finished({"output": []}, []) == {"output": []}

@@ -1,4 +1,4 @@
-"""A reply in the shape that was asked for."""
+"""A reply in the form that the call asked for."""
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -6,113 +6,114 @@ from pathlib import Path
 import orjson
 import pytest
 
-from proxy.wire.errors import BackendError
-from proxy.wire.event import TRACKED, Event, Reply, body_events, data_of, frame_of
-from proxy.wire.convert import shaped
+from proxy.wire.compose import events_of
+from proxy.wire.convert import convert
+from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run, response_reply
 from proxy.wire.sse import SSEParser
+from proxy.wire.transcript import Transcript
 from tests.wire.contract import event_faults, order_faults
+from tests.wire.streams import CANONICAL, RECORDING, data_of, frame
 
 DATA = Path(__file__).parent.parent / "data"
-CANONICAL = (DATA / "canonical.sse").read_bytes()
-FINAL = next(data_of(frame) for frame in CANONICAL.split(b"\n\n") if b"event: response.completed" in frame)["response"]
+FINAL = data_of(CANONICAL[-1])["response"]
 HEADERS = {"Content-Type": "text/event-stream", "x-upstream-request-id": "req_1"}
 
 
-async def once(*batches: Sequence[Event]) -> AsyncIterator[Sequence[Event]]:
+async def in_turn(*batches: Batch, transcript: Transcript | None = None) -> AsyncIterator[Batch]:
+    """Yield batches as the guard does: each is recorded in the transcript first."""
     for batch in batches:
+        if transcript is not None:
+            transcript.see(batch)
         yield batch
 
 
-def stream_reply(stream: bytes, size: int = 700) -> Reply:
-    """A streamed reply that came in pieces."""
-    parser = SSEParser(TRACKED)
+def stream_reply(stream: bytes, transcript: Transcript, size: int = 700) -> Reply:
+    """Return a streamed reply that comes in pieces."""
+    parser = SSEParser(FOLLOWED)
     batches = [parser.feed(stream[i : i + size]) for i in range(0, len(stream), size)]
-    return Reply(200, HEADERS, once(*batches), streamed=True)
+    return Reply(200, HEADERS, batches=in_turn(*batches, transcript=transcript))
 
 
-def body_reply(body: bytes, status: int = 200) -> Reply:
-    return Reply(status, {"content-type": "application/json"}, once(body_events(body)), streamed=False)
+async def body_of(stream: bytes) -> Reply:
+    """Return the body that a stream is converted to."""
+    transcript = Transcript()
+    return await convert(stream_reply(stream, transcript), transcript, stream=False)
 
 
-async def read(reply: Reply) -> list[Event]:
-    return [event async for batch in reply.batches for event in batch]
+async def read(reply: Reply) -> Sequence[Event | Run]:
+    assert reply.batches is not None
+    return [unit async for batch in reply.batches for unit in batch]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_reply_in_the_right_shape_is_left_alone(stream: bool):
-    """It is the very same reply."""
-    reply = Reply(200, HEADERS, once(), streamed=stream)
+async def test_a_reply_in_the_right_form_is_returned_unchanged(stream: bool):
+    """It is the very same object."""
+    reply = Reply(200, HEADERS, batches=in_turn()) if stream else response_reply(FINAL, HEADERS)
 
-    assert shaped(reply, stream=stream) is reply
+    assert await convert(reply, Transcript(), stream=stream) is reply
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500])
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_refusal_is_left_alone(status: int, stream: bool):
-    """Errors are bodies to every caller, those of streams included."""
-    reply = Reply(status, {}, once([Event("", b'{"error":{}}')]), streamed=False)
+async def test_an_error_is_returned_unchanged(status: int, stream: bool):
+    """An error is a body for every caller, also for one that asked for a stream."""
+    reply = Reply(status, {}, body=b'{"error":{}}')
 
-    assert shaped(reply, stream=stream) is reply
+    assert await convert(reply, Transcript(), stream=stream) is reply
 
 
 async def test_a_stream_becomes_its_final_response():
-    """The body is the response that the last event carries, and it is no event stream any more."""
-    reply = shaped(stream_reply(CANONICAL), stream=False)
-    events = await read(reply)
+    """The body is the response of the terminal event; the content type of the stream is dropped."""
+    reply = await body_of(RECORDING)
 
-    assert [(event.type, orjson.loads(event.frame)) for event in events] == [("response.completed", FINAL)]
-    assert events[0].response == FINAL
-    assert (reply.status, reply.headers, reply.streamed) == (200, {"x-upstream-request-id": "req_1"}, False)
+    assert reply.body is not None
+    assert orjson.loads(reply.body) == reply.response == FINAL
+    assert (reply.status, reply.headers, reply.batches) == (200, {"x-upstream-request-id": "req_1"}, None)
 
 
-@pytest.mark.parametrize("name", ["incomplete", "failing", "failed_only"])
-async def test_a_stream_that_ended_badly_becomes_a_body_that_says_so(name: str):
-    """A response that failed is a response; its status tells."""
-    events = await read(shaped(stream_reply((DATA / f"{name}.sse").read_bytes()), stream=False))
+@pytest.mark.parametrize(
+    ("name", "status"), [("incomplete", "incomplete"), ("failing", "failed"), ("failed_only", "failed")]
+)
+async def test_a_stream_that_failed_becomes_a_body_with_that_status(name: str, status: str):
+    """A failed response is a response."""
+    reply = await body_of((DATA / f"{name}.sse").read_bytes())
 
-    assert events[0].type == f"response.{name.partition('_')[0].replace('failing', 'failed')}"
-    assert orjson.loads(events[0].frame)["status"] == events[0].type.removeprefix("response.")
+    assert reply.status == 200
+    assert orjson.loads(reply.body or b"")["status"] == status
 
 
 @pytest.mark.parametrize("output", [[], None])
-async def test_an_output_that_came_empty_is_filled_from_the_items(output: object):
-    """Some servers forget it in the last event; the items came before."""
-    frames = CANONICAL.split(b"\n\n")[:-3]
-    last = frame_of("response.completed", {"type": "response.completed", "response": FINAL | {"output": output}})
-    stream = b"\n\n".join(frames) + b"\n\n" + last
-    (body,) = await read(shaped(stream_reply(stream), stream=False))
+async def test_an_empty_output_is_filled_from_the_items(output: object):
+    """Some servers leave it empty in the terminal event; the items came before."""
+    last = frame(type="response.completed", response=FINAL | {"output": output})
+    reply = await body_of(b"".join([*CANONICAL[:-1], last]))
 
-    assert orjson.loads(body.frame) == FINAL
+    assert orjson.loads(reply.body or b"") == reply.response == FINAL
 
 
-async def test_a_stream_without_an_end_is_no_body():
-    """Half an answer must not look like a whole one."""
-    with pytest.raises(BackendError) as caught:
-        await read(shaped(stream_reply(CANONICAL[:4000]), stream=False))
+async def test_a_body_becomes_the_events_that_it_could_have_come_in():
+    """Numbered and ordered as the strictest client requires; the content type of the body is dropped."""
+    body = response_reply(FINAL, {"content-type": "application/json", "x-upstream-request-id": "req_1"})
+    reply = await convert(body, Transcript(), stream=True)
+    events = [unit.data for unit in await read(reply) if isinstance(unit, Event)]
 
-    assert (caught.value.status, caught.value.code) == (502, "upstream_cut")
-
-
-async def test_what_follows_the_end_of_a_stream_is_not_read():
-    """The body is given as soon as the response is over, however long the stream stays open."""
-    reply = stream_reply(CANONICAL + CANONICAL)
-
-    assert len(await read(shaped(reply, stream=False))) == 1
+    assert order_faults(events) == []
+    assert [fault for data in events for fault in event_faults(data)] == []
+    assert events[-1]["response"] == FINAL
+    assert (reply.status, reply.headers, reply.body) == (200, {"x-upstream-request-id": "req_1"}, None)
 
 
-async def test_a_body_becomes_the_events_it_would_have_come_in():
-    """Numbered and ordered as the strictest reader wants, and it is no JSON document any more."""
-    reply = shaped(body_reply(orjson.dumps(FINAL)), stream=True)
-    told = [event.data for event in await read(reply)]
+async def test_a_body_that_is_converted_and_back_is_the_same():
+    """No field is lost."""
+    transcript = Transcript()
+    batches = in_turn(events_of(FINAL), transcript=transcript)
+    reply = await convert(Reply(200, {}, batches=batches), transcript, stream=False)
 
-    assert order_faults(told) == []
-    assert [fault for data in told for fault in event_faults(data)] == []
-    assert told[-1]["response"] == FINAL
-    assert (reply.status, reply.headers, reply.streamed) == (200, {}, True)
+    assert orjson.loads(reply.body or b"") == FINAL
 
 
-async def test_a_body_that_was_turned_twice_is_the_same():
-    """Nothing is lost on the way."""
-    there_and_back = shaped(shaped(body_reply(orjson.dumps(FINAL)), stream=True), stream=False)
+async def test_a_reply_without_a_response_object_still_becomes_a_stream():
+    """It has one terminal event."""
+    events = await read(await convert(Reply(200, {}, body=b"{}"), Transcript(), stream=True))
 
-    assert [orjson.loads(event.frame) for event in await read(there_and_back)] == [FINAL]
+    assert [unit.type for unit in events] == ["response.created", "response.in_progress", "response.completed"]

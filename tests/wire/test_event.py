@@ -1,65 +1,90 @@
-"""Events, their frames, and bodies as events."""
+"""Events in their JSON and server-sent forms, runs of frames, and bodies as events."""
 
 import orjson
 import pytest
 
 from proxy.wire.event import (
-    DONE,
+    FOLLOWED,
     TERMINALS,
-    TRACKED,
     Event,
-    Once,
     Reply,
+    Run,
     Stop,
-    body_events,
-    data_of,
-    frame_of,
+    events_of_body,
+    frames_of,
+    parse_payload,
     payload_of,
+    response_reply,
     terminal_type,
 )
 
+ENDS = [b"\n", b"\r\n", b"\r"]
 
-def test_data_is_what_the_frame_says():
-    """An event that came as bytes is parsed when somebody looks."""
+
+def test_data_is_parsed_from_the_frame_received():
+    """An event that was received as bytes is parsed at the first access."""
     event = Event("response.completed", b'event: response.completed\ndata: {"type":"response.completed","n":null}\n\n')
 
     assert event.data == {"type": "response.completed", "n": None}
 
 
 def test_data_is_parsed_once():
-    """Whoever looks second sees the same object."""
+    """The second access returns the same object."""
     event = Event("x", b'data: {"a":[1]}\n\n')
 
     assert event.data is event.data
 
 
-def test_data_that_was_given_is_not_read_from_the_frame():
-    """An event without a frame has data all the same: policies see it, callers do not."""
-    event = Event("response.output_item.done", b"", {"item": {"id": "msg_1"}})
+def test_data_that_was_given_is_not_parsed():
+    """A composed event has its data without a frame, and a parsed one keeps both."""
+    data = {"item": {"id": "msg_1"}}
 
-    assert event.data == {"item": {"id": "msg_1"}}
+    assert Event("response.output_item.done", data=data).data is data
+    assert Event("response.output_item.done", b"data: {}\n\n", data).data is data
 
 
 @pytest.mark.parametrize(
     "frame", [b"", b": ping\n\n", b"event: x\n\n", b"data: {\n\n", b"data: [1]\n\n", b"data: 1\n\n"]
 )
 def test_a_frame_without_an_object_is_a_value_error(frame: bytes):
-    """Comments, broken JSON and JSON that is no object have no data."""
+    """Comments, broken JSON and JSON other than an object have no data."""
     with pytest.raises(ValueError, match=r"."):
         _ = Event("x", frame).data
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-def test_data_may_stand_on_several_lines(end: bytes):
-    """Data lines are joined by line feeds, whatever ends them; one space after the colon is no part of them."""
+@pytest.mark.parametrize("end", ENDS)
+def test_data_can_span_several_lines(end: bytes):
+    """Data lines are joined by line feeds, whatever ends them; one space after the colon is not part of them."""
     lines = [b": about", b"event: x", b'data: {"a":', b"data:  1,", b'data:"b":2}', b"id: 7", b"", b""]
 
-    assert data_of(end.join(lines)) == {"a": 1, "b": 2}
+    assert Event("x", end.join(lines)).data == {"a": 1, "b": 2}
+    assert Event("x", end.join(lines)).json == b'{"a":\n 1,\n"b":2}'
 
 
 def test_the_payload_of_a_frame_without_data_is_empty():
-    """Comments and other fields are no data, even when the word stands in them."""
+    """Comments and other fields are not data, even if they contain the word."""
     assert payload_of(b": data: x\nevent: data: y\nretry: 5\ndatapoint: 3\n\n") == b""
+
+
+def test_a_received_event_keeps_its_bytes():
+    """Its JSON is the payload as received, and its frame is unchanged."""
+    frame = b'data: { "type" : "x", "n":1.50 }\r\n\r\n'
+    event = Event("x", frame)
+
+    assert event.json == b'{ "type" : "x", "n":1.50 }'
+    assert list(event.payloads()) == [event.json]
+    assert event.sse is frame
+
+
+def test_a_composed_event_is_an_event_line_a_data_line_and_a_blank_line():
+    """Strict readers want both lines and the data on one."""
+    event = Event("response.output_text.delta", data={"delta": "a\nb\r\u2028", "n": 1})
+
+    assert event.json == '{"delta":"a\\nb\\r\u2028","n":1}'.encode()
+    assert event.sse == 'event: response.output_text.delta\ndata: {"delta":"a\\nb\\r\u2028","n":1}\n\n'.encode()
+    assert event.sse is event.sse
+    assert parse_payload(payload_of(event.sse)) == event.data
+    assert event.json == '{"delta":"a\\nb\\r\u2028","n":1}'.encode()
 
 
 def test_a_lifecycle_event_carries_its_response():
@@ -70,22 +95,34 @@ def test_a_lifecycle_event_carries_its_response():
 
 
 @pytest.mark.parametrize("data", [{}, {"response": None}, {"response": "resp_1"}, {"response": []}])
-def test_a_response_of_an_odd_shape_is_none_at_all(data: dict):
-    """Whoever reads an event's response reads an object."""
-    assert Event("response.completed", b"", data).response == {}
+def test_a_response_that_is_not_an_object_is_empty(data: dict):
+    """Code that reads an event's response always reads an object."""
+    assert Event("response.completed", data=data).response == {}
 
 
-def test_an_event_shows_its_type_and_frame():
-    """A failing test says which event it was about."""
-    assert repr(Event("x", b"data: {}\n\n")) == "Event('x', b'data: {}\\n\\n')"
+def test_an_event_and_a_run_show_their_content():
+    """A failing test shows which one it was about."""
+    assert repr(Event("x", b"data: {}\n\n")) == "Event('x', b'{}')"
+    assert repr(Event("x", data={})) == "Event('x', b'{}')"
+    assert repr(Run(b": ping\n\n")) == "Run(b': ping\\n\\n')"
 
 
-def test_a_frame_is_an_event_line_a_data_line_and_a_blank_one():
-    """Strict readers want both lines and the data on one."""
-    frame = frame_of("response.output_text.delta", {"delta": "a\nb\r\u2028", "n": 1})
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_has_the_payload_of_each_frame(end: bytes):
+    """Comments and blank lines have none."""
+    run = Run(b'\n: ping\n\ndata: {"a":\ndata: 1}\n\n\n\nevent: x\ndata: {"b":2}\n\n'.replace(b"\n", end))
 
-    assert frame == 'event: response.output_text.delta\ndata: {"delta":"a\\nb\\r\u2028","n":1}\n\n'.encode()
-    assert data_of(frame) == {"delta": "a\nb\r\u2028", "n": 1}
+    assert run.type == ""
+    assert list(run.payloads()) == [b'{"a":\n1}', b'{"b":2}']
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_frames_are_separated_by_blank_lines(end: bytes):
+    """A last frame does not need one."""
+    slice_ = b"\n\nid: 1\ndata: a\n\n\ndata: b\n\ndata: c".replace(b"\n", end)
+
+    assert list(frames_of(slice_)) == [b"id: 1\ndata: a", b"data: b", b"data: c"]
+    assert list(frames_of(b"")) == []
 
 
 @pytest.mark.parametrize(
@@ -101,64 +138,68 @@ def test_a_frame_is_an_event_line_a_data_line_and_a_blank_one():
     ],
 )
 def test_a_status_names_the_terminal_event(status: object, kind: str):
-    """A status that no terminal event is named after is carried by the common one."""
+    """A status without a terminal event of its own is carried by `response.completed`."""
     assert terminal_type(status) == kind
 
 
 def test_a_body_becomes_its_items_and_itself():
-    """Policies see one event per item, and the caller gets the body byte for byte."""
+    """Reply checks see one event per item, and the client gets the body byte for byte."""
     body = b'{ "status":"incomplete", "output":[{"id":"rs_1"}, {"id":"msg_1"}], "new":1.50 }'
-    events = body_events(body)
+    response = parse_payload(body)
+    events = events_of_body(response)
 
-    assert [(event.type, event.frame) for event in events] == [
-        ("response.created", b""),
-        ("response.output_item.done", b""),
-        ("response.output_item.done", b""),
-        ("response.incomplete", body),
+    assert [event.type for event in events] == [
+        "response.created",
+        "response.output_item.done",
+        "response.output_item.done",
+        "response.incomplete",
     ]
+    assert [event.data["type"] for event in events] == [event.type for event in events]
     assert [event.data["item"]["id"] for event in events[1:3]] == ["rs_1", "msg_1"]
     assert [event.data["output_index"] for event in events[1:3]] == [0, 1]
     assert events[0].response == events[3].response == orjson.loads(body)
+    assert response_reply(response, {}, body).body == body
 
 
 @pytest.mark.parametrize("output", [None, {}, "none", 3])
-def test_a_body_whose_output_is_no_list_has_no_items(output: object):
-    """It is handed on all the same."""
-    body = orjson.dumps({"status": "completed", "output": output})
+def test_a_body_whose_output_is_not_a_list_has_no_items(output: object):
+    """It passes unchanged."""
+    response = {"status": "completed", "output": output}
 
-    assert [event.frame for event in body_events(body)] == [b"", body]
+    assert [event.type for event in events_of_body(response)] == ["response.created", "response.completed"]
+    assert response_reply(response, {}).body == orjson.dumps(response)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'"x"', b'{"a":NaN}'])
-def test_a_body_that_is_no_object_is_a_value_error(body: bytes):
-    """What is no response must not pass as one."""
+def test_a_body_that_is_not_an_object_is_a_value_error(body: bytes):
+    """Only an object can pass as a response."""
     with pytest.raises(ValueError, match=r"."):
-        body_events(body)
+        parse_payload(body)
 
 
-def test_every_terminal_event_is_tracked():
-    """Headgate itself must know when a stream is over; the sentinel is no event."""
-    assert TERMINALS < TRACKED
-    assert DONE not in TRACKED
+def test_every_terminal_event_is_followed():
+    """The gateway must know when a stream ends; the sentinel is not an event."""
+    assert TERMINALS < FOLLOWED
+    assert "[DONE]" not in FOLLOWED
 
 
-def test_a_reply_is_told_by_its_fields():
-    """Two replies of the same parts are the same."""
+def test_replies_with_equal_fields_are_equal():
+    """A reply is its status, headers, body and batches."""
     batches = iter(())
 
-    assert Reply(200, {}, batches, streamed=True) == Reply(200, {}, batches, streamed=True)
+    assert Reply(200, {}, batches=batches) == Reply(200, {}, batches=batches)
+    assert Reply(200, {}, b"{}") != Reply(200, {}, b"[]")
 
 
-async def test_what_came_whole_is_given_once():
-    """As one batch."""
-    batches = Once([Event("", b": hi\n\n")])
+def test_a_reply_of_a_response_is_a_body():
+    """It has no batches, and the object for those who need it parsed."""
+    reply = response_reply({"id": "resp_1"}, {"x-a": "1"})
 
-    assert [batch async for batch in batches] == [batches.batch]
-    assert [batch async for batch in batches] == []
+    assert reply == Reply(200, {"x-a": "1"}, b'{"id":"resp_1"}', None, {"id": "resp_1"})
 
 
-def test_a_stop_says_why():
-    """The reason is for machines, the message for people."""
+def test_a_stop_has_a_reason_and_a_message():
+    """The reason is for programs, the message for people."""
     stop = Stop("budget", "The budget is used up.")
 
     assert (stop.reason, stop.message, str(stop)) == ("budget", "The budget is used up.", "The budget is used up.")

@@ -1,12 +1,12 @@
-"""Turns a checkpoint of Hugging Face's transformers into a model folder that is proven to give the same answers.
+"""Converts a checkpoint of Hugging Face's transformers into a model folder that is verified to give the same answers.
 
-checkpoint.py   what is read from its files, and why some are refused: needs no torch
-original.py     the model itself, in torch, and its description for CTranslate2, corrected
-proof.py        compares what both say, before numbers are made small
-folder.py       what stands beside the weights: needs no torch
+checkpoint.py        what is read from its files, and why some are refused: needs no torch
+source_model.py      the model itself, in torch, and its corrected specification for CTranslate2
+verification.py      compares the logits of both before quantization
+companion_files.py   the files beside the weights: needs no torch
 
-Nothing is downloaded, nothing is unpickled, no code of the checkpoint is run. It takes about 8 bytes of memory and 4 of
-disk for each parameter, for a while, because both are compared in 32 bits.
+Nothing is downloaded, nothing is unpickled, no code of the checkpoint is run. While both models are compared in 32
+bits, conversion takes about 8 bytes of memory and 4 bytes of disk for each parameter.
 Source: https://opennmt.net/CTranslate2/guides/transformers.html
 """
 
@@ -16,38 +16,38 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backends.local.conversion.checkpoint import Checkpoint, read_checkpoint
-from backends.local.conversion.folder import write_beside
-from backends.local.conversion.proof import compare
+from backends.local.conversion.companion_files import write_companion_files
+from backends.local.conversion.verification import verify_conversion
 from backends.local.model import read_model
 
 QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32")
 
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 
 
-def convert(source: Path, out: Path, *, quantization: str, force: bool, say: Say) -> None:
-    """Write the model folder `out`, whole or not at all.
+def convert(source: Path, out: Path, *, quantization: str, force: bool, print_line: Print) -> None:
+    """Write the model folder `out`, completely or not at all.
 
     Raises ValueError or OSError for what cannot be converted, ModuleNotFoundError without the extra, ArithmeticError
-    when the converted model does not say what the original says.
+    when the converted model would answer differently from the original.
     """
-    refuse_place(source, out, force=force)
+    check_destination(source, out, force=force)
     checkpoint = read_checkpoint(source)
-    say(f"read       {checkpoint}")
+    print_line(f"read       {checkpoint}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        made = Path(folder) / "made"
-        _make(checkpoint, made, Path(folder) / "float32", quantization, say)
+        converted = Path(folder) / "converted"
+        _convert(checkpoint, converted, Path(folder) / "float32", quantization, print_line)
         if out.exists():
             out.rename(Path(folder) / "replaced")
-        made.rename(out)
-    say(f"written    {out}")
+        converted.rename(out)
+    print_line(f"written    {out}")
 
 
-def refuse_place(source: Path, out: Path, *, force: bool) -> None:
-    """Raises ValueError unless a folder can be put there and nothing is lost that is no model."""
+def check_destination(source: Path, out: Path, *, force: bool) -> None:
+    """Raises ValueError unless `out` is free, or a model that may be replaced."""
     if source.resolve() == out.resolve() or out.resolve() in source.resolve().parents:
-        raise ValueError(f"{out} holds the checkpoint itself; give another folder.")
+        raise ValueError(f"{out} contains the checkpoint itself; give another folder.")
     if not out.exists():
         return
     if not out.is_dir() or out.is_symlink():
@@ -56,20 +56,21 @@ def refuse_place(source: Path, out: Path, *, force: bool) -> None:
         if not force:
             raise ValueError(f"{out} is not empty; --force replaces the model in it.")
         if not (out / "model.bin").is_file():
-            raise ValueError(f"{out} is not empty and holds no model.bin; only a model is replaced.")
+            raise ValueError(f"{out} is not empty and has no model.bin; only a model is replaced.")
 
 
-def _make(checkpoint: Checkpoint, made: Path, exact: Path, quantization: str, say: Say) -> None:
-    from backends.local.conversion.original import Original
+def _convert(checkpoint: Checkpoint, out: Path, exact: Path, quantization: str, print_line: Print) -> None:
+    """Write the model to `out`; it is written to `exact` first, in 32 bits, for the comparison."""
+    from backends.local.conversion.source_model import SourceModel
 
-    original = Original(checkpoint)
-    say(f"loaded     {original.parameters:,} parameters")
-    original.save(exact)
-    proof = compare(original.said, exact)
-    say(f"compared   {proof}")
+    source = SourceModel(checkpoint)
+    print_line(f"loaded     {source.parameters:,} parameters")
+    source.save(exact)
+    deviations = verify_conversion(source.reference, exact)
+    print_line(f"compared   {deviations}")
     shutil.rmtree(exact)
-    original.shrink(quantization)
-    original.save(made)
-    write_beside(checkpoint, made)
-    model = read_model(made)
-    say(f"stored     as {quantization}, {model.weights.bytes / 1e6:,.1f} MB")
+    source.quantize(quantization)
+    source.save(out)
+    write_companion_files(checkpoint, out)
+    model = read_model(out)
+    print_line(f"stored     as {quantization}, {model.weights.size_bytes / 1e6:,.1f} MB")

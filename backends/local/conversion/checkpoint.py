@@ -1,22 +1,22 @@
-"""A checkpoint's own files: what kind of model it is, how large, and whether CTranslate2 would run it right.
+"""A checkpoint's files: the type and size of its model, and whether CTranslate2 would run it correctly.
 
-Each refusal was measured: logits of small models with random weights, compared with those of transformers. The others
-agree within 7e-6, as far as their windows go.
+Each refusal is based on a measurement: logits of small models with random weights were compared with those of
+transformers. The supported types agree within 7e-6, inside their sliding windows.
 Source: https://huggingface.co/docs/transformers/main_classes/configuration
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.local.model.reading import JSON, object_if_there, object_in
-from backends.local.model.tokenizer_config import templates_in
+from backends.local.model.files import JSON, read_object, read_optional_object
+from backends.local.model.tokenizer_config import read_chat_templates
 
-EXACT = frozenset(
+SUPPORTED_TYPES = frozenset(
     {"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "opt", "qwen2", "qwen3"}
 )
-REASONS = {
-    "gpt_neox": "CTranslate2's converter does not know where newer checkpoints keep their rotary settings",
-    "phi": "CTranslate2's converter does not know where newer checkpoints keep their sizes",
+UNSUPPORTED_REASONS = {
+    "gpt_neox": "CTranslate2's converter does not find the rotary settings of newer checkpoints",
+    "phi": "CTranslate2's converter does not find the sizes in newer checkpoints",
     "phi3": "CTranslate2's converter cannot read the rotary settings of newer checkpoints",
     "granite": "CTranslate2 has no conversion for it",
     "mpt": "CTranslate2 has no conversion for it",
@@ -25,9 +25,9 @@ REASONS = {
     "mixtral": "CTranslate2 has no conversion for mixtures of experts",
     "smollm3": "CTranslate2 has no conversion for it",
 }
-ROTARY = frozenset({"default", "linear", "llama3"})
-# Positions are told by distance: these have no number of them in their config.
-TRAINED_ON = {"bloom": 2048, "falcon": 2048}
+SUPPORTED_ROTARY = frozenset({"default", "linear", "llama3"})
+# These encode positions as distances and have no maximum in their config.
+DEFAULT_CONTEXT = {"bloom": 2048, "falcon": 2048}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,85 +51,93 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Raises ValueError or OSError, in a sentence that names the reason, for what cannot be converted."""
+    """Return a checkpoint that can be converted. Raises ValueError or OSError with the reason for any other."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
-    config = object_in(folder / "config.json")
-    refuse(config)
-    _refuse_files(folder)
-    window, context = _window(config), _context(config)
-    heads, width = (_size(config, *names) for names in (("num_attention_heads", "n_head"), ("hidden_size", "n_embd")))
+    config = read_object(folder / "config.json")
+    check_supported(config)
+    _check_files(folder)
+    window, context = _read_window(config), _read_context(config)
+    heads, width = (
+        _read_size(config, *names) for names in (("num_attention_heads", "n_head"), ("hidden_size", "n_embd"))
+    )
     return Checkpoint(
         folder, config["model_type"], config,
         context_length=min(context, window or context), sliding_window=window,
-        layers=_size(config, "num_hidden_layers", "n_layer"), heads=heads,
-        head_dim=config.get("head_dim") or width // heads, vocabulary=_size(config, "vocab_size"),
+        layers=_read_size(config, "num_hidden_layers", "n_layer"), heads=heads,
+        head_dim=config.get("head_dim") or width // heads, vocabulary=_read_size(config, "vocab_size"),
     )  # fmt: skip
 
 
-def refuse(config: JSON) -> None:
-    """Raises ValueError for models that CTranslate2 would not run as they were trained."""
+def check_supported(config: JSON) -> None:
+    """Raises ValueError for models that CTranslate2 would run incorrectly."""
     kind = config.get("model_type")
-    if kind not in EXACT:
-        known = ", ".join(sorted(EXACT))
-        reason = REASONS.get(str(kind), f"it has not been shown to give the same answers; those that have are {known}")
+    if kind not in SUPPORTED_TYPES:
+        known = ", ".join(sorted(SUPPORTED_TYPES))
+        reason = UNSUPPORTED_REASONS.get(
+            str(kind), f"it was not verified to give the same answers; verified are {known}"
+        )
         raise ValueError(f"A model of the type '{kind}' cannot be converted: {reason}.")
     if config.get("quantization_config"):
-        raise ValueError("The checkpoint is quantized already; convert the one that it was made from.")
+        raise ValueError("The checkpoint is already quantized; convert the original one.")
     if config.get("attn_logit_softcapping"):
         raise ValueError(
-            f"A model of the type '{kind}' with attn_logit_softcapping would be wrong: CTranslate2 has none."
+            f"A model of the type '{kind}' with attn_logit_softcapping would be wrong: CTranslate2 does not support it."
         )
     scale, head_dim = config.get("query_pre_attn_scalar"), config.get("head_dim")
     if scale is not None and head_dim is not None and scale != head_dim:
-        raise ValueError(f"query_pre_attn_scalar is {scale}, head_dim {head_dim}: CTranslate2 takes them to be equal.")
-    for rotary in rotary_of(config):
+        raise ValueError(
+            f"query_pre_attn_scalar is {scale}, head_dim {head_dim}: CTranslate2 supports only equal values."
+        )
+    for rotary in read_rotary_settings(config):
         name = rotary.get("rope_type") or rotary.get("type") or "default"
-        if name not in ROTARY:
-            raise ValueError(f"Rotary scaling of the type '{name}' would be left out; CTranslate2 has {_list(ROTARY)}.")
+        if name not in SUPPORTED_ROTARY:
+            raise ValueError(
+                f"Rotary scaling of the type '{name}' would be ignored; CTranslate2 supports {_join(SUPPORTED_ROTARY)}."
+            )
 
 
-def rotary_of(config: JSON) -> list[JSON]:
-    """How positions are told: one object, or one for each type of layer."""
+def read_rotary_settings(config: JSON) -> list[JSON]:
+    """Return the settings of rotary embeddings: one object, or one for each type of layer."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     nested = [each for each in given.values() if isinstance(each, dict)]
     return nested or [given]
 
 
-def _refuse_files(folder: Path) -> None:
+def _check_files(folder: Path) -> None:
     if not list(folder.glob("*.safetensors")):
         pickled = next(iter([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]), None)
         if pickled is not None:
-            raise ValueError(f"{pickled} may run code when it is read; only weights as .safetensors are.")
+            raise ValueError(f"{pickled} may run code when it is read; only .safetensors are read.")
         raise FileNotFoundError(f"{folder} has no weights: no .safetensors.")
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer.json; save its tokenizer with a current transformers.")
-    templates_in(folder)
+    read_chat_templates(folder)
     for name in ("generation_config.json", "tokenizer_config.json"):
-        object_if_there(folder / name)
+        read_optional_object(folder / name)
 
 
-def _window(config: JSON) -> int | None:
-    """How far back the model looks where that is not all the way. Prompts that are longer would be read wrong."""
+def _read_window(config: JSON) -> int | None:
+    """Return the sliding window of a model that has one; longer prompts would be processed wrongly."""
     if config["model_type"].startswith("qwen") and not config.get("use_sliding_window"):
         return None
     return config.get("sliding_window") or None
 
 
-def _context(config: JSON) -> int:
+def _read_context(config: JSON) -> int:
     names = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
-    known = next((config[name] for name in names if config.get(name)), TRAINED_ON.get(config["model_type"]))
+    known = next((config[name] for name in names if config.get(name)), DEFAULT_CONTEXT.get(config["model_type"]))
     if not isinstance(known, int):
-        raise ValueError("config.json does not say how long a context the model can read.")  # noqa: TRY004  it is the file that is wrong
+        raise ValueError("config.json has no context length.")  # noqa: TRY004  every fault of a file is a ValueError
     return known
 
 
-def _size(config: JSON, *names: str) -> int:
+def _read_size(config: JSON, *names: str) -> int:
     size = next((config[name] for name in names if config.get(name)), None)
     if type(size) is not int or size < 1:
         raise ValueError(f"config.json has no {' and no '.join(names)}.")
     return size
 
 
-def _list(names: frozenset[str]) -> str:
+def _join(names: frozenset[str]) -> str:
     return ", ".join(sorted(names))

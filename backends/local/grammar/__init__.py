@@ -1,84 +1,90 @@
-"""What an answer must be: JSON schemas and grammars -> the text that llguidance compiles where tokens are made.
+"""JSON schemas and grammars of callers -> the grammar text that llguidance compiles where tokens are made.
 
-    refuse_unsupported(schema, "text.format.schema", strict=True)      first: the caller learns what is wrong
-    json_schema_grammar(schema)      the whole answer is a value by this schema: `Options.grammar`
-    json_rule(schema)                ... the same as a piece of a larger grammar in Lark
-    lark_grammar, regex_grammar      a custom tool's own grammar, checked
-    joined(main, parts)              a grammar in Lark in which @name stands for another one
+    check_schema(schema, "text.format.schema", strict=True)      first: the caller learns what is wrong
+    json_schema_grammar(schema)      the whole answer is a value of this schema: `Options.grammar`
+    json_rule(schema)                the same as a rule body of a larger grammar in Lark
+    lark_grammar, regex_grammar      the grammar of a custom tool, checked
+    combine_grammars(main, parts)    a grammar in Lark in which @name refers to another one
 
-    schema.py     shapes, limits and keywords, each told with its place
-    hardness.py   how long a schema may take to compile
-    finite.py     whether any value by a schema ends
-    patterns.py   patterns as they are held within JSON
-    compiling.py  what of a schema is held, and the compiler's word on it
-    complaints.py that word, as callers are told
-    custom.py     grammars that callers wrote themselves
+    schema.py        keyword types, limits and unsupported keywords, each reported with its path
+    complexity.py    limits on what the compiler would take too long for
+    recursion.py     whether a recursive schema has a finite value
+    patterns.py      regular expressions as they are enforced inside JSON
+    compilation.py   which part of a schema is enforced, and the compiler's errors in callers' words
+    custom_tools.py  grammars written by callers
 
-All of it is text and needs no tokenizer. To check a schema takes milliseconds, and less than a second whatever a caller
-may send; a thread may do it.
+Everything here is text and needs no tokenizer. Checking a schema takes milliseconds, and under a second for any input;
+it may run in a thread.
 Source: https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md
 """  # fmt: skip
 
 from collections.abc import Mapping
 from typing import Any
 
-from backends.local.grammar.compiling import COMMON, Style, as_text, check_compiles, enforceable, with_options
-from backends.local.grammar.custom import lark_grammar, regex_grammar
-from backends.local.grammar.finite import check_finite
-from backends.local.grammar.schema import Problem, check_keywords, check_shapes, check_size
+from backends.local.grammar.compilation import (
+    DEFAULT_STYLE,
+    JsonStyle,
+    add_compiler_options,
+    check_compiles,
+    dump_json,
+    select_enforceable,
+)
+from backends.local.grammar.custom_tools import lark_grammar, regex_grammar
+from backends.local.grammar.recursion import check_recursion
+from backends.local.grammar.schema import SchemaError, check_keyword_types, check_keywords, check_size
 from proxy.wire.errors import RequestError
 
 __all__ = [
-    "COMMON", "Style", "joined", "json_object_grammar", "json_rule", "json_schema_grammar", "lark_grammar",
-    "refuse_unsupported", "regex_grammar", "schema_prompt",
+    "DEFAULT_STYLE", "JsonStyle", "check_schema", "combine_grammars", "json_object_grammar", "json_rule",
+    "json_schema_grammar", "lark_grammar", "regex_grammar", "schema_prompt",
 ]  # fmt: skip
 
-# Word for word what models of ours are trained on: backends/training/subjects/schemas.py.
-BY_SCHEMA = "Reply with a JSON object that follows this schema:\n{}"
-ANY_OBJECT = "Reply with a JSON object."
+# The demo model is trained on exactly these words: backends/training/subjects/schemas.py.
+SCHEMA_PROMPT = "Reply with a JSON object that follows this schema:\n{}"
+ANY_OBJECT_PROMPT = "Reply with a JSON object."
 
 
-def refuse_unsupported(schema: Any, where: str, *, strict: bool, of: str = "") -> None:
-    """Raises RequestError for a schema that cannot be held, with the keyword and its place.
+def check_schema(schema: Any, param: str, *, strict: bool, owner: str = "") -> None:
+    """Raises RequestError for a schema that cannot be enforced, with the keyword and its path.
 
-    `where` is the parameter it came in; `of` says whose it is, such as "response_format 'person'". One that is not
-    `strict` is refused only where it is no schema, too large, or one that no value satisfies.
+    `param` is the parameter that contains it; `owner` names it in messages, such as "response_format 'person'". One
+    that is not `strict` is refused only when it is no schema, too large, or when no value satisfies it.
     """
     try:
         if not isinstance(schema, Mapping):
-            raise Problem("a schema must be an object.")  # noqa: TRY301  told like all its other faults
+            raise SchemaError("a schema must be an object.")  # noqa: TRY301  reported like all other faults
         check_size(schema)
-        check_shapes(schema)
-        check_finite(schema)
+        check_keyword_types(schema)
+        check_recursion(schema)
         if strict:
             check_keywords(schema)
         check_compiles(schema, strict=strict)
-    except Problem as problem:
-        code = "invalid_function_parameters" if where.startswith("tools") else "invalid_json_schema"
-        raise RequestError(f"Invalid schema for {of or where}: {problem}", code=code, param=where) from problem
+    except SchemaError as error:
+        code = "invalid_function_parameters" if param.startswith("tools") else "invalid_json_schema"
+        raise RequestError(f"Invalid schema for {owner or param}: {error}", code=code, param=param) from error
 
 
-def json_schema_grammar(schema: Mapping[str, Any], *, style: Style = COMMON) -> str:
-    """The whole answer is a JSON value by this schema, as far as it can be held. Needs one that was not refused."""
-    return as_text({"grammars": [{"json_schema": with_options(enforceable(schema), style)}]})
+def json_schema_grammar(schema: Mapping[str, Any], *, style: JsonStyle = DEFAULT_STYLE) -> str:
+    """Return the grammar of an answer that is a value of a checked schema, as far as it can be enforced."""
+    return dump_json({"grammars": [{"json_schema": add_compiler_options(select_enforceable(schema), style)}]})
 
 
-def json_object_grammar(*, style: Style = COMMON) -> str:
-    """The whole answer is a JSON object."""
+def json_object_grammar(*, style: JsonStyle = DEFAULT_STYLE) -> str:
+    """Return the grammar of an answer that is any JSON object."""
     return json_schema_grammar({"type": "object"}, style=style)
 
 
-def json_rule(schema: Mapping[str, Any], *, style: Style = COMMON) -> str:
-    """`%json {...}`: a JSON value by this schema, within a rule of a grammar in Lark."""
-    return f"%json {as_text(with_options(enforceable(schema), style))}"
+def json_rule(schema: Mapping[str, Any], *, style: JsonStyle = DEFAULT_STYLE) -> str:
+    """Return `%json {...}`: a JSON value of a checked schema, as the body of a rule in Lark."""
+    return f"%json {dump_json(add_compiler_options(select_enforceable(schema), style))}"
 
 
-def joined(main: str, parts: Mapping[str, str]) -> str:
-    """One grammar of a main one in Lark and others, which it names as @name."""
+def combine_grammars(main: str, parts: Mapping[str, str]) -> str:
+    """Return one grammar of a main one in Lark and those to which it refers as @name."""
     named = [{"name": name, "lark_grammar": part} for name, part in parts.items()]
-    return as_text({"grammars": [{"lark_grammar": main}, *named]})
+    return dump_json({"grammars": [{"lark_grammar": main}, *named]})
 
 
 def schema_prompt(schema: Mapping[str, Any] | None) -> str:
-    """What the model is told of the schema, at the end of the system's message; None: any object."""
-    return ANY_OBJECT if schema is None else BY_SCHEMA.format(as_text(schema))
+    """Return the instruction that describes a schema, for the end of the system message; None: any object."""
+    return ANY_OBJECT_PROMPT if schema is None else SCHEMA_PROMPT.format(dump_json(schema))

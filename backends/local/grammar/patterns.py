@@ -1,8 +1,9 @@
-"""Patterns as the compiler can hold them within JSON.
+"""Regular expressions as the compiler can enforce them inside JSON strings.
 
-It knows the characters of a JSON string by how they are written there. Of a class with all the control characters, but
-without the quote or the backslash, it holds those for allowed: [^"] lets an answer have a quote nevertheless. A class
-that lacks U+0000, which nobody writes, has no such trouble. Read as by ECMA 262, where classes do not nest.
+The compiler matches characters in the form in which a JSON string escapes them. From a class with all control
+characters but without the quote or the backslash, it derives that these two are allowed: with [^"] an answer could
+contain a quote nevertheless. A class that also lacks U+0000 has no such problem, and no answer needs that character.
+Patterns are read as ECMA 262 defines them, so classes do not nest.
 Source: https://json-schema.org/draft/2020-12/json-schema-core#name-regular-expressions
 """
 
@@ -10,45 +11,48 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from backends.local.grammar.schema import replaced
+from backends.local.grammar.schema import transform_schemas
 
 PIECE = re.compile(r"\\(?:[xu]\{[^}]*\}|[pP]\{[^}]*\}|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|.)|\[\^?|.", re.DOTALL)
 NUL = re.compile(r"\\x00|\\u0000|\\[xu]\{0+\}|\\0|\x00")
-# By these a pattern may name whole kinds of characters; of the others some hold U+0000 and not the quote.
-KINDS = re.compile(r"\\p\{[LNMZSP][a-z&]?\}|\\P\{[LNMZS][a-z&]?\}|\\p\{(?:Script|sc)=(?!Common|Zyyy)\w+\}")
+# The supported Unicode categories and scripts; some of the others contain U+0000 and not the quote.
+SUPPORTED_CATEGORIES = re.compile(
+    r"\\p\{[LNMZSP][a-z&]?\}|\\P\{[LNMZS][a-z&]?\}|\\p\{(?:Script|sc)=(?!Common|Zyyy)\w+\}"
+)
 
 
-def mended(pattern: str) -> str:
-    """What matches the same but for U+0000. Raises ValueError for a pattern that cannot be held."""
-    return "".join(_mended(PIECE.findall(pattern)))
+def adapt_pattern(pattern: str) -> str:
+    """Return a pattern that matches the same texts without U+0000. Raises ValueError when it cannot be enforced."""
+    return "".join(_adapt(PIECE.findall(pattern)))
 
 
-def with_mended_patterns(node: Any) -> Any:
-    """A copy of a schema. Raises ValueError; needs one whose shapes were checked."""
+def adapt_schema_patterns(schema: Any) -> Any:
+    """Return a copy of a schema with adapted patterns. Raises ValueError. Requires checked keyword types."""
 
-    def mend(schema: Mapping[str, Any]) -> dict[str, Any]:
-        changed = dict(schema)
-        if "pattern" in schema:
-            changed["pattern"] = mended(schema["pattern"])
-        if "patternProperties" in schema:
-            changed["patternProperties"] = {mended(name): one for name, one in schema["patternProperties"].items()}
+    def adapt(node: Mapping[str, Any]) -> dict[str, Any]:
+        changed = dict(node)
+        if "pattern" in node:
+            changed["pattern"] = adapt_pattern(node["pattern"])
+        if "patternProperties" in node:
+            named = node["patternProperties"].items()
+            changed["patternProperties"] = {adapt_pattern(name): inner for name, inner in named}
         return changed
 
-    return replaced(node, mend)
+    return transform_schemas(schema, adapt)
 
 
-def _mended(pieces: list[str]) -> Iterator[str]:
-    within = False
-    for place, piece in enumerate(pieces):
+def _adapt(pieces: list[str]) -> Iterator[str]:
+    in_class = False
+    for index, piece in enumerate(pieces):
         if NUL.fullmatch(piece):
-            if not within or pieces[place + 1 : place + 2] != ["-"] or pieces[place + 2 : place + 3] == ["]"]:
+            if not in_class or pieces[index + 1 : index + 2] != ["-"] or pieces[index + 2 : index + 3] == ["]"]:
                 raise ValueError("a pattern with U+0000 is not supported.")
             yield r"\x01"
-        elif piece[:2] in {r"\p", r"\P"} and not KINDS.fullmatch(piece):
+        elif piece[:2] in {r"\p", r"\P"} and not SUPPORTED_CATEGORIES.fullmatch(piece):
             raise ValueError(f"a pattern with '{piece[:30]}' is not supported.")
-        elif within:
-            within = piece != "]"
+        elif in_class:
+            in_class = piece != "]"
             yield {"[": r"\[", "[^": r"\[\^", "&": r"\&", "~": r"\~"}.get(piece, piece)
         else:
-            within = piece in {"[", "[^"}
+            in_class = piece in {"[", "[^"}
             yield r"[^\x00" if piece == "[^" else piece

@@ -1,12 +1,12 @@
-"""A model's folder: what stands beside the weights, read and checked once.
+"""A model's folder: the files beside the weights, read and checked once.
 
 model.bin  config.json  vocabulary.json     as CTranslate2's converters write them
-tokenizer.json  chat_template.jinja         as they came with the model
-tokenizer_config.json  special_tokens_map.json   may be missing: special tokens by name, older models' chat templates
-generation_config.json                      may be missing: more tokens that end an answer
-headgate.json                               may be missing: what Headgate alone wants to know, see Card
+tokenizer.json  chat_template.jinja         as published with the model
+tokenizer_config.json  special_tokens_map.json   optional: special tokens by name, chat templates of older models
+generation_config.json                      optional: further tokens that end an answer
+headgate.json                               optional: what only Headgate needs to know, see Manifest
 
-What is wrong with a folder is found here, in one sentence, and not by the engine in the middle of an answer.
+A fault of a folder is reported here, in one sentence, instead of by the engine in the middle of an answer.
 """
 
 from collections.abc import Sequence
@@ -16,55 +16,55 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from backends.local.model.card import Card, JsonStyle, ToolFormat, read_card
-from backends.local.model.prefix import Prefixes
-from backends.local.model.reading import JSON, object_if_there, object_in, text_in
-from backends.local.model.template import ChatTemplate, ChatTemplates
-from backends.local.model.tokenizer_config import special_tokens_in, templates_in
-from backends.local.model.tokens import Tokens
-from backends.local.model.vocabulary import compare, read_vocabulary
+from backends.local.model.chat_template import ChatTemplate, ChatTemplates
+from backends.local.model.files import JSON, read_object, read_optional_object, read_text
+from backends.local.model.manifest import JsonSeparators, Manifest, ToolFormatName, read_manifest
+from backends.local.model.prefix import PrefixFinder
+from backends.local.model.tokenizer import ModelTokenizer
+from backends.local.model.tokenizer_config import read_chat_templates, read_special_tokens
+from backends.local.model.vocabulary import check_vocabulary, read_vocabulary
 from backends.local.model.weights import Weights, read_weights
 from proxy.wire.errors import RequestError
 
-# A prompt of one token would come back as part of the answer.
+# CTranslate2 returns a prompt of one token as part of the answer.
 MIN_PROMPT_TOKENS = 2
-# On a processor the engine keeps a key and a value of 32 bits for every head, however many share theirs.
-KV_BYTES = 2 * 4
+# On a CPU the engine keeps a key and a value of 32 bits for every head, even for heads that share them.
+KV_BYTES_PER_DIM = 2 * 4
 ENGINE_TOKENS = ("bos_token", "eos_token", "unk_token")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     path: Path
-    vocabulary: Sequence[str]  # the place of a token is its id
+    vocabulary: Sequence[str]  # indexed by token id
     longest_token_chars: int
     stop_ids: frozenset[int]
     context_length: int
-    tool_format: ToolFormat | None
-    reasoning: tuple[str, str] | None  # the tags around its thoughts
-    json_style: JsonStyle
-    kv_bytes_per_token: int  # what a token of a prompt or an answer takes in memory, on a processor
+    tool_format: ToolFormatName | None
+    reasoning: tuple[str, str] | None  # the tags around it
+    json_style: JsonSeparators
+    kv_bytes_per_token: int  # the memory for one token of a prompt or an answer, on a CPU
     weights: Weights
-    card: Card
-    tokens: Tokens
+    manifest: Manifest
+    tokenizer: ModelTokenizer
     template: ChatTemplates
-    prefixes: Prefixes
+    prefix_finder: PrefixFinder
 
     def prompt(self, messages: Sequence[JSON], tools: Sequence[JSON], **variables: Any) -> list[int]:
-        """The conversation as ids, up to where the assistant is to speak. Raises RequestError.
+        """Return the conversation as token ids, up to the assistant's answer. Raises RequestError.
 
-        `variables` are for the template, which may read them: see `template.reads`.
+        `variables` are passed to the template; `template.uses` says which it uses.
         """
         longest_chars = self.context_length * self.longest_token_chars
         try:
             pieces = self.template.render(messages, tools, **variables)
         except RequestError as error:
             if sum(len(each["content"]) for each in messages if isinstance(each.get("content"), str)) > longest_chars:
-                raise _too_long() from error  # which is why it was too much work
+                raise _too_long() from error  # the length explains why rendering exceeded its limit
             raise
         if sum(map(len, pieces)) > longest_chars:
-            raise _too_long()  # whatever its tokens are: a body of many megabytes is not read to find out
-        ids = self.tokens.encode(pieces)
+            raise _too_long()  # without tokenizing many megabytes first
+        ids = self.tokenizer.encode(pieces)
         if len(ids) >= self.context_length:
             raise _too_long()
         if len(ids) < MIN_PROMPT_TOKENS:
@@ -74,108 +74,113 @@ class Model:
     def prefix_length(
         self, messages: Sequence[JSON], tools: Sequence[JSON], ids: Sequence[int], **variables: Any
     ) -> int:
-        """How many tokens at the start of this prompt come from instructions and tools alone; it leaves two at least.
+        """Return how many tokens at the start of this prompt depend only on instructions and tools, less at least two.
 
-        Another conversation that begins with the same instructions and tools begins with the same tokens.
+        Another conversation with the same instructions and tools begins with the same tokens.
         """
-        return self.prefixes.length(messages, tools, variables, ids)
+        return self.prefix_finder.prefix_length(messages, tools, variables, ids)
 
 
 def read_model(path: Path, *, context_length: int | None = None) -> Model:
-    """Read a model's folder. Raises ValueError or OSError, in a sentence that names the file and what is wrong."""
+    """Return the model in a folder. Raises ValueError or OSError, in a sentence that names the file and its fault."""
     if not path.is_dir():
         raise FileNotFoundError(f"There is no model folder {path}.")
     if not (path / "model.bin").is_file():
         raise FileNotFoundError(f"The model folder {path} has no model.bin.")
-    config, card = _config(path / "config.json"), read_card(path / "headgate.json")
-    tokenizer, vocabulary = _tokenizer(path / "tokenizer.json"), read_vocabulary(path / "vocabulary.json")
-    compare(path, vocabulary, tokenizer)
-    weights = _weights(path / "model.bin", vocabulary)
-    tokens, special, sources = Tokens(tokenizer), special_tokens_in(path, config), templates_in(path)
-    template = _templates(path, sources, tokens, special)
+    config, manifest = _read_config(path / "config.json"), read_manifest(path / "headgate.json")
+    library_tokenizer = _read_tokenizer(path / "tokenizer.json")
+    vocabulary = read_vocabulary(path / "vocabulary.json")
+    check_vocabulary(path, vocabulary, library_tokenizer)
+    weights = _read_weights(path / "model.bin", vocabulary)
+    tokenizer, special = ModelTokenizer(library_tokenizer), read_special_tokens(path, config)
+    sources = read_chat_templates(path)
+    template = _compile_templates(path, sources, tokenizer, special)
     return Model(
         path, vocabulary, max(map(len, vocabulary)),
-        stop_ids=_stop_ids(path, vocabulary, {*_eos(path, config), *card.eos} - {""}),
-        context_length=_context_length(path, context_length, card),
-        tool_format=card.tool_format_of(sources[1], tokens.added),
-        reasoning=card.reasoning_of(sources[1], tokens.added),
-        json_style=card.json_style, kv_bytes_per_token=_kv_bytes(path, card, weights), weights=weights, card=card,
-        tokens=tokens, template=template,
-        prefixes=Prefixes(lambda messages, tools, variables: tokens.encode(
-            template.render(messages, tools, **variables))),
+        stop_ids=_find_stop_ids(path, vocabulary, {*_eos_tokens(path, config), *manifest.eos} - {""}),
+        context_length=_find_context_length(path, context_length, manifest),
+        tool_format=manifest.find_tool_format(sources[1], tokenizer.added_tokens),
+        reasoning=manifest.find_reasoning(sources[1], tokenizer.added_tokens),
+        json_style=manifest.json_style, kv_bytes_per_token=_kv_bytes_per_token(path, manifest, weights),
+        weights=weights, manifest=manifest, tokenizer=tokenizer, template=template,
+        prefix_finder=PrefixFinder(
+            lambda messages, tools, variables: tokenizer.encode(template.render(messages, tools, **variables))
+        ),
     )  # fmt: skip
 
 
-def _config(path: Path) -> JSON:
-    config = object_in(path)
+def _read_config(path: Path) -> JSON:
+    config = read_object(path)
     for name in ENGINE_TOKENS:
         if name in config and not isinstance(config[name], str):
             raise ValueError(
-                f'{path}: {name} is no string, which the engine cannot read; write "" for a token that the model '
+                f'{path}: {name} is not a string, which the engine cannot read; write "" for a token that the model '
                 "does not have, as `headgate model convert` does."
             )
     return config
 
 
-def _weights(path: Path, vocabulary: Sequence[str]) -> Weights:
+def _read_weights(path: Path, vocabulary: Sequence[str]) -> Weights:
     weights = read_weights(path)
-    if weights.vocabulary != len(vocabulary):
-        raise ValueError(f"{path} has {weights.vocabulary} embeddings, but vocabulary.json {len(vocabulary)} tokens.")
+    if weights.vocabulary_size != len(vocabulary):
+        raise ValueError(
+            f"{path} has {weights.vocabulary_size} embeddings, but vocabulary.json {len(vocabulary)} tokens."
+        )
     return weights
 
 
-def _templates(path: Path, sources: tuple[str, str], tokens: Tokens, special: dict[str, str]) -> ChatTemplates:
+def _compile_templates(
+    path: Path, sources: tuple[str, str], tokenizer: ModelTokenizer, special: dict[str, str]
+) -> ChatTemplates:
     try:
-        plain = ChatTemplate(sources[0], tokens.controls, special)
-        with_tools = plain if sources[1] == sources[0] else ChatTemplate(sources[1], tokens.controls, special)
+        plain = ChatTemplate(sources[0], tokenizer.control_tokens, special)
+        with_tools = plain if sources[1] == sources[0] else ChatTemplate(sources[1], tokenizer.control_tokens, special)
     except ValueError as error:
         raise ValueError(f"{path / 'chat_template.jinja'}: {error}") from error
     return ChatTemplates(plain, with_tools)
 
 
-def _context_length(path: Path, asked: int | None, card: Card) -> int:
-    length, window = asked or card.context_length, card.sliding_window
+def _find_context_length(path: Path, configured: int | None, manifest: Manifest) -> int:
+    length, window = configured or manifest.context_length, manifest.sliding_window
     if length is None:
         raise ValueError(
-            f"How long a context the model in {path} can read is not known: set context_length, or write it to "
-            "headgate.json beside the model."
+            f"The context length of the model in {path} is unknown: set context_length, or write it to headgate.json "
+            "in the model's folder."
         )
-    if asked and card.context_length and asked > card.context_length:
+    if configured and manifest.context_length and configured > manifest.context_length:
         raise ValueError(
-            f"context_length is {asked}, but the model in {path} was made for {card.context_length} tokens; beyond "
-            "them its answers would be wrong."
+            f"context_length is {configured}, but the model in {path} supports {manifest.context_length} tokens; "
+            "answers to longer prompts would be wrong."
         )
-    if asked and window and asked > window:
+    if configured and window and configured > window:
         raise ValueError(
-            f"context_length is {asked}, but the model in {path} looks back {window} tokens only; beyond them its "
-            "answers would be wrong."
+            f"context_length is {configured}, but the sliding window of the model in {path} has {window} tokens; "
+            "answers to longer prompts would be wrong."
         )
     return min(length, window or length)
 
 
-def _kv_bytes(path: Path, card: Card, weights: Weights) -> int:
-    layers, heads = card.layers or weights.layers, card.heads or weights.heads
-    head_dim = card.head_dim or weights.head_dim
+def _kv_bytes_per_token(path: Path, manifest: Manifest, weights: Weights) -> int:
+    layers, heads = manifest.layers or weights.layers, manifest.heads or weights.heads
+    head_dim = manifest.head_dim or weights.head_dim
     if not (layers and heads and head_dim):
-        raise ValueError(
-            f"{path}: how large the model is is not known; write layers, heads, head_dim to headgate.json."
-        )
-    return layers * heads * head_dim * KV_BYTES
+        raise ValueError(f"{path}: the size of the model is unknown; write layers, heads, head_dim to headgate.json.")
+    return layers * heads * head_dim * KV_BYTES_PER_DIM
 
 
-def _eos(path: Path, config: JSON) -> set[str]:
-    """The tokens that end a text, by the engine's own config and by the tokenizer's."""
+def _eos_tokens(path: Path, config: JSON) -> set[str]:
+    """Return the tokens that end a text, by the configs of the engine and of the tokenizer."""
     by_engine = str(config.get("eos_token") or "")
-    by_tokenizer = special_tokens_in(path, {}).get("eos_token", "")
+    by_tokenizer = read_special_tokens(path, {}).get("eos_token", "")
     return {by_engine, by_tokenizer}
 
 
-def _stop_ids(path: Path, vocabulary: Sequence[str], named: set[str]) -> frozenset[int]:
-    """All tokens that end an answer: those that the files name, and those to which generation_config.json points."""
+def _find_stop_ids(path: Path, vocabulary: Sequence[str], named: set[str]) -> frozenset[int]:
+    """Return all tokens that end an answer: those given by name, and those of generation_config.json."""
     for token in named - set(vocabulary):
-        raise ValueError(f"The model in {path} is to stop at '{token}', which is not in its vocabulary.json.")
+        raise ValueError(f"The model in {path} stops at '{token}', which is not in its vocabulary.json.")
     generation = path / "generation_config.json"
-    given = object_if_there(generation).get("eos_token_id")
+    given = read_optional_object(generation).get("eos_token_id")
     numbers = given if isinstance(given, list) else [] if given is None else [given]
     for number in numbers:
         if type(number) is not int or not 0 <= number < len(vocabulary):
@@ -185,12 +190,12 @@ def _stop_ids(path: Path, vocabulary: Sequence[str], named: set[str]) -> frozens
     return frozenset(numbers) | {vocabulary.index(token) for token in named}
 
 
-def _tokenizer(path: Path) -> Tokenizer:
-    text = text_in(path)
+def _read_tokenizer(path: Path) -> Tokenizer:
+    text = read_text(path)
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} is not a tokenizer that can be read: {error}.") from error
+        raise ValueError(f"{path} is not a readable tokenizer: {error}.") from error
 
 
 def _too_long() -> RequestError:

@@ -1,7 +1,7 @@
-"""How much of a prompt comes from instructions and tools alone: what the engine can keep from one call to the next.
+"""How much of a prompt depends only on instructions and tools: what the engine can reuse for another call.
 
-Two probes with other first messages of a user are rendered and cut into tokens like the prompt itself. Where they
-begin alike, nothing depends on what the user says, not even how the last word before it is cut.
+Probe conversations with different first user messages are rendered and tokenized like the prompt itself. Where they
+begin with the same tokens, nothing depends on the user's message, not even the tokens of the last word before it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,60 +15,61 @@ from cachetools import LRUCache
 from proxy.wire.errors import RequestError
 
 JSON = dict[str, Any]
-Read = Callable[[Sequence[JSON], Sequence[JSON], Mapping[str, Any]], list[int]]
+Tokenize = Callable[[Sequence[JSON], Sequence[JSON], Mapping[str, Any]], list[int]]
 
-KEPT = 128
-# They begin with what no tokenizer joins to the same letters before them.
+MAX_CACHED = 128
+# Their first characters differ so much that no tokenizer joins them to the text before them in the same way.
 PROBES = ("a b", "0\n", "(é")
-# A prompt of which less is left would be given back as part of the answer.
-LEAST_LEFT = 2
+# A prompt of which less remains would be returned as part of the answer.
+MIN_REMAINING = 2
 
 
-class Prefixes:
-    """Remembers the beginnings of the prompts of a model, the last used ones of them."""
+class PrefixFinder:
+    """Finds the shared beginnings of a model's prompts, and caches the most recently used ones."""
 
-    def __init__(self, read: Read) -> None:
-        self._read = read
-        self._kept: LRUCache[bytes, tuple[int, ...]] = LRUCache(KEPT)
-        self._lock = Lock()  # long prompts are read in threads of their own
+    def __init__(self, tokenize: Tokenize) -> None:
+        self._tokenize = tokenize
+        self._cache: LRUCache[bytes, tuple[int, ...]] = LRUCache(MAX_CACHED)
+        self._lock = Lock()  # long prompts are prepared in threads
 
-    def length(
+    def prefix_length(
         self, messages: Sequence[JSON], tools: Sequence[JSON], variables: Mapping[str, Any], ids: Sequence[int]
     ) -> int:
-        """How many of a prompt's first tokens come from its leading instructions and its tools."""
-        known = self._known(_leading(messages), tools, variables)
-        begun = tuple(ids[: len(known)])
-        shared = len(known) if begun == known else _shared([known, begun])
-        return max(0, min(shared, len(ids) - LEAST_LEFT))
+        """Return how many of a prompt's first tokens depend only on its leading instructions and its tools."""
+        prefix = self._find(_leading(messages), tools, variables)
+        beginning = tuple(ids[: len(prefix)])
+        shared = len(prefix) if beginning == prefix else _common_length([prefix, beginning])
+        return max(0, min(shared, len(ids) - MIN_REMAINING))
 
-    def _known(self, head: Sequence[JSON], tools: Sequence[JSON], variables: Mapping[str, Any]) -> tuple[int, ...]:
+    def _find(self, head: Sequence[JSON], tools: Sequence[JSON], variables: Mapping[str, Any]) -> tuple[int, ...]:
         try:
-            told = orjson.dumps([head, tools, variables], option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
-        except TypeError:  # nested deeper than any reader goes
+            encoded = orjson.dumps([head, tools, variables], option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
+        except TypeError:  # nested too deeply to encode
             return ()
-        key = blake2b(told, digest_size=16).digest()
+        key = blake2b(encoded, digest_size=16).digest()
         with self._lock:
-            known = self._kept.get(key)
-        if known is None:
-            known = self._probed(head, tools, variables)
+            prefix = self._cache.get(key)
+        if prefix is None:
+            prefix = self._probe(head, tools, variables)
             with self._lock:
-                self._kept[key] = known
-        return known
+                self._cache[key] = prefix
+        return prefix
 
-    def _probed(self, head: Sequence[JSON], tools: Sequence[JSON], variables: Mapping[str, Any]) -> tuple[int, ...]:
+    def _probe(self, head: Sequence[JSON], tools: Sequence[JSON], variables: Mapping[str, Any]) -> tuple[int, ...]:
         try:
-            probes = [self._read([*head, {"role": "user", "content": said}], tools, variables) for said in PROBES]
-        except RequestError:  # a template may refuse a conversation that the real one is not
+            prompts = [self._tokenize([*head, {"role": "user", "content": text}], tools, variables) for text in PROBES]
+        except RequestError:  # a template may refuse the probe although it accepts the conversation
             return ()
-        return tuple(probes[0][: _shared(probes)])
+        return tuple(prompts[0][: _common_length(prompts)])
 
 
 def _leading(messages: Sequence[JSON]) -> list[JSON]:
+    """Return the system messages at the beginning."""
     end = next((index for index, each in enumerate(messages) if each.get("role") != "system"), len(messages))
     return list(messages[:end])
 
 
-def _shared(sequences: Sequence[Sequence[int]]) -> int:
-    """How many elements all of them have in common at the beginning."""
+def _common_length(sequences: Sequence[Sequence[int]]) -> int:
+    """Return how many elements all sequences have in common at the beginning."""
     same = (len(set(column)) == 1 for column in zip(*sequences, strict=False))
     return next((index for index, alike in enumerate(same) if not alike), min(map(len, sequences)))

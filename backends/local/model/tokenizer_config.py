@@ -1,41 +1,43 @@
-"""tokenizer_config.json and special_tokens_map.json: the chat templates and the special tokens by name.
+"""tokenizer_config.json and special_tokens_map.json: the chat templates, and the special tokens by name.
 
-A chat template is the file chat_template.jinja, or else stands in tokenizer_config.json: one as a string, several as
-a list of names and templates, of which "tool_use" is for calls that bring tools and "default" for all others.
+A chat template is the file chat_template.jinja or a value in tokenizer_config.json: one string, or a list of names and
+templates of which "tool_use" is for calls with tools and "default" for all others.
 Source: https://huggingface.co/docs/transformers/chat_templating_writing#template-selection
 """
 
 from pathlib import Path
 from typing import Any
 
-from backends.local.model.reading import JSON, object_if_there, text_in
+from backends.local.model.files import JSON, read_optional_object, read_text
 
-TEMPLATE, CONFIG, MAP = "chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json"
-NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+TEMPLATE_FILE, CONFIG_FILE, MAP_FILE = "chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json"
+TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-def templates_in(folder: Path) -> tuple[str, str]:
-    """The template for calls without tools, and the one for calls with tools, often the same."""
-    if (folder / TEMPLATE).is_file():
-        source = text_in(folder / TEMPLATE)
+def read_chat_templates(folder: Path) -> tuple[str, str]:
+    """Return the template for calls without tools, and the one for calls with tools, often the same."""
+    if (folder / TEMPLATE_FILE).is_file():
+        source = read_text(folder / TEMPLATE_FILE)
         return source, source
-    path = folder / CONFIG
-    given = object_if_there(path).get("chat_template")
+    path = folder / CONFIG_FILE
+    given = read_optional_object(path).get("chat_template")
     if given is None:
-        raise FileNotFoundError(f"The model folder {folder} has no {TEMPLATE}, and {CONFIG} has no chat template.")
+        raise FileNotFoundError(
+            f"The model folder {folder} has no {TEMPLATE_FILE}, and {CONFIG_FILE} has no chat template."
+        )
     if isinstance(given, str):
         return given, given
     named = _by_name(given)
     if named is None or "default" not in named:
-        raise ValueError(f"{path}: chat_template is neither a template nor a list of them that names a default one.")
+        raise ValueError(f"{path}: chat_template is neither a template nor a list of templates with a default one.")
     return named["default"], named.get("tool_use", named["default"])
 
 
-def special_tokens_in(folder: Path, engine: JSON) -> dict[str, str]:
-    """The tokens that templates know by name; those that the engine's own config names stand above the others."""
-    sources = [engine, object_if_there(folder / CONFIG), object_if_there(folder / MAP)]
-    found = {name: [_content(source.get(name)) for source in sources] for name in NAMES}
-    return {name: next(filter(None, contents)) for name, contents in found.items() if any(contents)}
+def read_special_tokens(folder: Path, engine_config: JSON) -> dict[str, str]:
+    """Return the tokens that templates know by name; the engine's own config takes precedence."""
+    sources = [engine_config, read_optional_object(folder / CONFIG_FILE), read_optional_object(folder / MAP_FILE)]
+    found = {name: [_token_text(source.get(name)) for source in sources] for name in TOKEN_NAMES}
+    return {name: next(filter(None, texts)) for name, texts in found.items() if any(texts)}
 
 
 def _by_name(given: Any) -> dict[str, str] | None:
@@ -46,7 +48,7 @@ def _by_name(given: Any) -> dict[str, str] | None:
     return None
 
 
-def _content(token: Any) -> str:
-    """A token is given as it is, or as an object that also says how it is cut."""
+def _token_text(token: Any) -> str:
+    """Return the text of a token, which is a string or an object that also says how it is tokenized."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else ""

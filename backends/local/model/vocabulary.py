@@ -1,7 +1,7 @@
-"""vocabulary.json, and whether it is the one of the tokenizer beside it.
+"""vocabulary.json, and whether it matches the tokenizer in the same folder.
 
-Prompts are given to the engine as texts of tokens: one that its vocabulary lacks, or has twice, would silently become
-another. Converters fill a vocabulary up to the size of the weights with tokens that nobody writes: <extra_id_0> ...
+The engine receives prompts as the texts of tokens: a token that its vocabulary lacks, or has twice, would silently
+become another one. Converters pad a vocabulary to the size of the weights with unused tokens: <extra_id_0> ...
 """
 
 import re
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from backends.local.model.reading import json_in
+from backends.local.model.files import read_json
 
 PADDING = re.compile(r"<extra_id_\d+>")
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """All tokens, each at the place of its id. Raises ValueError or OSError."""
-    vocabulary = json_in(path)
+    """Return all tokens, each at the index of its id. Raises ValueError or OSError."""
+    vocabulary = read_json(path)
     if not isinstance(vocabulary, list) or not vocabulary or not all(isinstance(token, str) for token in vocabulary):
         raise ValueError(f"{path} is not a list of tokens.")
     if len(set(vocabulary)) < len(vocabulary):
@@ -27,8 +27,8 @@ def read_vocabulary(path: Path) -> list[str]:
     return vocabulary
 
 
-def compare(folder: Path, vocabulary: Sequence[str], tokenizer: Tokenizer) -> None:
-    """Raises ValueError at the first token that is not the same in both."""
+def check_vocabulary(folder: Path, vocabulary: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Raises ValueError at the first token that differs from the tokenizer's."""
     known = tokenizer.get_vocab(with_added_tokens=True)
     highest = max(known.values(), default=-1)
     if highest >= len(vocabulary):

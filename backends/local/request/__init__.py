@@ -5,50 +5,48 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.local.engine.job import Options
-from backends.local.grammar import Style
+from backends.local.grammar import JsonStyle
 from backends.local.model import Model
-from backends.local.request.choice import Tools, tools_of
-from backends.local.request.conversation import JSON, messages_of
-from backends.local.request.faults import wrong_type, wrong_value
-from backends.local.request.fit import fitted
-from backends.local.request.parameters import PENALTIES, Parameters, ignored
-from backends.local.request.text_format import TextFormat, text_format
-from backends.local.speech import Thinking, format_named
+from backends.local.request.conversation import JSON, build_messages
+from backends.local.request.parameters import PENALTIES, GenerationParameters, find_ignored
+from backends.local.request.text_format import TextFormat, read_text_format
+from backends.local.request.tool_choice import ToolSelection, select_tools
+from backends.local.request.truncation import fit_prompt
+from backends.local.request.validation import invalid_type, invalid_value
+from backends.local.speech import ReasoningTags, find_tool_format
 
-# How many tokens at the end of a prompt tell whether a thought has begun there.
-PROMPT_TAIL = 16
+# How many tokens at the end of a prompt suffice to see whether reasoning is open there.
+PROMPT_TAIL_TOKENS = 16
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class LocalRequest:
+    """A request as the engine and the response need it."""
+
     prompt: list[int]
     options: Options
     body: Mapping[str, Any]  # as the response echoes it
-    tools: Tools = Tools()  # noqa: RUF009  it is frozen
-    thinking: Thinking | None = None  # None when the model does not think
-    thought_begun: bool = False  # whether the prompt ends within a thought
-    stops: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()  # what was asked for and is left out, by name
+    tools: ToolSelection = ToolSelection()  # noqa: RUF009  it is frozen
+    reasoning_tags: ReasoningTags | None = None  # None when the model does not reason
+    reasoning_open: bool = False  # whether the prompt ends inside the reasoning
+    stop_sequences: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()  # the names of parameters and tools that were ignored
 
 
 def read_request(
-    body: Mapping[str, Any], model: Model, defaults: Parameters, *, team: str = "", ignore_unknown_tools: bool = False
-) -> Request:
-    """Raises RequestError for all that the model cannot read or do."""
-    parameters, form = defaults.asked(body), text_format(body)
-    calls = None if model.tool_format is None else format_named(model.tool_format, model.tokens.controls)
-    tools = tools_of(body, form=calls, ignore_unknown=ignore_unknown_tools)
-    thinking = None if model.reasoning is None else Thinking(*model.reasoning)
-    variables, effort_read = _variables(body, model)
-    messages = _told(messages_of(body, call_id=str if calls is None else calls.id_of), form)
-    room = min(parameters.max_output_tokens, model.context_length // 2) if parameters.truncates else 0
-    prompt = fitted(
-        messages, lambda some: model.prompt(some, tools.definitions, **variables),
-        longest=model.context_length - room, whole=not parameters.truncates,
-    )  # fmt: skip
-    begun = thinking is not None and thinking.begun_in(_end_of(prompt, model))
-    key = body.get("prompt_cache_key")
+    body: Mapping[str, Any], model: Model, defaults: GenerationParameters, *,
+    team: str = "", ignore_unknown_tools: bool = False,
+) -> LocalRequest:  # fmt: skip
+    """Return a request for this model. Raises RequestError for everything that the model cannot read or do."""
+    parameters, text_format = defaults.override(body), read_text_format(body)
+    tools = _select_tools(body, model, ignore_unknown=ignore_unknown_tools)
+    tags = None if model.reasoning is None else ReasoningTags(*model.reasoning)
+    variables, effort_supported = _read_effort(body, model)
+    messages = _build_messages(body, tools, text_format)
+    prompt = _build_prompt(messages, tools, model, parameters, variables)
+    reasoning_open = tags is not None and tags.are_open_in(_decode_tail(prompt, model))
+    style, key = JsonStyle(**dict(model.json_style)), body.get("prompt_cache_key")
     options = Options(
         max_tokens=min(parameters.max_output_tokens, model.context_length - len(prompt)),
         stop_ids=model.stop_ids,
@@ -56,50 +54,73 @@ def read_request(
         top_p=parameters.top_p,
         top_k=min(parameters.top_k, len(model.vocabulary)),
         repetition_penalty=parameters.repetition_penalty,
-        grammar=tools.grammar(
-            form.rule(style := Style(**dict(model.json_style))), model.tokens.controls, style=style,
-            thinking=thinking, thought_begun=begun,
+        grammar=tools.build_grammar(
+            text_format.build_rule(style), model.tokenizer.control_tokens, style=style,
+            reasoning_tags=tags, reasoning_open=reasoning_open,
         ),
-        free=form.schema is None and not tools.must_call,
+        free=text_format.schema is None and not tools.must_call,
         top_logprobs=parameters.top_logprobs,
         prefix=model.prefix_length(messages, tools.definitions, prompt, **variables) if isinstance(key, str) else 0,
         prefix_key=f"{team}\0{key or ''}",
     )  # fmt: skip
-    left_out = [*ignored(body, reasons=effort_read), *tools.ignored]
-    stops = parameters.stops
-    if stops and form.schema is not None:  # cut anywhere, it would not be the JSON that was promised
-        stops = ()
-        left_out.append("stop")
-    return Request(prompt, options, _echoed(body, parameters), tools, thinking, begun, stops, tuple(left_out))
+    ignored = [*find_ignored(body, effort_supported=effort_supported), *tools.ignored]
+    stop_sequences = parameters.stop_sequences
+    if stop_sequences and text_format.schema is not None:  # cut at a stop sequence, the JSON would be invalid
+        stop_sequences = ()
+        ignored.append("stop")
+    echo = _build_echo(body, parameters)
+    return LocalRequest(prompt, options, echo, tools, tags, reasoning_open, stop_sequences, tuple(ignored))
 
 
-def _variables(body: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], bool]:
-    """What the request's `reasoning.effort` means to the model's template, and whether it means anything."""
+def _select_tools(body: Mapping[str, Any], model: Model, *, ignore_unknown: bool) -> ToolSelection:
+    name, control_tokens = model.tool_format, model.tokenizer.control_tokens
+    tool_format = None if name is None else find_tool_format(name, control_tokens)
+    return select_tools(body, tool_format=tool_format, ignore_unknown=ignore_unknown)
+
+
+def _read_effort(body: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], bool]:
+    """Return `reasoning.effort` as variables of the model's template, and whether the effort is supported."""
     effort = (body.get("reasoning") or {}).get("effort")
     if not isinstance(effort, str | None):
-        raise wrong_type("reasoning.effort", "a string", effort)
+        raise invalid_type("reasoning.effort", "a string", effort)
     if effort not in (None, *EFFORTS):
-        raise wrong_value("reasoning.effort", effort, ", ".join(map(repr, EFFORTS)))
-    meant: dict[str, Any] = {"enable_thinking": effort != "none", "reasoning_effort": effort}
-    variables = {name: value for name, value in meant.items() if effort and model.template.reads(name)}
+        raise invalid_value("reasoning.effort", effort, ", ".join(map(repr, EFFORTS)))
+    known: dict[str, Any] = {"enable_thinking": effort != "none", "reasoning_effort": effort}
+    variables = {name: value for name, value in known.items() if effort and model.template.uses(name)}
     return variables, bool(variables) or (model.reasoning is None and effort == "none")
 
 
-def _told(messages: Sequence[JSON], form: TextFormat) -> Sequence[JSON]:
-    """The conversation with what the model must know of the format, where it was trained to find it."""
-    if not form.prompt:
+def _build_messages(body: Mapping[str, Any], tools: ToolSelection, text_format: TextFormat) -> Sequence[JSON]:
+    """Return the conversation, with the description of the text format at the end of the system message."""
+    convert_call_id = str if tools.tool_format is None else tools.tool_format.convert_call_id
+    messages, instruction = build_messages(body, convert_call_id=convert_call_id), text_format.instruction
+    if not instruction:
         return messages
     if messages[0]["role"] != "system":
-        return [{"role": "system", "content": form.prompt}, *messages]
-    return [messages[0] | {"content": f"{messages[0]['content']}\n\n{form.prompt}"}, *messages[1:]]
+        return [{"role": "system", "content": instruction}, *messages]
+    return [messages[0] | {"content": f"{messages[0]['content']}\n\n{instruction}"}, *messages[1:]]
 
 
-def _end_of(prompt: Sequence[int], model: Model) -> str:
-    return "".join(map(model.tokens.decoder([], shows=model.tokens.controls), prompt[-PROMPT_TAIL:]))
+def _build_prompt(
+    messages: Sequence[JSON], tools: ToolSelection, model: Model, parameters: GenerationParameters,
+    variables: Mapping[str, Any],
+) -> list[int]:  # fmt: skip
+    """Return the tokens of the prompt; a conversation that may be truncated leaves room for the answer."""
+    reserved = min(parameters.max_output_tokens, model.context_length // 2) if parameters.truncate else 0
+    return fit_prompt(
+        messages, lambda some: model.prompt(some, tools.definitions, **variables),
+        max_tokens=model.context_length - reserved, truncate=parameters.truncate,
+    )  # fmt: skip
 
 
-def _echoed(body: Mapping[str, Any], parameters: Parameters) -> Mapping[str, Any]:
-    """The body with what was used where it said nothing, or what is not done here."""
+def _decode_tail(prompt: Sequence[int], model: Model) -> str:
+    tokenizer = model.tokenizer
+    detokenize = tokenizer.build_detokenizer([], visible=tokenizer.control_tokens)
+    return "".join(map(detokenize, prompt[-PROMPT_TAIL_TOKENS:]))
+
+
+def _build_echo(body: Mapping[str, Any], parameters: GenerationParameters) -> Mapping[str, Any]:
+    """Return the body with the values that were used in place of absent or unsupported ones."""
     text = {name: value for name, value in (body.get("text") or {}).items() if value is not None}
     used = {"temperature": parameters.temperature, "top_p": parameters.top_p, **dict.fromkeys(PENALTIES, 0.0)}
     return {**body, **used, "text": text}

@@ -1,4 +1,4 @@
-"""The request's instructions and input as the messages that chat templates take: texts, thoughts, calls and results.
+"""The request's instructions and input as the messages that chat templates expect.
 
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-input
 """
@@ -8,178 +8,189 @@ from typing import Any
 
 import orjson
 
-from backends.local.names import CUSTOM_INPUT, flat_name
-from backends.local.request.faults import missing, shown, unsupported, wrong_type, wrong_value
-from backends.local.request.files import text_of_file
+from backends.local.request.input_files import read_input_file
+from backends.local.request.validation import (
+    invalid_type,
+    invalid_value,
+    missing_parameter,
+    shorten,
+    unsupported_value,
+)
+from backends.local.speech.segments import INPUT_PARAMETER, flat_name
 from proxy.wire.errors import RequestError
 
 JSON = dict[str, Any]
 
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-TEXTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
+# Which key of a content part contains its text.
+TEXT_KEYS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
-def messages_of(body: Mapping[str, Any], *, call_id: Callable[[str], str] = str) -> list[JSON]:
-    """The conversation, oldest first. Raises RequestError for what a model of text cannot read.
+def build_messages(body: Mapping[str, Any], *, convert_call_id: Callable[[str], str] = str) -> list[JSON]:
+    """Return the conversation, oldest message first. Raises RequestError for input that a text model cannot read.
 
-    `call_id` gives the ids of calls as the model's template wants them.
+    `convert_call_id` turns the ids of calls into those that the model's template accepts.
     """
-    history = _History(call_id)
+    messages = _Messages(convert_call_id)
     if body.get("instructions"):
-        history.say("system", body["instructions"])
+        messages.add_text("system", body["instructions"])
     given = body.get("input")
     if isinstance(given, str):
-        history.say("user", given)
+        messages.add_text("user", given)
     elif isinstance(given, list):
         for index, item in enumerate(given):
-            history.add(item, f"input[{index}]")
+            messages.add_item(item, f"input[{index}]")
     elif given is not None:
-        raise wrong_type("input", "a string or an array of objects", given)
-    history.refuse_open_calls()
-    if given is None or not history.messages:
-        raise missing("input")
-    return history.messages
+        raise invalid_type("input", "a string or an array of objects", given)
+    messages.check_calls_answered()
+    if given is None or not messages.found:
+        raise missing_parameter("input")
+    return messages.found
 
 
-class _History:
-    """Messages as they grow item by item."""
+class _Messages:
+    """Collects messages, item by item."""
 
-    def __init__(self, call_id: Callable[[str], str]) -> None:
-        self._call_id = call_id
-        self.messages: list[JSON] = []
-        self._ids: set[str] = set()
-        self._open_calls: dict[str, str] = {}  # call_id -> name, of those that have no output yet
-        self._thought = ""  # what the assistant thought before the message that comes next
+    def __init__(self, convert_call_id: Callable[[str], str]) -> None:
+        self.found: list[JSON] = []
+        self._convert_call_id = convert_call_id
+        self._item_ids: set[str] = set()
+        self._open_calls: dict[str, str] = {}  # call_id -> name, of calls without an output
+        self._reasoning = ""  # belongs to the next assistant message
 
-    def add(self, item: Any, where: str) -> None:
+    def add_item(self, item: Any, where: str) -> None:
         if not isinstance(item, dict):
-            raise wrong_type(where, "an object", item)
-        self._refuse_twice(item.get("id"))
-        match _type(item, where):
+            raise invalid_type(where, "an object", item)
+        self._check_unique(item.get("id"))
+        match _item_type(item, where):
             case "message":
-                self.say(_role(item, where), _text(item.get("content"), f"{where}.content"))
+                self.add_text(_read_role(item, where), _read_text(item.get("content"), f"{where}.content"))
             case "function_call":
-                self._call(item, where, _arguments(_string(item, "arguments", where)))
+                self._add_call(item, where, _load_arguments(_read_string(item, "arguments", where)))
             case "custom_tool_call":
-                self._call(item, where, {CUSTOM_INPUT: _string(item, "input", where)})
+                self._add_call(item, where, {INPUT_PARAMETER: _read_string(item, "input", where)})
             case "function_call_output" | "custom_tool_call_output":
-                self._output(item, where)
+                self._add_output(item, where)
             case "reasoning":
-                self._thought = _thought(item)
+                self._reasoning = _read_reasoning(item)
             case "item_reference":
-                raise RequestError(f"Item with id '{shown(str(item.get('id')))}' not found.", status=404, param="input")
+                item_id = shorten(str(item.get("id")))
+                raise RequestError(f"Item with id '{item_id}' not found.", status=404, param="input")
             case other:
-                raise unsupported(where, f"this model reads messages and function calls, not '{shown(other)}'.")
+                message = f"this model reads messages and function calls, not '{shorten(other)}'."
+                raise unsupported_value(where, message)
 
-    def say(self, role: str, text: str) -> None:
-        """Texts of the system at the beginning become one: most templates know only one."""
-        if role == "system" and len(self.messages) == 1 and self.messages[0]["role"] == "system":
-            self.messages[0]["content"] += "\n\n" + text
+    def add_text(self, role: str, text: str) -> None:
+        """Add a message. System messages at the beginning are joined, because most templates accept only one."""
+        if role == "system" and len(self.found) == 1 and self.found[0]["role"] == "system":
+            self.found[0]["content"] += "\n\n" + text
             return
         message = {"role": role, "content": text}
-        if role == "assistant" and self._thought:
-            message["reasoning_content"] = self._thought  # where templates of models that think look for it
-        self._thought = ""
-        self.messages.append(message)
+        if role == "assistant" and self._reasoning:
+            message["reasoning_content"] = self._reasoning  # the key that templates of reasoning models read
+        self._reasoning = ""
+        self.found.append(message)
 
-    def refuse_open_calls(self) -> None:
+    def check_calls_answered(self) -> None:
         for call_id in self._open_calls:
-            raise RequestError(f"No tool output found for function call {shown(call_id)}.", param="input")
+            raise RequestError(f"No tool output found for function call {shorten(call_id)}.", param="input")
 
-    def _call(self, item: JSON, where: str, arguments: Any) -> None:
-        """Calls stand in the message of the assistant that made them, beside its text."""
-        call_id, name = (_string(item, key, where) for key in ("call_id", "name"))
+    def _add_call(self, item: JSON, where: str, arguments: Any) -> None:
+        """Add a call to the assistant message that made it."""
+        call_id, name = (_read_string(item, key, where) for key in ("call_id", "name"))
         namespace = item.get("namespace")
         name = flat_name(name, namespace if isinstance(namespace, str) else None)
         function = {"name": name, "arguments": arguments}
-        if not self.messages or self.messages[-1]["role"] != "assistant":
-            self.say("assistant", "")
-        calls = self.messages[-1].setdefault("tool_calls", [])
-        calls.append({"id": self._call_id(call_id), "type": "function", "function": function})
+        if not self.found or self.found[-1]["role"] != "assistant":
+            self.add_text("assistant", "")
+        calls = self.found[-1].setdefault("tool_calls", [])
+        calls.append({"id": self._convert_call_id(call_id), "type": "function", "function": function})
         self._open_calls[call_id] = name
 
-    def _output(self, item: JSON, where: str) -> None:
-        call_id = _string(item, "call_id", where)
+    def _add_output(self, item: JSON, where: str) -> None:
+        call_id = _read_string(item, "call_id", where)
         name = self._open_calls.pop(call_id, None)
         if name is None:
             raise RequestError(
-                f"No tool call found for function call output with call_id {shown(call_id)}.", param="input"
+                f"No tool call found for function call output with call_id {shorten(call_id)}.", param="input"
             )
-        text = _text(item.get("output"), f"{where}.output")
-        self.messages.append({"role": "tool", "tool_call_id": self._call_id(call_id), "name": name, "content": text})
+        text = _read_text(item.get("output"), f"{where}.output")
+        message = {"role": "tool", "tool_call_id": self._convert_call_id(call_id), "name": name, "content": text}
+        self.found.append(message)
 
-    def _refuse_twice(self, item_id: Any) -> None:
+    def _check_unique(self, item_id: Any) -> None:
         if not isinstance(item_id, str):
             return
-        if item_id in self._ids:
+        if item_id in self._item_ids:
             raise RequestError(
-                f"Duplicate item found with id {shown(item_id)}. Remove duplicate items from your input and try again.",
+                f"Duplicate item found with id {shorten(item_id)}. "
+                "Remove duplicate items from your input and try again.",
                 param="input",
             )
-        self._ids.add(item_id)
+        self._item_ids.add(item_id)
 
 
-def _type(item: JSON, where: str) -> str:
-    """The kind of an item. Messages need not say theirs; nor need references, which have nothing but an id."""
+def _item_type(item: JSON, where: str) -> str:
+    """Return the type of an item, which messages and references may omit."""
     kind = item.get("type")
     if isinstance(kind, str):
         return kind
     if kind is not None:
-        raise wrong_type(f"{where}.type", "a string", kind)
+        raise invalid_type(f"{where}.type", "a string", kind)
     if "role" in item:
         return "message"
     if "id" in item:
         return "item_reference"
-    raise missing(f"{where}.type")
+    raise missing_parameter(f"{where}.type")
 
 
-def _role(item: JSON, where: str) -> str:
-    role = _string(item, "role", where)
+def _read_role(item: JSON, where: str) -> str:
+    role = _read_string(item, "role", where)
     if role not in ROLES:
-        raise wrong_value(f"{where}.role", role, "'user', 'assistant', 'system' and 'developer'")
+        raise invalid_value(f"{where}.role", role, "'user', 'assistant', 'system' and 'developer'")
     return ROLES[role]
 
 
-def _text(content: Any, where: str) -> str:
-    """A string as it is, or the texts of its parts in one."""
+def _read_text(content: Any, where: str) -> str:
+    """Return a string unchanged, or the joined texts of its parts."""
     if isinstance(content, str):
         return content
     if content is None:
-        raise missing(where)
+        raise missing_parameter(where)
     if not isinstance(content, list):
-        raise wrong_type(where, "a string or an array of objects", content)
-    return "".join(_text_of_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+        raise invalid_type(where, "a string or an array of objects", content)
+    return "".join(_read_part(part, f"{where}[{index}]") for index, part in enumerate(content))
 
 
-def _text_of_part(part: Any, where: str) -> str:
+def _read_part(part: Any, where: str) -> str:
     if not isinstance(part, dict):
-        raise wrong_type(where, "an object", part)
-    kind = _string(part, "type", where)
+        raise invalid_type(where, "an object", part)
+    kind = _read_string(part, "type", where)
     if kind == "input_file":
-        return text_of_file(part, where)
-    if kind not in TEXTS:
-        raise unsupported(where, f"this model reads text, not '{shown(kind)}'.")
-    return _string(part, TEXTS[kind], where)
+        return read_input_file(part, where)
+    if kind not in TEXT_KEYS:
+        raise unsupported_value(where, f"this model reads text, not '{shorten(kind)}'.")
+    return _read_string(part, TEXT_KEYS[kind], where)
 
 
-def _thought(item: JSON) -> str:
-    """What a model of ours thought in another turn; others encrypt their thoughts, and nobody here can read those."""
+def _read_reasoning(item: JSON) -> str:
+    """Return the reasoning that a local model wrote in an earlier turn; encrypted reasoning cannot be read."""
     parts = item.get("content")
     texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _string(item: JSON, key: str, where: str) -> str:
+def _read_string(item: JSON, key: str, where: str) -> str:
     value = item.get(key)
     if value is None:
-        raise missing(f"{where}.{key}")
+        raise missing_parameter(f"{where}.{key}")
     if not isinstance(value, str):
-        raise wrong_type(f"{where}.{key}", "a string", value)
+        raise invalid_type(f"{where}.{key}", "a string", value)
     return value
 
 
-def _arguments(text: str) -> Any:
-    """The arguments as an object, which templates write in their model's own way; what is none stays text."""
+def _load_arguments(text: str) -> Any:
+    """Return arguments as an object, so that templates format them; anything else stays text."""
     try:
         arguments = orjson.loads(text or "{}")
     except orjson.JSONDecodeError:

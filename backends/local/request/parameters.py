@@ -1,8 +1,8 @@
-"""The request's parameters that say how an answer is made, and what becomes of those that a local model has not.
+"""The request's parameters that control generation, and the treatment of those that a local model does not support.
 
-    honoured   max_output_tokens, temperature, top_p, top_logprobs; top_k, repetition_penalty, stop of local engines
-    refused    background, prompt: an answer without them would be another answer
-    left out   all others that would change an answer; `ignored` names them, and the caller reads it in a header
+    honoured   max_output_tokens, temperature, top_p, top_logprobs; beyond the protocol top_k, repetition_penalty, stop
+    refused    background, prompt: an answer without them would be a different one
+    ignored    all others that would change an answer; the caller finds their names in a response header
 
 Source: https://platform.openai.com/docs/api-reference/responses/create
 """  # fmt: skip
@@ -11,11 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backends.local.request.checks import decimal, integer, shaped, strings
-from backends.local.request.faults import unsupported, wrong_value
+from backends.local.request.validation import (
+    check_types,
+    invalid_value,
+    read_decimal,
+    read_integer,
+    read_strings,
+    unsupported_value,
+)
 from proxy.wire.errors import RequestError
 
-SHAPES: Mapping[str, tuple[type, str]] = {
+TYPES: Mapping[str, tuple[type, str]] = {
     "background": (bool, "a boolean"),
     "instructions": (str, "a string"),
     "metadata": (dict, "an object"),
@@ -37,16 +43,16 @@ MIN_PENALTY, MAX_PENALTY = 0.01, 10
 MAX_STOPS, MAX_STOP_CHARS = 16, 1024
 LOGPROBS = "message.output_text.logprobs"
 
-# What other parts of the backend or of the path read, or what says nothing about the answer's text.
-READ_ELSEWHERE = frozenset({
+# Read by other parts of the backend or by the proxy, or without influence on the answer.
+HANDLED_ELSEWHERE = frozenset({
     "background", "conversation", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata",
     "model", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key", "prompt_cache_retention",
     "reasoning", "repetition_penalty", "safety_identifier", "stop", "store", "stream", "stream_options", "temperature",
     "text", "tool_choice", "tools", "top_k", "top_logprobs", "top_p", "truncation", "user",
 })  # fmt: skip
 PENALTIES = ("frequency_penalty", "presence_penalty")
-# Values that ask for nothing.
-NOTHING_ASKED: Mapping[str, Sequence[Any]] = {
+# Values that equal the absence of the parameter.
+NEUTRAL_VALUES: Mapping[str, Sequence[Any]] = {
     **dict.fromkeys(PENALTIES, (0,)),
     "min_p": (0,),
     "logit_bias": ({},),
@@ -56,69 +62,69 @@ NOTHING_ASKED: Mapping[str, Sequence[Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
-    """How an answer is made. Temperature 0 always takes the likeliest token."""
+class GenerationParameters:
+    """How an answer is generated. Temperature 0 always selects the likeliest token."""
 
     max_output_tokens: int
     temperature: float
     top_p: float = 1.0
-    top_k: int = 0  # 0: as many as the engine sees fit
+    top_k: int = 0  # 0: the engine's own limit
     repetition_penalty: float = 1.0
-    top_logprobs: int | None = None  # None: no logprobs are asked for
-    stops: tuple[str, ...] = ()
-    truncates: bool = False  # whether old messages may be left out of a prompt that is too long
+    top_logprobs: int | None = None  # None: no logprobs were requested
+    stop_sequences: tuple[str, ...] = ()
+    truncate: bool = False  # whether old messages may be dropped from a prompt that is too long
 
-    def asked(self, body: Mapping[str, Any]) -> "Parameters":
-        """These with what the request says instead. Raises RequestError."""
-        shaped(body, SHAPES)
-        shaped(body.get("metadata") or {}, dict.fromkeys(body.get("metadata") or {}, (str, "a string")), "metadata.")
-        integer(body, "max_tool_calls", least=1)
+    def override(self, body: Mapping[str, Any]) -> "GenerationParameters":
+        """Return these parameters with those of a request in their place. Raises RequestError."""
+        check_types(body, TYPES)
+        metadata = body.get("metadata") or {}
+        check_types(metadata, dict.fromkeys(metadata, (str, "a string")), "metadata.")
+        read_integer(body, "max_tool_calls", least=1)
         for name in PENALTIES:
-            decimal(body, name, least=-2, most=2, default=0)
-        _refuse_what_needs_more(body)
-        top_logprobs = integer(body, "top_logprobs", least=0, most=MAX_LOGPROBS)
+            read_decimal(body, name, least=-2, most=2, default=0)
+        _refuse_unsupported(body)
+        top_logprobs = read_integer(body, "top_logprobs", least=0, most=MAX_LOGPROBS)
         most = self.max_output_tokens
-        return Parameters(
-            min(integer(body, "max_output_tokens", least=MIN_OUTPUT_TOKENS) or most, most),
-            decimal(body, "temperature", least=0, most=MAX_TEMPERATURE, default=self.temperature),
-            decimal(body, "top_p", least=0, most=1, default=self.top_p),
-            integer(body, "top_k", least=0) or 0,
-            decimal(body, "repetition_penalty", least=MIN_PENALTY, most=MAX_PENALTY, default=1),
-            (top_logprobs or 0) if LOGPROBS in strings(body, "include") else None,
-            _stops(body),
-            _truncates(body),
+        return GenerationParameters(
+            min(read_integer(body, "max_output_tokens", least=MIN_OUTPUT_TOKENS) or most, most),
+            read_decimal(body, "temperature", least=0, most=MAX_TEMPERATURE, default=self.temperature),
+            read_decimal(body, "top_p", least=0, most=1, default=self.top_p),
+            read_integer(body, "top_k", least=0) or 0,
+            read_decimal(body, "repetition_penalty", least=MIN_PENALTY, most=MAX_PENALTY, default=1),
+            (top_logprobs or 0) if LOGPROBS in read_strings(body, "include") else None,
+            _read_stop_sequences(body),
+            _read_truncation(body),
         )
 
 
-def ignored(body: Mapping[str, Any], *, reasons: bool) -> Iterator[str]:
-    """The names of what the request asks for and this backend leaves out. Call it with a body that was read."""
+def find_ignored(body: Mapping[str, Any], *, effort_supported: bool) -> Iterator[str]:
+    """Yield the names of parameters that this backend ignores. Requires a body whose values were checked."""
     for name, value in body.items():
-        if name not in READ_ELSEWHERE and value is not None and value not in NOTHING_ASKED.get(name, ()):
+        if name not in HANDLED_ELSEWHERE and value is not None and value not in NEUTRAL_VALUES.get(name, ()):
             yield name
-    included = strings(body, "include")
+    included = read_strings(body, "include")
     yield from (f"include.{value}" for value in included if value != LOGPROBS)
     if body.get("top_logprobs") and LOGPROBS not in included:
         yield "top_logprobs"
     if (body.get("text") or {}).get("verbosity") not in (None, "medium"):
         yield "text.verbosity"
     reasoning = body.get("reasoning") or {}
-    if not reasons and reasoning.get("effort") not in (None, "none"):
+    if not effort_supported and reasoning.get("effort") not in (None, "none"):
         yield "reasoning.effort"
     if reasoning.get("summary") is not None:
         yield "reasoning.summary"
 
 
-def _refuse_what_needs_more(body: Mapping[str, Any]) -> None:
+def _refuse_unsupported(body: Mapping[str, Any]) -> None:
     if body.get("background"):
-        raise unsupported("background", "a local model answers while the caller waits; leave it out or say false.")
+        raise unsupported_value("background", "a local model has no background jobs; leave it out or set it to false.")
     if body.get("prompt") is not None:
-        raise unsupported("prompt", "a local model has no stored prompts; send instructions and input.")
+        raise unsupported_value("prompt", "a local model has no stored prompts; send instructions and input.")
 
 
-def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """Texts at which the answer ends; they are not part of it."""
+def _read_stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
     given = body.get("stop")
-    stops = [given] if isinstance(given, str) else strings(body, "stop")
+    stops = [given] if isinstance(given, str) else read_strings(body, "stop")
     if len(stops) > MAX_STOPS:
         raise RequestError(
             f"Invalid 'stop': array too long. Expected at most {MAX_STOPS} strings, but got {len(stops)}.",
@@ -132,8 +138,8 @@ def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _truncates(body: Mapping[str, Any]) -> bool:
+def _read_truncation(body: Mapping[str, Any]) -> bool:
     given = body.get("truncation")
     if given not in (None, "auto", "disabled"):
-        raise wrong_value("truncation", given, "'auto' and 'disabled'")
+        raise invalid_value("truncation", given, "'auto' and 'disabled'")
     return bool(given == "auto")

@@ -1,4 +1,4 @@
-"""`text.format`: plain text, any JSON object, or JSON by a schema, which a grammar then holds.
+"""`text.format`: plain text, any JSON object, or JSON by a schema, which a grammar then enforces.
 
 Source: https://platform.openai.com/docs/guides/structured-outputs
 """
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backends.local.grammar import Style, json_rule, refuse_unsupported, schema_prompt
-from backends.local.request.faults import missing, shown, wrong_type, wrong_value
+from backends.local.grammar import JsonStyle, check_schema, json_rule, schema_prompt
+from backends.local.request.validation import invalid_type, invalid_value, missing_parameter, shorten
 from proxy.wire.errors import RequestError
 
 PARAM = "text.format"
@@ -19,49 +19,49 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 @dataclass(frozen=True, slots=True)
 class TextFormat:
-    """What an answer's text must be: JSON by `schema`, or anything when that is None."""
+    """The format of an answer's text: JSON by `schema`, or anything when that is None."""
 
     schema: Mapping[str, Any] | None = None
-    prompt: str = ""  # what the model is told of it
+    instruction: str = ""  # describes the format to the model
 
-    def rule(self, style: Style) -> str | None:
-        """As grammars of whole answers take it."""
+    def build_rule(self, style: JsonStyle) -> str | None:
+        """Return the format as the body of a grammar rule; None for free text."""
         return None if self.schema is None else json_rule(self.schema, style=style)
 
 
-def text_format(body: Mapping[str, Any]) -> TextFormat:
-    """Raises RequestError, also for a schema that cannot be held."""
-    form = (body.get("text") or {}).get("format")
-    if form is None:
+def read_text_format(body: Mapping[str, Any]) -> TextFormat:
+    """Return the request's text format. Raises RequestError, also for a schema that cannot be enforced."""
+    given = (body.get("text") or {}).get("format")
+    if given is None:
         return TextFormat()
-    if not isinstance(form, dict):
-        raise wrong_type(PARAM, "an object", form)
-    match form.get("type"):
+    if not isinstance(given, dict):
+        raise invalid_type(PARAM, "an object", given)
+    match given.get("type"):
         case "text":
             return TextFormat()
         case "json_object":
             return TextFormat(ANY_OBJECT, schema_prompt(None))
         case "json_schema":
-            schema = _schema(form)
+            schema = _read_schema(given)
             return TextFormat(schema, schema_prompt(schema))
         case other:
-            raise wrong_value(f"{PARAM}.type", str(other), "'text', 'json_object' and 'json_schema'")
+            raise invalid_value(f"{PARAM}.type", str(other), "'text', 'json_object' and 'json_schema'")
 
 
-def _schema(form: Mapping[str, Any]) -> Mapping[str, Any]:
-    name, schema, strict = (form.get(key) for key in ("name", "schema", "strict"))
+def _read_schema(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    name, schema, strict = (given.get(key) for key in ("name", "schema", "strict"))
     if name is None:
-        raise missing(f"{PARAM}.name")
+        raise missing_parameter(f"{PARAM}.name")
     if not isinstance(name, str):
-        raise wrong_type(f"{PARAM}.name", "a string", name)
+        raise invalid_type(f"{PARAM}.name", "a string", name)
     if not NAME.fullmatch(name):
-        found = f"Invalid '{PARAM}.name': '{shown(name)}' does not match '^[a-zA-Z0-9_-]{{1,64}}$'."
-        raise RequestError(found, code="invalid_value", param=f"{PARAM}.name")
+        message = f"Invalid '{PARAM}.name': '{shorten(name)}' does not match '^[a-zA-Z0-9_-]{{1,64}}$'."
+        raise RequestError(message, code="invalid_value", param=f"{PARAM}.name")
     if schema is None:
-        raise missing(f"{PARAM}.schema")
+        raise missing_parameter(f"{PARAM}.schema")
     if not isinstance(strict, bool | None):
-        raise wrong_type(f"{PARAM}.strict", "a boolean", strict)
-    refuse_unsupported(schema, f"{PARAM}.schema", strict=strict is True, of=f"response_format '{name}'")
-    if not isinstance(schema, dict):  # refused above; who reads types does not know
+        raise invalid_type(f"{PARAM}.strict", "a boolean", strict)
+    check_schema(schema, f"{PARAM}.schema", strict=strict is True, owner=f"response_format '{name}'")
+    if not isinstance(schema, dict):  # check_schema has refused it; this informs the type checker
         raise RequestError("A schema is an object.", param=f"{PARAM}.schema")
     return schema

@@ -1,9 +1,9 @@
-"""The request's tools: in the form that chat templates take, and as what the model may be made to call.
+"""The request's tools: as chat templates expect them, and as what the model may be made to call.
 
-    function    its arguments are held to its schema, unless it says strict = false
-    custom      to the model a function with one text; with a grammar, that text as it stands
-    namespace   functions and custom tools whose names begin with its own
-    all others  run on a server or in a client of their own: refused by name, or left out where the operator says so
+    function    its arguments follow its schema, unless it says strict = false
+    custom      presented to the model as a function with one text; with a grammar, the text is written verbatim
+    namespace   functions and custom tools whose names begin with the namespace's
+    others      run on a server or in a special client: refused by name, or ignored if the operator allows it
 
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-tools
 """
@@ -15,107 +15,115 @@ from typing import Any
 
 import orjson
 
-from backends.local.grammar import lark_grammar, refuse_unsupported, regex_grammar
-from backends.local.names import BETWEEN, CUSTOM_INPUT, flat_name
-from backends.local.request.faults import missing, shown, unsupported, wrong_type, wrong_value
-from backends.local.speech import Kind
+from backends.local.grammar import check_schema, lark_grammar, regex_grammar
+from backends.local.request.validation import (
+    invalid_type,
+    invalid_value,
+    missing_parameter,
+    shorten,
+    unsupported_value,
+)
+from backends.local.speech import ToolKind
+from backends.local.speech.segments import INPUT_PARAMETER, NAMESPACE_SEPARATOR, flat_name
 from proxy.wire.errors import RequestError
 
 JSON = dict[str, Any]
 
-MOST_BYTES = 300_000  # each schema is bounded by itself; many large ones would keep a thread busy for minutes
+MAX_BYTES = 300_000  # each schema has a limit of its own, but many large ones would occupy a thread for minutes
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 ANY_OBJECT: JSON = {"type": "object", "properties": {}}
-# A schema that says no type may still be an object's where one of these says what.
-OF_OBJECTS = ("properties", "additionalProperties", "patternProperties", "required", "$ref", "anyOf", "oneOf", "allOf")
-ONE_TEXT: JSON = {
+# A schema without a type may still be that of an object if it has one of these.
+OBJECT_KEYWORDS = (
+    "properties", "additionalProperties", "patternProperties", "required", "$ref", "anyOf", "oneOf", "allOf",
+)  # fmt: skip
+INPUT_SCHEMA: JSON = {
     "type": "object",
-    "properties": {CUSTOM_INPUT: {"type": "string"}},
-    "required": [CUSTOM_INPUT],
+    "properties": {INPUT_PARAMETER: {"type": "string"}},
+    "required": [INPUT_PARAMETER],
     "additionalProperties": False,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    kind: Kind
+    kind: ToolKind
     name: str
     namespace: str | None
     description: str
     parameters: JSON
-    held: bool = False  # whether a call is to be held to its parameters, or to its grammar
-    grammar: str = ""  # in Lark, of a custom tool's text
+    constrained: bool = False  # whether calls must follow the parameters' schema, or the grammar
+    grammar: str = ""  # in Lark, of a custom tool's input
 
     @property
     def flat_name(self) -> str:
-        """As the model knows it."""
+        """The name by which the model knows it."""
         return flat_name(self.name, self.namespace)
 
     @property
     def definition(self) -> JSON:
-        """As chat templates take it."""
+        """The tool as chat templates expect it."""
         function = {"name": self.flat_name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
 
 
 def read_tools(body: Mapping[str, Any], *, ignored: list[str] | None) -> list[Tool]:
-    """The tools that the model can call. Raises RequestError.
+    """Return the tools that the model can call. Raises RequestError.
 
-    What it cannot is refused or, given a list, left out and put there.
+    Other tools are refused or, if a list is given, left out and appended to it.
     """
-    if len(orjson.dumps(body.get("tools"))) > MOST_BYTES:
-        found = f"The definitions of the tools are too long; the limit is {MOST_BYTES} bytes of JSON in all."
-        raise RequestError(found, code="array_above_max_length", param="tools")
-    tools = list(_tools(body.get("tools") or [], "tools", None, ignored))
-    known: set[str] = set()
+    if len(orjson.dumps(body.get("tools"))) > MAX_BYTES:
+        message = f"The definitions of the tools are too long; the limit is {MAX_BYTES} bytes of JSON in all."
+        raise RequestError(message, code="array_above_max_length", param="tools")
+    tools = list(_read_list(body.get("tools") or [], "tools", None, ignored))
+    names: set[str] = set()
     for tool in tools:
-        if tool.flat_name in known:
-            raise RequestError(f"Duplicate tool name: '{shown(tool.flat_name)}'.", code="invalid_value", param="tools")
-        known.add(tool.flat_name)
+        if tool.flat_name in names:
+            message = f"Duplicate tool name: '{shorten(tool.flat_name)}'."
+            raise RequestError(message, code="invalid_value", param="tools")
+        names.add(tool.flat_name)
     return tools
 
 
-def _tools(given: Any, where: str, namespace: str | None, ignored: list[str] | None) -> Iterator[Tool]:
+def _read_list(given: Any, where: str, namespace: str | None, ignored: list[str] | None) -> Iterator[Tool]:
     if not isinstance(given, list):
-        raise wrong_type(where, "an array of objects", given)
+        raise invalid_type(where, "an array of objects", given)
     for index, tool in enumerate(given):
         place = f"{where}[{index}]"
         if not isinstance(tool, dict):
-            raise wrong_type(place, "an object", tool)
-        kind = _text(tool, "type", place, needed=True)
+            raise invalid_type(place, "an object", tool)
+        kind = _read_string(tool, "type", place, required=True)
         if kind == "namespace" and namespace is None:
-            yield from _tools(tool.get("tools"), f"{place}.tools", _name(tool, place), ignored)
+            yield from _read_list(tool.get("tools"), f"{place}.tools", _read_name(tool, place), ignored)
         elif kind in READERS:
             yield READERS[kind](tool, place, namespace)
         elif kind == "namespace":
-            raise unsupported(place, "a namespace cannot stand within another one.")
+            raise unsupported_value(place, "a namespace cannot contain another one.")
         elif ignored is None:
-            raise unsupported(
-                place, f"this model has no tools of type '{shown(kind)}'; it has 'function', 'custom' and 'namespace'."
-            )
+            supported = "it has 'function', 'custom' and 'namespace'."
+            raise unsupported_value(place, f"this model has no tools of type '{shorten(kind)}'; {supported}")
         else:
             ignored.append(f"{place}.{kind[:40]}")
 
 
-def _function(tool: JSON, where: str, namespace: str | None) -> Tool:
+def _read_function(tool: JSON, where: str, namespace: str | None) -> Tool:
     strict = tool.get("strict")
     if not isinstance(strict, bool | None):
-        raise wrong_type(f"{where}.strict", "a boolean", strict)
+        raise invalid_type(f"{where}.strict", "a boolean", strict)
     parameters = tool.get("parameters")
     if not isinstance(parameters, dict | None):
-        raise wrong_type(f"{where}.parameters", "an object", parameters)
-    name = _name(tool, where, namespace)
+        raise invalid_type(f"{where}.parameters", "an object", parameters)
+    name = _read_name(tool, where, namespace)
     if parameters:
-        _check_root(parameters, f"{where}.parameters", name)
-        refuse_unsupported(parameters, f"{where}.parameters", strict=strict is True, of=f"function '{name}'")
-    description, held = _text(tool, "description", where), bool(parameters) and strict is not False
-    return Tool("function", name, namespace, description, parameters or ANY_OBJECT, held)
+        _check_is_object(parameters, f"{where}.parameters", name)
+        check_schema(parameters, f"{where}.parameters", strict=strict is True, owner=f"function '{name}'")
+    description, constrained = _read_string(tool, "description", where), bool(parameters) and strict is not False
+    return Tool("function", name, namespace, description, parameters or ANY_OBJECT, constrained)
 
 
-def _check_root(parameters: JSON, where: str, name: str) -> None:
-    """Arguments have names, so their schema is an object's."""
+def _check_is_object(parameters: JSON, where: str, name: str) -> None:
+    """Raises RequestError for a schema that is not an object's, because arguments have names."""
     kind = parameters.get("type", "object")
-    if kind != "object" or not {"type", *OF_OBJECTS}.intersection(parameters):
+    if kind != "object" or not {"type", *OBJECT_KEYWORDS}.intersection(parameters):
         found = "None" if "type" not in parameters else str(kind)[:40]
         raise RequestError(
             f"Invalid schema for function '{name}': schema must be a JSON Schema of 'type: \"object\"', "
@@ -124,44 +132,46 @@ def _check_root(parameters: JSON, where: str, name: str) -> None:
         )  # fmt: skip
 
 
-def _custom(tool: JSON, where: str, namespace: str | None) -> Tool:
-    form = tool.get("format") or {"type": "text"}
-    if not isinstance(form, dict):
-        raise wrong_type(f"{where}.format", "an object", form)
-    name, description = _name(tool, where, namespace), _text(tool, "description", where)
-    match _text(form, "type", f"{where}.format", needed=True):
+def _read_custom(tool: JSON, where: str, namespace: str | None) -> Tool:
+    given = tool.get("format") or {"type": "text"}
+    if not isinstance(given, dict):
+        raise invalid_type(f"{where}.format", "an object", given)
+    name, description = _read_name(tool, where, namespace), _read_string(tool, "description", where)
+    match _read_string(given, "type", f"{where}.format", required=True):
         case "text":
-            return Tool("custom", name, namespace, description, ONE_TEXT)
+            return Tool("custom", name, namespace, description, INPUT_SCHEMA)
         case "grammar":
-            syntax, definition = (_text(form, key, f"{where}.format", needed=True) for key in ("syntax", "definition"))
+            syntax, definition = (
+                _read_string(given, key, f"{where}.format", required=True) for key in ("syntax", "definition")
+            )
             if syntax not in GRAMMARS:
-                raise wrong_value(f"{where}.format.syntax", syntax, "'lark' and 'regex'")
+                raise invalid_value(f"{where}.format.syntax", syntax, "'lark' and 'regex'")
             grammar = GRAMMARS[syntax](definition, f"{where}.format.definition")
-            told = f"{description}\n\nThe input must match this {syntax} grammar:\n{definition}".lstrip()
-            return Tool("raw", name, namespace, told, ONE_TEXT, held=True, grammar=grammar)
+            description = f"{description}\n\nThe input must match this {syntax} grammar:\n{definition}".lstrip()
+            return Tool("raw", name, namespace, description, INPUT_SCHEMA, constrained=True, grammar=grammar)
         case other:
-            raise wrong_value(f"{where}.format.type", other, "'text' and 'grammar'")
+            raise invalid_value(f"{where}.format.type", other, "'text' and 'grammar'")
 
 
-READERS: Mapping[str, Callable[[JSON, str, str | None], Tool]] = {"function": _function, "custom": _custom}
+READERS: Mapping[str, Callable[[JSON, str, str | None], Tool]] = {"function": _read_function, "custom": _read_custom}
 GRAMMARS: Mapping[str, Callable[[str, str], str]] = {"lark": lark_grammar, "regex": regex_grammar}
 
 
-def _name(tool: JSON, where: str, namespace: str | None = None) -> str:
-    name = _text(tool, "name", where, needed=True)
+def _read_name(tool: JSON, where: str, namespace: str | None = None) -> str:
+    name = _read_string(tool, "name", where, required=True)
     if not NAME.fullmatch(flat_name(name, namespace)):
         raise RequestError(
-            f"Invalid '{where}.name': '{shown(name)}' does not match '^[a-zA-Z0-9_-]{{1,128}}$'"
-            + (f", '{shown(namespace)}{BETWEEN}' before it." if namespace else "."),
+            f"Invalid '{where}.name': '{shorten(name)}' does not match '^[a-zA-Z0-9_-]{{1,128}}$'"
+            + (f", '{shorten(namespace)}{NAMESPACE_SEPARATOR}' before it." if namespace else "."),
             code="invalid_value", param=f"{where}.name",
         )  # fmt: skip
     return name
 
 
-def _text(tool: JSON, key: str, where: str, *, needed: bool = False) -> str:
+def _read_string(tool: JSON, key: str, where: str, *, required: bool = False) -> str:
     text = tool.get(key)
-    if needed and (text is None or text == ""):
-        raise missing(f"{where}.{key}")
+    if required and (text is None or text == ""):
+        raise missing_parameter(f"{where}.{key}")
     if not isinstance(text, str | None):
-        raise wrong_type(f"{where}.{key}", "a string", text)
+        raise invalid_type(f"{where}.{key}", "a string", text)
     return text or ""

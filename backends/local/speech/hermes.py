@@ -1,7 +1,7 @@
-"""Calls as the Hermes family writes them, Qwen among it.
+"""Tool calls as models of the Hermes family write them, Qwen included.
 
     Let me see.                                                     text
-    <tool_call>                                                     a call, known when its object is whole
+    <tool_call>                                                     a call, complete at the end of its object
     {"name": "get_weather", "arguments": {"location": "Oslo"}}
     </tool_call>
 
@@ -10,47 +10,47 @@ Source: https://github.com/NousResearch/Hermes-Function-Calling#prompt-format-fo
 
 from collections.abc import Sequence
 
-from backends.local.speech.form import ToolFormat
-from backends.local.speech.parser import Parser
-from backends.local.speech.piece import Names, Piece
+from backends.local.speech.segments import Segment, ToolKinds
+from backends.local.speech.tool_call_parser import ToolCallParser
+from backends.local.speech.tool_format import ToolFormat
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
-class HermesParser(Parser):
-    def __init__(self, names: Names) -> None:
-        super().__init__(names, OPEN)
-        self._closing = False  # whether the tag that ends a call may come
+class HermesParser(ToolCallParser):
+    def __init__(self, tools: ToolKinds) -> None:
+        super().__init__(tools, OPEN)
+        self._expects_close = False  # whether the closing tag of a call may follow
 
-    def read_call(self) -> Sequence[Piece] | None:
-        after = self.object.read(self.rest)
-        if after is None:
-            return self.going_on()
-        call = self.read_object()
-        self._closing = call is not None
-        return self.judge(call, after)
+    def read_call(self) -> Sequence[Segment] | None:
+        rest = self.scanner.scan(self.pending)
+        if rest is None:
+            return self.continue_call()
+        call = self.parse_object()
+        self._expects_close = call is not None
+        return self.close_call(call, rest)
 
-    def read_text(self) -> Sequence[Piece] | None:
-        if self._closing:
-            self.leave_out(len(self.rest) - len(self.rest.lstrip()))
-            if self.rest.startswith(CLOSE):
-                self.leave_out(len(CLOSE))
-            elif CLOSE.startswith(self.rest):
+    def read_text(self) -> Sequence[Segment] | None:
+        if self._expects_close:
+            self.skip(len(self.pending) - len(self.pending.lstrip()))
+            if self.pending.startswith(CLOSE):
+                self.skip(len(CLOSE))
+            elif CLOSE.startswith(self.pending):
                 return None
-            self._closing = False
+            self._expects_close = False
         return super().read_text()
 
-    def is_nothing(self, text: str) -> bool:
-        return super().is_nothing(text) or (self._closing and CLOSE.startswith(text))
+    def is_droppable(self, text: str) -> bool:
+        return super().is_droppable(text) or (self._expects_close and CLOSE.startswith(text))
 
 
 HERMES = ToolFormat(
     name="hermes",
-    parse=HermesParser,
-    tags=(OPEN, CLOSE),
+    parser=HermesParser,
+    visible_tags=(OPEN, CLOSE),
     tag=OPEN,
-    head='\n{"name": "%s", "arguments": ',
-    tail="}\n" + CLOSE,
-    between="\n" + OPEN,
-    raw='\n{"name": "%s", "input":\n',
+    call_prefix='\n{"name": "%s", "arguments": ',
+    call_suffix="}\n" + CLOSE,
+    separator="\n" + OPEN,
+    raw_prefix='\n{"name": "%s", "input":\n',
 )

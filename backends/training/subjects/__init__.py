@@ -1,1 +1,1 @@
-"""What the model is taught, one file per subject; each subject turns a random source into one dialogue."""
+"""The subjects that the model is trained on, one file each; a subject turns a random source into one dialogue."""

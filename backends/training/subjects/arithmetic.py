@@ -9,12 +9,12 @@ from backends.training.wording import pick, wordings
 
 
 def arithmetic(rng: Random) -> Dialogue:
-    """A sum in digits; the answer repeats it, unless only the number is wanted."""
+    """Return a question for a sum; the answer repeats the sum unless the question asks for the number only."""
     sign = rng.choice(("+", "-", "-", "*", "*"))
     left, right = rng.randint(0, 12), rng.randint(0, 12)
     if sign == "-" and left < right and rng.random() < 0.35:
         left, right = right, left
-    answer = worked_out(left, sign, right)
+    answer = solve(left, sign, right)
     if rng.random() < 0.15:
         question = rng.choice(wordings("arithmetic")["spoken"][sign]).format(left, right)
     else:
@@ -28,11 +28,11 @@ def arithmetic(rng: Random) -> Dialogue:
 
 
 def tables() -> Iterator[Dialogue]:
-    """Every sum, difference and product there is, asked plainly: the whole of what training could teach."""
+    """Yield a question for every sum, difference and product of the numbers from 0 to 12."""
     for left, sign, right in product(range(13), "+-*", range(13)):
-        yield exchange(f"What is {left} {sign} {right}?", worked_out(left, sign, right))
+        yield exchange(f"What is {left} {sign} {right}?", solve(left, sign, right))
 
 
-def worked_out(left: int, sign: str, right: int) -> str:
+def solve(left: int, sign: str, right: int) -> str:
     value = {"+": left + right, "-": left - right, "*": left * right}[sign]
     return f"{left} {sign} {right} = {value}."

@@ -1,4 +1,4 @@
-"""Several turns: what was said earlier is asked for later."""
+"""Several turns: a later message asks about an earlier one."""
 
 from random import Random
 
@@ -7,15 +7,15 @@ from backends.training.subjects.arithmetic import arithmetic
 from backends.training.subjects.repetition import repetition
 from backends.training.subjects.talk import OFFER, talk
 from backends.training.wording import pick, wordings
-from backends.training.words import adjective, city, colour, noun, number, person, plain, pseudo
+from backends.training.words import adjective, city, colour, noun, number, person, plain_word, pseudo_word
 
 NOTED = "I will remember that."
-UNTOLD = "You have not told me that."
+NOT_STATED = "You have not told me that."
 
 
-def thing(rng: Random, kind: str) -> str:
+def random_thing(rng: Random, kind: str) -> str:
     if kind == "colour":
-        return colour(rng) if rng.random() < 0.6 else pseudo(rng)
+        return colour(rng) if rng.random() < 0.6 else pseudo_word(rng)
     if kind == "person":
         return person(rng)
     if kind == "city":
@@ -23,54 +23,54 @@ def thing(rng: Random, kind: str) -> str:
     if kind == "number":
         return number(rng)
     if kind == "noun":
-        return f"{adjective(rng)} {noun(rng)}" if rng.random() < 0.4 else plain(rng).lower()
-    return rng.choice((plain(rng), pseudo(rng), pseudo(rng).upper(), f"{plain(rng)}-{number(rng)}"))
+        return f"{adjective(rng)} {noun(rng)}" if rng.random() < 0.4 else plain_word(rng).lower()
+    return rng.choice((plain_word(rng), pseudo_word(rng), pseudo_word(rng).upper(), f"{plain_word(rng)}-{number(rng)}"))
 
 
-def name_told(rng: Random) -> tuple[Dialogue, str, str]:
+def name_statement(rng: Random) -> tuple[Dialogue, str, str]:
     name = person(rng)
-    told = exchange(pick(rng, "memory", "told_name").format(name), f"Nice to meet you, {name}! {OFFER}")
-    return told, pick(rng, "memory", "asked_name"), f"Your name is {name}."
+    statement = exchange(pick(rng, "memory", "told_name").format(name), f"Nice to meet you, {name}! {OFFER}")
+    return statement, pick(rng, "memory", "asked_name"), f"Your name is {name}."
 
 
-def thing_told(rng: Random) -> tuple[Dialogue, str, str]:
-    kind, told, asked, answer = rng.choice(wordings("memory")["things"])
-    item = thing(rng, kind)
-    return exchange(told.format(item), NOTED), asked, answer.format(item)
+def thing_statement(rng: Random) -> tuple[Dialogue, str, str]:
+    kind, template, asked, answer = rng.choice(wordings("memory")["things"])
+    item = random_thing(rng, kind)
+    return exchange(template.format(item), NOTED), asked, answer.format(item)
 
 
 def memory(rng: Random) -> Dialogue:
-    """Something is told, other things are spoken of, then it is asked for; or it never was told."""
+    """Return a dialogue with a statement, other turns, and a question about it; or with the question alone."""
     kind = rng.random()
     if kind < 0.16:
-        return before(rng)
-    told, asked, answer = (name_told if rng.random() < 0.5 else thing_told)(rng)
+        return recall_message(rng)
+    statement, asked, answer = (name_statement if rng.random() < 0.5 else thing_statement)(rng)
     if kind < 0.23:
-        return Dialogue(between(rng, rng.choice((0, 0, 1, 2))) + exchange(asked, UNTOLD).messages)
-    messages = between(rng, rng.choice((0, 0, 0, 1))) + told.messages
+        return Dialogue(small_talk(rng, rng.choice((0, 0, 1, 2))) + exchange(asked, NOT_STATED).messages)
+    messages = small_talk(rng, rng.choice((0, 0, 0, 1))) + statement.messages
     if kind < 0.5:
-        other, other_asked, other_answer = thing_told(rng)
+        other, other_asked, other_answer = thing_statement(rng)
         if other_asked != asked:
             messages += other.messages
             asked, answer = rng.choice(((asked, answer), (other_asked, other_answer)))
-    messages += between(rng, rng.choice((0, 0, 1, 1, 2, 3)))
+    messages += small_talk(rng, rng.choice((0, 0, 1, 1, 2, 3)))
     return Dialogue(messages + exchange(asked, answer).messages)
 
 
-def between(rng: Random, count: int) -> list[Json]:
-    """Other short exchanges, with nothing in them about what people are called."""
-    spoken: list[Json] = []
-    while len(spoken) < 2 * count:
+def small_talk(rng: Random, count: int) -> list[Json]:
+    """Return `count` short exchanges in which the user does not give a name."""
+    messages: list[Json] = []
+    while len(messages) < 2 * count:
         lesson = rng.choice((talk, talk, arithmetic, repetition))(rng)
         if lesson.messages[0]["role"] == "user" and "Nice to meet you, " not in lesson.messages[1]["content"]:
-            spoken += lesson.messages
-    return spoken
+            messages += lesson.messages
+    return messages
 
 
-def before(rng: Random) -> Dialogue:
-    """Asked for the last or the first thing that somebody said."""
+def recall_message(rng: Random) -> Dialogue:
+    """Return a dialogue that ends with a question for the last or the first message."""
     count = rng.choice((1, 1, 2, 3))
-    messages = between(rng, count)
+    messages = small_talk(rng, count)
     kind = rng.random()
     if kind < 0.35:
         asked = pick(rng, "memory", "again")

@@ -1,8 +1,8 @@
-"""Polite conversation: greetings, thanks, who is speaking, small facts."""
+"""Polite conversation: greetings, thanks, introductions, small facts."""
 
 from random import Random
 
-from backends.training.dialogue import Dialogue, exchange, said
+from backends.training.dialogue import Dialogue, exchange, rephrase
 from backends.training.wording import pick, wordings
 from backends.training.words import person
 
@@ -11,7 +11,7 @@ ABLE = "I can chat a little, repeat your words, work out small sums, write small
 
 
 def talk(rng: Random) -> Dialogue:
-    """One polite question or remark and its answer, at times with a slip of the finger in it."""
+    """Return a polite question or remark and its answer, sometimes with a typing error."""
     if rng.random() < 0.12:
         return introduction(rng)
     intent = rng.choice(wordings("talk")["intent"])
@@ -22,16 +22,16 @@ def talk(rng: Random) -> Dialogue:
     elif kind < 0.16:
         text = text.upper()
     elif kind < 0.26:
-        text = slip(rng, text)
+        text = misspell(rng, text)
     elif kind < 0.5 and len(text) > 9:
-        text = said(rng, text)
+        text = rephrase(rng, text)
     elif kind < 0.56:
         text = text.rstrip("!.?") + rng.choice(("!!", "!", "...", " :)", "?", ""))
     return exchange(text, intent["answer"])
 
 
 def introduction(rng: Random) -> Dialogue:
-    """Somebody says who they are, and is greeted by that name."""
+    """Return a message with a name, and a greeting by that name."""
     name = person(rng)
     opener = pick(rng, "talk", "openers")
     kind = rng.random()
@@ -44,8 +44,8 @@ def introduction(rng: Random) -> Dialogue:
     return exchange(greeting + rng.choice((claim, claim[:-1])), f"Nice to meet you, {name}! {OFFER}")
 
 
-def slip(rng: Random, text: str) -> str:
-    """The text with one letter lost, doubled or swapped with its neighbour."""
+def misspell(rng: Random, text: str) -> str:
+    """Return the text with one letter omitted, doubled or swapped with the next."""
     if len(text) < 5:
         return text
     at = rng.randrange(1, len(text) - 1)

@@ -21,9 +21,9 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 from pydantic import AfterValidator, PositiveInt, PrivateAttr
 
 from proxy.stores import Grant, Store, StoreError
+from proxy.stores.sqlite.commit_thread import CommitThread, StoreCommand
 from proxy.stores.sqlite.database import open_database
 from proxy.stores.sqlite.transaction import Transaction
-from proxy.stores.sqlite.worker import Command, Worker
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class SqliteStore(Store):
     max_waiting: PositiveInt = 1_000
     """How many commands may wait at most."""
 
-    _worker: Worker | None = PrivateAttr(default=None)
+    _thread: CommitThread | None = PrivateAttr(default=None)
 
     @cached_property
     def _clock(self) -> Callable[[], float]:
@@ -52,11 +52,11 @@ class SqliteStore(Store):
 
     async def start(self) -> None:
         database = await asyncio.to_thread(open_database, self.path.absolute(), self.timeout_ms / 1000)
-        self._worker = Worker(database, self._clock, self.max_waiting)
+        self._thread = CommitThread(database, self._clock, self.max_waiting)
 
     async def close(self) -> None:
-        if self._worker is not None:
-            await asyncio.to_thread(self._worker.close)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.close)
 
     async def get(self, key: str) -> bytes | None:
         return await self._read(Transaction.get, key)
@@ -111,10 +111,10 @@ class SqliteStore(Store):
         return result
 
     async def _ask(self, run: Callable[[Transaction], object], *, writes: bool) -> Any:
-        if self._worker is None:
+        if self._thread is None:
             raise StoreError("the store is not started")
-        command = Command(run, writes, asyncio.get_running_loop().create_future())
-        self._worker.submit(command)
+        command = StoreCommand(run, writes, asyncio.get_running_loop().create_future())
+        self._thread.submit(command)
         try:
             async with asyncio.timeout(self.timeout_ms / 1000):
                 return await command.done

@@ -63,7 +63,7 @@ def _set_wal_mode(database: sqlite3.Connection, timeout_s: float) -> None:
             (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
             break
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_S)
     if mode != "wal":

@@ -11,7 +11,7 @@ SCAN_MAX = 500
 VALUE, COUNTER, JOURNAL, LEASE = "value", "counter", "journal", "lease"
 
 
-class Record(NamedTuple):
+class KeyRow(NamedTuple):
     """The row of a key."""
 
     id: int
@@ -129,13 +129,13 @@ class Transaction:
             (SELECT min(position) FROM entry WHERE journal = ?1) + ?2"""
         return self._execute(delete, (journal, limit)).rowcount
 
-    def _any(self, key: str) -> Record | None:
+    def _any(self, key: str) -> KeyRow | None:
         """Return the unexpired record of a key, of whatever kind."""
         select = "SELECT id, kind, data, number, window, expires_at FROM record WHERE key = ? AND expires_at > ?"
         row = self._execute(select, (key, self._now)).fetchone()
-        return None if row is None else Record(*row)
+        return None if row is None else KeyRow(*row)
 
-    def _find(self, key: str, kind: str) -> Record | None:
+    def _find(self, key: str, kind: str) -> KeyRow | None:
         """Return the unexpired record of that kind. Raises StoreError when the key holds another kind."""
         found = self._any(key)
         if found is not None and found.kind != kind:

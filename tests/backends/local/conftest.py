@@ -1,4 +1,4 @@
-"""Local backends on tiny models, and one way to ask them."""
+"""Local backends on tiny models, and helpers to call them."""
 
 import asyncio
 import os
@@ -11,7 +11,8 @@ import pytest
 
 from backends.local import Local
 from backends.local.model import Model, read_model
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller
+from proxy.wire.call import Call
 from proxy.wire.event import Event
 from tests.models import write_model
 
@@ -21,14 +22,14 @@ WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "ob
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that says "Hello there!" to everything."""
+    """A model that answers "Hello there!" to every prompt."""
     return write_model(tmp_path_factory.mktemp("hello"), ["Hello", " there", "!"])
 
 
 @pytest.fixture(scope="session")
 def calling(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that says something, calls two functions and says something else."""
-    says = [
+    """A model that answers with text, two function calls and more text."""
+    answer = [
         "Wait.",
         "<tool_call>",
         CALL,
@@ -39,20 +40,20 @@ def calling(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "\n</tool_call>",
         " Done.",
     ]
-    return write_model(tmp_path_factory.mktemp("calling"), says)
+    return write_model(tmp_path_factory.mktemp("calling"), answer)
 
 
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that says "tick tock" until it is stopped."""
+    """A model that answers " tick tock" without end."""
     return write_model(tmp_path_factory.mktemp("endless"), [" tick", " tock"], loops=True, context_length=1_000_000)
 
 
 @pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that counts, and takes some time over it: its vocabulary is large."""
-    says = [f" w{number}" for number in range(20_000)]
-    return write_model(tmp_path_factory.mktemp("slow"), says, loops=True, context_length=1_000_000)
+    """A model that counts slowly, because its vocabulary is large."""
+    answer = [f" w{number}" for number in range(20_000)]
+    return write_model(tmp_path_factory.mktemp("slow"), answer, loops=True, context_length=1_000_000)
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +63,9 @@ def model(folder: Path) -> Model:
 
 @pytest.fixture
 async def start_local() -> AsyncIterator[Callable[..., Awaitable[Local]]]:
-    """Start local backends: `await start_local(folder, **keys)`. They are closed when the test ends.
+    """Return a function that starts local backends: `await start_local(folder, **keys)`. The fixture closes them.
 
-    They run in this process, which is quick; engine="process" is what a gate has.
+    They run in this process, which is faster; a gate uses engine="process".
     """
     async with AsyncExitStack() as started:
 
@@ -78,7 +79,7 @@ async def start_local() -> AsyncIterator[Callable[..., Awaitable[Local]]]:
 
 
 def engine_processes(parent: int | None = None) -> list[int]:
-    """The engines that a gate has started; of this very process when none is named."""
+    """Return the ids of the engine processes that a gate started; by default those of this process."""
     found = []
     for place in Path("/proc").iterdir():
         with suppress(OSError):
@@ -89,10 +90,10 @@ def engine_processes(parent: int | None = None) -> list[int]:
     return sorted(found)
 
 
-async def until(so: Callable[[], object], patience_s: float = 60) -> None:
-    """Look until it is so."""
+async def until(condition: Callable[[], object], patience_s: float = 60) -> None:
+    """Wait until the condition is true."""
     async with asyncio.timeout(patience_s):
-        while not so():  # noqa: ASYNC110  what other processes do sets no event here
+        while not condition():  # noqa: ASYNC110  other processes cannot set an event here
             await asyncio.sleep(0.01)
 
 
@@ -101,6 +102,6 @@ def call_of(**body: Any) -> Call:
 
 
 async def ask(local: Local, **body: Any) -> list[Event]:
-    """All events of the answer to a request."""
+    """Return all events of the answer to a request."""
     async with local.respond(call_of(**body)) as reply:
         return [event async for batch in reply.batches for event in batch]

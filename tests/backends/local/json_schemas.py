@@ -1,4 +1,4 @@
-"""Random JSON schemas of every kind that can be held."""
+"""Random JSON schemas of every kind that can be enforced."""
 
 from typing import Any
 

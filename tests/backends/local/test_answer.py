@@ -1,4 +1,4 @@
-"""Tokens as events."""
+"""Generated tokens as events of a response."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,21 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from backends.local.answer import Answer
+from backends.local.answer import ResponseBuilder
 from backends.local.engine.job import Options, Token
-from backends.local.model.tokens import Tokens
-from backends.local.request import Request
-from backends.local.request.choice import tools_of
-from backends.local.speech import Thinking
+from backends.local.model.tokenizer import ModelTokenizer
+from backends.local.request import LocalRequest
+from backends.local.request.tool_choice import select_tools
+from backends.local.speech import ReasoningTags
 from backends.local.speech.hermes import HERMES
 from tests.models import END, make_tokenizer
 from tests.wire.contract import event_faults, frames_faults, order_faults, response_faults
 
-TOKENIZER = make_tokenizer(["</tool_call> and more"])
-TOKENS = Tokens(TOKENIZER)
+LIBRARY_TOKENIZER = make_tokenizer(["</tool_call> and more"])
+TOKENIZER = ModelTokenizer(LIBRARY_TOKENIZER)
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 PATCH_HEAD = '<tool_call>\n{"name": "patch", "input":\n'
-THOUGHT = "<think>\nLet me see.\n</think>\n\n"
+REASONING = "<think>\nLet me see.\n</think>\n\n"
 F = {"type": "function", "name": "f"}
 NOTE = {"type": "custom", "name": "note"}
 PATCH = {
@@ -31,47 +31,47 @@ PATCH = {
 CRM = {"type": "namespace", "name": "crm", "description": "People.", "tools": [F, NOTE]}
 
 
-class Spoken:
-    """A generation that has happened: the tokens of a text, so many at each step."""
+class FinishedGeneration:
+    """A finished generation: the tokens of a text, some at each step."""
 
-    def __init__(self, text, *, at_once=1, finish="stop", cached_tokens=0):
-        ids = TOKENIZER.encode(text).ids
+    def __init__(self, text, *, per_step=1, finish="stop", cached_tokens=0):
+        ids = LIBRARY_TOKENIZER.encode(text).ids
         self.tokens = [Token(number, -0.5, [(number, -0.5), (0, -2.0)]) for number in ids]
         self.finish = finish
         self.cached_tokens = cached_tokens
         self.count = len(ids)
-        self.heard = 0
-        self._at_once = at_once
+        self.taken = 0
+        self._per_step = per_step
 
     async def __aiter__(self):
-        for start in range(0, self.count, self._at_once):
-            tokens = self.tokens[start : start + self._at_once]
-            self.heard += len(tokens)
+        for start in range(0, self.count, self._per_step):
+            tokens = self.tokens[start : start + self._per_step]
+            self.taken += len(tokens)
             yield tokens
 
 
-async def batches_of(spoken, *tools, thinks=False, begun=False, stops=(), top_logprobs=None, grammar="", **body):
-    """Each batch of events; all of them obey the strictest readers."""
+async def batches_of(generation, *tools, reasons=False, is_open=False, stop=(), top_logprobs=None, grammar="", **body):
+    """Return the batches of events, after checking them."""
     body = {"model": "tiny", "temperature": 0.0, "tools": list(tools), **body}
-    request = Request(
-        [1, 2, 3], Options(9, frozenset(), top_logprobs=top_logprobs, grammar=grammar), body, tools_of(body, form=HERMES),
-        Thinking() if thinks else None, begun, stops,
+    request = LocalRequest(
+        [1, 2, 3], Options(9, frozenset(), top_logprobs=top_logprobs, grammar=grammar), body, select_tools(body, tool_format=HERMES),
+        ReasoningTags() if reasons else None, is_open, stop,
     )  # fmt: skip
-    batches = [list(batch) async for batch in Answer(request, TOKENS).batches(spoken)]
+    batches = [list(batch) async for batch in ResponseBuilder(request, TOKENIZER).batches(generation)]
     events = [event for batch in batches for event in batch]
-    told = [event.data for event in events]
-    known = [fault for event in told for fault in event_faults(event) if not fault.startswith("openresponses")]
+    data = [event.data for event in events]
+    known = [fault for event in data for fault in event_faults(event) if not fault.startswith("openresponses")]
 
-    assert frames_faults(events) + order_faults(told) + known == []
+    assert frames_faults(events) + order_faults(data) + known == []
     return batches
 
 
-async def response_of(spoken, *tools, **more):
-    return (await batches_of(spoken, *tools, **more))[-1][-1].data["response"]
+async def response_of(generation, *tools, **more):
+    return (await batches_of(generation, *tools, **more))[-1][-1].data["response"]
 
 
 def outputs(response):
-    """Of each item its type, its status and its text."""
+    """Return the type, status and text of each item."""
     return [
         (
             item["type"],
@@ -82,9 +82,9 @@ def outputs(response):
     ]
 
 
-async def test_every_token_is_a_delta_as_soon_as_it_is_there():
-    """What one step brings goes out in one batch."""
-    batches: list[Sequence] = await batches_of(Spoken("Hello there", at_once=2))
+async def test_every_token_becomes_a_delta():
+    """The tokens of one step are one batch."""
+    batches: list[Sequence] = await batches_of(FinishedGeneration("Hello there", per_step=2))
     deltas = [event for batch in batches for event in batch if event.type == "response.output_text.delta"]
 
     assert [
@@ -101,10 +101,10 @@ async def test_every_token_is_a_delta_as_soon_as_it_is_there():
     ]
 
 
-async def test_the_final_response_is_whole():
-    """Its text, what it was made with, and what it cost."""
-    spoken = Spoken("Hello there", cached_tokens=2)
-    response = await response_of(spoken)
+async def test_the_final_response_is_complete():
+    """With its text, parameters and usage."""
+    generation = FinishedGeneration("Hello there", cached_tokens=2)
+    response = await response_of(generation)
 
     assert response_faults(response) == []
     assert outputs(response) == [("message", "completed", "Hello there")]
@@ -112,23 +112,23 @@ async def test_the_final_response_is_whole():
     assert response["usage"] == {
         "input_tokens": 3,
         "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0},
-        "output_tokens": spoken.count,
+        "output_tokens": generation.count,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 3 + spoken.count,
+        "total_tokens": 3 + generation.count,
     }
 
 
-async def test_an_answer_that_met_its_limit_is_incomplete():
-    """And says why."""
-    response = await response_of(Spoken("Hello th", finish="length"))
+async def test_an_answer_at_the_token_limit_is_incomplete():
+    """With the reason."""
+    response = await response_of(FinishedGeneration("Hello th", finish="length"))
 
     assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert outputs(response) == [("message", "incomplete", "Hello th")]
 
 
-async def test_calls_are_items_of_their_own():
-    """Between texts, in the order in which they were made."""
-    response = await response_of(Spoken(f"Wait.\n{CALL}\n{CALL} Done."), F)
+async def test_function_calls_are_separate_items():
+    """In their order among the texts."""
+    response = await response_of(FinishedGeneration(f"Wait.\n{CALL}\n{CALL} Done."), F)
 
     assert outputs(response) == [
         ("message", "completed", "Wait."),
@@ -139,10 +139,10 @@ async def test_calls_are_items_of_their_own():
     assert len({item["call_id"] for item in response["output"] if item["type"] == "function_call"}) == 2
 
 
-async def test_calls_of_custom_tools_are_items_too():
-    """Whether their text comes in JSON or as it stands."""
+async def test_custom_tool_calls_are_separate_items():
+    """With input in JSON, and with verbatim input."""
     note = '<tool_call>{"name": "note", "arguments": {"input": "a\\nb"}}</tool_call>'
-    response = await response_of(Spoken(f"{note}\n{PATCH_HEAD}a {{b}}</tool_call>"), NOTE, PATCH)
+    response = await response_of(FinishedGeneration(f"{note}\n{PATCH_HEAD}a {{b}}</tool_call>"), NOTE, PATCH)
 
     assert outputs(response) == [
         ("custom_tool_call", "completed", "a\nb"),
@@ -151,10 +151,10 @@ async def test_calls_of_custom_tools_are_items_too():
     assert [item["name"] for item in response["output"]] == ["note", "patch"]
 
 
-async def test_calls_of_tools_in_a_namespace_say_both_names():
-    """As the caller knows them, not as the model does."""
-    said = "".join(f'<tool_call>{{"name": "crm__{name}", "arguments": {{"input": ""}}}}' for name in ("f", "note"))
-    response = await response_of(Spoken(said), CRM)
+async def test_calls_of_tools_in_a_namespace_have_both_names():
+    """Those of the caller, not the flat name that the model uses."""
+    output = "".join(f'<tool_call>{{"name": "crm__{name}", "arguments": {{"input": ""}}}}' for name in ("f", "note"))
+    response = await response_of(FinishedGeneration(output), CRM)
 
     assert [(item["type"], item["name"], item["namespace"]) for item in response["output"]] == [
         ("function_call", "f", "crm"),
@@ -163,32 +163,32 @@ async def test_calls_of_tools_in_a_namespace_say_both_names():
 
 
 @pytest.mark.parametrize("body", [{"parallel_tool_calls": False}, {"tool_choice": {"type": "function", "name": "f"}}])
-async def test_one_call_may_be_all_that_was_asked_for(body):
-    """What would follow is neither given nor waited for; the response is complete, also when the limit is near."""
-    alone, followed = Spoken(CALL), Spoken(f"{CALL}\n{CALL}", finish="length")
-    responses = [await response_of(spoken, F, **body) for spoken in (alone, followed)]
+async def test_the_first_call_may_end_the_answer(body):
+    """Further output is neither returned nor awaited; the response is complete even near the limit."""
+    alone, followed = FinishedGeneration(CALL), FinishedGeneration(f"{CALL}\n{CALL}", finish="length")
+    responses = [await response_of(generation, F, **body) for generation in (alone, followed)]
 
     assert [outputs(response) for response in responses] == [[("function_call", "completed", '{"a": 1}')]] * 2
     assert [response["status"] for response in responses] == ["completed"] * 2
-    assert [alone.heard, followed.heard] == [response["usage"]["output_tokens"] for response in responses]
-    assert followed.heard < alone.count
+    assert [alone.taken, followed.taken] == [response["usage"]["output_tokens"] for response in responses]
+    assert followed.taken < alone.count
 
 
 @pytest.mark.parametrize("more", [f" and {CALL}", " and more"])
 async def test_one_call_also_ends_a_batch_of_many(more):
-    """And a token that says more than the call's last tag."""
-    response = await response_of(Spoken(CALL + more, at_once=1000), F, parallel_tool_calls=False)
+    """And a token that contains more than the closing tag."""
+    response = await response_of(FinishedGeneration(CALL + more, per_step=1000), F, parallel_tool_calls=False)
 
     assert outputs(response) == [("function_call", "completed", '{"a": 1}')]
 
 
-async def test_without_functions_there_are_no_calls():
-    """What looks like one is text."""
-    assert outputs(await response_of(Spoken(CALL))) == [("message", "completed", CALL)]
+async def test_without_tools_a_call_is_text():
+    """Its tags included."""
+    assert outputs(await response_of(FinishedGeneration(CALL))) == [("message", "completed", CALL)]
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("output", "expected"),
     [
         ("<tool_call>\n{", ("message", "incomplete", "<tool_call>\n{")),
         ('<tool_call>\n{"name": "f", "arguments": {"a"', ("function_call", "incomplete", '{"a"')),
@@ -197,22 +197,22 @@ async def test_without_functions_there_are_no_calls():
         (PATCH_HEAD + "a b", ("custom_tool_call", "incomplete", "a b")),
     ],
 )
-async def test_a_call_that_was_cut_off_is_incomplete(said, expected):
-    """As OpenAI gives it: what there is of its arguments, which is never whole JSON. Before its name is known: text."""
-    response = await response_of(Spoken(said, finish="length"), F, NOTE, PATCH)
+async def test_a_call_that_was_cut_off_is_incomplete(output, expected):
+    """Like OpenAI's: its arguments are a beginning of JSON. Before its name is known it is text."""
+    response = await response_of(FinishedGeneration(output, finish="length"), F, NOTE, PATCH)
 
     assert response["status"] == "incomplete"
     assert outputs(response) == [expected]
 
 
-@pytest.mark.parametrize("one", [False, True])
-async def test_arguments_that_a_grammar_makes_are_told_as_they_come(one):
-    """Token by token; without a grammar only when they are known to be good."""
-    body = {"tool_choice": {"type": "function", "name": "f"}} if one else {}
-    batches = await batches_of(Spoken(CALL if one else f"Hi.\n{CALL}"), F, grammar="any", **body)
+@pytest.mark.parametrize("named", [False, True])
+async def test_arguments_that_a_grammar_constrains_are_streamed(named):
+    """Token by token; without a grammar they are returned once they are valid."""
+    body = {"tool_choice": {"type": "function", "name": "f"}} if named else {}
+    batches = await batches_of(FinishedGeneration(CALL if named else f"Hi.\n{CALL}"), F, grammar="any", **body)
     events = [event for batch in batches for event in batch]
     deltas = [event.data["delta"] for event in events if event.type == "response.function_call_arguments.delta"]
-    late = await batches_of(Spoken(CALL), F)
+    late = await batches_of(FinishedGeneration(CALL), F)
 
     assert "".join(deltas) == '{"a": 1}'
     assert len(deltas) > 3
@@ -220,9 +220,9 @@ async def test_arguments_that_a_grammar_makes_are_told_as_they_come(one):
     assert [event.data["delta"] for batch in late for event in batch if "arguments.delta" in event.type] == ['{"a": 1}']
 
 
-async def test_the_text_of_a_raw_call_is_told_as_it_comes():
-    """It is nothing but what the model says."""
-    batches = await batches_of(Spoken(PATCH_HEAD + "a b c d"), PATCH, grammar="any")
+async def test_verbatim_input_is_streamed():
+    """Token by token."""
+    batches = await batches_of(FinishedGeneration(PATCH_HEAD + "a b c d"), PATCH, grammar="any")
     deltas = [event.data["delta"] for batch in batches for event in batch if "input.delta" in event.type]
 
     assert "".join(deltas) == "a b c d"
@@ -230,7 +230,7 @@ async def test_the_text_of_a_raw_call_is_told_as_it_comes():
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("output", "expected"),
     [
         ('<tool_call>\n{"name": "f", "arguments": {"a"', ("function_call", "incomplete", '{"a"')),
         ('<tool_call>\n{"name": "f", "arguments": {"a": 1}', ("function_call", "completed", '{"a": 1}')),
@@ -238,98 +238,98 @@ async def test_the_text_of_a_raw_call_is_told_as_it_comes():
         (PATCH_HEAD, ("custom_tool_call", "incomplete", "")),
     ],
 )
-async def test_a_call_that_was_cut_off_while_it_was_told_is_incomplete(said, expected):
-    """With what was told of it."""
-    response = await response_of(Spoken(said, finish="length"), F, NOTE, PATCH, grammar="any")
+async def test_a_streamed_call_that_was_cut_off_is_incomplete(output, expected):
+    """With what was streamed of it."""
+    response = await response_of(FinishedGeneration(output, finish="length"), F, NOTE, PATCH, grammar="any")
 
     assert (response["status"], outputs(response)) == ("incomplete", [expected])
 
 
-async def test_half_a_call_of_a_model_that_ended_is_text():
-    """It was not cut off; nothing more will come of it."""
-    said = '<tool_call>\n{"name": "f", "arguments": {"a"'
+async def test_an_incomplete_call_of_a_model_that_ended_is_text():
+    """It was not cut off by the limit, so it is not a call."""
+    output = '<tool_call>\n{"name": "f", "arguments": {"a"'
 
-    assert outputs(await response_of(Spoken(said), F)) == [("message", "completed", said)]
+    assert outputs(await response_of(FinishedGeneration(output), F)) == [("message", "completed", output)]
 
 
-async def test_thoughts_are_items_of_their_own():
-    """Before the answer, counted among its tokens."""
-    spoken = Spoken(f"{THOUGHT}Oslo.")
-    batches = await batches_of(spoken, thinks=True)
+async def test_reasoning_is_a_separate_item():
+    """Before the answer; its tokens are counted separately."""
+    generation = FinishedGeneration(f"{REASONING}Oslo.")
+    batches = await batches_of(generation, reasons=True)
     response = batches[-1][-1].data["response"]
-    thought, rest = TOKENIZER.encode(THOUGHT.rstrip()).ids, response["usage"]["output_tokens_details"]
+    reasoning, details = LIBRARY_TOKENIZER.encode(REASONING.rstrip()).ids, response["usage"]["output_tokens_details"]
 
     assert outputs(response) == [("reasoning", "completed", "Let me see."), ("message", "completed", "Oslo.")]
     assert response["output"][0]["summary"] == []
-    assert (rest["reasoning_tokens"], response["usage"]["output_tokens"]) == (len(thought), spoken.count)
+    assert (details["reasoning_tokens"], response["usage"]["output_tokens"]) == (len(reasoning), generation.count)
     assert len([event for batch in batches for event in batch if event.type == "response.reasoning_text.delta"]) > 3
 
 
-async def test_a_thought_may_have_begun_in_the_prompt():
-    """Then the answer begins within it."""
-    response = await response_of(Spoken("Let me see.</think>Oslo."), thinks=True, begun=True)
+async def test_the_prompt_may_open_the_reasoning():
+    """Then the answer begins inside it."""
+    response = await response_of(FinishedGeneration("Let me see.</think>Oslo."), reasons=True, is_open=True)
 
     assert outputs(response) == [("reasoning", "completed", "Let me see."), ("message", "completed", "Oslo.")]
 
 
-async def test_thoughts_and_calls_go_together():
-    """A call may be all that follows a thought."""
-    response = await response_of(Spoken(THOUGHT + CALL), F, thinks=True)
+async def test_a_call_may_follow_the_reasoning():
+    """Without any text."""
+    response = await response_of(FinishedGeneration(REASONING + CALL), F, reasons=True)
 
     assert outputs(response) == [("reasoning", "completed", "Let me see."), ("function_call", "completed", '{"a": 1}')]
 
 
-async def test_a_thought_that_was_cut_off_is_incomplete():
-    """Nothing follows it: only the last item of a response may be incomplete."""
-    response = await response_of(Spoken("<think>Let me", finish="length"), thinks=True)
+async def test_reasoning_that_was_cut_off_is_incomplete():
+    """No message follows it, because only the last item may be incomplete."""
+    response = await response_of(FinishedGeneration("<think>Let me", finish="length"), reasons=True)
 
     assert (response["status"], outputs(response)) == ("incomplete", [("reasoning", "incomplete", "Let me")])
 
 
 @pytest.mark.parametrize("text", ["", END])
-async def test_an_answer_of_nothing_is_an_empty_message(text):
-    """Readers take the first item's text."""
-    assert outputs(await response_of(Spoken(text), F)) == [("message", "completed", "")]
+async def test_an_empty_answer_has_an_empty_message(text):
+    """Clients read the text of the first item."""
+    assert outputs(await response_of(FinishedGeneration(text), F)) == [("message", "completed", "")]
 
 
-async def test_a_model_that_only_thought_has_an_empty_message():
-    """There is an answer, though nothing is in it."""
-    response = await response_of(Spoken("<think>Hm.</think>"), thinks=True)
+async def test_an_answer_of_reasoning_only_has_an_empty_message():
+    """Clients expect a message."""
+    response = await response_of(FinishedGeneration("<think>Hm.</think>"), reasons=True)
 
     assert outputs(response) == [("reasoning", "completed", "Hm."), ("message", "completed", "")]
 
 
-async def test_a_stop_string_ends_the_answer():
-    """It is complete, whatever the model would have said; the string itself is not part of it."""
-    spoken = Spoken("One. Two. Three. Four.", finish="length")
-    response = await response_of(spoken, stops=(". Th", "none"))
+async def test_a_stop_sequence_ends_the_answer():
+    """The response is complete; the sequence itself is not part of it."""
+    generation = FinishedGeneration("One. Two. Three. Four.", finish="length")
+    response = await response_of(generation, stop=(". Th", "none"))
 
     assert (response["status"], outputs(response)) == ("completed", [("message", "completed", "One. Two")])
-    assert spoken.heard == response["usage"]["output_tokens"] < spoken.count
+    assert generation.taken == response["usage"]["output_tokens"] < generation.count
 
 
-async def test_a_stop_string_that_ends_what_was_held_back():
-    """The answer is complete, too, when the limit was met in the same token."""
-    response = await response_of(Spoken("One. <tool_call", finish="length"), F, stops=("<tool",))
+async def test_a_stop_sequence_may_end_held_back_text():
+    """The response is complete even if the same token reaches the limit."""
+    response = await response_of(FinishedGeneration("One. <tool_call", finish="length"), F, stop=("<tool",))
 
     assert (response["status"], outputs(response)) == ("completed", [("message", "completed", "One. ")])
 
 
-async def test_logprobs_are_told_for_the_text_and_nothing_else():
-    """With each delta its own, with the part all; as many of the likeliest as were asked for."""
-    said = f"{THOUGHT}Wait \U0001f600.\n{CALL}\n Done."
-    batches = await batches_of(Spoken(said), F, thinks=True, top_logprobs=1)
+async def test_only_text_has_logprobs():
+    """Each delta has its own, the part has all; with the requested number of alternatives."""
+    output = f"{REASONING}Wait \U0001f600.\n{CALL}\n Done."
+    batches = await batches_of(FinishedGeneration(output), F, reasons=True, top_logprobs=1)
     events = [event.data for batch in batches for event in batch]
     parts = [item["content"][0] for item in events[-1]["response"]["output"] if item["type"] == "message"]
     deltas = [event for event in events if event["type"] == "response.output_text.delta"]
 
-    def spelt(logprobs) -> bytes:
+    def bytes_of(logprobs) -> bytes:
         return b"".join(bytes(entry["bytes"]) for entry in logprobs)
 
     assert [part["text"] for part in parts] == ["Wait \U0001f600.", "Done."]
-    assert [spelt(part["logprobs"]).strip() for part in parts] == [part["text"].encode() for part in parts]
+    assert [bytes_of(part["logprobs"]).strip() for part in parts] == [part["text"].encode() for part in parts]
     assert [one for event in deltas for one in event["logprobs"]] == parts[0]["logprobs"] + parts[1]["logprobs"]
-    assert all(spelt(event["logprobs"]).decode().strip() == event["delta"].strip() for event in deltas)
+    assert all(bytes_of(event["logprobs"]).decode().strip() == event["delta"].strip() for event in deltas)
     assert [event["logprobs"] for event in events if event["type"] == "response.output_text.done"] == [
         part["logprobs"] for part in parts
     ]
@@ -337,10 +337,12 @@ async def test_logprobs_are_told_for_the_text_and_nothing_else():
     assert (first["logprob"], len(first["top_logprobs"]), first["top_logprobs"][0]["logprob"]) == (-0.5, 1, -0.5)
 
 
-async def test_the_sdk_reads_every_event():
-    """By its own types, strictly."""
+async def test_the_sdk_parses_every_event():
+    """Into its own types."""
     adapter = TypeAdapter(ResponseStreamEvent)
-    batches = await batches_of(Spoken(f"{THOUGHT}Wait.\n{CALL}{PATCH_HEAD}a"), F, PATCH, thinks=True, top_logprobs=2)
+    batches = await batches_of(
+        FinishedGeneration(f"{REASONING}Wait.\n{CALL}{PATCH_HEAD}a"), F, PATCH, reasons=True, top_logprobs=2
+    )
     events = [event for batch in batches for event in batch]
     read = [adapter.validate_python(dict(event.data)) for event in events]
 

@@ -1,4 +1,4 @@
-"""Tools, formats, thoughts and logprobs on the real engine: models that know nothing, held by grammars."""
+"""Tools, formats, reasoning and logprobs on the real engine: random models that grammars constrain."""
 
 import json
 
@@ -22,19 +22,19 @@ CODE = {"type": "custom", "name": "code", "format": {"type": "grammar", "syntax"
 
 @pytest.fixture(scope="module")
 def random(tmp_path_factory):
-    """A model of random weights."""
+    """A model with random weights."""
     return write_model(tmp_path_factory.mktemp("random"), context_length=2048)
 
 
 @pytest.fixture(scope="module")
-def thinking(tmp_path_factory):
-    """A model that thinks before it speaks."""
-    says = ["<think>", "Hm", "...", "</think>", "\n\n", "Sunny", " and", " warm."]
-    return write_model(tmp_path_factory.mktemp("thinking"), says, reasoning=True)
+def reasoning_model(tmp_path_factory):
+    """A model that reasons before it answers."""
+    answer = ["<think>", "Hm", "...", "</think>", "\n\n", "Sunny", " and", " warm."]
+    return write_model(tmp_path_factory.mktemp("reasoning"), answer, reasoning=True)
 
 
 async def response_of(local, **body):
-    """The response, once its events have passed the strictest readers."""
+    """Return the response, after checking its events."""
     events = [event.data for event in await ask(local, **{"input": "Hi", "max_output_tokens": 200} | body)]
 
     assert order_faults(events) == []
@@ -44,8 +44,8 @@ async def response_of(local, **body):
 
 @pytest.mark.parametrize("temperature", [0, 1.5])
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "other"}])
-async def test_a_call_that_must_be_is_made_by_any_model(random, start_local, choice, temperature):
-    """And its arguments follow the schema."""
+async def test_a_required_call_is_made_by_any_model(random, start_local, choice, temperature):
+    """Its arguments follow the schema."""
     local = await start_local(random)
     body = {"tool_choice": choice, "temperature": temperature, "parallel_tool_calls": False}
     (call,) = (await response_of(local, tools=[WEATHER, OTHER], **body))["output"]
@@ -55,8 +55,8 @@ async def test_a_call_that_must_be_is_made_by_any_model(random, start_local, cho
     validate(json.loads(call["arguments"]), CITY)
 
 
-async def test_a_custom_tool_gets_text_by_its_grammar(random, start_local):
-    """As it stands."""
+async def test_the_input_of_a_custom_tool_follows_its_grammar(random, start_local):
+    """It is written verbatim."""
     local = await start_local(random)
     (call,) = (await response_of(local, tools=[CODE], tool_choice={"type": "custom", "name": "code"}))["output"]
 
@@ -65,24 +65,24 @@ async def test_a_custom_tool_gets_text_by_its_grammar(random, start_local):
     assert set(call["input"]) <= set("abc")
 
 
-async def test_thoughts_come_apart_from_the_answer(thinking, start_local):
-    """With logprobs for the answer alone, and up to a stop string."""
-    local = await start_local(thinking)
+async def test_reasoning_is_separated_from_the_answer(reasoning_model, start_local):
+    """Only the answer has logprobs, and it ends at a stop sequence."""
+    local = await start_local(reasoning_model)
     include = ["message.output_text.logprobs"]
     response = await response_of(local, include=include, top_logprobs=2, stop=[" warm"])
-    thought, message = response["output"]
+    reasoning, message = response["output"]
     (part,) = message["content"]
 
-    assert (thought["content"][0]["text"], part["text"]) == ("Hm...", "Sunny and")
+    assert (reasoning["content"][0]["text"], part["text"]) == ("Hm...", "Sunny and")
     assert [entry["token"] for entry in part["logprobs"]] == ["Sunny", " and"]
     assert [len(entry["top_logprobs"]) for entry in part["logprobs"]] == [2, 2]
     assert response["usage"]["output_tokens_details"]["reasoning_tokens"] == 4
     assert response["status"] == "completed"
 
 
-async def test_a_model_that_thinks_is_held_after_its_thought(thinking, start_local):
-    """The thought is free; the call follows it."""
-    local = await start_local(thinking)
+async def test_a_grammar_applies_after_the_reasoning(reasoning_model, start_local):
+    """The reasoning is free; the call follows it."""
+    local = await start_local(reasoning_model)
     response = await response_of(local, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False)
 
     assert [item["type"] for item in response["output"]] == ["reasoning", "function_call"]

@@ -1,4 +1,4 @@
-"""What a caller is told of a schema, and what becomes of it."""
+"""Schemas of callers: refusals, and the grammars that enforce the others."""
 
 import json
 from contextlib import suppress
@@ -7,12 +7,12 @@ import pytest
 
 from backends.local.engine.grammars import Grammars
 from backends.local.grammar import (
-    Style,
-    joined,
+    JsonStyle,
+    check_schema,
+    combine_grammars,
     json_object_grammar,
     json_rule,
     json_schema_grammar,
-    refuse_unsupported,
     schema_prompt,
 )
 from backends.training.subjects.objects import ANY_OBJECT, dumped
@@ -32,21 +32,21 @@ PERSON = {
 
 
 def matches(grammar, text):
-    """Whether a text is a whole answer by a grammar."""
+    """Whether a text is a complete answer that follows a grammar."""
     matcher = GRAMMARS.matcher(grammar)
     for number in TOKENIZER.encode(text).ids:
         matcher._matcher.consume_token(number)
     return not matcher.error and bool(matcher._matcher.is_accepting())
 
 
-def refused(schema, *, strict=True, **other):
-    with pytest.raises(RequestError) as error:
-        refuse_unsupported(schema, other.pop("where", "text.format.schema"), strict=strict, **other)
-    return error.value
+def refusal(schema, *, strict=True, param="text.format.schema", **other):
+    with pytest.raises(RequestError) as refused:
+        check_schema(schema, param, strict=strict, **other)
+    return refused.value
 
 
-def test_a_schema_is_followed_in_the_style_that_is_asked_for():
-    compact = Style(",", ":")
+def test_a_grammar_follows_the_schema_and_the_style():
+    compact = JsonStyle(",", ":")
 
     assert matches(json_schema_grammar(PERSON), '{"name": "Ann"}')
     assert not matches(json_schema_grammar(PERSON), '{"name":"Ann"}')
@@ -54,32 +54,32 @@ def test_a_schema_is_followed_in_the_style_that_is_asked_for():
     assert not matches(json_schema_grammar(PERSON), '{"name": "Ann", "age": 3}')
 
 
-def test_any_object_is_an_object():
+def test_an_object_grammar_allows_any_object():
     assert matches(json_object_grammar(), '{"a": [1, {"b": null}], "c": "d"}')
     assert not matches(json_object_grammar(), "[1]")
 
 
-def test_a_schema_is_a_piece_of_a_larger_grammar():
+def test_a_schema_can_be_a_rule_of_a_larger_grammar():
     grammar = f'start: "<<" person ">>"\nperson: {json_rule(PERSON)}'
 
     assert matches(grammar, '<<{"name": "Ann"}>>')
 
 
-def test_grammars_are_joined_by_name():
-    grammar = joined('start: "a" @tool "c"', {"tool": "start: /b+/"})
+def test_combined_grammars_refer_to_each_other_by_name():
+    grammar = combine_grammars('start: "a" @tool "c"', {"tool": "start: /b+/"})
 
     assert matches(grammar, "abbc")
     assert not matches(grammar, "ac")
 
 
-def test_the_prompt_is_what_the_demo_model_was_trained_on():
+def test_the_prompt_equals_the_training_text_of_the_demo_model():
     assert schema_prompt(PERSON) == SCHEMA.format(dumped(PERSON))
     assert schema_prompt(None) == ANY_OBJECT
 
 
-def test_a_refusal_names_the_keyword_and_its_place():
-    error = refused(
-        {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}, of="response_format 'x'"
+def test_a_refusal_names_the_keyword_and_its_path():
+    error = refusal(
+        {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}, owner="response_format 'x'"
     )
 
     assert error.message == (
@@ -88,8 +88,8 @@ def test_a_refusal_names_the_keyword_and_its_place():
     assert (error.status, error.code, error.param) == (400, "invalid_json_schema", "text.format.schema")
 
 
-def test_a_refusal_of_a_tool_is_one_of_its_parameters():
-    error = refused([], where="tools[0].parameters")
+def test_a_refused_tool_schema_has_its_own_code():
+    error = refusal([], param="tools[0].parameters")
 
     assert error.message == "Invalid schema for tools[0].parameters: In context=(), a schema must be an object."
     assert (error.code, error.param) == ("invalid_function_parameters", "tools[0].parameters")
@@ -106,8 +106,8 @@ def test_a_refusal_of_a_tool_is_one_of_its_parameters():
         ({"type": "integer", "minimum": 3, "maximum": 2}, "Unsatisfiable"),
     ],
 )
-def test_what_no_value_satisfies_or_is_no_schema_is_refused(schema, message, strict):
-    assert message in refused(schema, strict=strict).message
+def test_an_invalid_or_unsatisfiable_schema_is_always_refused(schema, message, strict):
+    assert message in refusal(schema, strict=strict).message
 
 
 LOOSE = {
@@ -123,23 +123,23 @@ LOOSE = {
 
 
 @pytest.mark.parametrize("name", LOOSE)
-def test_what_cannot_be_held_is_refused_only_where_it_was_asked_for(name):
-    """Not strict: as much is held as can be."""
+def test_an_unenforceable_schema_is_refused_only_if_strict(name):
+    """Otherwise it is enforced as far as possible."""
     schema, good, bad = LOOSE[name]
 
-    assert "Invalid schema" in refused(schema).message
+    assert "Invalid schema" in refusal(schema).message
 
-    refuse_unsupported(schema, "text.format.schema", strict=False)
+    check_schema(schema, "text.format.schema", strict=False)
 
     assert matches(json_schema_grammar(schema), good)
     assert not matches(json_schema_grammar(schema), bad)
     assert matches(f"start: {json_rule(schema)}", good)
 
 
-def test_options_of_the_compiler_are_not_the_callers():
-    """They would turn off what is promised."""
+def test_callers_cannot_set_compiler_options():
+    """Their options could disable the constraints."""
     schema = {**PERSON, "x-guidance": {"lenient": True, "whitespace_pattern": " *"}}
-    refuse_unsupported(schema, "text.format.schema", strict=True)
+    check_schema(schema, "text.format.schema", strict=True)
 
     assert json.loads(json_schema_grammar(schema)) == json.loads(json_schema_grammar(PERSON))
 
@@ -210,8 +210,8 @@ def deep(levels, keyword):
     [*HOSTILE.values(), deep(40, "properties"), deep(900, "properties"), deep(900, "anyOf")],
     ids=[*HOSTILE, "deep", "deeper", "deeper lists"],
 )
-def test_no_schema_keeps_the_gate_busy(schema, strict):
-    """Each is refused, or compiled; mostly within milliseconds."""
+def test_no_schema_takes_long_to_check(schema, strict):
+    """Each is refused or compiled, most within milliseconds."""
     with patience(), suppress(RequestError):
-        refuse_unsupported(schema, "text.format.schema", strict=strict)
+        check_schema(schema, "text.format.schema", strict=strict)
         json_schema_grammar(schema)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from backends.local import Local
-from proxy.wire.call import Caller
+from proxy.context import Caller
 from proxy.wire.errors import BackendError, RequestError
 from tests.backends.local.conftest import WEATHER, ask, call_of
 from tests.models import write_model
@@ -18,8 +18,8 @@ def text_of(events):
     return "".join(event.data["delta"] for event in events if event.type == "response.output_text.delta")
 
 
-async def test_a_question_is_answered(folder, start_local):
-    """As a stream, whatever the call asks for: the path folds it."""
+async def test_a_request_is_answered(folder, start_local):
+    """As a stream, whatever the call requests: the pipeline converts it."""
     local = await start_local(folder)
     async with local.respond(call_of(input="Hi", max_output_tokens=16)) as reply:
         events = [event async for batch in reply.batches for event in batch]
@@ -32,10 +32,10 @@ async def test_a_question_is_answered(folder, start_local):
     ) == ("tiny", 16, 0.0, False, 3)
 
 
-async def test_functions_are_called(calling, start_local):
-    """Only when the request brought them."""
+async def test_tool_calls_are_returned(calling, start_local):
+    """Only for tools of the request."""
     local = await start_local(calling)
-    tools = [WEATHER | {"strict": False}]  # this model writes its calls in tokens that no grammar would make
+    tools = [WEATHER | {"strict": False}]  # the tokens in which this model writes its calls break the grammar
     with_tools, without = await ask(local, input="Oslo?", tools=tools), await ask(local, input="Oslo?")
 
     assert [item["type"] for item in with_tools[-1].response["output"]] == [
@@ -51,14 +51,14 @@ async def test_functions_are_called(calling, start_local):
     assert [item["type"] for item in without[-1].response["output"]] == ["message"]
 
 
-async def test_one_call_at_a_time_can_be_asked_for(calling, start_local):
+async def test_parallel_calls_can_be_disabled(calling, start_local):
     local = await start_local(calling)
     events = await ask(local, input="Oslo?", tools=[WEATHER], parallel_tool_calls=False)
 
     assert [item["type"] for item in events[-1].response["output"]] == ["message", "function_call"]
 
 
-async def test_a_conversation_with_calls_can_go_on(folder, start_local):
+async def test_a_conversation_with_calls_can_continue(folder, start_local):
     local = await start_local(folder)
     events = await ask(
         local,
@@ -73,8 +73,8 @@ async def test_a_conversation_with_calls_can_go_on(folder, start_local):
     assert text_of(events) == "Hello there!"
 
 
-async def test_the_limit_on_tokens_is_kept(endless, start_local):
-    """That of the request and that of the config, which wins when it is lower."""
+async def test_the_token_limit_is_enforced(endless, start_local):
+    """The lower one of the request's and the config's."""
     local = await start_local(endless, max_output_tokens=20)
     ends = [(await ask(local, input="Hi", max_output_tokens=limit))[-1] for limit in (16, None, 1000)]
 
@@ -90,23 +90,23 @@ async def test_the_context_is_never_exceeded(endless, start_local):
     assert (end.type, end.response["usage"]["total_tokens"]) == ("response.incomplete", 100)
 
 
-async def test_an_end_token_of_its_own_ends_the_answer(tmp_path, start_local):
-    """headgate.json may name more than the model's own."""
+async def test_end_tokens_of_the_manifest_end_the_answer(tmp_path, start_local):
+    """headgate.json may add tokens to the model's own."""
     local = await start_local(write_model(tmp_path / "model", ["Hello", " there"], eos=[" there"]))
     end = (await ask(local, input="Hi"))[-1]
 
     assert (end.response["status"], end.response["output"][0]["content"][0]["text"]) == ("completed", "Hello")
 
 
-async def test_a_long_request_is_read_beside_the_loop(folder, start_local):
-    """And answered all the same."""
+async def test_a_long_request_is_answered(folder, start_local):
+    """It is prepared in a thread."""
     local = await start_local(folder)
 
     assert text_of(await ask(local, input="Hi", metadata={"note": "x" * 40_000})) == "Hello there!"
 
 
-async def test_a_caller_that_leaves_frees_the_only_worker(endless, start_local):
-    """In the middle of a stream that would never end."""
+async def test_a_disconnected_caller_frees_the_only_worker(endless, start_local):
+    """In the middle of an endless stream."""
     local = await start_local(endless, workers=1, max_output_tokens=1_000_000)
     async with asyncio.timeout(PATIENCE_S):
         async with local.respond(call_of(input="Hi")) as reply:
@@ -117,8 +117,8 @@ async def test_a_caller_that_leaves_frees_the_only_worker(endless, start_local):
     assert events[-1].type == "response.incomplete"
 
 
-async def test_too_many_callers_are_told_to_come_back(endless, start_local):
-    """Before there is any reply."""
+async def test_too_many_calls_are_refused_with_retry_after(endless, start_local):
+    """Before a reply begins."""
     local = await start_local(endless, workers=1, max_waiting=0, max_output_tokens=1_000_000)
     async with asyncio.timeout(PATIENCE_S), local.respond(call_of(input="Hi")):
         with pytest.raises(BackendError) as refused:
@@ -140,8 +140,8 @@ async def test_too_many_callers_are_told_to_come_back(endless, start_local):
         ({"input": "Hi", "reasoning": []}, "reasoning"),
     ],
 )
-async def test_what_the_model_cannot_do_is_refused_before_any_reply(folder, start_local, body, param):
-    """With the name of the part."""
+async def test_an_unsupported_request_is_refused_before_the_reply(folder, start_local, body, param):
+    """The error names the parameter."""
     local = await start_local(folder)
     with pytest.raises(RequestError) as refused:
         await ask(local, **body)
@@ -149,8 +149,8 @@ async def test_what_the_model_cannot_do_is_refused_before_any_reply(folder, star
     assert (400, param) == (refused.value.status, refused.value.param)
 
 
-async def test_it_is_ready_once_it_has_started(folder, start_local):
-    """Until it is closed; it lists itself by its name."""
+async def test_the_backend_is_ready_from_start_to_close(folder, start_local):
+    """It lists itself as a model by its name."""
     local = await start_local(folder)
     ready, models = await local.ready(), await local.models()
     await local.close()
@@ -158,36 +158,36 @@ async def test_it_is_ready_once_it_has_started(folder, start_local):
     assert (ready, models, await local.ready()) == (True, ("local",), False)
 
 
-async def test_the_start_is_told(folder, start_local, capsys):
-    """In one line: where it runs and how it calculates."""
+async def test_the_start_is_logged(folder, start_local, capsys):
+    """In one line with the device and the type of computation."""
     await start_local(folder, device="cpu", workers=3)
-    told = capsys.readouterr().out
+    logged = capsys.readouterr().out
 
-    assert "local.started" in told
-    assert all(field in told for field in ("backend=local", "device=cpu", "compute_type=int8_float32", "workers=3"))
+    assert "backend.started" in logged
+    assert all(field in logged for field in ("backend=local", "device=cpu", "compute_type=int8_float32", "workers=3"))
 
 
 @pytest.mark.parametrize("keys", [{"path": "nowhere"}, {"path": "."}])
-async def test_a_folder_that_is_no_model_fails_the_start(start_local, keys):
+async def test_a_folder_without_a_model_fails_the_start(start_local, keys):
     with pytest.raises(OSError, match="model folder"):
         await start_local(folder=keys["path"])
 
 
 @pytest.mark.parametrize("keys", [{"keep_alive_s": 1}, {"memory_bytes": 1}, {"process_bytes": 1}, {"preload": False}])
-def test_what_takes_a_process_of_its_own_says_so(folder, keys):
-    """A key that would do nothing is refused."""
+def test_keys_that_need_a_process_are_refused_for_a_thread(folder, keys):
+    """They would have no effect."""
     with pytest.raises(ValueError, match='need engine = "process"'):
         Local(name="local", path=folder, engine="thread", **keys)
 
 
 @pytest.mark.parametrize(("key", "again"), [({}, False), ({"prompt_cache_key": "ours"}, True)])
-async def test_no_team_learns_what_another_one_asked(folder, start_local, key, again):
-    """A tool makes a grammar, which has its prompt kept; only who gave it a key is told so, and only of its team."""
+async def test_cached_tokens_do_not_reveal_prompts_of_other_teams(folder, start_local, key, again):
+    """A tool needs a grammar, for which the prompt is kept; only calls with the same key and team are informed."""
     local = await start_local(folder, prefix_cache_bytes=10**8)
 
     async def cached_tokens(team):
         body = {"input": "Is it " + "warm " * 100, "tools": [WEATHER], "max_output_tokens": 16, **key}
-        async with local.respond(replace(call_of(**body), caller=Caller("somebody", team))) as reply:
+        async with local.respond(replace(call_of(**body), caller=Caller("caller", team))) as reply:
             events = [event async for batch in reply.batches for event in batch]
         return events[-1].response["usage"]["input_tokens_details"]["cached_tokens"]
 
@@ -197,22 +197,22 @@ async def test_no_team_learns_what_another_one_asked(folder, start_local, key, a
 
 
 @pytest.mark.parametrize("keys", [{"keeps_state": True}, {"enforces": ("max_tool_calls",)}])
-def test_it_keeps_neither_state_nor_policies(folder, keys):
-    """To believe that it did, would leave ids without a meaning and policies without a keeper."""
+def test_state_and_policies_cannot_be_delegated_to_it(folder, keys):
+    """Otherwise ids would be unknown and policies would not be enforced."""
     with pytest.raises(ValueError, match="a local model keeps neither responses nor policies"):
         Local(name="local", path=folder, **keys)
 
 
 @pytest.mark.parametrize("keys", [{"workers": 257}, {"workers": 0}, {"context_length": 63}])
-def test_numbers_of_no_use_are_refused(folder, keys):
+def test_numbers_out_of_range_are_refused(folder, keys):
     with pytest.raises(ValueError, match=r"Input should be (greater|less) than or equal to (256|64|1)"):
         Local(name="local", path=folder, **keys)
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
-        ({"context_length": 513}, "context_length is 513, but the model in .* was made for 512 tokens"),
+        ({"context_length": 513}, "context_length is 513, but the model in .* supports 512 tokens"),
         ({"kv_bytes": 1000}, "kv_bytes is 1000, but 512 tokens of the model in .* take "),
         ({"kv_bytes": 1000, "context_length": 64}, "kv_bytes is 1000, but 64 tokens of the model in .* take "),
         ({"compute_type": "int3"}, "int3"),
@@ -220,26 +220,26 @@ def test_numbers_of_no_use_are_refused(folder, keys):
         ({"engine": "process", "memory_bytes": 1000}, "memory_bytes is 1000, but one model alone takes about "),
     ],
 )
-async def test_what_cannot_start_is_refused_by_a_check_and_by_the_start(folder, keys, said):
+async def test_a_config_that_cannot_start_is_refused_by_check_and_start(folder, keys, message):
     """In a sentence that names the key."""
     local = Local(**{"name": "local", "path": folder, "engine": "thread"} | keys)
-    with pytest.raises((ValueError, OSError), match=said):
+    with pytest.raises((ValueError, OSError), match=message):
         local.check()
-    with pytest.raises((ValueError, OSError), match=said):
+    with pytest.raises((ValueError, OSError), match=message):
         await local.start()
 
 
-def test_a_check_passes_what_can_start(folder):
-    """And loads nothing."""
+def test_check_accepts_a_config_that_can_start(folder):
+    """It loads nothing."""
     Local(name="local", path=folder, compute_type="int8", context_length=512, kv_bytes=10**9).check()
 
 
-async def test_answers_may_take_a_quarter_of_what_is_free(folder, start_local, monkeypatch):
-    """At least what one takes that is as long as the context."""
+async def test_answers_may_take_a_quarter_of_the_free_memory(folder, start_local, monkeypatch):
+    """At least the memory of one answer as long as the context."""
     local = await start_local(folder)
-    whole = local._model.context_length * local._model.kv_bytes_per_token
+    full_context = local._model.context_length * local._model.kv_bytes_per_token
     monkeypatch.setattr("backends.local.free_bytes", lambda: 4_000_000_000)
     much = local._kv_bytes(local._model)
     monkeypatch.setattr("backends.local.free_bytes", lambda: 0)
 
-    assert (much, local._kv_bytes(local._model)) == (1_000_000_000, whole)
+    assert (much, local._kv_bytes(local._model)) == (1_000_000_000, full_context)

@@ -1,50 +1,50 @@
-"""Which tokens a text is made of."""
+"""The logprobs of a text's tokens."""
 
 from backends.local.engine.job import Token
-from backends.local.logprobs import Logprobs
+from backends.local.logprobs import LogprobTracker
 from backends.local.speech import Text
 
-SPELT = {1: b"Hel", 2: b"lo", 3: b"\xf0\x9f", 4: b"\x98\x80", 5: b" ", 6: b"<tag>", 7: b"."}
+TOKEN_BYTES = {1: b"Hel", 2: b"lo", 3: b"\xf0\x9f", 4: b"\x98\x80", 5: b" ", 6: b"<tag>", 7: b"."}
 
 
-def told(heard, *texts, top=0):
-    """The tokens of each text."""
-    logprobs = Logprobs(SPELT.__getitem__, top)
-    for token, text in heard:
-        logprobs.hear(token, text)
-    return [[entry["token"] for entry in logprobs.of(text)] for text in texts]
+def tokens_of(tokens, *texts, top=0):
+    """Return the tokens of each text."""
+    tracker = LogprobTracker(TOKEN_BYTES.__getitem__, top)
+    for token, text in tokens:
+        tracker.add(token, text)
+    return [[entry["token"] for entry in tracker.take(text)] for text in texts]
 
 
-def test_each_token_is_told_with_its_text():
-    """And only once, with the first text that has a part of it."""
-    heard = [(Token(1, -1.0), "Hel"), (Token(2, -2.0), "lo")]
+def test_each_token_belongs_to_one_text():
+    """The first that has a part of it."""
+    tokens = [(Token(1, -1.0), "Hel"), (Token(2, -2.0), "lo")]
 
-    assert told(heard, Text("Hello", 0)) == [["Hel", "lo"]]
-    assert told(heard, Text("Hel", 0), Text("lo", 3)) == [["Hel"], ["lo"]]
-    assert told(heard, Text("H", 0), Text("el", 1), Text("lo", 3)) == [["Hel"], [], ["lo"]]
+    assert tokens_of(tokens, Text("Hello", 0)) == [["Hel", "lo"]]
+    assert tokens_of(tokens, Text("Hel", 0), Text("lo", 3)) == [["Hel"], ["lo"]]
+    assert tokens_of(tokens, Text("H", 0), Text("el", 1), Text("lo", 3)) == [["Hel"], [], ["lo"]]
 
 
 def test_a_character_of_several_tokens_has_them_all():
-    """They are told with it, though the first brought no text."""
-    heard = [(Token(1, -1.0), "Hel"), (Token(3, -1.0), ""), (Token(4, -1.0), "\U0001f600"), (Token(3, -1.0), "")]
+    """They belong to the text of the character, although the first completed no text."""
+    tokens = [(Token(1, -1.0), "Hel"), (Token(3, -1.0), ""), (Token(4, -1.0), "\U0001f600"), (Token(3, -1.0), "")]
 
-    assert told(heard, Text("Hel", 0), Text("\U0001f600", 3)) == [["Hel"], ["\\xf0\\x9f", "\\x98\\x80"]]
+    assert tokens_of(tokens, Text("Hel", 0), Text("\U0001f600", 3)) == [["Hel"], ["\\xf0\\x9f", "\\x98\\x80"]]
 
 
-def test_what_is_left_out_of_the_text_is_not_told():
+def test_tokens_outside_of_texts_are_dropped():
     """Tags and calls, and the space around them."""
-    heard = [(Token(1, -1.0), "Hel"), (Token(6, -1.0), "<tag>"), (Token(5, -1.0), " "), (Token(7, -1.0), ".")]
+    tokens = [(Token(1, -1.0), "Hel"), (Token(6, -1.0), "<tag>"), (Token(5, -1.0), " "), (Token(7, -1.0), ".")]
 
-    assert told(heard, Text("Hel", 0), Text(".", 9)) == [["Hel"], ["."]]
+    assert tokens_of(tokens, Text("Hel", 0), Text(".", 9)) == [["Hel"], ["."]]
 
 
-def test_an_entry_is_as_the_protocol_has_it():
-    """With the bytes, and the likeliest tokens in the place; what a grammar forced was certain."""
-    logprobs = Logprobs(SPELT.__getitem__, 1)
-    logprobs.hear(Token(1, -0.5, [(2, -0.25), (1, -0.5)]), "Hel")
-    logprobs.hear(Token(2), "lo")
+def test_an_entry_has_the_fields_of_the_protocol():
+    """With the bytes and the likeliest alternatives; a token that a grammar forced has the logprob 0."""
+    tracker = LogprobTracker(TOKEN_BYTES.__getitem__, 1)
+    tracker.add(Token(1, -0.5, [(2, -0.25), (1, -0.5)]), "Hel")
+    tracker.add(Token(2), "lo")
 
-    assert logprobs.of(Text("Hello", 0)) == [
+    assert tracker.take(Text("Hello", 0)) == [
         {
             "token": "Hel",
             "bytes": [72, 101, 108],

@@ -1,4 +1,4 @@
-"""Lessons about JSON: what is answered stands in the question, and follows the schema where there is one."""
+"""Lessons about JSON: the values of an answer are in the question, and it follows the schema if there is one."""
 
 import json
 from random import Random
@@ -6,16 +6,16 @@ from random import Random
 import pytest
 
 from backends.training import words
-from backends.training.subjects import objects, schemas, told
+from backends.training.subjects import objects, schemas, statements
 from backends.training.wording import lines
 
 TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
 
 
-def follows(found, schema):
+def is_valid(found, schema):
     if schema["type"] == "object" and "properties" in schema:
         return list(found) == list(schema["properties"]) and all(
-            follows(found[key], part) for key, part in schema["properties"].items()
+            is_valid(found[key], part) for key, part in schema["properties"].items()
         )
     return isinstance(found, TYPES[schema["type"]]) and found in schema.get("enum", [found])
 
@@ -33,36 +33,36 @@ def test_answers_follow_the_schema_with_its_keys_in_order():
         first, *_, last = schemas.schemas(Random(number)).messages
         if head in first["content"]:
             seen += 1
-            assert follows(json.loads(last["content"]), json.loads(first["content"].split(head)[1]))
+            assert is_valid(json.loads(last["content"]), json.loads(first["content"].split(head)[1]))
     assert seen > 400
 
 
-def test_the_order_of_the_gate_stands_behind_an_empty_line():
+def test_the_order_of_headgate_follows_an_empty_line():
     for number in range(100):
-        found = objects.instructed(Random(number), objects.ANY_OBJECT)
+        found = objects.with_instructions(Random(number), objects.ANY_OBJECT)
 
         assert found == objects.ANY_OBJECT or found.endswith("\n\n" + objects.ANY_OBJECT)
 
 
-def test_values_by_pairs_stand_in_the_question():
+def test_values_by_pairs_are_in_the_question():
     for number in range(300):
         question, answer = objects.by_pairs(Random(number))
 
-        assert all(key in question and objects.spoken(item) in question for key, item in answer.items())
+        assert all(key in question and objects.format_value(item) in question for key, item in answer.items())
 
 
-def test_sentences_hold_what_they_are_said_to_hold():
+def test_sentences_contain_their_facts():
     for number in range(300):
-        sentence, known = told.told(Random(number))
+        sentence, known = statements.statement(Random(number))
         parts = [part for item in known.values() for part in (item if isinstance(item, list) else [item])]
 
         assert all(str(part) in sentence for part in parts)
 
 
-def test_unmistakable_words_end_where_a_sentence_goes_on():
+def test_clear_words_contain_no_conjunctions_and_no_quotes():
     joints = set(lines("words", "joints"))
     for number in range(1000):
-        found = words.unmistakable(Random(number), 4)
+        found = words.clear_words(Random(number), 4)
 
         assert found
         assert not set(found.lower().split()) & joints

@@ -1,4 +1,4 @@
-"""One template for training and serving: what it writes, and that both sides have the same bytes."""
+"""The chat template: its output, and that training and serving use the same bytes."""
 
 from pathlib import Path
 from random import Random
@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from backends.training.corpus import SUBJECTS, lesson
-from backends.training.prompt import END, TEMPLATE, question_and_answer, render
+from backends.training.prompt import END, TEMPLATE, render, split_last_answer
 
 DEMO = Path(__file__).parents[3] / "backends" / "demo"
 WEATHER = {
@@ -22,7 +22,7 @@ WEATHER = {
 CALL = {"function": {"name": "get_weather", "arguments": {"city": "Bogotá"}}}
 
 
-def test_the_shipped_template_is_the_one_training_used():
+def test_the_demo_model_has_the_template_of_the_training():
     assert (DEMO / "chat_template.jinja").read_bytes() == TEMPLATE.read_bytes()
 
 
@@ -35,7 +35,7 @@ def test_messages_are_chatml():
     assert expected == actual
 
 
-def test_functions_are_one_line_each_behind_the_instructions():
+def test_functions_are_one_line_each_after_the_instructions():
     expected = (
         "<|im_start|>system\nBe kind.\nFunctions:\n"
         '{"name": "get_weather", "description": "Get the weather.", '
@@ -51,13 +51,13 @@ def test_the_chat_form_of_a_function_is_the_same_line():
     assert render([], [WEATHER]) == render([], [chat])
 
 
-def test_a_function_may_come_without_description_and_parameters():
+def test_description_and_parameters_of_a_function_are_optional():
     expected = '<|im_start|>system\nFunctions:\n{"name": "ping", "description": "", "required": {}}<|im_end|>\n'
 
     assert expected == render([], [{"type": "function", "name": "ping", "description": None, "parameters": None}])
 
 
-def test_calls_and_results_follow_hermes():
+def test_calls_and_results_are_in_the_form_of_hermes():
     expected = (
         '<|im_start|>assistant\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bogotá"}}\n</tool_call>\n'
         '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bogotá"}}\n</tool_call><|im_end|>\n'
@@ -68,17 +68,17 @@ def test_calls_and_results_follow_hermes():
     assert expected == render([calls, {"role": "tool", "content": "12"}])
 
 
-def test_later_messages_of_the_system_stay_where_they_are():
+def test_later_system_messages_keep_their_position():
     expected = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>system\nBe brief.<|im_end|>\n"
 
     assert expected == render([{"role": "user", "content": "Hi"}, {"role": "system", "content": "Be brief."}])
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_a_prompt_and_its_answer_are_the_conversation_to_the_byte(subject):
-    """What the model reads when it is served is exactly the beginning of what it was trained on."""
+def test_a_prompt_with_its_answer_is_the_whole_conversation(subject):
+    """A prompt in serving is byte for byte the beginning of a training text."""
     for number in range(40):
         found = lesson(Random(f"{subject}{number}"), subject)
-        question, answer = question_and_answer(found.messages, found.tools)
+        question, answer = split_last_answer(found.messages, found.tools)
 
         assert render(found.messages, found.tools) == question + answer + END + "\n"

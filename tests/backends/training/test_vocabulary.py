@@ -1,4 +1,4 @@
-"""The tokenizer: any text survives it, and a word is the same tokens wherever it stands."""
+"""The tokenizer: it decodes to the original text, and a word has the same tokens wherever it occurs."""
 
 from itertools import islice
 
@@ -11,23 +11,25 @@ from backends.training.prompt import render
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return vocabulary.learn((render(each.messages, each.tools) for each in islice(dialogues("test"), 1500)), 600)
+    return vocabulary.train_tokenizer(
+        (render(each.messages, each.tools) for each in islice(dialogues("test"), 1500)), 600
+    )
 
 
 @pytest.mark.parametrize("text", ["Hello, world!", "  two  spaces\n\n", "Zürich 日本 😀", '{"a_b": 12.5}', "xKq-7?!"])
-def test_any_text_comes_back_as_it_was(tokenizer, text):
+def test_decoding_restores_any_text(tokenizer, text):
     assert text == tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 @pytest.mark.parametrize("before", ["", " ", "\n", '"', "_", "7", "Say: "])
-def test_a_word_is_cut_the_same_way_everywhere(tokenizer, before):
+def test_a_word_is_split_the_same_way_everywhere(tokenizer, before):
     word = tokenizer.encode("plimkora", add_special_tokens=False).ids
     found = tokenizer.encode(before + "plimkora.", add_special_tokens=False).ids
 
     assert word == [each for each in found if each in word][-len(word) :]
 
 
-def test_control_tokens_are_single_and_padding_is_zero(tokenizer):
+def test_control_tokens_are_single_tokens_and_padding_is_zero(tokenizer):
     for number, text in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>")):
         assert [number] == tokenizer.encode(text, add_special_tokens=False).ids
 
@@ -39,7 +41,7 @@ def test_tags_of_calls_are_single_tokens_that_are_decoded(tokenizer):
     assert tokenizer.decode(ids, skip_special_tokens=True) == "<tool_call>\n</tool_call>"
 
 
-def test_the_list_is_in_the_order_of_ids(tokenizer):
-    found = vocabulary.listed(tokenizer)
+def test_the_tokens_are_listed_in_the_order_of_their_ids(tokenizer):
+    found = vocabulary.list_tokens(tokenizer)
 
     assert list(range(len(found))) == [tokenizer.token_to_id(token) for token in found]

@@ -1,10 +1,10 @@
-"""Where a converted model may be put; and, where torch is there, whole conversions of small models."""
+"""Destinations of conversions and, where torch is installed, conversions of small models."""
 
 import json
 
 import pytest
 
-from backends.local.conversion import QUANTIZATIONS, convert, original, refuse_place
+from backends.local.conversion import QUANTIZATIONS, check_destination, convert, source_model
 from backends.local.model import read_model
 from tests.checkpoints import LLAMA3, VOCABULARY, save_checkpoint, write_checkpoint
 from tests.models import END, NOTHING
@@ -32,21 +32,21 @@ def torch():
     return pytest.importorskip("torch")
 
 
-def said(*_):
+def ignore_line(*_):
     return None
 
 
-@pytest.mark.parametrize("there", [None, "empty"])
-def test_a_new_or_empty_folder_is_a_place(tmp_path, there):
-    """With --force or without."""
-    if there:
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_new_or_empty_folder_is_accepted(tmp_path, exists):
+    """With or without --force."""
+    if exists:
         (tmp_path / "out").mkdir()
-    refuse_place(tmp_path / "from", tmp_path / "out", force=False)
-    refuse_place(tmp_path / "from", tmp_path / "out", force=True)
+    check_destination(tmp_path / "from", tmp_path / "out", force=False)
+    check_destination(tmp_path / "from", tmp_path / "out", force=True)
 
 
-def test_nothing_is_lost_that_was_not_meant(tmp_path):
-    """A folder with something in it is replaced if asked for, and only if it holds a model."""
+def test_only_a_model_is_replaced(tmp_path):
+    """A folder with files is replaced only with --force, and only if it contains a model."""
     (tmp_path / "file").write_text("")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("")
@@ -57,25 +57,25 @@ def test_nothing_is_lost_that_was_not_meant(tmp_path):
         ("file", True, "file is not a folder"),
         ("link", True, "link is not a folder"),
         ("model", False, "model is not empty; --force replaces the model in it"),
-        ("thesis", True, "thesis is not empty and holds no model.bin; only a model is replaced"),
-        ("from", True, "from holds the checkpoint itself"),
-        (".", True, "holds the checkpoint itself"),
+        ("thesis", True, "thesis is not empty and has no model.bin; only a model is replaced"),
+        ("from", True, "from contains the checkpoint itself"),
+        (".", True, "contains the checkpoint itself"),
     ]
     (tmp_path / "from").mkdir()
-    for name, force, told in refused:
-        with pytest.raises(ValueError, match=told):
-            refuse_place(tmp_path / "from", tmp_path / name, force=force)
-    refuse_place(tmp_path / "from", tmp_path / "model", force=True)
+    for name, force, message in refused:
+        with pytest.raises(ValueError, match=message):
+            check_destination(tmp_path / "from", tmp_path / name, force=force)
+    check_destination(tmp_path / "from", tmp_path / "model", force=True)
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path):
-    """No folder, nor half of one; and what was there stays there."""
+    """No folder or part of one is left, and existing folders stay."""
     source = write_checkpoint(tmp_path / "from", "phi3")
     (tmp_path / "models" / "old").mkdir(parents=True)
     (tmp_path / "models" / "old" / "model.bin").write_text("old")
     for name in ("new", "old"):
         with pytest.raises(ValueError, match="phi3"):
-            convert(source, tmp_path / "models" / name, quantization="int8", force=True, say=said)
+            convert(source, tmp_path / "models" / name, quantization="int8", force=True, print_line=ignore_line)
 
     assert sorted(str(path.relative_to(tmp_path / "models")) for path in (tmp_path / "models").rglob("*")) == [
         "old",
@@ -85,14 +85,14 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("kind", "config"), KINDS.values(), ids=KINDS)
-def test_a_converted_model_says_what_the_original_says(torch, tmp_path, kind, config):
-    """Or it is not written. Then it can be served, by what is in its folder alone."""
-    told = []
+def test_a_converted_model_answers_like_the_original(torch, tmp_path, kind, config):
+    """The folder contains everything that serving needs."""
+    lines = []
     source = save_checkpoint(tmp_path / "from", kind, **config)
-    convert(source, tmp_path / "out", quantization="int8", force=False, say=told.append)
+    convert(source, tmp_path / "out", quantization="int8", force=False, print_line=lines.append)
     model = read_model(tmp_path / "out")
 
-    assert [line.split()[0] for line in told] == ["read", "loaded", "compared", "stored", "written"]
+    assert [line.split()[0] for line in lines] == ["read", "loaded", "compared", "stored", "written"]
     assert (VOCABULARY, {0, 2}, "hermes", 2 * 2 * 4 * 16 * 4) == (
         len(model.vocabulary), model.stop_ids, model.tool_format, model.kv_bytes_per_token,
     )  # fmt: skip
@@ -102,56 +102,56 @@ def test_a_converted_model_says_what_the_original_says(torch, tmp_path, kind, co
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_all_quantizations_can_be_loaded(torch, tmp_path, quantization):
-    """As they are stored, or as what the processor has for them."""
+def test_every_quantization_can_be_loaded(torch, tmp_path, quantization):
+    """As it is stored, or as the type that the CPU supports in its place."""
     from ctranslate2 import Generator
 
     source = save_checkpoint(tmp_path / "from")
-    convert(source, tmp_path / "out", quantization=quantization, force=False, say=said)
+    convert(source, tmp_path / "out", quantization=quantization, force=False, print_line=ignore_line)
     model = read_model(tmp_path / "out")
     prompt = [model.vocabulary[number] for number in model.prompt([{"role": "user", "content": "Hello"}], [])]
 
     assert len(Generator(str(model.path)).generate_batch([prompt], max_length=1, include_prompt_in_result=False)) == 1
-    assert quantization.split("_")[0] == model.weights.stored_as
+    assert quantization.split("_")[0] == model.weights.data_type
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_would_be_wrong_is_not_written(torch, tmp_path, monkeypatch):
-    """As the stock converter would have made it: without the scaling of Llama 3."""
-    monkeypatch.setattr(original, "rotary_of", lambda config: [])
+    """As the stock converter would write it: without the rotary scaling of Llama 3."""
+    monkeypatch.setattr(source_model, "read_rotary_settings", lambda config: [])
     source = save_checkpoint(tmp_path / "from", rope_parameters=LLAMA3)
 
-    with pytest.raises(ArithmeticError, match="would say something else than the original"):
-        convert(source, tmp_path / "out", quantization="int8", force=False, say=said)
+    with pytest.raises(ArithmeticError, match="would answer differently from the original"):
+        convert(source, tmp_path / "out", quantization="int8", force=False, print_line=ignore_line)
     assert [path.name for path in tmp_path.iterdir()] == ["from"]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_model_is_replaced_when_asked_for(torch, tmp_path):
-    """All of it: nothing of the old one stays."""
+def test_a_model_is_replaced_with_force(torch, tmp_path):
+    """No file of the old one stays."""
     source = save_checkpoint(tmp_path / "from")
     (tmp_path / "out").mkdir()
     for name in ("model.bin", "old.json"):
         (tmp_path / "out" / name).write_text("")
-    convert(source, tmp_path / "out", quantization="int8", force=True, say=said)
+    convert(source, tmp_path / "out", quantization="int8", force=True, print_line=ignore_line)
 
     assert json.loads((tmp_path / "out" / "headgate.json").read_text())["eos"] == [END, NOTHING]
     assert not (tmp_path / "out" / "old.json").exists()
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_weights_that_are_no_weights_are_refused(torch, tmp_path):
+def test_invalid_weights_are_refused(torch, tmp_path):
     """In one sentence."""
     source = write_checkpoint(tmp_path / "from")
     (source / "model.safetensors").write_bytes(b"\x00" * 100)
 
     with pytest.raises(ValueError, match=r"The \.safetensors in .* cannot be read"):
-        convert(source, tmp_path / "out", quantization="int8", force=False, say=said)
+        convert(source, tmp_path / "out", quantization="int8", force=False, print_line=ignore_line)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_weights_that_are_missing_are_refused(torch, tmp_path):
-    """transformers would make some up, and the converted model would agree with them."""
+def test_missing_weights_are_refused(torch, tmp_path):
+    """transformers would initialise them, and the converted model would agree with it."""
     from safetensors.torch import load_file, save_file
 
     source = save_checkpoint(tmp_path / "from")
@@ -160,15 +160,15 @@ def test_weights_that_are_missing_are_refused(torch, tmp_path):
     save_file(weights, source / "model.safetensors", {"format": "pt"})
 
     with pytest.raises(ValueError, match=r"have no weights for model\.layers\.1\.mlp\.up_proj\.weight"):
-        convert(source, tmp_path / "out", quantization="int8", force=False, say=said)
+        convert(source, tmp_path / "out", quantization="int8", force=False, print_line=ignore_line)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_weights_of_another_size_are_refused(torch, tmp_path):
-    """A config of another model."""
+    """The config may belong to another model."""
     source = save_checkpoint(tmp_path / "from")
-    told = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps(told | {"intermediate_size": 80}))
+    stored = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(stored | {"intermediate_size": 80}))
 
     with pytest.raises(ValueError, match=r"The \.safetensors in .* cannot be read"):
-        convert(source, tmp_path / "out", quantization="int8", force=False, say=said)
+        convert(source, tmp_path / "out", quantization="int8", force=False, print_line=ignore_line)

@@ -1,4 +1,4 @@
-"""Patterns within JSON."""
+"""Patterns inside JSON strings."""
 
 import json
 import random
@@ -8,15 +8,15 @@ import pytest
 from llguidance import LLMatcher
 
 from backends.local.grammar import json_schema_grammar
-from backends.local.grammar.compiling import _letters, check_compiles, enforceable
-from backends.local.grammar.patterns import mended
-from backends.local.grammar.schema import Problem
+from backends.local.grammar.compilation import _byte_tokenizer, check_compiles, select_enforceable
+from backends.local.grammar.patterns import adapt_pattern
+from backends.local.grammar.schema import SchemaError
 
 END = 256
 
 
 @pytest.mark.parametrize(
-    ("pattern", "held"),
+    ("pattern", "expected"),
     [
         ("^[a-z]+$", "^[a-z]+$"),
         ('[^"]', r'[^\x00"]'),
@@ -28,45 +28,45 @@ END = 256
         (r"\p{Lu}\P{L}[\p{Script=Greek}]", r"\p{Lu}\P{L}[\p{Script=Greek}]"),
     ],
 )
-def test_classes_are_held_without_nul(pattern, held):
-    assert mended(pattern) == held
+def test_classes_are_adapted_to_exclude_nul(pattern, expected):
+    assert adapt_pattern(pattern) == expected
 
 
 @pytest.mark.parametrize("pattern", [r"\x00", r"\0", "\x00", r"[\u{0}a]", r"[\x00-]", r"\p{Cc}", r"\P{P}", r"[\p{C}]"])
-def test_what_cannot_be_mended_is_refused_and_dropped_from_what_is_not_strict(pattern):
+def test_an_unsupported_pattern_is_refused_if_strict_and_dropped_otherwise(pattern):
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}}
-    with pytest.raises(Problem, match="'properties', 'a'"):
+    with pytest.raises(SchemaError, match="'properties', 'a'"):
         check_compiles(schema, strict=True)
     check_compiles(schema, strict=False)
 
-    assert enforceable(schema) == {"type": "object", "properties": {"a": {"type": "string"}}}
+    assert select_enforceable(schema) == {"type": "object", "properties": {"a": {"type": "string"}}}
 
 
 @pytest.mark.parametrize(
     "pattern",
     ['^[^"]$', r"^[^\\]+$", r'^[^"\\]*$', r"^[\x00-\x1f]$", r"^[^\x20-\x7e]$", r"^[\x00-\x21]$", r"^(?:[^\"\\]|\\.)$"],
 )
-def test_what_is_said_matches(pattern):
-    """Whatever is chosen, the quote and the backslash before all."""
-    start = LLMatcher(_letters(), json_schema_grammar({"type": "string", "pattern": pattern}), log_level=0)
+def test_generated_strings_match_the_pattern(pattern):
+    """For random choices that prefer the quote and the backslash."""
+    start = LLMatcher(_byte_tokenizer(), json_schema_grammar({"type": "string", "pattern": pattern}), log_level=0)
     found = 0
     for seed in range(60):
-        said = walked(start.deep_copy(), random.Random(seed))
-        if said is not None:
+        text = generate(start.deep_copy(), random.Random(seed))
+        if text is not None:
             found += 1
-            assert re.search(pattern, json.loads(said), re.DOTALL)
+            assert re.search(pattern, json.loads(text), re.DOTALL)
 
     assert found
 
 
-def walked(matcher, choices):
-    said = bytearray()
-    while not matcher.is_stopped() and len(said) < 60:
+def generate(matcher, choices):
+    text = bytearray()
+    while not matcher.is_stopped() and len(text) < 60:
         allowed = [number for number, bias in enumerate(matcher.compute_logit_bias()) if bias]
         if END in allowed:
-            return bytes(said)
-        liked = [number for number in allowed if number in b'"\\']
-        number = choices.choice(liked if liked and choices.random() < 0.5 else allowed)
+            return bytes(text)
+        preferred = [number for number in allowed if number in b'"\\']
+        number = choices.choice(preferred if preferred and choices.random() < 0.5 else allowed)
         matcher.consume_token(number)
-        said.append(number)
-    return bytes(said) if matcher.is_stopped() else None
+        text.append(number)
+    return bytes(text) if matcher.is_stopped() else None

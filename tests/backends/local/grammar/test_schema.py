@@ -1,4 +1,4 @@
-"""Shapes, limits and keywords."""
+"""The size of a schema, the types of its keywords, and unsupported keywords."""
 
 import pytest
 
@@ -8,11 +8,11 @@ from backends.local.grammar.schema import (
     MAX_DEPTH,
     MAX_PROPERTIES,
     MAX_VALUES,
-    Problem,
+    SchemaError,
+    check_keyword_types,
     check_keywords,
-    check_shapes,
     check_size,
-    without,
+    remove_keywords,
 )
 
 
@@ -25,17 +25,17 @@ from backends.local.grammar.schema import (
         ({"a" * (MAX_CHARS + 1): 1}, f"longer than {MAX_CHARS} characters"),
     ],
 )
-def test_what_nobody_would_want_to_read_is_too_large(schema, message):
-    with pytest.raises(Problem, match=message):
+def test_a_schema_that_is_too_large_is_refused(schema, message):
+    with pytest.raises(SchemaError, match=message):
         check_size(schema)
 
 
 @pytest.mark.parametrize("levels", [MAX_DEPTH, 10 * MAX_DEPTH])
-def test_depth_has_a_limit(levels):
+def test_the_depth_of_a_schema_is_limited(levels):
     schema = 1
     for _ in range(levels):
         schema = {"const": schema}
-    with pytest.raises(Problem, match=f"more than {MAX_DEPTH} levels"):
+    with pytest.raises(SchemaError, match=f"more than {MAX_DEPTH} levels"):
         check_size(schema)
 
     check_size({"const": [[[1]]]})
@@ -63,37 +63,37 @@ def test_depth_has_a_limit(levels):
         ),
     ],
 )
-def test_what_is_no_schema_is_told_with_its_place(schema, message):
-    with pytest.raises(Problem, match=message):
-        check_shapes(schema)
+def test_a_keyword_of_the_wrong_type_is_reported_with_its_path(schema, message):
+    with pytest.raises(SchemaError, match=message):
+        check_keyword_types(schema)
 
 
-def test_what_only_looks_like_a_keyword_is_none():
-    """Names of properties, and values, may be anything."""
+def test_property_names_and_values_are_not_keywords():
+    """They may be anything."""
     schema = {"properties": {"type": {}, "not": {}, "enum": {}}, "default": {"type": 3}, "examples": [{"enum": []}]}
-    check_shapes(schema)
+    check_keyword_types(schema)
     check_keywords(schema)
 
 
-def test_numbers_may_be_written_as_old_drafts_do():
-    check_shapes({"minimum": 1, "exclusiveMinimum": True, "maxLength": 3.0})
+def test_keyword_types_of_old_drafts_are_accepted():
+    check_keyword_types({"minimum": 1, "exclusiveMinimum": True, "maxLength": 3.0})
 
 
 @pytest.mark.parametrize("keyword", ["not", "uniqueItems", "if", "dependentRequired", "propertyNames"])
-def test_keywords_that_cannot_be_held_are_told_with_their_place(keyword):
-    with pytest.raises(Problem, match=rf"\('anyOf', 0, 'additionalProperties'\), '{keyword}' is not permitted"):
+def test_unsupported_keywords_are_reported_with_their_path(keyword):
+    with pytest.raises(SchemaError, match=rf"\('anyOf', 0, 'additionalProperties'\), '{keyword}' is not permitted"):
         check_keywords({"anyOf": [{"additionalProperties": {keyword: {}}}]})
 
 
-def test_formats_are_those_that_can_be_held():
+def test_only_enforceable_formats_are_accepted():
     for name in FORMATS:
         check_keywords({"format": name})
-    with pytest.raises(Problem, match="'iri' is not a supported format"):
+    with pytest.raises(SchemaError, match="'iri' is not a supported format"):
         check_keywords({"format": "iri"})
 
 
-def test_keywords_can_be_taken_out():
-    """Where they are keywords, and nowhere else."""
+def test_keywords_are_removed_at_any_depth():
+    """Only where they are keywords."""
     schema = {
         "properties": {"pattern": {"pattern": "a", "type": "string"}},
         "items": {"pattern": "a"},
@@ -101,10 +101,10 @@ def test_keywords_can_be_taken_out():
         "const": {"pattern": 1},
     }
 
-    assert without(schema, frozenset({"pattern"})) == {
+    assert remove_keywords(schema, frozenset({"pattern"})) == {
         "properties": {"pattern": {"type": "string"}},
         "items": {},
         "prefixItems": [True, {}],
         "const": {"pattern": 1},
     }
-    assert without({"items": [{"pattern": "a"}]}, frozenset({"pattern"})) == {"items": [{}]}
+    assert remove_keywords({"items": [{"pattern": "a"}]}, frozenset({"pattern"})) == {"items": [{}]}

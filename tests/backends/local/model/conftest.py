@@ -1,4 +1,4 @@
-"""Model folders to break."""
+"""Model folders for tests that modify them."""
 
 import json
 import shutil
@@ -11,10 +11,10 @@ TOOL = {"type": "function", "function": {"name": "f", "description": "", "parame
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """A model folder of the test's own."""
+    """Return a copy of a model folder."""
     return Path(shutil.copytree(folder, tmp_path / "model"))
 
 
 def write(path: Path, content: object) -> None:
-    """A file of text as it is, of anything else as JSON."""
+    """Write text unchanged, and anything else as JSON."""
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Model folders: what is read, and how a folder that is none is refused."""
+"""Model folders: what is read, and how invalid ones are refused."""
 
 import json
 import re
@@ -11,12 +11,12 @@ from tests.models import END, NOTHING, START, write_model
 
 
 def test_a_folder_is_read(model):
-    """With what CTranslate2's own files leave out."""
+    """Including what CTranslate2's own files lack."""
     assert (512, "hermes", {model.vocabulary.index(END)}) == (model.context_length, model.tool_format, model.stop_ids)
 
 
-def test_all_tokens_that_end_an_answer_are_known(copy):
-    """From config.json, generation_config.json and headgate.json together; one number or a list."""
+def test_end_tokens_come_from_all_files(copy):
+    """From config.json, generation_config.json (one id or a list) and headgate.json."""
     write(copy / "headgate.json", {"context_length": 8, "eos": [NOTHING]})
     write(copy / "generation_config.json", {"eos_token_id": 1})
     one = read_model(copy).stop_ids
@@ -25,8 +25,8 @@ def test_all_tokens_that_end_an_answer_are_known(copy):
     assert [{0, 1, 2}, {0, 1, 2, 5}] == [one, read_model(copy).stop_ids]
 
 
-def test_the_config_may_say_how_long_the_context_is(copy):
-    """Where headgate.json says nothing, or something else; a folder needs none then."""
+def test_the_context_length_can_be_configured(copy):
+    """It replaces the value in headgate.json, which may then be missing."""
     other = read_model(copy, context_length=100).context_length
     (copy / "headgate.json").unlink()
     found = read_model(copy, context_length=100)
@@ -34,34 +34,36 @@ def test_the_config_may_say_how_long_the_context_is(copy):
     assert (other, found.context_length, found.tool_format) == (100, 100, "hermes")
 
 
-def test_a_model_reads_no_longer_a_context_than_it_was_made_for(copy):
-    """Beyond it the answers would be nonsense, and nothing would say so."""
+def test_the_configured_context_cannot_exceed_that_of_the_model(copy):
+    """Longer prompts would silently give wrong answers."""
     write(copy / "headgate.json", {"context_length": 2048})
-    with pytest.raises(ValueError, match=r"context_length is 2049, but the model in .* was made for 2048 tokens"):
+    with pytest.raises(ValueError, match=r"context_length is 2049, but the model in .* supports 2048 tokens"):
         read_model(copy, context_length=2049)
 
     assert read_model(copy, context_length=2048).context_length == 2048
 
 
-def test_headgate_json_may_say_that_a_model_calls_no_functions(copy):
-    """Whatever its template looks like."""
+def test_headgate_json_can_disable_function_calls(copy):
+    """Even when the template has a known syntax."""
     write(copy / "headgate.json", {"context_length": 100, "tool_format": None})
 
     assert read_model(copy).tool_format is None
 
 
-def test_a_window_bounds_the_context(copy):
-    """A model that looks back only so far would answer longer prompts wrong."""
+def test_a_sliding_window_limits_the_context(copy):
+    """The engine would process longer prompts wrongly."""
     write(copy / "headgate.json", {"context_length": 100, "sliding_window": 40})
 
     assert read_model(copy).context_length == 40
     assert read_model(copy, context_length=30).context_length == 30
-    with pytest.raises(ValueError, match=r"context_length is 50, but the model in .* looks back 40 tokens only"):
+    with pytest.raises(
+        ValueError, match=r"context_length is 50, but the sliding window of the model in .* has 40 tokens"
+    ):
         read_model(copy, context_length=50)
 
 
-def test_what_others_need_is_known_without_a_card(copy):
-    """How much memory a token takes, by the weights themselves; how JSON is written, by what most models saw."""
+def test_a_folder_without_a_manifest_has_defaults(copy):
+    """The memory of a token follows from the weights; the style of JSON is that of most models."""
     write(copy / "headgate.json", {"context_length": 100})
     model = read_model(copy)
 
@@ -77,8 +79,8 @@ def test_what_others_need_is_known_without_a_card(copy):
     ) == (3 * 2 * 2 * 8 * 4, ",", ("<think>", "</think>"))  # fmt: skip
 
 
-def test_templates_and_special_tokens_may_stand_in_the_tokenizers_config(copy):
-    """As older models have them: one for calls with tools, one for all others, and tokens as objects."""
+def test_the_tokenizer_config_may_contain_templates_and_special_tokens(copy):
+    """As in older models: a template for calls with tools, one for all others, and tokens as objects."""
     (copy / "chat_template.jinja").unlink()
     write(copy / "config.json", {"bos_token": "", "eos_token": "", "unk_token": ""})
     write(copy / "tokenizer_config.json", {
@@ -112,7 +114,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("config.json", "{", "config.json is not JSON: Expecting property name"),
         ("config.json", [], "config.json is not a JSON object."),
@@ -125,12 +127,12 @@ def test_a_missing_folder_is_named(tmp_path):
             "tokenizer.json has tokens up to number 325, but vocabulary.json only 3",
         ),
         ("vocabulary.json", [NOTHING, START, NOTHING], f"vocabulary.json has the token '{NOTHING}' twice"),
-        ("model.bin", "", "model.bin is damaged or cut off, at byte 0 of 0."),
-        ("model.bin", "no model", "model.bin is no model of CTranslate2's."),
+        ("model.bin", "", "model.bin is damaged or incomplete, at byte 0 of 0."),
+        ("model.bin", "no model", "model.bin is not a CTranslate2 model."),
         (
             "config.json",
             {"bos_token": START, "eos_token": END, "unk_token": None},
-            "config.json: unk_token is no string",
+            "config.json: unk_token is not a string",
         ),
         ("tokenizer_config.json", "[", "tokenizer_config.json is not JSON"),
         (
@@ -149,7 +151,7 @@ def test_a_missing_folder_is_named(tmp_path):
             "headgate.json: json_style.item_separator: Input",
         ),
         ("generation_config.json", {"eos_token_id": True}, "eos_token_id True is not the id of a token"),
-        ("tokenizer.json", "{}", "tokenizer.json is not a tokenizer that can be read"),
+        ("tokenizer.json", "{}", "tokenizer.json is not a readable tokenizer"),
         ("chat_template.jinja", "{% if %}", "chat_template.jinja: The chat template cannot be used"),
         ("headgate.json", {}, "set context_length, or write it to headgate.json"),
         ("headgate.json", {"context_length": 0}, "headgate.json: context_length: Input should be greater than 0."),
@@ -157,21 +159,21 @@ def test_a_missing_folder_is_named(tmp_path):
         (
             "headgate.json",
             {"context_length": 8, "eos": ["none"]},
-            "is to stop at 'none', which is not in its vocabulary",
+            "stops at 'none', which is not in its vocabulary",
         ),
         ("generation_config.json", {"eos_token_id": [10**6]}, "eos_token_id 1000000 is not the id of a token"),
         ("generation_config.json", {"eos_token_id": "x"}, "eos_token_id x is not the id of a token"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named(copy, name, content, told):
-    """In one sentence that says what is wrong with it."""
+def test_an_invalid_file_is_named(copy, name, content, message):
+    """In one sentence with its fault."""
     write(copy / name, content)
 
-    with pytest.raises(ValueError, match=re.escape(told)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         read_model(copy)
 
 
-def test_text_that_is_not_utf_8_is_named(copy):
+def test_a_template_that_is_not_utf_8_is_named(copy):
     (copy / "chat_template.jinja").write_bytes(b"\xff")
 
     with pytest.raises(ValueError, match=r"chat_template\.jinja is not UTF-8"):
@@ -179,7 +181,7 @@ def test_text_that_is_not_utf_8_is_named(copy):
 
 
 def test_a_tokenizer_of_another_model_is_refused(copy):
-    """Its ids would mean other tokens than the engine's."""
+    """Its ids would mean different tokens to the engine."""
     vocabulary = json.loads((copy / "vocabulary.json").read_text())
     vocabulary[100:102] = reversed(vocabulary[100:102])
     write(copy / "vocabulary.json", vocabulary)
@@ -188,8 +190,8 @@ def test_a_tokenizer_of_another_model_is_refused(copy):
         read_model(copy)
 
 
-def test_a_vocabulary_must_be_as_long_as_the_weights(copy):
-    """One token more or less would be read past their end."""
+def test_the_vocabulary_must_have_the_size_of_the_weights(copy):
+    """The engine would read beyond the end of one of them."""
     vocabulary = json.loads((copy / "vocabulary.json").read_text())
     write(copy / "vocabulary.json", [*vocabulary, "<extra_id_0>"])
 
@@ -198,31 +200,33 @@ def test_a_vocabulary_must_be_as_long_as_the_weights(copy):
 
 
 def test_a_vocabulary_may_be_padded(tmp_path, folder):
-    """Converters fill it up to the size of the weights; with tokens that the tokenizer lacks they are not."""
+    """Converters pad it to the size of the weights; a token that only the tokenizer lacks is refused."""
     padded = write_model(tmp_path / "padded", ["Hello"])
     tokenizer = json.loads((padded / "tokenizer.json").read_text())
-    gone = tokenizer["added_tokens"].pop()["content"]
+    removed = tokenizer["added_tokens"].pop()["content"]
     write(padded / "tokenizer.json", tokenizer)
     vocabulary = json.loads((padded / "vocabulary.json").read_text())
 
-    with pytest.raises(ValueError, match=rf"token {len(vocabulary) - 1}, '{gone}', of vocabulary.json is not in token"):
+    with pytest.raises(
+        ValueError, match=rf"token {len(vocabulary) - 1}, '{removed}', of vocabulary.json is not in token"
+    ):
         read_model(padded)
     write(padded / "vocabulary.json", [*vocabulary[:-1], "<extra_id_0>"])
 
     assert len(vocabulary) == len(read_model(padded).vocabulary)
 
 
-def test_weights_that_are_cut_off_are_refused(copy):
-    """At any byte, before the engine sees them."""
-    whole = (copy / "model.bin").read_bytes()
-    for size in (3, 40, len(whole) // 2, len(whole) - 1):
-        (copy / "model.bin").write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=r"model\.bin is damaged or cut off"):
+def test_incomplete_weights_are_refused(copy):
+    """Wherever they end, before the engine loads them."""
+    complete = (copy / "model.bin").read_bytes()
+    for size in (3, 40, len(complete) // 2, len(complete) - 1):
+        (copy / "model.bin").write_bytes(complete[:size])
+        with pytest.raises(ValueError, match=r"model\.bin is damaged or incomplete"):
             read_model(copy)
 
 
-def test_a_model_must_know_where_to_end(copy):
-    """Otherwise every answer would run into its limit."""
+def test_a_model_without_end_tokens_is_refused(copy):
+    """Every answer would reach the token limit."""
     write(copy / "headgate.json", {"context_length": 8})
     write(copy / "config.json", {"bos_token": START, "eos_token": ""})
 
@@ -230,10 +234,10 @@ def test_a_model_must_know_where_to_end(copy):
         read_model(copy)
 
 
-def test_a_model_of_no_known_size_is_refused(copy):
-    """How much memory its answers take could not be told; headgate.json may tell it."""
-    whole = (copy / "model.bin").read_bytes()
-    (copy / "model.bin").write_bytes(whole.replace(b"decoder/num_heads\0", b"decoder/num_h3ads\0"))
+def test_a_model_of_unknown_size_is_refused(copy):
+    """The memory of its answers would be unknown; headgate.json can provide the numbers."""
+    complete = (copy / "model.bin").read_bytes()
+    (copy / "model.bin").write_bytes(complete.replace(b"decoder/num_heads\0", b"decoder/num_h3ads\0"))
 
     with pytest.raises(ValueError, match=r"write layers, heads, head_dim to headgate\.json"):
         read_model(copy)

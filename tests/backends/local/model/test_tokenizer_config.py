@@ -1,10 +1,10 @@
-"""Chat templates and special tokens, wherever a model's folder has them."""
+"""Chat templates and special tokens in the files of a model folder."""
 
 import json
 
 import pytest
 
-from backends.local.model.tokenizer_config import special_tokens_in, templates_in
+from backends.local.model.tokenizer_config import read_chat_templates, read_special_tokens
 
 
 def write(folder, name, content):
@@ -21,42 +21,42 @@ def write(folder, name, content):
         ({"default": "one", "tool_use": "two"}, ("one", "two")),
     ],
 )
-def test_templates_of_the_tokenizers_config(tmp_path, given, expected):
-    """One, or several by name."""
+def test_chat_templates_are_read_from_the_tokenizer_config(tmp_path, given, expected):
+    """There may be one, or several by name."""
     write(tmp_path, "tokenizer_config.json", {"chat_template": given})
 
-    assert expected == templates_in(tmp_path)
+    assert expected == read_chat_templates(tmp_path)
 
 
-def test_a_template_of_its_own_wins(tmp_path):
-    """As in the reference."""
+def test_a_template_file_takes_precedence(tmp_path):
+    """As in the reference renderer."""
     write(tmp_path, "tokenizer_config.json", {"chat_template": "old"})
     write(tmp_path, "chat_template.jinja", "new")
 
-    assert templates_in(tmp_path) == ("new", "new")
+    assert read_chat_templates(tmp_path) == ("new", "new")
 
 
 @pytest.mark.parametrize("given", [7, [], ["one"], [{"name": "tool_use", "template": "x"}], [{"name": "default"}]])
-def test_what_is_no_template_is_refused(tmp_path, given):
-    """By the file it stands in."""
+def test_an_invalid_chat_template_is_refused(tmp_path, given):
+    """The error names the file."""
     write(tmp_path, "tokenizer_config.json", {"chat_template": given})
 
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: chat_template is neither a template nor a list"):
-        templates_in(tmp_path)
+        read_chat_templates(tmp_path)
 
 
-def test_a_folder_without_any_template_is_refused(tmp_path):
-    """Nobody could speak to the model as it was trained."""
+def test_a_folder_without_a_chat_template_is_refused(tmp_path):
+    """Prompts for the model would be unknown."""
     with pytest.raises(OSError, match=r"has no chat_template\.jinja, and tokenizer_config\.json has no chat template"):
-        templates_in(tmp_path)
+        read_chat_templates(tmp_path)
 
 
 def test_special_tokens_are_found_by_name(tmp_path):
-    """The engine's own names come first; a token may be an object, or nothing."""
+    """The engine's config takes precedence; a token may be an object, or null."""
     write(tmp_path, "tokenizer_config.json", {"bos_token": "no", "eos_token": {"content": "</s>"}, "pad_token": None})
     write(tmp_path, "special_tokens_map.json", {"eos_token": "no", "unk_token": {"content": "<unk>"}, "x_token": "x"})
 
-    assert special_tokens_in(tmp_path, {"bos_token": "<s>", "unk_token": ""}) == {
+    assert read_special_tokens(tmp_path, {"bos_token": "<s>", "unk_token": ""}) == {
         "bos_token": "<s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",

@@ -1,4 +1,4 @@
-"""The engine's vocabulary and the tokenizer's are one."""
+"""The vocabularies of the engine and the tokenizer must match."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
-from backends.local.model.vocabulary import compare, read_vocabulary
+from backends.local.model.vocabulary import check_vocabulary, read_vocabulary
 
 
 def tokenizer(**ids):
@@ -14,18 +14,18 @@ def tokenizer(**ids):
 
 
 @pytest.mark.parametrize("vocabulary", [["a", "b"], ["a", "b", "<extra_id_0>", "<extra_id_7>"]])
-def test_the_same_tokens_pass(vocabulary):
-    """Filled up or not."""
-    compare(Path("m"), vocabulary, tokenizer(a=0, b=1))
+def test_equal_vocabularies_are_accepted(vocabulary):
+    """With and without padding."""
+    check_vocabulary(Path("m"), vocabulary, tokenizer(a=0, b=1))
 
 
-def test_a_gap_may_be_filled():
-    """Where a tokenizer has no token of that number."""
-    compare(Path("m"), ["a", "<extra_id_1>", "b"], tokenizer(a=0, b=2))
+def test_a_gap_may_be_padded():
+    """The tokenizer has no token of that id."""
+    check_vocabulary(Path("m"), ["a", "<extra_id_1>", "b"], tokenizer(a=0, b=2))
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "ids", "told"),
+    ("vocabulary", "ids", "message"),
     [
         (
             ["a", "b"],
@@ -38,14 +38,14 @@ def test_a_gap_may_be_filled():
         (["a", "<extra_id_0>"], {"a": 0, "b": 1}, "m: token 1 is 'b' in tokenizer.json, but '<extra_id_0>' in voc"),
     ],
 )
-def test_other_tokens_are_refused(vocabulary, ids, told):
-    """By the first that differs, however many there are."""
-    with pytest.raises(ValueError, match=told):
-        compare(Path("m"), vocabulary, tokenizer(**ids))
+def test_different_vocabularies_are_refused(vocabulary, ids, message):
+    """The error names the first token that differs."""
+    with pytest.raises(ValueError, match=message):
+        check_vocabulary(Path("m"), vocabulary, tokenizer(**ids))
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({}, "is not a list of tokens"),
         ([], "is not a list"),
@@ -53,9 +53,9 @@ def test_other_tokens_are_refused(vocabulary, ids, told):
         (["a", "b", "a"], "token 'a' twice"),
     ],
 )
-def test_what_is_no_vocabulary_is_refused(tmp_path, content, told):
-    """A token that is there twice would have two numbers."""
+def test_an_invalid_vocabulary_is_refused(tmp_path, content, message):
+    """A duplicate token would have two ids."""
     (tmp_path / "vocabulary.json").write_text(json.dumps(content))
 
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         read_vocabulary(tmp_path / "vocabulary.json")

@@ -1,8 +1,8 @@
-"""Requests as messages for chat templates."""
+"""Instructions and input as messages for chat templates."""
 
 import pytest
 
-from backends.local.request.conversation import messages_of
+from backends.local.request.conversation import build_messages
 from proxy.wire.errors import RequestError
 
 CALL = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"a": 1}'}
@@ -13,21 +13,21 @@ def message(role, content):
     return {"role": role, "content": content}
 
 
-def test_a_string_is_one_message_of_the_user():
-    assert [message("user", "Hi")] == messages_of({"input": "Hi"})
+def test_a_string_becomes_one_user_message():
+    assert [message("user", "Hi")] == build_messages({"input": "Hi"})
 
 
-def test_instructions_come_first_from_the_system():
-    assert [message("system", "Be kind."), message("user", "")] == messages_of(
+def test_instructions_become_the_first_system_message():
+    assert [message("system", "Be kind."), message("user", "")] == build_messages(
         {"instructions": "Be kind.", "input": ""}
     )
 
 
-def test_what_the_system_says_at_the_beginning_is_one_message():
-    """Instructions and leading items of system and developer are joined; later ones stand where they are."""
+def test_leading_system_messages_are_joined():
+    """Instructions and leading items of system and developer; later ones stay where they are."""
     items = [message("developer", "B"), message("system", "C"), message("user", "D"), message("developer", "E")]
 
-    assert [message("system", "A\n\nB\n\nC"), message("user", "D"), message("system", "E")] == messages_of(
+    assert [message("system", "A\n\nB\n\nC"), message("user", "D"), message("system", "E")] == build_messages(
         {
             "instructions": "A",
             "input": items,
@@ -35,8 +35,8 @@ def test_what_the_system_says_at_the_beginning_is_one_message():
     )
 
 
-def test_parts_of_text_are_joined():
-    """Texts of the user and of the assistant, and what the assistant refused."""
+def test_text_parts_are_joined():
+    """Input, output and refusals."""
     items = [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": part} for part in "ab"]},
         {"role": "assistant", "id": "msg_1", "content": [{"type": "output_text", "text": "c", "annotations": []}]},
@@ -45,12 +45,12 @@ def test_parts_of_text_are_joined():
     ]
 
     assert [message("user", "ab"), message("assistant", "c"), message("assistant", "no"), message("user", "")] == (
-        messages_of({"input": items})
+        build_messages({"input": items})
     )
 
 
-def test_calls_stand_in_the_message_of_the_assistant_that_made_them():
-    """Text and calls of one turn are one message; arguments are an object, results say which function gave them."""
+def test_calls_are_added_to_the_assistant_message_that_made_them():
+    """Text and calls of one turn are one message; arguments are an object, and results name their function."""
     second = CALL | {"call_id": "call_2", "arguments": ""}
     parts = [{"type": "input_text", "text": "2"}]
     items = [
@@ -73,60 +73,62 @@ def test_calls_stand_in_the_message_of_the_assistant_that_made_them():
         },
         message("tool", "1") | {"tool_call_id": "call_1", "name": "f"},
         message("tool", "2") | {"tool_call_id": "call_2", "name": "f"},
-    ] == messages_of({"input": items})
+    ] == build_messages({"input": items})
 
 
 @pytest.mark.parametrize("arguments", ["{", "[1]", "1"])
-def test_arguments_that_are_no_object_stay_text(arguments):
-    """A call of another model may be broken; it is shown as it was."""
-    found = messages_of({"input": [CALL | {"arguments": arguments}, OUTPUT]})
+def test_arguments_that_are_not_an_object_stay_text(arguments):
+    """A call of another model may be invalid; it is passed unchanged."""
+    found = build_messages({"input": [CALL | {"arguments": arguments}, OUTPUT]})
 
     assert arguments == found[0]["tool_calls"][0]["function"]["arguments"]
 
 
-def test_thoughts_that_cannot_be_read_are_left_out():
-    """Those of other models are encrypted, or of no shape that is known."""
-    thoughts = [{"content": None}, {"content": "a"}, {"content": [1, {"text": 2}]}, {"encrypted_content": "x"}]
-    items = [{"type": "reasoning", "id": f"rs_{index}", "summary": [], **each} for index, each in enumerate(thoughts)]
+def test_unreadable_reasoning_is_ignored():
+    """That of other models is encrypted, or has an unknown structure."""
+    contents = [{"content": None}, {"content": "a"}, {"content": [1, {"text": 2}]}, {"encrypted_content": "x"}]
+    items = [{"type": "reasoning", "id": f"rs_{index}", "summary": [], **each} for index, each in enumerate(contents)]
 
-    assert [message("user", "Hi"), message("assistant", "Ho")] == messages_of(
+    assert [message("user", "Hi"), message("assistant", "Ho")] == build_messages(
         {"input": [message("user", "Hi"), *items, message("assistant", "Ho")]}
     )
 
 
-def test_thoughts_stand_beside_what_the_assistant_said_after_them():
-    """Or beside its call; a user who speaks in between makes them void."""
-    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
-    spoken, calling, void = (
-        messages_of({"input": [thought, *items]})
+def test_reasoning_is_added_to_the_assistant_message_after_it():
+    """Or to its call; a user message in between discards it."""
+    reasoning = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    beside_text, beside_call, discarded = (
+        build_messages({"input": [reasoning, *items]})
         for items in ([message("assistant", "Ho")], [CALL, OUTPUT], [message("user", "Hi"), message("assistant", "Ho")])
     )
 
-    assert [message("assistant", "Ho") | {"reasoning_content": "Hm."}] == spoken
-    assert calling[0]["reasoning_content"] == "Hm."
-    assert [message("user", "Hi"), message("assistant", "Ho")] == void
+    assert [message("assistant", "Ho") | {"reasoning_content": "Hm."}] == beside_text
+    assert beside_call[0]["reasoning_content"] == "Hm."
+    assert [message("user", "Hi"), message("assistant", "Ho")] == discarded
 
 
-def test_calls_of_custom_tools_are_calls_with_one_parameter():
-    """As the model was shown them."""
+def test_a_custom_tool_call_becomes_a_call_with_one_parameter():
+    """The tool was presented to the model in this form."""
     call = {"type": "custom_tool_call", "call_id": "call_1", "name": "shell", "input": "ls"}
-    found = messages_of({"input": [call, {"type": "custom_tool_call_output", "call_id": "call_1", "output": "a.txt"}]})
+    found = build_messages(
+        {"input": [call, {"type": "custom_tool_call_output", "call_id": "call_1", "output": "a.txt"}]}
+    )
 
     assert found[0]["tool_calls"][0]["function"] == {"name": "shell", "arguments": {"input": "ls"}}
     assert message("tool", "a.txt") | {"tool_call_id": "call_1", "name": "shell"} == found[1]
 
 
-def test_files_of_text_are_read():
+def test_text_files_become_text():
     part = {"type": "input_file", "filename": "a.txt", "file_data": "data:text/plain;base64,SGk="}
 
-    assert [message("user", "a.txt:\nHi\n")] == messages_of({"input": [message("user", [part])]})
+    assert [message("user", "a.txt:\nHi\n")] == build_messages({"input": [message("user", [part])]})
 
 
 IMAGE = {"type": "input_image", "image_url": "data:"}
 
 
 @pytest.mark.parametrize(
-    ("body", "param", "told"),
+    ("body", "param", "message_part"),
     [
         ({}, "input", "Missing required parameter: 'input'."),
         ({"input": None, "instructions": "A"}, "input", "Missing required parameter: 'input'."),
@@ -174,19 +176,19 @@ IMAGE = {"type": "input_image", "image_url": "data:"}
         ({"input": [{"type": "item_reference", "id": 1}]}, "input", "Item with id '1' not found."),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name(body, param, told):
-    """Every refusal says which part it is about, and what is wrong with it."""
+def test_unreadable_input_is_refused(body, param, message_part):
+    """The error names the part and its fault."""
     with pytest.raises(RequestError) as refused:
-        messages_of(body)
+        build_messages(body)
 
     assert param == refused.value.param
-    assert told in refused.value.message
+    assert message_part in refused.value.message
 
 
-def test_a_call_of_a_tool_in_a_namespace_has_one_name():
-    """That by which the model knows the tool."""
+def test_a_call_of_a_tool_in_a_namespace_has_a_flat_name():
+    """The name by which the model knows the tool."""
     call = {"type": "function_call", "call_id": "c", "namespace": "crm", "name": "find", "arguments": "{}"}
     output = {"type": "function_call_output", "call_id": "c", "output": "Ann"}
-    messages = messages_of({"input": [call, output]})
+    messages = build_messages({"input": [call, output]})
 
     assert [messages[0]["tool_calls"][0]["function"]["name"], messages[1]["name"]] == ["crm__find"] * 2

@@ -1,61 +1,64 @@
-"""Parameters of a request, and refusals of those that a local model cannot honour."""
+"""Parameters of a request: honoured, refused and ignored ones."""
 
 import pytest
 
-from backends.local.request.parameters import Parameters, ignored
+from backends.local.request.parameters import GenerationParameters, find_ignored
 from proxy.wire.errors import RequestError
 
-DEFAULTS = Parameters(max_output_tokens=1000, temperature=0.0)
+DEFAULTS = GenerationParameters(max_output_tokens=1000, temperature=0.0)
 
 
-def test_a_request_that_says_nothing_gets_the_defaults():
-    """So does one that says null."""
-    nothing = dict.fromkeys(
-        ("max_output_tokens", "temperature", "top_p", "background", "text", "tools", "instructions")
-    )
+def test_a_request_without_parameters_gets_the_defaults():
+    """So does one with nulls."""
+    nulls = dict.fromkeys(("max_output_tokens", "temperature", "top_p", "background", "text", "tools", "instructions"))
 
-    assert [DEFAULTS.asked({}), DEFAULTS.asked(nothing)] == [DEFAULTS, DEFAULTS]
+    assert [DEFAULTS.override({}), DEFAULTS.override(nulls)] == [DEFAULTS, DEFAULTS]
 
 
-def test_what_the_request_says_is_taken():
-    asked = DEFAULTS.asked({"max_output_tokens": 16, "temperature": 2, "top_p": 0.5})
+def test_parameters_of_the_request_override_the_defaults():
+    given = DEFAULTS.override({"max_output_tokens": 16, "temperature": 2, "top_p": 0.5})
 
-    assert Parameters(16, 2.0, 0.5) == asked
-
-
-def test_what_local_engines_have_beyond_the_protocol_is_honoured():
-    """One stop or several; a null among them says nothing."""
-    asked = DEFAULTS.asked({"top_k": 7, "repetition_penalty": 1.1, "stop": "END", "truncation": "auto"})
-
-    assert Parameters(1000, 0.0, 1.0, 7, 1.1, None, ("END",), truncates=True) == asked
-    assert (DEFAULTS.asked({"stop": ["a", "b"]}).stops, DEFAULTS.asked({"stop": None}).stops) == (("a", "b"), ())
+    assert GenerationParameters(16, 2.0, 0.5) == given
 
 
-def test_logprobs_are_made_for_those_who_include_them():
-    """Without the word in `include` their number says nothing, as with OpenAI."""
+def test_parameters_beyond_the_protocol_are_honoured():
+    """`stop` may be one string or several."""
+    given = DEFAULTS.override({"top_k": 7, "repetition_penalty": 1.1, "stop": "END", "truncation": "auto"})
+
+    assert GenerationParameters(1000, 0.0, 1.0, 7, 1.1, None, ("END",), truncate=True) == given
+    assert (
+        DEFAULTS.override({"stop": ["a", "b"]}).stop_sequences,
+        DEFAULTS.override({"stop": None}).stop_sequences,
+    ) == (("a", "b"), ())
+
+
+def test_logprobs_must_be_included():
+    """Without the value in `include`, `top_logprobs` has no effect, as with OpenAI."""
     include = {"include": ["message.output_text.logprobs"]}
     bodies = [{}, {"top_logprobs": 3}, include, include | {"top_logprobs": 3}, {"include": ["else"]}]
 
-    assert [DEFAULTS.asked(body).top_logprobs for body in bodies] == [None, None, 0, 3, None]
+    assert [DEFAULTS.override(body).top_logprobs for body in bodies] == [None, None, 0, 3, None]
 
 
-def test_what_is_left_out_is_named():
-    """Whatever nobody here reads, and what this model has not; never what asks for nothing."""
-    asked = {"min_p": 0.1, "seed": 1, "service_tier": "flex", "vendor_thing": {"a": 1}, "text": {"verbosity": "low"}}
-    thinking = {"reasoning": {"effort": "high", "summary": "auto"}}
-    nothing = {"model": "m", "input": "", "min_p": 0, "seed": None, "service_tier": "auto", "frequency_penalty": 0.0,
+def test_ignored_parameters_are_named():
+    """Unknown ones and those that the model does not support, unless their value is neutral."""
+    given = {"min_p": 0.1, "seed": 1, "service_tier": "flex", "vendor_thing": {"a": 1}, "text": {"verbosity": "low"}}
+    reasoning = {"reasoning": {"effort": "high", "summary": "auto"}}
+    nulls = {"model": "m", "input": "", "min_p": 0, "seed": None, "service_tier": "auto", "frequency_penalty": 0.0,
                "logit_bias": {}, "reasoning": {"effort": "none", "summary": None}, "text": {"format": None}}  # fmt: skip
 
-    assert [*list(asked)[:4], "text.verbosity"] == list(ignored(asked, reasons=True))
-    assert list(ignored(thinking, reasons=False)) == ["reasoning.effort", "reasoning.summary"]
-    assert list(ignored(nothing, reasons=False)) == []
-    assert list(ignored({"reasoning": {"effort": "high"}}, reasons=True)) == []
-    assert list(ignored({"include": ["a.b", "message.output_text.logprobs"]}, reasons=True)) == ["include.a.b"]
-    assert list(ignored({"top_logprobs": 3}, reasons=True)) == ["top_logprobs"]
+    assert [*list(given)[:4], "text.verbosity"] == list(find_ignored(given, effort_supported=True))
+    assert list(find_ignored(reasoning, effort_supported=False)) == ["reasoning.effort", "reasoning.summary"]
+    assert list(find_ignored(nulls, effort_supported=False)) == []
+    assert list(find_ignored({"reasoning": {"effort": "high"}}, effort_supported=True)) == []
+    assert list(find_ignored({"include": ["a.b", "message.output_text.logprobs"]}, effort_supported=True)) == [
+        "include.a.b"
+    ]
+    assert list(find_ignored({"top_logprobs": 3}, effort_supported=True)) == ["top_logprobs"]
 
 
 @pytest.mark.parametrize(
-    ("body", "param", "code", "told"),
+    ("body", "param", "code", "message"),
     [
         (
             {"max_output_tokens": 10},
@@ -71,7 +74,7 @@ def test_what_is_left_out_is_named():
         ({"temperature": False}, "temperature", "invalid_type", "but got a boolean instead"),
         ({"top_p": 1.1}, "top_p", "decimal_above_max_value", "Expected a value <= 1, but got 1.1"),
         ({"top_p": [1]}, "top_p", "invalid_type", "but got an array instead"),
-        ({"background": True}, "background", "unsupported_value", "a local model answers while the caller waits"),
+        ({"background": True}, "background", "unsupported_value", "a local model has no background jobs"),
         ({"background": "no"}, "background", "invalid_type", "expected a boolean, but got a string"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_value", "no stored prompts"),
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type", "expected a string, but got an integer"),
@@ -101,10 +104,10 @@ def test_what_is_left_out_is_named():
         ({"parallel_tool_calls": 0}, "parallel_tool_calls", "invalid_type", "expected a boolean, but got an integer"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(body, param, code, told):
-    """The code is the protocol's own where it has one."""
+def test_invalid_and_unsupported_parameters_are_refused(body, param, code, message):
+    """With the protocol's code where it has one."""
     with pytest.raises(RequestError) as refused:
-        DEFAULTS.asked(body)
+        DEFAULTS.override(body)
 
     assert (param, code) == (refused.value.param, refused.value.code)
-    assert told in refused.value.message
+    assert message in refused.value.message

@@ -2,41 +2,41 @@
 
 import pytest
 
-from backends.local.grammar import COMMON
-from backends.local.request.text_format import text_format
+from backends.local.grammar import DEFAULT_STYLE
+from backends.local.request.text_format import read_text_format
 from proxy.wire.errors import RequestError
 
 PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 
 
-def asked(form):
-    return text_format({"text": {"format": form}})
+def read(given):
+    return read_text_format({"text": {"format": given}})
 
 
 @pytest.mark.parametrize(
     "body", [{}, {"text": None}, {"text": {"format": None}}, {"text": {"format": {"type": "text"}}}]
 )
-def test_a_text_that_nobody_formats_is_free(body):
-    """The model is told nothing, and held to nothing."""
-    assert (text_format(body).rule(COMMON), text_format(body).prompt) == (None, "")
+def test_text_without_a_format_is_unconstrained(body):
+    """It has neither a grammar rule nor an instruction."""
+    assert (read_text_format(body).build_rule(DEFAULT_STYLE), read_text_format(body).instruction) == (None, "")
 
 
-def test_any_json_object_may_be_asked_for():
-    found = asked({"type": "json_object"})
+def test_any_json_object_can_be_requested():
+    found = read({"type": "json_object"})
 
-    assert (found.schema, found.prompt) == ({"type": "object"}, "Reply with a JSON object.")
+    assert (found.schema, found.instruction) == ({"type": "object"}, "Reply with a JSON object.")
 
 
-def test_a_schema_is_told_and_held():
-    """In the words that the demo model was trained on."""
-    found = asked({"type": "json_schema", "name": "person", "schema": PERSON, "strict": True})
+def test_a_schema_is_described_to_the_model_and_enforced():
+    """In the words on which the demo model was trained."""
+    found = read({"type": "json_schema", "name": "person", "schema": PERSON, "strict": True})
 
-    assert found.prompt.startswith('Reply with a JSON object that follows this schema:\n{"type": "object", "prop')
-    assert (found.rule(COMMON) or "").startswith("%json {")
+    assert found.instruction.startswith('Reply with a JSON object that follows this schema:\n{"type": "object", "prop')
+    assert (found.build_rule(DEFAULT_STYLE) or "").startswith("%json {")
 
 
 @pytest.mark.parametrize(
-    ("form", "param", "told"),
+    ("given", "param", "message"),
     [
         ("text", "text.format", "expected an object, but got a string"),
         ({}, "text.format.type", "Invalid value: 'None'. Supported values are: 'text', 'json_object' and"),
@@ -51,8 +51,8 @@ def test_a_schema_is_told_and_held():
         ({"type": "json_schema", "name": "a", "schema": {"not": {}}, "strict": True}, "text.format.schema", "not"),
     ],
 )
-def test_a_format_that_cannot_be_held_is_refused(form, param, told):
-    with pytest.raises(RequestError, match=told) as refused:
-        asked(form)
+def test_an_invalid_format_is_refused(given, param, message):
+    with pytest.raises(RequestError, match=message) as refused:
+        read(given)
 
     assert param == refused.value.param

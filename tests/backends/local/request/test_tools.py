@@ -2,8 +2,8 @@
 
 import pytest
 
-from backends.local.names import flat_name
 from backends.local.request.tools import read_tools
+from backends.local.speech.segments import flat_name
 from proxy.wire.errors import RequestError
 
 WEATHER = {
@@ -25,8 +25,8 @@ def read(*tools, **body):
     return read_tools({"tools": list(tools), **body}, ignored=None)
 
 
-def test_functions_get_the_form_that_templates_know():
-    """What only the protocol has is left out; what templates expect is there."""
+def test_functions_are_converted_to_what_templates_expect():
+    """Without the protocol's own fields, and with defaults for missing ones."""
     assert [tool.definition for tool in read(WEATHER, {"type": "function", "name": "f", "description": None})] == [
         {
             "type": "function",
@@ -40,28 +40,28 @@ def test_functions_get_the_form_that_templates_know():
 
 
 @pytest.mark.parametrize(
-    ("fields", "held"),
+    ("fields", "constrained"),
     [({"strict": True}, True), ({"strict": None}, True), ({"strict": False}, False), ({"parameters": None}, False)],
 )
-def test_functions_are_held_to_their_schema_unless_they_say_otherwise(fields, held):
-    """As OpenAI does with those that do not say; without a schema there is nothing to hold."""
-    assert [tool.held for tool in read(WEATHER | fields)] == [held]
+def test_functions_follow_their_schema_unless_strict_is_false(fields, constrained):
+    """OpenAI does the same without `strict`; without a schema there is no constraint."""
+    assert [tool.constrained for tool in read(WEATHER | fields)] == [constrained]
 
 
-def test_custom_tools_are_functions_with_one_text():
-    """As models know no other tools; one with a grammar says so."""
+def test_a_custom_tool_becomes_a_function_with_one_text():
+    """Models know no other tools; the description mentions the grammar."""
     note, patch = read({"type": "custom", "name": "note"}, PATCH)
 
     assert note.definition["function"]["parameters"] == patch.definition["function"]["parameters"] == {
         "type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"], "additionalProperties": False,
     }  # fmt: skip
-    assert (note.kind, note.held, patch.kind, patch.held) == ("custom", False, "raw", True)
+    assert (note.kind, note.constrained, patch.kind, patch.constrained) == ("custom", False, "raw", True)
     assert patch.description == 'Changes files.\n\nThe input must match this lark grammar:\nstart: "a"'
     assert patch.grammar == 'start: "a"'
 
 
-def test_a_regular_expression_is_a_grammar_too():
-    """In Lark, as the others."""
+def test_a_regular_expression_is_converted_to_a_grammar():
+    """In Lark, like all others."""
     given = {"type": "grammar", "syntax": "regex", "definition": "a/b"}
     (tool,) = read({"type": "custom", "name": "n", "format": given})
 
@@ -69,8 +69,8 @@ def test_a_regular_expression_is_a_grammar_too():
     assert tool.grammar.startswith("start: /")
 
 
-def test_names_in_a_namespace_begin_with_it():
-    """To a model it is one name, and may be the same as another's without the namespace."""
+def test_names_in_a_namespace_begin_with_its_name():
+    """The model sees one name, which differs from that of a tool outside the namespace."""
     tools = read({"type": "namespace", "name": "crm", "tools": [WEATHER, PATCH]}, WEATHER)
 
     assert [tool.flat_name for tool in tools] == ["crm__get_weather", "crm__patch", "get_weather"]
@@ -78,24 +78,24 @@ def test_names_in_a_namespace_begin_with_it():
     assert (flat_name("f", None), flat_name("f", "crm")) == ("f", "crm__f")
 
 
-def test_what_the_model_has_not_may_be_left_out():
-    """Where the operator says so; it is told what was."""
+def test_unsupported_tools_can_be_ignored():
+    """If the operator allows it; their names are returned."""
     ignored: list[str] = []
-    inner = {"type": "namespace", "name": "n", "tools": [{"type": "mcp"}, WEATHER]}
-    tools = read_tools({"tools": [{"type": "web_search"}, WEATHER, inner]}, ignored=ignored)
+    namespace = {"type": "namespace", "name": "n", "tools": [{"type": "mcp"}, WEATHER]}
+    tools = read_tools({"tools": [{"type": "web_search"}, WEATHER, namespace]}, ignored=ignored)
 
     assert [tool.flat_name for tool in tools] == ["get_weather", "n__get_weather"]
     assert ignored == ["tools[0].web_search", "tools[2].tools[0].mcp"]
 
 
 @pytest.mark.parametrize("body", [{}, {"tools": None}, {"tools": []}])
-def test_there_may_be_no_tools(body):
-    """Null is as good as nothing."""
+def test_a_request_may_have_no_tools(body):
+    """Null counts as absent."""
     assert read_tools(body, ignored=None) == []
 
 
 @pytest.mark.parametrize(
-    ("tool", "param", "told"),
+    ("tool", "param", "message"),
     [
         ({"type": "web_search"}, "tools[0]", "has no tools of type 'web_search'; it has 'function', 'custom' and"),
         ({"type": "mcp", "server_label": "x"}, "tools[0]", "has no tools of type 'mcp'"),
@@ -122,7 +122,7 @@ def test_there_may_be_no_tools(body):
         (
             {"type": "namespace", "name": "n", "tools": [{"type": "namespace", "name": "m", "tools": []}]},
             "tools[0].tools[0]",
-            "a namespace cannot stand within another one",
+            "a namespace cannot contain another one",
         ),
         (WEATHER | {"strict": "yes"}, "tools[0].strict", "expected a boolean, but got a string"),
         ({"type": "custom"}, "tools[0].name", "Missing required parameter"),
@@ -149,13 +149,13 @@ def test_there_may_be_no_tools(body):
         ),
     ],
 )
-def test_what_cannot_be_called_is_refused_by_name(tool, param, told):
-    """The place of the tool and what is wrong with it."""
+def test_an_invalid_or_unsupported_tool_is_refused(tool, param, message):
+    """The error names the place of the tool and its fault."""
     with pytest.raises(RequestError) as refused:
         read(tool)
 
     assert param == refused.value.param
-    assert told in refused.value.message
+    assert message in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -166,14 +166,14 @@ def test_what_cannot_be_called_is_refused_by_name(tool, param, told):
         [{"type": "namespace", "name": "a", "tools": [WEATHER]}, WEATHER | {"name": "a__get_weather"}],
     ],
 )
-def test_a_name_is_given_once(tools):
-    """Nobody could tell which tool was called."""
+def test_a_name_may_occur_once(tools):
+    """Otherwise a call would be ambiguous."""
     with pytest.raises(RequestError, match="Duplicate tool name"):
         read(*tools)
 
 
-def test_all_definitions_together_are_bounded():
-    """Each is bounded by itself; hundreds of them would still keep a thread busy for long."""
+def test_the_total_size_of_definitions_is_limited():
+    """Each has a limit of its own, but hundreds of them would still occupy a thread for long."""
     tools = [{"type": "function", "name": f"f{number}", "description": "x" * 10_000} for number in range(40)]
     with pytest.raises(RequestError, match="the limit is 300000 bytes") as refused:
         read_tools({"tools": tools}, ignored=None)

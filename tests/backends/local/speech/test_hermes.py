@@ -1,11 +1,11 @@
-"""Calls as the Hermes family writes them."""
+"""Tool calls in the syntax of the Hermes family."""
 
 import pytest
 from hypothesis import given
 
 from backends.local.speech.hermes import HERMES
-from backends.local.speech.piece import CustomCall, FunctionCall
-from tests.backends.local.speech.reading import NAMES, call, cut_everywhere, cuttings, read
+from backends.local.speech.segments import CustomCall, FunctionCall
+from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere, splits
 from tests.patience import patience
 from tests.shapes import PATIENT
 
@@ -17,50 +17,50 @@ WORDS = [
 
 
 def test_a_call_is_found_between_texts():
-    """Text before and after a call is given without the white space around the call."""
-    said = 'Wait.\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n Done.'
+    """The text before and after it is returned without the white space around the call."""
+    output = 'Wait.\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n Done.'
 
-    assert ["Wait.", call("f", '{"a": 1}'), "Done."] == read(HERMES, said)
+    assert ["Wait.", call("f", '{"a": 1}'), "Done."] == parse(HERMES, output)
 
 
-def test_calls_follow_each_other():
-    """Several calls in a row are several calls, and nothing between them."""
-    said = '<tool_call>{"name": "f", "arguments": {}}</tool_call>\n<tool_call>\n{"name": "g"}\n</tool_call>\n'
+def test_several_calls_are_found_in_a_row():
+    """The white space between them is dropped."""
+    output = '<tool_call>{"name": "f", "arguments": {}}</tool_call>\n<tool_call>\n{"name": "g"}\n</tool_call>\n'
 
-    assert [call("f"), call("g")] == read(HERMES, said)
+    assert [call("f"), call("g")] == parse(HERMES, output)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         'a < b\n\n<tool <tool_call>{"name": "f", "arguments": {"x": "<"}}</tool_call>  <tool_call>no</tool_call> c\n',
         '<tool_call>{"name":"f","arguments":{}}</tool_call>\n<tool_call>{"name":"g"',
         'x <tool_call>\n{"name": "patch", "input":\n*** </tool_call>',
     ],
 )
-@pytest.mark.parametrize("cut", [False, True])
-def test_where_the_text_is_cut_changes_nothing(said, cut):
-    """Cut at every place, at every two, and letter by letter, the same comes out."""
-    whole = read(HERMES, said, cut=cut)
+@pytest.mark.parametrize("truncated", [False, True])
+def test_chunk_boundaries_do_not_change_the_result(output, truncated):
+    """Split at every position, at every two, and into characters, the output has the same segments."""
+    whole = parse(HERMES, output, truncated=truncated)
 
-    assert [parts for parts in cut_everywhere(said) if read(HERMES, *parts, cut=cut) != whole] == []
+    assert [chunks for chunks in split_everywhere(output) if parse(HERMES, *chunks, truncated=truncated) != whole] == []
 
 
 @PATIENT
-@given(cuttings(WORDS))
-def test_no_cutting_of_any_text_changes_what_is_read(cutting):
-    """Whatever a model says, with tags where they do not belong, and however it comes."""
-    said, parts = cutting
+@given(splits(WORDS))
+def test_chunk_boundaries_do_not_change_the_result_of_any_output(split):
+    """Random outputs, with tags in the wrong places, in random chunks."""
+    output, chunks = split
 
-    assert read(HERMES, said) == read(HERMES, *parts)
-    assert read(HERMES, said, cut=True) == read(HERMES, *parts, cut=True)
+    assert parse(HERMES, output) == parse(HERMES, *chunks)
+    assert parse(HERMES, output, truncated=True) == parse(HERMES, *chunks, truncated=True)
 
 
-def test_text_is_given_as_soon_as_it_cannot_be_a_call():
-    """Only the end that may begin a tag is held back, and white space that may stand before one."""
+def test_text_is_returned_as_soon_as_it_cannot_be_a_call():
+    """Only the end that may begin a tag is held back, and white space that may precede a tag."""
     parser = HERMES.parser({"f": "function"})
 
-    assert [[text.text for text in parser.feed(part)] for part in ("a ", "<b", " <tool", "s")] == [
+    assert [[text.text for text in parser.feed(chunk)] for chunk in ("a ", "<b", " <tool", "s")] == [
         ["a"],
         [" <b"],
         [],
@@ -68,8 +68,8 @@ def test_text_is_given_as_soon_as_it_cannot_be_a_call():
     ]
 
 
-def test_a_call_is_given_as_soon_as_its_object_is_whole():
-    """Its last tag says nothing more."""
+def test_a_call_is_returned_at_the_end_of_its_object():
+    """The closing tag is not awaited."""
     parser = HERMES.parser({"f": "function"})
 
     assert parser.feed('<tool_call>\n{"name": "f", "arguments": {}') == []
@@ -78,7 +78,7 @@ def test_a_call_is_given_as_soon_as_its_object_is_whole():
 
 
 @pytest.mark.parametrize(
-    "inner",
+    "content",
     [
         '{"name": "f", "arguments": {"a": }}',
         '{"name": "f", "arguments": [1]}',
@@ -97,75 +97,75 @@ def test_a_call_is_given_as_soon_as_its_object_is_whole():
         "",
     ],
 )
-def test_what_is_no_call_is_given_as_text(inner):
-    """Between the tags must stand a call of a function that was given; all else is text, tags included."""
-    said = f"So: \n<tool_call>\n{inner}\n</tool_call>."
+def test_an_invalid_call_is_returned_as_text(content):
+    """Anything but a call of a known tool between the tags is text, tags included."""
+    output = f"So: \n<tool_call>\n{content}\n</tool_call>."
 
-    assert [said] == read(HERMES, said)
+    assert [output] == parse(HERMES, output)
 
 
-def test_a_call_after_one_that_is_none_is_still_found():
-    """A brace too few swallows nothing, and a tag in the place of an object begins anew."""
+def test_a_call_after_an_invalid_one_is_found():
+    """A missing brace hides nothing that follows, and a tag in the place of an object opens another call."""
     good = '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
     broken = '<tool_call>{"name": "f", "arguments": {"a": 1}</tool_call>'
 
-    assert [broken, call("g"), "."] == read(HERMES, f"{broken} {good}.")
-    assert ["<tool_call>", call("g")] == read(HERMES, f"<tool_call>{good}")
+    assert [broken, call("g"), "."] == parse(HERMES, f"{broken} {good}.")
+    assert ["<tool_call>", call("g")] == parse(HERMES, f"<tool_call>{good}")
 
 
-def test_tags_in_strings_are_part_of_the_string():
-    """The end of an object is where its braces say, not where a tag is."""
+def test_tags_in_json_strings_do_not_end_a_call():
+    """Braces decide where an object ends, not tags."""
     arguments = '{"x": "</tool_call>}\\" <tool_call>"}'
 
-    assert [call("f", arguments)] == read(HERMES, f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>')
+    assert [call("f", arguments)] == parse(HERMES, f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>')
 
 
-def test_arguments_are_given_as_they_were_written():
-    """Numbers beyond 64 bits, too; only in an object of another order are they written anew."""
+def test_arguments_are_returned_as_they_were_written():
+    """Numbers beyond 64 bits, too; they are serialised again only when the object has another key order."""
     big = '{"n": 123456789012345678901234567890,  "a":1}'
 
-    assert [call("f", big)] == read(HERMES, f'<tool_call>{{"name": "f", "arguments": {big}}}')
-    assert [call("f", '{"a":1}')] == read(HERMES, '<tool_call>{"arguments": {"a": 1}, "name": "f"}')
-    assert [call("f", '{"a":1}')] == read(HERMES, '<tool_call>{"name": "f", "parameters": {"a": 1}, "id": {}}')
+    assert [call("f", big)] == parse(HERMES, f'<tool_call>{{"name": "f", "arguments": {big}}}')
+    assert [call("f", '{"a":1}')] == parse(HERMES, '<tool_call>{"arguments": {"a": 1}, "name": "f"}')
+    assert [call("f", '{"a":1}')] == parse(HERMES, '<tool_call>{"name": "f", "parameters": {"a": 1}, "id": {}}')
 
 
-def test_arguments_may_be_json_in_a_string():
-    """Some models write the arguments as a string that holds the object."""
-    said = r'<tool_call>{"name": "f", "arguments": "{\"a\": 1}"}</tool_call>'
+def test_arguments_may_be_a_string_of_json():
+    """Some models write the arguments as a string that contains the object."""
+    output = r'<tool_call>{"name": "f", "arguments": "{\"a\": 1}"}</tool_call>'
 
-    assert [call("f", '{"a": 1}')] == read(HERMES, said)
-
-
-def test_a_custom_tool_gets_its_text():
-    """To the model it is a function with one parameter."""
-    said = '<tool_call>{"name": "note", "arguments": {"input": "a\\n\\"b\\""}}</tool_call>'
-
-    assert [CustomCall("note", 'a\n"b"')] == read(HERMES, said)
+    assert [call("f", '{"a": 1}')] == parse(HERMES, output)
 
 
-def test_a_call_that_lacks_only_its_last_tag_is_one():
-    """Models often end right after the object, or within the tag."""
-    said = '<tool_call>\n{"name": "f", "arguments": {}}'
+def test_a_custom_tool_gets_its_input():
+    """The model calls it like a function with one parameter."""
+    output = '<tool_call>{"name": "note", "arguments": {"input": "a\\n\\"b\\""}}</tool_call>'
 
-    assert [[call("f")]] * 3 == [read(HERMES, said + end) for end in ("", "\n</tool", " ")]
+    assert [CustomCall("note", 'a\n"b"')] == parse(HERMES, output)
 
 
-def test_half_a_call_of_a_model_that_ended_is_text():
-    """It is given as it stands."""
-    assert read(HERMES, '<tool_call>\n{"name": "f", "argu') == ['<tool_call>\n{"name": "f", "argu']
+def test_a_call_may_lack_its_closing_tag():
+    """Models often end right after the object, or inside the tag."""
+    output = '<tool_call>\n{"name": "f", "arguments": {}}'
+
+    assert [[call("f")]] * 3 == [parse(HERMES, output + end) for end in ("", "\n</tool", " ")]
+
+
+def test_an_incomplete_call_of_a_model_that_ended_is_text():
+    """It is returned unchanged."""
+    assert parse(HERMES, '<tool_call>\n{"name": "f", "argu') == ['<tool_call>\n{"name": "f", "argu']
 
 
 @pytest.mark.parametrize(
-    ("inner", "expected"),
+    ("content", "expected"),
     [
-        ('{"name": "f", "arguments": {"a": "b', FunctionCall("f", '{"a": "b', whole=False)),
-        ('{"name": "f", "arguments": {', FunctionCall("f", "{", whole=False)),
+        ('{"name": "f", "arguments": {"a": "b', FunctionCall("f", '{"a": "b', complete=False)),
+        ('{"name": "f", "arguments": {', FunctionCall("f", "{", complete=False)),
         ('{"name": "f", "arguments": {"a": 1}', FunctionCall("f", '{"a": 1}')),
-        ('{"name": "note", "arguments": {"input": "a\\n\\"b\\', CustomCall("note", 'a\n"b', whole=False)),
-        ('{"name": "note", "arguments": {"input": "\\ud83d', CustomCall("note", "", whole=False)),
-        ('{"name": "note", "arguments": {"input": "x\\ud83d\\ude00', CustomCall("note", "x\U0001f600", whole=False)),
-        ('{"name": "note", "arguments": {"input": "\\ude00 and more', CustomCall("note", "", whole=False)),
-        ('{"name": "note", "arguments": {"inp', CustomCall("note", "", whole=False)),
+        ('{"name": "note", "arguments": {"input": "a\\n\\"b\\', CustomCall("note", 'a\n"b', complete=False)),
+        ('{"name": "note", "arguments": {"input": "\\ud83d', CustomCall("note", "", complete=False)),
+        ('{"name": "note", "arguments": {"input": "x\\ud83d\\ude00', CustomCall("note", "x\U0001f600", complete=False)),
+        ('{"name": "note", "arguments": {"input": "\\ude00 and more', CustomCall("note", "", complete=False)),
+        ('{"name": "note", "arguments": {"inp', CustomCall("note", "", complete=False)),
         ('{"name": "note", "arguments": {"input": "a"}', CustomCall("note", "a")),
         ('{"name": "f", "arguments": ', None),
         ('{"name": "other", "arguments": {"a', None),
@@ -174,27 +174,27 @@ def test_half_a_call_of_a_model_that_ended_is_text():
         ("", None),
     ],
 )
-def test_half_a_call_of_a_model_that_was_stopped_is_half_a_call(inner, expected):
-    """As soon as its name and the beginning of its arguments are known."""
-    said = f"Wait. <tool_call>\n{inner}"
+def test_a_call_cut_off_by_the_token_limit_is_incomplete(content, expected):
+    """Once its name and the beginning of its arguments are known; before that it is text."""
+    output = f"Wait. <tool_call>\n{content}"
 
-    assert read(HERMES, said, cut=True) == (["Wait.", expected] if expected else [said])
+    assert parse(HERMES, output, truncated=True) == (["Wait.", expected] if expected else [output])
 
 
-def test_white_space_is_kept_where_there_is_no_call():
-    """Texts end as the model ended them."""
-    assert [read(HERMES, "Hi.", " \n"), read(HERMES, " "), read(HERMES)] == [["Hi. \n"], [" "], []]
+def test_white_space_is_kept_without_a_call():
+    """The end of a text is not stripped."""
+    assert [parse(HERMES, "Hi.", " \n"), parse(HERMES, " "), parse(HERMES)] == [["Hi. \n"], [" "], []]
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     ["<tool_call>{" * 90_000, "<" * 1_000_000, '<tool_call>{"a": "' + "x" * 1_000_000, '<tool_call>{"' * 80_000],
 )
-def test_a_megabyte_of_anything_is_read_in_time(said):
-    """In parts of some letters, as models write it; what is no call is text."""
-    parser = HERMES.parser(NAMES)
+def test_a_megabyte_of_any_output_is_parsed_in_time(output):
+    """In short chunks, as models generate it; an invalid call is text."""
+    parser = HERMES.parser(TOOLS)
     with patience():
-        pieces = [text for start in range(0, len(said), 64) for text in parser.feed(said[start : start + 64])]
-        pieces += parser.close(cut=True)
+        segments = [text for start in range(0, len(output), 64) for text in parser.feed(output[start : start + 64])]
+        segments += parser.close(truncated=True)
 
-    assert "".join(text.text for text in pieces) == said
+    assert "".join(text.text for text in segments) == output

@@ -1,11 +1,11 @@
-"""Calls as Llama 3.x writes them."""
+"""Tool calls in the syntax of Llama 3.x."""
 
 import pytest
 from hypothesis import given
 
 from backends.local.speech.llama import LLAMA
-from backends.local.speech.piece import CustomCall, FunctionCall
-from tests.backends.local.speech.reading import NAMES, call, cut_everywhere, cuttings, read
+from backends.local.speech.segments import CustomCall, FunctionCall
+from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere, splits
 from tests.shapes import PATIENT
 
 WORDS = [
@@ -16,31 +16,31 @@ WORDS = [
 
 
 @pytest.mark.parametrize("before", ["", "\n\n", "<|python_tag|>", " <|python_tag|> \n"])
-def test_an_answer_may_be_a_call(before):
-    """With or without the tag."""
-    assert [call("f", '{"a": 1}')] == read(LLAMA, before + '{"name": "f", "parameters": {"a": 1}}')
+def test_a_whole_answer_may_be_a_call(before):
+    """The tag is optional at the beginning."""
+    assert [call("f", '{"a": 1}')] == parse(LLAMA, before + '{"name": "f", "parameters": {"a": 1}}')
 
 
-def test_calls_follow_each_other():
-    """With semicolons, white space or the tag between them."""
+def test_several_calls_are_found_in_a_row():
+    """Semicolons, white space or the tag separate them."""
     one, two = '{"name": "f", "parameters": {}}', '{"name": "g", "parameters": {}}'
 
     assert [[call("f"), call("g")]] * 4 == [
-        read(LLAMA, one + between + two) for between in ("; ", ";\n", "\n", "<|python_tag|>")
+        parse(LLAMA, one + between + two) for between in ("; ", ";\n", "\n", "<|python_tag|>")
     ]
 
 
-def test_text_may_come_before_a_tag_and_after_a_call():
-    """But an object without a tag within a text is part of the text."""
-    object_ = '{"name": "f", "parameters": {}}'
+def test_text_may_precede_a_tag_and_follow_a_call():
+    """An object without a tag inside a text is part of the text."""
+    call_object = '{"name": "f", "parameters": {}}'
 
-    assert ["Wait.", call("f"), "Done."] == read(LLAMA, f"Wait. <|python_tag|>{object_} Done.")
-    assert [f"Like {object_}"] == read(LLAMA, f"Like {object_}")
-    assert [call("f"), "; and more"] == read(LLAMA, f"{object_}; and more")
+    assert ["Wait.", call("f"), "Done."] == parse(LLAMA, f"Wait. <|python_tag|>{call_object} Done.")
+    assert [f"Like {call_object}"] == parse(LLAMA, f"Like {call_object}")
+    assert [call("f"), "; and more"] == parse(LLAMA, f"{call_object}; and more")
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         '{"name": "f"}',
         '{"name": "Anna", "parameters": {}}',
@@ -55,65 +55,65 @@ def test_text_may_come_before_a_tag_and_after_a_call():
         '<|python_tag|>brave_search.call(query="Oslo")',
     ],
 )
-def test_what_is_no_call_is_text(said):
-    """An answer in JSON, a program, half an object."""
-    assert ([said] if said else []) == read(LLAMA, said)
+def test_an_invalid_call_is_text(output):
+    """An answer in JSON, a program, an incomplete object."""
+    assert ([output] if output else []) == parse(LLAMA, output)
 
 
-def test_an_answer_in_json_is_not_held_back():
-    """As soon as it cannot be a call."""
-    parser = LLAMA.parser(NAMES)
+def test_an_answer_in_json_is_streamed():
+    """It is held back only until it cannot be a call."""
+    parser = LLAMA.parser(TOOLS)
 
-    assert [parser.feed(part) for part in ('{"answer', '": "this is ')] == [[], []]
+    assert [parser.feed(chunk) for chunk in ('{"answer', '": "this is ')] == [[], []]
     assert [text.text for text in parser.feed("what")] == ['{"answer": "this is what']
     assert [text.text for text in parser.feed(" it says")] == [" it says"]
 
 
-def test_a_call_may_say_that_it_is_of_a_function():
-    """Some models of the family add the type of the tool."""
-    said = '{"type": "function", "name": "f", "parameters": {"a": 1}}'
+def test_a_call_may_include_the_tool_type():
+    """Some models of the family write it."""
+    output = '{"type": "function", "name": "f", "parameters": {"a": 1}}'
 
-    assert [call("f", '{"a":1}')] == read(LLAMA, said)
-
-
-def test_a_call_that_was_cut_off_is_half_a_call():
-    """And text where the model ended by itself."""
-    said = '{"name": "f", "parameters": {"a": "b'
-
-    assert read(LLAMA, said, cut=True) == [FunctionCall("f", '{"a": "b', whole=False)]
-    assert read(LLAMA, said) == [said]
+    assert [call("f", '{"a":1}')] == parse(LLAMA, output)
 
 
-def test_a_custom_tool_gets_its_text():
-    """As JSON; or as it stands, after the tag."""
-    said = '{"name": "note", "parameters": {"input": "a"}}'
+def test_a_call_that_was_cut_off_is_incomplete():
+    """It is text when the model ended by itself."""
+    output = '{"name": "f", "parameters": {"a": "b'
 
-    assert read(LLAMA, said) == [CustomCall("note", "a")]
-    assert read(LLAMA, '<|python_tag|>{"name": "patch", "input":\n}; {') == [CustomCall("patch", "}; {")]
+    assert parse(LLAMA, output, truncated=True) == [FunctionCall("f", '{"a": "b', complete=False)]
+    assert parse(LLAMA, output) == [output]
+
+
+def test_a_custom_tool_gets_its_input():
+    """In JSON, or verbatim after the tag."""
+    output = '{"name": "note", "parameters": {"input": "a"}}'
+
+    assert parse(LLAMA, output) == [CustomCall("note", "a")]
+    assert parse(LLAMA, '<|python_tag|>{"name": "patch", "input":\n}; {') == [CustomCall("patch", "}; {")]
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         '{"name":"f","parameters":{}}; {"name":"g","parameters":{}} <|python_tag|>no',
         'x <|python_tag|>{"name": "g", "parameters": {"a": "',
-        '{"a": "what is said here, is it JSON?"} more',
+        '{"a": "what is output here, is it JSON?"} more',
         '\n{"name": "unknown", "parameters": {}}; {}',
     ],
 )
-@pytest.mark.parametrize("cut", [False, True])
-def test_where_the_text_is_cut_changes_nothing(said, cut):
-    """Cut at every place, at every two, and letter by letter, the same comes out."""
-    whole = read(LLAMA, said, cut=cut)
+@pytest.mark.parametrize("truncated", [False, True])
+def test_chunk_boundaries_do_not_change_the_result(output, truncated):
+    """Split at every position, at every two, and into characters, the output has the same segments."""
+    whole = parse(LLAMA, output, truncated=truncated)
 
-    assert [parts for parts in cut_everywhere(said) if read(LLAMA, *parts, cut=cut) != whole] == []
+    assert [chunks for chunks in split_everywhere(output) if parse(LLAMA, *chunks, truncated=truncated) != whole] == []
 
 
 @PATIENT
-@given(cuttings(WORDS))
-def test_no_cutting_of_any_text_changes_what_is_read(cutting):
-    """Whatever a model says, with tags where they do not belong, and however it comes."""
-    said, parts = cutting
+@given(splits(WORDS))
+def test_chunk_boundaries_do_not_change_the_result_of_any_output(split):
+    """Random outputs, with tags in the wrong places, in random chunks."""
+    output, chunks = split
 
-    assert read(LLAMA, said) == read(LLAMA, *parts)
-    assert read(LLAMA, said, cut=True) == read(LLAMA, *parts, cut=True)
+    assert parse(LLAMA, output) == parse(LLAMA, *chunks)
+    assert parse(LLAMA, output, truncated=True) == parse(LLAMA, *chunks, truncated=True)

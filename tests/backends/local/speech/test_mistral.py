@@ -1,11 +1,11 @@
-"""Calls as Mistral's models write them."""
+"""Tool calls in the syntax of Mistral's models."""
 
 import pytest
 from hypothesis import given
 
 from backends.local.speech.mistral import MISTRAL, MISTRAL_V11
-from backends.local.speech.piece import CustomCall, FunctionCall
-from tests.backends.local.speech.reading import call, cut_everywhere, cuttings, read
+from backends.local.speech.segments import CustomCall, FunctionCall
+from tests.backends.local.speech.parsing import call, parse, split_everywhere, splits
 from tests.shapes import PATIENT
 
 WORDS = [
@@ -16,9 +16,9 @@ WORDS = [
 BOTH = [MISTRAL, MISTRAL_V11]
 
 
-@pytest.mark.parametrize("form", BOTH)
+@pytest.mark.parametrize("tool_format", BOTH)
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]',
         '[TOOL_CALLS] [ {"name": "f", "arguments": {"a": 1}} , {"name": "g", "arguments": {}}',
@@ -28,16 +28,16 @@ BOTH = [MISTRAL, MISTRAL_V11]
         '[TOOL_CALLS]f[CALL_ID]abc123def[ARGS]{"a": 1}[TOOL_CALLS]g[CALL_ID]abc123deg[ARGS]{}',
     ],
 )
-def test_calls_are_read_in_both_ways(form, said):
-    """Whichever the model's tokenizer is made for; some mix them."""
-    calls = read(form, f"Wait. {said} ")
+def test_both_syntaxes_are_parsed(tool_format, output):
+    """Regardless of the tokenizer's version, because some models mix them."""
+    calls = parse(tool_format, f"Wait. {output} ")
     arguments = calls[1].arguments.replace(" ", "")
 
     assert ["Wait.", FunctionCall("f", '{"a":1}'), call("g")] == [calls[0], call("f", arguments), *calls[2:]]
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         "[TOOL_CALLS]",
         "[TOOL_CALLS][",
@@ -55,45 +55,45 @@ def test_calls_are_read_in_both_ways(form, said):
         "[TOOL",
     ],
 )
-def test_what_is_no_call_is_text(said):
-    """Tags included."""
-    assert read(MISTRAL_V11, f"So: {said}") == [f"So: {said}"]
+def test_an_invalid_call_is_text(output):
+    """Its tags are kept."""
+    assert parse(MISTRAL_V11, f"So: {output}") == [f"So: {output}"]
 
 
-def test_a_list_goes_on_after_a_call_or_is_over():
-    """What is no call in it, and what follows it, is text."""
+def test_a_list_continues_with_a_call_or_ends():
+    """Anything else in it, and what follows it, is text."""
     good = '{"name": "f", "arguments": {}}'
 
-    assert read(MISTRAL, f"[TOOL_CALLS][{good}] Done.") == [call("f"), "Done."]
-    assert read(MISTRAL, f"[TOOL_CALLS][{good}, x]") == [call("f"), ", x]"]
-    assert read(MISTRAL, f"[TOOL_CALLS][{good}, {{}}]") == [call("f"), ", {}]"]
-    assert read(MISTRAL, f"[TOOL_CALLS][{good} {good}]") == [call("f"), good + "]"]
-    assert read(MISTRAL, f"[TOOL_CALLS][{good},") == [call("f")]
+    assert parse(MISTRAL, f"[TOOL_CALLS][{good}] Done.") == [call("f"), "Done."]
+    assert parse(MISTRAL, f"[TOOL_CALLS][{good}, x]") == [call("f"), ", x]"]
+    assert parse(MISTRAL, f"[TOOL_CALLS][{good}, {{}}]") == [call("f"), ", {}]"]
+    assert parse(MISTRAL, f"[TOOL_CALLS][{good} {good}]") == [call("f"), good + "]"]
+    assert parse(MISTRAL, f"[TOOL_CALLS][{good},") == [call("f")]
 
 
-def test_a_call_that_was_cut_off_is_half_a_call():
-    """In either way, once its name is sure."""
-    half = [FunctionCall("f", '{"a": "b', whole=False)]
+def test_a_call_that_was_cut_off_is_incomplete():
+    """In both syntaxes, once its name is complete."""
+    incomplete = [FunctionCall("f", '{"a": "b', complete=False)]
 
-    assert read(MISTRAL, '[TOOL_CALLS][{"name": "f", "arguments": {"a": "b', cut=True) == half
-    assert read(MISTRAL_V11, '[TOOL_CALLS]f[ARGS]{"a": "b', cut=True) == half
-    assert read(MISTRAL_V11, "[TOOL_CALLS]f[AR", cut=True) == ["[TOOL_CALLS]f[AR"]
-
-
-def test_a_custom_tool_gets_its_text():
-    """As JSON; or as it stands."""
-    assert read(MISTRAL_V11, '[TOOL_CALLS]note[ARGS]{"input": "a"}') == [CustomCall("note", "a")]
-    assert read(MISTRAL_V11, "[TOOL_CALLS]patch[ARGS]{[TOOL_CALLS]") == [CustomCall("patch", "{[TOOL_CALLS]")]
-    assert read(MISTRAL, '[TOOL_CALLS][{"name": "patch", "input":\n*** x]') == [CustomCall("patch", "*** x]")]
+    assert parse(MISTRAL, '[TOOL_CALLS][{"name": "f", "arguments": {"a": "b', truncated=True) == incomplete
+    assert parse(MISTRAL_V11, '[TOOL_CALLS]f[ARGS]{"a": "b', truncated=True) == incomplete
+    assert parse(MISTRAL_V11, "[TOOL_CALLS]f[AR", truncated=True) == ["[TOOL_CALLS]f[AR"]
 
 
-def test_ids_have_nine_letters():
-    """Templates refuse others; the same id becomes the same one each time."""
+def test_a_custom_tool_gets_its_input():
+    """In JSON, or verbatim."""
+    assert parse(MISTRAL_V11, '[TOOL_CALLS]note[ARGS]{"input": "a"}') == [CustomCall("note", "a")]
+    assert parse(MISTRAL_V11, "[TOOL_CALLS]patch[ARGS]{[TOOL_CALLS]") == [CustomCall("patch", "{[TOOL_CALLS]")]
+    assert parse(MISTRAL, '[TOOL_CALLS][{"name": "patch", "input":\n*** x]') == [CustomCall("patch", "*** x]")]
+
+
+def test_call_ids_have_nine_characters():
+    """Templates reject others; the same id is always converted to the same one."""
     ids = [
-        MISTRAL.id_of("call_" + "0" * 48),
-        MISTRAL.id_of("call_1"),
-        MISTRAL.id_of("call_1"),
-        MISTRAL.id_of("abc123DEF"),
+        MISTRAL.convert_call_id("call_" + "0" * 48),
+        MISTRAL.convert_call_id("call_1"),
+        MISTRAL.convert_call_id("call_1"),
+        MISTRAL.convert_call_id("abc123DEF"),
     ]
 
     assert [len(each) for each in ids] == [9] * 4
@@ -101,9 +101,9 @@ def test_ids_have_nine_letters():
     assert (ids[1], ids[3], len(set(ids))) == (ids[2], "abc123DEF", 3)
 
 
-@pytest.mark.parametrize("form", BOTH)
+@pytest.mark.parametrize("tool_format", BOTH)
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         'x [TOOL_CALLS]f[ARGS]{}[TOOL_CALLS] g {"a": "[ARGS]"} [TOOL',
         '[TOOL_CALLS] [{"name":"f"} , {"name":"g"} ] .',
@@ -111,19 +111,21 @@ def test_ids_have_nine_letters():
         '[TOOL_CALLS][{"name":"f","arguments":{"a":"',
     ],
 )
-@pytest.mark.parametrize("cut", [False, True])
-def test_where_the_text_is_cut_changes_nothing(form, said, cut):
-    """Cut at every place, at every two, and letter by letter, the same comes out."""
-    whole = read(form, said, cut=cut)
+@pytest.mark.parametrize("truncated", [False, True])
+def test_chunk_boundaries_do_not_change_the_result(tool_format, output, truncated):
+    """Split at every position, at every two, and into characters, the output has the same segments."""
+    whole = parse(tool_format, output, truncated=truncated)
 
-    assert [parts for parts in cut_everywhere(said) if read(form, *parts, cut=cut) != whole] == []
+    assert [
+        chunks for chunks in split_everywhere(output) if parse(tool_format, *chunks, truncated=truncated) != whole
+    ] == []
 
 
 @PATIENT
-@given(cuttings(WORDS))
-def test_no_cutting_of_any_text_changes_what_is_read(cutting):
-    """Whatever a model says, with tags where they do not belong, and however it comes."""
-    said, parts = cutting
-    for form in BOTH:
-        assert read(form, said) == read(form, *parts)
-        assert read(form, said, cut=True) == read(form, *parts, cut=True)
+@given(splits(WORDS))
+def test_chunk_boundaries_do_not_change_the_result_of_any_output(split):
+    """Random outputs, with tags in the wrong places, in random chunks."""
+    output, chunks = split
+    for tool_format in BOTH:
+        assert parse(tool_format, output) == parse(tool_format, *chunks)
+        assert parse(tool_format, output, truncated=True) == parse(tool_format, *chunks, truncated=True)

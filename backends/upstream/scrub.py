@@ -1,0 +1,38 @@
+"""Removes the gateway's own key from what an upstream sends: some echo it in a refusal, and callers must not see it."""
+
+from proxy.wire.event import Batch, Event, Run
+
+REPLACEMENT = "[redacted]"
+SHORTEST_CHARS = 8
+"""A shorter key is not searched for, in characters: it could be a part of any text."""
+
+
+class Scrubber:
+    """Replaces one secret, as it is and as JSON may write it. None: nothing is replaced."""
+
+    def __init__(self, secret: str | None) -> None:
+        known = secret if secret and len(secret) >= SHORTEST_CHARS else None
+        self._texts = tuple(dict.fromkeys((known, known.replace("/", "\\/")))) if known else ()
+        self._bytes = tuple(text.encode() for text in self._texts)
+
+    def text(self, text: str) -> str:
+        """Return a text without the secret."""
+        for secret in self._texts:
+            text = text.replace(secret, REPLACEMENT)
+        return text
+
+    def data(self, data: bytes) -> bytes:
+        """Return bytes without the secret: the same object where it does not occur."""
+        for secret in self._bytes:
+            if secret in data:
+                data = data.replace(secret, REPLACEMENT.encode())
+        return data
+
+    def batch(self, batch: Batch) -> Batch:
+        """Return the units of a stream without the secret. Each is made of whole frames, so it cannot be split."""
+        if not any(secret in unit.sse for unit in batch for secret in self._bytes):
+            return batch
+        return [
+            Run(self.data(unit.sse)) if isinstance(unit, Run) else Event(unit.type, self.data(unit.sse))
+            for unit in batch
+        ]

@@ -1,0 +1,52 @@
+"""How many values a JSON text has, before it is parsed: parsing costs time and memory by values, not by bytes."""
+
+WINDOW_BYTES = 1_048_576  # counted at a time: other threads may run in between, and counting ends at the limit
+
+
+def count_values(raw: bytes, limit: int) -> int:
+    """Return how many values the text has if it has at most `limit`, otherwise some number beyond the limit.
+
+    Each value but the first follows a comma, or begins an object or array. Those inside strings do not count, but
+    finding the strings is slow, so it is done only if all of them together exceed the limit.
+    """
+    separators = _count(raw, b",[{", 0, len(raw), limit)
+    if separators < limit:
+        return separators + 1
+    if _count(raw, b'"', 0, len(raw), 4 * limit) > 4 * limit:  # so many quotes are too many strings, or a waste of time
+        return limit + 1
+    return _count_outside_strings(raw, limit)
+
+
+def _count(raw: bytes, characters: bytes, start: int, end: int, limit: int) -> int:
+    """How often the characters occur, counted until there are more than `limit`."""
+    count = 0
+    while start < end and count <= limit:
+        stop = min(start + WINDOW_BYTES, end)
+        count += sum(raw.count(character, start, stop) for character in characters)
+        start = stop
+    return count
+
+
+def _count_outside_strings(raw: bytes, limit: int) -> int:
+    count = 1
+    position = 0
+    while count <= limit:
+        start = raw.find(b'"', position)
+        count += _count(raw, b",[{", position, len(raw) if start < 0 else start, limit)
+        if start < 0:
+            break
+        position = _end_of_string(raw, start)
+    return count
+
+
+def _end_of_string(raw: bytes, start: int) -> int:
+    """The index after the quote that closes the string at `start`; the end of the text if none does."""
+    end = raw.find(b'"', start + 1)
+    while end >= 0:
+        escape = end
+        while raw[escape - 1] == 0x5C:  # a quote after an odd number of backslashes is part of the string
+            escape -= 1
+        if (end - escape) % 2 == 0:
+            return end + 1
+        end = raw.find(b'"', end + 1)
+    return len(raw)

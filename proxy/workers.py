@@ -1,0 +1,106 @@
+"""Threads and memory for large bodies, so that one caller's body neither delays nor starves another caller.
+
+A large body is parsed, checked and hashed in a thread; small ones stay on the event loop, where that is cheaper. All
+bodies share one budget of memory.
+"""
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from proxy.wire.errors import Unavailable
+
+LARGE_BYTES = 262_144
+"""From this size on work on a body is done in a thread, in bytes."""
+FREE_BYTES = 65_536
+"""What each call may use without counting, in bytes: small requests are answered when the budget is used up."""
+
+T = TypeVar("T")
+
+
+class Workers:
+    """A few threads for work on large bodies."""
+
+    def __init__(self, threads: int = 2) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="body")
+        self._lock = threading.Lock()
+        self._running = 0
+
+    async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
+        """Return what the function returns, called in a thread if it works on a large body."""
+        if size_bytes < LARGE_BYTES:
+            return function(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, function, args)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
+        with self._collector_paused():
+            return function(*args)
+
+    @contextmanager
+    def _collector_paused(self) -> Iterator[None]:
+        """Pause the cyclic garbage collector: while many objects are created it would inspect them all repeatedly."""
+        with self._lock:
+            self._running += 1
+            gc.disable()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._running == 0:
+                    gc.enable()
+
+
+class MemoryBudget:
+    """How much memory all bodies may use together, in bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._used_bytes = 0
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes
+
+    def take(self, amount: int) -> bool:
+        """Take an amount if it is left."""
+        if self._used_bytes + amount > self._limit_bytes:
+            return False
+        self._used_bytes += amount
+        return True
+
+    def give_back(self, amount: int) -> None:
+        self._used_bytes -= amount
+
+
+class MemoryLease:
+    """What one call has taken of the budget."""
+
+    def __init__(self, budget: MemoryBudget | None = None) -> None:
+        self._budget = budget
+        self._needed = 0
+        self._taken = 0
+
+    def grow(self, amount: int) -> None:
+        """Take more. Raises Unavailable when the budget is used up."""
+        self._needed += amount
+        missing = self._needed - FREE_BYTES - self._taken
+        if self._budget is None or missing <= 0:
+            return
+        if not self._budget.take(missing):
+            message = "The gateway has no memory left for a request of this size; try again later."
+            raise Unavailable(message, code="memory_exhausted")
+        self._taken += missing
+
+    def release(self) -> None:
+        """Give everything back."""
+        if self._budget is not None:
+            self._budget.give_back(self._taken)
+        self._needed = self._taken = 0

@@ -1,0 +1,94 @@
+"""Truncation of conversations that are too long."""
+
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.local.request.truncation import TOO_LONG, fit_prompt
+from proxy.wire.errors import RequestError
+
+WINDOW = 20
+
+
+def message(role, size):
+    return {"role": role, "content": "x" * size}
+
+
+def render(messages):
+    """Render a token for each character after one for the role, with a template that requires the user to begin."""
+    others = [each for each in messages if each["role"] != "system"]
+    assert not others or others[0]["role"] == "user"
+    prompt = list(chain.from_iterable([len(each["role"])] + [ord("x")] * len(each["content"]) for each in messages))
+    if len(prompt) >= WINDOW:
+        raise RequestError("too long", code=TOO_LONG, param="input")
+    return prompt
+
+
+def test_a_conversation_that_fits_is_not_truncated():
+    messages = [message("system", 2), message("user", 2), message("assistant", 2)]
+
+    assert render(messages) == fit_prompt(messages, render, max_tokens=15, truncate=True)
+
+
+def test_the_oldest_turns_are_dropped():
+    """Until the rest leaves enough room; system messages stay, and calls stay with their results."""
+    turn = [message("user", 1), message("assistant", 1), message("tool", 1), message("assistant", 0)]
+    messages = [message("system", 2), *turn, *turn, *turn]
+
+    assert render([messages[0], *turn]) == fit_prompt(messages, render, max_tokens=12, truncate=True)
+    assert render([messages[0], *turn, *turn]) == fit_prompt(messages, render, max_tokens=17, truncate=True)
+
+
+def test_the_last_turn_may_use_the_room_of_the_answer():
+    """It is answered even when it leaves less room than the answer should have."""
+    messages = [message("user", 3), message("user", 15)]
+
+    assert render(messages[1:]) == fit_prompt(messages, render, max_tokens=5, truncate=True)
+
+
+@pytest.mark.parametrize("messages", [[message("user", 30)], [message("user", 1), message("user", 30)]])
+def test_a_last_turn_that_cannot_fit_is_refused(messages):
+    with pytest.raises(RequestError) as refused:
+        fit_prompt(messages, render, max_tokens=10, truncate=True)
+
+    assert refused.value.code == TOO_LONG
+
+
+def test_without_truncation_a_long_conversation_is_refused():
+    long = [message("user", 10), message("user", 10)]
+
+    assert fit_prompt(long[:1], render, max_tokens=0, truncate=False) == render(long[:1])
+    with pytest.raises(RequestError):
+        fit_prompt(long, render, max_tokens=0, truncate=False)
+
+
+def test_other_errors_are_not_handled_by_truncation():
+    def refuse(_messages):
+        raise RequestError("odd", code="odd")
+
+    with pytest.raises(RequestError, match="odd"):
+        fit_prompt([message("user", 1), message("user", 1)], refuse, max_tokens=10, truncate=True)
+
+
+@given(
+    st.lists(st.integers(0, 2), max_size=2),
+    st.lists(st.tuples(st.integers(0, 6), st.lists(st.integers(0, 3), max_size=3)), min_size=1, max_size=8),
+    st.integers(1, WINDOW),
+)
+def test_as_many_turns_as_fit_are_kept(system, drawn, max_tokens):
+    """No more than that, unless the last turn alone leaves too little room."""
+    head = [message("system", size) for size in system]
+    turns = [[message("user", size), *(message("assistant", each) for each in rest)] for size, rest in drawn]
+    choices = [head + list(chain.from_iterable(turns[start:])) for start in range(len(turns))]
+    sizes = [sum(1 + len(each["content"]) for each in choice) for choice in choices]
+    candidates = [choice for choice, size in zip(choices, sizes, strict=True) if size <= min(max_tokens, WINDOW - 1)]
+
+    if candidates or sizes[-1] < WINDOW:
+        assert render(candidates[0] if candidates else choices[-1]) == fit_prompt(
+            choices[0], render, max_tokens=max_tokens, truncate=True
+        )
+    else:
+        with pytest.raises(RequestError):
+            fit_prompt(choices[0], render, max_tokens=max_tokens, truncate=True)

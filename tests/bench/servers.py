@@ -1,0 +1,117 @@
+"""The servers under test, each with the command that starts it. To add one, add a function to SERVERS."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+API_KEY = "bench-key"  # callers send it to Headgate, and Headgate sends it to its upstream
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCommand:
+    """The command that starts a server. The server prints its address, with the port, as its first line."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+POLICIES = """
+[[policy]]
+use = "metadata_limits"
+[[policy]]
+use = "max_tool_calls"
+max = 8
+default = 8
+on_exceed = "clamp"
+[[policy]]
+use = "safety_identifier"
+require = true
+pattern = "[A-Za-z0-9_-]+"
+"""
+
+
+ALL_POLICIES = f"""{POLICIES}
+[[policy]]
+use = "models"
+deny = ["*-pro"]
+[[policy]]
+use = "tools"
+code_interpreter = false
+[[policy]]
+use = "output_tokens"
+max = 32_768
+[[policy]]
+use = "include"
+deny = ["message.output_text.logprobs"]
+[[policy]]
+use = "service_tier"
+allow = ["auto", "default"]
+[[policy]]
+use = "retention"
+background = "deny"
+[[policy]]
+use = "input_urls"
+[[policy]]
+use = "size"
+max_items = 2_000
+max_text_chars = 1_000_000
+"""
+
+
+def relay(upstream: int, _folder: Path) -> ServerCommand:
+    """Return the command of the bare relay."""
+    return ServerCommand([sys.executable, "-m", "tests.bench.relay", str(upstream)], {})
+
+
+def headgate_with_three_policies(upstream: int, folder: Path) -> ServerCommand:
+    return headgate(upstream, folder / "three_policies.toml", POLICIES)
+
+
+def headgate_without_policies(upstream: int, folder: Path) -> ServerCommand:
+    return headgate(upstream, folder / "no_policies.toml", "")
+
+
+def headgate_with_all_policies(upstream: int, folder: Path) -> ServerCommand:
+    return headgate(upstream, folder / "all_policies.toml", ALL_POLICIES)
+
+
+def headgate(upstream: int, config: Path, policies: str) -> ServerCommand:
+    """Return the command of a Headgate set up as in production.
+
+    It has callers with keys, policies, a cache in memory, one log line per request, and sends 1 % of the traces.
+    """
+    config.write_text(f"""
+[server]
+port = 0
+[[caller]]
+name = "bench"
+key = "env:BENCH_KEY"
+{policies}
+[cache]
+use = "memory"
+[[backend]]
+name = "fake"
+use = "upstream"
+base_url = "http://127.0.0.1:{upstream}/v1"
+api_key = "env:BENCH_KEY"
+keeps_state = true
+[[route]]
+model = "*"
+backend = "fake"
+""")
+    environment = {
+        "BENCH_KEY": API_KEY,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{upstream}",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.01",
+    }
+    return ServerCommand([sys.executable, "-m", "proxy", "serve", "--config", str(config)], environment)
+
+
+SERVERS: Mapping[str, Callable[[int, Path], ServerCommand]] = {
+    "bare": relay,
+    "headgate": headgate_with_three_policies,
+    "headgate, no policies": headgate_without_policies,
+    "headgate, all policies": headgate_with_all_policies,
+}

@@ -1,0 +1,69 @@
+"""The rows of the table: what is sent, over how many connections, and to which servers.
+
+To add a row, add a Workload to WORKLOADS.
+"""
+
+from dataclasses import dataclass
+
+import orjson
+
+from tests.bench.answers import BURST_DELTAS, BURST_EVENTS, DIALECTS, PACED_DELTAS, PACED_EVENTS, PACED_S, TICK_S
+
+COUNTER = b"00000000"  # the load replaces it with a number that is different in every request
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One kind of load on two servers. Its ratio is the second server's rate divided by the first server's."""
+
+    name: str  # the value of --only; workloads that belong together share it
+    label: str  # the first column of the table, different in every workload
+    body: bytes
+    connections: int
+    servers: tuple[str, str] = ("bare", "headgate")
+    events: int = 0  # in every answer; 0: the answer is not a stream
+    pace_s: float = 0.0  # how long the upstream takes on purpose; latencies are reported without it
+    cache_status: bytes = b"fwd=bypass"  # part of the Cache-Status header of every answer of Headgate
+    dialect: str = ""  # how the upstream writes the events, where several are compared
+
+
+def build_body(model: str, **fields: object) -> bytes:
+    """Return a request of about 1 kB as agents send it, with a tool, metadata and a safety identifier."""
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    return orjson.dumps({
+        "model": model,
+        "instructions": "You answer in one short paragraph, politely, and say so when you do not know. " * 4,
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": "What is the weather in Bern? " * 8}]}],
+        "tools": [{"type": "function", "name": "weather", "parameters": parameters, "strict": True}],
+        "metadata": {"project": "bench", "stage": "load", "ticket": "HG-2"},
+        "safety_identifier": "user_5f1c0b8e9d7a4f33",
+        "max_tool_calls": 4,
+        "max_output_tokens": 256,
+        **fields,
+    })  # fmt: skip
+
+
+def build_burst(dialect: str) -> Workload:
+    """Return the row of a stream that the upstream writes at once, in one of the DIALECTS."""
+    label = f"stream, burst of {BURST_DELTAS} deltas, {dialect}"
+    body = build_body(f"burst {dialect}", stream=True)
+    return Workload("burst", label, body, 16, events=BURST_EVENTS, dialect=dialect)
+
+
+PACED = f"100 streams at once, {PACED_DELTAS} deltas {1000 * TICK_S:g} ms apart"
+WORKLOADS = (
+    Workload("json", "JSON", build_body("json"), 32),
+    *map(build_burst, DIALECTS),
+    Workload("paced", PACED, build_body("paced", stream=True), 100, events=PACED_EVENTS, pace_s=PACED_S),
+    Workload(
+        "hits", "JSON, cache hit", build_body("json", prompt_cache_key="bench"), 32, cache_status=b"headgate; hit",
+    ),
+    Workload(
+        "misses", "JSON, cache miss, then stored",
+        build_body("json", prompt_cache_key="bench", seed=COUNTER.decode()), 32, cache_status=b"fwd=uri-miss",
+    ),
+    Workload(
+        "policies", "JSON, no policies and all policies", build_body("json"), 32,
+        servers=("headgate, no policies", "headgate, all policies"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,102 @@
+"""The cache key: equal only for calls that have the same answer."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.cache.key import cache_key
+from proxy.context import Caller
+from proxy.wire.call import Call
+
+ASKED = {"model": "m", "input": "Hi", "prompt_cache_key": "k"}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+BODIES = st.dictionaries(st.text(max_size=3), JSON, max_size=4).map(lambda body: ASKED | body)
+
+
+def key_of(
+    body: dict[str, Any], team: str = "t", route: str = "r", query: str = "", caller: str = "c", **headers: str
+) -> str:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return cache_key(Call(body, sent, query), Caller(caller, team), route)
+
+
+@given(BODIES, st.randoms())
+def test_the_key_does_not_depend_on_the_order_of_names(body: dict[str, Any], random):
+    """The same object in another order is the same call."""
+    names = list(body)
+    random.shuffle(names)
+
+    assert key_of(body) == key_of({name: body[name] for name in names})
+
+
+@given(BODIES, BODIES, st.text(max_size=3), st.text(max_size=3))
+def test_keys_are_equal_only_for_the_same_team_and_body(
+    one: dict[str, Any], other: dict[str, Any], team: str, rival: str
+):
+    """Unknown fields count."""
+    same = (team, orjson.dumps(one, option=orjson.OPT_SORT_KEYS)) == (
+        rival,
+        orjson.dumps(other, option=orjson.OPT_SORT_KEYS),
+    )
+
+    assert (key_of(one, team) == key_of(other, rival)) == same
+
+
+def test_parts_cannot_be_shifted_into_each_other():
+    """Each part has its length before it."""
+    parts = [("ab", "c", "d", ""), ("a", "bc", "d", ""), ("a", "b", "cd", ""), ("a:b", "c", "d", ""), ("", "abcd", "", ""), ("a", "b", "c", "d")]  # fmt: skip
+    keys = {key_of(ASKED | {"prompt_cache_key": key}, team, route, query) for team, key, route, query in parts}
+
+    assert len(keys) == len(parts)
+
+
+def test_every_part_changes_the_key():
+    """Team, route, query, headers, prompt_cache_key and body; not the caller's name."""
+    keys = [
+        key_of(ASKED),
+        key_of(ASKED, team="u"),
+        key_of(ASKED, route="s"),
+        key_of(ASKED, query="include=x"),
+        key_of(ASKED | {"prompt_cache_key": "l"}),
+        key_of(ASKED | {"input": "Ho"}),
+        key_of(ASKED | {"model": "n"}),
+    ]
+
+    assert len(set(keys)) == len(keys)
+    assert key_of(ASKED, caller="another") == keys[0]
+
+
+@pytest.mark.parametrize("field", ["stream", "stream_options", "metadata", "safety_identifier", "user", "store"])
+def test_fields_that_cannot_change_the_answer_are_not_in_the_key(field: str):
+    """Who the caller is and how the answer is delivered."""
+    assert key_of(ASKED) == key_of(ASKED | {field: "anything"})
+
+
+def test_headers_that_can_change_the_answer_are_in_the_key():
+    """Such as betas, and forwarded headers that are not known."""
+    keys = [
+        key_of(ASKED),
+        key_of(ASKED, openai_beta="a"),
+        key_of(ASKED, openai_beta="b"),
+        key_of(ASKED, x_codex_turn="a"),
+    ]
+
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("name", ["user-agent", "session_id", "x-client-request-id", "x-stainless-retry-count"])
+def test_headers_of_a_client_or_a_session_are_not_in_the_key(name: str):
+    """They differ from call to call."""
+    assert cache_key(Call(ASKED, {name: "anything"}), Caller("c", "t"), "r") == key_of(ASKED)
+
+
+def test_a_key_is_a_hash():
+    """It has no text of a caller's."""
+    assert len(key_of(ASKED)) == len(f"{int(key_of(ASKED), 16):064x}") == 64

@@ -1,0 +1,88 @@
+"""Pipelines without a server: the whole path of a call, in front of a backend whose replies a test chooses."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from pydantic import Field, PrivateAttr
+
+from backends import Backend
+from proxy.cache.cache import Cache
+from proxy.context import Context
+from proxy.history import History
+from proxy.pipeline import Pipeline
+from proxy.routing.attempts import Attempts
+from proxy.routing.routes import Route, Routes
+from proxy.rules import Rules
+from proxy.rules.rule import Rule
+from proxy.state.ownership import Ownership
+from proxy.stores.memory import Memory
+from proxy.wire.call import Call
+from proxy.wire.event import Batch, Reply, response_reply
+from proxy.wire.sse import SSEParser
+
+
+class ScriptedBackend(Backend):
+    """Answers every call with what `answer` is: a body's response object, the bytes of a stream, or an exception."""
+
+    name: str = "scripted"
+
+    answer: Any = None
+    headers: dict[str, str] = Field(default_factory=dict)
+
+    _calls: list[Call] = PrivateAttr(default_factory=list)
+    _closed: int = PrivateAttr(default=0)
+
+    @asynccontextmanager
+    async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
+        self._calls.append(call)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        try:
+            yield self._reply(context)
+        finally:
+            self._closed += 1
+
+    def _reply(self, context: Context) -> Reply:
+        if isinstance(self.answer, Reply):
+            return self.answer
+        if not isinstance(self.answer, bytes):
+            return response_reply(self.answer, self.headers)
+        return Reply(200, self.headers, batches=_batches(self.answer, context.followed))
+
+
+async def _batches(stream: bytes, followed: frozenset[str]) -> AsyncIterator[Batch]:
+    parser = SSEParser(followed)
+    for start in range(0, len(stream), 1000):
+        yield parser.feed(stream[start : start + 1000])
+    yield parser.close()
+
+
+def make_pipeline(
+    *backends: Backend, rules: Sequence[Rule] = (), cache: Cache | None = None, model: str = "*"
+) -> Pipeline:
+    """Return a pipeline whose only route leads from these models to these backends."""
+    store = Memory()
+    ownership = Ownership(store)
+    return Pipeline(
+        rules=Rules(rules, store, ownership),
+        ownership=ownership,
+        routes=Routes([Route("route", model, backends)]),
+        cache=cache or Cache(None, None),
+        history=History(),
+        attempts=Attempts(),
+    )
+
+
+async def answer_of(pipeline: Pipeline, call: Call, context: Context) -> bytes:
+    """Return the body that a call is answered with, or all frames of the stream."""
+    async with pipeline.reply_to(call, context) as reply:
+        if reply.batches is None:
+            return reply.body or b""
+        return b"".join([unit.sse async for batch in reply.batches for unit in batch])
+
+
+async def object_of(pipeline: Pipeline, call: Call, context: Context) -> Any:
+    """Return the object that a call is answered with as one body."""
+    return orjson.loads(await answer_of(pipeline, call, context))

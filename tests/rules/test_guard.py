@@ -1,0 +1,403 @@
+"""Replies on their way back: reply checks, stops, and the end of streams that break off."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.rules.guard import require_stream, until_terminal
+from proxy.rules.rule import compile_selector
+from proxy.shutdown import cancel_for_shutdown
+from proxy.wire.convert import convert
+from proxy.wire.errors import BackendError, Unavailable
+from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run
+from proxy.wire.sse import SSEParser
+from tests.rules.samples import (
+    CUT,
+    DELTA,
+    RESPONSE,
+    Capitals,
+    ItemBudget,
+    Stamp,
+    body_reply,
+    guarded,
+    in_turn,
+    make_rule,
+    make_rules,
+    sent,
+    stream_reply,
+    upper,
+)
+from tests.upstream import CANONICAL, final_body
+from tests.values import make_call, make_context
+from tests.wire.contract import order_faults
+from tests.wire.streams import events_in
+
+WITHOUT_SENTINEL = CANONICAL.removesuffix(b"data: [DONE]\n\n")
+TYPES = [data["type"] for data in events_in(CANONICAL)]
+STREAM = make_call(stream=True)
+NO_RULES = make_rules()
+
+
+async def required(call: Any, enforced: tuple[str, ...], *rules: Any) -> Any:
+    """Return the call that is sent to a backend which enforces these policies itself."""
+    context = make_context()
+    return require_stream(await make_rules(*rules).admit(call, context), context, enforced)
+
+
+@pytest.mark.parametrize(
+    ("rules", "fields", "enforced", "is_stream"),
+    [
+        ([make_rule(ItemBudget())], {"tools": []}, (), True),
+        ([make_rule(ItemBudget(), "report")], {"tools": []}, (), False),
+        ([make_rule(ItemBudget(), rollout=0.0)], {"tools": []}, (), False),
+        ([make_rule(ItemBudget(), "off")], {"tools": []}, (), False),
+        ([make_rule(ItemBudget())], {}, (), False),
+        ([make_rule(ItemBudget())], {"tools": []}, ("itembudget",), False),
+        ([make_rule(ItemBudget())], {"tools": [], "background": True}, (), False),
+        ([make_rule(Stamp(), "report")], {"tools": []}, (), False),
+        ([make_rule(Capitals()), make_rule(ItemBudget())], {"tools": []}, (), True),
+        ([make_rule(ItemBudget()), make_rule(Capitals())], {"tools": []}, (), True),
+        ([make_rule(Capitals()), make_rule(ItemBudget(), "report")], {"tools": []}, (), False),
+        ([make_rule(ItemBudget()), make_rule(ItemBudget(), name="other")], {"tools": []}, ("itembudget",), True),
+    ],
+)
+async def test_a_stream_is_required_where_an_enforced_check_needs_one(
+    rules: list[Any], fields: dict[str, Any], enforced: tuple[str, ...], is_stream: bool
+):
+    """One such check is enough. A rule that only reports, or that the backend enforces itself, changes nothing."""
+    call = make_call(**fields)
+    found = await required(call, enforced, *rules)
+
+    assert found.is_stream is is_stream
+    assert found is call or is_stream
+    assert found.without_fields("stream").body == call.body
+
+
+async def test_a_stream_that_was_asked_for_is_not_changed():
+    """It is the very same call; without admission there is nothing to check."""
+    call = make_call(stream=True, tools=[])
+
+    assert await required(call, (), make_rule(ItemBudget())) is call
+    assert require_stream(make_call(tools=[]), make_context(), ()).is_stream is False
+
+
+@pytest.mark.parametrize("size", [1, 100, 10_000])
+async def test_a_stream_passes_byte_for_byte(size: int):
+    """Through checks that find nothing, enforced or not, and without checks."""
+    rules = make_rules(make_rule(ItemBudget(items=9)), make_rule(ItemBudget(items=9), "report"))
+
+    assert (
+        await sent(await guarded(rules, STREAM, stream_reply(CANONICAL, size=size), make_context())) == WITHOUT_SENTINEL
+    )
+    assert (
+        await sent(await guarded(NO_RULES, STREAM, stream_reply(CANONICAL, size=size), make_context()))
+        == WITHOUT_SENTINEL
+    )
+
+
+@pytest.mark.parametrize(
+    "rules", [NO_RULES, make_rules(make_rule(Stamp())), make_rules(make_rule(ItemBudget(items=9)))]
+)
+async def test_a_body_passes_unchanged(rules: Any):
+    """It is the very same reply, and its transcript has the final response."""
+    reply, context = body_reply(), make_context()
+
+    assert await guarded(rules, make_call(), reply, context) is reply
+    assert context.transcript.response == RESPONSE
+
+
+async def test_an_error_of_the_upstream_is_not_checked():
+    """It has no events, and it is not a response that something could be bound to."""
+    context = make_context()
+    responses: list[Any] = []
+    context.on_response(lambda response: collect(responses, response))
+    reply = Reply(429, {}, body=b'{"error":{}}')
+
+    assert await guarded(make_rules(make_rule(ItemBudget(items=0))), make_call(), reply, context) is reply
+    assert (responses, context.transcript.is_started, context.record.first_event_s) == ([], False, None)
+
+
+async def collect(found: list[Any], value: Any) -> None:
+    found.append(value)
+
+
+@pytest.mark.parametrize("items", [0, 1, 2])
+@pytest.mark.parametrize("size", [1, 10_000])
+async def test_a_stop_ends_a_stream_before_the_event_that_was_checked(items: int, size: int, logged):
+    """Items before it are kept, the open item is closed as incomplete, and the reason is the policy's name."""
+    context = make_context()
+    reply = await guarded(
+        make_rules(make_rule(ItemBudget(items=items))), STREAM, stream_reply(CANONICAL, size=size), context
+    )
+    events = events_in(await sent(reply))
+
+    assert order_faults(events, cut=True) == []
+    assert events[-1]["type"] == "response.incomplete"
+    assert events[-1]["response"]["incomplete_details"] == {"reason": "itembudget"}
+    assert [item.get("status") for item in events[-1]["response"]["output"]][-1] == "incomplete"
+    assert len(events[-1]["response"]["output"]) == items + 1
+    assert context.answer_headers == {"x-headgate-policy": "enforce; itembudget.used_up"}
+    assert [(line["code"], line["outcome"]) for line in logged] == [("itembudget.used_up", "stopped")]
+    assert context.transcript.response == events[-1]["response"]
+
+
+async def test_a_stop_cuts_a_body_short():
+    """The client gets one JSON object, with the items before the stop."""
+    context = make_context()
+    reply = await guarded(make_rules(make_rule(ItemBudget(items=1))), make_call(), body_reply(), context)
+
+    assert orjson.loads(reply.body or b"") == reply.response == RESPONSE | {
+        "status": "incomplete", "output": RESPONSE["output"][:1], "incomplete_details": {"reason": "itembudget"},
+        "completed_at": None,
+    }  # fmt: skip
+    assert context.transcript.response == reply.response
+
+
+async def test_a_stop_in_report_mode_stops_nothing():
+    """The reply passes byte for byte; the violation is reported once for each reply."""
+    context, rules = make_context(), make_rules(make_rule(ItemBudget(items=0), "report"))
+
+    assert await sent(await guarded(rules, STREAM, stream_reply(CANONICAL), context)) == WITHOUT_SENTINEL
+    assert context.answer_headers == {"x-headgate-policy": "report; itembudget.used_up"}
+    context = make_context()
+    assert (await guarded(rules, make_call(), body_reply(), context)).body == body_reply().body
+    assert context.answer_headers == {"x-headgate-policy": "report; itembudget.used_up"}
+
+
+async def test_a_rule_does_not_check_replies_that_it_does_not_apply_to():
+    """Other callers get the whole reply."""
+    rules = make_rules(make_rule(ItemBudget(items=0), callers=compile_selector(["ben"])))
+
+    assert await sent(await guarded(rules, STREAM, stream_reply(CANONICAL), make_context())) == WITHOUT_SENTINEL
+
+
+async def test_the_first_policy_that_stops_is_the_reason():
+    """The policies after it do not check the event."""
+    context = make_context()
+    rules = make_rules(
+        make_rule(ItemBudget(items=9)),
+        make_rule(ItemBudget(items=0), name="first"),
+        make_rule(ItemBudget(items=0), name="second"),
+    )
+    events = events_in(await sent(await guarded(rules, STREAM, stream_reply(CANONICAL), context)))
+
+    assert events[-1]["response"]["incomplete_details"] == {"reason": "first"}
+    assert context.answer_headers == {"x-headgate-policy": "enforce; first.used_up"}
+
+
+@pytest.mark.parametrize(("mode", "text"), [("enforce", "HELLO."), ("report", "Hello.")])
+async def test_a_changed_event_is_sent_as_it_was_changed(mode: str, text: str):
+    """In report mode nothing is changed."""
+    context, rules = make_context(), make_rules(make_rule(Capitals(), mode))
+    events = events_in(await sent(await guarded(rules, STREAM, stream_reply(CANONICAL, rules.followed), context)))
+
+    assert "".join(event["delta"] for event in events if event["type"] == DELTA) == text
+    assert context.transcript.is_changed is (mode == "enforce")
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+async def test_a_changed_item_of_a_body_is_sent_as_it_was_changed(mode: str):
+    """The body is encoded again only when a check changed it."""
+    context = make_context()
+    reply = await guarded(make_rules(make_rule(Capitals(), mode)), make_call(), body_reply(), context)
+    message = RESPONSE["output"][1]
+    output = [RESPONSE["output"][0], upper(message) if mode == "enforce" else message, *RESPONSE["output"][2:]]
+
+    assert message["type"] == "message"
+    assert orjson.loads(reply.body or b"") == reply.response == RESPONSE | {"output": output}
+    assert context.transcript.response == reply.response
+    assert context.transcript.is_changed is (mode == "enforce")
+
+
+async def test_a_stop_after_a_change_keeps_the_change():
+    """The items of the incomplete body are those that were passed on."""
+    rules = make_rules(make_rule(Capitals()), make_rule(ItemBudget(items=2)))
+    reply = await guarded(rules, make_call(), body_reply(), make_context())
+
+    assert reply.response is not None
+    assert reply.response["output"] == [RESPONSE["output"][0], upper(RESPONSE["output"][1])]
+
+
+@pytest.mark.parametrize("at", range(0, len(CANONICAL) - 1400, 450))
+async def test_a_stream_that_breaks_off_is_ended(at: int, logged):
+    """Whether it ends early or with an error: `error`, then `response.failed`, never a completed response."""
+    parser = SSEParser(FOLLOWED)
+    units = [*parser.feed(CANONICAL[:at]), *parser.close()]
+    ends: list[Callable[[], AsyncIterator[Batch]]] = [lambda: in_turn(units), lambda: in_turn(units, CUT)]
+    for end in ends:
+        context = make_context()
+        reply = await guarded(NO_RULES, STREAM, Reply(200, {}, batches=end()), context)
+        if not units:
+            with pytest.raises(BackendError):
+                await sent(reply)
+            continue
+        events = events_in(await sent(reply))
+
+        assert order_faults(events, cut=True) == []
+        *begun, error, failed = events
+        if begun[-1]["type"] == "response.output_item.done" and begun[-1]["item"].get("status") == "incomplete":
+            begun.pop()  # it closes the open item
+        assert [event["type"] for event in begun] == TYPES[: len(begun)]
+        assert [error["type"], failed["type"]] == ["error", "response.failed"]
+        assert context.record.code == "upstream_cut"
+        assert logged[-1] == {
+            "event": "backend.failed", "log_level": "warning", "code": "upstream_cut", "message": CUT.message,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("cancel", [cancel_for_shutdown, asyncio.Task.cancel], ids=["gateway", "client"])
+async def test_a_stream_is_ended_at_shutdown(cancel: Callable[[Any], Any], logged):
+    """A client that disconnected is sent nothing. The backend is at fault in neither case."""
+    waiting = asyncio.Event()
+
+    async def endless() -> AsyncIterator[Batch]:
+        yield SSEParser(FOLLOWED).feed(CANONICAL[:4000])
+        waiting.set()
+        await asyncio.Event().wait()
+
+    reply = await guarded(NO_RULES, STREAM, Reply(200, {}, batches=endless()), make_context())
+    running = asyncio.create_task(sent(reply))
+    await waiting.wait()
+    cancel(running)
+    await asyncio.wait([running])
+
+    assert running.cancelled() == (cancel is not cancel_for_shutdown)
+    if cancel is cancel_for_shutdown:
+        assert [event.get("code") for event in events_in(running.result())[-2:]] == ["server_shutdown", None]
+        assert running.cancelling() == 0
+    assert logged == []
+
+
+@pytest.mark.parametrize(
+    ("is_stream", "batches"),
+    [
+        (False, [SSEParser(FOLLOWED).feed(CANONICAL[:4000]), CUT]),
+        (False, [SSEParser(FOLLOWED).feed(CANONICAL[:4000])]),
+        (True, [CUT]),
+        (True, []),
+        (True, [[], CUT]),
+    ],
+)
+async def test_a_failure_is_raised_while_it_can_be_a_status(is_stream: bool, batches: list[Any]):
+    """For a call that asked for a body at any time, for a stream before its first event."""
+    context = make_context()
+    call = make_call(stream=is_stream)
+    reply = await guarded(make_rules(make_rule(ItemBudget())), call, Reply(200, {}, batches=in_turn(*batches)), context)
+    with pytest.raises(BackendError) as caught:
+        await convert(reply, context.transcript, stream=is_stream) if not is_stream else await sent(reply)
+
+    assert (caught.value.status, caught.value.code) == (502, "upstream_cut")
+
+
+async def test_a_sentinel_in_the_middle_is_not_sent():
+    """Clients would take it for the end of the stream; the sender writes one at the end."""
+    frames = CANONICAL.replace(b"event: response.completed", b"data: [DONE]\n\nevent: response.completed")
+
+    assert await sent(await guarded(NO_RULES, STREAM, stream_reply(frames), make_context())) == WITHOUT_SENTINEL
+
+
+@pytest.mark.parametrize("rules", [NO_RULES, make_rules(make_rule(ItemBudget(items=9)))])
+async def test_nothing_is_read_after_the_terminal_event(rules: Any):
+    """Neither a second response in the same read, nor a failure after it."""
+    reply = Reply(200, {}, batches=in_turn(SSEParser(FOLLOWED).feed(CANONICAL + CANONICAL), CUT))
+
+    assert await sent(await guarded(rules, STREAM, reply, make_context())) == WITHOUT_SENTINEL
+
+
+@pytest.mark.parametrize(("mode", "last"), [("enforce", "response.failed"), ("report", "response.completed")])
+async def test_a_check_that_cannot_decide_fails_the_stream_when_enforced(mode: str, last: str):
+    """In report mode the stream passes."""
+    rules = make_rules(make_rule(ItemBudget(items=9)), make_rule(FailingLater(), mode))
+    events = events_in(
+        await sent(await guarded(rules, STREAM, stream_reply(CANONICAL, rules.followed, size=100), make_context()))
+    )
+
+    assert order_faults(events, cut=True) == []
+    assert events[-1]["type"] == last
+
+
+class FailingLater(Capitals):
+    """Its store goes down at the first text."""
+
+    async def _check(self, event: Event) -> Event:
+        if event.type == DELTA:
+            raise Unavailable("The check cannot be done at the moment.", code="store_down")
+        return event
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+async def test_a_check_that_cannot_decide_fails_a_body_when_enforced(mode: str):
+    """With a status; in report mode the body passes."""
+    answer = guarded(
+        make_rules(make_rule(Capitals(is_store_down=True), mode)), make_call(), body_reply(), make_context()
+    )
+    if mode == "enforce":
+        with pytest.raises(Unavailable):
+            await answer
+    else:
+        assert (await answer).response == RESPONSE
+
+
+async def test_callbacks_of_the_response_run_before_anything_is_checked():
+    """Once, for streams and bodies: an id is bound before the client can use it, also when the reply is stopped."""
+    for call, reply in ((STREAM, stream_reply(CANONICAL)), (make_call(), body_reply())):
+        context, responses = make_context(), list[Any]()
+        context.on_response(lambda response, found=responses: collect(found, response))
+        passed = await guarded(make_rules(make_rule(ItemBudget(items=0))), call, reply, context)
+        if passed.batches is not None:
+            await sent(passed)
+
+        assert [response["id"] for response in responses] == [RESPONSE["id"]]
+
+
+@pytest.mark.parametrize(
+    ("reply", "items", "expected"),
+    [
+        (lambda: stream_reply(CANONICAL), 9, ["completed"]),
+        (lambda: stream_reply(CANONICAL), 1, ["incomplete"]),
+        (body_reply, 9, ["completed"]),
+        (body_reply, 1, ["incomplete"]),
+        (lambda: stream_reply(CANONICAL[:4000]), 9, []),
+        (lambda: Reply(500, {}, body=b"{}"), 9, []),
+    ],
+)
+async def test_callbacks_of_the_reply_run_when_it_is_complete(
+    reply: Callable[[], Reply], items: int, expected: list[str]
+):
+    """Before the last event is sent; not for a stream that breaks off, nor for an error."""
+    context, statuses = make_context(), list[Any]()
+    context.on_reply(lambda transcript: collect(statuses, transcript.response["status"]))
+    passed = await guarded(make_rules(make_rule(ItemBudget(items=items))), STREAM, reply(), context)
+    last: list[Any] = []
+    if passed.batches is not None:
+        async for batch in passed.batches:
+            last = [*statuses] if any(unit.type.startswith("response.") for unit in batch) else last
+
+    assert statuses == expected
+    assert passed.batches is None or last == expected
+
+
+async def test_the_time_to_the_first_event_is_recorded():
+    """Once, at the first batch."""
+    context = make_context()
+    reply = await guarded(NO_RULES, STREAM, stream_reply(CANONICAL), context)
+
+    assert context.record.first_event_s is None
+    await sent(reply)
+    assert isinstance(context.record.first_event_s, float)
+
+
+def test_a_batch_ends_at_its_terminal_event():
+    """A batch without one is returned unchanged."""
+    terminal, run = Event("response.failed", data={}), Run(b": hi\n\n")
+
+    assert until_terminal([run, terminal, run, terminal]) == [run, terminal]
+    assert until_terminal(batch := [run, run]) is batch
+
+
+def test_the_recorded_body_is_the_final_response():
+    """The two recordings that these tests use agree."""
+    assert orjson.loads(final_body()) == RESPONSE

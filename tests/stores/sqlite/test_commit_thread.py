@@ -1,0 +1,222 @@
+"""The thread of the SQLite store: batches, cancelled commands, and a file that cannot be written."""
+
+import asyncio
+import resource
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.stores import StoreError
+from proxy.stores.sqlite import SqliteStore
+from proxy.stores.sqlite.transaction import Transaction
+from tests.raw import nothing_left_running  # noqa: F401
+from tests.stores.conftest import PATIENT_MS
+from tests.stores.sqlite.conftest import busy, opened, send
+
+MIB = 1_048_576
+
+
+async def test_a_lock_of_another_process_is_waited_for(path: Path, sqlite: SqliteStore):
+    """As long as timeout_ms allows."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as direct:
+        direct.execute("BEGIN IMMEDIATE")
+        putting = asyncio.create_task(sqlite.put("a", b"a", ttl_s=60))
+        await asyncio.sleep(0)
+        direct.execute("COMMIT")
+        await putting
+
+    assert await sqlite.get("a") == b"a"
+
+
+async def test_a_lock_that_is_held_too_long_is_an_error(path: Path):
+    """Nothing of the command is done, readers never wait, and the next command works."""
+    async with opened(path, timeout_ms=50) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as direct:
+            direct.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError):
+                await store.put("a", b"a", ttl_s=60)
+            value = await read_patiently(store, "a")
+            direct.execute("COMMIT")
+    async with opened(path) as store:
+        assert (value, await store.get("a")) == (None, None)
+        assert await store.put("a", b"b", ttl_s=60) is True
+
+
+async def read_patiently(store: SqliteStore, key: str) -> bytes | None:
+    """Read a value from a store with a short deadline on a machine that may be busy."""
+    async with asyncio.timeout(PATIENT_MS / 1000):
+        while True:
+            try:
+                return await store.get(key)
+            except StoreError:
+                continue
+
+
+async def test_commands_beyond_the_queue_are_errors(path: Path):
+    """At once. Those that wait are carried out."""
+    async with opened(path, max_waiting=2) as store:
+        async with busy(store):
+            waiting = await send(store, store.put("a", b"a", ttl_s=60), store.put("b", b"b", ttl_s=60))
+            with pytest.raises(StoreError, match="2 commands are waiting, and max_waiting allows no more"):
+                await store.put("c", b"c", ttl_s=60)
+        await asyncio.gather(*waiting)
+
+        assert [await store.get(key) for key in "abc"] == [b"a", b"b", None]
+
+
+async def test_a_command_that_waits_too_long_is_not_carried_out(path: Path):
+    """Its caller gets a StoreError, and may decide without fear of a late effect."""
+    async with opened(path, timeout_ms=50) as store, busy(store):
+        with pytest.raises(StoreError, match="longer than timeout_ms, which is 50"):
+            await store.put("a", b"a", ttl_s=60)
+    async with opened(path) as store:
+        assert await store.get("a") is None
+
+
+async def test_a_cancelled_command_that_waits_is_not_carried_out(sqlite: SqliteStore):
+    """And the others get their own outcomes."""
+    async with busy(sqlite):
+        tasks = await send(sqlite, *(sqlite.append("a", b"%d" % i, ttl_s=60) for i in range(4)))
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [outcome for outcome in outcomes if isinstance(outcome, int)] == [1, 2]
+    assert await sqlite.tail("a") == [(1, b"1"), (2, b"3")]
+
+
+async def test_a_command_that_is_cancelled_while_it_runs_is_carried_out_as_a_whole(sqlite: SqliteStore):
+    """Its caller has left; the thread goes on, and the next command gets its own outcome."""
+    running, released = threading.Event(), threading.Event()
+
+    def append(transaction: Transaction) -> int:
+        position = transaction.append("a", b"1", 60)
+        running.set()
+        released.wait()
+        return position
+
+    task = asyncio.create_task(sqlite._ask(append, writes=True))
+    await asyncio.to_thread(running.wait)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    released.set()
+
+    assert await sqlite.append("a", b"2", ttl_s=60) == 2
+    assert await sqlite.tail("a") == [(1, b"1"), (2, b"2")]
+
+
+async def test_commands_that_wait_together_are_committed_together(sqlite: SqliteStore):
+    """One transaction, and so one write to the disk, for many of them."""
+    statements: list[str] = []
+    async with busy(sqlite):
+        waiting = await send(sqlite, *(sqlite.take("a", 1, limit=100, window_s=60) for _ in range(50)))
+        sqlite._thread._database.set_trace_callback(statements.append)
+    grants = await asyncio.gather(*waiting)
+
+    assert sorted(grant.used for grant in grants) == list(range(1, 51))
+    assert statements.count("BEGIN IMMEDIATE") == 1
+
+
+async def test_a_command_that_fails_leaves_its_batch_alone(sqlite: SqliteStore):
+    """Whether the store or SQLite refuses it."""
+    broken = sqlite._ask(lambda transaction: transaction._execute("INSERT INTO entry VALUES (1, 1, NULL)"), writes=True)
+    async with busy(sqlite):
+        tasks = await send(
+            sqlite,
+            sqlite.put("a", b"a", ttl_s=60),
+            sqlite.add("a", 1, ttl_s=60),
+            broken,
+            sqlite.put("\ud800", b"no text", ttl_s=60),
+            sqlite.take("b", 2**80, limit=2**80, window_s=60),
+            sqlite.tail("c", after=2**80),
+            sqlite.put("d", b"d", ttl_s=60),
+        )
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        "bool",
+        "StoreError",
+        "StoreError",
+        "StoreError",
+        "Grant",
+        "list",
+        "bool",
+    ]
+    assert [await sqlite.get(key) for key in "ad"] == [b"a", b"d"]
+
+
+async def test_a_full_disk_is_an_error(path: Path, sqlite: SqliteStore):
+    """What was acknowledged before stays readable, and writes go on when there is room again."""
+    await sqlite.put("a", b"a" * 1000, ttl_s=60)
+    with room_for(path.with_name("state.sqlite3-wal").stat().st_size + MIB):
+        with pytest.raises(StoreError, match="SQLite: "):
+            await sqlite.put("b", b"b" * 4 * MIB, ttl_s=60)
+        assert await sqlite.get("a") == b"a" * 1000
+    await sqlite.put("b", b"b" * 4 * MIB, ttl_s=60)
+
+    assert await sqlite.get("b") == b"b" * 4 * MIB
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond that size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_full_database_fails_every_command_of_the_batch(sqlite: SqliteStore):
+    """SQLite undoes the whole transaction, so none of them is acknowledged or kept."""
+    await sqlite.put("a", b"a", ttl_s=60)
+    sqlite._thread._database.execute("PRAGMA max_page_count = 20")
+    async with busy(sqlite):
+        tasks = await send(sqlite, sqlite.put("a", b"b", ttl_s=60), sqlite.put("c", b"c" * MIB, ttl_s=60))
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    kept = await sqlite.get("a")
+
+    assert "database or disk is full" in str(outcomes[1])
+    assert kept == (b"a" if isinstance(outcomes[0], StoreError) else b"b")
+
+
+async def test_a_damaged_file_is_an_error(path: Path):
+    """Neither a wrong answer nor the end of the thread."""
+    async with opened(path) as store:
+        for number in range(50):
+            await store.put(f"{number:02}", bytes(8000), ttl_s=60)
+    damage(path)
+    async with opened(path) as store:
+        outcomes = await asyncio.gather(*(store.get(f"{number:02}") for number in range(50)), return_exceptions=True)
+
+        assert {type(outcome) for outcome in outcomes} <= {StoreError, bytes}
+        assert any(isinstance(outcome, StoreError) for outcome in outcomes)
+
+
+def damage(path: Path) -> None:
+    """Overwrite the middle half of a file."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 4)
+        file.write(b"\xff" * (size // 2))
+
+
+async def test_a_closed_store_refuses_commands_and_keeps_those_before(path: Path):
+    """Closing runs what waits; closing again is no error."""
+    async with opened(path) as store:
+        async with busy(store):
+            waiting = await send(store, *(store.append("a", b"", ttl_s=60) for _ in range(10)))
+            closing_store = asyncio.create_task(store.close())
+            await asyncio.sleep(0)
+        await closing_store
+        with pytest.raises(StoreError, match="closed"):
+            await store.get("a")
+
+        assert await asyncio.gather(*waiting) == list(range(1, 11))
+        assert await store.ready() is False

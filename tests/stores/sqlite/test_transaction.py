@@ -1,0 +1,61 @@
+"""How the SQLite store removes what has expired."""
+
+import asyncio
+from contextlib import closing
+from pathlib import Path
+
+from proxy.stores.sqlite.database import open_database
+from proxy.stores.sqlite.transaction import Transaction
+from tests.stores.conftest import PATIENT_MS, SteppedClock
+from tests.stores.sqlite.conftest import count_rows, opened
+
+
+def test_a_sweep_removes_no_more_than_its_share(path: Path):
+    """A journal's entries count, so that no command waits for a long journal to be removed."""
+    with closing(open_database(path, 1)) as database:
+        writing = Transaction(database, now=1000)
+        for number in range(25):
+            writing.put(f"{number}", b"", 10, if_absent=False)
+            writing.append("journal", b"", 20)
+            writing.append("kept", b"", 900)
+        removed = []
+        while True:
+            before = count_rows(path)
+            more = Transaction(database, now=1100).sweep(10)
+            removed.append(before - count_rows(path))
+            if not more:
+                break
+
+        assert removed == [10, 10, 10, 10, 10, 1]
+        assert Transaction(database, now=1100).has_expired() is False
+        assert len(Transaction(database, now=1100).tail("kept", 0, 100)) == 25
+
+
+async def test_expired_rows_are_removed_without_any_command(path: Path):
+    """The thread sweeps when it has nothing else to do, a deleted journal included."""
+    clock = SteppedClock()
+    async with opened(path, clock) as store:
+        for number in range(150):
+            await store.put(f"{number}", b"", ttl_s=10)
+            await store.append("expired", b"", ttl_s=10)
+            await store.append("deleted", b"", ttl_s=900)
+        await store.delete("deleted")
+        await store.append("deleted", b"new", ttl_s=900)
+        clock.advance(11)
+        async with asyncio.timeout(PATIENT_MS / 1000):
+            while count_rows(path) > 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+        assert await store.tail("deleted") == [(1, b"new")]
+
+
+async def test_every_write_removes_some_expired_rows(path: Path):
+    """However busy a store is, its file does not keep growing."""
+    clock = SteppedClock()
+    async with opened(path, clock) as store:
+        for _ in range(20):
+            await asyncio.gather(*(store.put(f"{clock.now} {i}", b"", ttl_s=10) for i in range(50)))
+            clock.advance(11)
+        await store.put("last", b"", ttl_s=10)
+
+        assert count_rows(path) <= 51

@@ -1,0 +1,121 @@
+"""Answers of Redis that arrive after their command was abandoned."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Self
+
+import pytest
+import redis
+
+from proxy.stores import StoreError
+from proxy.stores.redis import RedisStore
+from tests.raw import nothing_left_running  # noqa: F401
+from tests.redis_server import RedisServer
+
+PATIENT_MS = 5000  # no command of these tests takes that long
+
+
+class DelayingProxy:
+    """A proxy in front of Redis that delays each answer by some milliseconds."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        self._port = port
+        self._random = random.Random(seed)
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        try:
+            answers, commands = await asyncio.open_connection("127.0.0.1", self._port)
+            back = asyncio.create_task(self._pump(answers, writer, late=True))
+            try:
+                await self._pump(reader, commands, late=False)
+            finally:
+                back.cancel()
+                commands.transport.abort()
+        finally:
+            writer.transport.abort()
+            self._connections.discard(connection)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, late: bool) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                if late:
+                    await asyncio.sleep(self._random.uniform(0, 0.01))
+                writer.write(data)
+                await writer.drain()
+
+
+@pytest.fixture(params=["cancelled by its caller", "timed out"])
+async def hasty(request: pytest.FixtureRequest, redis_server: RedisServer) -> AsyncIterator[RedisStore]:
+    """A store behind a slow proxy with few connections, and 200 values, entries and windows that name their keys."""
+    async with DelayingProxy(redis_server.port, seed=7) as proxy:
+        short = request.param == "timed out"
+        store = RedisStore(url=proxy.url, timeout_ms=25 if short else PATIENT_MS, max_connections=8)
+        await store.start()
+        with redis.Redis(port=redis_server.port) as direct, direct.pipeline() as filling:
+            for i in range(200):
+                filling.set(f"own{i}", i)
+                filling.delete(f"journal{i}")
+                filling.rpush(f"journal{i}", i)
+                filling.hset(f"counter{i}", mapping={"used": 0, "window": i})
+            filling.execute()
+        yield store
+        await store.close()
+
+
+async def read_own(store: RedisStore, number: int) -> int:
+    """The number that a key of that number holds, by a verb that depends on it."""
+    if number % 3 == 0:
+        return int(await store.get(f"own{number}") or b"-1")
+    if number % 3 == 1:
+        ((_, entry),) = await store.tail(f"journal{number}")
+        return int(entry)
+    return (await store.take(f"counter{number}", 0, limit=1, window_s=60)).window
+
+
+async def test_the_late_answer_to_an_abandoned_command_reaches_no_other(hasty: RedisStore):
+    """The OpenAI incident of March 2023: a late answer on a pooled connection went to its next user."""
+    dice = random.Random(11)
+    wrong: list[tuple[int, int]] = []
+    whole = 0
+
+    async def read(number: int) -> None:
+        nonlocal whole
+        with suppress(StoreError):
+            found = await read_own(hasty, number)
+            whole += 1
+            if found != number:
+                wrong.append((number, found))
+
+    async def read_hastily(number: int, patience: float) -> None:
+        reading = asyncio.create_task(read(number))
+        await asyncio.wait([reading], timeout=patience)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+    for _ in range(40):
+        numbers = [dice.randrange(200) for _ in range(40)]
+        await asyncio.gather(*(read_hastily(number, dice.choice([0, 0.002, 0.005, 5, 5])) for number in numbers))
+
+    if hasty.timeout_ms == PATIENT_MS:  # the pool has lost no connection either
+        before = whole
+        await asyncio.gather(*(read(number) for number in range(50)))
+        assert whole == before + 50
+    assert wrong == []
+    assert whole > 0

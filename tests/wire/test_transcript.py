@@ -1,0 +1,387 @@
+"""The record of a reply: items, final response, sequence numbers, and the parts of items that are still open."""
+
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.wire.event import FOLLOWED, Event, Run
+from proxy.wire.items import JSON
+from proxy.wire.sse import SSEParser
+from proxy.wire.transcript import LOG_BYTES, Transcript, index_of
+from tests import values
+from tests.wire.streams import (
+    CANONICAL,
+    PARALLEL_CALLS,
+    RECORDING,
+    added,
+    delta,
+    done,
+    frame,
+    function_call,
+    stream_of,
+    transcript_of,
+    transcript_of_one_read,
+)
+
+PART = {
+    "type": "response.content_part.added", "item_id": "item_0", "output_index": 0, "content_index": 0,
+    "part": {"type": "output_text", "text": "", "annotations": [], "logprobs": []},
+}  # fmt: skip
+
+
+class CountedRun(Run):
+    """A run that counts how often it is parsed."""
+
+    count = 0
+
+    def payloads(self) -> Iterator[bytes]:
+        self.count += 1
+        return super().payloads()
+
+
+def feed(transcript: Transcript, stream: bytes, size: int) -> None:
+    """Feed a stream that comes in pieces of this size."""
+    parser = SSEParser(FOLLOWED)
+    for start in range(0, len(stream), size):
+        transcript.see(parser.feed(stream[start : start + size]))
+
+
+def event(**data: object) -> Event:
+    return Event(str(data["type"]), data=data)
+
+
+def completed(**response: object) -> bytes:
+    return frame(type="response.completed", response=response)
+
+
+def test_a_finished_stream_has_a_terminal_event():
+    """A stream that lacks it has to be ended by the gateway."""
+    transcript = transcript_of(CANONICAL)
+
+    assert transcript.terminal is not None
+    assert transcript.terminal.type == "response.completed"
+    assert transcript_of(CANONICAL[:-1]).terminal is None
+
+
+def test_any_frame_starts_a_stream():
+    """A comment is enough: afterwards an error is no HTTP status any more."""
+    silent = Transcript()
+    silent.see([])
+
+    assert silent.is_started is False
+    assert transcript_of([b": hi\n\n"]).is_started is True
+    assert transcript_of(CANONICAL[:1]).is_started is True
+
+
+def test_the_first_lifecycle_event_and_errors_are_recorded():
+    """Close-out repeats the response that began, and an error only once."""
+    transcript = transcript_of([*CANONICAL[:2], frame(type="error", message="Overloaded.")])
+
+    assert transcript.created is not None
+    assert transcript.created.response["id"] == "resp_0001"
+    assert (transcript.has_error, transcript_of(CANONICAL).has_error) == (True, False)
+
+
+def test_items_are_in_the_order_of_their_output_index():
+    """Parallel items may be finished in any order."""
+    sent = stream_of(done(1, id="b"), done(10, id="c"), done(0, id="a"))
+
+    assert [item["id"] for item in transcript_of(sent).items] == ["a", "b", "c"]
+
+
+def test_an_item_that_is_done_twice_counts_once():
+    """The second event replaces the first."""
+    sent = stream_of(done(0, id="a", n=1), done(0, id="a", n=2), done(0, id="b"), done(1, n=1), done(1, n=2))
+
+    assert transcript_of(sent).items == [{"id": "a", "n": 2}, {"id": "b"}, {"n": 2}]
+
+
+@pytest.mark.parametrize("item", [{"id": ["a"]}, {"id": {"a": 1}}, {"id": None}, {"id": 7}, "text", 3, [1]])
+def test_a_finished_item_may_have_any_shape(item: object):
+    """Upstreams are not trusted: an id of another type identifies nothing, and the item is kept as it is."""
+    transcript = Transcript()
+    transcript.see([event(type="response.output_item.done", output_index=0, item=item)])
+
+    assert transcript.items == [item]
+
+
+@pytest.mark.parametrize("final", [{"output": []}, {"output": None}, {}])
+def test_a_missing_output_is_filled_from_the_items(final: JSON):
+    """Some servers leave `output` empty in the last event."""
+    transcript = transcript_of([*stream_of(done(0, id="a")), completed(id="resp_1", **final)])
+
+    assert transcript.response == {"id": "resp_1", "output": [{"id": "a"}]}
+
+
+def test_the_output_of_the_final_response_is_kept_as_sent():
+    """The last event is right, whatever the items were."""
+    transcript = transcript_of([*stream_of(done(0, id="a")), completed(output=[{"id": "b"}])])
+
+    assert transcript.terminal is not None
+    assert transcript.response is transcript.terminal.response
+    assert transcript_of([completed(output=[])]).response == {"output": []}
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"), [({"input_tokens": 5}, {"input_tokens": 5}), (None, {}), ([1], {}), ("x", {})]
+)
+def test_usage_is_an_object(usage: object, expected: JSON):
+    """Null and other types count as no usage."""
+    assert transcript_of([completed(usage=usage)]).usage == expected
+    assert Transcript().usage == {}
+
+
+@pytest.mark.parametrize("cut", range(1, len(CANONICAL)))
+def test_the_next_number_follows_the_last_event(cut: int):
+    """The same whether the frames came one by one or in one read."""
+    assert transcript_of(CANONICAL[:cut]).next_number == cut
+    assert transcript_of_one_read(b"".join(CANONICAL[:cut])).next_number == cut
+
+
+def test_frames_without_a_number_do_not_reset_the_count():
+    """Comments, events without a number and frames that hold no JSON are skipped."""
+    silent = [b": keep-alive\n\n", b'data: {"type":"acme:beep"}\n\n', b"data: no json\n\n"]
+
+    assert transcript_of([*CANONICAL[:9], *silent]).next_number == 9
+    assert transcript_of([*CANONICAL[:9], b"".join(silent)]).next_number == 9
+    assert transcript_of([*CANONICAL[:10], *silent]).next_number == 10
+    assert transcript_of([*CANONICAL[:9], CANONICAL[9] + b"".join(silent)]).next_number == 10
+
+
+@pytest.mark.parametrize("number", ["7", None, 1.5, [1]])
+def test_a_number_of_another_type_is_ignored(number: object):
+    """Then the count begins at 0, as in streams of servers that have no numbers."""
+    assert transcript_of([frame(type="response.created", sequence_number=number)]).next_number == 0
+    assert transcript_of([b": hi\n\n"]).next_number == 0
+    assert Transcript().next_number == 0
+
+
+def test_an_open_item_keeps_the_text_that_was_sent():
+    """What the client has read is not taken back."""
+    assert transcript_of(CANONICAL[:11]).cut_open_items() == [
+        (1, {
+            "id": "msg_0001", "type": "message", "status": "incomplete", "role": "assistant",
+            "content": [{"type": "output_text", "text": "Hel", "annotations": [], "logprobs": []}],
+        }),
+    ]  # fmt: skip
+
+
+def test_parallel_items_are_cut_each_with_its_own_text():
+    """Interleaved deltas are told apart by their output_index."""
+    for transcript in (transcript_of(PARALLEL_CALLS), transcript_of_one_read(b"".join(PARALLEL_CALLS))):
+        assert transcript.items == [function_call(1, "b", "completed")]
+        assert transcript.cut_open_items() == [
+            (0, function_call(0, "aA", "incomplete")),
+            (2, function_call(2, "c", "incomplete")),
+        ]
+
+
+def test_cutting_changes_no_event():
+    """The events that were sent stay what they were, and a second cut gives the same."""
+    sent = [event(**added(0, id="a", type="function_call", arguments="")), event(**PART)]
+    transcript = Transcript()
+    transcript.see(
+        [*sent, Run(frame(**delta("function_call_arguments", "x"))), Run(frame(**delta("output_text", "y")))]
+    )
+
+    assert transcript.cut_open_items() == transcript.cut_open_items()
+    assert [unit.data for unit in sent] == [added(0, id="a", type="function_call", arguments=""), PART]
+
+
+def test_an_item_is_cut_from_its_own_events_when_an_earlier_one_had_its_index():
+    """Servers without indexes give every item the same one."""
+    sent = stream_of(
+        added(3, id="open"),
+        added(0, id="first", type="function_call"),
+        delta("function_call_arguments", "old"),
+        done(0, id="first", type="function_call", arguments="old"),
+        added(0, id="second", type="function_call"),
+        delta("function_call_arguments", "new"),
+    )
+
+    assert transcript_of(sent).cut_open_items() == [
+        (0, {"id": "second", "type": "function_call", "arguments": "new", "status": "incomplete"}),
+        (3, {"id": "open", "status": "incomplete"}),
+    ]
+
+
+def test_refusals_and_finished_parts_are_kept_beside_each_other():
+    """A refusal is a part of its own type; a part that was finished stays whole."""
+    note = {"type": "url_citation", "start_index": 0, "end_index": 3, "url": "https://a.example", "title": "A"}
+    whole = {"type": "output_text", "text": "No.", "annotations": [note], "logprobs": []}
+    sent = stream_of(
+        added(0, id="item_0", type="message", status="in_progress", role="assistant", content=[]),
+        PART,
+        delta("output_text", "No.", content_index=0, logprobs=[]),
+        {**PART, "type": "response.content_part.done", "part": whole},
+        {**PART, "content_index": 1, "part": {"type": "refusal", "refusal": ""}},
+        delta("refusal", "I ", content_index=1),
+        delta("refusal", "won't", content_index=1),
+    )
+    ((_, item),) = transcript_of(sent).cut_open_items()
+
+    assert item["content"] == [whole, {"type": "refusal", "refusal": "I won't"}]
+
+
+@pytest.mark.parametrize(
+    ("item", "deltas", "kept"),
+    [
+        ({"type": "custom_tool_call", "call_id": "c", "name": "n", "input": ""}, [("custom_tool_call_input", {})], {"input": "ab"}),
+        ({"type": "mcp_call", "arguments": None}, [("mcp_call_arguments", {})], {"arguments": "ab"}),
+        ({"type": "code_interpreter_call", "code": ""}, [("code_interpreter_call_code", {})], {"code": "ab"}),
+        ({"type": "reasoning", "summary": []}, [("reasoning_summary_text", {"summary_index": 0})], {"summary": [{"type": "summary_text", "text": "ab"}]}),
+        ({"type": "reasoning", "summary": []}, [("reasoning_text", {"content_index": 0})], {"content": [{"type": "reasoning_text", "text": "ab"}]}),
+        ({"type": "message", "content": []}, [("refusal", {"content_index": 0})], {"content": [{"type": "refusal", "refusal": "ab"}]}),
+        (
+            {"type": "message", "content": []},
+            [("output_text", {"content_index": 1}), ("output_text", {"content_index": 0})],
+            {"content": [{"type": "output_text", "annotations": [], "logprobs": [], "text": "ab"}] * 2},
+        ),
+        ({"type": "acme:beep"}, [("acme:beep", {})], {}),
+    ],
+    ids=lambda value: value.get("type") if isinstance(value, dict) else None,
+)  # fmt: skip
+def test_parts_that_were_not_announced_are_kept(item: JSON, deltas: list[tuple[str, JSON]], kept: JSON):
+    """Some servers send deltas without the part; of an unknown item type only the item itself is kept."""
+    texts = [delta(kind, text, **more) for kind, more in deltas for text in ("a", "b")]
+
+    assert transcript_of(stream_of(added(0, **item), *texts)).cut_open_items() == [
+        (0, item | kept | {"status": "incomplete"}),
+    ]
+
+
+def test_an_endless_item_keeps_its_beginning():
+    """Of a longer item only LOG_BYTES of frames are kept, and the item is closed with the text in them."""
+    transcript = Transcript()
+    transcript.see([event(**added(0, id="a", type="function_call"))])
+    transcript.see([Run(frame(**delta("function_call_arguments", "begin")))])
+    megabyte = Run(frame(**delta("function_call_arguments", "x" * 2**20)))
+    for _ in range(40):
+        transcript.see([megabyte])
+    ((_, item),) = transcript.cut_open_items()
+
+    assert item["arguments"].startswith("beginx")
+    assert LOG_BYTES - 2**20 - 1000 < len(item["arguments"]) < LOG_BYTES
+
+
+def test_an_item_that_begins_after_the_limit_is_still_closed_as_itself():
+    """Its text is lost, not its id and its type; text of an earlier item with its index is not taken for its own."""
+    transcript = Transcript()
+    transcript.see([event(**added(0, id="a", type="function_call")), event(**added(1, id="b", type="function_call"))])
+    transcript.see([Run(frame(**delta("function_call_arguments", "old", 1))), event(**done(1, id="b"))])
+    megabyte = Run(frame(**delta("function_call_arguments", "x" * 2**20)))
+    transcript.see([megabyte] * 20)
+    transcript.see([event(**added(1, id="c", type="function_call"))])
+    transcript.see([Run(frame(**delta("function_call_arguments", "new", 1)))])
+
+    assert transcript.cut_open_items()[1] == (1, {"id": "c", "type": "function_call", "status": "incomplete"})
+
+
+def test_many_open_items_share_one_log():
+    """A frame is kept once and parsed once, not once for each open item."""
+    transcript = Transcript()
+    transcript.see([event(**added(index, **function_call(index))) for index in range(200)])
+    runs = [CountedRun(frame(**delta("function_call_arguments", "x" * 10_000, index))) for index in range(200)]
+    tracemalloc.start()
+    try:
+        for run in runs:
+            transcript.see([run])
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    items = transcript.cut_open_items()
+
+    assert [len(item["arguments"]) for _, item in items] == [10_000] * 200
+    assert [run.count for run in runs] == [1] * 200
+    assert kept_bytes < sum(len(run.sse) for run in runs)
+
+
+def test_frames_between_items_are_not_kept():
+    """Only what may be needed to close an item is; a long stream of finished items costs no memory."""
+    transcript = Transcript()
+    for _ in range(3):
+        transcript.see([event(**added(0, id="a")), Run(CANONICAL[5]), event(**done(0, id="a")), Run(CANONICAL[5])])
+
+    assert transcript._log == []
+
+
+def test_all_frames_are_kept_on_demand():
+    """Complete, in order, whatever the reads brought."""
+    for size in (1, 100, 10_000):
+        transcript = Transcript()
+        transcript.keep_frames(len(RECORDING))
+        feed(transcript, RECORDING, size)
+
+        assert transcript.frames() == b"".join(CANONICAL)
+
+
+@pytest.mark.parametrize("missing_bytes", [1, 500, 5000])
+def test_frames_beyond_the_limit_are_not_kept_at_all(missing_bytes: int):
+    """Half a stream is no stream; items are closed as before."""
+    transcript = Transcript()
+    transcript.keep_frames(sum(map(len, CANONICAL)) - missing_bytes)
+    feed(transcript, RECORDING, 100)
+    transcript.see([Run(b": hi\n\n")])
+
+    assert transcript.frames() is None
+    assert transcript._log == []
+
+
+def test_the_limit_includes_its_last_byte():
+    """A stream of exactly that many bytes is kept."""
+    transcript = Transcript()
+    transcript.keep_frames(sum(map(len, CANONICAL)))
+    transcript.see([Run(sse) for sse in CANONICAL])
+
+    assert transcript.frames() == b"".join(CANONICAL)
+
+
+def test_an_open_item_is_closed_whole_when_the_frames_exceeded_their_limit():
+    """The two limits are independent."""
+    transcript = Transcript()
+    transcript.keep_frames(100)
+    transcript.see([event(**added(0, id="a", type="function_call"))])
+    transcript.see([Run(frame(**delta("function_call_arguments", text))) for text in ("a", "b", "c")])
+
+    assert transcript.frames() is None
+    assert transcript.cut_open_items()[0][1]["arguments"] == "abc"
+
+
+def test_frames_are_kept_only_on_demand():
+    """Without a demand there are none."""
+    assert transcript_of(CANONICAL).frames() is None
+
+
+@pytest.mark.parametrize(("value", "index"), [(3, 3), (0, 0), (None, 0), ("3", 0), (1.5, 0), ([3], 0)])
+def test_an_index_of_another_type_is_0(value: object, index: int):
+    """Items of servers without indexes are the first."""
+    assert index_of({"output_index": value}) == index
+    assert index_of({}) == 0
+    assert index_of({"content_index": value}, "content_index") == index
+
+
+FIELDS = st.dictionaries(
+    st.sampled_from(["output_index", "item", "part", "delta", "sequence_number", "content_index"]),
+    values.JSON | st.integers(0, 2) | st.fixed_dictionaries({"id": values.JSON}),
+)
+KINDS = st.sampled_from([
+    "response.created", "response.output_item.added", "response.output_item.done", "response.content_part.added",
+    "response.output_text.delta", "response.completed", "error",
+])  # fmt: skip
+
+
+@values.PATIENT
+@given(st.lists(st.tuples(KINDS, FIELDS), max_size=8))
+def test_no_event_breaks_the_transcript(events: list[tuple[str, JSON]]):
+    """Fields of any type: every property has a value of its own type."""
+    transcript = Transcript()
+    transcript.keep_frames(1000)
+    transcript.see([event(**{**data, "type": kind}) for kind, data in events])
+
+    assert isinstance(transcript.next_number, int)
+    assert all(item["status"] == "incomplete" for _, item in transcript.cut_open_items())
+    assert isinstance(transcript.items, list)
+    assert isinstance(transcript.usage, dict)

@@ -569,6 +569,16 @@ async def test_policies_count_separately():
     assert await second.sent(previous_response_id="resp_1") == 1
 
 
+async def test_without_ownership_each_call_is_a_chain():
+    """The state that a policy has in a test of its own."""
+    policy, state, call = MaxToolCalls(max=2, scope="chain"), PolicyState(), make_call(tools=SEARCH_TOOL)
+    context = make_context()
+    assert (await apply_policy(policy, call, context, state)).body["max_tool_calls"] == 2
+    check = reply_check_of(policy, call, context, state)
+
+    assert await pass_count(check, lifecycle("created", "r"), added(0, **SEARCH), lifecycle("completed", "r")) == 3
+
+
 async def test_a_chain_keeps_its_count_when_max_changes():
     """It has used what it has used."""
     store = Memory()

@@ -14,7 +14,7 @@ from proxy.context import Caller
 from proxy.pipeline import Pipeline
 from proxy.rules.rule import compile_selector
 from proxy.stores import Store, StoreError
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.event import Reply
 from tests.conftest import DATA, tables_for
 from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
@@ -37,7 +37,7 @@ class Clock:
         return self.now_s
 
 
-class BrokenStore(Memory):
+class BrokenStore(MemoryStore):
     """Fails to read, to write, or both."""
 
     read_fails: bool = False
@@ -55,7 +55,7 @@ class BrokenStore(Memory):
 
 
 def make_cache(store: Store | None = None, clock: Clock | None = None, **settings: Any) -> Cache:
-    return Cache(CacheTable(use="memory", **settings), store or Memory(), clock=clock or Clock())
+    return Cache(CacheTable(use="memory", **settings), store or MemoryStore(), clock=clock or Clock())
 
 
 def cached(backend: Backend, rules: Any = (), **options: Any) -> Pipeline:
@@ -290,7 +290,7 @@ async def test_the_cache_control_of_a_request_reaches_the_cache(start_gate, http
         assert answer.headers["Cache-Status"] == "headgate; fwd=bypass; detail=no-store"
 
 
-@pytest.mark.parametrize("cache", [Cache(None, None), Cache(CacheTable(use="memory"), None), Cache(None, Memory())])
+@pytest.mark.parametrize("cache", [Cache(None, None), Cache(CacheTable(use="memory"), None), Cache(None, MemoryStore())])
 async def test_without_a_cache_there_is_no_cache_status(cache: Cache):
     """Nothing is kept either."""
     backend = ScriptedBackend(answer=RESPONSE)
@@ -326,7 +326,7 @@ async def test_a_fault_of_the_store_is_a_miss(failing: str, logged):
 
 async def test_a_damaged_entry_is_a_miss():
     """And is replaced by the new answer."""
-    store = Memory()
+    store = MemoryStore()
     backend = ScriptedBackend(answer=RESPONSE)
     pipeline = cached(backend, store=store)
     await status_of(pipeline)

@@ -24,7 +24,7 @@ from proxy.rules.guard import require_stream
 from proxy.rules.rule import Rule
 from proxy.state.ownership import Ownership
 from proxy.stores import Grant, StoreError
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.compose import Composer, response_object, usage
 from proxy.wire.errors import PolicyViolation, Unavailable
@@ -256,7 +256,7 @@ async def test_one_check_that_needs_the_stream_is_enough(position: int):
     streams = []
     for mode in ("enforce", "report"):
         found: Mode = mode
-        rules = Rules([Rule("p", policy, found) for policy in policies], Memory(), Ownership(Memory()))
+        rules = Rules([Rule("p", policy, found) for policy in policies], MemoryStore(), Ownership(MemoryStore()))
         context = make_context()
         call = await rules.admit(make_call(tools=SEARCH_TOOL, max_tool_calls=1), context)
         streams.append(require_stream(call, context, enforced=()).is_stream)
@@ -264,7 +264,7 @@ async def test_one_check_that_needs_the_stream_is_enough(position: int):
     assert streams == [True, False]
 
 
-class FaultyStore(Memory):
+class FaultyStore(MemoryStore):
     """A store whose verbs in `faults` fail."""
 
     faults: tuple[str, ...] = ()
@@ -293,9 +293,9 @@ class FaultyStore(Memory):
 class Chain:
     """Calls of chains, one after the other, through a policy with a store of its own."""
 
-    def __init__(self, store: Memory | None = None, name: str = "max_tool_calls:0", **settings: Any) -> None:
+    def __init__(self, store: MemoryStore | None = None, name: str = "max_tool_calls:0", **settings: Any) -> None:
         self.policy = MaxToolCalls(scope="chain", **settings)
-        self.store = Memory() if store is None else store
+        self.store = MemoryStore() if store is None else store
         self.ownership = Ownership(self.store)
         self.state = PolicyState(self.store, self.ownership, name)
 
@@ -414,7 +414,7 @@ async def test_a_reply_is_limited_to_what_was_granted():
 
 async def test_a_budget_lasts_from_the_first_call_of_its_chain():
     """Later calls do not extend it, and what was taken before its end is not given back after it."""
-    store, now = Memory(), [0.0]
+    store, now = MemoryStore(), [0.0]
     vars(store)["_clock"] = lambda: now[0]
     chain = Chain(store, max=5, chain_ttl_s=100)
     await chain.turn("resp_1", 1, conversation="conv_1")
@@ -555,7 +555,7 @@ async def test_where_functions_count_they_are_reserved_for():
 
 async def test_policies_count_separately():
     """One on trial takes nothing from another, on the same chain and for the same call."""
-    store = Memory()
+    store = MemoryStore()
     first, second = Chain(store, max=4), Chain(store, "max_tool_calls:1", max=2)
     call, context = await first.admit(conversation="conv_1", max_tool_calls=3)
     call = await apply_policy(second.policy, call, context, second.state)
@@ -581,7 +581,7 @@ async def test_without_ownership_each_call_is_a_chain():
 
 async def test_a_chain_keeps_its_count_when_max_changes():
     """It has used what it has used."""
-    store = Memory()
+    store = MemoryStore()
     await Chain(store, max=4).turn("resp_1", 3, conversation="conv_1")
 
     assert await Chain(store, max=5).left() == 2
@@ -751,7 +751,7 @@ async def test_a_caller_that_leaves_while_another_policy_waits_costs_nothing(mod
 )
 async def test_its_mode_decides_whether_it_refuses(mode: Mode, found: Any):
     """The protocol's own code is not replaced by the policy's."""
-    rules = Rules([Rule("max_tool_calls", MaxToolCalls(max=8), mode)], Memory(), Ownership(Memory()))
+    rules = Rules([Rule("max_tool_calls", MaxToolCalls(max=8), mode)], MemoryStore(), Ownership(MemoryStore()))
     try:
         result: Any = (await rules.admit(make_call(max_tool_calls=0), make_context())).body
     except PolicyViolation as violation:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proxy.context import Caller, Context
 from proxy.state.ownership import Ownership
 from proxy.stores import StoreError
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import RequestError, Unavailable
 from tests.values import ANNA, JSON, PATIENT, make_call, make_context
 
@@ -17,7 +17,7 @@ BEN = Caller("ben", "ads")
 TEAMMATE = Caller("carol", "search")
 
 
-class FaultyStore(Memory):
+class FaultyStore(MemoryStore):
     """A store whose verbs in `faults` fail."""
 
     faults: tuple[str, ...] = ()

@@ -70,9 +70,10 @@ class Gateway:
 
 
 async def test_the_team_that_receives_an_id_owns_it():
-    """Every caller of the team may continue it."""
+    """Every caller of the team may continue it, also when several of them receive it."""
     gateway = Gateway()
-    await gateway.respond({"id": "resp_1", "conversation": {"id": "conv_1"}})
+    for caller in (ANNA, TEAMMATE):
+        await gateway.respond({"id": "resp_1", "conversation": {"id": "conv_1"}}, caller)
 
     for fields in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}, {"conversation": {"id": "conv_1"}}):
         assert await gateway.refusal(TEAMMATE, **fields) is None

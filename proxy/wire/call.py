@@ -1,4 +1,4 @@
-"""A call: what is asked for, and the JSON object that the policies check and a backend receives."""
+"""A call: a request to a model, and the JSON object that the policies check and a backend receives."""
 
 import json
 from collections.abc import Mapping

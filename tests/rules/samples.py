@@ -87,7 +87,7 @@ class ItemBudget(Policy):
             nonlocal items
             if event.type == "response.output_item.done":
                 items += 1
-                if items == self.items + 1:
+                if items > self.items:
                     raise Stop("used_up", "The budget has no items left.")
             return event
 

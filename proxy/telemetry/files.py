@@ -56,9 +56,9 @@ class LineQueue:
             if self._size + len(line) > self._max_bytes:
                 self._lost += 1
                 self.is_healthy = False
-                return
-            self._lines.append(line)
-            self._size += len(line)
+            else:
+                self._lines.append(line)
+                self._size += len(line)
             self._is_idle.clear()
         if not self._has_work.is_set():
             self._has_work.set()

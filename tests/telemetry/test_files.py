@@ -148,6 +148,17 @@ def test_lines_that_could_not_be_written_are_reported_with_the_next_ones():
     assert healthy == [False, False, True, True]
 
 
+@pytest.mark.parametrize(("unwritten", "lost"), [([1], [0, 1]), ([1, 1], [0, 1]), ([0], [0])])
+def test_close_reports_lines_that_could_not_be_written(unwritten: list[int], lost: list[int]):
+    """It tries once, even if the last batch could not be written."""
+    write, batches = full_disk(unwritten)
+    queue = LineQueue(write)
+    queue.put(b"last")
+
+    assert queue.close()
+    assert [count for _, count in batches] == lost
+
+
 def test_close_gives_up_a_write_that_blocks():
     """It returns False: the thread may still write, so that its file must stay open."""
     writer = BlockedWriter()

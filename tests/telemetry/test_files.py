@@ -204,7 +204,7 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path):
     with open_private(path) as file:
         append_line(file, b"first")
         for room in (0, 1, 5):
-            with disk_full_at(path.stat().st_size + room), pytest.raises(OSError, match="No space left|too large"):
+            with disk_full_at(path.stat().st_size + room), pytest.raises(OSError, match=r"No space left|too large"):
                 append_line(file, b"second")
         append_line(file, b"third")
 

@@ -120,30 +120,29 @@ class Recorder:
             log.warning("record.write_failed", lost=lost)
         for position, line in enumerate(lines):
             try:
-                self._append_one(line)
+                file = self._file = self._file or open_private(self._settings.path)
+                append_line(file, line)
             except OSError as error:
                 log.warning("record.write_failed", error=error.strerror)
                 return len(lines) - position
+            if file.tell() >= self._settings.max_bytes:
+                self._rotate(file)
         return 0
 
-    def _append_one(self, line: bytes) -> None:
-        if self._file is None:
-            self._file = open_private(self._settings.path)
-        append_line(self._file, line)
-        if self._file.tell() >= self._settings.max_bytes:
-            self._rotate(self._file)
-
     def _rotate(self, file: BinaryIO) -> None:
-        """Rename the files; the next line opens a new one. Raises OSError."""
-        file.close()
+        """Rename the files; the next line opens a new one. A file that cannot be renamed grows."""
         self._file = None
         path = self._settings.path
         files = [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, self._settings.keep + 1))]
-        for older, newer in zip(reversed(files), reversed(files[:-1]), strict=False):
-            if newer.exists():
-                newer.replace(older)
-        if self._settings.keep == 0:
-            path.unlink()
+        try:
+            file.close()
+            for older, newer in zip(reversed(files), reversed(files[:-1]), strict=False):
+                if newer.exists():
+                    newer.replace(older)
+            if self._settings.keep == 0:
+                path.unlink()
+        except OSError as error:
+            log.warning("record.rotation_failed", error=error.strerror)
 
 
 def redact_request(call: Call) -> Any:

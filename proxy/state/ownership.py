@@ -92,7 +92,7 @@ class Ownership:
             owner = Owner(context.caller.team, context.caller.name, context.target, chain)
             if isinstance(response_id := response.get("id"), str):
                 await self._put("previous_response_id", response_id, owner)
-            if (conversation := conversation_id(response)) is not None:
+            if (conversation := conversation_id(response) or conversation_id(call.body)) is not None:
                 await self._put("conversation", conversation, owner, keep_chain=True)
         except (StoreError, Unavailable) as error:
             context.set(_UNBOUND, True)

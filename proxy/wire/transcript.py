@@ -83,9 +83,8 @@ class Transcript:
 
     def see_body(self, events: Batch) -> None:
         """Record events that stand for a response that came as one body. They take no memory beside it."""
-        for event in events:
-            if isinstance(event, Event):
-                self._follow(event)
+        for event in [unit for unit in events if isinstance(unit, Event)]:
+            self._follow(event)
         self.is_started = True
 
     @property

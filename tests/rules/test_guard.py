@@ -345,7 +345,8 @@ async def test_a_check_that_cannot_decide_fails_a_body_when_enforced(mode: str):
 
 async def test_callbacks_of_the_response_run_before_anything_is_checked():
     """Once, for streams and bodies: an id is bound before the client can use it, also when the reply is stopped."""
-    for call, reply in ((STREAM, stream_reply(CANONICAL)), (make_call(), body_reply())):
+    commented = stream_reply(b": hi\n\n" + CANONICAL)
+    for call, reply in ((STREAM, stream_reply(CANONICAL)), (STREAM, commented), (make_call(), body_reply())):
         context, responses = make_context(), list[Any]()
         context.on_response(lambda response, found=responses: collect(found, response))
         passed = await guarded(make_rules(make_rule(ItemBudget(items=0))), call, reply, context)

@@ -339,6 +339,19 @@ async def test_a_damaged_entry_is_a_miss():
         assert (await status_of(pipeline)).startswith("hit")
 
 
+async def test_an_entry_whose_stream_has_no_end_is_a_miss():
+    """For a stream; a call for a body gets the response of the entry."""
+    store = MemoryStore()
+    pipeline = cached(ScriptedBackend(answer=STREAMED), store=store)
+    await status_of(pipeline, stream=True)
+    (key,) = [key async for key in store.scan("")]
+    entry = orjson.loads(await store.get(key) or b"")
+    await store.put(key, orjson.dumps(entry | {"frames": ": hi\n\n"}), ttl_s=60)
+
+    assert (await status_of(pipeline)).startswith("hit")
+    assert await status_of(pipeline, stream=True) == "fwd=uri-miss"
+
+
 async def test_a_stream_that_is_not_utf_8_passes_and_is_not_kept(logged):
     """An entry is JSON; the bytes that were received are passed on."""
     invalid = STREAMED.replace(b'"delta":"Hel"', b'"delta":"H\xff"')

@@ -28,7 +28,7 @@ ASKED = {"input": "Hi", "prompt_cache_key": "k"}
 STREAMED = b"".join(CANONICAL)
 
 
-class Clock:
+class SettableClock:
     """A clock that a test sets."""
 
     now_s = 1_000_000.0
@@ -54,8 +54,8 @@ class BrokenStore(MemoryStore):
         return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
 
 
-def make_cache(store: Store | None = None, clock: Clock | None = None, **settings: Any) -> Cache:
-    return Cache(CacheTable(use="memory", **settings), store or MemoryStore(), clock=clock or Clock())
+def make_cache(store: Store | None = None, clock: SettableClock | None = None, **settings: Any) -> Cache:
+    return Cache(CacheTable(use="memory", **settings), store or MemoryStore(), clock=clock or SettableClock())
 
 
 def cached(backend: Backend, rules: Any = (), **options: Any) -> Pipeline:
@@ -88,12 +88,12 @@ async def test_the_second_call_gets_the_answer_of_the_first(stream: bool):
 
 async def test_age_and_ttl_change_with_time():
     """In whole seconds; a clock that was set back makes no negative age."""
-    clock, backend = Clock(), ScriptedBackend(answer=RESPONSE)
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
     pipeline = cached(backend, clock=clock, ttl_s=100)
     await status_of(pipeline)
     found = []
     for passed_s in (0.0, 1.9, 60.0, -30.0):
-        clock.now_s = Clock.now_s + passed_s
+        clock.now_s = SettableClock.now_s + passed_s
         context = make_context()
         await answer_of(pipeline, make_call(**ASKED), context)
         found.append((context.answer_headers["Age"], context.answer_headers["Cache-Status"]))

@@ -14,8 +14,10 @@ from backends.training.dialogue import Dialogue, Json, assistant, assistant_call
 from backends.training.prompt import split_last_answer
 from backends.training.subjects.objects import ANY_OBJECT
 from backends.training.subjects.schemas import SCHEMA
-from proxy.wire.call import Call, Caller
+from proxy.context import Caller, Context
+from proxy.wire.call import Call
 from proxy.wire.errors import HeadgateError
+from proxy.wire.transcript import Transcript
 
 BY_SCHEMA = SCHEMA.format("")
 AT_ONCE = 16
@@ -43,15 +45,21 @@ async def _answer_all(model: Path, dialogues: Sequence[Dialogue], longest: int) 
 
 
 async def _answer(local: Local, dialogue: Dialogue) -> str:
-    call = Call(Caller("evaluation", "evaluation"), build_request(dialogue), {})
+    call = Call(build_request(dialogue))
+    context = Context("evaluation", Caller("evaluation", "evaluation"))
+    transcript = Transcript()
     try:
-        async with local.respond(call) as reply:
-            events = [event async for batch in reply.batches for event in batch]
+        async with local.respond(call, context) as reply:
+            if reply.batches is None:
+                raise TypeError("the local model answers with a stream")
+            async for batch in reply.batches:
+                transcript.see(batch)
     except HeadgateError as error:
         return f"({error.message})"
-    if events[-1].type != "response.completed":
-        return f"({events[-1].type})"  # the answer reached its maximum length
-    message = build_message(events[-1].response["output"])
+    response = transcript.response
+    if response.get("status") != "completed":
+        return f"({response.get('status')})"  # the answer reached its maximum length
+    message = build_message(response["output"])
     return split_last_answer([*dialogue.messages[:-1], message], dialogue.tools)[1]
 
 

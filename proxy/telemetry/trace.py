@@ -165,7 +165,7 @@ class ModelCall:
 
 def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:
     """Set the attributes in the table whose fields are known."""
-    for field, value in record.known():
+    for field, value in record.known().items():
         attribute = names.get(field)
         if attribute is not None:
             span.set_attribute(attribute, [str(value)] if field == "finish_reason" else value)

@@ -5,7 +5,7 @@ JSON string is always escaped, so the bytes `"type":"response.completed"` stand 
 value. One regular expression over all whole frames finds the few that may be followed events, whichever way the server
 writes its JSON, and only these are parsed: the `type` at the top level of the data decides, `event:` lines do not.
 
-Each byte is searched once for blank lines when it arrives, and once for candidates when its frame is whole.
+Work is linear: a byte is searched for blank lines when it arrives, and for candidates when its frame is whole.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
@@ -106,8 +106,7 @@ class SSEParser:
             start = _last_frame_end(frames, end, at) or end
             while frames[start] in b"\r\n":  # one more line end than the frame before needed
                 start += 1
-            blank_line = _BLANK_LINE.search(frames, at)
-            end = blank_line.end() if blank_line else len(frames)
+            end = _first_frame_end(frames, at)
             yield start, end
             renewed = [match if match.start() >= end else match.re.search(frames, end) for match in matches]
             matches = [match for match in renewed if match]
@@ -123,29 +122,48 @@ class SSEParser:
 
 def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int) -> int:
     """Return the index after the last blank line between `start` and `stop`, or 0 if there is none."""
-    # A search for a pair that does not occur reads everything, so those that cannot occur are left out.
-    if buffer.find(b"\r", start, stop) < 0:
-        pairs: tuple[bytes, ...] = (b"\n\n",)
-    elif buffer.find(b"\n", start, stop) < 0:
-        pairs = (b"\r\r",)
-    else:
-        pairs = (b"\n\r", b"\r\r", b"\n\n")
     at = -1
-    for pair in pairs:
+    for pair in _pairs_in(buffer, start, stop):
         at = max(at, buffer.rfind(pair, max(at, start), stop))
-    if at < 0:
-        return 0
+    return 0 if at < 0 else _end_of_blank_line(buffer, at)
+
+
+def _first_frame_end(frames: bytes, start: int) -> int:
+    """Return the index after the first blank line from `start` on; whole frames have one."""
+    # Windows, because a search for a pair that only occurs far behind this frame would be repeated for each frame.
+    window = 1024
+    while True:
+        stop = start + window
+        found = [frames.find(pair, start, stop) for pair in _pairs_in(frames, start, stop)]
+        if places := [at for at in found if at >= 0]:
+            return _end_of_blank_line(frames, min(places))
+        start = stop - 1
+        window *= 2
+
+
+def _pairs_in(buffer: bytes | bytearray, start: int, stop: int) -> tuple[bytes, ...]:
+    """Return the pairs of line ends that can occur: the search for one that cannot would read everything."""
+    if buffer.find(b"\r", start, stop) < 0:
+        return (b"\n\n",)
+    if buffer.find(b"\n", start, stop) < 0:
+        return (b"\r\r",)
+    return (b"\n\r", b"\r\r", b"\n\n")
+
+
+def _end_of_blank_line(buffer: bytes | bytearray, at: int) -> int:
     return at + 3 if buffer.startswith(b"\r\n", at + 1) else at + 2
 
 
 @lru_cache(maxsize=256)
 def _candidate_patterns(followed: frozenset[str]) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
-    r"""Return patterns of which one occurs in each followed event and sentinel, and a rare byte that each needs.
+    r"""Return the patterns of which each candidate has at least one, and for each a rare byte that it needs.
 
-    `re` skips quickly to the first byte of a pattern, so each begins with its rare byte: `ype"` ends the key. After the
-    key or its colon the data may go on in a new `data:` line; such a frame is always a candidate. Any character can
-    also be written as `\u` and four hex digits. Servers write accents, quotes and `<` in this way, but no letter of a
-    type, so a frame is a candidate only if it has such a letter.
+    The first finds the end of the key `"type"` before a followed value. After the key or its colon the data may go on
+    in a new `data:` line, so a line end there makes a candidate as well. The second finds the sentinel. The third finds
+    keys and values that are written with escapes: servers write accents, quotes or `<` as `\u` and four hex digits, but
+    no letter of a type, so only the codes of these letters are searched.
+
+    Each pattern begins with its rare byte, since `re` skips quickly to the first byte of a pattern.
     """
     values = _any_of([orjson.dumps(kind)[1:-1] for kind in followed])
     letters = "".join(sorted({*"type", *"".join(followed)}))

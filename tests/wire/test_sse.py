@@ -294,6 +294,15 @@ def test_only_the_last_frame_that_ends_in_cr_waits():
     assert [part.sse for part in parser.feed(b":")] == [frame]
 
 
+@pytest.mark.parametrize("end", [*ENDS, b"\n\r\n"])
+def test_a_frame_of_any_length_ends_at_its_blank_line(end: bytes):
+    """The search for it goes in windows, at whose edges it may lie."""
+    lengths = [*range(980, 1030), *range(3020, 3080), 100_000]
+    frames = [b'data: {"type":"error","a":"%b"}%b' % (b"x" * n, end * (1 + (len(end) < 3))) for n in lengths]
+
+    assert [sse for _, sse in parsed([b"".join(frames)])] == frames
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_consecutive_frames_that_are_not_followed_are_one_run(end: bytes):
     """The number of parts depends on the followed events, not on the deltas."""

@@ -9,7 +9,7 @@ from backends.training.dialogue import Dialogue, assistant, assistant_calls, exc
 from backends.training.evaluate import is_parsable
 from backends.training.served import answer_all, build_message, build_request
 from backends.training.subjects.schemas import SCHEMA
-from tests.logs import kept_apart
+from tests.logs import isolated_logs
 
 DEMO = Path(__file__).parents[3] / "backends" / "demo"
 TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
@@ -62,7 +62,7 @@ def test_tools_are_part_of_the_request():
 def test_the_served_demo_model_gives_parsable_answers():
     """Completed calls and objects are valid JSON, and a simple question gets the correct answer."""
     asked = [lesson(Random(f"served/{number}"), name) for name in ("schemas", "weather_call") for number in range(4)]
-    with kept_apart():
+    with isolated_logs():
         answers = answer_all(DEMO, [*asked, exchange("What is 2 + 2?", "")], 200)
 
     completed = [answer for answer in answers[:-1] if answer != "(response.incomplete)"]

@@ -4,8 +4,6 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -105,8 +103,7 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
             write_timeout_s=settings.write_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
             max_connections=settings.max_connections or connection_limit(),
-            auto_decompress=False,  # on the event loop, without a bound on the ratio
-            request_factory=partial(_make_request, settings.max_body_bytes),
+            max_body_bytes=settings.max_body_bytes,
         )
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
         await runner.setup()
@@ -138,13 +135,3 @@ async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> 
         if provider is not None:
             await asyncio.to_thread(provider.shutdown)
     log.info("server.stopped")
-
-
-def _make_request(
-    max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
-) -> web.BaseRequest:
-    loop = asyncio.get_running_loop()
-    # No upgrade is granted, and aiohttp loses bytes that follow one: nothing more may be sent on the connection.
-    if message.upgrade or protocol.is_draining or not protocol.is_admitted:
-        message = message._replace(should_close=True)
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)

@@ -67,7 +67,7 @@ def test_check_says_when_a_secret_is_not_there(config: Path, capsys, monkeypatch
     monkeypatch.delenv("APP_KEY")
     code = main(["check", "--config", str(config)])
 
-    assert (code, capsys.readouterr().err) == (2, "caller[0].key: the environment variable APP_KEY is not set\n")
+    assert (code, capsys.readouterr().err) == (2, "caller[0].key: the environment variable that it names is not set\n")
 
 
 def test_check_without_a_file_prints_the_embedded_defaults(capsys, monkeypatch):

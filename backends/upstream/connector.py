@@ -1,7 +1,7 @@
 """Connections to upstreams that send a bounded number of interim answers before the answer itself."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -16,7 +16,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = partial(UpstreamConnection, loop=self._loop)
+        self._factory = cast("partial[ResponseHandler]", partial(UpstreamConnection, loop=self._loop))
 
 
 class UpstreamConnection(ResponseHandler):

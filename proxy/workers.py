@@ -30,10 +30,8 @@ class Workers:
         self._lock = threading.Lock()
         self._running = 0
 
-    async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
-        """Return what the function returns, called in a thread if it works on a large body."""
-        if size_bytes < LARGE_BYTES:
-            return function(*args)
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Return what the function returns, called in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, function, args)
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class CacheSlot:
-    """The place of one call in the cache. With a reply no backend is asked; without a key the answer is not kept."""
+    """The place of one call in the cache. With a reply no backend is called; without a key the answer is not kept."""
 
     key: str | None = None
     reply: Reply | None = None

@@ -20,7 +20,7 @@ from proxy.context import Caller, Context
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
 from proxy.state.ownership import Ownership
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.telemetry.recorder import restore, restore_query
 from proxy.wire.call import parse_call
 from proxy.wire.errors import HeadgateError
@@ -157,7 +157,7 @@ def outcome_of(rules: Sequence[Rule], case: Case) -> Outcome:
 async def _outcome_of(rules: Sequence[Rule], case: Case) -> Outcome:
     received = {name.lower(): value for name, value in case.headers.items()}
     context = Context("req_test", Caller(case.caller, case.team or case.caller), received=received)
-    state = Memory()
+    state = MemoryStore()
     async with context.cleanup:
         try:
             asked = parse_call(orjson.dumps(case.request), query=case.query)

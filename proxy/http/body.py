@@ -30,7 +30,7 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
         return raw
     limit = min(server.max_body_bytes, max(MIN_DECOMPRESSED_BYTES, MAX_RATIO * len(raw)))
     memory.grow(limit if limit <= MIN_DECOMPRESSED_BYTES else min(limit, 20 * len(raw)))
-    body = await workers.run(limit, _decompress, raw, encoding, limit)
+    body = await workers.run(_decompress, raw, encoding, limit)
     if body is None:
         raise _too_large(server)
     memory.grow(max(0, len(body) - 20 * len(raw)))

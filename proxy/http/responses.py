@@ -15,7 +15,7 @@ from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
 from proxy.wire.call import Call, forwarded_headers, parse_call
 from proxy.wire.errors import RequestError
-from proxy.workers import MemoryBudget, MemoryLease, Workers
+from proxy.workers import LARGE_BYTES, MemoryBudget, MemoryLease, Workers
 
 PARSED_RATIO = 4
 """How much memory a parsed body takes beside the bytes received, as a multiple of them."""
@@ -53,7 +53,7 @@ class Responses:
             max_values=server.max_body_values,
         )  # fmt: skip
         memory.grow(PARSED_RATIO * len(raw))
-        return await self.workers.run(len(raw), parse, raw)
+        return await self.workers.run(parse, raw) if len(raw) >= LARGE_BYTES else parse(raw)
 
     async def _reply(self, exchange: Exchange, caller: Caller, call: Call, memory: MemoryLease) -> web.StreamResponse:
         request, trace, record = exchange.request, exchange.trace, exchange.record

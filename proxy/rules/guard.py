@@ -1,4 +1,4 @@
-"""Passes a reply on: applies the reply checks, and ends what breaks off in a way that clients can read.
+"""Passes a reply on: applies the reply checks, and ends a stream that breaks off so that clients can read its end.
 
 This is the one loop on the way back: for each batch bind the response's id, run the checks, record the batch in the
 transcript, pass it on.

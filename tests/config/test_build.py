@@ -11,7 +11,7 @@ from backends.replay import Replay
 from backends.upstream import Upstream
 from policies.metadata_limits import MetadataLimits
 from proxy.config.build import DEMO, ConfigError, build, default_config, read
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.context import Caller
 from proxy.wire.call import Call
 
@@ -68,7 +68,7 @@ def test_the_smallest_config_has_every_default():
     assert (config.callers, config.rules, config.cache, config.store, config.audit) == ([], [], None, None, None)
     assert isinstance(config.backends["canned"], Replay)
     assert [(glob, backend.name) for glob, backend in config.routes] == [("*", "canned")]
-    assert isinstance(config.state, Memory)
+    assert isinstance(config.state, MemoryStore)
 
 
 def test_a_whole_config():
@@ -122,7 +122,7 @@ keeps_state = true
     assert not config.rules[1].holds_for(Call(Caller("ben", "t"), {"model": "m"}, {}))
     assert not config.rules[1].holds_for(Call(Caller("anna", "t"), {"model": "n"}, {}))
     assert config.cache is not None
-    assert isinstance(config.store, Memory)
+    assert isinstance(config.store, MemoryStore)
     assert (config.cache.ttl_s, config.store.store_max_entries) == (5, 7)
     assert isinstance(config.backends["cloud"], Upstream)
     assert config.backends["cloud"].keeps_state is True
@@ -337,7 +337,7 @@ def test_without_a_config_the_demo_model_answers():
 
     assert [(glob, backend.name) for glob, backend in config.routes] == [("headgate-demo", "demo")]
     assert [rule.name for rule in config.rules] == ["metadata_limits", "safety_identifier"]
-    assert isinstance(config.store, Memory)
+    assert isinstance(config.store, MemoryStore)
     assert config.server.host == "127.0.0.1"
     assert (DEMO / "model.bin").exists()
 

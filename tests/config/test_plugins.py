@@ -11,7 +11,7 @@ from policies import Policy
 from policies.metadata_limits import MetadataLimits
 from proxy.config.plugins import load
 from proxy.stores import Store
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 
 QUOTA = "from policies import Policy\nclass Quota(Policy):\n    most: int = 3\n"
 
@@ -32,7 +32,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("metadata_limits", "policies", Policy, MetadataLimits),
         ("policies.metadata_limits", "policies", Policy, MetadataLimits),
         ("replay", "backends", Backend, Replay),
-        ("memory", "proxy.stores", Store, Memory),
+        ("memory", "proxy.stores", Store, MemoryStore),
     ],
 )
 def test_a_name_finds_the_class_of_its_module(use: str, room: str, kind: type, found: type):

@@ -237,10 +237,10 @@ async def test_a_stream_that_breaks_off_is_ended(at: int, logged):
         events = events_in(await sent(reply))
 
         assert order_faults(events, cut=True) == []
-        *begun, error, failed = events
-        if begun[-1]["type"] == "response.output_item.done" and begun[-1]["item"].get("status") == "incomplete":
-            begun.pop()  # it closes the open item
-        assert [event["type"] for event in begun] == TYPES[: len(begun)]
+        *received, error, failed = events
+        if received[-1]["type"] == "response.output_item.done" and received[-1]["item"].get("status") == "incomplete":
+            received.pop()  # it closes the open item
+        assert [event["type"] for event in received] == TYPES[: len(received)]
         assert [error["type"], failed["type"]] == ["error", "response.failed"]
         assert context.record.code == "upstream_cut"
         assert logged[-1] == {

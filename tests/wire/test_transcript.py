@@ -170,7 +170,7 @@ def test_an_open_item_keeps_the_text_that_was_sent():
 
 
 def test_parallel_items_are_cut_each_with_its_own_text():
-    """Interleaved deltas are told apart by their output_index."""
+    """The output_index of a delta decides which item it belongs to."""
     for transcript in (transcript_of(PARALLEL_CALLS), transcript_of_one_read(b"".join(PARALLEL_CALLS))):
         assert transcript.items == [function_call(1, "b", "completed")]
         assert transcript.cut_open_items() == [

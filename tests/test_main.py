@@ -63,7 +63,7 @@ def test_check_names_the_key_that_is_wrong(config: Path, capsys: pytest.CaptureF
 
 
 def test_check_says_when_a_secret_is_not_there(config: Path, capsys, monkeypatch):
-    """The name of the variable is told, the name of the key too."""
+    """The key of the config is named; its value is not, as it could be the secret itself."""
     monkeypatch.delenv("APP_KEY")
     code = main(["check", "--config", str(config)])
 

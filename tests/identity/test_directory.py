@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.identity.directory import ANONYMOUS, Directory
 from proxy.context import Caller
+from proxy.identity.directory import ANONYMOUS, Directory
 from proxy.wire.errors import Unauthenticated
 from tests.values import PATIENT
 

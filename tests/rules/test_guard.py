@@ -15,7 +15,7 @@ from proxy.wire.convert import convert
 from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run
 from proxy.wire.sse import SSEParser
-from proxy.workers import FREE_BYTES, MemoryBudget, MemoryLease
+from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
 from tests.rules.samples import (
     CUT,
     DELTA,
@@ -395,7 +395,7 @@ async def test_a_stream_whose_items_are_too_large_is_ended(monkeypatch: pytest.M
 
 async def test_what_is_kept_of_a_stream_counts_as_memory_of_the_call():
     """When none is left, the stream is ended."""
-    enough, little = MemoryBudget(10_000_000), MemoryBudget(0)
+    enough, little = BodyMemory(10_000_000), BodyMemory(0)
     item = {"id": "item_0", "type": "message", "content": [{"type": "output_text", "text": "x" * FREE_BYTES}]}
     done = frame(type="response.output_item.done", output_index=0, item=item)
     answers = []

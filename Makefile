@@ -1,10 +1,10 @@
 # make run: set up and serve.  make test: set up and test.  make quick: a minute of tests.  make check: what every push
-# passes.  make bench: figures.
+# passes.  make bench: figures.  make soak: attacks beside a polite caller.
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?=
 
-.PHONY: run setup test quick check bench lock clean
+.PHONY: run setup test quick check bench soak lock clean
 
 run: .venv/.runs
 	@exec $(BIN)/headgate serve $(if $(CONFIG),--config $(CONFIG))
@@ -39,6 +39,10 @@ bench: .venv/.tests
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench --only policies --starts 15 --rounds 9 --seconds 0.4
 	$(BIN)/python -m tests.bench.local
+
+# About five minutes: hostile callers, upstreams and operators beside one polite caller. See tests/soak/README.md.
+soak: .venv/.tests
+	$(BIN)/python -m tests.soak
 
 # The lock files carry a hash for every file of every dependency; pip refuses anything else.
 lock:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 from proxy.config.table import Table
 from proxy.context import Caller, Context
 from proxy.stores import Store
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.event import Event
 
@@ -56,7 +56,7 @@ class _OwnChains:
 class PolicyState:
     """What a policy shares with other calls and other processes."""
 
-    store: Store = field(default_factory=Memory)
+    store: Store = field(default_factory=MemoryStore)
     """The store of `[state]`."""
     chains: Chains = field(default_factory=_OwnChains)
     name: str = "policy"

@@ -9,13 +9,13 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 
 from collections.abc import Callable, Iterator
 from typing import Literal
-from urllib.parse import parse_qsl
 
 from policies import Policy, PolicyState, RequestCheck
 from policies.support.globs import AllowList
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.query import query_pairs
 
 FIELD = "include"
 
@@ -65,6 +65,6 @@ def _not_allowed(value: str, param: str) -> PolicyViolation:
 
 def _query_values(query: str) -> Iterator[str]:
     """Yield the values of `include` in a query, in each of the forms in which clients write a list."""
-    for name, values in parse_qsl(query):
-        if name.partition("[")[0] == FIELD:
+    for name, values in query_pairs(query):
+        if name == FIELD:
             yield from filter(None, values.split(","))

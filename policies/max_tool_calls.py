@@ -160,7 +160,6 @@ class ChainBudget:
         self._key = key
         self._held = 0  # what was taken in `_window` and not given back
         self._window = 0
-        self._lock = asyncio.Lock()
         self._step: asyncio.Task[Any] | None = None
 
     async def take(self, amount: int) -> None:
@@ -172,7 +171,9 @@ class ChainBudget:
 
     async def give_back(self, used: int = 0) -> None:
         """Give back what the call holds beyond `used`. A failure is logged: the chain has that much less."""
-        if self._step is not None and (self._held > used or not self._step.done()):
+        if self._step is not None and not self._step.done():  # the call was cancelled meanwhile
+            await asyncio.wait([self._step])
+        if self._held > used:
             await self._finish(self._give_back(used))
 
     async def _finish(self, step: Coroutine[Any, Any, T]) -> T:
@@ -180,21 +181,18 @@ class ChainBudget:
         return await asyncio.shield(task)
 
     async def _take(self, amount: int) -> None:
-        async with self._lock:
-            grant = await self._store.take(self._key, amount, limit=self.limit, window_s=self._window_s)
-            if grant.granted and grant.window != self._window:  # what was taken in an earlier window ended with it
-                self._window, self._held = grant.window, 0
-            self._held += grant.granted
-            self.granted += grant.granted
+        grant = await self._store.take(self._key, amount, limit=self.limit, window_s=self._window_s)
+        if grant.granted and grant.window != self._window:  # what was taken in an earlier window ended with it
+            self._window, self._held = grant.window, 0
+        self._held += grant.granted
+        self.granted += grant.granted
 
     async def _give_back(self, used: int) -> None:
-        async with self._lock:
-            unused, self._held = self._held - used, min(self._held, used)
-            try:
-                if unused > 0:
-                    await self._store.give(self._key, unused, window=self._window)
-            except StoreError as error:
-                log.warning("budget.failed", policy=FIELD, error=str(error)[:200])
+        unused, self._held = self._held - used, used
+        try:
+            await self._store.give(self._key, unused, window=self._window)
+        except StoreError as error:
+            log.warning("budget.failed", policy=FIELD, error=str(error)[:200])
 
 
 async def _settle(budget: ChainBudget, context: Context) -> None:

@@ -10,13 +10,14 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
 from policies.support.globs import compile_globs
+from policies.support.patterns import compile_pattern
 from proxy.context import Caller, Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
@@ -54,9 +55,9 @@ class MetadataLimits(Policy):
     def _are_patterns(cls, values: dict[str, str]) -> dict[str, str]:
         for key, pattern in values.items():
             try:
-                re.compile(pattern, re.ASCII)
-            except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"the one for '{key}' is not a regular expression: {error}") from error
+                compile_pattern(pattern)
+            except ValueError as error:
+                raise ValueError(f"the pattern for '{key}' is {error}") from error
         return values
 
     @field_validator("set")
@@ -172,8 +173,8 @@ class MetadataValues:
 
     def __init__(self, policy: MetadataLimits) -> None:
         self._max_chars = policy.max_value_chars
-        self._patterns: Mapping[str, re.Pattern[str]] = {
-            key: re.compile(pattern, re.ASCII) for key, pattern in policy.values.items() if key not in policy.set
+        self._patterns = {
+            key: (pattern, compile_pattern(pattern)) for key, pattern in policy.values.items() if key not in policy.set
         }
 
     def check(self, key: str, value: object) -> None:
@@ -183,9 +184,9 @@ class MetadataValues:
         if len(value) > self._max_chars:
             found = f"{_param(key)} has {len(value)} characters; the limit is {self._max_chars}."
             raise PolicyViolation("value_too_long", found, param=_param(key))
-        pattern = self._patterns.get(key)
-        if pattern is not None and not pattern.fullmatch(value):
-            found = f"{_param(key)} does not match the pattern {_show(pattern.pattern)}."
+        rule = self._patterns.get(key)
+        if rule is not None and not rule[1](value):
+            found = f"{_param(key)} does not match the pattern {_show(rule[0])}."
             raise PolicyViolation("value_pattern", found, param=_param(key))
 
 

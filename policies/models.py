@@ -7,6 +7,7 @@ Response: passes; it shows the upstream's own name of the model.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
 """
 
+import re
 from typing import Annotated
 
 from pydantic import Field
@@ -19,26 +20,31 @@ from proxy.wire.errors import PolicyViolation
 
 FIELD = "model"
 Name = Annotated[str, Field(min_length=1)]
+# Source: https://platform.openai.com/docs/models (gpt-5-pro-2025-10-06), and -20251006 or @20251006 elsewhere
+_SNAPSHOT = re.compile(r"[-@]20[0-9]{2}-?[0-9]{2}-?[0-9]{2}\s*$")
 
 
 class Models(Policy):
     allow: tuple[str, ...] = ("*",)
     """Names of models that may be used; `*` and `?` are wildcards."""
     deny: tuple[str, ...] = ()
-    """Names that may not, even if `allow` has them, in any case and width, with or without invisible characters."""
+    """Names that may not, even if `allow` has them, in any case and width, with or without invisible characters.
+
+    A name also denies its dated snapshots: "*-pro" denies gpt-5-pro-2025-10-06."""
     aliases: dict[str, Name] = Field(default={})
     """The model that replaces a requested name, in one step; `allow` and `deny` apply to the replacement."""
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
-        aliases, allows = self.aliases, AllowList(self.allow, self.deny).allows
+        aliases, names = self.aliases, AllowList(self.allow, self.deny)
+        has_denied = bool(self.deny)
 
         def check(call: Call, _context: Context) -> Call:
             requested = call.body.get(FIELD)
             if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
             model = aliases.get(requested, requested) if aliases else requested
-            if not allows(model):
+            if not names.allows(model) or (has_denied and names.denies(_SNAPSHOT.sub("", model))):
                 raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
             return call if model == requested else call.with_fields(model=model)
 

@@ -19,6 +19,7 @@ import structlog
 from pydantic import PositiveInt, field_validator, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
+from policies.support.patterns import compile_pattern
 from policies.support.principal import blocked_key, derive_identifier, hash_value
 from proxy.config.secrets import Secret
 from proxy.context import Caller, Context
@@ -70,10 +71,7 @@ class SafetyIdentifier(Policy):
     @field_validator("pattern")
     @classmethod
     def _is_pattern(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "", re.ASCII)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"not a regular expression: {error}") from error
+        compile_pattern(pattern or "")
         return pattern
 
     @model_validator(mode="after")
@@ -140,7 +138,7 @@ class SafetyIdentifier(Policy):
     def _name_by_request(self) -> Naming:
         """Return the function that checks the identifier of the request, and hashes it where that is configured."""
         keys, limit, require, pii = self._key_bytes(), min(self.max_chars, MAX_SEARCHED_CHARS), self.require, self.pii
-        pattern = None if self.pattern is None else re.compile(self.pattern, re.ASCII)
+        matches = None if self.pattern is None else compile_pattern(self.pattern)
 
         def name(call: Call, context: Context) -> tuple[Call, Sequence[str]]:
             sent = call.body.get(FIELD)
@@ -158,7 +156,7 @@ class SafetyIdentifier(Policy):
             if len(sent) > limit:
                 found = f"{FIELD} has {len(sent)} characters; the limit is {limit}."
                 raise PolicyViolation("too_long", found, param=FIELD)
-            if pattern is not None and not pattern.fullmatch(sent):
+            if matches is not None and not matches(sent):
                 raise PolicyViolation("pattern", f"{FIELD} does not match the pattern {self.pattern}.", param=FIELD)
             return call, ()
 

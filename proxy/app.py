@@ -16,7 +16,7 @@ from proxy.context import Caller
 from proxy.history import History
 from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
 from proxy.http.health import Health
-from proxy.http.models import Models
+from proxy.http.models import ModelEndpoints
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
 from proxy.http.server import Server, connection_limit
@@ -31,7 +31,7 @@ from proxy.stores import Store
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
-from proxy.workers import MemoryBudget, Workers
+from proxy.workers import BodyMemory, Workers
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ def build_dispatcher(
     tracer: Tracer | None = None,
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
-    memory = MemoryBudget(config.server.memory_bytes)
+    memory = BodyMemory(config.server.memory_bytes)
     ownership = Ownership(config.state)
     routes = Routes(config.routes)
     pipeline = Pipeline(
@@ -58,7 +58,7 @@ def build_dispatcher(
     )
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     responses = Responses(directory, pipeline, config.server, memory, workers)
-    models = Models(directory, routes)
+    models = ModelEndpoints(directory, routes)
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
     health, websocket = Health(config.backends, config.cache_store, files), WebSocket(directory)
     router = Router(

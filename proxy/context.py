@@ -12,7 +12,7 @@ from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import FOLLOWED
 from proxy.wire.transcript import Transcript
-from proxy.workers import MemoryLease, Workers
+from proxy.workers import LARGE_BYTES, MemoryLease, Workers
 
 log = structlog.get_logger()
 
@@ -86,7 +86,16 @@ class Context:
 
     async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns that works on a body of this size: in a thread if it is large."""
-        return function(*args) if self.workers is None else await self.workers.run(size_bytes, function, *args)
+        return await self.run_large(function, *args) if self.is_large(size_bytes) else function(*args)
+
+    async def run_large(self, function: Callable[..., T], *args: Any) -> T:
+        """Return what a function returns, called in a thread if there are any."""
+        return function(*args) if self.workers is None else await self.workers.run(LARGE_BYTES, function, *args)
+
+    @staticmethod
+    def is_large(size_bytes: int) -> bool:
+        """Whether work on a body of this size belongs in a thread."""
+        return size_bytes >= LARGE_BYTES
 
     def get(self, slot: Slot[T]) -> T | None:
         """Return the value in a slot, None if it was never set."""

@@ -58,7 +58,7 @@ class Workers:
                     gc.enable()
 
 
-class MemoryBudget:
+class BodyMemory:
     """How much memory all bodies may use together, in bytes."""
 
     def __init__(self, limit_bytes: int) -> None:
@@ -83,7 +83,7 @@ class MemoryBudget:
 class MemoryLease:
     """What one call has taken of the budget."""
 
-    def __init__(self, budget: MemoryBudget | None = None) -> None:
+    def __init__(self, budget: BodyMemory | None = None) -> None:
         self._budget = budget
         self._needed = 0
         self._taken = 0

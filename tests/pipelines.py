@@ -17,7 +17,7 @@ from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
 from proxy.state.ownership import Ownership
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.event import Batch, Reply, response_reply
 from proxy.wire.sse import SSEParser
@@ -63,7 +63,7 @@ def make_pipeline(
     *backends: Backend, rules: Sequence[Rule] = (), cache: Cache | None = None, model: str = "*"
 ) -> Pipeline:
     """Return a pipeline whose only route leads from these models to these backends."""
-    store = Memory()
+    store = MemoryStore()
     ownership = Ownership(store)
     return Pipeline(
         rules=Rules(rules, store, ownership),

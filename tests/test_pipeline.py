@@ -9,7 +9,7 @@ from policies import Policy, PolicyState, RequestCheck
 from proxy.cache.cache import Cache
 from proxy.config.schema import CacheTable
 from proxy.context import Caller
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import BackendError, PolicyViolation, RequestError, UnknownModel
 from proxy.wire.event import Reply
 from tests.patience import TIMEOUT_S
@@ -106,7 +106,7 @@ async def test_the_record_has_the_call_as_the_policies_returned_it():
 
 async def test_every_step_is_measured():
     """In their order; a hit in the cache needs no history and no backend."""
-    pipeline = make_pipeline(ScriptedBackend(answer=RESPONSE), cache=Cache(CacheTable(use="memory"), Memory()))
+    pipeline = make_pipeline(ScriptedBackend(answer=RESPONSE), cache=Cache(CacheTable(use="memory"), MemoryStore()))
     steps = []
     for _ in range(2):
         context = make_context()

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from proxy.wire.errors import Unavailable
-from proxy.workers import FREE_BYTES, LARGE_BYTES, MemoryBudget, MemoryLease, Workers
+from proxy.workers import FREE_BYTES, LARGE_BYTES, BodyMemory, MemoryLease, Workers
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def test_the_collector_is_enabled_after_a_call_that_was_cancelled(workers:
 
 def test_small_calls_take_nothing_of_the_budget():
     """So that they are answered when large ones have used it up."""
-    budget = MemoryBudget(100)
+    budget = BodyMemory(100)
     lease = MemoryLease(budget)
     lease.grow(FREE_BYTES)
 
@@ -105,7 +105,7 @@ def test_small_calls_take_nothing_of_the_budget():
 
 def test_a_call_beyond_the_budget_is_refused_until_another_one_ends():
     """503 with `memory_exhausted` and Retry-After."""
-    budget = MemoryBudget(1000)
+    budget = BodyMemory(1000)
     first, second = MemoryLease(budget), MemoryLease(budget)
     first.grow(FREE_BYTES + 900)
     with pytest.raises(Unavailable) as refused:
@@ -122,7 +122,7 @@ def test_a_call_beyond_the_budget_is_refused_until_another_one_ends():
 
 def test_a_lease_takes_its_growth_once():
     """What the first bytes were free of is not free again at each step."""
-    budget = MemoryBudget(10 * FREE_BYTES)
+    budget = BodyMemory(10 * FREE_BYTES)
     lease = MemoryLease(budget)
     for _ in range(8):
         lease.grow(FREE_BYTES // 2)
@@ -132,7 +132,7 @@ def test_a_lease_takes_its_growth_once():
 
 def test_a_refused_growth_is_given_back_with_the_rest():
     """Release returns exactly what was taken, and does nothing the second time."""
-    budget = MemoryBudget(1000)
+    budget = BodyMemory(1000)
     lease = MemoryLease(budget)
     lease.grow(FREE_BYTES + 600)
     with pytest.raises(Unavailable):

@@ -23,20 +23,18 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateA
 
 from backends import Backend
 from backends.local.answer import ResponseBuilder
-from backends.local.engine import Engine
-from backends.local.engine.able import refuse
-from backends.local.engine.admission import Admission
-from backends.local.engine.device import Placement
-from backends.local.engine.free import free_bytes
-from backends.local.engine.grammars import Grammars
-from backends.local.engine.memory import of_this_gate, refuse_too_large
-from backends.local.engine.messages import Order
-from backends.local.engine.process import InProcess, Terms
-from backends.local.engine.thread import InThread
+from backends.local.decoding.grammar_matcher import GrammarCompiler
+from backends.local.host.device import Placement, check_placement
+from backends.local.host.engine import Engine
+from backends.local.host.ipc import EngineSpec
+from backends.local.host.memory import check_model_fits, free_bytes, shared_budget
+from backends.local.host.process_engine import ProcessEngine, SupervisorSettings
+from backends.local.host.thread_engine import ThreadEngine
 from backends.local.model import Model, read_model
 from backends.local.request import LocalRequest, read_request
 from backends.local.request.parameters import GenerationParameters
 from backends.local.request_executor import RequestExecutor
+from backends.local.scheduling.admission import Admission
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
@@ -120,9 +118,9 @@ class Local(Backend):
 
     def check(self) -> None:
         model = self._read_model()
-        refuse(self._placement())
+        check_placement(self._placement())
         if self.memory_bytes is not None:
-            refuse_too_large(self._required_bytes(model, self._kv_bytes(model)), self.memory_bytes)
+            check_model_fits(self._required_bytes(model, self._kv_bytes(model)), self.memory_bytes)
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._read_model)
@@ -156,25 +154,25 @@ class Local(Backend):
 
     async def _start_in_process(self, admission: Admission, placement: Placement, kv_bytes: int) -> Engine:
         model = self._model
-        order = Order(
+        order = EngineSpec(
             path=str(model.path.absolute()), placement=asdict(placement), vocabulary_size=len(model.vocabulary),
             stop_ids=sorted(model.stop_ids), kv_bytes_per_token=model.kv_bytes_per_token,
             prefix_cache_bytes=self.prefix_cache_bytes, process_bytes=self.process_bytes,
         )  # fmt: skip
-        terms = Terms(
+        terms = SupervisorSettings(
             backend=self.name, start_timeout_s=self.start_timeout_s, hang_timeout_s=self.hang_timeout_s,
             keep_alive_s=self.keep_alive_s, preload=self.preload, memory_bytes=self.memory_bytes,
             needs_bytes=self._required_bytes(model, kv_bytes),
         )  # fmt: skip
-        return await InProcess.started(admission, order, terms, of_this_gate())
+        return await ProcessEngine.start(admission, order, terms, shared_budget())
 
     async def _start_in_thread(self, admission: Admission, placement: Placement) -> Engine:
         model = self._model
         tokenizer = (model.path / "tokenizer.json").read_text(encoding="utf-8")
-        return await InThread.started(
+        return await ThreadEngine.start(
             model.path, model.vocabulary, placement, admission, kv_bytes_per_token=model.kv_bytes_per_token,
             prefix_cache_bytes=self.prefix_cache_bytes,
-            grammars=Grammars(tokenizer, len(model.vocabulary), model.stop_ids),
+            grammars=GrammarCompiler(tokenizer, len(model.vocabulary), model.stop_ids),
         )  # fmt: skip
 
     def _required_bytes(self, model: Model, kv_bytes: int) -> int:

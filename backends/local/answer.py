@@ -4,8 +4,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from backends.local.engine import Generation
-from backends.local.engine.job import Token
+from backends.local.decoding.job import Token
+from backends.local.host.engine import Generation
 from backends.local.logprobs import LogprobTracker
 from backends.local.model.tokenizer import ModelTokenizer
 from backends.local.request import LocalRequest

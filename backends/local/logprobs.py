@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from backends.local.engine.job import Token
+from backends.local.decoding.job import Token
 from backends.local.speech import Text
 
 JSON = dict[str, Any]

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from backends.local.engine.device import Placement, place
+from backends.local.host.device import Placement
+from backends.local.host.device import load_generator as place
 from backends.local.model import Model, read_model
 from backends.local.model.files import JSON
 from proxy.wire.errors import RequestError

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from backends.local.engine.admission import busy
+from backends.local.scheduling.admission import busy_error
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class RequestExecutor:
         waiting = len(self._long) - 1
         if waiting >= self._max_waiting:
             message = f"{waiting} long requests already wait to be prepared; the limit is {self._max_waiting}."
-            raise busy(message, waiting * LONG_REQUEST_S)
+            raise busy_error(message, waiting * LONG_REQUEST_S)
         future = self._thread.submit(prepare)
         self._long.append(future)
         return await asyncio.wrap_future(future)

@@ -29,6 +29,7 @@ from backends.upstream.answer import (
     timed_out,
     was_reset,
 )
+from backends.upstream.connector import Connector
 from backends.upstream.scrub import Scrubber
 from proxy.config.secrets import Secret
 from proxy.context import Context
@@ -73,7 +74,7 @@ class Upstream(Backend):
     @cached_property
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # aiohttp's default would queue the 101st stream
+            connector=Connector(limit=0),  # aiohttp's default would queue the 101st stream
             cookie_jar=aiohttp.DummyCookieJar(),  # cookies set for one caller must not reach another
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s),
             trust_env=False,

@@ -40,7 +40,11 @@ class AllowList:
             return self._cached(value)
         return self.allows_all or (isinstance(value, str) and self._decide(value))
 
+    def denies(self, value: str) -> bool:
+        """Whether a value is denied, whatever `allow` says."""
+        return self._denied is not None and any(map(self._denied.match, (value, normalize(value))))
+
     def _decide(self, value: str) -> bool:
         if self._allowed is not None and not self._allowed.match(value):
             return False
-        return self._denied is None or not any(map(self._denied.match, (value, normalize(value))))
+        return not self.denies(value)

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class CacheSlot:
-    """The place of one call in the cache. With a reply no backend is asked; without a key the answer is not kept."""
+    """The place of one call in the cache. With a reply no backend is called; without a key the answer is not kept."""
 
     key: str | None = None
     reply: Reply | None = None
@@ -100,9 +100,9 @@ class Cache:
     async def _put(self, key: str, call: Call, reply: Reply, transcript: Transcript) -> None:
         """Keep a reply that ended in a completed response, is as the backend sent it, and is within the size limit."""
         terminal = transcript.terminal
-        if self._settings is None or self._store is None or terminal is None:
+        if self._settings is None or self._store is None or terminal is None or terminal.type != "response.completed":
             return
-        if terminal.type != "response.completed" or terminal.response.get("status") != "completed":
+        if terminal.response.get("status") != "completed":
             return
         if transcript.is_changed:  # by a rule that may not apply to the next caller
             return

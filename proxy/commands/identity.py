@@ -11,7 +11,7 @@ from proxy.config.build import Config, ConfigError, read
 from proxy.context import Caller
 from proxy.identity.directory import ANONYMOUS
 from proxy.stores import LONGEST_S, StoreError
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 
 FOUND, NOT_FOUND = 0, 1
 
@@ -64,7 +64,7 @@ def _unblock(options: argparse.Namespace) -> int:
 async def _set_blocked(config: Config, identifier: str, *, blocked: bool) -> int:
     """Block or unblock an identifier in the state. Raises ConfigError if processes do not share it, or it fails."""
     state = config.state
-    if isinstance(state, Memory):
+    if isinstance(state, MemoryStore):
         message = '"memory" is private to the serving process; block needs [state] use = "sqlite" or "redis"'
         raise ConfigError(f"state.use: {message}")
     try:

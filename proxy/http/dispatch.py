@@ -131,7 +131,7 @@ def _check_framing(request: web.BaseRequest) -> None:
 def _finish(exchange: Exchange) -> None:
     """Write the request's log line and end its span."""
     duration_ms = round(exchange.trace.elapsed_s() * 1e3, 2)
-    fields = dict(exchange.record.known())
+    fields = exchange.record.known()
     with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail the request
         log.info("request.finished", request_id=exchange.request_id, **fields, duration_ms=duration_ms)
     exchange.trace.end(exchange.record)

@@ -16,7 +16,7 @@ from proxy.pipeline import Pipeline
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.call import Call, forwarded_headers, parse_call
 from proxy.wire.errors import RequestError
-from proxy.workers import MemoryBudget, MemoryLease, Workers
+from proxy.workers import BodyMemory, MemoryLease, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Responses:
     directory: Directory
     pipeline: Pipeline
     server: ServerTable
-    memory: MemoryBudget
+    memory: BodyMemory
     workers: Workers
 
     async def create(self, exchange: Exchange) -> web.StreamResponse:

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from backends import Backend
 from proxy.context import Context
 from proxy.routing.routes import Route
 from proxy.rules.guard import require_stream
@@ -25,7 +24,8 @@ class Attempts:
         sent = require_stream(call, context, target.enforces)
         with context.trace.model_call(record):
             try:
-                async with _opened(target, sent, context) as reply:
+                opening = target.respond(sent, context)
+                async with opening if context.deadline is None else _before(context.deadline, opening) as reply:
                     if reply.status == 200:
                         context.is_answered = True
                         context.target = target.name if target.keeps_state else None
@@ -35,14 +35,14 @@ class Attempts:
 
 
 @asynccontextmanager
-async def _opened(target: Backend, call: Call, context: Context) -> AsyncIterator[Reply]:
-    """A target's reply, opened before the call's deadline."""
+async def _before(deadline: float, opening: AbstractAsyncContextManager[Reply]) -> AsyncIterator[Reply]:
+    """The reply, if it is opened before the deadline."""
     try:
-        async with asyncio.timeout_at(context.deadline) as deadline, target.respond(call, context) as reply:
-            deadline.reschedule(None)
+        async with asyncio.timeout_at(deadline) as timeout, opening as reply:
+            timeout.reschedule(None)
             yield reply
     except TimeoutError as error:
-        if not deadline.expired():
+        if not timeout.expired():
             raise
         message = "The backend did not begin to answer before the request's deadline."
         raise BackendError(message, status=504, code="deadline_exceeded", source="upstream", retryable=False) from error

@@ -25,7 +25,7 @@ class ActiveCheck:
 REPLY_CHECKS = Slot[Sequence[ActiveCheck]]("rules.reply_checks")
 
 
-class Admission:
+class RequestAdmission:
     """Runs every policy's request check, and decides how the reply will be checked."""
 
     def __init__(
@@ -57,6 +57,7 @@ class Admission:
 
     async def _check(self, call: Call, context: Context) -> Call:
         decisions, recorded = self._decisions, self._decisions.are_recorded(context)
+        is_large = context.is_large(len(call.encoded))
         applied = []
         for rule, check, reply_check in self._plan:
             # A later policy may change the model: which rules apply to the reply is decided by what each one saw.
@@ -65,7 +66,7 @@ class Admission:
             if reply_check is not None:
                 applied.append((rule, reply_check))
             try:
-                checked = await context.run(len(call.encoded), check, call, context)
+                checked = await context.run_large(check, call, context) if is_large else check(call, context)
                 if checked is not call and not isinstance(checked, Call):
                     checked = await checked  # few checks wait; a coroutine for each would be half of their cost
             except (Unavailable, PolicyViolation) as error:

@@ -17,6 +17,7 @@ from proxy.context import Context, Slot
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError, Unavailable
+from proxy.wire.fields import normalize
 
 log = structlog.get_logger()
 
@@ -91,7 +92,7 @@ class Ownership:
             owner = Owner(context.caller.team, context.caller.name, context.target, chain)
             if isinstance(response_id := response.get("id"), str):
                 await self._put("previous_response_id", response_id, owner)
-            if (conversation := conversation_id(response)) is not None:
+            if (conversation := conversation_id(response) or conversation_id(call.body)) is not None:
                 await self._put("conversation", conversation, owner, keep_chain=True)
         except (StoreError, Unavailable) as error:
             context.set(_UNBOUND, True)
@@ -121,7 +122,8 @@ class Ownership:
         owner = await self._owner(references[0], context)
         if owner is not None and owner.team == context.caller.team:
             return owner.chain
-        return _digest("chain", context.caller.team, *references[0])  # the same for parallel calls that continue it
+        field, value = references[0]
+        return _digest("chain", context.caller.team, field, normalize(value))  # the same for parallel calls
 
     async def _put(self, field: str, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
         """The first team that receives an id owns it: no upstream can move another upstream's id."""
@@ -164,7 +166,8 @@ def _references(body: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _key(field: str, value: str) -> str:
-    return f"headgate:owner:{_digest(field, value)}"
+    """An id in another case or with white space is the same: an upstream may overlook both."""
+    return f"headgate:owner:{_digest(field, normalize(value))}"
 
 
 def _digest(*parts: str) -> str:

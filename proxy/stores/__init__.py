@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from proxy.config.table import Table
@@ -44,11 +43,6 @@ class Store(Table, ABC):
     that failed because of a timeout may have been carried out, at most once; no verb is repeated.
     """
 
-    @property
-    def possible_keys(self) -> AbstractSet[str] | None:
-        """A live set that contains every key with a value, or None when only `get` can tell."""
-        return None
-
     @abstractmethod
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None."""
@@ -56,10 +50,6 @@ class Store(Table, ABC):
     @abstractmethod
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
         """Keep `value` for `ttl_s` seconds and return whether it was kept: with `if_absent`, only under a free key."""
-
-    @abstractmethod
-    async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
-        """Add to the number that is the value (0 when there is none), in one atomic step, and return the sum."""
 
     @abstractmethod
     async def delete(self, key: str) -> None:

@@ -11,7 +11,6 @@ Source: https://cachetools.readthedocs.io/en/stable/#cachetools.TLRUCache
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -50,7 +49,7 @@ _Record = _Counter | _Lease | _Journal
 _R = TypeVar("_R", _Counter, _Lease, _Journal)
 
 
-class Memory(Store):
+class MemoryStore(Store):
     store_max_bytes: PositiveInt = 67_108_864
     """How many bytes of values are kept at most."""
     store_max_entries: PositiveInt = 50_000
@@ -95,10 +94,6 @@ class Memory(Store):
         """Every key that has a value, and some that no longer have one: makes the look-up of an unknown key cheap."""
         return set()
 
-    @property
-    def possible_keys(self) -> AbstractSet[str]:
-        return self._put_keys
-
     async def get(self, key: str) -> bytes | None:
         entry = self._values.get(key) if key in self._put_keys else None
         if entry is not None:
@@ -118,14 +113,6 @@ class Memory(Store):
         if len(self._put_keys) > 2 * self.store_max_entries:
             self._put_keys.intersection_update(self._values)
         return True
-
-    async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
-        try:
-            total = int(await self.get(key) or b"0") + amount
-        except ValueError as error:
-            raise StoreError("the value is not a number") from error
-        await self.put(key, str(total).encode(), ttl_s=ttl_s)
-        return total
 
     async def delete(self, key: str) -> None:
         self._values.pop(key, None)

@@ -115,13 +115,6 @@ class RedisStore(Store):
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
         return bool(await self._ask(self._redis.set(key, value, px=_milliseconds(ttl_s), nx=if_absent)))
 
-    async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
-        async with self._redis.pipeline(transaction=True) as both:
-            both.incrby(key, amount)
-            both.pexpire(key, _milliseconds(ttl_s))
-            total, _ = await self._ask(both.execute())
-        return int(total)
-
     async def delete(self, key: str) -> None:
         await self._ask(self._redis.unlink(key))
 

@@ -56,9 +56,9 @@ class LineQueue:
             if self._size + len(line) > self._max_bytes:
                 self._lost += 1
                 self.is_healthy = False
-                return
-            self._lines.append(line)
-            self._size += len(line)
+            else:
+                self._lines.append(line)
+                self._size += len(line)
             self._is_idle.clear()
         if not self._has_work.is_set():
             self._has_work.set()
@@ -88,7 +88,9 @@ class LineQueue:
                 self._size -= sum(map(len, lines))
                 self._lost += unreported
                 self.is_healthy = self._lost == 0
-                if self._lines:
+                if self._is_closing and self._lost and lines:
+                    self._has_work.set()  # one more batch, to report them
+                if self._lines or self._has_work.is_set():
                     continue
                 self._is_idle.set()
                 if self._is_closing:

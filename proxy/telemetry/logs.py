@@ -76,7 +76,7 @@ class _LineWriter:
             while self._file is not None and rest and (written := self._file.write(rest)):
                 rest = rest[written:]
                 self._is_torn = bool(rest)  # the next line must then begin with a line end
-        return rest
+        return rest[-len(lines) :]  # without the line end before them
 
     def msg(self, line: bytes) -> None:
         self.write(line + b"\n")

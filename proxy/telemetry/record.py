@@ -3,7 +3,7 @@
 Prompts, outputs and keys are never recorded. Texts that come from outside are bounded in length.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -55,18 +55,18 @@ class RequestRecord:
         self.output_tokens = usage.get("output_tokens")
         self.cached_tokens = details.get("cached_tokens") if isinstance(details, Mapping) else None
 
-    def known(self) -> Iterator[tuple[str, str | int | float | bool]]:
-        """The fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
+    def known(self) -> dict[str, str | int | float | bool]:
+        """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
+        known: dict[str, str | int | float | bool] = {}
         for name in _NAMES:
             value = getattr(self, name)
             if value is None:
                 continue
             if isinstance(value, str):
-                yield name, value[:LONGEST_CHARS]
-            elif isinstance(value, int | float):
-                yield name, value
+                known[name] = value[:LONGEST_CHARS] if len(value) > LONGEST_CHARS else value
             else:
-                yield name, f"<{type(value).__name__}>"
+                known[name] = value if isinstance(value, int | float) else f"<{type(value).__name__}>"
+        return known
 
 
 _NAMES = tuple(field.name for field in fields(RequestRecord))

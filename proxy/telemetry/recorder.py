@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 import orjson
 import structlog
@@ -33,6 +33,7 @@ from proxy.context import Caller
 from proxy.telemetry.files import LineQueue, append_line, open_private
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.query import INCLUDE, query_pairs
 
 log = structlog.get_logger()
 
@@ -40,7 +41,6 @@ CHARS = "$chars"
 # Fields whose values are words of the protocol, as far as they look like one.
 WORDS = frozenset({"effort", "include", "model", "role", "service_tier", "status", "tool_choice", "truncation", "type"})
 SERVER = "server_url"
-INCLUDE = "include"
 # The values of `include` in the protocol; any other value in a query is a text.
 # Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-include
 INCLUDED = frozenset({
@@ -120,30 +120,29 @@ class Recorder:
             log.warning("record.write_failed", lost=lost)
         for position, line in enumerate(lines):
             try:
-                self._append_one(line)
+                file = self._file = self._file or open_private(self._settings.path)
+                append_line(file, line)
             except OSError as error:
                 log.warning("record.write_failed", error=error.strerror)
                 return len(lines) - position
+            if file.tell() >= self._settings.max_bytes:
+                self._rotate(file)
         return 0
 
-    def _append_one(self, line: bytes) -> None:
-        if self._file is None:
-            self._file = open_private(self._settings.path)
-        append_line(self._file, line)
-        if self._file.tell() >= self._settings.max_bytes:
-            self._rotate(self._file)
-
     def _rotate(self, file: BinaryIO) -> None:
-        """Rename the files; the next line opens a new one. Raises OSError."""
-        file.close()
+        """Rename the files; the next line opens a new one. A file that cannot be renamed grows."""
         self._file = None
         path = self._settings.path
         files = [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, self._settings.keep + 1))]
-        for older, newer in zip(reversed(files), reversed(files[:-1]), strict=False):
-            if newer.exists():
-                newer.replace(older)
-        if self._settings.keep == 0:
-            path.unlink()
+        try:
+            file.close()
+            for older, newer in zip(reversed(files), reversed(files[:-1]), strict=False):
+                if newer.exists():
+                    newer.replace(older)
+            if self._settings.keep == 0:
+                path.unlink()
+        except OSError as error:
+            log.warning("record.rotation_failed", error=error.strerror)
 
 
 def redact_request(call: Call) -> Any:
@@ -207,8 +206,8 @@ def restore_query(redacted: Any) -> str:
 
 def _included(query: str) -> Iterator[Any]:
     """The redacted values of `include` in a query, in each of the ways in which clients write a list."""
-    for name, values in parse_qsl(query):
-        if name.partition("[")[0] == INCLUDE:
+    for name, values in query_pairs(query):
+        if name == INCLUDE:
             yield from (value if value in INCLUDED else {CHARS: len(value)} for value in values.split(",") if value)
 
 

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 
 WAITING_STEPS = frozenset({"cache", "history"})
 # Attributes of the request's span, by field of the record ...
@@ -59,9 +59,9 @@ class Trace:
         """Return the seconds since the request's head was read."""
         return time.perf_counter() - self._started
 
-    def step(self, name: str) -> "Step":
+    def step(self, name: str) -> "StepTimer":
         """Measure one step of the path: `with trace.step("cache"): ...`."""
-        return Step(self, name)
+        return StepTimer(self, name)
 
     def model_call(self, record: RequestRecord) -> "ModelCall":
         """Measure the call of a backend, from opening it to the end of its reply."""
@@ -113,7 +113,7 @@ class Trace:
         self.span.end()
 
 
-class Step:
+class StepTimer:
     """One step of the path, as a context manager."""
 
     __slots__ = ("_name", "_span", "_started", "_trace")
@@ -156,7 +156,7 @@ class ModelCall:
         self._trace.end_wait()
         if self.span is None:
             return
-        self.span.update_name(f"chat {self._record.model or ''}")
+        self.span.update_name(f"chat {(self._record.model or '')[:LONGEST_CHARS]}")
         self.span.set_attribute("gen_ai.operation.name", "chat")
         self.span.set_attribute("openai.api.type", "responses")
         set_attributes(self.span, MODEL_CALL_ATTRIBUTES, self._record)
@@ -165,7 +165,7 @@ class ModelCall:
 
 def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:
     """Set the attributes in the table whose fields are known."""
-    for field, value in record.known():
+    for field, value in record.known().items():
         attribute = names.get(field)
         if attribute is not None:
             span.set_attribute(attribute, [str(value)] if field == "finish_reason" else value)

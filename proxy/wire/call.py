@@ -1,4 +1,4 @@
-"""A call: what is asked for, and the JSON object that the policies check and a backend receives."""
+"""A call: a request to a model, and the JSON object that the policies check and a backend receives."""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import orjson
 from proxy.wire.bounds import count_values
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
+from proxy.wire.query import refuse_body_fields
 
 # The caller's headers that a backend may see: sessions, SDKs and betas, never the caller's identity.
 FORWARDED = frozenset({
@@ -65,8 +66,8 @@ def parse_call(
 
     Raises RequestError for anything but one JSON object in UTF-8 whose every value survives the way to a backend: no
     NaN, no number that exceeds a double, no lone surrogate, no duplicate name in an object, at most 254 levels and
-    `max_values` values, and no field whose name only resembles one of the protocol's. An integer beyond 64 bits is read
-    as a double, by policies and backends alike.
+    `max_values` values, and no field whose name only resembles one of the protocol's; and for a query that has a field
+    of the body. An integer beyond 64 bits is read as a double, by policies and backends alike.
     """
     if count_values(raw, max_values) > max_values:
         raise RequestError(f"The body has too many values; the limit is {max_values}.", code="too_many_values")
@@ -86,6 +87,8 @@ def parse_call(
     if raw.count(b":") + _escaped_colons(raw) != encoded.count(b":"):
         _refuse_duplicate_names(raw)
     refuse_lookalikes(body)
+    if query:
+        refuse_body_fields(query)
     _require_model(body)
     if not isinstance(body.get("stream"), bool | None):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")

@@ -5,28 +5,41 @@ Backends, policies and the cache use whichever form they have; only here is one 
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
 from proxy.wire.compose import events_of
-from proxy.wire.event import Batch, Reply
+from proxy.wire.errors import BackendError
+from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.transcript import Transcript
 
 
 async def convert(reply: Reply, transcript: Transcript, *, stream: bool) -> Reply:
     """Return the reply as a stream or as one body. An error stays a body for every caller.
 
-    A stream becomes a body only when it has ended: `transcript` has then seen all of it.
+    A stream becomes a body only when it has ended: `transcript` has then seen all of it. Raises BackendError for a
+    response that is nested too deeply to be encoded again.
     """
     if reply.status != 200 or (reply.batches is not None) == stream:
         return reply
     headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
-    if reply.batches is None:
-        return replace(reply, headers=headers, body=None, batches=_one_batch(reply.response or {}))
-    async for _ in reply.batches:
-        pass
-    return Reply(200, headers, body=orjson.dumps(transcript.response), response=transcript.response)
+    if reply.batches is not None:
+        async for _ in reply.batches:
+            pass
+    try:
+        if reply.batches is None:
+            return replace(reply, headers=headers, body=None, batches=_one_batch(_encoded_events(reply.response or {})))
+        return Reply(200, headers, body=orjson.dumps(transcript.response), response=transcript.response)
+    except orjson.JSONEncodeError as error:
+        message = "The upstream's response is nested too deeply; the limit is 254 levels."
+        raise BackendError(message, code="upstream_invalid_response") from error
 
 
-async def _one_batch(response: Mapping[str, object]) -> AsyncIterator[Batch]:
-    yield events_of(response)
+def _encoded_events(response: Mapping[str, Any]) -> Batch:
+    """Return the events of a response; each is encoded now, because an error can still be a status."""
+    return [Event(event.type, event.sse, event.data) for event in events_of(response)]
+
+
+async def _one_batch(batch: Batch) -> AsyncIterator[Batch]:
+    yield batch

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from backends.local.engine.device import Placement
+from backends.local.host.device import Placement
 from backends.local.model import read_model
 from tests.bench.event_loop import run_until_signal
 from tests.bench.load import UnexpectedAnswer

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from backends.local.engine.device import Placement
+from backends.local.host.device import Placement
 from tests.bench.processes import TICKS_PER_S
 from tests.bench.servers import API_KEY, ServerCommand
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import orjson
 
-from backends.local.engine.device import Placement, place
+from backends.local.host.device import Placement
+from backends.local.host.device import load_generator as place
 from tests.bench.processes import ROOT
 
 Prompts = Sequence[Sequence[int]]

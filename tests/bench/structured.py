@@ -22,12 +22,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from backends.local.engine.batch import run_batch
-from backends.local.engine.constrained import run_constrained
-from backends.local.engine.device import Placement, place
-from backends.local.engine.grammars import Grammars
-from backends.local.engine.job import Job, Options
+from backends.local.decoding.batch import run_batch
+from backends.local.decoding.constrained import run_constrained
+from backends.local.decoding.grammar_matcher import GrammarCompiler as Grammars
+from backends.local.decoding.job import DecodingOptions as Options
+from backends.local.decoding.job import Job
 from backends.local.grammar import json_schema_grammar, schema_prompt
+from backends.local.host.device import Placement
+from backends.local.host.device import load_generator as place
 from backends.local.model import read_model
 from tests.bench.machine import describe_machine
 from tests.bench.models import write_saying

@@ -14,7 +14,7 @@ from proxy.context import Caller
 from proxy.pipeline import Pipeline
 from proxy.rules.rule import compile_selector
 from proxy.stores import Store, StoreError
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.event import Reply
 from tests.conftest import DATA, tables_for
 from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
@@ -28,7 +28,7 @@ ASKED = {"input": "Hi", "prompt_cache_key": "k"}
 STREAMED = b"".join(CANONICAL)
 
 
-class Clock:
+class SettableClock:
     """A clock that a test sets."""
 
     now_s = 1_000_000.0
@@ -37,7 +37,7 @@ class Clock:
         return self.now_s
 
 
-class BrokenStore(Memory):
+class BrokenStore(MemoryStore):
     """Fails to read, to write, or both."""
 
     read_fails: bool = False
@@ -54,8 +54,8 @@ class BrokenStore(Memory):
         return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
 
 
-def make_cache(store: Store | None = None, clock: Clock | None = None, **settings: Any) -> Cache:
-    return Cache(CacheTable(use="memory", **settings), store or Memory(), clock=clock or Clock())
+def make_cache(store: Store | None = None, clock: SettableClock | None = None, **settings: Any) -> Cache:
+    return Cache(CacheTable(use="memory", **settings), store or MemoryStore(), clock=clock or SettableClock())
 
 
 def cached(backend: Backend, rules: Any = (), **options: Any) -> Pipeline:
@@ -88,12 +88,12 @@ async def test_the_second_call_gets_the_answer_of_the_first(stream: bool):
 
 async def test_age_and_ttl_change_with_time():
     """In whole seconds; a clock that was set back makes no negative age."""
-    clock, backend = Clock(), ScriptedBackend(answer=RESPONSE)
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
     pipeline = cached(backend, clock=clock, ttl_s=100)
     await status_of(pipeline)
     found = []
     for passed_s in (0.0, 1.9, 60.0, -30.0):
-        clock.now_s = Clock.now_s + passed_s
+        clock.now_s = SettableClock.now_s + passed_s
         context = make_context()
         await answer_of(pipeline, make_call(**ASKED), context)
         found.append((context.answer_headers["Age"], context.answer_headers["Cache-Status"]))
@@ -108,7 +108,7 @@ async def test_age_and_ttl_change_with_time():
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_headers_of_the_gateway_are_kept_with_the_answer(stream: bool):
-    """What the first call was told about its answer holds for the second; headers of the upstream do not."""
+    """Such as the fields that a model ignored; headers of the upstream belong to the first answer only."""
     backend = ScriptedBackend(answer=RESPONSE, headers={"x-headgate-ignored": "seed", "x-upstream-request-id": "req_1"})
     pipeline = cached(backend)
     await status_of(pipeline)
@@ -228,12 +228,11 @@ async def test_only_completed_responses_are_kept(name: str, stream: bool):
 @pytest.mark.parametrize("status", ["incomplete", "failed", "in_progress", None])
 async def test_a_body_that_is_not_completed_is_not_kept(status: str | None):
     """Nor a completed event whose response has another status."""
-    backend = ScriptedBackend(answer=RESPONSE | {"status": status})
-    pipeline = cached(backend)
-    await status_of(pipeline)
-    backend.__dict__["answer"] = frame(type="response.completed", response=RESPONSE | {"status": status})
+    store, response = MemoryStore(), RESPONSE | {"status": status}
+    for answer in (response, frame(type="response.completed", response=response)):
+        await status_of(cached(ScriptedBackend(answer=answer), store=store))
 
-    assert [await status_of(pipeline) for _ in range(2)] == ["fwd=uri-miss"] * 2
+        assert [key async for key in store.scan("")] == []
 
 
 async def test_an_error_of_the_upstream_is_not_kept():
@@ -290,7 +289,9 @@ async def test_the_cache_control_of_a_request_reaches_the_cache(start_gate, http
         assert answer.headers["Cache-Status"] == "headgate; fwd=bypass; detail=no-store"
 
 
-@pytest.mark.parametrize("cache", [Cache(None, None), Cache(CacheTable(use="memory"), None), Cache(None, Memory())])
+@pytest.mark.parametrize(
+    "cache", [Cache(None, None), Cache(CacheTable(use="memory"), None), Cache(None, MemoryStore())]
+)
 async def test_without_a_cache_there_is_no_cache_status(cache: Cache):
     """Nothing is kept either."""
     backend = ScriptedBackend(answer=RESPONSE)
@@ -326,7 +327,7 @@ async def test_a_fault_of_the_store_is_a_miss(failing: str, logged):
 
 async def test_a_damaged_entry_is_a_miss():
     """And is replaced by the new answer."""
-    store = Memory()
+    store = MemoryStore()
     backend = ScriptedBackend(answer=RESPONSE)
     pipeline = cached(backend, store=store)
     await status_of(pipeline)
@@ -338,14 +339,27 @@ async def test_a_damaged_entry_is_a_miss():
         assert (await status_of(pipeline)).startswith("hit")
 
 
+async def test_an_entry_whose_stream_has_no_end_is_a_miss():
+    """For a stream; a call for a body gets the response of the entry."""
+    store = MemoryStore()
+    pipeline = cached(ScriptedBackend(answer=STREAMED), store=store)
+    await status_of(pipeline, stream=True)
+    (key,) = [key async for key in store.scan("")]
+    entry = orjson.loads(await store.get(key) or b"")
+    await store.put(key, orjson.dumps(entry | {"frames": ": hi\n\n"}), ttl_s=60)
+
+    assert (await status_of(pipeline)).startswith("hit")
+    assert await status_of(pipeline, stream=True) == "fwd=uri-miss"
+
+
 async def test_a_stream_that_is_not_utf_8_passes_and_is_not_kept(logged):
     """An entry is JSON; the bytes that were received are passed on."""
-    odd = STREAMED.replace(b'"delta":"Hel"', b'"delta":"H\xff"')
-    assert odd != STREAMED
-    pipeline = cached(ScriptedBackend(answer=odd))
+    invalid = STREAMED.replace(b'"delta":"Hel"', b'"delta":"H\xff"')
+    assert invalid != STREAMED
+    pipeline = cached(ScriptedBackend(answer=invalid))
     answers = [await answer_of(pipeline, make_call(**ASKED, stream=True), make_context()) for _ in range(2)]
 
-    assert answers == [odd, odd]
+    assert answers == [invalid, invalid]
     assert [line["event"] for line in logged] == ["cache.write_failed"] * 2
 
 

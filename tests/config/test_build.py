@@ -13,7 +13,7 @@ from backends.upstream import Upstream
 from policies.metadata_limits import MetadataLimits
 from proxy.config.build import DEMO, ConfigError, build, default_config, read
 from proxy.context import Caller
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 
 KEY = "sk-must-not-be-shown"
 MINIMAL = """
@@ -68,7 +68,7 @@ def test_the_smallest_config_has_every_default():
     assert (config.callers, config.rules, config.cache, config.cache_store, config.audit) == ([], [], None, None, None)
     assert isinstance(config.backends["canned"], Replay)
     assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [("*", ["canned"])]
-    assert isinstance(config.state, Memory)
+    assert isinstance(config.state, MemoryStore)
 
 
 def test_a_whole_config():
@@ -122,7 +122,7 @@ keeps_state = true
     assert not config.rules[1].applies_to(Caller("ben", "t"), "m")
     assert not config.rules[1].applies_to(Caller("anna", "t"), "n")
     assert config.cache is not None
-    assert isinstance(config.cache_store, Memory)
+    assert isinstance(config.cache_store, MemoryStore)
     assert (config.cache.ttl_s, config.cache_store.store_max_entries) == (5, 7)
     assert isinstance(config.backends["cloud"], Upstream)
     assert config.backends["cloud"].keeps_state is True
@@ -390,7 +390,7 @@ def test_the_default_config_serves_the_demo_model():
         ("headgate-demo", ["demo"])
     ]
     assert [rule.name for rule in config.rules] == ["metadata_limits", "safety_identifier"]
-    assert isinstance(config.cache_store, Memory)
+    assert isinstance(config.cache_store, MemoryStore)
     assert config.server.host == "127.0.0.1"
     assert (DEMO / "model.bin").exists()
 

@@ -11,7 +11,7 @@ from policies import Policy
 from policies.metadata_limits import MetadataLimits
 from proxy.config.plugins import load
 from proxy.stores import Store
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 
 QUOTA = "from policies import Policy\nclass Quota(Policy):\n    most: int = 3\n"
 
@@ -32,7 +32,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("metadata_limits", "policies", Policy, MetadataLimits),
         ("policies.metadata_limits", "policies", Policy, MetadataLimits),
         ("replay", "backends", Backend, Replay),
-        ("memory", "proxy.stores", Store, Memory),
+        ("memory", "proxy.stores", Store, MemoryStore),
     ],
 )
 def test_a_name_loads_the_class_of_its_module(use: str, package: str, kind: type, found: type):
@@ -120,6 +120,6 @@ def test_a_class_with_missing_methods_is_refused(package: Path):
         "from proxy.stores import Store\nclass Half(Store):\n    async def get(self, key): ...\n"
     )
 
-    missing = "add, append, claim, delete, give, put, release, scan, tail, take"
+    missing = "append, claim, delete, give, put, release, scan, tail, take"
     with pytest.raises(ValueError, match=f"does not implement {missing}, which every Store must have"):
         load("acme_test.half", "proxy.stores", Store)

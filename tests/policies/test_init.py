@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from policies import Policy, PolicyState
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.event import TERMINALS
 from tests.values import ANNA, apply_policy, make_call, make_context
 
@@ -52,7 +52,7 @@ def test_an_unknown_key_is_an_error():
 
 async def test_states_do_not_share_their_stores():
     """Without a configured store, each state has one of its own; a given store is used."""
-    given, state = Memory(), PolicyState()
+    given, state = MemoryStore(), PolicyState()
     await state.store.put("k", b"v", ttl_s=60)
 
     assert await PolicyState().store.get("k") is None

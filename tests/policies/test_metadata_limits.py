@@ -15,7 +15,7 @@ from policies.metadata_limits import MetadataLimits
 from proxy.config.schema import Mode
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import PolicyViolation
 from tests.values import JSON, PATIENT, apply_policy, make_call, make_context
 
@@ -414,7 +414,7 @@ async def test_the_first_fault_in_the_order_of_keys_is_reported():
 async def test_only_an_enforced_policy_refuses(mode: Mode, code: str | None):
     """Otherwise the call passes unchanged."""
     rule, call, found = Rule("metadata_limits", MetadataLimits(required=("project",)), mode), make_call(), None
-    rules = Rules([rule], Memory(), PolicyState().chains)
+    rules = Rules([rule], MemoryStore(), PolicyState().chains)
     try:
         passed = await rules.admit(call, make_context())
     except PolicyViolation as violation:

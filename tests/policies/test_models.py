@@ -166,3 +166,20 @@ def test_decisions_that_are_cached_do_not_change():
         assert check(make_call(model="best"), context).body == {"model": "gpt-5"}
         with pytest.raises(PolicyViolation):
             check(make_call(model="gpt-5-pro"), context)
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt-5-pro-2025-10-06", "gpt-5-pro-20251006", "gpt-5-pro@20251006", "GPT-5-Pro-2025-10-06 "]
+)
+async def test_a_denied_name_denies_its_dated_snapshots(model: str):
+    """Providers serve each model under dated names too."""
+    with pytest.raises(PolicyViolation):
+        await apply_policy(Models(deny=("*-pro",)), make_call(model=model))
+
+
+@pytest.mark.parametrize("model", ["gpt-5-2025-08-07", "gpt-5-pro-max", "pro-2025-10-06"])
+async def test_a_snapshot_of_another_model_is_not_denied(model: str):
+    """Only the date is ignored."""
+    call = make_call(model=model)
+
+    assert await apply_policy(Models(deny=("*-pro",)), call) is call

@@ -10,7 +10,7 @@ from proxy.context import Context
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
 from proxy.state.ownership import Ownership
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, PolicyViolation, Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Stop, response_reply
@@ -87,7 +87,7 @@ class ItemBudget(Policy):
             nonlocal items
             if event.type == "response.output_item.done":
                 items += 1
-                if items == self.items + 1:
+                if items > self.items:
                     raise Stop("used_up", "The budget has no items left.")
             return event
 
@@ -124,7 +124,7 @@ def make_rule(policy: Policy, mode: Any = "enforce", name: str | None = None, **
 
 
 def make_rules(*rules: Rule, **options: Any) -> Rules:
-    store = Memory()
+    store = MemoryStore()
     return Rules(rules, store, Ownership(store), **options)
 
 

@@ -42,12 +42,15 @@ def test_a_violation_is_logged_recorded_and_returned(logged):
     assert (context.record.policy, context.record.outcome) == ("refusal", "reported")
 
 
-def test_a_long_model_name_is_shortened(logged):
-    """It is the caller's text."""
-    rule = make_rule(Refusal())
-    Decisions([rule], None).report(rule, make_call(model="m" * 1000), make_context(), "refusal.never", "refused")
+def test_a_long_model_name_is_shortened(tmp_path: Path, logged):
+    """It is the caller's text, in the log and in the audit file."""
+    rule, audit = make_rule(Refusal()), Audit(AuditTable(path=tmp_path / "audit"))
+    audit.open()
+    Decisions([rule], audit).report(rule, make_call(model="m" * 1000), make_context(), "refusal.never", "refused")
+    audit.close()
+    line = orjson.loads((tmp_path / "audit").read_bytes())
 
-    assert logged[0]["model"] == "m" * LONGEST_MODEL_CHARS
+    assert logged[0]["model"] == line["model"] == "m" * LONGEST_MODEL_CHARS
 
 
 async def test_decisions_are_events_of_the_span_of_the_request():

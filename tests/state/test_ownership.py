@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proxy.context import Caller, Context
 from proxy.state.ownership import Ownership
 from proxy.stores import StoreError
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import RequestError, Unavailable
 from tests.values import ANNA, JSON, PATIENT, make_call, make_context
 
@@ -17,7 +17,7 @@ BEN = Caller("ben", "ads")
 TEAMMATE = Caller("carol", "search")
 
 
-class FaultyStore(Memory):
+class FaultyStore(MemoryStore):
     """A store whose verbs in `faults` fail."""
 
     faults: tuple[str, ...] = ()
@@ -70,9 +70,10 @@ class Gateway:
 
 
 async def test_the_team_that_receives_an_id_owns_it():
-    """Every caller of the team may continue it."""
+    """Every caller of the team may continue it, also when several of them receive it."""
     gateway = Gateway()
-    await gateway.respond({"id": "resp_1", "conversation": {"id": "conv_1"}})
+    for caller in (ANNA, TEAMMATE):
+        await gateway.respond({"id": "resp_1", "conversation": {"id": "conv_1"}}, caller)
 
     for fields in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}, {"conversation": {"id": "conv_1"}}):
         assert await gateway.refusal(TEAMMATE, **fields) is None
@@ -279,3 +280,15 @@ async def test_a_stored_value_that_is_not_an_owner_is_none(value: bytes):
         await store.put(key, value, ttl_s=60)
 
     assert await gateway.refusal(BEN, previous_response_id="resp_1") is None
+
+
+@pytest.mark.parametrize("spelling", ["RESP_1", " resp_1", "resp_1\t", "Resp_1 "])
+async def test_an_id_in_another_spelling_is_the_same_id(spelling: str):
+    """An upstream may overlook case and white space, so neither gives another team access nor a chain a new budget."""
+    gateway = Gateway()
+    context = await gateway.respond({"id": "resp_1"}, counted=True)
+
+    assert await gateway.chain(previous_response_id=spelling) == await gateway.ownership.chain_of(make_call(), context)
+    with pytest.raises(RequestError) as caught:
+        await gateway.ownership.check(make_call(previous_response_id=spelling), make_context(BEN))
+    assert caught.value.code == "previous_response_not_found"

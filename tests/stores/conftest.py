@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from proxy.stores import Store
-from proxy.stores.memory import Memory
+from proxy.stores.memory import MemoryStore
 from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore
 from tests.redis_server import RedisServer
@@ -49,7 +49,9 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         made = Subject(store, lambda seconds: age(server, seconds))
     else:
         clock = SteppedClock()
-        store = Memory() if request.param == "memory" else SqliteStore(path=tmp_path / "store", timeout_ms=PATIENT_MS)
+        store = (
+            MemoryStore() if request.param == "memory" else SqliteStore(path=tmp_path / "store", timeout_ms=PATIENT_MS)
+        )
         vars(store)["_clock"] = clock
         made = Subject(store, clock.advance)
     await made.store.start()

@@ -2,16 +2,15 @@
 
 import pytest
 
-from proxy.config import ConfigError, build
+from proxy.config.build import ConfigError, build
 from proxy.stores import StoreError
-from proxy.stores.memory import ENTRY_BYTES, Memory
-from proxy.stores.redis import RedisStore
+from proxy.stores.memory import ENTRY_BYTES, MemoryStore
 from tests.stores.conftest import SteppedClock
 
 
 async def test_the_bytes_of_values_are_bounded():
     """The least recently used go first."""
-    store = Memory(store_max_bytes=100)
+    store = MemoryStore(store_max_bytes=100)
     await store.put("a", b"a" * 40, ttl_s=60)
     await store.put("b", b"b" * 40, ttl_s=60)
     await store.get("a")
@@ -22,7 +21,7 @@ async def test_the_bytes_of_values_are_bounded():
 
 async def test_the_number_of_values_is_bounded():
     """However small they are."""
-    store = Memory(store_max_entries=3)
+    store = MemoryStore(store_max_entries=3)
     for key in "abcde":
         await store.put(key, b"", ttl_s=60)
 
@@ -31,7 +30,7 @@ async def test_the_number_of_values_is_bounded():
 
 async def test_a_value_that_is_put_again_evicts_no_other():
     """A full store replaces in place."""
-    store = Memory(store_max_entries=2)
+    store = MemoryStore(store_max_entries=2)
     for key in "abbb":
         await store.put(key, key.encode(), ttl_s=60)
 
@@ -40,7 +39,7 @@ async def test_a_value_that_is_put_again_evicts_no_other():
 
 async def test_a_value_larger_than_the_store_is_not_kept():
     """And evicts no other."""
-    store = Memory(store_max_bytes=10)
+    store = MemoryStore(store_max_bytes=10)
     await store.put("a", b"a" * 10, ttl_s=60)
 
     assert await store.put("b", b"b" * 11, ttl_s=60) is False
@@ -49,7 +48,7 @@ async def test_a_value_larger_than_the_store_is_not_kept():
 
 async def test_a_value_that_grows_makes_room_for_itself():
     """The room of the old one counts as free."""
-    store = Memory(store_max_bytes=100)
+    store = MemoryStore(store_max_bytes=100)
     await store.put("a", b"a" * 60, ttl_s=60)
     await store.put("a", b"b" * 90, ttl_s=60)
 
@@ -58,7 +57,7 @@ async def test_a_value_that_grows_makes_room_for_itself():
 
 async def test_values_never_evict_what_is_counted_or_leased():
     """A flood of them evicts values only."""
-    store = Memory(store_max_bytes=100, store_max_entries=3)
+    store = MemoryStore(store_max_bytes=100, store_max_entries=3)
     await store.take("counter", 5, limit=10, window_s=60)
     await store.claim("lease", "a", lease_s=60)
     await store.append("journal", b"a", ttl_s=60)
@@ -72,7 +71,7 @@ async def test_values_never_evict_what_is_counted_or_leased():
 
 async def test_a_counter_beyond_the_limit_is_an_error():
     """Those that are there go on, and one that expires makes room."""
-    store, clock = Memory(store_max_counters=2), SteppedClock()
+    store, clock = MemoryStore(store_max_counters=2), SteppedClock()
     vars(store)["_clock"] = clock
     await store.take("a", 1, limit=10, window_s=60)
     await store.claim("b", "owner", lease_s=90)
@@ -93,7 +92,7 @@ async def test_a_counter_beyond_the_limit_is_an_error():
 
 async def test_the_bytes_of_journals_are_bounded():
     """An entry beyond the limit is an error, leaves no gap, and an expired journal makes room."""
-    store, clock = Memory(store_max_journal_bytes=3 * (10 + ENTRY_BYTES)), SteppedClock()
+    store, clock = MemoryStore(store_max_journal_bytes=3 * (10 + ENTRY_BYTES)), SteppedClock()
     vars(store)["_clock"] = clock
     await store.append("a", b"a" * 10, ttl_s=60)
     await store.append("b", b"b" * 10, ttl_s=90)
@@ -110,7 +109,7 @@ async def test_the_bytes_of_journals_are_bounded():
 
 async def test_deleted_journals_make_room():
     """Their bytes are counted back, also when a value takes their place."""
-    store = Memory(store_max_journal_bytes=10 + ENTRY_BYTES)
+    store = MemoryStore(store_max_journal_bytes=10 + ENTRY_BYTES)
     for _ in range(3):
         await store.append("a", b"a" * 10, ttl_s=60)
         await store.delete("a")
@@ -132,23 +131,9 @@ def test_limits_are_positive(key: str):
         build({"cache": {"use": "memory", key: 0}, "backend": backend, "route": route})
 
 
-async def test_the_keys_that_have_a_value_are_known():
-    """In memory a frequent reader can skip the look-up; with Redis only `get` can tell."""
-    store = Memory()
-    keys = store.possible_keys
-    seen = [set(keys)]
-    await store.put("a", b"1", ttl_s=60)
-    seen.append(set(keys))
-    await store.delete("a")
-    seen.append(set(keys))
-
-    assert seen == [set(), {"a"}, set()]
-    assert RedisStore().possible_keys is None
-
-
 async def test_evicted_keys_are_forgotten_in_time():
     """The known keys never exceed twice the number of values that may be kept."""
-    store = Memory(store_max_entries=4)
+    store = MemoryStore(store_max_entries=4)
     for number in range(100):
         await store.put(str(number), b"1", ttl_s=60)
 

@@ -12,7 +12,7 @@ import redis
 from proxy.stores import StoreError
 from proxy.stores.redis import RedisStore
 from tests.conftest import tables_for
-from tests.raw import Heard, ask, nothing_left_running, post, until  # noqa: F401
+from tests.raw import RawAnswer, ask, no_tasks_left, post, until  # noqa: F401
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
@@ -30,10 +30,10 @@ def question(**more: object) -> bytes:
 
 
 def failures(logged: list[dict[str, object]]) -> list[object]:
-    return [line["action"] for line in logged if line["event"] == "cache.failed"]
+    return [line["event"] for line in logged if line["event"] in ("cache.read_failed", "cache.write_failed")]
 
 
-def outcome(answer: Heard) -> tuple[int, str]:
+def outcome(answer: RawAnswer) -> tuple[int, str]:
     return answer.status, answer.headers["cache-status"].partition("; ttl")[0]
 
 
@@ -52,7 +52,7 @@ async def test_an_answer_is_cached_for_every_process(redis_server: RedisServer, 
     data = question()
 
     assert [outcome(await ask(gate, data)) for gate in (first, second)] == [(200, MISS), (200, HIT)]
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
 
 
 async def test_a_redis_that_cannot_be_reached_at_the_start_is_a_miss(start_gate, upstream: FakeUpstream, logged):
@@ -64,7 +64,7 @@ async def test_a_redis_that_cannot_be_reached_at_the_start_is_a_miss(start_gate,
             answer = await ask(gate, question())
 
     assert outcome(answer) == (200, MISS)
-    assert failures(logged) == ["get", "put"]
+    assert failures(logged) == ["cache.read_failed", "cache.write_failed"]
 
 
 async def test_a_redis_that_dies_is_a_miss_until_it_is_back(server, start_gate, upstream, logged):
@@ -80,7 +80,7 @@ async def test_a_redis_that_dies_is_a_miss_until_it_is_back(server, start_gate, 
     outcomes += [outcome(await ask(gate, data)) for _ in range(2)]
 
     assert outcomes == [(200, MISS), (200, HIT), (200, MISS), (200, MISS), (200, HIT)]
-    assert failed == failures(logged) == ["get", "put"]
+    assert failed == failures(logged) == ["cache.read_failed", "cache.write_failed"]
 
 
 async def test_a_redis_that_does_not_answer_is_a_miss_within_its_deadline(
@@ -97,7 +97,7 @@ async def test_a_redis_that_does_not_answer_is_a_miss_within_its_deadline(
     data = question()
 
     assert {outcome(answer) for answer in answers} == {(200, MISS)}
-    assert failed.count("get") == failed.count("put") == 20
+    assert failed.count("cache.read_failed") == failed.count("cache.write_failed") == 20
     await until_hit(gate, data)
 
 
@@ -116,7 +116,7 @@ async def test_a_redis_that_never_answers_is_a_miss(server: RedisServer, start_g
     server.resume()
 
     assert outcome(answer) == (200, MISS)
-    assert failures(logged) == ["get", "put"]
+    assert failures(logged) == ["cache.read_failed", "cache.write_failed"]
 
 
 GARBAGE = [b"", b"{", b"null", b"[]", b"7", b"{}", b"\xff\xfe", b'{"key":7}', b"[" * 100_000]
@@ -153,7 +153,7 @@ async def test_an_entry_of_another_key_is_a_miss(redis_server: RedisServer, star
         direct.mset({one: kept[1], other: kept[0]})
 
     assert [outcome(await ask(gate, data)) for data in (mine, yours)] == [(200, MISS)] * 2
-    assert [asked.body["input"] for asked in upstream.asked] == ["mine", "yours"] * 2
+    assert [asked.body["input"] for asked in upstream.requests] == ["mine", "yours"] * 2
 
 
 async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
@@ -179,7 +179,7 @@ async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gate, ups
             direct.config_set("maxmemory", "0")
 
     assert outcome(answer) == (200, MISS)
-    assert failures(logged) == ["put"]
+    assert failures(logged) == ["cache.write_failed"]
 
 
 async def test_a_wrong_password_is_a_miss_and_is_not_logged(redis_server, start_gate, upstream, logged, monkeypatch):
@@ -188,20 +188,19 @@ async def test_a_wrong_password_is_a_miss_and_is_not_logged(redis_server, start_
     gate = await start_gate(tables(upstream, redis_server.url, password="env:REDIS_KEY", timeout_ms=PATIENT_MS))
 
     assert outcome(await ask(gate, question())) == (200, MISS)
-    assert failures(logged) == ["get", "put"]
+    assert failures(logged) == ["cache.read_failed", "cache.write_failed"]
     assert "hush-hush" not in str(logged)
 
 
-async def test_a_sum_that_timed_out_is_added_at_most_once(server: RedisServer):
+async def test_a_take_that_timed_out_is_applied_at_most_once(server: RedisServer):
     """A command without an answer is not sent again: redis-py's own retries would add eleven times."""
     store = RedisStore(url=server.url)
     await store.start()
     server.pause()
     with pytest.raises(StoreError):
-        await store.add("sum", 1, ttl_s=60)
+        await store.take("sum", 1, limit=100, window_s=60)
     server.resume()
-    with redis.Redis(port=server.port) as direct:
-        added = int(direct.get("sum") or 0)
+    used = (await store.take("sum", 0, limit=100, window_s=60)).used
     await store.close()
 
-    assert added <= 1
+    assert used <= 1

@@ -7,7 +7,7 @@ import redis
 
 from proxy.stores import StoreError
 from proxy.stores.redis import RedisStore
-from tests.raw import nothing_left_running  # noqa: F401
+from tests.raw import no_tasks_left  # noqa: F401
 from tests.redis_server import RedisServer
 
 PATIENT_MS = 5000  # no command of these tests takes that long

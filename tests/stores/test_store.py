@@ -38,7 +38,7 @@ def test_a_store_that_lacks_a_verb_cannot_be_made():
         async def get(self, key: str) -> bytes | None:
             raise AssertionError(key)
 
-    with pytest.raises(TypeError, match=r"abstract methods.* add.*delete.*put"):
+    with pytest.raises(TypeError, match=r"abstract methods append, claim, delete, give, put"):
         Half.model_validate({})
 
 
@@ -77,8 +77,7 @@ async def test_a_value_expires(store: Store, key: str, advance):
 async def test_the_longest_times_are_accepted(store: Store, key: str, ttl_s: float):
     """They mean "for ever", and get as much of it as the store has."""
     assert await store.put(key, b"1", ttl_s=ttl_s) is True
-    assert await store.add(key, 1, ttl_s=ttl_s) == 2
-    assert await store.get(key) == b"2"
+    assert await store.get(key) == b"1"
     assert (await store.take(f"{key}c", 1, limit=1, window_s=ttl_s)).granted == 1
     assert await store.append(f"{key}j", b"a", ttl_s=ttl_s) == 1
     assert await store.claim(f"{key}l", "a", lease_s=ttl_s) is True
@@ -114,37 +113,6 @@ async def test_if_absent_keeps_exactly_one_of_many(store: Store, key: str):
 
     assert kept.count(True) == 1
     assert await store.get(key) == b"%d" % kept.index(True)
-
-
-async def test_a_sum_begins_at_zero(store: Store, key: str):
-    """And is a value of digits."""
-    assert [await store.add(key, amount, ttl_s=60) for amount in (5, 0, -7)] == [5, 5, -2]
-    assert await store.get(key) == b"-2"
-
-
-async def test_parallel_additions_are_all_counted(store: Store, key: str):
-    """Each sees a sum of its own, because the step is atomic."""
-    sums = await asyncio.gather(*(store.add(key, 1, ttl_s=60) for _ in range(50)))
-
-    assert sorted(sums) == list(range(1, 51))
-
-
-async def test_a_sum_expires(store: Store, key: str, advance):
-    """It begins at zero again."""
-    await store.add(key, 5, ttl_s=10)
-    advance(11)
-
-    assert await store.get(key) is None
-    assert await store.add(key, 1, ttl_s=60) == 1
-
-
-async def test_adding_to_a_value_that_is_no_number_is_an_error(store: Store, key: str):
-    """A StoreError, as every fault of a store; the value stays."""
-    await store.put(key, b"a", ttl_s=60)
-    with pytest.raises(StoreError):
-        await store.add(key, 1, ttl_s=60)
-
-    assert await store.get(key) == b"a"
 
 
 async def test_keys_do_not_mix(store: Store, key: str):

@@ -1,73 +1,156 @@
-"""Logs go to stderr as long as it takes them, and no longer."""
+"""Log lines go to stderr as long as they can be written, and delay nothing when they cannot."""
 
+import asyncio
+import hashlib
 import io
+import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 import structlog
 
-from proxy.telemetry.logs import write_logs
-from tests.logs import isolated_logs
+from proxy.telemetry.files import QUEUE_BYTES
+from proxy.telemetry.logs import configure_logs
+from tests.conftest import CANNED, StartGate
+from tests.patience import fail_if_stuck
 from tests.room import disk_full_at
 
+ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (
-    "import logging, structlog; from proxy.telemetry.logs import write_logs; write_logs(console={console})\n"
+    "import logging, structlog; from proxy.telemetry.logs import configure_logs\n"
+    "close = configure_logs(console={console}, final={final})\n"
     "for n in range(500): structlog.get_logger().info('noun.happened', number=n)\n"
     "logging.getLogger('lib').warning('it broke')\n"
+    "close()\n"
     "print('done')"
 )
+FINAL = pytest.mark.parametrize("final", [False, True], ids=["direct", "queued"])
 
 
-@pytest.fixture(autouse=True)
-def _own_logs() -> Iterator[None]:
-    """What a test configures is over with it."""
-    with isolated_logs():
-        yield
-
-
-def test_logs_are_json_lines_on_stderr():
-    """What is not a terminal gets one JSON object a line; warnings of libraries join, without their tracebacks."""
-    program = (
-        "import logging, structlog; from proxy.telemetry.logs import write_logs; write_logs(console=False)\n"
-        "structlog.get_logger().info('noun.happened', key=1)\n"
-        "try: 1 / 0\n"
-        "except ZeroDivisionError: logging.getLogger('lib').warning('it %s', 'broke', exc_info=True)\n"
-    )
+def lines_of(program: str) -> list[dict[str, Any]]:
+    """Return the log lines of a program."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    lines = [orjson.loads(line) for line in done.stderr.splitlines()]
+    return [orjson.loads(line) for line in done.stderr.splitlines()]
 
-    assert [(line["event"], line["level"]) for line in lines] == [
-        ("noun.happened", "info"),
-        ("library.warned", "warning"),
+
+class UnreadPipe:
+    """A pipe as stderr that is not read before `read_all`."""
+
+    def __init__(self) -> None:
+        self._reader, writer = os.pipe()
+        self.stream = os.fdopen(writer, "w")
+
+    def read_all(self, close: Any) -> list[dict[str, Any]]:
+        """Return the lines that are written while and after the logs are closed."""
+        parts: list[bytes] = []
+
+        def read() -> None:
+            with os.fdopen(self._reader, "rb") as reader:
+                parts.append(reader.read())
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        close()
+        self.stream.close()
+        thread.join()
+        return [orjson.loads(line) for line in parts[0].splitlines()]
+
+
+@FINAL
+def test_logs_are_json_lines_on_stderr(final: bool):
+    """Unless it is a terminal."""
+    lines = lines_of(
+        "import structlog; from proxy.telemetry.logs import configure_logs\n"
+        f"close = configure_logs(final={final})\n"
+        "structlog.get_logger().info('noun.happened', key=1)\n"
+        "structlog.get_logger().debug('detail.happened')\n"
+        "close()\n"
+    )
+
+    assert [(line["event"], line["level"], line["key"]) for line in lines] == [("noun.happened", "info", 1)]
+    assert next(iter(lines[0])) == "timestamp"
+
+
+@FINAL
+def test_warnings_of_libraries_are_logged_without_tracebacks(monkeypatch: pytest.MonkeyPatch, final: bool):
+    """A traceback could quote what a caller sent. A message is cut after 200 characters, and is kept if its arguments
+    do not fit its format.
+    """
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
+    close = configure_logs(console=False, final=final)
+    library = logging.getLogger("lib")
+    try:
+        int("a secret")
+    except ValueError:
+        library.exception("it %s", "broke")
+    library.warning("%d broke", "it")
+    library.warning("x" * 1000)
+    library.info("unimportant")
+    close()
+    lines = [orjson.loads(line) for line in written.getvalue().splitlines()]
+
+    assert [(line["event"], line["logger"], line["message"], line["error"]) for line in lines] == [
+        ("library.warned", "lib", "it broke", "ValueError"),
+        ("library.warned", "lib", "%d broke", None),
+        ("library.warned", "lib", "x" * 200, None),
     ]
-    assert (lines[1]["message"], lines[1]["error"]) == ("it broke", "ZeroDivisionError")
+    assert b"secret" not in written.getvalue()
 
 
-def test_a_terminal_gets_lines_for_people(monkeypatch):
-    """On a terminal a line reads from left to right."""
+@FINAL
+def test_a_crash_is_one_json_line_with_its_traceback(monkeypatch: pytest.MonkeyPatch, final: bool):
+    """Without local variables."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
+    close = configure_logs(console=False, final=final)
+    prompt = "a secret"
+    try:
+        int(f"{len(prompt)} apples")
+    except ValueError:
+        structlog.get_logger().exception("request.crashed")
+    close()
+    (line,) = [orjson.loads(line) for line in written.getvalue().splitlines()]
+
+    assert (line["event"], line["level"]) == ("request.crashed", "error")
+    assert "ValueError: invalid literal" in line["exception"]
+    assert prompt not in line["exception"]
+
+
+@FINAL
+def test_a_terminal_gets_readable_lines(monkeypatch: pytest.MonkeyPatch, final: bool):
+    """They are text, not JSON; a character that cannot be encoded is escaped."""
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(screen))
-    write_logs(console=True)
+    close = configure_logs(console=True, final=final)
     structlog.get_logger().info("noun.happened", key="\ud800")
+    close()
 
     assert b"noun.happened" in screen.getvalue()
     assert b"{" not in screen.getvalue()
 
 
+@FINAL
 @pytest.mark.parametrize("console", [False, True])
 @pytest.mark.parametrize("opened", ["2>/dev/full", "2>&3", "2>&-"], ids=["a full disk", "a broken pipe", "no stderr"])
-def test_a_line_that_cannot_be_written_is_dropped(opened: str, console: bool):
+def test_a_line_that_cannot_be_written_is_dropped(opened: str, console: bool, final: bool):
     """Nothing is raised, not even when the process ends."""
     reader, writer = os.pipe()
     os.close(reader)
+    program = PROGRAM.format(console=console, final=final)
     with os.fdopen(writer, "wb") as broken:
         done = subprocess.run(
-            ["sh", "-c", f'exec 3>&0; exec "$0" -c "$1" {opened}', sys.executable, PROGRAM.format(console=console)],
+            ["sh", "-c", f'exec 3>&0; exec "$0" -c "$1" {opened}', sys.executable, program],
             stdin=broken,
             stdout=subprocess.PIPE,
             check=False,
@@ -76,21 +159,23 @@ def test_a_line_that_cannot_be_written_is_dropped(opened: str, console: bool):
     assert (done.returncode, done.stdout) == (0, b"done\n")
 
 
-def test_a_stderr_that_is_closed_later_is_no_error(monkeypatch):
-    """Python says ValueError of it, not OSError."""
+@FINAL
+def test_a_stderr_that_is_closed_later_is_no_error(monkeypatch: pytest.MonkeyPatch, final: bool):
+    """Python raises ValueError for it, not OSError."""
     stream = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stderr", stream)
-    write_logs(console=False)
+    close = configure_logs(console=False, final=final)
     stream.close()
     structlog.get_logger().info("noun.happened")
+    close()
 
 
-def test_a_torn_line_spoils_no_other(tmp_path: Path, monkeypatch):
-    """Of what the room ends within, a part is there; the next line is whole all the same, and nothing comes late."""
+def test_a_torn_line_damages_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The line after it begins on a line of its own, and a dropped line is not written later."""
     path = tmp_path / "log"
     with path.open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        write_logs(console=False)
+        configure_logs(console=False)
         log = structlog.get_logger()
         log.info("first.happened")
         with disk_full_at(path.stat().st_size + 10):
@@ -108,12 +193,149 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path, monkeypatch):
     assert len(torn) == 10
 
 
-def test_a_librarys_slip_in_its_words_is_told_as_it_is():
-    """Its template names a number, and it gives a text: the line is told without it, and nothing is raised."""
-    program = (
-        "import logging; from proxy.telemetry.logs import write_logs; write_logs(console=False)\n"
-        "logging.getLogger('lib').warning('%d broke', 'it')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+def test_queued_lines_that_a_full_disk_refuses_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The next line that can be written says how many; a torn line is one of them."""
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        close = configure_logs(console=False, final=True)
+        log = structlog.get_logger()
+        with disk_full_at(10):
+            for number in range(20):
+                log.info("noun.happened", number=number)
+            with fail_if_stuck():
+                while path.stat().st_size < 10:
+                    pass
+        log.info("last.happened")
+        close()
+    torn, *lines = path.read_bytes().splitlines()
+    parsed = [orjson.loads(line) for line in lines]
+    written = [line for line in parsed if line["event"] == "noun.happened"]
+    reports = [line for line in parsed if line["event"] == "log.lines_lost"]
 
-    assert [orjson.loads(line)["message"] for line in done.stderr.splitlines()] == ["%d broke"]
+    assert len(torn) == 10
+    assert len(written) + sum(report["count"] for report in reports) == 20
+    assert (len(reports), reports[0]["level"]) == (1, "warning")
+    assert parsed[-1]["event"] == "last.happened"
+
+
+def test_a_pipe_without_a_reader_delays_nothing_and_lost_lines_are_counted(monkeypatch: pytest.MonkeyPatch):
+    """Lines wait up to a limit; when the pipe is read again a line says how many are missing."""
+    pipe = UnreadPipe()
+    monkeypatch.setattr(sys, "stderr", pipe.stream)
+    close = configure_logs(console=False, final=True)
+    log = structlog.get_logger()
+    count = 2 * QUEUE_BYTES // 100_000
+    with fail_if_stuck():
+        for _ in range(count):
+            log.info("noun.happened", text="x" * 100_000)
+        lines = pipe.read_all(close)
+    (report,) = [line for line in lines if line["event"] == "log.lines_lost"]
+
+    assert report["count"] > 0
+    assert len(lines) - 1 + report["count"] == count
+
+
+def test_closing_the_logs_of_a_pipe_without_a_reader_gives_up(monkeypatch: pytest.MonkeyPatch):
+    """The thread that writes stays behind; it ends when the pipe is read."""
+    pipe = UnreadPipe()
+    monkeypatch.setattr(sys, "stderr", pipe.stream)
+    close = configure_logs(console=False, final=True)
+    structlog.get_logger().info("noun.happened", text="x" * 1_000_000)
+    with fail_if_stuck():
+        close()
+        lines = pipe.read_all(close)
+
+    assert [line["event"] for line in lines] == ["noun.happened"]
+
+
+@contextmanager
+def serving(config: Path, stderr: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a gateway in a process of its own; give it and its address."""
+    command = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().split()[3].removesuffix("/v1.")
+        finally:
+            process.kill()
+
+
+async def test_a_server_whose_stderr_is_not_read_answers_and_stops(tmp_path: Path):
+    """Its log lines fill the pipe long before the last request; SIGTERM still ends it."""
+    config = tmp_path / "headgate.toml"
+    config.write_text(f"[server]\nport = 0\ndrain_s = 0\n{CANNED}")
+    reader, writer = os.pipe()
+    request = {"model": "m" * 1000, "input": "Hi"}
+    with serving(config, writer) as (process, address):
+        os.close(writer)
+        async with aiohttp.ClientSession() as session:
+
+            async def statuses(count: int) -> list[int]:
+                found = []
+                for _ in range(count):
+                    async with session.post(f"{address}/v1/responses", json=request) as answer:
+                        await answer.read()
+                        found.append(answer.status)
+                return found
+
+            async with asyncio.timeout(120):
+                answered = await asyncio.gather(*(statuses(100) for _ in range(10)))
+        process.send_signal(signal.SIGTERM)
+        code = await asyncio.to_thread(process.wait, 30)
+    with os.fdopen(reader, "rb") as pipe:
+        *whole, _ = pipe.read().split(b"\n")
+
+    assert sum(answered, []) == [200] * 1000  # noqa: RUF017
+    assert code == 0
+    assert 0 < len(whole) < 1000
+    assert {orjson.loads(line)["event"] for line in whole} == {"server.started", "request.finished"}
+
+
+async def test_a_server_writes_its_last_line_before_it_exits(tmp_path: Path):
+    """All lines are there, none twice."""
+    config = tmp_path / "headgate.toml"
+    config.write_text(f"[server]\nport = 0\ndrain_s = 0\n{CANNED}")
+    log = tmp_path / "log"
+    with log.open("wb") as stderr, serving(config, stderr.fileno()) as (process, address):
+        async with aiohttp.ClientSession() as session:
+            for _ in range(10):
+                async with session.post(f"{address}/v1/responses", json={"model": "m"}) as answer:
+                    await answer.read()
+        process.send_signal(signal.SIGTERM)
+        code = await asyncio.to_thread(process.wait, 30)
+
+    assert code == 0
+    assert [orjson.loads(line)["event"] for line in log.read_bytes().splitlines()] == [
+        "server.started",
+        *["request.finished"] * 10,
+        "server.stopping",
+        "server.stopped",
+    ]
+
+
+@FINAL
+async def test_a_crash_on_a_terminal_shows_no_values(
+    start_gate: StartGate, http, monkeypatch: pytest.MonkeyPatch, final: bool
+):
+    """The traceback has no local variables: those of the frames that it names hold prompts and keys."""
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(screen))
+    close = configure_logs(console=True, final=final)
+    key = "key-of-anna"
+    gate = await start_gate({
+        "caller": [{"name": "anna", "key_sha256": hashlib.sha256(key.encode()).hexdigest()}],
+        "backend": [{"use": "tests.faulty", "name": "faulty"}],
+        "route": [{"model": "*", "backend": "faulty"}],
+    })  # fmt: skip
+    headers = {"Authorization": f"Bearer {key}"}
+    async with http.post(f"{gate}/v1/responses", json={"model": "m", "input": "a prompt"}, headers=headers) as answer:
+        await answer.read()
+    close()
+    shown = screen.getvalue().decode()
+
+    assert answer.status == 500
+    assert "request.crashed" in shown
+    assert "Traceback" in shown
+    assert "RuntimeError" in shown
+    assert ("a prompt" in shown, key in shown) == (False, False)

@@ -1,8 +1,6 @@
-"""Shapes of requests: enough to try a policy on, and no word of what anybody said."""
+"""Redacted requests: enough to try a policy on, and no text that a caller wrote."""
 
 import random
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.input_urls import MOST_VALUES
-from proxy.commands.policy import Case, fate
-from proxy.config.build import rules_of
+from policies.support.urls import MAX_VALUES
+from proxy.app import running
+from proxy.commands.policy import Case, outcome_of
+from proxy.config.build import build, rules_of
+from proxy.telemetry.files import QUEUE_BYTES
 from proxy.telemetry.recorder import (
-    FREE,
+    FREE_FORM,
     INCLUDED,
     SERVER,
     WORDS,
     Recorder,
     RecordTable,
-    query_of,
-    request_shape,
-    shape_of,
-    value_of,
+    redact,
+    redact_request,
+    restore,
+    restore_query,
 )
-from proxy.context import Caller
 from proxy.wire.call import Call
-from tests.conftest import StartGate, tables_for
-from tests.logs import isolated_logs
+from tests.conftest import tables_for
 from tests.policies.test_input_urls import MALFORMED, USERINFO
 from tests.policies.test_input_urls import PRIVATE as PRIVATE_HOSTS
 from tests.room import disk_full_at
-from tests.values import PATIENT, SCALARS, call_with, drawn
 from tests.upstream import FakeUpstream
+from tests.values import ANNA, PATIENT, SCALARS, draw_examples, make_call
 
 MARK = "ZQXMARK"
 SENTENCES = st.sampled_from([
@@ -75,20 +73,13 @@ PRIVATE = st.dictionaries(
 )
 
 
-@pytest.fixture(autouse=True)
-def _own_logs() -> Iterator[None]:
-    """Logs go where this test can see them, whoever sent them elsewhere before."""
-    with isolated_logs():
-        yield
-
-
-def shape_in(body: dict[str, Any]) -> Any:
-    """What a recorder keeps of a request with this body."""
-    return request_shape(Call(Caller("anna", "search"), body, {}))
+def redacted(body: dict[str, Any]) -> Any:
+    """Return what is recorded of a request with this body."""
+    return redact_request(Call(body, {}))
 
 
 def outline(value: Any) -> Any:
-    """What must be the same in a value and in what is made again of its shape."""
+    """Return what must be the same in a value and in its redacted form when that is restored."""
     if isinstance(value, dict):
         return [(len(name), outline(inner)) for name, inner in value.items()]
     if isinstance(value, list):
@@ -102,54 +93,55 @@ def recorded(path: Path) -> list[dict[str, Any]]:
 
 @PATIENT
 @given(BODIES | PRIVATE)
-def test_no_text_is_left_in_a_shape(body: dict[str, Any]):
-    """Not in values, not in names that are no words, not in the paths and users of addresses."""
-    assert MARK.lower() not in orjson.dumps(shape_in(body)).decode().lower()
+def test_a_redacted_request_contains_no_text(body: dict[str, Any]):
+    """Neither in values, nor in names that are not plain words, nor in paths and user names of addresses."""
+    assert MARK.lower() not in orjson.dumps(redacted(body)).decode().lower()
 
 
 @PATIENT
 @given(values(NO_URLS | SENTENCES, LINKING))
-def test_a_text_where_a_url_should_be_is_not_kept(value: Any):
-    """However much it looks like one: a host is kept of what every reader reads alike, a scheme of what has a host."""
-    shape = shape_in({"input": [value], "tools": [value], "prompt": {"variables": {"a": value, "b": [value]}}})
+def test_a_text_in_place_of_a_url_is_not_kept(value: Any):
+    """A host is kept only of what every parser reads alike, and a scheme only before a host."""
+    body = {"input": [value], "tools": [value], "prompt": {"variables": {"a": value, "b": [value]}}}
 
-    assert MARK.lower() not in orjson.dumps(shape).decode().lower()
+    assert MARK.lower() not in orjson.dumps(redacted(body)).decode().lower()
 
 
 @PATIENT
 @given(
-    st.sampled_from(sorted(FREE)), values(st.just(MARK), st.sampled_from([*sorted(WORDS), SERVER, "image_url", "x"]))
+    st.sampled_from(sorted(FREE_FORM)),
+    values(st.just(MARK), st.sampled_from([*sorted(WORDS), SERVER, "image_url", "x"])),
 )
-def test_what_callers_fill_as_they_like_keeps_no_words(field: str, value: Any):
+def test_free_form_objects_keep_no_words(field: str, value: Any):
     """A `role` in metadata or in a tool's schema is the caller's own."""
-    assert MARK not in orjson.dumps(shape_in({"input": [{field: value}], "deep": [{field: value}]})).decode()
+    assert MARK not in orjson.dumps(redacted({"input": [{field: value}], "deep": [{field: value}]})).decode()
 
 
 @PATIENT
 @given(values(SCALARS | SENTENCES, NAMES | st.text(st.characters(exclude_categories=["Cs"]), max_size=2)))
-def test_what_is_made_of_a_shape_has_its_lengths(value: Any):
-    """Texts, names, lists and objects are as long as they were, numbers what they were, after a file between, too."""
-    shape = orjson.loads(orjson.dumps(shape_of(value)))
+def test_a_restored_value_has_the_lengths_of_the_original(value: Any):
+    """Texts, names, lists and objects have their lengths, numbers their values, also after a file in between."""
+    kept = orjson.loads(orjson.dumps(redact(value)))
 
-    assert outline(value_of(shape)) == outline(value)
-    assert outline(value_of(shape_of(value_of(shape)))) == outline(value)
+    assert outline(restore(kept)) == outline(value)
+    assert outline(restore(redact(restore(kept)))) == outline(value)
 
 
 def test_lengths_are_characters():
-    """As the protocol counts, not bytes."""
-    assert shape_of({"input": "\U0001f600\u00e9"}) == {"input": {"$chars": 2}}
+    """The protocol counts characters, not bytes."""
+    assert redact({"input": "\U0001f600\u00e9"}) == {"input": {"$chars": 2}}
 
 
-def test_names_that_are_replaced_stay_apart():
-    """Seventeen pairs of metadata stay seventeen."""
-    shape = shape_of({"metadata": {f"{letter} ": "v" for letter in "abcdefghijklmnopq"} | {"xx": "v"}})
+def test_replaced_names_stay_distinct():
+    """Eighteen pairs of metadata stay eighteen."""
+    kept = redact({"metadata": {f"{letter} ": "v" for letter in "abcdefghijklmnopq"} | {"xx": "v"}})
 
-    assert len(shape["metadata"]) == 18
-    assert [len(name) for name in shape["metadata"]] == [2] * 18
+    assert len(kept["metadata"]) == 18
+    assert [len(name) for name in kept["metadata"]] == [2] * 18
 
 
 def test_words_of_the_protocol_are_kept():
-    """Policies judge by them; a sentence in their place is none."""
+    """Policies decide by them; a sentence in their place is a text."""
     body = {
         "model": "gpt-5.6",
         "include": ["reasoning.encrypted_content", "my own words"],
@@ -160,7 +152,7 @@ def test_words_of_the_protocol_are_kept():
         "temperature": 0.5,
     }
 
-    assert shape_of(body) == body | {
+    assert redact(body) == body | {
         "include": ["reasoning.encrypted_content", {"$chars": 12}],
         "input": [{"type": "message", "role": "user", "content": {"$chars": 2}}, {"type": {"$chars": 65}}],
         "tools": [
@@ -174,7 +166,7 @@ def test_words_of_the_protocol_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("address", "made"),
+    ("address", "restored"),
     [
         ("https://Host.example/a/b?c", "https://host.example/xxxxx"),
         ("http://h", "http://h"),
@@ -193,12 +185,12 @@ def test_words_of_the_protocol_are_kept():
         ("", ""),
     ],
 )
-def test_an_address_keeps_its_scheme_and_its_host(address: str, made: str):
-    """And the fault that it has, if any: enough for a policy that allows hosts; the length stays."""
+def test_an_address_keeps_its_scheme_and_host(address: str, restored: str):
+    """And its fault, if it has one: enough for a policy that allows hosts. The length stays."""
     body = {"input": [{"image_url": address}], "tools": [{"server_url": address}]}
 
-    assert value_of(shape_in(body)) == {"input": [{"image_url": made}], "tools": [{"server_url": made}]}
-    assert len(made) == len(address)
+    assert restore(redacted(body)) == {"input": [{"image_url": restored}], "tools": [{"server_url": restored}]}
+    assert len(restored) == len(address)
 
 
 ANNAS = "https://anna.example/a?b"
@@ -223,19 +215,19 @@ ANNAS = "https://anna.example/a?b"
         ({"input": [{"my image_url": ANNAS}]}, False),
     ],
 )
-def test_an_address_is_kept_where_a_policy_judges_it(body: dict[str, Any], kept: bool):
-    """Not where it tells what was read, not in texts, not in what callers fill as they like."""
-    told = orjson.dumps(shape_in(body)).decode()
+def test_an_address_is_kept_where_a_policy_checks_it(body: dict[str, Any], kept: bool):
+    """Neither in sources that were read, nor in texts, nor in free-form objects."""
+    text = orjson.dumps(redacted(body)).decode()
 
-    assert told.count("anna") == (told.count("https://anna.example/") if kept else 0)
-    assert ("anna" in told) == kept
+    assert text.count("anna") == (text.count("https://anna.example/") if kept else 0)
+    assert ("anna" in text) == kept
 
 
 def test_a_request_of_too_many_values_is_recorded_without_addresses():
-    """The policy refuses it for that, and the recorder is not in its way."""
-    body = {"input": [{"image_url": [None] * (MOST_VALUES + 1)}, {"image_url": "https://h/"}]}
+    """`input_urls` refuses it for the same reason."""
+    body = {"input": [{"image_url": [None] * (MAX_VALUES + 1)}, {"image_url": "https://h/"}]}
 
-    assert value_of(shape_in(body))["input"][1] == {"image_url": "x" * 10}
+    assert restore(redacted(body))["input"][1] == {"image_url": "x" * 10}
 
 
 PLACES = st.sampled_from(["image_url", "imageUrl", "file_url", "photo-url", "file_data", "file_id", "url", "text"])
@@ -272,29 +264,30 @@ LINKS = st.fixed_dictionaries(
         "tools": st.lists(st.dictionaries(PLACES, values(URLS, PLACES), max_size=2), max_size=2),
     },
 )
-JUDGES: list[dict[str, Any]] = [
+SETTINGS: list[dict[str, Any]] = [
     {}, {"private": True}, {"schemes": ["http", "https", "gs"]}, {"hosts": ["*.example.com"], "schemes": ["https", "http"]},
     {"private": True, "deny_hosts": ["images.*"], "schemes": ["HTTP", "file"[:1]]}, {"file_ids": False}, {"max_data_chars": 8},
 ]  # fmt: skip
 
 
 @PATIENT
-@given(LINKS, st.sampled_from(JUDGES))
-def test_input_urls_decides_the_same_of_a_shape(body: dict[str, Any], settings: dict[str, Any]):
+@given(LINKS, st.sampled_from(SETTINGS))
+def test_input_urls_decides_the_same_for_a_restored_request(body: dict[str, Any], settings: dict[str, Any]):
     """With the same code, wherever a URL stands, in any notation."""
     rules = rules_of([{"use": "input_urls", **settings}])
-    shape = orjson.loads(orjson.dumps(shape_in({"model": "m", **body})))
+    original = {"model": "m", **body}
+    restored = restore(orjson.loads(orjson.dumps(redacted(original))))
 
-    assert fate(rules, Case(request=value_of(shape))).code == fate(rules, Case(request={"model": "m", **body})).code
+    assert outcome_of(rules, Case(request=restored)).code == outcome_of(rules, Case(request=original)).code
 
 
 @pytest.mark.parametrize("value", sorted(INCLUDED))
-def test_what_the_protocol_includes_is_kept_of_a_query(tmp_path: Path, value: str):
-    """In each of the ways that clients write a list; nothing else that stands there."""
+def test_values_of_include_in_a_query_are_kept(tmp_path: Path, value: str):
+    """In each of the ways in which clients write a list; other parts of the query are not."""
     path = tmp_path / "r.jsonl"
-    one = recorder(path)
+    one = opened(path)
     for query in (f"include[]={value}", f"include={value},{MARK}&key={MARK}", f"include%5B0%5D={value}&{MARK}={MARK}"):
-        one.write(replace(call_with(), query=query), None)
+        one.write(make_call(_query=query), ANNA, None)
     one.close()
 
     assert [line["query"] for line in recorded(path)] == [
@@ -302,22 +295,22 @@ def test_what_the_protocol_includes_is_kept_of_a_query(tmp_path: Path, value: st
         {"include": [value, {"$chars": len(MARK)}]},
         {"include": [value]},
     ]
-    assert query_of(recorded(path)[1]["query"]) == f"include%5B%5D={value}&include%5B%5D={'x' * len(MARK)}"
+    assert restore_query(recorded(path)[1]["query"]) == f"include%5B%5D={value}&include%5B%5D={'x' * len(MARK)}"
 
 
 @pytest.mark.parametrize("query", ["", "include", "include[]=", f"key={MARK}", f"{MARK}", f"included={MARK}"])
-def test_a_query_that_no_policy_judges_is_not_recorded(tmp_path: Path, query: str):
-    """Not even the names in it."""
+def test_other_queries_are_not_recorded(tmp_path: Path, query: str):
+    """Nor are the names in them."""
     path = tmp_path / "r.jsonl"
-    one = recorder(path)
-    one.write(replace(call_with(), query=query), None)
+    one = opened(path)
+    one.write(make_call(_query=query), ANNA, None)
     one.close()
 
     assert "query" not in recorded(path)[0]
     assert MARK not in path.read_text()
 
 
-JUDGED = st.fixed_dictionaries(
+SIZED = st.fixed_dictionaries(
     {},
     optional={
         "metadata": st.dictionaries(st.text(max_size=12), st.text(max_size=12) | NUMBERS, max_size=5) | NUMBERS,
@@ -331,48 +324,54 @@ JUDGED = st.fixed_dictionaries(
 
 
 @PATIENT
-@given(JUDGED)
-def test_policies_on_sizes_decide_the_same_of_a_shape(body: dict[str, Any]):
-    """What would be refused is refused, what would pass passes: `policy diff` tells the truth."""
+@given(SIZED)
+def test_policies_on_sizes_decide_the_same_for_a_restored_request(body: dict[str, Any]):
+    """`policy diff` shows the decisions that the original request would get."""
     rules = rules_of([
         {"use": "metadata_limits", "max_pairs": 3, "max_key_chars": 6, "max_value_chars": 6},
         {"use": "max_tool_calls", "max": 8, "on_exceed": "reject"},
         {"use": "safety_identifier", "max_chars": 6},
     ])  # fmt: skip
-    before = fate(rules, Case(request={"model": "m", **body}))
-    after = fate(rules, Case(request=value_of(shape_of({"model": "m", **body}))))
+    before = outcome_of(rules, Case(request={"model": "m", **body}))
+    after = outcome_of(rules, Case(request=restore(redact({"model": "m", **body}))))
 
     assert (before.code is None) == (after.code is None)
     assert sorted(before.changed) == sorted(after.changed)
 
 
-async def ask(http, gate: str, body: dict[str, Any] | bytes) -> int:
-    raw = body if isinstance(body, bytes) else orjson.dumps(body)
-    async with http.post(f"{gate}/v1/responses", data=raw, headers={"Content-Type": "application/json"}) as answer:
-        await answer.read()
-        return answer.status
+async def post_all(
+    http, upstream: FakeUpstream, path: Path | str, *bodies: dict[str, Any] | bytes, **settings: Any
+) -> list[int]:
+    """Return the statuses of requests to a recording gateway, which is then closed, so that its file is complete."""
+    tables = tables_for(upstream, record={"path": str(path), **settings}, server={"port": 0, "drain_s": 0})
+    statuses = []
+    async with running(build(tables)) as gate:
+        for body in bodies:
+            raw = body if isinstance(body, bytes) else orjson.dumps(body)
+            headers = {"Content-Type": "application/json"}
+            async with http.post(f"{gate}/v1/responses", data=raw, headers=headers) as answer:
+                await answer.read()
+                statuses.append(answer.status)
+    return statuses
 
 
-async def test_no_text_of_a_request_reaches_the_file(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path):
-    """Whatever was asked, allowed or denied."""
+async def test_no_text_of_a_request_is_in_the_file(http, upstream: FakeUpstream, tmp_path: Path):
+    """Whether it was allowed or denied."""
     path = tmp_path / "requests.jsonl"
-    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
-    bodies = [{"model": "m", **body} for body in drawn(BODIES | PRIVATE, 60)]
-    statuses = [await ask(http, gate, body) for body in bodies]
-    told = recorded(path)
+    bodies = [{"model": "m", **body} for body in draw_examples(BODIES | PRIVATE, 60)]
+    statuses = await post_all(http, upstream, path, *bodies)
+    lines = recorded(path)
 
     assert MARK.lower() not in path.read_text().lower()
     assert set(statuses) == {200, 400}
-    assert [line["decision"] for line in told] == [{200: "allowed", 400: "denied"}[status] for status in statuses]
-    assert [outline(value_of(line["request"])) for line in told] == [outline(body) for body in bodies]
+    assert [line["decision"] for line in lines] == [{200: "allowed", 400: "denied"}[status] for status in statuses]
+    assert [outline(restore(line["request"])) for line in lines] == [outline(body) for body in bodies]
 
 
-async def test_a_line_says_who_asked_and_what_became_of_it(start_gate: StartGate, http, upstream, tmp_path: Path):
-    """The request as it came, before any policy changed it."""
+async def test_a_line_has_the_caller_and_the_decision(http, upstream: FakeUpstream, tmp_path: Path):
+    """The request is recorded as it arrived, before any policy changed it."""
     path = tmp_path / "requests.jsonl"
-    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
-    await ask(http, gate, {"model": "m", "max_tool_calls": 99})
-    await ask(http, gate, {"model": "m", "metadata": "text"})
+    await post_all(http, upstream, path, {"model": "m", "max_tool_calls": 99}, {"model": "m", "metadata": "text"})
 
     assert recorded(path) == [
         {
@@ -392,47 +391,54 @@ async def test_a_line_says_who_asked_and_what_became_of_it(start_gate: StartGate
     ]
 
 
-async def test_what_is_no_request_is_not_recorded(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: Path):
-    """Policies never saw it."""
+async def test_invalid_requests_are_not_recorded(http, upstream: FakeUpstream, tmp_path: Path):
+    """Policies never saw them."""
     path = tmp_path / "requests.jsonl"
-    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
-    statuses = [await ask(http, gate, body) for body in ({}, {"model": 7}, {"model": "m", "Metadata": {}})]
+    statuses = await post_all(http, upstream, path, {}, {"model": 7}, {"model": "m", "Metadata": {}})
 
     assert (statuses, recorded(path)) == ([400, 400, 400], [])
 
 
-async def test_a_full_disk_costs_lines_and_no_call(start_gate: StartGate, http, upstream: FakeUpstream, logged):
-    """/dev/full takes nothing."""
-    gate = await start_gate(tables_for(upstream, record={"path": "/dev/full"}))
-    statuses = [await ask(http, gate, {"model": "m"}) for _ in range(2)]
+async def test_a_full_disk_costs_lines_but_no_call(http, upstream: FakeUpstream, logged):
+    """/dev/full accepts nothing; every failed write is logged, and the lines lost before it."""
+    statuses = await post_all(http, upstream, "/dev/full", {"model": "m"}, {"model": "m"})
+    failures = [line for line in logged if line["event"] == "record.write_failed"]
 
     assert statuses == [200, 200]
-    assert [line["error"] for line in logged if line["event"] == "record.failed"] == ["No space left on device"] * 2
+    assert {line["error"] for line in failures if "error" in line} == {"No space left on device"}
+    assert sum(line.get("lost", 0) for line in failures) == 2
 
 
-async def test_a_request_of_any_depth_costs_at_most_its_line(start_gate: StartGate, http, upstream, tmp_path, logged):
-    """A shape is deeper than its request; one that JSON cannot hold is left out."""
+async def test_a_request_of_any_depth_costs_at_most_its_line(http, upstream: FakeUpstream, tmp_path: Path, logged):
+    """A redacted request is deeper than the request; one that JSON cannot hold is left out."""
     path = tmp_path / "requests.jsonl"
-    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
     bodies = [b'{"model":"m","input":%b"x"%b}' % (b"[" * depth, b"]" * depth) for depth in range(248, 254)]
-    statuses = [await ask(http, gate, body) for body in bodies]
-    lost = [line for line in logged if line["event"] == "record.failed"]
+    statuses = await post_all(http, upstream, path, *bodies)
+    lost = [line for line in logged if line["event"] == "record.write_failed"]
 
     assert statuses == [200] * 6
     assert len(recorded(path)) + len(lost) == 6
     assert lost != []
 
 
-def recorder(path: Path, **settings: Any) -> Recorder:
-    made = Recorder(RecordTable(path=path, **settings))
-    made.open()
-    return made
+def opened(path: Path, **settings: Any) -> Recorder:
+    """Return a recorder that is open."""
+    recorder = Recorder(RecordTable(path=path, **settings))
+    recorder.open()
+    return recorder
 
 
-def lines_in(path: Path) -> list[int]:
+def write(recorder: Recorder, number: int) -> None:
+    """Write one line, and wait until it is written or lost."""
+    recorder.write(make_call(n=number), ANNA, None)
+    recorder.flush()
+
+
+def numbers_in(path: Path) -> list[int]:
     return [line["request"]["n"] for line in recorded(path)]
 
 
+@pytest.mark.parametrize("is_flushed", [True, False], ids=["line by line", "in batches"])
 @pytest.mark.parametrize(
     ("keep", "kept"),
     [
@@ -442,112 +448,154 @@ def lines_in(path: Path) -> list[int]:
         (9, {"r.jsonl.3": [0, 1], "r.jsonl.2": [2, 3], "r.jsonl.1": [4, 5], "r.jsonl": [6]}),
     ],
 )
-def test_a_file_that_has_grown_is_put_aside(tmp_path: Path, keep: int, kept: dict[str, list[int]]):
-    """`keep` files stay, the newest as .1; no line is cut in two."""
-    one = recorder(tmp_path / "one.jsonl")
-    one.write(call_with(n=0), None)
+def test_a_full_file_is_rotated(tmp_path: Path, keep: int, kept: dict[str, list[int]], is_flushed: bool):
+    """`keep` files stay, the newest as .1; no line is split between two files."""
+    one = opened(tmp_path / "one.jsonl")
+    one.write(make_call(n=0), ANNA, None)
     one.close()
     size = (tmp_path / "one.jsonl").stat().st_size
     (tmp_path / "one.jsonl").unlink()
-    rotating = recorder(tmp_path / "r.jsonl", max_bytes=size + 1, keep=keep)
+    rotating = opened(tmp_path / "r.jsonl", max_bytes=size + 1, keep=keep)
     for number in range(7):
-        rotating.write(call_with(n=number), None)
+        rotating.write(make_call(n=number), ANNA, None)
+        if is_flushed:
+            rotating.flush()
     rotating.close()
 
-    assert {path.name: lines_in(path) for path in tmp_path.iterdir()} == kept
+    assert {path.name: numbers_in(path) for path in tmp_path.iterdir()} == kept
 
 
-def test_a_new_file_is_its_owners_alone(tmp_path: Path):
-    """The one that takes the place of a full one, too; a file that is there keeps the mode that somebody gave it."""
+def test_a_new_file_is_readable_by_its_owner_only(tmp_path: Path):
+    """So is the one that replaces a full one; a file that exists keeps its mode."""
     path = tmp_path / "r.jsonl"
-    one = recorder(path, max_bytes=1)
-    made = path.stat().st_mode & 0o777
+    one = opened(path, max_bytes=1)
+    created = path.stat().st_mode & 0o777
     path.chmod(0o640)
-    one.write(call_with(n=0), None)
+    write(one, 0)
     one.close()
+    second = opened(path)
+    replaced = path.stat().st_mode & 0o777
+    second.close()
     path.chmod(0o644)
-    recorder(path).close()
+    opened(path).close()
 
-    assert made == 0o600
-    assert [place.stat().st_mode & 0o777 for place in (tmp_path / "r.jsonl.1", path)] == [0o640, 0o644]
+    assert (created, replaced) == (0o600, 0o600)
+    assert [file.stat().st_mode & 0o777 for file in (tmp_path / "r.jsonl.1", path)] == [0o640, 0o644]
 
 
-def test_a_file_that_cannot_be_put_aside_grows(tmp_path: Path, logged):
-    """Recording goes on, each time it is tried again, and no call notices."""
+@pytest.mark.parametrize("is_flushed", [True, False], ids=["line by line", "in batches"])
+def test_a_file_that_cannot_be_rotated_grows(tmp_path: Path, logged, is_flushed: bool):
+    """No line is lost, and each line tries again."""
     (tmp_path / "r.jsonl.1").mkdir()
     (tmp_path / "r.jsonl.1" / "full").touch()
-    growing = recorder(tmp_path / "r.jsonl", max_bytes=1, keep=1)
+    growing = opened(tmp_path / "r.jsonl", max_bytes=1, keep=1)
     for number in range(3):
-        growing.write(call_with(n=number), None)
+        growing.write(make_call(n=number), ANNA, None)
+        if is_flushed:
+            growing.flush()
+    growing.flush()
+    is_healthy = growing.is_healthy
     (tmp_path / "r.jsonl.1" / "full").unlink()
     (tmp_path / "r.jsonl.1").rmdir()
-    growing.write(call_with(n=3), None)
+    write(growing, 3)
     growing.close()
 
-    assert [line["event"] for line in logged] == ["record.failed"] * 3
-    assert lines_in(tmp_path / "r.jsonl.1") == [0, 1, 2, 3]
+    assert is_healthy
+    assert [line["event"] for line in logged] == ["record.rotation_failed"] * 3
+    assert numbers_in(tmp_path / "r.jsonl.1") == [0, 1, 2, 3]
 
 
-def test_a_file_that_is_gone_for_good_costs_lines(tmp_path: Path, logged):
-    """Whoever removes the folder ends the recording, not the gate."""
+def test_a_folder_that_was_removed_costs_lines(tmp_path: Path, logged):
+    """Recording stops, and continues when the folder is there again."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    lost = recorder(folder / "r.jsonl", max_bytes=1)
+    recorder = opened(folder / "r.jsonl", max_bytes=1)
     (folder / "r.jsonl").unlink()
     folder.rmdir()
+    healthy = []
     for number in range(3):
-        lost.write(call_with(n=number), None)
-    lost.close()
+        write(recorder, number)
+        healthy.append(recorder.is_healthy)
+    folder.mkdir()
+    write(recorder, 3)
+    healthy.append(recorder.is_healthy)
+    recorder.close()
 
-    assert [line["event"] for line in logged] == ["record.failed"]
+    assert healthy == [True, False, False, True]  # the first line was written to the removed file
+    assert {line["error"] for line in logged if "error" in line} == {"No such file or directory"}
+    assert sum(line.get("lost", 0) for line in logged) == 2
+    assert numbers_in(folder / "r.jsonl.1") == [3]
 
 
-def test_no_half_line_is_left_when_the_room_ends_within_it(tmp_path: Path, logged):
-    """A file is lines of JSON, whatever happens."""
+def test_no_part_of_a_line_is_left_on_a_full_disk(tmp_path: Path, logged):
+    """Each line of the file is JSON, and recording continues when there is room again."""
     path = tmp_path / "r.jsonl"
-    narrow = recorder(path)
-    narrow.write(call_with(n=0), None)
+    recorder = opened(path)
+    write(recorder, 0)
     with disk_full_at(path.stat().st_size + 20):
-        narrow.write(call_with(n=1), None)
-    narrow.write(call_with(n=2), None)
-    narrow.close()
+        write(recorder, 1)
+    healthy = [recorder.is_healthy]
+    write(recorder, 2)
+    healthy.append(recorder.is_healthy)
+    recorder.close()
 
-    assert (lines_in(path), [line["event"] for line in logged]) == ([0, 2], ["record.failed"])
+    assert (numbers_in(path), healthy) == ([0, 2], [False, True])
+    assert [(line["event"], line.get("lost")) for line in logged] == [
+        ("record.write_failed", None),
+        ("record.write_failed", 1),
+    ]
 
 
-def test_recording_goes_on_in_the_file_that_is_there(tmp_path: Path):
+def test_a_line_that_does_not_fit_into_the_queue_is_counted_in_the_log(tmp_path: Path, logged):
+    """The lines after it are written."""
+    path = tmp_path / "r.jsonl"
+    recorder = opened(path)
+    name = "n" * 58
+    large = {f"{name}{number}": 1 for number in range(QUEUE_BYTES // len(name))}  # names of plain words are kept
+    recorder.write(make_call(metadata=large), ANNA, None)
+    write(recorder, 1)
+    recorder.close()
+
+    assert recorder.is_healthy
+    assert [(line["event"], line["lost"]) for line in logged] == [("record.write_failed", 1)]
+    assert numbers_in(path) == [1]
+
+
+def test_recording_continues_in_a_file_that_exists(tmp_path: Path):
     """A restart loses nothing."""
     for number in range(2):
-        again = recorder(tmp_path / "r.jsonl")
-        again.write(call_with(n=number), None)
-        again.close()
+        recorder = opened(tmp_path / "r.jsonl")
+        recorder.write(make_call(n=number), ANNA, None)
+        recorder.close()
 
-    assert lines_in(tmp_path / "r.jsonl") == [0, 1]
+    assert numbers_in(tmp_path / "r.jsonl") == [0, 1]
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(1.0, 400, 400), (0.25, 60, 140), (0.001, 0, 5)])
 def test_a_share_of_the_requests_is_recorded(tmp_path: Path, share: float, least: int, most: int):
-    """Chosen by chance; all of them by default."""
+    """It is a random sample; by default all of them."""
     random.seed(20)
-    sampling = recorder(tmp_path / "r.jsonl", share=share)
+    sampling = opened(tmp_path / "r.jsonl", share=share)
     for number in range(400):
-        sampling.write(call_with(n=number), None)
+        sampling.write(make_call(n=number), ANNA, None)
     sampling.close()
 
-    assert least <= len(lines_in(tmp_path / "r.jsonl")) <= most
+    assert least <= len(numbers_in(tmp_path / "r.jsonl")) <= most
 
 
-def test_who_was_never_opened_records_nothing(tmp_path: Path):
-    """Nor does closing it hurt, once or twice."""
+def test_a_recorder_that_was_never_opened_records_nothing(tmp_path: Path):
+    """It can be flushed, and closed once or twice, and is healthy."""
     idle = Recorder(RecordTable(path=tmp_path / "r.jsonl"))
-    idle.write(call_with(), None)
+    idle.write(make_call(), ANNA, None)
+    idle.flush()
     idle.close()
     idle.close()
 
+    assert idle.is_healthy
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_written_keeps_the_gate_from_starting(tmp_path: Path):
-    """Before the first call, not at it."""
+def test_a_file_that_cannot_be_written_keeps_the_gateway_from_starting(tmp_path: Path):
+    """The error is raised at the start, not at the first call."""
     with pytest.raises(IsADirectoryError):
-        recorder(tmp_path)
+        opened(tmp_path)

@@ -1,5 +1,6 @@
-"""What an operator sees of a call: one line, a span tree, headers; and what nobody sees."""
+"""What an operator sees of a call: one log line, a span tree, headers; and what is never shown."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from proxy.telemetry.trace import tracer_provider
+from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.trace import Trace, tracer_provider
 from tests.conftest import tables_for
-from tests.upstream import FakeUpstream, streaming
+from tests.upstream import CANONICAL, FakeUpstream, streaming
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-ASKED = {"model": "gpt-5.6", "input": "a secret prompt", "max_output_tokens": 64}
+REQUEST = {"model": "gpt-5.6", "input": "a secret prompt", "max_output_tokens": 64}
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def spans() -> InMemorySpanExporter:
 
 @pytest.fixture
 def provider(spans: InMemorySpanExporter) -> TracerProvider:
-    """A provider whose spans land in `spans`."""
+    """A provider that exports to `spans`."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     return provider
@@ -32,7 +34,7 @@ def provider(spans: InMemorySpanExporter) -> TracerProvider:
 
 @pytest.fixture
 async def traced(start_gate, upstream: FakeUpstream, provider: TracerProvider) -> str:
-    """The address of a gate whose calls are all traced."""
+    """The address of a gateway that traces all calls."""
     return await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
 
 
@@ -42,8 +44,8 @@ async def post(http, gate: str, body: dict[str, Any], **headers: str) -> tuple[i
 
 
 async def test_the_span_tree_of_one_call(traced: str, http, spans: InMemorySpanExporter):
-    """The request's span has the hops that wait as children; only the model call speaks GenAI."""
-    await post(http, traced, ASKED, traceparent=PARENT)
+    """The steps that wait are children of the request's span; only the model call has GenAI attributes."""
+    await post(http, traced, REQUEST, traceparent=PARENT)
     tree = {span.name: span for span in spans.get_finished_spans()}
     root, call = tree["POST /v1/responses"], tree["chat gpt-5.6"]
 
@@ -73,8 +75,8 @@ async def test_the_span_tree_of_one_call(traced: str, http, spans: InMemorySpanE
 
 
 async def test_the_upstream_gets_the_context_of_the_model_call(traced: str, http, spans, upstream: FakeUpstream):
-    """The provider's spans become children of our CLIENT span, not its siblings."""
-    await post(http, traced, ASKED, traceparent=PARENT, tracestate="vendor=1")
+    """Spans of the provider become children of the CLIENT span, not its siblings."""
+    await post(http, traced, REQUEST, traceparent=PARENT, tracestate="vendor=1")
     call = next(span for span in spans.get_finished_spans() if span.name == "chat gpt-5.6")
     sent = upstream.requests[0].headers
 
@@ -82,20 +84,20 @@ async def test_the_upstream_gets_the_context_of_the_model_call(traced: str, http
     assert sent["tracestate"] == "vendor=1"
 
 
-async def test_without_traces_the_callers_context_passes(gate: str, http, upstream: FakeUpstream):
-    """A gate that traces nothing does not break the caller's trace."""
-    await post(http, gate, ASKED, traceparent=PARENT)
+async def test_without_traces_the_context_of_the_caller_is_forwarded(gate: str, http, upstream: FakeUpstream):
+    """A gateway that traces nothing does not break the caller's trace."""
+    await post(http, gate, REQUEST, traceparent=PARENT)
 
     assert upstream.requests[0].headers["traceparent"] == PARENT
 
 
 async def test_an_unsampled_call_makes_no_spans(start_gate, upstream, http, spans):
-    """Sampling by the standard variables decides; a caller's own context passes on with its flag, none is made up."""
+    """The context of a caller is forwarded with its flag; without one none is sent."""
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
-    await post(http, gate, ASKED)
-    await post(http, gate, ASKED, traceparent=PARENT[:-2] + "00")
+    await post(http, gate, REQUEST)
+    await post(http, gate, REQUEST, traceparent=PARENT[:-2] + "00")
 
     assert spans.get_finished_spans() == ()
     assert "traceparent" not in upstream.requests[0].headers
@@ -103,9 +105,9 @@ async def test_an_unsampled_call_makes_no_spans(start_gate, upstream, http, span
     assert int(upstream.requests[1].headers["traceparent"][-2:], 16) & 1 == 0  # the flag that says "sampled"
 
 
-async def test_a_refusal_shows_where_it_came_from(traced: str, http, spans):
-    """The refused call's span names the policy and the code."""
-    await post(http, traced, ASKED | {"metadata": {"k": 1}})
+async def test_a_refusal_names_the_policy_and_the_code(traced: str, http, spans):
+    """Both are attributes of the request's span."""
+    await post(http, traced, REQUEST | {"metadata": {"k": 1}})
     (root,) = [span for span in spans.get_finished_spans() if span.kind == SpanKind.SERVER]
 
     assert root.attributes["headgate.policy"] == "metadata_limits"
@@ -113,18 +115,18 @@ async def test_a_refusal_shows_where_it_came_from(traced: str, http, spans):
 
 
 async def test_a_failure_of_the_upstream_is_an_error_of_both_spans(traced: str, http, spans, upstream: FakeUpstream):
-    """An operator who looks for errors finds the call and what it waited for."""
+    """A search for errors finds the call and what it waited for."""
     upstream.answer = streaming()
-    status, _, _ = await post(http, traced, ASKED)
+    status, _, _ = await post(http, traced, REQUEST)
     by_kind = {span.kind: span.status.status_code for span in spans.get_finished_spans() if span.name != "cache"}
 
     assert status == 502
     assert (by_kind[SpanKind.SERVER], by_kind[SpanKind.CLIENT]) == (StatusCode.ERROR, StatusCode.ERROR)
 
 
-async def test_one_line_tells_of_a_request(gate: str, http, logged: list[dict[str, Any]]):
-    """`request.finished` has what an operator asks for first."""
-    status, headers, _ = await post(http, gate, ASKED)
+async def test_a_request_is_one_log_line(gate: str, http, logged: list[dict[str, Any]]):
+    """`request.finished` has the facts that an operator needs first."""
+    status, headers, _ = await post(http, gate, REQUEST)
     (line,) = logged
 
     assert line.pop("duration_ms") > 0
@@ -143,6 +145,7 @@ async def test_one_line_tells_of_a_request(gate: str, http, logged: list[dict[st
             "stream": False,
             "max_output_tokens": 64,
             "cache": "bypass",
+            "route": "fake",
             "backend": "fake",
             "provider": "openai",
             "response_id": "resp_0001",
@@ -158,26 +161,123 @@ async def test_one_line_tells_of_a_request(gate: str, http, logged: list[dict[st
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_neither_prompt_nor_answer_is_logged_or_traced(traced: str, http, spans, logged, stream: bool):
-    """Logs and spans tell where the time went, not what was said."""
-    await post(http, traced, ASKED | {"stream": stream, "instructions": "a secret prompt"})
-    told = repr([dict(span.attributes) for span in spans.get_finished_spans()]) + repr(logged)
+    """Logs and spans show where the time went, not what was said."""
+    await post(http, traced, REQUEST | {"stream": stream, "instructions": "a secret prompt"})
+    shown = repr([dict(span.attributes) for span in spans.get_finished_spans()]) + repr(logged)
 
-    assert ("secret" in told, "Hello." in told) == (False, False)
+    assert ("secret" in shown, "Hello." in shown) == (False, False)
+    assert "request.finished" in shown
 
 
-async def test_every_answer_has_an_id_and_a_server_timing(gate: str, http):
-    """Headers tell the same as the log."""
-    _, headers, _ = await post(http, gate, ASKED)
+STEPS = ["identify", "parse", "policies", "ownership", "route", "cache", "history"]
+
+
+def timed_steps(headers: dict[str, str]) -> list[str]:
+    return [part.split(";")[0] for part in headers["server-timing"].split(", ")]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_every_answer_has_an_id_and_a_server_timing(gate: str, http, stream: bool):
+    """The last step is the backend's, up to its first event, for streams and bodies."""
+    _, headers, _ = await post(http, gate, REQUEST | {"stream": stream})
 
     assert headers["x-request-id"].startswith("req_")
-    assert [part.split(";")[0] for part in headers["server-timing"].split(", ")] == [
-        "identify",
-        "parse",
-        "policies",
-        "route",
-        "cache",
-        "history",
-    ]
+    assert timed_steps(headers) == [*STEPS, "backend"]
+    assert all(float(part.split(";dur=")[1]) >= 0 for part in headers["server-timing"].split(", "))
+
+
+async def test_the_backends_time_ends_with_its_first_event(gate: str, http, upstream: FakeUpstream):
+    """It is in the head of the answer, while the rest of the stream is still awaited."""
+    release = asyncio.Event()
+    first = CANONICAL.index(b"\n\n") + 2
+
+    async def rest(response: Any) -> None:
+        await release.wait()
+        await response.write(CANONICAL[first:])
+
+    upstream.answer = streaming(CANONICAL[:first], then=rest)
+    async with http.post(f"{gate}/v1/responses", json=REQUEST | {"stream": True}) as answer:
+        timing = answer.headers["server-timing"]
+        release.set()
+        await answer.read()
+
+    assert timed_steps({"server-timing": timing}) == [*STEPS, "backend"]
+
+
+async def test_a_cache_hit_names_no_backend(gate: str, http):
+    """No backend was waited for."""
+    request = REQUEST | {"prompt_cache_key": "k"}
+    _, first, _ = await post(http, gate, request)
+    _, second, _ = await post(http, gate, request)
+
+    assert timed_steps(first) == [*STEPS, "backend"]
+    assert timed_steps(second) == STEPS[:-1]
+
+
+async def test_a_refused_call_times_the_steps_that_ran(gate: str, http):
+    """The step that refused it is the last."""
+    _, headers, _ = await post(http, gate, REQUEST | {"metadata": 7})
+
+    assert timed_steps(headers) == ["identify", "parse", "policies"]
+
+
+async def test_a_failed_backend_is_timed_too(gate: str, http, upstream: FakeUpstream):
+    """The answer says how long it was waited for."""
+    upstream.answer = streaming()
+    status, headers, _ = await post(http, gate, REQUEST)
+
+    assert (status, timed_steps(headers)) == (502, [*STEPS, "backend"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_long_model_name_is_cut_in_every_span(traced: str, http, spans: InMemorySpanExporter, stream: bool):
+    """In the name of the model call's span as well."""
+    await post(http, traced, REQUEST | {"model": "m" * 100_000, "stream": stream})
+    finished = spans.get_finished_spans()
+    texts = [value for span in finished for value in span.attributes.values() if isinstance(value, str)]
+
+    assert sorted(span.name for span in finished)[2:] == ["chat " + "m" * 256, "history"]
+    assert max(map(len, texts)) <= 256
+
+
+def test_a_trace_without_a_tracer_only_measures():
+    """It has no span, and passes the caller's context on."""
+    trace = Trace(None, {"traceparent": PARENT, "tracestate": "vendor=1", "authorization": "Bearer key"})
+    record = RequestRecord(model="m")
+    with trace.step("cache"):
+        trace.event("noun.happened", {"key": "value"})
+    with trace.model_call(record) as call:
+        headers = trace.propagation_headers()
+        trace.end_wait()
+        trace.end_wait()
+    trace.end(record)
+
+    assert (trace.span, trace.is_recording, call.span) == (None, False, None)
+    assert headers == {"traceparent": PARENT, "tracestate": "vendor=1"}
+    assert [name for name, _ in trace.durations] == ["cache", "backend"]
+
+
+def test_an_invalid_context_of_a_caller_starts_a_new_trace(provider: TracerProvider, spans: InMemorySpanExporter):
+    """It is neither continued nor sent to the upstream."""
+    trace = Trace(provider.get_tracer("test"), {"traceparent": "00-nothing"})
+    sent = trace.propagation_headers()["traceparent"]
+    trace.end(RequestRecord(method="POST", path="/v1/responses", status=200))
+    (root,) = spans.get_finished_spans()
+
+    assert root.parent is None
+    assert sent.startswith(f"00-{root.context.trace_id:032x}-")
+
+
+def test_a_step_that_raises_is_measured_and_marked(provider: TracerProvider, spans: InMemorySpanExporter):
+    """The span names the type of the error, never its message."""
+    trace = Trace(provider.get_tracer("test"))
+    with pytest.raises(ValueError, match="secret"), trace.step("cache"):
+        raise ValueError("a secret")
+    (step,) = spans.get_finished_spans()
+
+    assert [name for name, _ in trace.durations] == ["cache"]
+    assert (step.status.status_code, step.status.description) == (StatusCode.ERROR, "ValueError")
+    assert "secret" not in step.to_json()
 
 
 @pytest.mark.parametrize(
@@ -191,10 +291,10 @@ async def test_every_answer_has_an_id_and_a_server_timing(gate: str, http):
     ],
 )
 def test_the_standard_variables_decide_whether_traces_are_exported(monkeypatch, variables, exports):
-    """No variable of our own: what the OpenTelemetry SDK documents is what holds."""
+    """They are those that the OpenTelemetry SDK documents; the gateway has none of its own."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    provider = traces_from_environment()
+    provider = tracer_provider()
     if provider is not None:
         provider.shutdown()
 

@@ -8,6 +8,7 @@ import pytest
 
 from proxy.wire.compose import events_of
 from proxy.wire.convert import convert
+from proxy.wire.errors import BackendError
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run, response_reply
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import Transcript
@@ -117,3 +118,20 @@ async def test_a_reply_without_a_response_object_still_becomes_a_stream():
     events = await read(await convert(Reply(200, {}, body=b"{}"), Transcript(), stream=True))
 
     assert [unit.type for unit in events] == ["response.created", "response.in_progress", "response.completed"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_response_that_is_too_deep_to_convert_is_an_error_of_the_backend(stream: bool):
+    """JSON may be parsed deeper than it may be written; a reply in the right form passes as it is."""
+    deep: list[object] = []
+    for _ in range(300):
+        deep = [deep]
+    response, transcript = FINAL | {"deep": deep}, Transcript()
+    terminal = Event("response.completed", data={"type": "response.completed", "response": response})
+    body = Reply(200, {}, body=b"received", response=response)
+    reply = body if stream else Reply(200, {}, batches=in_turn([terminal], transcript=transcript))
+    with pytest.raises(BackendError) as caught:
+        await convert(reply, transcript, stream=stream)
+
+    assert (caught.value.status, caught.value.code) == (502, "upstream_invalid_response")
+    assert await convert(body, transcript, stream=False) is body

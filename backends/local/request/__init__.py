@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backends.local.engine.job import Options
+from backends.local.decoding.job import DecodingOptions
 from backends.local.grammar import JsonStyle
 from backends.local.model import Model
 from backends.local.request.conversation import JSON, build_messages
@@ -25,7 +25,7 @@ class LocalRequest:
     """A request as the engine and the response need it."""
 
     prompt: list[int]
-    options: Options
+    options: DecodingOptions
     body: Mapping[str, Any]  # as the response echoes it
     tools: ToolSelection = ToolSelection()  # noqa: RUF009  it is frozen
     reasoning_tags: ReasoningTags | None = None  # None when the model does not reason
@@ -47,7 +47,7 @@ def read_request(
     prompt = _build_prompt(messages, tools, model, parameters, variables)
     reasoning_open = tags is not None and tags.are_open_in(_decode_tail(prompt, model))
     style, key = JsonStyle(**dict(model.json_style)), body.get("prompt_cache_key")
-    options = Options(
+    options = DecodingOptions(
         max_tokens=min(parameters.max_output_tokens, model.context_length - len(prompt)),
         stop_ids=model.stop_ids,
         temperature=parameters.temperature,

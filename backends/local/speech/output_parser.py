@@ -25,7 +25,7 @@ class PlainTextParser:
         offset, self._offset = self._offset, self._offset + len(text)
         return [Text(text, offset)] if text else []
 
-    def close(self, *, truncated: bool = False) -> list[Segment]:  # noqa: ARG002  nothing is held back
+    def close(self, *, truncated: bool = False) -> list[Segment]:
         return []
 
 

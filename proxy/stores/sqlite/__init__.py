@@ -64,9 +64,6 @@ class SqliteStore(Store):
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
         return await self._write(Transaction.put, key, value, ttl_s, if_absent=if_absent)
 
-    async def add(self, key: str, amount: int, *, ttl_s: float) -> int:
-        return await self._write(Transaction.add, key, amount, ttl_s)
-
     async def delete(self, key: str) -> None:
         await self._write(Transaction.delete, key)
 

@@ -39,14 +39,6 @@ class Transaction:
         self._insert(key, VALUE, ttl_s, data=value)
         return True
 
-    def add(self, key: str, amount: int, ttl_s: float) -> int:
-        try:
-            total = int(self.get(key) or b"0") + amount
-        except ValueError as error:
-            raise StoreError("the value is not a number") from error
-        self._insert(key, VALUE, ttl_s, data=str(total).encode())
-        return total
-
     def delete(self, key: str) -> None:
         self._retire_journal(key)
         self._execute("DELETE FROM record WHERE key = ?", (key,))

@@ -7,7 +7,7 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from backends.local.answer import ResponseBuilder
-from backends.local.engine.job import Options, Token
+from backends.local.decoding.job import DecodingOptions, Token
 from backends.local.model.tokenizer import ModelTokenizer
 from backends.local.request import LocalRequest
 from backends.local.request.tool_choice import select_tools
@@ -54,7 +54,7 @@ async def batches_of(generation, *tools, reasons=False, is_open=False, stop=(), 
     """Return the batches of events, after checking them."""
     body = {"model": "tiny", "temperature": 0.0, "tools": list(tools), **body}
     request = LocalRequest(
-        [1, 2, 3], Options(9, frozenset(), top_logprobs=top_logprobs, grammar=grammar), body, select_tools(body, tool_format=HERMES),
+        [1, 2, 3], DecodingOptions(9, frozenset(), top_logprobs=top_logprobs, grammar=grammar), body, select_tools(body, tool_format=HERMES),
         ReasoningTags() if reasons else None, is_open, stop,
     )  # fmt: skip
     batches = [list(batch) async for batch in ResponseBuilder(request, TOKENIZER).batches(generation)]

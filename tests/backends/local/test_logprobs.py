@@ -1,6 +1,6 @@
 """The logprobs of a text's tokens."""
 
-from backends.local.engine.job import Token
+from backends.local.decoding.job import Token
 from backends.local.logprobs import LogprobTracker
 from backends.local.speech import Text
 

@@ -68,6 +68,11 @@ FAULTS = {
     "302": (playing(whole(b"", "Location: /x", status="302 Found")), 502, "upstream_invalid_response"),
     "307": (playing(whole(b"", "Location: /x", status="307 Go")), 502, "upstream_invalid_response"),
     "101": (playing(b"HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"), 502, "upstream_invalid_response"),
+    "a flood of 100 Continue": (
+        playing(b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000, whole(FINAL, JSON)),
+        502,
+        "upstream_invalid_response",
+    ),
     "204": (playing(b"HTTP/1.1 204 No\r\n\r\n"), 502, "upstream_invalid_response"),
     "999": (playing(whole(REFUSAL, JSON, status="999 What")), 502, "upstream_invalid_response"),
     "200 with HTML": (playing(whole(b"<html>", "Content-Type: text/html")), 502, "upstream_invalid_response"),

@@ -13,7 +13,7 @@ import pytest
 from proxy.stores import StoreError
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite.transaction import Transaction
-from tests.raw import nothing_left_running  # noqa: F401
+from tests.raw import no_tasks_left  # noqa: F401
 from tests.stores.conftest import PATIENT_MS
 from tests.stores.sqlite.conftest import busy, opened, send
 
@@ -129,7 +129,7 @@ async def test_a_command_that_fails_leaves_its_batch_alone(sqlite: SqliteStore):
         tasks = await send(
             sqlite,
             sqlite.put("a", b"a", ttl_s=60),
-            sqlite.add("a", 1, ttl_s=60),
+            sqlite.append("a", b"1", ttl_s=60),
             broken,
             sqlite.put("\ud800", b"no text", ttl_s=60),
             sqlite.take("b", 2**80, limit=2**80, window_s=60),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import ConfigError, build
+from proxy.config.build import ConfigError, build
 from proxy.stores import StoreError
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite.database import open_database

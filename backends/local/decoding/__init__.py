@@ -1,0 +1,1 @@
+"""Chooses the tokens of answers with CTranslate2."""

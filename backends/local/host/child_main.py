@@ -1,0 +1,158 @@
+"""The program of the child process: loads a model, generates tokens, and exits when the gateway is gone.
+
+    python -m backends.local.host.child_main FD       FD is its end of a socket pair; ipc.py defines the messages
+
+Its event loop is never blocked: the model works in threads, and pings are answered meanwhile.
+"""  # fmt: skip
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import MutableMapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import ctranslate2  # noqa: F401  imported before the first message: from a slow disk it takes long and blocks the loop
+import structlog
+
+from backends.local.decoding.grammar_matcher import GrammarCompiler
+from backends.local.decoding.job import Step
+from backends.local.host.device import Placement, load_generator
+from backends.local.host.ipc import (
+    Channel,
+    EngineReady,
+    EngineSpec,
+    IpcError,
+    decode_job,
+    encode_message,
+    encode_steps,
+)
+from backends.local.scheduling.costs import Costs, measure_costs
+from backends.local.scheduling.prefix_cache import PrefixCache
+from backends.local.scheduling.scheduler import Scheduler
+
+# How long a thread may hold the interpreter lock while another waits: model threads add tokens, the loop sends them.
+SWITCH_INTERVAL_S = 0.0005
+# How likely the system kills this process instead of the gateway when memory runs out; from -1000 to 1000.
+OOM_SCORE = 500
+
+
+class ChildServer:
+    """Executes the gateway's messages."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._scheduler: Scheduler | None = None
+
+    async def serve(self) -> None:
+        """Handle messages until the gateway sends "close" or has exited; no clean-up then. Raises IpcError."""
+        async with asyncio.TaskGroup() as tasks:
+            while (message := await self._channel.receive()) is not None:
+                match message:
+                    case ["ping"]:
+                        self._channel.send(encode_message("pong", read_resident_bytes()))
+                    case ["start", spec]:
+                        tasks.create_task(self._load(EngineSpec(**spec)))
+                    case ["job", *content] if self._scheduler is not None:
+                        self._scheduler.submit(decode_job(content))
+                    case ["cancel", job_id] if self._scheduler is not None:
+                        self._scheduler.cancel(job_id)
+                    case ["close"]:
+                        if self._scheduler is not None:
+                            await self._scheduler.close()
+                        return
+                    case _:
+                        raise IpcError("a message of an unknown kind")
+
+    async def _load(self, spec: EngineSpec) -> None:
+        try:
+            loaded = await asyncio.to_thread(load_model, spec)
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            self._channel.send(encode_message("failed", str(error)))
+            return
+        generator, costs = loaded.generator, loaded.costs
+        self._scheduler = Scheduler(
+            generator, loaded.vocabulary, costs, workers=costs.workers, deliver=self._deliver,
+            prefixes=PrefixCache(spec.prefix_cache_bytes, spec.kv_bytes_per_token), grammars=loaded.grammars,
+        )  # fmt: skip
+        ready = EngineReady(generator.device, generator.compute_type, costs)
+        self._channel.send(encode_message("ready", ready))
+
+    def _deliver(self, steps: Sequence[Step]) -> None:
+        self._channel.send(encode_steps(steps))
+
+    def forward_log(self, _logger: object, level: str, fields: MutableMapping[str, Any]) -> NoReturn:
+        """Send a log line to the gateway, which formats and writes it. A processor for structlog."""
+        line = encode_message("log", level, fields.pop("event"), {name: str(value) for name, value in fields.items()})
+        self._loop.call_soon_threadsafe(self._channel.send, line)
+        raise structlog.DropEvent
+
+
+class LoadedModel(NamedTuple):
+    """A model that is ready for a scheduler."""
+
+    generator: Any
+    vocabulary: Sequence[str]
+    costs: Costs
+    grammars: GrammarCompiler
+
+
+def load_model(spec: EngineSpec) -> LoadedModel:
+    """Load and measure a model, which takes long.
+
+    Raises OSError, ValueError, RuntimeError or MemoryError with a message for operators.
+    """
+    if spec.process_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (spec.process_bytes, spec.process_bytes))
+    path = Path(spec.path)
+    vocabulary = json.loads((path / "vocabulary.json").read_bytes())
+    if len(vocabulary) != spec.vocabulary_size:
+        raise ValueError(f"The model in {path} has changed since the gateway was started; restart the gateway.")
+    placement = Placement(**{**spec.placement, "device_index": tuple(spec.placement["device_index"])})
+    generator = load_generator(path, vocabulary, placement)
+    costs = measure_costs(generator, vocabulary, generator.num_generators, spec.kv_bytes_per_token)
+    tokenizer = (path / "tokenizer.json").read_text(encoding="utf-8")
+    return LoadedModel(generator, vocabulary, costs, GrammarCompiler(tokenizer, spec.vocabulary_size, spec.stop_ids))
+
+
+def read_resident_bytes() -> int:
+    """Return how much memory this process uses; 0 where the system does not report it."""
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    return 0
+
+
+async def _serve(fd: int) -> None:
+    """Serve and exit the process without waiting for threads of the library: they can abort it at a normal exit."""
+    code = 1
+    try:
+        server = ChildServer(await Channel.open(socket.socket(fileno=fd)))
+        structlog.configure(processors=[server.forward_log])
+        await server.serve()
+        code = 0
+    except BaseException:  # noqa: BLE001  printed before the process exits
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def main() -> None:
+    """Run the child process."""
+    # A terminal and a service manager signal all processes at once; the gateway drains first, then sends "close".
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
+    asyncio.run(_serve(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

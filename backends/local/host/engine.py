@@ -1,0 +1,144 @@
+"""The interface of the engine: start one, generate answers with it, close it. Token ids in, token ids out.
+
+    ProcessEngine.start(...)  or  ThreadEngine.start(...)
+    async with engine.generate(prompt, options) as generation: async for tokens in generation: ...
+    await engine.close()
+"""  # fmt: skip
+
+import asyncio
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+import structlog
+
+from backends.local.decoding.job import MIN_PROMPT_TOKENS, DecodingOptions, FinishReason, Job, Step, Token
+from backends.local.scheduling.admission import Admission
+from proxy.wire.errors import BackendError
+
+log = structlog.get_logger()
+
+
+class Generation:
+    """The tokens of one answer. Iterate it once; each item is all tokens that have arrived, without the stop token.
+
+    At the end `finish` is "stop" when the model ended the answer, "length" at the limit.
+    Iteration raises BackendError when the model fails or is closed.
+    """
+
+    def __init__(self) -> None:
+        self.finish: FinishReason | None = None
+        self.cached_tokens = 0
+        self._tokens: list[Token] = []
+        self._error: BackendError | None = None
+        self._changed = asyncio.Event()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[Token]:
+        while not self._tokens:
+            if self._error is not None:
+                raise self._error
+            if self.finish is not None:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        tokens, self._tokens = self._tokens, []
+        return tokens
+
+    def add_step(self, step: Step) -> None:
+        """Add a step from the engine. Called in the loop's thread."""
+        self.cached_tokens = step.cached_tokens or self.cached_tokens
+        self._tokens.extend(step.tokens)
+        if step.finish == "failed":
+            self.fail(model_failed())
+        elif step.finish == "constraint_failed":
+            message = "The local model does not follow the required output format; a simpler format may work."
+            self.fail(BackendError(message, code="local_model_constraint_failed"))
+        elif step.finish is not None:
+            self.finish = step.finish
+        if step.tokens or step.finish:
+            self._changed.set()
+
+    def fail(self, error: BackendError) -> None:
+        """End the answer with an error after the tokens that have arrived; the first error counts."""
+        self._error = self._error or error
+        self._changed.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further token will arrive."""
+        return self.finish is not None or self._error is not None
+
+
+class Engine(ABC):
+    """One model that generates tokens. `device` and `compute_type` are set once the model is loaded."""
+
+    device = ""
+    compute_type = ""
+
+    def __init__(self, admission: Admission, vocabulary_size: int) -> None:
+        self._admission = admission
+        self._vocabulary_size = vocabulary_size
+        self._job_ids = itertools.count(1)
+        self._generations: dict[int, Generation] = {}
+
+    @asynccontextmanager
+    async def generate(self, prompt: Sequence[int], options: DecodingOptions) -> AsyncIterator[Generation]:
+        """Start an answer. Leaving the block cancels it within one step, whether it waits or runs.
+
+        Raises BackendError when too many jobs are waiting, ValueError for an invalid prompt.
+        """
+        # A token id beyond the vocabulary would crash the library.
+        if len(prompt) < MIN_PROMPT_TOKENS or min(prompt) < 0 or max(prompt) >= self._vocabulary_size:
+            raise ValueError("The prompt is invalid; it must have at least two tokens, all of the model's vocabulary.")
+        job = Job(next(self._job_ids), prompt, options)
+        with self._admission.admit(job):
+            generation = self._generations[job.id] = Generation()
+            try:
+                await self._submit(job)
+                yield generation
+            finally:
+                del self._generations[job.id]
+                if not generation.is_over:
+                    self._cancel(job)
+
+    def receive(self, steps: Sequence[Step]) -> None:
+        """Pass steps on to their generations; steps of cancelled jobs are dropped."""
+        for step in steps:
+            self._admission.record_step(step)
+            if step.finish == "failed":
+                log.warning("generation.failed", error=step.message)
+            generation = self._generations.get(step.job)
+            if generation is not None:
+                generation.add_step(step)
+
+    def fail_all(self, error: BackendError) -> None:
+        """End all answers with an error."""
+        for generation in self._generations.values():
+            generation.fail(error)
+
+    @property
+    @abstractmethod
+    def running(self) -> bool:
+        """Whether the engine accepts jobs now."""
+
+    @abstractmethod
+    async def _submit(self, job: Job) -> None:
+        """Pass a job to the scheduler, whose steps go to `receive`. Raises BackendError."""
+
+    @abstractmethod
+    def _cancel(self, job: Job) -> None:
+        """Cancel a job that has been submitted."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End all answers and release the model."""
+
+
+def model_failed() -> BackendError:
+    """Return the error of an answer that the model's failure ended."""
+    return BackendError("The local model failed.", code="local_model_failed")

@@ -1,0 +1,1 @@
+"""Decides which jobs run when, and with which others."""

@@ -1,0 +1,191 @@
+"""Decides which jobs are admitted: limits on waiting jobs, on memory and on waiting time. Arithmetic only, no I/O.
+
+A job that is refused gets a Retry-After: the time until enough of the running and waiting work is done. It follows from
+the measured costs and from how much longer answers really take, because prompts are longer than in the measurement
+and machines are shared.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from backends.local.decoding.job import Job, Step
+from backends.local.scheduling.costs import Costs
+from backends.local.scheduling.estimates import AnswerLength
+from proxy.wire.errors import BackendError, RequestError
+
+MAX_RETRY_AFTER_S = 600
+# The weight of one answer in the ratio of real to estimated time, and the largest ratio that one answer may show.
+RATIO_WEIGHT, MAX_RATIO = 0.1, 20.0
+# The costs before a model has been measured.
+DEFAULT_COSTS = Costs(0.02, 0.1, 0.0005, 0, 1)
+
+
+class Busy(BackendError):
+    """Source: https://platform.openai.com/docs/guides/rate-limits (429: the error's type names the limit)."""
+
+    type: ClassVar[str] = "requests"
+
+
+@dataclass(slots=True)
+class AdmittedJob:
+    """An admitted job and its progress."""
+
+    job: Job
+    started: bool = False
+    started_at: float = 0.0
+    cached_tokens: int = 0
+    generated: int = 0
+
+    @property
+    def max_tokens(self) -> int:
+        """For how many tokens it may need memory."""
+        return len(self.job.prompt) + self.job.options.max_tokens
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether it does not share a batch."""
+        return self.job.options.runs_alone
+
+
+class Admission:
+    """The admitted jobs of one model.
+
+    `kv_bytes` is the memory for answers while they are decoded; None: no limit. `kv_bytes_per_token` is known before
+    the model has been measured; 0: it is not known.
+    """
+
+    def __init__(
+        self, max_waiting: int, workers: int, kv_bytes: int | None, max_wait_s: float,
+        *, kv_bytes_per_token: int = 0, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._max_waiting = max_waiting
+        self._workers = workers
+        self._kv_bytes = kv_bytes
+        self._max_wait_s = max_wait_s
+        self._costs = replace(DEFAULT_COSTS, kv_bytes_per_token=kv_bytes_per_token)
+        self._jobs: dict[int, AdmittedJob] = {}
+        self._length = AnswerLength()
+        self._time_ratio = 1.0  # real time by estimated time
+        self._clock = clock
+
+    def set_costs(self, costs: Costs) -> None:
+        """Use the costs that were measured when the model was loaded."""
+        self._costs = costs
+        self._workers = costs.workers
+
+    @contextmanager
+    def admit(self, job: Job) -> Iterator[None]:
+        """Admit a job until the block is left. Raises BackendError with Retry-After, or RequestError."""
+        admitted = AdmittedJob(job)
+        self._check_fits(admitted)
+        self._check_waiting()
+        self._check_memory(admitted)
+        self._check_wait_time()
+        self._jobs[job.id] = admitted
+        try:
+            yield
+        finally:
+            del self._jobs[job.id]
+
+    def record_step(self, step: Step) -> None:
+        """Update the progress of a job."""
+        admitted = self._jobs.get(step.job)
+        if admitted is None:
+            return
+        if not admitted.started:
+            admitted.started, admitted.started_at = True, self._clock()
+            admitted.cached_tokens = step.cached_tokens or 0
+        admitted.generated += len(step.tokens)
+        if step.finish in ("stop", "length"):
+            self._length.record(admitted.generated, cut=step.finish == "length")
+            self._update_time_ratio(admitted)
+
+    @property
+    def waiting(self) -> int:
+        """The number of jobs that wait for a worker, as far as the gateway can know."""
+        started = sum(admitted.started for admitted in self._jobs.values())
+        return max(0, len(self._jobs) - max(started, self._workers))
+
+    @property
+    def wait_s(self) -> float:
+        """How long one more job would wait for a worker."""
+        # A waiting job shows that no worker is free; which batches the started jobs are in is not known here.
+        return self._work_s() / self._workers if self.waiting else 0.0
+
+    def _work_s(self) -> float:
+        """Return how long one worker would need for all admitted jobs."""
+        costs, jobs = self._costs, self._jobs.values()
+        running = [self._remaining_tokens(admitted) for admitted in jobs if admitted.started]
+        waiting = [admitted for admitted in jobs if not admitted.started]
+        in_batches = sum(not admitted.runs_alone for admitted in waiting)
+        rows = max(1, min(costs.max_rows, in_batches // self._workers))
+        work_s = sum(running) * self._token_s(max(1, len(running) / self._workers))
+        for admitted in waiting:
+            prefill_s = len(admitted.job.prompt) * costs.prefill_s_per_token
+            token_s = self._token_s(1 if admitted.runs_alone else rows)
+            work_s += prefill_s + self._remaining_tokens(admitted) * token_s
+        return work_s * self._time_ratio
+
+    def _update_time_ratio(self, admitted: AdmittedJob) -> None:
+        """Compare the real time of a finished job with its estimate."""
+        rows = max(1.0, sum(other.started for other in self._jobs.values()) / self._workers)
+        prefill_s = (len(admitted.job.prompt) - admitted.cached_tokens) * self._costs.prefill_s_per_token
+        estimate_s = prefill_s + admitted.generated * self._costs.batch_step_s(rows)
+        if estimate_s > 0:
+            ratio = (self._clock() - admitted.started_at) / estimate_s
+            self._time_ratio += RATIO_WEIGHT * (min(ratio, MAX_RATIO) - self._time_ratio)
+
+    def _token_s(self, rows: float) -> float:
+        """Return the share of one token in a step of this many rows."""
+        return self._costs.batch_step_s(rows) / rows
+
+    def _remaining_tokens(self, admitted: AdmittedJob) -> float:
+        generated = admitted.generated
+        return self._length.remaining(generated, admitted.job.options.max_tokens - generated)
+
+    def _check_fits(self, admitted: AdmittedJob) -> None:
+        capacity = self._capacity_tokens
+        if capacity is not None and admitted.max_tokens > capacity:
+            raise RequestError(
+                f"The input and max_output_tokens come to {admitted.max_tokens} tokens; this model has memory for "
+                f"{capacity}.",
+                code="local_model_memory", param="max_output_tokens",
+            )  # fmt: skip
+
+    def _check_waiting(self) -> None:
+        waiting = self.waiting
+        if len(self._jobs) >= self._workers + self._max_waiting and waiting >= self._max_waiting:
+            raise busy_error(
+                f"{waiting} calls are waiting for this model; the limit is {self._max_waiting}.", self.wait_s
+            )
+
+    def _check_memory(self, admitted: AdmittedJob) -> None:
+        capacity, reserved = self._capacity_tokens, sum(other.max_tokens for other in self._jobs.values())
+        if capacity is not None and reserved + admitted.max_tokens > capacity:
+            raise busy_error(
+                "The memory for answers of this model is in use; retry later.", self._work_s() / self._workers
+            )
+
+    def _check_wait_time(self) -> None:
+        wait_s = self.wait_s
+        if wait_s > self._max_wait_s:
+            raise busy_error(
+                f"The answer would start in about {wait_s:.0f} s; the limit is {self._max_wait_s:g} s.",
+                wait_s - self._max_wait_s,
+            )
+
+    @property
+    def _capacity_tokens(self) -> int | None:
+        """For how many tokens there is memory; None: no limit."""
+        per_token = self._costs.kv_bytes_per_token
+        return self._kv_bytes // per_token if self._kv_bytes is not None and per_token else None
+
+
+def busy_error(message: str, retry_after_s: float) -> Busy:
+    """Return a 429 error with a Retry-After between one second and ten minutes."""
+    retry_after = str(max(1, min(MAX_RETRY_AFTER_S, math.ceil(retry_after_s))))
+    return Busy(message, status=429, code="local_model_busy", headers={"Retry-After": retry_after})

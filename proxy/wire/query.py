@@ -1,0 +1,31 @@
+"""The query of a request, read as leniently as any server reads it: `&` or `;` between pairs, names in any case."""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote_plus
+
+from proxy.wire.errors import RequestError
+from proxy.wire.fields import FIELDS, fold_name
+
+INCLUDE = "include"
+_SEPARATOR = re.compile(r"[&;]")
+_FIELDS_WITHOUT_UNDERSCORES = {name.replace("_", "") for name in FIELDS}
+
+
+def query_pairs(query: str) -> Iterator[tuple[str, str]]:
+    """Yield decoded names and values. Names are folded and lose their brackets: `Include[]` becomes `include`."""
+    for pair in _SEPARATOR.split(query):
+        name, _, value = pair.partition("=")
+        yield fold_name(unquote_plus(name).partition("[")[0]), unquote_plus(value)
+
+
+def refuse_body_fields(query: str) -> None:
+    """Raises RequestError for a parameter that an upstream could read as a field of the body, which policies check.
+
+    `include` is the one field that the protocol also has in queries; a policy checks it there.
+    """
+    for name, _ in query_pairs(query):
+        if name != INCLUDE and name.replace("_", "") in _FIELDS_WITHOUT_UNDERSCORES:
+            shown = name[:64].encode("ascii", "backslashreplace").decode()
+            message = f"The query has '{shown}', which is a field of the body; it is only allowed there."
+            raise RequestError(message, code="query_not_allowed", param=shown)

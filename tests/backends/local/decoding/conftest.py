@@ -1,0 +1,5 @@
+"""Fixtures: tiny models."""
+
+from tests.backends.local.tiny_models import endless_model, generator, greeting_model, random_model
+
+__all__ = ["endless_model", "generator", "greeting_model", "random_model"]

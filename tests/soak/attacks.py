@@ -1,0 +1,97 @@
+"""The attacks, and how each is run: what the gateway is started with, and what happens while the polite caller is served.
+
+An attack returns counted outcomes. One that begins with BROKEN is a broken promise.
+"""
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from tests.bench.processes import ROOT
+from tests.soak import operators
+from tests.soak.clients import CLIENTS
+from tests.soak.gateway import Gateway, Options
+from tests.soak.upstreams import BEHAVIOURS
+from tests.soak.wire import Outcomes
+
+READY_TIMEOUT_S, END_TIMEOUT_S = 60, 30
+CONNECTION_FILES = 1024
+
+Disturbance = Callable[[Gateway, float], Awaitable[Outcomes]]
+Preparation = Callable[[Path], AbstractContextManager[tuple[Options, Disturbance]]]
+
+
+async def disturb_nothing(_gateway: Gateway, seconds: float) -> Outcomes:
+    await asyncio.sleep(seconds)
+    return Counter()
+
+
+def prepare_nothing(_folder: Path) -> AbstractContextManager[tuple[Options, Disturbance]]:
+    return nullcontext((Options(), disturb_nothing))
+
+
+def prepare_few_files(_folder: Path) -> AbstractContextManager[tuple[Options, Disturbance]]:
+    return nullcontext((Options(max_files=CONNECTION_FILES), disturb_nothing))
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """An attack. `attacker` is what the attacking process is told to do, "" for none."""
+
+    name: str
+    kind: str
+    attacker: str = ""
+    prepare: Preparation = prepare_nothing
+
+
+ATTACKS = (
+    Attack("none", "baseline"),
+    *(
+        Attack(name, "client", name, prepare_few_files if name == "connections" else prepare_nothing)
+        for name in CLIENTS
+    ),
+    *(Attack(name, "upstream", name) for name in BEHAVIOURS if name != "hello"),
+    Attack("stderr_unread", "operator", "unknown_keys", operators.prepare_unread_stderr),
+    Attack("audit_disk_full", "operator", "", operators.prepare_full_audit_disk),
+    Attack("redis_paused", "operator", "", operators.prepare_paused_redis),
+    Attack("redis_killed", "operator", "", operators.prepare_killed_redis),
+)
+
+
+@asynccontextmanager
+async def start_attacker(attack: Attack, port: int, seconds: float) -> AsyncIterator[Callable[[], Awaitable[Outcomes]]]:
+    """Start the attacking process and give the function that begins the attack and waits for its end."""
+    if not attack.attacker:
+        yield _count_nothing
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.soak.attacker", attack.attacker, str(port), str(seconds),
+        cwd=ROOT, stdin=PIPE, stdout=PIPE, start_new_session=True,
+    )  # fmt: skip
+
+    async def begin() -> Outcomes:
+        try:
+            printed, _ = await asyncio.wait_for(process.communicate(b"\n"), seconds + END_TIMEOUT_S)
+        except TimeoutError:
+            return Counter({"the attacker did not end": 1})
+        return Counter(orjson.loads(printed))
+
+    try:
+        assert process.stdout is not None
+        await asyncio.wait_for(process.stdout.readline(), READY_TIMEOUT_S)
+        yield begin
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _count_nothing() -> Outcomes:
+    return Counter()

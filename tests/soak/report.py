@@ -1,0 +1,122 @@
+"""What one attack did, which promises it broke, and the table of all of them."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tests.soak.gateway import MEMORY_MB, Reading
+from tests.soak.polite import Figures
+from tests.soak.wire import Outcomes
+
+HEADINGS = (
+    "attack", "requests", "lost", "p50 ms", "p99 ms", "max ms", "quiet p99", "direct p99", "event p99 ms",
+    "quiet event p99", "RSS at most MB", "RSS before, after MB", "files", "tasks", "threads", "result",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What is allowed."""
+
+    added_ms: float
+    base_mb: float
+    left_mb: float
+    spare_files: int
+    spare_tasks: int
+    stop_s: float
+
+
+@dataclass(slots=True)
+class Row:
+    """One attack. `before` and `after` are None if the gateway could not be read."""
+
+    name: str
+    quiet: Figures = field(default_factory=Figures)
+    attacked: Figures = field(default_factory=Figures)
+    before: Reading | None = None
+    after: Reading | None = None
+    peak_mb: float = 0.0
+    stop_s: float = 0.0
+    exit_status: int | None = 0
+    outcomes: Outcomes = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)  # found while the attack ran
+
+
+def percentile_ms(values: Sequence[float], share: float) -> float:
+    """Return a percentile in milliseconds; 0 of nothing."""
+    ordered = sorted(values)
+    return 1000 * ordered[round(share * (len(ordered) - 1))] if ordered else 0.0
+
+
+def find_faults(row: Row, allowed: Thresholds) -> list[str]:
+    """Return the promises that were broken."""
+    faults = [*row.faults, *(outcome for outcome in row.outcomes if "BROKEN" in outcome)]
+    if row.attacked.lost:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(row.attacked.lost).most_common(3))
+        faults.append(f"{len(row.attacked.lost)} lost ({kinds})")
+    faults += _find_slowness(row, allowed)
+    if row.peak_mb > MEMORY_MB + allowed.base_mb:
+        faults.append(f"{row.peak_mb:.0f} MB in use; {MEMORY_MB + allowed.base_mb:.0f} MB are allowed")
+    if row.before is not None and row.after is not None:
+        faults += _find_remains(row.before, row.after, allowed)
+    if row.exit_status != 0:
+        faults.append("SIGTERM did not end it" if row.exit_status is None else f"exit status {row.exit_status}")
+    elif row.stop_s > allowed.stop_s:
+        faults.append(f"{row.stop_s:.1f} s to stop")
+    return faults
+
+
+def _find_slowness(row: Row, allowed: Thresholds) -> Iterator[str]:
+    """Compare with the quiet time just before, and with the upstream called without the gateway at the same time."""
+    direct_ms = percentile_ms(row.attacked.direct_s, 0.99)
+    for name, quiet, attacked in (
+        ("requests", row.quiet.latencies_s, row.attacked.latencies_s),
+        ("events", row.quiet.delays_s, row.attacked.delays_s),
+    ):
+        added_ms = percentile_ms(attacked, 0.99) - max(percentile_ms(quiet, 0.99), direct_ms)
+        if added_ms > allowed.added_ms:
+            yield f"p99 of {name} {added_ms:.0f} ms more; {allowed.added_ms:.0f} ms are allowed"
+
+
+def _find_remains(before: Reading, after: Reading, allowed: Thresholds) -> Iterator[str]:
+    if after.files > before.files + allowed.spare_files:
+        yield f"{after.files - before.files} files more than before"
+    if after.tasks > before.tasks + allowed.spare_tasks:
+        yield f"{after.tasks - before.tasks} tasks more than before"
+    if after.rss_mb > before.rss_mb + allowed.left_mb:
+        yield f"{after.rss_mb - before.rss_mb:.0f} MB more than before"
+
+
+def render(rows: Sequence[Row], allowed: Thresholds) -> Iterator[str]:
+    """Yield the lines of the table."""
+    yield f"| {' | '.join(HEADINGS)} |"
+    yield f"|---{'|---:' * (len(HEADINGS) - 2)}|---|"
+    for row in rows:
+        yield f"| {' | '.join(_cells(row, allowed))} |"
+
+
+def render_outcomes(row: Row) -> str:
+    """Return what the attacker saw, in one line."""
+    seen = ", ".join(f"{count} x {outcome}" for outcome, count in row.outcomes.most_common(8))
+    return f"{row.name}: {seen or 'nothing'}"
+
+
+def _cells(row: Row, allowed: Thresholds) -> Iterator[str]:
+    quiet, attacked = row.quiet, row.attacked
+    yield row.name
+    yield f"{attacked.requests} + {attacked.streams} streams"
+    yield str(len(attacked.lost))
+    yield from (f"{percentile_ms(attacked.latencies_s, share):.0f}" for share in (0.5, 0.99, 1.0))
+    for values in (quiet.latencies_s, attacked.direct_s, attacked.delays_s, quiet.delays_s):
+        yield f"{percentile_ms(values, 0.99):.0f}" if values else "-"
+    yield f"{row.peak_mb:.0f}" if row.peak_mb else "-"
+    if row.before is None or row.after is None:
+        yield from ("-",) * 4
+    else:
+        before, after = row.before, row.after
+        yield f"{before.rss_mb:.0f}, {after.rss_mb:.0f}"
+        yield f"{before.files}, {after.files}"
+        yield f"{before.tasks}, {after.tasks}"
+        yield f"{before.threads}, {after.threads}"
+    faults = find_faults(row, allowed)
+    yield f"**broken**: {'; '.join(faults)}" if faults else "kept"

@@ -1,0 +1,239 @@
+"""The hostile upstream: `python -m tests.soak.upstreams` prints its address and serves.
+
+The model of a request is the name of what it does. Each behaviour writes an answer and ends; an answer is bounded, save
+the endless ones, which end when the gateway closes the connection.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+
+import orjson
+
+from proxy.wire.compose import Composer, new_id, response_object, usage
+from tests.bench.event_loop import run_until_signal
+from tests.soak.polite_upstream import JSON_HEAD, STREAM_HEAD, read_request, write_chunk, write_frames
+
+FRAMES_AT_ONCE = 200
+FRAME_BYTES = 60_000_000
+BLANK_BYTES = 9_000_000
+OPEN_ITEMS, DELTAS, TINY_FRAMES = 3_000, 500, 1_000_000
+STALL_S = 30
+
+Behaviour = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
+
+
+def frame(kind: str, **fields: object) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
+
+
+def delta(text: str, index: int = 0) -> bytes:
+    return frame("response.output_text.delta", output_index=index, content_index=0, delta=text)
+
+
+def opening() -> bytes:
+    """Return the frames of a response that begins, up to its open message."""
+    composer = _composer()
+    return write_frames([*composer.start(), *composer.open_message()])
+
+
+def ending() -> bytes:
+    """Return the frames of a whole small response."""
+    composer = _composer()
+    events = [*composer.start(), *composer.open_message(), *composer.delta("Hello.")]
+    return write_frames([*events, *composer.finish(usage(input_tokens=8, output_tokens=2))])
+
+
+def _composer() -> Composer:
+    return Composer(response_object({"model": "hostile"}, response_id=new_id("resp"), created_at=1_700_000_000))
+
+
+async def endless_item(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    writer.write(STREAM_HEAD)
+    await write_chunk(writer, opening())
+    piece = delta("x" * 1000) * FRAMES_AT_ONCE
+    while True:
+        await write_chunk(writer, piece)
+
+
+async def open_items(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """3,000 open items, then 500 deltas, then the end of the connection."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield opening()
+        for start in range(1, OPEN_ITEMS, 100):
+            yield b"".join(
+                frame(
+                    "response.output_item.added",
+                    output_index=i,
+                    item={"type": "message", "id": f"msg_{i}", "content": []},
+                )
+                for i in range(start, start + 100)
+            )
+        for index in range(DELTAS):
+            yield delta("x" * 2000, index)
+
+    await _stream(writer, pieces())
+
+
+async def blank_lines(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield opening()
+        for _ in range(BLANK_BYTES // 100_000):
+            yield b"\n" * 100_000
+        yield ending()
+
+    await _stream(writer, pieces())
+
+
+async def continues(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """Interim answers without end."""
+    piece = b"HTTP/1.1 100 Continue\r\n\r\n" * 2000
+    while True:
+        writer.write(piece)
+        await writer.drain()
+
+
+async def crlf_frame(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """One frame of 60 MB with CRLF line ends, in pieces of 8 KiB."""
+    line = b"data: " + b"x" * 74 + b"\r\n"
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield opening().replace(b"\n", b"\r\n")
+        for _ in range(FRAME_BYTES // (100 * len(line))):
+            yield line * 100
+        yield b"\r\n" + ending()
+
+    await _stream(writer, pieces())
+
+
+async def big_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """60 MB of JSON with 10 million values."""
+    body = b'{"id":"resp_1","object":"response","status":"completed","output":[' + b"{}, [], " * 7_500_000 + b"{}]}"
+    await _write(writer, JSON_HEAD % len(body) + body)
+
+
+async def long_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """A correct response with 60 MB of text."""
+    content = [{"type": "output_text", "text": "a" * FRAME_BYTES, "annotations": []}]
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": content}
+    response = {"id": new_id("resp"), "object": "response", "status": "completed", "output": [message]}
+    body = orjson.dumps(response)
+    await _write(writer, JSON_HEAD % len(body) + body)
+
+
+async def endless_headers(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    number = 0
+    while True:
+        piece = b"".join(b"x-header-%d: %b\r\n" % (number + i, b"y" * 200) for i in range(200))
+        number += 200
+        await _write(writer, piece)
+
+
+async def stall_head(_writer: asyncio.StreamWriter, _head: bytes) -> None:
+    await asyncio.sleep(STALL_S)
+
+
+async def stall_middle(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    writer.write(STREAM_HEAD)
+    await write_chunk(writer, opening() + delta("x"))
+    await asyncio.sleep(STALL_S)
+
+
+async def tiny_frames(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    piece = delta("x") * FRAMES_AT_ONCE
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield opening()
+        for _ in range(TINY_FRAMES // FRAMES_AT_ONCE):
+            yield piece
+        yield ending()
+
+    await _stream(writer, pieces())
+
+
+async def no_terminal(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield opening() + delta("x") * 100
+
+    await _stream(writer, pieces())
+
+
+async def invalid_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """Frames that are not JSON, or not objects, and one of a followed type that breaks off."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield opening()
+        yield b"data: {\n\ndata: 17\n\ndata: \xff\xfe\n\ndata: [[[[\n\n" * 2000
+        yield b'event: response.output_item.done\ndata: {"type":"response.output_item.done","item":\n\n' * 200
+        yield ending()
+
+    await _stream(writer, pieces())
+
+
+async def reset_middle(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    writer.write(STREAM_HEAD)
+    await write_chunk(writer, opening() + delta("x") * 10)
+    writer.transport.abort()
+
+
+async def key_echo(writer: asyncio.StreamWriter, head: bytes) -> None:
+    """A refusal that quotes the request's own Authorization header, in its body and in a header."""
+    line = next((line for line in head.decode().split("\r\n") if line.lower().startswith("authorization:")), "")
+    body = orjson.dumps({"error": {"message": f"No access: {line}", "type": "invalid_request_error", "code": "x"}})
+    fields = f"Content-Type: application/json\r\nX-Debug: {line[:500]}\r\nContent-Length: {len(body)}"
+    await _write(writer, f"HTTP/1.1 403 Forbidden\r\n{fields}\r\n\r\n".encode() + body)
+
+
+async def hello(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """A correct small response."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield ending()
+
+    await _stream(writer, pieces())
+
+
+BEHAVIOURS: dict[str, Behaviour] = {
+    behaviour.__name__: behaviour
+    for behaviour in (
+        endless_item, open_items, blank_lines, continues, crlf_frame, big_json, long_json, endless_headers, stall_head,
+        stall_middle, tiny_frames, no_terminal, invalid_json, reset_middle, key_echo, hello,
+    )
+}  # fmt: skip
+
+
+async def _stream(writer: asyncio.StreamWriter, pieces: AsyncIterator[bytes]) -> None:
+    """Write a chunked stream, piece by piece."""
+    writer.write(STREAM_HEAD)
+    async for piece in pieces:
+        await write_chunk(writer, piece)
+    await write_chunk(writer, b"")
+
+
+async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()
+
+
+async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer the requests of one connection until it ends."""
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        while not writer.is_closing():
+            head, body = await read_request(reader)
+            model = orjson.loads(body)["model"] if body else "hello"
+            await BEHAVIOURS.get(model, hello)(writer, head)
+    writer.close()
+
+
+async def serve() -> None:
+    server = await asyncio.start_server(serve_connection, "127.0.0.1", 0, backlog=1024)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    os.nice(10)  # its work is not what is measured
+    run_until_signal(serve())

@@ -1,0 +1,225 @@
+"""Lines that are written by a thread: in order, bounded, counted when they are lost, and never waited for."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxy.telemetry.files import LineQueue, append_line, open_private
+from tests.patience import fail_if_stuck
+from tests.room import disk_full_at
+
+
+class BlockedWriter:
+    """Blocks in its first write until `release` is set, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[list[bytes], int]] = []
+        self.began = threading.Event()
+        self.release = threading.Event()
+
+    def __call__(self, lines: list[bytes], lost: int) -> int:
+        self.batches.append((lines, lost))
+        self.began.set()
+        self.release.wait()
+        return 0
+
+    @property
+    def lines(self) -> list[bytes]:
+        return [line for lines, _ in self.batches for line in lines]
+
+    @property
+    def lost(self) -> int:
+        return sum(lost for _, lost in self.batches)
+
+
+def full_disk(unwritten: list[int]) -> tuple[Callable[[list[bytes], int], int], list[tuple[list[bytes], int]]]:
+    """Return a write that reports these numbers of unwritten lines one after the other, then 0, and its batches."""
+    batches: list[tuple[list[bytes], int]] = []
+
+    def write(lines: list[bytes], lost: int) -> int:
+        batches.append((lines, lost))
+        return unwritten.pop(0) if unwritten else 0
+
+    return write, batches
+
+
+def test_lines_are_written_in_order_by_another_thread():
+    """Closing the queue writes what is left."""
+    written: list[tuple[bytes, int]] = []
+
+    def write(lines: list[bytes], _lost: int) -> int:
+        written.extend((line, threading.get_ident()) for line in lines)
+        return 0
+
+    queue = LineQueue(write)
+    for number in range(1000):
+        queue.put(b"%d" % number)
+
+    assert queue.close()
+    assert [line for line, _ in written] == [b"%d" % number for number in range(1000)]
+    assert threading.get_ident() not in {thread for _, thread in written}
+
+
+def test_flush_waits_until_every_line_is_written():
+    """Each flush sees all lines that were put before it."""
+    written: list[bytes] = []
+
+    def write(lines: list[bytes], _lost: int) -> int:
+        written.extend(lines)
+        return 0
+
+    queue = LineQueue(write)
+    counts = []
+    for number in range(3):
+        queue.put(b"%d" % number)
+        assert queue.flush()
+        counts.append(len(written))
+    queue.close()
+
+    assert counts == [1, 2, 3]
+
+
+def test_put_does_not_wait_for_a_write_that_blocks():
+    """The lines wait in the queue, and are written when the write returns."""
+    writer = BlockedWriter()
+    queue = LineQueue(writer)
+    queue.put(b"first")
+    with fail_if_stuck():
+        assert writer.began.wait()
+        for _ in range(1000):
+            queue.put(b"later")
+    is_healthy = queue.is_healthy
+    writer.release.set()
+
+    assert queue.close()
+    assert is_healthy
+    assert writer.lines == [b"first"] + [b"later"] * 1000
+
+
+def test_lines_that_do_not_fit_into_the_queue_are_counted():
+    """The next batch is written with their number; lines that are being written take room until they are written."""
+    writer = BlockedWriter()
+    queue = LineQueue(writer, max_bytes=30)
+    queue.put(b"0123456789")
+    with fail_if_stuck():
+        assert writer.began.wait()
+    for _ in range(5):
+        queue.put(b"0123456789")
+    is_healthy = queue.is_healthy
+    writer.release.set()
+    queue.flush()
+    healthy_again = queue.is_healthy
+    queue.put(b"0123456789")
+    queue.close()
+
+    assert (is_healthy, healthy_again) == (False, True)
+    assert (writer.lines, writer.lost) == ([b"0123456789"] * 4, 3)
+    assert writer.batches[1] == ([b"0123456789"] * 2, 3)
+
+
+def test_a_line_larger_than_the_queue_is_counted_without_another_line():
+    """Its loss is reported at once, and the queue is healthy again."""
+    write, batches = full_disk([])
+    queue = LineQueue(write, max_bytes=10)
+    queue.put(b"x" * 11)
+    queue.flush()
+
+    assert batches == [([], 1)]
+    assert queue.is_healthy
+    assert queue.close()
+
+
+def test_lines_that_could_not_be_written_are_reported_with_the_next_ones():
+    """What a write says is lost is passed to the next write, until one reports it."""
+    write, batches = full_disk([1, 3])
+    queue = LineQueue(write)
+    healthy = []
+    for line in (b"one", b"two", b"three", b"four"):
+        queue.put(line)
+        queue.flush()
+        healthy.append(queue.is_healthy)
+    queue.close()
+
+    assert batches == [([b"one"], 0), ([b"two"], 1), ([b"three"], 3), ([b"four"], 0)]
+    assert healthy == [False, False, True, True]
+
+
+@pytest.mark.parametrize(("unwritten", "lost"), [([1], [0, 1]), ([1, 1], [0, 1]), ([0], [0])])
+def test_close_reports_lines_that_could_not_be_written(unwritten: list[int], lost: list[int]):
+    """It tries once, even if the last batch could not be written."""
+    write, batches = full_disk(unwritten)
+    queue = LineQueue(write)
+    queue.put(b"last")
+
+    assert queue.close()
+    assert [count for _, count in batches] == lost
+
+
+def test_close_gives_up_a_write_that_blocks():
+    """It returns False: the thread may still write, so that its file must stay open."""
+    writer = BlockedWriter()
+    queue = LineQueue(writer)
+    queue.put(b"first")
+    assert writer.began.wait()
+    given_up = queue.close(timeout_s=0.01)
+    writer.release.set()
+
+    assert (given_up, queue.close()) == (False, True)
+
+
+def test_a_write_that_blocks_forever_does_not_keep_the_process_from_exiting():
+    """The thread is a daemon."""
+    program = (
+        "import threading\n"
+        "from proxy.telemetry.files import LineQueue\n"
+        "began = threading.Event()\n"
+        "def write(lines, lost):\n"
+        "    began.set()\n"
+        "    threading.Event().wait()\n"
+        "queue = LineQueue(write)\n"
+        "queue.put(b'first')\n"
+        "began.wait()\n"
+        "print(queue.close(timeout_s=0.01))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=30)
+
+    assert (done.stdout, done.stderr) == (b"False\n", b"")
+
+
+def test_a_queue_that_was_never_used_closes():
+    """Nothing is written."""
+    write, batches = full_disk([])
+
+    assert LineQueue(write).close()
+    assert batches == []
+
+
+def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path):
+    """What a full disk takes of a line is removed again, and the next line follows the last whole one."""
+    path = tmp_path / "lines"
+    with open_private(path) as file:
+        append_line(file, b"first")
+        for room in (0, 1, 5):
+            with disk_full_at(path.stat().st_size + room), pytest.raises(OSError, match=r"No space left|too large"):
+                append_line(file, b"second")
+        append_line(file, b"third")
+
+    assert path.read_bytes() == b"first\nthird\n"
+
+
+def test_a_new_file_is_readable_by_its_owner_only(tmp_path: Path):
+    """A file that exists keeps its content and its mode."""
+    path = tmp_path / "lines"
+    open_private(path).close()
+    created = path.stat().st_mode & 0o777
+    path.chmod(0o640)
+    path.write_bytes(b"first\n")
+    with open_private(path) as file:
+        append_line(file, b"second")
+
+    assert (created, path.stat().st_mode & 0o777) == (0o600, 0o640)
+    assert path.read_bytes() == b"first\nsecond\n"

@@ -1,0 +1,144 @@
+"""What belongs to one call: slots, answer headers, and the callbacks of its response, its reply and its end."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from proxy.context import Context, Slot
+from proxy.wire.errors import Unavailable
+from proxy.wire.event import FOLLOWED
+from proxy.wire.transcript import Transcript
+from proxy.workers import LARGE_BYTES, Workers
+from tests.values import ANNA, make_context
+
+COUNT = Slot[int]("test.count")
+
+
+def test_a_slot_has_a_value_once_it_is_set():
+    """Each context has its own values."""
+    context = make_context()
+    context.set(COUNT, 3)
+
+    assert (context.get(COUNT), make_context().get(COUNT)) == (3, None)
+
+
+def test_slots_are_equal_by_their_names():
+    """Other names are other values."""
+    context = make_context()
+    context.set(COUNT, 0)
+
+    assert context.get(Slot[int]("test.count")) == 0
+    assert context.get(Slot[int]("test.other")) is None
+
+
+def test_values_of_one_header_are_joined():
+    """In the order in which they were added."""
+    context = make_context()
+    for value in ("a", "b", "c"):
+        context.add_header("x-headgate-policy", value)
+    context.add_header("Age", "3")
+
+    assert context.answer_headers == {"x-headgate-policy": "a, b, c", "Age": "3"}
+
+
+def test_a_context_begins_empty():
+    """Contexts share no state."""
+    context, other = Context("req_1", ANNA), Context("req_2", ANNA)
+    context.add_header("Age", "3")
+    context.record.model = "m"
+
+    assert (other.answer_headers, other.record.model, other.received) == ({}, None, {})
+    assert (other.followed, other.deadline, other.target, other.is_answered) == (FOLLOWED, None, None, False)
+    assert other.transcript is not context.transcript
+
+
+async def test_callbacks_at_the_end_run_in_reverse_order():
+    """What was reserved last is given back first."""
+    context, order = make_context(), []
+    for name in ("first", "second", "third"):
+        context.on_end(lambda name=name: append(order, name))
+    async with context.cleanup:
+        assert order == []
+
+    assert order == ["third", "second", "first"]
+
+
+async def test_an_error_of_a_callback_at_the_end_is_logged(logged):
+    """The answer is sent by then; the other callbacks run."""
+    context, order = make_context(), []
+
+    async def fail() -> None:
+        raise Unavailable("The budget cannot be given back at the moment.", code="budget_unavailable")
+
+    context.on_end(lambda: append(order, "first"))
+    context.on_end(fail)
+    async with context.cleanup:
+        pass
+
+    assert order == ["first"]
+    assert logged == [{"event": "cleanup.failed", "log_level": "warning", "code": "budget_unavailable"}]
+
+
+async def test_an_error_of_the_call_is_raised_after_the_callbacks():
+    """They run however the call ends."""
+    context, order = make_context(), []
+    context.on_end(lambda: append(order, "ended"))
+    with pytest.raises(ValueError, match="broken"):
+        await fail_within(context)
+
+    assert order == ["ended"]
+
+
+async def fail_within(context: Context) -> None:
+    async with context.cleanup:
+        raise ValueError("broken")
+
+
+async def test_callbacks_of_the_response_run_once():
+    """With the response object, in the order in which they were registered."""
+    context, found = make_context(), []
+    context.on_response(lambda response: append(found, ("a", response["id"])))
+    context.on_response(lambda response: append(found, ("b", response["id"])))
+    waiting = [context.awaits_response]
+    await context.begin_response({"id": "resp_1"})
+    await context.begin_response({"id": "resp_2"})
+
+    assert found == [("a", "resp_1"), ("b", "resp_1")]
+    assert [*waiting, context.awaits_response] == [True, False]
+
+
+async def test_callbacks_of_the_reply_run_once():
+    """With the transcript of the whole reply."""
+    context, found = make_context(), list[Transcript]()
+    context.on_reply(lambda transcript: append(found, transcript))
+    await context.complete_reply()
+    await context.complete_reply()
+
+    assert found == [context.transcript]
+
+
+@pytest.mark.parametrize(("size_bytes", "is_in_thread"), [(LARGE_BYTES - 1, False), (LARGE_BYTES, True)])
+async def test_work_on_a_large_body_runs_in_a_thread(size_bytes: int, is_in_thread: bool):
+    """Where there are threads; small bodies are cheaper on the event loop."""
+    workers = Workers()
+    try:
+        thread = await make_context(workers=workers).run(size_bytes, threading.current_thread)
+    finally:
+        workers.close()
+
+    assert (thread is not threading.current_thread()) is is_in_thread
+    assert await make_context().run(size_bytes, threading.current_thread) is threading.current_thread()
+
+
+def test_the_time_to_the_first_event_is_recorded():
+    """In seconds since the request arrived."""
+    context = make_context()
+    context.note_first_event()
+
+    assert context.record.first_event_s is not None
+    assert 0 <= context.record.first_event_s <= context.trace.elapsed_s() + 0.0001
+
+
+async def append(found: list[Any], value: Any) -> None:
+    found.append(value)

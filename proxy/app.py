@@ -105,6 +105,7 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
             write_timeout_s=settings.write_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
             max_connections=settings.max_connections or connection_limit(),
+            pace=workers.pace,
             auto_decompress=False,  # on the event loop, without a bound on the ratio
             request_factory=partial(_make_request, settings.max_body_bytes),
         )

@@ -14,8 +14,10 @@ from aiohttp.http_exceptions import ContentEncodingError
 
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
+from proxy.http.pacing import PacedConnection
 from proxy.shutdown import cancel_for_shutdown
 from proxy.wire.errors import HeadgateError, RequestError
+from proxy.workers import Pace
 
 log = structlog.get_logger()
 
@@ -51,11 +53,13 @@ class Server(web.Server):
         write_timeout_s: float,
         idle_timeout_s: float,
         max_connections: int,
+        pace: Pace | None = None,
         **options: Any,
     ) -> None:
         self._head_timeout_s = head_timeout_s
         self._write_timeout_s = write_timeout_s
         self._max_connections = max_connections
+        self._pace = Pace() if pace is None else pace
         self._is_full = False
         super().__init__(
             handler,
@@ -69,7 +73,7 @@ class Server(web.Server):
 
     def __call__(self) -> "Connection":
         timeouts = {"head_timeout_s": self._head_timeout_s, "write_timeout_s": self._write_timeout_s}
-        return Connection(self, loop=self._loop, **timeouts, **self._kwargs)
+        return Connection(self, pace=self._pace, loop=self._loop, **timeouts, **self._kwargs)
 
     def admit_connection(self) -> bool:
         """Whether one more connection is within the limit. The first one beyond it is logged."""
@@ -80,7 +84,7 @@ class Server(web.Server):
         return not is_full
 
 
-class Connection(web.RequestHandler):
+class Connection(PacedConnection):
     """One client's connection. It is closed when a request's head, or the reading of an answer, takes too long."""
 
     __slots__ = (

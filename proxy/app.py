@@ -4,8 +4,6 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -18,7 +16,7 @@ from proxy.context import Caller
 from proxy.history import History
 from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
 from proxy.http.health import Health
-from proxy.http.models import Models
+from proxy.http.models import ModelEndpoints
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
 from proxy.http.server import Server, connection_limit
@@ -33,7 +31,7 @@ from proxy.stores import Store
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
-from proxy.workers import MemoryBudget, Workers
+from proxy.workers import BodyMemory, Workers
 
 log = structlog.get_logger()
 
@@ -47,7 +45,7 @@ def build_dispatcher(
     tracer: Tracer | None = None,
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
-    memory = MemoryBudget(config.server.memory_bytes)
+    memory = BodyMemory(config.server.memory_bytes)
     ownership = Ownership(config.state)
     routes = Routes(config.routes)
     pipeline = Pipeline(
@@ -60,7 +58,7 @@ def build_dispatcher(
     )
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     responses = Responses(directory, pipeline, config.server, memory, workers)
-    models = Models(directory, routes)
+    models = ModelEndpoints(directory, routes)
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
     health, websocket = Health(config.backends, config.cache_store, files), WebSocket(directory)
     router = Router(
@@ -105,9 +103,8 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
             write_timeout_s=settings.write_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
             max_connections=settings.max_connections or connection_limit(),
+            max_body_bytes=settings.max_body_bytes,
             pace=workers.pace,
-            auto_decompress=False,  # on the event loop, without a bound on the ratio
-            request_factory=partial(_make_request, settings.max_body_bytes),
         )
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
         await runner.setup()
@@ -139,13 +136,3 @@ async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> 
         if provider is not None:
             await asyncio.to_thread(provider.shutdown)
     log.info("server.stopped")
-
-
-def _make_request(
-    max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
-) -> web.BaseRequest:
-    loop = asyncio.get_running_loop()
-    # No upgrade is granted, and aiohttp loses bytes that follow one: nothing more may be sent on the connection.
-    if message.upgrade or protocol.is_draining or not protocol.is_admitted:
-        message = message._replace(should_close=True)
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)

@@ -90,7 +90,7 @@ class Context:
 
     async def run_large(self, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns, called in a thread if there are any."""
-        return function(*args) if self.workers is None else await self.workers.run(function, *args)
+        return function(*args) if self.workers is None else await self.workers.run(LARGE_BYTES, function, *args)
 
     @staticmethod
     def is_large(size_bytes: int) -> bool:

@@ -54,8 +54,10 @@ class Workers:
         self._lock = threading.Lock()
         self._running = 0
 
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Return what the function returns, called in a thread."""
+    async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
+        """Return what the function returns, called in a thread if it works on a large body."""
+        if size_bytes < LARGE_BYTES:
+            return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, function, args)
 
     def close(self) -> None:
@@ -80,7 +82,7 @@ class Workers:
                     gc.enable()
 
 
-class MemoryBudget:
+class BodyMemory:
     """How much memory all bodies may use together, in bytes."""
 
     def __init__(self, limit_bytes: int) -> None:
@@ -105,7 +107,7 @@ class MemoryBudget:
 class MemoryLease:
     """What one call has taken of the budget."""
 
-    def __init__(self, budget: MemoryBudget | None = None) -> None:
+    def __init__(self, budget: BodyMemory | None = None) -> None:
         self._budget = budget
         self._needed = 0
         self._taken = 0

@@ -72,6 +72,12 @@ class RawConnection:
             yield (await self._reader.readexactly(size + 2))[:-2]
         await self._reader.readline()
 
+    async def close(self) -> None:
+        """Close the connection as a client does that needs it no more."""
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+
     async def rest(self) -> bytes:
         """All that comes until the gate closes the connection."""
         with suppress(ConnectionError):
@@ -130,7 +136,7 @@ class RawUpstream:
         self._tls = tls
         self.opened = 0
         self.open = 0
-        self.asked: list[bytes] = []
+        self.requests: list[bytes] = []
         self._serving: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -157,7 +163,7 @@ class RawUpstream:
                     size = next(
                         (line[16:] for line in head.split(b"\r\n") if line.startswith(b"Content-Length: ")), b"0"
                     )
-                    self.asked.append(head + await reader.readexactly(int(size)))
+                    self.requests.append(head + await reader.readexactly(int(size)))
                     await self.play(reader, writer)
         finally:
             self.open -= 1

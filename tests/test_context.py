@@ -1,5 +1,6 @@
 """What belongs to one call: slots, answer headers, and the callbacks of its response, its reply and its end."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from proxy.context import Context, Slot
 from proxy.wire.errors import Unavailable
 from proxy.wire.event import FOLLOWED
 from proxy.wire.transcript import Transcript
+from proxy.workers import LARGE_BYTES, Workers
 from tests.values import ANNA, make_context
 
 COUNT = Slot[int]("test.count")
@@ -114,6 +116,19 @@ async def test_callbacks_of_the_reply_run_once():
     await context.complete_reply()
 
     assert found == [context.transcript]
+
+
+@pytest.mark.parametrize(("size_bytes", "is_in_thread"), [(LARGE_BYTES - 1, False), (LARGE_BYTES, True)])
+async def test_work_on_a_large_body_runs_in_a_thread(size_bytes: int, is_in_thread: bool):
+    """Where there are threads; small bodies are cheaper on the event loop."""
+    workers = Workers()
+    try:
+        thread = await make_context(workers=workers).run(size_bytes, threading.current_thread)
+    finally:
+        workers.close()
+
+    assert (thread is not threading.current_thread()) is is_in_thread
+    assert await make_context().run(size_bytes, threading.current_thread) is threading.current_thread()
 
 
 def test_the_time_to_the_first_event_is_recorded():

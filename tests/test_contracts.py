@@ -1,8 +1,12 @@
-"""What every policy, backend and store owes its readers, and the budgets of files and functions."""
+"""What every policy, backend and store documents, the limits of files and functions, and what the documents claim."""
 
 import ast
 import inspect
+import re
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -10,141 +14,175 @@ import pytest
 
 from backends import Backend
 from policies import Policy
-from proxy import config, tables
-from proxy.telemetry.audit import AuditTable
+from proxy.config import schema
+from proxy.config.build import ConfigFile, read
 from proxy.config.plugins import load
-from proxy.telemetry.recorder import RecordTable
 from proxy.stores import Store
+from proxy.telemetry.audit import AuditTable
+from proxy.telemetry.recorder import RecordTable
 
 ROOT = Path(__file__).parent.parent
-ROOMS = {
+# The base class of a package's plug-ins, and the headings of their docstrings.
+PACKAGES = {
     "policies": (Policy, ("Request:", "Response:", "Source:")),
     "backends": (Backend, ("Answers:", "Fails:", "Source:")),
     "proxy.stores": (Store, ("Keeps:", "Fails:", "Source:")),
 }
-LONGEST_FILE, LONGEST_FUNCTION = 300, 40
+NOT_PLUGINS = {"support", "training"}
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 40
+MAX_README_WORDS = 1150
 EXAMPLE = (ROOT / "config.example.toml").read_text()
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "proxy" / "README.md").read_text()
+SOURCES = [path for folder in ("proxy", "policies", "backends") for path in sorted((ROOT / folder).rglob("*.py"))]
+# Classes that may share a name, each with the reason.
+SHARED_NAMES = {"Template": "the file that a new plug-in is copied from has one class, which the copy renames"}
 
 
-def members(room: str) -> list[str]:
-    """The names that `use` may have for a room of the house."""
-    folder = ROOT / room.replace(".", "/")
+def plugins(package: str) -> list[str]:
+    """Return the names that `use` may have for a package."""
+    folder = ROOT / package.replace(".", "/")
     files = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")]
-    rooms = [path.parent.name for path in folder.glob("*/__init__.py") if path.parent.name != "training"]
-    return sorted(files + rooms)
+    folders = [path.parent.name for path in folder.glob("*/__init__.py") if path.parent.name not in NOT_PLUGINS]
+    return sorted(files + folders)
 
 
-MEMBERS = [(room, name) for room in ROOMS for name in members(room)]
+PLUGINS = [(package, name) for package in PACKAGES for name in plugins(package)]
 
 
-@pytest.mark.parametrize(("room", "name"), MEMBERS)
-def test_it_says_what_it_does_under_the_headings_of_its_room(room: str, name: str):
-    """`headgate explain` prints this docstring; its headings are what a reader looks for."""
-    text = inspect.getdoc(import_module(f"{room}.{name}")) or ""
-
-    assert [heading for heading in ROOMS[room][1] if heading not in text] == []
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
-@pytest.mark.parametrize(("room", "name"), MEMBERS)
-def test_it_has_a_test_file_of_its_own(room: str, name: str):
-    """The test of a module lies at the module's own path."""
-    place = ROOT / "tests" / room.removeprefix("proxy.").replace(".", "/")
-
-    assert (place / f"test_{name}.py").exists() or list((place / name).glob("test_*.py"))
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize(("room", "name"), MEMBERS)
-def test_every_key_of_it_is_explained_and_shown_in_the_example(room: str, name: str):
-    """config.example.toml is the reference manual: no key is left out of it, or without a sentence in its class."""
-    table = load(name, room, ROOMS[room][0])
-    own = table.model_fields
+@pytest.mark.parametrize(("package", "name"), PLUGINS)
+def test_a_plugin_documents_itself_under_the_headings_of_its_package(package: str, name: str):
+    """`headgate explain` prints this docstring."""
+    text = inspect.getdoc(import_module(f"{package}.{name}")) or ""
 
-    assert [key for key, field in own.items() if not field.description] == []
-    assert [key for key in own if f"{key} = " not in EXAMPLE] == []
+    assert [heading for heading in PACKAGES[package][1] if heading not in text] == []
 
 
-@pytest.mark.parametrize("name", members("policies"))
-def test_what_a_policy_says_of_its_keys_is_about_keys_that_it_has(name: str):
+@pytest.mark.parametrize(("package", "name"), PLUGINS)
+def test_a_plugin_has_a_test_file_of_its_own(package: str, name: str):
+    """The tests of a module have the path of the module."""
+    folder = ROOT / "tests" / package.removeprefix("proxy.")
+
+    assert (folder / f"test_{name}.py").exists() or list((folder / name).glob("test_*.py"))
+
+
+@pytest.mark.parametrize(("package", "name"), PLUGINS)
+def test_every_key_of_a_plugin_is_explained_and_in_the_example(package: str, name: str):
+    """config.example.toml is the reference manual; a key's docstring is printed by `headgate explain`."""
+    keys = load(name, package, PACKAGES[package][0]).model_fields
+
+    assert [key for key, field in keys.items() if not field.description] == []
+    assert [key for key in keys if f"{key} = " not in EXAMPLE] == []
+
+
+@pytest.mark.parametrize("name", plugins("policies"))
+def test_the_text_keys_of_a_policy_are_keys_that_it_has(name: str):
     """`headgate policy diff` names them."""
     policy = load(name, "policies", Policy)
 
-    assert policy.judges_text - set(policy.model_fields) == set()
+    assert policy.text_keys - set(policy.model_fields) == set()
 
 
-@pytest.mark.parametrize(("room", "name"), MEMBERS)
-def test_the_readme_has_a_row_for_it(room: str, name: str):
-    """Who looks for a policy, backend or store finds it in the README's tables."""
-    assert f"| `{name}` |" in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(("package", "name"), PLUGINS)
+def test_the_readme_has_a_row_for_every_plugin(package: str, name: str):
+    """Its tables are the list of all policies, backends and stores."""
+    assert f"| `{name}` |" in README
+
+
+def test_the_readme_has_rows_for_nothing_else():
+    """A policy, backend or store that was renamed leaves no row behind."""
+    tables = README.partition("## What is built in")[2].partition("\n## ")[0]
+
+    assert sorted(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE)) == sorted(name for _, name in PLUGINS)
 
 
 @pytest.mark.parametrize(
     "table",
     [
-        tables.Server,
-        tables.CallerTable,
-        tables.RouteTable,
-        tables.CacheTable,
-        tables.StateTable,
-        tables.Selectors,
+        schema.ServerTable,
+        schema.CallerTable,
+        schema.RouteTable,
+        schema.CacheTable,
+        schema.StateTable,
+        schema.SelectorTable,
         AuditTable,
         RecordTable,
     ],
 )
 def test_every_key_of_the_config_is_in_the_example(table):
-    """The tables that are not plugged in are shown whole, too."""
+    """The tables that are no plug-ins are complete there, too."""
     assert [key for key in table.model_fields if f"{key} = " not in EXAMPLE] == []
 
 
+def test_every_table_of_the_config_is_in_the_example():
+    """As a table or as an array of tables."""
+    assert set(tomllib.loads(EXAMPLE)) == set(ConfigFile.model_fields)
+
+
 @pytest.mark.parametrize("table", ["state", "cache"])
-@pytest.mark.parametrize("store", members("proxy.stores"))
-def test_each_table_with_a_store_shows_its_keys(table: str, store: str):
-    """Those of the store that is not used there, too."""
+@pytest.mark.parametrize("store", plugins("proxy.stores"))
+def test_the_keys_of_every_store_are_in_the_example_of_each_table(table: str, store: str):
+    """Those of the stores that the example does not use are comments there."""
     shown = EXAMPLE.partition(f"\n[{table}]\n")[2].partition("\n\n")[0]
 
     assert [key for key in load(store, "proxy.stores", Store).model_fields if f"{key} = " not in shown] == []
 
 
 def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):
-    """The reference manual is read by the very code it explains."""
+    """The gateway reads its own reference manual."""
     for name in ("SEARCH_APP_KEY", "OPENAI_API_KEY", "SAFETY_KEY", "REDIS_PASSWORD"):
         monkeypatch.setenv(name, "secret-enough")
-    read = config.read(ROOT / "config.example.toml")
+    config = read(ROOT / "config.example.toml")
 
-    assert [rule.name for rule in read.rules] == [table["use"] for table in tomllib.loads(EXAMPLE)["policy"]]
-
-
-SOURCES = [path for room in ("proxy", "policies", "backends") for path in sorted((ROOT / room).rglob("*.py"))]
+    assert [rule.name for rule in config.rules] == [table["use"] for table in tomllib.loads(EXAMPLE)["policy"]]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_and_functions_keep_their_budgets(path: Path):
-    """A room that outgrows its budget is two rooms."""
-    text = path.read_text()
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_files_and_functions_are_within_their_limits(path: Path):
+    """A file that outgrows its limit has two subjects."""
     long = [
         f"{node.name}: {node.end_lineno - node.lineno + 1}"
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(parse(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
+        and (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
     ]
 
     assert long == []
-    assert text.count("\n") <= LONGEST_FILE
+    assert path.read_text().count("\n") <= MAX_FILE_LINES
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_every_file_begins_with_a_sentence_that_says_what_it_is(path: Path):
-    """The first line of a file is read before any other. (An empty file is empty on purpose.)"""
-    text = path.read_text()
-
-    assert text == "" or ast.get_docstring(ast.parse(text))
+    """Only an empty file needs none."""
+    assert path.read_text() == "" or ast.get_docstring(parse(path))
 
 
-def test_no_source_runs_code_that_somebody_typed():
-    """No eval, no exec, no pickle: what is configured or asked is never executed."""
+def test_no_two_classes_share_a_name():
+    """A name means one thing in the whole project, private classes included."""
+    files = defaultdict(set)
+    for path in SOURCES:
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.ClassDef) and node.name not in SHARED_NAMES:
+                files[node.name].add(f"{relative(path)}:{node.lineno}")
+
+    assert {name: sorted(places) for name, places in files.items() if len(places) > 1} == {}
+
+
+def test_no_source_runs_code_from_data():
+    """There is no eval, exec, compile or pickle: what is configured or received is never executed."""
     calls = [
         (path.name, node.func.id)
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parse(path))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id in ("eval", "exec", "compile")
@@ -152,3 +190,72 @@ def test_no_source_runs_code_that_somebody_typed():
 
     assert calls == []
     assert [path.name for path in SOURCES if "import pickle" in path.read_text()] == []
+
+
+def test_the_readme_is_short():
+    """It is for users; the documents beside the code are for everything else."""
+    assert len(README.split()) <= MAX_README_WORDS
+
+
+def paths_named_in(document: Path) -> Iterator[str]:
+    """Yield the paths in a document: targets of its links, and code that is a file or a folder."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        if "://" not in link:
+            yield link
+    yield from re.findall(r"`([a-z_]+/(?:[a-z_]+/)*(?:[a-z_]+\.[a-z]+)?|[a-z_]+\.(?:py|md|toml))`", text)
+
+
+def test_every_path_in_the_architecture_exists():
+    """It is a path in proxy/, in the project, or beside the document."""
+    named = set(paths_named_in(ROOT / "proxy" / "README.md"))
+    plugin_templates = {"_template.py"}
+
+    assert named >= {"pipeline.py", "rules/guard.py", "wire/", "errors.md"}
+    assert [
+        path
+        for path in sorted(named - plugin_templates)
+        if not (ROOT / "proxy" / path).exists() and not (ROOT / path).exists()
+    ] == []
+
+
+def test_every_link_of_the_readme_exists():
+    """So that a file that was moved is linked at its new place."""
+    assert [path for path in paths_named_in(ROOT / "README.md") if not (ROOT / path).exists()] == []
+
+
+def floors_in_architecture() -> list[set[str]]:
+    """Return the floors of proxy/README.md from the top: modules below proxy/, or other packages."""
+    block = ARCHITECTURE.partition("## The floors")[2].split("```")[1]
+    floors = []
+    for line in block.strip().splitlines():
+        floor = set()
+        for name, parts in re.findall(r"([\w.]+)(?: \(([\w, ]+)\))?", line):
+            floor |= {f"{name}.{part}" for part in parts.split(", ")} if parts else {name}
+        floors.append(floor)
+    return floors
+
+
+def floors_of_linter() -> list[set[str]]:
+    """Return the floors that import-linter checks, in the same form."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if "proxy.wire" in contract.get("layers", ())]
+    return [{module.removeprefix("proxy.") for module in re.split(r" [:|] ", layer)} for layer in layers]
+
+
+def test_the_floors_in_the_architecture_are_those_that_are_checked():
+    """import-linter reads them from pyproject.toml."""
+    assert floors_in_architecture() == floors_of_linter()
+
+
+def test_every_module_of_the_gateway_is_on_a_floor():
+    """Itself or its package: a module on no floor could import anything."""
+    checked = set().union(*floors_of_linter())
+    modules = [path.relative_to(ROOT / "proxy").with_suffix("") for path in (ROOT / "proxy").rglob("*.py")]
+    places = [
+        {".".join(module.parts[:length]) for length in range(1, len(module.parts) + 1)}
+        for module in modules
+        if module.name != "__init__"
+    ]
+
+    assert [max(place) for place in places if not place & checked] == []

@@ -63,11 +63,11 @@ def test_check_names_the_key_that_is_wrong(config: Path, capsys: pytest.CaptureF
 
 
 def test_check_says_when_a_secret_is_not_there(config: Path, capsys, monkeypatch):
-    """The name of the variable is told, the name of the key too."""
+    """The key of the config is named; its value is not, as it could be the secret itself."""
     monkeypatch.delenv("APP_KEY")
     code = main(["check", "--config", str(config)])
 
-    assert (code, capsys.readouterr().err) == (2, "caller[0].key: the environment variable APP_KEY is not set\n")
+    assert (code, capsys.readouterr().err) == (2, "caller[0].key: the environment variable that it names is not set\n")
 
 
 def test_check_without_a_file_prints_the_embedded_defaults(capsys, monkeypatch):

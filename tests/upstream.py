@@ -55,7 +55,9 @@ class FakeUpstream:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(ReceivedRequest(request.method, request.raw_path, dict(request.headers), await request.read()))
+        self.requests.append(
+            ReceivedRequest(request.method, request.raw_path, dict(request.headers), await request.read())
+        )
         self.arrived.set()
         try:
             return await (self.answer or canonical)(request)

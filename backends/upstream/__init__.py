@@ -9,6 +9,7 @@ Source: https://platform.openai.com/docs/api-reference/responses
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
 
@@ -36,6 +37,7 @@ from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 
+MAX_LIST_BYTES = 4_194_304  # the largest list of models
 LARGE_BYTES = 1_048_576  # a larger body is written in pieces, so that other calls are served in between
 
 
@@ -101,8 +103,8 @@ class Upstream(Backend):
     async def models(self) -> Sequence[str]:
         answer = await self._request("GET", "models", b"", {})
         try:
-            listed = orjson.loads(await read_body(answer, self._limits))
-            return [str(model["id"]) for model in listed["data"]]
+            body = await read_body(answer, replace(self._limits, max_bytes=MAX_LIST_BYTES))
+            return [str(model["id"]) for model in orjson.loads(body)["data"]]
         except (ValueError, TypeError, KeyError) as error:
             raise invalid_answer("a list of models that cannot be parsed") from error
         finally:

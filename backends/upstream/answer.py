@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import aiohttp
@@ -12,7 +12,7 @@ import orjson
 
 from backends.upstream.scrub import Scrubber
 from proxy.context import Context
-from proxy.wire.bounds import count_values
+from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import BackendError, RequestError, envelope
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, response_reply
 from proxy.wire.sse import SSEParser
@@ -27,6 +27,9 @@ NOT_FORWARDED = frozenset({
 REST_TIMEOUT_S = 0.5
 MAX_VALUES = 1_000_000
 """The most values in the JSON of an answer."""
+MAX_REFUSAL_VALUES = 10_000
+MAX_REFUSAL_BYTES = 1_048_576
+"""The largest refusal that is forwarded as it is, in bytes."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -47,11 +50,14 @@ async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: Ans
     if answer.content_type == "text/event-stream":
         return Reply(200, headers, batches=Stream(answer, context.followed, limits))
     body = await read_body(answer, limits, context.memory)
-    context.memory.grow(len(body))
+    values = await context.run(len(body), count_values, body, MAX_VALUES)
+    if values > MAX_VALUES:
+        raise invalid_answer(f"a response of more than {MAX_VALUES} values")
+    context.memory.grow(parsed_bytes(len(body), values))
     try:
         response = await context.run(len(body), _parse_response, body)
     except (ValueError, KeyError, TypeError) as error:
-        raise invalid_answer(f"200 with {answer.content_type} that is not a response") from error
+        raise invalid_answer(f"200 with {_content_type(answer, limits)} that is not a response") from error
     return response_reply(response, headers, body)
 
 
@@ -99,9 +105,7 @@ async def read_body(answer: aiohttp.ClientResponse, limits: AnswerLimits, memory
 
 
 def _parse_response(body: bytes) -> Mapping[str, Any]:
-    """Raises ValueError, KeyError or TypeError for what is not a response object of at most MAX_VALUES values."""
-    if count_values(body, MAX_VALUES) > MAX_VALUES:
-        raise ValueError("too many values")
+    """Raises ValueError, KeyError or TypeError for what is not a response object."""
     response: Mapping[str, Any] = orjson.loads(body)
     _ = response["id"]
     return response
@@ -142,12 +146,27 @@ async def _refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], limi
         raise BackendError(message, code="upstream_auth", headers={"x-should-retry": "false"}, source="gateway")
     if not 400 <= answer.status < 600:  # redirects are not followed: the prompt would go to another address
         raise invalid_answer(f"status {answer.status}")
-    body = await read_body(answer, limits)
+    body = await _read_refusal(answer, limits)
     if not _is_envelope(body):
-        message = f"The upstream answered {answer.status} with {answer.content_type}."
+        message = f"The upstream answered {answer.status} with {_content_type(answer, limits)}."
         kind = RequestError if answer.status < 500 else BackendError
         body = orjson.dumps(envelope(kind(message, status=answer.status, code="upstream_error")))
     return Reply(answer.status, headers, body=body)
+
+
+async def _read_refusal(answer: aiohttp.ClientResponse, limits: AnswerLimits) -> bytes:
+    """The body of a refusal; nothing if it is too large."""
+    try:
+        return await read_body(answer, replace(limits, max_bytes=min(limits.max_bytes, MAX_REFUSAL_BYTES)))
+    except BackendError as error:
+        if error.code != "upstream_too_large":
+            raise
+        return b""
+
+
+def _content_type(answer: aiohttp.ClientResponse, limits: AnswerLimits) -> str:
+    """The type of an answer's body, fit for a message."""
+    return limits.scrubber.text(answer.content_type)[:64]
 
 
 async def _read(answer: aiohttp.ClientResponse, silence_s: float) -> bytes:
@@ -187,6 +206,8 @@ def _forwarded_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
 
 
 def _is_envelope(body: bytes) -> bool:
+    if count_values(body, MAX_REFUSAL_VALUES) > MAX_REFUSAL_VALUES:
+        return False
     try:
         refusal: Any = orjson.loads(body)
     except ValueError:

@@ -1,5 +1,7 @@
 """Removes the gateway's own key from what an upstream sends: some echo it in a refusal, and callers must not see it."""
 
+import orjson
+
 from proxy.wire.event import Batch, Event, Run
 
 REPLACEMENT = "[redacted]"
@@ -12,7 +14,8 @@ class Scrubber:
 
     def __init__(self, secret: str | None) -> None:
         known = secret if secret and len(secret) >= SHORTEST_CHARS else None
-        self._texts = tuple(dict.fromkeys((known, known.replace("/", "\\/")))) if known else ()
+        forms = (known, known.replace("/", "\\/"), orjson.dumps(known).decode()[1:-1]) if known else ()
+        self._texts = tuple(dict.fromkeys(forms))
         self._bytes = tuple(text.encode() for text in self._texts)
 
     def text(self, text: str) -> str:

@@ -100,9 +100,9 @@ class Cache:
     async def _put(self, key: str, call: Call, reply: Reply, transcript: Transcript) -> None:
         """Keep a reply that ended in a completed response, is as the backend sent it, and is within the size limit."""
         terminal = transcript.terminal
-        if self._settings is None or self._store is None or terminal is None:
+        if self._settings is None or self._store is None or terminal is None or terminal.type != "response.completed":
             return
-        if terminal.type != "response.completed" or terminal.response.get("status") != "completed":
+        if terminal.response.get("status") != "completed":
             return
         if transcript.is_changed:  # by a rule that may not apply to the next caller
             return

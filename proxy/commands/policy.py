@@ -155,17 +155,17 @@ def outcome_of(rules: Sequence[Rule], case: Case) -> Outcome:
 
 
 async def _outcome_of(rules: Sequence[Rule], case: Case) -> Outcome:
-    received = {name.lower(): value for name, value in case.headers.items()}
-    context = Context("req_test", Caller(case.caller, case.team or case.caller), received=received)
+    headers = {name.lower(): value for name, value in case.headers.items()}
+    context = Context("req_test", Caller(case.caller, case.team or case.caller), received=headers)
     state = MemoryStore()
     async with context.cleanup:
         try:
-            asked = parse_call(orjson.dumps(case.request), query=case.query)
-            call = await Rules(rules, state, Ownership(state)).admit(asked, context)
+            sent = parse_call(orjson.dumps(case.request), query=case.query)
+            call = await Rules(rules, state, Ownership(state)).admit(sent, context)
         except HeadgateError as error:
             return Outcome(error.code or str(error.status), {})
-    changed = {name: value for name, value in call.body.items() if asked.body.get(name, ...) != value}
-    return Outcome(None, changed, tuple(name for name in asked.body if name not in call.body))
+    changed = {name: value for name, value in call.body.items() if sent.body.get(name, ...) != value}
+    return Outcome(None, changed, tuple(name for name in sent.body if name not in call.body))
 
 
 def _cases(file: Path) -> tuple[Sequence[Rule], Sequence[Case]]:

@@ -7,11 +7,12 @@ from aiohttp import web
 
 from proxy.config.schema import ServerTable
 from proxy.wire.errors import RequestError
-from proxy.workers import MemoryLease, Workers
+from proxy.workers import LARGE_BYTES, MemoryLease, Workers
 
 BYTES_PER_SECOND = 65_536  # the slowest upload that is not timed out
 MAX_RATIO = 200  # of decompressed to compressed bytes; JSON text compresses to a tenth
-MIN_DECOMPRESSED_BYTES = 1_048_576  # what may be decompressed at any ratio
+ANY_RATIO_BYTES = 1_048_576  # what may be decompressed at any ratio
+STEP_BYTES = 1_048_576  # how much is decompressed at a time; other bodies are decompressed in between
 
 
 async def read_body(request: web.BaseRequest, server: ServerTable, memory: MemoryLease, workers: Workers) -> bytes:
@@ -28,13 +29,10 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
     raw = await _receive(request, server, memory)
     if encoding == "identity":
         return raw
-    limit = min(server.max_body_bytes, max(MIN_DECOMPRESSED_BYTES, MAX_RATIO * len(raw)))
-    memory.grow(limit if limit <= MIN_DECOMPRESSED_BYTES else min(limit, 20 * len(raw)))
-    body = await workers.run(_decompress, raw, encoding, limit)
-    if body is None:
-        raise _too_large(server)
-    memory.grow(max(0, len(body) - 20 * len(raw)))
-    return body
+    try:
+        return await _decompress(raw, encoding, server, memory, workers)
+    except zlib.error as error:
+        raise _incomplete() from error
 
 
 async def _receive(request: web.BaseRequest, server: ServerTable, memory: MemoryLease) -> bytes:
@@ -66,19 +64,37 @@ async def _receive(request: web.BaseRequest, server: ServerTable, memory: Memory
     return b"".join(chunks)
 
 
-def _decompress(raw: bytes, encoding: str, limit: int) -> bytes | None:
-    """The decompressed body; None if it is larger than `limit`. Raises RequestError if it is incomplete."""
+async def _decompress(raw: bytes, encoding: str, server: ServerTable, memory: MemoryLease, workers: Workers) -> bytes:
+    """The decompressed body. Raises RequestError, Unavailable, and zlib.error for what is not compressed as it says."""
     is_raw_deflate = encoding == "deflate" and raw[:1] and raw[0] & 0xF != zlib.DEFLATED
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS if is_raw_deflate else zlib.MAX_WBITS | 32)
-    try:
-        body = decompressor.decompress(raw, limit + 1)
-    except zlib.error as error:
-        raise _incomplete() from error
-    if len(body) > limit:
-        return None
+    parts: list[bytes] = []
+    size = 0
+    step_bytes = LARGE_BYTES  # as much as the event loop can do by itself: most bodies need no thread
+    for start in range(0, len(raw), STEP_BYTES):
+        if decompressor.eof:
+            raise _incomplete()
+        rest, is_read = raw[start : start + STEP_BYTES], False
+        while not is_read:
+            part = await workers.run(max(len(rest), size), decompressor.decompress, rest, step_bytes)
+            rest, is_read = decompressor.unconsumed_tail, len(part) < step_bytes
+            parts.append(part)
+            size += len(part)
+            _check_size(size, len(raw), server)
+            memory.grow(len(part))
+            step_bytes = STEP_BYTES
     if not decompressor.eof or decompressor.unused_data:
         raise _incomplete()
-    return body
+    return b"".join(parts)
+
+
+def _check_size(size: int, raw_size: int, server: ServerTable) -> None:
+    """Raises RequestError for a decompressed body that is too large, or much larger than it was compressed."""
+    if size > server.max_body_bytes:
+        raise _too_large(server)
+    if size > max(ANY_RATIO_BYTES, MAX_RATIO * raw_size):
+        message = f"The body is more than {MAX_RATIO} times as large as it was compressed; the limit is {MAX_RATIO}."
+        raise RequestError(message, status=413)
 
 
 def _check_type(request: web.BaseRequest) -> str:

@@ -13,7 +13,7 @@ from proxy.wire.errors import UnknownModel
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
+class ModelEndpoints:
     """Lists the models that can be named, and describes one."""
 
     directory: Directory

@@ -13,12 +13,10 @@ from proxy.http.exchange import Exchange
 from proxy.http.send import send
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
+from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.call import Call, forwarded_headers, parse_call
 from proxy.wire.errors import RequestError
-from proxy.workers import LARGE_BYTES, MemoryBudget, MemoryLease, Workers
-
-PARSED_RATIO = 4
-"""How much memory a parsed body takes beside the bytes received, as a multiple of them."""
+from proxy.workers import BodyMemory, MemoryLease, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Responses:
     directory: Directory
     pipeline: Pipeline
     server: ServerTable
-    memory: MemoryBudget
+    memory: BodyMemory
     workers: Workers
 
     async def create(self, exchange: Exchange) -> web.StreamResponse:
@@ -48,12 +46,14 @@ class Responses:
         if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
             raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
         raw = await read_body(request, server, memory, self.workers)
+        limit = server.max_body_values
+        values = await self.workers.run(len(raw), count_values, raw, limit)
+        if values <= limit:
+            memory.grow(parsed_bytes(len(raw), values))
         parse = partial(
-            parse_call, headers=forwarded_headers(request.headers), query=exchange.query,
-            max_values=server.max_body_values,
+            parse_call, headers=forwarded_headers(request.headers), query=exchange.query, max_values=limit
         )  # fmt: skip
-        memory.grow(PARSED_RATIO * len(raw))
-        return await self.workers.run(parse, raw) if len(raw) >= LARGE_BYTES else parse(raw)
+        return await self.workers.run(len(raw), parse, raw)
 
     async def _reply(self, exchange: Exchange, caller: Caller, call: Call, memory: MemoryLease) -> web.StreamResponse:
         request, trace, record = exchange.request, exchange.trace, exchange.record

@@ -26,7 +26,10 @@ async def send(
     """
     if reply.batches is None:
         headers = {**BODY_HEADERS, **reply.headers, **common_headers()}
-        return web.Response(status=reply.status, headers=headers, body=reply.body or b"")
+        whole = web.Response(status=reply.status, headers=headers, body=reply.body or b"")
+        await whole.prepare(request)
+        await whole.write_eof()  # here, while the memory of the body is still accounted for
+        return whole
     batches = aiter(reply.batches)
     first = await anext(batches, ())
     headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}

@@ -1,9 +1,12 @@
 """The HTTP server: aiohttp's, with timeouts for request heads, a bounded shutdown, and errors in the envelope."""
 
 import asyncio
+import fcntl
 import logging
 import resource
 import secrets
+import sys
+import termios
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -26,7 +29,9 @@ GRACE_S = 2.0  # how long to wait at shutdown for a client that must read before
 END_S = 0.5  # how long the client has to read the end itself
 IDLE_GRACE_S = 0.5  # how long an idle connection may still send a request after shutdown began
 POLL_S = 0.02  # how often a paused connection is checked at shutdown
-RESERVED_FILES = 128  # for files, stores and the listener
+RESERVED_FILES = 128  # for files, stores, the listener, and connections that are refused
+REFUSED_CONNECTIONS = 64  # how many connections beyond the limit get an answer; more are closed without one
+MIN_READ_BYTES = 16_384  # a client that reads less of its answer than this within the write timeout has stalled
 MIN_CONNECTIONS = 32
 _SILENT = logging.getLogger("headgate.aiohttp")
 _SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, keys included
@@ -42,10 +47,11 @@ class Server(web.Server):
     """Creates a Connection for each client.
 
     `head_timeout_s`: how long a request's head may take to arrive. `write_timeout_s`: how long a client may leave an
-    answer unread while more of it waits to be sent. `max_connections`: how many clients are served at once.
+    answer unread while more of it waits to be sent. `max_connections`: how many clients are served at once. `pace`:
+    how fast all of them together may upload.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each a fact of its own
         self,
         handler: Any,
         *,
@@ -53,8 +59,8 @@ class Server(web.Server):
         write_timeout_s: float,
         idle_timeout_s: float,
         max_connections: int,
+        max_body_bytes: int,
         pace: Pace | None = None,
-        **options: Any,
     ) -> None:
         self._head_timeout_s = head_timeout_s
         self._write_timeout_s = write_timeout_s
@@ -63,12 +69,13 @@ class Server(web.Server):
         self._is_full = False
         super().__init__(
             handler,
+            request_factory=partial(_make_request, max_body_bytes),
+            auto_decompress=False,  # on the event loop, without a bound on the ratio
             handler_cancellation=True,  # a client that disconnects ends the work behind its request
             keepalive_timeout=idle_timeout_s,
             lingering_time=LINGERING_S,
             access_log=None,
             logger=_SILENT,
-            **options,
         )
 
     def __call__(self) -> "Connection":
@@ -83,13 +90,30 @@ class Server(web.Server):
         self._is_full = is_full
         return not is_full
 
+    @property
+    def is_overrun(self) -> bool:
+        """Whether there are so many connections that not even a refusal can be sent on one more."""
+        return len(self.connections) > self._max_connections + REFUSED_CONNECTIONS
+
+
+class Request(web.BaseRequest):
+    """A request whose answer closes the connection if no other request may follow on it."""
+
+    @property
+    def keep_alive(self) -> bool:  # not cached as in aiohttp: shutdown may begin before the answer
+        connection = self.protocol
+        if isinstance(connection, Connection) and (connection.is_draining or not connection.is_admitted):
+            return False
+        # No upgrade is granted, and aiohttp loses bytes that follow one.
+        return not (self._message.should_close or self._message.upgrade)
+
 
 class Connection(PacedConnection):
     """One client's connection. It is closed when a request's head, or the reading of an answer, takes too long."""
 
     __slots__ = (
-        "_head_began", "_head_check", "_head_timeout_s", "_next_request", "_write_check", "_write_timeout_s",
-        "is_admitted", "is_draining", "is_stalled",
+        "_head_began", "_head_check", "_head_timeout_s", "_next_request", "_read_bytes", "_write_check",
+        "_write_timeout_s", "is_admitted", "is_draining", "is_stalled",
     )  # fmt: skip
 
     def __init__(self, manager: Server, *, head_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
@@ -99,6 +123,7 @@ class Connection(PacedConnection):
         self._head_began: float | None = None
         self._head_check: asyncio.TimerHandle | None = None
         self._write_check: asyncio.TimerHandle | None = None
+        self._read_bytes = 0  # how much of the answer the client had received at the last check
         self._next_request: asyncio.Future[None] | None = None
         self.is_admitted = True  # False: over the limit of connections, its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection
@@ -107,7 +132,10 @@ class Connection(PacedConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         manager = self._manager
-        self.is_admitted = not isinstance(manager, Server) or manager.admit_connection()
+        if isinstance(manager, Server):
+            self.is_admitted = manager.admit_connection()
+            if manager.is_overrun:
+                self.force_close()
         self._head_began = self._loop.time()  # a client that connects is expected to send a request
         self._check_later()
 
@@ -133,19 +161,30 @@ class Connection(PacedConnection):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read fast enough: give it until the write timeout to catch up."""
+        """The client reads more slowly than its answer arrives: check after each write timeout that it does read."""
         super().pause_writing()
-        self._write_check = self._loop.call_later(self._write_timeout_s, self._close_stalled)
+        self._read_bytes = self._count_read()
+        self._write_check = self._loop.call_later(self._write_timeout_s, self._check_reading)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._write_check is not None:
             self._write_check.cancel()
 
-    def _close_stalled(self) -> None:
-        if self.transport is not None:
+    def _check_reading(self) -> None:
+        before, self._read_bytes = self._read_bytes, self._count_read()
+        if self._read_bytes - before >= MIN_READ_BYTES:
+            self._write_check = self._loop.call_later(self._write_timeout_s, self._check_reading)
+        elif self.transport is not None:
             self.is_stalled = True
             self.transport.abort()
+
+    def _count_read(self) -> int:
+        """How much of the current answer the client's machine has acknowledged, in bytes."""
+        if self.transport is None or self._current_request is None:
+            return 0
+        written = self._current_request.writer.output_size
+        return written - self.transport.get_write_buffer_size() - _unacknowledged_bytes(self.transport)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
         """Let the running call finish for `timeout` seconds, then cancel it so that it can end its answer.
@@ -211,6 +250,8 @@ class Connection(PacedConnection):
         """Answer what does not reach a handler: a head that is not valid HTTP. Nothing of the request is repeated."""
         del message
         if request.writer.output_size > 0:
+            if exc is not None and not isinstance(exc, ConnectionError):
+                log.error("request.crashed", exc_info=exc)
             raise ConnectionResetError("the answer was cut off") from exc
         refusal: HeadgateError
         if isinstance(exc, ContentEncodingError):
@@ -227,3 +268,20 @@ class Connection(PacedConnection):
         response = error_response(refusal, {"x-request-id": request_id})
         response.force_close()
         return response
+
+
+def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """What the kernel holds of an answer. It takes more only after megabytes of it have left, which can take minutes.
+
+    Source: https://man7.org/linux/man-pages/man7/tcp.7.html (SIOCOUTQ, the same number as TIOCOUTQ)
+    """
+    try:
+        held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:  # not a TCP socket of this system
+        return 0
+    return int.from_bytes(held, sys.byteorder)
+
+
+def _make_request(max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
+    loop = asyncio.get_running_loop()
+    return Request(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from policies import Chains, PolicyState
 from proxy.context import Context
-from proxy.rules.admit import Admission
+from proxy.rules.admit import RequestAdmission
 from proxy.rules.decisions import Decisions
 from proxy.rules.guard import Guard
 from proxy.rules.rule import Rule
@@ -31,7 +31,7 @@ class Rules:
         active = [rule for rule in rules if rule.mode != "off"]
         decisions = Decisions(active, audit)
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
-        self._admission = Admission(active, _states(rules, store, chains), decisions, recorder)
+        self._admission = RequestAdmission(active, _states(rules, store, chains), decisions, recorder)
         self._guard = Guard(decisions)
 
     async def admit(self, call: Call, context: Context) -> Call:

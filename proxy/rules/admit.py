@@ -25,7 +25,7 @@ class ActiveCheck:
 REPLY_CHECKS = Slot[Sequence[ActiveCheck]]("rules.reply_checks")
 
 
-class Admission:
+class RequestAdmission:
     """Runs every policy's request check, and decides how the reply will be checked."""
 
     def __init__(

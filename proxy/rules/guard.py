@@ -65,7 +65,7 @@ class Guard:
         await context.begin_response(response)
         received: Batch = events_of_body(response)
         events, stopped_by = await self._check(received, checks, call, context) if checks else (received[-1:], None)
-        transcript.see(events)
+        transcript.see_body(events)
         if stopped_by is not None:
             reply = _with_response(reply, incomplete_response(response, transcript, stopped_by), transcript)
         elif transcript.is_changed:
@@ -162,7 +162,7 @@ def until_terminal(batch: Batch) -> Batch:
 
 def _with_response(reply: Reply, response: Mapping[str, Any], transcript: Transcript) -> Reply:
     """Return a body with another response object, and record that one as the final response."""
-    transcript.see(events_of_body(response)[-1:])
+    transcript.see_body(events_of_body(response)[-1:])
     return replace(reply, body=orjson.dumps(response), response=response)
 
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,7 +69,7 @@ class Audit:
             file.close()
             raise ValueError(f"{path}: {error}") from error
         self._file = file
-        self._queue = LineQueue(self._append)
+        self._queue = LineQueue(partial(self._append, file))
 
     def close(self) -> None:
         is_written = self._queue is None or self._queue.close()
@@ -92,24 +93,22 @@ class Audit:
         line = {"time": datetime.now(UTC).isoformat(), "request_id": request_id, **asdict(decision)}
         self._queue.put(orjson.dumps(line))
 
-    def _append(self, lines: list[bytes], lost: int) -> int:
+    def _append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Chain and append lines, after one about those lost before. Returns how many are lost now."""
         waiting = [orjson.dumps({"time": datetime.now(UTC).isoformat(), "lost": lost}), *lines] if lost else lines
         for position, line in enumerate(waiting):
             try:
-                self._append_chained(orjson.loads(line))
+                self._append_chained(file, orjson.loads(line))
             except OSError as error:
                 log.warning("audit.write_failed", error=error.strerror)
                 unwritten = len(waiting) - position
                 return unwritten - 1 + lost if lost and position == 0 else unwritten
         return 0
 
-    def _append_chained(self, line: dict[str, Any]) -> None:
-        if self._file is None:
-            return
+    def _append_chained(self, file: BinaryIO, line: dict[str, Any]) -> None:
         line["previous"] = self._previous
         line["hash"] = _hash_of(line)
-        append_line(self._file, orjson.dumps(line))
+        append_line(file, orjson.dumps(line))
         self._previous = line["hash"]
 
 

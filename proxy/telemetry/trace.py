@@ -59,9 +59,9 @@ class Trace:
         """Return the seconds since the request's head was read."""
         return time.perf_counter() - self._started
 
-    def step(self, name: str) -> "Step":
+    def step(self, name: str) -> "StepTimer":
         """Measure one step of the path: `with trace.step("cache"): ...`."""
-        return Step(self, name)
+        return StepTimer(self, name)
 
     def model_call(self, record: RequestRecord) -> "ModelCall":
         """Measure the call of a backend, from opening it to the end of its reply."""
@@ -113,7 +113,7 @@ class Trace:
         self.span.end()
 
 
-class Step:
+class StepTimer:
     """One step of the path, as a context manager."""
 
     __slots__ = ("_name", "_span", "_started", "_trace")

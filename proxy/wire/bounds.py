@@ -1,13 +1,16 @@
 """How many values a JSON text has, before it is parsed: parsing costs time and memory by values, not by bytes."""
 
+VALUE_BYTES = 128
+"""How much memory a parsed value takes beside its text, in bytes: the largest are small objects."""
 WINDOW_BYTES = 1_048_576  # counted at a time: other threads may run in between, and counting ends at the limit
 
 
 def count_values(raw: bytes, limit: int) -> int:
-    """Return how many values the text has if it has at most `limit`, otherwise some number beyond the limit.
+    """Return at least how many values the text has if these are at most `limit`, otherwise a number beyond the limit.
 
-    Each value but the first follows a comma, or begins an object or array. Those inside strings do not count, but
-    finding the strings is slow, so it is done only if all of them together exceed the limit.
+    Each value but the first follows a comma or the start of an object or array; an empty one is counted twice. Commas
+    inside strings do not count, but finding the strings is slow, so it is done only if there are too many without it.
+    A text of strings with more than four quotes for each allowed value is beyond the limit as well.
     """
     separators = _count(raw, b",[{", 0, len(raw), limit)
     if separators < limit:
@@ -15,6 +18,11 @@ def count_values(raw: bytes, limit: int) -> int:
     if _count(raw, b'"', 0, len(raw), 4 * limit) > 4 * limit:  # so many quotes are too many strings, or a waste of time
         return limit + 1
     return _count_outside_strings(raw, limit)
+
+
+def parsed_bytes(size: int, values: int) -> int:
+    """Return about how much memory a text of this many bytes and values takes when it is parsed and encoded again."""
+    return 2 * size + VALUE_BYTES * values
 
 
 def _count(raw: bytes, characters: bytes, start: int, end: int, limit: int) -> int:

@@ -96,16 +96,16 @@ def parse_call(
 
 
 def _escaped_colons(raw: bytes) -> int:
-    r"""How many colons are written as \u003a; after an odd number of backslashes more it would be a text."""
-    count = 0
-    found = raw.find(b"\\u003")
+    r"""How many colons are written as \u003a. An escaped backslash before u003a is not a colon."""
+    count = raw.count(b"\\u003a") + raw.count(b"\\u003A")
+    found = raw.find(b"\\\\u003") if count else -1
     while found >= 0:
         before = found
         while raw[before - 1] == 0x5C:
             before -= 1
-        if (found - before) % 2 == 0 and raw[found + 5 : found + 6] in b"aA":
-            count += 1
-        found = raw.find(b"\\u003", found + 6)
+        if (found - before) % 2 == 0 and raw[found + 6] in b"aA":
+            count -= 1
+        found = raw.find(b"\\\\u003", found + 6)
     return count
 
 

@@ -13,6 +13,7 @@ from proxy.wire.items import JSON, PART_TYPES
 LOG_BYTES = 16_777_216
 """How much of a stream is kept to close its open items with, in bytes; of longer items the beginning is kept."""
 
+ITEM_EVENTS = frozenset({"response.output_item.added", "response.output_item.done"})
 # The field of an item that each type of delta adds to ...
 STRING_DELTAS = {
     "response.function_call_arguments.delta": "arguments",
@@ -52,6 +53,7 @@ class Transcript:
         self._open: dict[int, tuple[int, Event]] = {}  # by output_index: where it is in the log, and its `added` event
         self._log: list[Event | Run] = []
         self._log_bytes = 0
+        self._is_log_full = False
         self._frame_limit: int | None = None
         self._numbered: Event | Run | None = None  # the last unit with a sequence number
         self._item_bytes = 0
@@ -65,6 +67,8 @@ class Transcript:
         for unit in batch:
             if isinstance(unit, Event):
                 self._follow(unit)
+                if unit.type in ITEM_EVENTS:
+                    self._item_bytes += len(unit.sse)
                 if "sequence_number" in unit.data:
                     self._numbered = unit
             elif b'"sequence_number"' in unit.sse:
@@ -74,11 +78,18 @@ class Transcript:
             elif self._log:
                 self._log.clear()
                 self._log_bytes = 0
+                self._is_log_full = False
         self.is_started = self.is_started or bool(batch)
+
+    def see_body(self, events: Batch) -> None:
+        """Record events that stand for a response that came as one body. They take no memory beside it."""
+        for event in [unit for unit in events if isinstance(unit, Event)]:
+            self._follow(event)
+        self.is_started = True
 
     @property
     def kept_bytes(self) -> int:
-        """How many bytes of the reply are kept."""
+        """How many bytes of a stream are kept."""
         return self._item_bytes + self._log_bytes
 
     def frames(self) -> bytes | None:
@@ -122,10 +133,8 @@ class Transcript:
     def _follow(self, event: Event) -> None:
         if event.type == "response.output_item.added":
             self._open[index_of(event.data)] = len(self._log), event
-            self._item_bytes += len(event.sse)
         elif event.type == "response.output_item.done":
             index, item = index_of(event.data), event.data.get("item") or {}
-            self._item_bytes += len(event.sse)
             self._open.pop(index, None)
             item_id = item.get("id") if isinstance(item, dict) else None
             self._items[index, item_id if isinstance(item_id, str) else None] = item
@@ -137,11 +146,14 @@ class Transcript:
             self.has_error = True
 
     def _append(self, unit: Event | Run) -> None:
-        self._log_bytes += len(unit.sse)
-        if self._frame_limit is not None and self._log_bytes > self._frame_limit:
+        size_bytes = self._log_bytes + len(unit.sse)
+        if self._frame_limit is not None and size_bytes > self._frame_limit:
             self._frame_limit = None
-        if self._frame_limit is not None or self._log_bytes <= LOG_BYTES:
+        if self._frame_limit is None and size_bytes > LOG_BYTES:
+            self._is_log_full = True  # a smaller unit that follows would leave a gap
+        if not self._is_log_full:
             self._log.append(unit)
+            self._log_bytes = size_bytes
 
 
 class _PartialItem:

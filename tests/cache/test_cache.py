@@ -28,7 +28,7 @@ ASKED = {"input": "Hi", "prompt_cache_key": "k"}
 STREAMED = b"".join(CANONICAL)
 
 
-class Clock:
+class SettableClock:
     """A clock that a test sets."""
 
     now_s = 1_000_000.0
@@ -54,8 +54,8 @@ class BrokenStore(MemoryStore):
         return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
 
 
-def make_cache(store: Store | None = None, clock: Clock | None = None, **settings: Any) -> Cache:
-    return Cache(CacheTable(use="memory", **settings), store or MemoryStore(), clock=clock or Clock())
+def make_cache(store: Store | None = None, clock: SettableClock | None = None, **settings: Any) -> Cache:
+    return Cache(CacheTable(use="memory", **settings), store or MemoryStore(), clock=clock or SettableClock())
 
 
 def cached(backend: Backend, rules: Any = (), **options: Any) -> Pipeline:
@@ -88,12 +88,12 @@ async def test_the_second_call_gets_the_answer_of_the_first(stream: bool):
 
 async def test_age_and_ttl_change_with_time():
     """In whole seconds; a clock that was set back makes no negative age."""
-    clock, backend = Clock(), ScriptedBackend(answer=RESPONSE)
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
     pipeline = cached(backend, clock=clock, ttl_s=100)
     await status_of(pipeline)
     found = []
     for passed_s in (0.0, 1.9, 60.0, -30.0):
-        clock.now_s = Clock.now_s + passed_s
+        clock.now_s = SettableClock.now_s + passed_s
         context = make_context()
         await answer_of(pipeline, make_call(**ASKED), context)
         found.append((context.answer_headers["Age"], context.answer_headers["Cache-Status"]))
@@ -228,7 +228,7 @@ async def test_only_completed_responses_are_kept(name: str, stream: bool):
 @pytest.mark.parametrize("status", ["incomplete", "failed", "in_progress", None])
 async def test_a_body_that_is_not_completed_is_not_kept(status: str | None):
     """Nor a completed event whose response has another status."""
-    store, response = Memory(), RESPONSE | {"status": status}
+    store, response = MemoryStore(), RESPONSE | {"status": status}
     for answer in (response, frame(type="response.completed", response=response)):
         await status_of(cached(ScriptedBackend(answer=answer), store=store))
 
@@ -289,7 +289,9 @@ async def test_the_cache_control_of_a_request_reaches_the_cache(start_gate, http
         assert answer.headers["Cache-Status"] == "headgate; fwd=bypass; detail=no-store"
 
 
-@pytest.mark.parametrize("cache", [Cache(None, None), Cache(CacheTable(use="memory"), None), Cache(None, MemoryStore())])
+@pytest.mark.parametrize(
+    "cache", [Cache(None, None), Cache(CacheTable(use="memory"), None), Cache(None, MemoryStore())]
+)
 async def test_without_a_cache_there_is_no_cache_status(cache: Cache):
     """Nothing is kept either."""
     backend = ScriptedBackend(answer=RESPONSE)
@@ -335,6 +337,19 @@ async def test_a_damaged_entry_is_a_miss():
 
         assert await status_of(pipeline) == "fwd=uri-miss"
         assert (await status_of(pipeline)).startswith("hit")
+
+
+async def test_an_entry_whose_stream_has_no_end_is_a_miss():
+    """For a stream; a call for a body gets the response of the entry."""
+    store = MemoryStore()
+    pipeline = cached(ScriptedBackend(answer=STREAMED), store=store)
+    await status_of(pipeline, stream=True)
+    (key,) = [key async for key in store.scan("")]
+    entry = orjson.loads(await store.get(key) or b"")
+    await store.put(key, orjson.dumps(entry | {"frames": ": hi\n\n"}), ttl_s=60)
+
+    assert (await status_of(pipeline)).startswith("hit")
+    assert await status_of(pipeline, stream=True) == "fwd=uri-miss"
 
 
 async def test_a_stream_that_is_not_utf_8_passes_and_is_not_kept(logged):

@@ -1,7 +1,8 @@
-"""`headgate policy test` and `headgate policy diff`, as a person types them."""
+"""`headgate policy test` and `headgate policy diff`, run as from a command line."""
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import orjson
 import pytest
 
 from proxy.__main__ import main
-from tests.conftest import CANNED, StartGate, tables_for
+from proxy.app import running
+from proxy.config.build import build
+from tests.conftest import CANNED, tables_for
 from tests.upstream import FakeUpstream
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "policies").glob("*.toml"))
@@ -24,7 +27,7 @@ blocked = ["bad"]
 """
 CASES = """
 [[case]]
-name = "nothing is asked"
+name = "no number"
 request = {model = "m"}
 changed = {max_tool_calls = 4}
 [[case]]
@@ -32,7 +35,7 @@ request = {model = "m", max_tool_calls = 2, user = "ann"}
 changed = {safety_identifier = "ann"}
 removed = ["user"]
 [[case]]
-name = "a blocked one"
+name = "a blocked identifier"
 request = {model = "m", safety_identifier = "bad"}
 expect = "denied"
 code = "safety_identifier.blocked"
@@ -49,15 +52,15 @@ def text_of(path: str) -> str:
 
 
 def run(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str, str]:
-    """The exit code, and what was said on stdout and on stderr."""
+    """Return the exit code and what was printed to stdout and stderr."""
     code = main(["policy", *typed])
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_our_own_examples_hold(example: Path, capsys):
-    """Each tells what its policy does, and it does so."""
+def test_the_cases_of_every_policy_hold(example: Path, capsys):
+    """Each file of cases beside the tests of policies documents its policy."""
     code, out, err = run(capsys, "test", str(example))
 
     assert (code, err) == (0, "")
@@ -65,13 +68,13 @@ def test_our_own_examples_hold(example: Path, capsys):
     assert not out.startswith("0 ")
 
 
-def test_cases_that_come_out_as_expected_are_exit_0(tmp_path: Path, capsys):
+def test_expected_outcomes_are_exit_0(tmp_path: Path, capsys):
     """Allowed, changed, removed, denied."""
     assert run(capsys, "test", file(tmp_path, POLICIES + CASES)) == (0, "3 cases, 0 not as expected.\n", "")
 
 
 def test_several_files_are_counted_together(tmp_path: Path, capsys):
-    """Each has policies of its own."""
+    """Each file has policies of its own."""
     files = [
         file(tmp_path, POLICIES + CASES, "one.toml"),
         file(tmp_path, '[[case]]\nrequest = {model = "m"}', "two.toml"),
@@ -113,7 +116,7 @@ def test_several_files_are_counted_together(tmp_path: Path, capsys):
     ],
 )  # fmt: skip
 def test_a_case_that_differs_is_shown_and_exit_1(tmp_path: Path, capsys, case: str, expected: str, found: str):
-    """The file, the case, what was expected of it and what became of it."""
+    """With its file, its number and name, and the expected and the found outcome."""
     path = file(tmp_path, f'{POLICIES}{CASES}[[case]]\nname = "this one"\n{case}')
     code, out, err = run(capsys, "test", path)
 
@@ -123,8 +126,8 @@ def test_a_case_that_differs_is_shown_and_exit_1(tmp_path: Path, capsys, case: s
     )
 
 
-def test_all_that_differ_are_shown(tmp_path: Path, capsys):
-    """Not only the first of them."""
+def test_all_cases_that_differ_are_shown(tmp_path: Path, capsys):
+    """Not only the first one."""
     wrong = '[[case]]\nrequest = {model = "m"}\n' * 3
     _, out, _ = run(capsys, "test", file(tmp_path, POLICIES + wrong), file(tmp_path, POLICIES + wrong, "b.toml"))
 
@@ -133,7 +136,7 @@ def test_all_that_differ_are_shown(tmp_path: Path, capsys):
 
 
 def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
-    """Empty lines between them are nothing."""
+    """Empty lines between them are skipped."""
     lines = [
         {"name": "moved", "request": {"model": "m", "max_tool_calls": 1}},
         {"request": {"model": "m"}, "changed": {"max_tool_calls": 4}},
@@ -158,8 +161,8 @@ def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
     ]
 
 
-def test_the_policies_of_a_config_go_before_those_of_the_file(tmp_path: Path, capsys):
-    """What is about to be served is tried, in the mode that it has."""
+def test_the_policies_of_a_config_replace_those_of_the_file(tmp_path: Path, capsys):
+    """They run in the mode that the config gives them."""
     cases = file(tmp_path, POLICIES + CASES)
     config = file(tmp_path, POLICIES.replace("max = 4", "max = 9") + CANNED, "gate.toml")
     reported = file(tmp_path, POLICIES.replace("blocked", 'mode = "report"\nblocked') + CANNED, "report.toml")
@@ -170,8 +173,8 @@ def test_the_policies_of_a_config_go_before_those_of_the_file(tmp_path: Path, ca
     )
 
 
-def test_callers_teams_and_headers_can_be_played(tmp_path: Path, capsys, monkeypatch):
-    """A policy sees them as a gate would, whatever the case of a header's name."""
+def test_a_case_can_have_a_caller_a_team_and_headers(tmp_path: Path, capsys, monkeypatch):
+    """Policies see them as in a gateway, whatever the case of a header's name."""
     monkeypatch.setenv("SAFETY_KEY", "a key for tests")
     text = """
 [[policy]]
@@ -208,12 +211,12 @@ changed = {safety_identifier = "KIM"}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[[case]]\nname = 'c'\nexpect = 'denied'\nrequest = {model = 'm'}",
-         ", case 1: 'c': expect = \"denied\" needs the code that it is denied with"),
+         ", case 1: 'c': expect = \"denied\" needs a code"),
         ("[[case]]\nname = 'c'\ncode = 'x'\nrequest = {model = 'm'}",
-         ", case 1: 'c' has a code; what has one needs expect = \"denied\""),
+         ", case 1: 'c' has a code; a case with a code needs expect = \"denied\""),
         ("[[case]]\nrequest = {}\n[[case]]\nexpect = 'perhaps'\nrequest = {}", ", case 2: expect: String should match"),
         ("[[case]]\nname = 'no request'", ", case 1: request: Field required"),
         ("[[case]]\nrequest = 'text'", ", case 1: request: Input should be a valid dictionary"),
@@ -235,19 +238,19 @@ changed = {safety_identifier = "KIM"}
         ("\udcff", "can't decode byte"),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, text: str, said: str):
-    """With its name, and where and what the fault is; nothing is tried."""
+def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, text: str, message: str):
+    """The message has the file, the place and the fault; no case runs."""
     path = tmp_path / "cases.toml"
     path.write_bytes(text.encode(errors="surrogateescape"))
     code, out, err = run(capsys, "test", str(path))
 
     assert (code, out) == (2, "")
     assert err.startswith(str(path))
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("{", "line 3: unexpected end of data\n"),
         ("[" * 2000, "line 3: "),
@@ -258,35 +261,35 @@ def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, text: str,
         ('{"request":{"a":' + "[" * 254 + "]" * 254 + "}}", "case 2: request: Recursion limit reached; the limits are "),
     ],
 )  # fmt: skip
-def test_a_line_that_is_no_case_is_exit_2(tmp_path: Path, capsys, line: str, said: str):
-    """Broken JSON is told by its line, JSON that is something else by its case; both are counted from 1."""
+def test_a_line_that_is_not_a_case_is_exit_2(tmp_path: Path, capsys, line: str, message: str):
+    """Invalid JSON is named by its line, other JSON by its case; both are counted from 1."""
     path = file(tmp_path, '{"request":{"model":"m"}}\n\n' + line, "cases.jsonl")
     code, out, err = run(capsys, "test", path)
 
     assert (code, out) == (2, "")
-    assert err.startswith(f"{path}, {said}")
+    assert err.startswith(f"{path}, {message}")
 
 
 def test_lines_of_json_may_begin_with_a_byte_order_mark(tmp_path: Path, capsys):
-    """Some editors write one; it is no part of the first line."""
+    """Some editors write one; it does not belong to the first line."""
     cases = file(tmp_path, '\ufeff{"request":{"model":"m"}}\n', "cases.jsonl")
     gate = file(tmp_path, OLD + CANNED, "old.toml")
     recorded = file(tmp_path, '\ufeff{"caller":"a","team":"a","request":{"model":"m"}}\n', "requests.jsonl")
 
     assert run(capsys, "test", cases) == (0, "1 cases, 0 not as expected.\n", "")
-    assert run(capsys, "diff", gate, gate, "--requests", recorded) == (0, "1 requests, 0 change their fate.\n", "")
+    assert run(capsys, "diff", gate, gate, "--requests", recorded) == (0, "1 requests, 0 change their outcome.\n", "")
 
 
 @pytest.mark.parametrize("typed", [["test", "none.toml"], ["test", "none.jsonl"]])
 def test_a_missing_file_is_exit_2(tmp_path: Path, capsys, monkeypatch, typed: list[str]):
-    """It is named."""
+    """The message names it."""
     monkeypatch.chdir(tmp_path)
 
     assert run(capsys, *typed) == (2, "", f"{typed[1]}: No such file or directory\n")
 
 
 def test_a_missing_config_is_exit_2(tmp_path: Path, capsys):
-    """It is named, too."""
+    """The message names it."""
     none = tmp_path / "none.toml"
 
     assert run(capsys, "test", file(tmp_path, CASES), "--config", str(none)) == (
@@ -308,13 +311,22 @@ max_value_chars = 100
 NEW = OLD.replace("max = 8", 'max = 4\non_exceed = "reject"').replace("100", "10")
 
 
+async def recorded_by_gateway(http, upstream: FakeUpstream, path: Path, *requests: Sequence[Any], **more: Any) -> str:
+    """Return the file in which a gateway, which is closed again, recorded requests: the query, the body, the headers."""
+    tables = tables_for(upstream, record={"path": str(path)}, server={"port": 0, "drain_s": 0}, **more)
+    async with running(build(tables)) as gate:
+        for query, body, headers in requests:
+            url = f"{gate}/v1/responses?{query}" if query else f"{gate}/v1/responses"
+            async with http.post(url, json={"model": "m", **body}, headers=headers) as answer:
+                await answer.read()
+    return str(path)
+
+
 @pytest.fixture
-async def record(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: Path) -> str:
-    """What a gate recorded of seven calls by two callers."""
+async def record(http, upstream: FakeUpstream, tmp_path: Path) -> str:
+    """The record of seven calls by two callers."""
     callers = [{"name": name, "key_sha256": hashlib.sha256(key.encode()).hexdigest()} for name, key in CALLERS.items()]
-    path = tmp_path / "requests.jsonl"
-    gate = await start_gate(tables_for(upstream, caller=callers, record={"path": str(path)}))
-    asked: list[tuple[str, dict[str, Any]]] = [
+    calls: list[tuple[str, dict[str, Any]]] = [
         ("anna", {"max_tool_calls": 6}),
         ("anna", {"max_tool_calls": 6, "metadata": {"note": "short"}}),
         ("anna", {"max_tool_calls": 3}),
@@ -323,15 +335,12 @@ async def record(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: 
         ("ben", {"metadata": {"note": "x" * 101}}),
         ("ben", {"max_tool_calls": 2, "input": "Hello"}),
     ]
-    for name, body in asked:
-        headers = {"Authorization": f"Bearer {CALLERS[name]}"}
-        async with http.post(f"{gate}/v1/responses", json={"model": "m", **body}, headers=headers) as answer:
-            await answer.read()
-    return str(path)
+    requests = [("", body, {"Authorization": f"Bearer {CALLERS[name]}"}) for name, body in calls]
+    return await recorded_by_gateway(http, upstream, tmp_path / "requests.jsonl", *requests, caller=callers)
 
 
-async def test_diff_tells_whose_requests_change_their_fate(record: str, tmp_path: Path, capsys):
-    """By caller, the most frequent first: what became of them and what would."""
+async def test_diff_lists_the_callers_whose_requests_change_their_outcome(record: str, tmp_path: Path, capsys):
+    """The most frequent change first, with the outcome before and after."""
     old, new = file(tmp_path, OLD + CANNED, "old.toml"), file(tmp_path, NEW + CANNED, "new.toml")
     code, out, err = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", record)
 
@@ -340,31 +349,31 @@ async def test_diff_tells_whose_requests_change_their_fate(record: str, tmp_path
         "     2  anna: allowed  ->  denied, max_tool_calls.too_many",
         "     1  anna: allowed, max_tool_calls = 8  ->  denied, metadata_limits.value_too_long",
         "     1  ben: allowed  ->  denied, max_tool_calls.too_many",
-        "7 requests, 4 change their fate.",
+        "7 requests, 4 change their outcome.",
     ]
 
 
 async def test_diff_of_a_config_with_itself_is_exit_0(record: str, tmp_path: Path, capsys):
-    """Nothing changes."""
+    """No outcome changes."""
     old = file(tmp_path, OLD + CANNED, "old.toml")
     same = file(tmp_path, f"# the same\n{OLD}{CANNED}", "same.toml")
 
     assert await asyncio.to_thread(run, capsys, "diff", old, same, "--requests", record) == (
         0,
-        "7 requests, 0 change their fate.\n",
+        "7 requests, 0 change their outcome.\n",
         "",
     )
 
 
-async def test_diff_sees_what_is_changed_and_not_only_what_is_refused(record: str, tmp_path: Path, capsys):
-    """A default that is lowered changes what goes out."""
+async def test_diff_compares_changed_fields_too(record: str, tmp_path: Path, capsys):
+    """A lower default changes what is sent."""
     old = file(tmp_path, OLD + CANNED, "old.toml")
     new = file(tmp_path, OLD.replace("max = 8", "max = 8\ndefault = 2") + CANNED, "new.toml")
     code, out, _ = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", record)
 
     assert (code, out) == (
         1,
-        "     1  anna: allowed, max_tool_calls = 8  ->  allowed, max_tool_calls = 2\n7 requests, 1 change their fate.\n",
+        "     1  anna: allowed, max_tool_calls = 8  ->  allowed, max_tool_calls = 2\n7 requests, 1 change their outcome.\n",
     )
 
 
@@ -396,19 +405,14 @@ LINKED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.fixture
-async def links(start_gate: StartGate, http, upstream: FakeUpstream, tmp_path: Path) -> str:
-    """What a gate recorded of calls with URLs, and with something in their query."""
-    path = tmp_path / "requests.jsonl"
-    gate = await start_gate(tables_for(upstream, record={"path": str(path)}))
-    for content, query in LINKED:
-        body = {"model": "m", "input": [{"role": "user", "content": [content]}]}
-        async with http.post(f"{gate}/v1/responses?{query}", json=body) as answer:
-            await answer.read()
-    return str(path)
+async def links(http, upstream: FakeUpstream, tmp_path: Path) -> str:
+    """The record of calls with URLs, some with a query."""
+    requests = [(query, {"input": [{"role": "user", "content": [content]}]}, {}) for content, query in LINKED]
+    return await recorded_by_gateway(http, upstream, tmp_path / "requests.jsonl", *requests)
 
 
-async def test_diff_sees_hosts_and_what_a_query_includes(links: str, tmp_path: Path, capsys):
-    """Whatever name a URL stands under; the record has nothing else of it."""
+async def test_diff_compares_hosts_and_the_include_of_a_query(links: str, tmp_path: Path, capsys):
+    """Whatever the name of the field with the URL; the record has nothing else of it."""
     old, new = file(tmp_path, OPEN + CANNED, "old.toml"), file(tmp_path, CLOSED + CANNED, "new.toml")
     code, out, err = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", links)
 
@@ -416,13 +420,13 @@ async def test_diff_sees_hosts_and_what_a_query_includes(links: str, tmp_path: P
     assert out.splitlines() == [
         "     2  anybody: allowed  ->  denied, input_urls.host_not_allowed",
         "     1  anybody: allowed  ->  denied, include.not_allowed",
-        "5 requests, 3 change their fate.",
+        "5 requests, 3 change their outcome.",
     ]
     assert "secret" not in text_of(links)
 
 
-def test_a_query_can_be_played(tmp_path: Path, capsys):
-    """As it stands behind the question mark."""
+def test_a_case_can_have_a_query(tmp_path: Path, capsys):
+    """It is written as after the question mark."""
     case = """
 [[case]]
 request = {model = "m"}
@@ -434,7 +438,7 @@ code = "include.not_allowed"
     assert run(capsys, "test", file(tmp_path, CLOSED + case)) == (0, "1 cases, 0 not as expected.\n", "")
 
 
-UNTOLD = """
+TEXT_SETTINGS = """
 [[policy]]
 use = "metadata_limits"
 allowed = ["note"]
@@ -452,46 +456,46 @@ ONE = '{"caller":"a","team":"a","request":{"model":"m","tools":[{"type":"custom"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "named"),
     [
-        ("", UNTOLD, "metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
-        (UNTOLD, "", "metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
-        (UNTOLD, '[[policy]]\nuse = "tools"\nmcp_labels = ["ours"]\n',
+        ("", TEXT_SETTINGS, "metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
+        (TEXT_SETTINGS, "", "metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
+        (TEXT_SETTINGS, '[[policy]]\nuse = "tools"\nmcp_labels = ["ours"]\n',
          "tools.mcp_labels, metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
-        ("", '[[policy]]\nuse = "safety_identifier"\npii = "reject"\nmode = "off"\n' + UNTOLD + UNTOLD,
+        ("", '[[policy]]\nuse = "safety_identifier"\npii = "reject"\nmode = "off"\n' + TEXT_SETTINGS + TEXT_SETTINGS,
          "metadata_limits.values, safety_identifier.pattern, tools.deny_names"),
     ],
 )  # fmt: skip
-def test_diff_names_the_settings_that_records_cannot_tell_of(tmp_path: Path, capsys, old: str, new: str, told: str):
-    """Those of both configs, each once, and none that is as it comes or switched off; the exit code stays."""
+def test_diff_names_the_settings_that_depend_on_texts(tmp_path: Path, capsys, old: str, new: str, named: str):
+    """Those of both configs, each once, without defaults and rules that are off; the exit code does not change."""
     before, after = file(tmp_path, old + CANNED, "old.toml"), file(tmp_path, new + CANNED, "new.toml")
 
     assert run(capsys, "diff", before, after, "--requests", file(tmp_path, ONE, "requests.jsonl")) == (
         0,
-        "1 requests, 0 change their fate.\n",
-        f"records hold no text: they cannot tell of {told}\n",
+        "1 requests, 0 change their outcome.\n",
+        f"recorded requests contain no text: they cannot show the effect of {named}\n",
     )
 
 
 def test_diff_names_the_rules_that_only_report(tmp_path: Path, capsys):
-    """Whoever asks what a new rule would do learns why it does nothing."""
+    """They explain why a new rule changes nothing."""
     old = file(tmp_path, CANNED, "old.toml")
     new = file(tmp_path, '[[policy]]\nuse = "tools"\nallow_types = []\nmode = "report"\n' + CANNED, "new.toml")
 
     assert run(capsys, "diff", old, new, "--requests", file(tmp_path, ONE, "requests.jsonl")) == (
         0,
-        "1 requests, 0 change their fate.\n",
+        "1 requests, 0 change their outcome.\n",
         'tools only reports (mode = "report"): no request is refused or changed by it\n',
     )
 
 
-def test_diff_of_nothing_is_exit_0(tmp_path: Path, capsys):
-    """Nobody asked, nobody is hurt."""
+def test_diff_of_an_empty_record_is_exit_0(tmp_path: Path, capsys):
+    """There is no request whose outcome could change."""
     old, new = file(tmp_path, OLD + CANNED, "old.toml"), file(tmp_path, NEW + CANNED, "new.toml")
 
     assert run(capsys, "diff", old, new, "--requests", file(tmp_path, "\n", "none.jsonl")) == (
         0,
-        "0 requests, 0 change their fate.\n",
+        "0 requests, 0 change their outcome.\n",
         "",
     )
 
@@ -502,19 +506,19 @@ def test_diff_of_nothing_is_exit_0(tmp_path: Path, capsys):
              '{"caller":"a","team":"a","request":{},"query":{"include":7}}', '{"caller":"a","team":"a","request":{"$chars":"many"}}',
              '{"caller":"a","team":"a","request":{"a":' + "[" * 990 + "]" * 990 + "}}"]
 )  # fmt: skip
-def test_diff_of_what_was_not_recorded_is_exit_2(tmp_path: Path, capsys, line: str):
-    """The file and the number of the line are told."""
+def test_diff_of_a_line_of_another_kind_is_exit_2(tmp_path: Path, capsys, line: str):
+    """The message has the file and the number of the line."""
     gate = file(tmp_path, OLD + CANNED, "old.toml")
     good = '{"caller":"a","team":"a","request":{"model":"m"}}'
     requests = file(tmp_path, f"{good}\n\n{line}\n", "requests.jsonl")
     code, out, err = run(capsys, "diff", gate, gate, "--requests", requests)
 
     assert (code, out) == (2, "")
-    assert err == f"{requests}, line 3: this is no line that [record] wrote\n"
+    assert err == f"{requests}, line 3: this is not a line written by [record]\n"
 
 
 def test_diff_names_a_file_that_is_missing(tmp_path: Path, capsys):
-    """A config, or the requests."""
+    """A config or the record."""
     gate, none = file(tmp_path, OLD + CANNED, "old.toml"), str(tmp_path / "none")
 
     for typed in ([none, gate, "--requests", gate], [gate, none, "--requests", gate], [gate, gate, "--requests", none]):

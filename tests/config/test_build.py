@@ -2,6 +2,7 @@
 
 import hashlib
 import tomllib
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ from backends.replay import Replay
 from backends.upstream import Upstream
 from policies.metadata_limits import MetadataLimits
 from proxy.config.build import DEMO, ConfigError, build, default_config, read
-from proxy.stores.memory import MemoryStore
 from proxy.context import Caller
-from proxy.wire.call import Call
+from proxy.stores.memory import MemoryStore
 
 KEY = "sk-nobody-may-see-this"
 MINIMAL = """
@@ -65,9 +65,9 @@ def test_the_smallest_config_has_every_default():
     config = build(typed())
 
     assert (config.server.host, config.server.port, config.server.drain_s) == ("127.0.0.1", 8080, 30)
-    assert (config.callers, config.rules, config.cache, config.store, config.audit) == ([], [], None, None, None)
+    assert (config.callers, config.rules, config.cache, config.cache_store, config.audit) == ([], [], None, None, None)
     assert isinstance(config.backends["canned"], Replay)
-    assert [(glob, backend.name) for glob, backend in config.routes] == [("*", "canned")]
+    assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [("*", ["canned"])]
     assert isinstance(config.state, MemoryStore)
 
 
@@ -118,12 +118,12 @@ keeps_state = true
     ]
     assert isinstance(limits, MetadataLimits)
     assert limits.max_pairs == 2
-    assert config.rules[1].holds_for(Call(Caller("anna", "t"), {"model": "m"}, {}))
-    assert not config.rules[1].holds_for(Call(Caller("ben", "t"), {"model": "m"}, {}))
-    assert not config.rules[1].holds_for(Call(Caller("anna", "t"), {"model": "n"}, {}))
+    assert config.rules[1].applies_to(Caller("anna", "t"), "m")
+    assert not config.rules[1].applies_to(Caller("ben", "t"), "m")
+    assert not config.rules[1].applies_to(Caller("anna", "t"), "n")
     assert config.cache is not None
-    assert isinstance(config.store, MemoryStore)
-    assert (config.cache.ttl_s, config.store.store_max_entries) == (5, 7)
+    assert isinstance(config.cache_store, MemoryStore)
+    assert (config.cache.ttl_s, config.cache_store.store_max_entries) == (5, 7)
     assert isinstance(config.backends["cloud"], Upstream)
     assert config.backends["cloud"].keeps_state is True
 
@@ -181,17 +181,17 @@ BROKEN = {
     "a backend that is not there": ('[[route]]\nmodel = "m"\nbackend = "cannot"', "route[1].backend: there is no backend called 'cannot'; known: canned"),
     "two backends of one name": ('[[backend]]\nname = "canned"\nuse = "replay"\npath = "y"', "backend[1].name: there are two backends called 'canned'"),
     # Keys and who may ask.
-    "a variable that is not set": ('[[caller]]\nname = "a"\nkey = "env:NOT_SET"', "caller[0].key: the environment variable NOT_SET is not set"),
-    "a file that is not there": ('[[caller]]\nname = "a"\nkey = "file:/none"', "caller[0].key: the file /none cannot be read: No such file or directory"),
-    "a key typed by itself": (f'[[caller]]\nname = "a"\nkey = "{KEY}"', 'caller[0].key: a secret is given as "env:NAME" or "file:PATH", never by itself'),
-    "a key of the upstream by itself": (f'[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "http://x"\napi_key = "{KEY}"', 'backend[1].api_key: a secret is given as "env:NAME"'),
+    "a variable that is not set": ('[[caller]]\nname = "a"\nkey = "env:NOT_SET"', "caller[0].key: the environment variable that it names is not set"),
+    "a file that is not there": ('[[caller]]\nname = "a"\nkey = "file:/none"', "caller[0].key: the file that it names cannot be read: No such file or directory"),
+    "a key typed by itself": (f'[[caller]]\nname = "a"\nkey = "{KEY}"', 'caller[0].key: a secret must be "env:NAME" or "file:PATH", not the secret itself'),
+    "a key of the upstream by itself": (f'[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "http://x"\napi_key = "{KEY}"', 'backend[1].api_key: a secret must be "env:NAME" or "file:PATH"'),
     "a caller with two keys": (f'[[caller]]\nname = "a"\nkey = "env:GATE_KEY"\nkey_sha256 = "{"a" * 64}"', "caller[0]: give either key"),
     "a caller without a key": ('[[caller]]\nname = "a"', "caller[0]: give either key"),
     "a digest that is none": (f'[[caller]]\nname = "a"\nkey_sha256 = "{KEY}"', "caller[0].key_sha256: String should match pattern"),
-    "open to the world": ('[server]\nhost = "0.0.0.0"', "server.host: 0.0.0.0 is open to others, and there is no [[caller]]"),
-    "open to a network": ('[server]\nhost = "192.168.0.7"', "server.host: 192.168.0.7 is open to others"),
-    "open by a name": ('[server]\nhost = "gate.example"', "server.host: gate.example is open to others"),
-    "open to everything": ('[server]\nhost = ""', "server.host:  is open to others"),
+    "open to the world": ('[server]\nhost = "0.0.0.0"', "server.host: 0.0.0.0 is reachable by others, and there is no [[caller]]"),
+    "open to a network": ('[server]\nhost = "192.168.0.7"', "server.host: 192.168.0.7 is reachable by others"),
+    "open by a name": ('[server]\nhost = "gate.example"', "server.host: gate.example is reachable by others"),
+    "open to everything": ('[server]\nhost = ""', "server.host:  is reachable by others"),
     "one file for two": ('[audit]\npath = "x.jsonl"\n[record]\npath = "y/../x.jsonl"', "audit.path and record.path: both are x.jsonl; give each a file of its own"),
     "a secret that is not needed": ('[[policy]]\nuse = "safety_identifier"\nsource = "caller"', 'policy[0]: source = "caller" needs a key: key = "env:NAME"'),
 }  # fmt: skip
@@ -275,7 +275,7 @@ def test_secrets_never_show():
             '[[caller]]\nname = "a"\nkey = "env:GATE_KEY"\n[[policy]]\nuse = "safety_identifier"\nsource = "caller"\nkey = "env:GATE_KEY"\n[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "http://x"\napi_key = "env:GATE_KEY"\n[cache]\nuse = "redis"\npassword = "env:GATE_KEY"\n'
         )
     )
-    shown = f"{config!r} {config} {config.callers} {config.rules} {config.backends} {config.store!r}"
+    shown = f"{config!r} {config} {config.callers} {config.rules} {config.backends} {config.cache_store!r}"
 
     assert KEY not in shown
     assert config.callers[0].key is not None
@@ -301,6 +301,57 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(text: str):
         build(tomllib.loads(text + MINIMAL) if not text.startswith("[") else typed("\n" + text))
 
     assert KEY not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("kind", ["env", "file"])
+def test_a_secret_written_as_the_name_of_a_secret_is_not_repeated(kind: str):
+    """`key = "env:<the key itself>"` is an easy mistake; the error names the table's key only."""
+    text = f'[[caller]]\nname = "a"\nkey = "{kind}:{KEY}"'
+    with pytest.raises(ConfigError) as caught:
+        build(typed("\n" + text))
+    whole = "".join(traceback.format_exception(caught.value))
+
+    assert str(caught.value).startswith("caller[0].key: the ")
+    assert KEY not in whole
+
+
+AMBIGUOUS = {
+    "a name that is a team": [("search", ""), ("batch", "search")],
+    "a name that is a later team": [("batch", "search"), ("search", "")],
+    "a name that is the team of two": [("a", "search"), ("b", "search"), ("search", "")],
+}
+
+
+@pytest.mark.parametrize("callers", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_a_caller_without_a_team_must_not_be_named_like_a_team(callers: list[tuple[str, str]]):
+    """It would share cached answers and budgets with callers that it does not know."""
+    message = fault(typed() | {"caller": caller_tables(callers)})
+
+    assert ".name: 'search' is also the team of caller[" in message
+    assert message.endswith("give it a team, or it would share that team's cache and budgets")
+
+
+@pytest.mark.parametrize(
+    "callers",
+    [
+        [("search", "search"), ("batch", "search")],
+        [("a", ""), ("b", "")],
+        [("search", "other"), ("batch", "search")],
+        [("Search", ""), ("batch", "search")],
+    ],
+)
+def test_callers_with_clear_teams_are_accepted(callers: list[tuple[str, str]]):
+    """A caller that names its team belongs to that one, whatever its own name is."""
+    built = build(typed() | {"caller": caller_tables(callers)}).callers
+
+    assert [(caller.name, caller.team) for caller in built] == [(name, team or name) for name, team in callers]
+
+
+def caller_tables(callers: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [
+        {"name": name, "key_sha256": f"{index:064x}"} | ({"team": team} if team else {})
+        for index, (name, team) in enumerate(callers)
+    ]
 
 
 def test_a_file_is_read(tmp_path: Path):
@@ -335,9 +386,11 @@ def test_without_a_config_the_demo_model_answers():
     """It comes with the project; nothing is asked of anybody else."""
     config = default_config()
 
-    assert [(glob, backend.name) for glob, backend in config.routes] == [("headgate-demo", "demo")]
+    assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [
+        ("headgate-demo", ["demo"])
+    ]
     assert [rule.name for rule in config.rules] == ["metadata_limits", "safety_identifier"]
-    assert isinstance(config.store, MemoryStore)
+    assert isinstance(config.cache_store, MemoryStore)
     assert config.server.host == "127.0.0.1"
     assert (DEMO / "model.bin").exists()
 
@@ -348,7 +401,10 @@ def test_with_openais_key_all_other_names_go_there(monkeypatch: pytest.MonkeyPat
     config = default_config()
     openai = config.backends["openai"]
 
-    assert [(glob, backend.name) for glob, backend in config.routes] == [("headgate-demo", "demo"), ("*", "openai")]
+    assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [
+        ("headgate-demo", ["demo"]),
+        ("*", ["openai"]),
+    ]
     assert isinstance(openai, Upstream)
     assert openai.api_key is not None
     assert (openai.base_url, openai.keeps_state) == ("https://api.openai.com/v1", True)

@@ -121,5 +121,5 @@ def test_a_class_that_lacks_something_is_refused(room: Path):
     )
 
     missing = "add, append, claim, delete, give, put, release, scan, tail, take"
-    with pytest.raises(ValueError, match=f"leaves out {missing}, which every Store must have"):
+    with pytest.raises(ValueError, match=f"does not implement {missing}, which every Store must have"):
         load("acme_test.half", "proxy.stores", Store)

@@ -1,5 +1,6 @@
 """What every table that people type has in common."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_secret_is_never_typed_by_itself(typed: object):
     """What names no place is refused and not repeated."""
     said = fault(key=typed)
 
-    assert 'a secret is given as "env:NAME" or "file:PATH", never by itself' in said
+    assert 'a secret must be "env:NAME" or "file:PATH", not the secret itself' in said
     assert KEY not in said
 
 
@@ -67,20 +68,20 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch, va
     if value is not None:
         monkeypatch.setenv("DOOR_KEY", value)
 
-    assert "the environment variable DOOR_KEY is not set" in fault(key="env:DOOR_KEY")
+    assert "the environment variable that it names is not set" in fault(key="env:DOOR_KEY")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
     """With what the system says of it."""
-    assert f"the file {tmp_path}/none cannot be read: No such file or directory" in fault(key=f"file:{tmp_path}/none")
-    assert f"the file {tmp_path} cannot be read: Is a directory" in fault(key=f"file:{tmp_path}")
+    assert "the file that it names cannot be read: No such file or directory" in fault(key=f"file:{tmp_path}/none")
+    assert "the file that it names cannot be read: Is a directory" in fault(key=f"file:{tmp_path}")
 
 
 def test_an_empty_file_is_no_secret(tmp_path: Path):
     """Nor is one of blank lines."""
     (tmp_path / "key").write_text(" \n\n")
 
-    assert f"the file {tmp_path}/key is empty" in fault(key=f"file:{tmp_path}/key")
+    assert "the file that it names is empty" in fault(key=f"file:{tmp_path}/key")
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
@@ -88,6 +89,21 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
     (tmp_path / "key").write_bytes(b"\xff" + KEY.encode())
 
     assert KEY not in fault(key=f"file:{tmp_path}/key")
+
+
+@pytest.mark.parametrize("kind", ["env", "file"])
+def test_a_secret_written_as_a_name_is_not_repeated(kind: str):
+    """The place that a secret names may be the secret itself, written there by mistake."""
+    with pytest.raises(ValidationError) as caught:
+        Door(key=f"{kind}:{KEY}")
+
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("path", ["\0", "a" * 5000, "/proc/self/mem", "/etc"])
+def test_a_path_that_no_file_can_have_is_refused(path: str):
+    """As any file that cannot be read."""
+    assert "1 validation error" in fault(key=f"file:{path}")
 
 
 def test_a_secret_never_shows(monkeypatch: pytest.MonkeyPatch):

@@ -1,23 +1,25 @@
 """/healthz and /readyz: for load balancers, which have no key, and for people."""
 
+import asyncio
 import socket
 
+import aiohttp
 import orjson
 import pytest
 
 from tests.conftest import tables_for
-from tests.raw import RawUpstream, ask, no_tasks_left, playing  # noqa: F401
+from tests.raw import RawUpstream, ask, no_tasks_left, playing, until  # noqa: F401
 from tests.upstream import FakeUpstream
 
 
-async def look(address: str, path: str) -> tuple[int, object]:
+async def get(address: str, path: str) -> tuple[int, object]:
     answer = await ask(address, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return answer.status, orjson.loads(answer.body)
 
 
 @pytest.fixture
-def nobody() -> str:
-    """An address at which nobody listens."""
+def unreachable() -> str:
+    """An address without a server."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"
@@ -27,56 +29,129 @@ def backend(name: str, base_url: str) -> dict[str, object]:
     return {"name": name, "use": "upstream", "base_url": base_url, "connect_timeout_s": 0.2}
 
 
-async def test_a_process_that_is_up_says_so(start_gate, nobody: str):
-    """/healthz looks at nothing else: a restart would not bring an upstream back."""
-    gate = await start_gate({"backend": [backend("a", nobody)], "route": [{"model": "*", "backend": "a"}]})
+async def test_a_running_process_is_up(start_gate, unreachable: str):
+    """/healthz depends on nothing else: a restart would not bring an upstream back."""
+    gate = await start_gate({"backend": [backend("a", unreachable)], "route": [{"model": "*", "backend": "a"}]})
 
-    assert await look(gate, "/healthz") == (200, {"status": "up"})
+    assert await get(gate, "/healthz") == (200, {"status": "up"})
 
 
-async def test_a_gate_whose_parts_are_all_there_is_ready(start_gate, upstream: FakeUpstream):
-    """Nobody needs a key to ask."""
+async def test_a_gateway_with_all_its_parts_is_ready(start_gate, upstream: FakeUpstream):
+    """No key is needed."""
     caller = {"name": "a", "key_sha256": "0" * 64}
     gate = await start_gate(tables_for(upstream, caller=[caller]))
 
-    assert await look(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "store": "up"})
+    assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "store": "up"})
 
 
-async def test_a_gate_without_a_cache_names_no_store(start_gate, upstream: FakeUpstream):
+async def test_a_gateway_without_a_cache_reports_no_store(start_gate, upstream: FakeUpstream):
     """What is not configured cannot be down."""
     gate = await start_gate(tables_for(upstream, cache=None))
 
-    assert await look(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}})
+    assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}})
 
 
-async def test_a_gate_that_has_lost_one_backend_is_degraded(start_gate, upstream: FakeUpstream, nobody: str):
-    """200: the rest is still served, and taking the gate away would take that, too."""
+async def test_a_gateway_that_has_lost_one_backend_is_degraded(start_gate, upstream: FakeUpstream, unreachable: str):
+    """200: the rest is still served, and would not be if the gateway were taken out of service."""
     tables = tables_for(upstream)
-    gate = await start_gate(tables | {"backend": [*tables["backend"], backend("away", nobody)]})
-    status, report = await look(gate, "/readyz")
+    gate = await start_gate(tables | {"backend": [*tables["backend"], backend("away", unreachable)]})
+    status, report = await get(gate, "/readyz")
 
     assert (status, report["status"], report["backends"]) == (200, "degraded", {"fake": "up", "away": "down"})
 
 
-async def test_a_gate_whose_store_is_away_is_degraded(start_gate, upstream: FakeUpstream, nobody: str):
+async def test_a_gateway_without_its_store_is_degraded(start_gate, upstream: FakeUpstream, unreachable: str):
     """Calls are served without it."""
-    cache = {"use": "redis", "url": nobody.replace("http", "redis").replace("/v1", "/0")}
+    cache = {"use": "redis", "url": unreachable.replace("http", "redis").replace("/v1", "/0")}
     gate = await start_gate(tables_for(upstream, cache=cache))
-    status, report = await look(gate, "/readyz")
+    status, report = await get(gate, "/readyz")
 
     assert (status, report) == (200, {"status": "degraded", "backends": {"fake": "up"}, "store": "down"})
 
 
-async def test_a_gate_that_reaches_nobody_is_unready(start_gate, nobody: str):
-    """503: a load balancer had better ask another."""
-    gate = await start_gate({"backend": [backend("a", nobody)], "route": [{"model": "*", "backend": "a"}]})
+async def test_a_gateway_that_reaches_no_backend_is_unready(start_gate, unreachable: str):
+    """503: a load balancer sends its requests elsewhere."""
+    gate = await start_gate({"backend": [backend("a", unreachable)], "route": [{"model": "*", "backend": "a"}]})
 
-    assert await look(gate, "/readyz") == (503, {"status": "unready", "backends": {"a": "down"}})
+    assert await get(gate, "/readyz") == (503, {"status": "unready", "backends": {"a": "down"}})
 
 
-async def test_a_silent_backend_is_down_after_its_connect_timeout(start_gate):
-    """/readyz waits no longer for an answer than for a connection."""
+async def test_a_silent_backend_is_down(start_gate):
+    """A probe waits three seconds at most."""
     async with RawUpstream(playing(end="hang")) as silent:
         tables = {"backend": [backend("a", f"{silent.address}/v1")], "route": [{"model": "*", "backend": "a"}]}
 
-        assert (await look(await start_gate(tables), "/readyz"))[0] == 503
+        assert (await get(await start_gate(tables), "/readyz"))[0] == 503
+
+
+@pytest.fixture
+async def keyed(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A gateway with a key of its own for its upstream."""
+    monkeypatch.setenv("GATEWAY_KEY", "sk-gateway-0123456789")
+    tables = tables_for(upstream, cache=None)
+    tables["backend"][0]["api_key"] = "env:GATEWAY_KEY"
+    return await start_gate(tables)
+
+
+async def test_requests_during_a_slow_answer_share_one_probe(keyed: str, upstream: FakeUpstream):
+    """300 anonymous requests cost the upstream one, and that one carries no key."""
+    go_on = asyncio.Event()
+
+    async def wait(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        await go_on.wait()
+        return aiohttp.web.Response(status=401)
+
+    upstream.answer = wait
+    asking = [asyncio.create_task(get(keyed, "/readyz")) for _ in range(300)]
+    await upstream.arrived.wait()
+    go_on.set()
+    reports = await asyncio.gather(*asking)
+
+    assert reports == [(200, {"status": "ready", "backends": {"fake": "up"}})] * 300
+    assert [(received.method, received.target) for received in upstream.requests] == [("GET", "/v1/models")]
+    assert "Authorization" not in upstream.requests[0].headers
+
+
+async def test_a_report_is_kept_for_a_second(keyed: str, upstream: FakeUpstream):
+    """Requests one after the other share a probe as well."""
+    for _ in range(20):
+        assert (await get(keyed, "/readyz"))[0] == 200
+
+    assert len(upstream.requests) < 20
+
+
+async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(keyed: str, upstream: FakeUpstream, logged):
+    """The first request begins it; the second waits for it."""
+    go_on = asyncio.Event()
+
+    async def wait(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        await go_on.wait()
+        return aiohttp.web.Response()
+
+    upstream.answer = wait
+    first = asyncio.create_task(get(keyed, "/readyz"))
+    await upstream.arrived.wait()
+    second = asyncio.create_task(get(keyed, "/readyz"))
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await until(lambda: [line["status"] for line in logged if line["event"] == "request.finished"] == [499])
+    go_on.set()
+
+    assert (await second)[0] == 200
+    assert len(upstream.requests) == 1
+
+
+async def test_files_that_lose_lines_are_reported_as_degraded(start_gate, upstream: FakeUpstream, tmp_path):
+    """200 while all is well; `degraded` for the file that cannot be written."""
+    audit = {"path": str(tmp_path / "audit.jsonl")}
+    record = {"path": "/dev/full"}
+    gate = await start_gate(tables_for(upstream, cache=None, audit=audit, record=record))
+    before = await get(gate, "/readyz")
+    for _ in range(2):
+        await ask(gate, b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n" + b'{"model":"m"}')  # fmt: skip
+
+    assert before == (200, {"status": "ready", "backends": {"fake": "up"}, "audit": "up", "record": "up"})
+    async with asyncio.timeout(10):
+        while (report := await get(gate, "/readyz"))[1]["status"] == "ready":
+            pass
+    assert report == (200, {"status": "degraded", "backends": {"fake": "up"}, "audit": "up", "record": "degraded"})

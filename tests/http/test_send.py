@@ -148,7 +148,7 @@ async def test_frames_are_sent_as_they_come(gate: str, upstream: FakeUpstream, g
 
 async def test_a_crash_in_the_middle_of_a_stream_does_not_look_like_its_end(start_gate, logged):
     """The connection is broken off, so that no reader takes half an answer for a whole one."""
-    backend = {"name": "faulty", "use": "tests.faulty", "begun": FRAMES[0].decode()}
+    backend = {"name": "faulty", "use": "tests.faulty", "frames": FRAMES[0].decode()}
     gate = await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "faulty"}]})
     async with wire(gate) as connection:
         await connection.send(STREAM)

@@ -1,31 +1,34 @@
-"""Callers that take their time: every head and body has a deadline, and nobody else waits for it."""
+"""Connections: deadlines for heads and bodies, the limit on connections, and requests that arrive during shutdown."""
 
 import asyncio
-from contextlib import suppress
+import resource
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
-from proxy.http import server as http_server
 from proxy.config.schema import ServerTable
+from proxy.http import server as http_server
 from tests.conftest import tables_for
-from tests.raw import RawConnection, no_tasks_left, post, serves, wire  # noqa: F401
-from tests.upstream import CANONICAL, FakeUpstream, canonical
+from tests.raw import RawAnswer, RawConnection, ask, no_tasks_left, post, serves, wire  # noqa: F401
+from tests.stopping import StoppableGateway
+from tests.upstream import CANONICAL, FakeUpstream, canonical, final_body
 
 CHUNKED = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 KEY = "sk-of-a-caller"
 
 
 @pytest.fixture
 async def impatient(start_gate, upstream: FakeUpstream) -> str:
-    """A gate whose deadlines are fractions of a second."""
+    """A gateway whose deadlines are fractions of a second."""
     server = {"head_timeout_s": 0.2, "body_timeout_s": 0.2, "idle_timeout_s": 0.2}
     return await start_gate(tables_for(upstream, server=server))
 
 
 async def trickle(connection: RawConnection, data: bytes) -> None:
-    """Send one byte after the other, for as long as anybody takes them."""
+    """Send one byte after the other until the gateway closes the connection."""
     with suppress(ConnectionError):
         for byte in data:
             await connection.send(bytes([byte]))
@@ -33,15 +36,15 @@ async def trickle(connection: RawConnection, data: bytes) -> None:
 
 
 def test_the_defaults_close_a_head_and_a_body_within_30_s():
-    """A head is looked at every quarter of its time; a refused body is read for two seconds more, and then dropped."""
+    """A head is checked at every quarter of its time; the rest of a refused body is read for two more seconds."""
     server = ServerTable()
 
     assert server.head_timeout_s * 5 / 4 <= 30
     assert server.body_timeout_s + http_server.LINGERING_S <= 30
 
 
-async def test_a_head_that_never_ends_is_closed_while_others_are_served(impatient: str):
-    """Who stops in the middle of a head keeps a connection for `head_timeout_s`, and nobody waiting."""
+async def test_a_head_that_never_ends_is_disconnected_while_others_are_served(impatient: str):
+    """A client that stops in the middle of a head holds one connection for `head_timeout_s` and delays no other."""
     async with wire(impatient) as connection:
         await connection.send(b"POST /v1/responses HTTP/1.1\r\nHost: loc")
 
@@ -49,8 +52,8 @@ async def test_a_head_that_never_ends_is_closed_while_others_are_served(impatien
         assert await connection.rest() == b""
 
 
-async def test_a_head_that_trickles_is_closed_while_others_are_served(impatient: str):
-    """Each byte that comes does not buy more time."""
+async def test_a_head_that_trickles_is_disconnected_while_others_are_served(impatient: str):
+    """A byte that arrives does not extend the deadline."""
     async with wire(impatient) as connection:
         trickling = asyncio.create_task(trickle(connection, b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 10_000))
 
@@ -60,7 +63,7 @@ async def test_a_head_that_trickles_is_closed_while_others_are_served(impatient:
 
 
 async def test_the_head_of_a_second_request_has_the_same_deadline(start_gate, upstream: FakeUpstream):
-    """A caller that was served once may not sit on the next head either."""
+    """It also holds on a connection that has been served before."""
     gate = await start_gate(tables_for(upstream, server={"head_timeout_s": 0.2}))
     async with wire(gate) as connection:
         await connection.send(post())
@@ -70,8 +73,8 @@ async def test_the_head_of_a_second_request_has_the_same_deadline(start_gate, up
         assert await connection.rest() == b""
 
 
-async def test_a_connection_that_never_speaks_is_closed(start_gate, upstream: FakeUpstream):
-    """Who connects is expected to send a head."""
+async def test_a_connection_without_a_request_is_closed(start_gate, upstream: FakeUpstream):
+    """The deadline of the first head begins when the client connects."""
     gate = await start_gate(tables_for(upstream, server={"head_timeout_s": 0.2}))
     async with wire(gate) as connection:
         assert await connection.rest() == b""
@@ -87,8 +90,8 @@ async def test_an_idle_connection_is_closed(start_gate, upstream: FakeUpstream):
         assert await connection.rest() == b""
 
 
-async def test_a_call_that_takes_long_is_no_idle_connection(impatient: str, upstream: FakeUpstream):
-    """Deadlines of heads and of idleness stand still while an answer is made."""
+async def test_a_connection_with_a_running_call_is_not_idle(impatient: str, upstream: FakeUpstream):
+    """Neither the head timeout nor the idle timeout runs while an answer is generated."""
 
     async def think(request):
         await asyncio.sleep(0.5)  # longer than every deadline of this gate
@@ -101,11 +104,11 @@ async def test_a_call_that_takes_long_is_no_idle_connection(impatient: str, upst
         assert (await connection.answer()).status == 200
 
 
-@pytest.mark.parametrize("begun", [post()[:-3], CHUNKED + b"5\r\nab"], ids=["by length", "in chunks"])
-async def test_a_body_that_never_ends_is_refused_while_others_are_served(impatient: str, begun: bytes):
-    """408, in the envelope, and the connection is closed: what might still come is no request."""
+@pytest.mark.parametrize("part", [post()[:-3], CHUNKED + b"5\r\nab"], ids=["by length", "in chunks"])
+async def test_a_body_that_never_ends_is_refused_while_others_are_served(impatient: str, part: bytes):
+    """408 in the envelope, and the connection is closed: the rest of the body must not be read as a request."""
     async with wire(impatient) as connection:
-        await connection.send(begun)
+        await connection.send(part)
         assert await serves(impatient)
         answer = await connection.answer()
 
@@ -114,7 +117,7 @@ async def test_a_body_that_never_ends_is_refused_while_others_are_served(impatie
 
 
 async def test_a_body_that_trickles_is_refused_while_others_are_served(impatient: str):
-    """A byte now and then does not keep a body alive."""
+    """A byte now and then does not extend the deadline."""
     async with wire(impatient) as connection:
         await connection.send(post(b"a" * 10_000)[:-10_000])
         trickling = asyncio.create_task(trickle(connection, b"a" * 10_000))
@@ -125,8 +128,8 @@ async def test_a_body_that_trickles_is_refused_while_others_are_served(impatient
         assert (answer.status, answer.error["code"]) == (408, "request_timeout")
 
 
-async def test_a_large_body_has_the_time_it_needs(impatient: str, upstream: FakeUpstream):
-    """Every 64 KiB that have arrived give one second more."""
+async def test_a_large_body_has_more_time(impatient: str, upstream: FakeUpstream):
+    """Every 64 KiB received extend the deadline by one second."""
     body = b'{"model":"m","input":"%b"}' % (b"a" * 200_000)
     async with wire(impatient) as connection:
         await connection.send(post(body)[:-1])
@@ -137,8 +140,8 @@ async def test_a_large_body_has_the_time_it_needs(impatient: str, upstream: Fake
         assert len(upstream.requests[0].body["input"]) == 200_000
 
 
-async def test_a_body_that_nobody_reads_does_not_hold_the_connection(impatient: str):
-    """/healthz answers at once; the body it was sent with is not waited for."""
+async def test_an_unused_body_does_not_hold_the_connection(impatient: str):
+    """/healthz is answered at once, without waiting for the body of its request."""
     async with wire(impatient) as connection:
         await connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n")
 
@@ -147,8 +150,8 @@ async def test_a_body_that_nobody_reads_does_not_hold_the_connection(impatient: 
 
 
 @pytest.mark.parametrize("fault", [b"zz\r\n", b"-1\r\n", b"5\r\nabcdefgh\r\n", b"fffffffffffffffff\r\n"])
-async def test_a_chunk_that_is_broken_later_is_refused_at_once(gate: str, upstream: FakeUpstream, fault: bytes):
-    """aiohttp would leave the body's reader waiting: here the default deadline of 20 s is not even begun."""
+async def test_an_invalid_chunk_in_a_later_read_is_refused_at_once(gate: str, upstream: FakeUpstream, fault: bytes):
+    """aiohttp would leave the reader of the body waiting; here even the deadline of 20 s is not needed."""
     async with wire(gate) as connection:
         await connection.send(CHUNKED.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"  # the gate waits for the body
@@ -163,8 +166,8 @@ async def test_a_chunk_that_is_broken_later_is_refused_at_once(gate: str, upstre
     assert await serves(gate)
 
 
-async def test_a_caller_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(gate, upstream, logged):
-    """It is logged as gone (499), and nobody is asked anything."""
+async def test_a_client_that_disconnects_in_its_body_is_logged_with_499(gate, upstream, logged):
+    """No call is made for it."""
     async with wire(gate) as connection:
         await connection.send(post(expect="100-continue")[:-3])
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
@@ -175,7 +178,7 @@ async def test_a_caller_that_leaves_in_the_middle_of_its_body_leaves_nothing_beh
 
 
 async def test_an_unreadable_head_is_logged_without_what_was_sent(gate: str, logged, caplog):
-    """aiohttp would log the raw line, key included. The line has the id that the caller was told."""
+    """aiohttp would log the raw line, key included. The line has the request id of the answer."""
     async with wire(gate) as connection:
         await connection.send(f"GET /{KEY} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\x00\r\n\r\n".encode())
         answer = await connection.answer()
@@ -187,7 +190,7 @@ async def test_an_unreadable_head_is_logged_without_what_was_sent(gate: str, log
 
 
 class Broken(SpanProcessor):
-    """Fails at the end of a request's own span: outside of all that answers it."""
+    """Raises at the end of a request's own span: outside of the code that answers errors."""
 
     def on_end(self, span) -> None:
         if span.kind is SpanKind.SERVER:
@@ -195,8 +198,8 @@ class Broken(SpanProcessor):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_crash_outside_the_path_is_told_and_survived(start_gate, upstream: FakeUpstream, logged, stream: bool):
-    """Before the first byte it is a 500 whose cause stands in the log only; after it, the answer is not mixed up."""
+async def test_a_crash_after_the_answer_closes_the_connection(start_gate, upstream: FakeUpstream, logged, stream: bool):
+    """The client has its whole answer; the cause stands in the log, and nothing else is written on the connection."""
     provider = TracerProvider()
     provider.add_span_processor(Broken())
     gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
@@ -205,10 +208,118 @@ async def test_a_crash_outside_the_path_is_told_and_survived(start_gate, upstrea
         answer = await connection.answer()
         rest = await connection.rest()
 
-    if stream:
-        assert (answer.status, answer.body) == (200, CANONICAL)
-    else:
+    assert (answer.status, answer.body) == (200, CANONICAL if stream else final_body())
+    assert [line["event"] for line in logged].count("request.crashed") == 1
+    assert rest == b""
+
+
+async def test_a_crash_before_the_answer_is_an_error_without_its_cause(start_gate, upstream: FakeUpstream, logged):
+    """An error outside the dispatcher's own handling is a 500 in the envelope; its cause is only in the log."""
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+    gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
+    async with wire(gate) as connection:
+        await connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = await connection.answer()
+
         assert (answer.status, answer.error["code"]) == (500, "internal_error")
         assert "disk" not in answer.body.decode()
-        assert "request.crashed" in [line["event"] for line in logged]
-    assert rest == b""
+        assert await connection.rest() == b""
+    assert [line["event"] for line in logged].count("request.crashed") == 1
+
+
+@pytest.fixture
+async def narrow(start_gate, upstream: FakeUpstream) -> str:
+    """A gateway that serves two connections at once."""
+    return await start_gate(tables_for(upstream, server={"max_connections": 2}))
+
+
+async def connect(stack: AsyncExitStack, address: str, count: int) -> list[RawConnection]:
+    """Return connections that the gateway serves. One that it has just closed may still count."""
+    connections: list[RawConnection] = []
+    async with asyncio.timeout(10):
+        while len(connections) < count:
+            connection = await stack.enter_async_context(wire(address))
+            await connection.send(HEALTH)
+            if (await connection.answer()).status == 200:
+                connections.append(connection)
+    return connections
+
+
+async def test_a_connection_beyond_the_limit_is_refused_until_another_one_closes(narrow: str, logged):
+    """503 in the envelope on a connection that is then closed; the log says once that the limit was reached."""
+    async with AsyncExitStack() as stack:
+        first, second = await connect(stack, narrow, 2)
+        refused = [await ask(narrow, post()) for _ in range(3)]
+        await first.send(HEALTH)
+        served = await first.answer()
+        await second.close()
+        again = await connect(stack, narrow, 1)
+        refused_again = await ask(narrow, post())
+
+    assert {
+        (answer.status, answer.error["code"], answer.headers["connection"]) for answer in (*refused, refused_again)
+    } == {(503, "connections_exhausted", "close")}
+    assert refused[0].headers["retry-after"] == "1"
+    assert (served.status, len(again)) == (200, 1)
+    warnings = [line for line in logged if line["event"] == "connections.exhausted"]
+    assert {(line["limit"], line["log_level"]) for line in warnings} == {(2, "warning")}
+    assert len(warnings) == 2
+
+
+async def test_connections_far_beyond_the_limit_are_closed_without_an_answer(narrow: str, logged):
+    """Each refusal needs an open file as well; those that wait to be refused are limited, too."""
+    async with AsyncExitStack() as stack:
+        await connect(stack, narrow, 2)
+        waiting = [await stack.enter_async_context(wire(narrow)) for _ in range(http_server.REFUSED_CONNECTIONS)]
+        beyond = await stack.enter_async_context(wire(narrow))
+
+        assert await beyond.rest() == b""
+        await waiting[-1].send(post())
+        assert (await waiting[-1].answer()).status == 503
+    async with AsyncExitStack() as stack:
+        assert await connect(stack, narrow, 2)
+
+
+def test_the_limit_on_connections_leaves_open_files_for_upstreams():
+    """Each call may need a connection to its upstream; some files are reserved."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    assert 2 * http_server.connection_limit() + http_server.RESERVED_FILES <= max(
+        soft, 2 * http_server.MIN_CONNECTIONS + http_server.RESERVED_FILES
+    )
+
+
+async def test_requests_that_arrive_during_shutdown_are_answered(upstream: FakeUpstream):
+    """On kept-alive connections, with `Connection: close` and without a reset, in 20 shutdowns."""
+    answers: list[RawAnswer] = []
+    for _ in range(20):
+        async with StoppableGateway(upstream, drain_s=20) as gate, AsyncExitStack() as stack:
+            connections = await connect(stack, gate.address, 5)
+            await gate.stop()
+            for connection in connections:
+                await connection.send(post())
+            for connection in connections:
+                answers.append(await connection.answer())
+                assert await connection.rest() == b""
+
+    assert [(answer.status, answer.headers["connection"]) for answer in answers] == [(200, "close")] * 100
+
+
+async def test_an_answer_that_begins_during_shutdown_closes_its_connection(upstream: FakeUpstream):
+    """Its client must not send another request on it."""
+    go_on = asyncio.Event()
+
+    async def wait(request):
+        await go_on.wait()
+        return await canonical(request)
+
+    upstream.answer = wait
+    async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
+        await connection.send(post())
+        await upstream.arrived.wait()
+        await gate.stop()
+        go_on.set()
+        answer = await connection.answer()
+
+    assert (answer.status, answer.headers["connection"]) == (200, "close")

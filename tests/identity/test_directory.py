@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.identity.directory import ANONYMOUS, Directory
 from proxy.context import Caller
+from proxy.identity.directory import ANONYMOUS, Directory
 from proxy.wire.errors import Unauthenticated
 from tests.values import PATIENT
 
@@ -83,12 +83,12 @@ def test_no_key_is_refused_as_openai_words_it():
 @pytest.mark.parametrize("headers", [["Bearer sk-ben", "Bearer sk-ben"], ["Bearer sk-ben", ""], ["", "Bearer sk-ben"]])
 def test_only_one_header_is_read(headers: Sequence[str]):
     """Two readers could take two different ones."""
-    assert refusal(*headers).message == "The request has more than one Authorization header; exactly one is read."
+    assert refusal(*headers).message == "The request has more than one Authorization header; exactly one is allowed."
 
 
 def test_without_callers_everybody_is_anybody():
     """Whatever they bring; the config sees to it that they are on the same machine."""
-    identify = Directory({})
+    identify = Directory({}).identify
 
     assert identify([]) == identify(["Bearer x"]) == identify(["a", "b"]) == ANONYMOUS
 

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.rules import guard as guard_module
 from proxy.rules.guard import require_stream, until_terminal
 from proxy.rules.rule import compile_selector
 from proxy.shutdown import cancel_for_shutdown
@@ -14,6 +15,7 @@ from proxy.wire.convert import convert
 from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run
 from proxy.wire.sse import SSEParser
+from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
 from tests.rules.samples import (
     CUT,
     DELTA,
@@ -33,7 +35,7 @@ from tests.rules.samples import (
 from tests.upstream import CANONICAL, final_body
 from tests.values import make_call, make_context
 from tests.wire.contract import order_faults
-from tests.wire.streams import events_in
+from tests.wire.streams import events_in, frame
 
 WITHOUT_SENTINEL = CANONICAL.removesuffix(b"data: [DONE]\n\n")
 TYPES = [data["type"] for data in events_in(CANONICAL)]
@@ -343,7 +345,8 @@ async def test_a_check_that_cannot_decide_fails_a_body_when_enforced(mode: str):
 
 async def test_callbacks_of_the_response_run_before_anything_is_checked():
     """Once, for streams and bodies: an id is bound before the client can use it, also when the reply is stopped."""
-    for call, reply in ((STREAM, stream_reply(CANONICAL)), (make_call(), body_reply())):
+    commented = stream_reply(b": hi\n\n" + CANONICAL)
+    for call, reply in ((STREAM, stream_reply(CANONICAL)), (STREAM, commented), (make_call(), body_reply())):
         context, responses = make_context(), list[Any]()
         context.on_response(lambda response, found=responses: collect(found, response))
         passed = await guarded(make_rules(make_rule(ItemBudget(items=0))), call, reply, context)
@@ -378,6 +381,44 @@ async def test_callbacks_of_the_reply_run_when_it_is_complete(
 
     assert statuses == expected
     assert passed.batches is None or last == expected
+
+
+async def test_a_stream_whose_items_are_too_large_is_ended(monkeypatch: pytest.MonkeyPatch):
+    """The limit protects the gateway; the client gets an end that it can read."""
+    monkeypatch.setattr(guard_module, "MAX_KEPT_BYTES", 400)
+    context = make_context()
+    events = events_in(await sent(await guarded(NO_RULES, STREAM, stream_reply(CANONICAL, size=100), context)))
+
+    assert context.record.code == "upstream_too_large"
+    assert [events[-2]["code"], events[-1]["type"]] == ["upstream_too_large", "response.failed"]
+
+
+async def test_what_is_kept_of_a_stream_counts_as_memory_of_the_call():
+    """When none is left, the stream is ended."""
+    enough, little = BodyMemory(10_000_000), BodyMemory(0)
+    item = {"id": "item_0", "type": "message", "content": [{"type": "output_text", "text": "x" * FREE_BYTES}]}
+    done = frame(type="response.output_item.done", output_index=0, item=item)
+    answers = []
+    for budget in (enough, little):
+        context = make_context(memory=MemoryLease(budget))
+        reply = await guarded(NO_RULES, STREAM, stream_reply(CANONICAL.replace(b"\n\n", b"\n\n" + done, 1)), context)
+        answers.append(events_in(await sent(reply))[-1]["type"])
+        used_bytes = budget.used_bytes
+        context.memory.release()
+
+        assert (used_bytes > 0, budget.used_bytes) == (budget is enough, 0)
+    assert answers == ["response.completed", "response.failed"]
+
+
+async def test_a_deep_body_passes_its_checks():
+    """Nothing is encoded again unless a check changed it."""
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    response = RESPONSE | {"output": [{"id": "a", "type": "function_call", "deep": deep}]}
+    reply = Reply(200, {}, body=b"received", response=response)
+
+    assert await guarded(make_rules(make_rule(ItemBudget(items=9))), make_call(), reply, make_context()) is reply
 
 
 async def test_the_time_to_the_first_event_is_recorded():

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -67,21 +68,63 @@ class UnreadPipe:
 
 @FINAL
 def test_logs_are_json_lines_on_stderr(final: bool):
-    """Unless it is a terminal. Warnings of libraries are included without their tracebacks."""
+    """Unless it is a terminal."""
     lines = lines_of(
-        "import logging, structlog; from proxy.telemetry.logs import configure_logs\n"
-        f"close = configure_logs(console=False, final={final})\n"
+        "import structlog; from proxy.telemetry.logs import configure_logs\n"
+        f"close = configure_logs(final={final})\n"
         "structlog.get_logger().info('noun.happened', key=1)\n"
-        "try: 1 / 0\n"
-        "except ZeroDivisionError: logging.getLogger('lib').warning('it %s', 'broke', exc_info=True)\n"
+        "structlog.get_logger().debug('detail.happened')\n"
         "close()\n"
     )
 
-    assert [(line["event"], line["level"]) for line in lines] == [
-        ("noun.happened", "info"),
-        ("library.warned", "warning"),
+    assert [(line["event"], line["level"], line["key"]) for line in lines] == [("noun.happened", "info", 1)]
+    assert next(iter(lines[0])) == "timestamp"
+
+
+@FINAL
+def test_warnings_of_libraries_are_logged_without_tracebacks(monkeypatch: pytest.MonkeyPatch, final: bool):
+    """A traceback could quote what a caller sent. A message is cut after 200 characters, and is kept if its arguments
+    do not fit its format.
+    """
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
+    close = configure_logs(console=False, final=final)
+    library = logging.getLogger("lib")
+    try:
+        int("a secret")
+    except ValueError:
+        library.exception("it %s", "broke")
+    library.warning("%d broke", "it")
+    library.warning("x" * 1000)
+    library.info("unimportant")
+    close()
+    lines = [orjson.loads(line) for line in written.getvalue().splitlines()]
+
+    assert [(line["event"], line["logger"], line["message"], line["error"]) for line in lines] == [
+        ("library.warned", "lib", "it broke", "ValueError"),
+        ("library.warned", "lib", "%d broke", None),
+        ("library.warned", "lib", "x" * 200, None),
     ]
-    assert (lines[1]["message"], lines[1]["error"]) == ("it broke", "ZeroDivisionError")
+    assert b"secret" not in written.getvalue()
+
+
+@FINAL
+def test_a_crash_is_one_json_line_with_its_traceback(monkeypatch: pytest.MonkeyPatch, final: bool):
+    """Without local variables."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
+    close = configure_logs(console=False, final=final)
+    prompt = "a secret"
+    try:
+        int(f"{len(prompt)} apples")
+    except ValueError:
+        structlog.get_logger().exception("request.crashed")
+    close()
+    (line,) = [orjson.loads(line) for line in written.getvalue().splitlines()]
+
+    assert (line["event"], line["level"]) == ("request.crashed", "error")
+    assert "ValueError: invalid literal" in line["exception"]
+    assert prompt not in line["exception"]
 
 
 @FINAL
@@ -296,16 +339,3 @@ async def test_a_crash_on_a_terminal_shows_no_values(
     assert "Traceback" in shown
     assert "RuntimeError" in shown
     assert ("a prompt" in shown, key in shown) == (False, False)
-
-
-@FINAL
-def test_a_librarys_wrong_format_is_logged_as_it_is(final: bool):
-    """Its format string has a number, its argument is a text: the line has the format string, and nothing is raised."""
-    lines = lines_of(
-        "import logging; from proxy.telemetry.logs import configure_logs\n"
-        f"close = configure_logs(console=False, final={final})\n"
-        "logging.getLogger('lib').warning('%d broke', 'it')\n"
-        "close()\n"
-    )
-
-    assert [line["message"] for line in lines] == ["%d broke"]

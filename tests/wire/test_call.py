@@ -157,6 +157,20 @@ def test_254_levels_pass():
     assert error_of(nested(255)).message == "The body is nested too deeply; the limit is 254 levels."
 
 
+@pytest.mark.parametrize("text", [b'"a,b,[{,,,,"', b'"\\",\\",,,,,,"'])
+def test_too_many_values_are_refused(text: bytes):
+    """Before the body is parsed. The limit is the one in the message; text in strings does not count."""
+    raw = b'{"model":"m","input":[1,%b,3]}' % text
+
+    assert parse_call(raw, max_values=6).body["input"][2] == 3
+    with pytest.raises(RequestError) as caught:
+        parse_call(raw, max_values=5)
+    assert (caught.value.message, caught.value.code) == (
+        "The body has too many values; the limit is 5.",
+        "too_many_values",
+    )
+
+
 @pytest.mark.parametrize("raw", [b"{}", b'{"model":null}', b'{"input":"Hi"}'])
 def test_a_missing_model_is_refused_in_the_words_of_openai(raw: bytes):
     """Null counts as missing."""

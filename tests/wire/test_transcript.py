@@ -2,12 +2,13 @@
 
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.event import FOLLOWED, Event, Run
+from proxy.wire.event import FOLLOWED, Event, Run, events_of_body
 from proxy.wire.items import JSON
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import LOG_BYTES, Transcript, index_of
@@ -265,6 +266,21 @@ def test_an_endless_item_keeps_its_beginning():
 
     assert item["arguments"].startswith("beginx")
     assert LOG_BYTES - 2**20 - 1000 < len(item["arguments"]) < LOG_BYTES
+    assert LOG_BYTES - 2**20 - 1000 < transcript.kept_bytes < LOG_BYTES + 1000
+
+
+def test_the_beginning_of_an_endless_item_has_no_gap():
+    """After a frame that did not fit, smaller ones are not kept either; the next item is kept from its beginning."""
+    transcript = Transcript()
+    transcript.see([event(**added(0, id="a", type="function_call"))])
+    for text in ("begin", "x" * LOG_BYTES, "end"):
+        transcript.see([Run(frame(**delta("function_call_arguments", text)))])
+    cut = transcript.cut_open_items()
+    transcript.see([event(**done(0, id="a")), Run(b": hi\n\n"), event(**added(1, id="b", type="function_call"))])
+    transcript.see([Run(frame(**delta("function_call_arguments", "next", 1)))])
+
+    assert cut[0][1]["arguments"] == "begin"
+    assert transcript.cut_open_items()[0][1]["arguments"] == "next"
 
 
 def test_an_item_that_begins_after_the_limit_is_still_closed_as_itself():
@@ -306,6 +322,37 @@ def test_frames_between_items_are_not_kept():
         transcript.see([event(**added(0, id="a")), Run(CANONICAL[5]), event(**done(0, id="a")), Run(CANONICAL[5])])
 
     assert transcript._log == []
+
+
+def test_the_size_of_what_is_kept_is_known():
+    """Items count as long as the reply lasts, other frames only while they are kept."""
+    opened, text, closed = event(**added(0, id="a")), Run(CANONICAL[5]), event(**done(0, id="a"))
+    transcript, sizes = Transcript(), []
+    for unit in (text, opened, text, closed, text):
+        transcript.see([unit])
+        sizes.append(transcript.kept_bytes)
+    items = len(opened.sse) + len(closed.sse)
+
+    assert sizes == [
+        0,
+        2 * len(opened.sse),
+        2 * len(opened.sse) + len(text.sse),
+        items,
+        items,
+    ]
+
+
+def test_a_body_is_recorded_without_being_encoded():
+    """Its events stand for the body, and may be too deep to encode."""
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    response = {"id": "resp_1", "status": "completed", "output": [{"id": "a", "deep": deep}]}
+    transcript = Transcript()
+    transcript.see_body(events_of_body(response))
+
+    assert (transcript.is_started, transcript.kept_bytes) == (True, 0)
+    assert (transcript.items, transcript.response) == (response["output"], response)
 
 
 def test_all_frames_are_kept_on_demand():

@@ -85,7 +85,6 @@ class ProcessEngine(Engine):
         engine._supervision = asyncio.create_task(engine._supervise())
         return engine
 
-
     @property
     def running(self) -> bool:
         """Whether calls can be answered; also while the idle model is unloaded."""

@@ -40,7 +40,6 @@ class ThreadEngine(Engine):
         )
         return engine
 
-
     @property
     def running(self) -> bool:
         return self._scheduler is not None

@@ -92,8 +92,8 @@ async def test_cookies_of_an_upstream_are_not_kept(near: str, played: RawUpstrea
     for _ in range(2):
         await ask(near, post())
 
-    assert len(played.asked) == 2
-    assert b"ookie" not in played.asked[1]
+    assert len(played.requests) == 2
+    assert b"ookie" not in played.requests[1]
 
 
 async def test_a_redirect_is_not_followed(near: str, played: RawUpstream, start_gate):
@@ -116,7 +116,7 @@ async def test_a_connection_serves_one_call_after_the_other(near: str, played: R
     for data in (post(), STREAM, post(), STREAM):
         assert (await ask(near, data)).status == 200
 
-    assert (played.opened, len(played.asked)) == (1, 4)
+    assert (played.opened, len(played.requests)) == (1, 4)
 
 
 async def test_a_connection_serves_on_after_a_sentinel_that_comes_late(near: str, played: RawUpstream):
@@ -207,7 +207,7 @@ async def test_the_query_goes_on_as_it_came(near: str, played: RawUpstream):
     """Nothing is decoded, sorted or normalised on the way; a fragment is no part of a request."""
     await ask(near, post(target="/v1/responses?b=%2e%2E&a=1&a=%zz+%20#c"))
 
-    assert played.asked[0].startswith(b"POST /v1/responses?b=%2e%2E&a=1&a=%zz+%20 HTTP/1.1\r\n")
+    assert played.requests[0].startswith(b"POST /v1/responses?b=%2e%2E&a=1&a=%zz+%20 HTTP/1.1\r\n")
 
 
 @pytest.fixture

@@ -87,11 +87,6 @@ FAULTS = {
     "an unknown packing": (playing(whole(FINAL, JSON, "Content-Encoding: br")), 502, "upstream_invalid_response"),
     "a stream of no events": (playing(whole(b"", SSE)), 502, "upstream_cut"),
     "a stream of the sentinel": (playing(whole(b"data: [DONE]\n\n", SSE)), 502, "upstream_cut"),
-    "a first event that is no JSON": (
-        playing(whole(damaged("response.created", b'{"type":"response.created",nope'), SSE)),
-        502,
-        "upstream_invalid_response",
-    ),
     "401": (playing(whole(b'{"error":{"message":"sk-gate"}}', JSON, status="401 No")), 502, "upstream_auth"),
 }
 
@@ -130,6 +125,16 @@ async def test_a_fault_before_the_first_event_is_a_status(gate, upstream: RawUps
     assert len(upstream.requests) == 1  # neither retried nor redirected
     upstream.play = playing(whole(FINAL, JSON))
     assert (await ask(gate, post())).status == 200
+
+
+async def test_a_frame_whose_data_is_not_json_is_never_followed(gate: str, upstream: RawUpstream):
+    """It passes like any unknown frame; without a followed event the stream ends as one that was cut."""
+    upstream.play = playing(whole(damaged("response.created", b'{"type":"response.created",nope'), SSE))
+    body, stream = await ask(gate, post()), await ask(gate, STREAM)
+
+    assert (body.status, body.error["code"]) == (502, "upstream_cut")
+    assert (stream.status, stream.body.count(b"event: response.failed")) == (200, 1)
+    assert stream.body.endswith(b"data: [DONE]\n\n")
 
 
 LATE_FAULTS = {

@@ -1,0 +1,119 @@
+"""The gateway's own key in what an upstream sends."""
+
+import orjson
+import pytest
+
+from backends.upstream.scrub import REPLACEMENT, Scrubber
+from proxy.wire.event import Event, Run
+from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, whole  # noqa: F401
+from tests.upstream import CANONICAL, final_body
+
+KEY = "sk-gateway/with/slashes-0123456789"
+IN_JSON = KEY.replace("/", "\\/")
+JSON, SSE = "Content-Type: application/json", "Content-Type: text/event-stream"
+CALL, STREAM = post(), post(b'{"model":"m","stream":true}')
+ECHO = orjson.dumps(
+    {"error": {"message": f"Incorrect API key provided: {KEY}.", "type": "x", "param": None, "code": None}}
+)
+
+
+def test_data_without_the_secret_is_the_same_object():
+    """Nothing is copied on the usual path."""
+    data, batch = b"a" * 1000, [Event("x", b"data: 1\n\n"), Run(b"data: 2\n\n")]
+
+    assert Scrubber(KEY).data(data) is data
+    assert Scrubber(KEY).batch(batch) is batch
+
+
+@pytest.mark.parametrize("form", [KEY, IN_JSON])
+def test_every_form_of_the_secret_is_replaced(form: str):
+    """JSON may escape slashes."""
+    scrubber = Scrubber(KEY)
+
+    assert scrubber.text(f"a {form} b {form}") == f"a {REPLACEMENT} b {REPLACEMENT}"
+    assert scrubber.data(f"a {form}".encode()) == f"a {REPLACEMENT}".encode()
+
+
+def test_a_secret_that_json_escapes_is_replaced():
+    """Quotes and backslashes, for one."""
+    secret = 'sk-"quoted"\\and-more'
+
+    assert Scrubber(secret).data(orjson.dumps({"a": secret})) == orjson.dumps({"a": REPLACEMENT})
+
+
+def test_events_and_runs_keep_their_place():
+    """An event is parsed again after the replacement."""
+    event = Event("error", b'event: error\ndata: {"type":"error","message":"%b"}\n\n' % KEY.encode())
+    batch = Scrubber(KEY).batch([Run(b"data: %b\n\n" % KEY.encode()), event])
+
+    assert [type(unit) for unit in batch] == [Run, Event]
+    assert batch[0].sse == b"data: [redacted]\n\n"
+    assert batch[1].type == "error"
+    assert batch[1].data["message"] == REPLACEMENT
+
+
+@pytest.mark.parametrize("secret", [None, "", "short"])
+def test_without_a_secret_of_some_length_nothing_is_replaced(secret: str | None):
+    """A short one could be a part of any text."""
+    assert Scrubber(secret).text("a short text") == "a short text"
+
+
+@pytest.fixture
+async def upstream():
+    async with RawUpstream(playing(whole(final_body(), JSON))) as server:
+        yield server
+
+
+@pytest.fixture
+async def gate(upstream: RawUpstream, start_gate, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A gateway with a key of its own."""
+    monkeypatch.setenv("GATEWAY_KEY", KEY)
+    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "api_key": "env:GATEWAY_KEY"}
+    return await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "fake"}]})
+
+
+def with_key(data: bytes) -> bytes:
+    """A recorded answer with the key in its text."""
+    assert b"Hello" in data
+    return data.replace(b"Hello", b"Hello %b" % KEY.encode())
+
+
+ECHOES = {
+    "a 403": whole(ECHO, JSON, status="403 Forbidden"),
+    "a 429": whole(ECHO, JSON, status="429 Too Many Requests"),
+    "a 401": whole(ECHO, JSON, status="401 Unauthorized"),
+    "a 500": whole(ECHO, JSON, status="500 Error"),
+    "a 400 with escaped slashes": whole(ECHO.replace(KEY.encode(), IN_JSON.encode()), JSON, status="400 Bad"),
+    "a 502 that is not JSON": whole(f"<b>{KEY}</b>".encode(), f"Content-Type: text/{KEY}", status="502 Error"),
+    "a type that is no response": whole(b"<html>", f"Content-Type: text/{KEY}"),
+    "headers": whole(final_body(), JSON, f"X-Debug: Bearer {KEY}", f"X-Request-Id: {KEY}"),
+    "headers of a refusal": whole(ECHO, JSON, f"WWW-Authenticate: Bearer {KEY}", status="403 Forbidden"),
+    "a body": whole(with_key(final_body()), JSON),
+    "a stream": whole(with_key(CANONICAL), SSE),
+    "a stream that breaks off": whole(with_key(CANONICAL)[:-300], SSE),
+}
+
+
+@pytest.mark.parametrize("data", [CALL, STREAM], ids=["json", "stream"])
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+async def test_the_key_never_reaches_a_caller_or_a_log(
+    gate: str, upstream: RawUpstream, logged, capfd, echo, data: bytes
+):
+    """Wherever the upstream repeats it."""
+    upstream.play = playing(echo)
+    answer = await ask(gate, data)
+    shown = f"{answer.headers} {answer.body.decode()} {logged} {''.join(capfd.readouterr())}"
+
+    assert KEY.encode() in upstream.requests[0]
+    assert [form for form in (KEY, IN_JSON) if form in shown] == []
+
+
+async def test_an_answer_that_repeats_the_key_is_otherwise_unchanged(gate: str, upstream: RawUpstream):
+    """Only the key is replaced."""
+    upstream.play = playing(whole(with_key(CANONICAL), SSE))
+    stream = await ask(gate, STREAM)
+    upstream.play = playing(whole(with_key(final_body()), JSON))
+    body = await ask(gate, CALL)
+
+    assert stream.body == CANONICAL.replace(b"Hello", b"Hello [redacted]")
+    assert orjson.loads(body.body) == orjson.loads(final_body().replace(b"Hello", b"Hello [redacted]"))

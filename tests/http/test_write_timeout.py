@@ -1,0 +1,144 @@
+"""Clients that read slowly or not at all."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import orjson
+import pytest
+from yarl import URL
+
+from tests.conftest import tables_for
+from tests.raw import no_tasks_left, post, serves, until  # noqa: F401
+from tests.upstream import CANONICAL, FakeUpstream, streaming
+
+STREAM = post(b'{"model":"m","stream":true}')
+FIRST = CANONICAL[: CANONICAL.index(b"\n\n") + 2]
+BODY = orjson.dumps(
+    {"id": "resp_1", "object": "response", "status": "completed", "output": [], "text": "a" * 12_000_000}
+)
+
+
+@pytest.fixture
+async def gate(start_gate, upstream: FakeUpstream) -> str:
+    """A gateway whose clients must read something within 0.3 s."""
+    return await start_gate(tables_for(upstream, server={"write_timeout_s": 0.3}, cache=None))
+
+
+@asynccontextmanager
+async def slow_client(address: str) -> AsyncIterator[socket.socket]:
+    """A connected socket with a small buffer, so that what is not read stays in the gateway."""
+    url = URL(address)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, (url.host, url.port))
+        yield client
+
+
+async def send_without_end(response: aiohttp.web.StreamResponse) -> None:
+    while True:
+        await response.write(b": %b\n\n" % (b"a" * 65_536))
+
+
+async def large_body(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+    return aiohttp.web.Response(body=BODY, content_type="application/json")
+
+
+def finished(logged: list[dict]) -> list[tuple[int, str | None]]:
+    return [(line["status"], line.get("code")) for line in logged if line["event"] == "request.finished"]
+
+
+async def test_a_client_that_never_reads_its_stream_is_disconnected(gate: str, upstream: FakeUpstream, logged):
+    """The upstream's stream ends with it, and the log line says why."""
+    upstream.answer = streaming(FIRST, then=send_without_end)
+    async with slow_client(gate) as client:
+        await asyncio.get_running_loop().sock_sendall(client, STREAM)
+        async with asyncio.timeout(10):
+            await upstream.disconnected.wait()
+        await until(lambda: finished(logged) != [])
+
+    assert finished(logged) == [(499, "write_timeout")]
+    upstream.answer = None
+    assert await serves(gate)
+
+
+async def test_a_client_that_never_reads_its_body_is_disconnected(gate: str, upstream: FakeUpstream, logged):
+    """An answer that is no stream is held in memory as well."""
+    upstream.answer = large_body
+    async with slow_client(gate) as client:
+        await asyncio.get_running_loop().sock_sendall(client, post())
+        await until(lambda: finished(logged) != [])
+
+    assert finished(logged) == [(499, "write_timeout")]
+    upstream.answer = None
+    assert await serves(gate)
+
+
+async def test_a_client_that_reads_slowly_receives_its_whole_body(gate: str, upstream: FakeUpstream, logged):
+    """It takes several write timeouts for one write; what counts is that it reads."""
+    upstream.answer = large_body
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    async with slow_client(gate) as client:
+        await loop.sock_sendall(client, post(connection="close"))
+        async with asyncio.timeout(60):
+            while part := await loop.sock_recv(client, 65_536):
+                received += part
+                await asyncio.sleep(0.01)  # the pace of this client: 12 MB in about two seconds
+
+    assert received.endswith(BODY)
+    assert finished(logged) == [(200, None)]
+
+
+async def test_a_client_that_reads_slowly_receives_its_whole_stream(gate: str, upstream: FakeUpstream, logged):
+    """Also when its upstream sends faster than it reads."""
+    filler = b": %b\n\n" % (b"a" * 65_536) * 160
+
+    async def rest(response: aiohttp.web.StreamResponse) -> None:
+        await response.write(filler)
+        await response.write(CANONICAL[len(FIRST) :])
+
+    upstream.answer = streaming(FIRST, then=rest)
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    async with slow_client(gate) as client:
+        await loop.sock_sendall(client, STREAM.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        async with asyncio.timeout(60):
+            while part := await loop.sock_recv(client, 65_536):
+                received += part
+                await asyncio.sleep(0.01)
+
+    assert received.endswith(b"data: [DONE]\n\n")
+    assert received.count(b"a" * 65_536) == 160
+    assert finished(logged) == [(200, None)]
+
+
+async def test_a_client_that_stops_in_the_middle_is_disconnected(gate: str, upstream: FakeUpstream, logged):
+    """What it read before does not count."""
+    upstream.answer = large_body
+    loop = asyncio.get_running_loop()
+    async with slow_client(gate) as client:
+        await loop.sock_sendall(client, post())
+        for _ in range(20):
+            assert await loop.sock_recv(client, 65_536)
+            await asyncio.sleep(0.02)
+        await until(lambda: finished(logged) != [])
+
+    assert finished(logged) == [(499, "write_timeout")]
+
+
+async def test_a_client_that_reads_a_few_bytes_now_and_then_is_disconnected(gate: str, upstream: FakeUpstream, logged):
+    """Less than 16 KiB within a write timeout does not count as reading."""
+    upstream.answer = large_body
+    loop = asyncio.get_running_loop()
+    async with slow_client(gate) as client:
+        await loop.sock_sendall(client, post())
+        async with asyncio.timeout(20):
+            while finished(logged) == []:
+                await loop.sock_recv(client, 100)
+                await asyncio.sleep(0.02)
+
+    assert finished(logged) == [(499, "write_timeout")]

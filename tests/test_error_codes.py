@@ -1,0 +1,295 @@
+"""proxy/errors.md lists the error codes of the sources: each of them, no other, with the right status."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from proxy.wire import errors
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "proxy" / "errors.md").read_text()
+TRAINING = ROOT / "backends" / "training"
+SOURCES = [
+    path
+    for folder in ("proxy", "policies", "backends")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if TRAINING not in path.parents and path.stem != "_template"
+]
+# Statuses of the classes in proxy/wire/errors.py; those of other classes are found through their bases.
+STATUSES = {
+    "HeadgateError": 500,
+    "Unauthenticated": 401,
+    "RequestError": 400,
+    "PolicyViolation": 400,
+    "UnknownModel": 404,
+    "Unavailable": 503,
+    "BackendError": 502,
+    "Stop": 200,
+}
+# Codes that a source puts together, by the part that is a literal there, each with its kinds.
+COMPOSED = {"_below_min_value": ("integer", "decimal"), "_above_max_value": ("integer", "decimal")}
+Found = Iterator[tuple[str, int | None]]  # a code, and its status if that can be read
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def texts_in(node: ast.AST | None) -> list[str]:
+    """Return the texts that an expression can be: a literal, or one of two."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value]
+    return [*texts_in(node.body), *texts_in(node.orelse)] if isinstance(node, ast.IfExp) else []
+
+
+def name_of(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+@cache
+def class_statuses() -> dict[str, int]:
+    """Return the status of each error class of the sources."""
+    statuses = dict(STATUSES)
+    classes = [node for path in SOURCES for node in ast.walk(parse(path)) if isinstance(node, ast.ClassDef)]
+    for node in classes:
+        for base in node.bases:
+            if name_of(base) in statuses:
+                statuses.setdefault(node.name, statuses[name_of(base)])
+    return statuses
+
+
+def keyword(call: ast.Call, name: str) -> ast.expr | None:
+    return next((item.value for item in call.keywords if item.arg == name), None)
+
+
+def status_of(call: ast.Call, class_name: str) -> int | None:
+    """Return the status that an error is raised with; None if it is not a literal, or not known from its class."""
+    status = keyword(call, "status")
+    if status is None:
+        return class_statuses().get(class_name)
+    return status.value if isinstance(status, ast.Constant) and isinstance(status.value, int) else None
+
+
+def codes_of_calls(scope: ast.AST, class_name: str = "") -> Found:
+    """Yield the codes of `code="..."`, and of `code=code` where `code` was assigned literals in the same function."""
+    assigned = [
+        text
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Assign) and [name_of(target) for target in node.targets] == ["code"]
+        for text in texts_in(node.value)
+    ]
+    for node in ast.walk(scope):
+        if not isinstance(node, ast.Call):
+            continue
+        value = keyword(node, "code")
+        is_assigned = isinstance(value, ast.Name) and value.id == "code"
+        name = name_of(node.func)
+        for code in assigned if is_assigned else texts_in(value):
+            yield code, status_of(node, class_name if name == "__init__" else name)
+
+
+def codes_of_defaults(scope: ast.AST) -> Found:
+    """Yield the codes that are defaults of a parameter `code`."""
+    for node in ast.walk(scope):
+        if isinstance(node, ast.FunctionDef):
+            pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            for text in (text for argument, default in pairs if argument.arg == "code" for text in texts_in(default)):
+                yield text, None
+
+
+def codes_of_constants(tree: ast.Module) -> Found:
+    """Yield the codes that a module passes by the name of one of its constants."""
+    constants = {
+        name_of(target): node.value for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+    }
+    for scope in ast.walk(tree):
+        if isinstance(scope, ast.ClassDef):
+            for node in (node for node in ast.walk(scope) if isinstance(node, ast.Call)):
+                value = keyword(node, "code")
+                if isinstance(value, ast.Name):
+                    yield from ((text, class_statuses()[scope.name]) for text in texts_in(constants.get(value.id)))
+
+
+def codes_of_records(tree: ast.Module) -> Found:
+    """Yield the codes that are only logged: `record.code = "..."`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                names = target.elts if isinstance(target, ast.Tuple) else [target]
+                values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+                for name, value in zip(names, values, strict=False):
+                    if isinstance(name, ast.Attribute) and name.attr == "code":
+                        yield from ((text, None) for text in texts_in(value))
+
+
+def composed_codes(tree: ast.Module) -> Found:
+    """Yield the codes of f-strings that end in one of the composed parts."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            for text in texts_in(node.values[-1]):
+                yield from ((f"{kind}{text}", 400) for kind in COMPOSED.get(text, ()))
+
+
+def reasons_in(tree: ast.Module) -> Found:
+    """Yield the reasons of the violations and stops that a policy raises, those with a code of the protocol excepted."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for call in calls:
+        if name_of(call.func) in ("PolicyViolation", "Stop") and keyword(call, "code") is None:
+            reason, status = call.args[0], STATUSES[name_of(call.func)]
+            yield from ((text, status) for text in texts_in(reason))
+            if isinstance(reason, ast.Name):  # a parameter: see what the function is called with
+                (function,) = [node for node in functions if call in ast.walk(node) and _has_parameter(node, reason.id)]
+                position = [argument.arg for argument in function.args.args].index(reason.id)
+                for other in calls:
+                    if name_of(other.func) == function.name:
+                        yield from ((text, status) for text in texts_in(other.args[position]))
+            if isinstance(reason, ast.Subscript):  # the first part of a problem
+                yield from ((text, status) for text in _problems_in(tree))
+
+
+def _has_parameter(function: ast.FunctionDef, name: str) -> bool:
+    return name in [argument.arg for argument in function.args.args]
+
+
+def _problems_in(tree: ast.Module) -> Iterator[str]:
+    """Yield the first parts of the pairs of texts that a module returns, or has as constants of the type Problem."""
+    for node in ast.walk(tree):
+        value = node.value if isinstance(node, ast.Return | ast.AnnAssign) else None
+        if isinstance(node, ast.AnnAssign) and name_of(node.annotation) != "Problem":
+            continue
+        for pair in (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,):
+            if isinstance(pair, ast.Tuple) and len(pair.elts) == 2:
+                yield from texts_in(pair.elts[0])
+
+
+def support_modules_of(path: Path) -> set[Path]:
+    """Return the modules of policies/support that a module imports, and those that they import."""
+    found: set[Path] = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("policies.support."):
+            module = ROOT / f"{(node.module or '').replace('.', '/')}.py"
+            found |= {module, *support_modules_of(module)}
+    return found
+
+
+def policy_codes() -> Found:
+    """Yield `<policy>.<reason>` for each reason of a policy and of the support modules that it imports."""
+    for path in SOURCES:
+        if path.parent == ROOT / "policies" and path.stem != "__init__":
+            for module in (path, *support_modules_of(path)):
+                yield from ((f"{path.stem}.{reason}", status) for reason, status in reasons_in(parse(module)))
+
+
+def codes_in_sources() -> Found:
+    yield from policy_codes()
+    for path in SOURCES:
+        tree = parse(path)
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        for node in functions:
+            yield from codes_of_calls(node)
+        for node in classes:
+            for method in node.body:
+                yield from codes_of_calls(method, node.name)
+        yield from codes_of_defaults(tree)
+        yield from codes_of_constants(tree)
+        yield from codes_of_records(tree)
+        yield from composed_codes(tree)
+
+
+@cache
+def statuses_by_code() -> dict[str, set[int]]:
+    """Return the codes of the sources with the statuses that can be read."""
+    statuses: dict[str, set[int]] = defaultdict(set)
+    for code, status in codes_in_sources():
+        statuses[code] |= {status} if status is not None else set()
+    return statuses
+
+
+@cache
+def rows() -> list[tuple[str, str, str, str]]:
+    """Return the rows of the page, one for each code: code, status, whose fault, what to do."""
+    found = []
+    for line in PAGE.splitlines():
+        if line.startswith("| `"):
+            codes, *cells = (cell.strip() for cell in line.strip("|").split(" | "))
+            found += [(code, *cells) for code in re.findall(r"`([^`]+)`", codes)]
+    return found
+
+
+def documented() -> list[str]:
+    return [code for code, *_ in rows()]
+
+
+def missing(codes: Iterable[str], others: Iterable[str]) -> list[str]:
+    return sorted(set(codes) - set(others))
+
+
+def test_every_code_of_the_sources_is_on_the_page():
+    """The page says for each code what to do."""
+    assert missing(statuses_by_code(), documented()) == []
+
+
+def test_every_code_on_the_page_is_in_the_sources():
+    """A code that was removed leaves no row behind, and none is listed twice."""
+    assert missing(documented(), statuses_by_code()) == []
+    assert len(documented()) == len(set(documented()))
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def test_a_row_has_the_status_of_the_sources(row: tuple[str, str, str, str]):
+    """The one of the error's class, or the one that it is raised with; the upstream's own where it is passed on."""
+    code, status, *_ = row
+
+    assert statuses_by_code()[code] <= {int(status)} if status.isdigit() else code == "upstream_error"
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def test_a_row_says_whose_fault_it_is_and_what_to_do(row: tuple[str, str, str, str]):
+    """Faults are one of a few words."""
+    _, _, fault, action = row
+
+    assert fault in ("client", "operator", "load", "gateway", "network", "upstream", "backend")
+    assert action
+
+
+def test_the_codes_are_one_table():
+    """So that it can be searched and sorted."""
+    assert re.findall(r"^\|[-|]+\|$", PAGE, re.MULTILINE) == ["|---|---|---|---|"]
+
+
+def test_the_statuses_of_the_classes_are_those_that_this_test_assumes():
+    """They are read from errors without a status of their own."""
+    made = [
+        errors.HeadgateError("."), errors.Unauthenticated("."), errors.RequestError("."),
+        errors.PolicyViolation("reason", "."), errors.UnknownModel("m"), errors.Unavailable(".", code="c"),
+        errors.BackendError("."),
+    ]  # fmt: skip
+
+    assert {type(error).__name__: error.status for error in made} | {"Stop": 200} == STATUSES
+
+
+def test_codes_are_found_in_every_form_in_which_sources_write_them():
+    """Otherwise the comparison above would prove nothing."""
+    found = statuses_by_code()
+
+    assert found["request_timeout"] == {408}  # a literal
+    assert found["model_not_found"] == {404}  # of super().__init__
+    assert "upstream_error" in found  # a default
+    assert "write_timeout" in found  # of a record
+    assert found["server_shutdown"] == {503}  # a constant
+    assert found["invalid_json_schema"] == {400}  # one of two
+    assert found["decimal_above_max_value"] == {400}  # an f-string
+    assert found["local_model_busy"] == {429}  # a class of a backend
+    assert found["models.not_allowed"] == {400}  # a reason
+    assert found["size.too_many_items"] == {400}  # a reason that is a parameter
+    assert found["input_urls.private"] == {400}  # a reason in a pair
+    assert found["tools.too_many_values"] == {400}  # a reason of a support module
+    assert found["max_tool_calls.exceeded"] == {200}  # a stop

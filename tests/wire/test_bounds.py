@@ -1,0 +1,147 @@
+"""How many values a JSON text has, before it is parsed."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.wire.bounds import VALUE_BYTES, WINDOW_BYTES, count_values, parsed_bytes
+from proxy.wire.call import parse_call
+from proxy.wire.errors import RequestError
+from tests.patience import fail_if_stuck
+from tests.values import PATIENT
+
+# Strings that could be taken for structure: separators, quotes, backslashes, escapes.
+TRAPS = st.text(st.sampled_from(',[]{}:"\\ua03 '), max_size=8)
+TEXTS = st.recursive(
+    TRAPS | st.integers() | st.none() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TRAPS, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def number_of_values(value: Any) -> int:
+    """Return how many values there are in a parsed text, itself included; names do not count."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(number_of_values(each) for each in inner)
+
+
+def empty_containers(value: Any) -> int:
+    if not isinstance(value, dict | list):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return sum(empty_containers(each) for each in inner) if value else 1
+
+
+@PATIENT
+@given(value=TEXTS, limit=st.integers(1, 30), indent=st.sampled_from([None, 1]))
+def test_a_count_within_the_limit_is_never_below_the_true_number(value: Any, limit: int, indent: int | None):
+    """No text of more than `limit` values is counted as one within it, whatever its strings contain."""
+    counted = count_values(json.dumps(value, indent=indent).encode(), limit)
+
+    assert counted >= min(number_of_values(value), limit + 1)
+
+
+@PATIENT
+@given(value=TEXTS, indent=st.sampled_from([None, 1]))
+def test_a_text_within_the_limit_is_not_refused_for_its_strings(value: Any, indent: int | None):
+    """Separators inside strings do not count; only an empty object or array counts twice."""
+    limit = number_of_values(value) + empty_containers(value)
+    text = json.dumps(value, indent=indent).encode()
+
+    assert text.count(b'"') > 4 * limit or count_values(text, limit) <= limit
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (b"1", 1),
+        (b"[1]", 2),
+        (b"[1,2]", 3),
+        (b'{"a":1}', 2),
+        (b'{"a":[1,{"b":2}]}', 5),
+        (b'"' + b"," * 99 + b'"', 1),
+        (rb'["\"," , "\\", "a\\\",[{"]', 4),
+        (b'["' + b"\\\\" * 50 + b'",' + b"1," * 9 + b"1]", 12),
+    ],
+)
+def test_values_are_counted_exactly_at_the_limit(text: bytes, values: int):
+    """A limit of the true number passes, one less does not. Escaped quotes and backslashes end no string."""
+    assert count_values(text, values) == values
+    assert count_values(text, values - 1) > values - 1
+
+
+def test_counting_continues_across_windows():
+    """The text is counted in windows; what begins in one ends in the next."""
+    text = b'["' + b"," * (2 * WINDOW_BYTES) + b'",' + b"1," * WINDOW_BYTES + b"1]"
+
+    assert count_values(text, 2 * WINDOW_BYTES) == WINDOW_BYTES + 3
+    assert count_values(text, WINDOW_BYTES) > WINDOW_BYTES
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[]," * 20_000_000, b'"' * 60_000_000, b"\\" * 60_000_000, b'"' + b'\\"' * 30_000_000, b'"",' * 20_000_000],
+)
+def test_counting_ends_soon_after_the_limit(text: bytes):
+    """60 MB of separators, quotes or backslashes are no work: counting is linear and ends at the limit."""
+    with fail_if_stuck():
+        assert count_values(text, 1000) >= 1
+
+
+@pytest.mark.parametrize("text", [b"", b'"', b'"\\', b'["a', b"\\", b'\\"', b"," * 9])
+def test_text_that_is_not_json_is_counted_without_an_error(text: bytes):
+    """The parser refuses it afterwards."""
+    assert count_values(text, 3) >= 1
+
+
+def test_a_body_with_too_many_values_is_refused_before_it_is_parsed():
+    """400 with the limit; this body would otherwise be refused as invalid JSON."""
+    body = b'{"model":"m","input":[' + b"[]," * 100 + b"nope]}"
+    with pytest.raises(RequestError, match=r"^The body has too many values; the limit is 100\.$") as refused:
+        parse_call(body, max_values=100)
+
+    assert (refused.value.status, refused.value.code) == (400, "too_many_values")
+
+
+def test_a_body_with_as_many_values_as_allowed_is_parsed():
+    """The object itself and the model's name count as well."""
+    body = b'{"model":"m","input":[' + b"1," * 96 + b"1]}"
+
+    assert len(parse_call(body, max_values=100).body["input"]) == 97
+    with pytest.raises(RequestError):
+        parse_call(body, max_values=99)
+
+
+@PATIENT
+@given(
+    texts=st.lists(st.text(st.sampled_from(':\\u03aA"x'), max_size=6), min_size=1, max_size=5),
+    escapes=st.randoms(use_true_random=False),
+    again=st.booleans(),
+)
+def test_escaped_colons_neither_hide_nor_fake_a_duplicate_name(texts: list[str], escapes: Any, again: bool):
+    r"""A colon may be written as \u003a or \u003A; after an escaped backslash the same characters are text."""
+    written = []
+    for text in texts:
+        form = json.dumps(text)
+        colon = escapes.choice([":", "\\u003a", "\\u003A"])
+        written.append(form.replace(":", colon))
+    pairs = [f'"{number}":{form}' for number, form in enumerate(written)]
+    if again:
+        pairs.append('"0":' + written[0])
+    body = ('{"model":"m",' + ",".join(pairs) + "}").encode()
+
+    if again:
+        with pytest.raises(RequestError) as refused:
+            parse_call(body)
+        assert refused.value.code == "duplicate_key"
+    else:
+        assert [parse_call(body).body[str(number)] for number in range(len(texts))] == texts
+
+
+def test_memory_is_estimated_by_values_and_by_bytes():
+    """A small text of many values takes more memory than a long string."""
+    assert parsed_bytes(3_000_000, 1_000_000) > parsed_bytes(60_000_000, 10)
+    assert parsed_bytes(0, 1) == VALUE_BYTES

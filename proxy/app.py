@@ -104,6 +104,7 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
             idle_timeout_s=settings.idle_timeout_s,
             max_connections=settings.max_connections or connection_limit(),
             max_body_bytes=settings.max_body_bytes,
+            pace=workers.pace,
         )
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
         await runner.setup()

@@ -19,13 +19,37 @@ LARGE_BYTES = 262_144
 FREE_BYTES = 65_536
 """What each call may use without counting, in bytes: small requests are answered when the budget is used up."""
 
+PACE_BYTES_PER_S = 134_217_728
+"""How fast large reads of all connections together may follow each other."""
+PACE_BURST_BYTES = 1_048_576
+"""How much may be read at once before the pace applies."""
+LARGE_READ_BYTES = 16_384
+"""A smaller read does not count, in bytes."""
+
 T = TypeVar("T")
 
 
+class Pace:
+    """How fast large amounts of data are read: the event loop serves small requests in between."""
+
+    def __init__(self, bytes_per_s: float = PACE_BYTES_PER_S, burst_bytes: int = PACE_BURST_BYTES) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._burst_s = burst_bytes / bytes_per_s
+        self._reached_s = 0.0  # the moment at which all that was read so far fits the pace
+
+    def delay_s(self, size_bytes: int, now_s: float) -> float:
+        """Count what was read at this moment, and return how long its connection must wait before the next read."""
+        if size_bytes < LARGE_READ_BYTES:
+            return 0.0
+        self._reached_s = max(self._reached_s, now_s - self._burst_s) + size_bytes / self._bytes_per_s
+        return max(0.0, self._reached_s - now_s)
+
+
 class Workers:
-    """A few threads for work on large bodies."""
+    """A few threads for work on large bodies, and the pace at which large amounts of data are read."""
 
     def __init__(self, threads: int = 2) -> None:
+        self.pace = Pace()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="body")
         self._lock = threading.Lock()
         self._running = 0

@@ -17,8 +17,10 @@ from aiohttp.http_exceptions import ContentEncodingError
 
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
+from proxy.http.pacing import PacedConnection
 from proxy.shutdown import cancel_for_shutdown
 from proxy.wire.errors import HeadgateError, RequestError
+from proxy.workers import Pace
 
 log = structlog.get_logger()
 
@@ -45,10 +47,11 @@ class Server(web.Server):
     """Creates a Connection for each client.
 
     `head_timeout_s`: how long a request's head may take to arrive. `write_timeout_s`: how long a client may leave an
-    answer unread while more of it waits to be sent. `max_connections`: how many clients are served at once.
+    answer unread while more of it waits to be sent. `max_connections`: how many clients are served at once. `pace`:
+    how fast all of them together may upload.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each a fact of its own
         self,
         handler: Any,
         *,
@@ -57,10 +60,12 @@ class Server(web.Server):
         idle_timeout_s: float,
         max_connections: int,
         max_body_bytes: int,
+        pace: Pace | None = None,
     ) -> None:
         self._head_timeout_s = head_timeout_s
         self._write_timeout_s = write_timeout_s
         self._max_connections = max_connections
+        self._pace = Pace() if pace is None else pace
         self._is_full = False
         super().__init__(
             handler,
@@ -75,7 +80,7 @@ class Server(web.Server):
 
     def __call__(self) -> "Connection":
         timeouts = {"head_timeout_s": self._head_timeout_s, "write_timeout_s": self._write_timeout_s}
-        return Connection(self, loop=self._loop, **timeouts, **self._kwargs)
+        return Connection(self, pace=self._pace, loop=self._loop, **timeouts, **self._kwargs)
 
     def admit_connection(self) -> bool:
         """Whether one more connection is within the limit. The first one beyond it is logged."""
@@ -103,7 +108,7 @@ class Request(web.BaseRequest):
         return not (self._message.should_close or self._message.upgrade)
 
 
-class Connection(web.RequestHandler):
+class Connection(PacedConnection):
     """One client's connection. It is closed when a request's head, or the reading of an answer, takes too long."""
 
     __slots__ = (

@@ -53,7 +53,7 @@ class RequestAdmission:
             raise
         finally:
             if self._recorder is not None:
-                self._recorder.write(call, context.caller, code)
+                await context.run(len(call.encoded), self._recorder.write, call, context.caller, code)
 
     async def _check(self, call: Call, context: Context) -> Call:
         decisions, recorded = self._decisions, self._decisions.are_recorded(context)

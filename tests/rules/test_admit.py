@@ -1,6 +1,7 @@
 """Policies applied to requests, in the order of the config."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import orjson
@@ -8,12 +9,13 @@ import pytest
 from pydantic import PrivateAttr
 
 from policies import Policy, PolicyState, ReplyCheck, ReplyCheckFactory, RequestCheck
-from proxy.context import Context
+from proxy.context import Caller, Context
 from proxy.rules.admit import REPLY_CHECKS
 from proxy.rules.rule import compile_selector
 from proxy.telemetry.recorder import Recorder, RecordTable
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation, Unavailable
+from proxy.workers import Workers
 from tests.rules.samples import InstantStamp, ItemBudget, Refusal, Stamp, make_rule, make_rules
 from tests.values import make_call, make_context
 
@@ -230,3 +232,27 @@ async def test_requests_are_recorded_with_the_code_of_their_refusal(tmp_path: Pa
 
     assert [line["code"] for line in lines] == ["refusal.never", None]
     assert all("marks" not in line["request"] for line in lines)
+
+
+class ThreadNotingRecorder(Recorder):
+    """Notes the threads in which it redacts requests."""
+
+    threads: set[int] = set()  # noqa: RUF012  one instance only
+
+    def write(self, call: Call, caller: Caller, code: str | None) -> None:
+        self.threads.add(threading.get_ident())
+        super().write(call, caller, code)
+
+
+async def test_large_requests_are_recorded_in_a_thread(tmp_path: Path):
+    """Redacting walks through the whole request, and the event loop serves other calls meanwhile."""
+    recorder = ThreadNotingRecorder(RecordTable(path=tmp_path / "record"))
+    recorder.open()
+    workers = Workers()
+    call = make_call(input=[{"role": "user", "content": "x" * 100}] * 10_000)
+    await make_rules(make_rule(Stamp()), recorder=recorder).admit(call, make_context(workers=workers))
+    recorder.close()
+    workers.close()
+
+    assert len((tmp_path / "record").read_bytes().splitlines()) == 1
+    assert threading.get_ident() not in recorder.threads

@@ -49,16 +49,17 @@ class Soak:
             async with (
                 start_gateway(options, folder, *self._ports) as gateway,
                 start_attacker(attack, gateway.port, self._seconds) as begin,
-                PoliteCaller(gateway.port, self._ports[0]) as polite,
             ):
-                row.quiet = await polite.measure(max(SHORTEST_QUIET_S, QUIET_SHARE * self._seconds))
+                async with PoliteCaller(gateway.pid, gateway.port, self._ports[0]) as polite:
+                    row.quiet = await polite.measure(max(SHORTEST_QUIET_S, QUIET_SHARE * self._seconds))
                 row.before = await gateway.read()
                 gateway.reset_peak()
-                measuring = asyncio.create_task(polite.measure(self._seconds + 2 * LEAD_S))
-                await asyncio.sleep(LEAD_S)
-                seen, done = await asyncio.gather(begin(), disturb(gateway, self._seconds))
-                row.outcomes = Counter(seen) + Counter(done)
-                row.attacked = await measuring
+                async with PoliteCaller(gateway.pid, gateway.port, self._ports[0]) as polite:
+                    measuring = asyncio.create_task(polite.measure(self._seconds + 2 * LEAD_S))
+                    await asyncio.sleep(LEAD_S)
+                    seen, done = await asyncio.gather(begin(), disturb(gateway, self._seconds))
+                    row.outcomes = Counter(seen) + Counter(done)
+                    row.attacked = await measuring
                 await self._end(gateway, row)
         return row
 

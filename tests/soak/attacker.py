@@ -7,7 +7,6 @@ bodies are built it prints "ready", and begins when a line comes on stdin.
 import asyncio
 import contextlib
 import itertools
-import os
 import sys
 from collections import Counter
 
@@ -44,7 +43,6 @@ async def attack(name: str, target: Target, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)  # its work is not what is measured
     outcomes: Counter[str] = Counter()
     name, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     if name in BODIES:

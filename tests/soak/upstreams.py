@@ -5,7 +5,6 @@ the endless ones, which end when the gateway closes the connection.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
@@ -235,5 +234,4 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)  # its work is not what is measured
     run_until_signal(serve())

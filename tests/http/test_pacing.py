@@ -1,0 +1,74 @@
+"""The pace of uploads: how long a connection is not read, and that nothing is lost meanwhile."""
+
+import asyncio
+
+import pytest
+from aiohttp import ClientSession, web
+
+from proxy.http.server import Server
+from proxy.workers import LARGE_READ_BYTES, Pace
+
+
+def test_reads_within_the_burst_do_not_wait():
+    pace = Pace(bytes_per_s=1_000_000, burst_bytes=100_000)
+
+    assert [pace.delay_s(50_000, 7.0), pace.delay_s(50_000, 7.0)] == [0.0, 0.0]
+
+
+def test_reads_beyond_the_burst_wait_in_turn():
+    """Each as long as all before it take at this pace."""
+    pace = Pace(bytes_per_s=1_000_000, burst_bytes=100_000)
+
+    delays = [pace.delay_s(100_000, 7.0) for _ in range(3)]
+
+    assert delays == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_time_without_reads_is_saved_up_to_the_burst_only():
+    pace = Pace(bytes_per_s=1_000_000, burst_bytes=100_000)
+    pace.delay_s(100_000, 7.0)
+
+    assert pace.delay_s(150_000, 60.0) == pytest.approx(0.05)
+
+
+def test_small_reads_do_not_count():
+    """Requests of usual size are served at once, whatever others upload."""
+    pace = Pace(bytes_per_s=1_000, burst_bytes=0)
+
+    assert [pace.delay_s(LARGE_READ_BYTES - 1, 7.0) for _ in range(3)] == [0.0] * 3
+
+
+async def test_uploads_faster_than_the_pace_arrive_whole():
+    """The reader's own flow control and the pace both stop the connection, and neither resumes it for the other."""
+    bodies = [bytes([number]) * 1_000_000 for number in range(8)]
+    received: list[bytes] = []
+
+    async def handle(request: web.BaseRequest) -> web.Response:
+        received.append(await request.read())
+        return web.Response()
+
+    pace = Pace(bytes_per_s=64_000_000, burst_bytes=65_536)
+    server = Server(
+        handle,
+        head_timeout_s=9,
+        write_timeout_s=9,
+        idle_timeout_s=9,
+        max_connections=99,
+        max_body_bytes=10**9,
+        pace=pace,
+    )
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    async with ClientSession() as session, asyncio.TaskGroup() as group:
+        for body in bodies:
+            group.create_task(session.post(f"http://127.0.0.1:{port}/", data=iter_slices(body)))
+    await runner.cleanup()
+
+    assert sorted(received) == bodies
+
+
+async def iter_slices(body: bytes):
+    for start in range(0, len(body), 65_536):
+        yield body[start : start + 65_536]

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from backends.local.decoding.grammar_matcher import GrammarCompiler as Grammars
+from backends.local.decoding.grammar_matcher import GrammarCompiler
 from backends.local.grammar import (
     JsonStyle,
     check_schema,
@@ -19,10 +19,10 @@ from backends.training.subjects.objects import ANY_OBJECT, dumped
 from backends.training.subjects.schemas import SCHEMA
 from proxy.wire.errors import RequestError
 from tests.models import END, make_tokenizer
-from tests.patience import patience
+from tests.patience import fail_if_stuck
 
 TOKENIZER = make_tokenizer()
-GRAMMARS = Grammars(TOKENIZER.to_str(), TOKENIZER.get_vocab_size(), {TOKENIZER.token_to_id(END)})
+GRAMMARS = GrammarCompiler(TOKENIZER.to_str(), TOKENIZER.get_vocab_size(), {TOKENIZER.token_to_id(END)})
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}},
@@ -212,6 +212,6 @@ def deep(levels, keyword):
 )
 def test_no_schema_takes_long_to_check(schema, strict):
     """Each is refused or compiled, most within milliseconds."""
-    with patience(), suppress(RequestError):
+    with fail_if_stuck(), suppress(RequestError):
         check_schema(schema, "text.format.schema", strict=strict)
         json_schema_grammar(schema)

@@ -9,7 +9,7 @@ from backends.local.decoding import grammar_matcher
 from backends.local.decoding.grammar_matcher import GrammarCompiler
 from backends.local.grammar import json_schema_grammar
 from tests.models import END, make_tokenizer
-from tests.patience import patience
+from tests.patience import fail_if_stuck
 
 TOKENIZER = make_tokenizer()
 SIZE = TOKENIZER.get_vocab_size() + 7  # some models have more ids than tokens
@@ -155,7 +155,7 @@ HOSTILE = {
 def test_no_step_of_a_hostile_grammar_takes_long(compiler, name):
     """The matcher continues, or fails with a cost limit."""
     random = np.random.default_rng(3)
-    with patience():
+    with fail_if_stuck():
         matcher = compiler.matcher(json_schema_grammar(HOSTILE[name]))
         for _ in range(40):
             matcher.allows(STOP)

@@ -6,7 +6,7 @@ import pytest
 
 from backends.local.grammar.custom_tools import MAX_CHARS, lark_grammar, regex_grammar
 from proxy.wire.errors import RequestError
-from tests.patience import patience
+from tests.patience import fail_if_stuck
 
 PATCH = r"""
 start: begin hunk+ end   // a patch
@@ -80,7 +80,7 @@ def test_an_invalid_regex_is_refused_with_the_reason(definition, message):
     ],
 )
 def test_no_grammar_takes_long_to_check(definition):
-    with patience(), suppress(RequestError):
+    with fail_if_stuck(), suppress(RequestError):
         lark_grammar(definition)
 
 

@@ -8,7 +8,7 @@ import pytest
 from backends.local.model.chat_template import ChatTemplate, ChatTemplates, ControlToken
 from proxy.wire.errors import RequestError
 from tests.chat_templates import HERMES
-from tests.patience import patience
+from tests.patience import fail_if_stuck
 
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<s>", "</s>")
 CHATML = (
@@ -129,7 +129,7 @@ def test_a_template_that_is_too_long_is_refused():
 )
 def test_a_template_that_takes_too_long_is_refused_at_load(source):
     """It is rendered once when the model is loaded, and stopped soon."""
-    with patience(), pytest.raises(ValueError, match=r"The chat template cannot be used: .{10,}"):
+    with fail_if_stuck(), pytest.raises(ValueError, match=r"The chat template cannot be used: .{10,}"):
         render(source)
 
 
@@ -138,7 +138,7 @@ def test_a_request_that_makes_a_template_take_too_long_is_refused():
     source = "{% for a in messages %}{% for b in messages %}{{ a.content + b.content | upper }}{% endfor %}{% endfor %}"
     few, many = ([{"content": "x" * 100}] * count for count in (10, 10_000))
     template = ChatTemplate(source, CONTROL_TOKENS, {})
-    with patience(), pytest.raises(RequestError, match="refused the input: It takes more work than a prompt may"):
+    with fail_if_stuck(), pytest.raises(RequestError, match="refused the input: It takes more work than a prompt may"):
         template.render(many, [])
 
     assert template.render(few, []) == [("x" * 100 + "X" * 100) * 100]

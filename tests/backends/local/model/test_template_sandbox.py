@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from backends.local.model.chat_template import EXPRESSION_ERRORS
 from backends.local.model.template_metering import add_metering
 from backends.local.model.template_sandbox import WORK_BUDGET, BoundedSandbox
-from tests.patience import patience
+from tests.patience import fail_if_stuck
 
 # Far more than they take; without a limit they would run for hours, or until memory is exhausted.
 LARGE_BYTES = 500_000_000
@@ -91,7 +91,7 @@ def test_a_hostile_template_is_stopped(source):
 @pytest.mark.parametrize("name", ["macros", "loops that call themselves", "mapped again and again", "titles"])
 def test_the_slowest_templates_are_stopped_with_the_full_budget(name):
     """Those that take the most time for their work, some seconds."""
-    with patience(), pytest.raises(TemplateError):
+    with fail_if_stuck(), pytest.raises(TemplateError):
         render(HOSTILE[name])
 
 

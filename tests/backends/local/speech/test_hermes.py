@@ -6,8 +6,8 @@ from hypothesis import given
 from backends.local.speech.hermes import HERMES
 from backends.local.speech.segments import CustomCall, FunctionCall
 from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere, splits
-from tests.patience import patience
-from tests.shapes import PATIENT
+from tests.patience import fail_if_stuck
+from tests.values import PATIENT
 
 WORDS = [
     "<tool_call>", "</tool_call>", "\n", " ", "Hi", '{"name": "f", "arguments": {"a": "</tool_call>"}}',
@@ -193,7 +193,7 @@ def test_white_space_is_kept_without_a_call():
 def test_a_megabyte_of_any_output_is_parsed_in_time(output):
     """In short chunks, as models generate it; an invalid call is text."""
     parser = HERMES.parser(TOOLS)
-    with patience():
+    with fail_if_stuck():
         segments = [text for start in range(0, len(output), 64) for text in parser.feed(output[start : start + 64])]
         segments += parser.close(truncated=True)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from backends.local.speech.llama import LLAMA
 from backends.local.speech.segments import CustomCall, FunctionCall
 from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere, splits
-from tests.shapes import PATIENT
+from tests.values import PATIENT
 
 WORDS = [
     "<|python_tag|>", "; ", ";", "\n", " ", "Hi", '{"name": "f", "parameters": {"a": "; {"}}', "{}", '{"x": [1]}',

@@ -6,7 +6,7 @@ from hypothesis import given
 from backends.local.speech.mistral import MISTRAL, MISTRAL_V11
 from backends.local.speech.segments import CustomCall, FunctionCall
 from tests.backends.local.speech.parsing import call, parse, split_everywhere, splits
-from tests.shapes import PATIENT
+from tests.values import PATIENT
 
 WORDS = [
     "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[", "]", ", ", ",", "\n", " ", "Hi", "f", "g", "note", "patch", "abc123def",

@@ -18,7 +18,7 @@ from backends.local.speech import (
 from backends.local.speech.mistral import MISTRAL, MISTRAL_V11
 from backends.local.speech.output_parser import StopSequences
 from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere
-from tests.shapes import PATIENT
+from tests.values import PATIENT
 
 OUTPUT = '<think>\nHm.\n</think>\n\nWait. <tool_call>\n{"name": "f", "arguments": {}}\n</tool_call> Done. STOP not this'
 

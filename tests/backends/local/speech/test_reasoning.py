@@ -5,7 +5,7 @@ from hypothesis import given
 
 from backends.local.speech.reasoning import ReasoningParser, ReasoningTags
 from tests.backends.local.speech.parsing import split_everywhere, splits
-from tests.shapes import PATIENT
+from tests.values import PATIENT
 
 WORDS = ["<think>", "</think>", "\n", " ", "Hm", ".", "<thi", "nk>", "</", "think>", "<"]
 

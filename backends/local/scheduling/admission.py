@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from backends.local.decoding.job import Job, Step
+from backends.local.decoding.job import DecodingStep, Job
 from backends.local.scheduling.costs import Costs
 from backends.local.scheduling.estimates import AnswerLength
 from proxy.wire.errors import BackendError, RequestError
@@ -51,7 +51,7 @@ class AdmittedJob:
         return self.job.options.runs_alone
 
 
-class Admission:
+class JobAdmission:
     """The admitted jobs of one model.
 
     `kv_bytes` is the memory for answers while they are decoded; None: no limit. `kv_bytes_per_token` is known before
@@ -91,7 +91,7 @@ class Admission:
         finally:
             del self._jobs[job.id]
 
-    def record_step(self, step: Step) -> None:
+    def record_step(self, step: DecodingStep) -> None:
         """Update the progress of a job."""
         admitted = self._jobs.get(step.job)
         if admitted is None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from backends.local.decoding import constrained
 from backends.local.decoding.batch import run_batch
-from backends.local.decoding.job import FinishReason, Job, Step, Token
+from backends.local.decoding.job import DecodingStep, FinishReason, Job, Token
 from backends.local.decoding.sampling import sampling_arguments
 from backends.local.decoding.top_logprobs import run_with_top_logprobs
 from backends.local.scheduling import plan, preemption
@@ -46,7 +46,7 @@ class Scheduler:
 
     def __init__(  # noqa: PLR0913  the parts of one model, by name
         self, generator: Any, vocabulary: Sequence[str], costs: Costs, *, workers: int,
-        deliver: Callable[[Sequence[Step]], None], prefixes: PrefixCache, grammars: Any = None,
+        deliver: Callable[[Sequence[DecodingStep]], None], prefixes: PrefixCache, grammars: Any = None,
     ) -> None:  # fmt: skip
         self._generator = generator
         self._vocabulary = vocabulary
@@ -168,7 +168,7 @@ class Scheduler:
         self._loop.call_at(self._preempting_until + QUIET_S, self._dispatch)
         return True
 
-    def _start(self, batch: Sequence[ScheduledJob]) -> list[Step]:
+    def _start(self, batch: Sequence[ScheduledJob]) -> list[DecodingStep]:
         if len(batch) == 1:
             self._constrain_if_alone(batch[0])
         prefix = self._prefixes.usable(batch[0].prefix)  # an earlier batch may have used the remaining memory
@@ -182,7 +182,7 @@ class Scheduler:
         run = self._loop.run_in_executor(self._threads, functools.partial(self._run, batch, prefix.tokens))
         self._running[run] = RunningBatch(batch, self._loop.time())
         run.add_done_callback(functools.partial(self._on_run_done, batch))
-        return [Step(each.job.id, cached_tokens=cached_tokens) for each in batch if not each.resumed]
+        return [DecodingStep(each.job.id, cached_tokens=cached_tokens) for each in batch if not each.resumed]
 
     def _constrain_if_alone(self, scheduled: ScheduledJob) -> None:
         """Run a job that shares its batch with no other under its grammar: forced tokens then cost no steps."""
@@ -243,7 +243,7 @@ class Scheduler:
                 self._requeue(scheduled)
                 continue
             if end == "preempted":
-                self._requeue(scheduled, free=scheduled.batch_key is not None)
+                self._requeue(scheduled, allows_free_text=scheduled.batch_key is not None)
                 continue
             new_tokens = tokens.setdefault(job.id, [])
             if token is not None:
@@ -257,11 +257,11 @@ class Scheduler:
         if tokens:
             self._deliver([_step(job_id, new, *ends.get(job_id, (None, ""))) for job_id, new in tokens.items()])
 
-    def _requeue(self, scheduled: ScheduledJob, *, free: bool = False) -> None:
-        """Queue the rest of a job before all jobs that have not started: in a batch if it is `free`, else alone."""
+    def _requeue(self, scheduled: ScheduledJob, *, allows_free_text: bool = False) -> None:
+        """Queue the rest of a job before all that have not started: in a batch if it `allows_free_text`, else alone."""
         self._prefixes.mark_read(scheduled.prefix)
         scheduled.ended = True
-        job = scheduled.job.continuation(scheduled.generated, free=free)
+        job = scheduled.job.continuation(scheduled.generated, allows_free_text=allows_free_text)
         rest = ScheduledJob(job, self._batch_key(job), scheduled.shared_prefix, resumed=True)
         rest.preempted = scheduled.job.preempted
         rest.shares_batch = scheduled.shares_batch and not job.options.runs_alone
@@ -284,5 +284,5 @@ class Scheduler:
             self._length.record(answer_tokens, cut=finish == "length")
 
 
-def _step(job_id: int, tokens: Sequence[Token], finish: FinishReason | None, message: str) -> Step:
-    return Step(job_id, tokens, finish, message=message)
+def _step(job_id: int, tokens: Sequence[Token], finish: FinishReason | None, message: str) -> DecodingStep:
+    return DecodingStep(job_id, tokens, finish, message=message)

@@ -17,7 +17,7 @@ PATIENCE_S = 20
 def slow():
     """Return work that blocks until `slow.release` is set, and counts how often it was started."""
 
-    class Slow:
+    class BlockedWork:
         def __init__(self):
             self.started = 0
             self.release = threading.Event()
@@ -27,7 +27,7 @@ def slow():
             self.release.wait(PATIENCE_S)
             return "prepared"
 
-    work = Slow()
+    work = BlockedWork()
     yield work
     work.release.set()
 

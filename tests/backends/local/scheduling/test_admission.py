@@ -4,8 +4,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from backends.local.decoding.job import DecodingOptions, Job, Step
-from backends.local.scheduling.admission import Admission
+from backends.local.decoding.job import DecodingOptions, DecodingStep, Job
+from backends.local.scheduling.admission import JobAdmission
 from backends.local.scheduling.costs import Costs
 from proxy.wire.errors import BackendError, RequestError, envelope
 
@@ -17,7 +17,7 @@ class AdmissionFixture:
 
     def __init__(self, max_waiting=100, kv_bytes=None, max_wait_s=1000.0, costs=COSTS):
         self.now = 0.0
-        self.admission = Admission(max_waiting, 1, kv_bytes, max_wait_s, clock=lambda: self.now)
+        self.admission = JobAdmission(max_waiting, 1, kv_bytes, max_wait_s, clock=lambda: self.now)
         self.admission.set_costs(costs)
         self.places = {}
 
@@ -29,7 +29,7 @@ class AdmissionFixture:
 
     def start(self, *numbers):
         for number in numbers:
-            self.admission.record_step(Step(number, cached_tokens=0))
+            self.admission.record_step(DecodingStep(number, cached_tokens=0))
 
     def leave(self, number):
         self.places.pop(number).close()
@@ -126,7 +126,7 @@ def test_without_a_known_token_size_memory_is_not_limited():
 
 def test_memory_is_reserved_before_the_model_is_measured():
     """The size of a token is known by then; its time is not."""
-    admission = Admission(100, 1, 500 * 100, 1000.0, kv_bytes_per_token=100)
+    admission = JobAdmission(100, 1, 500 * 100, 1000.0, kv_bytes_per_token=100)
     first, second = (Job(number, [0] * 100, DecodingOptions(300, frozenset())) for number in (1, 2))
 
     with admission.admit(first), pytest.raises(BackendError) as refused, admission.admit(second):
@@ -190,10 +190,10 @@ def test_finished_work_reduces_the_waiting_time():
         fixture.enter(number, max_tokens=64)
     fixture.start(0, 1)
     before = fixture.admission.wait_s
-    fixture.admission.record_step(Step(0, [(5, None, ())] * 40))
+    fixture.admission.record_step(DecodingStep(0, [(5, None, ())] * 40))
     later = fixture.admission.wait_s
-    fixture.admission.record_step(Step(0, [], "stop"))
-    fixture.admission.record_step(Step(1, [], "stop"))
+    fixture.admission.record_step(DecodingStep(0, [], "stop"))
+    fixture.admission.record_step(DecodingStep(1, [], "stop"))
     fixture.leave(0)
     fixture.leave(1)
 
@@ -206,7 +206,7 @@ def test_an_answer_longer_than_usual_still_has_remaining_tokens():
         fixture.enter(number, max_tokens=10**6)
     fixture.start(0, 1)
     for number in range(2):
-        fixture.admission.record_step(Step(number, [(5, None, ())] * 100_000))
+        fixture.admission.record_step(DecodingStep(number, [(5, None, ())] * 100_000))
 
     assert fixture.admission.wait_s > 0.3
 
@@ -224,7 +224,7 @@ def test_the_waiting_time_follows_the_real_speed(ratio, at_least, at_most):
         fixture.enter(number, prompt=100, max_tokens=64)
         fixture.start(number)
         fixture.now += ratio * (100 * 0.001 + 64 * 0.01)
-        fixture.admission.record_step(Step(number, [(5, None, ())] * 64, "length"))
+        fixture.admission.record_step(DecodingStep(number, [(5, None, ())] * 64, "length"))
         fixture.leave(number)
 
     assert at_least * before <= fixture.admission.wait_s <= at_most * before
@@ -239,4 +239,4 @@ def test_retry_after_is_at_most_ten_minutes():
 
 
 def test_steps_of_jobs_that_have_left_are_ignored():
-    AdmissionFixture().admission.record_step(Step(7, [], "stop"))
+    AdmissionFixture().admission.record_step(DecodingStep(7, [], "stop"))

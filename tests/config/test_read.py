@@ -7,6 +7,7 @@ import pytest
 
 from backends.upstream import Upstream
 from proxy.config.build import DEMO, ConfigError, build, default_config, read
+from proxy.stores.memory import MemoryStore
 
 KEY = "sk-must-not-be-shown"
 MINIMAL = """

@@ -35,6 +35,7 @@ from backends.local.request import LocalRequest, read_request
 from backends.local.request.parameters import GenerationParameters
 from backends.local.request_executor import RequestExecutor
 from backends.local.scheduling.admission import JobAdmission
+from backends.local.work_budget import CONTEXT_TOKEN_UNITS, REQUEST_UNITS
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
@@ -71,7 +72,7 @@ class Local(Backend):
     max_output_tokens: PositiveInt = 4096
     """How many tokens an answer may have at most; also the default of requests."""
     max_waiting: NonNegativeInt = 32
-    """How many calls may wait for a worker, and how many long ones for preparation; one more is answered 429."""
+    """How many calls may wait; one more is answered 429. A quarter more may wait for teams without a call."""
     max_wait_s: PositiveFloat = 60.0
     """The longest wait, estimated from measured speed; a call that would wait longer is answered 429."""
     kv_bytes: PositiveInt | None = None
@@ -124,7 +125,9 @@ class Local(Backend):
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._read_model)
-        self._executor = RequestExecutor(self.max_waiting)
+        self._executor = RequestExecutor(
+            self.max_waiting, REQUEST_UNITS + CONTEXT_TOKEN_UNITS * self._model.context_length
+        )
         kv_bytes = self._kv_bytes(self._model)
         placement, token_bytes = self._placement(), self._model.kv_bytes_per_token
         workers = placement.workers
@@ -205,12 +208,12 @@ class Local(Backend):
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
-        plain = not call.body.get("tools") and not call.body.get("text")
+        team, plain = context.caller.team, not call.body.get("tools") and not call.body.get("text")
         request = await self._executor.run(
-            functools.partial(self._read, call, context.caller.team), len(call.encoded), plain=plain
+            functools.partial(self._read, call, team), len(call.encoded), team=team, plain=plain
         )
         builder = ResponseBuilder(request, self._model.tokenizer)
-        async with self._engine.generate(request.prompt, request.options) as generation:
+        async with self._engine.generate(request.prompt, request.options, team=team) as generation:
             yield Reply(200, _ignored_header(request), batches=builder.batches(generation))
 
     def _read(self, call: Call, team: str) -> LocalRequest:

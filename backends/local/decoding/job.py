@@ -62,6 +62,7 @@ class Job:
     cancelled: bool = False
     preempted: bool = False  # only read in a batch
     answer_tokens: int = 0  # how many tokens at the end of the prompt belong to the answer
+    team: str = ""  # of the caller: teams take turns
 
     @property
     def partial_answer(self) -> Sequence[int]:
@@ -78,7 +79,7 @@ class Job:
             self.options, max_tokens=self.options.max_tokens - len(generated), allows_free_text=allows_free_text
         )
         prompt = [*self.prompt, *generated]
-        return Job(self.id, prompt, options, answer_tokens=self.answer_tokens + len(generated))
+        return Job(self.id, prompt, options, answer_tokens=self.answer_tokens + len(generated), team=self.team)
 
 
 # Called by a run for each token, and once for each job at its end, with a message when it failed.

@@ -87,18 +87,21 @@ class Engine(ABC):
         self._generations: dict[int, Generation] = {}
 
     @asynccontextmanager
-    async def generate(self, prompt: Sequence[int], options: DecodingOptions) -> AsyncIterator[Generation]:
-        """Start an answer. Leaving the block cancels it within one step, whether it waits or runs.
+    async def generate(
+        self, prompt: Sequence[int], options: DecodingOptions, *, team: str = ""
+    ) -> AsyncIterator[Generation]:
+        """Start an answer for a team's caller. Leaving the block cancels it within one step, whether it waits or runs.
 
         Raises BackendError when too many jobs are waiting, ValueError for an invalid prompt.
         """
         # A token id beyond the vocabulary would crash the library.
         if len(prompt) < MIN_PROMPT_TOKENS or min(prompt) < 0 or max(prompt) >= self._vocabulary_size:
             raise ValueError("The prompt is invalid; it must have at least two tokens, all of the model's vocabulary.")
-        job = Job(next(self._job_ids), prompt, options)
+        job = Job(next(self._job_ids), prompt, options, team=team)
         with self._admission.admit(job):
             generation = self._generations[job.id] = Generation()
             try:
+                await self._admission.wait_for_memory(job)
                 await self._submit(job)
                 yield generation
             finally:

@@ -106,13 +106,14 @@ def decode_ready(content: Any) -> EngineReady:
 
 def encode_job(job: Job) -> bytes:
     """Return a "job" message."""
-    return encode_message("job", job.id, job.prompt, job.options)
+    return encode_message("job", job.id, job.team, job.prompt, job.options)
 
 
 def decode_job(content: Sequence[Any]) -> Job:
     """Return the job of a "job" message."""
-    job_id, prompt, options = content
-    return Job(job_id, prompt, DecodingOptions(**{**options, "stop_ids": frozenset(options["stop_ids"])}))
+    job_id, team, prompt, options = content
+    options["stop_ids"] = frozenset(options["stop_ids"])
+    return Job(job_id, prompt, DecodingOptions(**options), team=team)
 
 
 def encode_steps(steps: Sequence[DecodingStep]) -> bytes:

@@ -103,9 +103,11 @@ class ProcessEngine(Engine):
         return self._used_at if self._up.is_set() and not self._generations else None
 
     @asynccontextmanager
-    async def generate(self, prompt: Sequence[int], options: DecodingOptions) -> AsyncIterator[Generation]:
+    async def generate(
+        self, prompt: Sequence[int], options: DecodingOptions, *, team: str = ""
+    ) -> AsyncIterator[Generation]:
         try:
-            async with super().generate(prompt, options) as generation:
+            async with super().generate(prompt, options, team=team) as generation:
                 yield generation
         finally:
             self._used_at = time.monotonic()

@@ -27,6 +27,7 @@ from backends.local.decoding.top_logprobs import run_with_top_logprobs
 from backends.local.scheduling import plan, preemption
 from backends.local.scheduling.costs import Costs
 from backends.local.scheduling.estimates import AnswerLength, GrammarAdherence
+from backends.local.scheduling.fairness import TeamRotation
 from backends.local.scheduling.outbox import Outbox
 from backends.local.scheduling.plan import ScheduledJob
 from backends.local.scheduling.preemption import RunningBatch
@@ -61,7 +62,8 @@ class Scheduler:
         self._length = AnswerLength()
         self._adherence = GrammarAdherence()
         self._live: dict[int, ScheduledJob] = {}  # waiting or running
-        self._queue: list[ScheduledJob] = []  # waiting, in the order of arrival
+        self._queue: list[ScheduledJob] = []  # waiting, in the order of arrival; resumed jobs come first
+        self._rotation = TeamRotation()
         self._running: dict[asyncio.Future[None], RunningBatch] = {}
         self._reset = PrefixCacheReset(generator, prefixes, self._dispatch)
         self._timer: asyncio.Handle | None = None
@@ -131,14 +133,22 @@ class Scheduler:
         if self._reset.blocks_start(busy=bool(self._running)) if self._free_workers else self._prefixes.needs_reset:
             return
         self._update_estimates()
-        if self._preempt() or not self._free_workers:
+        queue = self._rotation.order(self._queue, lambda scheduled: scheduled.job.team)
+        if self._preempt(queue) or not self._free_workers:
             return
         now, costs = self._loop.time(), self._costs
         busy = [batch.as_busy_worker(costs, now) for batch in self._running.values()]
-        batches = plan.plan_with_busy_workers(self._queue, self._free_workers, costs, busy)
+        batches = plan.plan_with_busy_workers(queue, self._free_workers, costs, busy)
+        self._record_turns(queue, batches)
         steps = [step for batch in batches for step in self._start(batch)]
         self._queue = [scheduled for scheduled in self._queue if not scheduled.started]
         self._deliver(steps)
+
+    def _record_turns(self, queue: Sequence[ScheduledJob], batches: Sequence[Sequence[ScheduledJob]]) -> None:
+        """Record a turn of the team whose job leads a batch: the first one of the queue in it."""
+        position = {scheduled.job.id: at for at, scheduled in enumerate(queue)}
+        for batch in batches:
+            self._rotation.record_turn(min(batch, key=lambda each: position[each.job.id]).job.team)
 
     def _update_estimates(self) -> None:
         for scheduled in self._queue:
@@ -150,12 +160,12 @@ class Scheduler:
             scheduled.expected_tokens = self._length.remaining(job.answer_tokens + generated, limit - generated)
             scheduled.expected_total = self._length.remaining(0, limit)
 
-    def _preempt(self) -> bool:
-        """Preempt batches if that pays; then no job starts until they have ended."""
+    def _preempt(self, queue: Sequence[ScheduledJob]) -> bool:
+        """Preempt batches if that pays; then no job starts until they have ended. `queue` is in the order of turns."""
         now, running, costs = self._loop.time(), list(self._running.values()), self._costs
         for batch in running:
             batch.update_requeued(self._prefixes.usable)
-        batches = preemption.choose_preemptions(self._queue, running, self._free_workers, costs, now)
+        batches = preemption.choose_preemptions(queue, running, self._free_workers, costs, now)
         if not batches:
             return False
         for batch in batches:

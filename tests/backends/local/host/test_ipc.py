@@ -110,7 +110,7 @@ def test_a_job_keeps_all_its_options():
         100, frozenset({2, 7}), temperature=0.5, top_p=0.9, top_k=5, repetition_penalty=1.1, grammar='{"a": "ü"}',
         top_logprobs=3, prefix_tokens=4, prefix_key="red",
     )  # fmt: skip
-    job = Job(7, [1, 2, 3], options)
+    job = Job(7, [1, 2, 3], options, team="search")
     kind, *content = orjson.loads(encode_job(job))
 
     assert (kind, decode_job(content)) == ("job", job)

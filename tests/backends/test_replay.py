@@ -23,7 +23,7 @@ def tables(path: Path, **more: object) -> dict[str, object]:
 @pytest.mark.parametrize("name", ["canonical.sse", "canonical_nodone.sse", "incomplete.sse", "failed_only.sse"])
 @pytest.mark.parametrize("pace_ms", [0, 1])
 async def test_the_frames_of_the_recording_are_untouched(start_gate, name: str, pace_ms: int):
-    """At once or paced; the sentinel occurs once."""
+    """The stream equals the recording, paced or not, and ends with one sentinel."""
     gate = await start_gate(tables(DATA / name, pace_ms=pace_ms))
     recorded = (DATA / name).read_bytes().removesuffix(b"data: [DONE]\n\n")
 
@@ -32,7 +32,7 @@ async def test_the_frames_of_the_recording_are_untouched(start_gate, name: str, 
 
 @pytest.mark.parametrize("pace_ms", [0, 1])
 async def test_a_recording_with_crlf_is_untouched(start_gate, tmp_path: Path, pace_ms: int):
-    """Its comments as well."""
+    """Its comments are sent as they were recorded."""
     tape = tmp_path / "tape.sse"
     recorded = b": a comment\r\n\r\n" + CANONICAL.removesuffix(b"data: [DONE]\n\n").replace(b"\n", b"\r\n")
     tape.write_bytes(recorded)
@@ -42,14 +42,14 @@ async def test_a_recording_with_crlf_is_untouched(start_gate, tmp_path: Path, pa
 
 
 async def test_a_json_call_receives_the_final_response(start_gate):
-    """As of any stream."""
+    """The recorded stream is collected into one body."""
     gate = await start_gate(tables(DATA / "canonical.sse"))
 
     assert orjson.loads((await ask(gate, post())).body) == orjson.loads(final_body())
 
 
 async def test_the_stream_helper_of_the_sdk_reads_a_replay(start_gate):
-    """Like the stream that was recorded."""
+    """It accepts the replay as it accepted the recorded stream."""
     gate = await start_gate(tables(DATA / "canonical.sse", pace_ms=1))
     async with (
         AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client,
@@ -59,7 +59,7 @@ async def test_the_stream_helper_of_the_sdk_reads_a_replay(start_gate):
 
 
 async def test_a_truncated_recording_ends_as_a_failure(start_gate, tmp_path: Path):
-    """No completion is invented."""
+    """The stream ends with `response.failed`; the body is a 502."""
     tape = tmp_path / "tape.sse"
     tape.write_bytes(CANONICAL[:3000])
     gate = await start_gate(tables(tape))
@@ -69,8 +69,8 @@ async def test_a_truncated_recording_ends_as_a_failure(start_gate, tmp_path: Pat
     assert (await ask(gate, post())).status == 502
 
 
-async def test_an_empty_recording_is_no_answer(start_gate, tmp_path: Path):
-    """502 instead of an empty stream."""
+async def test_an_empty_recording_is_a_502(start_gate, tmp_path: Path):
+    """An empty stream would look like an answer."""
     (tmp_path / "tape.sse").write_bytes(b"")
     gate = await start_gate(tables(tmp_path / "tape.sse", pace_ms=1))
 
@@ -78,13 +78,13 @@ async def test_an_empty_recording_is_no_answer(start_gate, tmp_path: Path):
 
 
 async def test_a_missing_recording_fails_the_start(start_gate, tmp_path: Path):
-    """Not each call."""
+    """The error is raised at the start, not at each call."""
     with pytest.raises(FileNotFoundError):
         await start_gate(tables(tmp_path / "nowhere.sse"))
 
 
 async def test_a_client_that_disconnects_ends_only_its_own_replay(start_gate, logged):
-    """That of another client continues."""
+    """The replay of another client continues."""
     gate = await start_gate(tables(DATA / "canonical.sse", pace_ms=5))
     async with aiohttp.ClientSession() as session:
         other = asyncio.create_task(ask(gate, STREAM))
@@ -98,7 +98,7 @@ async def test_a_client_that_disconnects_ends_only_its_own_replay(start_gate, lo
 
 
 async def test_a_replay_lists_no_models_and_is_ready(start_gate):
-    """It answers for any name."""
+    """It answers calls for any model, so it has no list of names."""
     gate = await start_gate(tables(DATA / "canonical.sse"))
     async with wire(gate) as connection:
         await connection.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")

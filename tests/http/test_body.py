@@ -40,7 +40,7 @@ def compressed_spaces(size: int) -> bytes:
 
 @pytest.mark.parametrize("framed", [post, lambda body: in_chunks(body, 7000)], ids=["by length", "in chunks"])
 async def test_the_limit_is_the_largest_body_that_passes(small: str, upstream: FakeUpstream, framed):
-    """One byte more is 413, with either framing."""
+    """One byte more is a 413, with either framing."""
     passed = await ask(small, framed(of_size(LIMIT)))
     refused = await ask(small, framed(of_size(LIMIT + 1)))
 
@@ -51,7 +51,7 @@ async def test_the_limit_is_the_largest_body_that_passes(small: str, upstream: F
 
 
 async def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(small: str):
-    """The client need not send what will not be read."""
+    """The client need not send a body that will not be read."""
     async with wire(small) as connection:
         await connection.send(post(of_size(LIMIT + 1))[:-LIMIT])
         answer = await connection.answer()
@@ -60,7 +60,7 @@ async def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(small:
 
 
 async def test_chunks_over_the_limit_are_refused_before_they_end(small: str):
-    """A body without a length is counted while it arrives."""
+    """The bytes of a body without a length are counted as they arrive."""
     async with wire(small) as connection:
         await connection.send(in_chunks(of_size(LIMIT + 1), 7000).removesuffix(b"0\r\n\r\n"))
 
@@ -68,7 +68,7 @@ async def test_chunks_over_the_limit_are_refused_before_they_end(small: str):
 
 
 async def test_a_body_of_many_tiny_chunks_is_read(gate: str, upstream: FakeUpstream):
-    """One byte a chunk is slow but valid."""
+    """One byte per chunk is slow but valid."""
     assert (await ask(gate, in_chunks(of_size(5000), 1))).status == 200
     assert len(upstream.requests[0].body["input"]) == 5000 - 24
 
@@ -84,12 +84,12 @@ async def test_a_body_of_many_tiny_chunks_is_read(gate: str, upstream: FakeUpstr
     ],
 )
 async def test_every_json_type_is_read(gate: str, content_type: str):
-    """Parameters of the type, such as a charset, are ignored."""
+    """Parameters of the media type, such as a charset, are ignored."""
     assert (await ask(gate, post().replace(b"application/json", content_type.encode()))).status == 200
 
 
 async def test_a_body_without_a_type_is_json_to_a_gateway_with_callers(start_gate, upstream: FakeUpstream):
-    """Some clients leave the header out; a key proves that the request is not a web page's."""
+    """Some clients omit the header; a key proves that the request does not come from a web page."""
     sha256 = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
     gate = await start_gate(tables_for(upstream, caller=[{"name": "a", "key_sha256": sha256}]))
     untyped = post(authorization="Bearer secret").replace(b"Content-Type: application/json\r\n", b"")
@@ -98,7 +98,7 @@ async def test_a_body_without_a_type_is_json_to_a_gateway_with_callers(start_gat
 
 
 async def test_a_body_without_a_type_is_refused_without_callers(gate: str, upstream: FakeUpstream):
-    """415: a web page can send such a request to another site without a preflight."""
+    """It is a 415, because a web page can send such a request to another site without a preflight."""
     answer = await ask(gate, post().replace(b"Content-Type: application/json\r\n", b""))
 
     assert (answer.status, answer.error["type"]) == (415, "invalid_request_error")
@@ -107,7 +107,7 @@ async def test_a_body_without_a_type_is_refused_without_callers(gate: str, upstr
 
 @pytest.mark.parametrize("charset", ["utf-7", "utf-16", "cp037"])
 async def test_a_charset_changes_nothing(gate: str, upstream: FakeUpstream, charset: str):
-    """The body is always read as UTF-8: a charset must not turn its bytes into other names than policies checked."""
+    """The body is always read as UTF-8; otherwise policies could check other names than the upstream reads."""
     read = await ask(gate, post().replace(b"json\r\n", f"json; charset={charset}\r\n".encode()))
     refused = await ask(gate, post('{"model":"m"}'.encode("cp037")).replace(b"json\r\n", b"json; charset=cp037\r\n"))
 
@@ -127,7 +127,7 @@ async def test_a_charset_changes_nothing(gate: str, upstream: FakeUpstream, char
     ],
 )
 async def test_other_types_are_refused(gate: str, upstream: FakeUpstream, content_type: str):
-    """415; a web page can send the first three to another site without a preflight."""
+    """The status is 415; a web page can send the first three to another site without a preflight."""
     answer = await ask(gate, post().replace(b"application/json", content_type.encode()))
 
     assert (answer.status, answer.error["type"]) == (415, "invalid_request_error")
@@ -168,7 +168,7 @@ async def test_a_compressed_body_is_decompressed(gate: str, upstream: FakeUpstre
 
 @pytest.mark.parametrize("name", ["zstd", "br", "compress", "gzip, gzip", "zstd, gzip", "rot13"])
 async def test_other_encodings_are_refused(gate: str, upstream: FakeUpstream, name: str):
-    """415 names the supported ones."""
+    """The 415 names the supported ones."""
     answer = await ask(gate, post(b"compressed", content_encoding=name))
 
     assert (answer.status, answer.error["type"]) == (415, "invalid_request_error")
@@ -197,7 +197,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("name", "compressed"), BROKEN.values(), ids=BROKEN)
 async def test_a_broken_encoding_is_a_400(gate: str, upstream: FakeUpstream, name: str, compressed: bytes):
-    """Nothing of a body that cannot be decompressed as a whole is used; more than one member counts as that."""
+    """A body that cannot be decompressed completely is not used at all, nor is one with more than one member."""
     answer = await ask(gate, post(compressed, content_encoding=name))
 
     assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
@@ -207,7 +207,7 @@ async def test_a_broken_encoding_is_a_400(gate: str, upstream: FakeUpstream, nam
 
 
 async def peak_memory_of(address: str, data: bytes) -> tuple[int, object, int]:
-    """Return status, error and the most memory that was allocated while these bytes were answered."""
+    """Return the answer's status and error, and the peak of memory allocated while it was produced."""
     tracemalloc.start()
     try:
         answer = await ask(address, data)
@@ -218,7 +218,7 @@ async def peak_memory_of(address: str, data: bytes) -> tuple[int, object, int]:
 
 
 async def test_a_bomb_is_refused_before_it_is_decompressed(small: str, upstream: FakeUpstream):
-    """120 MB in less than the limit: the limit holds for what is decompressed, and so does the memory."""
+    """120 MB in fewer bytes than the limit: the limit applies to the decompressed size and bounds the memory."""
     status, error, peak = await peak_memory_of(small, post(compressed_spaces(80_000_000), content_encoding="gzip"))
 
     assert (status, error["code"]) == (413, None)
@@ -229,7 +229,7 @@ async def test_a_bomb_is_refused_before_it_is_decompressed(small: str, upstream:
 
 
 async def test_a_ratio_of_a_thousand_is_refused_below_the_limit(gate: str, upstream: FakeUpstream):
-    """120 MB of spaces in 117 KB are within the limit for bodies, but no JSON of a client compresses like that."""
+    """120 MB of spaces in 117 KB are within the limit for bodies, but no real JSON compresses that well."""
     bomb = compressed_spaces(120_000_000)
     status, error, peak = await peak_memory_of(gate, post(bomb, content_encoding="gzip"))
 
@@ -242,7 +242,7 @@ async def test_a_ratio_of_a_thousand_is_refused_below_the_limit(gate: str, upstr
 
 
 async def test_a_small_body_may_have_any_ratio(gate: str, upstream: FakeUpstream):
-    """Up to 1 MiB the ratio does not count."""
+    """The ratio is not checked up to 1 MiB."""
     answer = await ask(gate, post(gzip.compress(of_size(1_000_000)), content_encoding="gzip"))
 
     assert answer.status == 200

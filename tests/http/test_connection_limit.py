@@ -17,12 +17,12 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @pytest.fixture
 async def narrow(start_gate, upstream: FakeUpstream) -> str:
-    """A gateway that serves two connections at once."""
+    """A gateway that serves at most two connections at once."""
     return await start_gate(tables_for(upstream, server={"max_connections": 2}))
 
 
 async def connect(stack: AsyncExitStack, address: str, count: int) -> list[RawConnection]:
-    """Return connections that the gateway serves. One that it has just closed may still count."""
+    """Return connections that the gateway serves; retry, because a connection that was just closed may still count."""
     connections: list[RawConnection] = []
     async with asyncio.timeout(10):
         while len(connections) < count:
@@ -34,7 +34,7 @@ async def connect(stack: AsyncExitStack, address: str, count: int) -> list[RawCo
 
 
 async def test_a_connection_beyond_the_limit_is_refused_until_another_one_closes(narrow: str, logged):
-    """503 in the envelope on a connection that is then closed; the log says once that the limit was reached."""
+    """It gets a 503 in the envelope and is closed; the log records once that the limit was reached."""
     async with AsyncExitStack() as stack:
         first, second = await connect(stack, narrow, 2)
         refused = [await ask(narrow, post()) for _ in range(3)]
@@ -55,7 +55,7 @@ async def test_a_connection_beyond_the_limit_is_refused_until_another_one_closes
 
 
 async def test_connections_far_beyond_the_limit_are_closed_without_an_answer(narrow: str, logged):
-    """Each refusal needs an open file as well; those that wait to be refused are limited, too."""
+    """Each refusal needs an open file as well, so the number of connections waiting for a refusal is limited too."""
     async with AsyncExitStack() as stack:
         await connect(stack, narrow, 2)
         waiting = [await stack.enter_async_context(wire(narrow)) for _ in range(http_server.REFUSED_CONNECTIONS)]
@@ -69,7 +69,7 @@ async def test_connections_far_beyond_the_limit_are_closed_without_an_answer(nar
 
 
 def test_the_limit_on_connections_leaves_open_files_for_upstreams():
-    """Each call may need a connection to its upstream; some files are reserved."""
+    """Each call may need a connection to its upstream, and some files are reserved."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     assert 2 * http_server.connection_limit() + http_server.RESERVED_FILES <= max(
@@ -78,7 +78,7 @@ def test_the_limit_on_connections_leaves_open_files_for_upstreams():
 
 
 async def test_requests_that_arrive_during_shutdown_are_answered(upstream: FakeUpstream):
-    """On kept-alive connections, with `Connection: close` and without a reset, in 20 shutdowns."""
+    """In 20 shutdowns, kept-alive connections get an answer with `Connection: close` and no reset."""
     answers: list[RawAnswer] = []
     for _ in range(20):
         async with StoppableGateway(upstream, drain_s=20) as gate, AsyncExitStack() as stack:
@@ -93,12 +93,12 @@ async def test_requests_that_arrive_during_shutdown_are_answered(upstream: FakeU
     assert [(answer.status, answer.headers["connection"]) for answer in answers] == [(200, "close")] * 100
 
 
-async def test_an_answer_that_begins_during_shutdown_closes_its_connection(upstream: FakeUpstream):
-    """Its client must not send another request on it."""
-    go_on = asyncio.Event()
+async def test_an_answer_that_starts_during_shutdown_closes_its_connection(upstream: FakeUpstream):
+    """The header keeps its client from sending another request on it."""
+    proceed = asyncio.Event()
 
     async def wait(request):
-        await go_on.wait()
+        await proceed.wait()
         return await canonical(request)
 
     upstream.answer = wait
@@ -106,7 +106,7 @@ async def test_an_answer_that_begins_during_shutdown_closes_its_connection(upstr
         await connection.send(post())
         await upstream.arrived.wait()
         await gate.stop()
-        go_on.set()
+        proceed.set()
         answer = await connection.answer()
 
     assert (answer.status, answer.headers["connection"]) == (200, "close")

@@ -1,4 +1,4 @@
-"""Requests of web pages: a gateway without callers needs no key, so no other site may use it through a browser."""
+"""Requests of web pages. A gateway without callers needs no key, so other sites must not reach it through a browser."""
 
 import pytest
 
@@ -26,7 +26,7 @@ async def guarded(start_gate, upstream: FakeUpstream) -> str:
 
 @pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
 async def test_a_foreign_origin_is_refused_without_callers(gate: str, upstream: FakeUpstream, origin: str):
-    """403 in the envelope; the upstream receives nothing."""
+    """The answer is a 403 in the envelope; the upstream receives nothing."""
     answer = await ask(gate, post(origin=origin))
 
     assert (answer.status, answer.error["code"]) == (403, "cross_site_request")
@@ -37,13 +37,13 @@ async def test_a_foreign_origin_is_refused_without_callers(gate: str, upstream: 
 
 @pytest.mark.parametrize("origin", OWN_ORIGINS)
 async def test_pages_of_this_machine_are_allowed(gate: str, origin: str):
-    """A loopback origin on any port: local tools have a page of their own."""
+    """Local tools serve pages from a loopback origin on any port."""
     assert (await ask(gate, post(origin=origin, sec_fetch_site="same-site"))).status == 200
 
 
 @pytest.mark.parametrize("site", ["cross-site", "Cross-Site"])
 async def test_a_cross_site_fetch_is_refused_without_callers(gate: str, upstream: FakeUpstream, site: str):
-    """Browsers say so also where they send no Origin."""
+    """Browsers send Sec-Fetch-Site even where they send no Origin."""
     answer = await ask(gate, post(sec_fetch_site=site))
 
     assert (answer.status, answer.error["code"]) == (403, "cross_site_request")
@@ -57,7 +57,7 @@ async def test_other_fetches_are_allowed(gate: str, site: str):
 
 @pytest.mark.parametrize("first", ["GET /v1/models", "GET /readyz", "GET /v1/responses", "OPTIONS /v1/responses"])
 async def test_no_path_answers_another_site(gate: str, upstream: FakeUpstream, first: str):
-    """An answer that a page cannot read may still cost something."""
+    """A request may have a cost even if the page cannot read its answer."""
     answer = await ask(gate, f"{first} HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\r\n".encode())
 
     assert (answer.status, answer.error["code"]) == (403, "cross_site_request")
@@ -65,7 +65,7 @@ async def test_no_path_answers_another_site(gate: str, upstream: FakeUpstream, f
 
 
 async def test_a_simple_request_of_a_page_is_refused(gate: str, upstream: FakeUpstream):
-    """A form or `fetch` without a preflight sends text/plain, a form type, or with an empty Blob no type at all."""
+    """Without a preflight a page can send text/plain or a form type, or no type with an empty Blob."""
     untyped = post().replace(b"Content-Type: application/json\r\n", b"")
     plain = post().replace(b"application/json", b"text/plain")
 
@@ -75,7 +75,7 @@ async def test_a_simple_request_of_a_page_is_refused(gate: str, upstream: FakeUp
 
 @pytest.mark.parametrize("more", [{"origin": "https://app.example"}, {"sec_fetch_site": "cross-site"}])
 async def test_with_callers_every_site_is_allowed(guarded: str, more: dict[str, str]):
-    """A page must know a key, and the key says who pays."""
+    """The page must know a key, and the key identifies who pays."""
     answer = await ask(guarded, post(authorization="Bearer secret", **more))
     without_key = await ask(guarded, post(**more))
 

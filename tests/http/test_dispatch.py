@@ -30,7 +30,7 @@ async def guarded(start_gate, upstream: FakeUpstream, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("key", "name"), [(SEARCH, "search"), (BATCH, "batch")])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_a_caller_is_identified_by_its_key(guarded: str, logged, key: str, name: str, scheme: str):
-    """Configured as a key or as a digest; the scheme is compared without regard to case (RFC 9110, 11.1)."""
+    """The config has the key or its digest; the scheme is case-insensitive (RFC 9110, 11.1)."""
     answer = await ask(guarded, post(authorization=f"{scheme} {key}"))
 
     assert answer.status == 200
@@ -66,7 +66,7 @@ INVALID_CREDENTIALS = {
 async def test_a_request_without_a_valid_key_is_refused_on_every_path(
     guarded: str, upstream: FakeUpstream, logged, first, values
 ):
-    """401 `invalid_api_key` in the envelope; no upstream is called; the key that was sent is neither repeated nor logged."""
+    """The answer is a 401 `invalid_api_key`; no upstream is called; the key that was sent is neither repeated nor logged."""
     lines = [f"{first} HTTP/1.1", "Host: localhost", *(f"Authorization: {value}" for value in values)]
     answer = await ask(guarded, "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
 
@@ -77,7 +77,7 @@ async def test_a_request_without_a_valid_key_is_refused_on_every_path(
 
 
 async def test_the_sdk_raises_an_authentication_error(guarded: str):
-    """With code, request id and message, as from OpenAI."""
+    """Its code, request id and message are like those of OpenAI."""
     async with AsyncOpenAI(base_url=f"{guarded}/v1", api_key="sk-wrong", max_retries=0) as client:
         with pytest.raises(AuthenticationError) as refused:
             await client.responses.create(model="m", input="Hi")
@@ -112,7 +112,7 @@ async def test_the_upstream_receives_the_key_of_the_gateway_and_not_of_the_calle
 
 
 async def test_only_listed_headers_are_forwarded(gate: str, upstream: FakeUpstream, http):
-    """Those of SDKs, sessions and betas; not those that identify the caller."""
+    """The list has headers of SDKs, sessions and betas, and none that identify the caller."""
     async with http.post(f"{gate}/v1/responses", json={"model": "m"}, headers={**NOT_FORWARDED, **FORWARDED}) as answer:
         assert answer.status == 200
     names = {name.lower(): value for name, value in upstream.requests[0].headers.items()}
@@ -123,7 +123,7 @@ async def test_only_listed_headers_are_forwarded(gate: str, upstream: FakeUpstre
 
 
 async def test_a_connection_header_removes_nothing_from_the_upstream_request(gate: str, upstream: FakeUpstream):
-    """It names headers of the caller's own connection."""
+    """The header applies to the caller's own connection only."""
     answer = await ask(gate, post(connection="keep-alive, content-type, authorization", user_agent="a", keep_alive="5"))
 
     assert answer.status == 200
@@ -132,7 +132,7 @@ async def test_a_connection_header_removes_nothing_from_the_upstream_request(gat
 
 
 async def test_header_values_that_are_not_utf_8_are_accepted(gate: str, upstream: FakeUpstream):
-    """HTTP allows any bytes above 127 in a value."""
+    """HTTP allows any byte above 127 in a value."""
     data = post(user_agent="?").replace(b"user-agent: ?", b"User-Agent: \xff\xfe\r\nX-Codex-A: \xe9")
 
     assert (await ask(gate, data)).status == 200
@@ -140,7 +140,7 @@ async def test_header_values_that_are_not_utf_8_are_accepted(gate: str, upstream
 
 
 async def test_keys_appear_in_no_log_and_no_answer(guarded: str, upstream: FakeUpstream, logged, caplog, capfd):
-    """Of requests that succeed, are refused, invalid or broken off, and when the upstream repeats the key."""
+    """Requests succeed, are refused, are invalid or broken off, or the upstream repeats the key."""
 
     async def echo(request: aiohttp.web.Request) -> aiohttp.web.Response:
         refusal = {"error": {"message": f"Incorrect API key: {request.headers['Authorization']}"}}
@@ -179,7 +179,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize(("data", "status"), ANSWERS.values(), ids=ANSWERS)
 async def test_every_answer_has_an_id_and_its_timing(gate: str, logged, data: bytes, status: int):
-    """The id is that of the log line; errors say that a retry will fail as well."""
+    """The id is that of the log line; errors have `x-should-retry: false`."""
     answer = await ask(gate, data)
     finished = [line for line in logged if line["event"] in ("request.finished", "request.rejected")]
 
@@ -190,14 +190,14 @@ async def test_every_answer_has_an_id_and_its_timing(gate: str, logged, data: by
 
 
 async def test_request_ids_are_unique(gate: str):
-    """A caller cannot choose one."""
+    """A caller cannot choose its request id."""
     answers = [await ask(gate, post(x_request_id="mine")) for _ in range(3)]
 
     assert len({answer.headers["x-request-id"] for answer in answers}) == 3
 
 
 async def test_the_timing_names_each_step(gate: str):
-    """In the order of the path."""
+    """The steps are in the order of the path."""
     answer = await ask(gate, post())
 
     assert [step.partition(";")[0] for step in answer.headers["server-timing"].split(", ")][:3] == [
@@ -207,7 +207,7 @@ async def test_the_timing_names_each_step(gate: str):
 
 @pytest.mark.parametrize("version", ["13", "8"])
 async def test_a_websocket_is_refused_with_426(gate: str, version: str):
-    """After 426 in the envelope agents use POST at once."""
+    """After a 426 in the envelope agents fall back to POST immediately."""
     upgrade = f"Connection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: {version}\r\n"
     answer = await ask(gate, f"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode())
 
@@ -220,8 +220,8 @@ async def test_a_websocket_is_refused_with_426(gate: str, version: str):
     [("PUT", "/v1/responses", "POST"), ("DELETE", "/v1/responses", "POST"), ("GET", "/v1/responses", "POST"),
      ("POST", "/v1/models", "GET"), ("DELETE", "/v1/models/m", "GET"), ("POST", "/healthz", "GET")],
 )  # fmt: skip
-async def test_a_wrong_method_is_answered_with_the_allowed_ones(gate: str, http, method: str, path: str, allow: str):
-    """405 with Allow (RFC 9110, 15.5.6)."""
+async def test_a_wrong_method_is_refused_with_the_allowed_ones(gate: str, http, method: str, path: str, allow: str):
+    """The answer is a 405 with Allow (RFC 9110, 15.5.6)."""
     async with http.request(method, f"{gate}{path}") as answer:
         assert answer.status == 405
         assert allow in answer.headers["Allow"]
@@ -229,7 +229,7 @@ async def test_a_wrong_method_is_answered_with_the_allowed_ones(gate: str, http,
 
 
 async def test_the_listed_models_are_those_that_routes_serve(start_gate, upstream: FakeUpstream):
-    """Those named by a route, and those that the backend of a glob lists; each can be retrieved, also with a slash."""
+    """They are the names in routes and the models that the backend of a glob lists; each can be retrieved, also with a slash."""
     routes = [{"model": "acme/small", "backend": "fake"}, {"model": "*", "backend": "fake"}]
     gate = await start_gate(tables_for(upstream, route=routes))
     async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
@@ -243,7 +243,7 @@ async def test_the_listed_models_are_those_that_routes_serve(start_gate, upstrea
 
 
 async def test_an_unreachable_backend_hides_only_its_own_models(start_gate, upstream: FakeUpstream):
-    """The list is shorter; it is not an error."""
+    """The list is shorter; the request does not fail."""
     away = {"name": "away", "use": "upstream", "base_url": "http://127.0.0.1:9/v1"}
     tables = tables_for(upstream, route=[{"model": "gpt-*", "backend": "fake"}, {"model": "*", "backend": "away"}])
     gate = await start_gate(tables | {"backend": [*tables["backend"], away]})
@@ -268,7 +268,7 @@ async def test_an_invalid_list_of_models_counts_as_empty(gate: str, upstream: Fa
 
 
 async def test_a_model_without_a_route_is_unknown(start_gate, upstream: FakeUpstream, logged):
-    """404 `model_not_found` in the words of OpenAI; neither answer nor log repeats the whole of a long name."""
+    """The answer is a 404 `model_not_found` in the words of OpenAI; a long name is shortened in the answer and in the log."""
     gate = await start_gate(tables_for(upstream, route=[{"model": "gpt-*", "backend": "fake"}]))
     answer = await ask(gate, post(b'{"model":"%b"}' % (b"x" * 100_000)))
 
@@ -279,7 +279,7 @@ async def test_a_model_without_a_route_is_unknown(start_gate, upstream: FakeUpst
 
 
 async def test_a_crash_is_answered_without_its_cause(start_gate, logged):
-    """500 in the envelope, and the gateway keeps serving."""
+    """The answer is a 500 in the envelope, and the gateway keeps serving."""
     backend = {"name": "faulty", "use": "tests.faulty"}
     gate = await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "faulty"}]})
     answers = [await ask(gate, post(body)) for body in (b'{"model":"m"}', b'{"model":"m","stream":true}')]

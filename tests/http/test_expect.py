@@ -23,7 +23,7 @@ def of_size(size: int) -> bytes:
 
 
 async def test_a_client_that_expects_100_continue_receives_it(gate: str, upstream: FakeUpstream):
-    """The body is sent after the 100, and answered as usual."""
+    """The client then sends the body and receives the usual answer."""
     body = of_size(500_000)
     async with wire(gate) as connection:
         await connection.send(post(body, expect="100-continue").removesuffix(body))
@@ -44,8 +44,8 @@ REFUSED_AT_ONCE = {
 
 
 @pytest.mark.parametrize(("status", "data"), REFUSED_AT_ONCE.items())
-async def test_a_refusal_comes_instead_of_100_continue(small: str, status: int, data: bytes):
-    """A body that will not be read is not requested."""
+async def test_a_refusal_replaces_100_continue(small: str, status: int, data: bytes):
+    """The gateway does not request a body that it will not read."""
     async with wire(small) as connection:
         await connection.send(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         answer = await connection.answer()

@@ -19,7 +19,7 @@ async def get(address: str, path: str) -> tuple[int, object]:
 
 @pytest.fixture
 def unreachable() -> str:
-    """An address without a server."""
+    """An address on which no server listens."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"
@@ -30,14 +30,14 @@ def backend(name: str, base_url: str) -> dict[str, object]:
 
 
 async def test_a_running_process_is_up(start_gate, unreachable: str):
-    """/healthz depends on nothing else: a restart would not bring an upstream back."""
+    """/healthz does not depend on upstreams: a restart would not bring one back."""
     gate = await start_gate({"backend": [backend("a", unreachable)], "route": [{"model": "*", "backend": "a"}]})
 
     assert await get(gate, "/healthz") == (200, {"status": "up"})
 
 
 async def test_a_gateway_with_all_its_parts_is_ready(start_gate, upstream: FakeUpstream):
-    """No key is needed."""
+    """/readyz needs no key."""
     caller = {"name": "a", "key_sha256": "0" * 64}
     gate = await start_gate(tables_for(upstream, caller=[caller]))
 
@@ -45,14 +45,14 @@ async def test_a_gateway_with_all_its_parts_is_ready(start_gate, upstream: FakeU
 
 
 async def test_a_gateway_without_a_cache_reports_no_store(start_gate, upstream: FakeUpstream):
-    """What is not configured cannot be down."""
+    """A store that is not configured cannot be down."""
     gate = await start_gate(tables_for(upstream, cache=None))
 
     assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}})
 
 
 async def test_a_gateway_that_has_lost_one_backend_is_degraded(start_gate, upstream: FakeUpstream, unreachable: str):
-    """200: the rest is still served, and would not be if the gateway were taken out of service."""
+    """The status is 200, so that the gateway stays in service for the other backends."""
     tables = tables_for(upstream)
     gate = await start_gate(tables | {"backend": [*tables["backend"], backend("away", unreachable)]})
     status, report = await get(gate, "/readyz")
@@ -61,7 +61,7 @@ async def test_a_gateway_that_has_lost_one_backend_is_degraded(start_gate, upstr
 
 
 async def test_a_gateway_without_its_store_is_degraded(start_gate, upstream: FakeUpstream, unreachable: str):
-    """Calls are served without it."""
+    """Calls are served without the store."""
     cache = {"use": "redis", "url": unreachable.replace("http", "redis").replace("/v1", "/0")}
     gate = await start_gate(tables_for(upstream, cache=cache))
     status, report = await get(gate, "/readyz")
@@ -70,14 +70,14 @@ async def test_a_gateway_without_its_store_is_degraded(start_gate, upstream: Fak
 
 
 async def test_a_gateway_that_reaches_no_backend_is_unready(start_gate, unreachable: str):
-    """503: a load balancer sends its requests elsewhere."""
+    """The status is 503, so that a load balancer sends its requests elsewhere."""
     gate = await start_gate({"backend": [backend("a", unreachable)], "route": [{"model": "*", "backend": "a"}]})
 
     assert await get(gate, "/readyz") == (503, {"status": "unready", "backends": {"a": "down"}})
 
 
 async def test_a_silent_backend_is_down(start_gate):
-    """A probe waits three seconds at most."""
+    """A probe waits at most three seconds."""
     async with RawUpstream(playing(end="hang")) as silent:
         tables = {"backend": [backend("a", f"{silent.address}/v1")], "route": [{"model": "*", "backend": "a"}]}
 
@@ -94,17 +94,17 @@ async def keyed(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPa
 
 
 async def test_requests_during_a_slow_answer_share_one_probe(keyed: str, upstream: FakeUpstream):
-    """300 anonymous requests cost the upstream one, and that one carries no key."""
-    go_on = asyncio.Event()
+    """300 anonymous requests cause one request to the upstream, and that one has no key."""
+    proceed = asyncio.Event()
 
     async def wait(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
-        await go_on.wait()
+        await proceed.wait()
         return aiohttp.web.Response(status=401)
 
     upstream.answer = wait
     asking = [asyncio.create_task(get(keyed, "/readyz")) for _ in range(300)]
     await upstream.arrived.wait()
-    go_on.set()
+    proceed.set()
     reports = await asyncio.gather(*asking)
 
     assert reports == [(200, {"status": "ready", "backends": {"fake": "up"}})] * 300
@@ -113,7 +113,7 @@ async def test_requests_during_a_slow_answer_share_one_probe(keyed: str, upstrea
 
 
 async def test_a_report_is_kept_for_a_second(keyed: str, upstream: FakeUpstream):
-    """Requests one after the other share a probe as well."""
+    """Consecutive requests share a probe as well."""
     for _ in range(20):
         assert (await get(keyed, "/readyz"))[0] == 200
 
@@ -121,11 +121,11 @@ async def test_a_report_is_kept_for_a_second(keyed: str, upstream: FakeUpstream)
 
 
 async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(keyed: str, upstream: FakeUpstream, logged):
-    """The first request begins it; the second waits for it."""
-    go_on = asyncio.Event()
+    """The client that started the probe disconnects while a second one waits for it."""
+    proceed = asyncio.Event()
 
     async def wait(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
-        await go_on.wait()
+        await proceed.wait()
         return aiohttp.web.Response()
 
     upstream.answer = wait
@@ -135,14 +135,14 @@ async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(keyed:
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     await until(lambda: [line["status"] for line in logged if line["event"] == "request.finished"] == [499])
-    go_on.set()
+    proceed.set()
 
     assert (await second)[0] == 200
     assert len(upstream.requests) == 1
 
 
 async def test_files_that_lose_lines_are_reported_as_degraded(start_gate, upstream: FakeUpstream, tmp_path):
-    """200 while all is well; `degraded` for the file that cannot be written."""
+    """The status stays 200; the file that cannot be written is reported as `degraded`."""
     audit = {"path": str(tmp_path / "audit.jsonl")}
     record = {"path": "/dev/full"}
     gate = await start_gate(tables_for(upstream, cache=None, audit=audit, record=record))

@@ -46,7 +46,7 @@ INVALID = {
 async def test_a_body_that_two_parsers_could_read_differently_is_refused(
     gate: str, upstream: FakeUpstream, body: bytes, code: str
 ):
-    """400 in the envelope, with a code for the reason."""
+    """The answer is a 400 in the envelope, whose code gives the reason."""
     answer = await ask(gate, post(body))
 
     assert (answer.status, answer.error["type"], answer.error["code"]) == (400, "invalid_request_error", code)
@@ -85,7 +85,7 @@ WRONG_TYPES = {
 async def test_a_field_of_a_wrong_type_is_a_400(
     gate: str, upstream: FakeUpstream, logged, body: bytes, param: str, code: str
 ):
-    """With the field that it concerns, and never a crash."""
+    """The error names the field; the gateway does not crash."""
     answer = await ask(gate, post(body))
 
     assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, code)
@@ -110,7 +110,7 @@ UNCHECKED_SHAPES = [
 
 @pytest.mark.parametrize("body", UNCHECKED_SHAPES)
 async def test_shapes_that_no_policy_checks_pass(gate: str, upstream, logged, body: bytes):
-    """They reach the upstream, which checks its own protocol."""
+    """They are forwarded to the upstream, which checks its own protocol."""
     answer = await ask(gate, post(body))
 
     assert answer.status == 200
@@ -119,14 +119,14 @@ async def test_shapes_that_no_policy_checks_pass(gate: str, upstream, logged, bo
 
 
 async def test_a_body_reaches_the_upstream_as_it_was_checked(gate: str, upstream: FakeUpstream):
-    """Not as the caller's own bytes, which another parser could read differently."""
+    """It is serialized again, because another parser could read the caller's own bytes differently."""
     await ask(gate, post(b' {"model" : "\\u006d", "n": 1.0e2, "big": 123456789012345678901234567890} '))
 
     assert upstream.requests[0].raw == b'{"model":"m","n":100.0,"big":1.2345678901234568e+29,"max_tool_calls":8}'
 
 
 async def test_an_unknown_path_is_refused_before_its_body_is_read(gate: str, upstream: FakeUpstream):
-    """404, although the body is not valid JSON."""
+    """The answer is a 404, although the body is not valid JSON."""
     answer = await ask(gate, post(b"[", target="/v1/unknown"))
 
     assert answer.status == 404

@@ -44,7 +44,7 @@ AMBIGUOUS_LENGTHS = {
 async def test_a_body_of_ambiguous_length_is_refused_and_its_connection_closed(
     gate: str, upstream: FakeUpstream, data: bytes
 ):
-    """Two parsers could see two different requests in it: nothing of it is forwarded, nothing after it is read."""
+    """Two parsers could find different requests in it, so it is not forwarded and the bytes after it are not read."""
     async with wire(gate) as connection:
         await connection.send(data)
         answer = await connection.answer()
@@ -80,7 +80,7 @@ INVALID_HEADS = {
 
 @pytest.mark.parametrize("data", INVALID_HEADS.values(), ids=INVALID_HEADS)
 async def test_an_invalid_head_is_refused_in_the_envelope(gate: str, upstream: FakeUpstream, data: bytes):
-    """Also when aiohttp itself refuses it; the connection is then closed."""
+    """This includes heads that aiohttp itself refuses; the connection is then closed."""
     async with wire(gate) as connection:
         await connection.send(data)
         answer = await connection.answer()
@@ -94,7 +94,7 @@ async def test_an_invalid_head_is_refused_in_the_envelope(gate: str, upstream: F
 
 @pytest.mark.parametrize("first", ["GET /healthz HTTP/0.9", "GET /healthz", "GET /healthz HTTP/2.0"])
 async def test_other_versions_of_http_are_refused(gate: str, first: str):
-    """aiohttp would serve HTTP/0.9 and HTTP/2.0 request lines, and repeat their version."""
+    """aiohttp by itself serves HTTP/0.9 and HTTP/2.0 request lines and repeats their version."""
     async with wire(gate) as connection:
         await connection.send(head(first=first))
         answer = await connection.answer()
@@ -115,7 +115,7 @@ OTHER_PATHS = [
 
 @pytest.mark.parametrize("target", OTHER_PATHS)
 async def test_only_the_exact_path_is_served(gate: str, upstream: FakeUpstream, target: str):
-    """The target is compared as it was sent, neither decoded nor normalized. The 404 names it."""
+    """The target is compared as sent, neither decoded nor normalized, and the 404 contains it."""
     answer = await ask(gate, post(target=target))
 
     assert answer.status == 404
@@ -126,7 +126,7 @@ async def test_only_the_exact_path_is_served(gate: str, upstream: FakeUpstream, 
 
 @pytest.mark.parametrize("first", ["OPTIONS * HTTP/1.1", "CONNECT evil:443 HTTP/1.1", "TRACE / HTTP/1.1"])
 async def test_other_forms_of_a_target_are_not_served(gate: str, first: str):
-    """The gateway is not a forward proxy, and TRACE repeats nothing."""
+    """The gateway is not a forward proxy, and TRACE does not repeat the request."""
     answer = await ask(gate, head("Authorization: Bearer secret", first=first))
 
     assert (answer.status, answer.error["param"]) == (404, None)
@@ -135,7 +135,7 @@ async def test_other_forms_of_a_target_are_not_served(gate: str, first: str):
 
 
 async def test_bytes_after_a_connect_are_not_read(gate: str, upstream: FakeUpstream):
-    """They were meant for a tunnel that was never opened."""
+    """The client sent them for a tunnel that was not opened."""
     async with wire(gate) as connection:
         await connection.send(head(first="CONNECT evil:443 HTTP/1.1") + SMUGGLED)
 
@@ -145,7 +145,7 @@ async def test_bytes_after_a_connect_are_not_read(gate: str, upstream: FakeUpstr
 
 
 async def test_a_refused_body_is_not_read_as_the_next_request(gate: str, upstream: FakeUpstream):
-    """A request inside the body of another is part of that body, also when the body is unused."""
+    """A request inside the body of another is part of that body, even if the body is unused."""
     refused = head(f"Content-Length: {len(SMUGGLED)}", first="POST /nowhere HTTP/1.1", body=SMUGGLED)
     async with wire(gate) as connection:
         await connection.send(refused + post(b'{"model":"mine"}'))
@@ -200,7 +200,7 @@ async def test_bytes_after_a_refused_upgrade_are_not_a_request(
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
 async def test_an_upgrade_in_a_post_is_ignored(gate: str, upstream: FakeUpstream, protocol: str):
-    """The request is answered once, with its own body; nothing after it is read."""
+    """The request is answered once, with its own body; the bytes after it are not read."""
     async with wire(gate) as connection:
         await connection.send(post(connection="Upgrade", upgrade=protocol) + post(b'{"model":"next"}'))
 
@@ -220,7 +220,7 @@ HOSTS = {
 async def test_a_gateway_without_callers_serves_only_the_names_of_loopback(
     gate: str, upstream: FakeUpstream, host: str, status: int
 ):
-    """A web page must not reach it through a DNS name of its own that resolves to 127.0.0.1."""
+    """Otherwise a web page could reach it through a DNS name that resolves to 127.0.0.1."""
     answer = await ask(gate, post(host=host))
 
     assert answer.status == status
@@ -229,7 +229,7 @@ async def test_a_gateway_without_callers_serves_only_the_names_of_loopback(
 
 
 async def test_a_gateway_with_callers_serves_any_host_name(start_gate, upstream: FakeUpstream):
-    """The key decides there."""
+    """The key is the protection there."""
     sha256 = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
     gate = await start_gate(tables_for(upstream, caller=[{"name": "a", "key_sha256": sha256}]))
 
@@ -237,7 +237,7 @@ async def test_a_gateway_with_callers_serves_any_host_name(start_gate, upstream:
 
 
 async def test_configured_hosts_replace_the_default_ones(start_gate, upstream: FakeUpstream):
-    """Those of loopback are not served any more."""
+    """The names of loopback are then refused."""
     gate = await start_gate(tables_for(upstream, server={"hosts": ["gate.example"]}))
 
     assert (await ask(gate, post(host="gate.example:443"))).status == 200
@@ -245,7 +245,7 @@ async def test_configured_hosts_replace_the_default_ones(start_gate, upstream: F
 
 
 async def test_the_gateway_listens_on_ipv6(start_gate, upstream: FakeUpstream):
-    """Its address is printed with brackets, as in a URL."""
+    """It prints its address with brackets, as in a URL."""
     try:
         gate = await start_gate(tables_for(upstream, server={"host": "::1"}))
     except OSError:

@@ -14,7 +14,7 @@ from tests.raw import ask, no_tasks_left, post, serves, until, wire  # noqa: F40
 from tests.upstream import FakeUpstream, final_body
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-LONGEST_STALL_S = 3.0  # generous, also for a busy machine: unbounded bodies stopped the event loop for 10 to 30 s
+LONGEST_STALL_S = 3.0  # generous even on a busy machine: unbounded bodies blocked the event loop for 10 to 30 s
 ALL_POLICIES = [
     {"use": "models"},
     {"use": "metadata_limits"},
@@ -36,7 +36,7 @@ async def accept(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
 
 
 class Stalls:
-    """Measures how long the event loop stood still at most, and counts small requests that were answered."""
+    """Measures the longest block of the event loop, and counts small requests that were answered."""
 
     def __init__(self) -> None:
         self.longest_s = 0.0
@@ -45,7 +45,7 @@ class Stalls:
 
 @asynccontextmanager
 async def small_requests(address: str) -> AsyncIterator[Stalls]:
-    """Send small requests of another client, one after the other, while the block runs."""
+    """Send small requests of another client, one by one, while the `with` block runs."""
     stalls = Stalls()
 
     async def watch() -> None:
@@ -76,14 +76,14 @@ async def small_requests(address: str) -> AsyncIterator[Stalls]:
 
 
 def compressed(*parts: tuple[bytes, int]) -> bytes:
-    """These parts, each repeated, as gzip."""
+    """Return these parts, each repeated, as gzip."""
     compressor = zlib.compressobj(wbits=31)
     pieces = [compressor.compress(part * 1000) for part, count in parts for _ in range(max(1, count // 1000))]
     return b"".join(pieces) + compressor.flush()
 
 
 def conversation(size: int) -> bytes:
-    """A long conversation with tools, as agents send it."""
+    """Return a long conversation with tools, as agents send it."""
     text = 'The quick brown fox said "jump: over" [the] {lazy}, dog; then https://example.org/a?b=c. ' * 20
     turn = [
         {"role": "user", "content": [{"type": "input_text", "text": text}]},
@@ -115,7 +115,7 @@ LARGE = {
 async def test_small_requests_are_answered_beside_a_large_body(
     start_gate, upstream: FakeUpstream, logged, make: Callable[[], bytes], headers: dict[str, str], status: int
 ):
-    """Whatever is in the large one."""
+    """The content of the large body makes no difference."""
     upstream.answer = accept
     gate = await start_gate(tables_for(upstream))
     data = post(make(), **headers)
@@ -130,7 +130,7 @@ async def test_small_requests_are_answered_beside_a_large_body(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_small_requests_are_answered_beside_a_long_conversation(start_gate, upstream, logged, stream: bool):
-    """8 MB through all policies, and on to the upstream."""
+    """8 MB pass through all policies and to the upstream."""
     upstream.answer = accept
     gate = await start_gate(tables_for(upstream, policy=ALL_POLICIES))
     body = conversation(8_000_000)
@@ -153,7 +153,7 @@ async def test_small_requests_are_answered_beside_a_long_conversation(start_gate
 async def test_small_requests_are_answered_beside_a_large_answer(
     gate: str, upstream: FakeUpstream, logged, output: bytes, status: int
 ):
-    """60 MB of JSON from an upstream: too many values are refused before they are parsed."""
+    """The upstream sends 60 MB of JSON; an answer with too many values is refused before it is parsed."""
 
     async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
         return aiohttp.web.Response(body=b'{"id":"resp_1","output":[%b]}' % output, content_type="application/json")

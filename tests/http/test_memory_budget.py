@@ -18,7 +18,7 @@ LARGEST = post(b'{"model":"m","input":"%b"}' % (b"a" * 200_000))  # only one suc
 
 @pytest.fixture
 async def tight(start_gate, upstream: FakeUpstream) -> str:
-    """A gateway with memory for one large call."""
+    """A gateway whose memory budget holds one large call."""
     server = {"memory_bytes": BUDGET, "body_timeout_s": 0.2}
     return await start_gate(tables_for(upstream, server=server, cache=None))
 
@@ -28,12 +28,12 @@ async def answers_in_turn(gate: str, count: int) -> list[int]:
 
 
 async def test_a_call_beyond_the_memory_budget_is_refused_and_small_ones_are_served(tight: str, upstream: FakeUpstream):
-    """503 `memory_exhausted` with Retry-After; when the first call has ended, the next one fits."""
-    go_on = asyncio.Event()
+    """It gets a 503 `memory_exhausted` with Retry-After; after the first call has ended, the next one fits."""
+    proceed = asyncio.Event()
 
     async def wait(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
         if len(await request.read()) > 10_000:
-            await go_on.wait()
+            await proceed.wait()
         return await canonical(request)
 
     upstream.answer = wait
@@ -41,7 +41,7 @@ async def test_a_call_beyond_the_memory_budget_is_refused_and_small_ones_are_ser
     await upstream.arrived.wait()
     refused = await ask(tight, LARGEST)
     small = await ask(tight, post())
-    go_on.set()
+    proceed.set()
 
     assert (refused.status, refused.error["code"]) == (503, "memory_exhausted")
     assert refused.headers["retry-after"] == "1"
@@ -59,7 +59,7 @@ async def test_values_count_towards_the_memory_budget(tight: str, upstream: Fake
 
 
 async def test_decompressed_bytes_count_towards_the_memory_budget(tight: str, upstream: FakeUpstream):
-    """Not the few that were received."""
+    """The compressed size would be far smaller."""
     body = b'{"model":"m","input":"%b"}' % (b"a" * 900_000)
     answer = await ask(tight, post(gzip.compress(body), content_encoding="gzip"))
 
@@ -68,7 +68,7 @@ async def test_decompressed_bytes_count_towards_the_memory_budget(tight: str, up
 
 
 async def test_half_sent_bodies_count_towards_the_memory_budget(tight: str, logged):
-    """Each byte that was received counts, also of a body that never ends."""
+    """Each received byte counts, also in a body that never ends."""
     body = b'{"model":"m","input":"%b"}' % (b"a" * 500_000)
     async with wire(tight) as first:
         await first.send(post(body, expect="100-continue").removesuffix(body))
@@ -84,7 +84,7 @@ async def test_half_sent_bodies_count_towards_the_memory_budget(tight: str, logg
 
 
 async def test_an_answer_that_is_not_read_counts_towards_the_memory_budget(tight: str, upstream: FakeUpstream, logged):
-    """It stays in memory until the client has read it or has disconnected."""
+    """It stays in memory until the client has read it or disconnects."""
     large = b'{"id":"resp_1","output":[],"text":"%b"}' % (b"a" * 20_000_000)
 
     async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
@@ -154,7 +154,7 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 async def test_memory_is_released_however_a_request_ends(tight: str, upstream: FakeUpstream, logged, end):
-    """Three such requests, one after the other, leave room for a call that needs most of the budget."""
+    """After three such requests in sequence a call that needs most of the budget still fits."""
     for number in range(3):
         await end(tight, upstream)
         await until(lambda: [line["event"] for line in logged].count("request.finished") == number + 1)  # noqa: B023

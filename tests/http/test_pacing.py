@@ -1,4 +1,4 @@
-"""The pace of uploads: how long a connection is not read, and that nothing is lost meanwhile."""
+"""Pacing of uploads: how long reading from a connection is paused, and that no data is lost."""
 
 import asyncio
 
@@ -15,8 +15,8 @@ def test_reads_within_the_burst_do_not_wait():
     assert [pace.delay_s(50_000, 7.0), pace.delay_s(50_000, 7.0)] == [0.0, 0.0]
 
 
-def test_reads_beyond_the_burst_wait_in_turn():
-    """Each as long as all before it take at this pace."""
+def test_reads_beyond_the_burst_wait_one_after_another():
+    """Each waits as long as all reads before it take at this pace."""
     pace = Pace(bytes_per_s=1_000_000, burst_bytes=100_000)
 
     delays = [pace.delay_s(100_000, 7.0) for _ in range(3)]
@@ -24,22 +24,22 @@ def test_reads_beyond_the_burst_wait_in_turn():
     assert delays == pytest.approx([0.0, 0.1, 0.2])
 
 
-def test_time_without_reads_is_saved_up_to_the_burst_only():
+def test_idle_time_accumulates_at_most_one_burst():
     pace = Pace(bytes_per_s=1_000_000, burst_bytes=100_000)
     pace.delay_s(100_000, 7.0)
 
     assert pace.delay_s(150_000, 60.0) == pytest.approx(0.05)
 
 
-def test_small_reads_do_not_count():
-    """Requests of usual size are served at once, whatever others upload."""
+def test_small_reads_do_not_wait():
+    """Requests of usual size are served without delay while other clients upload."""
     pace = Pace(bytes_per_s=1_000, burst_bytes=0)
 
     assert [pace.delay_s(LARGE_READ_BYTES - 1, 7.0) for _ in range(3)] == [0.0] * 3
 
 
 async def test_uploads_faster_than_the_pace_arrive_whole():
-    """The reader's own flow control and the pace both stop the connection, and neither resumes it for the other."""
+    """Flow control of the reader and pacing both pause the connection; it is resumed only when neither needs the pause."""
     bodies = [bytes([number]) * 1_000_000 for number in range(8)]
     received: list[bytes] = []
 

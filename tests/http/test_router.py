@@ -1,4 +1,4 @@
-"""Method and path -> handler."""
+"""The router: from method and path to a handler."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_a_request_is_matched_by_method_and_path():
 
 
 @pytest.mark.parametrize("value", ["a", "resp_0a-Z", "-", "_", "a" * 256])
-def test_an_id_has_letters_digits_underscores_and_dashes(value: str):
+def test_an_id_may_have_letters_digits_underscores_and_dashes(value: str):
     assert ROUTER.match("GET", f"/v1/responses/{value}")[1] == {"id": value}
 
 
@@ -48,7 +48,7 @@ NOT_IDS = [
 
 @pytest.mark.parametrize("value", NOT_IDS)
 def test_any_other_path_segment_is_not_an_id(value: str):
-    """Nothing is decoded or normalized: the path that is checked is the path that was sent."""
+    """The path is checked as it was sent, neither decoded nor normalized."""
     with pytest.raises(RequestError) as refused:
         ROUTER.match("GET", f"/v1/responses/{value}")
 
@@ -57,7 +57,7 @@ def test_any_other_path_segment_is_not_an_id(value: str):
 
 @pytest.mark.parametrize("name", ["m", "acme/small", "acme%2Fsmall", "a/b/c", "..", "/", "a//b", "%00", "\u00e9"])
 def test_a_rest_of_a_path_is_matched_as_it_was_sent(name: str):
-    """`{name*}` takes slashes and escapes; its handler decodes them."""
+    """`{name*}` matches slashes and escapes; its handler decodes them."""
     assert ROUTER.match("GET", f"/v1/models/{name}") == (MODEL, {"name": name})
 
 
@@ -99,6 +99,6 @@ def test_a_long_path_is_clipped_in_the_message():
     assert len(refused.value.message) < 300
 
 
-def test_other_characters_of_a_template_stand_for_themselves():
+def test_other_characters_of_a_template_match_themselves():
     assert compile_template("/a.b/{id}").fullmatch("/axb/1") is None
     assert compile_template("/a.b/{id}").fullmatch("/a.b/1") is not None

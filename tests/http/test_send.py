@@ -15,14 +15,14 @@ COMMENT = b": keep-alive\n\n"
 
 
 @pytest.fixture
-def go_on() -> asyncio.Event:
-    """Lets an upstream that has stopped in the middle continue."""
+def proceed() -> asyncio.Event:
+    """An event that makes a paused upstream continue."""
     return asyncio.Event()
 
 
-def pausing_after(before_pause: bytes, go_on: asyncio.Event, then: bytes):
+def pausing_after(before_pause: bytes, proceed: asyncio.Event, then: bytes):
     async def rest(response) -> None:
-        await go_on.wait()
+        await proceed.wait()
         await response.write(then)
 
     return streaming(before_pause, then=rest)
@@ -34,16 +34,16 @@ async def impatient(start_gate, upstream: FakeUpstream) -> str:
     return await start_gate(tables_for(upstream, server={"keep_alive_s": 0.05}))
 
 
-async def test_a_silent_stream_is_kept_alive_with_comments(impatient: str, upstream: FakeUpstream, go_on):
-    """Every reader ignores comments; they are never written inside a frame."""
+async def test_a_silent_stream_is_kept_alive_with_comments(impatient: str, upstream: FakeUpstream, proceed):
+    """Every SSE parser ignores comments; they are never written inside a frame."""
     before_pause, then = b"".join(FRAMES[:6]), b"".join(FRAMES[6:])
-    upstream.answer = pausing_after(before_pause, go_on, then)
+    upstream.answer = pausing_after(before_pause, proceed, then)
     async with wire(impatient) as connection:
         await connection.send(STREAM)
         lines = [await connection.line()]
         while lines.count(b": keep-alive\n") < 2:
             lines.append(await connection.line())
-        go_on.set()
+        proceed.set()
         while b"0\r\n" not in lines:
             lines.append(await connection.line())
     body = b"".join(line for line in lines[lines.index(b"\r\n") + 1 :] if not line.endswith(b"\r\n"))
@@ -53,37 +53,37 @@ async def test_a_silent_stream_is_kept_alive_with_comments(impatient: str, upstr
     assert (before, after.replace(COMMENT, b"")) == (before_pause, then)
 
 
-async def test_the_stream_helper_of_the_sdk_ignores_the_comments(impatient: str, upstream: FakeUpstream, go_on):
-    """A stream with pauses is read like one without."""
-    upstream.answer = pausing_after(FRAMES[0], go_on, b"".join(FRAMES[1:]))
+async def test_the_stream_helper_of_the_sdk_ignores_the_comments(impatient: str, upstream: FakeUpstream, proceed):
+    """It reads a stream with pauses like one without."""
+    upstream.answer = pausing_after(FRAMES[0], proceed, b"".join(FRAMES[1:]))
     async with (
         AsyncOpenAI(base_url=f"{impatient}/v1", api_key="x", max_retries=0) as client,
         client.responses.stream(model="m", input="Hi") as stream,
     ):
-        await asyncio.sleep(0.2)  # for comments to be sent; the test holds without them, too
-        go_on.set()
+        await asyncio.sleep(0.2)  # time for comments to be sent; the test holds without them, too
+        proceed.set()
         final = await stream.get_final_response()
 
     assert final.output_text == "Hello."
 
 
-async def test_nothing_is_sent_before_the_first_event(impatient: str, upstream: FakeUpstream, go_on):
-    """Until then an error is still a status: neither a head nor a comment is written."""
-    upstream.answer = pausing_after(b"", go_on, b"")
+async def test_nothing_is_sent_before_the_first_event(impatient: str, upstream: FakeUpstream, proceed):
+    """Before it an error can still be a status, so neither a head nor a comment is written."""
+    upstream.answer = pausing_after(b"", proceed, b"")
     async with wire(impatient) as connection:
         await connection.send(STREAM)
         await upstream.arrived.wait()
         first = asyncio.create_task(connection.line())
-        await asyncio.sleep(0.2)  # four heartbeats long
+        await asyncio.sleep(0.2)  # time for four comments
         waiting = not first.done()
-        go_on.set()
+        proceed.set()
 
         assert waiting
         assert await first == b"HTTP/1.1 502 Bad Gateway\r\n"
 
 
 async def test_a_client_that_disconnects_between_comments_ends_the_work(impatient: str, upstream: FakeUpstream):
-    """A comment to a closed connection neither crashes nor keeps the upstream's stream open."""
+    """Writing a comment to a closed connection neither crashes nor keeps the upstream's stream open."""
     upstream.answer = streaming(FRAMES[0], then=hang)
     async with wire(impatient) as connection:
         await connection.send(STREAM)
@@ -95,7 +95,7 @@ async def test_a_client_that_disconnects_between_comments_ends_the_work(impatien
 
 
 async def test_the_head_of_a_stream_prevents_buffering(gate: str):
-    """No length, compression or caching, and no buffering in nginx."""
+    """It has no length, allows no compression or caching, and disables buffering in nginx."""
     answer = await ask(gate, STREAM.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip, br\r\n\r\n"))
     received = answer.headers
 
@@ -108,7 +108,7 @@ async def test_the_head_of_a_stream_prevents_buffering(gate: str):
 
 
 async def test_the_head_of_a_body_has_its_type_and_length(gate: str):
-    """And forbids caching: another client must not receive it from a shared cache."""
+    """It also forbids caching, so that a shared cache does not serve it to another client."""
     answer = await ask(gate, post(accept_encoding="gzip, br"))
 
     assert (answer.headers["content-type"], answer.headers["cache-control"]) == ("application/json", "no-store")
@@ -128,26 +128,26 @@ async def test_a_stream_over_http_1_0_ends_with_the_connection(gate: str):
 
 @pytest.mark.parametrize("given", [b"".join(FRAMES[:-1]), CANONICAL], ids=["without", "with"])
 async def test_every_stream_ends_with_one_sentinel(gate: str, upstream: FakeUpstream, given: bytes):
-    """With and without `[DONE]` from the upstream."""
+    """The upstream may send `[DONE]` or not."""
     upstream.answer = streaming(given)
 
     assert (await ask(gate, STREAM)).body == CANONICAL
 
 
-async def test_frames_are_sent_when_they_arrive(gate: str, upstream: FakeUpstream, go_on):
-    """An event is not kept until the next one."""
-    upstream.answer = pausing_after(FRAMES[0], go_on, b"".join(FRAMES[1:]))
+async def test_frames_are_sent_when_they_arrive(gate: str, upstream: FakeUpstream, proceed):
+    """An event is not held back until the next one arrives."""
+    upstream.answer = pausing_after(FRAMES[0], proceed, b"".join(FRAMES[1:]))
     async with wire(gate) as connection:
         await connection.send(STREAM)
         while await connection.line() != b"event: response.created\n":
             pass
-        go_on.set()
+        proceed.set()
 
         assert b"response.created" in await connection.line()
 
 
 async def test_a_crash_in_the_middle_of_a_stream_aborts_the_connection(start_gate, logged):
-    """A regular end would make half an answer look complete."""
+    """A regular end would make an incomplete answer look complete."""
     backend = {"name": "faulty", "use": "tests.faulty", "frames": FRAMES[0].decode()}
     gate = await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "faulty"}]})
     async with wire(gate) as connection:
@@ -160,7 +160,7 @@ async def test_a_crash_in_the_middle_of_a_stream_aborts_the_connection(start_gat
 
 
 async def test_the_sdk_raises_a_violation_as_a_bad_request(gate: str):
-    """Also for a stream: until the first event is sent an error is an HTTP status with a body."""
+    """This includes streams: before the first event an error is an HTTP status with a body."""
     async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=2) as client:
         for stream in (False, True):
             with pytest.raises(BadRequestError) as refused:
@@ -190,7 +190,7 @@ async def test_a_failed_upstream_is_retried_by_the_sdk(gate: str, upstream: Fake
 
 
 async def test_a_failed_stream_is_logged_with_its_cause(gate: str, upstream: FakeUpstream, logged):
-    """The status 200 was already sent; the code says how the stream ended."""
+    """The status 200 was already sent; the code is the reason for the end."""
     upstream.answer = streaming(b"".join(FRAMES[:6]))
     answer = await ask(gate, STREAM)
     finished = [line for line in logged if line["event"] == "request.finished"]
@@ -202,7 +202,7 @@ async def test_a_failed_stream_is_logged_with_its_cause(gate: str, upstream: Fak
 async def test_a_client_that_disconnects_after_its_whole_stream_is_logged_with_200(
     gate: str, upstream: FakeUpstream, logged
 ):
-    """The connection of the upstream may end later."""
+    """The upstream's connection may end later."""
     upstream.answer = streaming(b"".join(FRAMES[:-1]), then=hang)
     assert (await ask(gate, STREAM)).body == CANONICAL
 
@@ -211,7 +211,7 @@ async def test_a_client_that_disconnects_after_its_whole_stream_is_logged_with_2
 
 
 async def test_a_client_that_disconnects_is_logged_with_499(gate: str, upstream: FakeUpstream, logged):
-    """The status is only logged; it cannot be sent."""
+    """The status is only logged, because it can no longer be sent."""
     upstream.answer = streaming(FRAMES[0], then=hang)
     async with wire(gate) as connection:
         await connection.send(STREAM)

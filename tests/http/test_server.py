@@ -26,7 +26,7 @@ async def impatient(start_gate, upstream: FakeUpstream) -> str:
 
 
 async def trickle(connection: RawConnection, data: bytes) -> None:
-    """Send one byte after the other until the gateway closes the connection."""
+    """Send byte by byte until the gateway closes the connection."""
     with suppress(ConnectionError):
         for byte in data:
             await connection.send(bytes([byte]))
@@ -34,7 +34,7 @@ async def trickle(connection: RawConnection, data: bytes) -> None:
 
 
 def test_the_defaults_close_a_head_and_a_body_within_30_s():
-    """A head is checked at every quarter of its time; the rest of a refused body is read for two more seconds."""
+    """A head is checked four times within its timeout; the rest of a refused body is read for up to two more seconds."""
     server = ServerTable()
 
     assert server.head_timeout_s * 5 / 4 <= 30
@@ -42,7 +42,7 @@ def test_the_defaults_close_a_head_and_a_body_within_30_s():
 
 
 async def test_a_head_that_never_ends_is_disconnected_while_others_are_served(impatient: str):
-    """A client that stops in the middle of a head holds one connection for `head_timeout_s` and delays no other."""
+    """A client that stops in the middle of a head occupies one connection for `head_timeout_s` and delays no other."""
     async with wire(impatient) as connection:
         await connection.send(b"POST /v1/responses HTTP/1.1\r\nHost: loc")
 
@@ -51,7 +51,7 @@ async def test_a_head_that_never_ends_is_disconnected_while_others_are_served(im
 
 
 async def test_a_head_that_trickles_is_disconnected_while_others_are_served(impatient: str):
-    """A byte that arrives does not extend the deadline."""
+    """A received byte does not extend the deadline."""
     async with wire(impatient) as connection:
         trickling = asyncio.create_task(trickle(connection, b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 10_000))
 
@@ -61,7 +61,7 @@ async def test_a_head_that_trickles_is_disconnected_while_others_are_served(impa
 
 
 async def test_the_head_of_a_second_request_has_the_same_deadline(start_gate, upstream: FakeUpstream):
-    """It also holds on a connection that has been served before."""
+    """It applies to every request on a connection, not only to the first."""
     gate = await start_gate(tables_for(upstream, server={"head_timeout_s": 0.2}))
     async with wire(gate) as connection:
         await connection.send(post())
@@ -72,14 +72,14 @@ async def test_the_head_of_a_second_request_has_the_same_deadline(start_gate, up
 
 
 async def test_a_connection_without_a_request_is_closed(start_gate, upstream: FakeUpstream):
-    """The deadline of the first head begins when the client connects."""
+    """The deadline of the first head starts when the client connects."""
     gate = await start_gate(tables_for(upstream, server={"head_timeout_s": 0.2}))
     async with wire(gate) as connection:
         assert await connection.rest() == b""
 
 
 async def test_an_idle_connection_is_closed(start_gate, upstream: FakeUpstream):
-    """Between two requests a connection is kept for `idle_timeout_s`."""
+    """Between two requests a connection is kept open for `idle_timeout_s`."""
     gate = await start_gate(tables_for(upstream, server={"idle_timeout_s": 0.2}))
     async with wire(gate) as connection:
         await connection.send(post())
@@ -92,7 +92,7 @@ async def test_a_connection_with_a_running_call_is_not_idle(impatient: str, upst
     """Neither the head timeout nor the idle timeout runs while an answer is generated."""
 
     async def think(request):
-        await asyncio.sleep(0.5)  # longer than every deadline of this gate
+        await asyncio.sleep(0.5)  # longer than every deadline of this gateway
         return await canonical(request)
 
     upstream.answer = think
@@ -104,7 +104,7 @@ async def test_a_connection_with_a_running_call_is_not_idle(impatient: str, upst
 
 @pytest.mark.parametrize("part", [post()[:-3], CHUNKED + b"5\r\nab"], ids=["by length", "in chunks"])
 async def test_a_body_that_never_ends_is_refused_while_others_are_served(impatient: str, part: bytes):
-    """408 in the envelope, and the connection is closed: the rest of the body must not be read as a request."""
+    """It gets a 408, and the connection is closed, so that the rest of the body is not read as a request."""
     async with wire(impatient) as connection:
         await connection.send(part)
         assert await serves(impatient)
@@ -115,7 +115,7 @@ async def test_a_body_that_never_ends_is_refused_while_others_are_served(impatie
 
 
 async def test_a_body_that_trickles_is_refused_while_others_are_served(impatient: str):
-    """A byte now and then does not extend the deadline."""
+    """An occasional byte does not extend the deadline."""
     async with wire(impatient) as connection:
         await connection.send(post(b"a" * 10_000)[:-10_000])
         trickling = asyncio.create_task(trickle(connection, b"a" * 10_000))
@@ -139,7 +139,7 @@ async def test_a_large_body_has_more_time(impatient: str, upstream: FakeUpstream
 
 
 async def test_an_unused_body_does_not_hold_the_connection(impatient: str):
-    """/healthz is answered at once, without waiting for the body of its request."""
+    """/healthz is answered without waiting for the body of its request."""
     async with wire(impatient) as connection:
         await connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n")
 
@@ -149,10 +149,10 @@ async def test_an_unused_body_does_not_hold_the_connection(impatient: str):
 
 @pytest.mark.parametrize("fault", [b"zz\r\n", b"-1\r\n", b"5\r\nabcdefgh\r\n", b"fffffffffffffffff\r\n"])
 async def test_an_invalid_chunk_in_a_later_read_is_refused_at_once(gate: str, upstream: FakeUpstream, fault: bytes):
-    """aiohttp would leave the reader of the body waiting; here even the deadline of 20 s is not needed."""
+    """aiohttp by itself leaves the reader of the body waiting; the gateway refuses before its deadline of 20 s."""
     async with wire(gate) as connection:
         await connection.send(CHUNKED.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
-        assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"  # the gate waits for the body
+        assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"  # the gateway waits for the body
         assert await connection.line() == b"\r\n"
         await connection.send(b"5\r\nabcde\r\n")
         await connection.send(fault)
@@ -165,7 +165,7 @@ async def test_an_invalid_chunk_in_a_later_read_is_refused_at_once(gate: str, up
 
 
 async def test_a_client_that_disconnects_in_its_body_is_logged_with_499(gate, upstream, logged):
-    """No call is made for it."""
+    """The upstream is not called."""
     async with wire(gate) as connection:
         await connection.send(post(expect="100-continue")[:-3])
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
@@ -176,7 +176,7 @@ async def test_a_client_that_disconnects_in_its_body_is_logged_with_499(gate, up
 
 
 async def test_an_invalid_head_is_logged_without_its_content(gate: str, logged, caplog):
-    """aiohttp would log the raw line, key included. The line has the request id of the answer."""
+    """aiohttp by itself logs the raw line with the key. The log line has the request id of the answer."""
     async with wire(gate) as connection:
         await connection.send(f"GET /{KEY} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\x00\r\n\r\n".encode())
         answer = await connection.answer()
@@ -188,7 +188,7 @@ async def test_an_invalid_head_is_logged_without_its_content(gate: str, logged, 
 
 
 class Broken(SpanProcessor):
-    """Raises at the end of a request's own span: outside of the code that answers errors."""
+    """Raises at the end of the request's span, which is outside the code that answers errors."""
 
     def on_end(self, span) -> None:
         if span.kind is SpanKind.SERVER:
@@ -197,7 +197,7 @@ class Broken(SpanProcessor):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_crash_after_the_answer_closes_the_connection(start_gate, upstream: FakeUpstream, logged, stream: bool):
-    """The client has its whole answer; the cause stands in the log, and nothing else is written on the connection."""
+    """The client has its whole answer; the cause is logged, and nothing else is written to the connection."""
     provider = TracerProvider()
     provider.add_span_processor(Broken())
     gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))

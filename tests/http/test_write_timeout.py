@@ -23,13 +23,13 @@ BODY = orjson.dumps(
 
 @pytest.fixture
 async def gate(start_gate, upstream: FakeUpstream) -> str:
-    """A gateway whose clients must read something within 0.3 s."""
+    """A gateway with a write timeout of 0.3 s."""
     return await start_gate(tables_for(upstream, server={"write_timeout_s": 0.3}, cache=None))
 
 
 @asynccontextmanager
 async def slow_client(address: str) -> AsyncIterator[socket.socket]:
-    """A connected socket with a small buffer, so that what is not read stays in the gateway."""
+    """Yield a connected socket with a small buffer, so that unread data stays in the gateway."""
     url = URL(address)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -52,7 +52,7 @@ def finished(logged: list[dict]) -> list[tuple[int, str | None]]:
 
 
 async def test_a_client_that_never_reads_its_stream_is_disconnected(gate: str, upstream: FakeUpstream, logged):
-    """The upstream's stream ends with it, and the log line says why."""
+    """The upstream's stream ends as well, and the log line has the reason."""
     upstream.answer = streaming(FIRST, then=send_without_end)
     async with slow_client(gate) as client:
         await asyncio.get_running_loop().sock_sendall(client, STREAM)
@@ -66,7 +66,7 @@ async def test_a_client_that_never_reads_its_stream_is_disconnected(gate: str, u
 
 
 async def test_a_client_that_never_reads_its_body_is_disconnected(gate: str, upstream: FakeUpstream, logged):
-    """An answer that is no stream is held in memory as well."""
+    """A body is held in memory like the rest of a stream."""
     upstream.answer = large_body
     async with slow_client(gate) as client:
         await asyncio.get_running_loop().sock_sendall(client, post())
@@ -78,7 +78,7 @@ async def test_a_client_that_never_reads_its_body_is_disconnected(gate: str, ups
 
 
 async def test_a_client_that_reads_slowly_receives_its_whole_body(gate: str, upstream: FakeUpstream, logged):
-    """It takes several write timeouts for one write; what counts is that it reads."""
+    """One write takes several write timeouts, but each of them sees progress."""
     upstream.answer = large_body
     loop = asyncio.get_running_loop()
     received = bytearray()
@@ -94,7 +94,7 @@ async def test_a_client_that_reads_slowly_receives_its_whole_body(gate: str, ups
 
 
 async def test_a_client_that_reads_slowly_receives_its_whole_stream(gate: str, upstream: FakeUpstream, logged):
-    """Also when its upstream sends faster than it reads."""
+    """The upstream sends faster than the client reads."""
     filler = b": %b\n\n" % (b"a" * 65_536) * 160
 
     async def rest(response: aiohttp.web.StreamResponse) -> None:
@@ -117,7 +117,7 @@ async def test_a_client_that_reads_slowly_receives_its_whole_stream(gate: str, u
 
 
 async def test_a_client_that_stops_in_the_middle_is_disconnected(gate: str, upstream: FakeUpstream, logged):
-    """What it read before does not count."""
+    """Earlier progress does not extend the timeout."""
     upstream.answer = large_body
     loop = asyncio.get_running_loop()
     async with slow_client(gate) as client:
@@ -130,8 +130,8 @@ async def test_a_client_that_stops_in_the_middle_is_disconnected(gate: str, upst
     assert finished(logged) == [(499, "write_timeout")]
 
 
-async def test_a_client_that_reads_a_few_bytes_now_and_then_is_disconnected(gate: str, upstream: FakeUpstream, logged):
-    """Less than 16 KiB within a write timeout does not count as reading."""
+async def test_a_client_that_rarely_reads_a_few_bytes_is_disconnected(gate: str, upstream: FakeUpstream, logged):
+    """Less than 16 KiB within a write timeout does not count as progress."""
     upstream.answer = large_body
     loop = asyncio.get_running_loop()
     async with slow_client(gate) as client:

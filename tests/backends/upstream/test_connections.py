@@ -19,7 +19,7 @@ STREAM = post(b'{"model":"m","stream":true}')
 
 @pytest.fixture
 async def raw():
-    """A raw upstream; a test sets what it plays."""
+    """A raw upstream whose `play` a test sets."""
     async with RawUpstream(playing(whole(FINAL, JSON))) as server:
         yield server
         await until(lambda: server.open == 0)
@@ -53,7 +53,7 @@ REMOVED = {
 async def test_headers_of_the_answer_are_forwarded_except_those_of_its_connection(
     raw_gate: str, raw, data: bytes, status: str
 ):
-    """Limits, timings and unknown headers reach the caller; the upstream's request id has a name of its own."""
+    """Limits, timings and unknown headers reach the caller; the upstream's request id is sent under another name."""
     lines = [f"{name}: {value}" for name, value in (FORWARDED | REMOVED).items()]
     body = FINAL if status == "200 OK" else b'{"error":{"message":"Later."}}'
     raw.play = playing(
@@ -99,7 +99,7 @@ async def test_cookies_of_an_upstream_are_not_stored(raw_gate: str, raw: RawUpst
 
 
 async def test_a_redirect_is_not_followed(raw_gate: str, raw: RawUpstream, start_gate):
-    """The prompt and the gateway's key would be sent to another address."""
+    """Following it would send the prompt and the gateway's key to another address."""
     async with RawUpstream(playing(whole(FINAL, JSON))) as elsewhere:
         for status in (301, 302, 303, 307, 308):
             raw.play = playing(whole(b"", f"Location: {elsewhere.address}/v1/responses", status=f"{status} Go"))
@@ -113,7 +113,7 @@ async def test_a_redirect_is_not_followed(raw_gate: str, raw: RawUpstream, start
 
 @pytest.mark.parametrize("play", [playing(whole(FINAL, JSON)), playing(whole(CANONICAL, SSE))], ids=["json", "stream"])
 async def test_a_connection_is_reused(raw_gate: str, raw: RawUpstream, play):
-    """Also after a stream, whose sentinel follows the last event."""
+    """This includes streams, whose sentinel follows the last event."""
     raw.play = play
     for data in (post(), STREAM, post(), STREAM):
         assert (await ask(raw_gate, data)).status == 200
@@ -122,7 +122,7 @@ async def test_a_connection_is_reused(raw_gate: str, raw: RawUpstream, play):
 
 
 async def test_a_connection_is_reused_after_a_late_sentinel(raw_gate: str, raw: RawUpstream):
-    """The caller receives its last event at once; the rest is read so that the connection can be reused."""
+    """The caller receives its last event without delay; the rest is read so that the connection can be reused."""
 
     async def slowly(_, writer: asyncio.StreamWriter) -> None:
         answer = whole(CANONICAL, SSE)
@@ -140,7 +140,7 @@ async def test_a_connection_is_reused_after_a_late_sentinel(raw_gate: str, raw: 
 
 
 async def test_bytes_after_an_answer_reach_no_caller(raw_gate: str, raw: RawUpstream):
-    """They must not be read as the answer to the next call."""
+    """Reading them as the answer to the next call would mix up callers."""
     raw.play = playing(whole(FINAL, JSON) + whole(b'{"stolen":1}', JSON))
     answers = [await ask(raw_gate, data) for data in (post(), STREAM, post(), post())]
 
@@ -149,7 +149,7 @@ async def test_bytes_after_an_answer_reach_no_caller(raw_gate: str, raw: RawUpst
 
 
 async def test_the_connection_of_an_unfinished_answer_is_not_reused(raw_gate: str, raw: RawUpstream):
-    """The rest of one caller's stream must not begin another's."""
+    """The rest of one caller's stream must not become the start of another's."""
     raw.play = playing(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + CANONICAL[:2000], end="hang")
     async with wire(raw_gate) as connection:
         await connection.send(STREAM)
@@ -162,7 +162,7 @@ async def test_the_connection_of_an_unfinished_answer_is_not_reused(raw_gate: st
 
 
 async def test_many_streams_run_at_once(start_gate, upstream: FakeUpstream):
-    """aiohttp would queue the 101st; this upstream answers only when all have arrived."""
+    """aiohttp limits a session to 100 connections by default; this upstream answers only when all requests have arrived."""
     all_here = asyncio.Event()
 
     async def together(request):
@@ -198,7 +198,7 @@ async def test_an_answer_over_the_limit_is_refused(raw: RawUpstream, start_gate,
 
 
 async def test_a_stream_as_a_whole_has_no_limit(raw: RawUpstream, start_gate):
-    """Only answers that are kept in memory have one."""
+    """`max_answer_bytes` applies only to answers that are collected in memory."""
     gate = await start_gate(tables_of(raw, max_answer_bytes=1000))
     raw.play = playing(whole(CANONICAL, SSE))
 
@@ -241,7 +241,7 @@ def self_signed(tmp_path: Path) -> ssl.SSLContext:
 
 
 async def test_a_self_signed_certificate_is_refused(start_gate, self_signed: ssl.SSLContext):
-    """502; nothing was sent, and nothing is sent without TLS."""
+    """The answer is a 502; the upstream receives no request, and there is no fallback without TLS."""
     async with RawUpstream(playing(whole(FINAL, JSON)), tls=self_signed) as upstream:
         gate = await start_gate(tables_of(upstream))
         answer = await ask(gate, post())
@@ -251,7 +251,7 @@ async def test_a_self_signed_certificate_is_refused(start_gate, self_signed: ssl
 
 
 async def test_a_client_that_stops_reading_pauses_its_upstream(raw_gate: str, raw: RawUpstream):
-    """What a slow client has not read does not accumulate in the gateway."""
+    """Data that a slow client has not read does not accumulate in the gateway."""
     sent = 0
 
     async def flood(_, writer: asyncio.StreamWriter) -> None:
@@ -269,7 +269,7 @@ async def test_a_client_that_stops_reading_pauses_its_upstream(raw_gate: str, ra
         assert b"200" in await connection.line()
         await until(lambda: sent > 0)
         before = -1
-        while before != sent:  # until nothing has moved for a while: both sides' buffers are full
+        while before != sent:  # until no data has moved for a while: the buffers of both sides are full
             before = sent
             await asyncio.sleep(0.3)
 

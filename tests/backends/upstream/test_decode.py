@@ -1,4 +1,4 @@
-"""Answers that are compressed although no coding was requested."""
+"""Compressed answers of upstreams; the gateway requests none but decodes them."""
 
 import asyncio
 import gzip
@@ -39,7 +39,7 @@ async def decode(coding: str, data: bytes, size: int = 65_536) -> bytes:
 @pytest.mark.parametrize(("coding", "encode"), CODINGS.values(), ids=CODINGS)
 @pytest.mark.parametrize("size", [997, 2**30])
 async def test_an_answer_is_decompressed(coding: str, encode, size: int):
-    """In chunks of any size, and in one of many steps."""
+    """The chunks may have any size; a large chunk is decompressed in several steps."""
     assert await decode(coding, encode(TEXT), size) == TEXT
 
 
@@ -94,7 +94,7 @@ async def upstream():
 
 
 def bomb(beginning: bytes) -> bytes:
-    """120 MB in 117 KB."""
+    """Return 117 KB of gzip that decompress to 120 MB."""
     compressor = zlib.compressobj(wbits=31)
     spaces = b"".join(compressor.compress(b" " * 1_000_000) for _ in range(120))
     return compressor.compress(beginning) + spaces + compressor.flush()
@@ -111,7 +111,7 @@ FAULTS = {
 @pytest.mark.parametrize("body", [b'{"model":"m"}', b'{"model":"m","stream":true}'], ids=["json", "stream"])
 @pytest.mark.parametrize(("data", "content_type"), FAULTS.values(), ids=FAULTS)
 async def test_a_broken_answer_is_a_502(upstream: RawUpstream, start_gate, data: bytes, content_type: str, body: bytes):
-    """Before its first event; what it decompresses to is not kept."""
+    """The fault occurs before the first event; the decompressed data is not kept."""
     backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1"}
     gate = await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "fake"}]})
     upstream.play = playing(whole(data, content_type, "Content-Encoding: gzip"))

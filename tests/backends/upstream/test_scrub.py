@@ -1,4 +1,4 @@
-"""The gateway's own key in what an upstream sends."""
+"""The gateway's own key is removed from the answers of an upstream."""
 
 import orjson
 import pytest
@@ -18,7 +18,7 @@ ECHO = orjson.dumps(
 
 
 def test_data_without_the_secret_is_the_same_object():
-    """Nothing is copied on the usual path."""
+    """The usual path makes no copy."""
     data, batch = b"a" * 1000, [Event("x", b"data: 1\n\n"), Run(b"data: 2\n\n")]
 
     assert Scrubber(KEY).data(data) is data
@@ -35,13 +35,13 @@ def test_every_form_of_the_secret_is_replaced(form: str):
 
 
 def test_a_secret_that_json_escapes_is_replaced():
-    """Quotes and backslashes, for one."""
+    """Examples are quotes and backslashes."""
     secret = 'sk-"quoted"\\and-more'
 
     assert Scrubber(secret).data(orjson.dumps({"a": secret})) == orjson.dumps({"a": REPLACEMENT})
 
 
-def test_events_and_runs_keep_their_place():
+def test_events_and_runs_keep_their_order():
     """An event is parsed again after the replacement."""
     event = Event("error", b'event: error\ndata: {"type":"error","message":"%b"}\n\n' % KEY.encode())
     batch = Scrubber(KEY).batch([Run(b"data: %b\n\n" % KEY.encode()), event])
@@ -53,8 +53,8 @@ def test_events_and_runs_keep_their_place():
 
 
 @pytest.mark.parametrize("secret", [None, "", "short"])
-def test_without_a_secret_of_some_length_nothing_is_replaced(secret: str | None):
-    """A short one could be a part of any text."""
+def test_an_empty_or_short_secret_is_not_replaced(secret: str | None):
+    """A short text could occur anywhere by chance."""
     assert Scrubber(secret).text("a short text") == "a short text"
 
 
@@ -73,7 +73,7 @@ async def gate(upstream: RawUpstream, start_gate, monkeypatch: pytest.MonkeyPatc
 
 
 def with_key(data: bytes) -> bytes:
-    """A recorded answer with the key in its text."""
+    """Return a recorded answer with the key in its text."""
     assert b"Hello" in data
     return data.replace(b"Hello", b"Hello %b" % KEY.encode())
 
@@ -99,13 +99,13 @@ ECHOES = {
 async def test_the_key_never_reaches_a_caller_or_a_log(
     gate: str, upstream: RawUpstream, logged, capfd, echo, data: bytes
 ):
-    """Wherever the upstream repeats it."""
+    """The upstream repeats it in a header, a body, an event or an error."""
     upstream.play = playing(echo)
     answer = await ask(gate, data)
-    shown = f"{answer.headers} {answer.body.decode()} {logged} {''.join(capfd.readouterr())}"
+    output = f"{answer.headers} {answer.body.decode()} {logged} {''.join(capfd.readouterr())}"
 
     assert KEY.encode() in upstream.requests[0]
-    assert [form for form in (KEY, IN_JSON) if form in shown] == []
+    assert [form for form in (KEY, IN_JSON) if form in output] == []
 
 
 async def test_an_answer_that_repeats_the_key_is_otherwise_unchanged(gate: str, upstream: RawUpstream):

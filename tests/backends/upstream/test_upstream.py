@@ -26,10 +26,10 @@ def frame_of(name: str, data: bytes) -> bytes:
 
 @pytest.fixture
 async def upstream():
-    """Answers with the canonical response until a test sets what it plays."""
+    """An upstream that answers with the canonical response until a test sets `play`."""
     async with RawUpstream(playing(whole(FINAL, JSON))) as server:
         yield server
-        await until(lambda: server.open == 0)  # the gateway is closed by now and has kept no connection
+        await until(lambda: server.open == 0)  # the gateway is closed by now and keeps no connection
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ SILENCES = {
 @BOTH
 @pytest.mark.parametrize("play", SILENCES.values(), ids=SILENCES)
 async def test_a_timeout_before_the_first_event_is_a_504(impatient: str, upstream: RawUpstream, call: bytes, play):
-    """And the connection to the upstream is closed."""
+    """The connection to the upstream is closed as well."""
     upstream.play = play
     answer = await ask(impatient, post(call))
 
@@ -116,7 +116,7 @@ async def test_a_timeout_before_the_first_event_is_a_504(impatient: str, upstrea
 @BOTH
 @pytest.mark.parametrize(("play", "status", "code"), FAULTS.values(), ids=FAULTS)
 async def test_a_fault_before_the_first_event_is_an_error_status(gate, upstream: RawUpstream, call, play, status, code):
-    """Stream or not: an error of the gateway in the envelope, nothing of the upstream's answer, and the next call is served."""
+    """The error is the gateway's own envelope, without the upstream's answer, for streams and bodies; the next call is served."""
     upstream.play = play
     answer = await ask(gate, post(call))
 
@@ -128,7 +128,7 @@ async def test_a_fault_before_the_first_event_is_an_error_status(gate, upstream:
 
 
 async def test_a_frame_whose_data_is_not_json_is_never_followed(gate: str, upstream: RawUpstream):
-    """It passes like any unknown frame; without a followed event the stream ends as one that was cut."""
+    """It passes like any unknown frame; without a followed event the stream counts as truncated."""
     upstream.play = playing(whole(frame_of("response.created", b'{"type":"response.created",nope'), SSE))
     body, stream = await ask(gate, post()), await ask(gate, STREAM)
 
@@ -158,7 +158,7 @@ LATE_FAULTS = {
 async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_requires(
     gate, impatient, upstream, play, code
 ):
-    """The open item is closed, `error` and `response.failed` follow with continued numbers, then the sentinel."""
+    """The open item is closed; `error` and `response.failed` follow with continued sequence numbers, then the sentinel."""
     upstream.play = play
     answer = await ask(impatient if code == "upstream_timeout" else gate, STREAM)
     *passed, closed, error, failed, done = events(answer.body)
@@ -177,7 +177,7 @@ async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_req
 
 @pytest.mark.parametrize(("play", "code"), LATE_FAULTS.values(), ids=LATE_FAULTS)
 async def test_a_stream_that_fails_is_an_error_status_for_a_json_call(gate, impatient, upstream, play, code: str):
-    """Half an answer is never returned as a body."""
+    """An incomplete answer is never returned as a body."""
     upstream.play = play
     answer = await ask(impatient if code == "upstream_timeout" else gate, post())
 
@@ -185,7 +185,7 @@ async def test_a_stream_that_fails_is_an_error_status_for_a_json_call(gate, impa
 
 
 async def test_the_sdk_raises_the_fault(gate: str, upstream: RawUpstream):
-    """By status before the first event, by the `error` event after it; a truncated answer never looks complete."""
+    """It raises by status before the first event and by the `error` event after it; a truncated answer never looks complete."""
     async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
         upstream.play = playing(end="reset")
         with pytest.raises(InternalServerError) as before:
@@ -259,7 +259,7 @@ REFUSALS = {
 @BOTH
 @pytest.mark.parametrize(("data", "status", "body"), REFUSALS.values(), ids=REFUSALS)
 async def test_a_refusal_keeps_its_status_and_its_envelope(gate, upstream, call, data, status, body):
-    """A body without an envelope is replaced by one."""
+    """A body that is not an envelope is replaced by one."""
     upstream.play = playing(data)
     answer = await ask(gate, post(call))
 
@@ -270,14 +270,14 @@ async def test_a_refusal_keeps_its_status_and_its_envelope(gate, upstream, call,
 
 
 async def test_a_refused_gateway_key_is_not_retried(gate: str, upstream: RawUpstream):
-    """Another attempt of the caller would fail as well."""
+    """A retry by the caller would fail as well."""
     upstream.play = FAULTS["401"][0]
 
     assert (await ask(gate, post())).headers["x-should-retry"] == "false"
 
 
 async def test_an_upstream_that_refuses_connections_is_a_502(start_gate):
-    """At once."""
+    """The error comes without waiting for `connect_timeout_s`."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         gate = await start_gate(tables(f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"))
@@ -287,10 +287,10 @@ async def test_an_upstream_that_refuses_connections_is_a_502(start_gate):
 
 
 async def test_an_upstream_that_accepts_no_connection_is_a_504(start_gate):
-    """After `connect_timeout_s`."""
+    """The error comes after `connect_timeout_s`."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
-        with socket.create_connection(address):  # the one place in its queue is taken
+        with socket.create_connection(address):  # fills the only place in its queue
             gate = await start_gate(tables(f"http://127.0.0.1:{address[1]}/v1", connect_timeout_s=0.3))
             answer = await ask(gate, post())
 

@@ -24,19 +24,19 @@ def file(tmp_path: Path) -> Path:
 
 
 def verify(file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Return the exit code and what was printed to stdout and stderr."""
+    """Return the exit status, stdout and stderr."""
     code = main(["audit", "verify", str(file)])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
 
 def test_an_intact_chain_is_exit_0(file: Path, capsys):
-    """The number of its lines is printed."""
+    """It prints the number of lines."""
     assert verify(file, capsys) == (0, f"{file}: 4 lines, the chain is intact.\n", "")
 
 
 def test_an_empty_file_is_intact(tmp_path: Path, capsys):
-    """No line was altered."""
+    """A chain without lines has no altered line."""
     (tmp_path / "empty").touch()
 
     assert verify(tmp_path / "empty", capsys)[0] == 0
@@ -44,7 +44,7 @@ def test_an_empty_file_is_intact(tmp_path: Path, capsys):
 
 @pytest.mark.parametrize("is_altered", [False, True])
 def test_a_line_about_lost_decisions_is_verified_too(file: Path, capsys, logged, is_altered: bool):
-    """It is a line of the chain like any other."""
+    """It belongs to the chain like any other line."""
     audit = Audit(AuditTable(path=file))
     audit.open()
     with disk_full_at(file.stat().st_size + 20):
@@ -64,7 +64,7 @@ def test_a_line_about_lost_decisions_is_verified_too(file: Path, capsys, logged,
 
 @pytest.mark.parametrize("number", [1, 3, 4])
 def test_an_altered_line_is_exit_1(file: Path, capsys, number: int):
-    """Its number is printed, counted from 1."""
+    """It prints the number of the line, counted from 1."""
     lines = file.read_bytes().splitlines(keepends=True)
     lines[number - 1] = lines[number - 1].replace(b"anna", b"ben")
     file.write_bytes(b"".join(lines))
@@ -81,7 +81,7 @@ def test_a_file_of_another_kind_is_exit_1(tmp_path: Path, capsys):
 
 @pytest.mark.parametrize("name", ["none.jsonl", "."])
 def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, name: str):
-    """stderr has its name and the reason."""
+    """stderr names the file and the reason."""
     code, out, err = verify(tmp_path / name, capsys)
 
     assert (code, out) == (2, "")
@@ -90,14 +90,14 @@ def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, name: str)
 
 @pytest.mark.parametrize("typed", [["audit"], ["audit", "verify"], ["audit", "mend", "x"]])
 def test_an_incomplete_command_is_exit_2(typed: list[str], capsys):
-    """The usage is printed."""
+    """It prints the usage."""
     with pytest.raises(SystemExit, match="2"):
         main(typed)
     assert "usage: headgate audit" in capsys.readouterr().err
 
 
 def test_a_gateway_with_an_incomplete_audit_file_does_not_start(file: Path, tmp_path: Path, capsys):
-    """It exits with 2 and a message that says what to do."""
+    """It exits with 2; the message names the remedy."""
     file.write_bytes(file.read_bytes()[:-10])
     config = tmp_path / "headgate.toml"
     config.write_text(f'[server]\nport = 0\n[audit]\npath = "{file}"\n{CANNED}')

@@ -35,7 +35,7 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def identifier() -> str:
-    """One that no other test blocks."""
+    """Return an identifier that no other test blocks."""
     return f"person-{next(numbers)}"
 
 
@@ -55,14 +55,14 @@ def redis_table(server: RedisServer, *, timeout_ms: int = 5000) -> dict[str, Any
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Return the exit status, stdout and stderr of a command."""
-    capsys.readouterr()  # drop what a gateway of this test logged
+    capsys.readouterr()  # drop the log lines of a gateway of this test
     status = main(arguments)
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
 
 async def send(http, gate: str, caller: str = "anna", end_user: str = "", **body: Any) -> tuple[int, str | None]:
-    """Return the status of a call and, if it is refused, the code."""
+    """Return the status of a call, and its error code or None."""
     headers = {"Authorization": f"Bearer {caller}"} | ({"x-end-user": end_user} if end_user else {})
     async with http.post(f"{gate}/v1/responses", json={"model": "m", **body}, headers=headers) as answer:
         return answer.status, ((await answer.json()).get("error") or {}).get("code")
@@ -82,7 +82,7 @@ def gates(start_gate: StartGate, upstream: FakeUpstream, redis_server: RedisServ
 
 @pytest.fixture
 def command(tmp_path: Path, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command about an identifier with the config of the gateways that share their state."""
+    """Run a command for an identifier with the config of the gateways that share their state."""
     state = f'[state]\nuse = "redis"\nurl = "{redis_server.url}"\ntimeout_ms = 5000\n'
     config = write_config(tmp_path / "shared.toml", policies=['use = "safety_identifier"'], state=state)
 
@@ -94,7 +94,7 @@ def command(tmp_path: Path, redis_server: RedisServer, capsys: pytest.CaptureFix
 
 @pytest.fixture
 def whois(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run `whois` with a config during a rotation of keys, and a list of end users and addresses."""
+    """Run `whois` with a config during a key rotation, and a list of end users and addresses."""
     users = tmp_path / "users.txt"
     users.write_text("kim\n\n  Ada Lovelace  \nj\u00f6rg\nkim@example.org\nada@example.org\n", encoding="utf-8")
     keys = 'keys = ["env:NEW_KEY", "env:OLD_KEY"]'
@@ -112,7 +112,7 @@ def whois(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 @pytest.mark.parametrize("key", KEYS.values())
 @pytest.mark.parametrize("name", CALLERS)
 def test_whois_finds_a_caller_under_every_key(whois: Any, key: str, name: str):
-    """During a rotation, upstreams have identifiers of both."""
+    """During a rotation upstreams know identifiers of both keys."""
     identifier = derive_identifier(key.encode(), Caller(name, CALLERS[name]))
 
     assert whois(identifier) == (0, f"{name} (team {CALLERS[name]})\n", "")
@@ -121,7 +121,7 @@ def test_whois_finds_a_caller_under_every_key(whois: Any, key: str, name: str):
 @pytest.mark.parametrize("key", KEYS.values())
 @pytest.mark.parametrize("user", ["kim", "Ada Lovelace", "j\u00f6rg"])
 def test_whois_finds_an_end_user_of_the_list(whois: Any, key: str, user: str):
-    """One a line; a name may contain a space."""
+    """The list has one name per line; a name may contain a space."""
     identifier = derive_identifier(key.encode(), Caller("ben", "search"), user)
 
     assert whois(identifier) == (0, f"ben (team search), for its end user {user}\n", "")
@@ -155,7 +155,7 @@ def test_whois_finds_a_hashed_value_of_the_list(whois: Any, key: str, team: str,
     ],
 )
 def test_whois_of_an_unknown_identifier_exits_with_1(whois: Any, identifier: str):
-    """Another key's, another team's, or that of an end user or a value that is not listed."""
+    """It belongs to another key or team, or to an end user or value that is not in the list."""
     assert whois(identifier) == (1, "No caller of this config has that identifier under any of its keys.\n", "")
 
 
@@ -173,7 +173,7 @@ def test_whois_without_a_list_finds_callers_only(whois: Any, tmp_path: Path, ide
 
 
 def test_whois_accepts_an_identifier_that_looks_like_an_option(whois: Any, tmp_path: Path):
-    """One in 64 begins with a hyphen; it follows "--", as in the example of the help."""
+    """One in 64 starts with a hyphen; it follows "--", as in the example of the help."""
     users = (f"user-{number}" for number in count())
     user = next(user for user in users if derive_identifier(b"the newer key", Caller("anna", "search"), user)[0] == "-")
     (tmp_path / "users.txt").write_text(user)
@@ -182,7 +182,7 @@ def test_whois_accepts_an_identifier_that_looks_like_an_option(whois: Any, tmp_p
 
 
 def test_whois_without_callers_finds_the_anonymous_one(tmp_path: Path, capsys):
-    """A gateway without callers derives its identifier."""
+    """A gateway without callers derives an identifier for the anonymous caller."""
     policy = 'use = "safety_identifier"\nsource = "caller"\nkey = "env:NEW_KEY"'
     config = write_config(tmp_path / "headgate.toml", policies=[policy], callers=())
     identifier = derive_identifier(b"the newer key", Caller("anybody", "anybody"))
@@ -192,7 +192,7 @@ def test_whois_without_callers_finds_the_anonymous_one(tmp_path: Path, capsys):
 
 @pytest.mark.parametrize("policies", [(), ('use = "safety_identifier"',)])
 def test_whois_without_a_policy_that_has_a_key_exits_with_1(tmp_path: Path, capsys, policies: Sequence[str]):
-    """No identifier of its calls says whose they are."""
+    """Without such a policy no identifier belongs to a caller."""
     config = write_config(tmp_path / "headgate.toml", policies=policies)
 
     assert run(capsys, "whois", "x", "--config", config)[0] == 1
@@ -212,7 +212,7 @@ def test_a_list_of_end_users_that_cannot_be_read_exits_with_2(whois: Any, tmp_pa
 
 @pytest.mark.parametrize("name", ["whois", "block", "unblock"])
 def test_the_help_shows_an_identifier_after_two_hyphens(name: str, capsys):
-    """In an example that can be copied."""
+    """Its example can be copied."""
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
     assert f"example: headgate {name} --config my.toml -- IDENTIFIER" in capsys.readouterr().out
@@ -249,7 +249,7 @@ def test_a_command_without_a_config_exits_with_2(name: str, capsys):
 async def test_whois_finds_what_a_gateway_sent(
     start_gate: StartGate, http, upstream: FakeUpstream, whois: Any, policy: dict, calls: list[tuple[dict, str]]
 ):
-    """Before a rotation and during it."""
+    """It finds the identifiers of calls before and during a rotation."""
     for keys in (["env:OLD_KEY"], ["env:NEW_KEY", "env:OLD_KEY"]):
         table = {"use": "safety_identifier", "keys": keys, **policy}
         gate = await start_gate(tables_for(upstream, policy=[table], caller=TABLES))
@@ -265,7 +265,7 @@ async def test_whois_finds_what_a_gateway_sent(
 async def test_every_gateway_refuses_a_blocked_identifier_from_the_next_call_on(
     gates: Any, command: Any, http, upstream: FakeUpstream, identifier: str
 ):
-    """And passes it as soon as it is unblocked. Repeating a command changes nothing."""
+    """It passes again as soon as it is unblocked. Repeating a command changes nothing."""
     both = await gates()
     outcomes, printed = [], []
     for name in ("", "block", "block", "unblock", "unblock"):
@@ -286,7 +286,7 @@ async def test_every_gateway_refuses_a_blocked_identifier_from_the_next_call_on(
 async def test_a_state_in_sqlite_is_shared_with_the_commands(
     start_gate: StartGate, tmp_path: Path, http, upstream: FakeUpstream, capsys
 ):
-    """By all processes of one machine."""
+    """All processes of one machine share it."""
     file = tmp_path / "state.db"
     tables = tables_for(upstream, policy=[{"use": "safety_identifier"}], caller=TABLES)
     gate = await start_gate({**tables, "state": {"use": "sqlite", "path": str(file)}})
@@ -299,7 +299,7 @@ async def test_a_state_in_sqlite_is_shared_with_the_commands(
 
 
 async def test_other_identifiers_pass(gates: Any, command: Any, http, identifier: str):
-    """Similar ones, and calls without one."""
+    """Similar identifiers pass, and so do calls without one."""
     gate, _ = await gates()
     await command("block", identifier)
     others = [identifier.upper(), identifier[:-1], f"{identifier} ", "", None]
@@ -308,7 +308,7 @@ async def test_other_identifiers_pass(gates: Any, command: Any, http, identifier
 
 
 async def test_a_derived_identifier_is_blocked_as_it_is_sent(gates: Any, command: Any, http, upstream: FakeUpstream):
-    """An upstream's complaint is enough to block it; the caller's other end users pass."""
+    """The identifier in an upstream's complaint is enough to block it; other end users of the caller pass."""
     both = await gates(**DERIVED, key="env:NEW_KEY")
     user, other = f"kim-{next(numbers)}", f"lee-{next(numbers)}"
     await send(http, both[0], "anna", user)
@@ -321,7 +321,7 @@ async def test_a_derived_identifier_is_blocked_as_it_is_sent(gates: Any, command
 async def test_a_blocked_principal_stays_blocked_after_a_rotation(
     gates: Any, command: Any, http, upstream: FakeUpstream
 ):
-    """Although its identifier changes with the key."""
+    """It stays blocked although its identifier changes with the key."""
     user = f"kim-{next(numbers)}"
     before, _ = await gates(**DERIVED, key="env:OLD_KEY")
     await send(http, before, "anna", user)
@@ -333,7 +333,7 @@ async def test_a_blocked_principal_stays_blocked_after_a_rotation(
 
 
 async def test_a_blocked_value_stays_blocked_after_a_rotation(gates: Any, command: Any, http, upstream: FakeUpstream):
-    """Although its hash changes with the key."""
+    """It stays blocked although its hash changes with the key."""
     mail = f"kim-{next(numbers)}@example.org"
     before, _ = await gates(pii="hash", keys=["env:OLD_KEY"])
     await send(http, before, safety_identifier=mail)
@@ -359,7 +359,7 @@ async def test_a_blocked_value_stays_blocked_after_a_rotation(gates: Any, comman
     ids=["none", "memory", "sqlite", "redis"],
 )
 def test_a_state_that_is_private_or_fails_exits_with_2(tmp_path: Path, capsys, name: str, state: str, message: str):
-    """The message says what to change; nothing is printed that did not happen."""
+    """The message names the remedy; stdout does not report success."""
     config = write_config(tmp_path / "headgate.toml", state=state)
     status, out, err = run(capsys, name, "x", "--config", config)
 
@@ -371,7 +371,7 @@ def test_a_state_that_is_private_or_fails_exits_with_2(tmp_path: Path, capsys, n
 async def test_while_redis_fails_only_the_identifiers_of_the_config_are_blocked(
     start_gate: StartGate, http, upstream: FakeUpstream, redis_server: RedisServer, logged, fault: str
 ):
-    """One warning for each call that had to ask it, without the identifier."""
+    """Each call that needs Redis logs one warning, without the identifier."""
     policy = [{"use": "safety_identifier", "blocked": ["listed"]}]
     state = redis_table(redis_server, timeout_ms=50)
     gate = await start_gate(tables_for(upstream, policy=policy, caller=TABLES, state=state))

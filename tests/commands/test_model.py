@@ -10,7 +10,7 @@ from tests.models import write_model
 
 
 def test_check_prints_the_properties_of_a_model(tmp_path, capsys):
-    """In aligned lines."""
+    """The lines are aligned."""
     folder = write_model(tmp_path / "model", ["Hello"])
     code = main(["model", "check", str(folder), "--device", "cpu"])
     printed = capsys.readouterr()
@@ -24,7 +24,7 @@ def test_check_prints_the_properties_of_a_model(tmp_path, capsys):
 
 
 def test_check_of_an_unusable_model_exits_with_1(tmp_path, capsys):
-    """It prints the reason, and no traceback."""
+    """It prints the reason without a traceback."""
     folder = write_model(tmp_path / "model")
     (folder / "model.bin").write_bytes(b"\x06")
     code = main(["model", "check", str(folder)])
@@ -43,7 +43,7 @@ def test_check_of_an_unusable_model_exits_with_1(tmp_path, capsys):
     ],
 )
 def test_convert_refuses_an_unsupported_checkpoint(tmp_path, capsys, kind, weights, message):
-    """It exits with 2, because the input is at fault."""
+    """It exits with 2, because the input is invalid."""
     source = write_checkpoint(tmp_path / "from", kind, weights=weights)
     code = main(["model", "convert", str(source), str(tmp_path / "to")])
     found = capsys.readouterr()
@@ -53,8 +53,8 @@ def test_convert_refuses_an_unsupported_checkpoint(tmp_path, capsys, kind, weigh
     assert not (tmp_path / "to").exists()
 
 
-def test_convert_without_its_extra_names_it(tmp_path, capsys, monkeypatch):
-    """In one sentence."""
+def test_convert_names_a_missing_extra(tmp_path, capsys, monkeypatch):
+    """The error is one sentence."""
     monkeypatch.setitem(sys.modules, "torch", None)
     code = main(["model", "convert", str(write_checkpoint(tmp_path / "from")), str(tmp_path / "to")])
 
@@ -64,7 +64,7 @@ def test_convert_without_its_extra_names_it(tmp_path, capsys, monkeypatch):
 
 
 def test_convert_refuses_an_unknown_quantization(tmp_path, capsys):
-    """Before any file is read."""
+    """The error comes before any file is read."""
     with pytest.raises(SystemExit) as refused:
         main(["model", "convert", "from", "to", "--quantization", "int4"])
 
@@ -74,7 +74,7 @@ def test_convert_refuses_an_unknown_quantization(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_converted_model_can_be_checked(tmp_path, capsys):
-    """From checkpoint to model folder, where torch is installed."""
+    """This runs the conversion from checkpoint to model folder where torch is installed."""
     pytest.importorskip("transformers")
     pytest.importorskip("torch")
     source = save_checkpoint(tmp_path / "from", "Qwen2")
@@ -87,7 +87,7 @@ def test_a_converted_model_can_be_checked(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_conversion_that_deviates_exits_with_1(tmp_path, capsys, monkeypatch):
-    """The input is not at fault."""
+    """It is not 2, because the input is valid."""
     pytest.importorskip("transformers")
     pytest.importorskip("torch")
     monkeypatch.setattr("backends.local.conversion.verification.MAX_DEVIATION", 0.0)

@@ -52,7 +52,7 @@ def text_of(path: str) -> str:
 
 
 def run(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str, str]:
-    """Return the exit code and what was printed to stdout and stderr."""
+    """Return the exit status, stdout and stderr."""
     code = main(["policy", *typed])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
@@ -60,7 +60,7 @@ def run(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str, str]
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_the_cases_of_every_policy_hold(example: Path, capsys):
-    """Each file of cases beside the tests of policies documents its policy."""
+    """The files of cases in tests/policies document their policies."""
     code, out, err = run(capsys, "test", str(example))
 
     assert (code, err) == (0, "")
@@ -69,12 +69,12 @@ def test_the_cases_of_every_policy_hold(example: Path, capsys):
 
 
 def test_expected_outcomes_are_exit_0(tmp_path: Path, capsys):
-    """Allowed, changed, removed, denied."""
+    """The outcomes are allowed, changed, removed and denied."""
     assert run(capsys, "test", file(tmp_path, POLICIES + CASES)) == (0, "3 cases, 0 not as expected.\n", "")
 
 
 def test_several_files_are_counted_together(tmp_path: Path, capsys):
-    """Each file has policies of its own."""
+    """Each file has its own policies."""
     files = [
         file(tmp_path, POLICIES + CASES, "one.toml"),
         file(tmp_path, '[[case]]\nrequest = {model = "m"}', "two.toml"),
@@ -115,8 +115,8 @@ def test_several_files_are_counted_together(tmp_path: Path, capsys):
         ("request = {}", "allowed", "denied, missing_required_parameter"),
     ],
 )  # fmt: skip
-def test_a_case_that_differs_is_shown_and_exit_1(tmp_path: Path, capsys, case: str, expected: str, found: str):
-    """With its file, its number and name, and the expected and the found outcome."""
+def test_a_case_that_differs_is_printed_and_exit_1(tmp_path: Path, capsys, case: str, expected: str, found: str):
+    """The line has its file, number and name, and the expected and the actual outcome."""
     path = file(tmp_path, f'{POLICIES}{CASES}[[case]]\nname = "this one"\n{case}')
     code, out, err = run(capsys, "test", path)
 
@@ -126,8 +126,8 @@ def test_a_case_that_differs_is_shown_and_exit_1(tmp_path: Path, capsys, case: s
     )
 
 
-def test_all_cases_that_differ_are_shown(tmp_path: Path, capsys):
-    """Not only the first one."""
+def test_all_cases_that_differ_are_printed(tmp_path: Path, capsys):
+    """The run does not stop at the first one."""
     wrong = '[[case]]\nrequest = {model = "m"}\n' * 3
     _, out, _ = run(capsys, "test", file(tmp_path, POLICIES + wrong), file(tmp_path, POLICIES + wrong, "b.toml"))
 
@@ -136,7 +136,7 @@ def test_all_cases_that_differ_are_shown(tmp_path: Path, capsys):
 
 
 def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
-    """Empty lines between them are skipped."""
+    """Empty lines are skipped."""
     lines = [
         {"name": "moved", "request": {"model": "m", "max_tool_calls": 1}},
         {"request": {"model": "m"}, "changed": {"max_tool_calls": 4}},
@@ -162,7 +162,7 @@ def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
 
 
 def test_the_policies_of_a_config_replace_those_of_the_file(tmp_path: Path, capsys):
-    """They run in the mode that the config gives them."""
+    """They run in the mode that the config sets."""
     cases = file(tmp_path, POLICIES + CASES)
     config = file(tmp_path, POLICIES.replace("max = 4", "max = 9") + CANNED, "gate.toml")
     reported = file(tmp_path, POLICIES.replace("blocked", 'mode = "report"\nblocked') + CANNED, "report.toml")
@@ -174,7 +174,7 @@ def test_the_policies_of_a_config_replace_those_of_the_file(tmp_path: Path, caps
 
 
 def test_a_case_can_have_a_caller_a_team_and_headers(tmp_path: Path, capsys, monkeypatch):
-    """Policies see them as in a gateway, whatever the case of a header's name."""
+    """Policies receive them as in a gateway; names of headers are case-insensitive."""
     monkeypatch.setenv("SAFETY_KEY", "a key for tests")
     text = """
 [[policy]]
@@ -239,7 +239,7 @@ changed = {safety_identifier = "KIM"}
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, text: str, message: str):
-    """The message has the file, the place and the fault; no case runs."""
+    """The message has the file, the position and the fault; no case runs."""
     path = tmp_path / "cases.toml"
     path.write_bytes(text.encode(errors="surrogateescape"))
     code, out, err = run(capsys, "test", str(path))
@@ -262,7 +262,7 @@ def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, text: str,
     ],
 )  # fmt: skip
 def test_a_line_that_is_not_a_case_is_exit_2(tmp_path: Path, capsys, line: str, message: str):
-    """Invalid JSON is named by its line, other JSON by its case; both are counted from 1."""
+    """The message has the line number of invalid JSON and the case number of other values, counted from 1."""
     path = file(tmp_path, '{"request":{"model":"m"}}\n\n' + line, "cases.jsonl")
     code, out, err = run(capsys, "test", path)
 
@@ -270,8 +270,8 @@ def test_a_line_that_is_not_a_case_is_exit_2(tmp_path: Path, capsys, line: str, 
     assert err.startswith(f"{path}, {message}")
 
 
-def test_lines_of_json_may_begin_with_a_byte_order_mark(tmp_path: Path, capsys):
-    """Some editors write one; it does not belong to the first line."""
+def test_lines_of_json_may_start_with_a_byte_order_mark(tmp_path: Path, capsys):
+    """Some editors write one; it is not part of the first line."""
     cases = file(tmp_path, '\ufeff{"request":{"model":"m"}}\n', "cases.jsonl")
     gate = file(tmp_path, OLD + CANNED, "old.toml")
     recorded = file(tmp_path, '\ufeff{"caller":"a","team":"a","request":{"model":"m"}}\n', "requests.jsonl")
@@ -312,7 +312,7 @@ NEW = OLD.replace("max = 8", 'max = 4\non_exceed = "reject"').replace("100", "10
 
 
 async def recorded_by_gateway(http, upstream: FakeUpstream, path: Path, *requests: Sequence[Any], **more: Any) -> str:
-    """Return the file in which a gateway, which is closed again, recorded requests: the query, the body, the headers."""
+    """Return the file in which a gateway recorded these requests (query, body, headers); the gateway is closed again."""
     tables = tables_for(upstream, record={"path": str(path)}, server={"port": 0, "drain_s": 0}, **more)
     async with running(build(tables)) as gate:
         for query, body, headers in requests:
@@ -324,7 +324,7 @@ async def recorded_by_gateway(http, upstream: FakeUpstream, path: Path, *request
 
 @pytest.fixture
 async def record(http, upstream: FakeUpstream, tmp_path: Path) -> str:
-    """The record of seven calls by two callers."""
+    """Return the record of seven calls by two callers."""
     callers = [{"name": name, "key_sha256": hashlib.sha256(key.encode()).hexdigest()} for name, key in CALLERS.items()]
     calls: list[tuple[str, dict[str, Any]]] = [
         ("anna", {"max_tool_calls": 6}),
@@ -340,7 +340,7 @@ async def record(http, upstream: FakeUpstream, tmp_path: Path) -> str:
 
 
 async def test_diff_lists_the_callers_whose_requests_change_their_outcome(record: str, tmp_path: Path, capsys):
-    """The most frequent change first, with the outcome before and after."""
+    """The most frequent change is first; each line has the outcome before and after."""
     old, new = file(tmp_path, OLD + CANNED, "old.toml"), file(tmp_path, NEW + CANNED, "new.toml")
     code, out, err = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", record)
 
@@ -406,13 +406,13 @@ LINKED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.fixture
 async def links(http, upstream: FakeUpstream, tmp_path: Path) -> str:
-    """The record of calls with URLs, some with a query."""
+    """Return the record of calls with URLs, some with a query."""
     requests = [(query, {"input": [{"role": "user", "content": [content]}]}, {}) for content, query in LINKED]
     return await recorded_by_gateway(http, upstream, tmp_path / "requests.jsonl", *requests)
 
 
 async def test_diff_compares_hosts_and_the_include_of_a_query(links: str, tmp_path: Path, capsys):
-    """Whatever the name of the field with the URL; the record has nothing else of it."""
+    """The field with the URL may have any name; no other part of it is recorded."""
     old, new = file(tmp_path, OPEN + CANNED, "old.toml"), file(tmp_path, CLOSED + CANNED, "new.toml")
     code, out, err = await asyncio.to_thread(run, capsys, "diff", old, new, "--requests", links)
 
@@ -426,7 +426,7 @@ async def test_diff_compares_hosts_and_the_include_of_a_query(links: str, tmp_pa
 
 
 def test_a_case_can_have_a_query(tmp_path: Path, capsys):
-    """It is written as after the question mark."""
+    """It is written as in a URL, without the question mark."""
     case = """
 [[case]]
 request = {model = "m"}
@@ -467,7 +467,7 @@ ONE = '{"caller":"a","team":"a","request":{"model":"m","tools":[{"type":"custom"
     ],
 )  # fmt: skip
 def test_diff_names_the_settings_that_depend_on_texts(tmp_path: Path, capsys, old: str, new: str, named: str):
-    """Those of both configs, each once, without defaults and rules that are off; the exit code does not change."""
+    """It names those of both configs once, without defaults and disabled rules; the exit status does not change."""
     before, after = file(tmp_path, old + CANNED, "old.toml"), file(tmp_path, new + CANNED, "new.toml")
 
     assert run(capsys, "diff", before, after, "--requests", file(tmp_path, ONE, "requests.jsonl")) == (
@@ -478,7 +478,7 @@ def test_diff_names_the_settings_that_depend_on_texts(tmp_path: Path, capsys, ol
 
 
 def test_diff_names_the_rules_that_only_report(tmp_path: Path, capsys):
-    """They explain why a new rule changes nothing."""
+    """Their mode is the reason why a new rule changes no outcome."""
     old = file(tmp_path, CANNED, "old.toml")
     new = file(tmp_path, '[[policy]]\nuse = "tools"\nallow_types = []\nmode = "report"\n' + CANNED, "new.toml")
 
@@ -490,7 +490,7 @@ def test_diff_names_the_rules_that_only_report(tmp_path: Path, capsys):
 
 
 def test_diff_of_an_empty_record_is_exit_0(tmp_path: Path, capsys):
-    """There is no request whose outcome could change."""
+    """Without requests no outcome can change."""
     old, new = file(tmp_path, OLD + CANNED, "old.toml"), file(tmp_path, NEW + CANNED, "new.toml")
 
     assert run(capsys, "diff", old, new, "--requests", file(tmp_path, "\n", "none.jsonl")) == (
@@ -518,7 +518,7 @@ def test_diff_of_a_line_of_another_kind_is_exit_2(tmp_path: Path, capsys, line: 
 
 
 def test_diff_names_a_file_that_is_missing(tmp_path: Path, capsys):
-    """A config or the record."""
+    """The file is a config or the record."""
     gate, none = file(tmp_path, OLD + CANNED, "old.toml"), str(tmp_path / "none")
 
     for typed in ([none, gate, "--requests", gate], [gate, none, "--requests", gate], [gate, gate, "--requests", none]):

@@ -13,7 +13,7 @@ from proxy.config.plugins import load
 from proxy.stores import Store
 from tests.conftest import DATA
 
-SECRET = "a-secret-that-must-not-be-shown"
+SECRET = "a-secret-that-must-not-be-printed"
 CONFIG = f"""
 [server]
 host = "0.0.0.0"
@@ -84,7 +84,7 @@ PLUGINS = [(package, name) for package in PACKAGES for name in plugins(package)]
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A config file with something of everything."""
+    """A config file that uses every kind of table."""
     monkeypatch.setenv("APP_KEY", SECRET)
     path = tmp_path / "headgate.toml"
     path.write_text(CONFIG)
@@ -92,7 +92,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.CaptureFixture[str]):
-    """Callers, policies, state, routes and cache, with the settings that differ from their defaults."""
+    """The steps are callers, policies, state, routes and cache, with the settings that differ from their defaults."""
     code = main(["check", "--config", str(config)])
     printed = capsys.readouterr()
 
@@ -111,16 +111,16 @@ def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.C
     ]
 
 
-def test_check_shows_no_secret(config: Path, capsys: pytest.CaptureFixture[str]):
-    """Neither a caller's key nor that of a policy, a backend or a store."""
+def test_check_prints_no_secret(config: Path, capsys: pytest.CaptureFixture[str]):
+    """It prints no key of a caller, a policy, a backend or a store."""
     main(["check", "--config", str(config)])
     printed = capsys.readouterr()
 
     assert SECRET not in printed.out + printed.err
 
 
-def test_check_says_that_a_gateway_without_callers_is_open(tmp_path: Path, capsys):
-    """It then listens on loopback only."""
+def test_check_reports_that_a_gateway_without_callers_is_open(tmp_path: Path, capsys):
+    """Such a gateway listens on loopback only."""
     path = tmp_path / "headgate.toml"
     path.write_text(
         CONFIG[CONFIG.index("[[backend]]") : CONFIG.index('[[backend]]\nuse = "upstream"')]
@@ -158,7 +158,7 @@ backend = "canned"
     ],
 )
 def test_check_names_the_invalid_key(config: Path, capsys, old: str, new: str, message: str):
-    """Exit status 2, and the path of the key."""
+    """It exits with 2 and prints the path of the key."""
     config.write_text(CONFIG.replace(old, new, 1))
     code = main(["check", "--config", str(config)])
     printed = capsys.readouterr()
@@ -176,7 +176,7 @@ def test_check_names_the_invalid_key(config: Path, capsys, old: str, new: str, m
     ],
 )
 def test_check_names_a_backend_that_cannot_start(config: Path, capsys, keys: str, message: str):
-    """As far as that can be checked without loading a model."""
+    """It finds every fault that does not require loading a model."""
     config.write_text(CONFIG + f'[[backend]]\nuse = "local"\nname = "own"\n{keys}\n')
     code = main(["check", "--config", str(config)])
     printed = capsys.readouterr()
@@ -194,7 +194,7 @@ def test_check_of_a_missing_file_exits_with_2(tmp_path: Path, capsys):
 
 @pytest.mark.parametrize(("package", "name"), PLUGINS)
 def test_explain_prints_the_docstring_of_a_module_and_every_key(package: str, name: str, capsys):
-    """For every policy, backend and store."""
+    """This holds for every policy, backend and store."""
     code = main(["explain", name])
     printed = capsys.readouterr()
     fields = load(name, package, PACKAGES[package]).model_fields
@@ -205,7 +205,7 @@ def test_explain_prints_the_docstring_of_a_module_and_every_key(package: str, na
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "printed"),
     [
         ("max_tool_calls", "  max (required)\n      The most calls that one response may make"),
         ("max_tool_calls", "  on_exceed (default 'clamp')\n      What happens"),
@@ -214,22 +214,22 @@ def test_explain_prints_the_docstring_of_a_module_and_every_key(package: str, na
         ("local", "  keeps_state (default False)\n      Always false"),
     ],
 )
-def test_explain_describes_a_key_with_its_default(name: str, shown: str, capsys):
-    """Or says that it is required."""
+def test_explain_describes_a_key_with_its_default(name: str, printed: str, capsys):
+    """A key without a default is marked as required."""
     main(["explain", name])
 
-    assert shown in capsys.readouterr().out
+    assert printed in capsys.readouterr().out
 
 
 def test_explain_describes_a_module_outside_the_project(capsys):
-    """Its name is the value of `use`."""
+    """The module is named by the value of `use`."""
     assert main(["explain", "tests.faulty"]) == 0
     assert capsys.readouterr().out.startswith("tests.faulty: A backend that crashes")
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "_template", "os.path", "../policies", "max-tool-calls", "a..b"])
 def test_explain_of_an_unknown_name_exits_with_2(name: str, capsys):
-    """It prints a sentence, not a traceback."""
+    """It prints a sentence without a traceback."""
     code = main(["explain", name])
     printed = capsys.readouterr()
 

@@ -14,7 +14,7 @@ from proxy.config.build import ConfigError, build
 from proxy.context import Caller
 from proxy.stores.memory import MemoryStore
 
-KEY = "sk-must-not-be-shown"
+KEY = "sk-must-not-be-printed"
 MINIMAL = """
 [[backend]]
 name = "canned"
@@ -41,7 +41,7 @@ class Quota(Policy):
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One variable with a key, and one that is not set."""
+    """Set one variable with a key, and leave one unset."""
     monkeypatch.setenv("GATE_KEY", KEY)
     monkeypatch.delenv("NOT_SET", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -127,7 +127,7 @@ keeps_state = true
     assert config.backends["cloud"].keeps_state is True
 
 
-# Each invalid config with its error message, which begins with the path of the key.
+# Each invalid config with its error message, which starts with the path of the key.
 BROKEN = {
     # Unknown keys.
     "a table": ("[sever]\nport = 1", "sever: unknown key; did you mean server?"),
@@ -198,9 +198,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_an_invalid_config_names_its_key(name: str):
-    """As a path from the top, with what was found and what is allowed; no secret is repeated."""
+    """The message has the key's full path, the value found and the values allowed; it repeats no secret."""
     text, expected = BROKEN[name]
-    # Values at the top of a file come before its tables.
+    # TOML requires top-level values before tables.
     message = fault(tomllib.loads(text + MINIMAL) if not text.startswith("[") else typed("\n" + text))
 
     assert expected in message
@@ -209,21 +209,21 @@ def test_an_invalid_config_names_its_key(name: str):
 
 @pytest.mark.parametrize("minimal", ["", MINIMAL.split("[[route]]", maxsplit=1)[0]])
 def test_a_config_without_a_route_is_refused(minimal: str):
-    """The message says what is missing."""
+    """The message names the missing table."""
     assert (
         fault(typed(minimal=minimal)) == "route: there is no [[route]]; at least one must name a model and its backend"
     )
 
 
 def test_a_route_without_any_backend_is_refused():
-    """The message says that there is none."""
+    """The message says that no backend is configured."""
     assert fault(typed('[[route]]\nmodel = "*"\nbackend = "b"', "")) == (
         "route[0].backend: there is no backend called 'b'; known: there is none"
     )
 
 
 def test_all_errors_of_a_table_are_reported_together():
-    """One line each."""
+    """Each error has a line."""
     message = fault(typed('[server]\nport = -1\nprot = 3\n[[caller]]\nname = ""\n'))
 
     assert message.splitlines() == [
@@ -234,12 +234,12 @@ def test_all_errors_of_a_table_are_reported_together():
 
 
 def test_the_largest_integer_of_toml_is_accepted():
-    """64 bits with a sign."""
+    """TOML integers have 64 bits with a sign."""
     assert build(typed(f"[server]\nmax_body_bytes = {2**63 - 1}")).server.max_body_bytes == 2**63 - 1
 
 
 def test_audit_and_record_must_be_different_files(tmp_path: Path):
-    """Also by way of a link: the record would break the chain of the audit."""
+    """Links are resolved: records in the audit file would break its chain."""
     (tmp_path / "link").symlink_to(tmp_path / "real")
     tables = {"audit": {"path": str(tmp_path / "link")}, "record": {"path": str(tmp_path / "real")}}
 
@@ -254,7 +254,7 @@ def test_a_gateway_without_callers_may_listen_on_loopback(host: str):
 
 
 def test_unknown_keys_inside_a_policy_have_suggestions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A policy may have tables in a field, in a list, or under free names."""
+    """The unknown key may be in a table that is a field, a list element, or a value under a free name."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "acme_hints").mkdir()
     (tmp_path / "acme_hints" / "quota.py").write_text(QUOTA)

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.config.build import ConfigError, build
 
-KEY = "sk-must-not-be-shown"
+KEY = "sk-must-not-be-printed"
 MINIMAL = """
 [[backend]]
 name = "canned"
@@ -23,7 +23,7 @@ backend = "canned"
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable with a key."""
+    """Set a variable with a key."""
     monkeypatch.setenv("GATE_KEY", KEY)
 
 
@@ -39,16 +39,16 @@ def fault(tables: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def test_secrets_are_never_shown():
-    """In no printed form of the config."""
+def test_secrets_are_never_printed():
+    """No printed form of the config contains one."""
     config = build(
         typed(
             '[[caller]]\nname = "a"\nkey = "env:GATE_KEY"\n[[policy]]\nuse = "safety_identifier"\nsource = "caller"\nkey = "env:GATE_KEY"\n[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "http://x"\napi_key = "env:GATE_KEY"\n[cache]\nuse = "redis"\npassword = "env:GATE_KEY"\n'
         )
     )
-    shown = f"{config!r} {config} {config.callers} {config.rules} {config.backends} {config.cache_store!r}"
+    printed = f"{config!r} {config} {config.callers} {config.rules} {config.backends} {config.cache_store!r}"
 
-    assert KEY not in shown
+    assert KEY not in printed
     assert config.callers[0].key is not None
     assert config.callers[0].key.get_secret_value() == KEY
 
@@ -67,7 +67,7 @@ def test_secrets_are_never_shown():
     ],
 )
 def test_a_secret_in_the_wrong_place_is_not_repeated(text: str):
-    """Nor by the cause of the error, which a traceback would print."""
+    """The cause of the error, which a traceback would print, does not repeat it either."""
     with pytest.raises(ConfigError) as caught:
         build(tomllib.loads(text + MINIMAL) if not text.startswith("[") else typed("\n" + text))
 
@@ -76,7 +76,7 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(text: str):
 
 @pytest.mark.parametrize("kind", ["env", "file"])
 def test_a_secret_written_as_the_name_of_a_secret_is_not_repeated(kind: str):
-    """`key = "env:<the key itself>"` is an easy mistake; the error names the table's key only."""
+    """`key = "env:<the key itself>"` is an easy mistake; the error names only the key of the table."""
     text = f'[[caller]]\nname = "a"\nkey = "{kind}:{KEY}"'
     with pytest.raises(ConfigError) as caught:
         build(typed("\n" + text))
@@ -94,8 +94,8 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("callers", AMBIGUOUS.values(), ids=AMBIGUOUS)
-def test_a_caller_without_a_team_must_not_be_named_like_a_team(callers: list[tuple[str, str]]):
-    """It would share cached answers and budgets with callers that it does not know."""
+def test_a_caller_without_a_team_must_not_have_the_name_of_a_team(callers: list[tuple[str, str]]):
+    """It would share cached answers and budgets with that team."""
     message = fault(typed() | {"caller": caller_tables(callers)})
 
     assert ".name: 'search' is also the team of caller[" in message
@@ -112,7 +112,7 @@ def test_a_caller_without_a_team_must_not_be_named_like_a_team(callers: list[tup
     ],
 )
 def test_callers_with_clear_teams_are_accepted(callers: list[tuple[str, str]]):
-    """A caller that names its team belongs to that one, whatever its own name is."""
+    """A caller with a team belongs to that team, even if its own name is that of another."""
     built = build(typed() | {"caller": caller_tables(callers)}).callers
 
     assert [(caller.name, caller.team) for caller in built] == [(name, team or name) for name, team in callers]

@@ -1,4 +1,4 @@
-"""use = "name" -> the one class of that module."""
+"""How `use = "name"` loads the only class of a module."""
 
 import sys
 from pathlib import Path
@@ -36,12 +36,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_a_name_loads_the_class_of_its_module(use: str, package: str, kind: type, found: type):
-    """The value of `use` is the name of a module, short or in full."""
+    """The value of `use` is the short or the full name of a module."""
     assert load(use, package, kind) is found
 
 
 def test_a_module_outside_the_project_is_loaded(package: Path):
-    """Without any registration; classes that it only imports do not count."""
+    """It needs no registration; classes that it only imports do not count."""
     (package / "quota.py").write_text(QUOTA + "from policies.metadata_limits import MetadataLimits\n")
 
     assert load("acme_test.quota", "policies", Policy).__name__ == "Quota"
@@ -66,7 +66,7 @@ def test_a_module_outside_the_project_is_loaded(package: Path):
     ],
 )
 def test_an_invalid_module_name_is_refused(use: str):
-    """Private modules as well: they are templates to copy."""
+    """Private modules are refused as well, because they are templates to copy."""
     with pytest.raises(ValueError, match="is not the name of a module"):
         load(use, "policies", Policy)
 
@@ -75,14 +75,14 @@ def test_an_invalid_module_name_is_refused(use: str):
     "use", ["metadata_limit", "acme_test.quota", "policies.nothing", "nothing.at.all", "metadata_limits.deeper"]
 )
 def test_a_missing_module_is_named_in_the_error(use: str):
-    """With its package."""
+    """The error also names the package."""
     with pytest.raises(ValueError, match=rf"^there is no module .*{use}$"):
         load(use, "policies", Policy)
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("X = 1\n", 0), (QUOTA + QUOTA.replace("Quota", "Other"), 2)])
 def test_a_module_must_define_one_class(package: Path, text: str, count: int):
-    """With none or two it is not clear which is meant."""
+    """None or two would be ambiguous."""
     (package / f"count{count}_{len(text)}.py").write_text(text)
 
     with pytest.raises(ValueError, match=rf"defines {count} classes of Policy; it must define one$"):
@@ -97,7 +97,7 @@ def test_a_class_of_another_kind_does_not_count():
 
 @pytest.mark.parametrize("missing", ["no_such_module", "acme", "acme_test_2", "acme_test.other"])
 def test_a_failed_import_inside_a_module_is_not_a_missing_module(package: Path, missing: str):
-    """The error names what could not be imported, also when its name resembles the module's."""
+    """The error names the import that failed, even if its name resembles the module's."""
     (package / "broken.py").write_text(f"import {missing}\n")
 
     with pytest.raises(ModuleNotFoundError) as caught:
@@ -106,8 +106,8 @@ def test_a_failed_import_inside_a_module_is_not_a_missing_module(package: Path, 
     assert caught.value.name == missing
 
 
-def test_an_error_while_a_module_is_loaded_is_passed_on(package: Path):
-    """It says more than any error of the gateway could."""
+def test_an_error_while_a_module_is_loaded_is_raised_unchanged(package: Path):
+    """It is more precise than an error of the gateway could be."""
     (package / "crash.py").write_text("1 / 0\n")
 
     with pytest.raises(ZeroDivisionError):
@@ -115,7 +115,7 @@ def test_an_error_while_a_module_is_loaded_is_passed_on(package: Path):
 
 
 def test_a_class_with_missing_methods_is_refused(package: Path):
-    """The error names the methods when the config is read, not in the middle of a call."""
+    """The error comes when the config is read, not during a call, and names the methods."""
     (package / "half.py").write_text(
         "from proxy.stores import Store\nclass Half(Store):\n    async def get(self, key): ...\n"
     )

@@ -1,4 +1,4 @@
-"""Config files as they are read, and the default config without one."""
+"""Reading config files, and the default config if there is none."""
 
 import tomllib
 from pathlib import Path
@@ -9,7 +9,7 @@ from backends.upstream import Upstream
 from proxy.config.build import DEMO, ConfigError, build, default_config, read
 from proxy.stores.memory import MemoryStore
 
-KEY = "sk-must-not-be-shown"
+KEY = "sk-must-not-be-printed"
 MINIMAL = """
 [[backend]]
 name = "canned"
@@ -24,12 +24,12 @@ backend = "canned"
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the variable that changes the default config."""
+    """Remove the variable that changes the default config."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
 def test_a_file_is_read(tmp_path: Path):
-    """As TOML in UTF-8."""
+    """It is TOML in UTF-8."""
     (tmp_path / "gate.toml").write_text(MINIMAL)
 
     assert read(tmp_path / "gate.toml") == build(tomllib.loads(MINIMAL))
@@ -46,7 +46,7 @@ def test_a_file_is_read(tmp_path: Path):
     ],
 )
 def test_an_unreadable_file_is_named_in_the_error(tmp_path: Path, content: bytes | None, expected: str):
-    """With the reason."""
+    """The error has the reason as well."""
     if content is not None:
         (tmp_path / "gate.toml").write_bytes(content)
 
@@ -70,7 +70,7 @@ def test_the_default_config_serves_the_demo_model():
 
 
 def test_with_a_key_of_openai_the_default_config_routes_other_models_there(monkeypatch: pytest.MonkeyPatch):
-    """The demo model keeps its route; the key is read and not shown."""
+    """The demo model keeps its route; the key is read but not printed."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     config = default_config()
     openai = config.backends["openai"]
@@ -87,7 +87,7 @@ def test_with_a_key_of_openai_the_default_config_routes_other_models_there(monke
 
 
 def test_an_empty_key_of_openai_counts_as_none(monkeypatch: pytest.MonkeyPatch):
-    """An empty variable must not prevent the start."""
+    """An empty variable does not prevent the start."""
     monkeypatch.setenv("OPENAI_API_KEY", "")
 
     assert list(default_config().backends) == ["demo"]

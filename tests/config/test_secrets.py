@@ -1,4 +1,4 @@
-"""Secrets, and what all tables of the config have in common."""
+"""Secrets, and the rules that apply to all tables of the config."""
 
 import traceback
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 from proxy.config.secrets import Secret
 from proxy.config.table import Table
 
-KEY = "sk-must-not-be-shown"
+KEY = "sk-must-not-be-printed"
 
 
 class Door(Table):
@@ -27,7 +27,7 @@ def fault(**settings: object) -> str:
 
 
 def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
-    """Unchanged, including spaces."""
+    """The value is unchanged, including spaces."""
     monkeypatch.setenv("DOOR_KEY", f" {KEY}")
     door = Door(key="env:DOOR_KEY")
 
@@ -36,7 +36,7 @@ def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_secret_comes_from_a_file(tmp_path: Path):
-    """Without the line end that editors add."""
+    """The line end that editors add is removed."""
     (tmp_path / "key").write_text(f"{KEY}\r\n")
     door = Door(key=f"file:{tmp_path / 'key'}")
 
@@ -45,7 +45,7 @@ def test_a_secret_comes_from_a_file(tmp_path: Path):
 
 
 def test_a_secret_that_was_already_read_is_kept():
-    """Tables are validated a second time by the class that they name."""
+    """Tables are validated a second time by the class named in `use`."""
     assert Door(key=SecretStr(KEY)) == Door(key=SecretStr(KEY))
 
 
@@ -53,8 +53,8 @@ def test_a_secret_that_was_already_read_is_kept():
     "value",
     [KEY, "", "env:", "file:", "ENV:DOOR_KEY", "env", ":x", "vault:x", 7, True, ["env:DOOR_KEY"], {"env": "DOOR_KEY"}],
 )
-def test_a_secret_must_not_be_written_itself(value: object):
-    """A value that names no source is refused and not repeated."""
+def test_a_literal_secret_is_refused(value: object):
+    """A value that names no source is an error that does not repeat it."""
     message = fault(key=value)
 
     assert 'a secret must be "env:NAME" or "file:PATH", not the secret itself' in message
@@ -63,7 +63,7 @@ def test_a_secret_must_not_be_written_itself(value: object):
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_missing_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str | None):
-    """An empty one as well: an empty key would admit everyone."""
+    """An empty variable is an error as well: an empty key would admit every client."""
     monkeypatch.delenv("DOOR_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("DOOR_KEY", value)
@@ -72,20 +72,20 @@ def test_a_missing_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, value: 
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path):
-    """With the reason that the system gives."""
+    """The error has the reason of the operating system."""
     assert "the file that it names cannot be read: No such file or directory" in fault(key=f"file:{tmp_path}/none")
     assert "the file that it names cannot be read: Is a directory" in fault(key=f"file:{tmp_path}")
 
 
 def test_an_empty_file_is_an_error(tmp_path: Path):
-    """A file of blank lines as well."""
+    """A file of blank lines counts as empty."""
     (tmp_path / "key").write_text(" \n\n")
 
     assert "the file that it names is empty" in fault(key=f"file:{tmp_path}/key")
 
 
 def test_a_file_that_is_not_text_is_an_error(tmp_path: Path):
-    """The message shows none of its content."""
+    """The message does not contain the file's content."""
     (tmp_path / "key").write_bytes(b"\xff" + KEY.encode())
 
     assert KEY not in fault(key=f"file:{tmp_path}/key")
@@ -93,7 +93,7 @@ def test_a_file_that_is_not_text_is_an_error(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["env", "file"])
 def test_a_secret_written_as_a_name_is_not_repeated(kind: str):
-    """The place that a secret names may be the secret itself, written there by mistake."""
+    """The name of the variable or file may be the secret itself, written there by mistake."""
     with pytest.raises(ValidationError) as caught:
         Door(key=f"{kind}:{KEY}")
 
@@ -102,12 +102,12 @@ def test_a_secret_written_as_a_name_is_not_repeated(kind: str):
 
 @pytest.mark.parametrize("path", ["\0", "a" * 5000, "/proc/self/mem", "/etc"])
 def test_a_path_that_no_file_can_have_is_refused(path: str):
-    """As any file that cannot be read."""
+    """The error is the same as for any file that cannot be read."""
     assert "1 validation error" in fault(key=f"file:{path}")
 
 
-def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch):
-    """In no form that a log or a traceback could contain."""
+def test_a_secret_is_never_printed(monkeypatch: pytest.MonkeyPatch):
+    """No form that a log or a traceback could contain has its value."""
     monkeypatch.setenv("DOOR_KEY", KEY)
     door = Door(key="env:DOOR_KEY")
 
@@ -115,7 +115,7 @@ def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_unknown_key_is_an_error():
-    """A misspelt setting must not be ignored."""
+    """Ignoring a misspelt setting would hide the mistake."""
     assert "Extra inputs are not permitted" in fault(widht_m=2)
 
 
@@ -127,12 +127,12 @@ def test_a_refused_value_is_not_repeated():
 
 @pytest.mark.parametrize("width", [float("nan"), float("inf")])
 def test_numbers_are_finite(width: float):
-    """TOML has nan and inf; no setting accepts them."""
+    """TOML has nan and inf, but no setting accepts them."""
     assert "finite number" in fault(width_m=width)
 
 
 def test_a_table_cannot_be_changed():
-    """What was validated at the start stays valid."""
+    """A validated table therefore stays valid."""
     door = Door()
     with pytest.raises(ValidationError):
         door.width_m = 2.0

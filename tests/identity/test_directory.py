@@ -1,4 +1,4 @@
-"""The Authorization header -> Caller."""
+"""How the Authorization header identifies a caller."""
 
 import hashlib
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def refusal(*authorization: str, directory: Directory = DIRECTORY) -> Unauthenti
     ],
 )
 def test_a_key_identifies_its_caller(header: str, caller: Caller):
-    """The scheme is compared without regard to case, the key exactly."""
+    """The scheme is case-insensitive; the key is compared exactly."""
     assert DIRECTORY.identify([header]) == caller
 
 
@@ -67,7 +67,7 @@ def test_a_key_identifies_its_caller(header: str, caller: Caller):
     ],
 )
 def test_any_other_key_is_refused(header: str):
-    """The message does not say what was wrong with it."""
+    """The message does not say why."""
     error = refusal(header)
 
     assert (error.status, error.code) == (401, "invalid_api_key")
@@ -75,19 +75,19 @@ def test_any_other_key_is_refused(header: str):
 
 
 def test_a_missing_key_is_refused_in_the_words_of_openai():
-    """The message says how to send one."""
+    """The message explains how to send a key."""
     assert refusal().message.startswith("You didn't provide an API key. You need to provide your API key")
     assert refusal().headers == {"WWW-Authenticate": "Bearer"}
 
 
 @pytest.mark.parametrize("headers", [["Bearer sk-ben", "Bearer sk-ben"], ["Bearer sk-ben", ""], ["", "Bearer sk-ben"]])
 def test_more_than_one_header_is_refused(headers: Sequence[str]):
-    """Two readers could use different ones."""
+    """Two parsers could use different headers."""
     assert refusal(*headers).message == "The request has more than one Authorization header; exactly one is allowed."
 
 
 def test_without_callers_every_client_is_anonymous():
-    """Whatever header it sends; the config then allows only clients on the same machine."""
+    """Any header is accepted; the config then allows only clients on the same machine."""
     identify = Directory({}).identify
 
     assert identify([]) == identify(["Bearer x"]) == identify(["a", "b"]) == ANONYMOUS
@@ -95,12 +95,12 @@ def test_without_callers_every_client_is_anonymous():
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic x", "\u00e9"])
 def test_an_empty_key_is_never_valid(header: str):
-    """`printf %s "$UNSET" | sha256sum` gives a digest that must not admit clients without a key."""
+    """`printf %s "$UNSET" | sha256sum` prints a digest that must not admit clients without a key."""
     assert refusal(header, directory=Directory({digest(""): ANNA})).code == "invalid_api_key"
 
 
 @PATIENT
 @given(header=st.text(max_size=30) | st.from_regex(r"Bearer [A-Za-z0-9._~+/=-]+", fullmatch=True))
-def test_any_header_is_refused_without_being_repeated(header: str):
-    """The error never contains what was sent."""
+def test_an_error_never_repeats_the_header(header: str):
+    """Any header can be refused; the error does not contain it."""
     assert refusal(header).message == "Incorrect API key provided. Ask the operator of this gateway for a key."

@@ -1,4 +1,4 @@
-"""The attempt at a target: its deadline, what is recorded of it, and its end."""
+"""An attempt to call a target: its deadline, its record, and its end."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ from tests.values import make_call, make_context
 
 
 class HangingBackend(Backend):
-    """Never begins to answer."""
+    """A backend that never starts to answer."""
 
     name: str = "hanging"
 
@@ -44,8 +44,8 @@ def in_seconds(delay_s: float) -> float:
 
 
 @pytest.mark.parametrize("delay_s", [-1, 0.01])
-async def test_a_target_that_does_not_begin_before_the_deadline_is_an_error(delay_s: float):
-    """Also when the deadline has passed before the attempt."""
+async def test_a_target_that_does_not_start_before_the_deadline_is_an_error(delay_s: float):
+    """The deadline may already have passed before the attempt."""
     with pytest.raises(BackendError) as caught:
         async with reply_of(HangingBackend(), make_context(deadline=in_seconds(delay_s))):
             pytest.fail("there is no reply")
@@ -56,8 +56,8 @@ async def test_a_target_that_does_not_begin_before_the_deadline_is_an_error(dela
     assert error.message == "The backend did not begin to answer before the request's deadline."
 
 
-async def test_the_deadline_ends_when_the_target_begins_to_answer():
-    """A stream may take longer."""
+async def test_the_deadline_ends_when_the_target_starts_to_answer():
+    """The rest of a stream may take longer."""
     deadline, passed = in_seconds(0.01), asyncio.Event()
     asyncio.get_running_loop().call_at(deadline + 0.001, passed.set)
     async with reply_of(ScriptedBackend(answer=RESPONSE), make_context(deadline=deadline)) as reply:
@@ -67,14 +67,14 @@ async def test_the_deadline_ends_when_the_target_begins_to_answer():
 
 
 async def test_a_timeout_of_other_code_is_not_the_deadline():
-    """It is raised unchanged: nothing of the backend was late."""
+    """It is raised unchanged, because the backend was not late."""
     with pytest.raises(TimeoutError):
         async with reply_of(ScriptedBackend(answer=RESPONSE), make_context(deadline=in_seconds(60))):
             raise TimeoutError
 
 
 async def test_an_error_of_the_target_is_raised_unchanged():
-    """With what it says about its source, and whether another attempt may help."""
+    """It keeps its source and whether a retry may help."""
     error = BackendError("The upstream cannot be reached.", source="network", retryable=True, sent=False)
     context = make_context()
     with pytest.raises(BackendError) as caught:
@@ -89,10 +89,10 @@ async def test_an_error_of_the_target_is_raised_unchanged():
     ("keeps_state", "status", "is_answered", "target"),
     [(True, 200, True, "scripted"), (False, 200, True, None), (True, 429, False, None), (True, 500, False, None)],
 )
-async def test_a_call_is_answered_when_the_target_accepted_it(
+async def test_a_call_counts_as_answered_if_the_target_accepted_it(
     keeps_state: bool, status: int, is_answered: bool, target: str | None
 ):
-    """Only then may something have been generated; the target is known only if it keeps the response."""
+    """Only then may the target have generated output; the target is recorded only if it keeps the response."""
     context = make_context()
     backend = ScriptedBackend(answer=Reply(status, {}, body=b"{}", response={}), keeps_state=keeps_state)
     async with reply_of(backend, context):
@@ -100,7 +100,7 @@ async def test_a_call_is_answered_when_the_target_accepted_it(
 
 
 async def test_the_target_is_recorded():
-    """Before it is called, so that a failure has its name too."""
+    """It is recorded before it is called, so that a failure has its name too."""
     context = make_context()
     with pytest.raises(BackendError):
         async with reply_of(ScriptedBackend(answer=CUT, name="cloud", provider="acme"), context):
@@ -110,7 +110,7 @@ async def test_the_target_is_recorded():
 
 
 async def test_the_final_response_is_recorded_when_the_attempt_ends():
-    """Also when the caller has left."""
+    """This also holds if the caller has disconnected."""
     context = make_context()
 
     async def run() -> None:
@@ -125,8 +125,8 @@ async def test_the_final_response_is_recorded_when_the_attempt_ends():
     assert context.record.output_tokens == RESPONSE["usage"]["output_tokens"]
 
 
-async def test_leaving_the_block_ends_the_work_behind_the_reply():
-    """Finished or not."""
+async def test_the_end_of_the_block_ends_the_backends_work():
+    """The reply may be finished or not."""
     backend = ScriptedBackend(answer=RESPONSE)
     async with reply_of(backend, make_context()):
         assert backend._closed == 0
@@ -134,8 +134,8 @@ async def test_leaving_the_block_ends_the_work_behind_the_reply():
 
 
 @pytest.mark.parametrize(("enforces", "is_stream"), [((), True), (("itembudget",), False)])
-async def test_a_stream_is_requested_where_a_check_needs_one(enforces: tuple[str, ...], is_stream: bool):
-    """Unless the target enforces the policy itself."""
+async def test_a_stream_is_requested_if_a_check_needs_one(enforces: tuple[str, ...], is_stream: bool):
+    """No stream is needed if the target enforces the policy itself."""
     context = make_context()
     backend = ScriptedBackend(answer=RESPONSE, enforces=enforces)
     call = await make_rules(make_rule(ItemBudget())).admit(make_call(tools=[]), context)
@@ -144,7 +144,7 @@ async def test_a_stream_is_requested_where_a_check_needs_one(enforces: tuple[str
 
 
 async def test_the_attempt_is_a_span_of_the_request():
-    """With the error of an attempt that failed."""
+    """The span has the error of an attempt that failed."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))

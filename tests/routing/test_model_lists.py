@@ -1,4 +1,4 @@
-"""The models that targets list, while some of them fail."""
+"""The model lists of targets while some targets fail."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from proxy.wire.errors import BackendError
 
 
 class Catalogue(Replay):
-    """A backend whose list of models a test sets; an error instead of a list is raised."""
+    """A backend whose list of models a test sets; an exception in its place is raised."""
 
     path: Path = Path("recorded.sse")
 
@@ -51,14 +51,14 @@ def second() -> Catalogue:
 
 @pytest.fixture
 def routes(first: Catalogue, second: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Routes:
-    """Routes that ask their targets each time."""
+    """Routes that request the lists of their targets each time."""
     monkeypatch.setattr(routing, "LIST_TTL_S", 0)
     monkeypatch.setattr(routing, "LIST_TIMEOUT_S", 0.05)
     return Routes([Route("first", "gpt-*", (first,)), Route("second", "*", (second,))])
 
 
 async def test_a_target_that_fails_keeps_its_last_list(routes: Routes, first: Catalogue, second: Catalogue):
-    """The others are listed anew."""
+    """The lists of the others are renewed."""
     before = list(await routes.models())
     first.list(BackendError("It is down."))
     second.list(["o5"])
@@ -68,20 +68,20 @@ async def test_a_target_that_fails_keeps_its_last_list(routes: Routes, first: Ca
 
 
 async def test_a_target_that_does_not_answer_keeps_its_last_list(routes: Routes, first: Catalogue):
-    """The list waits for it no longer than the timeout for lists."""
+    """The wait ends after the timeout for lists."""
     await routes.models()
     first.be_silent()
 
     assert list(await routes.models()) == ["gpt-5.6", "o4"]
 
 
-async def test_a_target_that_has_never_listed_anything_is_left_out(routes: Routes, first: Catalogue):
+async def test_a_target_that_never_had_a_list_is_omitted(routes: Routes, first: Catalogue):
     first.list(BackendError("It is down."))
 
     assert list(await routes.models()) == ["o4"]
 
 
-async def test_a_target_that_recovers_is_listed_anew(routes: Routes, first: Catalogue):
+async def test_a_target_that_recovers_gets_a_new_list(routes: Routes, first: Catalogue):
     await routes.models()
     first.list(BackendError("It is down."))
     await routes.models()

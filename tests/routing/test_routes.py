@@ -1,4 +1,4 @@
-"""From a model's name to its route, and the list of models."""
+"""The route of a model, and the list of models."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from tests.values import make_call
 
 
 class ListingBackend(Replay):
-    """A backend that lists these models and counts how often it is asked for them."""
+    """A backend that lists these models and counts the requests for the list."""
 
     path: Path = Path("recorded.sse")
 
@@ -39,7 +39,7 @@ LOCAL, CLOUD = ListingBackend(name="local"), ListingBackend(name="cloud", offers
 
 
 def make_routes(*pairs: tuple[str, Backend]) -> Routes:
-    """Return routes from models to one target each; a route has the name of its target."""
+    """Return one route per model to one target; a route has the name of its target."""
     return Routes([Route(target.name, model, (target,)) for model, target in pairs])
 
 
@@ -61,8 +61,8 @@ def names(listed: Mapping[str, Route]) -> dict[str, str]:
         ("a\nb", "cloud"),
     ],
 )
-def test_the_first_matching_route_is_taken(model: str, route: str):
-    """Names are compared as a whole, and in their case."""
+def test_the_first_matching_route_is_used(model: str, route: str):
+    """Whole names are compared, and case matters."""
     assert route_of(model, ("headgate-demo", LOCAL), ("*", CLOUD), ("gpt-5.6", LOCAL)) == route
 
 
@@ -83,7 +83,7 @@ def test_only_stars_and_question_marks_are_wildcards(glob: str, matching: list[s
 
 
 def test_a_model_without_a_route_is_unknown():
-    """With the status and the code of OpenAI."""
+    """The error has the status and the code of OpenAI."""
     with pytest.raises(UnknownModel) as caught:
         route_of("gpt-5.6", ("headgate-demo", LOCAL))
 
@@ -91,7 +91,7 @@ def test_a_model_without_a_route_is_unknown():
 
 
 def test_a_route_keeps_state_only_if_all_its_targets_do():
-    """Any of them may have to resolve an id."""
+    """A call with an id may reach any of them."""
     keeping = ListingBackend(name="keeping", keeps_state=True)
 
     assert Route("r", "*", (keeping,)).keeps_state is True
@@ -99,29 +99,29 @@ def test_a_route_keeps_state_only_if_all_its_targets_do():
 
 
 async def test_models_with_an_exact_route_are_listed():
-    """Patterns are not: no call can name them."""
+    """Patterns are not listed, because no call can name them."""
     routes = make_routes(("headgate-demo", LOCAL), ("gpt-*", LOCAL), ("m?", LOCAL), ("other", CLOUD))
 
     assert names(await routes.models()) == {"headgate-demo": "local", "other": "cloud"}
 
 
-async def test_for_a_pattern_the_models_of_its_target_are_listed():
-    """As far as a route leads there."""
+async def test_a_pattern_lists_the_matching_models_of_its_target():
+    """Models of the target that no route matches are not listed."""
     offering = ListingBackend(name="cloud", offers=("gpt-5.6", "o4", "gpt-x"))
     listed = await make_routes(("gpt-x", LOCAL), ("gpt-*", offering)).models()
 
     assert names(listed) == {"gpt-x": "local", "gpt-5.6": "cloud"}
 
 
-async def test_a_model_is_listed_with_the_route_that_is_taken():
-    """A route after one that matches every model is never taken."""
+async def test_a_model_is_listed_with_the_route_that_its_calls_use():
+    """A route after one that matches every model is never used."""
     listed = await make_routes(("*", CLOUD), ("headgate-demo", LOCAL)).models()
 
     assert names(listed) == {"headgate-demo": "cloud", "gpt-5.6": "cloud", "gpt-5.6-mini": "cloud"}
 
 
 async def test_an_unreachable_target_hides_only_its_own_models(monkeypatch: pytest.MonkeyPatch):
-    """Also one that does not answer in time."""
+    """This includes a target that does not answer in time."""
     monkeypatch.setattr(routes_module, "LIST_TIMEOUT_S", 0.01)
     for down in (ListingBackend(name="down", is_down=True), ListingBackend(name="down", hangs=True)):
         listed = await make_routes(("headgate-demo", LOCAL), ("a-*", down), ("*", CLOUD)).models()
@@ -129,8 +129,8 @@ async def test_an_unreachable_target_hides_only_its_own_models(monkeypatch: pyte
         assert list(listed) == ["headgate-demo", "gpt-5.6", "gpt-5.6-mini"]
 
 
-async def test_an_unreachable_target_keeps_the_models_that_it_listed_last(monkeypatch: pytest.MonkeyPatch):
-    """A short outage must not make models disappear from the list."""
+async def test_an_unreachable_target_keeps_its_last_list(monkeypatch: pytest.MonkeyPatch):
+    """A short outage does not remove models from the list."""
     monkeypatch.setattr(routes_module, "LIST_TTL_S", 0)
     cloud = ListingBackend(name="cloud", offers=("gpt-5.6",))
     routes = make_routes(("*", cloud))
@@ -141,8 +141,8 @@ async def test_an_unreachable_target_keeps_the_models_that_it_listed_last(monkey
     assert cloud._lists == 2
 
 
-async def test_targets_are_asked_for_their_models_once_in_a_while():
-    """Agents list models at every start: calls share the list, and a target of two routes is asked once."""
+async def test_lists_of_targets_are_cached_and_shared():
+    """Agents list models at every start; calls share the list, and a target of two routes receives one request."""
     cloud = ListingBackend(name="cloud", offers=("gpt-5.6",))
     routes = make_routes(("gpt-*", cloud), ("o*", cloud))
     first, second = await asyncio.gather(routes.models(), routes.models())
@@ -152,5 +152,5 @@ async def test_targets_are_asked_for_their_models_once_in_a_while():
 
 
 async def test_without_routes_no_models_are_listed():
-    """The list is empty."""
+    """The result is an empty list."""
     assert await Routes([]).models() == {}

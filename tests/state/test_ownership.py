@@ -1,4 +1,4 @@
-"""Whose a response or a conversation is, and which chain it belongs to."""
+"""The owners of responses and conversations, and the chains that they belong to."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ TEAMMATE = Caller("carol", "search")
 
 
 class FaultyStore(MemoryStore):
-    """A store whose verbs in `faults` fail."""
+    """A store whose methods in `faults` fail."""
 
     faults: tuple[str, ...] = ()
 
@@ -34,7 +34,7 @@ class FaultyStore(MemoryStore):
 
 
 class Gateway:
-    """Calls of different callers, with one ownership."""
+    """Makes calls of different callers with one `Ownership`."""
 
     def __init__(self, **settings: Any) -> None:
         self.ownership = Ownership(FaultyStore(**settings))
@@ -61,7 +61,7 @@ class Gateway:
         return await self.ownership.chain_of(make_call(**fields), make_context(caller))
 
     async def refusal(self, caller: Caller, **fields: Any) -> tuple[str, int, str | None, str | None] | None:
-        """Return message, status, code and param of a refusal; None when the call passes."""
+        """Return message, status, code and param of the refusal, or None if the call passes."""
         try:
             await self.ownership.check(make_call(**fields), make_context(caller))
         except RequestError as error:
@@ -70,7 +70,7 @@ class Gateway:
 
 
 async def test_the_team_that_receives_an_id_owns_it():
-    """Every caller of the team may continue it, also when several of them receive it."""
+    """Every caller of the team may continue it, even if several callers receive it."""
     gateway = Gateway()
     for caller in (ANNA, TEAMMATE):
         await gateway.respond({"id": "resp_1", "conversation": {"id": "conv_1"}}, caller)
@@ -81,7 +81,7 @@ async def test_the_team_that_receives_an_id_owns_it():
 
 
 async def test_the_first_team_owns_an_id(logged):
-    """No upstream can move an id that another upstream gave to another team."""
+    """An upstream cannot move an id from one team to another."""
     gateway = Gateway()
     for caller in (ANNA, BEN):
         await gateway.respond({"id": "resp_1", "conversation": "conv_1"}, caller)
@@ -97,7 +97,7 @@ async def test_the_first_team_owns_an_id(logged):
 
 
 async def test_an_id_of_another_team_is_refused_in_the_words_for_an_unknown_id():
-    """A caller cannot find out whether it exists. Source: what api.openai.com answers to unknown ids."""
+    """A caller cannot find out whether the id exists. Source: answers of api.openai.com to unknown ids."""
     gateway = Gateway()
     await gateway.respond({"id": "resp_1", "conversation": "conv_1"})
 
@@ -116,7 +116,7 @@ async def test_an_id_of_another_team_is_refused_in_the_words_for_an_unknown_id()
 
 
 async def test_every_id_of_a_call_is_checked():
-    """A conversation of the caller's own is no way to continue a response of another team."""
+    """The caller's own conversation gives no access to a response of another team."""
     gateway = Gateway()
     await gateway.respond({"id": "resp_1", "conversation": "conv_1"}, BEN)
     await gateway.respond({"id": "resp_2", "conversation": "conv_2"})
@@ -140,7 +140,7 @@ async def test_every_id_of_a_call_is_checked():
     ],
 )
 async def test_an_id_without_an_owner_passes(fields: dict[str, Any]):
-    """The upstream decides about it."""
+    """The upstream decides whether it is valid."""
     gateway = Gateway()
     await gateway.respond({"id": "resp_1"})
 
@@ -148,7 +148,7 @@ async def test_an_id_without_an_owner_passes(fields: dict[str, Any]):
 
 
 async def test_responses_that_continue_one_another_are_one_chain():
-    """So are several responses that continue the same one."""
+    """Several responses that continue the same one are in its chain too."""
     gateway = Gateway()
     first = await gateway.respond({"id": "resp_1"}, counted=True)
     second = await gateway.respond({"id": "resp_2"}, counted=True, previous_response_id="resp_1")
@@ -162,7 +162,7 @@ async def test_responses_that_continue_one_another_are_one_chain():
 
 
 async def test_a_call_has_one_chain():
-    """However often it is read, for a call that continues nothing too."""
+    """Reading it again returns the same chain, even if the call continues nothing."""
     gateway, context = Gateway(), make_context()
     chains = {await gateway.ownership.chain_of(make_call(), context) for _ in range(3)}
     await gateway.ownership.bind(make_call(), context, {"id": "resp_1"})
@@ -172,7 +172,7 @@ async def test_a_call_has_one_chain():
 
 
 async def test_calls_that_continue_an_unknown_id_in_parallel_are_one_chain():
-    """Each team has its own, because the id may be that of another team."""
+    """Each team has its own chain, because the id may belong to another team."""
     gateway = Gateway()
     for fields in ({"previous_response_id": "resp_x"}, {"conversation": "conv_x"}):
         assert await gateway.chain(**fields) == await gateway.chain(TEAMMATE, **fields)
@@ -182,7 +182,7 @@ async def test_calls_that_continue_an_unknown_id_in_parallel_are_one_chain():
 
 
 async def test_a_call_of_another_team_is_not_in_the_chain():
-    """Its call is refused later; it must not spend the chain's budget before."""
+    """The call is refused later; before that it must not use the chain's budget."""
     gateway = Gateway()
     await gateway.respond({"id": "resp_1"})
 
@@ -191,7 +191,7 @@ async def test_a_call_of_another_team_is_not_in_the_chain():
 
 @pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}])
 async def test_a_conversation_that_a_response_created_is_in_its_chain(conversation: Any):
-    """The reply to the first call names it; the calls that follow name nothing else."""
+    """The reply to the first call names the conversation; later calls contain no other id."""
     gateway = Gateway()
     context = await gateway.respond({"id": "resp_1", "conversation": conversation}, counted=True, conversation={})
     chain = await gateway.ownership.chain_of(make_call(), context)
@@ -201,7 +201,7 @@ async def test_a_conversation_that_a_response_created_is_in_its_chain(conversati
 
 
 async def test_a_conversation_keeps_its_chain():
-    """No later response that names it moves it to another chain."""
+    """A later response that names it does not move it to another chain."""
     gateway = Gateway()
     await gateway.respond({"id": "resp_1", "conversation": "conv_1"}, conversation="conv_1")
     chain = await gateway.chain(conversation="conv_1")
@@ -223,15 +223,15 @@ async def test_a_conversation_keeps_its_chain():
     ],
 )
 async def test_a_response_that_no_backend_keeps_is_bound_only_in_a_counted_chain(options: Any, is_bound: bool):
-    """A response that is not stored can still be continued on some connections, and its budget must hold."""
+    """Some upstreams can continue a response that is not stored, so its budget must apply."""
     gateway = Gateway()
     await gateway.respond({"id": "resp_1"}, **options)
 
     assert (await gateway.refusal(BEN, previous_response_id="resp_1") is not None) is is_bound
 
 
-async def test_an_owner_that_cannot_be_read_is_not_taken_for_none():
-    """503, to be tried again. A call that continues nothing needs no store."""
+async def test_an_owner_that_cannot_be_read_is_a_503():
+    """It does not count as a missing owner; a retry may help. A call that continues nothing needs no store."""
     gateway = Gateway(faults=("get",))
     for method in (gateway.ownership.check, gateway.ownership.chain_of):
         for fields in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}):
@@ -247,7 +247,7 @@ async def test_an_owner_that_cannot_be_read_is_not_taken_for_none():
     ("faults", "fields"), [(("put",), {}), (("get",), {"previous_response_id": "resp_0"}), (("put", "get"), {})]
 )
 async def test_a_response_that_cannot_be_bound_is_logged(faults: Any, fields: Any, logged):
-    """The answer does not fail; `is_bound` says that its chain would be lost."""
+    """The answer does not fail; `is_bound` returns False, because its chain would be lost."""
     gateway = Gateway(faults=faults)
     context = await gateway.respond({"id": "resp_1"}, **fields)
 
@@ -272,7 +272,7 @@ async def test_any_json_is_bound_or_ignored(response: dict[str, Any], fields: di
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"[1]", b'["a","b"]', b"\xff"])
 async def test_a_stored_value_that_is_not_an_owner_is_none(value: bytes):
-    """Another program wrote it: the id counts as unknown."""
+    """Another program wrote the value, so the id counts as unknown."""
     gateway = Gateway()
     await gateway.respond({"id": "resp_1"})
     store = gateway.ownership._store
@@ -284,7 +284,7 @@ async def test_a_stored_value_that_is_not_an_owner_is_none(value: bytes):
 
 @pytest.mark.parametrize("spelling", ["RESP_1", " resp_1", "resp_1\t", "Resp_1 "])
 async def test_an_id_in_another_spelling_is_the_same_id(spelling: str):
-    """An upstream may overlook case and white space, so neither gives another team access nor a chain a new budget."""
+    """An upstream may ignore case and white space, so another spelling gives neither access to a team's id nor a new budget."""
     gateway = Gateway()
     context = await gateway.respond({"id": "resp_1"}, counted=True)
 

@@ -82,9 +82,9 @@ class Local(Backend):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """The default of requests; 0 always selects the likeliest token, which small models need."""
     engine: Literal["process", "thread"] = "process"
-    """A process of its own protects the gate from crashes of the model; "thread" is for tests."""
+    """A separate process protects the gateway from crashes of the model; "thread" is for tests."""
     preload: bool = True
-    """Whether the model is loaded when the gate starts, if memory_bytes allows; else the first call waits for it."""
+    """Whether the model is loaded when the gateway starts, if memory_bytes allows; else the first call waits for it."""
     keep_alive_s: PositiveFloat | None = None
     """Seconds without a call after which the model is unloaded; left out: never. The next call loads it again."""
     memory_bytes: PositiveInt | None = None

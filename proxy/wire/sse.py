@@ -1,7 +1,7 @@
 r"""Server-sent events: splits a byte stream into followed events and the runs of frames between them.
 
 Most frames are deltas that only pass through, so they are neither parsed nor split from each other. A quote inside a
-JSON string is always escaped, so the bytes `"type":"response.completed"` stand only where an object has that key and
+JSON string is always escaped, so the bytes `"type":"response.completed"` occur only where an object has that key and
 value. One regular expression over all whole frames finds the few that may be followed events, whichever way the server
 writes its JSON, and only these are parsed: the `type` at the top level of the data decides, `event:` lines do not.
 
@@ -158,12 +158,12 @@ def _end_of_blank_line(buffer: bytes | bytearray, at: int) -> int:
 def _candidate_patterns(followed: frozenset[str]) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
     r"""Return the patterns of which each candidate has at least one, and for each a rare byte that it needs.
 
-    The first finds the end of the key `"type"` before a followed value. After the key or its colon the data may go on
-    in a new `data:` line, so a line end there makes a candidate as well. The second finds the sentinel. The third finds
-    keys and values that are written with escapes: servers write accents, quotes or `<` as `\u` and four hex digits, but
-    no letter of a type, so only the codes of these letters are searched.
+    The first finds the end of the key `"type"` before a followed value. After the key or its colon the data may
+    continue in a new `data:` line, so a line end there makes a candidate as well. The second finds the sentinel. The
+    third finds keys and values that are written with escapes: servers write accents, quotes or `<` as `\u` and four hex
+    digits, but no letter of a type, so only the codes of these letters are searched.
 
-    Each pattern begins with its rare byte, since `re` skips quickly to the first byte of a pattern.
+    Each pattern starts with its rare byte, since `re` skips quickly to the first byte of a pattern.
     """
     values = _any_of([orjson.dumps(kind)[1:-1] for kind in followed])
     letters = "".join(sorted({*"type", *"".join(followed)}))

@@ -1,8 +1,10 @@
 """`tool_choice`: which of a request's tools may be called, which must be, and the grammar that enforces it.
 
-    auto            any, or none             required        one or more of them
-    none            none, and none is shown  a tool by name  exactly that one, once
-    allowed_tools   as auto or required, among those that it names; the others are not shown
+    auto            any, or none
+    required        one or more of them
+    none            none, and the prompt contains none
+    a tool by name  exactly that one, once
+    allowed_tools   as auto or required, among those that it names; the prompt does not contain the others
 
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-tool_choice
 """

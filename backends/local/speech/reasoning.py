@@ -1,6 +1,6 @@
 """Separates the reasoning at the beginning of an answer from the answer.
 
-    <think>                      may stand at the end of the prompt: then the answer begins inside the reasoning
+    <think>                      may be the end of the prompt: then the answer starts inside the reasoning
     The user wants ...           reasoning
     </think>
 

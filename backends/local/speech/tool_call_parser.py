@@ -23,7 +23,7 @@ OUTSIDE_STRING = re.compile(r'["{}\[\]]|[^\s0-9truefalsnE+.,:\-]')
 class ToolCallParser(ABC):
     """Splits output into text and calls of `tools`. Output may be fed in chunks of any size.
 
-    Output that stands where a call is expected but is not a valid call is returned as text. White space around a call
+    Output in place of an expected call that is not a valid call is returned as text. White space around a call
     is dropped, so the end of a text is held back until it is known whether a call follows.
 
     A call is returned once it is complete. When `constrained` is set, a grammar guarantees that every call becomes

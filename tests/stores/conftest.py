@@ -1,4 +1,4 @@
-"""Every kind of store, each with a way to let time pass without waiting for it."""
+"""Fixtures with every kind of store, each with a simulated passing of time."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -14,11 +14,11 @@ from proxy.stores.redis import RedisStore
 from proxy.stores.sqlite import SqliteStore
 from tests.redis_server import RedisServer
 
-PATIENT_MS = 30_000  # longer than any command takes on a busy machine
+LONG_TIMEOUT_MS = 30_000  # longer than any command takes on a busy machine
 
 
 class SteppedClock:
-    """A clock that stands still until a test advances it."""
+    """A clock that does not move until a test advances it."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -32,7 +32,7 @@ class SteppedClock:
 
 @dataclass(frozen=True)
 class Subject:
-    """A started store, and what makes its time pass."""
+    """A started store, and the function that makes its time pass."""
 
     store: Store
     advance: Callable[[float], None]
@@ -40,23 +40,25 @@ class Subject:
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
-    """One of each kind."""
+    """A store of each kind."""
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         with redis.Redis(port=server.port) as direct:
-            direct.flushdb()  # `age` visits every key
-        store: Store = RedisStore(url=server.url, timeout_ms=PATIENT_MS)
-        made = Subject(store, lambda seconds: age(server, seconds))
+            direct.flushdb()  # because `age` changes every key
+        store: Store = RedisStore(url=server.url, timeout_ms=LONG_TIMEOUT_MS)
+        subject = Subject(store, lambda seconds: age(server, seconds))
     else:
         clock = SteppedClock()
         store = (
-            MemoryStore() if request.param == "memory" else SqliteStore(path=tmp_path / "store", timeout_ms=PATIENT_MS)
+            MemoryStore()
+            if request.param == "memory"
+            else SqliteStore(path=tmp_path / "store", timeout_ms=LONG_TIMEOUT_MS)
         )
         vars(store)["_clock"] = clock
-        made = Subject(store, clock.advance)
-    await made.store.start()
-    yield made
-    await made.store.close()
+        subject = Subject(store, clock.advance)
+    await subject.store.start()
+    yield subject
+    await subject.store.close()
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def store(subject: Subject) -> Store:
 
 @pytest.fixture
 def advance(subject: Subject) -> Callable[[float], None]:
-    """Let that many seconds pass for the store."""
+    """A function that lets a number of seconds pass for the store."""
     return subject.advance
 
 
@@ -77,7 +79,7 @@ def key() -> str:
 
 
 def age(server: RedisServer, seconds: float) -> None:
-    """Bring the end of every key of a Redis that many seconds nearer, which is all that the passing of time does."""
+    """Shorten the time to live of every key of a Redis, which is the only effect of the passing of time."""
     with redis.Redis(port=server.port) as direct:
         for name in direct.scan_iter(count=1000):
             left_ms = direct.pttl(name)

@@ -1,7 +1,7 @@
 """A process that works on a shared store: `python -m tests.stores.process KIND PLACE PREFIX NAME WORK`.
 
-It reports "ready", waits for a line on stdin, and reports each thing that the store acknowledged as a line of JSON.
-Every key begins with PREFIX.
+It prints "ready", waits for a line on stdin, and prints each acknowledgement of the store as a line of JSON.
+Every key starts with PREFIX.
 """
 
 import asyncio
@@ -12,23 +12,23 @@ from itertools import count
 
 from proxy.stores import Store
 
-PATIENT_MS = 60_000
+LONG_TIMEOUT_MS = 60_000
 TAKES, APPENDS, LEASES, WRITERS = 200, 100, 50, 8
 
 
-def made(kind: str, place: str) -> Store:
-    """A store that is not started yet. Only its own module is imported, for a quick start of the process."""
+def create_store(kind: str, place: str) -> Store:
+    """Return a store that is not started. Only its own module is imported, so that the process starts quickly."""
     if kind == "redis":
         from proxy.stores.redis import RedisStore
 
-        return RedisStore(url=place, timeout_ms=PATIENT_MS)
+        return RedisStore(url=place, timeout_ms=LONG_TIMEOUT_MS)
     from proxy.stores.sqlite import SqliteStore
 
-    return SqliteStore(path=place, timeout_ms=PATIENT_MS)
+    return SqliteStore(path=place, timeout_ms=LONG_TIMEOUT_MS)
 
 
 async def share(store: Store, prefix: str, name: str) -> AsyncIterator[tuple[str, object]]:
-    """Take from one budget, one by one and many at once; append to one journal; claim every lease."""
+    """Take from one budget, singly and in parallel; append to one journal; claim every lease."""
     for size in (1, 19) * (TAKES // 20):
         takes = (store.take(f"{prefix}budget", 1, limit=300, window_s=600) for _ in range(size))
         for grant in await asyncio.gather(*takes):
@@ -70,7 +70,7 @@ def report(line: object) -> None:
 async def main(kind: str, place: str, prefix: str, name: str, work: str) -> None:
     report("ready")
     sys.stdin.readline()
-    store = made(kind, place)
+    store = create_store(kind, place)
     await store.start()
     async for line in {"share": share, "write": write}[work](store, prefix, name):
         report(line)

@@ -1,4 +1,4 @@
-"""Counters of every store: budgets that many take from at once."""
+"""Counters of every store: budgets with parallel takes."""
 
 import asyncio
 import secrets
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from proxy.stores import LARGEST, Grant, Store
 from tests.stores.conftest import Subject
 
-SOON_S = 5.0  # more than the machine needs between two commands to Redis
+SOON_S = 5.0  # longer than the machine needs between two commands to Redis
 
 
-async def test_a_take_gets_what_is_left(store: Store, key: str):
-    """All of it while there is enough, then the rest, then nothing."""
+async def test_a_take_gets_at_most_the_remaining_budget(store: Store, key: str):
+    """It gets the full amount while there is enough, then the rest, then nothing."""
     grants = [await store.take(key, 4, limit=10, window_s=60) for _ in range(4)]
 
     assert [(grant.granted, grant.used) for grant in grants] == [(4, 4), (4, 8), (2, 10), (0, 10)]
@@ -24,7 +24,7 @@ async def test_a_take_gets_what_is_left(store: Store, key: str):
 
 
 async def test_a_whole_take_gets_all_or_nothing(store: Store, key: str):
-    """What is left stays for a smaller one."""
+    """The rest stays for a smaller take."""
     grants = [await store.take(key, amount, limit=10, window_s=60, whole=True) for amount in (7, 4, 3, 1)]
 
     assert [(grant.granted, grant.used) for grant in grants] == [(7, 7), (0, 7), (3, 10), (0, 10)]
@@ -33,8 +33,8 @@ async def test_a_whole_take_gets_all_or_nothing(store: Store, key: str):
 @pytest.mark.parametrize(
     ("amount", "limit", "whole"), [(0, 5, False), (-3, 5, False), (1, 0, False), (1, -1, True), (6, 5, True)]
 )
-async def test_a_take_that_gets_nothing_begins_no_window(store: Store, key: str, advance, amount, limit, whole):
-    """The first one that gets something does."""
+async def test_a_take_that_gets_nothing_starts_no_window(store: Store, key: str, advance, amount, limit, whole):
+    """The first take that gets something starts it."""
     grant = await store.take(key, amount, limit=limit, window_s=60, whole=whole)
     advance(30)
     first = await store.take(key, 1, limit=5, window_s=60)
@@ -45,8 +45,8 @@ async def test_a_take_that_gets_nothing_begins_no_window(store: Store, key: str,
     assert first.resets_in_s > 30 + SOON_S
 
 
-async def test_a_limit_below_what_is_used_grants_nothing(store: Store, key: str):
-    """The limit of a config may be lowered while its window runs."""
+async def test_a_limit_below_the_use_grants_nothing(store: Store, key: str):
+    """The limit in a config may be lowered while its window runs."""
     await store.take(key, 8, limit=10, window_s=60)
     lowered = await store.take(key, 1, limit=5, window_s=60)
     raised = await store.take(key, 9, limit=12, window_s=60)
@@ -55,7 +55,7 @@ async def test_a_limit_below_what_is_used_grants_nothing(store: Store, key: str)
 
 
 async def test_use_never_extends_a_window(store: Store, key: str, advance):
-    """It ends `window_s` after the first take, whatever comes in between."""
+    """The window ends `window_s` after its first take."""
     first = await store.take(key, 1, limit=10, window_s=60)
     advance(40)
     second = await store.take(key, 2, limit=10, window_s=60)
@@ -70,8 +70,8 @@ async def test_use_never_extends_a_window(store: Store, key: str, advance):
     assert 0 <= third.resets_in_s <= 1 < second.resets_in_s <= 20 < fourth.resets_in_s
 
 
-async def test_what_was_given_back_can_be_taken_again(store: Store, key: str):
-    """Down to zero and never below."""
+async def test_returned_units_can_be_taken_again(store: Store, key: str):
+    """The use never falls below zero."""
     window = (await store.take(key, 10, limit=10, window_s=60)).window
     await store.give(key, 3, window=window)
     await store.give(key, 0, window=window)
@@ -83,8 +83,8 @@ async def test_what_was_given_back_can_be_taken_again(store: Store, key: str):
     assert (after.used, floor.granted, floor.window) == (7, 10, window)
 
 
-async def test_nothing_is_given_back_to_a_later_window(store: Store, key: str, advance):
-    """Nor to a key without one, nor to the window 0 of a take that got nothing."""
+async def test_units_are_not_returned_to_a_later_window(store: Store, key: str, advance):
+    """They are not returned to a key without a window, or to the window 0 of a take that got nothing, either."""
     window = (await store.take(key, 5, limit=10, window_s=60)).window
     advance(61)
     await store.give(key, 5, window=window)
@@ -98,7 +98,7 @@ async def test_nothing_is_given_back_to_a_later_window(store: Store, key: str, a
 
 
 async def test_parallel_takes_grant_exactly_the_limit(store: Store, key: str):
-    """No two get the same part of it."""
+    """No two takes get the same unit."""
     grants = await asyncio.gather(*(store.take(key, 3, limit=100, window_s=60) for _ in range(50)))
 
     assert sum(grant.granted for grant in grants) == 100
@@ -107,7 +107,7 @@ async def test_parallel_takes_grant_exactly_the_limit(store: Store, key: str):
 
 
 async def test_the_largest_numbers_are_exact(store: Store, key: str):
-    """And larger ones are cut to them."""
+    """Larger numbers are limited to them."""
     grants = [await store.take(key, amount, limit=2**70, window_s=60) for amount in (LARGEST - 1, 2**70, 1)]
     await store.give(key, 2**70, window=grants[0].window)
 
@@ -116,7 +116,7 @@ async def test_the_largest_numbers_are_exact(store: Store, key: str):
 
 
 async def test_counters_of_different_keys_are_independent(store: Store, key: str):
-    """Each has its own window."""
+    """Each counter has its own window."""
     first = await store.take(f"{key}1", 5, limit=5, window_s=60)
     second = await store.take(f"{key}2", 5, limit=5, window_s=60)
 
@@ -126,7 +126,7 @@ async def test_counters_of_different_keys_are_independent(store: Store, key: str
 
 @dataclass
 class CounterModel:
-    """What a counter is, in the fewest words: one use per window."""
+    """A reference model of a counter: one use per window."""
 
     used: int = 0
     windows: int = 0
@@ -155,7 +155,7 @@ PAUSES = st.tuples(st.just("pause"), st.sampled_from([50, 150, 350]))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(TAKES | GIVES | PAUSES, max_size=25))
 async def test_any_sequence_of_takes_and_gives_agrees_with_the_model(subject: Subject, steps: list[tuple]):
-    """Windows that begin, end and are given back to late, on every store."""
+    """The sequences include windows that start and end, and units returned late, on every store."""
     store, key, model = subject.store, secrets.token_hex(32), CounterModel()
     windows: list[int] = []
     for verb, *arguments in steps:

@@ -8,7 +8,7 @@ BYTES = bytes(range(256)) + "\u00e9\u4e2d\U0001f600".encode()
 
 
 async def test_entries_have_positions_without_gaps(store: Store, key: str):
-    """From 1, and with the bytes that were appended."""
+    """Positions start at 1; entries have the bytes that were appended."""
     positions = [await store.append(key, value, ttl_s=60) for value in (b"", BYTES, b"c")]
 
     assert positions == [1, 2, 3]
@@ -16,7 +16,7 @@ async def test_entries_have_positions_without_gaps(store: Store, key: str):
 
 
 async def test_a_tail_has_the_entries_after_a_position(store: Store, key: str):
-    """At most `limit` of them, and none for an unknown journal."""
+    """A tail has at most `limit` entries; that of an unknown journal is empty."""
     for value in (b"a", b"b", b"c", b"d"):
         await store.append(key, value, ttl_s=60)
 
@@ -28,8 +28,8 @@ async def test_a_tail_has_the_entries_after_a_position(store: Store, key: str):
     assert await store.tail(f"{key}x") == []
 
 
-async def test_parallel_appends_have_positions_of_their_own(store: Store, key: str):
-    """No position is given twice or left out."""
+async def test_parallel_appends_have_distinct_positions(store: Store, key: str):
+    """No position occurs twice or is missing."""
     positions = await asyncio.gather(*(store.append(key, b"%d" % i, ttl_s=60) for i in range(50)))
 
     assert sorted(positions) == list(range(1, 51))
@@ -37,7 +37,7 @@ async def test_parallel_appends_have_positions_of_their_own(store: Store, key: s
 
 
 async def test_a_journal_expires_after_its_last_entry(store: Store, key: str, advance):
-    """As a whole: each entry prolongs it, and a new journal begins at 1."""
+    """Each entry prolongs the whole journal; a new journal starts at 1."""
     await store.append(key, b"a", ttl_s=10)
     advance(6)
     await store.append(key, b"b", ttl_s=10)

@@ -6,7 +6,7 @@ from proxy.stores import Store
 
 
 async def test_a_lease_has_one_owner(store: Store, key: str):
-    """The owner may renew it, another must wait until it is released."""
+    """The owner may renew it; others must wait until it is released."""
     claims = [await store.claim(key, owner, lease_s=60) for owner in ("a", "b", "a")]
     await store.release(key, "b")  # not its lease
     claims.append(await store.claim(key, "b", lease_s=60))
@@ -18,14 +18,14 @@ async def test_a_lease_has_one_owner(store: Store, key: str):
 
 
 async def test_parallel_claims_have_one_winner(store: Store, key: str):
-    """However many try at the same time."""
+    """Any number of owners may claim it at the same time."""
     claims = await asyncio.gather(*(store.claim(key, str(i), lease_s=60) for i in range(20)))
 
     assert claims.count(True) == 1
 
 
 async def test_a_lease_ends_unless_it_is_renewed(store: Store, key: str, advance):
-    """A renewal counts from its own time."""
+    """A renewal starts the time anew."""
     await store.claim(key, "a", lease_s=10)
     advance(6)
     await store.claim(key, "a", lease_s=10)

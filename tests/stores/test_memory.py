@@ -1,4 +1,4 @@
-"""The store in memory: everything that it keeps is bounded."""
+"""The store in memory: all its contents are bounded."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.stores.conftest import SteppedClock
 
 
 async def test_the_bytes_of_values_are_bounded():
-    """The least recently used go first."""
+    """The least recently used value is evicted first."""
     store = MemoryStore(store_max_bytes=100)
     await store.put("a", b"a" * 40, ttl_s=60)
     await store.put("b", b"b" * 40, ttl_s=60)
@@ -20,7 +20,7 @@ async def test_the_bytes_of_values_are_bounded():
 
 
 async def test_the_number_of_values_is_bounded():
-    """However small they are."""
+    """The limit also applies to very small values."""
     store = MemoryStore(store_max_entries=3)
     for key in "abcde":
         await store.put(key, b"", ttl_s=60)
@@ -29,7 +29,7 @@ async def test_the_number_of_values_is_bounded():
 
 
 async def test_a_value_that_is_put_again_evicts_no_other():
-    """A full store replaces in place."""
+    """A full store replaces the value in place."""
     store = MemoryStore(store_max_entries=2)
     for key in "abbb":
         await store.put(key, key.encode(), ttl_s=60)
@@ -38,7 +38,7 @@ async def test_a_value_that_is_put_again_evicts_no_other():
 
 
 async def test_a_value_larger_than_the_store_is_not_kept():
-    """And evicts no other."""
+    """It evicts no other value either."""
     store = MemoryStore(store_max_bytes=10)
     await store.put("a", b"a" * 10, ttl_s=60)
 
@@ -46,8 +46,8 @@ async def test_a_value_larger_than_the_store_is_not_kept():
     assert (await store.get("a"), await store.get("b")) == (b"a" * 10, None)
 
 
-async def test_a_value_that_grows_makes_room_for_itself():
-    """The room of the old one counts as free."""
+async def test_a_value_that_grows_reuses_its_own_room():
+    """The bytes of the old value count as free."""
     store = MemoryStore(store_max_bytes=100)
     await store.put("a", b"a" * 60, ttl_s=60)
     await store.put("a", b"b" * 90, ttl_s=60)
@@ -55,8 +55,8 @@ async def test_a_value_that_grows_makes_room_for_itself():
     assert await store.get("a") == b"b" * 90
 
 
-async def test_values_never_evict_what_is_counted_or_leased():
-    """A flood of them evicts values only."""
+async def test_values_never_evict_counters_or_leases():
+    """A flood of values evicts only values."""
     store = MemoryStore(store_max_bytes=100, store_max_entries=3)
     await store.take("counter", 5, limit=10, window_s=60)
     await store.claim("lease", "a", lease_s=60)
@@ -70,7 +70,7 @@ async def test_values_never_evict_what_is_counted_or_leased():
 
 
 async def test_a_counter_beyond_the_limit_is_an_error():
-    """Those that are there go on, and one that expires makes room."""
+    """Existing counters keep working, and one that expires makes room."""
     store, clock = MemoryStore(store_max_counters=2), SteppedClock()
     vars(store)["_clock"] = clock
     await store.take("a", 1, limit=10, window_s=60)
@@ -91,7 +91,7 @@ async def test_a_counter_beyond_the_limit_is_an_error():
 
 
 async def test_the_bytes_of_journals_are_bounded():
-    """An entry beyond the limit is an error, leaves no gap, and an expired journal makes room."""
+    """An entry beyond the limit is an error and leaves no gap; an expired journal makes room."""
     store, clock = MemoryStore(store_max_journal_bytes=3 * (10 + ENTRY_BYTES)), SteppedClock()
     vars(store)["_clock"] = clock
     await store.append("a", b"a" * 10, ttl_s=60)
@@ -108,7 +108,7 @@ async def test_the_bytes_of_journals_are_bounded():
 
 
 async def test_deleted_journals_make_room():
-    """Their bytes are counted back, also when a value takes their place."""
+    """Their bytes are released, also if a value replaces the journal."""
     store = MemoryStore(store_max_journal_bytes=10 + ENTRY_BYTES)
     for _ in range(3):
         await store.append("a", b"a" * 10, ttl_s=60)
@@ -124,15 +124,15 @@ async def test_deleted_journals_make_room():
     "key", ["store_max_bytes", "store_max_entries", "store_max_counters", "store_max_journal_bytes"]
 )
 def test_limits_are_positive(key: str):
-    """A store for nothing is left out instead."""
+    """A store of size zero is configured by omitting it."""
     route = [{"model": "*", "backend": "a"}]
     backend = [{"name": "a", "use": "replay", "path": "a.sse"}]
     with pytest.raises(ConfigError, match=rf"cache\.{key}"):
         build({"cache": {"use": "memory", key: 0}, "backend": backend, "route": route})
 
 
-async def test_evicted_keys_are_forgotten_in_time():
-    """The known keys never exceed twice the number of values that may be kept."""
+async def test_evicted_keys_are_removed_in_time():
+    """The number of known keys never exceeds twice the maximum number of values."""
     store = MemoryStore(store_max_entries=4)
     for number in range(100):
         await store.put(str(number), b"1", ttl_s=60)

@@ -16,31 +16,31 @@ import pytest
 
 from proxy.stores import Store
 from tests.redis_server import RedisServer
-from tests.stores.process import APPENDS, LEASES, TAKES, made
+from tests.stores.process import APPENDS, LEASES, TAKES, create_store
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ("a", "b", "c", "d")
-PATIENCE_S = 120
+TIMEOUT_S = 120
 Line = tuple[str, Any]
 
 
 @dataclass(frozen=True)
 class SharedPlace:
-    """A store that processes share: in a file that does not exist yet, or in Redis under keys of its own."""
+    """A store that processes share: a file that does not exist yet, or Redis with a key prefix."""
 
     kind: str
     place: str
     prefix: str = field(default_factory=lambda: secrets.token_hex(8))
 
     async def spawn(self, name: str, work: str) -> Process:
-        """Start a process; once it is ready, it waits for a line."""
+        """Start a process; it prints "ready" and waits for a line."""
         command = [sys.executable, "-m", "tests.stores.process", self.kind, self.place, self.prefix, name, work]
         return await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=PIPE, stdout=PIPE)
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Store]:
-        """The store, as this process sees it."""
-        store = made(self.kind, self.place)
+    async def open_store(self) -> AsyncIterator[Store]:
+        """Open the store in this process."""
+        store = create_store(self.kind, self.place)
         await store.start()
         yield store
         await store.close()
@@ -56,12 +56,12 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def acknowledged(shared: SharedPlace) -> list[list[Line]]:
-    """What each of four processes got acknowledged that open the store and work on it at the same time."""
+    """What was acknowledged to each of four processes that open and use the store at the same time."""
     return asyncio.run(share(shared))
 
 
 async def share(shared: SharedPlace) -> list[list[Line]]:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         processes = await asyncio.gather(*(shared.spawn(name, "share") for name in NAMES))
         for process in processes:
             assert await next_line(process) == "ready"
@@ -81,9 +81,9 @@ def of_kind(kind: str, lines: list[Line]) -> list[Any]:
 
 
 async def test_processes_together_are_granted_exactly_the_limit(shared: SharedPlace, acknowledged: list[list[Line]]):
-    """800 takes of 1 from a budget of 300."""
+    """They make 800 takes of 1 from a budget of 300."""
     granted = [of_kind("granted", lines) for lines in acknowledged]
-    async with shared.opened() as store:
+    async with shared.open_store() as store:
         left = await store.take(f"{shared.prefix}budget", 1, limit=300, window_s=600)
 
     assert [len(grants) for grants in granted] == [TAKES] * len(NAMES)
@@ -92,9 +92,9 @@ async def test_processes_together_are_granted_exactly_the_limit(shared: SharedPl
 
 
 async def test_processes_append_without_gaps_or_duplicates(shared: SharedPlace, acknowledged: list[list[Line]]):
-    """Each position belongs to the entry that was acknowledged with it, and a process's own are in its order."""
+    """Each position has the entry that was acknowledged with it, and the entries of a process are in order."""
     appended = [of_kind("entry", lines) for lines in acknowledged]
-    async with shared.opened() as store:
+    async with shared.open_store() as store:
         journal = {position: entry.decode() for position, entry in await store.tail(f"{shared.prefix}journal")}
 
     assert sorted(journal) == list(range(1, APPENDS * len(NAMES) + 1))
@@ -103,9 +103,9 @@ async def test_processes_append_without_gaps_or_duplicates(shared: SharedPlace, 
 
 
 async def test_a_lease_has_one_holder_among_processes(shared: SharedPlace, acknowledged: list[list[Line]]):
-    """The one whose claim was acknowledged can renew it; no other can."""
+    """Only the process whose claim was acknowledged can renew it."""
     won = [of_kind("lease", lines) for lines in acknowledged]
-    async with shared.opened() as store:
+    async with shared.open_store() as store:
         renewed = [
             [number for number in range(LEASES) if await store.claim(f"{shared.prefix}lease{number}", name, lease_s=60)]
             for name in NAMES
@@ -115,11 +115,11 @@ async def test_a_lease_has_one_holder_among_processes(shared: SharedPlace, ackno
     assert renewed == won
 
 
-async def test_what_was_acknowledged_survives_kill_9(shared: SharedPlace):
-    """Of three processes, one after the other, each killed in the middle of its writes."""
+async def test_acknowledged_writes_survive_kill_9(shared: SharedPlace):
+    """Three processes in sequence are each killed in the middle of their writes."""
     place = SharedPlace(shared.kind, shared.place)
     lines = [line for name, least in (("a", 50), ("b", 400), ("c", 1000)) for line in await write(place, name, least)]
-    async with place.opened() as store:
+    async with place.open_store() as store:
         values = {entry: await store.get(f"{place.prefix}{entry}") for entry in of_kind("value", lines)}
         journal = {
             position: entry.decode() for position, entry in await store.tail(f"{place.prefix}journal", limit=1_000_000)
@@ -133,8 +133,8 @@ async def test_what_was_acknowledged_survives_kill_9(shared: SharedPlace):
 
 
 async def write(shared: SharedPlace, name: str, least: int) -> list[Line]:
-    """What a process got acknowledged until it was killed, which is after at least so many lines."""
-    async with asyncio.timeout(PATIENCE_S):
+    """Return what was acknowledged to a process that is killed after at least this many lines."""
+    async with asyncio.timeout(TIMEOUT_S):
         process = await shared.spawn(name, "write")
         assert await next_line(process) == "ready"
         assert process.stdin is not None

@@ -17,7 +17,7 @@ from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
 HIT, MISS = "headgate; hit", "headgate; fwd=uri-miss"
-PATIENT_MS = 5000  # no command of these tests takes that long
+LONG_TIMEOUT_MS = 5000  # longer than any command of these tests
 
 
 def tables(upstream: FakeUpstream, url: str, **more: object) -> dict[str, object]:
@@ -25,7 +25,7 @@ def tables(upstream: FakeUpstream, url: str, **more: object) -> dict[str, object
 
 
 def question(**more: object) -> bytes:
-    """A call that may be cached and equals no other."""
+    """Return a call that may be cached and equals no other."""
     return post(orjson.dumps({"model": "m", "prompt_cache_key": secrets.token_hex(8), **more}))
 
 
@@ -39,16 +39,16 @@ def outcome(answer: RawAnswer) -> tuple[int, str]:
 
 @pytest.fixture
 def server(redis_server: RedisServer) -> Iterator[RedisServer]:
-    """The session's Redis, started again after a test that stops or pauses it."""
+    """The session's Redis, which is started again after a test that stops or pauses it."""
     yield redis_server
     redis_server.stop()
     redis_server.start()
 
 
 async def test_an_answer_is_cached_for_every_process(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
-    """What one gate cached is a hit at another."""
-    first = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
-    second = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
+    """An answer that one gateway cached is a hit at another."""
+    first = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
+    second = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     data = question()
 
     assert [outcome(await ask(gate, data)) for gate in (first, second)] == [(200, MISS), (200, HIT)]
@@ -56,7 +56,7 @@ async def test_an_answer_is_cached_for_every_process(redis_server: RedisServer, 
 
 
 async def test_a_redis_that_cannot_be_reached_at_the_start_is_a_miss(start_gate, upstream: FakeUpstream, logged):
-    """The gate starts, answers, and logs each command that failed once."""
+    """The gateway starts, answers, and logs each failed command once."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         gate = await start_gate(tables(upstream, f"redis://127.0.0.1:{reserved.getsockname()[1]}/0"))
@@ -67,9 +67,9 @@ async def test_a_redis_that_cannot_be_reached_at_the_start_is_a_miss(start_gate,
     assert failures(logged) == ["cache.read_failed", "cache.write_failed"]
 
 
-async def test_a_redis_that_dies_is_a_miss_until_it_is_back(server, start_gate, upstream, logged):
-    """Connections that broke with it are replaced."""
-    gate = await start_gate(tables(upstream, server.url, timeout_ms=PATIENT_MS))
+async def test_a_redis_that_stops_is_a_miss_until_it_is_back(server, start_gate, upstream, logged):
+    """Broken connections are replaced."""
+    gate = await start_gate(tables(upstream, server.url, timeout_ms=LONG_TIMEOUT_MS))
     data = question()
     outcomes = [outcome(await ask(gate, data)) for _ in range(2)]
     server.stop()
@@ -86,7 +86,7 @@ async def test_a_redis_that_dies_is_a_miss_until_it_is_back(server, start_gate, 
 async def test_a_redis_that_does_not_answer_is_a_miss_within_its_deadline(
     server: RedisServer, start_gate, upstream, logged
 ):
-    """Many calls at once wait no longer than one: two commands of 50 ms each, in parallel."""
+    """Many parallel calls wait no longer than one, which waits for two commands of 50 ms each."""
     gate = await start_gate(tables(upstream, server.url))
     await ask(gate, question())
     server.pause()
@@ -108,7 +108,7 @@ async def until_hit(gate: str, data: bytes) -> None:
 
 
 async def test_a_redis_that_never_answers_is_a_miss(server: RedisServer, start_gate, upstream, logged):
-    """It only accepts connections; the deadline covers the handshake too."""
+    """It only accepts connections; the deadline includes the handshake."""
     server.pause()
     gate = await start_gate(tables(upstream, server.url))
     async with asyncio.timeout(2):
@@ -124,8 +124,8 @@ GARBAGE = [b"", b"{", b"null", b"[]", b"7", b"{}", b"\xff\xfe", b'{"key":7}', b"
 
 @pytest.mark.parametrize("garbage", [*GARBAGE, None], ids=[*(g[:8].decode("latin-1") for g in GARBAGE), "a list"])
 async def test_garbage_under_a_key_is_a_miss(redis_server: RedisServer, start_gate, upstream, garbage: bytes | None):
-    """The upstream is called again, and its answer replaces the garbage."""
-    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
+    """The upstream is called, and its answer replaces the garbage."""
+    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     data = question()
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
@@ -141,8 +141,8 @@ async def test_garbage_under_a_key_is_a_miss(redis_server: RedisServer, start_ga
 
 
 async def test_an_entry_of_another_key_is_a_miss(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
-    """When two entries are swapped, neither caller gets the other's answer."""
-    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
+    """If two entries are swapped, neither caller gets the other's answer."""
+    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     mine, yours = question(input="mine"), question(input="yours")
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
@@ -157,8 +157,8 @@ async def test_an_entry_of_another_key_is_a_miss(redis_server: RedisServer, star
 
 
 async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
-    """They are hashes: no text can form another's key, a glob, or a command."""
-    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
+    """Keys are hashes, so that no text can form another key, a glob, or a command."""
+    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
         await ask(gate, question(input="a", prompt_cache_key="tenant:*\r\nFLUSHALL"))
@@ -169,7 +169,7 @@ async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, 
 
 async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gate, upstream, logged):
     """It rejects writes and still answers reads."""
-    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=PATIENT_MS))
+    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
         direct.config_set("maxmemory", "1")
@@ -183,9 +183,9 @@ async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gate, ups
 
 
 async def test_a_wrong_password_is_a_miss_and_is_not_logged(redis_server, start_gate, upstream, logged, monkeypatch):
-    """The log has the error of Redis, without the password."""
+    """The log has the error of Redis without the password."""
     monkeypatch.setenv("REDIS_KEY", "hush-hush")
-    gate = await start_gate(tables(upstream, redis_server.url, password="env:REDIS_KEY", timeout_ms=PATIENT_MS))
+    gate = await start_gate(tables(upstream, redis_server.url, password="env:REDIS_KEY", timeout_ms=LONG_TIMEOUT_MS))
 
     assert outcome(await ask(gate, question())) == (200, MISS)
     assert failures(logged) == ["cache.read_failed", "cache.write_failed"]
@@ -193,7 +193,7 @@ async def test_a_wrong_password_is_a_miss_and_is_not_logged(redis_server, start_
 
 
 async def test_a_take_that_timed_out_is_applied_at_most_once(server: RedisServer):
-    """A command without an answer is not sent again: redis-py's own retries would add eleven times."""
+    """A command without an answer is not sent again; redis-py by default would send it eleven times."""
     store = RedisStore(url=server.url)
     await store.start()
     server.pause()

@@ -14,7 +14,7 @@ from proxy.stores.redis import RedisStore
 from tests.raw import no_tasks_left  # noqa: F401
 from tests.redis_server import RedisServer
 
-PATIENT_MS = 5000  # no command of these tests takes that long
+LONG_TIMEOUT_MS = 5000  # longer than any command of these tests
 
 
 class DelayingProxy:
@@ -62,11 +62,11 @@ class DelayingProxy:
 
 
 @pytest.fixture(params=["cancelled by its caller", "timed out"])
-async def hasty(request: pytest.FixtureRequest, redis_server: RedisServer) -> AsyncIterator[RedisStore]:
-    """A store behind a slow proxy with few connections, and 200 values, entries and windows that name their keys."""
+async def delayed_store(request: pytest.FixtureRequest, redis_server: RedisServer) -> AsyncIterator[RedisStore]:
+    """A store with few connections behind a slow proxy, and 200 values, entries and windows that contain the number of their key."""
     async with DelayingProxy(redis_server.port, seed=7) as proxy:
         short = request.param == "timed out"
-        store = RedisStore(url=proxy.url, timeout_ms=25 if short else PATIENT_MS, max_connections=8)
+        store = RedisStore(url=proxy.url, timeout_ms=25 if short else LONG_TIMEOUT_MS, max_connections=8)
         await store.start()
         with redis.Redis(port=redis_server.port) as direct, direct.pipeline() as filling:
             for i in range(200):
@@ -80,7 +80,7 @@ async def hasty(request: pytest.FixtureRequest, redis_server: RedisServer) -> As
 
 
 async def read_own(store: RedisStore, number: int) -> int:
-    """The number that a key of that number holds, by a verb that depends on it."""
+    """Return the number that this numbered key contains, with a command that depends on the number."""
     if number % 3 == 0:
         return int(await store.get(f"own{number}") or b"-1")
     if number % 3 == 1:
@@ -89,8 +89,8 @@ async def read_own(store: RedisStore, number: int) -> int:
     return (await store.take(f"counter{number}", 0, limit=1, window_s=60)).window
 
 
-async def test_the_late_answer_to_an_abandoned_command_reaches_no_other(hasty: RedisStore):
-    """The OpenAI incident of March 2023: a late answer on a pooled connection went to its next user."""
+async def test_the_late_answer_to_an_abandoned_command_reaches_no_other_command(delayed_store: RedisStore):
+    """In the OpenAI incident of March 2023 a late answer on a pooled connection went to its next user."""
     dice = random.Random(11)
     wrong: list[tuple[int, int]] = []
     whole = 0
@@ -98,22 +98,22 @@ async def test_the_late_answer_to_an_abandoned_command_reaches_no_other(hasty: R
     async def read(number: int) -> None:
         nonlocal whole
         with suppress(StoreError):
-            found = await read_own(hasty, number)
+            found = await read_own(delayed_store, number)
             whole += 1
             if found != number:
                 wrong.append((number, found))
 
-    async def read_hastily(number: int, patience: float) -> None:
+    async def read_with_timeout(number: int, timeout_s: float) -> None:
         reading = asyncio.create_task(read(number))
-        await asyncio.wait([reading], timeout=patience)
+        await asyncio.wait([reading], timeout=timeout_s)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
 
     for _ in range(40):
         numbers = [dice.randrange(200) for _ in range(40)]
-        await asyncio.gather(*(read_hastily(number, dice.choice([0, 0.002, 0.005, 5, 5])) for number in numbers))
+        await asyncio.gather(*(read_with_timeout(number, dice.choice([0, 0.002, 0.005, 5, 5])) for number in numbers))
 
-    if hasty.timeout_ms == PATIENT_MS:  # the pool has lost no connection either
+    if delayed_store.timeout_ms == LONG_TIMEOUT_MS:  # the pool has lost no connection either
         before = whole
         await asyncio.gather(*(read(number) for number in range(50)))
         assert whole == before + 50

@@ -1,4 +1,4 @@
-"""What every store does, run on each. Counters, journals, leases and processes have files of their own."""
+"""Tests that run on every store. Counters, journals, leases and processes have their own files."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,14 +8,14 @@ import pytest
 from proxy.stores import Store, StoreError
 
 BYTES = bytes(range(256)) + "\u00e9\u4e2d\U0001f600".encode()
-# Each kind of data, and what makes a key hold it.
+# Each kind of data, and a function that stores it under a key.
 FILL: dict[str, Callable[[Store, str], Awaitable[object]]] = {
     "value": lambda store, key: store.put(key, b"7", ttl_s=60),
     "counter": lambda store, key: store.take(key, 1, limit=5, window_s=60),
     "journal": lambda store, key: store.append(key, b"a", ttl_s=60),
     "lease": lambda store, key: store.claim(key, "a", lease_s=60),
 }
-# Each verb that needs a kind of data, and that kind.
+# Each method that needs a kind of data, and that kind.
 USE: dict[str, tuple[str, Callable[[Store, str], Awaitable[object]]]] = {
     "get": ("value", lambda store, key: store.get(key)),
     "take": ("counter", FILL["counter"]),
@@ -31,8 +31,8 @@ async def keys(store: Store, prefix: str) -> list[str]:
     return sorted([key async for key in store.scan(prefix)])
 
 
-def test_a_store_that_lacks_a_verb_cannot_be_made():
-    """Its class is refused before the first call, with the names that are missing."""
+def test_a_store_that_lacks_a_method_cannot_be_created():
+    """The error comes before the first call and names the missing methods."""
 
     class Half(Store):
         async def get(self, key: str) -> bytes | None:
@@ -43,19 +43,19 @@ def test_a_store_that_lacks_a_verb_cannot_be_made():
 
 
 async def test_an_unknown_key_has_no_value(store: Store, key: str):
-    """None, and no error."""
+    """The result is None, not an error."""
     assert await store.get(key) is None
 
 
 @pytest.mark.parametrize("value", [b"", b"a", BYTES, b"a" * 2_000_000], ids=["empty", "short", "every byte", "long"])
 async def test_bytes_are_returned_as_they_were_put(store: Store, key: str, value: bytes):
-    """Nothing is decoded on the way."""
+    """They are not decoded on the way."""
     assert await store.put(key, value, ttl_s=60) is True
     assert await store.get(key) == value
 
 
 async def test_a_later_value_replaces_an_earlier_one(store: Store, key: str, advance):
-    """And has its own time to live."""
+    """The later value has its own time to live."""
     await store.put(key, b"earlier", ttl_s=10)
     await store.put(key, b"later", ttl_s=60)
     advance(20)
@@ -75,7 +75,7 @@ async def test_a_value_expires(store: Store, key: str, advance):
 
 @pytest.mark.parametrize("ttl_s", [1e9, 1e15, 1e308])
 async def test_the_longest_times_are_accepted(store: Store, key: str, ttl_s: float):
-    """They mean "for ever", and get as much of it as the store has."""
+    """They mean "for ever" and are limited to the longest time of the store."""
     assert await store.put(key, b"1", ttl_s=ttl_s) is True
     assert await store.get(key) == b"1"
     assert (await store.take(f"{key}c", 1, limit=1, window_s=ttl_s)).granted == 1
@@ -84,7 +84,7 @@ async def test_the_longest_times_are_accepted(store: Store, key: str, ttl_s: flo
 
 
 async def test_the_shortest_times_are_accepted(store: Store, key: str):
-    """Redis counts in milliseconds, and refuses none of them."""
+    """Redis counts in milliseconds; none of them is refused."""
     assert await store.put(key, b"a", ttl_s=0.0001) is True
     assert (await store.take(f"{key}c", 1, limit=1, window_s=0.0001)).granted == 1
     assert await store.append(f"{key}j", b"a", ttl_s=0.0001) == 1
@@ -92,14 +92,14 @@ async def test_the_shortest_times_are_accepted(store: Store, key: str):
 
 
 async def test_if_absent_keeps_an_existing_value(store: Store, key: str):
-    """And returns whether the new value was kept."""
+    """The result is whether the new value was kept."""
     assert await store.put(key, b"first", ttl_s=60, if_absent=True) is True
     assert await store.put(key, b"second", ttl_s=60, if_absent=True) is False
     assert await store.get(key) == b"first"
 
 
 async def test_if_absent_replaces_an_expired_value(store: Store, key: str, advance):
-    """A value that has expired is absent."""
+    """An expired value is absent."""
     await store.put(key, b"first", ttl_s=10)
     advance(11)
 
@@ -108,7 +108,7 @@ async def test_if_absent_replaces_an_expired_value(store: Store, key: str, advan
 
 
 async def test_if_absent_keeps_exactly_one_of_many(store: Store, key: str):
-    """Whatever comes at the same time."""
+    """The values are put at the same time."""
     kept = await asyncio.gather(*(store.put(key, b"%d" % i, ttl_s=60, if_absent=True) for i in range(20)))
 
     assert kept.count(True) == 1
@@ -116,7 +116,7 @@ async def test_if_absent_keeps_exactly_one_of_many(store: Store, key: str):
 
 
 async def test_keys_do_not_mix(store: Store, key: str):
-    """Many at once, each gets its own value."""
+    """Parallel commands each get their own value."""
     names = [f"{key}{i}" for i in range(100)]
     await asyncio.gather(*(store.put(name, name.encode(), ttl_s=60) for name in names))
     values = await asyncio.gather(*(store.get(name) for name in names))
@@ -125,12 +125,12 @@ async def test_keys_do_not_mix(store: Store, key: str):
 
 
 async def test_a_started_store_is_ready(store: Store):
-    """/readyz reads this."""
+    """/readyz uses this state."""
     assert await store.ready() is True
 
 
 async def test_a_scan_finds_every_kind_of_data(store: Store, key: str, advance):
-    """Each key once, less what is expired, deleted or released, and what only looks like the prefix."""
+    """It returns each key once, without expired, deleted or released ones and without keys that only resemble the prefix."""
     for kind, fill in FILL.items():
         for number in range(3):
             await fill(store, f"{key}*{kind}{number}")
@@ -148,7 +148,7 @@ async def test_a_scan_finds_every_kind_of_data(store: Store, key: str, advance):
 
 @pytest.mark.parametrize("prefix", ["a*", "a?", "a[b]", "a\\", "a^", "a-", "a%", "a_", "a'", "\u00e9"])
 async def test_a_prefix_is_plain_text(store: Store, key: str, prefix: str):
-    """No character of it is a pattern."""
+    """None of its characters is a pattern."""
     for name in (f"{prefix}b", "ab", "aab", "abb", "e"):
         await store.put(f"{key}{name}", b"1", ttl_s=60)
 
@@ -156,7 +156,7 @@ async def test_a_prefix_is_plain_text(store: Store, key: str, prefix: str):
 
 
 async def test_a_scan_of_many_keys_is_complete(store: Store, key: str):
-    """More than one step of it brings."""
+    """It returns more keys than one step of a scan."""
     names = [f"{key}{number}" for number in range(1200)]
     await asyncio.gather(*(store.put(name, b"", ttl_s=60) for name in names))
 
@@ -165,7 +165,7 @@ async def test_a_scan_of_many_keys_is_complete(store: Store, key: str):
 
 @pytest.mark.parametrize("kind", FILL)
 async def test_a_deleted_key_holds_nothing(store: Store, key: str, kind: str):
-    """Whatever it held. Deleting an unknown key is no error."""
+    """It may have held any kind of data. Deleting an unknown key is no error."""
     await FILL[kind](store, key)
     await store.delete(key)
     await store.delete(key)
@@ -177,7 +177,7 @@ async def test_a_deleted_key_holds_nothing(store: Store, key: str, kind: str):
 
 @pytest.mark.parametrize("kind", FILL)
 async def test_a_value_replaces_whatever_a_key_holds(store: Store, key: str, kind: str):
-    """Unless it is only to be put under a free key."""
+    """With `if_absent` it does not."""
     await FILL[kind](store, key)
 
     assert await store.put(key, b"new", ttl_s=60, if_absent=True) is False
@@ -187,8 +187,8 @@ async def test_a_value_replaces_whatever_a_key_holds(store: Store, key: str, kin
 
 
 @pytest.mark.parametrize(("verb", "kind"), [(verb, kind) for verb in USE for kind in FILL if USE[verb][0] != kind])
-async def test_a_verb_fails_on_another_kind_of_data(store: Store, key: str, verb: str, kind: str, advance):
-    """With a StoreError, and neither the data nor its time to live changes."""
+async def test_a_method_fails_on_another_kind_of_data(store: Store, key: str, verb: str, kind: str, advance):
+    """It raises a StoreError and changes neither the data nor its time to live."""
     use = USE[verb][1]
     await FILL[kind](store, key)
     advance(40)
@@ -201,8 +201,8 @@ async def test_a_verb_fails_on_another_kind_of_data(store: Store, key: str, verb
 
 
 @pytest.mark.parametrize("kind", FILL)
-async def test_expired_data_makes_place_for_another_kind(store: Store, key: str, kind: str, advance):
-    """A key whose data has expired is free."""
+async def test_expired_data_can_be_replaced_by_another_kind(store: Store, key: str, kind: str, advance):
+    """A key with expired data is free."""
     for other, fill in FILL.items():
         await FILL[kind](store, f"{key}{other}")
         advance(61)

@@ -1,4 +1,4 @@
-"""Every decision becomes a line, and every change to a line is found."""
+"""The audit file has a line for every decision, and `verify` finds every change to a line."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ REQUEST = {"model": "gpt-5.6", "input": "Hi"}
 DECISION = Decision("metadata_limits", "0123456789ab", "allowed", None, None, "anna", "m")
 
 
-def opened(path: Path, **settings: Any) -> Audit:
-    """Return an audit file that is open."""
+def open_audit(path: Path, **settings: Any) -> Audit:
+    """Return an open audit file."""
     audit = Audit(AuditTable(path=path, **settings))
     audit.open()
     return audit
 
 
 def write_lines(path: Path, *models: str) -> list[bytes]:
-    """Write one decision for each model; return the lines of the file with their ends."""
-    audit = opened(path)
+    """Write one decision per model; return the lines of the file with their line ends."""
+    audit = open_audit(path)
     for model in models:
         audit.write("req_1", Decision("max_tool_calls", "0123456789ab", "changed", None, None, "anna", model))
     audit.close()
@@ -38,7 +38,7 @@ def write_lines(path: Path, *models: str) -> list[bytes]:
 
 @pytest.fixture
 def lines(tmp_path: Path) -> list[bytes]:
-    """Five lines as they are written; one has a name that JSON must escape."""
+    """Five lines of an audit file; one has a name that JSON must escape."""
     return write_lines(tmp_path / "five.jsonl", "one", "two", "thr\x1fee", "vier\u00e4", "five")
 
 
@@ -53,13 +53,13 @@ async def post(http, gate: str, **fields: Any) -> int:
 
 
 async def post_all(http, tables: dict[str, Any], *requests: dict[str, Any]) -> list[int]:
-    """Return the statuses of requests to a gateway that is then closed, so that its files are complete."""
+    """Return the statuses of requests to a gateway, which is then closed so that its files are complete."""
     async with running(build(tables | {"server": {"port": 0, "drain_s": 0}})) as gate:
         return [await post(http, gate, **fields) for fields in requests]
 
 
 def test_lines_form_a_chain(lines: list[bytes]):
-    """Each line contains the hash of the one before it, the first one zeros."""
+    """Each line contains the hash of the line before it; the first contains zeros."""
     parsed = [orjson.loads(line) for line in lines]
 
     assert first_altered(lines) == (5, None)
@@ -69,7 +69,7 @@ def test_lines_form_a_chain(lines: list[bytes]):
 
 @pytest.mark.parametrize("mask", [0x01, 0x07, 0x20, 0x2A, 0x80, 0xFF])
 def test_every_changed_byte_is_found(lines: list[bytes], mask: int):
-    """Whichever byte is changed, also in a line's end or the case of an escape, its line is named."""
+    """The line of any changed byte is reported, even in a line end or in the case of an escape."""
     whole = b"".join(lines)
     missed = []
     for position in range(len(whole)):
@@ -84,7 +84,7 @@ def test_every_changed_byte_is_found(lines: list[bytes], mask: int):
 
 @pytest.mark.parametrize("removed", [0, 1, 3])
 def test_a_removed_line_is_found_at_its_position(lines: list[bytes], removed: int):
-    """The line that took its position does not continue the one before."""
+    """The line now at its position does not continue the line before it."""
     assert first_altered(lines[:removed] + lines[removed + 1 :]) == (removed, removed + 1)
 
 
@@ -99,7 +99,7 @@ def test_swapped_lines_are_found_at_the_first_of_them(lines: list[bytes], one: i
 @pytest.mark.parametrize("inserted", [b"\n", b"{}\n", b"[]\n", b"null\n", b"7\n", b"not JSON\n", b"\xff\n"])
 @pytest.mark.parametrize("position", [0, 2, 5])
 def test_an_inserted_line_is_found(lines: list[bytes], inserted: bytes, position: int):
-    """An empty line and one that is not JSON too."""
+    """The inserted line may be empty or not JSON."""
     assert first_altered([*lines[:position], inserted, *lines[position:]]) == (position, position + 1)
 
 
@@ -120,8 +120,8 @@ def test_a_forged_line_with_a_valid_hash_is_found_at_the_next_line(lines: list[b
     assert first_altered([*lines[:2], forged, *lines[3:]]) == (3, 4)
 
 
-def test_the_same_object_in_other_bytes_is_altered(lines: list[bytes]):
-    """Another order of names, a space, or a repeated name is the same to a JSON parser, but not to the chain."""
+def test_the_same_object_in_other_bytes_counts_as_altered(lines: list[bytes]):
+    """A JSON parser ignores the order of names, spaces and repeated names, but the chain does not."""
     parsed = orjson.loads(lines[1])
     variants = [
         orjson.dumps(dict(reversed(parsed.items()))) + b"\n",
@@ -132,13 +132,13 @@ def test_the_same_object_in_other_bytes_is_altered(lines: list[bytes]):
     assert [first_altered([lines[0], variant, *lines[2:]]) for variant in variants] == [(1, 2)] * 3
 
 
-def test_a_chain_that_was_cut_at_its_end_is_intact_as_far_as_it_goes(lines: list[bytes]):
-    """Only a copy of the last hash, kept elsewhere, shows the cut."""
+def test_a_chain_without_its_last_lines_is_intact(lines: list[bytes]):
+    """Only a copy of the last hash in another place proves that lines are missing."""
     assert first_altered(lines[:3]) == (3, None)
 
 
 async def test_a_restarted_gateway_continues_the_chain(http, upstream: FakeUpstream, tmp_path: Path):
-    """Three gateways one after the other write one chain."""
+    """Three gateways in sequence write one chain."""
     path = tmp_path / "audit.jsonl"
     for _ in range(3):
         await post_all(http, tables_for(upstream, audit={"path": str(path)}), {})
@@ -149,7 +149,7 @@ async def test_a_restarted_gateway_continues_the_chain(http, upstream: FakeUpstr
 
 @pytest.mark.parametrize("chars", [60_000, 65_400, 70_000, 300_000])
 def test_the_chain_continues_after_a_line_of_any_length(tmp_path: Path, chars: int):
-    """A long last line does not keep the gateway from starting."""
+    """A long last line does not prevent the start."""
     path = tmp_path / "audit.jsonl"
     write_lines(path, "short")
     write_lines(path, "m" * chars)
@@ -162,7 +162,7 @@ def test_the_chain_continues_after_a_line_of_any_length(tmp_path: Path, chars: i
     [b"{", b"{}\n", b"[]\n", b'"hash"\n', b"null\n", b"\xff\n", b"\n", b'{"hash":"00"}', b'{"a":1}\n'],
 )
 def test_a_file_that_does_not_end_in_an_audit_line_is_refused(lines: list[bytes], tmp_path: Path, last: bytes):
-    """An operator must decide about an incomplete line or one of another kind; the message says what to do."""
+    """An operator must decide about an incomplete line or one of another kind; the message names the remedy."""
     path = tmp_path / "five.jsonl"
     path.write_bytes(b"".join(lines) + last)
 
@@ -172,7 +172,7 @@ def test_a_file_that_does_not_end_in_an_audit_line_is_refused(lines: list[bytes]
     assert path.read_bytes() == b"".join(lines) + last
 
 
-def test_a_file_that_cannot_be_written_keeps_the_gateway_from_starting(tmp_path: Path):
+def test_a_file_that_cannot_be_written_prevents_the_start(tmp_path: Path):
     """The error is raised at the start, not at the first call."""
     with pytest.raises(IsADirectoryError):
         Audit(AuditTable(path=tmp_path)).open()
@@ -192,7 +192,7 @@ def test_a_new_file_is_readable_by_its_owner_only(tmp_path: Path):
 
 
 def test_an_audit_that_was_never_opened_writes_nothing(tmp_path: Path):
-    """It can be flushed and closed, and is healthy."""
+    """It can be flushed and closed, and its state is healthy."""
     audit = Audit(AuditTable(path=tmp_path / "audit.jsonl"))
     audit.write("req_1", DECISION)
     audit.flush()
@@ -202,7 +202,7 @@ def test_an_audit_that_was_never_opened_writes_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_full_disk_costs_lines_but_no_call(http, upstream: FakeUpstream, logged):
+async def test_a_full_disk_loses_lines_but_fails_no_call(http, upstream: FakeUpstream, logged):
     """/dev/full accepts nothing; every failed write is logged."""
     statuses = await post_all(http, tables_for(upstream, audit={"path": "/dev/full"}), {}, {}, {})
     failures = [line for line in logged if line["event"] == "audit.write_failed"]
@@ -219,7 +219,7 @@ async def test_lost_decisions_degrade_readiness(http, start_gate: StartGate, ups
     await post(http, gate)
     report = before
     async with asyncio.timeout(30):
-        while report == before:  # it is probed anew once a second at most
+        while report == before:  # the state is probed at most once per second
             async with http.get(f"{gate}/readyz") as answer:
                 report = await answer.json()
 
@@ -228,10 +228,10 @@ async def test_lost_decisions_degrade_readiness(http, start_gate: StartGate, ups
 
 
 def test_no_part_of_a_line_is_left_on_a_full_disk(lines: list[bytes], tmp_path: Path, logged):
-    """The chain stays intact, and continues with the number of lost lines as soon as there is room."""
+    """The chain stays intact and continues with the number of lost lines as soon as there is room."""
     path = tmp_path / "five.jsonl"
     size = path.stat().st_size
-    audit = opened(path)
+    audit = open_audit(path)
     healthy = []
     for room in (300, 100, 1):
         with disk_full_at(size + room):
@@ -253,10 +253,10 @@ def test_no_part_of_a_line_is_left_on_a_full_disk(lines: list[bytes], tmp_path: 
     assert first_altered(path.read_bytes().splitlines(keepends=True)) == (7, None)
 
 
-def test_every_decision_is_a_line_or_is_counted_in_one(lines: list[bytes], tmp_path: Path):
-    """Those that fit are written. A report that does not fit is written later; it is not a decision itself."""
+def test_every_decision_is_a_line_or_is_counted_in_a_line(lines: list[bytes], tmp_path: Path):
+    """Lines that fit are written. A report that does not fit is written later and does not count as a decision."""
     path = tmp_path / "five.jsonl"
-    audit = opened(path)
+    audit = open_audit(path)
     for room in (len(lines[-1]) + 100, 210, 1):
         with disk_full_at(path.stat().st_size + room):
             for _ in range(4):
@@ -272,9 +272,9 @@ def test_every_decision_is_a_line_or_is_counted_in_one(lines: list[bytes], tmp_p
 
 
 def test_a_decision_that_does_not_fit_into_the_queue_is_counted(tmp_path: Path):
-    """A line says that it is missing; the decisions after it are written."""
+    """A line has the number of missing decisions; the decisions after it are written."""
     path = tmp_path / "audit.jsonl"
-    audit = opened(path)
+    audit = open_audit(path)
     audit.write("req_1", Decision("models", "0123456789ab", "changed", None, None, "anna", "m" * QUEUE_BYTES))
     audit.flush()
     audit.write("req_1", DECISION)
@@ -292,7 +292,7 @@ def test_the_number_of_lost_lines_is_part_of_the_chain(tmp_path: Path, change: t
     """It cannot be changed or removed without breaking the chain."""
     path = tmp_path / "audit.jsonl"
     size = len(b"".join(write_lines(path, "one")))
-    audit = opened(path)
+    audit = open_audit(path)
     with disk_full_at(size):
         for _ in range(2):
             audit.write("req_1", DECISION)
@@ -322,7 +322,7 @@ OVER_BUDGET = CANONICAL[: CANONICAL.index(b"event: response.output_item.added")]
     )
     for n in (0, 1)
 )
-# A decision, the policy that makes it, the fields of the request, the status, the code and the param.
+# A decision, the policy that makes it, fields of the request, status, code and param.
 DECISIONS = [
     ("allowed", {"use": "metadata_limits"}, {}, 200, None, None),
     ("changed", {"use": "max_tool_calls", "max": 1}, {"max_tool_calls": 9}, 200, None, None),
@@ -362,8 +362,10 @@ DECISIONS = [
 
 
 @pytest.mark.parametrize("case", DECISIONS, ids=lambda case: f"{case[0]}-{case[4]}")
-async def test_each_decision_names_its_request(http, upstream: FakeUpstream, tmp_path: Path, case: Sequence[Any]):
-    """The policy and its settings, the decision, its code and param, the caller, the model and the request id."""
+async def test_each_line_has_the_decision_and_its_request(
+    http, upstream: FakeUpstream, tmp_path: Path, case: Sequence[Any]
+):
+    """It has the policy and its version, the decision, its code and param, the caller, the model and the request id."""
     decision, policy, fields, status, code, param = case
     path = tmp_path / "audit.jsonl"
     caller = {"name": "anna", "team": "search", "key_sha256": "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683"}  # fmt: skip
@@ -393,7 +395,7 @@ async def test_each_decision_names_its_request(http, upstream: FakeUpstream, tmp
 async def test_a_stopped_reply_is_a_decision_too(
     http, upstream: FakeUpstream, tmp_path: Path, mode: str, decision: str
 ):
-    """One line for the request, one for its reply, both with the same request id."""
+    """The request and its reply each have a line with the same request id."""
     path = tmp_path / "audit.jsonl"
     policy = {"use": "max_tool_calls", "max": 1, "mode": mode}
     upstream.answer = streaming(OVER_BUDGET)
@@ -409,7 +411,7 @@ async def test_a_stopped_reply_is_a_decision_too(
 
 
 async def test_no_prompt_is_in_the_file(http, upstream: FakeUpstream, tmp_path: Path):
-    """Neither of a call that passes nor of one that is refused."""
+    """It has no prompt of calls that pass or are refused."""
     path = tmp_path / "audit.jsonl"
     requests = (
         {"input": "my secret", "instructions": "my secret"},
@@ -422,7 +424,7 @@ async def test_no_prompt_is_in_the_file(http, upstream: FakeUpstream, tmp_path: 
 
 
 async def test_a_long_model_name_is_cut(http, upstream: FakeUpstream, tmp_path: Path):
-    """A caller cannot make a line of any length."""
+    """A caller must not control the length of a line."""
     path = tmp_path / "audit.jsonl"
     await post_all(http, tables_for(upstream, audit={"path": str(path)}), {"model": "m" * 1_000_000})
 
@@ -430,7 +432,7 @@ async def test_a_long_model_name_is_cut(http, upstream: FakeUpstream, tmp_path: 
 
 
 async def test_the_version_changes_with_the_settings(http, upstream: FakeUpstream, tmp_path: Path):
-    """Equal settings are one version, others are another; a default that is written out is the default."""
+    """Equal settings have the same version and different settings another; an explicit default equals an implicit one."""
     versions = []
     for number, settings in enumerate(
         ({"max": 8}, {"max": 8, "count_unknown": True}, {"max": 9}, {"max": 8, "default": 4})

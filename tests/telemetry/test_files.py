@@ -1,4 +1,4 @@
-"""Lines that are written by a thread: in order, bounded, counted when they are lost, and never waited for."""
+"""A thread writes lines to files: in order, from a bounded queue, with lost lines counted, without blocking the caller."""
 
 import subprocess
 import sys
@@ -14,16 +14,16 @@ from tests.room import disk_full_at
 
 
 class BlockedWriter:
-    """Blocks in its first write until `release` is set, and keeps what it was given."""
+    """Blocks in its first write until `release` is set, and keeps its arguments."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[list[bytes], int]] = []
-        self.began = threading.Event()
+        self.started = threading.Event()
         self.release = threading.Event()
 
     def __call__(self, lines: list[bytes], lost: int) -> int:
         self.batches.append((lines, lost))
-        self.began.set()
+        self.started.set()
         self.release.wait()
         return 0
 
@@ -37,7 +37,7 @@ class BlockedWriter:
 
 
 def full_disk(unwritten: list[int]) -> tuple[Callable[[list[bytes], int], int], list[tuple[list[bytes], int]]]:
-    """Return a write that reports these numbers of unwritten lines one after the other, then 0, and its batches."""
+    """Return a write function that reports these numbers of unwritten lines in turn and then 0, and a list of its batches."""
     batches: list[tuple[list[bytes], int]] = []
 
     def write(lines: list[bytes], lost: int) -> int:
@@ -48,7 +48,7 @@ def full_disk(unwritten: list[int]) -> tuple[Callable[[list[bytes], int], int], 
 
 
 def test_lines_are_written_in_order_by_another_thread():
-    """Closing the queue writes what is left."""
+    """Closing the queue writes the remaining lines."""
     written: list[tuple[bytes, int]] = []
 
     def write(lines: list[bytes], _lost: int) -> int:
@@ -65,7 +65,7 @@ def test_lines_are_written_in_order_by_another_thread():
 
 
 def test_flush_waits_until_every_line_is_written():
-    """Each flush sees all lines that were put before it."""
+    """All lines put before a flush are written when it returns."""
     written: list[bytes] = []
 
     def write(lines: list[bytes], _lost: int) -> int:
@@ -84,12 +84,12 @@ def test_flush_waits_until_every_line_is_written():
 
 
 def test_put_does_not_wait_for_a_write_that_blocks():
-    """The lines wait in the queue, and are written when the write returns."""
+    """The lines wait in the queue and are written when the write returns."""
     writer = BlockedWriter()
     queue = LineQueue(writer)
     queue.put(b"first")
     with fail_if_stuck():
-        assert writer.began.wait()
+        assert writer.started.wait()
         for _ in range(1000):
             queue.put(b"later")
     is_healthy = queue.is_healthy
@@ -101,12 +101,12 @@ def test_put_does_not_wait_for_a_write_that_blocks():
 
 
 def test_lines_that_do_not_fit_into_the_queue_are_counted():
-    """The next batch is written with their number; lines that are being written take room until they are written."""
+    """The next batch has their number; lines in an unfinished write still use the queue's room."""
     writer = BlockedWriter()
     queue = LineQueue(writer, max_bytes=30)
     queue.put(b"0123456789")
     with fail_if_stuck():
-        assert writer.began.wait()
+        assert writer.started.wait()
     for _ in range(5):
         queue.put(b"0123456789")
     is_healthy = queue.is_healthy
@@ -121,8 +121,8 @@ def test_lines_that_do_not_fit_into_the_queue_are_counted():
     assert writer.batches[1] == ([b"0123456789"] * 2, 3)
 
 
-def test_a_line_larger_than_the_queue_is_counted_without_another_line():
-    """Its loss is reported at once, and the queue is healthy again."""
+def test_a_line_larger_than_the_queue_is_reported_without_another_line():
+    """Its loss is reported immediately, and the queue is healthy again."""
     write, batches = full_disk([])
     queue = LineQueue(write, max_bytes=10)
     queue.put(b"x" * 11)
@@ -134,7 +134,7 @@ def test_a_line_larger_than_the_queue_is_counted_without_another_line():
 
 
 def test_lines_that_could_not_be_written_are_reported_with_the_next_ones():
-    """What a write says is lost is passed to the next write, until one reports it."""
+    """The number of lost lines is passed to the next write until one can report it."""
     write, batches = full_disk([1, 3])
     queue = LineQueue(write)
     healthy = []
@@ -150,7 +150,7 @@ def test_lines_that_could_not_be_written_are_reported_with_the_next_ones():
 
 @pytest.mark.parametrize(("unwritten", "lost"), [([1], [0, 1]), ([1, 1], [0, 1]), ([0], [0])])
 def test_close_reports_lines_that_could_not_be_written(unwritten: list[int], lost: list[int]):
-    """It tries once, even if the last batch could not be written."""
+    """It tries once, even if the last batch failed."""
     write, batches = full_disk(unwritten)
     queue = LineQueue(write)
     queue.put(b"last")
@@ -160,29 +160,29 @@ def test_close_reports_lines_that_could_not_be_written(unwritten: list[int], los
 
 
 def test_close_gives_up_a_write_that_blocks():
-    """It returns False: the thread may still write, so that its file must stay open."""
+    """It returns False, because the thread may still write and its file must stay open."""
     writer = BlockedWriter()
     queue = LineQueue(writer)
     queue.put(b"first")
-    assert writer.began.wait()
+    assert writer.started.wait()
     given_up = queue.close(timeout_s=0.01)
     writer.release.set()
 
     assert (given_up, queue.close()) == (False, True)
 
 
-def test_a_write_that_blocks_forever_does_not_keep_the_process_from_exiting():
+def test_a_write_that_blocks_forever_does_not_keep_the_process_alive():
     """The thread is a daemon."""
     program = (
         "import threading\n"
         "from proxy.telemetry.files import LineQueue\n"
-        "began = threading.Event()\n"
+        "started = threading.Event()\n"
         "def write(lines, lost):\n"
-        "    began.set()\n"
+        "    started.set()\n"
         "    threading.Event().wait()\n"
         "queue = LineQueue(write)\n"
         "queue.put(b'first')\n"
-        "began.wait()\n"
+        "started.wait()\n"
         "print(queue.close(timeout_s=0.01))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=30)
@@ -191,7 +191,7 @@ def test_a_write_that_blocks_forever_does_not_keep_the_process_from_exiting():
 
 
 def test_a_queue_that_was_never_used_closes():
-    """Nothing is written."""
+    """It writes nothing."""
     write, batches = full_disk([])
 
     assert LineQueue(write).close()
@@ -199,7 +199,7 @@ def test_a_queue_that_was_never_used_closes():
 
 
 def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path):
-    """What a full disk takes of a line is removed again, and the next line follows the last whole one."""
+    """The part of a line that fits on a full disk is removed, and the next line follows the last complete one."""
     path = tmp_path / "lines"
     with open_private(path) as file:
         append_line(file, b"first")

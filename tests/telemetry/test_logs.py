@@ -1,4 +1,4 @@
-"""Log lines go to stderr as long as they can be written, and delay nothing when they cannot."""
+"""Log lines go to stderr if they can be written, and cause no delay if they cannot."""
 
 import asyncio
 import hashlib
@@ -44,14 +44,14 @@ def lines_of(program: str) -> list[dict[str, Any]]:
 
 
 class UnreadPipe:
-    """A pipe as stderr that is not read before `read_all`."""
+    """A pipe as stderr that is not read until `read_all`."""
 
     def __init__(self) -> None:
         self._reader, writer = os.pipe()
         self.stream = os.fdopen(writer, "w")
 
     def read_all(self, close: Any) -> list[dict[str, Any]]:
-        """Return the lines that are written while and after the logs are closed."""
+        """Return the lines that are written until the logs are closed."""
         parts: list[bytes] = []
 
         def read() -> None:
@@ -68,7 +68,7 @@ class UnreadPipe:
 
 @FINAL
 def test_logs_are_json_lines_on_stderr(final: bool):
-    """Unless it is a terminal."""
+    """A terminal gets readable lines instead."""
     lines = lines_of(
         "import structlog; from proxy.telemetry.logs import configure_logs\n"
         f"close = configure_logs(final={final})\n"
@@ -83,7 +83,7 @@ def test_logs_are_json_lines_on_stderr(final: bool):
 
 @FINAL
 def test_warnings_of_libraries_are_logged_without_tracebacks(monkeypatch: pytest.MonkeyPatch, final: bool):
-    """A traceback could quote what a caller sent. A message is cut after 200 characters, and is kept if its arguments
+    """A traceback could contain data of a caller. A message is cut after 200 characters, and is kept if its arguments
     do not fit its format.
     """
     written = io.BytesIO()
@@ -110,7 +110,7 @@ def test_warnings_of_libraries_are_logged_without_tracebacks(monkeypatch: pytest
 
 @FINAL
 def test_a_crash_is_one_json_line_with_its_traceback(monkeypatch: pytest.MonkeyPatch, final: bool):
-    """Without local variables."""
+    """The traceback has no local variables."""
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
     close = configure_logs(console=False, final=final)
@@ -129,7 +129,7 @@ def test_a_crash_is_one_json_line_with_its_traceback(monkeypatch: pytest.MonkeyP
 
 @FINAL
 def test_a_terminal_gets_readable_lines(monkeypatch: pytest.MonkeyPatch, final: bool):
-    """They are text, not JSON; a character that cannot be encoded is escaped."""
+    """They are text instead of JSON; a character that cannot be encoded is escaped."""
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(screen))
     close = configure_logs(console=True, final=final)
@@ -142,15 +142,17 @@ def test_a_terminal_gets_readable_lines(monkeypatch: pytest.MonkeyPatch, final: 
 
 @FINAL
 @pytest.mark.parametrize("console", [False, True])
-@pytest.mark.parametrize("opened", ["2>/dev/full", "2>&3", "2>&-"], ids=["a full disk", "a broken pipe", "no stderr"])
-def test_a_line_that_cannot_be_written_is_dropped(opened: str, console: bool, final: bool):
-    """Nothing is raised, not even when the process ends."""
+@pytest.mark.parametrize(
+    "redirection", ["2>/dev/full", "2>&3", "2>&-"], ids=["a full disk", "a broken pipe", "no stderr"]
+)
+def test_a_line_that_cannot_be_written_is_dropped(redirection: str, console: bool, final: bool):
+    """No exception is raised, even when the process ends."""
     reader, writer = os.pipe()
     os.close(reader)
     program = PROGRAM.format(console=console, final=final)
     with os.fdopen(writer, "wb") as broken:
         done = subprocess.run(
-            ["sh", "-c", f'exec 3>&0; exec "$0" -c "$1" {opened}', sys.executable, program],
+            ["sh", "-c", f'exec 3>&0; exec "$0" -c "$1" {redirection}', sys.executable, program],
             stdin=broken,
             stdout=subprocess.PIPE,
             check=False,
@@ -161,7 +163,7 @@ def test_a_line_that_cannot_be_written_is_dropped(opened: str, console: bool, fi
 
 @FINAL
 def test_a_stderr_that_is_closed_later_is_no_error(monkeypatch: pytest.MonkeyPatch, final: bool):
-    """Python raises ValueError for it, not OSError."""
+    """Python raises ValueError for it instead of OSError."""
     stream = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stderr", stream)
     close = configure_logs(console=False, final=final)
@@ -170,8 +172,8 @@ def test_a_stderr_that_is_closed_later_is_no_error(monkeypatch: pytest.MonkeyPat
     close()
 
 
-def test_a_torn_line_damages_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The line after it begins on a line of its own, and a dropped line is not written later."""
+def test_a_partially_written_line_damages_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The next log line starts on a new line, and a dropped line is not written later."""
     path = tmp_path / "log"
     with path.open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
@@ -194,7 +196,7 @@ def test_a_torn_line_damages_no_other(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_queued_lines_that_a_full_disk_refuses_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The next line that can be written says how many; a torn line is one of them."""
+    """The next line that can be written has their number, which includes a partially written line."""
     path = tmp_path / "log"
     with path.open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
@@ -219,8 +221,8 @@ def test_queued_lines_that_a_full_disk_refuses_are_counted(tmp_path: Path, monke
     assert parsed[-1]["event"] == "last.happened"
 
 
-def test_a_pipe_without_a_reader_delays_nothing_and_lost_lines_are_counted(monkeypatch: pytest.MonkeyPatch):
-    """Lines wait up to a limit; when the pipe is read again a line says how many are missing."""
+def test_a_pipe_without_a_reader_causes_no_delay_and_lost_lines_are_counted(monkeypatch: pytest.MonkeyPatch):
+    """Lines wait up to a limit; when the pipe is read again, a line has the number of missing ones."""
     pipe = UnreadPipe()
     monkeypatch.setattr(sys, "stderr", pipe.stream)
     close = configure_logs(console=False, final=True)
@@ -237,7 +239,7 @@ def test_a_pipe_without_a_reader_delays_nothing_and_lost_lines_are_counted(monke
 
 
 def test_closing_the_logs_of_a_pipe_without_a_reader_gives_up(monkeypatch: pytest.MonkeyPatch):
-    """The thread that writes stays behind; it ends when the pipe is read."""
+    """The writing thread remains and ends when the pipe is read."""
     pipe = UnreadPipe()
     monkeypatch.setattr(sys, "stderr", pipe.stream)
     close = configure_logs(console=False, final=True)
@@ -251,7 +253,7 @@ def test_closing_the_logs_of_a_pipe_without_a_reader_gives_up(monkeypatch: pytes
 
 @contextmanager
 def serving(config: Path, stderr: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a gateway in a process of its own; give it and its address."""
+    """Run a gateway in its own process; yield the process and its address."""
     command = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         try:
@@ -262,7 +264,7 @@ def serving(config: Path, stderr: int) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 async def test_a_server_whose_stderr_is_not_read_answers_and_stops(tmp_path: Path):
-    """Its log lines fill the pipe long before the last request; SIGTERM still ends it."""
+    """Its log lines fill the pipe long before the last request; SIGTERM still ends the process."""
     config = tmp_path / "headgate.toml"
     config.write_text(f"[server]\nport = 0\ndrain_s = 0\n{CANNED}")
     reader, writer = os.pipe()
@@ -293,7 +295,7 @@ async def test_a_server_whose_stderr_is_not_read_answers_and_stops(tmp_path: Pat
 
 
 async def test_a_server_writes_its_last_line_before_it_exits(tmp_path: Path):
-    """All lines are there, none twice."""
+    """Every line is there exactly once."""
     config = tmp_path / "headgate.toml"
     config.write_text(f"[server]\nport = 0\ndrain_s = 0\n{CANNED}")
     log = tmp_path / "log"
@@ -315,10 +317,10 @@ async def test_a_server_writes_its_last_line_before_it_exits(tmp_path: Path):
 
 
 @FINAL
-async def test_a_crash_on_a_terminal_shows_no_values(
+async def test_a_crash_on_a_terminal_prints_no_values(
     start_gate: StartGate, http, monkeypatch: pytest.MonkeyPatch, final: bool
 ):
-    """The traceback has no local variables: those of the frames that it names hold prompts and keys."""
+    """The traceback has no local variables, because those of its frames contain prompts and keys."""
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(screen))
     close = configure_logs(console=True, final=final)
@@ -332,10 +334,10 @@ async def test_a_crash_on_a_terminal_shows_no_values(
     async with http.post(f"{gate}/v1/responses", json={"model": "m", "input": "a prompt"}, headers=headers) as answer:
         await answer.read()
     close()
-    shown = screen.getvalue().decode()
+    printed = screen.getvalue().decode()
 
     assert answer.status == 500
-    assert "request.crashed" in shown
-    assert "Traceback" in shown
-    assert "RuntimeError" in shown
-    assert ("a prompt" in shown, key in shown) == (False, False)
+    assert "request.crashed" in printed
+    assert "Traceback" in printed
+    assert "RuntimeError" in printed
+    assert ("a prompt" in printed, key in printed) == (False, False)

@@ -1,4 +1,4 @@
-"""Secrets of the config are in nothing that leaves the process, whatever fails.
+"""No output of the process contains a secret of the config, even if calls fail.
 
 The only exceptions are the request's Authorization header at the upstream and AUTH at Redis.
 """
@@ -27,7 +27,7 @@ SECRETS = {
     "REDIS_PASSWORD": "redis-password-ZQX3cccccccc",
     "SAFETY_KEY": "safety-key-ZQX4dddddddd",
 }
-MARKS = [b"ZQX1", b"ZQX2", b"ZQX3", b"ZQX4"]  # a part of each: a secret that was escaped or cut is found too
+MARKS = [b"ZQX1", b"ZQX2", b"ZQX3", b"ZQX4"]  # a part of each secret, so that an escaped or cut secret is found too
 UPSTREAM = "Bearer " + SECRETS["UPSTREAM_KEY"]
 CALLER = {"Authorization": f"Bearer {SECRETS['CALLER_KEY']}"}
 REFUSAL = {"error": {"message": f"Incorrect API key provided: {UPSTREAM}", "type": "x", "param": None, "code": "y"}}
@@ -35,7 +35,7 @@ FIRST = CANONICAL[: CANONICAL.index(b"\n\n") + 2]
 
 
 def config(upstream: FakeUpstream, redis: RedisServer, folder: Path) -> str:
-    """Return a config that names every secret. Redis has no password, so that it refuses each command with AUTH."""
+    """Return a config that uses every secret. Redis has no password, so that it refuses each command with AUTH."""
     return f"""
 [server]
 port = 0
@@ -117,7 +117,7 @@ ECHOES = {
 
 
 async def echo(request: web.Request) -> web.StreamResponse:
-    """Answer as the model's name says, with the key that was received."""
+    """Send the answer that the model's name selects, with the key that was received."""
     body = orjson.loads(await request.read() or b"{}")
     made = ECHOES.get(body.get("model"))
     return await canonical(request) if made is None else made()
@@ -145,7 +145,7 @@ REQUESTS: list[tuple[dict[str, str], bytes]] = [
 
 
 async def answer_of(http: aiohttp.ClientSession, method: str, url: str, headers: Any, body: bytes) -> bytes:
-    """Return the head and the body of an answer, as far as it arrives."""
+    """Return the head of an answer and as much of its body as arrives."""
     headers = {"Content-Type": "application/json", **headers}
     async with http.request(method, url, data=body, headers=headers, allow_redirects=False) as answer:
         received = b"\n".join(name + b": " + value for name, value in answer.raw_headers)
@@ -155,8 +155,8 @@ async def answer_of(http: aiohttp.ClientSession, method: str, url: str, headers:
             return received
 
 
-async def test_no_secret_leaves_the_process(http, upstream: FakeUpstream, redis_server: RedisServer, tmp_path: Path):
-    """Answers, requests to upstreams, traces, logs, the audit file and the recorded requests are searched."""
+async def test_no_output_contains_a_secret(http, upstream: FakeUpstream, redis_server: RedisServer, tmp_path: Path):
+    """The test searches answers, requests to upstreams, traces, logs, the audit file and the recorded requests."""
     upstream.answer = echo
     (tmp_path / "headgate.toml").write_text(config(upstream, redis_server, tmp_path))
     async with FakeUpstream(accept) as collector:
@@ -231,10 +231,10 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_a_config_error_shows_no_secret(
+def test_a_config_error_contains_no_secret(
     tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, command: str, fault: str
 ):
-    """A secret that was written in the wrong place is not repeated."""
+    """A secret in the wrong place is not repeated."""
     for name, value in {**SECRETS, "BAD_KEY": f"{SECRETS['CALLER_KEY']} \u00e9"}.items():
         monkeypatch.setenv(name, value)
     path = tmp_path / "headgate.toml"
@@ -250,10 +250,10 @@ def test_a_config_error_shows_no_secret(
 
 
 @pytest.mark.parametrize("command", [["check"], ["explain", "safety_identifier"], ["explain", "redis"]])
-def test_what_commands_print_shows_no_secret(
+def test_commands_print_no_secret(
     upstream: FakeUpstream, redis_server: RedisServer, tmp_path: Path, capsys, monkeypatch, command: list[str]
 ):
-    """`check` prints every setting but those."""
+    """`check` prints every setting except secrets."""
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     path = tmp_path / "headgate.toml"

@@ -1,4 +1,4 @@
-"""What is recorded of a request is bounded in length and contains no text of a caller but names."""
+"""The record of a request is bounded in length and contains no text of a caller except names."""
 
 from io import BytesIO
 from typing import Any
@@ -27,8 +27,8 @@ def ended_with(response: dict[str, Any]) -> Transcript:
     return transcript
 
 
-def test_fields_that_are_not_known_are_left_out():
-    """An empty record has none; false, zero and the empty text are known."""
+def test_unknown_fields_are_omitted():
+    """An empty record has no fields; false, zero and the empty string count as known."""
     record = RequestRecord(stream=False, first_event_s=0.0, input_tokens=0, code="")
 
     assert RequestRecord().known() == {}
@@ -36,7 +36,7 @@ def test_fields_that_are_not_known_are_left_out():
 
 
 def test_known_fields_are_in_the_order_of_the_class():
-    """However they were set, so that log lines are alike."""
+    """The order in which they were set does not matter, so that log lines are alike."""
     record = RequestRecord(**dict.fromkeys(reversed(FIELDS), 1))
 
     assert list(record.known()) == FIELDS
@@ -57,14 +57,14 @@ def test_known_fields_are_in_the_order_of_the_class():
     ],
     ids=["limit", "above", "20 million", "int", "float", "bool", "object", "array"],
 )
-def test_texts_are_clipped_and_other_values_are_named_by_type(field: str, value: Any, recorded: Any):
-    """Every field is, as most of them come from outside."""
+def test_texts_are_clipped_and_other_values_are_replaced_by_their_type(field: str, value: Any, recorded: Any):
+    """This holds for every field, because most values come from clients and upstreams."""
     assert LONGEST_CHARS == 256
     assert RequestRecord(**{field: value}).known() == {field: recorded}
 
 
 def test_the_final_response_fills_in_ids_and_token_counts():
-    """The upstream's own values are taken as they are."""
+    """The upstream's values are recorded unchanged."""
     record = RequestRecord()
     usage = {"input_tokens": 5, "output_tokens": 7, "input_tokens_details": {"cached_tokens": 2}}
     record.read(ended_with({"id": "resp_1", "model": "m-1", "status": "completed", "usage": usage}))
@@ -81,7 +81,7 @@ def test_the_final_response_fills_in_ids_and_token_counts():
 
 @pytest.mark.parametrize("usage", [None, 7, [], {}, {"input_tokens_details": 7}])
 def test_a_response_without_counts_is_recorded_without_them(usage: Any):
-    """Usage of another type is unknown."""
+    """Usage of another type counts as unknown."""
     record = RequestRecord()
     record.read(ended_with({"id": "resp_1", "usage": usage}))
 
@@ -89,7 +89,7 @@ def test_a_response_without_counts_is_recorded_without_them(usage: Any):
 
 
 def test_a_reply_without_a_final_response_changes_nothing():
-    """It broke off."""
+    """The reply broke off."""
     record = RequestRecord(model="m")
     record.read(Transcript())
 
@@ -109,7 +109,7 @@ def test_a_reply_without_a_final_response_changes_nothing():
 async def test_a_request_with_large_values_makes_short_lines(
     http, start_gate: StartGate, upstream: FakeUpstream, logged, fields: dict[str, Any], recorded: dict[str, Any]
 ):
-    """Neither its own line nor a policy's has the whole value."""
+    """Neither the log line of the request nor that of a policy has the whole value."""
     policies = [{"use": "metadata_limits", "mode": "report"}, {"use": "metadata_limits"}]
     gate = await start_gate(tables_for(upstream, policy=policies))
     body = BytesIO(orjson.dumps({"model": "m", **fields}))

@@ -1,4 +1,4 @@
-"""Redacted requests: enough to try a policy on, and no text that a caller wrote."""
+"""Recorded requests are redacted: sufficient to test a policy, and without text of a caller."""
 
 import random
 from pathlib import Path
@@ -57,7 +57,7 @@ NO_URLS = st.sampled_from([
 
 
 def values(leaves: st.SearchStrategy[Any], names: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
-    """JSON with these leaves, in objects with these names."""
+    """Return a strategy for JSON with these leaves, in objects with these names."""
     return st.recursive(
         leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4), max_leaves=10
     )
@@ -65,7 +65,7 @@ def values(leaves: st.SearchStrategy[Any], names: st.SearchStrategy[str]) -> st.
 
 NUMBERS = st.none() | st.booleans() | st.integers(-(2**60), 2**60)
 BODIES = st.dictionaries(NAMES, values(NUMBERS | SENTENCES, NAMES), max_size=6)
-# Where the protocol has no words of its own, not even what looks like one is kept.
+# Fields of free form, in which even a word of the protocol is redacted.
 PRIVATE = st.dictionaries(
     NAMES.filter(lambda name: name not in WORDS),
     values(st.just(MARK) | SENTENCES, NAMES.filter(lambda name: name not in WORDS)),
@@ -73,13 +73,13 @@ PRIVATE = st.dictionaries(
 )
 
 
-def redacted(body: dict[str, Any]) -> Any:
-    """Return what is recorded of a request with this body."""
+def redact_body(body: dict[str, Any]) -> Any:
+    """Return the recorded form of a request with this body."""
     return redact_request(Call(body, {}))
 
 
 def outline(value: Any) -> Any:
-    """Return what must be the same in a value and in its redacted form when that is restored."""
+    """Return the properties of a value that redaction and restoring must preserve."""
     if isinstance(value, dict):
         return [(len(name), outline(inner)) for name, inner in value.items()]
     if isinstance(value, list):
@@ -87,24 +87,24 @@ def outline(value: Any) -> Any:
     return f"{len(value)} characters" if isinstance(value, str) else value
 
 
-def recorded(path: Path) -> list[dict[str, Any]]:
+def read_record(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
 @PATIENT
 @given(BODIES | PRIVATE)
 def test_a_redacted_request_contains_no_text(body: dict[str, Any]):
-    """Neither in values, nor in names that are not plain words, nor in paths and user names of addresses."""
-    assert MARK.lower() not in orjson.dumps(redacted(body)).decode().lower()
+    """There is none in values, in names that are not plain words, or in paths and user names of URLs."""
+    assert MARK.lower() not in orjson.dumps(redact_body(body)).decode().lower()
 
 
 @PATIENT
 @given(values(NO_URLS | SENTENCES, LINKING))
 def test_a_text_in_place_of_a_url_is_not_kept(value: Any):
-    """A host is kept only of what every parser reads alike, and a scheme only before a host."""
+    """A host is kept only if every parser reads it alike, and a scheme only before a host."""
     body = {"input": [value], "tools": [value], "prompt": {"variables": {"a": value, "b": [value]}}}
 
-    assert MARK.lower() not in orjson.dumps(redacted(body)).decode().lower()
+    assert MARK.lower() not in orjson.dumps(redact_body(body)).decode().lower()
 
 
 @PATIENT
@@ -112,15 +112,15 @@ def test_a_text_in_place_of_a_url_is_not_kept(value: Any):
     st.sampled_from(sorted(FREE_FORM)),
     values(st.just(MARK), st.sampled_from([*sorted(WORDS), SERVER, "image_url", "x"])),
 )
-def test_free_form_objects_keep_no_words(field: str, value: Any):
-    """A `role` in metadata or in a tool's schema is the caller's own."""
-    assert MARK not in orjson.dumps(redacted({"input": [{field: value}], "deep": [{field: value}]})).decode()
+def test_free_form_objects_keep_no_words_of_the_protocol(field: str, value: Any):
+    """A `role` in metadata or in a tool's schema is a text of the caller."""
+    assert MARK not in orjson.dumps(redact_body({"input": [{field: value}], "deep": [{field: value}]})).decode()
 
 
 @PATIENT
 @given(values(SCALARS | SENTENCES, NAMES | st.text(st.characters(exclude_categories=["Cs"]), max_size=2)))
 def test_a_restored_value_has_the_lengths_of_the_original(value: Any):
-    """Texts, names, lists and objects have their lengths, numbers their values, also after a file in between."""
+    """Texts, names, lists and objects keep their lengths and numbers their values, also after a round trip through a file."""
     kept = orjson.loads(orjson.dumps(redact(value)))
 
     assert outline(restore(kept)) == outline(value)
@@ -133,7 +133,7 @@ def test_lengths_are_characters():
 
 
 def test_replaced_names_stay_distinct():
-    """Eighteen pairs of metadata stay eighteen."""
+    """Eighteen pairs of metadata stay eighteen pairs."""
     kept = redact({"metadata": {f"{letter} ": "v" for letter in "abcdefghijklmnopq"} | {"xx": "v"}})
 
     assert len(kept["metadata"]) == 18
@@ -141,7 +141,7 @@ def test_replaced_names_stay_distinct():
 
 
 def test_words_of_the_protocol_are_kept():
-    """Policies decide by them; a sentence in their place is a text."""
+    """Policies decide by them; a sentence in their place is redacted as text."""
     body = {
         "model": "gpt-5.6",
         "include": ["reasoning.encrypted_content", "my own words"],
@@ -186,10 +186,10 @@ def test_words_of_the_protocol_are_kept():
     ],
 )
 def test_an_address_keeps_its_scheme_and_host(address: str, restored: str):
-    """And its fault, if it has one: enough for a policy that allows hosts. The length stays."""
+    """An invalid one stays invalid in the same way, so that a policy for hosts decides the same. The length stays."""
     body = {"input": [{"image_url": address}], "tools": [{"server_url": address}]}
 
-    assert restore(redacted(body)) == {"input": [{"image_url": restored}], "tools": [{"server_url": restored}]}
+    assert restore(redact_body(body)) == {"input": [{"image_url": restored}], "tools": [{"server_url": restored}]}
     assert len(restored) == len(address)
 
 
@@ -216,18 +216,18 @@ ANNAS = "https://anna.example/a?b"
     ],
 )
 def test_an_address_is_kept_where_a_policy_checks_it(body: dict[str, Any], kept: bool):
-    """Neither in sources that were read, nor in texts, nor in free-form objects."""
-    text = orjson.dumps(redacted(body)).decode()
+    """It is not kept in cited sources, in texts, or in free-form objects."""
+    text = orjson.dumps(redact_body(body)).decode()
 
     assert text.count("anna") == (text.count("https://anna.example/") if kept else 0)
     assert ("anna" in text) == kept
 
 
 def test_a_request_of_too_many_values_is_recorded_without_addresses():
-    """`input_urls` refuses it for the same reason."""
+    """`input_urls` refuses such a request for the same reason."""
     body = {"input": [{"image_url": [None] * (MAX_VALUES + 1)}, {"image_url": "https://h/"}]}
 
-    assert restore(redacted(body))["input"][1] == {"image_url": "x" * 10}
+    assert restore(redact_body(body))["input"][1] == {"image_url": "x" * 10}
 
 
 PLACES = st.sampled_from(["image_url", "imageUrl", "file_url", "photo-url", "file_data", "file_id", "url", "text"])
@@ -273,40 +273,40 @@ SETTINGS: list[dict[str, Any]] = [
 @PATIENT
 @given(LINKS, st.sampled_from(SETTINGS))
 def test_input_urls_decides_the_same_for_a_restored_request(body: dict[str, Any], settings: dict[str, Any]):
-    """With the same code, wherever a URL stands, in any notation."""
+    """The code is the same too, for URLs in any place and notation."""
     rules = rules_of([{"use": "input_urls", **settings}])
     original = {"model": "m", **body}
-    restored = restore(orjson.loads(orjson.dumps(redacted(original))))
+    restored = restore(orjson.loads(orjson.dumps(redact_body(original))))
 
     assert outcome_of(rules, Case(request=restored)).code == outcome_of(rules, Case(request=original)).code
 
 
 @pytest.mark.parametrize("value", sorted(INCLUDED))
 def test_values_of_include_in_a_query_are_kept(tmp_path: Path, value: str):
-    """In each of the ways in which clients write a list; other parts of the query are not."""
+    """They are kept in each notation of a list that clients use; other parts of the query are not."""
     path = tmp_path / "r.jsonl"
-    one = opened(path)
+    one = open_recorder(path)
     for query in (f"include[]={value}", f"include={value},{MARK}&key={MARK}", f"include%5B0%5D={value}&{MARK}={MARK}"):
         one.write(make_call(_query=query), ANNA, None)
     one.close()
 
-    assert [line["query"] for line in recorded(path)] == [
+    assert [line["query"] for line in read_record(path)] == [
         {"include": [value]},
         {"include": [value, {"$chars": len(MARK)}]},
         {"include": [value]},
     ]
-    assert restore_query(recorded(path)[1]["query"]) == f"include%5B%5D={value}&include%5B%5D={'x' * len(MARK)}"
+    assert restore_query(read_record(path)[1]["query"]) == f"include%5B%5D={value}&include%5B%5D={'x' * len(MARK)}"
 
 
 @pytest.mark.parametrize("query", ["", "include", "include[]=", f"key={MARK}", f"{MARK}", f"included={MARK}"])
 def test_other_queries_are_not_recorded(tmp_path: Path, query: str):
-    """Nor are the names in them."""
+    """The names in them are not recorded either."""
     path = tmp_path / "r.jsonl"
-    one = opened(path)
+    one = open_recorder(path)
     one.write(make_call(_query=query), ANNA, None)
     one.close()
 
-    assert "query" not in recorded(path)[0]
+    assert "query" not in read_record(path)[0]
     assert MARK not in path.read_text()
 
 
@@ -326,7 +326,7 @@ SIZED = st.fixed_dictionaries(
 @PATIENT
 @given(SIZED)
 def test_policies_on_sizes_decide_the_same_for_a_restored_request(body: dict[str, Any]):
-    """`policy diff` shows the decisions that the original request would get."""
+    """`policy diff` therefore prints the decisions that the original request would get."""
     rules = rules_of([
         {"use": "metadata_limits", "max_pairs": 3, "max_key_chars": 6, "max_value_chars": 6},
         {"use": "max_tool_calls", "max": 8, "on_exceed": "reject"},
@@ -342,7 +342,7 @@ def test_policies_on_sizes_decide_the_same_for_a_restored_request(body: dict[str
 async def post_all(
     http, upstream: FakeUpstream, path: Path | str, *bodies: dict[str, Any] | bytes, **settings: Any
 ) -> list[int]:
-    """Return the statuses of requests to a recording gateway, which is then closed, so that its file is complete."""
+    """Return the statuses of requests to a recording gateway, which is then closed so that its file is complete."""
     tables = tables_for(upstream, record={"path": str(path), **settings}, server={"port": 0, "drain_s": 0})
     statuses = []
     async with running(build(tables)) as gate:
@@ -356,11 +356,11 @@ async def post_all(
 
 
 async def test_no_text_of_a_request_is_in_the_file(http, upstream: FakeUpstream, tmp_path: Path):
-    """Whether it was allowed or denied."""
+    """The request may be allowed or denied."""
     path = tmp_path / "requests.jsonl"
     bodies = [{"model": "m", **body} for body in draw_examples(BODIES | PRIVATE, 60)]
     statuses = await post_all(http, upstream, path, *bodies)
-    lines = recorded(path)
+    lines = read_record(path)
 
     assert MARK.lower() not in path.read_text().lower()
     assert set(statuses) == {200, 400}
@@ -373,7 +373,7 @@ async def test_a_line_has_the_caller_and_the_decision(http, upstream: FakeUpstre
     path = tmp_path / "requests.jsonl"
     await post_all(http, upstream, path, {"model": "m", "max_tool_calls": 99}, {"model": "m", "metadata": "text"})
 
-    assert recorded(path) == [
+    assert read_record(path) == [
         {
             "caller": "anybody",
             "team": "anybody",
@@ -392,15 +392,15 @@ async def test_a_line_has_the_caller_and_the_decision(http, upstream: FakeUpstre
 
 
 async def test_invalid_requests_are_not_recorded(http, upstream: FakeUpstream, tmp_path: Path):
-    """Policies never saw them."""
+    """No policy has checked them."""
     path = tmp_path / "requests.jsonl"
     statuses = await post_all(http, upstream, path, {}, {"model": 7}, {"model": "m", "Metadata": {}})
 
-    assert (statuses, recorded(path)) == ([400, 400, 400], [])
+    assert (statuses, read_record(path)) == ([400, 400, 400], [])
 
 
-async def test_a_full_disk_costs_lines_but_no_call(http, upstream: FakeUpstream, logged):
-    """/dev/full accepts nothing; every failed write is logged, and the lines lost before it."""
+async def test_a_full_disk_loses_lines_but_fails_no_call(http, upstream: FakeUpstream, logged):
+    """/dev/full accepts no bytes; every failed write is logged, with the number of lines lost before it."""
     statuses = await post_all(http, upstream, "/dev/full", {"model": "m"}, {"model": "m"})
     failures = [line for line in logged if line["event"] == "record.write_failed"]
 
@@ -409,20 +409,20 @@ async def test_a_full_disk_costs_lines_but_no_call(http, upstream: FakeUpstream,
     assert sum(line.get("lost", 0) for line in failures) == 2
 
 
-async def test_a_request_of_any_depth_costs_at_most_its_line(http, upstream: FakeUpstream, tmp_path: Path, logged):
-    """A redacted request is deeper than the request; one that JSON cannot hold is left out."""
+async def test_a_request_of_any_depth_loses_at_most_its_own_line(http, upstream: FakeUpstream, tmp_path: Path, logged):
+    """The redacted form is deeper than the request; one that is too deep for JSON is omitted."""
     path = tmp_path / "requests.jsonl"
     bodies = [b'{"model":"m","input":%b"x"%b}' % (b"[" * depth, b"]" * depth) for depth in range(248, 254)]
     statuses = await post_all(http, upstream, path, *bodies)
     lost = [line for line in logged if line["event"] == "record.write_failed"]
 
     assert statuses == [200] * 6
-    assert len(recorded(path)) + len(lost) == 6
+    assert len(read_record(path)) + len(lost) == 6
     assert lost != []
 
 
-def opened(path: Path, **settings: Any) -> Recorder:
-    """Return a recorder that is open."""
+def open_recorder(path: Path, **settings: Any) -> Recorder:
+    """Return an open recorder."""
     recorder = Recorder(RecordTable(path=path, **settings))
     recorder.open()
     return recorder
@@ -435,7 +435,7 @@ def write(recorder: Recorder, number: int) -> None:
 
 
 def numbers_in(path: Path) -> list[int]:
-    return [line["request"]["n"] for line in recorded(path)]
+    return [line["request"]["n"] for line in read_record(path)]
 
 
 @pytest.mark.parametrize("is_flushed", [True, False], ids=["line by line", "in batches"])
@@ -449,13 +449,13 @@ def numbers_in(path: Path) -> list[int]:
     ],
 )
 def test_a_full_file_is_rotated(tmp_path: Path, keep: int, kept: dict[str, list[int]], is_flushed: bool):
-    """`keep` files stay, the newest as .1; no line is split between two files."""
-    one = opened(tmp_path / "one.jsonl")
+    """`keep` older files stay, the newest as .1; no line is split between two files."""
+    one = open_recorder(tmp_path / "one.jsonl")
     one.write(make_call(n=0), ANNA, None)
     one.close()
     size = (tmp_path / "one.jsonl").stat().st_size
     (tmp_path / "one.jsonl").unlink()
-    rotating = opened(tmp_path / "r.jsonl", max_bytes=size + 1, keep=keep)
+    rotating = open_recorder(tmp_path / "r.jsonl", max_bytes=size + 1, keep=keep)
     for number in range(7):
         rotating.write(make_call(n=number), ANNA, None)
         if is_flushed:
@@ -466,18 +466,18 @@ def test_a_full_file_is_rotated(tmp_path: Path, keep: int, kept: dict[str, list[
 
 
 def test_a_new_file_is_readable_by_its_owner_only(tmp_path: Path):
-    """So is the one that replaces a full one; a file that exists keeps its mode."""
+    """This includes the file that replaces a full one; a file that exists keeps its mode."""
     path = tmp_path / "r.jsonl"
-    one = opened(path, max_bytes=1)
+    one = open_recorder(path, max_bytes=1)
     created = path.stat().st_mode & 0o777
     path.chmod(0o640)
     write(one, 0)
     one.close()
-    second = opened(path)
+    second = open_recorder(path)
     replaced = path.stat().st_mode & 0o777
     second.close()
     path.chmod(0o644)
-    opened(path).close()
+    open_recorder(path).close()
 
     assert (created, replaced) == (0o600, 0o600)
     assert [file.stat().st_mode & 0o777 for file in (tmp_path / "r.jsonl.1", path)] == [0o640, 0o644]
@@ -485,10 +485,10 @@ def test_a_new_file_is_readable_by_its_owner_only(tmp_path: Path):
 
 @pytest.mark.parametrize("is_flushed", [True, False], ids=["line by line", "in batches"])
 def test_a_file_that_cannot_be_rotated_grows(tmp_path: Path, logged, is_flushed: bool):
-    """No line is lost, and each line tries again."""
+    """No line is lost, and each line tries the rotation again."""
     (tmp_path / "r.jsonl.1").mkdir()
     (tmp_path / "r.jsonl.1" / "full").touch()
-    growing = opened(tmp_path / "r.jsonl", max_bytes=1, keep=1)
+    growing = open_recorder(tmp_path / "r.jsonl", max_bytes=1, keep=1)
     for number in range(3):
         growing.write(make_call(n=number), ANNA, None)
         if is_flushed:
@@ -505,11 +505,11 @@ def test_a_file_that_cannot_be_rotated_grows(tmp_path: Path, logged, is_flushed:
     assert numbers_in(tmp_path / "r.jsonl.1") == [0, 1, 2, 3]
 
 
-def test_a_folder_that_was_removed_costs_lines(tmp_path: Path, logged):
-    """Recording stops, and continues when the folder is there again."""
+def test_lines_are_lost_while_the_folder_is_missing(tmp_path: Path, logged):
+    """Recording continues when the folder exists again."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    recorder = opened(folder / "r.jsonl", max_bytes=1)
+    recorder = open_recorder(folder / "r.jsonl", max_bytes=1)
     (folder / "r.jsonl").unlink()
     folder.rmdir()
     healthy = []
@@ -530,7 +530,7 @@ def test_a_folder_that_was_removed_costs_lines(tmp_path: Path, logged):
 def test_no_part_of_a_line_is_left_on_a_full_disk(tmp_path: Path, logged):
     """Each line of the file is JSON, and recording continues when there is room again."""
     path = tmp_path / "r.jsonl"
-    recorder = opened(path)
+    recorder = open_recorder(path)
     write(recorder, 0)
     with disk_full_at(path.stat().st_size + 20):
         write(recorder, 1)
@@ -547,9 +547,9 @@ def test_no_part_of_a_line_is_left_on_a_full_disk(tmp_path: Path, logged):
 
 
 def test_a_line_that_does_not_fit_into_the_queue_is_counted_in_the_log(tmp_path: Path, logged):
-    """The lines after it are written."""
+    """Later lines are written."""
     path = tmp_path / "r.jsonl"
-    recorder = opened(path)
+    recorder = open_recorder(path)
     name = "n" * 58
     large = {f"{name}{number}": 1 for number in range(QUEUE_BYTES // len(name))}  # names of plain words are kept
     recorder.write(make_call(metadata=large), ANNA, None)
@@ -562,9 +562,9 @@ def test_a_line_that_does_not_fit_into_the_queue_is_counted_in_the_log(tmp_path:
 
 
 def test_recording_continues_in_a_file_that_exists(tmp_path: Path):
-    """A restart loses nothing."""
+    """A restart loses no lines."""
     for number in range(2):
-        recorder = opened(tmp_path / "r.jsonl")
+        recorder = open_recorder(tmp_path / "r.jsonl")
         recorder.write(make_call(n=number), ANNA, None)
         recorder.close()
 
@@ -573,9 +573,9 @@ def test_recording_continues_in_a_file_that_exists(tmp_path: Path):
 
 @pytest.mark.parametrize(("share", "least", "most"), [(1.0, 400, 400), (0.25, 60, 140), (0.001, 0, 5)])
 def test_a_share_of_the_requests_is_recorded(tmp_path: Path, share: float, least: int, most: int):
-    """It is a random sample; by default all of them."""
+    """It is a random sample; the default is all requests."""
     random.seed(20)
-    sampling = opened(tmp_path / "r.jsonl", share=share)
+    sampling = open_recorder(tmp_path / "r.jsonl", share=share)
     for number in range(400):
         sampling.write(make_call(n=number), ANNA, None)
     sampling.close()
@@ -584,7 +584,7 @@ def test_a_share_of_the_requests_is_recorded(tmp_path: Path, share: float, least
 
 
 def test_a_recorder_that_was_never_opened_records_nothing(tmp_path: Path):
-    """It can be flushed, and closed once or twice, and is healthy."""
+    """It can be flushed and closed once or twice, and its state is healthy."""
     idle = Recorder(RecordTable(path=tmp_path / "r.jsonl"))
     idle.write(make_call(), ANNA, None)
     idle.flush()
@@ -595,7 +595,7 @@ def test_a_recorder_that_was_never_opened_records_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_written_keeps_the_gateway_from_starting(tmp_path: Path):
+def test_a_file_that_cannot_be_written_prevents_the_start(tmp_path: Path):
     """The error is raised at the start, not at the first call."""
     with pytest.raises(IsADirectoryError):
-        opened(tmp_path)
+        open_recorder(tmp_path)

@@ -1,4 +1,4 @@
-"""What an operator sees of a call: one log line, a span tree, headers; and what is never shown."""
+"""The telemetry of a call: one log line, a span tree, headers; and the data that they never contain."""
 
 import asyncio
 from typing import Any
@@ -26,14 +26,14 @@ def spans() -> InMemorySpanExporter:
 
 @pytest.fixture
 def provider(spans: InMemorySpanExporter) -> TracerProvider:
-    """A provider that exports to `spans`."""
+    """A tracer provider that exports to `spans`."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     return provider
 
 
 @pytest.fixture
-async def traced(start_gate, upstream: FakeUpstream, provider: TracerProvider) -> str:
+async def traced_gate(start_gate, upstream: FakeUpstream, provider: TracerProvider) -> str:
     """The address of a gateway that traces all calls."""
     return await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
 
@@ -43,9 +43,9 @@ async def post(http, gate: str, body: dict[str, Any], **headers: str) -> tuple[i
         return answer.status, {name.lower(): value for name, value in answer.headers.items()}, await answer.read()
 
 
-async def test_the_span_tree_of_one_call(traced: str, http, spans: InMemorySpanExporter):
-    """The steps that wait are children of the request's span; only the model call has GenAI attributes."""
-    await post(http, traced, REQUEST, traceparent=PARENT)
+async def test_the_span_tree_of_one_call(traced_gate: str, http, spans: InMemorySpanExporter):
+    """Steps that await are children of the request's span; only the model call has GenAI attributes."""
+    await post(http, traced_gate, REQUEST, traceparent=PARENT)
     tree = {span.name: span for span in spans.get_finished_spans()}
     root, call = tree["POST /v1/responses"], tree["chat gpt-5.6"]
 
@@ -74,9 +74,9 @@ async def test_the_span_tree_of_one_call(traced: str, http, spans: InMemorySpanE
     assert root.attributes["http.response.status_code"] == 200
 
 
-async def test_the_upstream_gets_the_context_of_the_model_call(traced: str, http, spans, upstream: FakeUpstream):
-    """Spans of the provider become children of the CLIENT span, not its siblings."""
-    await post(http, traced, REQUEST, traceparent=PARENT, tracestate="vendor=1")
+async def test_the_upstream_gets_the_context_of_the_model_call(traced_gate: str, http, spans, upstream: FakeUpstream):
+    """Spans of the upstream become children of the CLIENT span instead of its siblings."""
+    await post(http, traced_gate, REQUEST, traceparent=PARENT, tracestate="vendor=1")
     call = next(span for span in spans.get_finished_spans() if span.name == "chat gpt-5.6")
     sent = upstream.requests[0].headers
 
@@ -85,14 +85,14 @@ async def test_the_upstream_gets_the_context_of_the_model_call(traced: str, http
 
 
 async def test_without_traces_the_context_of_the_caller_is_forwarded(gate: str, http, upstream: FakeUpstream):
-    """A gateway that traces nothing does not break the caller's trace."""
+    """A gateway without tracing does not break the caller's trace."""
     await post(http, gate, REQUEST, traceparent=PARENT)
 
     assert upstream.requests[0].headers["traceparent"] == PARENT
 
 
 async def test_an_unsampled_call_makes_no_spans(start_gate, upstream, http, spans):
-    """The context of a caller is forwarded with its flag; without one none is sent."""
+    """A caller's context is forwarded with its flag; without a context none is sent."""
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
@@ -102,22 +102,24 @@ async def test_an_unsampled_call_makes_no_spans(start_gate, upstream, http, span
     assert spans.get_finished_spans() == ()
     assert "traceparent" not in upstream.requests[0].headers
     assert upstream.requests[1].headers["traceparent"].startswith(PARENT[:35])
-    assert int(upstream.requests[1].headers["traceparent"][-2:], 16) & 1 == 0  # the flag that says "sampled"
+    assert int(upstream.requests[1].headers["traceparent"][-2:], 16) & 1 == 0  # the "sampled" flag
 
 
-async def test_a_refusal_names_the_policy_and_the_code(traced: str, http, spans):
+async def test_a_refusal_has_the_policy_and_the_code(traced_gate: str, http, spans):
     """Both are attributes of the request's span."""
-    await post(http, traced, REQUEST | {"metadata": {"k": 1}})
+    await post(http, traced_gate, REQUEST | {"metadata": {"k": 1}})
     (root,) = [span for span in spans.get_finished_spans() if span.kind == SpanKind.SERVER]
 
     assert root.attributes["headgate.policy"] == "metadata_limits"
     assert root.attributes["error.type"] == "metadata_limits.value_not_a_string"
 
 
-async def test_a_failure_of_the_upstream_is_an_error_of_both_spans(traced: str, http, spans, upstream: FakeUpstream):
-    """A search for errors finds the call and what it waited for."""
+async def test_a_failure_of_the_upstream_is_an_error_of_both_spans(
+    traced_gate: str, http, spans, upstream: FakeUpstream
+):
+    """A search for errors finds the call and the failed upstream."""
     upstream.answer = streaming()
-    status, _, _ = await post(http, traced, REQUEST)
+    status, _, _ = await post(http, traced_gate, REQUEST)
     by_kind = {span.kind: span.status.status_code for span in spans.get_finished_spans() if span.name != "cache"}
 
     assert status == 502
@@ -125,7 +127,7 @@ async def test_a_failure_of_the_upstream_is_an_error_of_both_spans(traced: str, 
 
 
 async def test_a_request_is_one_log_line(gate: str, http, logged: list[dict[str, Any]]):
-    """`request.finished` has the facts that an operator needs first."""
+    """`request.finished` has the fields that an operator needs first."""
     status, headers, _ = await post(http, gate, REQUEST)
     (line,) = logged
 
@@ -160,13 +162,13 @@ async def test_a_request_is_one_log_line(gate: str, http, logged: list[dict[str,
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_neither_prompt_nor_answer_is_logged_or_traced(traced: str, http, spans, logged, stream: bool):
-    """Logs and spans show where the time went, not what was said."""
-    await post(http, traced, REQUEST | {"stream": stream, "instructions": "a secret prompt"})
-    shown = repr([dict(span.attributes) for span in spans.get_finished_spans()]) + repr(logged)
+async def test_neither_prompt_nor_answer_is_logged_or_traced(traced_gate: str, http, spans, logged, stream: bool):
+    """Logs and spans contain timings but no content."""
+    await post(http, traced_gate, REQUEST | {"stream": stream, "instructions": "a secret prompt"})
+    telemetry = repr([dict(span.attributes) for span in spans.get_finished_spans()]) + repr(logged)
 
-    assert ("secret" in shown, "Hello." in shown) == (False, False)
-    assert "request.finished" in shown
+    assert ("secret" in telemetry, "Hello." in telemetry) == (False, False)
+    assert "request.finished" in telemetry
 
 
 STEPS = ["identify", "parse", "policies", "ownership", "route", "cache", "history"]
@@ -178,7 +180,7 @@ def timed_steps(headers: dict[str, str]) -> list[str]:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_every_answer_has_an_id_and_a_server_timing(gate: str, http, stream: bool):
-    """The last step is the backend's, up to its first event, for streams and bodies."""
+    """The last step is the backend's time to its first event, for streams and bodies."""
     _, headers, _ = await post(http, gate, REQUEST | {"stream": stream})
 
     assert headers["x-request-id"].startswith("req_")
@@ -187,7 +189,7 @@ async def test_every_answer_has_an_id_and_a_server_timing(gate: str, http, strea
 
 
 async def test_the_backends_time_ends_with_its_first_event(gate: str, http, upstream: FakeUpstream):
-    """It is in the head of the answer, while the rest of the stream is still awaited."""
+    """It is in the head of the answer, which is sent while the rest of the stream is awaited."""
     release = asyncio.Event()
     first = CANONICAL.index(b"\n\n") + 2
 
@@ -205,7 +207,7 @@ async def test_the_backends_time_ends_with_its_first_event(gate: str, http, upst
 
 
 async def test_a_cache_hit_names_no_backend(gate: str, http):
-    """No backend was waited for."""
+    """A cache hit calls no backend."""
     request = REQUEST | {"prompt_cache_key": "k"}
     _, first, _ = await post(http, gate, request)
     _, second, _ = await post(http, gate, request)
@@ -215,14 +217,14 @@ async def test_a_cache_hit_names_no_backend(gate: str, http):
 
 
 async def test_a_refused_call_times_the_steps_that_ran(gate: str, http):
-    """The step that refused it is the last."""
+    """The last step is the one that refused it."""
     _, headers, _ = await post(http, gate, REQUEST | {"metadata": 7})
 
     assert timed_steps(headers) == ["identify", "parse", "policies"]
 
 
 async def test_a_failed_backend_is_timed_too(gate: str, http, upstream: FakeUpstream):
-    """The answer says how long it was waited for."""
+    """The answer has the time spent waiting for it."""
     upstream.answer = streaming()
     status, headers, _ = await post(http, gate, REQUEST)
 
@@ -230,9 +232,11 @@ async def test_a_failed_backend_is_timed_too(gate: str, http, upstream: FakeUpst
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_long_model_name_is_cut_in_every_span(traced: str, http, spans: InMemorySpanExporter, stream: bool):
-    """In the name of the model call's span as well."""
-    await post(http, traced, REQUEST | {"model": "m" * 100_000, "stream": stream})
+async def test_a_long_model_name_is_cut_in_every_span(
+    traced_gate: str, http, spans: InMemorySpanExporter, stream: bool
+):
+    """The name of the model call's span is cut too."""
+    await post(http, traced_gate, REQUEST | {"model": "m" * 100_000, "stream": stream})
     finished = spans.get_finished_spans()
     texts = [value for span in finished for value in span.attributes.values() if isinstance(value, str)]
 
@@ -241,7 +245,7 @@ async def test_a_long_model_name_is_cut_in_every_span(traced: str, http, spans: 
 
 
 def test_a_trace_without_a_tracer_only_measures():
-    """It has no span, and passes the caller's context on."""
+    """It has no span and forwards the caller's context."""
     trace = Trace(None, {"traceparent": PARENT, "tracestate": "vendor=1", "authorization": "Bearer key"})
     record = RequestRecord(model="m")
     with trace.step("cache"):
@@ -258,7 +262,7 @@ def test_a_trace_without_a_tracer_only_measures():
 
 
 def test_an_invalid_context_of_a_caller_starts_a_new_trace(provider: TracerProvider, spans: InMemorySpanExporter):
-    """It is neither continued nor sent to the upstream."""
+    """The invalid context is neither continued nor sent to the upstream."""
     trace = Trace(provider.get_tracer("test"), {"traceparent": "00-nothing"})
     sent = trace.propagation_headers()["traceparent"]
     trace.end(RequestRecord(method="POST", path="/v1/responses", status=200))
@@ -269,7 +273,7 @@ def test_an_invalid_context_of_a_caller_starts_a_new_trace(provider: TracerProvi
 
 
 def test_a_step_that_raises_is_measured_and_marked(provider: TracerProvider, spans: InMemorySpanExporter):
-    """The span names the type of the error, never its message."""
+    """The span has the type of the error but not its message."""
     trace = Trace(provider.get_tracer("test"))
     with pytest.raises(ValueError, match="secret"), trace.step("cache"):
         raise ValueError("a secret")
@@ -291,7 +295,7 @@ def test_a_step_that_raises_is_measured_and_marked(provider: TracerProvider, spa
     ],
 )
 def test_the_standard_variables_decide_whether_traces_are_exported(monkeypatch, variables, exports):
-    """They are those that the OpenTelemetry SDK documents; the gateway has none of its own."""
+    """The OpenTelemetry SDK documents them; the gateway adds none."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     provider = tracer_provider()

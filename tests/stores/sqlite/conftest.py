@@ -1,4 +1,4 @@
-"""A store in a SQLite file, and ways to make its thread wait."""
+"""Fixtures with a store in a SQLite file, and functions that block its thread."""
 
 import asyncio
 import sqlite3
@@ -12,7 +12,7 @@ import pytest
 
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite.transaction import Transaction
-from tests.stores.conftest import PATIENT_MS, SteppedClock
+from tests.stores.conftest import LONG_TIMEOUT_MS, SteppedClock
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 async def sqlite(path: Path) -> AsyncIterator[SqliteStore]:
     """A started store in a new file."""
-    async with opened(path) as store:
+    async with open_store(path) as store:
         yield store
 
 
 @asynccontextmanager
-async def opened(path: Path, clock: SteppedClock | None = None, **keys: Any) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path=path, **{"timeout_ms": PATIENT_MS, **keys})
+async def open_store(path: Path, clock: SteppedClock | None = None, **keys: Any) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path=path, **{"timeout_ms": LONG_TIMEOUT_MS, **keys})
     if clock is not None:
         vars(store)["_clock"] = clock
     await store.start()
@@ -41,7 +41,7 @@ async def opened(path: Path, clock: SteppedClock | None = None, **keys: Any) -> 
 
 @asynccontextmanager
 async def busy(store: SqliteStore) -> AsyncIterator[None]:
-    """Keep the thread of a store from its next command: what is sent within the block waits."""
+    """Block the thread of a store: commands sent within the `with` block wait."""
     running, released = threading.Event(), threading.Event()
 
     def wait(_: Transaction) -> None:
@@ -58,7 +58,7 @@ async def busy(store: SqliteStore) -> AsyncIterator[None]:
 
 
 async def send(store: SqliteStore, *commands: Coroutine[Any, Any, object]) -> list[asyncio.Task[object]]:
-    """Send commands that wait, in this order."""
+    """Send commands to a blocked thread, in this order."""
     tasks = [asyncio.create_task(command) for command in commands]
     while store._thread._waiting.qsize() < len(tasks):  # noqa: ASYNC110
         await asyncio.sleep(0)
@@ -66,6 +66,6 @@ async def send(store: SqliteStore, *commands: Coroutine[Any, Any, object]) -> li
 
 
 def count_rows(path: Path) -> int:
-    """How many rows a file has, including those of expired data."""
+    """Return the number of rows in a file, including those of expired data."""
     with closing(sqlite3.connect(path)) as direct:
         return sum(direct.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("record", "entry"))

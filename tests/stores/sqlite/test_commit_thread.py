@@ -14,14 +14,14 @@ from proxy.stores import StoreError
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite.transaction import Transaction
 from tests.raw import no_tasks_left  # noqa: F401
-from tests.stores.conftest import PATIENT_MS
-from tests.stores.sqlite.conftest import busy, opened, send
+from tests.stores.conftest import LONG_TIMEOUT_MS
+from tests.stores.sqlite.conftest import busy, open_store, send
 
 MIB = 1_048_576
 
 
 async def test_a_lock_of_another_process_is_waited_for(path: Path, sqlite: SqliteStore):
-    """As long as timeout_ms allows."""
+    """A command waits for the lock for at most `timeout_ms`."""
     with closing(sqlite3.connect(path, isolation_level=None)) as direct:
         direct.execute("BEGIN IMMEDIATE")
         putting = asyncio.create_task(sqlite.put("a", b"a", ttl_s=60))
@@ -33,22 +33,22 @@ async def test_a_lock_of_another_process_is_waited_for(path: Path, sqlite: Sqlit
 
 
 async def test_a_lock_that_is_held_too_long_is_an_error(path: Path):
-    """Nothing of the command is done, readers never wait, and the next command works."""
-    async with opened(path, timeout_ms=50) as store:
+    """The command has no effect, readers never wait, and the next command works."""
+    async with open_store(path, timeout_ms=50) as store:
         with closing(sqlite3.connect(path, isolation_level=None)) as direct:
             direct.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreError):
                 await store.put("a", b"a", ttl_s=60)
-            value = await read_patiently(store, "a")
+            value = await read_with_retries(store, "a")
             direct.execute("COMMIT")
-    async with opened(path) as store:
+    async with open_store(path) as store:
         assert (value, await store.get("a")) == (None, None)
         assert await store.put("a", b"b", ttl_s=60) is True
 
 
-async def read_patiently(store: SqliteStore, key: str) -> bytes | None:
-    """Read a value from a store with a short deadline on a machine that may be busy."""
-    async with asyncio.timeout(PATIENT_MS / 1000):
+async def read_with_retries(store: SqliteStore, key: str) -> bytes | None:
+    """Read a value from a store with a short deadline; retry, because the machine may be busy."""
+    async with asyncio.timeout(LONG_TIMEOUT_MS / 1000):
         while True:
             try:
                 return await store.get(key)
@@ -57,8 +57,8 @@ async def read_patiently(store: SqliteStore, key: str) -> bytes | None:
 
 
 async def test_commands_beyond_the_queue_are_errors(path: Path):
-    """At once. Those that wait are carried out."""
-    async with opened(path, max_waiting=2) as store:
+    """The error comes without waiting. Commands in the queue are carried out."""
+    async with open_store(path, max_waiting=2) as store:
         async with busy(store):
             waiting = await send(store, store.put("a", b"a", ttl_s=60), store.put("b", b"b", ttl_s=60))
             with pytest.raises(StoreError, match="2 commands are waiting, and max_waiting allows no more"):
@@ -69,16 +69,16 @@ async def test_commands_beyond_the_queue_are_errors(path: Path):
 
 
 async def test_a_command_that_waits_too_long_is_not_carried_out(path: Path):
-    """Its caller gets a StoreError, and may decide without fear of a late effect."""
-    async with opened(path, timeout_ms=50) as store, busy(store):
+    """Its caller gets a StoreError and can rely on the command having no later effect."""
+    async with open_store(path, timeout_ms=50) as store, busy(store):
         with pytest.raises(StoreError, match="longer than timeout_ms, which is 50"):
             await store.put("a", b"a", ttl_s=60)
-    async with opened(path) as store:
+    async with open_store(path) as store:
         assert await store.get("a") is None
 
 
 async def test_a_cancelled_command_that_waits_is_not_carried_out(sqlite: SqliteStore):
-    """And the others get their own outcomes."""
+    """The other commands get their own outcomes."""
     async with busy(sqlite):
         tasks = await send(sqlite, *(sqlite.append("a", b"%d" % i, ttl_s=60) for i in range(4)))
         for task in tasks[::2]:
@@ -91,7 +91,7 @@ async def test_a_cancelled_command_that_waits_is_not_carried_out(sqlite: SqliteS
 
 
 async def test_a_command_that_is_cancelled_while_it_runs_is_carried_out_as_a_whole(sqlite: SqliteStore):
-    """Its caller has left; the thread goes on, and the next command gets its own outcome."""
+    """Its caller is cancelled; the thread continues, and the next command gets its own outcome."""
     running, released = threading.Event(), threading.Event()
 
     def append(transaction: Transaction) -> int:
@@ -111,7 +111,7 @@ async def test_a_command_that_is_cancelled_while_it_runs_is_carried_out_as_a_who
 
 
 async def test_commands_that_wait_together_are_committed_together(sqlite: SqliteStore):
-    """One transaction, and so one write to the disk, for many of them."""
+    """They share one transaction and so one write to the disk."""
     statements: list[str] = []
     async with busy(sqlite):
         waiting = await send(sqlite, *(sqlite.take("a", 1, limit=100, window_s=60) for _ in range(50)))
@@ -122,8 +122,8 @@ async def test_commands_that_wait_together_are_committed_together(sqlite: Sqlite
     assert statements.count("BEGIN IMMEDIATE") == 1
 
 
-async def test_a_command_that_fails_leaves_its_batch_alone(sqlite: SqliteStore):
-    """Whether the store or SQLite refuses it."""
+async def test_a_command_that_fails_does_not_fail_its_batch(sqlite: SqliteStore):
+    """The store or SQLite may refuse it."""
     broken = sqlite._ask(lambda transaction: transaction._execute("INSERT INTO entry VALUES (1, 1, NULL)"), writes=True)
     async with busy(sqlite):
         tasks = await send(
@@ -151,7 +151,7 @@ async def test_a_command_that_fails_leaves_its_batch_alone(sqlite: SqliteStore):
 
 
 async def test_a_full_disk_is_an_error(path: Path, sqlite: SqliteStore):
-    """What was acknowledged before stays readable, and writes go on when there is room again."""
+    """Acknowledged writes stay readable, and writing continues when there is room again."""
     await sqlite.put("a", b"a" * 1000, ttl_s=60)
     with room_for(path.with_name("state.sqlite3-wal").stat().st_size + MIB):
         with pytest.raises(StoreError, match="SQLite: "):
@@ -164,7 +164,7 @@ async def test_a_full_disk_is_an_error(path: Path, sqlite: SqliteStore):
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond that size."""
+    """Limit the size of files of this process."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -187,12 +187,12 @@ async def test_a_full_database_fails_every_command_of_the_batch(sqlite: SqliteSt
 
 
 async def test_a_damaged_file_is_an_error(path: Path):
-    """Neither a wrong answer nor the end of the thread."""
-    async with opened(path) as store:
+    """The answer is not wrong, and the thread does not end."""
+    async with open_store(path) as store:
         for number in range(50):
             await store.put(f"{number:02}", bytes(8000), ttl_s=60)
     damage(path)
-    async with opened(path) as store:
+    async with open_store(path) as store:
         outcomes = await asyncio.gather(*(store.get(f"{number:02}") for number in range(50)), return_exceptions=True)
 
         assert {type(outcome) for outcome in outcomes} <= {StoreError, bytes}
@@ -208,8 +208,8 @@ def damage(path: Path) -> None:
 
 
 async def test_a_closed_store_refuses_commands_and_keeps_those_before(path: Path):
-    """Closing runs what waits; closing again is no error."""
-    async with opened(path) as store:
+    """Closing runs the queued commands; closing again is no error."""
+    async with open_store(path) as store:
         async with busy(store):
             waiting = await send(store, *(store.append("a", b"", ttl_s=60) for _ in range(10)))
             closing_store = asyncio.create_task(store.close())

@@ -1,4 +1,4 @@
-"""The file of the SQLite store: who can read it, what it keeps, and files that cannot be used."""
+"""The file of the SQLite store: its permissions, its contents, and files that cannot be used."""
 
 import sqlite3
 import stat
@@ -13,11 +13,11 @@ from proxy.stores import StoreError
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite.database import open_database
 from tests.stores.conftest import SteppedClock
-from tests.stores.sqlite.conftest import opened
+from tests.stores.sqlite.conftest import open_store
 
 
 async def test_only_the_owner_can_read_the_file(path: Path, sqlite: SqliteStore):
-    """The files beside it, in which SQLite writes first, included."""
+    """This includes the WAL and shared-memory files of SQLite."""
     await sqlite.put("a", b"a", ttl_s=60)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
 
@@ -25,15 +25,15 @@ async def test_only_the_owner_can_read_the_file(path: Path, sqlite: SqliteStore)
 
 
 async def test_everything_is_kept_across_a_restart(path: Path):
-    """Values, what is in use of a window that runs, journals, leases."""
+    """Values, the used part of a running window, journals and leases are kept."""
     clock = SteppedClock()
-    async with opened(path, clock) as store:
+    async with open_store(path, clock) as store:
         await store.put("value", b"a", ttl_s=60)
         window = (await store.take("counter", 7, limit=10, window_s=60)).window
         await store.append("journal", b"b", ttl_s=60)
         await store.claim("lease", "owner", lease_s=60)
     clock.advance(30)
-    async with opened(path, clock) as store:
+    async with open_store(path, clock) as store:
         await store.give("counter", 1, window=window)
         grant = await store.take("counter", 10, limit=10, window_s=60)
 
@@ -42,13 +42,13 @@ async def test_everything_is_kept_across_a_restart(path: Path):
         assert await store.append("journal", b"c", ttl_s=60) == 2
         assert await store.claim("lease", "another", lease_s=60) is False
     clock.advance(31)
-    async with opened(path, clock) as store:
+    async with open_store(path, clock) as store:
         assert [key async for key in store.scan("")] == ["journal"]
 
 
 async def test_two_stores_of_one_file_share_it(path: Path, sqlite: SqliteStore):
-    """As they do while a new config replaces an old one."""
-    async with opened(path) as other:
+    """This happens while a new config replaces an old one."""
+    async with open_store(path) as other:
         await other.put("a", b"a", ttl_s=60)
         await sqlite.take("b", 6, limit=10, window_s=60)
 
@@ -57,12 +57,12 @@ async def test_two_stores_of_one_file_share_it(path: Path, sqlite: SqliteStore):
 
 
 async def test_time_is_the_clock_of_the_machine(path: Path):
-    """It goes on while no process runs, and is the same in all of them."""
+    """Time passes while no process runs, and is the same in all processes."""
     assert SqliteStore(path=path)._clock is time.time
 
 
 def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As in a shell."""
+    """A path is expanded as in a shell."""
     monkeypatch.setenv("HOME", str(tmp_path))
 
     assert SqliteStore(path=Path("~/a.sqlite3")).path == tmp_path / "a.sqlite3"
@@ -78,7 +78,7 @@ def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_a_broken_table_names_its_key(keys: dict[str, object], message: str):
-    """As the config is read."""
+    """The error comes when the config is read."""
     tables = {"backend": [{"name": "a", "use": "replay", "path": "a.sse"}], "route": [{"model": "*", "backend": "a"}]}
     with pytest.raises(ConfigError, match=message):
         build(tables | {"state": {"use": "sqlite", **keys}})
@@ -130,7 +130,7 @@ def newer(path: Path) -> Path:
     ],
 )
 async def test_a_file_that_cannot_be_used_fails_the_start(path: Path, make, message: str):
-    """With its path; a file of something else is not changed, and closing is no error."""
+    """The error has the path; a file of another kind is not changed, and closing is no error."""
     found = make(path)
     before = contents(found)
     store = SqliteStore(path=found)
@@ -148,7 +148,7 @@ def contents(path: Path) -> bytes | None:
 
 
 async def test_a_file_that_another_process_locks_fails_the_start_in_time(path: Path):
-    """A store does not wait longer than for a command."""
+    """The start waits no longer than a command."""
     open_database(path, 1).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as direct:
         direct.execute("BEGIN IMMEDIATE")

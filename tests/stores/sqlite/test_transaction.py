@@ -1,4 +1,4 @@
-"""How the SQLite store removes what has expired."""
+"""How the SQLite store removes expired data."""
 
 import asyncio
 from contextlib import closing
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from proxy.stores.sqlite.database import open_database
 from proxy.stores.sqlite.transaction import Transaction
-from tests.stores.conftest import PATIENT_MS, SteppedClock
-from tests.stores.sqlite.conftest import count_rows, opened
+from tests.stores.conftest import LONG_TIMEOUT_MS, SteppedClock
+from tests.stores.sqlite.conftest import count_rows, open_store
 
 
-def test_a_sweep_removes_no_more_than_its_share(path: Path):
-    """A journal's entries count, so that no command waits for a long journal to be removed."""
+def test_a_sweep_removes_a_limited_number_of_rows(path: Path):
+    """A journal's entries count as rows, so that no command waits for a long journal to be removed."""
     with closing(open_database(path, 1)) as database:
         writing = Transaction(database, now=1000)
         for number in range(25):
@@ -32,9 +32,9 @@ def test_a_sweep_removes_no_more_than_its_share(path: Path):
 
 
 async def test_expired_rows_are_removed_without_any_command(path: Path):
-    """The thread sweeps when it has nothing else to do, a deleted journal included."""
+    """The thread sweeps when it is idle; deleted journals are removed too."""
     clock = SteppedClock()
-    async with opened(path, clock) as store:
+    async with open_store(path, clock) as store:
         for number in range(150):
             await store.put(f"{number}", b"", ttl_s=10)
             await store.append("expired", b"", ttl_s=10)
@@ -42,7 +42,7 @@ async def test_expired_rows_are_removed_without_any_command(path: Path):
         await store.delete("deleted")
         await store.append("deleted", b"new", ttl_s=900)
         clock.advance(11)
-        async with asyncio.timeout(PATIENT_MS / 1000):
+        async with asyncio.timeout(LONG_TIMEOUT_MS / 1000):
             while count_rows(path) > 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -50,9 +50,9 @@ async def test_expired_rows_are_removed_without_any_command(path: Path):
 
 
 async def test_every_write_removes_some_expired_rows(path: Path):
-    """However busy a store is, its file does not keep growing."""
+    """The file of a busy store does not keep growing."""
     clock = SteppedClock()
-    async with opened(path, clock) as store:
+    async with open_store(path, clock) as store:
         for _ in range(20):
             await asyncio.gather(*(store.put(f"{clock.now} {i}", b"", ttl_s=10) for i in range(50)))
             clock.advance(11)

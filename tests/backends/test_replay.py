@@ -16,8 +16,8 @@ STREAM = post(b'{"model":"m","stream":true}')
 
 
 def tables(path: Path, **more: object) -> dict[str, object]:
-    backend = {"name": "tape", "use": "replay", "path": str(path)}
-    return {"backend": [backend | more], "route": [{"model": "*", "backend": "tape"}]}
+    backend = {"name": "recording", "use": "replay", "path": str(path)}
+    return {"backend": [backend | more], "route": [{"model": "*", "backend": "recording"}]}
 
 
 @pytest.mark.parametrize("name", ["canonical.sse", "canonical_nodone.sse", "incomplete.sse", "failed_only.sse"])
@@ -33,10 +33,10 @@ async def test_the_frames_of_the_recording_are_untouched(start_gate, name: str, 
 @pytest.mark.parametrize("pace_ms", [0, 1])
 async def test_a_recording_with_crlf_is_untouched(start_gate, tmp_path: Path, pace_ms: int):
     """Its comments are sent as they were recorded."""
-    tape = tmp_path / "tape.sse"
+    recording = tmp_path / "recording.sse"
     recorded = b": a comment\r\n\r\n" + CANONICAL.removesuffix(b"data: [DONE]\n\n").replace(b"\n", b"\r\n")
-    tape.write_bytes(recorded)
-    gate = await start_gate(tables(tape, pace_ms=pace_ms))
+    recording.write_bytes(recorded)
+    gate = await start_gate(tables(recording, pace_ms=pace_ms))
 
     assert (await ask(gate, STREAM)).body == recorded + b"data: [DONE]\n\n"
 
@@ -60,9 +60,9 @@ async def test_the_stream_helper_of_the_sdk_reads_a_replay(start_gate):
 
 async def test_a_truncated_recording_ends_as_a_failure(start_gate, tmp_path: Path):
     """The stream ends with `response.failed`; the body is a 502."""
-    tape = tmp_path / "tape.sse"
-    tape.write_bytes(CANONICAL[:3000])
-    gate = await start_gate(tables(tape))
+    recording = tmp_path / "recording.sse"
+    recording.write_bytes(CANONICAL[:3000])
+    gate = await start_gate(tables(recording))
     received = events((await ask(gate, STREAM)).body)
 
     assert [event["type"] for event in received[-3:-1]] == ["error", "response.failed"]
@@ -71,8 +71,8 @@ async def test_a_truncated_recording_ends_as_a_failure(start_gate, tmp_path: Pat
 
 async def test_an_empty_recording_is_a_502(start_gate, tmp_path: Path):
     """An empty stream would look like an answer."""
-    (tmp_path / "tape.sse").write_bytes(b"")
-    gate = await start_gate(tables(tmp_path / "tape.sse", pace_ms=1))
+    (tmp_path / "recording.sse").write_bytes(b"")
+    gate = await start_gate(tables(tmp_path / "recording.sse", pace_ms=1))
 
     assert {(await ask(gate, data)).status for data in (post(), STREAM)} == {502}
 

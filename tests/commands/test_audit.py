@@ -88,11 +88,11 @@ def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, name: str)
     assert str(tmp_path / name) in err
 
 
-@pytest.mark.parametrize("typed", [["audit"], ["audit", "verify"], ["audit", "mend", "x"]])
-def test_an_incomplete_command_is_exit_2(typed: list[str], capsys):
+@pytest.mark.parametrize("arguments", [["audit"], ["audit", "verify"], ["audit", "mend", "x"]])
+def test_an_incomplete_command_is_exit_2(arguments: list[str], capsys):
     """It prints the usage."""
     with pytest.raises(SystemExit, match="2"):
-        main(typed)
+        main(arguments)
     assert "usage: headgate audit" in capsys.readouterr().err
 
 

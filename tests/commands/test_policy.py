@@ -51,9 +51,9 @@ def text_of(path: str) -> str:
     return Path(path).read_text()
 
 
-def run(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str, str]:
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Return the exit status, stdout and stderr."""
-    code = main(["policy", *typed])
+    code = main(["policy", *arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
@@ -280,12 +280,12 @@ def test_lines_of_json_may_start_with_a_byte_order_mark(tmp_path: Path, capsys):
     assert run(capsys, "diff", gate, gate, "--requests", recorded) == (0, "1 requests, 0 change their outcome.\n", "")
 
 
-@pytest.mark.parametrize("typed", [["test", "none.toml"], ["test", "none.jsonl"]])
-def test_a_missing_file_is_exit_2(tmp_path: Path, capsys, monkeypatch, typed: list[str]):
+@pytest.mark.parametrize("arguments", [["test", "none.toml"], ["test", "none.jsonl"]])
+def test_a_missing_file_is_exit_2(tmp_path: Path, capsys, monkeypatch, arguments: list[str]):
     """The message names it."""
     monkeypatch.chdir(tmp_path)
 
-    assert run(capsys, *typed) == (2, "", f"{typed[1]}: No such file or directory\n")
+    assert run(capsys, *arguments) == (2, "", f"{arguments[1]}: No such file or directory\n")
 
 
 def test_a_missing_config_is_exit_2(tmp_path: Path, capsys):
@@ -521,8 +521,12 @@ def test_diff_names_a_file_that_is_missing(tmp_path: Path, capsys):
     """The file is a config or the record."""
     gate, none = file(tmp_path, OLD + CANNED, "old.toml"), str(tmp_path / "none")
 
-    for typed in ([none, gate, "--requests", gate], [gate, none, "--requests", gate], [gate, gate, "--requests", none]):
-        code, out, err = run(capsys, "diff", *typed)
+    for arguments in (
+        [none, gate, "--requests", gate],
+        [gate, none, "--requests", gate],
+        [gate, gate, "--requests", none],
+    ):
+        code, out, err = run(capsys, "diff", *arguments)
 
         assert (code, out) == (2, "")
         assert none in err

@@ -42,12 +42,12 @@ class Quota(Policy):
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set one variable with a key, and leave one unset."""
-    monkeypatch.setenv("GATE_KEY", KEY)
+    monkeypatch.setenv("GATEWAY_KEY", KEY)
     monkeypatch.delenv("NOT_SET", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def typed(more: str = "", minimal: str = MINIMAL) -> dict[str, Any]:
+def config_with(more: str = "", minimal: str = MINIMAL) -> dict[str, Any]:
     """Return the tables of a config that is valid without `more`."""
     return tomllib.loads(minimal + more)
 
@@ -61,7 +61,7 @@ def fault(tables: dict[str, Any]) -> str:
 
 def test_the_smallest_config_has_every_default():
     """It has a backend and a route to it."""
-    config = build(typed())
+    config = build(config_with())
 
     assert (config.server.host, config.server.port, config.server.drain_s) == ("127.0.0.1", 8080, 30)
     assert (config.callers, config.rules, config.cache, config.cache_store, config.audit) == ([], [], None, None, None)
@@ -72,14 +72,14 @@ def test_the_smallest_config_has_every_default():
 
 def test_a_whole_config():
     """Each table becomes an object of the class that it names, in the order of the file."""
-    config = build(typed(f"""
+    config = build(config_with(f"""
 [server]
 host = "0.0.0.0"
 port = 0
 
 [[caller]]
 name = "anna"
-key = "env:GATE_KEY"
+key = "env:GATEWAY_KEY"
 [[caller]]
 name = "ben"
 team = "ads"
@@ -105,7 +105,7 @@ store_max_entries = 7
 name = "cloud"
 use = "upstream"
 base_url = "https://api.example/v1"
-api_key = "env:GATE_KEY"
+api_key = "env:GATEWAY_KEY"
 keeps_state = true
 """))  # fmt: skip
     limits = config.rules[1].policy
@@ -132,7 +132,7 @@ BROKEN = {
     # Unknown keys.
     "a table": ("[sever]\nport = 1", "sever: unknown key; did you mean server?"),
     "a key of a table": ("[server]\nprot = 1", "server.prot: unknown key; did you mean port?"),
-    "a key of a caller": ('[[caller]]\nname = "a"\nkye = "env:GATE_KEY"', "caller[0].kye: unknown key; did you mean key?"),
+    "a key of a caller": ('[[caller]]\nname = "a"\nkye = "env:GATEWAY_KEY"', "caller[0].kye: unknown key; did you mean key?"),
     "a key of a policy": ('[[policy]]\nuse = "metadata_limits"\nmax_pair = 3', "policy[0].max_pair: unknown key; did you mean max_pairs?"),
     "a key of every policy": ('[[policy]]\nuse = "metadata_limits"\ncaller = ["a"]', "policy[0].caller: unknown key; did you mean callers?"),
     "a key of a backend": ('[[backend]]\nname = "b"\nuse = "replay"\npath = "x"\npace = 3', "backend[1].pace: unknown key; did you mean pace_ms?"),
@@ -166,7 +166,7 @@ BROKEN = {
     "a use that is not a string": ('[[backend]]\nname = "b"\nuse = 3', 'backend[1].use: missing; name the kind of backend, such as use = "upstream"'),
     "a cache without use": ("[cache]\nttl_s = 1", "cache.use: missing"),
     "a backend without a name": ('[[backend]]\nuse = "replay"\npath = "x"', "backend[1].name: missing"),
-    "a caller without a name": ('[[caller]]\nkey = "env:GATE_KEY"', "caller[0].name: missing"),
+    "a caller without a name": ('[[caller]]\nkey = "env:GATEWAY_KEY"', "caller[0].name: missing"),
     "a policy without its key": ('[[policy]]\nuse = "max_tool_calls"', "policy[0].max: missing"),
     "a route without a backend": ('[[route]]\nmodel = "m"', "route[1].backend: missing"),
     # Names of what does not exist.
@@ -184,7 +184,7 @@ BROKEN = {
     "a missing file": ('[[caller]]\nname = "a"\nkey = "file:/none"', "caller[0].key: the file that it names cannot be read: No such file or directory"),
     "a key instead of its name": (f'[[caller]]\nname = "a"\nkey = "{KEY}"', 'caller[0].key: a secret must be "env:NAME" or "file:PATH", not the secret itself'),
     "a key of an upstream instead of its name": (f'[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "http://x"\napi_key = "{KEY}"', 'backend[1].api_key: a secret must be "env:NAME" or "file:PATH"'),
-    "a caller with two keys": (f'[[caller]]\nname = "a"\nkey = "env:GATE_KEY"\nkey_sha256 = "{"a" * 64}"', "caller[0]: give either key"),
+    "a caller with two keys": (f'[[caller]]\nname = "a"\nkey = "env:GATEWAY_KEY"\nkey_sha256 = "{"a" * 64}"', "caller[0]: give either key"),
     "a caller without a key": ('[[caller]]\nname = "a"', "caller[0]: give either key"),
     "an invalid digest": (f'[[caller]]\nname = "a"\nkey_sha256 = "{KEY}"', "caller[0].key_sha256: String should match pattern"),
     "open on all addresses": ('[server]\nhost = "0.0.0.0"', "server.host: 0.0.0.0 is reachable by others, and there is no [[caller]]"),
@@ -201,7 +201,7 @@ def test_an_invalid_config_names_its_key(name: str):
     """The message has the key's full path, the value found and the values allowed; it repeats no secret."""
     text, expected = BROKEN[name]
     # TOML requires top-level values before tables.
-    message = fault(tomllib.loads(text + MINIMAL) if not text.startswith("[") else typed("\n" + text))
+    message = fault(tomllib.loads(text + MINIMAL) if not text.startswith("[") else config_with("\n" + text))
 
     assert expected in message
     assert KEY not in message
@@ -211,20 +211,21 @@ def test_an_invalid_config_names_its_key(name: str):
 def test_a_config_without_a_route_is_refused(minimal: str):
     """The message names the missing table."""
     assert (
-        fault(typed(minimal=minimal)) == "route: there is no [[route]]; at least one must name a model and its backend"
+        fault(config_with(minimal=minimal))
+        == "route: there is no [[route]]; at least one must name a model and its backend"
     )
 
 
 def test_a_route_without_any_backend_is_refused():
     """The message says that no backend is configured."""
-    assert fault(typed('[[route]]\nmodel = "*"\nbackend = "b"', "")) == (
+    assert fault(config_with('[[route]]\nmodel = "*"\nbackend = "b"', "")) == (
         "route[0].backend: there is no backend called 'b'; known: there is none"
     )
 
 
 def test_all_errors_of_a_table_are_reported_together():
     """Each error has a line."""
-    message = fault(typed('[server]\nport = -1\nprot = 3\n[[caller]]\nname = ""\n'))
+    message = fault(config_with('[server]\nport = -1\nprot = 3\n[[caller]]\nname = ""\n'))
 
     assert message.splitlines() == [
         "server.port: Input should be greater than or equal to 0",
@@ -235,7 +236,7 @@ def test_all_errors_of_a_table_are_reported_together():
 
 def test_the_largest_integer_of_toml_is_accepted():
     """TOML integers have 64 bits with a sign."""
-    assert build(typed(f"[server]\nmax_body_bytes = {2**63 - 1}")).server.max_body_bytes == 2**63 - 1
+    assert build(config_with(f"[server]\nmax_body_bytes = {2**63 - 1}")).server.max_body_bytes == 2**63 - 1
 
 
 def test_audit_and_record_must_be_different_files(tmp_path: Path):
@@ -243,14 +244,14 @@ def test_audit_and_record_must_be_different_files(tmp_path: Path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     tables = {"audit": {"path": str(tmp_path / "link")}, "record": {"path": str(tmp_path / "real")}}
 
-    assert fault(typed() | tables).startswith("audit.path and record.path: both are ")
-    assert build(typed() | tables | {"record": {"path": str(tmp_path / "other")}}).audit is not None
+    assert fault(config_with() | tables).startswith("audit.path and record.path: both are ")
+    assert build(config_with() | tables | {"record": {"path": str(tmp_path / "other")}}).audit is not None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
 def test_a_gateway_without_callers_may_listen_on_loopback(host: str):
     """Only clients on this machine can reach it."""
-    assert build(typed(f'[server]\nhost = "{host}"')).server.host == host
+    assert build(config_with(f'[server]\nhost = "{host}"')).server.host == host
 
 
 def test_unknown_keys_inside_a_policy_have_suggestions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -260,7 +261,7 @@ def test_unknown_keys_inside_a_policy_have_suggestions(tmp_path: Path, monkeypat
     (tmp_path / "acme_hints" / "quota.py").write_text(QUOTA)
     table = {"use": "acme_hints.quota", "one": {"mots": 1}, "listed": [{}, {"mots": 1}], "named": {"a": {"mots": 1}}}
 
-    assert fault(typed() | {"policy": [table]}).splitlines() == [
+    assert fault(config_with() | {"policy": [table]}).splitlines() == [
         "policy[0].one.mots: unknown key; did you mean most?",
         "policy[0].listed[1].mots: unknown key; did you mean most?",
         "policy[0].named.a.mots: unknown key; did you mean most?",

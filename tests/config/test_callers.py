@@ -24,10 +24,10 @@ backend = "canned"
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set a variable with a key."""
-    monkeypatch.setenv("GATE_KEY", KEY)
+    monkeypatch.setenv("GATEWAY_KEY", KEY)
 
 
-def typed(more: str = "") -> dict[str, Any]:
+def config_with(more: str = "") -> dict[str, Any]:
     """Return the tables of a config that is valid without `more`."""
     return tomllib.loads(MINIMAL + more)
 
@@ -42,8 +42,8 @@ def fault(tables: dict[str, Any]) -> str:
 def test_secrets_are_never_printed():
     """No printed form of the config contains one."""
     config = build(
-        typed(
-            '[[caller]]\nname = "a"\nkey = "env:GATE_KEY"\n[[policy]]\nuse = "safety_identifier"\nsource = "caller"\nkey = "env:GATE_KEY"\n[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "http://x"\napi_key = "env:GATE_KEY"\n[cache]\nuse = "redis"\npassword = "env:GATE_KEY"\n'
+        config_with(
+            '[[caller]]\nname = "a"\nkey = "env:GATEWAY_KEY"\n[[policy]]\nuse = "safety_identifier"\nsource = "caller"\nkey = "env:GATEWAY_KEY"\n[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "http://x"\napi_key = "env:GATEWAY_KEY"\n[cache]\nuse = "redis"\npassword = "env:GATEWAY_KEY"\n'
         )
     )
     printed = f"{config!r} {config} {config.callers} {config.rules} {config.backends} {config.cache_store!r}"
@@ -69,7 +69,7 @@ def test_secrets_are_never_printed():
 def test_a_secret_in_the_wrong_place_is_not_repeated(text: str):
     """The cause of the error, which a traceback would print, does not repeat it either."""
     with pytest.raises(ConfigError) as caught:
-        build(tomllib.loads(text + MINIMAL) if not text.startswith("[") else typed("\n" + text))
+        build(tomllib.loads(text + MINIMAL) if not text.startswith("[") else config_with("\n" + text))
 
     assert KEY not in f"{caught.value} {caught.value.__cause__}"
 
@@ -79,7 +79,7 @@ def test_a_secret_written_as_the_name_of_a_secret_is_not_repeated(kind: str):
     """`key = "env:<the key itself>"` is an easy mistake; the error names only the key of the table."""
     text = f'[[caller]]\nname = "a"\nkey = "{kind}:{KEY}"'
     with pytest.raises(ConfigError) as caught:
-        build(typed("\n" + text))
+        build(config_with("\n" + text))
     whole = "".join(traceback.format_exception(caught.value))
 
     assert str(caught.value).startswith("caller[0].key: the ")
@@ -96,7 +96,7 @@ AMBIGUOUS = {
 @pytest.mark.parametrize("callers", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_a_caller_without_a_team_must_not_have_the_name_of_a_team(callers: list[tuple[str, str]]):
     """It would share cached answers and budgets with that team."""
-    message = fault(typed() | {"caller": caller_tables(callers)})
+    message = fault(config_with() | {"caller": caller_tables(callers)})
 
     assert ".name: 'search' is also the team of caller[" in message
     assert message.endswith("give it a team, or it would share that team's cache and budgets")
@@ -113,7 +113,7 @@ def test_a_caller_without_a_team_must_not_have_the_name_of_a_team(callers: list[
 )
 def test_callers_with_clear_teams_are_accepted(callers: list[tuple[str, str]]):
     """A caller with a team belongs to that team, even if its own name is that of another."""
-    built = build(typed() | {"caller": caller_tables(callers)}).callers
+    built = build(config_with() | {"caller": caller_tables(callers)}).callers
 
     assert [(caller.name, caller.team) for caller in built] == [(name, team or name) for name, team in callers]
 

@@ -15,7 +15,7 @@ LIMIT = 100_000
 
 
 @pytest.fixture
-async def small(start_gate, upstream: FakeUpstream) -> str:
+async def limited_gate(start_gate, upstream: FakeUpstream) -> str:
     """A gateway that accepts bodies of at most 100,000 bytes."""
     return await start_gate(tables_for(upstream, server={"max_body_bytes": LIMIT}))
 
@@ -39,29 +39,29 @@ def compressed_spaces(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("framed", [post, lambda body: in_chunks(body, 7000)], ids=["by length", "in chunks"])
-async def test_the_limit_is_the_largest_body_that_passes(small: str, upstream: FakeUpstream, framed):
+async def test_the_limit_is_the_largest_body_that_passes(limited_gate: str, upstream: FakeUpstream, framed):
     """One byte more is a 413, with either framing."""
-    passed = await ask(small, framed(of_size(LIMIT)))
-    refused = await ask(small, framed(of_size(LIMIT + 1)))
+    passed = await ask(limited_gate, framed(of_size(LIMIT)))
+    refused = await ask(limited_gate, framed(of_size(LIMIT + 1)))
 
     assert (passed.status, refused.status) == (200, 413)
     assert refused.error["message"] == "The body is too large; the limit is 100000 bytes."
     assert len(upstream.requests) == 1
-    assert await serves(small)
+    assert await serves(limited_gate)
 
 
-async def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(small: str):
+async def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(limited_gate: str):
     """The client need not send a body that will not be read."""
-    async with wire(small) as connection:
+    async with wire(limited_gate) as connection:
         await connection.send(post(of_size(LIMIT + 1))[:-LIMIT])
         answer = await connection.answer()
 
         assert (answer.status, answer.headers["connection"]) == (413, "close")
 
 
-async def test_chunks_over_the_limit_are_refused_before_they_end(small: str):
+async def test_chunks_over_the_limit_are_refused_before_they_end(limited_gate: str):
     """The bytes of a body without a length are counted as they arrive."""
-    async with wire(small) as connection:
+    async with wire(limited_gate) as connection:
         await connection.send(in_chunks(of_size(LIMIT + 1), 7000).removesuffix(b"0\r\n\r\n"))
 
         assert (await connection.answer()).status == 413
@@ -217,15 +217,17 @@ async def peak_memory_of(address: str, data: bytes) -> tuple[int, object, int]:
     return answer.status, answer.error, peak
 
 
-async def test_a_bomb_is_refused_before_it_is_decompressed(small: str, upstream: FakeUpstream):
+async def test_a_bomb_is_refused_before_it_is_decompressed(limited_gate: str, upstream: FakeUpstream):
     """120 MB in fewer bytes than the limit: the limit applies to the decompressed size and bounds the memory."""
-    status, error, peak = await peak_memory_of(small, post(compressed_spaces(80_000_000), content_encoding="gzip"))
+    status, error, peak = await peak_memory_of(
+        limited_gate, post(compressed_spaces(80_000_000), content_encoding="gzip")
+    )
 
     assert (status, error["code"]) == (413, None)
     assert error["message"] == "The body is too large; the limit is 100000 bytes."
     assert peak < 8_000_000
     assert upstream.requests == []
-    assert await serves(small)
+    assert await serves(limited_gate)
 
 
 async def test_a_ratio_of_a_thousand_is_refused_below_the_limit(gate: str, upstream: FakeUpstream):

@@ -16,7 +16,7 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture
-async def narrow(start_gate, upstream: FakeUpstream) -> str:
+async def two_connection_gate(start_gate, upstream: FakeUpstream) -> str:
     """A gateway that serves at most two connections at once."""
     return await start_gate(tables_for(upstream, server={"max_connections": 2}))
 
@@ -33,16 +33,16 @@ async def connect(stack: AsyncExitStack, address: str, count: int) -> list[RawCo
     return connections
 
 
-async def test_a_connection_beyond_the_limit_is_refused_until_another_one_closes(narrow: str, logged):
+async def test_a_connection_beyond_the_limit_is_refused_until_another_one_closes(two_connection_gate: str, logged):
     """It gets a 503 in the envelope and is closed; the log records once that the limit was reached."""
     async with AsyncExitStack() as stack:
-        first, second = await connect(stack, narrow, 2)
-        refused = [await ask(narrow, post()) for _ in range(3)]
+        first, second = await connect(stack, two_connection_gate, 2)
+        refused = [await ask(two_connection_gate, post()) for _ in range(3)]
         await first.send(HEALTH)
         served = await first.answer()
         await second.close()
-        again = await connect(stack, narrow, 1)
-        refused_again = await ask(narrow, post())
+        again = await connect(stack, two_connection_gate, 1)
+        refused_again = await ask(two_connection_gate, post())
 
     assert {
         (answer.status, answer.error["code"], answer.headers["connection"]) for answer in (*refused, refused_again)
@@ -54,18 +54,20 @@ async def test_a_connection_beyond_the_limit_is_refused_until_another_one_closes
     assert len(warnings) == 2
 
 
-async def test_connections_far_beyond_the_limit_are_closed_without_an_answer(narrow: str, logged):
+async def test_connections_far_beyond_the_limit_are_closed_without_an_answer(two_connection_gate: str, logged):
     """Each refusal needs an open file as well, so the number of connections waiting for a refusal is limited too."""
     async with AsyncExitStack() as stack:
-        await connect(stack, narrow, 2)
-        waiting = [await stack.enter_async_context(wire(narrow)) for _ in range(http_server.REFUSED_CONNECTIONS)]
-        beyond = await stack.enter_async_context(wire(narrow))
+        await connect(stack, two_connection_gate, 2)
+        waiting = [
+            await stack.enter_async_context(wire(two_connection_gate)) for _ in range(http_server.REFUSED_CONNECTIONS)
+        ]
+        beyond = await stack.enter_async_context(wire(two_connection_gate))
 
         assert await beyond.rest() == b""
         await waiting[-1].send(post())
         assert (await waiting[-1].answer()).status == 503
     async with AsyncExitStack() as stack:
-        assert await connect(stack, narrow, 2)
+        assert await connect(stack, two_connection_gate, 2)
 
 
 def test_the_limit_on_connections_leaves_open_files_for_upstreams():

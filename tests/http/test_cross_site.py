@@ -19,7 +19,7 @@ OWN_ORIGINS = [
 
 
 @pytest.fixture
-async def guarded(start_gate, upstream: FakeUpstream) -> str:
+async def gate_with_callers(start_gate, upstream: FakeUpstream) -> str:
     """A gateway with a caller."""
     return await start_gate(tables_for(upstream, caller=[{"name": "a", "key_sha256": SHA256_OF_SECRET}]))
 
@@ -74,9 +74,9 @@ async def test_a_simple_request_of_a_page_is_refused(gate: str, upstream: FakeUp
 
 
 @pytest.mark.parametrize("more", [{"origin": "https://app.example"}, {"sec_fetch_site": "cross-site"}])
-async def test_with_callers_every_site_is_allowed(guarded: str, more: dict[str, str]):
+async def test_with_callers_every_site_is_allowed(gate_with_callers: str, more: dict[str, str]):
     """The page must know a key, and the key identifies who pays."""
-    answer = await ask(guarded, post(authorization="Bearer secret", **more))
-    without_key = await ask(guarded, post(**more))
+    answer = await ask(gate_with_callers, post(authorization="Bearer secret", **more))
+    without_key = await ask(gate_with_callers, post(**more))
 
     assert (answer.status, without_key.status) == (200, 401)

@@ -10,28 +10,28 @@ from tests.conftest import tables_for
 from tests.raw import ask, no_tasks_left, post, serves, wire  # noqa: F401
 from tests.upstream import FakeUpstream, canonical
 
-SEARCH, BATCH, GATES = "sk-search-0123456789", "sk-batch-0123456789", "sk-gate-0123456789"
+SEARCH, BATCH, GATEWAY_KEY = "sk-search-0123456789", "sk-batch-0123456789", "sk-gate-0123456789"
 
 
 @pytest.fixture
-async def guarded(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
+async def gate_with_callers(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gateway with two callers, one configured by key and one by digest, and a key of its own for the upstream."""
     monkeypatch.setenv("SEARCH_KEY", SEARCH)
-    monkeypatch.setenv("GATES_KEY", GATES)
+    monkeypatch.setenv("GATEWAY_KEY", GATEWAY_KEY)
     callers = [
         {"name": "search", "key": "env:SEARCH_KEY"},
         {"name": "batch", "team": "night", "key_sha256": hashlib.sha256(BATCH.encode()).hexdigest()},
     ]
     tables = tables_for(upstream, caller=callers)
-    tables["backend"][0]["api_key"] = "env:GATES_KEY"
+    tables["backend"][0]["api_key"] = "env:GATEWAY_KEY"
     return await start_gate(tables)
 
 
 @pytest.mark.parametrize(("key", "name"), [(SEARCH, "search"), (BATCH, "batch")])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_a_caller_is_identified_by_its_key(guarded: str, logged, key: str, name: str, scheme: str):
+async def test_a_caller_is_identified_by_its_key(gate_with_callers: str, logged, key: str, name: str, scheme: str):
     """The config has the key or its digest; the scheme is case-insensitive (RFC 9110, 11.1)."""
-    answer = await ask(guarded, post(authorization=f"{scheme} {key}"))
+    answer = await ask(gate_with_callers, post(authorization=f"{scheme} {key}"))
 
     assert answer.status == 200
     assert [line["caller"] for line in logged if line["event"] == "request.finished"] == [name]
@@ -46,7 +46,7 @@ INVALID_CREDENTIALS = {
     "a key and more": [f"Bearer {SEARCH}x"],
     "a key in the wrong case": [f"Bearer {SEARCH.upper()}"],
     "a key's hash": [f"Bearer {hashlib.sha256(SEARCH.encode()).hexdigest()}"],
-    "the gateway's own key": [f"Bearer {GATES}"],
+    "the gateway's own key": [f"Bearer {GATEWAY_KEY}"],
     "no scheme": [SEARCH],
     "Basic": ["Basic dXNlcjpwYXNz"],
     "two keys": ["Bearer sk-wrong", f"Bearer {SEARCH}"],
@@ -64,11 +64,11 @@ INVALID_CREDENTIALS = {
 @pytest.mark.parametrize("values", INVALID_CREDENTIALS.values(), ids=INVALID_CREDENTIALS)
 @pytest.mark.parametrize("first", ["POST /v1/responses", "GET /v1/responses", "GET /v1/models", "GET /v1/models/m"])
 async def test_a_request_without_a_valid_key_is_refused_on_every_path(
-    guarded: str, upstream: FakeUpstream, logged, first, values
+    gate_with_callers: str, upstream: FakeUpstream, logged, first, values
 ):
     """The answer is a 401 `invalid_api_key`; no upstream is called; the key that was sent is neither repeated nor logged."""
     lines = [f"{first} HTTP/1.1", "Host: localhost", *(f"Authorization: {value}" for value in values)]
-    answer = await ask(guarded, "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
+    answer = await ask(gate_with_callers, "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
 
     assert (answer.status, answer.error["code"], answer.error["param"]) == (401, "invalid_api_key", None)
     assert (answer.headers["www-authenticate"], answer.headers["x-should-retry"]) == ("Bearer", "false")
@@ -76,9 +76,9 @@ async def test_a_request_without_a_valid_key_is_refused_on_every_path(
     assert SEARCH not in f"{answer} {logged}"
 
 
-async def test_the_sdk_raises_an_authentication_error(guarded: str):
+async def test_the_sdk_raises_an_authentication_error(gate_with_callers: str):
     """Its code, request id and message are like those of OpenAI."""
-    async with AsyncOpenAI(base_url=f"{guarded}/v1", api_key="sk-wrong", max_retries=0) as client:
+    async with AsyncOpenAI(base_url=f"{gate_with_callers}/v1", api_key="sk-wrong", max_retries=0) as client:
         with pytest.raises(AuthenticationError) as refused:
             await client.responses.create(model="m", input="Hi")
 
@@ -101,13 +101,15 @@ FORWARDED = {
 
 
 async def test_the_upstream_receives_the_key_of_the_gateway_and_not_of_the_caller(
-    guarded: str, upstream: FakeUpstream, http
+    gate_with_callers: str, upstream: FakeUpstream, http
 ):
     """Exactly one Authorization header is sent, that of the backend."""
-    async with http.post(f"{guarded}/v1/responses", json={"model": "m"}, headers={"Authorization": f"Bearer {SEARCH}"}):
+    async with http.post(
+        f"{gate_with_callers}/v1/responses", json={"model": "m"}, headers={"Authorization": f"Bearer {SEARCH}"}
+    ):
         pass
 
-    assert upstream.requests[0].headers["Authorization"] == f"Bearer {GATES}"
+    assert upstream.requests[0].headers["Authorization"] == f"Bearer {GATEWAY_KEY}"
     assert SEARCH not in str(upstream.requests)
 
 
@@ -139,7 +141,9 @@ async def test_header_values_that_are_not_utf_8_are_accepted(gate: str, upstream
     assert len(upstream.requests) == 1
 
 
-async def test_keys_appear_in_no_log_and_no_answer(guarded: str, upstream: FakeUpstream, logged, caplog, capfd):
+async def test_keys_appear_in_no_log_and_no_answer(
+    gate_with_callers: str, upstream: FakeUpstream, logged, caplog, capfd
+):
     """Requests succeed, are refused, are invalid or broken off, or the upstream repeats the key."""
 
     async def echo(request: aiohttp.web.Request) -> aiohttp.web.Response:
@@ -147,18 +151,18 @@ async def test_keys_appear_in_no_log_and_no_answer(guarded: str, upstream: FakeU
         return aiohttp.web.json_response(refusal, status=401)
 
     bearer = f"Bearer {SEARCH}"
-    answers = [await ask(guarded, post(authorization=bearer))]
+    answers = [await ask(gate_with_callers, post(authorization=bearer))]
     upstream.answer = echo
-    answers.append(await ask(guarded, post(authorization=bearer)))
-    answers.append(await ask(guarded, post(b"[", authorization=bearer)))
-    answers.append(await ask(guarded, post(target="/nowhere", authorization=bearer)))
-    answers.append(await ask(guarded, post(authorization=bearer, x="\x00")))
-    async with wire(guarded) as connection:
+    answers.append(await ask(gate_with_callers, post(authorization=bearer)))
+    answers.append(await ask(gate_with_callers, post(b"[", authorization=bearer)))
+    answers.append(await ask(gate_with_callers, post(target="/nowhere", authorization=bearer)))
+    answers.append(await ask(gate_with_callers, post(authorization=bearer, x="\x00")))
+    async with wire(gate_with_callers) as connection:
         await connection.send(post(authorization=bearer)[:-1])
     written = f"{answers} {logged} {caplog.text} {''.join(capfd.readouterr())}"
 
     assert [answer.status for answer in answers] == [200, 502, 400, 404, 400]
-    assert [key for key in (SEARCH, BATCH, GATES) if key in written] == []
+    assert [key for key in (SEARCH, BATCH, GATEWAY_KEY) if key in written] == []
 
 
 ANSWERS = {

@@ -13,7 +13,7 @@ LIMIT = 100_000
 
 
 @pytest.fixture
-async def small(start_gate, upstream: FakeUpstream) -> str:
+async def limited_gate(start_gate, upstream: FakeUpstream) -> str:
     """A gateway that accepts bodies of at most 100,000 bytes."""
     return await start_gate(tables_for(upstream, server={"max_body_bytes": LIMIT}))
 
@@ -44,9 +44,9 @@ REFUSED_AT_ONCE = {
 
 
 @pytest.mark.parametrize(("status", "data"), REFUSED_AT_ONCE.items())
-async def test_a_refusal_replaces_100_continue(small: str, status: int, data: bytes):
+async def test_a_refusal_replaces_100_continue(limited_gate: str, status: int, data: bytes):
     """The gateway does not request a body that it will not read."""
-    async with wire(small) as connection:
+    async with wire(limited_gate) as connection:
         await connection.send(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         answer = await connection.answer()
 

@@ -85,7 +85,7 @@ async def test_a_silent_backend_is_down(start_gate):
 
 
 @pytest.fixture
-async def keyed(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
+async def gate_with_key(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gateway with a key of its own for its upstream."""
     monkeypatch.setenv("GATEWAY_KEY", "sk-gateway-0123456789")
     tables = tables_for(upstream, cache=None)
@@ -93,7 +93,7 @@ async def keyed(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPa
     return await start_gate(tables)
 
 
-async def test_requests_during_a_slow_answer_share_one_probe(keyed: str, upstream: FakeUpstream):
+async def test_requests_during_a_slow_answer_share_one_probe(gate_with_key: str, upstream: FakeUpstream):
     """300 anonymous requests cause one request to the upstream, and that one has no key."""
     proceed = asyncio.Event()
 
@@ -102,7 +102,7 @@ async def test_requests_during_a_slow_answer_share_one_probe(keyed: str, upstrea
         return aiohttp.web.Response(status=401)
 
     upstream.answer = wait
-    asking = [asyncio.create_task(get(keyed, "/readyz")) for _ in range(300)]
+    asking = [asyncio.create_task(get(gate_with_key, "/readyz")) for _ in range(300)]
     await upstream.arrived.wait()
     proceed.set()
     reports = await asyncio.gather(*asking)
@@ -112,15 +112,17 @@ async def test_requests_during_a_slow_answer_share_one_probe(keyed: str, upstrea
     assert "Authorization" not in upstream.requests[0].headers
 
 
-async def test_a_report_is_kept_for_a_second(keyed: str, upstream: FakeUpstream):
+async def test_a_report_is_kept_for_a_second(gate_with_key: str, upstream: FakeUpstream):
     """Consecutive requests share a probe as well."""
     for _ in range(20):
-        assert (await get(keyed, "/readyz"))[0] == 200
+        assert (await get(gate_with_key, "/readyz"))[0] == 200
 
     assert len(upstream.requests) < 20
 
 
-async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(keyed: str, upstream: FakeUpstream, logged):
+async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(
+    gate_with_key: str, upstream: FakeUpstream, logged
+):
     """The client that started the probe disconnects while a second one waits for it."""
     proceed = asyncio.Event()
 
@@ -129,9 +131,9 @@ async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(keyed:
         return aiohttp.web.Response()
 
     upstream.answer = wait
-    first = asyncio.create_task(get(keyed, "/readyz"))
+    first = asyncio.create_task(get(gate_with_key, "/readyz"))
     await upstream.arrived.wait()
-    second = asyncio.create_task(get(keyed, "/readyz"))
+    second = asyncio.create_task(get(gate_with_key, "/readyz"))
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     await until(lambda: [line["status"] for line in logged if line["event"] == "request.finished"] == [499])

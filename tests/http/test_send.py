@@ -29,16 +29,16 @@ def pausing_after(before_pause: bytes, proceed: asyncio.Event, then: bytes):
 
 
 @pytest.fixture
-async def impatient(start_gate, upstream: FakeUpstream) -> str:
+async def heartbeat_gate(start_gate, upstream: FakeUpstream) -> str:
     """A gateway that sends a comment after 0.05 s of silence."""
     return await start_gate(tables_for(upstream, server={"keep_alive_s": 0.05}))
 
 
-async def test_a_silent_stream_is_kept_alive_with_comments(impatient: str, upstream: FakeUpstream, proceed):
+async def test_a_silent_stream_is_kept_alive_with_comments(heartbeat_gate: str, upstream: FakeUpstream, proceed):
     """Every SSE parser ignores comments; they are never written inside a frame."""
     before_pause, then = b"".join(FRAMES[:6]), b"".join(FRAMES[6:])
     upstream.answer = pausing_after(before_pause, proceed, then)
-    async with wire(impatient) as connection:
+    async with wire(heartbeat_gate) as connection:
         await connection.send(STREAM)
         lines = [await connection.line()]
         while lines.count(b": keep-alive\n") < 2:
@@ -53,11 +53,11 @@ async def test_a_silent_stream_is_kept_alive_with_comments(impatient: str, upstr
     assert (before, after.replace(COMMENT, b"")) == (before_pause, then)
 
 
-async def test_the_stream_helper_of_the_sdk_ignores_the_comments(impatient: str, upstream: FakeUpstream, proceed):
+async def test_the_stream_helper_of_the_sdk_ignores_the_comments(heartbeat_gate: str, upstream: FakeUpstream, proceed):
     """It reads a stream with pauses like one without."""
     upstream.answer = pausing_after(FRAMES[0], proceed, b"".join(FRAMES[1:]))
     async with (
-        AsyncOpenAI(base_url=f"{impatient}/v1", api_key="x", max_retries=0) as client,
+        AsyncOpenAI(base_url=f"{heartbeat_gate}/v1", api_key="x", max_retries=0) as client,
         client.responses.stream(model="m", input="Hi") as stream,
     ):
         await asyncio.sleep(0.2)  # time for comments to be sent; the test holds without them, too
@@ -67,10 +67,10 @@ async def test_the_stream_helper_of_the_sdk_ignores_the_comments(impatient: str,
     assert final.output_text == "Hello."
 
 
-async def test_nothing_is_sent_before_the_first_event(impatient: str, upstream: FakeUpstream, proceed):
+async def test_nothing_is_sent_before_the_first_event(heartbeat_gate: str, upstream: FakeUpstream, proceed):
     """Before it an error can still be a status, so neither a head nor a comment is written."""
     upstream.answer = pausing_after(b"", proceed, b"")
-    async with wire(impatient) as connection:
+    async with wire(heartbeat_gate) as connection:
         await connection.send(STREAM)
         await upstream.arrived.wait()
         first = asyncio.create_task(connection.line())
@@ -82,10 +82,10 @@ async def test_nothing_is_sent_before_the_first_event(impatient: str, upstream: 
         assert await first == b"HTTP/1.1 502 Bad Gateway\r\n"
 
 
-async def test_a_client_that_disconnects_between_comments_ends_the_work(impatient: str, upstream: FakeUpstream):
+async def test_a_client_that_disconnects_between_comments_ends_the_work(heartbeat_gate: str, upstream: FakeUpstream):
     """Writing a comment to a closed connection neither crashes nor keeps the upstream's stream open."""
     upstream.answer = streaming(FRAMES[0], then=hang)
-    async with wire(impatient) as connection:
+    async with wire(heartbeat_gate) as connection:
         await connection.send(STREAM)
         while await connection.line() != b": keep-alive\n":
             pass

@@ -19,7 +19,7 @@ KEY = "sk-of-a-caller"
 
 
 @pytest.fixture
-async def impatient(start_gate, upstream: FakeUpstream) -> str:
+async def short_timeout_gate(start_gate, upstream: FakeUpstream) -> str:
     """A gateway whose deadlines are fractions of a second."""
     server = {"head_timeout_s": 0.2, "body_timeout_s": 0.2, "idle_timeout_s": 0.2}
     return await start_gate(tables_for(upstream, server=server))
@@ -41,21 +41,21 @@ def test_the_defaults_close_a_head_and_a_body_within_30_s():
     assert server.body_timeout_s + http_server.LINGERING_S <= 30
 
 
-async def test_a_head_that_never_ends_is_disconnected_while_others_are_served(impatient: str):
+async def test_a_head_that_never_ends_is_disconnected_while_others_are_served(short_timeout_gate: str):
     """A client that stops in the middle of a head occupies one connection for `head_timeout_s` and delays no other."""
-    async with wire(impatient) as connection:
+    async with wire(short_timeout_gate) as connection:
         await connection.send(b"POST /v1/responses HTTP/1.1\r\nHost: loc")
 
-        assert await serves(impatient)
+        assert await serves(short_timeout_gate)
         assert await connection.rest() == b""
 
 
-async def test_a_head_that_trickles_is_disconnected_while_others_are_served(impatient: str):
+async def test_a_head_that_trickles_is_disconnected_while_others_are_served(short_timeout_gate: str):
     """A received byte does not extend the deadline."""
-    async with wire(impatient) as connection:
+    async with wire(short_timeout_gate) as connection:
         trickling = asyncio.create_task(trickle(connection, b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 10_000))
 
-        assert await serves(impatient)
+        assert await serves(short_timeout_gate)
         assert await connection.rest() == b""
         await trickling
 
@@ -88,7 +88,7 @@ async def test_an_idle_connection_is_closed(start_gate, upstream: FakeUpstream):
         assert await connection.rest() == b""
 
 
-async def test_a_connection_with_a_running_call_is_not_idle(impatient: str, upstream: FakeUpstream):
+async def test_a_connection_with_a_running_call_is_not_idle(short_timeout_gate: str, upstream: FakeUpstream):
     """Neither the head timeout nor the idle timeout runs while an answer is generated."""
 
     async def think(request):
@@ -96,40 +96,40 @@ async def test_a_connection_with_a_running_call_is_not_idle(impatient: str, upst
         return await canonical(request)
 
     upstream.answer = think
-    async with wire(impatient) as connection:
+    async with wire(short_timeout_gate) as connection:
         await connection.send(post())
 
         assert (await connection.answer()).status == 200
 
 
 @pytest.mark.parametrize("part", [post()[:-3], CHUNKED + b"5\r\nab"], ids=["by length", "in chunks"])
-async def test_a_body_that_never_ends_is_refused_while_others_are_served(impatient: str, part: bytes):
+async def test_a_body_that_never_ends_is_refused_while_others_are_served(short_timeout_gate: str, part: bytes):
     """It gets a 408, and the connection is closed, so that the rest of the body is not read as a request."""
-    async with wire(impatient) as connection:
+    async with wire(short_timeout_gate) as connection:
         await connection.send(part)
-        assert await serves(impatient)
+        assert await serves(short_timeout_gate)
         answer = await connection.answer()
 
         assert (answer.status, answer.error["code"]) == (408, "request_timeout")
         assert await connection.rest() == b""
 
 
-async def test_a_body_that_trickles_is_refused_while_others_are_served(impatient: str):
+async def test_a_body_that_trickles_is_refused_while_others_are_served(short_timeout_gate: str):
     """An occasional byte does not extend the deadline."""
-    async with wire(impatient) as connection:
+    async with wire(short_timeout_gate) as connection:
         await connection.send(post(b"a" * 10_000)[:-10_000])
         trickling = asyncio.create_task(trickle(connection, b"a" * 10_000))
-        assert await serves(impatient)
+        assert await serves(short_timeout_gate)
         answer = await connection.answer()
         trickling.cancel()
 
         assert (answer.status, answer.error["code"]) == (408, "request_timeout")
 
 
-async def test_a_large_body_has_more_time(impatient: str, upstream: FakeUpstream):
+async def test_a_large_body_has_more_time(short_timeout_gate: str, upstream: FakeUpstream):
     """Every 64 KiB received extend the deadline by one second."""
     body = b'{"model":"m","input":"%b"}' % (b"a" * 200_000)
-    async with wire(impatient) as connection:
+    async with wire(short_timeout_gate) as connection:
         await connection.send(post(body)[:-1])
         await asyncio.sleep(0.4)  # twice the deadline of a small body
         await connection.send(b"}")
@@ -138,9 +138,9 @@ async def test_a_large_body_has_more_time(impatient: str, upstream: FakeUpstream
         assert len(upstream.requests[0].body["input"]) == 200_000
 
 
-async def test_an_unused_body_does_not_hold_the_connection(impatient: str):
+async def test_an_unused_body_does_not_hold_the_connection(short_timeout_gate: str):
     """/healthz is answered without waiting for the body of its request."""
-    async with wire(impatient) as connection:
+    async with wire(short_timeout_gate) as connection:
         await connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n")
 
         assert (await connection.answer()).status == 200

@@ -163,15 +163,15 @@ async def test_the_connection_of_an_unfinished_answer_is_not_reused(raw_gate: st
 
 async def test_many_streams_run_at_once(start_gate, upstream: FakeUpstream):
     """aiohttp limits a session to 100 connections by default; this upstream answers only when all requests have arrived."""
-    all_here = asyncio.Event()
+    all_arrived = asyncio.Event()
 
-    async def together(request):
+    async def answer_together(request):
         if len(upstream.requests) == 150:
-            all_here.set()
-        await all_here.wait()
+            all_arrived.set()
+        await all_arrived.wait()
         return await canonical(request)
 
-    upstream.answer = together
+    upstream.answer = answer_together
     gate = await start_gate(tables_for(upstream))
     answers = await asyncio.gather(*(ask(gate, STREAM) for _ in range(150)))
 

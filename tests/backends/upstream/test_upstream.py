@@ -44,7 +44,7 @@ async def gate(upstream: RawUpstream, start_gate) -> str:
 
 
 @pytest.fixture
-async def impatient(upstream: RawUpstream, start_gate) -> str:
+async def short_timeout_gate(upstream: RawUpstream, start_gate) -> str:
     """A gateway with timeouts of half a second."""
     waits = {"first_byte_timeout_s": 0.5, "between_bytes_timeout_s": 0.5}
     return await start_gate(tables(f"{upstream.address}/v1", **waits))
@@ -102,15 +102,17 @@ SILENCES = {
 
 @BOTH
 @pytest.mark.parametrize("play", SILENCES.values(), ids=SILENCES)
-async def test_a_timeout_before_the_first_event_is_a_504(impatient: str, upstream: RawUpstream, call: bytes, play):
+async def test_a_timeout_before_the_first_event_is_a_504(
+    short_timeout_gate: str, upstream: RawUpstream, call: bytes, play
+):
     """The connection to the upstream is closed as well."""
     upstream.play = play
-    answer = await ask(impatient, post(call))
+    answer = await ask(short_timeout_gate, post(call))
 
     assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
     await until(lambda: upstream.open == 0)
     upstream.play = playing(whole(FINAL, JSON))
-    assert (await ask(impatient, post())).status == 200
+    assert (await ask(short_timeout_gate, post())).status == 200
 
 
 @BOTH
@@ -156,11 +158,11 @@ LATE_FAULTS = {
 
 @pytest.mark.parametrize(("play", "code"), LATE_FAULTS.values(), ids=LATE_FAULTS)
 async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_requires(
-    gate, impatient, upstream, play, code
+    gate, short_timeout_gate, upstream, play, code
 ):
     """The open item is closed; `error` and `response.failed` follow with continued sequence numbers, then the sentinel."""
     upstream.play = play
-    answer = await ask(impatient if code == "upstream_timeout" else gate, STREAM)
+    answer = await ask(short_timeout_gate if code == "upstream_timeout" else gate, STREAM)
     *passed, closed, error, failed, done = events(answer.body)
 
     assert answer.status == 200
@@ -176,10 +178,12 @@ async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_req
 
 
 @pytest.mark.parametrize(("play", "code"), LATE_FAULTS.values(), ids=LATE_FAULTS)
-async def test_a_stream_that_fails_is_an_error_status_for_a_json_call(gate, impatient, upstream, play, code: str):
+async def test_a_stream_that_fails_is_an_error_status_for_a_json_call(
+    gate, short_timeout_gate, upstream, play, code: str
+):
     """An incomplete answer is never returned as a body."""
     upstream.play = play
-    answer = await ask(impatient if code == "upstream_timeout" else gate, post())
+    answer = await ask(short_timeout_gate if code == "upstream_timeout" else gate, post())
 
     assert (answer.status, answer.error["code"]) == (504 if code == "upstream_timeout" else 502, code)
 

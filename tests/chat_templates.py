@@ -1,4 +1,4 @@
-"""Chat templates in the syntax of common model families, with our own wording."""
+"""Chat templates written for these tests in the syntax of common model families."""
 
 HERMES = """\
 {%- macro describe(tool) %}

@@ -1,11 +1,11 @@
-"""Writes checkpoints like transformers does: their files alone or, where torch is installed, with small weights."""
+"""Writes checkpoints in the layout of transformers: without weights or, if torch is installed, with small ones."""
 
 import json
 from pathlib import Path
 
 from tests.models import END, NOTHING, START, TEMPLATE, make_tokenizer
 
-# Ten more than the tokenizer has, because models are padded.
+# Ten more than the tokenizer has, because vocabularies of models are padded.
 VOCABULARY = make_tokenizer().get_vocab_size() + 10
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -30,7 +30,7 @@ LLAMA3 = {
 
 
 def write_checkpoint(folder: Path, model_type: str = "llama", *, weights: str = "model.safetensors", **config) -> Path:
-    """Write all files, with an empty file of weights."""
+    """Write all files; the file of weights is empty."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, **SIZES, **config}))
     (folder / weights).write_bytes(b"")
@@ -39,7 +39,7 @@ def write_checkpoint(folder: Path, model_type: str = "llama", *, weights: str = 
 
 
 def save_checkpoint(folder: Path, kind: str = "Llama", **config) -> Path:
-    """Write a model with random weights, large enough for errors to show. Needs torch and transformers."""
+    """Write a model with random weights large enough that a wrong conversion changes its output. Requires torch and transformers."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""A real gateway, a real upstream and a real redis-server, each on a port of its own."""
+"""Fixtures with a real gateway, a real upstream and a real redis-server, each on its own port."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -16,7 +16,7 @@ from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
 DATA = Path(__file__).parent / "data"
-# The end of a config in TOML: one recorded answer to every call.
+# The tables of a config, in TOML, that answer every call with one recording.
 CANNED = f"""
 [[backend]]
 use = "replay"
@@ -31,21 +31,21 @@ StartGate = Callable[..., Awaitable[str]]
 
 @pytest.fixture(autouse=True)
 def separate_logs() -> Iterator[None]:
-    """Undo what a test does to the log configuration."""
+    """Restore the log configuration after each test."""
     with isolated_logs():
         yield
 
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[FakeUpstream]:
-    """A server of the Responses protocol that answers as `upstream.answer` does, and records requests."""
+    """A server of the Responses protocol that calls `upstream.answer` for its answers and records requests."""
     async with FakeUpstream() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A redis-server for the session; a test that stops or pauses it starts it again."""
+    """One redis-server for the session; a test that stops or pauses it must start it again."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
@@ -56,7 +56,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 async def start_gate() -> AsyncIterator[StartGate]:
     """Start gateways: `await start_gate(tables, tracer=None)` returns the address of one with these config tables.
 
-    It has a free port and defaults for what the tables leave out. It is drained when the test ends.
+    It has a free port and defaults for missing tables. It is drained when the test ends.
     """
     async with AsyncExitStack() as gates:
 

@@ -12,7 +12,7 @@ from proxy.wire.sse import SSEParser
 
 class Faulty(Backend):
     frames: str = ""
-    """The frames that it sends before it crashes; none: it crashes at once."""
+    """The frames that it sends before it crashes; if empty, it crashes before it replies."""
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:

@@ -11,7 +11,7 @@ from structlog._config import BoundLoggerLazyProxy
 
 @contextmanager
 def isolated_logs() -> Iterator[None]:
-    """Reset the log configuration before and after: a command then logs to the stderr of its own test."""
+    """Reset the log configuration before and after, so that a command logs to the stderr of its own test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     _reset()
@@ -24,7 +24,7 @@ def _reset() -> None:
     structlog.reset_defaults()
     for name, module in list(sys.modules.items()):
         if not name.startswith(("proxy.", "policies.", "backends.", "tests.")):
-            continue  # some hundred modules of libraries, twice a test
+            continue  # skip some hundred modules of libraries, which would be visited twice per test
         log = getattr(module, "log", None)
         if isinstance(log, BoundLoggerLazyProxy):
             vars(log).pop("bind", None)  # a cached logger

@@ -1,4 +1,4 @@
-"""Builds tiny CTranslate2 models: real files for the real engine, written in milliseconds, so that none is committed."""
+"""Builds tiny CTranslate2 models: real files for the real engine, written in milliseconds instead of committed."""
 
 import json
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ TEMPLATE = """\
 
 
 def write_model(folder: Path, answer: Sequence[str] = (), *, loops: bool = False, **manifest: object) -> Path:
-    """Write a model folder. The model answers every prompt with the texts in `answer`, one token each, and ends.
+    """Write a model folder. The model answers every prompt with the texts in `answer`, one token per text, and ends.
 
     No text may occur twice. With `loops` the model starts again instead of ending; without `answer` its weights are
     random and it never ends. `manifest` adds keys to headgate.json.

@@ -1,4 +1,4 @@
-"""A generous timeout for tests that could hang. Speed is measured by the benchmarks, not here."""
+"""A generous timeout for tests that could hang. Speed is measured by the benchmarks."""
 
 import signal
 from collections.abc import Iterator

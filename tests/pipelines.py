@@ -1,4 +1,4 @@
-"""Pipelines without a server: the whole path of a call, in front of a backend whose replies a test chooses."""
+"""Pipelines without a server: the whole path of a call to a backend whose replies a test chooses."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ from proxy.wire.sse import SSEParser
 
 
 class ScriptedBackend(Backend):
-    """Answers every call with what `answer` is: a body's response object, the bytes of a stream, or an exception."""
+    """Answers every call with `answer`: the response object of a body, the bytes of a stream, or an exception."""
 
     name: str = "scripted"
 
@@ -62,7 +62,7 @@ async def _batches(stream: bytes, followed: frozenset[str]) -> AsyncIterator[Bat
 def make_pipeline(
     *backends: Backend, rules: Sequence[Rule] = (), cache: Cache | None = None, model: str = "*"
 ) -> Pipeline:
-    """Return a pipeline whose only route leads from these models to these backends."""
+    """Return a pipeline with one route from these models to these backends."""
     store = MemoryStore()
     ownership = Ownership(store)
     return Pipeline(
@@ -76,7 +76,7 @@ def make_pipeline(
 
 
 async def answer_of(pipeline: Pipeline, call: Call, context: Context) -> bytes:
-    """Return the body that a call is answered with, or all frames of the stream."""
+    """Return the answer to a call: its body, or all frames of its stream."""
     async with pipeline.reply_to(call, context) as reply:
         if reply.batches is None:
             return reply.body or b""
@@ -84,5 +84,5 @@ async def answer_of(pipeline: Pipeline, call: Call, context: Context) -> bytes:
 
 
 async def object_of(pipeline: Pipeline, call: Call, context: Context) -> Any:
-    """Return the object that a call is answered with as one body."""
+    """Return the response object of the answer to a call that is one body."""
     return orjson.loads(await answer_of(pipeline, call, context))

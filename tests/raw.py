@@ -14,7 +14,7 @@ from yarl import URL
 
 @pytest.fixture(autouse=True)
 async def no_tasks_left() -> AsyncIterator[None]:
-    """Require, in files that import it, that no task is left when a test and its gateways have ended."""
+    """Check, in files that import it, that no task is left when a test and its gateways have ended."""
     yield
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
@@ -73,7 +73,7 @@ class RawConnection:
         await self._reader.readline()
 
     async def close(self) -> None:
-        """Close the connection as a client does that needs it no more."""
+        """Close the connection in the regular way."""
         self._writer.close()
         with suppress(ConnectionError):
             await self._writer.wait_closed()
@@ -87,7 +87,7 @@ class RawConnection:
 
 @asynccontextmanager
 async def wire(address: str) -> AsyncIterator[RawConnection]:
-    """Connect to the gateway at `address`. The block may take ten seconds."""
+    """Connect to the gateway at `address`. The `with` block may take ten seconds."""
     url = URL(address)
     reader, writer = await asyncio.open_connection(url.host, url.port, limit=2**20)
     try:
@@ -100,26 +100,26 @@ async def wire(address: str) -> AsyncIterator[RawConnection]:
 def post(
     body: bytes = b'{"model":"m"}', *, target: str = "/v1/responses", host: str = "localhost", **more: str
 ) -> bytes:
-    """Return the bytes of a call. `more` are further headers; `_` in a name stands for `-`."""
+    """Return the bytes of a call. `more` adds headers; `_` in their names becomes `-`."""
     lines = [f"POST {target} HTTP/1.1", f"Host: {host}", "Content-Type: application/json"]
     lines += [f"Content-Length: {len(body)}", *(f"{name.replace('_', '-')}: {value}" for name, value in more.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 async def ask(address: str, data: bytes) -> RawAnswer:
-    """Return the answer to these bytes, sent on a connection of their own."""
+    """Send these bytes on a new connection and return the answer."""
     async with wire(address) as connection:
         await connection.send(data)
         return await connection.answer()
 
 
 async def serves(address: str) -> bool:
-    """Whether the gateway answers a usual call."""
+    """Return whether the gateway answers a usual call."""
     return (await ask(address, post())).status == 200
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition is true that cannot be awaited, at most ten seconds."""
+    """Wait at most ten seconds for a condition that cannot be awaited."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110  there is no event to wait for
             await asyncio.sleep(0.001)
@@ -184,7 +184,10 @@ def whole(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 
 
 def playing(*pieces: bytes, end: str = "stay") -> Play:
-    """Return a play that writes these pieces; then it keeps (`stay`), closes or resets the connection, or hangs until the client disconnects."""
+    """Return a play that writes these pieces; `end` decides what follows.
+
+    It keeps ("stay"), closes ("close") or resets ("reset") the connection, or waits until the client disconnects ("hang").
+    """
 
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for piece in pieces:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class RedisServer:
-    """Listens on a free port of its own and writes nothing to disk."""
+    """A redis-server on a free port that writes nothing to disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

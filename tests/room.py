@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def disk_full_at(size: int) -> Iterator[None]:
-    """Limit files of this process to `size` bytes: of a write that crosses it, the first part is written."""
+    """Limit files of this process to `size` bytes; a write beyond that is cut at the limit."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))

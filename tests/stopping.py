@@ -12,7 +12,7 @@ from tests.upstream import FakeUpstream
 
 
 class StoppableGateway:
-    """A gateway in this process that a test stops while a call is running."""
+    """A gateway in this process that a test stops during a call."""
 
     def __init__(self, upstream: FakeUpstream, drain_s: float) -> None:
         self._config = build(tables_for(upstream, server={"port": 0, "drain_s": drain_s}))
@@ -35,7 +35,7 @@ class StoppableGateway:
             await self._stop.wait()
 
     async def stop(self) -> None:
-        """Begin the shutdown, and return when the listener is closed."""
+        """Start the shutdown, and return when the listener is closed."""
         self._stop.set()
         url = URL(self.address)
         while True:

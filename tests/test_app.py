@@ -42,12 +42,12 @@ class Process:
             return probe.connect_ex((url.host, url.port)) == 0
 
     async def log(self) -> list[dict[str, Any]]:
-        """Return its log lines after its end. Raises ValueError for a line that is not JSON, such as one of a traceback."""
+        """Return its log lines after its end. Raises ValueError for a line that is not JSON, such as part of a traceback."""
         assert self.process.stderr
         return [orjson.loads(line) for line in (await self.process.stderr.read()).splitlines()]
 
     async def end(self) -> int:
-        """Return its exit status, at most 25 s later."""
+        """Return its exit status; raise TimeoutError after 25 s."""
         async with asyncio.timeout(25):
             return await self.process.wait()
 
@@ -93,7 +93,7 @@ def limit_files(number: int) -> None:
 
 @asynccontextmanager
 async def streaming_from(gate: Process) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Open a stream; its head has arrived."""
+    """Open a stream, and yield its answer when the head has arrived."""
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{gate.address}/v1/responses", json={"model": "m", "stream": True}) as answer,
@@ -104,7 +104,7 @@ async def streaming_from(gate: Process) -> AsyncIterator[aiohttp.ClientResponse]
 
 @pytest.fixture
 def handle_sighup() -> Iterator[Callable[[signal.Handlers], None]]:
-    """Set how processes that are started from here on handle SIGHUP."""
+    """Set how processes that are started afterwards handle SIGHUP."""
     before = signal.getsignal(signal.SIGHUP)
     yield lambda does: signal.signal(signal.SIGHUP, does) and None
     signal.signal(signal.SIGHUP, before)
@@ -112,7 +112,7 @@ def handle_sighup() -> Iterator[Callable[[signal.Handlers], None]]:
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda name: name.name)
 async def test_a_running_stream_is_finished_before_the_process_ends(serve: Serve, handle_sighup, name: signal.Signals):
-    """New connections are refused at once, the running stream is complete byte for byte, and the exit status is 0."""
+    """New connections are refused, the running stream is complete byte for byte, and the exit status is 0."""
     handle_sighup(signal.SIG_DFL)
     gate = await serve(pace_ms=60)
     async with streaming_from(gate) as answer:
@@ -139,7 +139,7 @@ async def test_a_gateway_under_nohup_ignores_sighup(serve: Serve, handle_sighup)
 
 
 async def test_a_full_disk_under_the_logs_fails_no_call(serve: Serve):
-    """Only log lines are lost; bodies and streams are answered, and the exit status is 0."""
+    """Only log lines are lost; bodies and streams are sent, and the exit status is 0."""
     with os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb") as full:
         gate = await serve(stderr=full)
     answers = [await ask(gate.address, question) for question in (post(), post(), STREAM)]
@@ -150,7 +150,7 @@ async def test_a_full_disk_under_the_logs_fails_no_call(serve: Serve):
 
 
 async def test_a_closed_pipe_under_the_logs_fails_no_call(serve: Serve):
-    """The process that read them has ended."""
+    """The process that read the logs has ended."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as pipe:
         gate = await serve(stderr=pipe)
@@ -163,7 +163,7 @@ async def test_a_closed_pipe_under_the_logs_fails_no_call(serve: Serve):
 
 
 async def test_logs_that_are_not_read_delay_no_call(serve: Serve):
-    """A pipe that is full stays full; calls are answered, and SIGTERM ends the process."""
+    """The pipe stays full; calls are answered, and SIGTERM ends the process."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as pipe, os.fdopen(reader, "rb"):
         gate = await serve(stderr=pipe)
@@ -179,7 +179,7 @@ async def test_logs_that_are_not_read_delay_no_call(serve: Serve):
 
 
 async def test_more_connections_than_open_files_are_refused(serve: Serve):
-    """With 256 open files, 400 clients at once: each is served, refused with 503 or disconnected; then all is well."""
+    """With 256 open files, each of 400 clients is served, refused with 503 or disconnected; later calls are served again."""
     gate = await serve(open_files=256)
 
     async def status() -> int | None:
@@ -224,7 +224,7 @@ async def ask_until(address: str, status: int) -> RawAnswer:
 
 @pytest.mark.parametrize("drain_s", [0, 0.3])
 async def test_a_stream_longer_than_the_drain_ends_with_an_error(serve: Serve, drain_s: float):
-    """It ends as the protocol requires; the log line has status 200 and the code, and the exit status is 0."""
+    """It ends as the protocol requires; the log line has status 200 and the error code, and the exit status is 0."""
     gate = await serve(pace_ms=500, drain_s=drain_s)
     async with streaming_from(gate) as answer:
         gate.process.send_signal(signal.SIGTERM)
@@ -244,7 +244,7 @@ async def test_a_stream_longer_than_the_drain_ends_with_an_error(serve: Serve, d
 
 
 async def test_idle_connections_do_not_delay_the_shutdown(serve: Serve):
-    """With and without a request before, they are closed long before the drain ends."""
+    """They are closed long before the drain ends, whether they had a request or not."""
     gate = await serve(drain_s=600)
     async with wire(gate.address) as used, wire(gate.address) as silent:
         await used.send(post())
@@ -257,7 +257,7 @@ async def test_idle_connections_do_not_delay_the_shutdown(serve: Serve):
 
 
 async def test_the_log_is_json_from_start_to_end(serve: Serve):
-    """One line for each event, on stderr; stdout has the greeting."""
+    """stderr has one line per event; stdout has the greeting."""
     gate = await serve()
     await ask(gate.address, post())
     gate.process.send_signal(signal.SIGTERM)
@@ -273,8 +273,8 @@ async def test_the_log_is_json_from_start_to_end(serve: Serve):
     assert b"curl" in out
 
 
-async def test_a_port_in_use_is_reported_in_a_sentence(serve: Serve):
-    """Exit status 2 and no traceback: the input is at fault."""
+async def test_a_port_in_use_is_reported_in_one_sentence(serve: Serve):
+    """The exit status is 2, because the input is invalid, and there is no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         gate = await serve(port=port)

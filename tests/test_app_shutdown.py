@@ -12,7 +12,7 @@ STREAM = post(b'{"model":"m","stream":true}')
 
 
 async def test_a_body_is_received_during_the_shutdown(upstream: FakeUpstream):
-    """A long upload is a running call."""
+    """A long upload counts as a running call."""
     async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
         body = b'{"model":"m","input":"%b"}' % (b"a" * 300_000)
         await connection.send(post(body, expect="100-continue").removesuffix(body))
@@ -38,12 +38,12 @@ async def test_a_body_that_never_ends_does_not_delay_the_shutdown(upstream: Fake
     assert upstream.requests == []
 
 
-async def test_the_shutdown_waits_for_an_answer_that_has_not_begun(upstream: FakeUpstream):
-    """A model that generates a body is a running call."""
-    go_on = asyncio.Event()
+async def test_the_shutdown_waits_for_an_answer_that_has_not_started(upstream: FakeUpstream):
+    """A call whose model still generates the body counts as running."""
+    proceed = asyncio.Event()
 
     async def slowly(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
-        await go_on.wait()
+        await proceed.wait()
         return await canonical(request)
 
     upstream.answer = slowly
@@ -51,7 +51,7 @@ async def test_the_shutdown_waits_for_an_answer_that_has_not_begun(upstream: Fak
         await connection.send(post() + post())
         await upstream.arrived.wait()
         await gate.stop()
-        go_on.set()
+        proceed.set()
 
         assert (await connection.answer()).status == 200
         assert await connection.rest() == b""  # a request pipelined after it is not answered
@@ -59,7 +59,7 @@ async def test_the_shutdown_waits_for_an_answer_that_has_not_begun(upstream: Fak
 
 
 async def test_a_drain_of_zero_ends_running_calls(upstream: FakeUpstream):
-    """aiohttp would wait forever, and the upstream's stream would stay open."""
+    """Otherwise aiohttp would wait forever, and the upstream's stream would stay open."""
     upstream.answer = streaming(CANONICAL[:2000], then=hang)
     async with StoppableGateway(upstream, drain_s=0) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)

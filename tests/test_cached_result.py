@@ -1,4 +1,4 @@
-"""A result that is fetched at most once at a time and kept for a while."""
+"""A cached result: at most one fetch at a time, kept until it is too old."""
 
 import asyncio
 
@@ -8,17 +8,17 @@ from proxy.cached_result import CachedResult
 
 
 class Source:
-    """Counts fetches; each waits until `go_on` is set and returns its number, or fails."""
+    """Counts fetches; each waits until `proceed` is set and returns its number, or fails."""
 
     def __init__(self) -> None:
         self.fetches = 0
-        self.go_on = asyncio.Event()
+        self.proceed = asyncio.Event()
         self.error: Exception | None = None
 
     async def __call__(self) -> int:
         self.fetches += 1
         number = self.fetches
-        await self.go_on.wait()
+        await self.proceed.wait()
         if self.error is not None:
             raise self.error
         return number
@@ -34,7 +34,7 @@ async def start_waiting(result: CachedResult[int], count: int) -> list[asyncio.T
 async def test_callers_that_arrive_during_a_fetch_share_it():
     source = Source()
     waiting = await start_waiting(CachedResult(source, 60), 300)
-    source.go_on.set()
+    source.proceed.set()
 
     assert await asyncio.gather(*waiting) == [1] * 300
     assert source.fetches == 1
@@ -42,7 +42,7 @@ async def test_callers_that_arrive_during_a_fetch_share_it():
 
 async def test_a_result_is_kept_until_it_is_too_old():
     source = Source()
-    source.go_on.set()
+    source.proceed.set()
     kept, old = CachedResult(source, 60), CachedResult(source, 0)
 
     assert [await kept.get(), await kept.get()] == [1, 1]
@@ -54,7 +54,7 @@ async def test_a_failed_fetch_fails_its_callers_and_not_the_next_ones():
     result = CachedResult(source, 60)
     source.error = ValueError("down")
     waiting = await start_waiting(result, 3)
-    source.go_on.set()
+    source.proceed.set()
     failed = await asyncio.gather(*waiting, return_exceptions=True)
     source.error = None
 
@@ -68,14 +68,14 @@ async def test_a_caller_that_is_cancelled_does_not_cancel_the_fetch():
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    source.go_on.set()
+    source.proceed.set()
 
     assert await second == 1
     assert source.fetches == 1
 
 
-async def test_a_fetch_without_callers_still_gives_its_result():
-    """Its only caller was cancelled; the next one finds the result."""
+async def test_a_fetch_without_callers_still_stores_its_result():
+    """Its only caller was cancelled; the next caller receives the result."""
     source = Source()
     result = CachedResult(source, 60)
     (only,) = await start_waiting(result, 1)
@@ -83,7 +83,7 @@ async def test_a_fetch_without_callers_still_gives_its_result():
     with pytest.raises(asyncio.CancelledError):
         await only
     (after,) = await start_waiting(result, 1)
-    source.go_on.set()
+    source.proceed.set()
 
     assert await after == 1
     assert source.fetches == 1

@@ -1,4 +1,4 @@
-"""What belongs to one call: slots, answer headers, and the callbacks of its response, its reply and its end."""
+"""The context of a call: slots, answer headers, and callbacks for its response, its reply and its end."""
 
 import threading
 from typing import Any
@@ -16,15 +16,15 @@ COUNT = Slot[int]("test.count")
 
 
 def test_a_slot_has_a_value_once_it_is_set():
-    """Each context has its own values."""
+    """Another context does not have the value."""
     context = make_context()
     context.set(COUNT, 3)
 
     assert (context.get(COUNT), make_context().get(COUNT)) == (3, None)
 
 
-def test_slots_are_equal_by_their_names():
-    """Other names are other values."""
+def test_slots_with_equal_names_are_equal():
+    """Slots with different names have different values."""
     context = make_context()
     context.set(COUNT, 0)
 
@@ -33,7 +33,7 @@ def test_slots_are_equal_by_their_names():
 
 
 def test_values_of_one_header_are_joined():
-    """In the order in which they were added."""
+    """They are joined in the order in which they were added."""
     context = make_context()
     for value in ("a", "b", "c"):
         context.add_header("x-headgate-policy", value)
@@ -42,7 +42,7 @@ def test_values_of_one_header_are_joined():
     assert context.answer_headers == {"x-headgate-policy": "a, b, c", "Age": "3"}
 
 
-def test_a_context_begins_empty():
+def test_a_new_context_is_empty():
     """Contexts share no state."""
     context, other = Context("req_1", ANNA), Context("req_2", ANNA)
     context.add_header("Age", "3")
@@ -54,7 +54,7 @@ def test_a_context_begins_empty():
 
 
 async def test_callbacks_at_the_end_run_in_reverse_order():
-    """What was reserved last is given back first."""
+    """The last reservation is released first."""
     context, order = make_context(), []
     for name in ("first", "second", "third"):
         context.on_end(lambda name=name: append(order, name))
@@ -65,7 +65,7 @@ async def test_callbacks_at_the_end_run_in_reverse_order():
 
 
 async def test_an_error_of_a_callback_at_the_end_is_logged(logged):
-    """The answer is sent by then; the other callbacks run."""
+    """The answer is already sent, and the other callbacks still run."""
     context, order = make_context(), []
 
     async def fail() -> None:
@@ -81,7 +81,7 @@ async def test_an_error_of_a_callback_at_the_end_is_logged(logged):
 
 
 async def test_an_error_of_the_call_is_raised_after_the_callbacks():
-    """They run however the call ends."""
+    """The callbacks run even if the call fails."""
     context, order = make_context(), []
     context.on_end(lambda: append(order, "ended"))
     with pytest.raises(ValueError, match="broken"):
@@ -96,7 +96,7 @@ async def fail_within(context: Context) -> None:
 
 
 async def test_callbacks_of_the_response_run_once():
-    """With the response object, in the order in which they were registered."""
+    """They receive the response object and run in the order of registration."""
     context, found = make_context(), []
     context.on_response(lambda response: append(found, ("a", response["id"])))
     context.on_response(lambda response: append(found, ("b", response["id"])))
@@ -109,7 +109,7 @@ async def test_callbacks_of_the_response_run_once():
 
 
 async def test_callbacks_of_the_reply_run_once():
-    """With the transcript of the whole reply."""
+    """They receive the transcript of the whole reply."""
     context, found = make_context(), list[Transcript]()
     context.on_reply(lambda transcript: append(found, transcript))
     await context.complete_reply()
@@ -120,7 +120,7 @@ async def test_callbacks_of_the_reply_run_once():
 
 @pytest.mark.parametrize(("size_bytes", "is_in_thread"), [(LARGE_BYTES - 1, False), (LARGE_BYTES, True)])
 async def test_work_on_a_large_body_runs_in_a_thread(size_bytes: int, is_in_thread: bool):
-    """Where there are threads; small bodies are cheaper on the event loop."""
+    """Small bodies are cheaper on the event loop."""
     workers = Workers()
     try:
         thread = await make_context(workers=workers).run(size_bytes, threading.current_thread)

@@ -1,4 +1,4 @@
-"""What every policy, backend and store documents, the limits of files and functions, and what the documents claim."""
+"""Checks the documentation of every policy, backend and store, the limits of files and functions, and the documents."""
 
 import ast
 import inspect
@@ -60,7 +60,7 @@ def relative(path: Path) -> str:
 
 
 @pytest.mark.parametrize(("package", "name"), PLUGINS)
-def test_a_plugin_documents_itself_under_the_headings_of_its_package(package: str, name: str):
+def test_the_docstring_of_a_plugin_has_the_headings_of_its_package(package: str, name: str):
     """`headgate explain` prints this docstring."""
     text = inspect.getdoc(import_module(f"{package}.{name}")) or ""
 
@@ -68,8 +68,8 @@ def test_a_plugin_documents_itself_under_the_headings_of_its_package(package: st
 
 
 @pytest.mark.parametrize(("package", "name"), PLUGINS)
-def test_a_plugin_has_a_test_file_of_its_own(package: str, name: str):
-    """The tests of a module have the path of the module."""
+def test_a_plugin_has_its_own_test_file(package: str, name: str):
+    """The test file has the path of the module."""
     folder = ROOT / "tests" / package.removeprefix("proxy.")
 
     assert (folder / f"test_{name}.py").exists() or list((folder / name).glob("test_*.py"))
@@ -85,8 +85,8 @@ def test_every_key_of_a_plugin_is_explained_and_in_the_example(package: str, nam
 
 
 @pytest.mark.parametrize("name", plugins("policies"))
-def test_the_text_keys_of_a_policy_are_keys_that_it_has(name: str):
-    """`headgate policy diff` names them."""
+def test_the_text_keys_of_a_policy_are_among_its_keys(name: str):
+    """`headgate policy diff` prints them."""
     policy = load(name, "policies", Policy)
 
     assert policy.text_keys - set(policy.model_fields) == set()
@@ -94,12 +94,12 @@ def test_the_text_keys_of_a_policy_are_keys_that_it_has(name: str):
 
 @pytest.mark.parametrize(("package", "name"), PLUGINS)
 def test_the_readme_has_a_row_for_every_plugin(package: str, name: str):
-    """Its tables are the list of all policies, backends and stores."""
+    """Its tables list all policies, backends and stores."""
     assert f"| `{name}` |" in README
 
 
-def test_the_readme_has_rows_for_nothing_else():
-    """A policy, backend or store that was renamed leaves no row behind."""
+def test_the_readme_has_no_other_rows():
+    """A policy, backend or store that was renamed or removed has no row."""
     tables = README.partition("## What is built in")[2].partition("\n## ")[0]
 
     assert sorted(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE)) == sorted(name for _, name in PLUGINS)
@@ -119,26 +119,26 @@ def test_the_readme_has_rows_for_nothing_else():
     ],
 )
 def test_every_key_of_the_config_is_in_the_example(table):
-    """The tables that are no plug-ins are complete there, too."""
+    """This includes the tables that are not plug-ins."""
     assert [key for key in table.model_fields if f"{key} = " not in EXAMPLE] == []
 
 
 def test_every_table_of_the_config_is_in_the_example():
-    """As a table or as an array of tables."""
+    """It may be a table or an array of tables."""
     assert set(tomllib.loads(EXAMPLE)) == set(ConfigFile.model_fields)
 
 
 @pytest.mark.parametrize("table", ["state", "cache"])
 @pytest.mark.parametrize("store", plugins("proxy.stores"))
 def test_the_keys_of_every_store_are_in_the_example_of_each_table(table: str, store: str):
-    """Those of the stores that the example does not use are comments there."""
-    shown = EXAMPLE.partition(f"\n[{table}]\n")[2].partition("\n\n")[0]
+    """Keys of stores that the example does not use are in comments."""
+    section = EXAMPLE.partition(f"\n[{table}]\n")[2].partition("\n\n")[0]
 
-    assert [key for key in load(store, "proxy.stores", Store).model_fields if f"{key} = " not in shown] == []
+    assert [key for key in load(store, "proxy.stores", Store).model_fields if f"{key} = " not in section] == []
 
 
 def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):
-    """The gateway reads its own reference manual."""
+    """The reference manual therefore stays valid."""
     for name in ("SEARCH_APP_KEY", "OPENAI_API_KEY", "SAFETY_KEY", "REDIS_PASSWORD"):
         monkeypatch.setenv(name, "secret-enough")
     config = read(ROOT / "config.example.toml")
@@ -148,7 +148,7 @@ def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_files_and_functions_are_within_their_limits(path: Path):
-    """A file that outgrows its limit has two subjects."""
+    """A file beyond its limit should be two files."""
     long = [
         f"{node.name}: {node.end_lineno - node.lineno + 1}"
         for node in ast.walk(parse(path))
@@ -161,13 +161,13 @@ def test_files_and_functions_are_within_their_limits(path: Path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_every_file_begins_with_a_sentence_that_says_what_it_is(path: Path):
-    """Only an empty file needs none."""
+def test_every_file_starts_with_a_docstring(path: Path):
+    """Only an empty file may lack it."""
     assert path.read_text() == "" or ast.get_docstring(parse(path))
 
 
 def test_no_two_classes_share_a_name():
-    """A name means one thing in the whole project, private classes included."""
+    """Names are unique in the whole project, private classes included."""
     files = defaultdict(set)
     for path in SOURCES:
         for node in ast.walk(parse(path)):
@@ -178,7 +178,7 @@ def test_no_two_classes_share_a_name():
 
 
 def test_no_source_runs_code_from_data():
-    """There is no eval, exec, compile or pickle: what is configured or received is never executed."""
+    """There is no eval, exec, compile or pickle, so configured or received data is never executed."""
     calls = [
         (path.name, node.func.id)
         for path in SOURCES
@@ -193,12 +193,12 @@ def test_no_source_runs_code_from_data():
 
 
 def test_the_readme_is_short():
-    """It is for users; the documents beside the code are for everything else."""
+    """It is for users; details are in the documents beside the code."""
     assert len(README.split()) <= MAX_README_WORDS
 
 
 def paths_named_in(document: Path) -> Iterator[str]:
-    """Yield the paths in a document: targets of its links, and code that is a file or a folder."""
+    """Yield the paths in a document: targets of links, and code spans that name a file or a folder."""
     text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\(([^)#]+)", text):
         if "://" not in link:
@@ -207,7 +207,7 @@ def paths_named_in(document: Path) -> Iterator[str]:
 
 
 def test_every_path_in_the_architecture_exists():
-    """It is a path in proxy/, in the project, or beside the document."""
+    """A path is relative to proxy/, to the project, or to the document."""
     named = set(paths_named_in(ROOT / "proxy" / "README.md"))
     plugin_templates = {"_template.py"}
 
@@ -220,7 +220,7 @@ def test_every_path_in_the_architecture_exists():
 
 
 def test_every_link_of_the_readme_exists():
-    """So that a file that was moved is linked at its new place."""
+    """A file that is moved needs a new link."""
     assert [path for path in paths_named_in(ROOT / "README.md") if not (ROOT / path).exists()] == []
 
 
@@ -243,13 +243,13 @@ def floors_of_linter() -> list[set[str]]:
     return [{module.removeprefix("proxy.") for module in re.split(r" [:|] ", layer)} for layer in layers]
 
 
-def test_the_floors_in_the_architecture_are_those_that_are_checked():
+def test_the_documented_floors_are_those_that_are_checked():
     """import-linter reads them from pyproject.toml."""
     assert floors_in_architecture() == floors_of_linter()
 
 
 def test_every_module_of_the_gateway_is_on_a_floor():
-    """Itself or its package: a module on no floor could import anything."""
+    """The module or its package is on it; a module on no floor could import anything."""
     checked = set().union(*floors_of_linter())
     modules = [path.relative_to(ROOT / "proxy").with_suffix("") for path in (ROOT / "proxy").rglob("*.py")]
     places = [

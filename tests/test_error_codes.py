@@ -1,4 +1,4 @@
-"""proxy/errors.md lists the error codes of the sources: each of them, no other, with the right status."""
+"""proxy/errors.md lists exactly the error codes of the sources, with the right status."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ SOURCES = [
     for path in sorted((ROOT / folder).rglob("*.py"))
     if TRAINING not in path.parents and path.stem != "_template"
 ]
-# Statuses of the classes in proxy/wire/errors.py; those of other classes are found through their bases.
+# Statuses of the classes in proxy/wire/errors.py; other classes inherit theirs.
 STATUSES = {
     "HeadgateError": 500,
     "Unauthenticated": 401,
@@ -31,7 +31,7 @@ STATUSES = {
     "BackendError": 502,
     "Stop": 200,
 }
-# Codes that a source puts together, by the part that is a literal there, each with its kinds.
+# Codes that a source composes: the literal part of the f-string, and the values of the other part.
 COMPOSED = {"_below_min_value": ("integer", "decimal"), "_above_max_value": ("integer", "decimal")}
 Found = Iterator[tuple[str, int | None]]  # a code, and its status if that can be read
 
@@ -69,7 +69,7 @@ def keyword(call: ast.Call, name: str) -> ast.expr | None:
 
 
 def status_of(call: ast.Call, class_name: str) -> int | None:
-    """Return the status that an error is raised with; None if it is not a literal, or not known from its class."""
+    """Return the status with which an error is raised, or None if it is neither a literal nor known from the class."""
     status = keyword(call, "status")
     if status is None:
         return class_statuses().get(class_name)
@@ -104,7 +104,7 @@ def codes_of_defaults(scope: ast.AST) -> Found:
 
 
 def codes_of_constants(tree: ast.Module) -> Found:
-    """Yield the codes that a module passes by the name of one of its constants."""
+    """Yield the codes that a module passes through one of its constants."""
     constants = {
         name_of(target): node.value for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
     }
@@ -137,14 +137,14 @@ def composed_codes(tree: ast.Module) -> Found:
 
 
 def reasons_in(tree: ast.Module) -> Found:
-    """Yield the reasons of the violations and stops that a policy raises, those with a code of the protocol excepted."""
+    """Yield the reasons of the violations and stops that a policy raises, except those with a code of the protocol."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for call in calls:
         if name_of(call.func) in ("PolicyViolation", "Stop") and keyword(call, "code") is None:
             reason, status = call.args[0], STATUSES[name_of(call.func)]
             yield from ((text, status) for text in texts_in(reason))
-            if isinstance(reason, ast.Name):  # a parameter: see what the function is called with
+            if isinstance(reason, ast.Name):  # a parameter: look at the arguments of the function's calls
                 (function,) = [node for node in functions if call in ast.walk(node) and _has_parameter(node, reason.id)]
                 position = [argument.arg for argument in function.args.args].index(reason.id)
                 for other in calls:
@@ -206,7 +206,7 @@ def codes_in_sources() -> Found:
 
 @cache
 def statuses_by_code() -> dict[str, set[int]]:
-    """Return the codes of the sources with the statuses that can be read."""
+    """Return the codes of the sources, each with the statuses that can be determined."""
     statuses: dict[str, set[int]] = defaultdict(set)
     for code, status in codes_in_sources():
         statuses[code] |= {status} if status is not None else set()
@@ -215,7 +215,7 @@ def statuses_by_code() -> dict[str, set[int]]:
 
 @cache
 def rows() -> list[tuple[str, str, str, str]]:
-    """Return the rows of the page, one for each code: code, status, whose fault, what to do."""
+    """Return the rows of the page, one per code: code, status, fault, remedy."""
     found = []
     for line in PAGE.splitlines():
         if line.startswith("| `"):
@@ -233,27 +233,27 @@ def missing(codes: Iterable[str], others: Iterable[str]) -> list[str]:
 
 
 def test_every_code_of_the_sources_is_on_the_page():
-    """The page says for each code what to do."""
+    """The page has a remedy for each code."""
     assert missing(statuses_by_code(), documented()) == []
 
 
 def test_every_code_on_the_page_is_in_the_sources():
-    """A code that was removed leaves no row behind, and none is listed twice."""
+    """A code that was removed has no row, and no code has two."""
     assert missing(documented(), statuses_by_code()) == []
     assert len(documented()) == len(set(documented()))
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
 def test_a_row_has_the_status_of_the_sources(row: tuple[str, str, str, str]):
-    """The one of the error's class, or the one that it is raised with; the upstream's own where it is passed on."""
+    """It is the status of the error's class or of the raise; "upstream" means that the upstream's status is forwarded."""
     code, status, *_ = row
 
     assert statuses_by_code()[code] <= {int(status)} if status.isdigit() else code == "upstream_error"
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
-def test_a_row_says_whose_fault_it_is_and_what_to_do(row: tuple[str, str, str, str]):
-    """Faults are one of a few words."""
+def test_a_row_has_a_fault_and_a_remedy(row: tuple[str, str, str, str]):
+    """The fault is one of a few words."""
     _, _, fault, action = row
 
     assert fault in ("client", "operator", "load", "gateway", "network", "upstream", "backend")
@@ -261,12 +261,12 @@ def test_a_row_says_whose_fault_it_is_and_what_to_do(row: tuple[str, str, str, s
 
 
 def test_the_codes_are_one_table():
-    """So that it can be searched and sorted."""
+    """One table can be searched and sorted."""
     assert re.findall(r"^\|[-|]+\|$", PAGE, re.MULTILINE) == ["|---|---|---|---|"]
 
 
 def test_the_statuses_of_the_classes_are_those_that_this_test_assumes():
-    """They are read from errors without a status of their own."""
+    """The test raises each class without an explicit status."""
     made = [
         errors.HeadgateError("."), errors.Unauthenticated("."), errors.RequestError("."),
         errors.PolicyViolation("reason", "."), errors.UnknownModel("m"), errors.Unavailable(".", code="c"),
@@ -277,7 +277,7 @@ def test_the_statuses_of_the_classes_are_those_that_this_test_assumes():
 
 
 def test_codes_are_found_in_every_form_in_which_sources_write_them():
-    """Otherwise the comparison above would prove nothing."""
+    """The tests above depend on this."""
     found = statuses_by_code()
 
     assert found["request_timeout"] == {408}  # a literal

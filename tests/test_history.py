@@ -1,4 +1,4 @@
-"""Calls that continue something, to backends that keep no state."""
+"""Calls with references to earlier responses, to backends that keep no state."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ async def refusal(**fields: Any) -> RequestError:
 
 @pytest.mark.parametrize("fields", [{}, {"previous_response_id": None, "conversation": None}])
 async def test_a_call_that_refers_to_nothing_passes(fields: dict):
-    """Null counts as missing."""
+    """A reference that is null counts as missing."""
     call = make_call(**fields)
 
     assert await complete(call) is call
@@ -45,7 +45,7 @@ async def test_a_call_to_a_backend_that_keeps_state_passes_unchanged(fields: dic
 
 
 async def test_an_unknown_response_is_refused_in_the_words_of_openai():
-    """A model must not answer without the earlier turns that the caller relies on."""
+    """Otherwise the model would answer without the earlier turns."""
     error = await refusal(previous_response_id="resp_1")
 
     assert error.message == "Previous response with id 'resp_1' not found."
@@ -54,7 +54,7 @@ async def test_an_unknown_response_is_refused_in_the_words_of_openai():
 
 @pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}, {"id": "conv_1", "more": 1}])
 async def test_an_unknown_conversation_is_not_found(conversation: Any):
-    """Whether its id is a text or in an object."""
+    """Its id may be a string or in an object."""
     error = await refusal(conversation=conversation)
 
     assert (error.message, error.status, error.param) == (
@@ -67,7 +67,7 @@ async def test_an_unknown_conversation_is_not_found(conversation: Any):
 @PATIENT
 @given(previous=JSON, conversation=JSON)
 async def test_references_of_any_type_are_refused(previous: Any, conversation: Any):
-    """They are unknown ids, and are shortened in the message."""
+    """They count as unknown ids and are shortened in the message."""
     call = make_call(previous_response_id=previous, conversation=conversation)
     try:
         message = "passed" if await complete(call) is call else "changed"

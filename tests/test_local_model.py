@@ -1,4 +1,4 @@
-"""The demo model behind a real gate, called by the real SDK: tools, formats, streams, limits."""
+"""The demo model behind a real gateway, called with the OpenAI SDK: tools, formats, streams, limits."""
 
 import re
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ class Person(BaseModel):
 
 @pytest.fixture
 async def client(start_gate: StartGate) -> AsyncIterator[AsyncOpenAI]:
-    """Return the SDK's client for a gate with the demo model in a separate process."""
+    """The SDK's client for a gateway with the demo model in a separate process."""
     address = await start_gate({
         "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "ignore_unknown_tools": True}],
         "route": [{"model": MODEL, "backend": "demo"}],
@@ -53,7 +53,7 @@ async def test_an_answer_is_parsed_into_a_class(client: AsyncOpenAI):
 
 
 async def test_a_stream_is_parsed_into_a_class(client: AsyncOpenAI):
-    """The streamed text is what is parsed."""
+    """The text of the stream is parsed."""
     async with client.responses.stream(model=MODEL, input="Tell me a joke.", text_format=Person) as stream:
         pieces = [event.delta async for event in stream if event.type == "response.output_text.delta"]
         final = await stream.get_final_response()
@@ -82,7 +82,7 @@ async def test_a_json_object_is_returned(client: AsyncOpenAI):
     ],
 )
 async def test_a_required_call_is_made(client: AsyncOpenAI, choice: Any, names: set[str]):
-    """Its arguments satisfy the function's schema, although the question does not need a call."""
+    """Its arguments match the function's schema, although the question does not need a call."""
     response = await client.responses.create(
         model=MODEL, input="Good morning!", tools=[WEATHER, BOOKING], tool_choice=choice, parallel_tool_calls=False
     )
@@ -94,7 +94,7 @@ async def test_a_required_call_is_made(client: AsyncOpenAI, choice: Any, names: 
 
 
 async def test_a_call_is_made_and_its_result_is_answered_in_streams(client: AsyncOpenAI):
-    """The usual loop of an agent."""
+    """This is the usual loop of an agent."""
     given: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
     async with client.responses.stream(model=MODEL, input=given, tools=[WEATHER]) as stream:
         (call,) = (await stream.get_final_response()).output
@@ -111,7 +111,7 @@ async def test_a_call_is_made_and_its_result_is_answered_in_streams(client: Asyn
 
 
 async def test_the_input_of_a_custom_tool_follows_its_grammar(client: AsyncOpenAI):
-    """Here the grammar is a regular expression."""
+    """The grammar is a regular expression."""
     tool: Any = {
         "type": "custom", "name": "colour", "description": "Sets the colour of the lamp",
         "format": {"type": "grammar", "syntax": "regex", "definition": "#[0-9a-f]{6}"},
@@ -126,7 +126,7 @@ async def test_the_input_of_a_custom_tool_follows_its_grammar(client: AsyncOpenA
 
 
 async def test_text_has_logprobs(client: AsyncOpenAI):
-    """With the likeliest alternatives."""
+    """It includes the likeliest alternatives."""
     response = await client.responses.create(
         model=MODEL, input="Hello!", include=["message.output_text.logprobs"], top_logprobs=3
     )
@@ -138,7 +138,7 @@ async def test_text_has_logprobs(client: AsyncOpenAI):
 
 
 async def test_a_stop_sequence_ends_the_answer(client: AsyncOpenAI):
-    """In the middle of the answer; the sequence is not part of it."""
+    """It ends in the middle; the sequence is not part of the answer."""
     given: dict[str, Any] = {"model": MODEL, "input": "Count to ten.", "stream": False}
     whole = await client.responses.create(**given)
     middle = whole.output_text[8:14]
@@ -149,7 +149,7 @@ async def test_a_stop_sequence_ends_the_answer(client: AsyncOpenAI):
 
 
 async def test_ignored_and_unsupported_parameters_are_reported(client: AsyncOpenAI):
-    """A header lists the ignored ones; an unsupported one without which the answer would be wrong is a 400."""
+    """A header lists the ignored ones; an unsupported one is a 400 if ignoring it would make the answer wrong."""
     raw = await client.responses.with_raw_response.create(
         model=MODEL, input="Hello!", tools=[{"type": "web_search"}], extra_body={"min_p": 0.1, "seed": 7}
     )
@@ -174,7 +174,7 @@ async def test_the_model_object_lists_capabilities(client: AsyncOpenAI):
 
 
 async def test_an_answer_at_the_token_limit_is_incomplete(client: AsyncOpenAI):
-    """Also one in JSON, which is then cut off."""
+    """This includes an answer in JSON, which is then truncated."""
     response = await client.responses.create(
         model=MODEL, input="Emma is 41 years old.", max_output_tokens=16,
         text={"format": {"type": "json_schema", "name": "text", "schema": {"type": "string", "minLength": 300}}},

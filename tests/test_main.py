@@ -38,7 +38,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.CaptureFixture[str]):
-    """One line for each step, without secrets."""
+    """Each step has a line; no line has a secret."""
     code = main(["check", "--config", str(config)])
     printed = capsys.readouterr()
 
@@ -54,7 +54,7 @@ def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.C
 
 
 def test_check_names_an_unknown_key(config: Path, capsys: pytest.CaptureFixture[str]):
-    """A misspelt key ends with exit status 2 and the path of the key."""
+    """A misspelt key exits with 2; the message has the path of the key."""
     config.write_text(CONFIG.replace("max = 4", "max = 4\nmaximum = 5"))
     code = main(["check", "--config", str(config)])
     printed = capsys.readouterr()
@@ -64,7 +64,7 @@ def test_check_names_an_unknown_key(config: Path, capsys: pytest.CaptureFixture[
 
 
 def test_check_reports_a_missing_secret(config: Path, capsys, monkeypatch):
-    """The message names the key; what the key contains is not repeated, as it may be the secret itself."""
+    """The message names the key but not its value, which may be the secret itself."""
     monkeypatch.delenv("APP_KEY")
     code = main(["check", "--config", str(config)])
 
@@ -72,7 +72,7 @@ def test_check_reports_a_missing_secret(config: Path, capsys, monkeypatch):
 
 
 def test_check_without_a_file_prints_the_embedded_defaults(capsys, monkeypatch):
-    """They are what `make run` serves."""
+    """`make run` serves them."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
     assert main(["check"]) == 0
@@ -88,7 +88,7 @@ def test_check_without_a_file_prints_the_embedded_defaults(capsys, monkeypatch):
     ],
 )
 def test_explain_prints_docstring_and_keys(name: str, printed: str, capsys):
-    """For a policy, a backend and a store."""
+    """It works for a policy, a backend and a store."""
     assert main(["explain", name]) == 0
     out = capsys.readouterr().out
 
@@ -99,14 +99,14 @@ def test_explain_prints_docstring_and_keys(name: str, printed: str, capsys):
 
 @pytest.mark.parametrize("name", ["nothing", "_template", "os.path", "../x"])
 def test_explain_of_an_unknown_name_is_an_input_error(name: str, capsys):
-    """Exit status 2 and a sentence, not a traceback."""
+    """It exits with 2 and prints a sentence without a traceback."""
     code = main(["explain", name])
 
     assert (code, capsys.readouterr().err) == (2, f"There is no policy, backend or store called '{name}'.\n")
 
 
-def test_help_shows_an_example():
-    """An example to copy; the module runs like the command."""
+def test_help_prints_an_example():
+    """The example can be copied; `python -m proxy` is the same command."""
     done = subprocess.run([sys.executable, "-m", "proxy", "--help"], capture_output=True, text=True, check=True)
 
     assert "example: headgate serve --config my.toml" in done.stdout
@@ -120,7 +120,7 @@ def test_a_missing_file_is_an_input_error(tmp_path: Path, capsys):
 
 
 def test_a_server_returns_the_memory_of_large_blocks_when_they_are_freed():
-    """Also of those between smaller ones that are still in use, as the chunks of a request's body are."""
+    """This holds even if smaller blocks between them are still in use, as with the chunks of a body."""
     script = """
         from pathlib import Path
         from proxy.__main__ import return_freed_memory

@@ -26,7 +26,7 @@ WEATHER: dict[str, Any] = {
 
 @pytest.fixture
 async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncOpenAI]:
-    """The SDK with a gateway that has no config file."""
+    """The SDK's client for a gateway without a config file."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     config = default_config()
     server = config.server.model_copy(update={"port": 0, "drain_s": 0})
@@ -38,7 +38,7 @@ async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncOpenAI]:
 
 
 async def test_the_demo_model_answers_a_greeting(client: AsyncOpenAI):
-    """The first call in the README."""
+    """It is the first call in the README."""
     response = await client.responses.create(model="headgate-demo", input="Hello!")
 
     assert (response.status, response.output_text != "") == ("completed", True)
@@ -47,7 +47,7 @@ async def test_the_demo_model_answers_a_greeting(client: AsyncOpenAI):
 
 
 async def test_the_demo_model_streams(client: AsyncOpenAI):
-    """The deltas of a stream make up its final text."""
+    """The deltas of a stream add up to its final text."""
     deltas, final = [], ""
     stream = await client.responses.create(model="headgate-demo", input="Count to twenty.", stream=True)
     async for event in stream:
@@ -76,7 +76,7 @@ async def test_the_demo_model_repeats_a_text(client: AsyncOpenAI):
 
 
 async def test_the_demo_model_calls_a_function_and_uses_its_result(client: AsyncOpenAI):
-    """The first answer calls the function, the second contains what the function returned."""
+    """The first answer calls the function; the second contains the function's result."""
     messages: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
     first = await client.responses.create(model="headgate-demo", input=messages, tools=[WEATHER])
     (call,) = first.output

@@ -1,4 +1,4 @@
-"""The path of one call: through a gateway and an upstream, and step by step without a server."""
+"""The path of one call: through a real gateway and upstream, and step by step without a server."""
 
 import asyncio
 
@@ -24,13 +24,13 @@ from tests.wire.streams import events_in
 
 @pytest.fixture
 async def client(gate: str):
-    """The SDK, connected to the gateway."""
+    """The SDK's client for the gateway."""
     async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="callers-own", max_retries=0) as client:
         yield client
 
 
 async def test_a_response_reaches_the_sdk(client: AsyncOpenAI):
-    """It reads a JSON answer of the upstream's through the gateway."""
+    """It receives a JSON answer of the upstream through the gateway."""
     response = await client.responses.create(model="gpt-5.6", input="Hi")
 
     assert response.output_text == "Hello."
@@ -45,7 +45,7 @@ async def test_a_stream_passes_byte_for_byte(gate: str, http):
 
 
 async def test_the_helper_of_the_sdk_accepts_the_stream(client: AsyncOpenAI):
-    """`responses.stream()` is the strictest client there is."""
+    """`responses.stream()` checks the events and their order."""
     async with client.responses.stream(model="gpt-5.6", input="Hi") as stream:
         final = await stream.get_final_response()
 
@@ -63,21 +63,21 @@ async def test_unknown_fields_pass_both_ways(gate: str, http, upstream: FakeUpst
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_upstream_is_left_when_the_client_disconnects_before_the_first_byte(
+async def test_a_client_that_disconnects_before_the_first_byte_ends_the_upstream_request(
     gate, http, upstream: FakeUpstream, stream
 ):
-    """Its connection is closed, for bodies and streams."""
+    """The connection to the upstream is closed, for bodies and streams."""
     upstream.answer = hang
-    asking = asyncio.create_task(http.post(f"{gate}/v1/responses", json={"model": "m", "stream": stream}))
+    request = asyncio.create_task(http.post(f"{gate}/v1/responses", json={"model": "m", "stream": stream}))
     await upstream.arrived.wait()
-    asking.cancel()
+    request.cancel()
 
     async with asyncio.timeout(TIMEOUT_S):
         await upstream.disconnected.wait()
 
 
-async def test_the_upstream_is_left_when_the_client_disconnects_within_a_stream(gate, http, upstream: FakeUpstream):
-    """Its connection is closed although the response is not finished."""
+async def test_a_client_that_disconnects_within_a_stream_ends_the_upstream_request(gate, http, upstream: FakeUpstream):
+    """The connection to the upstream is closed although the response is not finished."""
     upstream.answer = streaming(CANONICAL[:2000], then=hang)
     async with http.post(f"{gate}/v1/responses", json={"model": "m", "stream": True}) as answer:
         await answer.content.readany()
@@ -87,14 +87,14 @@ async def test_the_upstream_is_left_when_the_client_disconnects_within_a_stream(
 
 
 class Renaming(Policy):
-    """Replaces the model, and bounds the output."""
+    """A policy that replaces the model and limits the output."""
 
     def request_check(self, _state: PolicyState) -> RequestCheck:
         return lambda call, _context: call.with_fields(model="real", max_output_tokens=64)
 
 
 async def test_the_record_has_the_call_as_the_policies_returned_it():
-    """The log names the model that was used."""
+    """The log line has the model that was used."""
     context = make_context()
     await answer_of(
         make_pipeline(ScriptedBackend(answer=RESPONSE), rules=[make_rule(Renaming())]), make_call(), context
@@ -105,7 +105,7 @@ async def test_the_record_has_the_call_as_the_policies_returned_it():
 
 
 async def test_every_step_is_measured():
-    """In their order; a hit in the cache needs no history and no backend."""
+    """The steps are in their order; a cache hit needs no history and no backend."""
     pipeline = make_pipeline(ScriptedBackend(answer=RESPONSE), cache=Cache(CacheTable(use="memory"), MemoryStore()))
     steps = []
     for _ in range(2):
@@ -120,7 +120,7 @@ async def test_every_step_is_measured():
 
 
 async def test_a_step_that_refuses_ends_the_path():
-    """The steps after it do not run: no backend is called, and what policies reserved is given back."""
+    """The steps after it do not run: no backend is called, and reservations of policies are released."""
     backend, budget = ScriptedBackend(answer=RESPONSE), ItemBudget()
     refusing = make_pipeline(backend, rules=[make_rule(budget), make_rule(Refusal())])
     unrouted = make_pipeline(backend, rules=[make_rule(budget)], model="another")
@@ -132,8 +132,8 @@ async def test_a_step_that_refuses_ends_the_path():
     assert len(budget._ended) == 2
 
 
-async def test_an_id_of_another_team_is_refused_before_anything_else():
-    """In the words for an unknown id; a backend never receives it."""
+async def test_an_id_of_another_team_is_refused_first():
+    """The error is that for an unknown id; no backend receives the id."""
     backend = ScriptedBackend(answer=RESPONSE, keeps_state=True)
     pipeline = make_pipeline(backend)
     await answer_of(pipeline, make_call(), make_context())
@@ -147,7 +147,7 @@ async def test_an_id_of_another_team_is_refused_before_anything_else():
 
 
 async def test_a_response_is_bound_to_its_team_before_the_caller_can_use_it():
-    """When the first event of the stream is there, the owner is known."""
+    """The owner is stored before the first event of the stream is sent."""
     pipeline = make_pipeline(ScriptedBackend(answer=CANONICAL, keeps_state=True))
     async with pipeline.reply_to(make_call(stream=True), make_context()) as reply:
         assert reply.batches is not None
@@ -159,7 +159,7 @@ async def test_a_response_is_bound_to_its_team_before_the_caller_can_use_it():
 
 
 async def test_a_call_without_state_is_not_continued():
-    """A backend that keeps no state does not know the earlier turns."""
+    """A backend that keeps no state does not have the earlier turns."""
     backend = ScriptedBackend(answer=RESPONSE)
     with pytest.raises(RequestError):
         await answer_of(make_pipeline(backend), make_call(previous_response_id="resp_1"), make_context())
@@ -168,8 +168,8 @@ async def test_a_call_without_state_is_not_continued():
 
 
 @pytest.mark.parametrize("answer", [RESPONSE, CANONICAL])
-async def test_a_reply_has_the_form_that_the_call_asks_for(answer: object):
-    """Whichever the backend sends."""
+async def test_a_reply_has_the_requested_form(answer: object):
+    """The backend may send a body or a stream."""
     pipeline = make_pipeline(ScriptedBackend(answer=answer))
     events = events_in(await answer_of(pipeline, make_call(stream=True), make_context()))
 
@@ -179,7 +179,7 @@ async def test_a_reply_has_the_form_that_the_call_asks_for(answer: object):
 
 
 async def test_an_error_of_a_backend_is_raised_or_passed_on():
-    """Raised when there is no answer, passed on with its status and body when there is one."""
+    """It is raised if there is no answer, and forwarded with its status and body if there is one."""
     with pytest.raises(BackendError):
         await answer_of(make_pipeline(ScriptedBackend(answer=CUT)), make_call(), make_context())
     refused = Reply(429, {"retry-after": "2"}, body=b'{"error":{}}')
@@ -187,8 +187,8 @@ async def test_an_error_of_a_backend_is_raised_or_passed_on():
         assert reply is refused
 
 
-async def test_leaving_the_block_ends_the_work_and_cleans_up():
-    """The backend's block is left first, so that a clean-up knows the whole reply."""
+async def test_the_end_of_the_block_ends_the_work_and_cleans_up():
+    """The backend's block ends first, so that a clean-up has the whole reply."""
     backend, budget, closed = ScriptedBackend(answer=CANONICAL), ItemBudget(items=9), []
     context = make_context()
 
@@ -205,7 +205,7 @@ async def test_leaving_the_block_ends_the_work_and_cleans_up():
 
 
 async def test_a_body_of_a_stream_that_breaks_off_is_an_error():
-    """Half an answer must not look like a whole one."""
+    """An incomplete answer must not look complete."""
     with pytest.raises(BackendError) as caught:
         await answer_of(make_pipeline(ScriptedBackend(answer=b"".join(FRAMES[:9]))), make_call(), make_context())
 

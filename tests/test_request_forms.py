@@ -1,4 +1,4 @@
-"""Every policy decides alike on every way in: a table of policies times a table of ways."""
+"""Every policy decides the same for every form of a request: a table of policies times a table of forms."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,17 +10,17 @@ import pytest
 from tests.conftest import StartGate, tables_for
 from tests.upstream import FakeUpstream
 
-Way = Callable[[aiohttp.ClientSession, str, dict[str, Any]], Awaitable[tuple[int, str | None]]]
+Form = Callable[[aiohttp.ClientSession, str, dict[str, Any]], Awaitable[tuple[int, str | None]]]
 
 
 async def create(http: aiohttp.ClientSession, gate: str, body: dict[str, Any]) -> tuple[int, str | None]:
-    """Ask for one body."""
+    """Request a body."""
     async with http.post(f"{gate}/v1/responses", json=body) as answer:
         return answer.status, ((await answer.json()).get("error") or {}).get("code")
 
 
 async def stream(http: aiohttp.ClientSession, gate: str, body: dict[str, Any]) -> tuple[int, str | None]:
-    """Ask for a stream; a refusal comes before the first byte, as a status."""
+    """Request a stream; a refusal comes as a status before the first byte."""
     async with http.post(f"{gate}/v1/responses", json=body | {"stream": True}) as answer:
         if answer.content_type == "text/event-stream":
             await answer.read()
@@ -42,8 +42,8 @@ async def chunked(http: aiohttp.ClientSession, gate: str, body: dict[str, Any]) 
         return answer.status, ((await answer.json()).get("error") or {}).get("code")
 
 
-WAYS: list[Way] = [create, stream, chunked]
-ASKED = {"model": "m", "input": "Hi"}
+FORMS: list[Form] = [create, stream, chunked]
+REQUEST = {"model": "m", "input": "Hi"}
 # `use`, settings, fields of a request that passes, fields of a request that is refused, the code of the refusal.
 POLICIES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ("include", {"deny": ["reasoning.*"]}, {}, {"include": ["reasoning.encrypted_content"]}, "include.not_allowed"),
@@ -79,23 +79,23 @@ POLICIES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str]] 
 
 
 def test_every_policy_is_in_the_table():
-    """A new policy needs a row."""
+    """A new policy requires a new row."""
     files = (Path(__file__).parent.parent / "policies").glob("*.py")
 
     assert [use for use, *_ in POLICIES] == sorted(path.stem for path in files if not path.stem.startswith("_"))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @pytest.mark.parametrize("row", POLICIES, ids=lambda row: row[0])
-async def test_the_decision_is_the_same_on_every_way_in(start_gate: StartGate, http, upstream: FakeUpstream, way, row):
-    """Enforced, it refuses with its code before the upstream is called; in report mode and off, it lets the call pass."""
+async def test_the_decision_is_the_same_for_every_form(start_gate: StartGate, http, upstream: FakeUpstream, form, row):
+    """In enforce mode the policy refuses with its code; in report mode and off the call passes."""
     use, settings, good, bad, code = row
     found = {}
     for mode in ("enforce", "report", "off"):
         gate = await start_gate(tables_for(upstream, policy=[{"use": use, "mode": mode, **settings}]))
-        found[mode] = await way(http, gate, ASKED | bad)
+        found[mode] = await form(http, gate, REQUEST | bad)
     enforced = await start_gate(tables_for(upstream, policy=[{"use": use, **settings}]))
 
     assert found == {"enforce": (400, code), "report": (200, None), "off": (200, None)}
-    assert await way(http, enforced, ASKED | good) == (200, None)
+    assert await form(http, enforced, REQUEST | good) == (200, None)
     assert len(upstream.requests) == 3

@@ -1,4 +1,4 @@
-"""Answers that are not finished when the drain ends."""
+"""Answers that are unfinished when the drain ends."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ def finished(logged: list[dict[str, Any]]) -> list[tuple[int, str | None]]:
     return [(line["status"], line.get("code")) for line in logged if line["event"] == "request.finished"]
 
 
-async def test_a_stream_that_is_ended_keeps_the_text_that_was_sent(upstream: FakeUpstream, logged):
+async def test_a_stream_that_is_ended_keeps_the_text_sent_so_far(upstream: FakeUpstream, logged):
     """Its open item is closed as incomplete, and the connection to the upstream is closed."""
     sent = b"".join(frame + b"\n\n" for frame in CANONICAL.split(b"\n\n")[:11])
     upstream.answer = streaming(sent, then=hang)
@@ -50,10 +50,10 @@ async def test_a_stream_that_is_ended_keeps_the_text_that_was_sent(upstream: Fak
 
 
 @pytest.mark.parametrize("stream", [b"false", b"true"])
-async def test_an_answer_that_has_not_begun_is_refused_when_the_drain_ends(
+async def test_an_answer_that_has_not_started_is_refused_when_the_drain_ends(
     upstream: FakeUpstream, logged, stream: bytes
 ):
-    """With a status, so that the client may try another gateway."""
+    """It is refused with a status, so that the client can use another gateway."""
     upstream.answer = hang
     async with StoppableGateway(upstream, drain_s=0.1) as gate, wire(gate.address) as connection:
         await connection.send(post(b'{"model":"m","stream":%b}' % stream))
@@ -66,7 +66,7 @@ async def test_an_answer_that_has_not_begun_is_refused_when_the_drain_ends(
 
 
 class Flood:
-    """Writes more than all buffers on the way can hold, as comments, and then nothing."""
+    """An answer that writes comments until all buffers on the path are full, and then waits."""
 
     def __init__(self) -> None:
         self._written = 0
@@ -78,7 +78,7 @@ class Flood:
         await hang(response)
 
     async def wait_until_blocked(self) -> None:
-        """Wait until no more is accepted."""
+        """Wait until a write blocks."""
         before = -1
         while self._written != before or not before:
             before = self._written
@@ -88,7 +88,7 @@ class Flood:
 
 @asynccontextmanager
 async def flooding(upstream: FakeUpstream) -> AsyncIterator[tuple[StoppableGateway, Any]]:
-    """Run a gateway without a drain, and a client that does not read an endless stream."""
+    """Run a gateway with a drain of zero, and a client that does not read its endless stream."""
     flood = Flood()
     upstream.answer = streaming(FIRST, then=flood)
     async with StoppableGateway(upstream, drain_s=0) as gate, wire(gate.address) as connection:
@@ -99,7 +99,7 @@ async def flooding(upstream: FakeUpstream) -> AsyncIterator[tuple[StoppableGatew
 
 
 async def test_a_client_that_does_not_read_does_not_delay_the_shutdown(upstream: FakeUpstream, logged):
-    """It has a bounded time to read the end, then its connection is closed."""
+    """It has limited time to read the end; then its connection is closed."""
     async with flooding(upstream) as (gate, _):
         async with asyncio.timeout(GRACE_S + END_S + TIMEOUT_S):
             await gate.stop()
@@ -108,10 +108,10 @@ async def test_a_client_that_does_not_read_does_not_delay_the_shutdown(upstream:
 
 
 async def test_a_slow_client_reads_the_end_after_whole_frames(upstream: FakeUpstream, logged):
-    """A frame that is being written when the drain ends is written whole, and then the end."""
+    """A frame that is being written when the drain ends is completed before the end is written."""
     async with flooding(upstream) as (gate, connection):
         await gate.stop()
-        await asyncio.sleep(0.3)  # the drain is long over
+        await asyncio.sleep(0.3)  # the drain ended long ago
         received = await connection.rest()
 
     assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
@@ -119,8 +119,8 @@ async def test_a_slow_client_reads_the_end_after_whole_frames(upstream: FakeUpst
     assert finished(logged) == [(200, SHUTDOWN)]
 
 
-async def test_a_stream_that_was_sent_whole_is_not_logged_as_cut(upstream: FakeUpstream, logged):
-    """Although its upstream keeps the connection open."""
+async def test_a_stream_that_was_sent_completely_is_not_logged_as_truncated(upstream: FakeUpstream, logged):
+    """This holds although its upstream keeps the connection open."""
     upstream.answer = streaming(CANONICAL, then=hang)
     async with StoppableGateway(upstream, drain_s=0.05) as gate, wire(gate.address) as connection:
         await connection.send(STREAM)
@@ -128,8 +128,8 @@ async def test_a_stream_that_was_sent_whole_is_not_logged_as_cut(upstream: FakeU
     assert finished(logged) == [(200, None)]
 
 
-async def cancelled_by(cancel) -> tuple[asyncio.Task, list[ShuttingDown]]:
-    """Return a task that was cancelled in this way while it waited, and the shutdown errors that it met."""
+async def cancel_waiting_task(cancel) -> tuple[asyncio.Task, list[ShuttingDown]]:
+    """Cancel a waiting task with `cancel`; return the task and the shutdown errors that it received."""
     errors, waiting = [], asyncio.Event()
 
     async def call() -> None:
@@ -147,8 +147,8 @@ async def cancelled_by(cancel) -> tuple[asyncio.Task, list[ShuttingDown]]:
 
 
 async def test_a_call_that_is_cancelled_for_the_shutdown_continues_with_an_error():
-    """It can still send an end: the cancellation is taken back."""
-    running, (error,) = await cancelled_by(cancel_for_shutdown)
+    """The cancellation is undone, so that it can still send an end."""
+    running, (error,) = await cancel_waiting_task(cancel_for_shutdown)
 
     assert (running.cancelled(), running.cancelling()) == (False, 0)
     assert (error.status, error.code, error.headers) == (503, SHUTDOWN, {"Retry-After": "1"})
@@ -157,6 +157,6 @@ async def test_a_call_that_is_cancelled_for_the_shutdown_continues_with_an_error
 @pytest.mark.parametrize("cancel", [asyncio.Task.cancel, lambda task: task.cancel("another reason")])
 async def test_any_other_cancellation_is_raised(cancel):
     """A client that disconnects cancels its call without a reason."""
-    running, errors = await cancelled_by(cancel)
+    running, errors = await cancel_waiting_task(cancel)
 
     assert (running.cancelled(), errors) == (True, [])

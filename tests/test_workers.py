@@ -26,7 +26,7 @@ async def test_only_work_on_a_large_body_is_done_in_a_thread(workers: Workers):
 
 
 async def test_the_event_loop_runs_while_a_thread_works(workers: Workers):
-    """Work in a thread that waits for the event loop ends."""
+    """Work in a thread that waits for the event loop completes."""
     loop_ran = threading.Event()
     working = asyncio.create_task(workers.run(LARGE_BYTES, loop_ran.wait, 20))
     await asyncio.sleep(0)
@@ -37,13 +37,13 @@ async def test_the_event_loop_runs_while_a_thread_works(workers: Workers):
 
 @pytest.mark.parametrize("size", [1, LARGE_BYTES])
 async def test_an_exception_reaches_the_caller(workers: Workers, size: int):
-    """In a thread as on the event loop."""
+    """This holds for work in a thread and on the event loop."""
     with pytest.raises(ValueError, match="invalid literal"):
         await workers.run(size, int, "x")
 
 
 async def test_the_collector_is_paused_while_a_thread_works(workers: Workers):
-    """It is enabled again afterwards, also after an exception."""
+    """It is enabled afterwards, also after an exception."""
     assert await workers.run(LARGE_BYTES, gc.isenabled) is False
     assert gc.isenabled()
     with pytest.raises(ZeroDivisionError):
@@ -53,7 +53,7 @@ async def test_the_collector_is_paused_while_a_thread_works(workers: Workers):
 
 
 async def test_the_collector_is_paused_until_the_last_thread_ends(workers: Workers):
-    """Two threads that overlap do not enable it for each other."""
+    """The first of two overlapping threads to end does not enable it."""
     both = threading.Barrier(2, timeout=20)
     first_may_end, first_ended = threading.Event(), threading.Event()
 
@@ -76,15 +76,15 @@ async def test_the_collector_is_paused_until_the_last_thread_ends(workers: Worke
 
 
 async def test_the_collector_is_enabled_after_a_call_that_was_cancelled(workers: Workers):
-    """The thread ends by itself and enables it."""
-    began, may_end = threading.Event(), threading.Event()
+    """The thread runs to its end and then enables it."""
+    started, may_end = threading.Event(), threading.Event()
 
     def work() -> None:
-        began.set()
+        started.set()
         may_end.wait(20)
 
     call = asyncio.create_task(workers.run(LARGE_BYTES, work))
-    await asyncio.to_thread(began.wait, 20)
+    await asyncio.to_thread(started.wait, 20)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -94,8 +94,8 @@ async def test_the_collector_is_enabled_after_a_call_that_was_cancelled(workers:
     assert gc.isenabled()
 
 
-def test_small_calls_take_nothing_of_the_budget():
-    """So that they are answered when large ones have used it up."""
+def test_small_calls_do_not_use_the_budget():
+    """They are served even if large calls have used all of it."""
     budget = BodyMemory(100)
     lease = MemoryLease(budget)
     lease.grow(FREE_BYTES)
@@ -104,7 +104,7 @@ def test_small_calls_take_nothing_of_the_budget():
 
 
 def test_a_call_beyond_the_budget_is_refused_until_another_one_ends():
-    """503 with `memory_exhausted` and Retry-After."""
+    """The error is a 503 `memory_exhausted` with Retry-After."""
     budget = BodyMemory(1000)
     first, second = MemoryLease(budget), MemoryLease(budget)
     first.grow(FREE_BYTES + 900)
@@ -120,8 +120,8 @@ def test_a_call_beyond_the_budget_is_refused_until_another_one_ends():
     assert budget.used_bytes == 1000
 
 
-def test_a_lease_takes_its_growth_once():
-    """What the first bytes were free of is not free again at each step."""
+def test_the_free_bytes_of_a_lease_count_once():
+    """Later growth has no free bytes of its own."""
     budget = BodyMemory(10 * FREE_BYTES)
     lease = MemoryLease(budget)
     for _ in range(8):
@@ -130,8 +130,8 @@ def test_a_lease_takes_its_growth_once():
     assert budget.used_bytes == 3 * FREE_BYTES
 
 
-def test_a_refused_growth_is_given_back_with_the_rest():
-    """Release returns exactly what was taken, and does nothing the second time."""
+def test_a_refused_growth_is_not_leaked():
+    """`release` returns exactly what the lease uses, and a second call does nothing."""
     budget = BodyMemory(1000)
     lease = MemoryLease(budget)
     lease.grow(FREE_BYTES + 600)
@@ -144,7 +144,7 @@ def test_a_refused_growth_is_given_back_with_the_rest():
 
 
 def test_a_lease_without_a_budget_has_no_limit():
-    """For parts of the program that are used without a server."""
+    """Parts of the program that run without a server need no budget."""
     lease = MemoryLease()
     lease.grow(2**60)
     lease.release()

@@ -30,7 +30,7 @@ class ReceivedRequest:
 
 @dataclass
 class FakeUpstream:
-    """Answers with the canonical response, as a stream or a body, unless `answer` is set."""
+    """An upstream that answers with the canonical response, as a stream or a body, unless `answer` is set."""
 
     answer: Answer | None = None
     requests: list[ReceivedRequest] = field(default_factory=list)
@@ -67,7 +67,7 @@ class FakeUpstream:
 
 
 async def canonical(request: web.Request) -> web.StreamResponse:
-    """The canonical response, as a stream or a body as requested."""
+    """Send the canonical response as a stream or a body, as requested."""
     body = orjson.loads(await request.read() or b"{}")
     if request.method == "GET":
         return web.json_response({"object": "list", "data": [{"id": "gpt-5.6"}, {"id": "gpt-5.6-mini"}]})
@@ -77,13 +77,13 @@ async def canonical(request: web.Request) -> web.StreamResponse:
 
 
 def final_body() -> bytes:
-    """The canonical response as one JSON body."""
+    """Return the canonical response as one JSON body."""
     last = next(line for line in CANONICAL.splitlines() if line.startswith(b'data: {"type":"response.completed"'))
     return orjson.dumps(orjson.loads(last[6:])["response"])
 
 
 def streaming(*chunks: bytes, then: Callable[[web.StreamResponse], Awaitable[None]] | None = None) -> Answer:
-    """Return an answer that writes these chunks one by one, then awaits `then` (hang, reset ...) or ends."""
+    """Return an answer that writes these chunks one by one, then awaits `then` (such as `hang`) or ends."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -98,5 +98,5 @@ def streaming(*chunks: bytes, then: Callable[[web.StreamResponse], Awaitable[Non
 
 
 async def hang(_: object) -> Any:
-    """Send nothing more until the client disconnects."""
+    """Wait without sending until the client disconnects."""
     await asyncio.Event().wait()

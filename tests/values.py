@@ -10,7 +10,7 @@ from policies import Policy, PolicyState, ReplyCheck
 from proxy.context import Caller, Context
 from proxy.wire.call import Call
 
-# No deadline for an example: a property does not become false because the machine is slow.
+# Examples have no deadline, because a slow machine must not fail a property.
 PATIENT = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -23,7 +23,7 @@ ANNA = Caller("anna", "search")
 
 
 def draw_examples(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]:
-    """Return examples of a strategy, the same ones each time."""
+    """Return the same examples of a strategy each time."""
     found: list[Any] = []
 
     @settings(max_examples=count, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -49,7 +49,7 @@ def make_context(caller: Caller = ANNA, **options: Any) -> Context:
 async def apply_policy(
     policy: Policy, call: Call, context: Context | None = None, state: PolicyState | None = None
 ) -> Call:
-    """Return what a policy's request check makes of a call."""
+    """Return a call as a policy's request check returns it."""
     checked = policy.request_check(state or PolicyState())(call, context or make_context())
     return checked if isinstance(checked, Call) else await checked
 
@@ -57,6 +57,6 @@ async def apply_policy(
 def reply_check_of(
     policy: Policy, call: Call, context: Context | None = None, state: PolicyState | None = None
 ) -> ReplyCheck | None:
-    """Return how a policy checks the reply to a call."""
+    """Return a policy's check of the reply to a call, or None if it has none."""
     factory = policy.reply_check(state or PolicyState())
     return None if factory is None else factory(call, context or make_context())

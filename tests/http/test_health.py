@@ -102,10 +102,10 @@ async def test_requests_during_a_slow_answer_share_one_probe(gate_with_key: str,
         return aiohttp.web.Response(status=401)
 
     upstream.answer = wait
-    asking = [asyncio.create_task(get(gate_with_key, "/readyz")) for _ in range(300)]
+    probes = [asyncio.create_task(get(gate_with_key, "/readyz")) for _ in range(300)]
     await upstream.arrived.wait()
     proceed.set()
-    reports = await asyncio.gather(*asking)
+    reports = await asyncio.gather(*probes)
 
     assert reports == [(200, {"status": "ready", "backends": {"fake": "up"}})] * 300
     assert [(received.method, received.target) for received in upstream.requests] == [("GET", "/v1/models")]

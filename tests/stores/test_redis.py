@@ -153,7 +153,7 @@ async def test_an_entry_of_another_key_is_a_miss(redis_server: RedisServer, star
         direct.mset({one: kept[1], other: kept[0]})
 
     assert [outcome(await ask(gate, data)) for data in (mine, yours)] == [(200, MISS)] * 2
-    assert [asked.body["input"] for asked in upstream.requests] == ["mine", "yours"] * 2
+    assert [request.body["input"] for request in upstream.requests] == ["mine", "yours"] * 2
 
 
 async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, start_gate, upstream: FakeUpstream):

@@ -88,6 +88,10 @@ class Context:
         """Return what a function returns that works on a body of this size: in a thread if it is large."""
         return await self.run_large(function, *args) if self.is_large(size_bytes) else function(*args)
 
+    def use_memory(self, size_bytes: int) -> None:
+        """Count memory for a body of this call. Raises Unavailable when all bodies together have too much."""
+        self.memory.grow(size_bytes)
+
     async def run_large(self, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns, called in a thread if there are any."""
         return function(*args) if self.workers is None else await self.workers.run(LARGE_BYTES, function, *args)

@@ -51,4 +51,4 @@ class Pipeline:
                 slot.reply = await context.cleanup.enter_async_context(self.attempts.reply(whole, route, context))
                 self.cache.keep(slot, call, context)
             reply = await self.rules.guard(call, slot.reply, context)
-            yield await convert(reply, context.transcript, stream=call.is_stream)
+            yield await convert(reply, context.transcript, context, stream=call.is_stream)

@@ -1,4 +1,4 @@
-"""Bytes on a socket: clients and upstreams that no library would imitate."""
+"""Clients and upstreams on raw sockets."""
 
 import asyncio
 import ssl
@@ -14,7 +14,7 @@ from yarl import URL
 
 @pytest.fixture(autouse=True)
 async def no_tasks_left() -> AsyncIterator[None]:
-    """For files that import it: no task is left when a test and its gateways have ended."""
+    """Require, in files that import it, that no task is left when a test and its gateways have ended."""
     yield
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
@@ -30,7 +30,7 @@ class RawAnswer:
 
     @property
     def error(self) -> Any:
-        """The error's object. Raises AssertionError when this is not the envelope, whole and as JSON."""
+        """The error object. Raises AssertionError if the body is not a complete envelope in JSON."""
         assert self.headers["content-type"] == "application/json"
         error = orjson.loads(self.body)["error"]
         assert set(error) == {"message", "type", "param", "code"}
@@ -52,7 +52,7 @@ class RawConnection:
         return await self._reader.readline()
 
     async def answer(self) -> RawAnswer:
-        """The next answer, whole. Raises IncompleteReadError when the gate closes before its end."""
+        """Return the next answer. Raises IncompleteReadError if the gateway closes the connection before its end."""
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
         version, status, *_ = first.split(" ")
@@ -79,7 +79,7 @@ class RawConnection:
             await self._writer.wait_closed()
 
     async def rest(self) -> bytes:
-        """All that comes until the gate closes the connection."""
+        """Return everything until the gateway closes the connection."""
         with suppress(ConnectionError):
             return await self._reader.read()
         return b""
@@ -87,7 +87,7 @@ class RawConnection:
 
 @asynccontextmanager
 async def wire(address: str) -> AsyncIterator[RawConnection]:
-    """A connection to the gate at `address`; what is done inside has ten seconds, so that nothing hangs."""
+    """Connect to the gateway at `address`. The block may take ten seconds."""
     url = URL(address)
     reader, writer = await asyncio.open_connection(url.host, url.port, limit=2**20)
     try:
@@ -100,28 +100,28 @@ async def wire(address: str) -> AsyncIterator[RawConnection]:
 def post(
     body: bytes = b'{"model":"m"}', *, target: str = "/v1/responses", host: str = "localhost", **more: str
 ) -> bytes:
-    """The bytes of a request for a response. `more`: further headers, `_` in a name stands for `-`."""
+    """Return the bytes of a call. `more` are further headers; `_` in a name stands for `-`."""
     lines = [f"POST {target} HTTP/1.1", f"Host: {host}", "Content-Type: application/json"]
     lines += [f"Content-Length: {len(body)}", *(f"{name.replace('_', '-')}: {value}" for name, value in more.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 async def ask(address: str, data: bytes) -> RawAnswer:
-    """The answer to these bytes, on a connection of their own."""
+    """Return the answer to these bytes, sent on a connection of their own."""
     async with wire(address) as connection:
         await connection.send(data)
         return await connection.answer()
 
 
 async def serves(address: str) -> bool:
-    """Whether the gate answers a usual call, as it should whatever happened before."""
+    """Whether the gateway answers a usual call."""
     return (await ask(address, post())).status == 200
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something has come true that nobody tells us of; ten seconds at the most."""
+    """Wait until a condition is true that cannot be awaited, at most ten seconds."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  nobody tells
+        while not condition():  # noqa: ASYNC110  there is no event to wait for
             await asyncio.sleep(0.001)
 
 
@@ -129,7 +129,7 @@ Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawUpstream:
-    """A server that reads each request, and then writes whatever `play` writes. Counts its connections."""
+    """A server that reads each request and then runs `play`. Counts its connections."""
 
     def __init__(self, play: Play, *, tls: ssl.SSLContext | None = None) -> None:
         self.play = play
@@ -172,19 +172,19 @@ class RawUpstream:
 
 
 def events(body: bytes) -> list[Any]:
-    """The data of each frame of a stream, in order; the sentinel as the string that it is."""
+    """Return the data of each frame of a stream, in order; the sentinel as a string."""
     datas = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
     return [data.decode() if data == b"[DONE]" else orjson.loads(data) for data in datas]
 
 
 def whole(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    """The bytes of an answer of a known length."""
+    """Return the bytes of an answer with a Content-Length."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def playing(*pieces: bytes, end: str = "stay") -> Play:
-    """Write these pieces, and then `stay`, `close` or `reset` the connection, or `hang` until the caller leaves."""
+    """Return a play that writes these pieces; then it keeps (`stay`), closes or resets the connection, or hangs until the client disconnects."""
 
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for piece in pieces:

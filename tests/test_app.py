@@ -1,13 +1,15 @@
-"""The whole gate as a process: it starts, drains, and ends."""
+"""The gateway as a process: start, shutdown, and logs."""
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 from typing import IO, Any
@@ -17,13 +19,13 @@ import orjson
 import pytest
 from yarl import URL
 
-from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
-from tests.stopping import StoppableGateway
-from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
+from tests.raw import RawAnswer, ask, events, no_tasks_left, post, until, wire  # noqa: F401
+from tests.upstream import CANONICAL
 
 ROOT = Path(__file__).parent.parent
 STREAM = post(b'{"model":"m","stream":true}')
 TYPES = [event["type"] for event in events(CANONICAL)[:-1]]
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SHUTDOWN = "server_shutdown"
 
 
@@ -40,12 +42,12 @@ class Process:
             return probe.connect_ex((url.host, url.port)) == 0
 
     async def log(self) -> list[dict[str, Any]]:
-        """What it has logged, when it has ended. Raises ValueError when a line is no JSON, such as one of a traceback."""
+        """Return its log lines after its end. Raises ValueError for a line that is not JSON, such as one of a traceback."""
         assert self.process.stderr
         return [orjson.loads(line) for line in (await self.process.stderr.read()).splitlines()]
 
     async def end(self) -> int:
-        """Its exit code; nothing may take half a minute here."""
+        """Return its exit status, at most 25 s later."""
         async with asyncio.timeout(25):
             return await self.process.wait()
 
@@ -55,11 +57,11 @@ Serve = Callable[..., Awaitable[Process]]
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Start gates as processes: `await serve(pace_ms=..., drain_s=...)` replays the canonical stream."""
+    """Start gateways as processes: `await serve(pace_ms=..., drain_s=...)` replays the canonical stream."""
     started: list[asyncio.subprocess.Process] = []
 
     async def start(
-        *, pace_ms: float = 0, drain_s: float = 20, port: int = 0, stderr: int | IO[bytes] = PIPE
+        *, pace_ms: float = 0, drain_s: float = 20, port: int = 0, stderr: int | IO[bytes] = PIPE, open_files: int = 0
     ) -> Process:
         config = tmp_path / f"{len(started)}.toml"
         config.write_text(
@@ -69,7 +71,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "proxy", "serve", "--config", str(config),
-            cwd=ROOT, stdout=PIPE, stderr=stderr,
+            cwd=ROOT, stdout=PIPE, stderr=stderr, preexec_fn=partial(limit_files, open_files) if open_files else None,
         )  # fmt: skip
         started.append(process)
         assert process.stdout
@@ -84,9 +86,14 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         await process.communicate()
 
 
+def limit_files(number: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+
+
 @asynccontextmanager
 async def streaming_from(gate: Process) -> AsyncIterator[aiohttp.ClientResponse]:
-    """A stream whose first bytes have come."""
+    """Open a stream; its head has arrived."""
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{gate.address}/v1/responses", json={"model": "m", "stream": True}) as answer,
@@ -96,31 +103,31 @@ async def streaming_from(gate: Process) -> AsyncIterator[aiohttp.ClientResponse]
 
 
 @pytest.fixture
-def hang_up() -> Iterator[Callable[[signal.Handlers], None]]:
-    """Say what processes that are started from here on do at SIGHUP, whatever these tests were started with."""
+def handle_sighup() -> Iterator[Callable[[signal.Handlers], None]]:
+    """Set how processes that are started from here on handle SIGHUP."""
     before = signal.getsignal(signal.SIGHUP)
     yield lambda does: signal.signal(signal.SIGHUP, does) and None
     signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda name: name.name)
-async def test_a_stream_that_runs_is_finished_before_the_process_ends(serve: Serve, hang_up, name: signal.Signals):
-    """New connections are refused at once; the running stream comes to its end, byte for byte; the exit code is 0."""
-    hang_up(signal.SIG_DFL)
+async def test_a_running_stream_is_finished_before_the_process_ends(serve: Serve, handle_sighup, name: signal.Signals):
+    """New connections are refused at once, the running stream is complete byte for byte, and the exit status is 0."""
+    handle_sighup(signal.SIG_DFL)
     gate = await serve(pace_ms=60)
     async with streaming_from(gate) as answer:
-        begun = await answer.content.readany()
+        first = await answer.content.readany()
         gate.process.send_signal(name)
         await until(lambda: not gate.listens())
         rest = await answer.read()
 
-    assert begun + rest == CANONICAL
+    assert first + rest == CANONICAL
     assert await gate.end() == 0
 
 
-async def test_a_gate_under_nohup_outlives_its_terminal(serve: Serve, hang_up):
-    """What was ignored from the start stays ignored; SIGTERM ends it."""
-    hang_up(signal.SIG_IGN)
+async def test_a_gateway_under_nohup_ignores_sighup(serve: Serve, handle_sighup):
+    """A signal that was ignored at the start stays ignored; SIGTERM ends the process."""
+    handle_sighup(signal.SIG_IGN)
     gate = await serve()
     gate.process.send_signal(signal.SIGHUP)
     answer = await ask(gate.address, post())
@@ -131,8 +138,8 @@ async def test_a_gate_under_nohup_outlives_its_terminal(serve: Serve, hang_up):
     assert [line["event"] for line in await gate.log()].count("request.finished") == 1
 
 
-async def test_a_full_disk_under_the_logs_costs_no_call(serve: Serve):
-    """The gate starts, answers JSON and streams, and ends well; only its lines are lost."""
+async def test_a_full_disk_under_the_logs_fails_no_call(serve: Serve):
+    """Only log lines are lost; bodies and streams are answered, and the exit status is 0."""
     with os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb") as full:
         gate = await serve(stderr=full)
     answers = [await ask(gate.address, question) for question in (post(), post(), STREAM)]
@@ -142,8 +149,8 @@ async def test_a_full_disk_under_the_logs_costs_no_call(serve: Serve):
     assert await gate.end() == 0
 
 
-async def test_logs_that_nobody_reads_any_more_cost_no_call(serve: Serve):
-    """Who read them has ended, and the pipe with it."""
+async def test_a_closed_pipe_under_the_logs_fails_no_call(serve: Serve):
+    """The process that read them has ended."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as pipe:
         gate = await serve(stderr=pipe)
@@ -155,17 +162,77 @@ async def test_logs_that_nobody_reads_any_more_cost_no_call(serve: Serve):
     assert await gate.end() == 0
 
 
+async def test_logs_that_are_not_read_delay_no_call(serve: Serve):
+    """A pipe that is full stays full; calls are answered, and SIGTERM ends the process."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as pipe, os.fdopen(reader, "rb"):
+        gate = await serve(stderr=pipe)
+        async with wire(gate.address) as connection:
+            for _ in range(1000):  # more lines than a pipe holds
+                await connection.send(HEALTH)
+                assert (await connection.answer()).status == 200
+        answer = await ask(gate.address, STREAM)
+        gate.process.send_signal(signal.SIGTERM)
+
+        assert answer.body == CANONICAL
+        assert await gate.end() == 0
+
+
+async def test_more_connections_than_open_files_are_refused(serve: Serve):
+    """With 256 open files, 400 clients at once: each is served, refused with 503 or disconnected; then all is well."""
+    gate = await serve(open_files=256)
+
+    async def status() -> int | None:
+        try:
+            async with wire(gate.address) as connection:
+                await connection.send(HEALTH)
+                answer = await connection.answer()
+                await all_answered.wait()
+                return answer.status
+        except (OSError, asyncio.IncompleteReadError):
+            return None
+
+    all_answered = asyncio.Event()
+    clients = [asyncio.create_task(status()) for _ in range(400)]
+    async with asyncio.timeout(20):
+        refused = await ask_until(gate.address, 503)
+    all_answered.set()
+    statuses = await asyncio.gather(*clients)
+    async with asyncio.timeout(20):
+        await ask_until(gate.address, 200)
+    gate.process.send_signal(signal.SIGTERM)
+
+    assert refused.error["code"] == "connections_exhausted"
+    assert set(statuses) <= {200, 503, None}
+    assert statuses.count(200) >= 32
+    assert await gate.end() == 0
+    lines = await gate.log()
+    assert "connections.exhausted" in [line["event"] for line in lines]
+    assert [line for line in lines if line["level"] == "error"] == []
+
+
+async def ask_until(address: str, status: int) -> RawAnswer:
+    """Send calls until one has this status, and return its answer."""
+    while True:
+        try:
+            answer = await ask(address, post())
+        except (OSError, asyncio.IncompleteReadError):
+            continue
+        if answer.status == status:
+            return answer
+
+
 @pytest.mark.parametrize("drain_s", [0, 0.3])
-async def test_a_stream_longer_than_the_drain_is_told_why_it_ends(serve: Serve, drain_s: float):
-    """It ends as the protocol has it, and the exit code is 0; in the log its caller has not left."""
+async def test_a_stream_longer_than_the_drain_ends_with_an_error(serve: Serve, drain_s: float):
+    """It ends as the protocol requires; the log line has status 200 and the code, and the exit status is 0."""
     gate = await serve(pace_ms=500, drain_s=drain_s)
     async with streaming_from(gate) as answer:
         gate.process.send_signal(signal.SIGTERM)
-        told = await answer.read()
+        received = await answer.read()
 
-    assert told.endswith(b"data: [DONE]\n\n")
-    *begun, error, failed, _ = events(told)
-    assert [event["type"] for event in begun] == TYPES[: len(begun)]
+    assert received.endswith(b"data: [DONE]\n\n")
+    *first, error, failed, _ = events(received)
+    assert [event["type"] for event in first] == TYPES[: len(first)]
     assert (error["type"], error["code"], error["error"]["type"]) == ("error", SHUTDOWN, "server_error")
     assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
     assert await gate.end() == 0
@@ -176,21 +243,21 @@ async def test_a_stream_longer_than_the_drain_is_told_why_it_ends(serve: Serve, 
     assert [line["event"] for line in lines if line["level"] in ("warning", "error")] == []
 
 
-async def test_idle_connections_do_not_hold_the_process(serve: Serve):
-    """Those that speak no more, and those that never spoke, are closed at once, whatever the drain."""
+async def test_idle_connections_do_not_delay_the_shutdown(serve: Serve):
+    """With and without a request before, they are closed long before the drain ends."""
     gate = await serve(drain_s=600)
-    async with wire(gate.address) as spoke, wire(gate.address) as never_spoke:
-        await spoke.send(post())
-        assert (await spoke.answer()).status == 200
+    async with wire(gate.address) as used, wire(gate.address) as silent:
+        await used.send(post())
+        assert (await used.answer()).status == 200
         gate.process.send_signal(signal.SIGTERM)
 
-        assert await spoke.rest() == b""
-        assert await never_spoke.rest() == b""
+        assert await used.rest() == b""
+        assert await silent.rest() == b""
     assert await gate.end() == 0
 
 
-async def test_the_logs_are_json_with_a_beginning_and_an_end(serve: Serve):
-    """One line each, on stderr; stdout is for people."""
+async def test_the_log_is_json_from_start_to_end(serve: Serve):
+    """One line for each event, on stderr; stdout has the greeting."""
     gate = await serve()
     await ask(gate.address, post())
     gate.process.send_signal(signal.SIGTERM)
@@ -206,74 +273,14 @@ async def test_the_logs_are_json_with_a_beginning_and_an_end(serve: Serve):
     assert b"curl" in out
 
 
-async def test_a_port_that_is_taken_is_told_in_a_sentence(serve: Serve):
-    """Exit code 2: the input is at fault, and no traceback helps."""
+async def test_a_port_in_use_is_reported_in_a_sentence(serve: Serve):
+    """Exit status 2 and no traceback: the input is at fault."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         gate = await serve(port=port)
-        _, told = await gate.process.communicate()
+        _, received = await gate.process.communicate()
 
     assert gate.process.returncode == 2
-    assert told.startswith(b"headgate cannot start: ")
-    assert str(port).encode() in told
-    assert told.count(b"\n") == 1
-
-
-async def test_a_body_that_is_under_way_is_still_read(upstream: FakeUpstream):
-    """A long upload is a running call: it is not left waiting for bytes that nobody takes."""
-    async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
-        body = b'{"model":"m","input":"%b"}' % (b"a" * 300_000)
-        await connection.send(post(body, expect="100-continue").removesuffix(body))
-        assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
-        await connection.line()
-        await connection.send(body[:1000])
-        await gate.stop()
-        await connection.send(body[1000:])
-
-        assert (await connection.answer()).status == 200
-        assert await connection.rest() == b""
-        assert len(upstream.requests[0].body["input"]) == 300_000
-
-
-async def test_a_body_that_does_not_come_holds_no_drain(upstream: FakeUpstream):
-    """It is broken off like any other call that takes too long."""
-    async with StoppableGateway(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
-        await connection.send(post(expect="100-continue")[:-3])
-        assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
-        await gate.stop()
-
-        assert b"HTTP/1.1 503 " in await connection.rest()
-    assert upstream.requests == []
-
-
-async def test_an_answer_that_is_no_stream_is_waited_for(upstream: FakeUpstream):
-    """A model that thinks for a while is a running call, too."""
-    go_on = asyncio.Event()
-
-    async def slowly(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
-        await go_on.wait()
-        return await canonical(request)
-
-    upstream.answer = slowly
-    async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
-        await connection.send(post() + post())
-        await upstream.arrived.wait()
-        await gate.stop()
-        go_on.set()
-
-        assert (await connection.answer()).status == 200
-        assert await connection.rest() == b""  # what was pipelined behind it is not begun
-    assert len(upstream.requests) == 1
-
-
-async def test_a_drain_of_no_time_ends_the_work_behind_a_call(upstream: FakeUpstream):
-    """aiohttp would take 0 for ever: the upstream would be held open, and the process with it."""
-    upstream.answer = streaming(CANONICAL[:2000], then=hang)
-    async with StoppableGateway(upstream, drain_s=0) as gate, wire(gate.address) as connection:
-        await connection.send(STREAM)
-        assert b"200" in await connection.line()
-        await gate.stop()
-
-        assert b"event: response.failed" in await connection.rest()
-        async with asyncio.timeout(5):
-            await upstream.disconnected.wait()
+    assert received.startswith(b"headgate cannot start: ")
+    assert str(port).encode() in received
+    assert received.count(b"\n") == 1

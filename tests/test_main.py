@@ -1,4 +1,4 @@
-"""The command line, as a person types it."""
+"""The command line."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ backend = "canned"
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A config file that is good."""
+    """A valid config file."""
     monkeypatch.setenv("APP_KEY", "the-apps-own-key")
     path = tmp_path / "headgate.toml"
     path.write_text(CONFIG)
@@ -38,12 +38,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.CaptureFixture[str]):
-    """One line for each hop, and no secret among them."""
+    """One line for each step, without secrets."""
     code = main(["check", "--config", str(config)])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
 
-    assert (code, told.err) == (0, "")
-    assert told.out.splitlines() == [
+    assert (code, printed.err) == (0, "")
+    assert printed.out.splitlines() == [
         "listen    127.0.0.1:8080",
         "identify  app (team app)",
         "policy    max_tool_calls [report] max=4",
@@ -53,18 +53,18 @@ def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.C
     ]
 
 
-def test_check_names_the_key_that_is_wrong(config: Path, capsys: pytest.CaptureFixture[str]):
-    """A slip of the pen ends with exit 2 and the path of the key."""
+def test_check_names_an_unknown_key(config: Path, capsys: pytest.CaptureFixture[str]):
+    """A misspelt key ends with exit status 2 and the path of the key."""
     config.write_text(CONFIG.replace("max = 4", "max = 4\nmaximum = 5"))
     code = main(["check", "--config", str(config)])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
 
-    assert (code, told.out) == (2, "")
-    assert told.err.startswith("policy[0].maximum: unknown key")
+    assert (code, printed.out) == (2, "")
+    assert printed.err.startswith("policy[0].maximum: unknown key")
 
 
-def test_check_says_when_a_secret_is_not_there(config: Path, capsys, monkeypatch):
-    """The key of the config is named; its value is not, as it could be the secret itself."""
+def test_check_reports_a_missing_secret(config: Path, capsys, monkeypatch):
+    """The message names the key; what the key contains is not repeated, as it may be the secret itself."""
     monkeypatch.delenv("APP_KEY")
     code = main(["check", "--config", str(config)])
 
@@ -72,7 +72,7 @@ def test_check_says_when_a_secret_is_not_there(config: Path, capsys, monkeypatch
 
 
 def test_check_without_a_file_prints_the_embedded_defaults(capsys, monkeypatch):
-    """What `make run` serves can be read."""
+    """They are what `make run` serves."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
     assert main(["check"]) == 0
@@ -80,40 +80,40 @@ def test_check_without_a_file_prints_the_embedded_defaults(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "printed"),
     [
         ("metadata_limits", "max_pairs (default 16)\n      How many pairs a call may carry."),
         ("upstream", "base_url (required)"),
         ("redis", "timeout_ms (default 50)"),
     ],
 )
-def test_explain_prints_docstring_and_keys(name: str, told: str, capsys):
-    """A policy, a backend and a store are explained alike."""
+def test_explain_prints_docstring_and_keys(name: str, printed: str, capsys):
+    """For a policy, a backend and a store."""
     assert main(["explain", name]) == 0
     out = capsys.readouterr().out
 
     assert out.startswith(f"{name}: ")
-    assert told in out
+    assert printed in out
     assert "Source:" in out
 
 
 @pytest.mark.parametrize("name", ["nothing", "_template", "os.path", "../x"])
-def test_explain_of_what_is_not_there_is_your_input(name: str, capsys):
-    """Exit 2 and a sentence, never a traceback."""
+def test_explain_of_an_unknown_name_is_an_input_error(name: str, capsys):
+    """Exit status 2 and a sentence, not a traceback."""
     code = main(["explain", name])
 
     assert (code, capsys.readouterr().err) == (2, f"There is no policy, backend or store called '{name}'.\n")
 
 
-def test_help_shows_an_example_line():
-    """Who asks for help gets something to copy; the module runs as the command does."""
+def test_help_shows_an_example():
+    """An example to copy; the module runs like the command."""
     done = subprocess.run([sys.executable, "-m", "proxy", "--help"], capture_output=True, text=True, check=True)
 
     assert "example: headgate serve --config my.toml" in done.stdout
 
 
-def test_a_missing_file_is_your_input(tmp_path: Path, capsys):
-    """The file is named."""
+def test_a_missing_file_is_an_input_error(tmp_path: Path, capsys):
+    """The message names the file."""
     code = main(["serve", "--config", str(tmp_path / "none.toml")])
 
     assert (code, capsys.readouterr().err) == (2, f"{tmp_path / 'none.toml'}: No such file or directory\n")

@@ -1,4 +1,4 @@
-"""What a newcomer does first: the default_config defaults, the demo model, the SDK of the README."""
+"""The first steps of the README: the default config, the demo model and the SDK."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -26,7 +26,7 @@ WEATHER: dict[str, Any] = {
 
 @pytest.fixture
 async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncOpenAI]:
-    """The SDK before a gate with nothing configured."""
+    """The SDK with a gateway that has no config file."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     config = default_config()
     server = config.server.model_copy(update={"port": 0, "drain_s": 0})
@@ -37,8 +37,8 @@ async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
-async def test_the_demo_model_greets(client: AsyncOpenAI):
-    """The first call of the README."""
+async def test_the_demo_model_answers_a_greeting(client: AsyncOpenAI):
+    """The first call in the README."""
     response = await client.responses.create(model="headgate-demo", input="Hello!")
 
     assert (response.status, response.output_text != "") == ("completed", True)
@@ -46,8 +46,8 @@ async def test_the_demo_model_greets(client: AsyncOpenAI):
     assert response.usage.output_tokens > 0
 
 
-async def test_it_streams(client: AsyncOpenAI):
-    """The deltas of a stream add up to its final text."""
+async def test_the_demo_model_streams(client: AsyncOpenAI):
+    """The deltas of a stream make up its final text."""
     deltas, final = [], ""
     stream = await client.responses.create(model="headgate-demo", input="Count to twenty.", stream=True)
     async for event in stream:
@@ -60,7 +60,7 @@ async def test_it_streams(client: AsyncOpenAI):
     assert "".join(deltas) == final
 
 
-async def test_the_helper_of_the_sdk_reads_it(client: AsyncOpenAI):
+async def test_the_stream_helper_of_the_sdk_reads_it(client: AsyncOpenAI):
     """`responses.stream()` checks every event."""
     async with client.responses.stream(model="headgate-demo", input="Who are you?") as stream:
         response = await stream.get_final_response()
@@ -68,29 +68,29 @@ async def test_the_helper_of_the_sdk_reads_it(client: AsyncOpenAI):
     assert response.output_text
 
 
-async def test_it_repeats_what_it_is_told_to_repeat(client: AsyncOpenAI):
-    """Say this, and it says this."""
+async def test_the_demo_model_repeats_a_text(client: AsyncOpenAI):
+    """As the prompt requests."""
     response = await client.responses.create(model="headgate-demo", input="Say exactly: blue lantern")
 
     assert "blue lantern" in response.output_text
 
 
-async def test_it_calls_the_function_it_is_given_and_answers_from_its_result(client: AsyncOpenAI):
-    """Asked about the weather it asks for the weather; told the weather it tells it."""
-    asked: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
-    first = await client.responses.create(model="headgate-demo", input=asked, tools=[WEATHER])
+async def test_the_demo_model_calls_a_function_and_uses_its_result(client: AsyncOpenAI):
+    """The first answer calls the function, the second contains what the function returned."""
+    messages: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    first = await client.responses.create(model="headgate-demo", input=messages, tools=[WEATHER])
     (call,) = first.output
     result = {"type": "function_call_output", "call_id": call.call_id, "output": '{"weather": "sunny", "degrees": 12}'}
     second = await client.responses.create(
-        model="headgate-demo", input=[*asked, call.model_dump(exclude_none=True), result], tools=[WEATHER]
+        model="headgate-demo", input=[*messages, call.model_dump(exclude_none=True), result], tools=[WEATHER]
     )
 
     assert (call.type, call.name, orjson.loads(call.arguments)) == ("function_call", "get_weather", {"city": "Oslo"})
     assert "sunny" in second.output_text
 
 
-async def test_a_model_nobody_serves_is_named(client: AsyncOpenAI):
-    """Without a key there is no OpenAI behind the gate, and it says so."""
+async def test_an_unknown_model_is_named_in_the_error(client: AsyncOpenAI):
+    """Without an API key there is no route to OpenAI."""
     with pytest.raises(NotFoundError, match=r"gpt-5\.6") as caught:
         await client.responses.create(model="gpt-5.6", input="Hello!")
 

@@ -34,7 +34,8 @@ from backends.local.model import Model, read_model
 from backends.local.request import LocalRequest, read_request
 from backends.local.request.parameters import GenerationParameters
 from backends.local.request_executor import RequestExecutor
-from backends.local.scheduling.admission import Admission
+from backends.local.scheduling.admission import JobAdmission
+from backends.local.work_budget import CONTEXT_TOKEN_UNITS, REQUEST_UNITS
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
@@ -71,7 +72,7 @@ class Local(Backend):
     max_output_tokens: PositiveInt = 4096
     """How many tokens an answer may have at most; also the default of requests."""
     max_waiting: NonNegativeInt = 32
-    """How many calls may wait for a worker, and how many long ones for preparation; one more is answered 429."""
+    """How many calls may wait; one more is answered 429. A quarter more may wait for teams without a call."""
     max_wait_s: PositiveFloat = 60.0
     """The longest wait, estimated from measured speed; a call that would wait longer is answered 429."""
     kv_bytes: PositiveInt | None = None
@@ -124,11 +125,13 @@ class Local(Backend):
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._read_model)
-        self._executor = RequestExecutor(self.max_waiting)
+        self._executor = RequestExecutor(
+            self.max_waiting, REQUEST_UNITS + CONTEXT_TOKEN_UNITS * self._model.context_length
+        )
         kv_bytes = self._kv_bytes(self._model)
         placement, token_bytes = self._placement(), self._model.kv_bytes_per_token
         workers = placement.workers
-        admission = Admission(self.max_waiting, workers, kv_bytes, self.max_wait_s, kv_bytes_per_token=token_bytes)
+        admission = JobAdmission(self.max_waiting, workers, kv_bytes, self.max_wait_s, kv_bytes_per_token=token_bytes)
         if self.engine == "process":
             self._engine = await self._start_in_process(admission, placement, kv_bytes)
         else:
@@ -152,7 +155,7 @@ class Local(Backend):
         cards = (self.device_index,) if isinstance(self.device_index, int) else self.device_index
         return Placement(self.device, cards, self.compute_type, self.workers or _cores(), self.intra_threads)
 
-    async def _start_in_process(self, admission: Admission, placement: Placement, kv_bytes: int) -> Engine:
+    async def _start_in_process(self, admission: JobAdmission, placement: Placement, kv_bytes: int) -> Engine:
         model = self._model
         order = EngineSpec(
             path=str(model.path.absolute()), placement=asdict(placement), vocabulary_size=len(model.vocabulary),
@@ -162,11 +165,11 @@ class Local(Backend):
         terms = SupervisorSettings(
             backend=self.name, start_timeout_s=self.start_timeout_s, hang_timeout_s=self.hang_timeout_s,
             keep_alive_s=self.keep_alive_s, preload=self.preload, memory_bytes=self.memory_bytes,
-            needs_bytes=self._required_bytes(model, kv_bytes),
+            required_bytes=self._required_bytes(model, kv_bytes),
         )  # fmt: skip
         return await ProcessEngine.start(admission, order, terms, shared_budget())
 
-    async def _start_in_thread(self, admission: Admission, placement: Placement) -> Engine:
+    async def _start_in_thread(self, admission: JobAdmission, placement: Placement) -> Engine:
         model = self._model
         tokenizer = (model.path / "tokenizer.json").read_text(encoding="utf-8")
         return await ThreadEngine.start(
@@ -201,16 +204,16 @@ class Local(Backend):
         return {"context_length": self._model.context_length, "capabilities": capabilities}
 
     async def ready(self) -> bool:
-        return self._engine.running
+        return self._engine.is_running
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
-        plain = not call.body.get("tools") and not call.body.get("text")
+        team, plain = context.caller.team, not call.body.get("tools") and not call.body.get("text")
         request = await self._executor.run(
-            functools.partial(self._read, call, context.caller.team), len(call.encoded), plain=plain
+            functools.partial(self._read, call, team), len(call.encoded), team=team, plain=plain
         )
         builder = ResponseBuilder(request, self._model.tokenizer)
-        async with self._engine.generate(request.prompt, request.options) as generation:
+        async with self._engine.generate(request.prompt, request.options, team=team) as generation:
             yield Reply(200, _ignored_header(request), batches=builder.batches(generation))
 
     def _read(self, call: Call, team: str) -> LocalRequest:

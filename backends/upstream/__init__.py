@@ -78,6 +78,7 @@ class Upstream(Backend):
             cookie_jar=aiohttp.DummyCookieJar(),  # cookies set for one caller must not reach another
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s),
             trust_env=False,
+            auto_decompress=False,  # on the event loop, without a bound on the ratio
             max_line_size=16_384,
             max_field_size=16_384,
         )

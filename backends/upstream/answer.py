@@ -10,6 +10,7 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
+from backends.upstream.decode import Decoder
 from backends.upstream.scrub import Scrubber
 from proxy.context import Context
 from proxy.wire.bounds import count_values, parsed_bytes
@@ -68,6 +69,7 @@ class Stream:
         self._answer = answer
         self._parser = SSEParser(followed)
         self._limits = limits
+        self._decoder = _decoder_of(answer)
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
 
@@ -76,7 +78,7 @@ class Stream:
 
     async def __anext__(self) -> Batch:
         while not self._is_ended:
-            chunk = await _read(self._answer, self._limits.silence_s)
+            chunk = await _read(self._answer, self._decoder, self._limits.silence_s)
             self._is_ended = not chunk
             try:
                 units = self._parser.feed(chunk) if chunk else self._parser.close()
@@ -94,7 +96,8 @@ async def read_body(answer: aiohttp.ClientResponse, limits: AnswerLimits, memory
     """Return the whole body, without secrets. Raises BackendError, and Unavailable if the memory budget is used up."""
     chunks: list[bytes] = []
     size = 0
-    while chunk := await _read(answer, limits.silence_s):
+    decoder = _decoder_of(answer)
+    while chunk := await _read(answer, decoder, limits.silence_s):
         size += len(chunk)
         if size > limits.max_bytes:
             raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
@@ -169,7 +172,26 @@ def _content_type(answer: aiohttp.ClientResponse, limits: AnswerLimits) -> str:
     return limits.scrubber.text(answer.content_type)[:64]
 
 
-async def _read(answer: aiohttp.ClientResponse, silence_s: float) -> bytes:
+def _decoder_of(answer: aiohttp.ClientResponse) -> Decoder:
+    try:
+        return Decoder(answer.headers.get("Content-Encoding", ""))
+    except ValueError as error:
+        raise invalid_answer(str(error)) from error
+
+
+async def _read(answer: aiohttp.ClientResponse, decoder: Decoder, silence_s: float) -> bytes:
+    """Return what the network brings next, decompressed; b"" at the end."""
+    try:
+        while chunk := await _receive(answer, silence_s):
+            if data := await decoder.decode(chunk):
+                return data
+        decoder.close()
+    except ValueError as error:
+        raise invalid_answer(str(error)) from error
+    return b""
+
+
+async def _receive(answer: aiohttp.ClientResponse, silence_s: float) -> bytes:
     """Return what the network brings next; b"" at the end. Only reads are wrapped: a failed write is the client's."""
     try:
         if chunk := answer.content.read_nowait():

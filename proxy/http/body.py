@@ -6,12 +6,11 @@ import zlib
 from aiohttp import web
 
 from proxy.config.schema import ServerTable
+from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
 from proxy.wire.errors import RequestError
 from proxy.workers import LARGE_BYTES, MemoryLease, Workers
 
 BYTES_PER_SECOND = 65_536  # the slowest upload that is not timed out
-MAX_RATIO = 200  # of decompressed to compressed bytes; JSON text compresses to a tenth
-ANY_RATIO_BYTES = 1_048_576  # what may be decompressed at any ratio
 STEP_BYTES = 1_048_576  # how much is decompressed at a time; other bodies are decompressed in between
 
 
@@ -66,8 +65,7 @@ async def _receive(request: web.BaseRequest, server: ServerTable, memory: Memory
 
 async def _decompress(raw: bytes, encoding: str, server: ServerTable, memory: MemoryLease, workers: Workers) -> bytes:
     """The decompressed body. Raises RequestError, Unavailable, and zlib.error for what is not compressed as it says."""
-    is_raw_deflate = encoding == "deflate" and raw[:1] and raw[0] & 0xF != zlib.DEFLATED
-    decompressor = zlib.decompressobj(-zlib.MAX_WBITS if is_raw_deflate else zlib.MAX_WBITS | 32)
+    decompressor = decompressor_for(encoding, raw)
     parts: list[bytes] = []
     size = 0
     step_bytes = LARGE_BYTES  # as much as the event loop can do by itself: most bodies need no thread
@@ -92,7 +90,7 @@ def _check_size(size: int, raw_size: int, server: ServerTable) -> None:
     """Raises RequestError for a decompressed body that is too large, or much larger than it was compressed."""
     if size > server.max_body_bytes:
         raise _too_large(server)
-    if size > max(ANY_RATIO_BYTES, MAX_RATIO * raw_size):
+    if exceeds_ratio(size, raw_size):
         message = f"The body is more than {MAX_RATIO} times as large as it was compressed; the limit is {MAX_RATIO}."
         raise RequestError(message, status=413)
 
@@ -104,7 +102,7 @@ def _check_type(request: web.BaseRequest) -> str:
         found = request.content_type[:64]
         raise RequestError(f"The body is {found}; only application/json is supported.", status=415)
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "deflate"):
+    if encoding not in CODINGS:
         raise unsupported_encoding(f"as {encoding[:64]}")
     return encoding
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +17,7 @@ import orjson
 import structlog
 
 from proxy.config.table import Table
-from proxy.telemetry.files import LineQueue, append_line, open_private
+from proxy.telemetry.files import QueuedFile, append_line, open_private
 
 log = structlog.get_logger()
 
@@ -45,14 +44,13 @@ class Decision:
     model: str
 
 
-class Audit:
+class Audit(QueuedFile):
     """Appends decisions to a file, in a thread. A full or slow disk costs lines, which are counted, never a call."""
 
     def __init__(self, settings: AuditTable) -> None:
+        super().__init__()
         self._settings = settings
         self._previous = FIRST_PREVIOUS
-        self._file: BinaryIO | None = None
-        self._queue: LineQueue | None = None
 
     def open(self) -> None:
         """Raises OSError if the file cannot be written, ValueError if its last line is not an audit line."""
@@ -68,32 +66,16 @@ class Audit:
         except ValueError as error:
             file.close()
             raise ValueError(f"{path}: {error}") from error
-        self._file = file
-        self._queue = LineQueue(partial(self._append, file))
-
-    def close(self) -> None:
-        is_written = self._queue is None or self._queue.close()
-        if self._file is not None and is_written:  # a file that a thread still writes to must stay open
-            self._file.close()
-
-    @property
-    def is_healthy(self) -> bool:
-        """False while decisions are lost."""
-        return self._queue is None or self._queue.is_healthy
-
-    def flush(self) -> None:
-        """Wait until the decisions so far are written."""
-        if self._queue is not None:
-            self._queue.flush()
+        self.start(file)
 
     def write(self, request_id: str, decision: Decision) -> None:
         """Queue a decision."""
-        if self._queue is None or (decision.decision == "allowed" and not self._settings.allowed):
+        if decision.decision == "allowed" and not self._settings.allowed:
             return
         line = {"time": datetime.now(UTC).isoformat(), "request_id": request_id, **asdict(decision)}
-        self._queue.put(orjson.dumps(line))
+        self.put(orjson.dumps(line))
 
-    def _append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
+    def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Chain and append lines, after one about those lost before. Returns how many are lost now."""
         waiting = [orjson.dumps({"time": datetime.now(UTC).isoformat(), "lost": lost}), *lines] if lost else lines
         for position, line in enumerate(waiting):

@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -95,3 +96,43 @@ class LineQueue:
                 self._is_idle.set()
                 if self._is_closing:
                     return
+
+
+class QueuedFile(ABC):
+    """A file that lines are appended to in a thread. A subclass opens it and says how a batch is appended."""
+
+    def __init__(self) -> None:
+        self.file: BinaryIO | None = None
+        self._queue: LineQueue | None = None
+
+    def start(self, file: BinaryIO) -> None:
+        """Take over an open file; `put` does nothing before."""
+        self.file = file
+        self._queue = LineQueue(self._write)
+
+    def put(self, line: bytes) -> None:
+        """Queue a line."""
+        if self._queue is not None:
+            self._queue.put(line)
+
+    def flush(self) -> None:
+        """Wait until the lines so far are written."""
+        if self._queue is not None:
+            self._queue.flush()
+
+    def close(self) -> None:
+        is_written = self._queue is None or self._queue.close()
+        if self.file is not None and is_written:  # a file that a thread still writes to must stay open
+            self.file.close()
+
+    @property
+    def is_healthy(self) -> bool:
+        """False while lines are lost."""
+        return self._queue is None or self._queue.is_healthy
+
+    @abstractmethod
+    def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
+        """Append lines, after a report of those lost before. Return how many are lost now. Called in the thread."""
+
+    def _write(self, lines: list[bytes], lost: int) -> int:
+        return lost + len(lines) if self.file is None else self.append(self.file, lines, lost)

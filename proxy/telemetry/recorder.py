@@ -30,7 +30,7 @@ from policies.support.urls import (
 )
 from proxy.config.table import Table
 from proxy.context import Caller
-from proxy.telemetry.files import LineQueue, append_line, open_private
+from proxy.telemetry.files import QueuedFile, append_line, open_private
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.query import INCLUDE, query_pairs
@@ -68,37 +68,20 @@ class RecordTable(Table):
     """How many rotated files are kept."""
 
 
-class Recorder:
+class Recorder(QueuedFile):
     """Appends one line for a request, in a thread. A full or slow disk costs lines, never a call."""
 
     def __init__(self, settings: RecordTable) -> None:
+        super().__init__()
         self._settings = settings
-        self._file: BinaryIO | None = None
-        self._queue: LineQueue | None = None
 
     def open(self) -> None:
         """Raises OSError if the file cannot be written."""
-        self._file = open_private(self._settings.path)
-        self._queue = LineQueue(self._append)
-
-    def close(self) -> None:
-        is_written = self._queue is None or self._queue.close()
-        if self._file is not None and is_written:  # a file that a thread still writes to must stay open
-            self._file.close()
-
-    @property
-    def is_healthy(self) -> bool:
-        """False while lines are lost."""
-        return self._queue is None or self._queue.is_healthy
-
-    def flush(self) -> None:
-        """Wait until the requests so far are written."""
-        if self._queue is not None:
-            self._queue.flush()
+        self.start(open_private(self._settings.path))
 
     def write(self, call: Call, caller: Caller, code: str | None) -> None:
         """Queue a request and the code of its refusal, None if it passed."""
-        if self._queue is None or random.random() >= self._settings.share:  # noqa: S311  a sample, not a secret
+        if random.random() >= self._settings.share:  # noqa: S311  a sample, not a secret
             return
         line = {
             "caller": caller.name,
@@ -110,17 +93,18 @@ class Recorder:
         if included := list(_included(call.query)):
             line["query"] = {INCLUDE: included}
         try:
-            self._queue.put(orjson.dumps(line))
+            self.put(orjson.dumps(line))
         except orjson.JSONEncodeError as error:  # a redacted request is one level deeper than the request
             log.warning("record.write_failed", error=str(error))
 
-    def _append(self, lines: list[bytes], lost: int) -> int:
+    def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Append lines and rotate the file. A sample needs no account of lost lines beyond the log."""
         if lost:
             log.warning("record.write_failed", lost=lost)
         for position, line in enumerate(lines):
             try:
-                file = self._file = self._file or open_private(self._settings.path)
+                if file.closed:
+                    file = self.file = open_private(self._settings.path)
                 append_line(file, line)
             except OSError as error:
                 log.warning("record.write_failed", error=error.strerror)
@@ -131,7 +115,6 @@ class Recorder:
 
     def _rotate(self, file: BinaryIO) -> None:
         """Rename the files; the next line opens a new one. A file that cannot be renamed grows."""
-        self._file = None
         path = self._settings.path
         files = [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, self._settings.keep + 1))]
         try:

@@ -3,9 +3,9 @@
 Backends, policies and the cache use whichever form they have; only here is one turned into the other.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
@@ -14,12 +14,26 @@ from proxy.wire.errors import BackendError
 from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.transcript import Transcript
 
+T = TypeVar("T")
 
-async def convert(reply: Reply, transcript: Transcript, *, stream: bool) -> Reply:
+
+COMPOSED_RATIO = 5
+"""How large the events of a response are together, as a multiple of its body: a text occurs in five of them."""
+
+
+class Work(Protocol):
+    """Where the conversion of a large response is done, and what counts its memory."""
+
+    async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T: ...
+
+    def use_memory(self, size_bytes: int) -> None: ...
+
+
+async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: bool) -> Reply:
     """Return the reply as a stream or as one body. An error stays a body for every caller.
 
     A stream becomes a body only when it has ended: `transcript` has then seen all of it. Raises BackendError for a
-    response that is nested too deeply to be encoded again.
+    response that is nested too deeply to be encoded again, Unavailable if there is no memory for it.
     """
     if reply.status != 200 or (reply.batches is not None) == stream:
         return reply
@@ -29,7 +43,10 @@ async def convert(reply: Reply, transcript: Transcript, *, stream: bool) -> Repl
             pass
     try:
         if reply.batches is None:
-            return replace(reply, headers=headers, body=None, batches=_one_batch(_encoded_events(reply.response or {})))
+            size = len(reply.body or b"")
+            work.use_memory(COMPOSED_RATIO * size)
+            events = await work.run(size, _encoded_events, reply.response or {})
+            return replace(reply, headers=headers, body=None, batches=_one_batch(events))
         return Reply(200, headers, body=orjson.dumps(transcript.response), response=transcript.response)
     except orjson.JSONEncodeError as error:
         message = "The upstream's response is nested too deeply; the limit is 254 levels."

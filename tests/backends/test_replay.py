@@ -1,4 +1,4 @@
-"""A recording as a backend: the whole gate without an upstream."""
+"""A recording as a backend: a whole gateway without an upstream."""
 
 import asyncio
 from pathlib import Path
@@ -23,7 +23,7 @@ def tables(path: Path, **more: object) -> dict[str, object]:
 @pytest.mark.parametrize("name", ["canonical.sse", "canonical_nodone.sse", "incomplete.sse", "failed_only.sse"])
 @pytest.mark.parametrize("pace_ms", [0, 1])
 async def test_the_frames_of_the_recording_are_untouched(start_gate, name: str, pace_ms: int):
-    """At once or one after the other; the sentinel is there once."""
+    """At once or paced; the sentinel occurs once."""
     gate = await start_gate(tables(DATA / name, pace_ms=pace_ms))
     recorded = (DATA / name).read_bytes().removesuffix(b"data: [DONE]\n\n")
 
@@ -31,8 +31,8 @@ async def test_the_frames_of_the_recording_are_untouched(start_gate, name: str, 
 
 
 @pytest.mark.parametrize("pace_ms", [0, 1])
-async def test_a_recording_with_other_line_ends_is_untouched(start_gate, tmp_path: Path, pace_ms: int):
-    """CRLF, comments and all."""
+async def test_a_recording_with_crlf_is_untouched(start_gate, tmp_path: Path, pace_ms: int):
+    """Its comments as well."""
     tape = tmp_path / "tape.sse"
     recorded = b": a comment\r\n\r\n" + CANONICAL.removesuffix(b"data: [DONE]\n\n").replace(b"\n", b"\r\n")
     tape.write_bytes(recorded)
@@ -41,15 +41,15 @@ async def test_a_recording_with_other_line_ends_is_untouched(start_gate, tmp_pat
     assert (await ask(gate, STREAM)).body == recorded + b"data: [DONE]\n\n"
 
 
-async def test_who_asks_for_json_gets_the_final_response(start_gate):
-    """Folded, as any stream is."""
+async def test_a_json_call_receives_the_final_response(start_gate):
+    """As of any stream."""
     gate = await start_gate(tables(DATA / "canonical.sse"))
 
     assert orjson.loads((await ask(gate, post())).body) == orjson.loads(final_body())
 
 
-async def test_the_helper_of_the_sdk_accepts_a_replay(start_gate):
-    """As it accepted the recording's original."""
+async def test_the_stream_helper_of_the_sdk_reads_a_replay(start_gate):
+    """Like the stream that was recorded."""
     gate = await start_gate(tables(DATA / "canonical.sse", pace_ms=1))
     async with (
         AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client,
@@ -58,33 +58,33 @@ async def test_the_helper_of_the_sdk_accepts_a_replay(start_gate):
         assert (await stream.get_final_response()).output_text == "Hello."
 
 
-async def test_a_recording_that_was_cut_ends_as_a_failure(start_gate, tmp_path: Path):
-    """Nothing is made up."""
+async def test_a_truncated_recording_ends_as_a_failure(start_gate, tmp_path: Path):
+    """No completion is invented."""
     tape = tmp_path / "tape.sse"
     tape.write_bytes(CANONICAL[:3000])
     gate = await start_gate(tables(tape))
-    told = events((await ask(gate, STREAM)).body)
+    received = events((await ask(gate, STREAM)).body)
 
-    assert [event["type"] for event in told[-3:-1]] == ["error", "response.failed"]
+    assert [event["type"] for event in received[-3:-1]] == ["error", "response.failed"]
     assert (await ask(gate, post())).status == 502
 
 
 async def test_an_empty_recording_is_no_answer(start_gate, tmp_path: Path):
-    """A status, as nothing was sent."""
+    """502 instead of an empty stream."""
     (tmp_path / "tape.sse").write_bytes(b"")
     gate = await start_gate(tables(tmp_path / "tape.sse", pace_ms=1))
 
     assert {(await ask(gate, data)).status for data in (post(), STREAM)} == {502}
 
 
-async def test_a_recording_that_is_not_there_refuses_the_start(start_gate, tmp_path: Path):
-    """Rather than every call."""
+async def test_a_missing_recording_fails_the_start(start_gate, tmp_path: Path):
+    """Not each call."""
     with pytest.raises(FileNotFoundError):
         await start_gate(tables(tmp_path / "nowhere.sse"))
 
 
-async def test_a_caller_that_leaves_ends_its_replay(start_gate, logged):
-    """Another's goes on."""
+async def test_a_client_that_disconnects_ends_only_its_own_replay(start_gate, logged):
+    """That of another client continues."""
     gate = await start_gate(tables(DATA / "canonical.sse", pace_ms=5))
     async with aiohttp.ClientSession() as session:
         other = asyncio.create_task(ask(gate, STREAM))
@@ -97,8 +97,8 @@ async def test_a_caller_that_leaves_ends_its_replay(start_gate, logged):
     assert sorted(line["status"] for line in logged if line["event"] == "request.finished") == [200, 499]
 
 
-async def test_it_lists_no_models_and_is_ready(start_gate):
-    """Any name will do, so none is its own."""
+async def test_a_replay_lists_no_models_and_is_ready(start_gate):
+    """It answers for any name."""
     gate = await start_gate(tables(DATA / "canonical.sse"))
     async with wire(gate) as connection:
         await connection.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")

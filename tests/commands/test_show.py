@@ -1,4 +1,4 @@
-"""`headgate check` and `headgate explain`, as a person types them."""
+"""`headgate check` and `headgate explain`."""
 
 import inspect
 from importlib import import_module
@@ -12,9 +12,8 @@ from proxy.__main__ import main
 from proxy.config.plugins import load
 from proxy.stores import Store
 from tests.conftest import DATA
-from tests.test_contracts import members
 
-SECRET = "a-secret-that-nobody-may-see"
+SECRET = "a-secret-that-must-not-be-shown"
 CONFIG = f"""
 [server]
 host = "0.0.0.0"
@@ -67,8 +66,20 @@ backend = "canned"
 model = "gpt-*"
 backend = "openai"
 """
-ROOMS = {"policies": Policy, "backends": Backend, "proxy.stores": Store}
-MEMBERS = [(room, name) for room in ROOMS for name in members(room)]
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = {"policies": Policy, "backends": Backend, "proxy.stores": Store}
+NOT_PLUGINS = {"support", "training", "demo"}
+
+
+def plugins(package: str) -> list[str]:
+    """Return the names that `use` may have for the modules of a package."""
+    folder = ROOT / package.replace(".", "/")
+    files = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")]
+    folders = [path.parent.name for path in folder.glob("*/__init__.py")]
+    return sorted({*files, *folders} - NOT_PLUGINS)
+
+
+PLUGINS = [(package, name) for package in PACKAGES for name in plugins(package)]
 
 
 @pytest.fixture
@@ -80,13 +91,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_check_prints_every_hop_in_the_order_of_a_call(config: Path, capsys: pytest.CaptureFixture[str]):
-    """Who may ask, what is done to it, where it goes, and whether the answer is kept."""
+def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.CaptureFixture[str]):
+    """Callers, policies, state, routes and cache, with the settings that differ from their defaults."""
     code = main(["check", "--config", str(config)])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
 
-    assert (code, told.err) == (0, "")
-    assert told.out.splitlines() == [
+    assert (code, printed.err) == (0, "")
+    assert printed.out.splitlines() == [
         "listen    0.0.0.0:9000",
         "identify  search-app (team search), batch (team batch)",
         "policy    metadata_limits [enforce]",
@@ -101,15 +112,15 @@ def test_check_prints_every_hop_in_the_order_of_a_call(config: Path, capsys: pyt
 
 
 def test_check_shows_no_secret(config: Path, capsys: pytest.CaptureFixture[str]):
-    """Neither a caller's key nor a policy's nor a backend's."""
+    """Neither a caller's key nor that of a policy, a backend or a store."""
     main(["check", "--config", str(config)])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
 
-    assert SECRET not in told.out + told.err
+    assert SECRET not in printed.out + printed.err
 
 
-def test_check_of_a_gate_for_everybody_says_so(tmp_path: Path, capsys):
-    """And that it then listens to this machine only."""
+def test_check_says_that_a_gateway_without_callers_is_open(tmp_path: Path, capsys):
+    """It then listens on loopback only."""
     path = tmp_path / "headgate.toml"
     path.write_text(
         CONFIG[CONFIG.index("[[backend]]") : CONFIG.index('[[backend]]\nuse = "upstream"')]
@@ -131,62 +142,66 @@ backend = "canned"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("max = 8", "max = 0", "policy[2].max: Input should be greater than 0"),
         ("rollout = 0.1", "rollout = 2", "policy[2].rollout: Input should be less than or equal to 1"),
         ('mode = "off"', 'mode = "loud"', "policy[3].mode: Input should be 'enforce', 'report' or 'off'"),
         ('backend = "openai"', 'backend = "opanai"', "route[1].backend: there is no backend called 'opanai'"),
         ("ttl_s", "tll_s", "cache.tll_s: unknown key"),
-        ('key = "env:APP_KEY"', 'key = "env:NO_KEY"', "caller[0].key: the environment variable NO_KEY is not set"),
+        (
+            'key = "env:APP_KEY"',
+            'key = "env:NO_KEY"',
+            "caller[0].key: the environment variable that it names is not set",
+        ),
         ("[[route]]", "[[route", ": not TOML: "),
     ],
 )
-def test_check_names_what_is_wrong(config: Path, capsys, old: str, new: str, said: str):
-    """Exit 2 and the path of the key."""
+def test_check_names_the_invalid_key(config: Path, capsys, old: str, new: str, message: str):
+    """Exit status 2, and the path of the key."""
     config.write_text(CONFIG.replace(old, new, 1))
     code = main(["check", "--config", str(config)])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
 
-    assert (code, told.out) == (2, "")
-    assert said in told.err
+    assert (code, printed.out) == (2, "")
+    assert message in printed.err
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ('path = "nowhere"', "backend 'own' cannot start: There is no model folder nowhere.\n"),
         ('path = "."', "backend 'own' cannot start: The model folder . has no model.bin.\n"),
         ('path = "."\nkeeps_state = true', "a local model keeps neither responses nor policies"),
     ],
 )
-def test_check_names_a_backend_that_cannot_start(config: Path, capsys, keys: str, said: str):
-    """As far as that is seen without loading a model."""
+def test_check_names_a_backend_that_cannot_start(config: Path, capsys, keys: str, message: str):
+    """As far as that can be checked without loading a model."""
     config.write_text(CONFIG + f'[[backend]]\nuse = "local"\nname = "own"\n{keys}\n')
     code = main(["check", "--config", str(config)])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
 
-    assert (code, told.out) == (2, "")
-    assert said in told.err
+    assert (code, printed.out) == (2, "")
+    assert message in printed.err
 
 
-def test_check_of_a_missing_file_is_exit_2(tmp_path: Path, capsys):
-    """The file is named."""
+def test_check_of_a_missing_file_exits_with_2(tmp_path: Path, capsys):
+    """The message names the file."""
     code = main(["check", "--config", str(tmp_path / "none.toml")])
 
     assert (code, capsys.readouterr().err) == (2, f"{tmp_path / 'none.toml'}: No such file or directory\n")
 
 
-@pytest.mark.parametrize(("room", "name"), MEMBERS)
-def test_explain_prints_what_the_file_says_of_itself_and_every_key(room: str, name: str, capsys):
-    """For each policy, backend and store there is."""
+@pytest.mark.parametrize(("package", "name"), PLUGINS)
+def test_explain_prints_the_docstring_of_a_module_and_every_key(package: str, name: str, capsys):
+    """For every policy, backend and store."""
     code = main(["explain", name])
-    told = capsys.readouterr()
-    fields = load(name, room, ROOMS[room]).model_fields
+    printed = capsys.readouterr()
+    fields = load(name, package, PACKAGES[package]).model_fields
 
-    assert (code, told.err) == (0, "")
-    assert told.out.startswith(f"{name}: {inspect.getdoc(import_module(f'{room}.{name}'))}\n\nKeys:\n")
-    assert [key for key in fields if f"\n  {key} (" not in told.out] == []
+    assert (code, printed.err) == (0, "")
+    assert printed.out.startswith(f"{name}: {inspect.getdoc(import_module(f'{package}.{name}'))}\n\nKeys:\n")
+    assert [key for key in fields if f"\n  {key} (" not in printed.out] == []
 
 
 @pytest.mark.parametrize(
@@ -195,28 +210,28 @@ def test_explain_prints_what_the_file_says_of_itself_and_every_key(room: str, na
         ("max_tool_calls", "  max (required)\n      The most calls that one response may make"),
         ("max_tool_calls", "  on_exceed (default 'clamp')\n      What happens"),
         ("redis", "  timeout_ms (default 50)\n      How long any one command may take"),
-        ("upstream", "  base_url (required)\n      Where it is, the version included"),
+        ("upstream", "  base_url (required)\n      The address of the API, version included"),
         ("local", "  keeps_state (default False)\n      Always false"),
     ],
 )
-def test_explain_says_of_a_key_what_it_is_and_what_stands_there_by_default(name: str, shown: str, capsys):
-    """Or that it must be given."""
+def test_explain_describes_a_key_with_its_default(name: str, shown: str, capsys):
+    """Or says that it is required."""
     main(["explain", name])
 
     assert shown in capsys.readouterr().out
 
 
-def test_explain_reads_a_module_of_your_own(capsys):
-    """The name that stands behind `use` is all it needs."""
+def test_explain_describes_a_module_outside_the_project(capsys):
+    """Its name is the value of `use`."""
     assert main(["explain", "tests.faulty"]) == 0
-    assert capsys.readouterr().out.startswith("tests.faulty: A backend with a mistake in it")
+    assert capsys.readouterr().out.startswith("tests.faulty: A backend that crashes")
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "_template", "os.path", "../policies", "max-tool-calls", "a..b"])
-def test_explain_of_what_is_not_there_is_exit_2(name: str, capsys):
-    """With a sentence, and no traceback."""
+def test_explain_of_an_unknown_name_exits_with_2(name: str, capsys):
+    """It prints a sentence, not a traceback."""
     code = main(["explain", name])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
 
-    assert (code, told.out) == (2, "")
-    assert told.err == f"There is no policy, backend or store called '{name}'.\n"
+    assert (code, printed.out) == (2, "")
+    assert printed.err == f"There is no policy, backend or store called '{name}'.\n"

@@ -17,8 +17,8 @@ QUOTA = "from policies import Policy\nclass Quota(Policy):\n    most: int = 3\n"
 
 
 @pytest.fixture
-def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A folder of one's own modules; what is loaded from it is forgotten again."""
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A package outside the project; its modules are unloaded after the test."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "acme_test").mkdir()
     yield tmp_path / "acme_test"
@@ -27,7 +27,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("use", "room", "kind", "found"),
+    ("use", "package", "kind", "found"),
     [
         ("metadata_limits", "policies", Policy, MetadataLimits),
         ("policies.metadata_limits", "policies", Policy, MetadataLimits),
@@ -35,14 +35,14 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("memory", "proxy.stores", Store, MemoryStore),
     ],
 )
-def test_a_name_finds_the_class_of_its_module(use: str, room: str, kind: type, found: type):
-    """The file's name is the word in the config; a path with dots works as well."""
-    assert load(use, room, kind) is found
+def test_a_name_loads_the_class_of_its_module(use: str, package: str, kind: type, found: type):
+    """The value of `use` is the name of a module, short or in full."""
+    assert load(use, package, kind) is found
 
 
-def test_a_module_of_your_own_is_found(room: Path):
-    """Nothing need be registered anywhere; classes that it only imports do not count."""
-    (room / "quota.py").write_text(QUOTA + "from policies.metadata_limits import MetadataLimits\n")
+def test_a_module_outside_the_project_is_loaded(package: Path):
+    """Without any registration; classes that it only imports do not count."""
+    (package / "quota.py").write_text(QUOTA + "from policies.metadata_limits import MetadataLimits\n")
 
     assert load("acme_test.quota", "policies", Policy).__name__ == "Quota"
 
@@ -65,8 +65,8 @@ def test_a_module_of_your_own_is_found(room: Path):
         "os;x",
     ],
 )
-def test_what_is_no_name_of_a_module_is_not_loaded(use: str):
-    """Private modules neither: they are there to be copied."""
+def test_an_invalid_module_name_is_refused(use: str):
+    """Private modules as well: they are templates to copy."""
     with pytest.raises(ValueError, match="is not the name of a module"):
         load(use, "policies", Policy)
 
@@ -74,31 +74,31 @@ def test_what_is_no_name_of_a_module_is_not_loaded(use: str):
 @pytest.mark.parametrize(
     "use", ["metadata_limit", "acme_test.quota", "policies.nothing", "nothing.at.all", "metadata_limits.deeper"]
 )
-def test_a_module_that_is_not_there_is_named(use: str):
-    """In full, so that the room is seen."""
+def test_a_missing_module_is_named_in_the_error(use: str):
+    """With its package."""
     with pytest.raises(ValueError, match=rf"^there is no module .*{use}$"):
         load(use, "policies", Policy)
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), ("X = 1\n", 0), (QUOTA + QUOTA.replace("Quota", "Other"), 2)])
-def test_a_module_defines_one_class(room: Path, text: str, count: int):
-    """None or two leave open which is meant."""
-    (room / f"count{count}_{len(text)}.py").write_text(text)
+def test_a_module_must_define_one_class(package: Path, text: str, count: int):
+    """With none or two it is not clear which is meant."""
+    (package / f"count{count}_{len(text)}.py").write_text(text)
 
     with pytest.raises(ValueError, match=rf"defines {count} classes of Policy; it must define one$"):
         load(f"acme_test.count{count}_{len(text)}", "policies", Policy)
 
 
-def test_a_class_of_another_kind_is_none():
-    """A policy is no backend."""
+def test_a_class_of_another_kind_does_not_count():
+    """A policy is not a backend."""
     with pytest.raises(ValueError, match="defines 0 classes of Backend"):
         load("policies.metadata_limits", "backends", Backend)
 
 
-@pytest.mark.parametrize("missing", ["nobody_has_this", "acme", "acme_test_2", "acme_test.other"])
-def test_what_a_module_lacks_is_not_taken_for_the_module(room: Path, missing: str):
-    """The module is there; the error says what it could not import, whatever the names have in common."""
-    (room / "broken.py").write_text(f"import {missing}\n")
+@pytest.mark.parametrize("missing", ["no_such_module", "acme", "acme_test_2", "acme_test.other"])
+def test_a_failed_import_inside_a_module_is_not_a_missing_module(package: Path, missing: str):
+    """The error names what could not be imported, also when its name resembles the module's."""
+    (package / "broken.py").write_text(f"import {missing}\n")
 
     with pytest.raises(ModuleNotFoundError) as caught:
         load("acme_test.broken", "policies", Policy)
@@ -106,17 +106,17 @@ def test_what_a_module_lacks_is_not_taken_for_the_module(room: Path, missing: st
     assert caught.value.name == missing
 
 
-def test_a_module_that_breaks_says_how(room: Path):
-    """Its own error is the best there is."""
-    (room / "crash.py").write_text("1 / 0\n")
+def test_an_error_while_a_module_is_loaded_is_passed_on(package: Path):
+    """It says more than any error of the gateway could."""
+    (package / "crash.py").write_text("1 / 0\n")
 
     with pytest.raises(ZeroDivisionError):
         load("acme_test.crash", "policies", Policy)
 
 
-def test_a_class_that_lacks_something_is_refused(room: Path):
-    """By the name of what is missing, as the config is read and not in the middle of a call."""
-    (room / "half.py").write_text(
+def test_a_class_with_missing_methods_is_refused(package: Path):
+    """The error names the methods when the config is read, not in the middle of a call."""
+    (package / "half.py").write_text(
         "from proxy.stores import Store\nclass Half(Store):\n    async def get(self, key): ...\n"
     )
 

@@ -1,4 +1,4 @@
-"""What every table that people type has in common."""
+"""Secrets, and what all tables of the config have in common."""
 
 import traceback
 from pathlib import Path
@@ -9,25 +9,25 @@ from pydantic import SecretStr, ValidationError
 from proxy.config.secrets import Secret
 from proxy.config.table import Table
 
-KEY = "sk-nobody-may-see-this"
+KEY = "sk-must-not-be-shown"
 
 
 class Door(Table):
     width_m: float = 1.0
     """How wide it is, in metres."""
     key: Secret | None = None
-    """What opens it."""
+    """The key that opens it."""
 
 
 def fault(**settings: object) -> str:
-    """What is said of settings that are refused."""
+    """Return the error message for settings that are refused."""
     with pytest.raises(ValidationError) as caught:
         Door(**settings)
     return str(caught.value)
 
 
 def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
-    """As it stands there, not a space is taken off."""
+    """Unchanged, including spaces."""
     monkeypatch.setenv("DOOR_KEY", f" {KEY}")
     door = Door(key="env:DOOR_KEY")
 
@@ -36,7 +36,7 @@ def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_secret_comes_from_a_file(tmp_path: Path):
-    """Editors end a file with a line end, which is no part of the secret."""
+    """Without the line end that editors add."""
     (tmp_path / "key").write_text(f"{KEY}\r\n")
     door = Door(key=f"file:{tmp_path / 'key'}")
 
@@ -44,26 +44,26 @@ def test_a_secret_comes_from_a_file(tmp_path: Path):
     assert door.key.get_secret_value() == KEY
 
 
-def test_a_secret_that_was_read_already_stays():
-    """Tables are read a second time by the class that they name."""
+def test_a_secret_that_was_already_read_is_kept():
+    """Tables are validated a second time by the class that they name."""
     assert Door(key=SecretStr(KEY)) == Door(key=SecretStr(KEY))
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "value",
     [KEY, "", "env:", "file:", "ENV:DOOR_KEY", "env", ":x", "vault:x", 7, True, ["env:DOOR_KEY"], {"env": "DOOR_KEY"}],
 )
-def test_a_secret_is_never_typed_by_itself(typed: object):
-    """What names no place is refused and not repeated."""
-    said = fault(key=typed)
+def test_a_secret_must_not_be_written_itself(value: object):
+    """A value that names no source is refused and not repeated."""
+    message = fault(key=value)
 
-    assert 'a secret must be "env:NAME" or "file:PATH", not the secret itself' in said
-    assert KEY not in said
+    assert 'a secret must be "env:NAME" or "file:PATH", not the secret itself' in message
+    assert KEY not in message
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch, value: str | None):
-    """An empty one is as good as none: it would open the door to everybody."""
+def test_a_missing_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str | None):
+    """An empty one as well: an empty key would admit everyone."""
     monkeypatch.delenv("DOOR_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("DOOR_KEY", value)
@@ -71,21 +71,21 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch, va
     assert "the environment variable that it names is not set" in fault(key="env:DOOR_KEY")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
-    """With what the system says of it."""
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path):
+    """With the reason that the system gives."""
     assert "the file that it names cannot be read: No such file or directory" in fault(key=f"file:{tmp_path}/none")
     assert "the file that it names cannot be read: Is a directory" in fault(key=f"file:{tmp_path}")
 
 
-def test_an_empty_file_is_no_secret(tmp_path: Path):
-    """Nor is one of blank lines."""
+def test_an_empty_file_is_an_error(tmp_path: Path):
+    """A file of blank lines as well."""
     (tmp_path / "key").write_text(" \n\n")
 
     assert "the file that it names is empty" in fault(key=f"file:{tmp_path}/key")
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
-    """None of its bytes are shown."""
+def test_a_file_that_is_not_text_is_an_error(tmp_path: Path):
+    """The message shows none of its content."""
     (tmp_path / "key").write_bytes(b"\xff" + KEY.encode())
 
     assert KEY not in fault(key=f"file:{tmp_path}/key")
@@ -106,8 +106,8 @@ def test_a_path_that_no_file_can_have_is_refused(path: str):
     assert "1 validation error" in fault(key=f"file:{path}")
 
 
-def test_a_secret_never_shows(monkeypatch: pytest.MonkeyPatch):
-    """In no form that a log or a traceback might take."""
+def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch):
+    """In no form that a log or a traceback could contain."""
     monkeypatch.setenv("DOOR_KEY", KEY)
     door = Door(key="env:DOOR_KEY")
 
@@ -115,24 +115,24 @@ def test_a_secret_never_shows(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_unknown_key_is_an_error():
-    """A slip of the pen is not a hole."""
+    """A misspelt setting must not be ignored."""
     assert "Extra inputs are not permitted" in fault(widht_m=2)
 
 
 def test_a_refused_value_is_not_repeated():
-    """It may be a secret that was typed in the wrong place."""
+    """It may be a secret that was written in the wrong place."""
     assert KEY not in fault(width_m=KEY)
     assert KEY not in fault(kee=KEY)
 
 
 @pytest.mark.parametrize("width", [float("nan"), float("inf")])
-def test_numbers_are_numbers(width: float):
-    """TOML knows nan and inf; no setting means them."""
+def test_numbers_are_finite(width: float):
+    """TOML has nan and inf; no setting accepts them."""
     assert "finite number" in fault(width_m=width)
 
 
-def test_a_table_does_not_change():
-    """What was checked at the start is what holds."""
+def test_a_table_cannot_be_changed():
+    """What was validated at the start stays valid."""
     door = Door()
     with pytest.raises(ValidationError):
         door.width_m = 2.0
@@ -140,6 +140,6 @@ def test_a_table_does_not_change():
     assert door.width_m == 1.0
 
 
-def test_each_key_has_its_sentence():
-    """The text under a field is what `headgate explain` prints."""
+def test_each_key_has_a_description():
+    """The docstring of a field is what `headgate explain` prints."""
     assert Door.model_fields["width_m"].description == "How wide it is, in metres."

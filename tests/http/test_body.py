@@ -1,10 +1,8 @@
 """The body of a request: its size, type and encoding, and clients that wait for 100 Continue."""
 
-import asyncio
 import gzip
 import tracemalloc
 import zlib
-from pathlib import Path
 
 import pytest
 
@@ -249,58 +247,3 @@ async def test_a_small_body_may_have_any_ratio(gate: str, upstream: FakeUpstream
 
     assert answer.status == 200
     assert len(upstream.requests[0].body["input"]) == 1_000_000 - 24
-
-
-async def test_a_client_that_expects_100_continue_receives_it(gate: str, upstream: FakeUpstream):
-    """The body is sent after the 100, and answered as usual."""
-    body = of_size(500_000)
-    async with wire(gate) as connection:
-        await connection.send(post(body, expect="100-continue").removesuffix(body))
-        interim = await connection.line() + await connection.line()
-        await connection.send(body)
-        answer = await connection.answer()
-
-    assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
-    assert answer.status == 200
-    assert len(upstream.requests[0].body["input"]) == 500_000 - 24
-
-
-REFUSED_AT_ONCE = {
-    413: post(of_size(LIMIT + 1), expect="100-continue"),
-    415: post(expect="100-continue", content_encoding="rot13"),
-    404: post(target="/nowhere", expect="100-continue"),
-}
-
-
-@pytest.mark.parametrize(("status", "data"), REFUSED_AT_ONCE.items())
-async def test_a_refusal_comes_instead_of_100_continue(small: str, status: int, data: bytes):
-    """A body that will not be read is not requested."""
-    async with wire(small) as connection:
-        await connection.send(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-        answer = await connection.answer()
-
-        assert (answer.status, answer.headers["connection"]) == (status, "close")
-
-
-async def test_a_client_of_http_1_0_receives_no_100_continue(gate: str):
-    """It would read the 100 as its answer (RFC 9110, 10.1.1)."""
-    answer = await ask(gate, post(expect="100-continue").replace(b"HTTP/1.1", b"HTTP/1.0"))
-
-    assert (answer.version, answer.status) == ("HTTP/1.0", 200)
-
-
-async def test_curl_sends_a_large_body(gate: str, upstream: FakeUpstream, tmp_path: Path):
-    """curl expects 100 Continue for bodies over a megabyte."""
-    (tmp_path / "body.json").write_bytes(of_size(3_000_000))
-    try:
-        curl = await asyncio.create_subprocess_exec(
-            "curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", f"{gate}/v1/responses",
-            "-H", "Content-Type: application/json", "-H", "Expect: 100-continue", "--data-binary", "@body.json",
-            cwd=tmp_path, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-    except FileNotFoundError:
-        pytest.skip("curl is not installed")
-    status, _ = await curl.communicate()
-
-    assert status == b"200"
-    assert len(upstream.requests[0].body["input"]) == 3_000_000 - 24

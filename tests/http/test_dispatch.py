@@ -1,4 +1,4 @@
-"""HTTP in front of the path: who may ask, what goes on to the upstream, and what every answer says."""
+"""Requests from head to answer: authentication, forwarded headers, errors, and the headers of every answer."""
 
 import hashlib
 
@@ -15,7 +15,7 @@ SEARCH, BATCH, GATES = "sk-search-0123456789", "sk-batch-0123456789", "sk-gate-0
 
 @pytest.fixture
 async def guarded(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A gate with two callers, one known by its key, one by its key's hash, and a key of its own for the upstream."""
+    """A gateway with two callers, one configured by key and one by digest, and a key of its own for the upstream."""
     monkeypatch.setenv("SEARCH_KEY", SEARCH)
     monkeypatch.setenv("GATES_KEY", GATES)
     callers = [
@@ -29,24 +29,24 @@ async def guarded(start_gate, upstream: FakeUpstream, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("key", "name"), [(SEARCH, "search"), (BATCH, "batch")])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_a_caller_is_known_by_its_key(guarded: str, logged, key: str, name: str, scheme: str):
-    """From the environment or as a hash; the scheme's case does not matter (RFC 9110, 11.1)."""
+async def test_a_caller_is_identified_by_its_key(guarded: str, logged, key: str, name: str, scheme: str):
+    """Configured as a key or as a digest; the scheme is compared without regard to case (RFC 9110, 11.1)."""
     answer = await ask(guarded, post(authorization=f"{scheme} {key}"))
 
     assert answer.status == 200
     assert [line["caller"] for line in logged if line["event"] == "request.finished"] == [name]
 
 
-STRANGERS = {
+INVALID_CREDENTIALS = {
     "no key": [],
     "a wrong key": ["Bearer sk-wrong"],
     "an empty key": ["Bearer "],
-    "no word": [""],
+    "an empty header": [""],
     "a prefix of a key": [f"Bearer {SEARCH[:-1]}"],
     "a key and more": [f"Bearer {SEARCH}x"],
     "a key in the wrong case": [f"Bearer {SEARCH.upper()}"],
     "a key's hash": [f"Bearer {hashlib.sha256(SEARCH.encode()).hexdigest()}"],
-    "the gate's own key": [f"Bearer {GATES}"],
+    "the gateway's own key": [f"Bearer {GATES}"],
     "no scheme": [SEARCH],
     "Basic": ["Basic dXNlcjpwYXNz"],
     "two keys": ["Bearer sk-wrong", f"Bearer {SEARCH}"],
@@ -61,10 +61,12 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("values", STRANGERS.values(), ids=STRANGERS)
+@pytest.mark.parametrize("values", INVALID_CREDENTIALS.values(), ids=INVALID_CREDENTIALS)
 @pytest.mark.parametrize("first", ["POST /v1/responses", "GET /v1/responses", "GET /v1/models", "GET /v1/models/m"])
-async def test_a_stranger_is_refused_at_every_door(guarded: str, upstream: FakeUpstream, logged, first, values):
-    """401 `invalid_api_key` in the envelope; nobody is asked; the key that was tried is told nowhere."""
+async def test_a_request_without_a_valid_key_is_refused_on_every_path(
+    guarded: str, upstream: FakeUpstream, logged, first, values
+):
+    """401 `invalid_api_key` in the envelope; no upstream is called; the key that was sent is neither repeated nor logged."""
     lines = [f"{first} HTTP/1.1", "Host: localhost", *(f"Authorization: {value}" for value in values)]
     answer = await ask(guarded, "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
 
@@ -74,8 +76,8 @@ async def test_a_stranger_is_refused_at_every_door(guarded: str, upstream: FakeU
     assert SEARCH not in f"{answer} {logged}"
 
 
-async def test_the_sdk_sees_what_it_knows_from_openai(guarded: str):
-    """An AuthenticationError with the code, the request's id and a sentence."""
+async def test_the_sdk_raises_an_authentication_error(guarded: str):
+    """With code, request id and message, as from OpenAI."""
     async with AsyncOpenAI(base_url=f"{guarded}/v1", api_key="sk-wrong", max_retries=0) as client:
         with pytest.raises(AuthenticationError) as refused:
             await client.responses.create(model="m", input="Hi")
@@ -85,21 +87,23 @@ async def test_the_sdk_sees_what_it_knows_from_openai(guarded: str):
     assert "Incorrect API key provided" in refused.value.message
 
 
-NOT_SEEN = {
+NOT_FORWARDED = {
     "Cookie": "a=b", "OpenAI-Organization": "org-1", "OpenAI-Project": "p-1", "X-Forwarded-For": "10.0.0.1",
     "Forwarded": "for=10.0.0.1", "Proxy-Authorization": "Basic eA==", "X-Api-Key": "sk-other", "Api-Key": "sk-other",
     "Accept": "text/html", "Accept-Language": "de", "Origin": "http://localhost", "Referer": "http://localhost/",
     "TE": "trailers", "X-Http-Method-Override": "DELETE", "X-Request-Id": "mine", "Idempotency-Key": "k",
     "Cache-Control": "no-store", "Via": "1.1 a", "X-Original-Url": "/admin", "Baggage": "user=7", "Range": "bytes=0-1",
 }  # fmt: skip
-SEEN = {
+FORWARDED = {
     "openai-beta": "responses=v1", "user-agent": "OpenAI/Python 3.51.0", "x-client-request-id": "c-1",
     "x-stainless-lang": "python", "x-codex-turn": "7", "session-id": "s", "originator": "codex",
 }  # fmt: skip
 
 
-async def test_the_upstream_gets_the_gates_key_and_never_the_callers(guarded: str, upstream: FakeUpstream, http):
-    """Exactly one Authorization goes on, and it is the backend's own."""
+async def test_the_upstream_receives_the_key_of_the_gateway_and_not_of_the_caller(
+    guarded: str, upstream: FakeUpstream, http
+):
+    """Exactly one Authorization header is sent, that of the backend."""
     async with http.post(f"{guarded}/v1/responses", json={"model": "m"}, headers={"Authorization": f"Bearer {SEARCH}"}):
         pass
 
@@ -107,19 +111,19 @@ async def test_the_upstream_gets_the_gates_key_and_never_the_callers(guarded: st
     assert SEARCH not in str(upstream.requests)
 
 
-async def test_only_listed_headers_of_a_caller_reach_the_upstream(gate: str, upstream: FakeUpstream, http):
-    """What tells of SDKs, sessions and betas passes; who asks, and from where, does not."""
-    async with http.post(f"{gate}/v1/responses", json={"model": "m"}, headers={**NOT_SEEN, **SEEN}) as answer:
+async def test_only_listed_headers_are_forwarded(gate: str, upstream: FakeUpstream, http):
+    """Those of SDKs, sessions and betas; not those that identify the caller."""
+    async with http.post(f"{gate}/v1/responses", json={"model": "m"}, headers={**NOT_FORWARDED, **FORWARDED}) as answer:
         assert answer.status == 200
     names = {name.lower(): value for name, value in upstream.requests[0].headers.items()}
 
-    assert {name: names.get(name) for name in SEEN} == SEEN
-    assert set(names) - set(SEEN) <= {"host", "accept", "accept-encoding", "content-type", "content-length"}
+    assert {name: names.get(name) for name in FORWARDED} == FORWARDED
+    assert set(names) - set(FORWARDED) <= {"host", "accept", "accept-encoding", "content-type", "content-length"}
     assert (names["accept-encoding"], names["accept"]) == ("identity", "*/*")
 
 
-async def test_a_caller_cannot_strike_headers_out(gate: str, upstream: FakeUpstream):
-    """`Connection: user-agent` names headers of its own connection; the gate's request is its own."""
+async def test_a_connection_header_removes_nothing_from_the_upstream_request(gate: str, upstream: FakeUpstream):
+    """It names headers of the caller's own connection."""
     answer = await ask(gate, post(connection="keep-alive, content-type, authorization", user_agent="a", keep_alive="5"))
 
     assert answer.status == 200
@@ -127,33 +131,33 @@ async def test_a_caller_cannot_strike_headers_out(gate: str, upstream: FakeUpstr
     assert "Keep-Alive" not in upstream.requests[0].headers
 
 
-async def test_header_values_that_are_no_text_do_no_harm(gate: str, upstream: FakeUpstream):
-    """HTTP allows bytes there that are no UTF-8."""
+async def test_header_values_that_are_not_utf_8_are_accepted(gate: str, upstream: FakeUpstream):
+    """HTTP allows any bytes above 127 in a value."""
     data = post(user_agent="?").replace(b"user-agent: ?", b"User-Agent: \xff\xfe\r\nX-Codex-A: \xe9")
 
     assert (await ask(gate, data)).status == 200
     assert len(upstream.requests) == 1
 
 
-async def test_keys_stand_in_no_log_and_no_answer(guarded: str, upstream: FakeUpstream, logged, caplog, capfd):
-    """Not when all goes well, not when a request is refused, unreadable or broken off, and not when the upstream echoes."""
+async def test_keys_appear_in_no_log_and_no_answer(guarded: str, upstream: FakeUpstream, logged, caplog, capfd):
+    """Of requests that succeed, are refused, invalid or broken off, and when the upstream repeats the key."""
 
     async def echo(request: aiohttp.web.Request) -> aiohttp.web.Response:
         refusal = {"error": {"message": f"Incorrect API key: {request.headers['Authorization']}"}}
         return aiohttp.web.json_response(refusal, status=401)
 
     bearer = f"Bearer {SEARCH}"
-    told = [await ask(guarded, post(authorization=bearer))]
+    answers = [await ask(guarded, post(authorization=bearer))]
     upstream.answer = echo
-    told.append(await ask(guarded, post(authorization=bearer)))
-    told.append(await ask(guarded, post(b"[", authorization=bearer)))
-    told.append(await ask(guarded, post(target="/nowhere", authorization=bearer)))
-    told.append(await ask(guarded, post(authorization=bearer, x="\x00")))
+    answers.append(await ask(guarded, post(authorization=bearer)))
+    answers.append(await ask(guarded, post(b"[", authorization=bearer)))
+    answers.append(await ask(guarded, post(target="/nowhere", authorization=bearer)))
+    answers.append(await ask(guarded, post(authorization=bearer, x="\x00")))
     async with wire(guarded) as connection:
         await connection.send(post(authorization=bearer)[:-1])
-    written = f"{told} {logged} {caplog.text} {''.join(capfd.readouterr())}"
+    written = f"{answers} {logged} {caplog.text} {''.join(capfd.readouterr())}"
 
-    assert [answer.status for answer in told] == [200, 502, 400, 404, 400]
+    assert [answer.status for answer in answers] == [200, 502, 400, 404, 400]
     assert [key for key in (SEARCH, BATCH, GATES) if key in written] == []
 
 
@@ -174,8 +178,8 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("data", "status"), ANSWERS.values(), ids=ANSWERS)
-async def test_every_answer_has_an_id_and_says_where_the_time_went(gate: str, logged, data: bytes, status: int):
-    """The id of the answer is the id of its log line; errors say that a retry is of no use."""
+async def test_every_answer_has_an_id_and_its_timing(gate: str, logged, data: bytes, status: int):
+    """The id is that of the log line; errors say that a retry will fail as well."""
     answer = await ask(gate, data)
     finished = [line for line in logged if line["event"] in ("request.finished", "request.rejected")]
 
@@ -185,25 +189,25 @@ async def test_every_answer_has_an_id_and_says_where_the_time_went(gate: str, lo
     assert answer.headers.get("x-should-retry") == ("false" if status >= 400 else None)
 
 
-async def test_ids_are_the_gates_own(gate: str):
-    """No two requests share one, and no caller chooses one."""
-    told = [await ask(gate, post(x_request_id="mine")) for _ in range(3)]
+async def test_request_ids_are_unique(gate: str):
+    """A caller cannot choose one."""
+    answers = [await ask(gate, post(x_request_id="mine")) for _ in range(3)]
 
-    assert len({answer.headers["x-request-id"] for answer in told}) == 3
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 3
 
 
-async def test_the_time_of_each_hop_is_told(gate: str):
+async def test_the_timing_names_each_step(gate: str):
     """In the order of the path."""
     answer = await ask(gate, post())
 
-    assert [hop.partition(";")[0] for hop in answer.headers["server-timing"].split(", ")][:3] == [
+    assert [step.partition(";")[0] for step in answer.headers["server-timing"].split(", ")][:3] == [
         "identify", "parse", "policies",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("version", ["13", "8"])
-async def test_a_websocket_is_refused_so_that_agents_fall_back(gate: str, version: str):
-    """426 with the envelope: agents then use POST at once."""
+async def test_a_websocket_is_refused_with_426(gate: str, version: str):
+    """After 426 in the envelope agents use POST at once."""
     upgrade = f"Connection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: {version}\r\n"
     answer = await ask(gate, f"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode())
 
@@ -216,30 +220,30 @@ async def test_a_websocket_is_refused_so_that_agents_fall_back(gate: str, versio
     [("PUT", "/v1/responses", "POST"), ("DELETE", "/v1/responses", "POST"), ("GET", "/v1/responses", "POST"),
      ("POST", "/v1/models", "GET"), ("DELETE", "/v1/models/m", "GET"), ("POST", "/healthz", "GET")],
 )  # fmt: skip
-async def test_a_wrong_method_is_told_the_right_ones(gate: str, http, method: str, path: str, allow: str):
-    """405 with Allow, as HTTP wants it."""
+async def test_a_wrong_method_is_answered_with_the_allowed_ones(gate: str, http, method: str, path: str, allow: str):
+    """405 with Allow (RFC 9110, 15.5.6)."""
     async with http.request(method, f"{gate}{path}") as answer:
         assert answer.status == 405
         assert allow in answer.headers["Allow"]
         assert set((await answer.json())["error"]) == {"message", "type", "param", "code"}
 
 
-async def test_the_models_are_those_that_routes_serve(start_gate, upstream: FakeUpstream):
-    """Spelt ones, and of a `*` what its backend lists; each can be asked for by name, slashes and all."""
+async def test_the_listed_models_are_those_that_routes_serve(start_gate, upstream: FakeUpstream):
+    """Those named by a route, and those that the backend of a glob lists; each can be retrieved, also with a slash."""
     routes = [{"model": "acme/small", "backend": "fake"}, {"model": "*", "backend": "fake"}]
     gate = await start_gate(tables_for(upstream, route=routes))
     async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
         listed = [model.id async for model in client.models.list()]
         named = [(await client.models.retrieve(model)).id for model in listed]
         with pytest.raises(NotFoundError) as unknown:
-            await client.models.retrieve("nobody")
+            await client.models.retrieve("unknown")
 
     assert listed == named == ["acme/small", "gpt-5.6", "gpt-5.6-mini"]
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
 
 
-async def test_a_backend_that_is_away_hides_its_models_only(start_gate, upstream: FakeUpstream):
-    """The list is shorter, not an error."""
+async def test_an_unreachable_backend_hides_only_its_own_models(start_gate, upstream: FakeUpstream):
+    """The list is shorter; it is not an error."""
     away = {"name": "away", "use": "upstream", "base_url": "http://127.0.0.1:9/v1"}
     tables = tables_for(upstream, route=[{"model": "gpt-*", "backend": "fake"}, {"model": "*", "backend": "away"}])
     gate = await start_gate(tables | {"backend": [*tables["backend"], away]})
@@ -250,8 +254,8 @@ async def test_a_backend_that_is_away_hides_its_models_only(start_gate, upstream
 
 
 @pytest.mark.parametrize("listed", [{}, {"data": None}, {"data": [{"name": "m"}]}, [], "models"])
-async def test_a_list_of_models_that_cannot_be_read_is_an_empty_one(gate: str, upstream: FakeUpstream, listed: object):
-    """Calls for its models are served all the same."""
+async def test_an_invalid_list_of_models_counts_as_empty(gate: str, upstream: FakeUpstream, listed: object):
+    """Calls for its models are still served."""
 
     async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
         return aiohttp.web.json_response(listed) if request.method == "GET" else await canonical(request)
@@ -263,8 +267,8 @@ async def test_a_list_of_models_that_cannot_be_read_is_an_empty_one(gate: str, u
     assert await serves(gate)
 
 
-async def test_a_model_that_no_route_serves_is_unknown(start_gate, upstream: FakeUpstream, logged):
-    """404 `model_not_found`, as OpenAI words it, however long its name; neither answer nor log repeats all of it."""
+async def test_a_model_without_a_route_is_unknown(start_gate, upstream: FakeUpstream, logged):
+    """404 `model_not_found` in the words of OpenAI; neither answer nor log repeats the whole of a long name."""
     gate = await start_gate(tables_for(upstream, route=[{"model": "gpt-*", "backend": "fake"}]))
     answer = await ask(gate, post(b'{"model":"%b"}' % (b"x" * 100_000)))
 
@@ -275,11 +279,11 @@ async def test_a_model_that_no_route_serves_is_unknown(start_gate, upstream: Fak
 
 
 async def test_a_crash_is_answered_without_its_cause(start_gate, logged):
-    """What nobody foresaw is a 500 in the envelope; the next call is served as if nothing had been."""
+    """500 in the envelope, and the gateway keeps serving."""
     backend = {"name": "faulty", "use": "tests.faulty"}
     gate = await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "faulty"}]})
-    told = [await ask(gate, post(body)) for body in (b'{"model":"m"}', b'{"model":"m","stream":true}')]
+    answers = [await ask(gate, post(body)) for body in (b'{"model":"m"}', b'{"model":"m","stream":true}')]
 
-    assert [(answer.status, answer.error["code"]) for answer in told] == [(500, "internal_error")] * 2
-    assert "1234" not in str(told)
+    assert [(answer.status, answer.error["code"]) for answer in answers] == [(500, "internal_error")] * 2
+    assert "1234" not in str(answers)
     assert [line["event"] for line in logged].count("request.crashed") == 2

@@ -1,11 +1,11 @@
-"""Bodies that no honest client sends: each is refused before anybody is asked, and the gate serves on."""
+"""Invalid and unusual bodies: the invalid ones are refused before an upstream is called, and the gateway keeps serving."""
 
 import pytest
 
 from tests.raw import ask, no_tasks_left, post, serves  # noqa: F401
 from tests.upstream import FakeUpstream
 
-NOT_READ = {
+INVALID = {
     "nothing": (b"", "invalid_json"),
     "no JSON": (b"hello", "invalid_json"),
     "HTML": (b"<html></html>", "invalid_json"),
@@ -14,14 +14,14 @@ NOT_READ = {
     "a string": (b'"m"', "invalid_json"),
     "null": (b"null", "invalid_json"),
     "two documents": (b'{"model":"m"}{"model":"n"}', "invalid_json"),
-    "a comma behind it": (b'{"model":"m"},', "invalid_json"),
+    "a trailing comma": (b'{"model":"m"},', "invalid_json"),
     "a comment": (b'{"model":"m"/**/}', "invalid_json"),
     "single quotes": (b"{'model':'m'}", "invalid_json"),
-    "cut in the middle": (b'{"model":"m","input":"', "invalid_json"),
+    "truncated": (b'{"model":"m","input":"', "invalid_json"),
     "a name twice": (b'{"model":"m","model":"n"}', "duplicate_key"),
     "a name twice, once escaped": (b'{"model":"m","mod\\u0065l":"n"}', "duplicate_key"),
     "a name twice, deep inside": (b'{"model":"m","tools":[{"a":{"type":"x","type":"y"}}]}', "duplicate_key"),
-    "a name twice behind an escaped colon": (b'{"model":"\\u003a","a":1,"a":2}', "duplicate_key"),
+    "a name twice after an escaped colon": (b'{"model":"\\u003a","a":1,"a":2}', "duplicate_key"),
     "NaN": (b'{"model":"m","temperature":NaN}', "invalid_json"),
     "Infinity": (b'{"model":"m","temperature":-Infinity}', "invalid_json"),
     "a number beyond doubles": (b'{"model":"m","temperature":1e400}', "invalid_json"),
@@ -42,11 +42,11 @@ NOT_READ = {
 }
 
 
-@pytest.mark.parametrize(("body", "code"), NOT_READ.values(), ids=NOT_READ)
-async def test_a_body_that_two_readers_could_read_differently_is_refused(
+@pytest.mark.parametrize(("body", "code"), INVALID.values(), ids=INVALID)
+async def test_a_body_that_two_parsers_could_read_differently_is_refused(
     gate: str, upstream: FakeUpstream, body: bytes, code: str
 ):
-    """400, in the envelope, with a code that says why."""
+    """400 in the envelope, with a code for the reason."""
     answer = await ask(gate, post(body))
 
     assert (answer.status, answer.error["type"], answer.error["code"]) == (400, "invalid_request_error", code)
@@ -55,7 +55,7 @@ async def test_a_body_that_two_readers_could_read_differently_is_refused(
     assert await serves(gate)
 
 
-ODD_SHAPES = {
+WRONG_TYPES = {
     b"{}": ("model", "missing_required_parameter"),
     b'{"model":null}': ("model", "missing_required_parameter"),
     b'{"model":7}': ("model", "invalid_type"),
@@ -81,11 +81,11 @@ ODD_SHAPES = {
 }
 
 
-@pytest.mark.parametrize(("body", "param", "code"), [(body, *told) for body, told in ODD_SHAPES.items()])
-async def test_an_odd_shape_is_the_callers_mistake_and_never_a_crash(
+@pytest.mark.parametrize(("body", "param", "code"), [(body, *expected) for body, expected in WRONG_TYPES.items()])
+async def test_a_field_of_a_wrong_type_is_a_400(
     gate: str, upstream: FakeUpstream, logged, body: bytes, param: str, code: str
 ):
-    """400 with the field it concerns."""
+    """With the field that it concerns, and never a crash."""
     answer = await ask(gate, post(body))
 
     assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, code)
@@ -94,7 +94,7 @@ async def test_an_odd_shape_is_the_callers_mistake_and_never_a_crash(
     assert await serves(gate)
 
 
-ODD_BUT_THE_UPSTREAMS_BUSINESS = [
+UNCHECKED_SHAPES = [
     b'{"model":"m","tools":"x","prompt_cache_key":"a"}',
     b'{"model":"m","tools":[7,null],"prompt_cache_key":"a"}',
     b'{"model":"m","prompt_cache_key":[1]}',
@@ -108,9 +108,9 @@ ODD_BUT_THE_UPSTREAMS_BUSINESS = [
 ]
 
 
-@pytest.mark.parametrize("body", ODD_BUT_THE_UPSTREAMS_BUSINESS)
-async def test_what_the_gate_does_not_judge_it_neither_refuses_nor_trips_over(gate: str, upstream, logged, body: bytes):
-    """Shapes that no policy reads reach the upstream, which knows its own protocol."""
+@pytest.mark.parametrize("body", UNCHECKED_SHAPES)
+async def test_shapes_that_no_policy_checks_pass(gate: str, upstream, logged, body: bytes):
+    """They reach the upstream, which checks its own protocol."""
     answer = await ask(gate, post(body))
 
     assert answer.status == 200
@@ -119,14 +119,14 @@ async def test_what_the_gate_does_not_judge_it_neither_refuses_nor_trips_over(ga
 
 
 async def test_a_body_reaches_the_upstream_as_it_was_checked(gate: str, upstream: FakeUpstream):
-    """Never the caller's own bytes, which another parser could read differently."""
+    """Not as the caller's own bytes, which another parser could read differently."""
     await ask(gate, post(b' {"model" : "\\u006d", "n": 1.0e2, "big": 123456789012345678901234567890} '))
 
     assert upstream.requests[0].raw == b'{"model":"m","n":100.0,"big":1.2345678901234568e+29,"max_tool_calls":8}'
 
 
-async def test_the_order_of_doors_is_kept(gate: str, upstream: FakeUpstream):
-    """A path that is not served is told before a body that cannot be read."""
+async def test_an_unknown_path_is_refused_before_its_body_is_read(gate: str, upstream: FakeUpstream):
+    """404, although the body is not valid JSON."""
     answer = await ask(gate, post(b"[", target="/v1/unknown"))
 
     assert answer.status == 404

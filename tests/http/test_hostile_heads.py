@@ -1,4 +1,4 @@
-"""Heads that no honest client sends, on a raw socket before a real gate."""
+"""Invalid and ambiguous request heads, sent on a raw socket."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def head(*lines: str, first: str = "POST /v1/responses HTTP/1.1", body: bytes = 
     return "\r\n".join([first, "Host: localhost", *lines, "", ""]).encode("latin-1") + body
 
 
-DOUBTFUL_ENDS = {
+AMBIGUOUS_LENGTHS = {
     "both lengths": head("Content-Length: 13", "Transfer-Encoding: chunked", body=CHUNKED),
     "both lengths, the other way round": head("Transfer-Encoding: chunked", "Content-Length: 13", body=CHUNKED),
     "two different lengths": head("Content-Length: 13", "Content-Length: 14", body=BODY),
@@ -28,7 +28,7 @@ DOUBTFUL_ENDS = {
     "chunked, gzip": head("Transfer-Encoding: chunked, gzip", body=CHUNKED),
     "chunked twice": head("Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=CHUNKED),
     "an unknown coding": head("Transfer-Encoding: xchunked", body=CHUNKED),
-    "chunked behind a control character": head("Transfer-Encoding: \x0bchunked", body=CHUNKED),
+    "chunked after a control character": head("Transfer-Encoding: \x0bchunked", body=CHUNKED),
     "a blank before the colon": head("Transfer-Encoding : chunked", body=CHUNKED),
     "chunked in HTTP/1.0": head("Transfer-Encoding: chunked", first="POST /v1/responses HTTP/1.0", body=CHUNKED),
     "a chunk size that is no number": head("Transfer-Encoding: chunked", body=b"zz" + CHUNKED),
@@ -40,11 +40,11 @@ DOUBTFUL_ENDS = {
 }
 
 
-@pytest.mark.parametrize("data", DOUBTFUL_ENDS.values(), ids=DOUBTFUL_ENDS)
-async def test_a_body_whose_end_is_doubtful_is_refused_and_its_connection_closed(
+@pytest.mark.parametrize("data", AMBIGUOUS_LENGTHS.values(), ids=AMBIGUOUS_LENGTHS)
+async def test_a_body_of_ambiguous_length_is_refused_and_its_connection_closed(
     gate: str, upstream: FakeUpstream, data: bytes
 ):
-    """Two readers could see two different requests in it: nothing of it goes on, nothing behind it is read."""
+    """Two parsers could see two different requests in it: nothing of it is forwarded, nothing after it is read."""
     async with wire(gate) as connection:
         await connection.send(data)
         answer = await connection.answer()
@@ -56,7 +56,7 @@ async def test_a_body_whose_end_is_doubtful_is_refused_and_its_connection_closed
     assert await serves(gate)
 
 
-UNREADABLE = {
+INVALID_HEADS = {
     "a folded header": head("X-A: b", " c", first="GET /healthz HTTP/1.1"),
     "a NUL in a value": head("X-A: b\x00c", first="GET /healthz HTTP/1.1"),
     "a bare CR in a value": head("X-A: b\rc", first="GET /healthz HTTP/1.1"),
@@ -68,7 +68,7 @@ UNREADABLE = {
     "two Hosts": head("Host: localhost", first="GET /healthz HTTP/1.1"),
     "line feeds alone": b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
     "a method in lower case": head(first="get /healthz HTTP/1.1"),
-    "a method nobody knows": head(first="FETCH /healthz HTTP/1.1"),
+    "an unknown method": head(first="FETCH /healthz HTTP/1.1"),
     "HTTP/1.2": head(first="GET /healthz HTTP/1.2"),
     "HTTP/2 with prior knowledge": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -78,9 +78,9 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("data", UNREADABLE.values(), ids=UNREADABLE)
-async def test_a_head_that_is_no_http_is_refused_in_the_envelope(gate: str, upstream: FakeUpstream, data: bytes):
-    """Even what aiohttp itself refuses is told as JSON that the SDKs read, and ends the connection."""
+@pytest.mark.parametrize("data", INVALID_HEADS.values(), ids=INVALID_HEADS)
+async def test_an_invalid_head_is_refused_in_the_envelope(gate: str, upstream: FakeUpstream, data: bytes):
+    """Also when aiohttp itself refuses it; the connection is then closed."""
     async with wire(gate) as connection:
         await connection.send(data)
         answer = await connection.answer()
@@ -93,8 +93,8 @@ async def test_a_head_that_is_no_http_is_refused_in_the_envelope(gate: str, upst
 
 
 @pytest.mark.parametrize("first", ["GET /healthz HTTP/0.9", "GET /healthz", "GET /healthz HTTP/2.0"])
-async def test_versions_that_are_not_spoken_are_refused(gate: str, first: str):
-    """aiohttp would serve HTTP/0.9 and HTTP/2.0 request lines, and mirror their version."""
+async def test_other_versions_of_http_are_refused(gate: str, first: str):
+    """aiohttp would serve HTTP/0.9 and HTTP/2.0 request lines, and repeat their version."""
     async with wire(gate) as connection:
         await connection.send(head(first=first))
         answer = await connection.answer()
@@ -104,7 +104,7 @@ async def test_versions_that_are_not_spoken_are_refused(gate: str, first: str):
     assert await serves(gate)
 
 
-TRICKS = [
+OTHER_PATHS = [
     "/v1/..%2fresponses", "/v1/%2e%2e/v1/responses", "/v1/../v1/responses", "/x/../v1/responses", "/v1/./responses",
     "/v1/responses;x=1", "/v1;x/responses", "//v1/responses", "/v1//responses", "//evil/v1/responses", "/v1/responses/",
     "/v1/v1/responses", "/V1/responses", "/v1/Responses", "/v1/%72esponses", "/v1/responses%00", "/v1/responses%3fx=1",
@@ -113,9 +113,9 @@ TRICKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", TRICKS)
-async def test_a_path_is_served_only_as_it_is_spelt(gate: str, upstream: FakeUpstream, target: str):
-    """The target is compared as it was sent: no decoding, no normalising. The 404 names it."""
+@pytest.mark.parametrize("target", OTHER_PATHS)
+async def test_only_the_exact_path_is_served(gate: str, upstream: FakeUpstream, target: str):
+    """The target is compared as it was sent, neither decoded nor normalized. The 404 names it."""
     answer = await ask(gate, post(target=target))
 
     assert answer.status == 404
@@ -125,8 +125,8 @@ async def test_a_path_is_served_only_as_it_is_spelt(gate: str, upstream: FakeUps
 
 
 @pytest.mark.parametrize("first", ["OPTIONS * HTTP/1.1", "CONNECT evil:443 HTTP/1.1", "TRACE / HTTP/1.1"])
-async def test_other_forms_of_targets_are_not_served(gate: str, first: str):
-    """The gate is no forward proxy and mirrors nothing."""
+async def test_other_forms_of_a_target_are_not_served(gate: str, first: str):
+    """The gateway is not a forward proxy, and TRACE repeats nothing."""
     answer = await ask(gate, head("Authorization: Bearer secret", first=first))
 
     assert (answer.status, answer.error["param"]) == (404, None)
@@ -134,8 +134,8 @@ async def test_other_forms_of_targets_are_not_served(gate: str, first: str):
     assert await serves(gate)
 
 
-async def test_what_follows_a_connect_is_not_read(gate: str, upstream: FakeUpstream):
-    """Those bytes were meant for a tunnel that was never there."""
+async def test_bytes_after_a_connect_are_not_read(gate: str, upstream: FakeUpstream):
+    """They were meant for a tunnel that was never opened."""
     async with wire(gate) as connection:
         await connection.send(head(first="CONNECT evil:443 HTTP/1.1") + SMUGGLED)
 
@@ -145,18 +145,18 @@ async def test_what_follows_a_connect_is_not_read(gate: str, upstream: FakeUpstr
 
 
 async def test_a_refused_body_is_not_read_as_the_next_request(gate: str, upstream: FakeUpstream):
-    """A request inside the body of another stays inside, although nobody reads that body."""
+    """A request inside the body of another is part of that body, also when the body is unused."""
     refused = head(f"Content-Length: {len(SMUGGLED)}", first="POST /nowhere HTTP/1.1", body=SMUGGLED)
     async with wire(gate) as connection:
         await connection.send(refused + post(b'{"model":"mine"}'))
 
         assert (await connection.answer()).status == 404
         assert (await connection.answer()).status == 200
-        assert [asked.body["model"] for asked in upstream.requests] == ["mine"]
+        assert [received.body["model"] for received in upstream.requests] == ["mine"]
 
 
-async def test_a_refusal_before_the_body_is_whole_ends_the_connection(gate: str, upstream: FakeUpstream):
-    """What is left of that body is never taken for a request."""
+async def test_a_refusal_before_the_end_of_the_body_closes_the_connection(gate: str, upstream: FakeUpstream):
+    """The rest of that body is never read as a request."""
     async with wire(gate) as connection:
         await connection.send(head(f"Content-Length: {len(SMUGGLED) + 5}", first="POST /nowhere HTTP/1.1"))
         answer = await connection.answer()
@@ -167,14 +167,14 @@ async def test_a_refusal_before_the_body_is_whole_ends_the_connection(gate: str,
         assert upstream.requests == []
 
 
-async def test_pipelined_requests_are_answered_in_their_order(gate: str, upstream: FakeUpstream):
-    """Each body ends where its length says, and belongs to its own head."""
+async def test_pipelined_requests_are_answered_in_order(gate: str, upstream: FakeUpstream):
+    """Each body ends at its length and belongs to its own head."""
     async with wire(gate) as connection:
         await connection.send(b"".join(post(b'{"model":"%d"}' % number) for number in range(40)))
         answers = [await connection.answer() for _ in range(40)]
 
     assert {answer.status for answer in answers} == {200}
-    assert [asked.body["model"] for asked in upstream.requests] == [str(number) for number in range(40)]
+    assert [received.body["model"] for received in upstream.requests] == [str(number) for number in range(40)]
 
 
 UPGRADE = (
@@ -185,8 +185,10 @@ UPGRADE = (
 )
 
 
-@pytest.mark.parametrize("extra", [(), (f"Content-Length: {len(SMUGGLED)}",)], ids=["behind it", "as its body"])
-async def test_nothing_is_smuggled_with_a_websocket_upgrade(gate: str, upstream: FakeUpstream, extra: tuple[str, ...]):
+@pytest.mark.parametrize("extra", [(), (f"Content-Length: {len(SMUGGLED)}",)], ids=["after it", "as its body"])
+async def test_bytes_after_a_refused_upgrade_are_not_a_request(
+    gate: str, upstream: FakeUpstream, extra: tuple[str, ...]
+):
     """CVE-2026-69243: a body after an upgrade that is refused is not the next request."""
     async with wire(gate) as connection:
         await connection.send(head(*UPGRADE, *extra, first="GET /v1/responses HTTP/1.1", body=SMUGGLED))
@@ -197,16 +199,14 @@ async def test_nothing_is_smuggled_with_a_websocket_upgrade(gate: str, upstream:
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
-async def test_an_upgrade_that_is_asked_for_with_a_post_is_passed_over(
-    gate: str, upstream: FakeUpstream, protocol: str
-):
-    """Its body is the request's own, once; nothing behind it is read, whole or in part."""
+async def test_an_upgrade_in_a_post_is_ignored(gate: str, upstream: FakeUpstream, protocol: str):
+    """The request is answered once, with its own body; nothing after it is read."""
     async with wire(gate) as connection:
         await connection.send(post(connection="Upgrade", upgrade=protocol) + post(b'{"model":"next"}'))
 
         assert (await connection.answer()).status == 200
         assert await connection.rest() == b""
-        assert [asked.body["model"] for asked in upstream.requests] == ["m"]
+        assert [received.body["model"] for received in upstream.requests] == ["m"]
 
 
 HOSTS = {
@@ -217,10 +217,10 @@ HOSTS = {
 
 
 @pytest.mark.parametrize(("host", "status"), HOSTS.items())
-async def test_an_open_gate_answers_only_to_loopbacks_own_names(
+async def test_a_gateway_without_callers_serves_only_the_names_of_loopback(
     gate: str, upstream: FakeUpstream, host: str, status: int
 ):
-    """A web page must not reach it through a name of its own that points at 127.0.0.1."""
+    """A web page must not reach it through a DNS name of its own that resolves to 127.0.0.1."""
     answer = await ask(gate, post(host=host))
 
     assert answer.status == status
@@ -228,24 +228,24 @@ async def test_an_open_gate_answers_only_to_loopbacks_own_names(
     assert status == 200 or answer.error["type"] == "invalid_request_error"
 
 
-async def test_a_gate_with_callers_answers_to_any_name(start_gate, upstream: FakeUpstream):
-    """The key is what counts there."""
+async def test_a_gateway_with_callers_serves_any_host_name(start_gate, upstream: FakeUpstream):
+    """The key decides there."""
     sha256 = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
     gate = await start_gate(tables_for(upstream, caller=[{"name": "a", "key_sha256": sha256}]))
 
     assert (await ask(gate, post(host="gate.example", authorization="Bearer secret"))).status == 200
 
 
-async def test_configured_hosts_are_the_only_ones(start_gate, upstream: FakeUpstream):
-    """`server.hosts` replaces loopback's names."""
+async def test_configured_hosts_replace_the_default_ones(start_gate, upstream: FakeUpstream):
+    """Those of loopback are not served any more."""
     gate = await start_gate(tables_for(upstream, server={"hosts": ["gate.example"]}))
 
     assert (await ask(gate, post(host="gate.example:443"))).status == 200
     assert (await ask(gate, post())).status == 421
 
 
-async def test_the_gate_listens_on_the_loopback_of_ipv6(start_gate, upstream: FakeUpstream):
-    """Its address is written as URLs write it."""
+async def test_the_gateway_listens_on_ipv6(start_gate, upstream: FakeUpstream):
+    """Its address is printed with brackets, as in a URL."""
     try:
         gate = await start_gate(tables_for(upstream, server={"host": "::1"}))
     except OSError:

@@ -37,8 +37,8 @@ def refusal(*authorization: str, directory: Directory = DIRECTORY) -> Unauthenti
         ("Bearer sk-anna_1.2~3+4/5=", ANNA),
     ],
 )
-def test_a_key_names_its_caller(header: str, caller: Caller):
-    """The scheme is written in any case, the key in exactly one."""
+def test_a_key_identifies_its_caller(header: str, caller: Caller):
+    """The scheme is compared without regard to case, the key exactly."""
     assert DIRECTORY.identify([header]) == caller
 
 
@@ -67,40 +67,40 @@ def test_a_key_names_its_caller(header: str, caller: Caller):
     ],
 )
 def test_any_other_key_is_refused(header: str):
-    """Without a word of what was wrong with it."""
+    """The message does not say what was wrong with it."""
     error = refusal(header)
 
     assert (error.status, error.code) == (401, "invalid_api_key")
     assert error.message == "Incorrect API key provided. Ask the operator of this gateway for a key."
 
 
-def test_no_key_is_refused_as_openai_words_it():
-    """A newcomer reads what to do."""
+def test_a_missing_key_is_refused_in_the_words_of_openai():
+    """The message says how to send one."""
     assert refusal().message.startswith("You didn't provide an API key. You need to provide your API key")
     assert refusal().headers == {"WWW-Authenticate": "Bearer"}
 
 
 @pytest.mark.parametrize("headers", [["Bearer sk-ben", "Bearer sk-ben"], ["Bearer sk-ben", ""], ["", "Bearer sk-ben"]])
-def test_only_one_header_is_read(headers: Sequence[str]):
-    """Two readers could take two different ones."""
+def test_more_than_one_header_is_refused(headers: Sequence[str]):
+    """Two readers could use different ones."""
     assert refusal(*headers).message == "The request has more than one Authorization header; exactly one is allowed."
 
 
-def test_without_callers_everybody_is_anybody():
-    """Whatever they bring; the config sees to it that they are on the same machine."""
+def test_without_callers_every_client_is_anonymous():
+    """Whatever header it sends; the config then allows only clients on the same machine."""
     identify = Directory({}).identify
 
     assert identify([]) == identify(["Bearer x"]) == identify(["a", "b"]) == ANONYMOUS
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic x", "\u00e9"])
-def test_the_digest_of_nothing_is_nobodys_key(header: str):
-    """`printf %s "$UNSET" | sha256sum` gives one that must not open the gate to whoever brings no key."""
+def test_an_empty_key_is_never_valid(header: str):
+    """`printf %s "$UNSET" | sha256sum` gives a digest that must not admit clients without a key."""
     assert refusal(header, directory=Directory({digest(""): ANNA})).code == "invalid_api_key"
 
 
 @PATIENT
 @given(header=st.text(max_size=30) | st.from_regex(r"Bearer [A-Za-z0-9._~+/=-]+", fullmatch=True))
-def test_no_header_breaks_it_and_none_is_repeated(header: str):
-    """Only the two keys open; an error never shows what was brought."""
+def test_any_header_is_refused_without_being_repeated(header: str):
+    """The error never contains what was sent."""
     assert refusal(header).message == "Incorrect API key provided. Ask the operator of this gateway for a key."

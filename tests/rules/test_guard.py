@@ -289,7 +289,7 @@ async def test_a_failure_is_raised_while_it_can_be_a_status(is_stream: bool, bat
     call = make_call(stream=is_stream)
     reply = await guarded(make_rules(make_rule(ItemBudget())), call, Reply(200, {}, batches=in_turn(*batches)), context)
     with pytest.raises(BackendError) as caught:
-        await convert(reply, context.transcript, stream=is_stream) if not is_stream else await sent(reply)
+        await convert(reply, context.transcript, context, stream=is_stream) if not is_stream else await sent(reply)
 
     assert (caught.value.status, caught.value.code) == (502, "upstream_cut")
 

@@ -8,10 +8,12 @@ import pytest
 
 from proxy.wire.compose import events_of
 from proxy.wire.convert import convert
-from proxy.wire.errors import BackendError
+from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run, response_reply
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import Transcript
+from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease, Workers
+from tests.values import make_context
 from tests.wire.contract import event_faults, order_faults
 from tests.wire.streams import CANONICAL, RECORDING, data_of, frame
 
@@ -38,7 +40,7 @@ def stream_reply(stream: bytes, transcript: Transcript, size: int = 700) -> Repl
 async def body_of(stream: bytes) -> Reply:
     """Return the body that a stream is converted to."""
     transcript = Transcript()
-    return await convert(stream_reply(stream, transcript), transcript, stream=False)
+    return await convert(stream_reply(stream, transcript), transcript, make_context(), stream=False)
 
 
 async def read(reply: Reply) -> Sequence[Event | Run]:
@@ -51,7 +53,7 @@ async def test_a_reply_in_the_right_form_is_returned_unchanged(stream: bool):
     """It is the very same object."""
     reply = Reply(200, HEADERS, batches=in_turn()) if stream else response_reply(FINAL, HEADERS)
 
-    assert await convert(reply, Transcript(), stream=stream) is reply
+    assert await convert(reply, Transcript(), make_context(), stream=stream) is reply
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500])
@@ -60,7 +62,7 @@ async def test_an_error_is_returned_unchanged(status: int, stream: bool):
     """An error is a body for every caller, also for one that asked for a stream."""
     reply = Reply(status, {}, body=b'{"error":{}}')
 
-    assert await convert(reply, Transcript(), stream=stream) is reply
+    assert await convert(reply, Transcript(), make_context(), stream=stream) is reply
 
 
 async def test_a_stream_becomes_its_final_response():
@@ -95,7 +97,7 @@ async def test_an_empty_output_is_filled_from_the_items(output: object):
 async def test_a_body_becomes_the_events_that_it_could_have_come_in():
     """Numbered and ordered as the strictest client requires; the content type of the body is dropped."""
     body = response_reply(FINAL, {"content-type": "application/json", "x-upstream-request-id": "req_1"})
-    reply = await convert(body, Transcript(), stream=True)
+    reply = await convert(body, Transcript(), make_context(), stream=True)
     events = [unit.data for unit in await read(reply) if isinstance(unit, Event)]
 
     assert order_faults(events) == []
@@ -108,14 +110,14 @@ async def test_a_body_that_is_converted_and_back_is_the_same():
     """No field is lost."""
     transcript = Transcript()
     batches = in_turn(events_of(FINAL), transcript=transcript)
-    reply = await convert(Reply(200, {}, batches=batches), transcript, stream=False)
+    reply = await convert(Reply(200, {}, batches=batches), transcript, make_context(), stream=False)
 
     assert orjson.loads(reply.body or b"") == FINAL
 
 
 async def test_a_reply_without_a_response_object_still_becomes_a_stream():
     """It has one terminal event."""
-    events = await read(await convert(Reply(200, {}, body=b"{}"), Transcript(), stream=True))
+    events = await read(await convert(Reply(200, {}, body=b"{}"), Transcript(), make_context(), stream=True))
 
     assert [unit.type for unit in events] == ["response.created", "response.in_progress", "response.completed"]
 
@@ -131,7 +133,35 @@ async def test_a_response_that_is_too_deep_to_convert_is_an_error_of_the_backend
     body = Reply(200, {}, body=b"received", response=response)
     reply = body if stream else Reply(200, {}, batches=in_turn([terminal], transcript=transcript))
     with pytest.raises(BackendError) as caught:
-        await convert(reply, transcript, stream=stream)
+        await convert(reply, transcript, make_context(), stream=stream)
 
     assert (caught.value.status, caught.value.code) == (502, "upstream_invalid_response")
-    assert await convert(body, transcript, stream=False) is body
+    assert await convert(body, transcript, make_context(), stream=False) is body
+
+
+async def test_a_large_body_is_converted_in_a_thread_and_its_memory_is_counted():
+    """Its events hold each text several times, and composing them would delay other calls."""
+    workers, budget = Workers(), BodyMemory(2**30)
+    context = make_context(workers=workers, memory=MemoryLease(budget))
+    item = {
+        "type": "message",
+        "id": "m",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "x" * 400_000}],
+    }
+    body = response_reply({"id": "resp_1", "status": "completed", "output": [item]}, {})
+    reply = await convert(body, Transcript(), context, stream=True)
+    sizes = [len(unit.sse) for unit in await read(reply)]
+    workers.close()
+
+    assert sum(sizes) <= budget.used_bytes + FREE_BYTES
+    assert max(sizes) > 400_000
+
+
+async def test_a_body_without_memory_for_its_events_is_refused():
+    """Before any event is composed."""
+    context = make_context(memory=MemoryLease(BodyMemory(0)))
+    body = response_reply({"id": "resp_1", "status": "completed", "output": ["x" * 100_000]}, {})
+
+    with pytest.raises(Unavailable):
+        await convert(body, Transcript(), context, stream=True)

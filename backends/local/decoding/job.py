@@ -1,6 +1,8 @@
 """Defines what goes to the engine and what comes back: jobs one way, steps the other.
 
-    Job(7, prompt, options)  ->  Step(7, cached_tokens=0)  Step(7, [Token(42)])  Step(7, [Token(5), Token(9)], "stop")
+    Job(7, prompt, options)  ->  DecodingStep(7, cached_tokens=0)
+                                 DecodingStep(7, [Token(42)])
+                                 DecodingStep(7, [Token(5), Token(9)], "stop")
 
 Jobs and steps are plain data, so the caller and the engine can live in one process or in two.
 """  # fmt: skip
@@ -30,15 +32,16 @@ class DecodingOptions:
     top_k: int = 0  # 0: the engine chooses
     repetition_penalty: float = 1.0  # 1: none
     grammar: str = ""  # in llguidance's format; "": no constraint
-    free: bool = False  # whether the grammar allows free text at first, so that rejections are unlikely for a while
+    # Whether the grammar allows free text at first, so that rejections are unlikely for a while.
+    allows_free_text: bool = False
     top_logprobs: int | None = None  # how many alternatives to report for each token; None: no logprobs at all
-    prefix: int = 0  # how many prompt tokens are likely to be shared with other requests; 0: none
+    prefix_tokens: int = 0  # how many prompt tokens are likely to be shared with other requests; 0: none
     prefix_key: str = ""  # which requests share it: a prefix is kept once it came twice under one key
 
     @property
     def runs_alone(self) -> bool:
         """Whether the job needs a worker of its own: each of its tokens is inspected, or may have to be replaced."""
-        return bool(self.top_logprobs or (self.grammar and not self.free))
+        return bool(self.top_logprobs or (self.grammar and not self.allows_free_text))
 
 
 class Token(NamedTuple):
@@ -59,6 +62,7 @@ class Job:
     cancelled: bool = False
     preempted: bool = False  # only read in a batch
     answer_tokens: int = 0  # how many tokens at the end of the prompt belong to the answer
+    team: str = ""  # of the caller: teams take turns
 
     @property
     def partial_answer(self) -> Sequence[int]:
@@ -67,13 +71,15 @@ class Job:
 
     def with_free_grammar(self) -> "Job":
         """Return the same job with a grammar that counts as free, so that it can join a batch."""
-        return replace(self, options=replace(self.options, free=True))
+        return replace(self, options=replace(self.options, allows_free_text=True))
 
-    def continuation(self, generated: Sequence[int], *, free: bool = False) -> "Job":
-        """Return the job that continues this one after the `generated` tokens; it runs alone unless it is `free`."""
-        options = replace(self.options, max_tokens=self.options.max_tokens - len(generated), free=free)
+    def continuation(self, generated: Sequence[int], *, allows_free_text: bool = False) -> "Job":
+        """Return the job that continues this one after these tokens; it `allows_free_text` or runs alone."""
+        options = replace(
+            self.options, max_tokens=self.options.max_tokens - len(generated), allows_free_text=allows_free_text
+        )
         prompt = [*self.prompt, *generated]
-        return Job(self.id, prompt, options, answer_tokens=self.answer_tokens + len(generated))
+        return Job(self.id, prompt, options, answer_tokens=self.answer_tokens + len(generated), team=self.team)
 
 
 # Called by a run for each token, and once for each job at its end, with a message when it failed.
@@ -82,7 +88,7 @@ EndRun = Callable[[Job, RunEnd, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DecodingStep:
     """Progress of one job. The stop token that ends an answer is not among its tokens."""
 
     job: int

@@ -22,7 +22,7 @@ import ctranslate2  # noqa: F401  imported before the first message: from a slow
 import structlog
 
 from backends.local.decoding.grammar_matcher import GrammarCompiler
-from backends.local.decoding.job import Step
+from backends.local.decoding.job import DecodingStep
 from backends.local.host.device import Placement, load_generator
 from backends.local.host.ipc import (
     Channel,
@@ -85,7 +85,7 @@ class ChildServer:
         ready = EngineReady(generator.device, generator.compute_type, costs)
         self._channel.send(encode_message("ready", ready))
 
-    def _deliver(self, steps: Sequence[Step]) -> None:
+    def _deliver(self, steps: Sequence[DecodingStep]) -> None:
         self._channel.send(encode_steps(steps))
 
     def forward_log(self, _logger: object, level: str, fields: MutableMapping[str, Any]) -> NoReturn:
@@ -95,7 +95,7 @@ class ChildServer:
         raise structlog.DropEvent
 
 
-class LoadedModel(NamedTuple):
+class LoadedEngine(NamedTuple):
     """A model that is ready for a scheduler."""
 
     generator: Any
@@ -104,7 +104,7 @@ class LoadedModel(NamedTuple):
     grammars: GrammarCompiler
 
 
-def load_model(spec: EngineSpec) -> LoadedModel:
+def load_model(spec: EngineSpec) -> LoadedEngine:
     """Load and measure a model, which takes long.
 
     Raises OSError, ValueError, RuntimeError or MemoryError with a message for operators.
@@ -119,7 +119,7 @@ def load_model(spec: EngineSpec) -> LoadedModel:
     generator = load_generator(path, vocabulary, placement)
     costs = measure_costs(generator, vocabulary, generator.num_generators, spec.kv_bytes_per_token)
     tokenizer = (path / "tokenizer.json").read_text(encoding="utf-8")
-    return LoadedModel(generator, vocabulary, costs, GrammarCompiler(tokenizer, spec.vocabulary_size, spec.stop_ids))
+    return LoadedEngine(generator, vocabulary, costs, GrammarCompiler(tokenizer, spec.vocabulary_size, spec.stop_ids))
 
 
 def read_resident_bytes() -> int:

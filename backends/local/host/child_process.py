@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import structlog
 
-from backends.local.decoding.job import Job, Step
+from backends.local.decoding.job import DecodingStep, Job
 from backends.local.host.ipc import (
     MAX_BYTES,
     Channel,
@@ -109,7 +109,7 @@ class ChildProcess:
             return ""
         return f" process_bytes is {limit}, which may be too small; threads and libraries need memory, too."
 
-    async def receive(self, deliver: Callable[[Sequence[Step]], None]) -> None:
+    async def receive(self, deliver: Callable[[Sequence[DecodingStep]], None]) -> None:
         """Deliver steps until the connection ends; the jobs that are left in `jobs` are lost. Call `wait` next."""
         try:
             while (message := await self._receive_message()) is not None:
@@ -176,7 +176,7 @@ class ChildProcess:
             case _:
                 raise IpcError("a message of an unknown kind")
 
-    def _check_steps(self, steps: Sequence[Step]) -> list[Step]:
+    def _check_steps(self, steps: Sequence[DecodingStep]) -> list[DecodingStep]:
         """Return the steps of live jobs. Raises IpcError when a job has more tokens than its limit."""
         live = [step for step in steps if step.job in self.jobs]
         for step in live:

@@ -14,8 +14,8 @@ from typing import Self
 
 import structlog
 
-from backends.local.decoding.job import MIN_PROMPT_TOKENS, DecodingOptions, FinishReason, Job, Step, Token
-from backends.local.scheduling.admission import Admission
+from backends.local.decoding.job import MIN_PROMPT_TOKENS, DecodingOptions, DecodingStep, FinishReason, Job, Token
+from backends.local.scheduling.admission import JobAdmission
 from proxy.wire.errors import BackendError
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ class Generation:
         tokens, self._tokens = self._tokens, []
         return tokens
 
-    def add_step(self, step: Step) -> None:
+    def add_step(self, step: DecodingStep) -> None:
         """Add a step from the engine. Called in the loop's thread."""
         self.cached_tokens = step.cached_tokens or self.cached_tokens
         self._tokens.extend(step.tokens)
@@ -80,25 +80,28 @@ class Engine(ABC):
     device = ""
     compute_type = ""
 
-    def __init__(self, admission: Admission, vocabulary_size: int) -> None:
+    def __init__(self, admission: JobAdmission, vocabulary_size: int) -> None:
         self._admission = admission
         self._vocabulary_size = vocabulary_size
         self._job_ids = itertools.count(1)
         self._generations: dict[int, Generation] = {}
 
     @asynccontextmanager
-    async def generate(self, prompt: Sequence[int], options: DecodingOptions) -> AsyncIterator[Generation]:
-        """Start an answer. Leaving the block cancels it within one step, whether it waits or runs.
+    async def generate(
+        self, prompt: Sequence[int], options: DecodingOptions, *, team: str = ""
+    ) -> AsyncIterator[Generation]:
+        """Start an answer for a team's caller. Leaving the block cancels it within one step, whether it waits or runs.
 
         Raises BackendError when too many jobs are waiting, ValueError for an invalid prompt.
         """
         # A token id beyond the vocabulary would crash the library.
         if len(prompt) < MIN_PROMPT_TOKENS or min(prompt) < 0 or max(prompt) >= self._vocabulary_size:
             raise ValueError("The prompt is invalid; it must have at least two tokens, all of the model's vocabulary.")
-        job = Job(next(self._job_ids), prompt, options)
+        job = Job(next(self._job_ids), prompt, options, team=team)
         with self._admission.admit(job):
             generation = self._generations[job.id] = Generation()
             try:
+                await self._admission.wait_for_memory(job)
                 await self._submit(job)
                 yield generation
             finally:
@@ -106,7 +109,7 @@ class Engine(ABC):
                 if not generation.is_over:
                     self._cancel(job)
 
-    def receive(self, steps: Sequence[Step]) -> None:
+    def receive(self, steps: Sequence[DecodingStep]) -> None:
         """Pass steps on to their generations; steps of cancelled jobs are dropped."""
         for step in steps:
             self._admission.record_step(step)
@@ -123,7 +126,7 @@ class Engine(ABC):
 
     @property
     @abstractmethod
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the engine accepts jobs now."""
 
     @abstractmethod

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import orjson
 
-from backends.local.decoding.job import DecodingOptions, Job, Step, Token
+from backends.local.decoding.job import DecodingOptions, DecodingStep, Job, Token
 from backends.local.scheduling.costs import Costs
 
 HEADER_BYTES = 4
@@ -106,28 +106,29 @@ def decode_ready(content: Any) -> EngineReady:
 
 def encode_job(job: Job) -> bytes:
     """Return a "job" message."""
-    return encode_message("job", job.id, job.prompt, job.options)
+    return encode_message("job", job.id, job.team, job.prompt, job.options)
 
 
 def decode_job(content: Sequence[Any]) -> Job:
     """Return the job of a "job" message."""
-    job_id, prompt, options = content
-    return Job(job_id, prompt, DecodingOptions(**{**options, "stop_ids": frozenset(options["stop_ids"])}))
+    job_id, team, prompt, options = content
+    options["stop_ids"] = frozenset(options["stop_ids"])
+    return Job(job_id, prompt, DecodingOptions(**options), team=team)
 
 
-def encode_steps(steps: Sequence[Step]) -> bytes:
+def encode_steps(steps: Sequence[DecodingStep]) -> bytes:
     """Return a "steps" message."""
     rows = [(step.job, list(map(_encode_token, step.tokens)), step.finish, step.cached_tokens, step.message)
             for step in steps]  # fmt: skip
     return encode_message("steps", rows)
 
 
-def decode_steps(content: Sequence[Any], vocabulary_size: int) -> list[Step]:
+def decode_steps(content: Sequence[Any], vocabulary_size: int) -> list[DecodingStep]:
     """Return the steps of a "steps" message. Raises IpcError."""
     try:
         (rows,) = content
         steps = [
-            Step(job, [_decode_token(token, vocabulary_size) for token in tokens], finish, cached, str(text))
+            DecodingStep(job, [_decode_token(token, vocabulary_size) for token in tokens], finish, cached, str(text))
             for job, tokens, finish, cached, text in rows
         ]
         if all(map(_is_valid, steps)):
@@ -137,7 +138,7 @@ def decode_steps(content: Sequence[Any], vocabulary_size: int) -> list[Step]:
     raise IpcError("invalid steps")
 
 
-def _is_valid(step: Step) -> bool:
+def _is_valid(step: DecodingStep) -> bool:
     return isinstance(step.job, int) and step.finish in FINISH_REASONS and isinstance(step.cached_tokens, int | None)
 
 

@@ -19,7 +19,7 @@ class MemoryTenant(Protocol):
     """A model that can be loaded and unloaded."""
 
     @property
-    def needs_bytes(self) -> int:
+    def required_bytes(self) -> int:
         """The memory that it uses when it is loaded."""
 
     @property
@@ -30,7 +30,7 @@ class MemoryTenant(Protocol):
         """Release its memory unless it has been used again."""
 
 
-class MemoryBudget:
+class ModelMemoryBudget:
     """One budget for several tenants: the smallest limit that any of them has. Without a limit all of them fit."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class MemoryBudget:
         self._limits[tenant] = limit_bytes
         try:
             if (limit := self.limit_bytes) is not None:
-                check_model_fits(max(each.needs_bytes for each in self._limits), limit)
+                check_model_fits(max(each.required_bytes for each in self._limits), limit)
         except ValueError:
             self.leave(tenant)
             raise
@@ -61,7 +61,7 @@ class MemoryBudget:
     def has_room_for(self, tenant: MemoryTenant) -> bool:
         """Return whether the tenant can be loaded now. A single one always can: no other could make room for it."""
         others, limit = self._loaded - {tenant}, self.limit_bytes
-        return limit is None or not others or sum(each.needs_bytes for each in {*others, tenant}) <= limit
+        return limit is None or not others or sum(each.required_bytes for each in {*others, tenant}) <= limit
 
     async def acquire(self, tenant: MemoryTenant) -> None:
         """Wait until the tenant can be loaded; unload the others that have been idle longest."""
@@ -88,19 +88,19 @@ class MemoryBudget:
         return min(idle, key=lambda each: each[0])[1] if idle else None
 
 
-def check_model_fits(needs_bytes: int, limit_bytes: int) -> None:
+def check_model_fits(required_bytes: int, limit_bytes: int) -> None:
     """Raise ValueError when a model would never fit."""
-    if needs_bytes > limit_bytes:
-        raise ValueError(f"memory_bytes is {limit_bytes}, but one model alone takes about {needs_bytes}.")
+    if required_bytes > limit_bytes:
+        raise ValueError(f"memory_bytes is {limit_bytes}, but one model alone takes about {required_bytes}.")
 
 
 # Backends are built separately, and those of one gateway run in one loop. A budget is dropped with its last tenant.
-_BUDGETS: WeakValueDictionary[asyncio.AbstractEventLoop, MemoryBudget] = WeakValueDictionary()
+_BUDGETS: WeakValueDictionary[asyncio.AbstractEventLoop, ModelMemoryBudget] = WeakValueDictionary()
 
 
-def shared_budget() -> MemoryBudget:
+def shared_budget() -> ModelMemoryBudget:
     """Return the budget of all local models in the running loop."""
-    return _BUDGETS.setdefault(asyncio.get_running_loop(), MemoryBudget())
+    return _BUDGETS.setdefault(asyncio.get_running_loop(), ModelMemoryBudget())
 
 
 def free_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:

@@ -21,8 +21,8 @@ from backends.local.decoding.job import DecodingOptions, Job
 from backends.local.host.child_process import ChildProcess
 from backends.local.host.engine import Engine, Generation, model_failed
 from backends.local.host.ipc import EngineSpec
-from backends.local.host.memory import MemoryBudget
-from backends.local.scheduling.admission import Admission
+from backends.local.host.memory import ModelMemoryBudget
+from backends.local.scheduling.admission import JobAdmission
 from proxy.wire.errors import BackendError
 
 log = structlog.get_logger()
@@ -43,20 +43,20 @@ class SupervisorSettings:
     keep_alive_s: float | None
     preload: bool
     memory_bytes: int | None  # the limit of all models of this gateway together
-    needs_bytes: int  # the estimate for this model
+    required_bytes: int  # the estimate for this model
 
 
 class ProcessEngine(Engine):
     """The gateway's side of an engine. One task supervises the child process; calls wait until it is up."""
 
     def __init__(
-        self, admission: Admission, spec: EngineSpec, settings: SupervisorSettings, memory: MemoryBudget
+        self, admission: JobAdmission, spec: EngineSpec, settings: SupervisorSettings, memory: ModelMemoryBudget
     ) -> None:
         super().__init__(admission, spec.vocabulary_size)
         self._spec = spec
         self._settings = settings
         self._memory = memory
-        self._peak_bytes = settings.needs_bytes
+        self._peak_bytes = settings.required_bytes
         self._child: ChildProcess | None = None
         self._wanted = asyncio.Event()
         self._up = asyncio.Event()
@@ -67,7 +67,7 @@ class ProcessEngine(Engine):
 
     @classmethod
     async def start(
-        cls, admission: Admission, spec: EngineSpec, settings: SupervisorSettings, memory: MemoryBudget
+        cls, admission: JobAdmission, spec: EngineSpec, settings: SupervisorSettings, memory: ModelMemoryBudget
     ) -> "ProcessEngine":
         """Return an engine that is up, or that starts at the first call.
 
@@ -86,12 +86,12 @@ class ProcessEngine(Engine):
         return engine
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether calls can be answered; also while the idle model is unloaded."""
         return not self._closed and not self._has_failed
 
     @property
-    def needs_bytes(self) -> int:
+    def required_bytes(self) -> int:
         """The estimate of its memory, or the largest measured value when that is more."""
         if self._child is not None:
             self._peak_bytes = max(self._peak_bytes, self._child.resident_bytes)
@@ -103,9 +103,11 @@ class ProcessEngine(Engine):
         return self._used_at if self._up.is_set() and not self._generations else None
 
     @asynccontextmanager
-    async def generate(self, prompt: Sequence[int], options: DecodingOptions) -> AsyncIterator[Generation]:
+    async def generate(
+        self, prompt: Sequence[int], options: DecodingOptions, *, team: str = ""
+    ) -> AsyncIterator[Generation]:
         try:
-            async with super().generate(prompt, options) as generation:
+            async with super().generate(prompt, options, team=team) as generation:
                 yield generation
         finally:
             self._used_at = time.monotonic()

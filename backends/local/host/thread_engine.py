@@ -8,7 +8,7 @@ from typing import Any
 from backends.local.decoding.job import Job
 from backends.local.host.device import Placement, load_generator
 from backends.local.host.engine import Engine
-from backends.local.scheduling.admission import Admission
+from backends.local.scheduling.admission import JobAdmission
 from backends.local.scheduling.costs import measure_costs
 from backends.local.scheduling.prefix_cache import PrefixCache
 from backends.local.scheduling.scheduler import Scheduler
@@ -18,13 +18,13 @@ from proxy.wire.errors import BackendError
 class ThreadEngine(Engine):
     """Runs a scheduler in the caller's loop and the model in threads."""
 
-    def __init__(self, admission: Admission, vocabulary_size: int) -> None:
+    def __init__(self, admission: JobAdmission, vocabulary_size: int) -> None:
         super().__init__(admission, vocabulary_size)
         self._scheduler: Scheduler | None = None
 
     @classmethod
     async def start(  # noqa: PLR0913  the parts of one model, by name
-        cls, path: Path, vocabulary: Sequence[str], placement: Placement, admission: Admission, *,
+        cls, path: Path, vocabulary: Sequence[str], placement: Placement, admission: JobAdmission, *,
         kv_bytes_per_token: int = 0, prefix_cache_bytes: int = 0, grammars: Any = None,
     ) -> "ThreadEngine":  # fmt: skip
         """Load a model and measure its costs. Raises OSError when it cannot be loaded."""
@@ -41,7 +41,7 @@ class ThreadEngine(Engine):
         return engine
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self._scheduler is not None
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ Time passes only by `tick`.
 
 from collections.abc import Container, Sequence
 
-from backends.local.decoding.job import Job, Step
+from backends.local.decoding.job import DecodingStep, Job
 
 # How long no step may arrive: a fixed time, plus twice the loading time, because the model may be reloaded meanwhile,
 # plus a multiple of the estimated time to read the pending prompts, because long ones take longer than measured.
@@ -38,7 +38,7 @@ class Watchdog:
         """Record that a job was submitted."""
         self._prompts[job.id] = len(job.prompt)
 
-    def record_steps(self, steps: Sequence[Step], live_jobs: Container[int]) -> None:
+    def record_steps(self, steps: Sequence[DecodingStep], live_jobs: Container[int]) -> None:
         """Record steps: a worker is left, so prompts of cancelled jobs no longer count."""
         self._stalled_s = 0.0
         read = {step.job for step in steps if step.tokens or step.finish}

@@ -47,6 +47,7 @@ def read_request(
     prompt = _build_prompt(messages, tools, model, parameters, variables)
     reasoning_open = tags is not None and tags.are_open_in(_decode_tail(prompt, model))
     style, key = JsonStyle(**dict(model.json_style)), body.get("prompt_cache_key")
+    has_key = isinstance(key, str)
     options = DecodingOptions(
         max_tokens=min(parameters.max_output_tokens, model.context_length - len(prompt)),
         stop_ids=model.stop_ids,
@@ -58,9 +59,9 @@ def read_request(
             text_format.build_rule(style), model.tokenizer.control_tokens, style=style,
             reasoning_tags=tags, reasoning_open=reasoning_open,
         ),
-        free=text_format.schema is None and not tools.must_call,
+        allows_free_text=text_format.schema is None and not tools.must_call,
         top_logprobs=parameters.top_logprobs,
-        prefix=model.prefix_length(messages, tools.definitions, prompt, **variables) if isinstance(key, str) else 0,
+        prefix_tokens=model.prefix_length(messages, tools.definitions, prompt, **variables) if has_key else 0,
         prefix_key=f"{team}\0{key or ''}",
     )  # fmt: skip
     ignored = [*find_ignored(body, effort_supported=effort_supported), *tools.ignored]

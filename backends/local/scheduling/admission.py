@@ -3,18 +3,25 @@
 A job that is refused gets a Retry-After: the time until enough of the running and waiting work is done. It follows from
 the measured costs and from how much longer answers really take, because prompts are longer than in the measurement
 and machines are shared.
+
+Teams take turns (`fairness.py`), so a job waits for the running jobs and for one job of each other team per turn. A
+team that holds no job is never refused because of another team's jobs: it has a part of all limits for itself, and
+waits for memory instead of being refused.
 """
 
+import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from backends.local.decoding.job import Job, Step
+from backends.local.decoding.job import DecodingStep, Job
 from backends.local.scheduling.costs import Costs
 from backends.local.scheduling.estimates import AnswerLength
+from backends.local.scheduling.fairness import RESERVED_FRACTION, queue_limit
 from proxy.wire.errors import BackendError, RequestError
 
 MAX_RETRY_AFTER_S = 600
@@ -39,6 +46,11 @@ class AdmittedJob:
     started_at: float = 0.0
     cached_tokens: int = 0
     generated: int = 0
+    has_memory: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def team(self) -> str:
+        return self.job.team
 
     @property
     def max_tokens(self) -> int:
@@ -51,7 +63,7 @@ class AdmittedJob:
         return self.job.options.runs_alone
 
 
-class Admission:
+class JobAdmission:
     """The admitted jobs of one model.
 
     `kv_bytes` is the memory for answers while they are decoded; None: no limit. `kv_bytes_per_token` is known before
@@ -79,19 +91,30 @@ class Admission:
 
     @contextmanager
     def admit(self, job: Job) -> Iterator[None]:
-        """Admit a job until the block is left. Raises BackendError with Retry-After, or RequestError."""
+        """Admit a job until the block is left. Raises BackendError with Retry-After, or RequestError.
+
+        The job may start when `wait_for_memory` returns.
+        """
         admitted = AdmittedJob(job)
+        holds_nothing = all(other.team != job.team for other in self._jobs.values())
         self._check_fits(admitted)
-        self._check_waiting()
-        self._check_memory(admitted)
-        self._check_wait_time()
+        self._check_waiting(holds_nothing=holds_nothing)
+        if not holds_nothing:
+            self._check_memory(admitted)
+        self._check_wait_time(job.team, holds_nothing=holds_nothing)
         self._jobs[job.id] = admitted
+        self._assign_memory()
         try:
             yield
         finally:
             del self._jobs[job.id]
+            self._assign_memory()
 
-    def record_step(self, step: Step) -> None:
+    async def wait_for_memory(self, job: Job) -> None:
+        """Wait until the memory for an admitted job is free. It is assigned in the order of arrival."""
+        await self._jobs[job.id].has_memory.wait()
+
+    def record_step(self, step: DecodingStep) -> None:
         """Update the progress of a job."""
         admitted = self._jobs.get(step.job)
         if admitted is None:
@@ -110,15 +133,25 @@ class Admission:
         started = sum(admitted.started for admitted in self._jobs.values())
         return max(0, len(self._jobs) - max(started, self._workers))
 
-    @property
-    def wait_s(self) -> float:
-        """How long one more job would wait for a worker."""
+    def wait_s(self, team: str) -> float:
+        """Return how long one more job of a team would wait for a worker."""
         # A waiting job shows that no worker is free; which batches the started jobs are in is not known here.
-        return self._work_s() / self._workers if self.waiting else 0.0
+        return self._work_s(self._jobs_before(team)) / self._workers if self.waiting else 0.0
 
-    def _work_s(self) -> float:
-        """Return how long one worker would need for all admitted jobs."""
-        costs, jobs = self._costs, self._jobs.values()
+    def _jobs_before(self, team: str) -> list[AdmittedJob]:
+        """Return the jobs that start before one more of this team: all of its own, and as many of each other team."""
+        turns = 1 + sum(not each.started and each.team == team for each in self._jobs.values())
+        waiting: Counter[str] = Counter()
+        before = []
+        for each in self._jobs.values():
+            waiting[each.team] += not each.started
+            if each.started or waiting[each.team] <= turns:
+                before.append(each)
+        return before
+
+    def _work_s(self, jobs: Collection[AdmittedJob]) -> float:
+        """Return how long one worker would need for these jobs."""
+        costs = self._costs
         running = [self._remaining_tokens(admitted) for admitted in jobs if admitted.started]
         waiting = [admitted for admitted in jobs if not admitted.started]
         in_batches = sum(not admitted.runs_alone for admitted in waiting)
@@ -156,27 +189,42 @@ class Admission:
                 code="local_model_memory", param="max_output_tokens",
             )  # fmt: skip
 
-    def _check_waiting(self) -> None:
-        waiting = self.waiting
-        if len(self._jobs) >= self._workers + self._max_waiting and waiting >= self._max_waiting:
-            raise busy_error(
-                f"{waiting} calls are waiting for this model; the limit is {self._max_waiting}.", self.wait_s
-            )
+    def _check_waiting(self, *, holds_nothing: bool) -> None:
+        waiting, limit = self.waiting, queue_limit(self._max_waiting, holds_nothing=holds_nothing)
+        if len(self._jobs) >= self._workers + limit and waiting >= limit:
+            retry_after_s = self._work_s(self._jobs.values()) / self._workers if waiting else 0.0
+            raise busy_error(f"{waiting} calls are waiting for this model; the limit is {limit}.", retry_after_s)
 
     def _check_memory(self, admitted: AdmittedJob) -> None:
         capacity, reserved = self._capacity_tokens, sum(other.max_tokens for other in self._jobs.values())
         if capacity is not None and reserved + admitted.max_tokens > capacity:
             raise busy_error(
-                "The memory for answers of this model is in use; retry later.", self._work_s() / self._workers
+                "The memory for answers of this model is in use; retry later.",
+                self._work_s(self._jobs.values()) / self._workers,
             )
 
-    def _check_wait_time(self) -> None:
-        wait_s = self.wait_s
-        if wait_s > self._max_wait_s:
-            raise busy_error(
-                f"The answer would start in about {wait_s:.0f} s; the limit is {self._max_wait_s:g} s.",
-                wait_s - self._max_wait_s,
-            )
+    def _assign_memory(self) -> None:
+        """Assign free memory to the jobs that wait for it, in the order of arrival."""
+        capacity, used = self._capacity_tokens, 0
+        waiting = []
+        for each in self._jobs.values():
+            if each.has_memory.is_set():
+                used += each.max_tokens
+            else:
+                waiting.append(each)
+        for each in waiting:
+            used += each.max_tokens
+            if capacity is not None and used > capacity:
+                return
+            each.has_memory.set()
+
+    def _check_wait_time(self, team: str, *, holds_nothing: bool) -> None:
+        wait_s, limit_s = self.wait_s(team), self._max_wait_s
+        if holds_nothing:
+            limit_s += limit_s / RESERVED_FRACTION
+        if wait_s > limit_s:
+            message = f"The answer would start in about {wait_s:.0f} s; the limit is {limit_s:g} s."
+            raise busy_error(message, wait_s - limit_s)
 
     @property
     def _capacity_tokens(self) -> int | None:

@@ -1,8 +1,9 @@
 """Plans the next batches: which of the waiting jobs run together.
 
-The job that has waited longest leads the first batch, so no job waits forever. The most similar jobs join it as long as
-that costs less than running them separately. When more workers are free than there are batches, the largest batches
-are split. Workers that will be free soon count as well: some jobs wait for them where that answers all jobs sooner.
+The first job of the queue leads the first batch; the queue is in the order of turns, so no job waits forever. The most
+similar jobs, of any team, join it as long as that costs less than running them separately. When more workers are free
+than there are batches, the largest batches are split. Workers that will be free soon count as well: some jobs wait for
+them where that answers all jobs sooner.
 """
 
 from collections.abc import Hashable, Iterable, Sequence

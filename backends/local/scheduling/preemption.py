@@ -74,7 +74,7 @@ def choose_preemptions(
 ) -> Sequence[RunningBatch]:
     """Return the batches whose preemption makes the average answer sooner; none if there are no such batches.
 
-    `queue` is in the order of arrival, and not empty.
+    `queue` is in the order in which its jobs start, and not empty.
     """
     queue = queue[: costs.max_rows * (free + len(running))]
     candidates = [each for each in running if _is_preemptible(each, queue, free, costs, now)]
@@ -93,7 +93,7 @@ def choose_preemptions(
 
 
 def _is_preemptible(batch: RunningBatch, queue: Sequence[ScheduledJob], free: int, costs: Costs, now: float) -> bool:
-    """Return whether a queued job can share a batch with its rows, without overtaking a job that came earlier."""
+    """Return whether a queued job can share a batch with its rows, without overtaking a job whose turn is earlier."""
     keys = {plan.sharing_key(row) for row in batch.requeued if row.job.options.repetition_penalty == 1} - {None}
     if batch.preempted or keys.isdisjoint(map(plan.sharing_key, queue if free else queue[:1])):
         return False

@@ -73,7 +73,7 @@ class PrefixCache:
     def count_use(self, job: Job) -> Prefix:
         """Return the prefix that a new job may share with others under its key, and count its use."""
         options = job.options
-        length = min(options.prefix, len(job.prompt) - MIN_PROMPT_TOKENS) if _has_key(job) else 0
+        length = min(options.prefix_tokens, len(job.prompt) - MIN_PROMPT_TOKENS) if _has_key(job) else 0
         prefix = self._prefix(job.prompt[:length], options.prefix_key)
         if prefix.tokens:
             self._uses[prefix.digest] = self._uses.pop(prefix.digest, 0) + 1

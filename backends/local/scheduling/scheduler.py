@@ -21,12 +21,13 @@ from typing import Any
 
 from backends.local.decoding import constrained
 from backends.local.decoding.batch import run_batch
-from backends.local.decoding.job import FinishReason, Job, Step, Token
+from backends.local.decoding.job import DecodingStep, FinishReason, Job, Token
 from backends.local.decoding.sampling import sampling_arguments
 from backends.local.decoding.top_logprobs import run_with_top_logprobs
 from backends.local.scheduling import plan, preemption
 from backends.local.scheduling.costs import Costs
 from backends.local.scheduling.estimates import AnswerLength, GrammarAdherence
+from backends.local.scheduling.fairness import TeamRotation
 from backends.local.scheduling.outbox import Outbox
 from backends.local.scheduling.plan import ScheduledJob
 from backends.local.scheduling.preemption import RunningBatch
@@ -46,7 +47,7 @@ class Scheduler:
 
     def __init__(  # noqa: PLR0913  the parts of one model, by name
         self, generator: Any, vocabulary: Sequence[str], costs: Costs, *, workers: int,
-        deliver: Callable[[Sequence[Step]], None], prefixes: PrefixCache, grammars: Any = None,
+        deliver: Callable[[Sequence[DecodingStep]], None], prefixes: PrefixCache, grammars: Any = None,
     ) -> None:  # fmt: skip
         self._generator = generator
         self._vocabulary = vocabulary
@@ -61,7 +62,8 @@ class Scheduler:
         self._length = AnswerLength()
         self._adherence = GrammarAdherence()
         self._live: dict[int, ScheduledJob] = {}  # waiting or running
-        self._queue: list[ScheduledJob] = []  # waiting, in the order of arrival
+        self._queue: list[ScheduledJob] = []  # waiting, in the order of arrival; resumed jobs come first
+        self._rotation = TeamRotation()
         self._running: dict[asyncio.Future[None], RunningBatch] = {}
         self._reset = PrefixCacheReset(generator, prefixes, self._dispatch)
         self._timer: asyncio.Handle | None = None
@@ -131,14 +133,22 @@ class Scheduler:
         if self._reset.blocks_start(busy=bool(self._running)) if self._free_workers else self._prefixes.needs_reset:
             return
         self._update_estimates()
-        if self._preempt() or not self._free_workers:
+        queue = self._rotation.order(self._queue, lambda scheduled: scheduled.job.team)
+        if self._preempt(queue) or not self._free_workers:
             return
         now, costs = self._loop.time(), self._costs
         busy = [batch.as_busy_worker(costs, now) for batch in self._running.values()]
-        batches = plan.plan_with_busy_workers(self._queue, self._free_workers, costs, busy)
+        batches = plan.plan_with_busy_workers(queue, self._free_workers, costs, busy)
+        self._record_turns(queue, batches)
         steps = [step for batch in batches for step in self._start(batch)]
         self._queue = [scheduled for scheduled in self._queue if not scheduled.started]
         self._deliver(steps)
+
+    def _record_turns(self, queue: Sequence[ScheduledJob], batches: Sequence[Sequence[ScheduledJob]]) -> None:
+        """Record a turn of the team whose job leads a batch: the first one of the queue in it."""
+        position = {scheduled.job.id: at for at, scheduled in enumerate(queue)}
+        for batch in batches:
+            self._rotation.record_turn(min(batch, key=lambda each: position[each.job.id]).job.team)
 
     def _update_estimates(self) -> None:
         for scheduled in self._queue:
@@ -150,12 +160,12 @@ class Scheduler:
             scheduled.expected_tokens = self._length.remaining(job.answer_tokens + generated, limit - generated)
             scheduled.expected_total = self._length.remaining(0, limit)
 
-    def _preempt(self) -> bool:
-        """Preempt batches if that pays; then no job starts until they have ended."""
+    def _preempt(self, queue: Sequence[ScheduledJob]) -> bool:
+        """Preempt batches if that pays; then no job starts until they have ended. `queue` is in the order of turns."""
         now, running, costs = self._loop.time(), list(self._running.values()), self._costs
         for batch in running:
             batch.update_requeued(self._prefixes.usable)
-        batches = preemption.choose_preemptions(self._queue, running, self._free_workers, costs, now)
+        batches = preemption.choose_preemptions(queue, running, self._free_workers, costs, now)
         if not batches:
             return False
         for batch in batches:
@@ -168,7 +178,7 @@ class Scheduler:
         self._loop.call_at(self._preempting_until + QUIET_S, self._dispatch)
         return True
 
-    def _start(self, batch: Sequence[ScheduledJob]) -> list[Step]:
+    def _start(self, batch: Sequence[ScheduledJob]) -> list[DecodingStep]:
         if len(batch) == 1:
             self._constrain_if_alone(batch[0])
         prefix = self._prefixes.usable(batch[0].prefix)  # an earlier batch may have used the remaining memory
@@ -182,7 +192,7 @@ class Scheduler:
         run = self._loop.run_in_executor(self._threads, functools.partial(self._run, batch, prefix.tokens))
         self._running[run] = RunningBatch(batch, self._loop.time())
         run.add_done_callback(functools.partial(self._on_run_done, batch))
-        return [Step(each.job.id, cached_tokens=cached_tokens) for each in batch if not each.resumed]
+        return [DecodingStep(each.job.id, cached_tokens=cached_tokens) for each in batch if not each.resumed]
 
     def _constrain_if_alone(self, scheduled: ScheduledJob) -> None:
         """Run a job that shares its batch with no other under its grammar: forced tokens then cost no steps."""
@@ -243,7 +253,7 @@ class Scheduler:
                 self._requeue(scheduled)
                 continue
             if end == "preempted":
-                self._requeue(scheduled, free=scheduled.batch_key is not None)
+                self._requeue(scheduled, allows_free_text=scheduled.batch_key is not None)
                 continue
             new_tokens = tokens.setdefault(job.id, [])
             if token is not None:
@@ -257,11 +267,11 @@ class Scheduler:
         if tokens:
             self._deliver([_step(job_id, new, *ends.get(job_id, (None, ""))) for job_id, new in tokens.items()])
 
-    def _requeue(self, scheduled: ScheduledJob, *, free: bool = False) -> None:
-        """Queue the rest of a job before all jobs that have not started: in a batch if it is `free`, else alone."""
+    def _requeue(self, scheduled: ScheduledJob, *, allows_free_text: bool = False) -> None:
+        """Queue the rest of a job before all that have not started: in a batch if it `allows_free_text`, else alone."""
         self._prefixes.mark_read(scheduled.prefix)
         scheduled.ended = True
-        job = scheduled.job.continuation(scheduled.generated, free=free)
+        job = scheduled.job.continuation(scheduled.generated, allows_free_text=allows_free_text)
         rest = ScheduledJob(job, self._batch_key(job), scheduled.shared_prefix, resumed=True)
         rest.preempted = scheduled.job.preempted
         rest.shares_batch = scheduled.shares_batch and not job.options.runs_alone
@@ -284,5 +294,5 @@ class Scheduler:
             self._length.record(answer_tokens, cut=finish == "length")
 
 
-def _step(job_id: int, tokens: Sequence[Token], finish: FinishReason | None, message: str) -> Step:
-    return Step(job_id, tokens, finish, message=message)
+def _step(job_id: int, tokens: Sequence[Token], finish: FinishReason | None, message: str) -> DecodingStep:
+    return DecodingStep(job_id, tokens, finish, message=message)

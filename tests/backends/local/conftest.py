@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import pytest
 
 from backends.local import Local
 from backends.local.model import Model, read_model
-from proxy.context import Caller
+from proxy.context import Caller, Context
 from proxy.wire.call import Call
-from proxy.wire.event import Event
+from proxy.wire.event import Event, Reply
 from tests.models import write_model
 
 CALL = '{"name": "get_weather", "arguments": {"location": "Oslo"}}'
@@ -97,11 +97,13 @@ async def until(condition: Callable[[], object], patience_s: float = 60) -> None
             await asyncio.sleep(0.01)
 
 
-def call_of(**body: Any) -> Call:
-    return Call(Caller("ann", "red"), {"model": "tiny", **body}, {})
+def respond(local: Local, *, team: str = "red", **body: Any) -> AbstractAsyncContextManager[Reply]:
+    """Return the reply to a request of a team, to be entered."""
+    return local.respond(Call({"model": "tiny", **body}), Context("req_1", Caller("ann", team)))
 
 
-async def ask(local: Local, **body: Any) -> list[Event]:
+async def ask(local: Local, *, team: str = "red", **body: Any) -> list[Event]:
     """Return all events of the answer to a request."""
-    async with local.respond(call_of(**body)) as reply:
-        return [event async for batch in reply.batches for event in batch]
+    async with respond(local, team=team, **body) as reply:
+        assert reply.batches is not None
+        return [event async for batch in reply.batches for event in batch if isinstance(event, Event)]

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from backends.local.decoding.grammar_matcher import GrammarCompiler as Grammars
+from backends.local.decoding.grammar_matcher import GrammarCompiler
 from backends.local.grammar import (
     JsonStyle,
     check_schema,
@@ -22,7 +22,7 @@ from tests.models import END, make_tokenizer
 from tests.patience import fail_if_stuck
 
 TOKENIZER = make_tokenizer()
-GRAMMARS = Grammars(TOKENIZER.to_str(), TOKENIZER.get_vocab_size(), {TOKENIZER.token_to_id(END)})
+GRAMMARS = GrammarCompiler(TOKENIZER.to_str(), TOKENIZER.get_vocab_size(), {TOKENIZER.token_to_id(END)})
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}},

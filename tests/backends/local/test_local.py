@@ -1,14 +1,12 @@
 """The local backend, from a request to its last event."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
 from backends.local import Local
-from proxy.context import Caller
 from proxy.wire.errors import BackendError, RequestError
-from tests.backends.local.conftest import WEATHER, ask, call_of
+from tests.backends.local.conftest import WEATHER, ask, respond
 from tests.models import write_model
 
 PATIENCE_S = 20
@@ -21,10 +19,10 @@ def text_of(events):
 async def test_a_request_is_answered(folder, start_local):
     """As a stream, whatever the call requests: the pipeline converts it."""
     local = await start_local(folder)
-    async with local.respond(call_of(input="Hi", max_output_tokens=16)) as reply:
+    async with respond(local, input="Hi", max_output_tokens=16) as reply:
         events = [event async for batch in reply.batches for event in batch]
 
-    assert (reply.status, reply.streamed, text_of(events)) == (200, True, "Hello there!")
+    assert (reply.status, reply.body, text_of(events)) == (200, None, "Hello there!")
     assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
     assert (
         *(events[-1].response[name] for name in ("model", "max_output_tokens", "temperature", "store")),
@@ -109,7 +107,7 @@ async def test_a_disconnected_caller_frees_the_only_worker(endless, start_local)
     """In the middle of an endless stream."""
     local = await start_local(endless, workers=1, max_output_tokens=1_000_000)
     async with asyncio.timeout(PATIENCE_S):
-        async with local.respond(call_of(input="Hi")) as reply:
+        async with respond(local, input="Hi") as reply:
             assert await anext(reply.batches)
             assert await anext(reply.batches)
         events = await ask(local, input="Hi", max_output_tokens=16)
@@ -120,7 +118,7 @@ async def test_a_disconnected_caller_frees_the_only_worker(endless, start_local)
 async def test_too_many_calls_are_refused_with_retry_after(endless, start_local):
     """Before a reply begins."""
     local = await start_local(endless, workers=1, max_waiting=0, max_output_tokens=1_000_000)
-    async with asyncio.timeout(PATIENCE_S), local.respond(call_of(input="Hi")):
+    async with asyncio.timeout(PATIENCE_S), respond(local, input="Hi"):
         with pytest.raises(BackendError) as refused:
             await ask(local, input="Hi")
 
@@ -187,7 +185,7 @@ async def test_cached_tokens_do_not_reveal_prompts_of_other_teams(folder, start_
 
     async def cached_tokens(team):
         body = {"input": "Is it " + "warm " * 100, "tools": [WEATHER], "max_output_tokens": 16, **key}
-        async with local.respond(replace(call_of(**body), caller=Caller("caller", team))) as reply:
+        async with respond(local, team=team, **body) as reply:
             events = [event async for batch in reply.batches for event in batch]
         return events[-1].response["usage"]["input_tokens_details"]["cached_tokens"]
 

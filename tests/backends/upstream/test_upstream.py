@@ -1,4 +1,4 @@
-"""An upstream that fails in every way there is, on a raw socket behind a real gate."""
+"""Faults, refusals and dialects of an upstream, played on a raw socket."""
 
 import gzip
 import socket
@@ -14,44 +14,44 @@ FINAL = final_body()
 JSON, SSE = "Content-Type: application/json", "Content-Type: text/event-stream"
 OPEN_ENDED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"  # ends where the connection ends
 FRAMES = [frame + b"\n\n" for frame in CANONICAL.split(b"\n\n") if frame]
-BEGUN = b"".join(FRAMES[:6])
+FIRST_FRAMES = b"".join(FRAMES[:6])
 REFUSAL = b'{"error":  {"message":"No.","type":"server_error","param":null,"code":"no"}}'
 BOTH = pytest.mark.parametrize("call", [b'{"model":"m"}', b'{"model":"m","stream":true}'], ids=["json", "stream"])
 STREAM = post(b'{"model":"m","stream":true}')
 
 
-def damaged(name: str, data: bytes) -> bytes:
+def frame_of(name: str, data: bytes) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
 
 
 @pytest.fixture
 async def upstream():
-    """Answers as the canonical response does, until a test lets it `play` something else."""
+    """Answers with the canonical response until a test sets what it plays."""
     async with RawUpstream(playing(whole(FINAL, JSON))) as server:
         yield server
-        await until(lambda: server.open == 0)  # the gate is closed by now, and has kept nothing
+        await until(lambda: server.open == 0)  # the gateway is closed by now and has kept no connection
 
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GATES_KEY", "sk-gate")
+    monkeypatch.setenv("GATEWAY_KEY", "sk-gateway")
 
 
 @pytest.fixture
 async def gate(upstream: RawUpstream, start_gate) -> str:
-    """A gate before `upstream`."""
+    """A gateway in front of `upstream`."""
     return await start_gate(tables(f"{upstream.address}/v1"))
 
 
 @pytest.fixture
 async def impatient(upstream: RawUpstream, start_gate) -> str:
-    """A gate that waits half a second for each thing."""
+    """A gateway with timeouts of half a second."""
     waits = {"first_byte_timeout_s": 0.5, "between_bytes_timeout_s": 0.5}
     return await start_gate(tables(f"{upstream.address}/v1", **waits))
 
 
 def tables(base_url: str, **more: object) -> dict[str, object]:
-    backend = {"name": "fake", "use": "upstream", "base_url": base_url, "api_key": "env:GATES_KEY"}
+    backend = {"name": "fake", "use": "upstream", "base_url": base_url, "api_key": "env:GATEWAY_KEY"}
     return {"backend": [backend | more], "route": [{"model": "*", "backend": "fake"}]}
 
 
@@ -84,10 +84,10 @@ FAULTS = {
         502,
         "upstream_invalid_response",
     ),
-    "an unknown packing": (playing(whole(FINAL, JSON, "Content-Encoding: br")), 502, "upstream_invalid_response"),
+    "an unknown encoding": (playing(whole(FINAL, JSON, "Content-Encoding: br")), 502, "upstream_invalid_response"),
     "a stream of no events": (playing(whole(b"", SSE)), 502, "upstream_cut"),
     "a stream of the sentinel": (playing(whole(b"data: [DONE]\n\n", SSE)), 502, "upstream_cut"),
-    "401": (playing(whole(b'{"error":{"message":"sk-gate"}}', JSON, status="401 No")), 502, "upstream_auth"),
+    "401": (playing(whole(b'{"error":{"message":"sk-gateway"}}', JSON, status="401 No")), 502, "upstream_auth"),
 }
 
 
@@ -102,8 +102,8 @@ SILENCES = {
 
 @BOTH
 @pytest.mark.parametrize("play", SILENCES.values(), ids=SILENCES)
-async def test_a_silence_before_the_first_event_is_a_504(impatient: str, upstream: RawUpstream, call: bytes, play):
-    """And the upstream is told that nobody waits any more."""
+async def test_a_timeout_before_the_first_event_is_a_504(impatient: str, upstream: RawUpstream, call: bytes, play):
+    """And the connection to the upstream is closed."""
     upstream.play = play
     answer = await ask(impatient, post(call))
 
@@ -115,13 +115,13 @@ async def test_a_silence_before_the_first_event_is_a_504(impatient: str, upstrea
 
 @BOTH
 @pytest.mark.parametrize(("play", "status", "code"), FAULTS.values(), ids=FAULTS)
-async def test_a_fault_before_the_first_event_is_a_status(gate, upstream: RawUpstream, call, play, status, code):
-    """Stream or not: an error of ours in the envelope, nothing of what the upstream said, and the next call is served."""
+async def test_a_fault_before_the_first_event_is_an_error_status(gate, upstream: RawUpstream, call, play, status, code):
+    """Stream or not: an error of the gateway in the envelope, nothing of the upstream's answer, and the next call is served."""
     upstream.play = play
     answer = await ask(gate, post(call))
 
     assert (answer.status, answer.error["code"], answer.error["type"]) == (status, code, "server_error")
-    assert "sk-gate" not in str(answer)
+    assert "sk-gateway" not in str(answer)
     assert len(upstream.requests) == 1  # neither retried nor redirected
     upstream.play = playing(whole(FINAL, JSON))
     assert (await ask(gate, post())).status == 200
@@ -129,7 +129,7 @@ async def test_a_fault_before_the_first_event_is_a_status(gate, upstream: RawUps
 
 async def test_a_frame_whose_data_is_not_json_is_never_followed(gate: str, upstream: RawUpstream):
     """It passes like any unknown frame; without a followed event the stream ends as one that was cut."""
-    upstream.play = playing(whole(damaged("response.created", b'{"type":"response.created",nope'), SSE))
+    upstream.play = playing(whole(frame_of("response.created", b'{"type":"response.created",nope'), SSE))
     body, stream = await ask(gate, post()), await ask(gate, STREAM)
 
     assert (body.status, body.error["code"]) == (502, "upstream_cut")
@@ -138,27 +138,33 @@ async def test_a_frame_whose_data_is_not_json_is_never_followed(gate: str, upstr
 
 
 LATE_FAULTS = {
-    "closed": (playing(whole(CANONICAL, SSE)[: 100 + len(BEGUN)], end="close"), "upstream_reset"),
-    "reset": (playing(whole(CANONICAL, SSE)[: 100 + len(BEGUN)], end="reset"), "upstream_reset"),
-    "ended in the middle of a frame": (playing(OPEN_ENDED + BEGUN + FRAMES[6][:-20], end="close"), "upstream_cut"),
-    "ended without its last event": (playing(whole(BEGUN, SSE)), "upstream_cut"),
-    "ended with the sentinel alone": (playing(whole(BEGUN + b"data: [DONE]\n\n", SSE)), "upstream_cut"),
-    "silent": (playing(OPEN_ENDED + BEGUN, end="hang"), "upstream_timeout"),
-    "silent in the middle of a frame": (playing(OPEN_ENDED + BEGUN + FRAMES[6][:-20], end="hang"), "upstream_timeout"),
+    "closed": (playing(whole(CANONICAL, SSE)[: 100 + len(FIRST_FRAMES)], end="close"), "upstream_reset"),
+    "reset": (playing(whole(CANONICAL, SSE)[: 100 + len(FIRST_FRAMES)], end="reset"), "upstream_reset"),
+    "ended in the middle of a frame": (
+        playing(OPEN_ENDED + FIRST_FRAMES + FRAMES[6][:-20], end="close"),
+        "upstream_cut",
+    ),
+    "ended without its last event": (playing(whole(FIRST_FRAMES, SSE)), "upstream_cut"),
+    "ended with the sentinel alone": (playing(whole(FIRST_FRAMES + b"data: [DONE]\n\n", SSE)), "upstream_cut"),
+    "silent": (playing(OPEN_ENDED + FIRST_FRAMES, end="hang"), "upstream_timeout"),
+    "silent in the middle of a frame": (
+        playing(OPEN_ENDED + FIRST_FRAMES + FRAMES[6][:-20], end="hang"),
+        "upstream_timeout",
+    ),
 }
 
 
 @pytest.mark.parametrize(("play", "code"), LATE_FAULTS.values(), ids=LATE_FAULTS)
-async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_asks(
+async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_requires(
     gate, impatient, upstream, play, code
 ):
-    """The open item closed, the union-form `error`, then `response.failed`, then the sentinel; numbers go on; nothing is made up as completed."""
+    """The open item is closed, `error` and `response.failed` follow with continued numbers, then the sentinel."""
     upstream.play = play
     answer = await ask(impatient if code == "upstream_timeout" else gate, STREAM)
     *passed, closed, error, failed, done = events(answer.body)
 
     assert answer.status == 200
-    assert [event["type"] for event in passed] == [event["type"] for event in events(BEGUN)]
+    assert [event["type"] for event in passed] == [event["type"] for event in events(FIRST_FRAMES)]
     assert (closed["type"], closed["item"]["status"]) == ("response.output_item.done", "incomplete")
     assert failed["response"]["output"] == [closed["item"]]
     assert (error["type"], error["code"], error["error"]["code"], error["param"]) == ("error", code, code, None)
@@ -170,16 +176,16 @@ async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_ask
 
 
 @pytest.mark.parametrize(("play", "code"), LATE_FAULTS.values(), ids=LATE_FAULTS)
-async def test_a_stream_that_fails_is_a_status_to_who_asked_for_json(gate, impatient, upstream, play, code: str):
-    """Whoever waits for the whole answer gets no half of it."""
+async def test_a_stream_that_fails_is_an_error_status_for_a_json_call(gate, impatient, upstream, play, code: str):
+    """Half an answer is never returned as a body."""
     upstream.play = play
     answer = await ask(impatient if code == "upstream_timeout" else gate, post())
 
     assert (answer.status, answer.error["code"]) == (504 if code == "upstream_timeout" else 502, code)
 
 
-async def test_the_sdk_raises_what_went_wrong(gate: str, upstream: RawUpstream):
-    """Before the first event by its status, after it by the `error` event: never a short answer that looks whole."""
+async def test_the_sdk_raises_the_fault(gate: str, upstream: RawUpstream):
+    """By status before the first event, by the `error` event after it; a truncated answer never looks complete."""
     async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
         upstream.play = playing(end="reset")
         with pytest.raises(InternalServerError) as before:
@@ -203,21 +209,21 @@ WHOLE = {
     "JSON without a name": playing(whole(FINAL)),
     "JSON under a wrong name": playing(whole(FINAL, "Content-Type: text/html")),
     "JSON that ends with the connection": playing(b"HTTP/1.0 200 OK\r\n\r\n" + FINAL, end="close"),
-    "JSON, packed though nobody asked": playing(whole(gzip.compress(FINAL), JSON, "Content-Encoding: gzip")),
+    "unrequested gzip of JSON": playing(whole(gzip.compress(FINAL), JSON, "Content-Encoding: gzip")),
     "events": playing(whole(CANONICAL, SSE)),
     "events with a charset": playing(whole(CANONICAL, "content-type: Text/Event-Stream; charset=utf-8")),
-    "events, packed though nobody asked": playing(whole(gzip.compress(CANONICAL), SSE, "Content-Encoding: gzip")),
+    "unrequested gzip of events": playing(whole(gzip.compress(CANONICAL), SSE, "Content-Encoding: gzip")),
     "events byte by byte": playing(OPEN_ENDED, *(bytes([byte]) for byte in CANONICAL), end="close"),
     "events whose sentinel is missing": playing(OPEN_ENDED + b"".join(FRAMES[:-1]), end="close"),
     "events whose last line end is missing": playing(OPEN_ENDED + b"".join(FRAMES[:-1])[:-2], end="close"),
-    "behind 100 Continue": playing(b"HTTP/1.1 100 Continue\r\n\r\n", whole(FINAL, JSON)),
-    "behind 103 Early Hints": playing(b"HTTP/1.1 103 Early\r\nLink: </x>\r\n\r\n", whole(CANONICAL, SSE)),
+    "after 100 Continue": playing(b"HTTP/1.1 100 Continue\r\n\r\n", whole(FINAL, JSON)),
+    "after 103 Early Hints": playing(b"HTTP/1.1 103 Early\r\nLink: </x>\r\n\r\n", whole(CANONICAL, SSE)),
 }
 
 
 @pytest.mark.parametrize("play", WHOLE.values(), ids=WHOLE)
-async def test_an_answer_has_the_shape_that_was_asked_for(gate: str, upstream: RawUpstream, play):
-    """Whichever the upstream speaks: a body is unfolded into events that the SDK's helper takes, a stream is folded."""
+async def test_an_answer_has_the_form_that_was_requested(gate: str, upstream: RawUpstream, play):
+    """A body is converted into events that the SDK's helper accepts, and a stream into a body."""
     upstream.play = play
     body = await ask(gate, post())
     stream = await ask(gate, STREAM)
@@ -241,7 +247,7 @@ REFUSALS = {
     "404 in the envelope": (whole(REFUSAL, JSON, status="404 No"), 404, REFUSAL),
     "403 in the envelope": (whole(REFUSAL, "content-type: application/json; a=b", status="403 No"), 403, REFUSAL),
     "429 in the envelope": (whole(REFUSAL, JSON, status="429 Later"), 429, REFUSAL),
-    "500 with HTML": (whole(b"<html>sk-gate</html>", "Content-Type: text/html", status="500 Oops"), 500, None),
+    "500 with HTML": (whole(b"<html>sk-gateway</html>", "Content-Type: text/html", status="500 Oops"), 500, None),
     "503 with nothing": (whole(b"", status="503 Oops"), 503, None),
     "502 with text": (whole(b"bad gateway", "Content-Type: text/plain", status="502 Oops"), 502, None),
     "422 with a detail": (whole(b'{"detail":[]}', JSON, status="422 No"), 422, None),
@@ -252,26 +258,26 @@ REFUSALS = {
 
 @BOTH
 @pytest.mark.parametrize(("data", "status", "body"), REFUSALS.values(), ids=REFUSALS)
-async def test_a_refusal_keeps_its_status_and_an_envelope_its_bytes(gate, upstream, call, data, status, body):
-    """What no SDK could read gets the envelope and nothing of the original."""
+async def test_a_refusal_keeps_its_status_and_its_envelope(gate, upstream, call, data, status, body):
+    """A body without an envelope is replaced by one."""
     upstream.play = playing(data)
     answer = await ask(gate, post(call))
 
     assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
     assert body is None or answer.body == body
     assert body is not None or answer.error["code"] == "upstream_error"
-    assert "sk-gate" not in str(answer)
+    assert "sk-gateway" not in str(answer)
 
 
-async def test_a_key_that_is_refused_is_not_tried_again(gate: str, upstream: RawUpstream):
-    """The caller can do nothing about it, and neither can a retry."""
+async def test_a_refused_gateway_key_is_not_retried(gate: str, upstream: RawUpstream):
+    """Another attempt of the caller would fail as well."""
     upstream.play = FAULTS["401"][0]
 
     assert (await ask(gate, post())).headers["x-should-retry"] == "false"
 
 
-async def test_an_upstream_that_refuses_connections_is_told_so(start_gate):
-    """502 at once."""
+async def test_an_upstream_that_refuses_connections_is_a_502(start_gate):
+    """At once."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         gate = await start_gate(tables(f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"))
@@ -280,8 +286,8 @@ async def test_an_upstream_that_refuses_connections_is_told_so(start_gate):
     assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
 
 
-async def test_an_upstream_that_takes_no_connections_is_not_waited_for(start_gate):
-    """504 after `connect_timeout_s`."""
+async def test_an_upstream_that_accepts_no_connection_is_a_504(start_gate):
+    """After `connect_timeout_s`."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         with socket.create_connection(address):  # the one place in its queue is taken

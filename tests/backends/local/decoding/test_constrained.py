@@ -35,7 +35,7 @@ PERSON = {
 }
 
 
-class CountingGenerator:
+class RunCounter:
     """The generator of the library, with a counter of calls."""
 
     def __init__(self, generator):
@@ -157,7 +157,7 @@ def test_forced_answers_need_no_call(model):
 def test_a_model_that_follows_its_grammar_is_called_once(tmp_path):
     tiny = open_tiny_model(write_model(tmp_path, ['{"name": "', "Ann", '", "age": ', "7", "}"]))
     with tiny.loaded() as generator:
-        counting = CountingGenerator(generator)
+        counting = RunCounter(generator)
         model = ConstrainedModel(tiny, counting)
         schema = {
             **PERSON,
@@ -308,7 +308,7 @@ def test_it_ends_when_it_is_cancelled(model):
 def test_a_job_that_was_cancelled_before_needs_no_call(model):
     job = model.job("start: /(?s:.*)/")
     job.cancelled = True
-    counting = CountingGenerator(model.generator)
+    counting = RunCounter(model.generator)
     run_log = RunLog()
     run_constrained(counting, model.vocabulary, model.grammars, job, (), run_log.emit, run_log.end)
 
@@ -367,13 +367,13 @@ def test_an_exception_of_emit_fails_the_job(model, grammar):
     ("answer", "message"), [(OSError("gone"), "OSError: gone"), (None, "returned without a token")]
 )
 def test_an_error_of_the_library_fails_the_job(model, answer, message):
-    class Broken:
+    class FailingGenerator:
         def generate_batch(self, *_args, **_options):
             if answer is not None:
                 raise answer
 
     job, run_log = model.job("start: /(?s:.*)/"), RunLog()
-    run_constrained(Broken(), model.vocabulary, model.grammars, job, (), run_log.emit, run_log.end)
+    run_constrained(FailingGenerator(), model.vocabulary, model.grammars, job, (), run_log.emit, run_log.end)
     [(finish, error)] = run_log.ends[1]
 
     assert (finish, message in error) == ("failed", True)

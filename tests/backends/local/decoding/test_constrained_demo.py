@@ -11,7 +11,7 @@ from backends.local.grammar import json_object_grammar, json_rule, json_schema_g
 from backends.local.host.device import Placement, load_generator
 from backends.local.model import read_model
 from tests.backends.local.decoding.run_log import RunLog
-from tests.backends.local.decoding.test_constrained import ConstrainedModel, CountingGenerator
+from tests.backends.local.decoding.test_constrained import ConstrainedModel, RunCounter
 from tests.backends.local.tiny_models import TinyModel
 
 DEMO = Path("backends/demo")
@@ -47,7 +47,7 @@ def demo():
     model = read_model(DEMO)
     tiny = TinyModel(DEMO, model.vocabulary)
     constrained = ConstrainedModel(
-        tiny, CountingGenerator(load_generator(DEMO, model.vocabulary, Placement("cpu", workers=1)))
+        tiny, RunCounter(load_generator(DEMO, model.vocabulary, Placement("cpu", workers=1)))
     )
     yield model, constrained
     del constrained.generator.generator

@@ -5,13 +5,13 @@ from dataclasses import asdict
 
 import pytest
 
-from backends.local.decoding.job import DecodingOptions, Job, Step, Token
+from backends.local.decoding.job import DecodingOptions, DecodingStep, Job, Token
 
 
 def test_jobs_and_steps_are_plain_data():
     """They may be sent to another process."""
     job = Job(1, [1, 2], DecodingOptions(3, frozenset({4})))
-    step = Step(1, [Token(5, -0.5, [(5, -0.5)])], "stop")
+    step = DecodingStep(1, [Token(5, -0.5, [(5, -0.5)])], "stop")
 
     assert json.loads(json.dumps(asdict(job), default=list))["options"]["stop_ids"] == [4]
     assert json.loads(json.dumps(asdict(step)))["tokens"] == [[5, -0.5, [[5, -0.5]]]]
@@ -19,7 +19,7 @@ def test_jobs_and_steps_are_plain_data():
 
 def test_a_continuation_keeps_the_total_limit_and_the_partial_answer():
     """Also a continuation of a continuation."""
-    job = Job(1, [1, 2], DecodingOptions(9, frozenset({4}), grammar="g", free=True))
+    job = Job(1, [1, 2], DecodingOptions(9, frozenset({4}), grammar="g", allows_free_text=True))
     continued = job.continuation([5, 6]).continuation([7])
 
     assert (job.options.runs_alone, continued.options.runs_alone) == (False, True)
@@ -29,9 +29,10 @@ def test_a_continuation_keeps_the_total_limit_and_the_partial_answer():
 @pytest.mark.parametrize(
     ("options", "runs_alone"),
     [
-        ({}, False), ({"free": True}, False), ({"grammar": "g"}, True), ({"grammar": "g", "free": True}, False),
+        ({}, False), ({"allows_free_text": True}, False), ({"grammar": "g"}, True),
+        ({"grammar": "g", "allows_free_text": True}, False),
         ({"top_logprobs": 0}, False), ({"top_logprobs": 1}, True),
-        ({"grammar": "g", "free": True, "top_logprobs": 1}, True),
+        ({"grammar": "g", "allows_free_text": True, "top_logprobs": 1}, True),
     ],
 )  # fmt: skip
 def test_a_job_runs_alone_when_its_tokens_are_inspected_one_by_one(options, runs_alone):
@@ -41,4 +42,4 @@ def test_a_job_runs_alone_when_its_tokens_are_inspected_one_by_one(options, runs
 def test_the_default_options_are_greedy_and_unconstrained():
     options = DecodingOptions(1, frozenset())
 
-    assert (options.temperature, options.top_logprobs, options.grammar, options.prefix) == (0.0, None, "", 0)
+    assert (options.temperature, options.top_logprobs, options.grammar, options.prefix_tokens) == (0.0, None, "", 0)

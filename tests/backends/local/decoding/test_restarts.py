@@ -6,7 +6,7 @@ from backends.local.decoding import restarts
 from backends.local.decoding.restarts import RESTARTS_AFTER_MISMATCH, RestartCosts
 
 
-class Clock:
+class SteppingClock:
     def __init__(self):
         self.now = 100.0
 
@@ -16,7 +16,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
+    clock = SteppingClock()
     monkeypatch.setattr(restarts, "time", clock)
     return clock
 

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 import structlog
 
-from backends.local.decoding.job import DecodingOptions, Step, Token
+from backends.local.decoding.job import DecodingOptions, DecodingStep, Token
 from backends.local.host.engine import Engine, Generation
-from backends.local.scheduling.admission import Admission
+from backends.local.scheduling.admission import JobAdmission
 from proxy.wire.errors import BackendError
 
 OPTIONS = DecodingOptions(10, frozenset())
@@ -16,10 +16,10 @@ OPTIONS = DecodingOptions(10, frozenset())
 class IdleEngine(Engine):
     """Records jobs and runs none of them."""
 
-    running = True
+    is_running = True
 
     def __init__(self, max_waiting=8):
-        super().__init__(Admission(max_waiting, 1, None, 60), 100)
+        super().__init__(JobAdmission(max_waiting, 1, None, 60), 100)
         self.submitted, self.cancelled, self.refuses = [], [], False
 
     async def _submit(self, job):
@@ -40,9 +40,9 @@ def tokens(*numbers):
 
 async def test_tokens_that_arrived_since_the_last_iteration_come_together():
     generation = Generation()
-    generation.add_step(Step(1, cached_tokens=70))
-    generation.add_step(Step(1, tokens(1)))
-    generation.add_step(Step(1, tokens(2, 3)))
+    generation.add_step(DecodingStep(1, cached_tokens=70))
+    generation.add_step(DecodingStep(1, tokens(1)))
+    generation.add_step(DecodingStep(1, tokens(2, 3)))
 
     assert await anext(generation) == tokens(1, 2, 3)
     assert (generation.cached_tokens, generation.is_over) == (70, False)
@@ -51,7 +51,7 @@ async def test_tokens_that_arrived_since_the_last_iteration_come_together():
 async def test_the_end_follows_the_last_token():
     """Also when both arrived in one step."""
     generation = Generation()
-    generation.add_step(Step(1, tokens(1), "length"))
+    generation.add_step(DecodingStep(1, tokens(1), "length"))
 
     assert [step async for step in generation] == [tokens(1)]
     assert (generation.finish, generation.is_over) == ("length", True)
@@ -62,10 +62,10 @@ async def test_a_waiting_iteration_wakes_up_for_tokens():
     generation = Generation()
     iteration = asyncio.ensure_future(anext(generation))
     await asyncio.sleep(0)
-    generation.add_step(Step(1, cached_tokens=0))
+    generation.add_step(DecodingStep(1, cached_tokens=0))
     await asyncio.sleep(0)
     waiting = not iteration.done()
-    generation.add_step(Step(1, tokens(5)))
+    generation.add_step(DecodingStep(1, tokens(5)))
 
     assert (waiting, await iteration) == (True, tokens(5))
 
@@ -73,8 +73,8 @@ async def test_a_waiting_iteration_wakes_up_for_tokens():
 async def test_an_error_follows_the_tokens_before_it():
     """The first error counts."""
     generation = Generation()
-    generation.add_step(Step(1, tokens(1)))
-    generation.add_step(Step(1, (), "failed", message="CUDA out of memory"))
+    generation.add_step(DecodingStep(1, tokens(1)))
+    generation.add_step(DecodingStep(1, (), "failed", message="CUDA out of memory"))
     generation.fail(BackendError("Another."))
 
     assert await anext(generation) == tokens(1)
@@ -87,9 +87,9 @@ async def test_steps_reach_their_generations():
     """Steps of cancelled jobs are dropped."""
     engine = IdleEngine()
     async with engine.generate([1, 2], OPTIONS) as first, engine.generate([1, 2], OPTIONS) as second:
-        engine.receive([Step(1, tokens(1)), Step(2, tokens(2), "stop"), Step(9, tokens(3))])
+        engine.receive([DecodingStep(1, tokens(1)), DecodingStep(2, tokens(2), "stop"), DecodingStep(9, tokens(3))])
         assert (await anext(first), await anext(second)) == (tokens(1), tokens(2))
-    engine.receive([Step(1, tokens(4))])
+    engine.receive([DecodingStep(1, tokens(4))])
 
     assert (engine.submitted, engine.cancelled) == ([1, 2], [1])
 
@@ -99,7 +99,7 @@ async def test_a_failure_is_logged():
     engine = IdleEngine()
     async with engine.generate([1, 2], OPTIONS):
         with structlog.testing.capture_logs() as lines:
-            engine.receive([Step(1, (), "failed", message="CUDA out of memory")])
+            engine.receive([DecodingStep(1, (), "failed", message="CUDA out of memory")])
 
     assert lines == [{"event": "generation.failed", "log_level": "warning", "error": "CUDA out of memory"}]
 

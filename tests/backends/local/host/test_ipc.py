@@ -7,7 +7,7 @@ import socket
 import orjson
 import pytest
 
-from backends.local.decoding.job import DecodingOptions, Job, Step, Token
+from backends.local.decoding.job import DecodingOptions, DecodingStep, Job, Token
 from backends.local.host.ipc import (
     MAX_BYTES,
     Channel,
@@ -108,9 +108,9 @@ async def test_drain_waits_for_the_reader(ends):
 def test_a_job_keeps_all_its_options():
     options = DecodingOptions(
         100, frozenset({2, 7}), temperature=0.5, top_p=0.9, top_k=5, repetition_penalty=1.1, grammar='{"a": "ü"}',
-        top_logprobs=3, prefix=4, prefix_key="red",
+        top_logprobs=3, prefix_tokens=4, prefix_key="red",
     )  # fmt: skip
-    job = Job(7, [1, 2, 3], options)
+    job = Job(7, [1, 2, 3], options, team="search")
     kind, *content = orjson.loads(encode_job(job))
 
     assert (kind, decode_job(content)) == ("job", job)
@@ -119,11 +119,11 @@ def test_a_job_keeps_all_its_options():
 def test_steps_keep_their_content():
     """All rows of a step are one message; logprobs that JSON lacks become the smallest one."""
     steps = [
-        Step(1, cached_tokens=0),
-        Step(2, [Token(5), Token(6)], "stop"),
-        Step(3, [Token(4, -0.5, [(4, -0.5), (1, -1.25)])], "length", 64),
-        Step(4, finish="failed", message="out of memory"),
-        Step(5, [Token(3, -math.inf, [(3, math.nan)])]),
+        DecodingStep(1, cached_tokens=0),
+        DecodingStep(2, [Token(5), Token(6)], "stop"),
+        DecodingStep(3, [Token(4, -0.5, [(4, -0.5), (1, -1.25)])], "length", 64),
+        DecodingStep(4, finish="failed", message="out of memory"),
+        DecodingStep(5, [Token(3, -math.inf, [(3, math.nan)])]),
     ]
     kind, *content = orjson.loads(encode_steps(steps))
     received = decode_steps(content, 10)

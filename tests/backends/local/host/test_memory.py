@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from backends.local.host.memory import MemoryBudget, free_bytes, shared_budget
+from backends.local.host.memory import ModelMemoryBudget, free_bytes, shared_budget
 
 PATIENCE_S = 10
 
@@ -12,8 +12,8 @@ PATIENCE_S = 10
 class FakeTenant:
     """A tenant with fixed numbers."""
 
-    def __init__(self, memory, needs_bytes, *, idle_since=None):
-        self.needs_bytes = needs_bytes
+    def __init__(self, memory, required_bytes, *, idle_since=None):
+        self.required_bytes = required_bytes
         self.idle_since = idle_since
         self.unloaded = 0
         self._memory = memory
@@ -35,7 +35,7 @@ async def loaded(memory, *needs, limit=None):
 
 
 async def test_without_a_limit_all_tenants_fit():
-    memory = MemoryBudget()
+    memory = ModelMemoryBudget()
     models = await loaded(memory, 10**12, 10**12)
 
     assert (memory.limit_bytes, [model.unloaded for model in models]) == (None, [0, 0])
@@ -43,7 +43,7 @@ async def test_without_a_limit_all_tenants_fit():
 
 async def test_the_smallest_limit_counts():
     """Any tenant may have it."""
-    memory = MemoryBudget()
+    memory = ModelMemoryBudget()
     for limit in (None, 500, 300, None):
         memory.join(FakeTenant(memory, 1), limit)
 
@@ -52,7 +52,7 @@ async def test_the_smallest_limit_counts():
 
 async def test_the_tenant_that_has_been_idle_longest_is_unloaded():
     """And no more of them than necessary."""
-    memory = MemoryBudget()
+    memory = ModelMemoryBudget()
     models = await loaded(memory, 40, 30, 30, limit=100)
     new = FakeTenant(memory, 35)
     memory.join(new, None)
@@ -63,7 +63,7 @@ async def test_the_tenant_that_has_been_idle_longest_is_unloaded():
 
 async def test_while_all_tenants_are_busy_a_new_one_waits():
     """Until one of them is idle or has left."""
-    memory = MemoryBudget()
+    memory = ModelMemoryBudget()
     busy, other = await loaded(memory, 60, 40, limit=100)
     busy.idle_since = other.idle_since = None
     new = FakeTenant(memory, 50)
@@ -82,10 +82,10 @@ async def test_while_all_tenants_are_busy_a_new_one_waits():
 
 async def test_a_single_tenant_always_fits():
     """Also when it uses more than the limit: no other could make room."""
-    memory = MemoryBudget()
+    memory = ModelMemoryBudget()
     model = FakeTenant(memory, 90)
     memory.join(model, 100)
-    model.needs_bytes = 120
+    model.required_bytes = 120
     await asyncio.wait_for(memory.acquire(model), PATIENCE_S)
 
     assert memory.has_room_for(model)
@@ -94,7 +94,7 @@ async def test_a_single_tenant_always_fits():
 @pytest.mark.parametrize(("first", "second"), [((50, 100), (101, None)), ((101, None), (50, 100))])
 async def test_a_tenant_that_can_never_fit_is_refused(first, second):
     """Whether the limit or the model that is too large joins first."""
-    memory = MemoryBudget()
+    memory = ModelMemoryBudget()
     memory.join(FakeTenant(memory, first[0]), first[1])
 
     with pytest.raises(ValueError, match="memory_bytes is 100, but one model alone takes about 101"):
@@ -102,7 +102,7 @@ async def test_a_tenant_that_can_never_fit_is_refused(first, second):
 
 
 async def test_a_tenant_that_leaves_takes_its_limit_along():
-    memory = MemoryBudget()
+    memory = ModelMemoryBudget()
     (model,) = await loaded(memory, 50, limit=100)
     memory.leave(model)
     memory.leave(model)

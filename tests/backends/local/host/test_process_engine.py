@@ -12,7 +12,7 @@ import pytest
 
 from backends.local.host import process_engine
 from proxy.wire.errors import BackendError
-from tests.backends.local.conftest import ask, call_of, engine_processes, until
+from tests.backends.local.conftest import ask, engine_processes, respond, until
 from tests.models import write_model
 
 PATIENCE_S = 60
@@ -33,7 +33,7 @@ def start(start_local):
 @asynccontextmanager
 async def running_answer(local):
     """Start an answer and yield its further batches."""
-    async with local.respond(call_of(input="Hi")) as reply:
+    async with respond(local, input="Hi") as reply:
         await anext(reply.batches)
         await anext(reply.batches)
         yield reply.batches

@@ -10,7 +10,7 @@ import pytest
 from backends.local.decoding.job import DecodingOptions
 from backends.local.host.device import Placement
 from backends.local.host.thread_engine import ThreadEngine
-from backends.local.scheduling.admission import Admission
+from backends.local.scheduling.admission import JobAdmission
 from proxy.wire.errors import BackendError
 
 PATIENCE_S = 20
@@ -20,7 +20,7 @@ FOREVER = 10**6
 
 @asynccontextmanager
 async def running(model, *, workers=1, max_waiting=8, **other):
-    admission = Admission(max_waiting, workers, None, 600)
+    admission = JobAdmission(max_waiting, workers, None, 600)
     engine = await ThreadEngine.start(*model, Placement("cpu", workers=workers), admission, **other)
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -47,7 +47,7 @@ async def test_a_generation_yields_all_tokens_and_the_finish_reason(greeting_mod
     prompt = [5, greeting_model.vocabulary.index("Ċ")]
     async with running(greeting_model) as engine:
         ids, finish = await answer(engine, prompt, DecodingOptions(100, frozenset({greeting_model.end})))
-        assert (engine.device, engine.compute_type, engine.running) == ("cpu", "int8_float32", True)
+        assert (engine.device, engine.compute_type, engine.is_running) == ("cpu", "int8_float32", True)
 
     assert ([greeting_model.vocabulary[number] for number in ids], finish) == (["Hello", " there", "!"], "stop")
 
@@ -154,7 +154,7 @@ async def test_an_error_of_the_library_is_a_backend_error(random_model):
 
 async def test_cached_tokens_are_known_before_the_first_token(random_model):
     prompt = [*range(20, 120), 5, 6]
-    shared = options(prefix=100, prefix_key="team")
+    shared = options(prefix_tokens=100, prefix_key="team")
     cached = []
     async with running(random_model, kv_bytes_per_token=100, prefix_cache_bytes=10**6) as engine:
         for _ in range(3):
@@ -183,7 +183,7 @@ async def test_closing_ends_running_and_waiting_answers(endless_model):
             await answer(engine)
         refused.append(error.value)
 
-        assert not engine.running
+        assert not engine.is_running
         assert [(error.status, error.code) for error in refused] == [(503, "local_model_unavailable")] * 3
 
 
@@ -205,7 +205,7 @@ def test_the_process_exits_cleanly_after_close(random_model):
     program = f"""
 import asyncio, json
 from pathlib import Path
-from backends.local.scheduling.admission import Admission
+from backends.local.scheduling.admission import JobAdmission
 from backends.local.host.device import Placement
 from backends.local.decoding.job import DecodingOptions
 from backends.local.host.thread_engine import ThreadEngine
@@ -219,7 +219,7 @@ async def ask(engine):
             pass
 
 async def main():
-    engine = await ThreadEngine.start(path, vocabulary, Placement("cpu", workers=4), Admission(100, 4, None, 60))
+    engine = await ThreadEngine.start(path, vocabulary, Placement("cpu", workers=4), JobAdmission(100, 4, None, 60))
     await asyncio.gather(*(ask(engine) for _ in range(20)))
     async with engine.generate([5, 6, 7], DecodingOptions(10**6, frozenset())) as generation:
         await anext(generation)

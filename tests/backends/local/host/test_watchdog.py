@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from backends.local.decoding.job import DecodingOptions, Job, Step, Token
+from backends.local.decoding.job import DecodingOptions, DecodingStep, Job, Token
 from backends.local.host.watchdog import MAX_STALL_S, Watchdog
 
 
@@ -38,7 +38,7 @@ def test_any_step_shows_that_a_worker_is_left():
     watchdog = watchdog_with(0, 0.01)
     for _ in range(10):
         assert not watchdog.tick(MAX_STALL_S, has_jobs=True)
-        watchdog.record_steps([Step(1, cached_tokens=0)], {1})
+        watchdog.record_steps([DecodingStep(1, cached_tokens=0)], {1})
 
 
 def test_a_reload_may_take_twice_the_loading_time():
@@ -48,10 +48,10 @@ def test_a_reload_may_take_twice_the_loading_time():
 @pytest.mark.parametrize(
     ("step", "extra_s"),
     [
-        (Step(1, cached_tokens=0), 20 * 1000),
-        (Step(2, [Token(5)]), 20 * 1000),
-        (Step(1, [Token(5)]), 0),
-        (Step(1, finish="length"), 0),
+        (DecodingStep(1, cached_tokens=0), 20 * 1000),
+        (DecodingStep(2, [Token(5)]), 20 * 1000),
+        (DecodingStep(1, [Token(5)]), 0),
+        (DecodingStep(1, finish="length"), 0),
     ],
 )
 def test_prompts_extend_the_limit_until_they_are_read(step, extra_s):
@@ -69,7 +69,7 @@ def test_a_cancelled_prompt_counts_until_the_next_step():
     watchdog.record_job(job(1, 10_000))
     watchdog.record_job(job(2, 0))
     before = stall_limit_s(watchdog)
-    watchdog.record_steps([Step(2, [Token(5)])], {2})
+    watchdog.record_steps([DecodingStep(2, [Token(5)])], {2})
 
     assert (before, stall_limit_s(watchdog)) == (MAX_STALL_S + 20_000, MAX_STALL_S)
 

@@ -91,7 +91,7 @@ def test_a_required_call_has_a_grammar(model):
 def test_optional_tools_leave_the_beginning_of_the_answer_free(model, more, free):
     options = read_request({"input": "Hi", "tools": [WEATHER]} | more, model, DEFAULTS).options
 
-    assert (bool(options.grammar), options.free) == (True, free)
+    assert (bool(options.grammar), options.allows_free_text) == (True, free)
 
 
 def test_a_long_conversation_is_truncated_if_allowed(model):
@@ -112,11 +112,11 @@ def test_requests_with_one_cache_key_share_a_prefix(model):
     given = {"instructions": "Be kind to all people.", "prompt_cache_key": "a"}
     first, second = (read_request({"input": text} | given, model, DEFAULTS, team="red") for text in ("Hi", "Ho ho"))
     without = read_request({"input": "Hi", "instructions": "Be kind."}, model, DEFAULTS, team="red")
-    shared = first.options.prefix
+    shared = first.options.prefix_tokens
 
     assert first.prompt[:shared] == second.prompt[:shared]
-    assert (second.options.prefix, shared > 10, first.options.prefix_key) == (shared, True, "red\0a")
-    assert (without.options.prefix, without.options.prefix_key) == (0, "red\0")
+    assert (second.options.prefix_tokens, shared > 10, first.options.prefix_key) == (shared, True, "red\0a")
+    assert (without.options.prefix_tokens, without.options.prefix_key) == (0, "red\0")
 
 
 def test_ignored_parameters_and_tools_are_listed(model):

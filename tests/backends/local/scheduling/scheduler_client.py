@@ -43,8 +43,8 @@ class SchedulerClient:
                 self.messages[step.job] = step.message
         self._changed.set()
 
-    def submit(self, number, prompt, max_tokens=10, *, stop_ids=(), **other):
-        job = Job(number, prompt, DecodingOptions(max_tokens, frozenset(stop_ids), **other))
+    def submit(self, number, prompt, max_tokens=10, *, stop_ids=(), team="", **other):
+        job = Job(number, prompt, DecodingOptions(max_tokens, frozenset(stop_ids), **other), team=team)
         self.scheduler.submit(job)
         return job
 

@@ -4,8 +4,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from backends.local.decoding.job import DecodingOptions, Job, Step
-from backends.local.scheduling.admission import Admission
+from backends.local.decoding.job import DecodingOptions, DecodingStep, Job
+from backends.local.scheduling.admission import JobAdmission
 from backends.local.scheduling.costs import Costs
 from proxy.wire.errors import BackendError, RequestError, envelope
 
@@ -17,19 +17,19 @@ class AdmissionFixture:
 
     def __init__(self, max_waiting=100, kv_bytes=None, max_wait_s=1000.0, costs=COSTS):
         self.now = 0.0
-        self.admission = Admission(max_waiting, 1, kv_bytes, max_wait_s, clock=lambda: self.now)
+        self.admission = JobAdmission(max_waiting, 1, kv_bytes, max_wait_s, clock=lambda: self.now)
         self.admission.set_costs(costs)
         self.places = {}
 
-    def enter(self, number, prompt=100, max_tokens=100, **other):
-        job = Job(number, [0] * prompt, DecodingOptions(max_tokens, frozenset(), **other))
+    def enter(self, number, prompt=100, max_tokens=100, *, team="", **other):
+        job = Job(number, [0] * prompt, DecodingOptions(max_tokens, frozenset(), **other), team=team)
         place = ExitStack()
         place.enter_context(self.admission.admit(job))
         self.places[number] = place
 
     def start(self, *numbers):
         for number in numbers:
-            self.admission.record_step(Step(number, cached_tokens=0))
+            self.admission.record_step(DecodingStep(number, cached_tokens=0))
 
     def leave(self, number):
         self.places.pop(number).close()
@@ -126,7 +126,7 @@ def test_without_a_known_token_size_memory_is_not_limited():
 
 def test_memory_is_reserved_before_the_model_is_measured():
     """The size of a token is known by then; its time is not."""
-    admission = Admission(100, 1, 500 * 100, 1000.0, kv_bytes_per_token=100)
+    admission = JobAdmission(100, 1, 500 * 100, 1000.0, kv_bytes_per_token=100)
     first, second = (Job(number, [0] * 100, DecodingOptions(300, frozenset())) for number in (1, 2))
 
     with admission.admit(first), pytest.raises(BackendError) as refused, admission.admit(second):
@@ -151,10 +151,10 @@ def test_the_waiting_time_is_limited():
     fixture = AdmissionFixture(max_wait_s=2.0)
     for number in range(40):
         fixture.enter(number, max_tokens=1000, top_logprobs=5)  # these run alone
-        if fixture.admission.wait_s > 2:
+        if fixture.admission.wait_s("") > 2:
             break
     error = fixture.refused()
-    wait_s = fixture.admission.wait_s
+    wait_s = fixture.admission.wait_s("")
 
     assert (error.status, error.code) == (429, "local_model_busy")
     assert error.message == f"The answer would start in about {wait_s:.0f} s; the limit is 2 s."
@@ -178,7 +178,7 @@ def test_jobs_in_batches_wait_less_than_jobs_that_run_alone():
         fixture = AdmissionFixture()
         for number in range(30):
             fixture.enter(number, **other)
-        return fixture.admission.wait_s
+        return fixture.admission.wait_s("")
 
     assert wait_s(prompt=2) < wait_s(prompt=2, grammar="g") / 3
 
@@ -189,15 +189,15 @@ def test_finished_work_reduces_the_waiting_time():
     for number in range(6):
         fixture.enter(number, max_tokens=64)
     fixture.start(0, 1)
-    before = fixture.admission.wait_s
-    fixture.admission.record_step(Step(0, [(5, None, ())] * 40))
-    later = fixture.admission.wait_s
-    fixture.admission.record_step(Step(0, [], "stop"))
-    fixture.admission.record_step(Step(1, [], "stop"))
+    before = fixture.admission.wait_s("")
+    fixture.admission.record_step(DecodingStep(0, [(5, None, ())] * 40))
+    later = fixture.admission.wait_s("")
+    fixture.admission.record_step(DecodingStep(0, [], "stop"))
+    fixture.admission.record_step(DecodingStep(1, [], "stop"))
     fixture.leave(0)
     fixture.leave(1)
 
-    assert before > later > fixture.admission.wait_s > 0
+    assert before > later > fixture.admission.wait_s("") > 0
 
 
 def test_an_answer_longer_than_usual_still_has_remaining_tokens():
@@ -206,9 +206,9 @@ def test_an_answer_longer_than_usual_still_has_remaining_tokens():
         fixture.enter(number, max_tokens=10**6)
     fixture.start(0, 1)
     for number in range(2):
-        fixture.admission.record_step(Step(number, [(5, None, ())] * 100_000))
+        fixture.admission.record_step(DecodingStep(number, [(5, None, ())] * 100_000))
 
-    assert fixture.admission.wait_s > 0.3
+    assert fixture.admission.wait_s("") > 0.3
 
 
 @pytest.mark.parametrize(
@@ -219,15 +219,15 @@ def test_the_waiting_time_follows_the_real_speed(ratio, at_least, at_most):
     fixture = AdmissionFixture()
     for number in range(4):
         fixture.enter(number, max_tokens=64)
-    before = fixture.admission.wait_s
+    before = fixture.admission.wait_s("")
     for number in range(100, 150):
         fixture.enter(number, prompt=100, max_tokens=64)
         fixture.start(number)
         fixture.now += ratio * (100 * 0.001 + 64 * 0.01)
-        fixture.admission.record_step(Step(number, [(5, None, ())] * 64, "length"))
+        fixture.admission.record_step(DecodingStep(number, [(5, None, ())] * 64, "length"))
         fixture.leave(number)
 
-    assert at_least * before <= fixture.admission.wait_s <= at_most * before
+    assert at_least * before <= fixture.admission.wait_s("") <= at_most * before
 
 
 def test_retry_after_is_at_most_ten_minutes():
@@ -239,4 +239,4 @@ def test_retry_after_is_at_most_ten_minutes():
 
 
 def test_steps_of_jobs_that_have_left_are_ignored():
-    AdmissionFixture().admission.record_step(Step(7, [], "stop"))
+    AdmissionFixture().admission.record_step(DecodingStep(7, [], "stop"))

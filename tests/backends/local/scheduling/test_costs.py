@@ -37,7 +37,7 @@ def test_measured_costs_can_be_sent_as_json(random_model):
 def test_a_slow_model_is_measured_briefly():
     """One step in each run when a step takes longer than the time limit."""
 
-    class Slow:
+    class SlowGenerator:
         calls = 0
 
         def generate_batch(self, prompts, *, max_length, callback, **_):
@@ -47,7 +47,7 @@ def test_a_slow_model_is_measured_briefly():
                 if callback(type("Result", (), {"batch_id": 0, "step": step})):
                     return
 
-    slow = Slow()
+    slow = SlowGenerator()
     costs = measure_costs(slow, ["a"], 1, 1)
 
     assert slow.calls == 4

@@ -22,7 +22,7 @@ TOKEN_BYTES = 10
 
 
 def job(first=0, tokens=100, key="team\0key", prompt=150, **other):
-    return Job(1, [first] * prompt, DecodingOptions(10, frozenset(), prefix=tokens, prefix_key=key, **other))
+    return Job(1, [first] * prompt, DecodingOptions(10, frozenset(), prefix_tokens=tokens, prefix_key=key, **other))
 
 
 def use(prefixes, job):

@@ -256,7 +256,7 @@ async def test_a_constrained_job_runs_alone(random_model, monkeypatch, no_batch_
 
 async def test_a_repeated_prefix_is_not_read_again(random_model):
     """The answers are the same; the cached tokens are reported when the job starts."""
-    shared = {"prefix": 100, "prefix_key": "team"}
+    shared = {"prefix_tokens": 100, "prefix_key": "team"}
     prompts = [[*prompt(1, 100), 5, 6, number] for number in range(4)]
     async with run_scheduler(random_model, prefix_bytes=10**6) as client:
         for number, each in enumerate(prompts):
@@ -273,9 +273,9 @@ async def test_several_jobs_with_one_prefix_read_it_once(random_model, batches):
     """Jobs that arrive together have used it often enough."""
     async with run_scheduler(random_model, prefix_bytes=10**6) as client:
         for number in range(5):
-            client.submit(number, [*prompt(1, 100), 5, 6, number], prefix=100, prefix_key="team")
+            client.submit(number, [*prompt(1, 100), 5, 6, number], prefix_tokens=100, prefix_key="team")
         await client.wait_for_end(*range(5))
-        client.submit(9, [*prompt(1, 100), 5, 6], prefix=100, prefix_key="team")
+        client.submit(9, [*prompt(1, 100), 5, 6], prefix_tokens=100, prefix_key="team")
         await client.wait_for_end(9)
 
         assert (client.cached[0], client.cached[9], len(batches)) == (0, 100, 2)
@@ -285,7 +285,7 @@ async def test_a_full_prefix_cache_is_reset(random_model):
     """While nothing runs; then other prefixes fit."""
     async with run_scheduler(random_model, prefix_bytes=150 * 100) as client:
         for number in range(7):
-            client.submit(number, [*prompt(number > 2, 100), 5, 6], prefix=100, prefix_key="team")
+            client.submit(number, [*prompt(number > 2, 100), 5, 6], prefix_tokens=100, prefix_key="team")
             await client.wait_for_end(number)
 
         assert [client.cached[number] for number in range(7)] == [0, 0, 100, 0, 0, 0, 100]

@@ -22,7 +22,7 @@ def job_lists(draw):
             "length": draw(st.sampled_from([2, 3, 10, 12, 30, 90, 200])),
             "max_tokens": draw(st.integers(1, 12)),
             "top_logprobs": draw(st.sampled_from([None, None, None, 0, 2])),
-            "prefix": draw(st.sampled_from([0, 0, 64, 80])),
+            "prefix_tokens": draw(st.sampled_from([0, 0, 64, 80])),
             "temperature": draw(st.sampled_from([0.0, 0.0, 0.0, 1e-5])),
             "repetition_penalty": draw(st.sampled_from([1.0, 1.0, 1.2])),
             "grammar": draw(st.sampled_from(["", "", *GRAMMARS])),
@@ -63,10 +63,16 @@ async def test_each_job_gets_the_answer_that_it_gets_alone(random_model, grammar
         cancelled = {}
         for number, job in enumerate(jobs):
             options = {
-                name: job[name] for name in ("top_logprobs", "temperature", "repetition_penalty", "prefix", "grammar")
+                name: job[name]
+                for name in ("top_logprobs", "temperature", "repetition_penalty", "prefix_tokens", "grammar")
             }
             client.submit(
-                number, prompt(number % 5, job["length"]), job["max_tokens"], prefix_key="team", free=True, **options
+                number,
+                prompt(number % 5, job["length"]),
+                job["max_tokens"],
+                prefix_key="team",
+                allows_free_text=True,
+                **options,
             )
             if job["cancelled_after"] is not None:
                 cancelled[number] = job["cancelled_after"]

@@ -71,7 +71,7 @@ async def test_an_answer_is_the_same_in_a_batch_and_alone(tool_model, runs, no_b
     async with run_scheduler(model, grammars=grammars, compute_type="float32") as client:
         for limit in range(1, 26):
             for number in (limit, 100 + limit):
-                client.submit(number, [5, model.vocabulary.index("\u010a")], limit, free=True, **options)
+                client.submit(number, [5, model.vocabulary.index("\u010a")], limit, allows_free_text=True, **options)
             client.submit(-limit, [5, model.vocabulary.index("\u010a")], limit, **options)
             await client.wait_for_end(limit, 100 + limit, -limit)
 
@@ -87,7 +87,7 @@ async def test_stop_tokens_end_an_answer_at_the_same_place_in_a_batch_and_alone(
     options = {"grammar": optional_tools(model), "stop_ids": {model.end, model.vocabulary.index(stop)}}
     async with run_scheduler(model, grammars=compile_grammars(model), compute_type="float32") as client:
         for number, free in enumerate((True, True, False)):
-            client.submit(number, [5, model.vocabulary.index("\u010a")], 30, free=free, **options)
+            client.submit(number, [5, model.vocabulary.index("\u010a")], 30, allows_free_text=free, **options)
         await client.wait_for_end(0, 1, 2)
 
         assert client.tokens[0] == client.tokens[1] == client.tokens[2]
@@ -105,7 +105,7 @@ async def test_answers_under_any_grammar_are_the_same_in_a_batch_and_alone(
     async with run_scheduler(random_model, 1, prefix_bytes, compile_grammars(random_model), "float32") as client:
         for number, schema in enumerate(schema_list, start=1):
             options = {"grammar": json_schema_grammar(schema), "stop_ids": {random_model.end}}
-            client.submit(number, prompt(number, 90), limit, free=True, **options)
+            client.submit(number, prompt(number, 90), limit, allows_free_text=True, **options)
             client.submit(-number, prompt(number, 90), limit, **options)
         numbers = [sign * number for number in range(1, len(schema_list) + 1) for sign in (1, -1)]
         await client.wait_for_end(*numbers)
@@ -117,7 +117,7 @@ async def test_answers_under_any_grammar_are_the_same_in_a_batch_and_alone(
 async def test_jobs_with_and_without_grammars_share_a_batch(greeting_model, runs):
     async with run_scheduler(greeting_model, grammars=compile_grammars(greeting_model)) as client:
         for number in range(8):
-            client.submit(number, [5, 6], 5, grammar="start: /(?s:.*)/" if number % 2 else "", free=True)
+            client.submit(number, [5, 6], 5, grammar="start: /(?s:.*)/" if number % 2 else "", allows_free_text=True)
         await client.wait_for_end(*range(8))
 
     assert [sorted(run) for run in runs] == [list(range(8))]
@@ -125,7 +125,7 @@ async def test_jobs_with_and_without_grammars_share_a_batch(greeting_model, runs
 
 async def test_a_preempted_job_continues_under_its_grammar(violating_model, runs):
     """Alone it was constrained; in a batch its grammar is followed from the same place."""
-    options = {"grammar": "start: /(?s:.{30})/", "stop_ids": {violating_model.end}, "free": True}
+    options = {"grammar": "start: /(?s:.{30})/", "stop_ids": {violating_model.end}, "allows_free_text": True}
     async with run_scheduler(
         violating_model, 2, grammars=compile_grammars(violating_model), compute_type="float32"
     ) as client:
@@ -145,7 +145,7 @@ async def test_a_preempted_job_continues_under_its_grammar(violating_model, runs
 async def test_a_slow_grammar_makes_its_job_continue_alone(greeting_model, runs, monkeypatch):
     """With the same answer."""
     monkeypatch.setattr(batch, "MAX_GRAMMAR_S", 0.0)
-    options = {"grammar": "start: /(?s:.*)/", "stop_ids": {greeting_model.end}, "free": True}
+    options = {"grammar": "start: /(?s:.*)/", "stop_ids": {greeting_model.end}, "allows_free_text": True}
     async with run_scheduler(greeting_model, grammars=compile_grammars(greeting_model)) as client:
         for number, limit in enumerate((9, 9, 1)):
             client.submit(number, [5, greeting_model.vocabulary.index("\u010a")], limit, **options)
@@ -159,7 +159,7 @@ async def test_a_slow_grammar_makes_its_job_continue_alone(greeting_model, runs,
 async def test_a_single_job_is_constrained_from_the_start(greeting_model, runs):
     """Forced tokens then cost no steps."""
     async with run_scheduler(greeting_model, grammars=compile_grammars(greeting_model)) as client:
-        client.submit(1, [5, 6], grammar='start: "forced" /.*/', free=True)
+        client.submit(1, [5, 6], grammar='start: "forced" /.*/', allows_free_text=True)
         await client.wait_for_end(1)
 
     assert runs == [{1}]
@@ -168,8 +168,8 @@ async def test_a_single_job_is_constrained_from_the_start(greeting_model, runs):
 async def test_jobs_that_left_a_batch_continue_before_new_ones(endless_model, runs):
     """In the order in which they left."""
     async with run_scheduler(endless_model, grammars=compile_grammars(endless_model)) as client:
-        client.submit(1, [5, 6], grammar='start: "a"', free=True)
-        client.submit(2, [5, 6], grammar='start: "b"', free=True)
+        client.submit(1, [5, 6], grammar='start: "a"', allows_free_text=True)
+        client.submit(2, [5, 6], grammar='start: "b"', allows_free_text=True)
         client.submit(3, [5, 6], FOREVER)
         await client.wait_for_start(3)
         client.submit(4, [5, 6], 5)
@@ -192,7 +192,11 @@ async def test_a_cancelled_job_delivers_no_more_steps(violating_model, tokens):
     async with run_scheduler(violating_model, grammars=compile_grammars(violating_model)) as client:
         for number in (1, 3):
             client.submit(
-                number, [5, violating_model.vocabulary.index(CLOSE)], FOREVER, grammar="start: /(?s:.*)/", free=True
+                number,
+                [5, violating_model.vocabulary.index(CLOSE)],
+                FOREVER,
+                grammar="start: /(?s:.*)/",
+                allows_free_text=True,
             )
         await client.until(lambda: len(client.tokens.get(1, [])) >= tokens)
         client.scheduler.cancel(3)
@@ -206,7 +210,7 @@ async def test_a_cancelled_job_delivers_no_more_steps(violating_model, tokens):
 
 async def test_a_job_that_is_cancelled_while_it_waits_to_continue_never_runs(endless_model, runs):
     async with run_scheduler(endless_model, grammars=compile_grammars(endless_model)) as client:
-        client.submit(1, [5, 6], grammar='start: "a"', free=True)
+        client.submit(1, [5, 6], grammar='start: "a"', allows_free_text=True)
         client.submit(2, [5, 6], FOREVER)
         await client.until(lambda: len(client.tokens.get(2, [])) > 5)
         client.scheduler.cancel(1)
@@ -220,7 +224,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_to_continue_never_runs(end
 @pytest.mark.parametrize("grammar", ["start: b", "no grammar"])
 async def test_an_invalid_grammar_fails_its_own_job_only(random_model, grammar):
     async with run_scheduler(random_model, grammars=compile_grammars(random_model)) as client:
-        client.submit(1, prompt(1), grammar=grammar, free=True)
+        client.submit(1, prompt(1), grammar=grammar, allows_free_text=True)
         client.submit(2, prompt(2))
         await client.wait_for_end(1, 2)
 
@@ -230,7 +234,7 @@ async def test_an_invalid_grammar_fails_its_own_job_only(random_model, grammar):
 
 async def test_cached_tokens_are_reported_once_for_each_job(random_model):
     """However many runs it needs; it also counts as one use."""
-    options = {"grammar": 'start: "a"', "free": True, "prefix": 90}
+    options = {"grammar": 'start: "a"', "allows_free_text": True, "prefix_tokens": 90}
     async with run_scheduler(random_model, prefix_bytes=10**6, grammars=compile_grammars(random_model)) as client:
         for number in range(8):
             client.submit(number, [*prompt(1, 90), 5, 6, number], prefix_key=f"team {number % 2}", **options)
@@ -252,7 +256,7 @@ async def test_sampling_has_the_same_distribution_in_a_batch_and_alone(random_mo
                     number,
                     prompt(1),
                     1,
-                    free=free,
+                    allows_free_text=free,
                     temperature=temperature,
                     grammar='start: "H" | "W" | "s" | "t" | "o"',
                 )

@@ -1,0 +1,93 @@
+"""Config files as they are read, and the default config without one."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from backends.upstream import Upstream
+from proxy.config.build import DEMO, ConfigError, build, default_config, read
+from proxy.stores.memory import MemoryStore
+
+KEY = "sk-must-not-be-shown"
+MINIMAL = """
+[[backend]]
+name = "canned"
+use = "replay"
+path = "canned.sse"
+
+[[route]]
+model = "*"
+backend = "canned"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable that changes the default config."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def test_a_file_is_read(tmp_path: Path):
+    """As TOML in UTF-8."""
+    (tmp_path / "gate.toml").write_text(MINIMAL)
+
+    assert read(tmp_path / "gate.toml") == build(tomllib.loads(MINIMAL))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"[server", "gate.toml: not TOML: "),
+        (b"a = 1\na = 2", "gate.toml: not TOML: "),
+        (b"# \xff", "gate.toml: not TOML: 'utf-8' codec can't decode"),
+        (b"a = " + b"1" * 9000, "gate.toml: not TOML: "),
+        (None, "gate.toml: No such file or directory"),
+    ],
+)
+def test_an_unreadable_file_is_named_in_the_error(tmp_path: Path, content: bytes | None, expected: str):
+    """With the reason."""
+    if content is not None:
+        (tmp_path / "gate.toml").write_bytes(content)
+
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path / "gate.toml")
+
+    assert expected in str(caught.value)
+
+
+def test_the_default_config_serves_the_demo_model():
+    """It is part of the project and needs no other service."""
+    config = default_config()
+
+    assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [
+        ("headgate-demo", ["demo"])
+    ]
+    assert [rule.name for rule in config.rules] == ["metadata_limits", "safety_identifier"]
+    assert isinstance(config.cache_store, MemoryStore)
+    assert config.server.host == "127.0.0.1"
+    assert (DEMO / "model.bin").exists()
+
+
+def test_with_a_key_of_openai_the_default_config_routes_other_models_there(monkeypatch: pytest.MonkeyPatch):
+    """The demo model keeps its route; the key is read and not shown."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    config = default_config()
+    openai = config.backends["openai"]
+
+    assert [(route.model, [target.name for target in route.targets]) for route in config.routes] == [
+        ("headgate-demo", ["demo"]),
+        ("*", ["openai"]),
+    ]
+    assert isinstance(openai, Upstream)
+    assert openai.api_key is not None
+    assert (openai.base_url, openai.keeps_state) == ("https://api.openai.com/v1", True)
+    assert openai.api_key.get_secret_value() == KEY
+    assert KEY not in repr(config)
+
+
+def test_an_empty_key_of_openai_counts_as_none(monkeypatch: pytest.MonkeyPatch):
+    """An empty variable must not prevent the start."""
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+
+    assert list(default_config().backends) == ["demo"]

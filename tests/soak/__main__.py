@@ -71,8 +71,7 @@ class Soak:
         row.peak_mb = gateway.peak_mb()
         assert row.before is not None
         try:
-            allowed = self._allowed
-            row.after = await gateway.read_when_back(row.before, allowed.spare_files, allowed.spare_tasks)
+            row.after = await gateway.read_when_back(self._allowed.after(row.before))
         except TimeoutError:
             row.faults.append("the gateway does not react")
         gateway.terminate()

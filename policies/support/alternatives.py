@@ -55,7 +55,7 @@ def alternatives_check(*fields: Iterable[str]) -> Callable[[Mapping[str, object]
         for name, value in body.items():
             if value is not None and plain_name(name) in names:
                 shown = printable(name)
-                found = f"The body has '{shown}', which some servers read too; use the protocol's own fields."
+                found = f"The body has '{shown}', which some servers read; use the protocol's own fields."
                 raise PolicyViolation("alternative_field", found, param=shown)
 
     return refuse

@@ -99,12 +99,9 @@ class TypeList:
         self.allows_all = self._names.allows_all
         self._cached = lru_cache(1024)(self._decide)
 
-    def allows(self, kind: object) -> bool:
-        """Whether a type is allowed. One that is not a string is allowed only where everything is."""
+    def allows(self, kind: str) -> bool:
         if self.allows_all:
             return True
-        if not isinstance(kind, str):
-            return False
         return self._cached(kind) if len(kind) <= LONGEST_CACHED_CHARS else self._decide(kind)
 
     def _decide(self, kind: str) -> bool:

@@ -604,7 +604,7 @@ WORDS = st.sampled_from(["function", "custom", "mcp", "shell", "Shell", "namespa
                          "mcp_list_tools", "local_shell_2027", "ls", "rm", "RM", "rm_all", "docs", "wiki", "auto", "none"])  # fmt: skip
 URLS = st.sampled_from(["https://good.example/mcp", "https://a.acme.com", "https://good.example@evil.com",
                         "https://acme.com", "https://GOOD.example.", "http://good.example", "https://good.example.x"])  # fmt: skip
-KEYS = st.sampled_from(["type", "type", "name", "tools", "tools", "server_url", "server_label", "connector_id",
+KEYS = st.sampled_from(["type", "type", "name", "tools", "tools", "Tools", "server_url", "server_label", "connector_id",
                         "function", "arguments", "content"])  # fmt: skip
 JSON = st.recursive(
     SCALARS | WORDS | URLS,
@@ -638,17 +638,18 @@ STRICT = Tools(
 )
 
 
-def tools_of(value: Any, *, inside: bool = False) -> Iterator[dict[str, Any]]:
-    """Yield every tool in a body: the objects of every list called `tools`."""
+def tools_of(value: Any, *, inside: bool = False, nested: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield every tool in a value: the objects of every list called `tools`, in any case."""
     if isinstance(value, list):
         for one in value:
-            yield from tools_of(one, inside=inside)
+            yield from tools_of(one, inside=inside, nested=nested)
     elif isinstance(value, dict):
         if inside:
             yield value
-        if inside or value.get("type") != "mcp_list_tools":
-            for name in ("tools",) if inside else set(value) - {"arguments"}:
-                yield from tools_of(value.get(name), inside=inside or name == "tools")
+        is_report = value.get("type") == "mcp_list_tools" and not nested
+        for name in set(value) - ({"arguments", "tools"} if is_report else {"arguments"}):
+            is_list = name.lower() == "tools"
+            yield from tools_of(value[name], inside=is_list, nested=nested or is_list)
 
 
 def is_allowed(tool: dict[str, Any]) -> bool:
@@ -676,7 +677,8 @@ async def test_what_passes_is_allowed_and_nothing_else_changes(body: dict[str, A
     passed = await outcome(STRICT.model_copy(update={"on_deny": on_deny}), **body)
 
     if not isinstance(passed, tuple):
-        left = [*tools_of(passed.get("tools"), inside=True), *tools_of(passed.get("input"))]
+        left = [*tools_of(passed.get("tools"), inside=True, nested=True), *tools_of(passed.get("input"))]
+        left += tools_of(passed.get("other"), nested=True)
         assert [tool for tool in left if not is_allowed(tool)] == []
         assert on_deny == "remove" or passed == body
         assert {**passed, "tools": None} == {**body, "tools": None}
@@ -688,8 +690,8 @@ async def test_allowed_tools_pass(tools: list[dict[str, Any]]):
     """The policy refuses no more than it says."""
     passed = await outcome(STRICT, tools=tools)
 
-    if all(is_allowed(tool) and "server_label" in tool for tool in tools_of(tools, inside=True)):
-        labels = {str(tool["server_label"]).lower() for tool in tools_of(tools, inside=True)}
+    if all(is_allowed(tool) and "server_label" in tool for tool in tools_of(tools, inside=True, nested=True)):
+        labels = {str(tool["server_label"]).lower() for tool in tools_of(tools, inside=True, nested=True)}
         assert passed == {"tools": tools} or any("shell" in label for label in labels)
 
 

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "serve", help="serve until stopped", epilog="example: headgate serve --config my.toml"
     )
     command.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
+    command.add_argument("--port", type=_port, help="listen on this port instead of the configured one")
     command.set_defaults(run=_serve)
     for subject in (show, policy, model, audit, identity):
         subject.add_to(commands)
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     config = default_config() if options.config is None else read(options.config)
+    if options.port is not None:
+        config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
     return_freed_memory()
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
@@ -72,6 +75,14 @@ def return_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def _port(text: str) -> int:
+    """Raises ValueError for what is not a port."""
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError(text)
+    return port
 
 
 def _greet(address: str, models: Sequence[str]) -> None:

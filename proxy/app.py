@@ -28,6 +28,7 @@ from proxy.routing.routes import Routes
 from proxy.rules import Rules
 from proxy.state.ownership import Ownership
 from proxy.stores import Store
+from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
@@ -60,7 +61,8 @@ def build_dispatcher(
     responses = Responses(directory, pipeline, config.server, memory, workers)
     models = ModelEndpoints(directory, routes)
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
-    health, websocket = Health(config.backends, config.cache_store, files), WebSocket(directory)
+    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
+    health, websocket = Health(config.backends, stores, files), WebSocket(directory)
     router = Router(
         [
             Endpoint("POST", "/v1/responses", responses.create),
@@ -88,6 +90,8 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
         for part in parts:
             await part.start()
             resources.push_async_callback(part.close)
+        if config.callers and isinstance(config.state, MemoryStore):
+            log.warning("state.not_durable", consequence="a restart forgets owners of responses, budgets and blocks")
         audit = None if config.audit is None else Audit(config.audit)
         recorder = None if config.record is None else Recorder(config.record)
         for file in (audit, recorder):

@@ -22,14 +22,17 @@ class Attempts:
         record = context.record
         record.route, record.backend, record.provider = route.name, target.name, target.provider
         sent = require_stream(call, context, target.enforces)
+        context.is_sent = True
         with context.trace.model_call(record):
             try:
                 opening = target.respond(sent, context)
                 async with opening if context.deadline is None else _before(context.deadline, opening) as reply:
-                    if reply.status == 200:
-                        context.is_answered = True
-                        context.target = target.name if target.keeps_state else None
+                    context.is_answered = context.is_sent = reply.status == 200
+                    context.target = target.name if context.is_answered and target.keeps_state else None
                     yield reply
+            except BackendError as error:
+                context.is_sent = error.sent
+                raise
             finally:
                 record.read(context.transcript)
 

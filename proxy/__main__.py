@@ -19,6 +19,8 @@ from proxy.config.build import ConfigError, default_config, read
 from proxy.telemetry.logs import configure_logs
 
 SUCCESS, INPUT_ERROR = 0, 2
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread that works on a large body may keep the event loop waiting, in seconds. Python's own is 0.005."""
 M_MMAP_THRESHOLD = -3  # the parameter's number in glibc's malloc.h
 MAPPED_BYTES = 131_072  # from this size on a block of memory is returned to the system when it is freed
 
@@ -57,6 +59,7 @@ def _serve(options: argparse.Namespace) -> int:
     if options.port is not None:
         config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
     return_freed_memory()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it

@@ -3,28 +3,35 @@
 Request: checks every string of input, instructions and prompt under a name that ends in `url`, however it is written
     (image_url, imageUrl, an object {"url"}), under `file_data` and under `file_id`; of tools their image_url, file_url,
     file_data and file ids. Refuses with `scheme`, `malformed` (a URL in which two readers may find two hosts),
-    `userinfo`, `private`, `host_not_allowed`, `data_too_long`, `file_id`, `too_many_values`. It does not check an MCP
-    server_url (see `tools`), nor links and ids that only say where something came from (annotations, results, actions).
-    A host is checked by its name and never looked up: the provider fetches it, not the gateway. What a public name
-    resolves or redirects to is for the provider to check; `hosts` limits URLs to known names.
+    `userinfo`, `private`, `host_not_allowed`, `data_too_long`, `file_id`, `too_many_values`; fields in which other
+    protocols have the conversation (`messages` ...) with `alternative_field`. It does not check an MCP server_url (see
+    `tools`), nor links and ids that only say where something came from (annotations, results, actions, current_url of
+    a screenshot, outputs of a code interpreter).
+    A host is checked by its name: single words, names inside clusters, and domains known to resolve to private
+    addresses are `private`. With resolve = true it is also looked up: `private` if any address is, `unresolved` if it
+    has none or none was found in time, `too_many_hosts` for more than 16 in one call. The provider fetches a URL, not
+    the gateway: what a name resolves to there and then, or redirects to, is for the provider to check; `hosts` limits
+    URLs to known names.
 Response: passes.
 Source: https://url.spec.whatwg.org/#concept-host-parser, and for addresses
     https://www.iana.org/assignments/iana-ipv4-special-registry and .../iana-ipv6-special-registry
 """
 
 import re
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Self
 
-from pydantic import NonNegativeInt, field_validator
+from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
+from policies.support.alternatives import INPUT, alternatives_check
 from policies.support.globs import compile_globs
+from policies.support.hosts import is_public, is_public_address, parse_host
+from policies.support.resolve import Resolver
 from policies.support.urls import (
     AUTHORITY,
     FILE_DATA,
     FILE_IDS,
-    HOST,
     MAX_HOST_CHARS,
     SCHEME,
     UNSAFE,
@@ -39,24 +46,10 @@ from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 
 Problem = tuple[str, str]  # the code of a refusal, and what follows the name of the field in its message
-Address = IPv4Address | IPv6Address
 MALFORMED: Problem = ("malformed", "is no URL that all readers read alike; write https://host/path.")
 HOST_GLOB = re.compile(r"[A-Za-z0-9_.*?-]+|[0-9A-Fa-f.*?]*:[0-9A-Fa-f.*?]*:[0-9A-Fa-f:.*?]*")
-NUMBER = re.compile(r"0[xX][0-9A-Fa-f]*|[0-9]+")
 MAX_URL_CHARS = 65_536
-
-# Only these are routed on the internet, except those that stand for something else: 6to4 and Teredo with an IPv4
-# address inside, documentation, anycast relays, multicast, and addresses where clouds have their own services.
-GLOBAL_SIX = ip_network("2000::/3")
-SPECIAL = tuple(map(ip_network, (
-    "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "224.0.0.0/3",
-    "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
-)))  # fmt: skip
-PRIVATE_SUFFIXES = (
-    ".localhost", ".local", ".localdomain", ".internal", ".intranet", ".private", ".corp", ".lan", ".home",
-    ".home.arpa", ".svc", ".metadata.tencentyun.com",
-    ".nip.io", ".sslip.io", ".xip.io", ".localtest.me", ".lvh.me",  # these resolve to any address in the name
-)  # fmt: skip
+MAX_HOSTS = 16
 
 
 class InputUrls(Policy):
@@ -72,6 +65,10 @@ class InputUrls(Policy):
     """Whether a request may name files by the ids under which an upstream keeps them."""
     max_data_chars: NonNegativeInt = 73_400_320
     """How long a data: URL or file_data may be, in characters."""
+    resolve: bool = False
+    """Whether hosts are looked up, and refused if one of their addresses is not public or they have none."""
+    resolve_timeout_ms: PositiveInt = 2_000
+    """How long the lookups of one call may take, in milliseconds; a host that is not found in time is refused."""
 
     @field_validator("schemes")
     @classmethod
@@ -91,17 +88,30 @@ class InputUrls(Policy):
                 raise ValueError(f"'{host}' is not a host alone, such as images.example.com or *.example.com")
         return tuple(host.lower().removesuffix(".") for host in hosts)
 
-    def request_check(self, state: PolicyState) -> RequestCheck:
-        del state
-        find_problem = self._reference_check()
+    @model_validator(mode="after")
+    def _resolves_for_a_reason(self) -> Self:
+        if self.resolve and self.private:
+            raise ValueError("resolve refuses private addresses, and private = true allows them; set one of them")
+        return self
 
-        def check(call: Call, _context: Context) -> Call:
-            if may_have_references(call.encoded):
-                for path, name, text in references(call.body):
-                    if is_reference(path, name) and (problem := find_problem(name, text)) is not None:
-                        where = path_of(path)
-                        raise PolicyViolation(problem[0], f"{where} {problem[1]}", param=where)
-            return call
+    def request_check(self, state: PolicyState) -> RequestCheck:
+        """A call is only waited for if it has hosts to be looked up; the walk of a large body is done in a thread."""
+        del state
+        find_problem, refuse_alternatives = self._reference_check(), alternatives_check(INPUT)
+        resolver = Resolver(self.resolve_timeout_ms / 1000) if self.resolve else None
+
+        def check(call: Call, context: Context) -> Call | Awaitable[Call]:
+            refuse_alternatives(call.body)
+            if not may_have_references(call.encoded):
+                return call
+            hosts: dict[str, str] = {}
+            for path, name, text in references(call.body):
+                if is_reference(path, name):
+                    if (problem := find_problem(name, text)) is not None:
+                        raise _violation(problem, path_of(path))
+                    if resolver is not None and (host := _host_name(text)) is not None:
+                        hosts.setdefault(host, path_of(path))
+            return call if resolver is None or not hosts else _resolve(resolver, hosts, call, context)
 
         return check
 
@@ -139,10 +149,10 @@ class InputUrls(Policy):
                 authority = _authority(url, scheme_end)
                 if "@" in authority:
                     return "userinfo", "has a name or password before its host; none is allowed."
-                host, address = _parse_host(re.split("[?#]", authority, maxsplit=1)[0])
+                host, address = parse_host(re.split("[?#]", authority, maxsplit=1)[0])
             except ValueError:
                 return MALFORMED
-            if not allows_private and not _is_public(host, address):
+            if not allows_private and not is_public(host, address):
                 return "private", f"names '{shorten(host, 20)}', which is not public; public hosts are allowed."
             if address is not None and str(address) != host:
                 return MALFORMED
@@ -153,46 +163,37 @@ class InputUrls(Policy):
         return find_problem
 
 
+async def _resolve(resolver: Resolver, hosts: Mapping[str, str], call: Call, context: Context) -> Call:
+    """Return the call if all its hosts, given with their places, have public addresses. Raises PolicyViolation."""
+    if len(hosts) > MAX_HOSTS:
+        found = f"The call names {len(hosts)} hosts; the limit is {MAX_HOSTS}."
+        raise PolicyViolation("too_many_hosts", found, param="input")
+    for host, addresses in (await resolver.addresses(hosts, context.caller.name)).items():
+        if not addresses:
+            found = f"names '{shorten(host, 20)}', which cannot be resolved; name a host in public DNS."
+            raise _violation(("unresolved", found), hosts[host])
+        if not all(map(is_public_address, addresses)):
+            found = f"names '{shorten(host, 20)}', whose address is not public; public hosts are allowed."
+            raise _violation(("private", found), hosts[host])
+    return call
+
+
+def _host_name(text: str) -> str | None:
+    """Return the name in a URL that was checked; None for inline data, an id, and an address."""
+    match = SCHEME.match(text)
+    if match is None or match[1].lower() == "data":
+        return None
+    host, address = parse_host(re.split("[?#]", _authority(text, match.end()), maxsplit=1)[0])
+    return host if address is None else None
+
+
+def _violation(problem: Problem, where: str) -> PolicyViolation:
+    return PolicyViolation(problem[0], f"{where} {problem[1]}", param=where)
+
+
 def _authority(url: str, scheme_end: int) -> str:
     """Return what is between the slashes, where every reader finds the host. Raises ValueError."""
     match = AUTHORITY.match(url, scheme_end)
     if match is None or len(url) > MAX_URL_CHARS or UNSAFE.search(url):
         raise ValueError(url[:MAX_HOST_CHARS])
     return match[1]
-
-
-def _parse_host(authority: str) -> tuple[str, Address | None]:
-    """Return the host, in lower case without a final dot, and the address that it is or that inet_aton(3) finds in it.
-
-    Raises ValueError for anything else.
-    """
-    match = HOST.fullmatch(authority) if len(authority) <= MAX_HOST_CHARS else None
-    if match is None:
-        raise ValueError(authority[:MAX_HOST_CHARS])
-    if match["six"]:
-        six = IPv6Address(match["six"])
-        return str(six), six
-    name = match["name"].lower()
-    return name, _parse_ipv4(name) if NUMBER.fullmatch(name.rpartition(".")[2]) else None
-
-
-def _parse_ipv4(name: str) -> IPv4Address:
-    """Parse one to four numbers, decimal, octal or hexadecimal; the last one fills the rest. Raises ValueError."""
-    *high, low = [int(part, _base(part)) for part in name.split(".")]
-    if len(high) > 3 or any(number > 255 for number in high) or low >= 256 ** (4 - len(high)):
-        raise ValueError(name)
-    return IPv4Address(sum(number << 24 - 8 * place for place, number in enumerate(high)) + low)
-
-
-def _base(number: str) -> int:
-    if number.startswith("0x"):
-        return 16
-    return 8 if number.startswith("0") else 10
-
-
-def _is_public(host: str, address: Address | None) -> bool:
-    if address is None:
-        return "." in host and not f".{host}".endswith(PRIVATE_SUFFIXES)
-    if isinstance(address, IPv6Address) and address not in GLOBAL_SIX:
-        return False
-    return address.is_global and not any(address in special for special in SPECIAL)

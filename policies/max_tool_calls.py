@@ -196,14 +196,8 @@ class ChainBudget:
 
 
 async def _settle(budget: ChainBudget, context: Context) -> None:
-    """Give back everything if no backend can have run a tool for the call.
-
-    A backend may have if it answered; and if the caller disconnected while a backend was working, it may still.
-    """
-    task = asyncio.current_task()
-    is_cancelled = task is not None and task.cancelling() > 0
-    was_asked = context.record.backend is not None
-    if not (context.is_answered or (was_asked and is_cancelled)):
+    """Give back everything if no backend can have run a tool for the call, or can still do so."""
+    if not (context.is_answered or context.is_sent):
         await budget.give_back()
 
 

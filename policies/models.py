@@ -1,8 +1,9 @@
 """Decides which models may be used, and lets the organisation give them names of its own.
 
 Request: an alias is replaced by the model it stands for; `deny` and `allow` then apply to that model, and refuse it
-    with `not_allowed`. A model that is missing or not a string is refused with `not_a_string`. Later policies, routes
-    and the cache see the new name.
+    with `not_allowed`. A model that is missing or not a string is refused with `not_a_string`. Where models are
+    restricted, fields in which some upstreams take other models (`models`, `fallbacks` ...) are refused with
+    `alternative_field`. Later policies, routes and the cache see the new name.
 Response: passes; it shows the upstream's own name of the model.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
 """
@@ -13,6 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from policies import Policy, PolicyState, RequestCheck
+from policies.support import alternatives
 from policies.support.globs import AllowList
 from proxy.context import Context
 from proxy.wire.call import Call
@@ -37,9 +39,12 @@ class Models(Policy):
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
         aliases, names = self.aliases, AllowList(self.allow, self.deny)
-        has_denied = bool(self.deny)
+        has_denied, is_restricted = bool(self.deny), not names.allows_all
+        refuse_alternatives = alternatives.alternatives_check(alternatives.MODELS)
 
         def check(call: Call, _context: Context) -> Call:
+            if is_restricted:
+                refuse_alternatives(call.body)
             requested = call.body.get(FIELD)
             if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)

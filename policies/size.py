@@ -6,7 +6,9 @@ Request: refuses with `too_many_items`, `too_much_text`, `too_many_images`, `too
     one item, and so is anything else but an array.
     Text is every string in input, instructions and prompt variables, except images, files, sounds and encrypted
     content, and labels (type, role, id ...) of up to 64 characters. Tools are not text: their definitions and the
-    schema of the output format have a limit of their own, in characters of their JSON.
+    schema of the output format have a limit of their own, in characters of their JSON; they are counted wherever they
+    stand, like the policy `tools` finds them. Fields in which other protocols have the conversation (`messages` ...) or
+    tools (`functions` ...) are refused with `alternative_field`.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-input
 """
@@ -19,12 +21,13 @@ import orjson
 from pydantic import NonNegativeInt, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
-from policies.support.walk import walk
+from policies.support.alternatives import INPUT, TOOLS, alternatives_check
+from policies.support.tools import plain_type
+from policies.support.walk import ITEM_FIELDS, ToolList, is_tool_report, plain_name, tool_lists, walk
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 
-ITEM_FIELDS = ("input", "items")
 LABELS = frozenset({
     "approval_request_id", "call_id", "container_id", "detail", "file_id", "filename", "id", "name", "namespace",
     "phase", "role", "server_label", "status", "type",
@@ -32,6 +35,7 @@ LABELS = frozenset({
 MAX_LABEL_CHARS = 64
 FIELDS_WITHOUT_TEXT = frozenset({"encrypted_content", "file_data", "file_url", "image_url", "input_audio"})
 IMAGE_TYPES = frozenset({"computer_screenshot", "image", "image_generation_call", "input_image"})
+FILE_TYPE = "input_file"
 FILE_FIELDS = frozenset({"fileurl", "filedata"})
 
 
@@ -62,9 +66,10 @@ class Size(Policy):
         min_count = _smallest(self.max_images, self.max_files, self.max_tools)
         max_items = _smallest(self.max_items)
         smallest = min(min_length, min_count, max_items)
-        check_fully = self._full_check()
+        check_fully, refuse_alternatives = self._full_check(), alternatives_check(INPUT, TOOLS)
 
         def check(call: Call, _context: Context) -> Call:
+            refuse_alternatives(call.body)
             encoded = call.encoded
             length = len(encoded)
             if length <= smallest:
@@ -117,7 +122,8 @@ class Measure:
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         self.text = self.images = self.files = self.tools = self.definitions = 0
-        self._add_tools(body.get("tools"))
+        for found in tool_lists(body):
+            self._add_tools(found)
         text, prompt = body.get("text"), body.get("prompt")
         self.definitions += _json_chars(text.get("format") if isinstance(text, dict) else None)
         variables = prompt.get("variables") if isinstance(prompt, dict) else None
@@ -129,30 +135,33 @@ class Measure:
             else:
                 self._add_object(value, waiting)
 
-    def _add_tools(self, tools: object) -> None:
-        self.definitions += _json_chars(tools)
-        waiting = [] if tools is None else [tools]
+    def _add_tools(self, found: ToolList) -> None:
+        """Count a list. Its tools that contain a list are not counted: the list is."""
+        if not found.is_nested:
+            self.definitions += _json_chars(found.value)
+        if found.value is None:
+            return
+        waiting = [*found.value] if isinstance(found.value, list) else [found.value]
         while waiting:
             tool = waiting.pop()
-            inner = tool.get("tools") if isinstance(tool, dict) else tool
-            if isinstance(inner, list) and (inner or inner is tools):
-                waiting.extend(inner)
-            else:
+            if isinstance(tool, list) and tool:
+                waiting += tool
+            elif not isinstance(tool, dict) or not any(plain_name(name) == "tools" and tool[name] for name in tool):
                 self.tools += 1
 
     def _add_object(self, value: Mapping[str, Any], waiting: list[object]) -> None:
         """Count an object, and add those of its values that may contain text to `waiting`."""
-        plain = [(_plain_name(name), name, inner) for name, inner in value.items()]
-        kinds = {inner for folded, _, inner in plain if folded == "type" and isinstance(inner, str)}
+        plain = [(plain_name(name), name, inner) for name, inner in value.items()]
+        kinds = {plain_type(inner) for folded, _, inner in plain if folded == "type" and isinstance(inner, str)}
         names = {folded for folded, _, inner in plain if inner is not None}
         self.images += bool(kinds & IMAGE_TYPES) or "imageurl" in names
-        self.files += "input_file" in kinds or bool(names & FILE_FIELDS)
+        self.files += FILE_TYPE in kinds or bool(names & FILE_FIELDS)
         for folded, name, inner in plain:
             if folded == "tools":
-                if kinds == {"mcp_list_tools"}:  # the tools that a server reports are not given to the model
+                if is_tool_report(value):  # the tools that a server reports are not given to the model
                     self.text += _json_chars(inner)
-                else:
-                    self._add_tools(inner)
+                elif isinstance(inner, str):
+                    waiting.append(inner)
             elif name == "arguments" and isinstance(inner, dict):
                 self.text += _json_chars(inner)
             elif not _is_without_text(name, inner, kinds):
@@ -172,8 +181,3 @@ def _is_without_text(name: str, value: object, kinds: set[str]) -> bool:
     if name in LABELS:
         return isinstance(value, str) and len(value) <= MAX_LABEL_CHARS
     return name in FIELDS_WITHOUT_TEXT or (name == "result" and kinds == {"image_generation_call"})
-
-
-def _plain_name(name: str) -> str:
-    """A name as lenient readers compare it: without case and underscores."""
-    return name.casefold().replace("_", "")

@@ -1,29 +1,38 @@
 """Decides which tools a model may be given: by type, by name, and by the MCP server behind them.
 
 Request: checks every tool of `tools`, those inside others (`namespace`), those in items of `input` (`additional_tools`,
-    `tool_search_output`), and those that `tool_choice` names. Refuses with `type_not_allowed`, `name_not_allowed` and
-    `mcp_not_allowed`, or removes from `tools`; a tool_choice that names a removed tool is refused with `removed`. A
-    prompt template can contain tools that the gateway never sees: `prompt_not_allowed`. What cannot be checked is
-    refused with `not_an_array`, `not_an_object`, `no_type` and `too_many_values`; a field of a tool or a tool_choice
-    that resembles one that is checked (`serverUrl`, `Tools`) with `lookalike`.
+    `tool_search_output`), in a prompt's variables and in any other field, at any depth, and those that `tool_choice`
+    names. Refuses with `type_not_allowed`, `name_not_allowed` and `mcp_not_allowed`, or removes from `tools`; a
+    tool_choice that names a removed tool is refused with `removed`. A prompt template can contain tools that the
+    gateway never sees: `prompt_not_allowed`. What cannot be checked is refused with `not_an_array`, `not_an_object`,
+    `no_type` and `too_many_values`; a name that resembles one that is checked (`serverUrl`, `Tools`) with `lookalike`.
+    Where tools are restricted, fields in which other protocols give tools (`functions`, `plugins`, `mcp_servers` ...)
+    are refused with `alternative_field`.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-tools
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
 from policies import Policy, PolicyState, RequestCheck
+from policies.support import alternatives
 from policies.support.globs import AllowList
-from policies.support.tools import ADDRESS_FIELDS, HARMLESS_FIELDS, TYPES_WITHOUT_ADDRESS, find_lookalike
-from policies.support.walk import walk
+from policies.support.mcp import ServerList, require_servers
+from policies.support.tools import (
+    ADDRESS_FIELDS,
+    TYPES_WITHOUT_ADDRESS,
+    TypeList,
+    find_lookalike,
+    plain_type,
+    tool_parts,
+)
+from policies.support.walk import PLAIN_TOOL_FIELDS, TOOLS, ToolList, has_tools_beside_tools, tool_lists, tool_lists_in
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.fields import normalize
 
 Tool = dict[str, Any]
 ANY = ("*",)
@@ -34,17 +43,13 @@ SWITCHES = {
     "shell": ("shell", "shell_*", "local_shell", "local_shell_*", "apply_patch", "apply_patch_*"),
 }
 MODES = (None, "none", "auto", "required")  # the values of tool_choice that name no tool
-# No user:password@, blank or backslash, and only a path after the host: no two readers find different hosts in it.
-HOST = r"(?P<host>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
-URL = re.compile(rf"(?P<scheme>https?)://{HOST}(?:/[!-\[\]-~]*)?", re.ASCII | re.IGNORECASE)
-SERVER = re.compile(rf"(?:(?P<scheme>https?)://)?(?P<below>\*\.)?{HOST}", re.ASCII | re.IGNORECASE)
 
 
 class Tools(Policy):
     allow_types: tuple[str, ...] = ANY
     """Types of tools that are allowed; `*` and `?` are wildcards, "web_search*" matches all versions of it."""
     deny_types: tuple[str, ...] = ()
-    """Types that are not, even if `allow_types` has them; matched after Unicode normalisation and case folding."""
+    """Types that are not, even if `allow_types` has them, in any spelling: "web_search" denies webSearch too."""
     code_interpreter: bool = True
     """Whether code_interpreter is allowed."""
     computer: bool = True
@@ -68,31 +73,24 @@ class Tools(Policy):
 
     text_keys: ClassVar[frozenset[str]] = frozenset({"allow_names", "deny_names", "mcp_connectors", "mcp_labels"})
 
-    @field_validator("mcp_servers")
-    @classmethod
-    def _are_hosts(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
-        for server in servers:
-            if server != "*" and not SERVER.fullmatch(server):
-                raise ValueError(f"'{server}' is not like mcp.example.com, *.example.com, host:8443 or http://host")
-        return servers
+    _are_servers = field_validator("mcp_servers")(require_servers)
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
         denies_prompts, rules = self.prompt == "deny", ToolRules(self)
-        allowed_types = rules.types_allowed_at_sight()
+        allowed_types, refuse_alternatives = rules.allowed_types, rules.alternatives_check()
 
         def check(call: Call, _context: Context) -> Call:
             body = call.body
+            refuse_alternatives(body)
             if denies_prompts and body.get("prompt") is not None:
                 message = "prompt names a template, which can contain any tools; only calls without one are allowed."
                 raise PolicyViolation("prompt_not_allowed", message, param="prompt")
-            has_tools = "tools" in body
-            # Searching for the name costs a tenth of walking through a long input, which rarely has tools.
-            in_items = call.encoded.count(b'"tools":') > has_tools
-            in_choice = "tool_choice" in body and body["tool_choice"] not in MODES
-            if in_items or in_choice or (has_tools and not _have_types(body["tools"], allowed_types)):
-                return rules.apply(call, in_items=in_items)
-            return call
+            has_choice = "tool_choice" in body and body["tool_choice"] not in MODES
+            is_allowed = TOOLS not in body or _are_plain(body[TOOLS], allowed_types)
+            if is_allowed and not has_choice and not has_tools_beside_tools(body):
+                return call
+            return rules.apply(call, tool_lists(body))
 
         return check
 
@@ -102,140 +100,135 @@ class ToolRules:
 
     def __init__(self, policy: Tools) -> None:
         off = tuple(glob for switch, globs in SWITCHES.items() if not getattr(policy, switch) for glob in globs)
-        self._types = AllowList(policy.allow_types, policy.deny_types + off)
+        self._types = TypeList(policy.allow_types, policy.deny_types + off)
         self._names = AllowList(policy.allow_names, policy.deny_names)
-        self._labels = AllowList(policy.mcp_labels, off)
-        self._any_server = "*" in policy.mcp_servers
-        connectors = (ANY if self._any_server else ()) if policy.mcp_connectors is None else policy.mcp_connectors
-        self._connectors = AllowList(connectors)
-        self._servers = [match for match in map(SERVER.fullmatch, policy.mcp_servers) if match]
-        self._needs_address = not self._any_server and policy.mcp_labels == ANY
+        self._labels = AllowList(policy.mcp_labels)
+        self._denied_labels = TypeList(ANY, off)
+        self._servers = ServerList(policy.mcp_servers)
+        any_connector = ANY if self._servers.allows_all else ()
+        self._connectors = AllowList(any_connector if policy.mcp_connectors is None else policy.mcp_connectors)
+        self._needs_address = not self._servers.allows_all and policy.mcp_labels == ANY
         self._rejects = policy.on_deny == "reject"
-
-    def types_allowed_at_sight(self) -> frozenset[str]:
-        """Return the types without an address that are allowed whatever the name of a tool."""
         named = () if self._names.allows_all else ("function", "custom")
-        return frozenset(kind for kind in TYPES_WITHOUT_ADDRESS if kind not in named and self._types.allows(kind))
+        self.allowed_types = frozenset(
+            kind for kind in TYPES_WITHOUT_ADDRESS if kind not in named and self._types.allows(kind)
+        )
+        """The types without an address that are allowed whatever the name of a tool."""
 
-    def apply(self, call: Call, *, in_items: bool) -> Call:
+    def alternatives_check(self) -> Callable[[Mapping[str, object]], None]:
+        """Return the function that refuses other fields with tools; it refuses none while every tool is allowed."""
+        lists = (self._types, self._names, self._labels, self._connectors, self._servers)
+        if all(names.allows_all for names in lists):
+            return lambda _body: None
+        return alternatives.alternatives_check(alternatives.TOOLS)
+
+    def apply(self, call: Call, lists: Sequence[ToolList]) -> Call:
         """Return the call without the denied tools. Raises PolicyViolation."""
         body = call.body
-        if in_items:
-            self._check_items("input", body.get("input"))
-            self._check_items("items", body.get("items"))
-        denied = list(self._denied(body.get("tools")))
-        if "tool_choice" in body:
-            self._check_choice(body["tool_choice"], denied)
-        return call.with_fields(tools=_without(denied, body["tools"])) if denied else call
-
-    def _check_items(self, field: str, items: object) -> None:
-        for index, tools in _tools_in(items if isinstance(items, list) else [items], field):
-            for param, tool in _each(tools, f"{field}[{index}]"):
-                self._check(tool, param)
-
-    def _denied(self, tools: object) -> Iterator[Tool]:
-        """Yield the tools to remove. Raises PolicyViolation."""
-        for param, tool in _each(tools, "tools[{}]"):
+        removable = () if self._rejects else {id(tool) for tool in _removable_tools(body.get(TOOLS))}
+        denied, allowed = [], self.allowed_types
+        for param, tool in _each(lists):
+            if tool["type"] in allowed and tool.keys() <= PLAIN_TOOL_FIELDS:
+                continue
             try:
                 self._check(tool, param)
             except PolicyViolation:
-                if self._rejects:
+                if id(tool) not in removable:
                     raise
-                yield tool
+                denied.append(tool)
+        if "tool_choice" in body:
+            self._check_choice(body["tool_choice"], denied)
+        return call.with_fields(tools=_without(denied, body[TOOLS])) if denied else call
 
     def _check_choice(self, choice: object, denied: list[Tool]) -> None:
         if choice in MODES:
             return
         removed = set(map(_identity, denied))
         named = {"type": choice} if isinstance(choice, str) else choice
-        _refuse_lookalikes(named, "tool_choice")
-        names_several = isinstance(named, dict) and named.get("type") == "allowed_tools"
-        for _, tools in _tools_in([named], "tool_choice") if names_several else [(0, [named])]:
-            for param, tool in _each(tools, "tool_choice"):
-                self._check(tool, param, is_defined=False)
-                if _identity(tool) in removed:
-                    message = "tool_choice names a tool that was removed; only one that is left is allowed."
-                    raise PolicyViolation("removed", message, param=param)
+        param = "tool_choice"
+        _refuse_lookalikes(named, param)
+        names_several = isinstance(named, dict) and _is_of_type(named, "allowed_tools")
+        itself = [] if names_several else [ToolList(param, TOOLS, [named], is_nested=False)]
+        for _, tool in _each([*itself, *tool_lists_in(named, param)]):
+            self._check(tool, param, is_defined=False)
+            if _identity(tool) in removed:
+                message = "tool_choice names a tool that was removed; only one that is left is allowed."
+                raise PolicyViolation("removed", message, param=param)
 
     def _check(self, tool: Tool, param: str, *, is_defined: bool = True) -> None:
         """Raises PolicyViolation. A tool that is only named, not defined, has its address in `tools`."""
         if not self._types.allows(tool["type"]):
             raise _refusal("type_not_allowed", "A tool", "type", tool["type"], param)
-        kind = normalize(tool["type"])
+        kind = plain_type(tool["type"])
         if kind.startswith(("function", "custom")):
             for name in _names(tool):
                 if not self._names.allows(name):
                     raise _refusal("name_not_allowed", "A tool", "name", name, param)
-        addresses = {field: tool[field] for field in ADDRESS_FIELDS if tool.get(field) is not None}
+        if tool.keys() <= PLAIN_TOOL_FIELDS and not kind.startswith("mcp"):
+            return
+        parts = list(tool_parts(tool))
+        addresses = [(field, part[field]) for part in parts for field in ADDRESS_FIELDS if part.get(field) is not None]
         if not addresses and not kind.startswith("mcp"):
             return
-        if not self._labels.allows(tool.get("server_label")):
-            raise _refusal("mcp_not_allowed", "An MCP server", "server_label", tool.get("server_label"), param)
-        for field, address in addresses.items():
-            if not (self._allows_url(address) if field == "server_url" else self._connectors.allows(address)):
+        self._check_label(tool.get("server_label"), param)
+        for field, address in addresses:
+            if not (self._servers if field == "server_url" else self._connectors).allows(address):
                 raise _refusal("mcp_not_allowed", "An MCP server", field, address, param)
         if is_defined and not addresses and self._needs_address:
             raise _refusal("mcp_not_allowed", "An MCP server", "server_url", None, param)
 
-    def _allows_url(self, url: object) -> bool:
-        if self._any_server:
-            return True
-        match = URL.fullmatch(url) if isinstance(url, str) else None
-        return match is not None and any(_covers(server, _endpoint(match)) for server in self._servers)
+    def _check_label(self, label: object, param: str) -> None:
+        is_denied = isinstance(label, str) and not self._denied_labels.allows(label)
+        if is_denied or not self._labels.allows(label):
+            raise _refusal("mcp_not_allowed", "An MCP server", "server_label", label, param)
 
 
-def _have_types(tools: object, allowed: frozenset[str]) -> bool:
-    """Whether tools are of these types and have no unusual field: a quarter of the work for most tools."""
+def _are_plain(tools: object, allowed: frozenset[str]) -> bool:
+    """Whether tools are of these types and have no field that needs a check: a quarter of the work for most tools."""
     if not isinstance(tools, list):
         return False
     try:
         for tool in tools:
-            if tool["type"] not in allowed or not tool.keys() <= HARMLESS_FIELDS:
+            if tool["type"] not in allowed or not tool.keys() <= PLAIN_TOOL_FIELDS:
                 return False
     except (AttributeError, KeyError, TypeError):  # not an object, or its type is missing or not a string
         return False
     return True
 
 
-def _each(tools: object, where: str) -> Iterator[tuple[str, Tool]]:
-    """Yield every tool of a list and those inside it, with its param: `where`, with an index in place of {}.
-
-    Raises PolicyViolation for anything but a list of objects that have a type.
-    """
-    waiting = [(tools, where)]
-    while waiting:
-        listed, where = waiting.pop()
-        if listed is None:
+def _each(lists: Sequence[ToolList]) -> Iterator[tuple[str, Tool]]:
+    """Yield every tool with its param. Raises PolicyViolation for anything but a list of objects that have a type."""
+    for found in lists:
+        if found.name != TOOLS:
+            message = f"A list of tools is called '{alternatives.printable(found.name)[:32]}'; only 'tools' is allowed."
+            raise PolicyViolation("lookalike", message, param=found.param)
+        if found.value is None:
             continue
-        if not isinstance(listed, list):
-            found = "A list of tools is of another type; only an array is allowed."
-            raise PolicyViolation("not_an_array", found, param=where.removesuffix("[{}]"))
-        for index, tool in enumerate(listed):
-            param = where.format(index)
+        if not isinstance(found.value, list):
+            message = "A list of tools is of another type; only an array is allowed."
+            raise PolicyViolation("not_an_array", message, param=found.param)
+        for index, tool in enumerate(found.value):
+            param = f"{TOOLS}[{index}]" if found.param == TOOLS else found.param
             if not isinstance(tool, dict):
-                found = "A tool is not an object; only objects are allowed."
-                raise PolicyViolation("not_an_object", found, param=param)
+                message = "A tool is not an object; only objects are allowed."
+                raise PolicyViolation("not_an_object", message, param=param)
             if not isinstance(kind := tool.get("type"), str):
-                found = f"A tool has {_describe('type', kind)}; only a string is allowed."
-                raise PolicyViolation("no_type", found, param=param)
-            _refuse_lookalikes(tool, param)
+                message = f"A tool has {_describe('type', kind)}; only a string is allowed."
+                raise PolicyViolation("no_type", message, param=param)
+            if not tool.keys() <= PLAIN_TOOL_FIELDS:
+                _refuse_lookalikes(tool, param)
             yield param, tool
-            if "tools" in tool:
-                waiting.append((tool["tools"], param))
 
 
-def _tools_in(items: list[Any], param: str) -> Iterator[tuple[int, object]]:
-    """Yield what is under `tools` in items, at any depth, with the index of the item.
-
-    The tools that a server reports (`mcp_list_tools`) and what a model wrote (`arguments`) are not given to the model.
-    """
-    for index, value, waiting in walk(items, param):
-        if isinstance(value, dict) and value.get("type") != "mcp_list_tools":
-            for name, inner in value.items():
-                if name == "tools":
-                    yield index, inner
-                elif isinstance(inner, (list, dict)) and name != "arguments":
-                    waiting.append(inner)
+def _removable_tools(tools: object) -> Iterator[Tool]:
+    """Yield the tools that can be removed from a list: its own, and those directly inside them."""
+    waiting = [tools]
+    while waiting:
+        listed = waiting.pop()
+        for tool in listed if isinstance(listed, list) else ():
+            if isinstance(tool, dict):
+                yield tool
+                waiting.append(tool.get(TOOLS))
 
 
 def _names(tool: Tool) -> list[object]:
@@ -244,18 +237,8 @@ def _names(tool: Tool) -> list[object]:
     return [holder["name"] for holder in holders if isinstance(holder, dict) and "name" in holder] or [None]
 
 
-def _covers(server: re.Match[str], endpoint: tuple[str, str, int]) -> bool:
-    """Whether an entry of `mcp_servers` allows an endpoint."""
-    scheme, host, port = _endpoint(server)
-    if server["below"]:
-        return endpoint[1].endswith(f".{host}") and endpoint[::2] == (scheme, port)
-    return endpoint == (scheme, host, port)
-
-
-def _endpoint(match: re.Match[str]) -> tuple[str, str, int]:
-    """The scheme, host and port in a URL or an entry of `mcp_servers`."""
-    scheme = (match["scheme"] or "https").lower()
-    return scheme, match["host"].lower().removesuffix("."), int(match["port"] or (443 if scheme == "https" else 80))
+def _is_of_type(tool: Tool, kind: str) -> bool:
+    return isinstance(tool.get("type"), str) and plain_type(tool["type"]) == kind
 
 
 def _identity(tool: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -269,7 +252,7 @@ def _without(denied: list[Tool], tools: list[Tool]) -> list[Tool]:
     removed = {id(tool) for tool in denied}
     kept = []
     for tool in tools:
-        inner = tool.get("tools") or []
+        inner = tool.get(TOOLS) or []
         left = _without(denied, inner)
         if id(tool) not in removed and (left or not inner):
             kept.append({**tool, "tools": left} if inner else tool)

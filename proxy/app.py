@@ -1,6 +1,7 @@
 """Config -> objects -> a running server. Opens and closes everything that lives as long as the process."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,6 +29,7 @@ from proxy.routing.routes import Routes
 from proxy.rules import Rules
 from proxy.state.ownership import Ownership
 from proxy.stores import Store
+from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
@@ -60,7 +62,8 @@ def build_dispatcher(
     responses = Responses(directory, pipeline, config.server, memory, workers)
     models = ModelEndpoints(directory, routes)
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
-    health, websocket = Health(config.backends, config.cache_store, files), WebSocket(directory)
+    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
+    health, websocket = Health(config.backends, stores, files), WebSocket(directory)
     router = Router(
         [
             Endpoint("POST", "/v1/responses", responses.create),
@@ -73,6 +76,13 @@ def build_dispatcher(
     )
     hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
     return Dispatcher(router, hosts, is_open=not config.callers, tracer=tracer)
+
+
+def _stop(stop: asyncio.Event, signal_number: int) -> None:
+    """Begin to drain, or stop draining."""
+    if stop.is_set():
+        os._exit(128 + signal_number)
+    stop.set()
 
 
 @asynccontextmanager
@@ -88,6 +98,8 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
         for part in parts:
             await part.start()
             resources.push_async_callback(part.close)
+        if config.callers and isinstance(config.state, MemoryStore):
+            log.warning("state.not_durable", consequence="a restart forgets owners of responses, budgets and blocks")
         audit = None if config.audit is None else Audit(config.audit)
         recorder = None if config.record is None else Recorder(config.record)
         for file in (audit, recorder):
@@ -115,7 +127,7 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
 
 
 async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP, then let running calls finish.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then let running calls finish; a second signal ends the process at once.
 
     `greet` receives the address and the models of the routes. Under `nohup` SIGHUP stays ignored.
     """
@@ -123,7 +135,7 @@ async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> 
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:
-            loop.add_signal_handler(name, stop.set)
+            loop.add_signal_handler(name, _stop, stop, name)
     provider = tracer_provider()
     try:
         async with running(config, provider.get_tracer("headgate") if provider else None) as address:

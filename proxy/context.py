@@ -41,15 +41,16 @@ class Context:
     """The state of one call: caller, received headers, answer headers, telemetry, transcript, cleanup.
 
     `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer,
-    whatever it is. `followed` are the event types that some part of the way back reads. `is_answered` is true once a
-    backend began to answer; `target` is then its name if it keeps the response. `deadline` is the time on the event
-    loop's clock by which a backend must begin to answer. `memory` counts what the call's bodies take.
+    whatever it is. `followed` are the event types that some part of the way back reads. `is_sent` is true while a
+    backend may work on the call, `is_answered` once one began to answer; `target` is then its name if it keeps the
+    response. `deadline` is the time on the event loop's clock by which a backend must begin to answer. `memory` counts
+    what the call's bodies take.
     """
 
     __slots__ = (
         "_reply_callbacks", "_response_callbacks", "_slots", "answer_headers", "caller", "cleanup", "deadline",
-        "followed", "is_answered", "memory", "received", "record", "request_id", "target", "trace", "transcript",
-        "workers",
+        "followed", "is_answered", "is_sent", "memory", "received", "record", "request_id", "target", "trace",
+        "transcript", "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -78,6 +79,7 @@ class Context:
         self.workers = workers
         self.transcript = Transcript()
         self.is_answered = False
+        self.is_sent = False
         self.target: str | None = None
         self.cleanup = AsyncExitStack()
         self._response_callbacks: list[ResponseCallback] = []

@@ -114,13 +114,14 @@ class MemoryLease:
 
     def grow(self, amount: int) -> None:
         """Take more. Raises Unavailable when the budget is used up."""
-        self._needed += amount
-        missing = self._needed - FREE_BYTES - self._taken
+        missing = self._needed + amount - FREE_BYTES - self._taken
         if self._budget is None or missing <= 0:
+            self._needed += amount
             return
         if not self._budget.take(missing):
             message = "The gateway has no memory left for a request of this size; try again later."
             raise Unavailable(message, code="memory_exhausted")
+        self._needed += amount
         self._taken += missing
 
     def release(self) -> None:

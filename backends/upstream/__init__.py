@@ -134,7 +134,10 @@ class Upstream(Backend):
             raise _unreachable(error) from error
         except TimeoutError as error:
             raise timed_out() from error
-        except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
+        except aiohttp.InvalidURL as error:
+            message = "The upstream's address is not a valid URL."
+            raise BackendError(message, code="upstream_unreachable", source="gateway", sent=False) from error
+        except aiohttp.ClientResponseError as error:
             raise invalid_answer("an answer that is not valid HTTP") from error
         except (aiohttp.ClientError, OSError) as error:
             raise was_reset() from error
@@ -144,5 +147,8 @@ def _unreachable(error: Exception) -> BackendError:
     """No byte of the request was sent."""
     if isinstance(error, TimeoutError):
         return timed_out(sent=False)
-    message = "The upstream cannot be reached."
-    return BackendError(message, code="upstream_unreachable", source="network", retryable=True, sent=False)
+    is_refused_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)  # as refused the next time
+    return BackendError(
+        "The upstream cannot be reached.", code="upstream_unreachable", source="network",
+        retryable=not is_refused_certificate, sent=False,
+    )  # fmt: skip

@@ -135,7 +135,9 @@ def timed_out(*, sent: bool = True) -> BackendError:
 
 
 def was_reset() -> BackendError:
-    return BackendError("The upstream broke off the connection.", code="upstream_reset", source="network")
+    return BackendError(
+        "The upstream broke off the connection.", code="upstream_reset", source="network", retryable=True
+    )
 
 
 def invalid_answer(found: str) -> BackendError:

@@ -7,6 +7,7 @@ only the last event contains.
 from collections.abc import Callable
 from typing import Any
 
+from policies.support.tools import plain_type
 from proxy.wire.event import TERMINALS, Event
 
 ItemKey = tuple[str, int]
@@ -48,4 +49,5 @@ class Tally:
 
 def _is_undecided(item: Any) -> bool:
     """Whether an item that begins does not say yet where it runs."""
-    return item.get("type") == "shell_call" and not isinstance(item.get("environment"), dict)
+    kind = item.get("type")
+    return isinstance(kind, str) and plain_type(kind) == "shell_call" and not isinstance(item.get("environment"), dict)

@@ -3,7 +3,7 @@
 References are the strings of input, instructions and prompt under a name that ends in `url` (image_url, imageUrl, an
 object {"url"}), under `file_data` and under `file_id`; of tools their image_url, file_url, file_data and file ids. No
 references are an MCP server_url (see the policy `tools`), and links and ids that only say where something came from
-(annotations, results, actions).
+(annotations, results, actions, the page of a screenshot, the outputs of a code interpreter).
 """
 
 import re
@@ -16,7 +16,13 @@ from proxy.wire.errors import PolicyViolation
 Step = str | int
 REFERENCE_FIELDS = ("input", "items", "instructions", "prompt", "tools")
 # Fields that say where something came from, or hold what a model sent to a tool: no provider fetches what they name.
-PROVENANCE = frozenset({"action", "actions", "annotations", "arguments", "results", "sources"})
+PROVENANCE = frozenset({
+    "action", "actions", "annotations", "arguments", "citations", "results", "search_results", "sources",
+})  # fmt: skip
+# Names that end in `url` and are no references: of an MCP server, and of the page that a screenshot shows.
+OTHER_URLS = ("serverurl", "currenturl")
+# The item whose `outputs` have links to what it made, each in a plain `url`.
+MAKER, MADE = "code_interpreter_call", "outputs"
 FILE_IDS = ("fileid", "fileids")
 FILE_DATA = "filedata"
 REFERENCE_SUFFIXES = ("url", *FILE_IDS, FILE_DATA)
@@ -40,6 +46,7 @@ UNSAFE = re.compile(r"[\s\\\x00-\x1f\x7f-\x9f]")
 AUTHORITY = re.compile(r"//([^/]+)")
 LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST = re.compile(rf"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>{LABEL}(?:\.{LABEL})*)\.?)(?::[0-9]{{1,5}})?")
+NUMBER = re.compile(r"0[xX][0-9A-Fa-f]*|[0-9]+")
 MAX_HOST_CHARS = 253
 
 
@@ -56,13 +63,16 @@ def references(body: Mapping[str, object]) -> Iterator[tuple[list[Step], str, st
     the path of the value, and must be the same in whatever order the names of an object come.
     """
     path: list[Step] = []
-    stack = [("", _children({field: body[field] for field in REFERENCE_FIELDS if field in body}))]
+    checked = {field: body[field] for field in REFERENCE_FIELDS if field in body}
+    stack = [("", _children(checked), False, False)]
     left = MAX_VALUES
     while stack:
-        outer, steps = stack[-1]
+        outer, steps, is_maker, is_made = stack[-1]
         for step, value in steps:
             if isinstance(value, str):
                 if step not in PLAIN_TEXT_FIELDS and (name := _plain_name(step, outer)).endswith(REFERENCE_SUFFIXES):
+                    if is_made and name == "url" and not outer.endswith("url"):
+                        continue
                     yield [*path, step], name, value
             elif value and isinstance(value, CONTAINERS):
                 left -= len(value)
@@ -70,7 +80,9 @@ def references(body: Mapping[str, object]) -> Iterator[tuple[list[Step], str, st
                     found = f"The input has too many values to be checked; the limit is {MAX_VALUES}."
                     raise PolicyViolation("too_many_values", found, param=path_of(path))
                 path.append(step)
-                stack.append((_plain_name(step, outer), _children(value)))
+                is_maker_inside = isinstance(value, dict) and value.get("type") == MAKER
+                is_made_inside = is_made or (is_maker and step == MADE)
+                stack.append((_plain_name(step, outer), _children(value), is_maker_inside, is_made_inside))
                 break
         else:
             stack.pop()
@@ -101,7 +113,7 @@ def is_reference(path: Sequence[Step], name: str) -> bool:
         name = "imageurl" if outside and _plain_name(outside[0], "").endswith("url") else name
     if has_provenance or "tools" in path:
         return name in ("imageurl", "fileurl", FILE_DATA)
-    return name != "serverurl"
+    return name not in OTHER_URLS
 
 
 def path_of(path: Sequence[Step]) -> str:

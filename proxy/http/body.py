@@ -60,7 +60,10 @@ async def _receive(request: web.BaseRequest, server: ServerTable, memory: Memory
         raise RequestError(message, status=408, code="request_timeout") from error
     except web.RequestPayloadError as error:
         raise _incomplete() from error
-    return b"".join(chunks)
+    else:
+        return b"".join(chunks)
+    finally:
+        chunks.clear()  # the traceback of a failure keeps this frame until the next garbage collection
 
 
 async def _decompress(raw: bytes, encoding: str, server: ServerTable, memory: MemoryLease, workers: Workers) -> bytes:

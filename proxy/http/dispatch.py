@@ -58,7 +58,7 @@ class Dispatcher:
             handler, exchange.path_values = self.router.match(request.method, exchange.path)
             return await handler(exchange)
         except HeadgateError as error:
-            refusal = error
+            refusal = error.with_traceback(None)  # which keeps this frame, and all that the request took, in a cycle
         except asyncio.CancelledError as cancelled:
             refusal = shutdown_error(cancelled)
             if request.writer.output_size > 0:

@@ -27,10 +27,12 @@ class FileWriter(Protocol):
 class Health:
     """Reports liveness and readiness, to load balancers and to people."""
 
-    def __init__(self, backends: Mapping[str, Backend], store: Store | None, files: Mapping[str, FileWriter]) -> None:
-        """`files` are the audit file and the like, by the word for them in the report."""
+    def __init__(
+        self, backends: Mapping[str, Backend], stores: Mapping[str, Store], files: Mapping[str, FileWriter]
+    ) -> None:
+        """Stores and files have the names that they get in the report."""
         self._backends = backends
-        self._store = store
+        self._stores = stores
         self._files = files
         self._report = CachedResult(self._probe, REPORT_TTL_S)
 
@@ -46,16 +48,15 @@ class Health:
         return await self._report.get()
 
     async def _probe(self) -> Report:
-        reached = await asyncio.gather(*(_is_ready(backend) for backend in self._backends.values()))
-        backends = dict(zip(self._backends, reached, strict=True))
-        store = None if self._store is None else await _is_ready(self._store)
+        reached = await asyncio.gather(*map(_is_ready, self._backends.values()))
+        stored = await asyncio.gather(*map(_is_ready, self._stores.values()))
         files = {name: file.is_healthy for name, file in self._files.items()}
-        is_whole = all(reached) and store is not False and all(files.values())
+        is_whole = all((*reached, *stored, *files.values()))
         status = "ready" if is_whole else "degraded" if any(reached) else "unready"
         words = {True: "up", False: "down"}
-        report: dict[str, object] = {"status": status, "backends": {name: words[up] for name, up in backends.items()}}
-        if store is not None:
-            report["store"] = words[store]
+        backends = {name: words[up] for name, up in zip(self._backends, reached, strict=True)}
+        report: dict[str, object] = {"status": status, "backends": backends}
+        report |= {name: words[up] for name, up in zip(self._stores, stored, strict=True)}
         report |= {name: "up" if healthy else "degraded" for name, healthy in files.items()}
         return 503 if status == "unready" else 200, report
 

@@ -4,12 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import structlog
+
 from proxy.context import Context
 from proxy.routing.routes import Route
 from proxy.rules.guard import require_stream
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
+
+log = structlog.get_logger()
+
+LONGEST_CAUSE_CHARS = 200
 
 
 class Attempts:
@@ -22,14 +28,21 @@ class Attempts:
         record = context.record
         record.route, record.backend, record.provider = route.name, target.name, target.provider
         sent = require_stream(call, context, target.enforces)
+        context.is_sent = True
         with context.trace.model_call(record):
             try:
                 opening = target.respond(sent, context)
                 async with opening if context.deadline is None else _before(context.deadline, opening) as reply:
-                    if reply.status == 200:
-                        context.is_answered = True
-                        context.target = target.name if target.keeps_state else None
+                    context.is_answered = context.is_sent = reply.status == 200
+                    context.target = target.name if context.is_answered and target.keeps_state else None
                     yield reply
+            except BackendError as error:
+                context.is_sent = error.sent
+                cause = str(error.__cause__)[:LONGEST_CAUSE_CHARS] if error.__cause__ else None
+                log.warning(
+                    "backend.failed", backend=target.name, code=error.code, cause=cause, request_id=context.request_id
+                )
+                raise
             finally:
                 record.read(context.transcript)
 

@@ -53,6 +53,7 @@ class Guard:
         A body is checked now, a stream as it is read. Raises BackendError and Unavailable.
         """
         if reply.status != 200:
+            context.trace.end_wait()
             return reply
         checks = [*(context.get(REPLY_CHECKS) or ())]
         if reply.batches is not None:
@@ -143,13 +144,24 @@ class Guard:
 
 
 def _record(batch: Batch, context: Context) -> None:
-    """Add a batch to the transcript, and what is kept of it to the call's memory. Raises BackendError, Unavailable."""
-    transcript = context.transcript
-    before = transcript.kept_bytes
-    transcript.see(batch)
-    if transcript.kept_bytes > MAX_KEPT_BYTES:
+    """Add a batch to the transcript, and what is kept of it to the call's memory.
+
+    Raises BackendError or Unavailable before anything is recorded, if there is no room for the batch.
+    """
+    transcript, memory = context.transcript, context.memory
+    before, size = transcript.kept_bytes, transcript.size_of(batch)
+    if before + size > MAX_KEPT_BYTES:
         raise BackendError("The items of the response are too large.", code="upstream_too_large", source="gateway")
-    context.memory.grow(transcript.kept_bytes - before)
+    try:
+        memory.grow(size)
+    except Unavailable:
+        if not transcript.drop_frames():
+            raise
+        memory.grow(transcript.kept_bytes - before)  # the cache keeps nothing of this reply: it never fails a call
+        before, size = transcript.kept_bytes, transcript.size_of(batch)
+        memory.grow(size)
+    transcript.see(batch)
+    memory.grow(transcript.kept_bytes - before - size)
 
 
 def until_terminal(batch: Batch) -> Batch:

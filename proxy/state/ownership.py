@@ -8,7 +8,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 import structlog
@@ -26,6 +26,7 @@ TTL_S = 30 * 86_400.0
 
 Source: https://platform.openai.com/docs/guides/your-data
 """
+MAX_ID_CHARS = 256
 CHAIN = Slot[str]("ownership.chain")
 _OWNERS = Slot[dict[tuple[str, str], "Owner | None"]]("ownership.owners")
 _UNBOUND = Slot[bool]("ownership.unbound")
@@ -90,9 +91,9 @@ class Ownership:
         try:
             chain = await self._chain(call, context)
             owner = Owner(context.caller.team, context.caller.name, context.target, chain)
-            if isinstance(response_id := response.get("id"), str):
+            if is_id(response_id := response.get("id")):
                 await self._put("previous_response_id", response_id, owner)
-            if (conversation := conversation_id(response) or conversation_id(call.body)) is not None:
+            if is_id(conversation := conversation_id(response) or conversation_id(call.body)):
                 await self._put("conversation", conversation, owner, keep_chain=True)
         except (StoreError, Unavailable) as error:
             context.set(_UNBOUND, True)
@@ -148,6 +149,11 @@ def conversation_id(holder: Mapping[str, Any]) -> str | None:
     return conversation if isinstance(conversation, str) else None
 
 
+def is_id(value: object) -> TypeGuard[str]:
+    """Whether a value can be an id. Source: the OpenAPI document (ids have at most 64 characters)."""
+    return isinstance(value, str) and len(value) <= MAX_ID_CHARS
+
+
 def not_found(field: str, value: str) -> RequestError:
     """Return the refusal of an id that is unknown, or another team's: both have the same words.
 
@@ -160,9 +166,16 @@ def not_found(field: str, value: str) -> RequestError:
 
 
 def _references(body: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The fields and ids by which a call continues something; the first one decides its chain."""
+    """The fields and ids by which a call continues something; the first one decides its chain.
+
+    Raises RequestError for an id that is too long to be one.
+    """
     named = [("conversation", conversation_id(body)), ("previous_response_id", body.get("previous_response_id"))]
-    return [(field, value) for field, value in named if isinstance(value, str)]
+    references = [(field, value) for field, value in named if isinstance(value, str)]
+    for field, value in references:
+        if len(value) > MAX_ID_CHARS:
+            raise not_found(field, value)
+    return references
 
 
 def _key(field: str, value: str) -> str:

@@ -18,6 +18,7 @@ FORWARDED = frozenset({
     "x-initiator", "x-interaction-type", "x-session-affinity", "x-session-id",
 })  # fmt: skip
 FORWARDED_PREFIXES = ("x-codex-", "x-stainless-")
+MAX_MODEL_CHARS = 256
 LARGEST_PARSED_AGAIN = 262_144  # bytes: the second parser is slow
 TOO_DEEP = "The body is nested too deeply; the limit is 254 levels."
 
@@ -90,6 +91,7 @@ def parse_call(
     if query:
         refuse_body_fields(query)
     _require_model(body)
+    _check_references(body)
     if not isinstance(body.get("stream"), bool | None):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
     return call
@@ -133,6 +135,21 @@ def _require_model(body: Mapping[str, Any]) -> None:
         raise RequestError("Missing required parameter: 'model'.", code="missing_required_parameter", param="model")
     if not isinstance(model, str) or not model:
         raise RequestError("model must be a non-empty string.", code="invalid_type", param="model")
+    if len(model) > MAX_MODEL_CHARS:
+        message = f"model has {len(model)} characters; the limit is {MAX_MODEL_CHARS}."
+        raise RequestError(message, code="invalid_value", param="model")
+
+
+def _check_references(body: Mapping[str, Any]) -> None:
+    """Raises RequestError for ids in a form that the protocol does not have: no owner could be found for them."""
+    previous, conversation = body.get("previous_response_id"), body.get("conversation")
+    if not isinstance(previous, str | None):
+        message = "previous_response_id must be a string."
+        raise RequestError(message, code="invalid_type", param="previous_response_id")
+    named = conversation.get("id") if isinstance(conversation, dict) else conversation
+    if not isinstance(conversation, str | dict | None) or not isinstance(named, str | None):
+        message = "conversation must be a string, or an object whose id is a string."
+        raise RequestError(message, code="invalid_type", param="conversation")
 
 
 def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -92,6 +92,22 @@ class Transcript:
         """How many bytes of a stream are kept."""
         return self._item_bytes + self._log_bytes
 
+    def size_of(self, batch: Batch) -> int:
+        """Return how many bytes of a batch `see` would keep, at most."""
+        items = sum(len(unit.sse) for unit in batch if unit.type in ITEM_EVENTS)
+        is_logged = self._open or items or self._frame_limit is not None
+        return items + sum(len(unit.sse) for unit in batch) if is_logged else 0
+
+    def drop_frames(self) -> bool:
+        """Stop keeping frames for `frames`; return whether they were kept."""
+        if self._frame_limit is None:
+            return False
+        self._frame_limit = None
+        if not self._open:
+            self._log.clear()
+            self._log_bytes = 0
+        return True
+
     def frames(self) -> bytes | None:
         """Return all frames seen so far; None when they exceed the limit given to `keep_frames`."""
         return None if self._frame_limit is None else b"".join([unit.sse for unit in self._log])

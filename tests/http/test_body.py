@@ -1,5 +1,6 @@
 """The body of a request: its size, type and encoding, and clients that wait for 100 Continue."""
 
+import gc
 import gzip
 import tracemalloc
 import zlib
@@ -7,7 +8,7 @@ import zlib
 import pytest
 
 from tests.conftest import tables_for
-from tests.raw import ask, no_tasks_left, post, serves, wire  # noqa: F401
+from tests.raw import ask, no_tasks_left, post, serves, until, wire  # noqa: F401
 from tests.upstream import FakeUpstream
 
 BODY = b'{"model":"m"}'
@@ -249,3 +250,31 @@ async def test_a_small_body_may_have_any_ratio(gate: str, upstream: FakeUpstream
 
     assert answer.status == 200
     assert len(upstream.requests[0].body["input"]) == 1_000_000 - 24
+
+
+@pytest.fixture
+def without_collector():
+    """Measures memory that is freed without the cyclic garbage collector."""
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+    gc.enable()
+
+
+async def test_an_unfinished_body_is_freed_when_its_client_disconnects(gate: str, without_collector):
+    """At once: other calls may use its share of the memory budget."""
+    async with wire(gate) as connection:
+        await connection.send(post(of_size(8_000_000))[:-4_000_000])
+        await until(lambda: tracemalloc.get_traced_memory()[0] > 3_500_000)
+
+    await until(lambda: tracemalloc.get_traced_memory()[0] < 1_500_000)
+
+
+async def test_a_refused_body_is_freed_when_it_is_refused(gate: str, without_collector):
+    """Whatever it is refused for."""
+    answer = await ask(gate, post(b'{"input":"%b"}' % (b"a" * 4_000_000)))
+
+    assert answer.status == 400
+    await until(lambda: tracemalloc.get_traced_memory()[0] < 1_500_000)

@@ -41,14 +41,14 @@ async def test_a_gateway_with_all_its_parts_is_ready(start_gate, upstream: FakeU
     caller = {"name": "a", "key_sha256": "0" * 64}
     gate = await start_gate(tables_for(upstream, caller=[caller]))
 
-    assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "store": "up"})
+    assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "state": "up", "cache": "up"})
 
 
 async def test_a_gateway_without_a_cache_reports_no_store(start_gate, upstream: FakeUpstream):
     """A store that is not configured cannot be down."""
     gate = await start_gate(tables_for(upstream, cache=None))
 
-    assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}})
+    assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "state": "up"})
 
 
 async def test_a_gateway_that_has_lost_one_backend_is_degraded(start_gate, upstream: FakeUpstream, unreachable: str):
@@ -66,14 +66,14 @@ async def test_a_gateway_without_its_store_is_degraded(start_gate, upstream: Fak
     gate = await start_gate(tables_for(upstream, cache=cache))
     status, report = await get(gate, "/readyz")
 
-    assert (status, report) == (200, {"status": "degraded", "backends": {"fake": "up"}, "store": "down"})
+    assert (status, report) == (200, {"status": "degraded", "backends": {"fake": "up"}, "state": "up", "cache": "down"})
 
 
 async def test_a_gateway_that_reaches_no_backend_is_unready(start_gate, unreachable: str):
     """The status is 503, so that a load balancer sends its requests elsewhere."""
     gate = await start_gate({"backend": [backend("a", unreachable)], "route": [{"model": "*", "backend": "a"}]})
 
-    assert await get(gate, "/readyz") == (503, {"status": "unready", "backends": {"a": "down"}})
+    assert await get(gate, "/readyz") == (503, {"status": "unready", "backends": {"a": "down"}, "state": "up"})
 
 
 async def test_a_silent_backend_is_down(start_gate):
@@ -107,7 +107,7 @@ async def test_requests_during_a_slow_answer_share_one_probe(gate_with_key: str,
     proceed.set()
     reports = await asyncio.gather(*probes)
 
-    assert reports == [(200, {"status": "ready", "backends": {"fake": "up"}})] * 300
+    assert reports == [(200, {"status": "ready", "backends": {"fake": "up"}, "state": "up"})] * 300
     assert [(received.method, received.target) for received in upstream.requests] == [("GET", "/v1/models")]
     assert "Authorization" not in upstream.requests[0].headers
 
@@ -152,8 +152,8 @@ async def test_files_that_lose_lines_are_reported_as_degraded(start_gate, upstre
     for _ in range(2):
         await ask(gate, b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n" + b'{"model":"m"}')  # fmt: skip
 
-    assert before == (200, {"status": "ready", "backends": {"fake": "up"}, "audit": "up", "record": "up"})
+    assert before == (200, {"status": "ready", "backends": {"fake": "up"}, "state": "up", "audit": "up", "record": "up"})
     async with asyncio.timeout(10):
         while (report := await get(gate, "/readyz"))[1]["status"] == "ready":
             pass
-    assert report == (200, {"status": "degraded", "backends": {"fake": "up"}, "audit": "up", "record": "degraded"})
+    assert report == (200, {"status": "degraded", "backends": {"fake": "up"}, "state": "up", "audit": "up", "record": "degraded"})

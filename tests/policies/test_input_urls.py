@@ -2,7 +2,9 @@
 
 import random
 import re
+import socket
 import sys
+import threading
 from typing import Any
 
 import orjson
@@ -11,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from policies import PolicyState
 from policies.input_urls import InputUrls
+from policies.support import resolve
 from policies.support.urls import MAX_VALUES, REFERENCE_SUFFIXES, _plain_name, may_have_references
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, apply_policy, make_call
+from tests.values import JSON, PATIENT, apply_policy, make_call, make_context
 
 GOOD = "https://images.example.com/a.png"
 BAD = "https://127.0.0.1/a.png"
@@ -85,7 +89,11 @@ PRIVATE = [
     "printer.local", "db.internal", "metadata.google.internal", "metadata.google.internal.", "metadata", "redis",
     "kubernetes.default.svc", "a.b.svc.cluster.local", "router.lan", "nas.home", "nas.home.arpa", "wiki.intranet",
     "wiki.corp", "host.localdomain", "metadata.tencentyun.com", "127.0.0.1.nip.io", "7f000001.nip.io",
-    "10-0-0-1.sslip.io", "nip.io", "app.localtest.me", "lvh.me", "host.docker.internal",
+    "10-0-0-1.sslip.io", "nip.io", "app.localtest.me", "lvh.me", "host.docker.internal", "vcap.me", "a.vcap.me",
+    "7f000001.c0a80001.rbndr.us", "kubernetes.default", "KUBERNETES.default.", "coredns.kube-system", "api.prod.svc",
+    "10-0-0-7.prod.pod", "web.service.consul", "consul", "db.mesos", "make-1.2.3.4-rebind-127.0.0.1-rr.1u.ms",
+    "a.1.1.1.1.1time.127.0.0.1.forever.x.rebind.network", "10.0.0.1.traefik.me", "127-0-0-1.org.uk", "a.ddev.site",
+    "localhost.direct", "localhost.localstack.cloud", "gitlab.test", "x.invalid", "exchange.mail",
 ]  # fmt: skip
 # Not private as this gateway reads them, but other readers differ.
 MALFORMED = [
@@ -175,7 +183,12 @@ PLACES = [
     {"input": [{"type": "custom_tool_call_output", "call_id": "c", "output": [{"type": "input_file", "file_url": "URL"}]}]},
     {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "image", "url": "URL"}]}]},
     {"input": [{"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": "URL"}}]},
-    {"input": [{"type": "code_interpreter_call", "outputs": [{"type": "image", "url": "URL"}]}]},
+    {"input": [{"type": "function_call_output", "outputs": [{"type": "image", "url": "URL"}]}]},
+    {"input": [{"type": "code_interpreter_call", "outputs": [{"type": "input_image", "image_url": "URL"}]}]},
+    {"input": [{"type": "code_interpreter_call", "outputs": [{"image_url": {"url": "URL"}}]}]},
+    {"input": [{"type": "code_interpreter_call", "content": [{"type": "image", "url": "URL"}]}]},
+    {"input": [{"type": "codeInterpreterCall", "outputs": [{"type": "image", "url": "URL"}]}]},
+    {"input": [{"type": "computer_call_output", "current_url": "http://x/", "output": {"image_url": "URL"}}]},
     {"input": [{"type": "input_file", "file_data": "URL"}]},
     {"input": [{"type": "input_file", "file_id": "URL"}]},
     {"instructions": [{"content": [{"type": "input_image", "image_url": "URL"}]}]},
@@ -223,6 +236,11 @@ async def test_every_place_for_a_url_is_checked(place: dict[str, Any]):
         {"input": [{"type": "message", "content": [{"annotations": [{"type": "url_citation", "url": "http://intranet/"}]}]}]},
         {"input": [{"type": "web_search_call", "action": {"type": "open_page", "url": "http://a.local/"}}]},
         {"input": [{"type": "web_search_call", "action": {"type": "search", "sources": [{"type": "url", "url": "http://x/"}]}}]},
+        {"input": [{"type": "code_interpreter_call", "outputs": [{"type": "image", "url": BAD}]}]},
+        {"input": [{"type": "computer_call_output", "output": {"type": "computer_screenshot", "current_url": "http://wiki.corp/"}}]},
+        {"input": [{"type": "computer_call_output", "current_url": "http://127.0.0.1/"}]},
+        {"input": [{"role": "assistant", "content": [{"type": "output_text", "citations": [{"url": "http://intranet/"}]}]}]},
+        {"input": [{"role": "assistant", "search_results": [{"url": "http://intranet/"}]}]},
         {"input": [{"type": "computer_call", "actions": [{"type": "goto", "url": "http://x/"}]}]},
         {"input": [{"type": "tool_search_call", "arguments": {"page_url": "http://x/", "file_id": "a:b"}}]},
         {"input": [{"type": "function_call", "arguments": '{"image_url": "http://127.0.0.1/"}'}]},
@@ -239,6 +257,134 @@ async def test_every_place_for_a_url_is_checked(place: dict[str, Any]):
 async def test_what_no_provider_fetches_passes(fields: dict[str, Any]):
     """Texts, MCP servers, citations, arguments of tools, schemas, empty fields, numbers."""
     assert await reason(InputUrls(), make_call(**fields)) is None
+
+
+@pytest.mark.parametrize("name", ["messages", "Messages", "contents", "extra_body", "previous_input_messages"])
+async def test_fields_in_place_of_the_input_are_refused(name: str):
+    """An upstream of another protocol reads them; null is absent."""
+    assert await reason(InputUrls(), make_call(**{name: image(GOOD)})) == "alternative_field"
+    assert await reason(InputUrls(), make_call(**{name: None})) is None
+
+
+RESOLVING = InputUrls(resolve=True)
+NAMES_AND_ADDRESSES = {
+    "public.example.com": ["8.8.8.8", "2606:4700:4700::1111"],
+    "private.example.com": ["10.0.0.7"],
+    "mixed.example.com": ["8.8.8.8", "127.0.0.1"],
+    "six.example.com": ["::1"],
+    "link.example.com": ["fe80::1%eth0"],
+    "metadata.example.com": ["169.254.169.254"],
+    "empty.example.com": [],
+    "odd.example.com": ["no address"],
+}
+
+
+@pytest.fixture
+def lookups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Resolve the names of a table, and return those that were looked up."""
+    found: list[str] = []
+
+    def look_up(host: str) -> list[str]:
+        found.append(host)
+        if host not in NAMES_AND_ADDRESSES:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return NAMES_AND_ADDRESSES[host]
+
+    monkeypatch.setattr(resolve, "look_up", look_up)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("public.example.com", None),
+        ("PUBLIC.example.com.:8443", None),
+        ("8.8.8.8", None),
+        ("private.example.com", "private"),
+        ("mixed.example.com", "private"),
+        ("six.example.com", "private"),
+        ("link.example.com", "private"),
+        ("metadata.example.com", "private"),
+        ("empty.example.com", "unresolved"),
+        ("odd.example.com", "unresolved"),
+        ("unknown.example.com", "unresolved"),
+        ("localhost", "private"),
+    ],
+)
+async def test_hosts_are_looked_up_if_the_config_says_so(lookups: list[str], host: str, expected: str | None):
+    """Every address must be public; a name without one is refused."""
+    assert await reason(RESOLVING, make_call(input=image(f"https://{host}/a.png"))) == expected
+    assert await reason(InputUrls(), make_call(input=image(f"https://{host}/a.png"))) == (
+        "private" if host == "localhost" else None
+    )
+
+
+async def test_only_names_that_may_be_fetched_are_looked_up(lookups: list[str]):
+    """Once each; no address, data, id, citation or denied host."""
+    policy = InputUrls(resolve=True, deny_hosts=("denied.*",))
+    content = [
+        *image(GOOD.replace("images", "public"))[0]["content"] * 3,
+        {"type": "input_image", "image_url": "data:,a"},
+        {"type": "input_file", "file_id": "file-1", "file_data": "aGVsbG8="},
+        {"type": "output_text", "text": "x", "annotations": [{"url": "https://cited.example.com"}]},
+        {"type": "input_image", "image_url": "https://8.8.8.8/"},
+    ]
+    check = policy.request_check(PolicyState())
+    call = make_call(input=[{"role": "user", "content": content}])
+
+    assert await check(call, make_context()) is call
+    assert await check(call, make_context()) is call
+    assert lookups == ["public.example.com"]
+    assert await reason(policy, make_call(input=image("https://denied.example.com/"))) == "host_not_allowed"
+    assert lookups == ["public.example.com"]
+
+
+async def test_a_call_without_hosts_does_not_wait(lookups: list[str]):
+    """The check returns the call itself."""
+    check = RESOLVING.request_check(PolicyState())
+    for call in [make_call(input="Hi"), make_call(input=image("data:,a"))]:
+        assert check(call, make_context()) is call
+
+
+async def test_a_call_may_name_sixteen_hosts(lookups: list[str], monkeypatch: pytest.MonkeyPatch):
+    """More are refused before any is looked up."""
+    monkeypatch.setattr(resolve, "look_up", lambda _host: ["8.8.8.8"])
+    calls = [
+        make_call(input=[{"image_url": f"https://h{number}.example.com/"} for number in range(count)])
+        for count in (16, 17)
+    ]
+
+    assert [await reason(RESOLVING, call) for call in calls] == [None, "too_many_hosts"]
+
+
+async def test_a_host_that_is_not_found_in_time_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """The thread that looks for it delays nothing else."""
+    released = threading.Event()
+
+    def look_up(host: str) -> list[str]:
+        if host.startswith("slow"):
+            released.wait()
+        return ["8.8.8.8"]
+
+    monkeypatch.setattr(resolve, "look_up", look_up)
+    policy = InputUrls(resolve=True, resolve_timeout_ms=20)
+    try:
+        assert await reason(policy, make_call(input=image("https://slow.example.com/"))) == "unresolved"
+        assert await reason(InputUrls(resolve=True), make_call(input=image("https://fast.example.com/"))) is None
+    finally:
+        released.set()
+
+
+async def test_a_refused_lookup_says_where(lookups: list[str]):
+    """And which host it was."""
+    for host, message in [
+        ("private.example.com", "names 'private.example.com', whose address is not public; public hosts are allowed."),
+        ("unknown.example.com", "names 'unknown.example.com', which cannot be resolved; name a host in public DNS."),
+    ]:
+        with pytest.raises(PolicyViolation) as caught:
+            await apply_policy(RESOLVING, make_call(input=image(f"https://{host}/")))
+        assert caught.value.message == f"input[0].content[0].image_url {message}"
+        assert caught.value.param == "input[0].content[0].image_url"
 
 
 async def test_hosts_can_be_limited_and_denied():
@@ -426,6 +572,8 @@ def test_the_fast_filter_finds_every_spelling_of_a_name(suffix: str):
         ({"hosts": [""]}, "not a host alone"),
         ({"deny_hosts": ["[::1]"]}, "not a host alone"),
         ({"max_data_chars": -1}, "greater than or equal to 0"),
+        ({"resolve": True, "private": True}, "resolve refuses private addresses"),
+        ({"resolve_timeout_ms": 0}, "greater than 0"),
         ({"host": ["a"]}, "Extra inputs are not permitted"),
     ],
     ids=str,

@@ -222,6 +222,10 @@ async def test_each_reply_is_counted_by_itself():
         ({"scope": "chain"}, {}, False),
         ({}, {"tools": SEARCH_TOOL}, True),
         ({}, {"prompt": {"id": "p"}}, True),
+        ({}, {"input": {"type": "additional_tools", "tools": SEARCH_TOOL}}, True),
+        ({}, {"input": [{"role": "user", "content": [{"type": "input_text", "tools": SEARCH_TOOL}]}]}, True),
+        ({}, {"input": [{"role": "user", "content": [{"type": "input_text", "Tools": SEARCH_TOOL}]}]}, True),
+        ({}, {"input": [{"type": "additional_tools", "tools": [{"type": "functions", "tools": SEARCH_TOOL}]}]}, True),
     ],
 )
 async def test_only_replies_that_may_have_calls_are_checked(settings: Any, fields: dict, needs_stream: bool | None):
@@ -1062,12 +1066,15 @@ async def test_functions_are_cut_from_a_body(gate_with: Any, http, upstream: Fak
     assert (ending(response), response["output"]) == (STOPPED, spending.items[:2])
 
 
+ADDITIONAL = {"type": "additional_tools", "role": "developer", "tools": TOOLS[1:2]}
+
+
+@pytest.mark.parametrize("given", [[ADDITIONAL], ADDITIONAL, [{"role": "user", "content": [ADDITIONAL]}]])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_calls_of_tools_in_the_input_are_counted(gate_with: Any, http, upstream, stream: bool):
-    """`additional_tools` are tools."""
+async def test_calls_of_tools_in_the_input_are_counted(gate_with: Any, http, upstream, stream: bool, given: Any):
+    """`additional_tools` are tools, wherever they stand."""
     upstream.answer = Spending("mcp_call", "mcp_call")
-    additional = [{"type": "additional_tools", "role": "developer", "tools": TOOLS[1:2]}]
-    response = await ask(http, await gate_with(max=1), stream=stream, tools=FUNCTIONS, input=additional)
+    response = await ask(http, await gate_with(max=1), stream=stream, tools=FUNCTIONS, input=given)
 
     assert (ending(response), calls_in(response)) == (STOPPED, 1)
 

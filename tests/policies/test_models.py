@@ -183,3 +183,16 @@ async def test_a_snapshot_of_another_model_is_not_denied(model: str):
     call = make_call(model=model)
 
     assert await apply_policy(Models(deny=("*-pro",)), call) is call
+
+
+@pytest.mark.parametrize("name", ["models", "Models", "fallbacks", "fall_backs", "route", "preset", "extra_body"])
+async def test_fields_with_other_models_are_refused_where_models_are_restricted(name: str):
+    """Some upstreams take a model from them, which nothing has checked; null is absent."""
+    for policy in (Models(deny=("*-pro",)), Models(allow=("gpt-5*",))):
+        with pytest.raises(PolicyViolation) as caught:
+            await apply_policy(policy, make_call(model="gpt-5", **{name: ["o1-pro"]}))
+        assert (caught.value.reason, caught.value.param) == ("alternative_field", name)
+        absent = make_call(model="gpt-5", **{name: None})
+        assert await apply_policy(policy, absent) is absent
+    call = make_call(model="gpt-5", **{name: ["o1-pro"]})
+    assert await apply_policy(Models(aliases={"fast": "gpt-5"}), call) is call

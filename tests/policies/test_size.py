@@ -93,6 +93,8 @@ async def test_items_are_counted(fields: dict[str, Any], items: int):
         ({"input": [{"role": "a" * 65}]}, 65),
         ({"input": [{"id": ["abc"], "type": {"x": "de"}}]}, 5),
         ({"input": [{"unknown": {"x": ["abc", 7, None, True]}}]}, 3),
+        ({"input": [{"Tools": "abc"}]}, 3),
+        ({"prompt": {"variables": {"x": {"tools": "abc"}, "tools": "de"}}}, 5),
         ({"input": ["abc", ["de"]]}, 5),
         ({"prompt": {"id": "pmpt_1", "variables": {"type": "abc", "doc": {"type": "input_text", "text": "de"}}}}, 5),
         ({"prompt": {"variables": ["abc"]}}, 3),
@@ -118,6 +120,8 @@ async def test_text_is_counted_in_characters(fields: dict[str, Any], chars: int)
         ({"input": [{"content": [{"type": "input_image", "file_id": "file-1"}, {"type": "input_file", "file_id": "f"}]}]}, 1, 1),
         ({"input": [{"content": [{"type": "input_file", "file_url": "https://a.example/b.pdf"}]}]}, 0, 1),
         ({"input": [{"content": [{"type": "input_image"}]}]}, 1, 0),
+        ({"input": [{"content": [{"type": "inputImage"}, {"type": "INPUT-IMAGE"}, {"type": "inputFile"}]}]}, 2, 1),
+        ({"input": [{"content": [{"image-url": "a"}, {"\uff49mage_url": "a"}, {"file-data": "a"}]}]}, 2, 1),
         ({"input": [{"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": "data:,"}}]}, 1, 0),
         ({"input": [{"type": "function_call_output", "output": [IMAGE, FILE]}]}, 1, 1),
         ({"input": [{"type": "image_generation_call", "result": "aGk="}]}, 1, 0),
@@ -157,6 +161,13 @@ async def test_images_and_files_are_counted(fields: dict[str, Any], images: int,
         ({"tools": [{}], "input": [{"type": "additional_tools", "tools": [{}, {}]}]}, 3),
         ({"input": [{"type": "tool_search_output", "tools": [{"type": "namespace", "tools": [{}, {}]}]}]}, 2),
         ({"input": [{"type": "additional_tools", "Tools": [{}, {}]}]}, 2),
+        ({"input": [{"type": "additional_tools", "\uff34ools": [{}, {}]}]}, 2),
+        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "a", "too-ls": [{}, {}]}]}]}, 2),
+        ({"input": {"content": {"tools": [{}, {}]}}}, 2),
+        ({"tools": [{"type": "namespace", "group": [{"tools": [{}, {}]}]}]}, 3),
+        ({"prompt": {"id": "p", "variables": {"tools": [{}, {}], "x": {"tools": [{}]}}}}, 3),
+        ({"prompt": {"id": "p", "variables": {"tools": "a hammer"}}}, 0),
+        ({"multi_agent": {"tools": [{}, {}]}}, 2),
         ({"input": [{"type": "mcp_list_tools", "tools": [{}, {}]}]}, 0),
         ({"input": [{"type": "mcp_list_tools", "Type": "additional_tools", "tools": [{}, {}]}]}, 2),
     ],
@@ -205,6 +216,19 @@ async def test_definitions_are_counted_in_characters_of_their_json(fields: dict[
 async def test_a_refusal_names_the_count_and_the_limit(limit: str, fields: dict[str, Any], expected: str):
     """Each limit has a code of its own."""
     assert await refusal(Size(**{limit: 2}), make_call(**fields)) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["messages", "Messages", "contents", "previousInputMessages", "functions", "extra_body"]
+)
+async def test_fields_in_place_of_the_input_are_refused(name: str):
+    """An upstream of another protocol reads them, and nothing in them is counted."""
+    found = await refusal(Size(max_items=9), make_call(**{name: ["a"] * 99}))
+
+    assert found == (
+        f"alternative_field {name}: The body has '{name}', which some servers read; use the protocol's own fields."
+    )
+    assert await refusal(Size(max_items=9), make_call(**{name: None})) is None
 
 
 async def test_limits_that_are_left_out_limit_nothing():

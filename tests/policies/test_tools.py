@@ -303,6 +303,21 @@ NESTED = [
     ({"input": [[{"type": "message", "content": [{"type": "additional_tools", "tools": [SHELL]}]}]]}, "input[0]"),
     ({"input": [{"type": "unheard_of", "tools": [SHELL]}]}, "input[0]"),
     ({"items": [{"type": "additional_tools", "tools": [SHELL]}]}, "items[0]"),
+    ({"input": [ASK, {"role": "user", "content": [{"type": "input_text", "tools": [SHELL]}]}]}, "input[1]"),
+    ({"input": [{"role": "user", "content": {"tools": [SHELL]}}]}, "input[0]"),
+    ({"input": [{"role": {"tools": [SHELL]}, "content": []}]}, "input[0]"),
+    ({"input": [{"type": "mcp_list_tools", "content": [{"tools": [SHELL]}]}]}, "input[0]"),
+    ({"input": [{"type": "mcpListTools", "tools": [SHELL]}]}, "input[0]"),
+    ({"input": [{"type": "mcp_list_tools", "Type": "additional_tools", "tools": [SHELL]}]}, "input[0]"),
+    ({"input": [{"type": "additional_tools", "parameters": {"tools": [SHELL]}}]}, "input[0]"),
+    ({"tools": [{"type": "namespace", "group": {"tools": [SHELL]}}]}, "tools[0]"),
+    ({"tools": [ASK, {"type": "web_search", "filters": [{"tools": [SHELL]}]}]}, "tools[1]"),
+    ({"tool_choice": {"type": "AllowedTools", "tools": [SHELL]}}, "tool_choice"),
+    ({"tool_choice": {"type": "any", "of": [{"tools": [SHELL]}]}}, "tool_choice"),
+    ({"instructions": [{"role": "developer", "tools": [SHELL]}]}, "instructions"),
+    ({"chat_template_kwargs": {"tools": [SHELL]}}, "chat_template_kwargs"),
+    ({"multi_agent": {"agents": [{"tools": [SHELL]}]}}, "multi_agent"),
+    ({"\u00e4": {"tools": [SHELL]}}, "\\xe4"),
 ]
 
 
@@ -312,10 +327,116 @@ async def test_a_tool_is_found_wherever_it_is_hidden(body: dict[str, Any], param
     """Inside others, in a choice, anywhere in the input. Tools are only removed from `tools`."""
     found = await outcome(Tools(shell=False, on_deny=on_deny), **body)
 
-    if on_deny == "reject" or "tools" not in body:
+    is_removable = "tools" in body and "group" not in str(body) and "filters" not in str(body)
+    if on_deny == "reject" or not is_removable:
         assert found == ("type_not_allowed", param)
     else:
         assert "shell" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "name", ["Tools", "TOOLS", "too_ls", "t-ools", " tools", "tool\u017f", "\uff54ools", "to\u200bols", "to\x00ols", "t\u043eols"]
+)  # fmt: skip
+async def test_a_list_of_tools_with_another_name_is_refused_at_any_depth(name: str):
+    """Some upstreams read such a name as `tools`; nothing would have checked its tools."""
+    for body in [
+        {"input": [{"type": "additional_tools", name: [SHELL]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi", name: [SHELL]}]}]},
+        {"input": {name: [SHELL]}},
+        {"chat_template_kwargs": {name: [SHELL]}},
+    ]:
+        for policy in (Tools(), Tools(shell=False), Tools(shell=False, on_deny="remove")):
+            found = await outcome(policy, **body)
+            assert found == ("lookalike", "input[0]" if "input" in body else "chat_template_kwargs")
+    assert await outcome(Tools(), tools=[namespace(ASK) | {"group": {name: [ASK]}}]) == ("lookalike", "tools[0]")
+
+
+async def test_variables_of_a_prompt_may_contain_tools():
+    """Their names are the caller's own: a text called tools is a text, a list is a list of tools."""
+    policy = Tools(prompt="allow", shell=False)
+    text, item = ({"id": "p", "variables": {name: "saw"}} for name in ("tools", "Tools"))
+
+    assert await outcome(policy, prompt=text) == {"prompt": text}
+    assert await outcome(policy, prompt=item) == {"prompt": item}
+    for variables in [{"tools": [SHELL]}, {"x": {"tools": [SHELL]}}, {"x": [{"y": {"tools": [SHELL]}}]}]:
+        found = await outcome(policy, prompt={"id": "p", "variables": variables})
+        assert found == ("type_not_allowed", "prompt")
+
+
+CODE_INTERPRETER = [
+    "code_interpreter", "codeInterpreter", "CodeInterpreter", "code-interpreter", "CODE_INTERPRETER", "Code Interpreter",
+    "codeinterpreter", "code__interpreter", " code_interpreter", "\uff43ode_interpreter", "co\u200bde_interpreter",
+    "c\u043ede_interpreter", "codeInterpreter2027", "codeInterpreter_2027", "CODE-INTERPRETER-2027", "codeinterpreter_2027",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CODE_INTERPRETER)
+async def test_a_type_is_denied_in_any_spelling(kind: str):
+    """Case, hyphens, camelCase, width and invisible characters make no difference to a lenient upstream."""
+    policies = [
+        Tools(code_interpreter=False),
+        Tools(deny_types=("code_interpreter*",)),
+        Tools(deny_types=("CodeInterpreter*",)),
+    ]
+    for policy in policies:
+        for tools in [[{"type": kind}], [namespace({"type": kind})]]:
+            assert await outcome(policy, tools=tools) == ("type_not_allowed", "tools[0]")
+        assert await outcome(policy, tool_choice=kind) == ("type_not_allowed", "tool_choice")
+    assert await outcome(Tools(code_interpreter=False), tools=[mcp(server_label=kind)]) == (
+        "mcp_not_allowed",
+        "tools[0]",
+    )
+    if kind != "code_interpreter":
+        allowing = Tools(allow_types=("code_interpreter",))
+        assert await outcome(allowing, tools=[{"type": kind}]) == ("type_not_allowed", "tools[0]")
+
+
+@pytest.mark.parametrize(("glob", "denied", "passing"), [
+    ("web_search*", ["web-search", "WEB_SEARCH", "webSearchPreview", "websearch"], ["search", "web"]),
+    ("[!a-f]*", ["shell", "Shell"], ["custom-tool", "apply_patch"]),
+    ("mcp", ["MCP", "Mcp"], ["mcpx"]),
+])  # fmt: skip
+async def test_a_glob_denies_the_spellings_of_what_it_matches(glob: str, denied: list[str], passing: list[str]):
+    """A set of characters is matched as it is written."""
+    for kind in denied:
+        assert await outcome(Tools(deny_types=(glob,)), tools=[{"type": kind}]) == ("type_not_allowed", "tools[0]")
+    tools = [{"type": kind} for kind in passing]
+    assert await outcome(Tools(deny_types=(glob,)), tools=tools) == {"tools": tools}
+
+
+@pytest.mark.parametrize("kind", ["MCP", "Mcp", "mcp-2027", "\uff4dcp"])
+async def test_an_mcp_server_is_checked_in_any_spelling_of_its_type(kind: str):
+    """Otherwise one without a server_url would be no MCP server."""
+    policy = Tools(mcp_servers=("good.example",))
+
+    assert await outcome(policy, tools=[{"type": kind, "server_label": "docs"}]) == ("mcp_not_allowed", "tools[0]")
+
+
+async def test_names_and_addresses_are_checked_inside_a_tool():
+    """Wherever in its objects they stand, without its schemas; a function is one in any spelling."""
+    policy = Tools(mcp_servers=("good.example",), deny_names=("rm",))
+    for tool in [
+        {"type": "mcp", "server_label": "x", "mcp": {"server_url": "https://evil.example"}},
+        {"type": "new", "servers": [{"connector_id": "c"}]},
+        {"type": "shell", "environment": {"type": "remote", "server_url": "https://evil.example"}},
+    ]:
+        assert await outcome(policy, tools=[tool]) == ("mcp_not_allowed", "tools[0]")
+    assert await outcome(policy, tools=[{"type": "FUNCTION", "name": "rm"}]) == ("name_not_allowed", "tools[0]")
+    assert await outcome(policy, tools=[{"type": "new", "x": [{"serverUrl": 1}]}]) == ("lookalike", "tools[0]")
+    good = [
+        ASK | {"parameters": {"properties": {"server_url": {"serverUrl": 1}}}},
+        mcp("https://good.example", headers={"serverUrl": "x"}),
+    ]
+    assert await outcome(policy, tools=good) == {"tools": good}
+
+
+@pytest.mark.parametrize("name", ["functions", "Functions", "plugins", "mcp_servers", "mcpServers", "tool_config", "toolConfig", "extra_body", "function_call", "web_search_options"])  # fmt: skip
+async def test_other_fields_with_tools_are_refused(name: str):
+    """Where tools are restricted: an upstream of another protocol reads them."""
+    for policy in [Tools(shell=False), Tools(deny_names=("rm",)), Tools(mcp_servers=()), Tools(mcp_labels=("x",))]:
+        assert await outcome(policy, **{name: [ASK]}) == ("alternative_field", name)
+    assert await outcome(Tools(shell=False), **{name: None}) == {name: None}
+    assert await outcome(Tools(), **{name: [ASK]}) == {name: [ASK]}
 
 
 @pytest.mark.parametrize(
@@ -483,7 +604,7 @@ WORDS = st.sampled_from(["function", "custom", "mcp", "shell", "Shell", "namespa
                          "mcp_list_tools", "local_shell_2027", "ls", "rm", "RM", "rm_all", "docs", "wiki", "auto", "none"])  # fmt: skip
 URLS = st.sampled_from(["https://good.example/mcp", "https://a.acme.com", "https://good.example@evil.com",
                         "https://acme.com", "https://GOOD.example.", "http://good.example", "https://good.example.x"])  # fmt: skip
-KEYS = st.sampled_from(["type", "type", "name", "tools", "tools", "server_url", "server_label", "connector_id",
+KEYS = st.sampled_from(["type", "type", "name", "tools", "tools", "Tools", "server_url", "server_label", "connector_id",
                         "function", "arguments", "content"])  # fmt: skip
 JSON = st.recursive(
     SCALARS | WORDS | URLS,
@@ -517,17 +638,18 @@ STRICT = Tools(
 )
 
 
-def tools_of(value: Any, *, inside: bool = False) -> Iterator[dict[str, Any]]:
-    """Yield every tool in a body: the objects of every list called `tools`."""
+def tools_of(value: Any, *, inside: bool = False, nested: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield every tool in a value: the objects of every list called `tools`, in any case."""
     if isinstance(value, list):
         for one in value:
-            yield from tools_of(one, inside=inside)
+            yield from tools_of(one, inside=inside, nested=nested)
     elif isinstance(value, dict):
         if inside:
             yield value
-        if inside or value.get("type") != "mcp_list_tools":
-            for name in ("tools",) if inside else set(value) - {"arguments"}:
-                yield from tools_of(value.get(name), inside=inside or name == "tools")
+        is_report = value.get("type") == "mcp_list_tools" and not nested
+        for name in set(value) - ({"arguments", "tools"} if is_report else {"arguments"}):
+            is_list = name.lower() == "tools"
+            yield from tools_of(value[name], inside=is_list, nested=nested or is_list)
 
 
 def is_allowed(tool: dict[str, Any]) -> bool:
@@ -555,7 +677,8 @@ async def test_what_passes_is_allowed_and_nothing_else_changes(body: dict[str, A
     passed = await outcome(STRICT.model_copy(update={"on_deny": on_deny}), **body)
 
     if not isinstance(passed, tuple):
-        left = [*tools_of(passed.get("tools"), inside=True), *tools_of(passed.get("input"))]
+        left = [*tools_of(passed.get("tools"), inside=True, nested=True), *tools_of(passed.get("input"))]
+        left += tools_of(passed.get("other"), nested=True)
         assert [tool for tool in left if not is_allowed(tool)] == []
         assert on_deny == "remove" or passed == body
         assert {**passed, "tools": None} == {**body, "tools": None}
@@ -567,8 +690,8 @@ async def test_allowed_tools_pass(tools: list[dict[str, Any]]):
     """The policy refuses no more than it says."""
     passed = await outcome(STRICT, tools=tools)
 
-    if all(is_allowed(tool) and "server_label" in tool for tool in tools_of(tools, inside=True)):
-        labels = {str(tool["server_label"]).lower() for tool in tools_of(tools, inside=True)}
+    if all(is_allowed(tool) and "server_label" in tool for tool in tools_of(tools, inside=True, nested=True)):
+        labels = {str(tool["server_label"]).lower() for tool in tools_of(tools, inside=True, nested=True)}
         assert passed == {"tools": tools} or any("shell" in label for label in labels)
 
 

@@ -27,6 +27,7 @@ from tests.soak.restarts import restart
 
 RESTARTS = "restarts"
 QUIET_SHARE, SHORTEST_QUIET_S = 0.4, 2.0
+SETTLE_S = 1.0  # until the gateway has noticed that the polite connections are closed
 LEAD_S = 0.2  # polite traffic runs before the attack begins
 
 
@@ -52,6 +53,7 @@ class Soak:
             ):
                 async with PoliteCaller(gateway.pid, gateway.port, self._ports[0]) as polite:
                     row.quiet = await polite.measure(max(SHORTEST_QUIET_S, QUIET_SHARE * self._seconds))
+                await asyncio.sleep(SETTLE_S)
                 row.before = await gateway.read()
                 gateway.reset_peak()
                 async with PoliteCaller(gateway.pid, gateway.port, self._ports[0]) as polite:
@@ -71,8 +73,7 @@ class Soak:
         row.peak_mb = gateway.peak_mb()
         assert row.before is not None
         try:
-            allowed = self._allowed
-            row.after = await gateway.read_when_back(row.before, allowed.spare_files, allowed.spare_tasks)
+            row.after = await gateway.read_when_back(self._allowed.after(row.before))
         except TimeoutError:
             row.faults.append("the gateway does not react")
         gateway.terminate()

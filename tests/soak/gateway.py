@@ -19,7 +19,8 @@ POLITE_KEY, HOSTILE_KEY = "polite-caller-key", "hostile-caller-key"
 UPSTREAM_KEY = "gateway-upstream-key-7c1f"  # callers must never see it
 MEMORY_MB = 1024
 DRAIN_S = 3
-START_TIMEOUT_S, STOP_TIMEOUT_S, BACK_TIMEOUT_S = 40, 20, 20
+START_TIMEOUT_S, STOP_TIMEOUT_S = 40, 20
+BACK_TIMEOUT_S = 35  # idle connections to upstreams are closed after 15 to 30 s
 TASK_REPORT_TIMEOUT_S = 15
 
 CONFIG = """
@@ -129,12 +130,12 @@ class Gateway:
         line = await asyncio.wait_for(self._process.stdout.readline(), TASK_REPORT_TIMEOUT_S)
         return Reading(self._status("VmRSS") / 1e3, self._count_files(), self._status("Threads"), int(line.split()[1]))
 
-    async def read_when_back(self, before: Reading, spare_files: int, spare_tasks: int) -> Reading:
-        """Return a reading that is not above an earlier one, or the last of BACK_TIMEOUT_S seconds."""
+    async def read_when_back(self, allowed: Reading) -> Reading:
+        """Return a reading that is not above the allowed one, or the last of BACK_TIMEOUT_S seconds."""
         end = time.monotonic() + BACK_TIMEOUT_S
         while True:
             now = await self.read()
-            is_back = now.files <= before.files + spare_files and now.tasks <= before.tasks + spare_tasks
+            is_back = now.files <= allowed.files and now.tasks <= allowed.tasks and now.rss_mb <= allowed.rss_mb
             if is_back or time.monotonic() > end:
                 return now
             await asyncio.sleep(0.5)

@@ -56,7 +56,7 @@ class PoliteCaller:
         self._waits = CoreWaits(gateway_pid)
         self._gateway = f"http://127.0.0.1:{gateway_port}/v1/responses"
         self._upstream = f"http://127.0.0.1:{upstream_port}/v1/responses"
-        self._numbers: Iterator[int] = itertools.count()
+        self._numbers: Iterator[int] = itertools.count(time.monotonic_ns())  # so that no answer is in the cache
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(

@@ -25,6 +25,15 @@ class Thresholds:
     spare_tasks: int
     stop_s: float
 
+    def after(self, before: Reading) -> Reading:
+        """Return the most that a gateway may hold after an attack."""
+        rss_mb, files, tasks = (
+            before.rss_mb + self.left_mb,
+            before.files + self.spare_files,
+            before.tasks + self.spare_tasks,
+        )
+        return Reading(rss_mb, files, before.threads, tasks)
+
 
 @dataclass(slots=True)
 class Row:

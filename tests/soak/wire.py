@@ -1,6 +1,7 @@
 """What hostile clients need: requests as bytes, answers read to their end, and actions repeated until cancelled."""
 
 import asyncio
+import re
 import socket
 import struct
 from collections import Counter
@@ -13,7 +14,7 @@ from tests.soak.gateway import HOSTILE_KEY
 SLICE_BYTES = 262_144
 TAIL_BYTES = 4096
 PAUSE_S = 0.01
-ENDINGS = ("completed", "incomplete", "failed")
+TERMINAL = re.compile(rb"event: response\.(completed|incomplete|failed)")
 
 Outcomes = Counter[str]
 Action = Callable[[], Awaitable[str]]
@@ -26,6 +27,8 @@ class Answer:
     status: int
     start: bytes
     tail: bytes
+    ending: str = ""
+    """The terminal event of a stream, if there was one."""
 
     @property
     def outcome(self) -> str:
@@ -34,8 +37,7 @@ class Answer:
             return str(self.status)
         if b"data: [DONE]" not in self.tail:
             return f"{self.status} cut"
-        found = [ending for ending in ENDINGS if f"event: response.{ending}".encode() in self.tail]
-        return f"{self.status} {found[-1] if found else 'no terminal'}"
+        return f"{self.status} {self.ending or 'no terminal'}"
 
 
 def build_head(length: int, *fields: str, method: str = "POST", target: str = "/v1/responses") -> bytes:
@@ -67,13 +69,16 @@ async def _send(writer: asyncio.StreamWriter, head: bytes, body: bytes) -> None:
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
     """Read to the end of the connection, and keep only the start and the end."""
     start = tail = b""
+    ending = ""
     with suppress(ConnectionError):
         while data := await reader.read(SLICE_BYTES):
             if len(start) < TAIL_BYTES:
                 start += data[:TAIL_BYTES]
+            if found := TERMINAL.findall(tail[-64:] + data):
+                ending = found[-1].decode()
             tail = (tail + data)[-TAIL_BYTES:]
     status = start[9:12]
-    return Answer(int(status) if status.isdigit() else 0, start, tail)
+    return Answer(int(status) if status.isdigit() else 0, start, tail, ending)
 
 
 async def repeat(workers: int, action: Action, outcomes: Outcomes) -> None:

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.wire.event import FOLLOWED, Event, Run, parse_payload, payload_of
-from proxy.wire.sse import BOM, SSEParser
+from proxy.wire.sse import SSEParser
 
+BOM = b"\xef\xbb\xbf"  # U+FEFF in UTF-8
 DATA = Path(__file__).parent.parent / "data"
 RECORDED = {path.stem: path.read_bytes() for path in sorted(DATA.glob("*.sse"))}
 CANONICAL = RECORDED["canonical"]

@@ -5,14 +5,16 @@ Unless the caller asks for strictness, a schema is enforced as far as possible: 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from backends.local.grammar.compile_cost import MAX_UNITS, estimate_schema
 from backends.local.grammar.complexity import check_complexity
 from backends.local.grammar.patterns import adapt_schema_patterns
 from backends.local.grammar.schema import JSON, Path, SchemaError, iterate_schemas, remove_keywords
+from backends.local.work_budget import current_budget
 
 # What is dropped first from a schema that does not compile: limits of texts, numbers and counts, but not the structure.
 LIMIT_KEYWORDS = frozenset({
@@ -23,6 +25,8 @@ LIMIT_KEYWORDS = frozenset({
 CACHED_GRAMMARS, MAX_CACHED_CHARS = 128, 64_000
 # How much work the patterns of a grammar may take: about 50,000 in a millisecond. The default is 1,000,000.
 LEXER_FUEL = 400_000
+# A schema is compiled as often as this: to report its faults, and to find what of it can be enforced.
+COMPILATIONS = 2
 MAX_ITEMS_IN_ROW = 10_000  # the same limit as where tokens are made
 UNSATISFIABLE = "Unsatisfiable schema"
 
@@ -35,6 +39,7 @@ MESSAGES = (
     (r"Unable to determine if regex is empty", TOO_COMPLEX),
     (r"Failed to generate regex for .* range", "'minimum' or 'maximum' is too large or too precise."),
     (r"multipleOf' has too many digits", "'multipleOf' has too many digits."),
+    (r"^panic", TOO_COMPLEX),
     (r"(?i)too (?:many|large|big|complex)|fuel|limit", TOO_COMPLEX),
     (r"(?s)regex parse error:.*\nerror: (?P<reason>[^\n]*)", "a pattern is not valid: {}."),
 )
@@ -71,18 +76,44 @@ def add_compiler_options(schema: Mapping[str, Any], style: JsonStyle, *, lenient
 
 def check_compiles(schema: Mapping[str, Any], *, strict: bool) -> None:
     """Raises SchemaError for a schema that cannot be enforced; unless strict, only for one that no value satisfies."""
-    if strict:
-        check_complexity(schema)
-    elif _is_too_complex(schema):
+    try:
+        estimate_units(schema)
+    except SchemaError:
+        if strict:
+            raise
         return
     message = compile_error(_schema_grammar(schema, lenient=not strict))
     if message and (strict or message.startswith(UNSATISFIABLE)):
         raise SchemaError(message, _find_path(schema, message))
 
 
+def estimate_units(schema: Mapping[str, Any]) -> int:
+    """Return the work of one compilation. Raises SchemaError when it is too much. Requires checked types."""
+    check_complexity(schema)
+    return estimate_schema(dict(schema))
+
+
+def estimate_all_units(schema: Mapping[str, Any], *, strict: bool) -> int:
+    """Return the work of `check_compiles` and `select_enforceable` together. Requires checked keyword types."""
+    units = 0
+    for candidate in _candidates(schema):
+        try:
+            return units + COMPILATIONS * estimate_units(candidate)
+        except SchemaError:
+            units += MAX_UNITS // 2  # of the estimates
+        if strict:
+            break
+    return units
+
+
+def _candidates(schema: Mapping[str, Any]) -> Iterator[JSON]:
+    yield dict(schema)
+    yield remove_keywords(dict(schema), LIMIT_KEYWORDS)
+
+
 def select_enforceable(schema: Mapping[str, Any]) -> JSON:
     """Return as much of a checked schema as can be enforced: all, all but LIMIT_KEYWORDS, or that it is an object."""
-    for candidate in (dict(schema), remove_keywords(dict(schema), LIMIT_KEYWORDS)):
+    for candidate in _candidates(schema):
         if not _is_too_complex(candidate) and not compile_error(_schema_grammar(candidate, lenient=True)):
             return candidate
     return {"type": "object"} if schema.get("type") == "object" or "properties" in schema else {}
@@ -106,6 +137,7 @@ def translate_error(message: str) -> str:
 def _compile(grammar: str) -> str:
     from llguidance import LLMatcher, LLParserLimits
 
+    current_budget().check()
     limits = LLParserLimits(initial_lexer_fuel=LEXER_FUEL, max_items_in_row=MAX_ITEMS_IN_ROW, verbose_errors=False)
     matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=limits)
     if not matcher.is_error():  # a grammar that compiles may still fail at its first token
@@ -149,7 +181,7 @@ def _schema_grammar(schema: Mapping[str, Any], *, lenient: bool) -> str:
 
 def _is_too_complex(schema: Mapping[str, Any]) -> bool:
     try:
-        check_complexity(schema)
+        estimate_units(schema)
     except SchemaError:
         return True
     return False

@@ -76,7 +76,7 @@ def _check_numbers(node: Mapping[str, Any], path: Path) -> None:
             raise SchemaError(f"'{keyword}' is larger than {MAX_COUNT}.", path)
     if "multipleOf" in node and not 0 < node["multipleOf"] <= MAX_BOUND:
         raise SchemaError("'multipleOf' must be greater than 0, and within 64 bits.", path)
-    if "multipleOf" in node and _count_states(node) > MAX_MULTIPLE:
+    if "multipleOf" in node and count_states(node) > MAX_MULTIPLE:
         raise SchemaError(
             f"'multipleOf' has too many digits; without trailing zeros, at most {MAX_MULTIPLE} is supported.", path
         )
@@ -91,14 +91,14 @@ def _check_patterns(node: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_multiples(schema: Mapping[str, Any]) -> None:
-    states = [_count_states(node) for _, node in iterate_schemas(schema) if "multipleOf" in node]
+    states = [count_states(node) for _, node in iterate_schemas(schema) if "multipleOf" in node]
     if sum(states) > MAX_MULTIPLES:
         raise SchemaError(f"the values of all 'multipleOf' add up to more than {MAX_MULTIPLES}.")
     if states and _MultipleProducts(schema).log_product(schema) > math.log(MAX_MULTIPLE) + 1e-6:
         raise SchemaError(f"the values of 'multipleOf' that may apply to one value multiply to over {MAX_MULTIPLE}.")
 
 
-def _count_states(node: Mapping[str, Any]) -> int:
+def count_states(node: Mapping[str, Any]) -> int:
     """Return how many remainders a long division by `multipleOf` may have; trailing zeros add none."""
     digits = int("".join(map(str, _decimal(node["multipleOf"]).as_tuple().digits)))
     return max(digits, 1)
@@ -120,7 +120,7 @@ class _MultipleProducts:
             return 0
         if id(node) not in self._known:
             self._known[id(node)] = 0  # a schema that contains itself adds nothing
-            own = math.log(_count_states(node)) if "multipleOf" in node else 0
+            own = math.log(count_states(node)) if "multipleOf" in node else 0
             target = resolve_reference(self._root, node)
             self._known[id(node)] = own + sum(weigh_parts(node, self.log_product, target, combine=sum))
         return self._known[id(node)]

@@ -57,7 +57,7 @@ class Generation:
             self.fail(model_failed())
         elif step.finish == "constraint_failed":
             message = "The local model does not follow the required output format; a simpler format may work."
-            self.fail(BackendError(message, code="local_model_constraint_failed"))
+            self.fail(BackendError(message, code="local_model_constraint_failed", source="gateway"))
         elif step.finish is not None:
             self.finish = step.finish
         if step.tokens or step.finish:
@@ -144,4 +144,4 @@ class Engine(ABC):
 
 def model_failed() -> BackendError:
     """Return the error of an answer that the model's failure ended."""
-    return BackendError("The local model failed.", code="local_model_failed")
+    return BackendError("The local model failed.", code="local_model_failed", source="gateway", retryable=True)

@@ -234,4 +234,7 @@ class ProcessEngine(Engine):
 
 def _unavailable(message: str, retry_after_s: float) -> BackendError:
     headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
-    return BackendError(message, status=503, code="local_model_unavailable", headers=headers)
+    return BackendError(
+        message, status=503, code="local_model_unavailable", headers=headers, source="gateway", retryable=True,
+        sent=False,
+    )  # fmt: skip

@@ -61,4 +61,6 @@ class ThreadEngine(Engine):
 
 
 def _closed() -> BackendError:
-    return BackendError("The local model was stopped.", status=503, code="local_model_unavailable")
+    return BackendError(
+        "The local model was stopped.", status=503, code="local_model_unavailable", source="gateway", retryable=True
+    )

@@ -24,6 +24,7 @@ from backends.local.model.tokenizer import ModelTokenizer
 from backends.local.model.tokenizer_config import read_chat_templates, read_special_tokens
 from backends.local.model.vocabulary import check_vocabulary, read_vocabulary
 from backends.local.model.weights import Weights, read_weights
+from backends.local.work_budget import WorkLimitReached
 from proxy.wire.errors import RequestError
 
 # CTranslate2 returns a prompt of one token as part of the answer.
@@ -64,7 +65,10 @@ class Model:
             raise
         if sum(map(len, pieces)) > longest_chars:
             raise _too_long()  # without tokenizing many megabytes first
-        ids = self.tokenizer.encode(pieces)
+        try:
+            ids = self.tokenizer.encode(pieces)
+        except WorkLimitReached as error:
+            raise _too_long() from error
         if len(ids) >= self.context_length:
             raise _too_long()
         if len(ids) < MIN_PROMPT_TOKENS:

@@ -18,7 +18,8 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 
 from backends.local.model.template_metering import add_metering
-from backends.local.model.template_sandbox import TOO_WIDE, WORK_BUDGET, BoundedSandbox, WorkLimitExceeded
+from backends.local.model.template_sandbox import TOO_WIDE, BoundedSandbox, WorkLimitExceeded
+from backends.local.work_budget import current_budget
 from proxy.wire.errors import RequestError
 
 JSON = dict[str, Any]
@@ -76,9 +77,9 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[JSON], tools: Sequence[JSON], **variables: Any) -> list[str]:
         """Return the prompt up to the assistant's answer, in pieces of text and ControlToken. Raises RequestError."""
-        self._sandbox.work.remaining = WORK_BUDGET
         try:
-            text = self._template.render(variables | _build_variables(messages, tools) | self._special)
+            with self._sandbox.work.of_request(current_budget()):
+                text = self._template.render(variables | _build_variables(messages, tools) | self._special)
         except TemplateError as error:
             raise RequestError(
                 f"The model's chat template refused the input: {_describe(error)}.", param="input"
@@ -92,8 +93,8 @@ class ChatTemplate:
     def _verify(self, source: str, special: Mapping[str, str], control_tokens: Iterable[str]) -> None:
         """Raises ValueError unless a prompt equals the one that the template renders without surrogates."""
         plain = self._sandbox.from_string(self._parse(source))
-        self._sandbox.work.remaining = WORK_BUDGET
-        expected = plain.render({**_build_variables(SAMPLE, []), **special})
+        with self._sandbox.work.of_request(current_budget()):
+            expected = plain.render({**_build_variables(SAMPLE, []), **special})
         pieces = self.render(SAMPLE, [])
         found = [piece for piece in pieces if isinstance(piece, ControlToken)]
         if "".join(pieces) != expected or found != _match_any(control_tokens).findall(expected):

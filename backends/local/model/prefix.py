@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from cachetools import LRUCache
 
+from backends.local.work_budget import WorkLimitReached
 from proxy.wire.errors import RequestError
 
 JSON = dict[str, Any]
@@ -50,7 +51,10 @@ class PrefixFinder:
         with self._lock:
             prefix = self._cache.get(key)
         if prefix is None:
-            prefix = self._probe(head, tools, variables)
+            try:
+                prefix = self._probe(head, tools, variables)
+            except WorkLimitReached:  # a request with a larger budget may succeed
+                return ()
             with self._lock:
                 self._cache[key] = prefix
         return prefix

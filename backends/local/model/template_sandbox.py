@@ -19,6 +19,7 @@ Source: https://jinja.palletsprojects.com/en/stable/sandbox/
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -27,6 +28,8 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+from backends.local.work_budget import PreparationCancelled, WorkBudget
 
 WORK_BUDGET = 100_000_000
 """How much one rendering may do: under a second, and twenty times what the longest conversations take."""
@@ -67,15 +70,28 @@ class WorkLimitExceeded(TemplateRuntimeError):
         super().__init__(message)
 
 
-class WorkBudget(threading.local):
+class RenderingBudget(threading.local):
     """The remaining work of the rendering in this thread; prompts are rendered in several threads."""
 
     remaining = WORK_BUDGET
+    request = WorkBudget()
+
+    @contextmanager
+    def of_request(self, request: WorkBudget) -> Iterator[None]:
+        """Limit a block by the rest of the request's budget, and spend from it what the block spends."""
+        limit = min(WORK_BUDGET, request.remaining)
+        self.request, self.remaining = request, limit
+        try:
+            yield
+        finally:
+            request.remaining -= limit - max(0, self.remaining)
 
     def spend(self, units: int) -> None:
         self.remaining -= units
         if self.remaining < 0:
             raise WorkLimitExceeded
+        if self.request.is_cancelled:
+            raise PreparationCancelled
 
 
 class TemplateNamespace(Namespace):
@@ -92,7 +108,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.work = WorkBudget()
+        self.work = RenderingBudget()
         own = {"replace": self._replace, "join": self._join, "indent": self._indent, "format": self._format,
                "int": self._int, "round": self._round}  # fmt: skip
         native = self.filters

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from backends.local.model.chat_template import ControlToken
+from backends.local.work_budget import current_budget
 from proxy.wire.errors import RequestError
 
 # Added tokens that are not marked special also control the model when they look like a tag: <tool_call>, [/INST].
@@ -18,6 +19,8 @@ TAG = re.compile(r"[<\[]\S*[>\]]")
 # How many tokens of the prompt a detokenizer needs so that the first word keeps its leading space.
 PROMPT_TAIL_TOKENS = 8
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+# The work of tokenizing a character of one byte; the slowest texts have characters of several bytes.
+CHAR_UNITS, MAX_CHAR_BYTES = 150, 3
 SPACE = "\u2581"
 
 
@@ -39,7 +42,9 @@ class ModelTokenizer:
 
     def encode(self, pieces: Sequence[str]) -> list[int]:
         """Return the ids of a rendered prompt. Only its `ControlToken` pieces become control tokens."""
-        encoding = self._tokenizer.encode("".join(pieces), add_special_tokens=False)
+        text = "".join(pieces)
+        _spend(text)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids = encoding.ids
         found = [
             (token_id, span)
@@ -79,11 +84,16 @@ class ModelTokenizer:
             if isinstance(piece, ControlToken):
                 ids.append(self.control_tokens[piece])
                 continue
+            _spend(piece)
             encoded = self._plain.encode(piece, add_special_tokens=False).ids
             if not self._control_ids.isdisjoint(encoded):
                 raise RequestError("The input contains a control token of this model.", param="input")
             ids += encoded
         return ids
+
+
+def _spend(text: str) -> None:
+    current_budget().spend(CHAR_UNITS * len(text) * (1 if text.isascii() else MAX_CHAR_BYTES))
 
 
 def build_token_bytes(tokenizer: Tokenizer) -> Callable[[int], bytes]:

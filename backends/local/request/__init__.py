@@ -8,6 +8,7 @@ from backends.local.decoding.job import DecodingOptions
 from backends.local.grammar import JsonStyle
 from backends.local.model import Model
 from backends.local.request.conversation import JSON, build_messages
+from backends.local.request.cost import charge_grammars
 from backends.local.request.parameters import PENALTIES, GenerationParameters, find_ignored
 from backends.local.request.text_format import TextFormat, read_text_format
 from backends.local.request.tool_choice import ToolSelection, select_tools
@@ -39,7 +40,9 @@ def read_request(
     team: str = "", ignore_unknown_tools: bool = False,
 ) -> LocalRequest:  # fmt: skip
     """Return a request for this model. Raises RequestError for everything that the model cannot read or do."""
-    parameters, text_format = defaults.override(body), read_text_format(body)
+    parameters = defaults.override(body)
+    charge_grammars(body)
+    text_format = read_text_format(body)
     tools = _select_tools(body, model, ignore_unknown=ignore_unknown_tools)
     tags = None if model.reasoning is None else ReasoningTags(*model.reasoning)
     variables, effort_supported = _read_effort(body, model)

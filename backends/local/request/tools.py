@@ -29,7 +29,7 @@ from proxy.wire.errors import RequestError
 
 JSON = dict[str, Any]
 
-MAX_BYTES = 300_000  # each schema has a limit of its own, but many large ones would occupy a thread for minutes
+MAX_BYTES = 300_000  # beyond it even reading the definitions takes long
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 ANY_OBJECT: JSON = {"type": "object", "properties": {}}
 # A schema without a type may still be that of an object if it has one of these.
@@ -71,7 +71,7 @@ def read_tools(body: Mapping[str, Any], *, ignored: list[str] | None) -> list[To
 
     Other tools are refused or, if a list is given, left out and appended to it.
     """
-    if len(orjson.dumps(body.get("tools"))) > MAX_BYTES:
+    if is_too_long(body.get("tools")):
         message = f"The definitions of the tools are too long; the limit is {MAX_BYTES} bytes of JSON in all."
         raise RequestError(message, code="array_above_max_length", param="tools")
     tools = list(_read_list(body.get("tools") or [], "tools", None, ignored))
@@ -82,6 +82,11 @@ def read_tools(body: Mapping[str, Any], *, ignored: list[str] | None) -> list[To
             raise RequestError(message, code="invalid_value", param="tools")
         names.add(tool.flat_name)
     return tools
+
+
+def is_too_long(tools: Any) -> bool:
+    """Whether the definitions of the tools are longer than MAX_BYTES."""
+    return len(orjson.dumps(tools)) > MAX_BYTES
 
 
 def _read_list(given: Any, where: str, namespace: str | None, ignored: list[str] | None) -> Iterator[Tool]:

@@ -7,6 +7,7 @@ from hashlib import sha256
 import pytest
 
 from tests.backends.local.conftest import until
+from tests.backends.local.costly_requests import COSTLY
 
 PATIENCE_S = 120
 CONNECTIONS = 60
@@ -68,3 +69,30 @@ async def test_a_crowd_of_one_team_never_has_another_team_refused(endless, start
 
     assert quiet.statuses == {200: 10}
     assert max(waited) <= 12
+
+
+async def test_costly_requests_of_one_team_do_not_keep_another_team_waiting(endless, start_gate, http):
+    """Six of them at a time, again and again; all are refused. The other team's tools are prepared between them."""
+    address = await start_gate(tables(endless, context_length=2048, kv_bytes=10**10))
+    busy, quiet = (Client(http, address, team) for team in ("busy", "quiet"))
+    costly = ("combined choices", "references", "required", "terminals", "a long terminal", "a regular expression")
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
+
+    async def repeat(body):
+        while True:
+            await busy.call(**body)
+
+    attack = [asyncio.create_task(repeat(COSTLY[name])) for name in costly]
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(5):
+                busy.statuses.clear()
+                await until(lambda: busy.statuses)
+                await quiet.call(tools=[tool], metadata={"note": "x" * 300})
+    finally:
+        for task in attack:
+            task.cancel()
+        await asyncio.gather(*attack, return_exceptions=True)
+
+    assert quiet.statuses == {200: 5}
+    assert set(busy.statuses) == {400}

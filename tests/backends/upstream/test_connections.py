@@ -43,7 +43,7 @@ FORWARDED = {
 }  # fmt: skip
 REMOVED = {
     "set-cookie": "__cf_bm=1; Path=/", "alt-svc": 'h3=":443"', "strict-transport-security": "max-age=1", "server": "secret",
-    "keep-alive": "timeout=5", "x-hop": "1", "proxy-authenticate": "Basic", "cache-status": "theirs; hit", "trailer": "x",
+    "keep-alive": "timeout=5", "x-hop": "1", "proxy-authenticate": "Basic", "proxy-connection": "keep-alive", "cache-status": "theirs; hit", "trailer": "x",
     "x-headgate-policy": "theirs", "cache-control": "max-age=60", "upgrade": "h2c", "server-timing": "db;dur=1",
 }  # fmt: skip
 

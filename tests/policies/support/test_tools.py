@@ -12,7 +12,9 @@ from policies.support.tools import (
     is_run_by_caller,
     kind_of_call,
     may_have_hidden_tools,
+    plain_type,
 )
+from policies.support.walk import MAX_VALUES
 from tests.values import JSON, PATIENT
 
 FUNCTION = {"type": "function", "name": "f"}
@@ -96,7 +98,19 @@ def test_the_server_runs_all_other_tools(tool: Any):
         ({"input": [{"type": "additional_tools", "tools": "odd"}]}, True),
         ({"input": [{"type": "message", "content": "Hi"}, None, 7, []]}, False),
         ({"input": "tools"}, False),
-        ({"input": {"tools": [{"type": "mcp"}]}}, False),
+        ({"input": {"tools": [{"type": "mcp"}]}}, True),
+        ({"input": {"tools": [FUNCTION]}}, False),
+        ({"input": [{"role": "user", "content": [{"type": "input_text", "tools": [{"type": "mcp"}]}]}]}, True),
+        ({"input": [{"role": "user", "content": [{"type": "input_text", "Tools": [{"type": "mcp"}]}]}]}, True),
+        ({"input": [{"type": "mcp_list_tools", "tools": [{"name": "find"}]}]}, False),
+        ({"tools": [{"type": "function", "group": [{"tools": [{"type": "web_search"}]}]}]}, True),
+        ({"tools": [{"type": "namespace", "tools": [{"type": "namespace", "tools": [FUNCTION]}]}]}, False),
+        ({"tools": [{"type": "Function"}, {"type": "local-shell"}, {"type": "computerUse"}]}, False),
+        ({"tools": [{"type": "function", "parameters": {"properties": {"tools": {"type": "array"}}}}]}, False),
+        ({"chat_template_kwargs": {"tools": [{"type": "mcp"}]}}, True),
+        ({"tool_choice": {"type": "allowed_tools", "tools": [{"type": "mcp"}]}}, False),
+        ({"metadata": {"tools": "all"}}, False),
+        ({"input": [[0], [0] * MAX_VALUES]}, True),
     ],
 )
 def test_tools_of_the_server_are_found_in_a_request(body: dict, expected: bool):
@@ -127,6 +141,11 @@ def test_tools_of_the_server_are_found_in_a_request(body: dict, expected: bool):
         ({"type": "computer_call"}, None),
         ({"type": "acme:beep_call"}, "unknown"),
         ({"type": "browser_search_call"}, "unknown"),
+        ({"type": "webSearchCall"}, "server"),
+        ({"type": "MCP-CALL"}, "server"),
+        ({"type": "FunctionCall"}, "function"),
+        ({"type": "LocalShellCall"}, None),
+        ({"type": "newSearchCall"}, "unknown"),
         ({"type": "message"}, None),
         ({"type": "reasoning"}, None),
         ({"type": "mcp_list_tools"}, None),
@@ -188,3 +207,26 @@ def test_a_backend_may_run_tools_that_a_request_does_not_offer(body: dict, expec
 def test_a_field_that_resembles_a_checked_one_is_found(tool: Any, found: str | None):
     """It is returned in printable characters."""
     assert find_lookalike(tool) == found
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [
+        ("web_search", "web_search"),
+        ("webSearch", "web_search"),
+        ("WEB_SEARCH", "web_search"),
+        ("Web-Search", "web_search"),
+        (" web  search ", "web_search"),
+        ("MCPCall", "mcp_call"),
+        ("\uff57ebSearch", "web_search"),
+        ("web\u200bSearch", "web_search"),
+        ("web_search_2025_08_26", "web_search_2025_08_26"),
+        ("webSearch2025", "web_search_2025"),
+        ("web__search", "web_search"),
+        ("acme:beep_call", "acme:beep_call"),
+        ("", ""),
+    ],
+)
+def test_a_type_has_one_plain_spelling(kind: str, plain: str):
+    """The protocol's own: lower case, underscores between words."""
+    assert plain_type(kind) == plain

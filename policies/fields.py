@@ -1,0 +1,56 @@
+"""Decides which fields a request may have beside those of the protocol: an upstream may read what nothing has checked.
+
+Request: refuses a field of `deny` with `denied`, in any spelling: by default the fields in which other protocols and
+    gateways have models, tools, messages and routes. With unknown_fields = "refuse" every field that the protocol does
+    not have is refused with `unknown`. Fields inside others, and of the query, are not checked here.
+Response: passes.
+Source: https://platform.openai.com/docs/api-reference/responses/create, and support/alternatives.py for each name
+"""
+
+from typing import Literal
+
+from policies import Policy, PolicyState, RequestCheck
+from policies.support import alternatives
+from policies.support.alternatives import printable
+from policies.support.walk import plain_name
+from proxy.context import Context
+from proxy.wire.call import Call
+from proxy.wire.errors import PolicyViolation
+
+# The fields of a create call in OpenAI's API (OpenAPI 2.3.0 and openai-python 3.51), in its beta (multi_agent,
+# background_options), and in Open Responses (the two penalties).
+# Source: https://github.com/openai/openai-openapi, https://github.com/openresponses/openresponses
+PROTOCOL_FIELDS = frozenset({
+    "access_programs", "background", "background_options", "context_management", "conversation", "frequency_penalty",
+    "image", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata", "model",
+    "moderation", "multi_agent", "parallel_tool_calls", "presence_penalty", "previous_response_id", "prompt",
+    "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning", "safety_identifier",
+    "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs",
+    "top_p", "truncation", "user",
+})  # fmt: skip
+DENIED_FIELDS = (
+    *alternatives.MODELS, *alternatives.TOOLS, *alternatives.INPUT, *alternatives.ANY, *alternatives.ROUTING,
+)  # fmt: skip
+
+
+class Fields(Policy):
+    unknown_fields: Literal["pass", "refuse"] = "pass"
+    """What happens to a field that the protocol does not have: it is sent to the upstream, or the call is refused."""
+    deny: tuple[str, ...] = DENIED_FIELDS
+    """Names of fields that are refused in any spelling; no globs. Default: those that an upstream is known to read."""
+
+    def request_check(self, state: PolicyState) -> RequestCheck:
+        del state
+        refuses_unknown, denied = self.unknown_fields == "refuse", frozenset(map(plain_name, self.deny))
+
+        def check(call: Call, _context: Context) -> Call:
+            for name in call.body:
+                if plain_name(name) in denied:
+                    message = f"The body has a field '{printable(name)}'; it is not allowed."
+                    raise PolicyViolation("denied", message, param=printable(name))
+                if refuses_unknown and name not in PROTOCOL_FIELDS:
+                    message = f"The body has a field '{printable(name)}'; only the protocol's fields are allowed."
+                    raise PolicyViolation("unknown", message, param=printable(name))
+            return call
+
+        return check

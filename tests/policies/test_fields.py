@@ -1,0 +1,89 @@
+"""Which fields a request may have beside those of the protocol."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.fields import DENIED_FIELDS, PROTOCOL_FIELDS, Fields
+from policies.support.alternatives import printable
+from policies.support.walk import plain_name
+from proxy.wire.errors import PolicyViolation
+from proxy.wire.fields import FIELDS
+from tests.values import JSON, PATIENT, TEXTS, apply_policy, make_call
+
+STRICT = Fields(unknown_fields="refuse")
+
+
+async def refusal(policy: Fields, **fields: Any) -> tuple[str, str | None] | None:
+    """Return reason and param of a refusal; None when the call passes, unchanged."""
+    call, found, message = make_call(**fields), None, "."
+    try:
+        assert await apply_policy(policy, call) is call
+    except PolicyViolation as violation:
+        found, message = (violation.reason, violation.param), violation.message
+    assert message.endswith(".")
+    assert len(message) <= 120
+    return found
+
+
+async def test_fields_of_the_protocol_pass():
+    """All of them, whatever they contain."""
+    for policy in (Fields(), STRICT):
+        assert await refusal(policy, **{name: {"models": 1} for name in PROTOCOL_FIELDS - {"model"}}) is None
+
+
+def test_the_fields_that_others_check_are_fields_of_the_protocol():
+    """No name is in both lists, in any spelling."""
+    assert FIELDS <= PROTOCOL_FIELDS
+    assert set(map(plain_name, DENIED_FIELDS)).isdisjoint(map(plain_name, PROTOCOL_FIELDS))
+
+
+@pytest.mark.parametrize("name", DENIED_FIELDS)
+async def test_fields_of_other_protocols_are_denied(name: str):
+    """Whatever their value."""
+    for value in (None, [], {"id": "x"}, "fallback"):
+        assert await refusal(Fields(), **{name: value}) == ("denied", name)
+
+
+@pytest.mark.parametrize(
+    "name", ["Models", "MODELS", "mod-els", "m_o_d_e_l_s", "\uff4dodels", "mo\u200bdels", "mod\u0435ls", " models"]
+)
+async def test_a_field_is_denied_in_any_spelling(name: str):
+    """By the fold that recognises fields of the protocol."""
+    assert await refusal(Fields(), **{name: ["m"]}) == ("denied", printable(name))
+    assert await refusal(Fields(deny=("Models",)), models=["m"]) == ("denied", "models")
+
+
+async def test_other_unknown_fields_pass_unless_they_are_refused():
+    """An upstream may have fields of its own, such as a seed."""
+    for name in ("seed", "top_k", "acme:quota", "\u00e4" * 99, ""):
+        assert await refusal(Fields(), **{name: 1}) is None
+        assert await refusal(STRICT, **{name: 1}) == ("unknown", printable(name))
+
+
+async def test_the_config_decides_what_is_denied():
+    """Its list replaces the default."""
+    assert await refusal(Fields(deny=()), models=["m"]) is None
+    assert await refusal(Fields(deny=("seed",)), models=["m"]) is None
+    assert await refusal(Fields(deny=("seed",)), seed=1) == ("denied", "seed")
+    assert await refusal(Fields(deny=("seed",), unknown_fields="refuse"), models=["m"]) == ("unknown", "models")
+
+
+@PATIENT
+@given(fields=st.dictionaries(TEXTS | st.sampled_from(sorted({*PROTOCOL_FIELDS, *DENIED_FIELDS})), JSON, max_size=4))
+async def test_what_passes_has_fields_of_the_protocol_only(fields: dict[str, Any]):
+    """For any JSON."""
+    is_known = set(fields) <= PROTOCOL_FIELDS
+
+    assert (await refusal(STRICT, **fields) is None) is is_known
+
+
+@PATIENT
+@given(fields=st.dictionaries(TEXTS | st.sampled_from(DENIED_FIELDS), JSON, max_size=4), stream=st.booleans())
+async def test_the_decision_depends_on_neither_order_nor_streaming(fields: dict[str, Any], stream: bool):
+    """The call is refused or passes in any order of its fields."""
+    reverse = dict(reversed(fields.items()))
+
+    assert (await refusal(Fields(), **fields) is None) is (await refusal(Fields(), stream=stream, **reverse) is None)

@@ -127,7 +127,7 @@ async def test_a_running_stream_is_finished_before_the_process_ends(serve: Serve
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT], ids=lambda name: name.name)
 async def test_a_second_signal_ends_the_process_at_once(serve: Serve, name: signal.Signals):
-    """A person who presses Ctrl-C twice does not want to wait for `drain_s`."""
+    """Pressing Ctrl-C twice skips the wait of `drain_s`."""
     gate = await serve(pace_ms=500)
     async with streaming_from(gate):
         gate.process.send_signal(name)

@@ -266,7 +266,7 @@ def test_every_module_of_the_gateway_is_on_a_floor():
     [("Policies never import policies", "modules"), ("The gateway imports no single policy", "forbidden_modules")],
 )
 def test_every_policy_is_in_the_import_contracts(contract: str, key: str):
-    """A policy that is missing there would not be checked."""
+    """import-linter does not check a policy that is missing there."""
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     contracts = {each["name"]: each for each in listed}
 

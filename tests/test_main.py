@@ -145,7 +145,7 @@ def test_a_server_returns_the_memory_of_large_blocks_when_they_are_freed():
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http", ""])
-def test_a_port_that_is_none_is_exit_2(port: str, capsys):
+def test_an_invalid_port_is_exit_2(port: str, capsys):
     """The message names the option."""
     with pytest.raises(SystemExit) as caught:
         main(["serve", "--port", port])

@@ -26,7 +26,7 @@ async def address(upstream: FakeUpstream, start_gate: StartGate, monkeypatch: py
 
 
 async def ask(http: aiohttp.ClientSession, address: str, caller: str, **fields: Any) -> tuple[int, Any]:
-    """Send a call of this caller; return the status, and the error if there is one."""
+    """Send a call of this caller; return the status and the error, or None."""
     headers = {"Authorization": f"Bearer {KEYS[caller]}"}
     async with http.post(f"{address}/v1/responses", json={"model": "m", **fields}, headers=headers) as answer:
         if answer.content_type == "text/event-stream":
@@ -37,7 +37,7 @@ async def ask(http: aiohttp.ClientSession, address: str, caller: str, **fields: 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_response_can_be_continued_by_its_team_only(address: str, upstream: FakeUpstream, http, stream: bool):
-    """Another team gets the words for an unknown id, and nothing reaches the upstream."""
+    """Another team gets the error for an unknown id, and the upstream receives no request."""
     assert await ask(http, address, "anna", stream=stream) == (200, None)
     assert await ask(http, address, "carol", previous_response_id="resp_0001", stream=stream) == (200, None)
     sent = len(upstream.requests)
@@ -70,7 +70,7 @@ async def test_a_conversation_can_be_used_by_its_team_only(address: str, http, c
     ],
 )
 async def test_an_id_in_another_form_is_refused(address: str, http, field: str, value: Any):
-    """No owner could be found for it, and an upstream may still resolve it."""
+    """Its owner could not be determined, although an upstream may still resolve it."""
     status, error = await ask(http, address, "ben", **{field: value})
 
     assert (status, error["code"], error["param"]) == (400, "invalid_type", field)

@@ -264,7 +264,7 @@ def without_collector():
 
 
 async def test_an_unfinished_body_is_freed_when_its_client_disconnects(gate: str, without_collector):
-    """At once: other calls may use its share of the memory budget."""
+    """Its share of the memory budget is free for other calls as soon as the client disconnects."""
     async with wire(gate) as connection:
         await connection.send(post(of_size(8_000_000))[:-4_000_000])
         await until(lambda: tracemalloc.get_traced_memory()[0] > 3_500_000)
@@ -273,7 +273,7 @@ async def test_an_unfinished_body_is_freed_when_its_client_disconnects(gate: str
 
 
 async def test_a_refused_body_is_freed_when_it_is_refused(gate: str, without_collector):
-    """Whatever it is refused for."""
+    """The memory is freed for every reason of a refusal."""
     answer = await ask(gate, post(b'{"input":"%b"}' % (b"a" * 4_000_000)))
 
     assert answer.status == 400

@@ -44,8 +44,8 @@ async def test_a_gateway_with_all_its_parts_is_ready(start_gate, upstream: FakeU
     assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "state": "up", "cache": "up"})
 
 
-async def test_a_gateway_without_a_cache_reports_no_store(start_gate, upstream: FakeUpstream):
-    """A store that is not configured cannot be down."""
+async def test_a_gateway_without_a_cache_does_not_report_one(start_gate, upstream: FakeUpstream):
+    """A cache that is not configured cannot be down."""
     gate = await start_gate(tables_for(upstream, cache=None))
 
     assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "state": "up"})
@@ -60,8 +60,8 @@ async def test_a_gateway_that_has_lost_one_backend_is_degraded(start_gate, upstr
     assert (status, report["status"], report["backends"]) == (200, "degraded", {"fake": "up", "away": "down"})
 
 
-async def test_a_gateway_without_its_store_is_degraded(start_gate, upstream: FakeUpstream, unreachable: str):
-    """Calls are served without the store."""
+async def test_a_gateway_that_does_not_reach_its_cache_is_degraded(start_gate, upstream: FakeUpstream, unreachable: str):
+    """Calls are served without the cache."""
     cache = {"use": "redis", "url": unreachable.replace("http", "redis").replace("/v1", "/0")}
     gate = await start_gate(tables_for(upstream, cache=cache))
     status, report = await get(gate, "/readyz")

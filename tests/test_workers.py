@@ -13,7 +13,6 @@ from proxy.__main__ import SWITCH_INTERVAL_S
 from proxy.wire.errors import Unavailable
 from proxy.workers import FREE_BYTES, LARGE_BYTES, BodyMemory, MemoryLease, Workers
 
-
 ROOT = Path(__file__).parent.parent
 
 

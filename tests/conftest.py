@@ -26,7 +26,7 @@ path = "{DATA / "canonical.sse"}"
 model = "*"
 backend = "canned"
 """
-StartGate = Callable[..., Awaitable[str]]
+StartGateway = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -53,24 +53,24 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture
-async def start_gate() -> AsyncIterator[StartGate]:
-    """Start gateways: `await start_gate(tables, tracer=None)` returns the address of one with these config tables.
+async def start_gateway() -> AsyncIterator[StartGateway]:
+    """Start gateways: `await start_gateway(tables, tracer=None)` returns the address of one with these config tables.
 
     It has a free port and defaults for missing tables. It is drained when the test ends.
     """
-    async with AsyncExitStack() as gates:
+    async with AsyncExitStack() as gateways:
 
         async def start(tables: dict[str, Any], **options: Any) -> str:
             server = {"port": 0, "drain_s": 0} | tables.get("server", {})
-            return await gates.enter_async_context(running(build({**tables, "server": server}), **options))
+            return await gateways.enter_async_context(running(build({**tables, "server": server}), **options))
 
         yield start
 
 
 @pytest.fixture
-async def gate(upstream: FakeUpstream, start_gate: StartGate) -> str:
+async def gateway(upstream: FakeUpstream, start_gateway: StartGateway) -> str:
     """The address of a gateway in front of `upstream`, with three policies and a cache in memory."""
-    return await start_gate(tables_for(upstream))
+    return await start_gateway(tables_for(upstream))
 
 
 @pytest.fixture

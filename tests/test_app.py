@@ -92,11 +92,11 @@ def limit_files(number: int) -> None:
 
 
 @asynccontextmanager
-async def streaming_from(gate: Process) -> AsyncIterator[aiohttp.ClientResponse]:
+async def streaming_from(gateway: Process) -> AsyncIterator[aiohttp.ClientResponse]:
     """Open a stream, and yield its answer when the head has arrived."""
     async with (
         aiohttp.ClientSession() as session,
-        session.post(f"{gate.address}/v1/responses", json={"model": "m", "stream": True}) as answer,
+        session.post(f"{gateway.address}/v1/responses", json={"model": "m", "stream": True}) as answer,
     ):
         assert answer.status == 200
         yield answer
@@ -114,26 +114,26 @@ def handle_sighup() -> Iterator[Callable[[signal.Handlers], None]]:
 async def test_a_running_stream_is_finished_before_the_process_ends(serve: Serve, handle_sighup, name: signal.Signals):
     """New connections are refused, the running stream is complete byte for byte, and the exit status is 0."""
     handle_sighup(signal.SIG_DFL)
-    gate = await serve(pace_ms=60)
-    async with streaming_from(gate) as answer:
+    gateway = await serve(pace_ms=60)
+    async with streaming_from(gateway) as answer:
         first = await answer.content.readany()
-        gate.process.send_signal(name)
-        await until(lambda: not gate.listens())
+        gateway.process.send_signal(name)
+        await until(lambda: not gateway.listens())
         rest = await answer.read()
 
     assert first + rest == CANONICAL
-    assert await gate.end() == 0
+    assert await gateway.end() == 0
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT], ids=lambda name: name.name)
 async def test_a_second_signal_ends_the_process_at_once(serve: Serve, name: signal.Signals):
     """Pressing Ctrl-C twice skips the wait of `drain_s`."""
-    gate = await serve(pace_ms=500)
-    async with streaming_from(gate):
-        gate.process.send_signal(name)
-        await until(lambda: not gate.listens())
-        gate.process.send_signal(name)
-        status = await gate.end()
+    gateway = await serve(pace_ms=500)
+    async with streaming_from(gateway):
+        gateway.process.send_signal(name)
+        await until(lambda: not gateway.listens())
+        gateway.process.send_signal(name)
+        status = await gateway.end()
 
     assert status == 128 + name
 
@@ -141,63 +141,63 @@ async def test_a_second_signal_ends_the_process_at_once(serve: Serve, name: sign
 async def test_a_gateway_under_nohup_ignores_sighup(serve: Serve, handle_sighup):
     """A signal that was ignored at the start stays ignored; SIGTERM ends the process."""
     handle_sighup(signal.SIG_IGN)
-    gate = await serve()
-    gate.process.send_signal(signal.SIGHUP)
-    answer = await ask(gate.address, post())
-    gate.process.send_signal(signal.SIGTERM)
+    gateway = await serve()
+    gateway.process.send_signal(signal.SIGHUP)
+    answer = await ask(gateway.address, post())
+    gateway.process.send_signal(signal.SIGTERM)
 
     assert answer.status == 200
-    assert await gate.end() == 0
-    assert [line["event"] for line in await gate.log()].count("request.finished") == 1
+    assert await gateway.end() == 0
+    assert [line["event"] for line in await gateway.log()].count("request.finished") == 1
 
 
 async def test_a_full_disk_under_the_logs_fails_no_call(serve: Serve):
     """Only log lines are lost; bodies and streams are sent, and the exit status is 0."""
     with os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb") as full:
-        gate = await serve(stderr=full)
-    answers = [await ask(gate.address, question) for question in (post(), post(), STREAM)]
-    gate.process.send_signal(signal.SIGTERM)
+        gateway = await serve(stderr=full)
+    answers = [await ask(gateway.address, question) for question in (post(), post(), STREAM)]
+    gateway.process.send_signal(signal.SIGTERM)
 
     assert [answer.status for answer in answers] == [200, 200, 200]
-    assert await gate.end() == 0
+    assert await gateway.end() == 0
 
 
 async def test_a_closed_pipe_under_the_logs_fails_no_call(serve: Serve):
     """The process that read the logs has ended."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as pipe:
-        gate = await serve(stderr=pipe)
+        gateway = await serve(stderr=pipe)
     os.close(reader)
-    answers = [await ask(gate.address, question) for question in (post(), STREAM)]
-    gate.process.send_signal(signal.SIGTERM)
+    answers = [await ask(gateway.address, question) for question in (post(), STREAM)]
+    gateway.process.send_signal(signal.SIGTERM)
 
     assert [answer.status for answer in answers] == [200, 200]
-    assert await gate.end() == 0
+    assert await gateway.end() == 0
 
 
 async def test_logs_that_are_not_read_delay_no_call(serve: Serve):
     """The pipe stays full; calls are answered, and SIGTERM ends the process."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as pipe, os.fdopen(reader, "rb"):
-        gate = await serve(stderr=pipe)
-        async with wire(gate.address) as connection:
+        gateway = await serve(stderr=pipe)
+        async with wire(gateway.address) as connection:
             for _ in range(1000):  # more lines than a pipe holds
                 await connection.send(HEALTH)
                 assert (await connection.answer()).status == 200
-        answer = await ask(gate.address, STREAM)
-        gate.process.send_signal(signal.SIGTERM)
+        answer = await ask(gateway.address, STREAM)
+        gateway.process.send_signal(signal.SIGTERM)
 
         assert answer.body == CANONICAL
-        assert await gate.end() == 0
+        assert await gateway.end() == 0
 
 
 async def test_more_connections_than_open_files_are_refused(serve: Serve):
     """With 256 open files, each of 400 clients is served, refused with 503 or disconnected; later calls are served again."""
-    gate = await serve(open_files=256)
+    gateway = await serve(open_files=256)
 
     async def status() -> int | None:
         try:
-            async with wire(gate.address) as connection:
+            async with wire(gateway.address) as connection:
                 await connection.send(HEALTH)
                 answer = await connection.answer()
                 await all_answered.wait()
@@ -208,18 +208,18 @@ async def test_more_connections_than_open_files_are_refused(serve: Serve):
     all_answered = asyncio.Event()
     clients = [asyncio.create_task(status()) for _ in range(400)]
     async with asyncio.timeout(20):
-        refused = await ask_until(gate.address, 503)
+        refused = await ask_until(gateway.address, 503)
     all_answered.set()
     statuses = await asyncio.gather(*clients)
     async with asyncio.timeout(20):
-        await ask_until(gate.address, 200)
-    gate.process.send_signal(signal.SIGTERM)
+        await ask_until(gateway.address, 200)
+    gateway.process.send_signal(signal.SIGTERM)
 
     assert refused.error["code"] == "connections_exhausted"
     assert set(statuses) <= {200, 503, None}
     assert statuses.count(200) >= 32
-    assert await gate.end() == 0
-    lines = await gate.log()
+    assert await gateway.end() == 0
+    lines = await gateway.log()
     assert "connections.exhausted" in [line["event"] for line in lines]
     assert [line for line in lines if line["level"] == "error"] == []
 
@@ -238,9 +238,9 @@ async def ask_until(address: str, status: int) -> RawAnswer:
 @pytest.mark.parametrize("drain_s", [0, 0.3])
 async def test_a_stream_longer_than_the_drain_ends_with_an_error(serve: Serve, drain_s: float):
     """It ends as the protocol requires; the log line has status 200 and the error code, and the exit status is 0."""
-    gate = await serve(pace_ms=500, drain_s=drain_s)
-    async with streaming_from(gate) as answer:
-        gate.process.send_signal(signal.SIGTERM)
+    gateway = await serve(pace_ms=500, drain_s=drain_s)
+    async with streaming_from(gateway) as answer:
+        gateway.process.send_signal(signal.SIGTERM)
         received = await answer.read()
 
     assert received.endswith(b"data: [DONE]\n\n")
@@ -248,8 +248,8 @@ async def test_a_stream_longer_than_the_drain_ends_with_an_error(serve: Serve, d
     assert [event["type"] for event in first] == TYPES[: len(first)]
     assert (error["type"], error["code"], error["error"]["type"]) == ("error", SHUTDOWN, "server_error")
     assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
-    assert await gate.end() == 0
-    lines = await gate.log()
+    assert await gateway.end() == 0
+    lines = await gateway.log()
     assert [(line["status"], line["code"]) for line in lines if line["event"] == "request.finished"] == [
         (200, SHUTDOWN)
     ]
@@ -258,23 +258,23 @@ async def test_a_stream_longer_than_the_drain_ends_with_an_error(serve: Serve, d
 
 async def test_idle_connections_do_not_delay_the_shutdown(serve: Serve):
     """They are closed long before the drain ends, whether they had a request or not."""
-    gate = await serve(drain_s=600)
-    async with wire(gate.address) as used, wire(gate.address) as silent:
+    gateway = await serve(drain_s=600)
+    async with wire(gateway.address) as used, wire(gateway.address) as silent:
         await used.send(post())
         assert (await used.answer()).status == 200
-        gate.process.send_signal(signal.SIGTERM)
+        gateway.process.send_signal(signal.SIGTERM)
 
         assert await used.rest() == b""
         assert await silent.rest() == b""
-    assert await gate.end() == 0
+    assert await gateway.end() == 0
 
 
 async def test_the_log_is_json_from_start_to_end(serve: Serve):
     """stderr has one line per event; stdout has the greeting."""
-    gate = await serve()
-    await ask(gate.address, post())
-    gate.process.send_signal(signal.SIGTERM)
-    out, err = await gate.process.communicate()
+    gateway = await serve()
+    await ask(gateway.address, post())
+    gateway.process.send_signal(signal.SIGTERM)
+    out, err = await gateway.process.communicate()
     lines = [line for line in err.decode().splitlines() if line]
 
     assert [line.startswith("{") and line.endswith("}") for line in lines] == [True] * 4
@@ -290,10 +290,10 @@ async def test_a_port_in_use_is_reported_in_one_sentence(serve: Serve):
     """The exit status is 2, because the input is invalid, and there is no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        gate = await serve(port=port)
-        _, received = await gate.process.communicate()
+        gateway = await serve(port=port)
+        _, received = await gateway.process.communicate()
 
-    assert gate.process.returncode == 2
+    assert gateway.process.returncode == 2
     assert received.startswith(b"headgate cannot start: ")
     assert str(port).encode() in received
     assert received.count(b"\n") == 1

@@ -13,13 +13,13 @@ STREAM = post(b'{"model":"m","stream":true}')
 
 async def test_a_body_is_received_during_the_shutdown(upstream: FakeUpstream):
     """A long upload counts as a running call."""
-    async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=20) as gateway, wire(gateway.address) as connection:
         body = b'{"model":"m","input":"%b"}' % (b"a" * 300_000)
         await connection.send(post(body, expect="100-continue").removesuffix(body))
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
         await connection.line()
         await connection.send(body[:1000])
-        await gate.stop()
+        await gateway.stop()
         await connection.send(body[1000:])
 
         assert (await connection.answer()).status == 200
@@ -29,10 +29,10 @@ async def test_a_body_is_received_during_the_shutdown(upstream: FakeUpstream):
 
 async def test_a_body_that_never_ends_does_not_delay_the_shutdown(upstream: FakeUpstream):
     """It is ended like any call that takes longer than the drain."""
-    async with StoppableGateway(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0.3) as gateway, wire(gateway.address) as connection:
         await connection.send(post(expect="100-continue")[:-3])
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
-        await gate.stop()
+        await gateway.stop()
 
         assert b"HTTP/1.1 503 " in await connection.rest()
     assert upstream.requests == []
@@ -47,10 +47,10 @@ async def test_the_shutdown_waits_for_an_answer_that_has_not_started(upstream: F
         return await canonical(request)
 
     upstream.answer = slowly
-    async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=20) as gateway, wire(gateway.address) as connection:
         await connection.send(post() + post())
         await upstream.arrived.wait()
-        await gate.stop()
+        await gateway.stop()
         proceed.set()
 
         assert (await connection.answer()).status == 200
@@ -61,10 +61,10 @@ async def test_the_shutdown_waits_for_an_answer_that_has_not_started(upstream: F
 async def test_a_drain_of_zero_ends_running_calls(upstream: FakeUpstream):
     """Otherwise aiohttp would wait forever, and the upstream's stream would stay open."""
     upstream.answer = streaming(CANONICAL[:2000], then=hang)
-    async with StoppableGateway(upstream, drain_s=0) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0) as gateway, wire(gateway.address) as connection:
         await connection.send(STREAM)
         assert b"200" in await connection.line()
-        await gate.stop()
+        await gateway.stop()
 
         assert b"event: response.failed" in await connection.rest()
         async with asyncio.timeout(5):

@@ -10,7 +10,7 @@ from proxy.wire.errors import Unavailable
 from proxy.wire.event import FOLLOWED
 from proxy.wire.transcript import Transcript
 from proxy.workers import LARGE_BYTES, Workers
-from tests.values import ANNA, make_context
+from tests.examples import ANNA, make_context
 
 COUNT = Slot[int]("test.count")
 

@@ -11,7 +11,7 @@ from proxy.history import History
 from proxy.routing.routes import Route
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError
-from tests.values import JSON, PATIENT, make_call, make_context
+from tests.examples import JSON, NO_DEADLINE, make_call, make_context
 
 RECORDED = Path("recorded.sse")
 STATELESS = Route("local", "*", (Replay(name="local", path=RECORDED),))
@@ -64,7 +64,7 @@ async def test_an_unknown_conversation_is_not_found(conversation: Any):
     )
 
 
-@PATIENT
+@NO_DEADLINE
 @given(previous=JSON, conversation=JSON)
 async def test_references_of_any_type_are_refused(previous: Any, conversation: Any):
     """They count as unknown ids and are shortened in the message."""

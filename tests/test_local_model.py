@@ -9,7 +9,7 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError
 from pydantic import BaseModel
 
-from tests.conftest import StartGate
+from tests.conftest import StartGateway
 
 MODEL = "headgate-demo"
 WEATHER: dict[str, Any] = {
@@ -32,9 +32,9 @@ class Person(BaseModel):
 
 
 @pytest.fixture
-async def client(start_gate: StartGate) -> AsyncIterator[AsyncOpenAI]:
+async def client(start_gateway: StartGateway) -> AsyncIterator[AsyncOpenAI]:
     """The SDK's client for a gateway with the demo model in a separate process."""
-    address = await start_gate({
+    address = await start_gateway({
         "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "ignore_unknown_tools": True}],
         "route": [{"model": MODEL, "backend": "demo"}],
     })  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import StartGate, tables_for
+from tests.conftest import StartGateway, tables_for
 from tests.upstream import FakeUpstream
 
 KEYS = {"anna": "sk-anna-1", "carol": "sk-carol-1", "ben": "sk-ben-1"}
@@ -17,12 +17,12 @@ NOT_FOUND = {
 
 
 @pytest.fixture
-async def address(upstream: FakeUpstream, start_gate: StartGate, monkeypatch: pytest.MonkeyPatch) -> str:
+async def address(upstream: FakeUpstream, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gateway with two callers of one team and one of another; the upstream's response is always resp_0001."""
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)
     callers = [{"name": name, "team": TEAMS[name], "key": f"env:KEY_{name}"} for name in KEYS]
-    return await start_gate(tables_for(upstream, caller=callers))
+    return await start_gateway(tables_for(upstream, caller=callers))
 
 
 async def ask(http: aiohttp.ClientSession, address: str, caller: str, **fields: Any) -> tuple[int, Any]:

@@ -12,20 +12,20 @@ from proxy.context import Caller
 from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import BackendError, PolicyViolation, RequestError, UnknownModel
 from proxy.wire.event import Reply
-from tests.patience import TIMEOUT_S
+from tests.examples import make_call, make_context
 from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
 from tests.rules.samples import CUT, RESPONSE, ItemBudget, Refusal, make_rule
+from tests.timeouts import TIMEOUT_S
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
-from tests.values import make_call, make_context
 from tests.wire.contract import order_faults
 from tests.wire.streams import CANONICAL as FRAMES
 from tests.wire.streams import events_in
 
 
 @pytest.fixture
-async def client(gate: str):
+async def client(gateway: str):
     """The SDK's client for the gateway."""
-    async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="callers-own", max_retries=0) as client:
+    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="callers-own", max_retries=0) as client:
         yield client
 
 
@@ -36,9 +36,9 @@ async def test_a_response_reaches_the_sdk(client: AsyncOpenAI):
     assert response.output_text == "Hello."
 
 
-async def test_a_stream_passes_byte_for_byte(gate: str, http):
+async def test_a_stream_passes_byte_for_byte(gateway: str, http):
     """Frames of the upstream are sent as they were received."""
-    async with http.post(f"{gate}/v1/responses", json={"model": "m", "input": "Hi", "stream": True}) as answer:
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m", "input": "Hi", "stream": True}) as answer:
         body = await answer.read()
 
     assert body == CANONICAL
@@ -52,10 +52,10 @@ async def test_the_helper_of_the_sdk_accepts_the_stream(client: AsyncOpenAI):
     assert final.output_text == "Hello."
 
 
-async def test_unknown_fields_pass_both_ways(gate: str, http, upstream: FakeUpstream):
+async def test_unknown_fields_pass_both_ways(gateway: str, http, upstream: FakeUpstream):
     """Fields, items and query parameters reach the upstream as they were sent."""
     body = {"model": "m", "input": [{"type": "zzz", "deep": [None, 1.5]}], "brand_new": {"a": None}}
-    async with http.post(f"{gate}/v1/responses?ai_project_id=7", json=body):
+    async with http.post(f"{gateway}/v1/responses?ai_project_id=7", json=body):
         pass
 
     assert upstream.requests[0].body == body | {"max_tool_calls": 8}
@@ -64,11 +64,11 @@ async def test_unknown_fields_pass_both_ways(gate: str, http, upstream: FakeUpst
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_disconnects_before_the_first_byte_ends_the_upstream_request(
-    gate, http, upstream: FakeUpstream, stream
+    gateway, http, upstream: FakeUpstream, stream
 ):
     """The connection to the upstream is closed, for bodies and streams."""
     upstream.answer = hang
-    request = asyncio.create_task(http.post(f"{gate}/v1/responses", json={"model": "m", "stream": stream}))
+    request = asyncio.create_task(http.post(f"{gateway}/v1/responses", json={"model": "m", "stream": stream}))
     await upstream.arrived.wait()
     request.cancel()
 
@@ -76,10 +76,12 @@ async def test_a_client_that_disconnects_before_the_first_byte_ends_the_upstream
         await upstream.disconnected.wait()
 
 
-async def test_a_client_that_disconnects_within_a_stream_ends_the_upstream_request(gate, http, upstream: FakeUpstream):
+async def test_a_client_that_disconnects_within_a_stream_ends_the_upstream_request(
+    gateway, http, upstream: FakeUpstream
+):
     """The connection to the upstream is closed although the response is not finished."""
     upstream.answer = streaming(CANONICAL[:2000], then=hang)
-    async with http.post(f"{gate}/v1/responses", json={"model": "m", "stream": True}) as answer:
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m", "stream": True}) as answer:
         await answer.content.readany()
 
     async with asyncio.timeout(TIMEOUT_S):

@@ -7,28 +7,28 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import StartGate, tables_for
+from tests.conftest import StartGateway, tables_for
 from tests.upstream import FakeUpstream
 
 Form = Callable[[aiohttp.ClientSession, str, dict[str, Any]], Awaitable[tuple[int, str | None]]]
 
 
-async def create(http: aiohttp.ClientSession, gate: str, body: dict[str, Any]) -> tuple[int, str | None]:
+async def create(http: aiohttp.ClientSession, gateway: str, body: dict[str, Any]) -> tuple[int, str | None]:
     """Request a body."""
-    async with http.post(f"{gate}/v1/responses", json=body) as answer:
+    async with http.post(f"{gateway}/v1/responses", json=body) as answer:
         return answer.status, ((await answer.json()).get("error") or {}).get("code")
 
 
-async def stream(http: aiohttp.ClientSession, gate: str, body: dict[str, Any]) -> tuple[int, str | None]:
+async def stream(http: aiohttp.ClientSession, gateway: str, body: dict[str, Any]) -> tuple[int, str | None]:
     """Request a stream; a refusal comes as a status before the first byte."""
-    async with http.post(f"{gate}/v1/responses", json=body | {"stream": True}) as answer:
+    async with http.post(f"{gateway}/v1/responses", json=body | {"stream": True}) as answer:
         if answer.content_type == "text/event-stream":
             await answer.read()
             return answer.status, None
         return answer.status, (await answer.json())["error"]["code"]
 
 
-async def chunked(http: aiohttp.ClientSession, gate: str, body: dict[str, Any]) -> tuple[int, str | None]:
+async def chunked(http: aiohttp.ClientSession, gateway: str, body: dict[str, Any]) -> tuple[int, str | None]:
     """Send the body in many pieces, without a length."""
     payload = aiohttp.JsonPayload(body)
 
@@ -38,7 +38,7 @@ async def chunked(http: aiohttp.ClientSession, gate: str, body: dict[str, Any]) 
             yield raw[start : start + 7]
 
     headers = {"Content-Type": "application/json"}
-    async with http.post(f"{gate}/v1/responses", data=pieces(), headers=headers) as answer:
+    async with http.post(f"{gateway}/v1/responses", data=pieces(), headers=headers) as answer:
         return answer.status, ((await answer.json()).get("error") or {}).get("code")
 
 
@@ -87,14 +87,16 @@ def test_every_policy_is_in_the_table():
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @pytest.mark.parametrize("row", POLICIES, ids=lambda row: row[0])
-async def test_the_decision_is_the_same_for_every_form(start_gate: StartGate, http, upstream: FakeUpstream, form, row):
+async def test_the_decision_is_the_same_for_every_form(
+    start_gateway: StartGateway, http, upstream: FakeUpstream, form, row
+):
     """In enforce mode the policy refuses with its code; in report mode and off the call passes."""
     use, settings, good, bad, code = row
     found = {}
     for mode in ("enforce", "report", "off"):
-        gate = await start_gate(tables_for(upstream, policy=[{"use": use, "mode": mode, **settings}]))
-        found[mode] = await form(http, gate, REQUEST | bad)
-    enforced = await start_gate(tables_for(upstream, policy=[{"use": use, **settings}]))
+        gateway = await start_gateway(tables_for(upstream, policy=[{"use": use, "mode": mode, **settings}]))
+        found[mode] = await form(http, gateway, REQUEST | bad)
+    enforced = await start_gateway(tables_for(upstream, policy=[{"use": use, **settings}]))
 
     assert found == {"enforce": (400, code), "report": (200, None), "off": (200, None)}
     assert await form(http, enforced, REQUEST | good) == (200, None)

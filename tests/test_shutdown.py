@@ -10,9 +10,9 @@ import pytest
 
 from proxy.http.server import END_S, GRACE_S
 from proxy.shutdown import ShuttingDown, cancel_for_shutdown, shutdown_error
-from tests.patience import TIMEOUT_S
 from tests.raw import RawConnection, no_tasks_left, post, wire  # noqa: F401
 from tests.stopping import StoppableGateway
+from tests.timeouts import TIMEOUT_S
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
 STREAM = post(b'{"model":"m","stream":true}')
@@ -35,10 +35,10 @@ async def test_a_stream_that_is_ended_keeps_the_text_sent_so_far(upstream: FakeU
     """Its open item is closed as incomplete, and the connection to the upstream is closed."""
     sent = b"".join(frame + b"\n\n" for frame in CANONICAL.split(b"\n\n")[:11])
     upstream.answer = streaming(sent, then=hang)
-    async with StoppableGateway(upstream, drain_s=0.3) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0.3) as gateway, wire(gateway.address) as connection:
         await connection.send(STREAM)
         await read_first_event(connection)
-        await gate.stop()
+        await gateway.stop()
         received = await connection.rest()
 
         await upstream.disconnected.wait()
@@ -55,10 +55,10 @@ async def test_an_answer_that_has_not_started_is_refused_when_the_drain_ends(
 ):
     """It is refused with a status, so that the client can use another gateway."""
     upstream.answer = hang
-    async with StoppableGateway(upstream, drain_s=0.1) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0.1) as gateway, wire(gateway.address) as connection:
         await connection.send(post(b'{"model":"m","stream":%b}' % stream))
         await upstream.arrived.wait()
-        await gate.stop()
+        await gateway.stop()
         answer = await connection.answer()
 
     assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (503, SHUTDOWN, "1")
@@ -91,26 +91,26 @@ async def flooding(upstream: FakeUpstream) -> AsyncIterator[tuple[StoppableGatew
     """Run a gateway with a drain of zero, and a client that does not read its endless stream."""
     flood = Flood()
     upstream.answer = streaming(FIRST, then=flood)
-    async with StoppableGateway(upstream, drain_s=0) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0) as gateway, wire(gateway.address) as connection:
         await connection.send(STREAM)
         await read_first_event(connection)
         await flood.wait_until_blocked()
-        yield gate, connection
+        yield gateway, connection
 
 
 async def test_a_client_that_does_not_read_does_not_delay_the_shutdown(upstream: FakeUpstream, logged):
     """It has limited time to read the end; then its connection is closed."""
-    async with flooding(upstream) as (gate, _):
+    async with flooding(upstream) as (gateway, _):
         async with asyncio.timeout(GRACE_S + END_S + TIMEOUT_S):
-            await gate.stop()
+            await gateway.stop()
             await upstream.disconnected.wait()
     assert finished(logged) == [(200, SHUTDOWN)]
 
 
 async def test_a_slow_client_reads_the_end_after_whole_frames(upstream: FakeUpstream, logged):
     """A frame that is being written when the drain ends is completed before the end is written."""
-    async with flooding(upstream) as (gate, connection):
-        await gate.stop()
+    async with flooding(upstream) as (gateway, connection):
+        await gateway.stop()
         await asyncio.sleep(0.3)  # the drain ended long ago
         received = await connection.rest()
 
@@ -122,7 +122,7 @@ async def test_a_slow_client_reads_the_end_after_whole_frames(upstream: FakeUpst
 async def test_a_stream_that_was_sent_completely_is_not_logged_as_truncated(upstream: FakeUpstream, logged):
     """This holds although its upstream keeps the connection open."""
     upstream.answer = streaming(CANONICAL, then=hang)
-    async with StoppableGateway(upstream, drain_s=0.05) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=0.05) as gateway, wire(gateway.address) as connection:
         await connection.send(STREAM)
         assert (await connection.answer()).body == CANONICAL
     assert finished(logged) == [(200, None)]

@@ -22,73 +22,73 @@ def tables(path: Path, **more: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", ["canonical.sse", "canonical_nodone.sse", "incomplete.sse", "failed_only.sse"])
 @pytest.mark.parametrize("pace_ms", [0, 1])
-async def test_the_frames_of_the_recording_are_untouched(start_gate, name: str, pace_ms: int):
+async def test_the_frames_of_the_recording_are_untouched(start_gateway, name: str, pace_ms: int):
     """The stream equals the recording, paced or not, and ends with one sentinel."""
-    gate = await start_gate(tables(DATA / name, pace_ms=pace_ms))
+    gateway = await start_gateway(tables(DATA / name, pace_ms=pace_ms))
     recorded = (DATA / name).read_bytes().removesuffix(b"data: [DONE]\n\n")
 
-    assert (await ask(gate, STREAM)).body == recorded + b"data: [DONE]\n\n"
+    assert (await ask(gateway, STREAM)).body == recorded + b"data: [DONE]\n\n"
 
 
 @pytest.mark.parametrize("pace_ms", [0, 1])
-async def test_a_recording_with_crlf_is_untouched(start_gate, tmp_path: Path, pace_ms: int):
+async def test_a_recording_with_crlf_is_untouched(start_gateway, tmp_path: Path, pace_ms: int):
     """Its comments are sent as they were recorded."""
     recording = tmp_path / "recording.sse"
     recorded = b": a comment\r\n\r\n" + CANONICAL.removesuffix(b"data: [DONE]\n\n").replace(b"\n", b"\r\n")
     recording.write_bytes(recorded)
-    gate = await start_gate(tables(recording, pace_ms=pace_ms))
+    gateway = await start_gateway(tables(recording, pace_ms=pace_ms))
 
-    assert (await ask(gate, STREAM)).body == recorded + b"data: [DONE]\n\n"
+    assert (await ask(gateway, STREAM)).body == recorded + b"data: [DONE]\n\n"
 
 
-async def test_a_json_call_receives_the_final_response(start_gate):
+async def test_a_json_call_receives_the_final_response(start_gateway):
     """The recorded stream is collected into one body."""
-    gate = await start_gate(tables(DATA / "canonical.sse"))
+    gateway = await start_gateway(tables(DATA / "canonical.sse"))
 
-    assert orjson.loads((await ask(gate, post())).body) == orjson.loads(final_body())
+    assert orjson.loads((await ask(gateway, post())).body) == orjson.loads(final_body())
 
 
-async def test_the_stream_helper_of_the_sdk_reads_a_replay(start_gate):
+async def test_the_stream_helper_of_the_sdk_reads_a_replay(start_gateway):
     """It accepts the replay as it accepted the recorded stream."""
-    gate = await start_gate(tables(DATA / "canonical.sse", pace_ms=1))
+    gateway = await start_gateway(tables(DATA / "canonical.sse", pace_ms=1))
     async with (
-        AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client,
+        AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client,
         client.responses.stream(model="m", input="Hi") as stream,
     ):
         assert (await stream.get_final_response()).output_text == "Hello."
 
 
-async def test_a_truncated_recording_ends_as_a_failure(start_gate, tmp_path: Path):
+async def test_a_truncated_recording_ends_as_a_failure(start_gateway, tmp_path: Path):
     """The stream ends with `response.failed`; the body is a 502."""
     recording = tmp_path / "recording.sse"
     recording.write_bytes(CANONICAL[:3000])
-    gate = await start_gate(tables(recording))
-    received = events((await ask(gate, STREAM)).body)
+    gateway = await start_gateway(tables(recording))
+    received = events((await ask(gateway, STREAM)).body)
 
     assert [event["type"] for event in received[-3:-1]] == ["error", "response.failed"]
-    assert (await ask(gate, post())).status == 502
+    assert (await ask(gateway, post())).status == 502
 
 
-async def test_an_empty_recording_is_a_502(start_gate, tmp_path: Path):
+async def test_an_empty_recording_is_a_502(start_gateway, tmp_path: Path):
     """An empty stream would look like an answer."""
     (tmp_path / "recording.sse").write_bytes(b"")
-    gate = await start_gate(tables(tmp_path / "recording.sse", pace_ms=1))
+    gateway = await start_gateway(tables(tmp_path / "recording.sse", pace_ms=1))
 
-    assert {(await ask(gate, data)).status for data in (post(), STREAM)} == {502}
+    assert {(await ask(gateway, data)).status for data in (post(), STREAM)} == {502}
 
 
-async def test_a_missing_recording_fails_the_start(start_gate, tmp_path: Path):
+async def test_a_missing_recording_fails_the_start(start_gateway, tmp_path: Path):
     """The error is raised at the start, not at each call."""
     with pytest.raises(FileNotFoundError):
-        await start_gate(tables(tmp_path / "nowhere.sse"))
+        await start_gateway(tables(tmp_path / "nowhere.sse"))
 
 
-async def test_a_client_that_disconnects_ends_only_its_own_replay(start_gate, logged):
+async def test_a_client_that_disconnects_ends_only_its_own_replay(start_gateway, logged):
     """The replay of another client continues."""
-    gate = await start_gate(tables(DATA / "canonical.sse", pace_ms=5))
+    gateway = await start_gateway(tables(DATA / "canonical.sse", pace_ms=5))
     async with aiohttp.ClientSession() as session:
-        other = asyncio.create_task(ask(gate, STREAM))
-        async with session.post(f"{gate}/v1/responses", json={"model": "m", "stream": True}) as answer:
+        other = asyncio.create_task(ask(gateway, STREAM))
+        async with session.post(f"{gateway}/v1/responses", json={"model": "m", "stream": True}) as answer:
             await answer.content.readany()
         finished = await other
 
@@ -97,10 +97,10 @@ async def test_a_client_that_disconnects_ends_only_its_own_replay(start_gate, lo
     assert sorted(line["status"] for line in logged if line["event"] == "request.finished") == [200, 499]
 
 
-async def test_a_replay_lists_no_models_and_is_ready(start_gate):
+async def test_a_replay_lists_no_models_and_is_ready(start_gateway):
     """It answers calls for any model, so it has no list of names."""
-    gate = await start_gate(tables(DATA / "canonical.sse"))
-    async with wire(gate) as connection:
+    gateway = await start_gateway(tables(DATA / "canonical.sse"))
+    async with wire(gateway) as connection:
         await connection.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
         models = await connection.answer()
         await connection.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -17,10 +17,10 @@ from proxy.stores import Store, StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.event import Reply
 from tests.conftest import DATA, tables_for
+from tests.examples import ANNA, make_call, make_context
 from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
 from tests.rules.samples import RESPONSE, Capitals, ItemBudget, make_rule
 from tests.upstream import FakeUpstream
-from tests.values import ANNA, make_call, make_context
 from tests.wire.streams import CANONICAL, RECORDING, events_in, frame
 
 BEN, CAROL = Caller("ben", "search"), Caller("carol", "sales")
@@ -119,10 +119,10 @@ async def test_headers_of_the_gateway_are_kept_with_the_answer(stream: bool):
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_one_entry_serves_bodies_and_streams(start_gate, upstream: FakeUpstream, first: bool):
+async def test_one_entry_serves_bodies_and_streams(start_gateway, upstream: FakeUpstream, first: bool):
     """The SDK reads the final object of a kept stream, and the events of a kept body."""
-    gate = await start_gate(tables_for(upstream, policy=[]))
-    async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
+    gateway = await start_gateway(tables_for(upstream, policy=[]))
+    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client:
         texts = []
         for stream in (first, not first):
             if stream:
@@ -166,18 +166,18 @@ async def test_answers_are_shared_within_a_team():
     assert statuses == ["fwd=uri-miss", "hit", "fwd=uri-miss"]
 
 
-async def test_teams_of_the_config_share_answers(start_gate, http, upstream: FakeUpstream):
+async def test_teams_of_the_config_share_answers(start_gateway, http, upstream: FakeUpstream):
     """With keys of their own."""
     teams = {"alice": "red", "bob": "red", "carol": "blue"}
     callers = [
         {"name": name, "team": team, "key_sha256": hashlib.sha256(f"key-of-{name}".encode()).hexdigest()}
         for name, team in teams.items()
     ]
-    gate = await start_gate(tables_for(upstream, policy=[], caller=callers))
+    gateway = await start_gateway(tables_for(upstream, policy=[], caller=callers))
     statuses = {}
     for name in teams:
         headers = {"Authorization": f"Bearer key-of-{name}"}
-        async with http.post(f"{gate}/v1/responses", json={"model": "m", **ASKED}, headers=headers) as answer:
+        async with http.post(f"{gateway}/v1/responses", json={"model": "m", **ASKED}, headers=headers) as answer:
             statuses[name] = answer.headers["Cache-Status"].split(";")[1].strip()
 
     assert statuses == {"alice": "fwd=uri-miss", "bob": "hit", "carol": "fwd=uri-miss"}
@@ -281,11 +281,11 @@ async def test_the_request_s_own_cache_control_is_obeyed():
     assert len(backend._calls) == 2
 
 
-async def test_the_cache_control_of_a_request_reaches_the_cache(start_gate, http, upstream: FakeUpstream):
+async def test_the_cache_control_of_a_request_reaches_the_cache(start_gateway, http, upstream: FakeUpstream):
     """Through the server, with the header's name in any case."""
-    gate = await start_gate(tables_for(upstream, policy=[]))
+    gateway = await start_gateway(tables_for(upstream, policy=[]))
     headers = {"CACHE-Control": "no-store"}
-    async with http.post(f"{gate}/v1/responses", json={"model": "m", **ASKED}, headers=headers) as answer:
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m", **ASKED}, headers=headers) as answer:
         assert answer.headers["Cache-Status"] == "headgate; fwd=bypass; detail=no-store"
 
 

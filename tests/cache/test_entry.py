@@ -7,8 +7,8 @@ import pytest
 
 from proxy.cache.entry import ECHOED, Entry, echoed_fields
 from proxy.wire.event import FOLLOWED
+from tests.examples import make_call
 from tests.rules.samples import RESPONSE, sent
-from tests.values import make_call
 from tests.wire.streams import CANONICAL, events_in, frame
 
 FIRST = {"metadata": {"who": "first"}, "safety_identifier": "first", "user": "first"}

@@ -7,7 +7,7 @@ import pytest
 from proxy.__main__ import main
 from proxy.telemetry.audit import Audit, AuditTable, Decision
 from tests.conftest import CANNED
-from tests.room import disk_full_at
+from tests.full_disk import disk_full_at
 
 DECISION = Decision("metadata_limits", "0123456789ab", "allowed", None, None, "anna", "m")
 

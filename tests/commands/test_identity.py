@@ -12,7 +12,7 @@ import pytest
 from policies.support.principal import derive_identifier, hash_value
 from proxy.__main__ import main
 from proxy.context import Caller
-from tests.conftest import CANNED, StartGate, tables_for
+from tests.conftest import CANNED, StartGateway, tables_for
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
@@ -61,21 +61,21 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return status, captured.out, captured.err
 
 
-async def send(http, gate: str, caller: str = "anna", end_user: str = "", **body: Any) -> tuple[int, str | None]:
+async def send(http, gateway: str, caller: str = "anna", end_user: str = "", **body: Any) -> tuple[int, str | None]:
     """Return the status of a call, and its error code or None."""
     headers = {"Authorization": f"Bearer {caller}"} | ({"x-end-user": end_user} if end_user else {})
-    async with http.post(f"{gate}/v1/responses", json={"model": "m", **body}, headers=headers) as answer:
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m", **body}, headers=headers) as answer:
         return answer.status, ((await answer.json()).get("error") or {}).get("code")
 
 
 @pytest.fixture
-def gates(start_gate: StartGate, upstream: FakeUpstream, redis_server: RedisServer) -> Any:
+def gateways(start_gateway: StartGateway, upstream: FakeUpstream, redis_server: RedisServer) -> Any:
     """Start two gateways that share their state in Redis."""
 
     async def start(**policy: Any) -> list[str]:
         table = {"use": "safety_identifier", **policy}
         tables = tables_for(upstream, policy=[table], caller=TABLES, state=redis_table(redis_server))
-        return [await start_gate(tables), await start_gate(tables)]
+        return [await start_gateway(tables), await start_gateway(tables)]
 
     return start
 
@@ -247,14 +247,14 @@ def test_a_command_without_a_config_exits_with_2(name: str, capsys):
     ids=["derived", "hashed"],
 )
 async def test_whois_finds_what_a_gateway_sent(
-    start_gate: StartGate, http, upstream: FakeUpstream, whois: Any, policy: dict, calls: list[tuple[dict, str]]
+    start_gateway: StartGateway, http, upstream: FakeUpstream, whois: Any, policy: dict, calls: list[tuple[dict, str]]
 ):
     """It finds the identifiers of calls before and during a rotation."""
     for keys in (["env:OLD_KEY"], ["env:NEW_KEY", "env:OLD_KEY"]):
         table = {"use": "safety_identifier", "keys": keys, **policy}
-        gate = await start_gate(tables_for(upstream, policy=[table], caller=TABLES))
+        gateway = await start_gateway(tables_for(upstream, policy=[table], caller=TABLES))
         for call, _ in calls:
-            await send(http, gate, **call)
+            await send(http, gateway, **call)
     sent = [request.body["safety_identifier"] for request in upstream.requests]
     found = [(await asyncio.to_thread(whois, identifier))[1] for identifier in sent]
 
@@ -263,15 +263,15 @@ async def test_whois_finds_what_a_gateway_sent(
 
 
 async def test_every_gateway_refuses_a_blocked_identifier_from_the_next_call_on(
-    gates: Any, command: Any, http, upstream: FakeUpstream, identifier: str
+    gateways: Any, command: Any, http, upstream: FakeUpstream, identifier: str
 ):
     """It passes again as soon as it is unblocked. Repeating a command changes nothing."""
-    both = await gates()
+    both = await gateways()
     outcomes, printed = [], []
     for name in ("", "block", "block", "unblock", "unblock"):
         if name:
             printed.append(await command(name, identifier))
-        outcomes.append([await send(http, gate, safety_identifier=identifier) for gate in both])
+        outcomes.append([await send(http, gateway, safety_identifier=identifier) for gateway in both])
 
     assert outcomes == [[PASSED] * 2, [REFUSED] * 2, [REFUSED] * 2, [PASSED] * 2, [PASSED] * 2]
     assert printed == [
@@ -284,61 +284,63 @@ async def test_every_gateway_refuses_a_blocked_identifier_from_the_next_call_on(
 
 
 async def test_a_state_in_sqlite_is_shared_with_the_commands(
-    start_gate: StartGate, tmp_path: Path, http, upstream: FakeUpstream, capsys
+    start_gateway: StartGateway, tmp_path: Path, http, upstream: FakeUpstream, capsys
 ):
     """All processes of one machine share it."""
     file = tmp_path / "state.db"
     tables = tables_for(upstream, policy=[{"use": "safety_identifier"}], caller=TABLES)
-    gate = await start_gate({**tables, "state": {"use": "sqlite", "path": str(file)}})
+    gateway = await start_gateway({**tables, "state": {"use": "sqlite", "path": str(file)}})
     config = write_config(tmp_path / "headgate.toml", state=f'[state]\nuse = "sqlite"\npath = "{file}"\n')
     printed = await asyncio.to_thread(run, capsys, "block", "u-1", "--config", config)
 
     assert printed == (0, "u-1 is blocked.\n", "")
-    assert await send(http, gate, safety_identifier="u-1") == REFUSED
-    assert await send(http, gate, safety_identifier="u-2") == PASSED
+    assert await send(http, gateway, safety_identifier="u-1") == REFUSED
+    assert await send(http, gateway, safety_identifier="u-2") == PASSED
 
 
-async def test_other_identifiers_pass(gates: Any, command: Any, http, identifier: str):
+async def test_other_identifiers_pass(gateways: Any, command: Any, http, identifier: str):
     """Similar identifiers pass, and so do calls without one."""
-    gate, _ = await gates()
+    gateway, _ = await gateways()
     await command("block", identifier)
     others = [identifier.upper(), identifier[:-1], f"{identifier} ", "", None]
 
-    assert [await send(http, gate, safety_identifier=other) for other in others] == [PASSED] * 5
+    assert [await send(http, gateway, safety_identifier=other) for other in others] == [PASSED] * 5
 
 
-async def test_a_derived_identifier_is_blocked_as_it_is_sent(gates: Any, command: Any, http, upstream: FakeUpstream):
+async def test_a_derived_identifier_is_blocked_as_it_is_sent(gateways: Any, command: Any, http, upstream: FakeUpstream):
     """The identifier in an upstream's complaint is enough to block it; other end users of the caller pass."""
-    both = await gates(**DERIVED, key="env:NEW_KEY")
+    both = await gateways(**DERIVED, key="env:NEW_KEY")
     user, other = f"kim-{next(numbers)}", f"lee-{next(numbers)}"
     await send(http, both[0], "anna", user)
     await command("block", upstream.requests[0].body["safety_identifier"])
 
-    assert [await send(http, gate, "anna", user) for gate in both] == [REFUSED] * 2
+    assert [await send(http, gateway, "anna", user) for gateway in both] == [REFUSED] * 2
     assert [await send(http, both[0], "anna", other), await send(http, both[1], "ben", user)] == [PASSED] * 2
 
 
 async def test_a_blocked_principal_stays_blocked_after_a_rotation(
-    gates: Any, command: Any, http, upstream: FakeUpstream
+    gateways: Any, command: Any, http, upstream: FakeUpstream
 ):
     """It stays blocked although its identifier changes with the key."""
     user = f"kim-{next(numbers)}"
-    before, _ = await gates(**DERIVED, key="env:OLD_KEY")
+    before, _ = await gateways(**DERIVED, key="env:OLD_KEY")
     await send(http, before, "anna", user)
     await command("block", upstream.requests[0].body["safety_identifier"])
-    after, _ = await gates(**DERIVED, keys=["env:NEW_KEY", "env:OLD_KEY"])
+    after, _ = await gateways(**DERIVED, keys=["env:NEW_KEY", "env:OLD_KEY"])
 
     assert await send(http, after, "anna", user) == REFUSED
     assert await send(http, after, "ben", user) == PASSED
 
 
-async def test_a_blocked_value_stays_blocked_after_a_rotation(gates: Any, command: Any, http, upstream: FakeUpstream):
+async def test_a_blocked_value_stays_blocked_after_a_rotation(
+    gateways: Any, command: Any, http, upstream: FakeUpstream
+):
     """It stays blocked although its hash changes with the key."""
     mail = f"kim-{next(numbers)}@example.org"
-    before, _ = await gates(pii="hash", keys=["env:OLD_KEY"])
+    before, _ = await gateways(pii="hash", keys=["env:OLD_KEY"])
     await send(http, before, safety_identifier=mail)
     await command("block", upstream.requests[0].body["safety_identifier"])
-    after, _ = await gates(pii="hash", keys=["env:NEW_KEY", "env:OLD_KEY"])
+    after, _ = await gateways(pii="hash", keys=["env:NEW_KEY", "env:OLD_KEY"])
 
     assert await send(http, after, safety_identifier=mail) == REFUSED
     assert await send(http, after, safety_identifier=f"other-{mail}") == PASSED
@@ -369,15 +371,15 @@ def test_a_state_that_is_private_or_fails_exits_with_2(tmp_path: Path, capsys, n
 
 @pytest.mark.parametrize("fault", ["stop", "pause"])
 async def test_while_redis_fails_only_the_identifiers_of_the_config_are_blocked(
-    start_gate: StartGate, http, upstream: FakeUpstream, redis_server: RedisServer, logged, fault: str
+    start_gateway: StartGateway, http, upstream: FakeUpstream, redis_server: RedisServer, logged, fault: str
 ):
     """Each call that needs Redis logs one warning, without the identifier."""
     policy = [{"use": "safety_identifier", "blocked": ["listed"]}]
     state = redis_table(redis_server, timeout_ms=50)
-    gate = await start_gate(tables_for(upstream, policy=policy, caller=TABLES, state=state))
+    gateway = await start_gateway(tables_for(upstream, policy=policy, caller=TABLES, state=state))
     getattr(redis_server, fault)()
     try:
-        outcomes = [await send(http, gate, safety_identifier=who) for who in ("listed", "unlisted", "listed")]
+        outcomes = [await send(http, gateway, safety_identifier=who) for who in ("listed", "unlisted", "listed")]
     finally:
         redis_server.resume()
         if fault == "stop":

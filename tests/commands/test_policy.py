@@ -147,7 +147,7 @@ def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
         },
     ]
     cases = file(tmp_path, "\n\n".join(orjson.dumps(line).decode() for line in lines) + "\n", "cases.jsonl")
-    config = file(tmp_path, POLICIES + CANNED, "gate.toml")
+    config = file(tmp_path, POLICIES + CANNED, "gateway.toml")
 
     assert run(capsys, "test", cases, "--config", config) == (0, "3 cases, 0 not as expected.\n", "")
     assert run(capsys, "test", cases)[1].splitlines() == [
@@ -164,7 +164,7 @@ def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
 def test_the_policies_of_a_config_replace_those_of_the_file(tmp_path: Path, capsys):
     """They run in the mode that the config sets."""
     cases = file(tmp_path, POLICIES + CASES)
-    config = file(tmp_path, POLICIES.replace("max = 4", "max = 9") + CANNED, "gate.toml")
+    config = file(tmp_path, POLICIES.replace("max = 4", "max = 9") + CANNED, "gateway.toml")
     reported = file(tmp_path, POLICIES.replace("blocked", 'mode = "report"\nblocked') + CANNED, "report.toml")
 
     assert run(capsys, "test", cases, "--config", config)[0] == 1
@@ -273,11 +273,15 @@ def test_a_line_that_is_not_a_case_is_exit_2(tmp_path: Path, capsys, line: str, 
 def test_lines_of_json_may_start_with_a_byte_order_mark(tmp_path: Path, capsys):
     """Some editors write one; it is not part of the first line."""
     cases = file(tmp_path, '\ufeff{"request":{"model":"m"}}\n', "cases.jsonl")
-    gate = file(tmp_path, OLD + CANNED, "old.toml")
+    gateway = file(tmp_path, OLD + CANNED, "old.toml")
     recorded = file(tmp_path, '\ufeff{"caller":"a","team":"a","request":{"model":"m"}}\n', "requests.jsonl")
 
     assert run(capsys, "test", cases) == (0, "1 cases, 0 not as expected.\n", "")
-    assert run(capsys, "diff", gate, gate, "--requests", recorded) == (0, "1 requests, 0 change their outcome.\n", "")
+    assert run(capsys, "diff", gateway, gateway, "--requests", recorded) == (
+        0,
+        "1 requests, 0 change their outcome.\n",
+        "",
+    )
 
 
 @pytest.mark.parametrize("arguments", [["test", "none.toml"], ["test", "none.jsonl"]])
@@ -314,9 +318,9 @@ NEW = OLD.replace("max = 8", 'max = 4\non_exceed = "reject"').replace("100", "10
 async def recorded_by_gateway(http, upstream: FakeUpstream, path: Path, *requests: Sequence[Any], **more: Any) -> str:
     """Return the file in which a gateway recorded these requests (query, body, headers); the gateway is closed again."""
     tables = tables_for(upstream, record={"path": str(path)}, server={"port": 0, "drain_s": 0}, **more)
-    async with running(build(tables)) as gate:
+    async with running(build(tables)) as gateway:
         for query, body, headers in requests:
-            url = f"{gate}/v1/responses?{query}" if query else f"{gate}/v1/responses"
+            url = f"{gateway}/v1/responses?{query}" if query else f"{gateway}/v1/responses"
             async with http.post(url, json={"model": "m", **body}, headers=headers) as answer:
                 await answer.read()
     return str(path)
@@ -508,10 +512,10 @@ def test_diff_of_an_empty_record_is_exit_0(tmp_path: Path, capsys):
 )  # fmt: skip
 def test_diff_of_a_line_of_another_kind_is_exit_2(tmp_path: Path, capsys, line: str):
     """The message has the file and the number of the line."""
-    gate = file(tmp_path, OLD + CANNED, "old.toml")
+    gateway = file(tmp_path, OLD + CANNED, "old.toml")
     good = '{"caller":"a","team":"a","request":{"model":"m"}}'
     requests = file(tmp_path, f"{good}\n\n{line}\n", "requests.jsonl")
-    code, out, err = run(capsys, "diff", gate, gate, "--requests", requests)
+    code, out, err = run(capsys, "diff", gateway, gateway, "--requests", requests)
 
     assert (code, out) == (2, "")
     assert err == f"{requests}, line 3: this is not a line written by [record]\n"
@@ -519,12 +523,12 @@ def test_diff_of_a_line_of_another_kind_is_exit_2(tmp_path: Path, capsys, line: 
 
 def test_diff_names_a_file_that_is_missing(tmp_path: Path, capsys):
     """The file is a config or the record."""
-    gate, none = file(tmp_path, OLD + CANNED, "old.toml"), str(tmp_path / "none")
+    gateway, none = file(tmp_path, OLD + CANNED, "old.toml"), str(tmp_path / "none")
 
     for arguments in (
-        [none, gate, "--requests", gate],
-        [gate, none, "--requests", gate],
-        [gate, gate, "--requests", none],
+        [none, gateway, "--requests", gateway],
+        [gateway, none, "--requests", gateway],
+        [gateway, gateway, "--requests", none],
     ):
         code, out, err = run(capsys, "diff", *arguments)
 

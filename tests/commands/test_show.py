@@ -223,8 +223,8 @@ def test_explain_describes_a_key_with_its_default(name: str, printed: str, capsy
 
 def test_explain_describes_a_module_outside_the_project(capsys):
     """The module is named by the value of `use`."""
-    assert main(["explain", "tests.faulty"]) == 0
-    assert capsys.readouterr().out.startswith("tests.faulty: A backend that crashes")
+    assert main(["explain", "tests.crashing_backend"]) == 0
+    assert capsys.readouterr().out.startswith("tests.crashing_backend: A backend that crashes")
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "_template", "os.path", "../policies", "max-tool-calls", "a..b"])

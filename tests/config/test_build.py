@@ -189,7 +189,7 @@ BROKEN = {
     "an invalid digest": (f'[[caller]]\nname = "a"\nkey_sha256 = "{KEY}"', "caller[0].key_sha256: String should match pattern"),
     "open on all addresses": ('[server]\nhost = "0.0.0.0"', "server.host: 0.0.0.0 is reachable by others, and there is no [[caller]]"),
     "open to a network": ('[server]\nhost = "192.168.0.7"', "server.host: 192.168.0.7 is reachable by others"),
-    "open on a name": ('[server]\nhost = "gate.example"', "server.host: gate.example is reachable by others"),
+    "open on a name": ('[server]\nhost = "gateway.example"', "server.host: gateway.example is reachable by others"),
     "open on an empty host": ('[server]\nhost = ""', "server.host:  is reachable by others"),
     "one file for two": ('[audit]\npath = "x.jsonl"\n[record]\npath = "y/../x.jsonl"', "audit.path and record.path: both are x.jsonl; give each a file of its own"),
     "a secret that is not needed": ('[[policy]]\nuse = "safety_identifier"\nsource = "caller"', 'policy[0]: source = "caller" needs a key: key = "env:NAME"'),

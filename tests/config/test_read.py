@@ -30,28 +30,28 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_is_read(tmp_path: Path):
     """It is TOML in UTF-8."""
-    (tmp_path / "gate.toml").write_text(MINIMAL)
+    (tmp_path / "gateway.toml").write_text(MINIMAL)
 
-    assert read(tmp_path / "gate.toml") == build(tomllib.loads(MINIMAL))
+    assert read(tmp_path / "gateway.toml") == build(tomllib.loads(MINIMAL))
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"[server", "gate.toml: not TOML: "),
-        (b"a = 1\na = 2", "gate.toml: not TOML: "),
-        (b"# \xff", "gate.toml: not TOML: 'utf-8' codec can't decode"),
-        (b"a = " + b"1" * 9000, "gate.toml: not TOML: "),
-        (None, "gate.toml: No such file or directory"),
+        (b"[server", "gateway.toml: not TOML: "),
+        (b"a = 1\na = 2", "gateway.toml: not TOML: "),
+        (b"# \xff", "gateway.toml: not TOML: 'utf-8' codec can't decode"),
+        (b"a = " + b"1" * 9000, "gateway.toml: not TOML: "),
+        (None, "gateway.toml: No such file or directory"),
     ],
 )
 def test_an_unreadable_file_is_named_in_the_error(tmp_path: Path, content: bytes | None, expected: str):
     """The error has the reason as well."""
     if content is not None:
-        (tmp_path / "gate.toml").write_bytes(content)
+        (tmp_path / "gateway.toml").write_bytes(content)
 
     with pytest.raises(ConfigError) as caught:
-        read(tmp_path / "gate.toml")
+        read(tmp_path / "gateway.toml")
 
     assert expected in str(caught.value)
 

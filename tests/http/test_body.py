@@ -16,9 +16,9 @@ LIMIT = 100_000
 
 
 @pytest.fixture
-async def limited_gate(start_gate, upstream: FakeUpstream) -> str:
+async def limited_gateway(start_gateway, upstream: FakeUpstream) -> str:
     """A gateway that accepts bodies of at most 100,000 bytes."""
-    return await start_gate(tables_for(upstream, server={"max_body_bytes": LIMIT}))
+    return await start_gateway(tables_for(upstream, server={"max_body_bytes": LIMIT}))
 
 
 def of_size(size: int) -> bytes:
@@ -40,37 +40,37 @@ def compressed_spaces(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("framed", [post, lambda body: in_chunks(body, 7000)], ids=["by length", "in chunks"])
-async def test_the_limit_is_the_largest_body_that_passes(limited_gate: str, upstream: FakeUpstream, framed):
+async def test_the_limit_is_the_largest_body_that_passes(limited_gateway: str, upstream: FakeUpstream, framed):
     """One byte more is a 413, with either framing."""
-    passed = await ask(limited_gate, framed(of_size(LIMIT)))
-    refused = await ask(limited_gate, framed(of_size(LIMIT + 1)))
+    passed = await ask(limited_gateway, framed(of_size(LIMIT)))
+    refused = await ask(limited_gateway, framed(of_size(LIMIT + 1)))
 
     assert (passed.status, refused.status) == (200, 413)
     assert refused.error["message"] == "The body is too large; the limit is 100000 bytes."
     assert len(upstream.requests) == 1
-    assert await serves(limited_gate)
+    assert await serves(limited_gateway)
 
 
-async def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(limited_gate: str):
+async def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(limited_gateway: str):
     """The client need not send a body that will not be read."""
-    async with wire(limited_gate) as connection:
+    async with wire(limited_gateway) as connection:
         await connection.send(post(of_size(LIMIT + 1))[:-LIMIT])
         answer = await connection.answer()
 
         assert (answer.status, answer.headers["connection"]) == (413, "close")
 
 
-async def test_chunks_over_the_limit_are_refused_before_they_end(limited_gate: str):
+async def test_chunks_over_the_limit_are_refused_before_they_end(limited_gateway: str):
     """The bytes of a body without a length are counted as they arrive."""
-    async with wire(limited_gate) as connection:
+    async with wire(limited_gateway) as connection:
         await connection.send(in_chunks(of_size(LIMIT + 1), 7000).removesuffix(b"0\r\n\r\n"))
 
         assert (await connection.answer()).status == 413
 
 
-async def test_a_body_of_many_tiny_chunks_is_read(gate: str, upstream: FakeUpstream):
+async def test_a_body_of_many_tiny_chunks_is_read(gateway: str, upstream: FakeUpstream):
     """One byte per chunk is slow but valid."""
-    assert (await ask(gate, in_chunks(of_size(5000), 1))).status == 200
+    assert (await ask(gateway, in_chunks(of_size(5000), 1))).status == 200
     assert len(upstream.requests[0].body["input"]) == 5000 - 24
 
 
@@ -84,33 +84,33 @@ async def test_a_body_of_many_tiny_chunks_is_read(gate: str, upstream: FakeUpstr
         "text/json",
     ],
 )
-async def test_every_json_type_is_read(gate: str, content_type: str):
+async def test_every_json_type_is_read(gateway: str, content_type: str):
     """Parameters of the media type, such as a charset, are ignored."""
-    assert (await ask(gate, post().replace(b"application/json", content_type.encode()))).status == 200
+    assert (await ask(gateway, post().replace(b"application/json", content_type.encode()))).status == 200
 
 
-async def test_a_body_without_a_type_is_json_to_a_gateway_with_callers(start_gate, upstream: FakeUpstream):
+async def test_a_body_without_a_type_is_json_to_a_gateway_with_callers(start_gateway, upstream: FakeUpstream):
     """Some clients omit the header; a key proves that the request does not come from a web page."""
     sha256 = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
-    gate = await start_gate(tables_for(upstream, caller=[{"name": "a", "key_sha256": sha256}]))
+    gateway = await start_gateway(tables_for(upstream, caller=[{"name": "a", "key_sha256": sha256}]))
     untyped = post(authorization="Bearer secret").replace(b"Content-Type: application/json\r\n", b"")
 
-    assert (await ask(gate, untyped)).status == 200
+    assert (await ask(gateway, untyped)).status == 200
 
 
-async def test_a_body_without_a_type_is_refused_without_callers(gate: str, upstream: FakeUpstream):
+async def test_a_body_without_a_type_is_refused_without_callers(gateway: str, upstream: FakeUpstream):
     """It is a 415, because a web page can send such a request to another site without a preflight."""
-    answer = await ask(gate, post().replace(b"Content-Type: application/json\r\n", b""))
+    answer = await ask(gateway, post().replace(b"Content-Type: application/json\r\n", b""))
 
     assert (answer.status, answer.error["type"]) == (415, "invalid_request_error")
     assert upstream.requests == []
 
 
 @pytest.mark.parametrize("charset", ["utf-7", "utf-16", "cp037"])
-async def test_a_charset_changes_nothing(gate: str, upstream: FakeUpstream, charset: str):
+async def test_a_charset_changes_nothing(gateway: str, upstream: FakeUpstream, charset: str):
     """The body is always read as UTF-8; otherwise policies could check other names than the upstream reads."""
-    read = await ask(gate, post().replace(b"json\r\n", f"json; charset={charset}\r\n".encode()))
-    refused = await ask(gate, post('{"model":"m"}'.encode("cp037")).replace(b"json\r\n", b"json; charset=cp037\r\n"))
+    read = await ask(gateway, post().replace(b"json\r\n", f"json; charset={charset}\r\n".encode()))
+    refused = await ask(gateway, post('{"model":"m"}'.encode("cp037")).replace(b"json\r\n", b"json; charset=cp037\r\n"))
 
     assert (read.status, refused.status) == (200, 400)
     assert [received.body["model"] for received in upstream.requests] == ["m"]
@@ -127,9 +127,9 @@ async def test_a_charset_changes_nothing(gate: str, upstream: FakeUpstream, char
         "",
     ],
 )
-async def test_other_types_are_refused(gate: str, upstream: FakeUpstream, content_type: str):
+async def test_other_types_are_refused(gateway: str, upstream: FakeUpstream, content_type: str):
     """The status is 415; a web page can send the first three to another site without a preflight."""
-    answer = await ask(gate, post().replace(b"application/json", content_type.encode()))
+    answer = await ask(gateway, post().replace(b"application/json", content_type.encode()))
 
     assert (answer.status, answer.error["type"]) == (415, "invalid_request_error")
     assert upstream.requests == []
@@ -157,10 +157,10 @@ ENCODERS = {
 
 @pytest.mark.parametrize(("name", "encode"), ENCODERS.values(), ids=ENCODERS)
 @pytest.mark.parametrize("size", [30, 300_000, 3_000_000])
-async def test_a_compressed_body_is_decompressed(gate: str, upstream: FakeUpstream, name: str, encode, size: int):
+async def test_a_compressed_body_is_decompressed(gateway: str, upstream: FakeUpstream, name: str, encode, size: int):
     """The upstream receives the JSON, without a Content-Encoding, whether one step decompresses it or many."""
     body = b'{"model":"m","input":"%b"}' % b"".join(b"%07d" % number for number in range(size // 7))
-    answer = await ask(gate, post(encode(body), content_encoding=name))
+    answer = await ask(gateway, post(encode(body), content_encoding=name))
 
     assert answer.status == 200
     assert upstream.requests[0].body["input"].encode() == body[22:-2]
@@ -168,15 +168,15 @@ async def test_a_compressed_body_is_decompressed(gate: str, upstream: FakeUpstre
 
 
 @pytest.mark.parametrize("name", ["zstd", "br", "compress", "gzip, gzip", "zstd, gzip", "rot13"])
-async def test_other_encodings_are_refused(gate: str, upstream: FakeUpstream, name: str):
+async def test_other_encodings_are_refused(gateway: str, upstream: FakeUpstream, name: str):
     """The 415 names the supported ones."""
-    answer = await ask(gate, post(b"compressed", content_encoding=name))
+    answer = await ask(gateway, post(b"compressed", content_encoding=name))
 
     assert (answer.status, answer.error["type"]) == (415, "invalid_request_error")
     assert answer.headers["accept-encoding"] == "gzip, deflate"
     assert answer.headers["x-request-id"].startswith("req_")
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
 BROKEN = {
@@ -197,14 +197,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("name", "compressed"), BROKEN.values(), ids=BROKEN)
-async def test_a_broken_encoding_is_a_400(gate: str, upstream: FakeUpstream, name: str, compressed: bytes):
+async def test_a_broken_encoding_is_a_400(gateway: str, upstream: FakeUpstream, name: str, compressed: bytes):
     """A body that cannot be decompressed completely is not used at all, nor is one with more than one member."""
-    answer = await ask(gate, post(compressed, content_encoding=name))
+    answer = await ask(gateway, post(compressed, content_encoding=name))
 
     assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
     assert answer.error["message"] == "The body is incomplete, or not encoded as its headers say."
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
 async def peak_memory_of(address: str, data: bytes) -> tuple[int, object, int]:
@@ -218,35 +218,35 @@ async def peak_memory_of(address: str, data: bytes) -> tuple[int, object, int]:
     return answer.status, answer.error, peak
 
 
-async def test_a_bomb_is_refused_before_it_is_decompressed(limited_gate: str, upstream: FakeUpstream):
+async def test_a_bomb_is_refused_before_it_is_decompressed(limited_gateway: str, upstream: FakeUpstream):
     """120 MB in fewer bytes than the limit: the limit applies to the decompressed size and bounds the memory."""
     status, error, peak = await peak_memory_of(
-        limited_gate, post(compressed_spaces(80_000_000), content_encoding="gzip")
+        limited_gateway, post(compressed_spaces(80_000_000), content_encoding="gzip")
     )
 
     assert (status, error["code"]) == (413, None)
     assert error["message"] == "The body is too large; the limit is 100000 bytes."
     assert peak < 8_000_000
     assert upstream.requests == []
-    assert await serves(limited_gate)
+    assert await serves(limited_gateway)
 
 
-async def test_a_ratio_of_a_thousand_is_refused_below_the_limit(gate: str, upstream: FakeUpstream):
+async def test_a_ratio_of_a_thousand_is_refused_below_the_limit(gateway: str, upstream: FakeUpstream):
     """120 MB of spaces in 117 KB are within the limit for bodies, but no real JSON compresses that well."""
     bomb = compressed_spaces(120_000_000)
-    status, error, peak = await peak_memory_of(gate, post(bomb, content_encoding="gzip"))
+    status, error, peak = await peak_memory_of(gateway, post(bomb, content_encoding="gzip"))
 
     assert len(bomb) < 125_000
     assert (status, error["type"]) == (413, "invalid_request_error")
     assert error["message"] == "The body is more than 200 times as large as it was compressed; the limit is 200."
     assert peak < 2 * 200 * len(bomb)
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
-async def test_a_small_body_may_have_any_ratio(gate: str, upstream: FakeUpstream):
+async def test_a_small_body_may_have_any_ratio(gateway: str, upstream: FakeUpstream):
     """The ratio is not checked up to 1 MiB."""
-    answer = await ask(gate, post(gzip.compress(of_size(1_000_000)), content_encoding="gzip"))
+    answer = await ask(gateway, post(gzip.compress(of_size(1_000_000)), content_encoding="gzip"))
 
     assert answer.status == 200
     assert len(upstream.requests[0].body["input"]) == 1_000_000 - 24
@@ -263,18 +263,18 @@ def without_collector():
     gc.enable()
 
 
-async def test_an_unfinished_body_is_freed_when_its_client_disconnects(gate: str, without_collector):
+async def test_an_unfinished_body_is_freed_when_its_client_disconnects(gateway: str, without_collector):
     """Its share of the memory budget is free for other calls as soon as the client disconnects."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(post(of_size(8_000_000))[:-4_000_000])
         await until(lambda: tracemalloc.get_traced_memory()[0] > 3_500_000)
 
     await until(lambda: tracemalloc.get_traced_memory()[0] < 1_500_000)
 
 
-async def test_a_refused_body_is_freed_when_it_is_refused(gate: str, without_collector):
+async def test_a_refused_body_is_freed_when_it_is_refused(gateway: str, without_collector):
     """The memory is freed for every reason of a refusal."""
-    answer = await ask(gate, post(b'{"input":"%b"}' % (b"a" * 4_000_000)))
+    answer = await ask(gateway, post(b'{"input":"%b"}' % (b"a" * 4_000_000)))
 
     assert answer.status == 400
     await until(lambda: tracemalloc.get_traced_memory()[0] < 1_500_000)

@@ -16,9 +16,9 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture
-async def two_connection_gate(start_gate, upstream: FakeUpstream) -> str:
+async def two_connection_gateway(start_gateway, upstream: FakeUpstream) -> str:
     """A gateway that serves at most two connections at once."""
-    return await start_gate(tables_for(upstream, server={"max_connections": 2}))
+    return await start_gateway(tables_for(upstream, server={"max_connections": 2}))
 
 
 async def connect(stack: AsyncExitStack, address: str, count: int) -> list[RawConnection]:
@@ -33,16 +33,16 @@ async def connect(stack: AsyncExitStack, address: str, count: int) -> list[RawCo
     return connections
 
 
-async def test_a_connection_beyond_the_limit_is_refused_until_another_one_closes(two_connection_gate: str, logged):
+async def test_a_connection_beyond_the_limit_is_refused_until_another_one_closes(two_connection_gateway: str, logged):
     """It gets a 503 in the envelope and is closed; the log records once that the limit was reached."""
     async with AsyncExitStack() as stack:
-        first, second = await connect(stack, two_connection_gate, 2)
-        refused = [await ask(two_connection_gate, post()) for _ in range(3)]
+        first, second = await connect(stack, two_connection_gateway, 2)
+        refused = [await ask(two_connection_gateway, post()) for _ in range(3)]
         await first.send(HEALTH)
         served = await first.answer()
         await second.close()
-        again = await connect(stack, two_connection_gate, 1)
-        refused_again = await ask(two_connection_gate, post())
+        again = await connect(stack, two_connection_gateway, 1)
+        refused_again = await ask(two_connection_gateway, post())
 
     assert {
         (answer.status, answer.error["code"], answer.headers["connection"]) for answer in (*refused, refused_again)
@@ -54,20 +54,21 @@ async def test_a_connection_beyond_the_limit_is_refused_until_another_one_closes
     assert len(warnings) == 2
 
 
-async def test_connections_far_beyond_the_limit_are_closed_without_an_answer(two_connection_gate: str, logged):
+async def test_connections_far_beyond_the_limit_are_closed_without_an_answer(two_connection_gateway: str, logged):
     """Each refusal needs an open file as well, so the number of connections waiting for a refusal is limited too."""
     async with AsyncExitStack() as stack:
-        await connect(stack, two_connection_gate, 2)
+        await connect(stack, two_connection_gateway, 2)
         waiting = [
-            await stack.enter_async_context(wire(two_connection_gate)) for _ in range(http_server.REFUSED_CONNECTIONS)
+            await stack.enter_async_context(wire(two_connection_gateway))
+            for _ in range(http_server.REFUSED_CONNECTIONS)
         ]
-        beyond = await stack.enter_async_context(wire(two_connection_gate))
+        beyond = await stack.enter_async_context(wire(two_connection_gateway))
 
         assert await beyond.rest() == b""
         await waiting[-1].send(post())
         assert (await waiting[-1].answer()).status == 503
     async with AsyncExitStack() as stack:
-        assert await connect(stack, two_connection_gate, 2)
+        assert await connect(stack, two_connection_gateway, 2)
 
 
 def test_the_limit_on_connections_leaves_open_files_for_upstreams():
@@ -83,9 +84,9 @@ async def test_requests_that_arrive_during_shutdown_are_answered(upstream: FakeU
     """In 20 shutdowns, kept-alive connections get an answer with `Connection: close` and no reset."""
     answers: list[RawAnswer] = []
     for _ in range(20):
-        async with StoppableGateway(upstream, drain_s=20) as gate, AsyncExitStack() as stack:
-            connections = await connect(stack, gate.address, 5)
-            await gate.stop()
+        async with StoppableGateway(upstream, drain_s=20) as gateway, AsyncExitStack() as stack:
+            connections = await connect(stack, gateway.address, 5)
+            await gateway.stop()
             for connection in connections:
                 await connection.send(post())
             for connection in connections:
@@ -104,10 +105,10 @@ async def test_an_answer_that_starts_during_shutdown_closes_its_connection(upstr
         return await canonical(request)
 
     upstream.answer = wait
-    async with StoppableGateway(upstream, drain_s=20) as gate, wire(gate.address) as connection:
+    async with StoppableGateway(upstream, drain_s=20) as gateway, wire(gateway.address) as connection:
         await connection.send(post())
         await upstream.arrived.wait()
-        await gate.stop()
+        await gateway.stop()
         proceed.set()
         answer = await connection.answer()
 

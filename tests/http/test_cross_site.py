@@ -19,64 +19,64 @@ OWN_ORIGINS = [
 
 
 @pytest.fixture
-async def gate_with_callers(start_gate, upstream: FakeUpstream) -> str:
+async def gateway_with_callers(start_gateway, upstream: FakeUpstream) -> str:
     """A gateway with a caller."""
-    return await start_gate(tables_for(upstream, caller=[{"name": "a", "key_sha256": SHA256_OF_SECRET}]))
+    return await start_gateway(tables_for(upstream, caller=[{"name": "a", "key_sha256": SHA256_OF_SECRET}]))
 
 
 @pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
-async def test_a_foreign_origin_is_refused_without_callers(gate: str, upstream: FakeUpstream, origin: str):
+async def test_a_foreign_origin_is_refused_without_callers(gateway: str, upstream: FakeUpstream, origin: str):
     """The answer is a 403 in the envelope; the upstream receives nothing."""
-    answer = await ask(gate, post(origin=origin))
+    answer = await ask(gateway, post(origin=origin))
 
     assert (answer.status, answer.error["code"]) == (403, "cross_site_request")
     assert "access-control-allow-origin" not in answer.headers
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
 @pytest.mark.parametrize("origin", OWN_ORIGINS)
-async def test_pages_of_this_machine_are_allowed(gate: str, origin: str):
+async def test_pages_of_this_machine_are_allowed(gateway: str, origin: str):
     """Local tools serve pages from a loopback origin on any port."""
-    assert (await ask(gate, post(origin=origin, sec_fetch_site="same-site"))).status == 200
+    assert (await ask(gateway, post(origin=origin, sec_fetch_site="same-site"))).status == 200
 
 
 @pytest.mark.parametrize("site", ["cross-site", "Cross-Site"])
-async def test_a_cross_site_fetch_is_refused_without_callers(gate: str, upstream: FakeUpstream, site: str):
+async def test_a_cross_site_fetch_is_refused_without_callers(gateway: str, upstream: FakeUpstream, site: str):
     """Browsers send Sec-Fetch-Site even where they send no Origin."""
-    answer = await ask(gate, post(sec_fetch_site=site))
+    answer = await ask(gateway, post(sec_fetch_site=site))
 
     assert (answer.status, answer.error["code"]) == (403, "cross_site_request")
     assert upstream.requests == []
 
 
 @pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])
-async def test_other_fetches_are_allowed(gate: str, site: str):
-    assert (await ask(gate, post(sec_fetch_site=site))).status == 200
+async def test_other_fetches_are_allowed(gateway: str, site: str):
+    assert (await ask(gateway, post(sec_fetch_site=site))).status == 200
 
 
 @pytest.mark.parametrize("first", ["GET /v1/models", "GET /readyz", "GET /v1/responses", "OPTIONS /v1/responses"])
-async def test_no_path_answers_another_site(gate: str, upstream: FakeUpstream, first: str):
+async def test_no_path_answers_another_site(gateway: str, upstream: FakeUpstream, first: str):
     """A request may have a cost even if the page cannot read its answer."""
-    answer = await ask(gate, f"{first} HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\r\n".encode())
+    answer = await ask(gateway, f"{first} HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\r\n".encode())
 
     assert (answer.status, answer.error["code"]) == (403, "cross_site_request")
     assert upstream.requests == []
 
 
-async def test_a_simple_request_of_a_page_is_refused(gate: str, upstream: FakeUpstream):
+async def test_a_simple_request_of_a_page_is_refused(gateway: str, upstream: FakeUpstream):
     """Without a preflight a page can send text/plain or a form type, or no type with an empty Blob."""
     untyped = post().replace(b"Content-Type: application/json\r\n", b"")
     plain = post().replace(b"application/json", b"text/plain")
 
-    assert [(await ask(gate, data)).status for data in (untyped, plain)] == [415, 415]
+    assert [(await ask(gateway, data)).status for data in (untyped, plain)] == [415, 415]
     assert upstream.requests == []
 
 
 @pytest.mark.parametrize("more", [{"origin": "https://app.example"}, {"sec_fetch_site": "cross-site"}])
-async def test_with_callers_every_site_is_allowed(gate_with_callers: str, more: dict[str, str]):
+async def test_with_callers_every_site_is_allowed(gateway_with_callers: str, more: dict[str, str]):
     """The page must know a key, and the key identifies who pays."""
-    answer = await ask(gate_with_callers, post(authorization="Bearer secret", **more))
-    without_key = await ask(gate_with_callers, post(**more))
+    answer = await ask(gateway_with_callers, post(authorization="Bearer secret", **more))
+    without_key = await ask(gateway_with_callers, post(**more))
 
     assert (answer.status, without_key.status) == (200, 401)

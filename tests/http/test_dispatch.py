@@ -10,11 +10,11 @@ from tests.conftest import tables_for
 from tests.raw import ask, no_tasks_left, post, serves, wire  # noqa: F401
 from tests.upstream import FakeUpstream, canonical
 
-SEARCH, BATCH, GATEWAY_KEY = "sk-search-0123456789", "sk-batch-0123456789", "sk-gate-0123456789"
+SEARCH, BATCH, GATEWAY_KEY = "sk-search-0123456789", "sk-batch-0123456789", "sk-gateway-0123456789"
 
 
 @pytest.fixture
-async def gate_with_callers(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
+async def gateway_with_callers(start_gateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gateway with two callers, one configured by key and one by digest, and a key of its own for the upstream."""
     monkeypatch.setenv("SEARCH_KEY", SEARCH)
     monkeypatch.setenv("GATEWAY_KEY", GATEWAY_KEY)
@@ -24,14 +24,14 @@ async def gate_with_callers(start_gate, upstream: FakeUpstream, monkeypatch: pyt
     ]
     tables = tables_for(upstream, caller=callers)
     tables["backend"][0]["api_key"] = "env:GATEWAY_KEY"
-    return await start_gate(tables)
+    return await start_gateway(tables)
 
 
 @pytest.mark.parametrize(("key", "name"), [(SEARCH, "search"), (BATCH, "batch")])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_a_caller_is_identified_by_its_key(gate_with_callers: str, logged, key: str, name: str, scheme: str):
+async def test_a_caller_is_identified_by_its_key(gateway_with_callers: str, logged, key: str, name: str, scheme: str):
     """The config has the key or its digest; the scheme is case-insensitive (RFC 9110, 11.1)."""
-    answer = await ask(gate_with_callers, post(authorization=f"{scheme} {key}"))
+    answer = await ask(gateway_with_callers, post(authorization=f"{scheme} {key}"))
 
     assert answer.status == 200
     assert [line["caller"] for line in logged if line["event"] == "request.finished"] == [name]
@@ -64,11 +64,11 @@ INVALID_CREDENTIALS = {
 @pytest.mark.parametrize("values", INVALID_CREDENTIALS.values(), ids=INVALID_CREDENTIALS)
 @pytest.mark.parametrize("first", ["POST /v1/responses", "GET /v1/responses", "GET /v1/models", "GET /v1/models/m"])
 async def test_a_request_without_a_valid_key_is_refused_on_every_path(
-    gate_with_callers: str, upstream: FakeUpstream, logged, first, values
+    gateway_with_callers: str, upstream: FakeUpstream, logged, first, values
 ):
     """The answer is a 401 `invalid_api_key`; no upstream is called; the key that was sent is neither repeated nor logged."""
     lines = [f"{first} HTTP/1.1", "Host: localhost", *(f"Authorization: {value}" for value in values)]
-    answer = await ask(gate_with_callers, "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
+    answer = await ask(gateway_with_callers, "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
 
     assert (answer.status, answer.error["code"], answer.error["param"]) == (401, "invalid_api_key", None)
     assert (answer.headers["www-authenticate"], answer.headers["x-should-retry"]) == ("Bearer", "false")
@@ -76,9 +76,9 @@ async def test_a_request_without_a_valid_key_is_refused_on_every_path(
     assert SEARCH not in f"{answer} {logged}"
 
 
-async def test_the_sdk_raises_an_authentication_error(gate_with_callers: str):
+async def test_the_sdk_raises_an_authentication_error(gateway_with_callers: str):
     """Its code, request id and message are like those of OpenAI."""
-    async with AsyncOpenAI(base_url=f"{gate_with_callers}/v1", api_key="sk-wrong", max_retries=0) as client:
+    async with AsyncOpenAI(base_url=f"{gateway_with_callers}/v1", api_key="sk-wrong", max_retries=0) as client:
         with pytest.raises(AuthenticationError) as refused:
             await client.responses.create(model="m", input="Hi")
 
@@ -101,11 +101,11 @@ FORWARDED = {
 
 
 async def test_the_upstream_receives_the_key_of_the_gateway_and_not_of_the_caller(
-    gate_with_callers: str, upstream: FakeUpstream, http
+    gateway_with_callers: str, upstream: FakeUpstream, http
 ):
     """Exactly one Authorization header is sent, that of the backend."""
     async with http.post(
-        f"{gate_with_callers}/v1/responses", json={"model": "m"}, headers={"Authorization": f"Bearer {SEARCH}"}
+        f"{gateway_with_callers}/v1/responses", json={"model": "m"}, headers={"Authorization": f"Bearer {SEARCH}"}
     ):
         pass
 
@@ -113,9 +113,11 @@ async def test_the_upstream_receives_the_key_of_the_gateway_and_not_of_the_calle
     assert SEARCH not in str(upstream.requests)
 
 
-async def test_only_listed_headers_are_forwarded(gate: str, upstream: FakeUpstream, http):
+async def test_only_listed_headers_are_forwarded(gateway: str, upstream: FakeUpstream, http):
     """The list has headers of SDKs, sessions and betas, and none that identify the caller."""
-    async with http.post(f"{gate}/v1/responses", json={"model": "m"}, headers={**NOT_FORWARDED, **FORWARDED}) as answer:
+    async with http.post(
+        f"{gateway}/v1/responses", json={"model": "m"}, headers={**NOT_FORWARDED, **FORWARDED}
+    ) as answer:
         assert answer.status == 200
     names = {name.lower(): value for name, value in upstream.requests[0].headers.items()}
 
@@ -124,25 +126,27 @@ async def test_only_listed_headers_are_forwarded(gate: str, upstream: FakeUpstre
     assert (names["accept-encoding"], names["accept"]) == ("identity", "*/*")
 
 
-async def test_a_connection_header_removes_nothing_from_the_upstream_request(gate: str, upstream: FakeUpstream):
+async def test_a_connection_header_removes_nothing_from_the_upstream_request(gateway: str, upstream: FakeUpstream):
     """The header applies to the caller's own connection only."""
-    answer = await ask(gate, post(connection="keep-alive, content-type, authorization", user_agent="a", keep_alive="5"))
+    answer = await ask(
+        gateway, post(connection="keep-alive, content-type, authorization", user_agent="a", keep_alive="5")
+    )
 
     assert answer.status == 200
     assert upstream.requests[0].headers["Content-Type"] == "application/json"
     assert "Keep-Alive" not in upstream.requests[0].headers
 
 
-async def test_header_values_that_are_not_utf_8_are_accepted(gate: str, upstream: FakeUpstream):
+async def test_header_values_that_are_not_utf_8_are_accepted(gateway: str, upstream: FakeUpstream):
     """HTTP allows any byte above 127 in a value."""
     data = post(user_agent="?").replace(b"user-agent: ?", b"User-Agent: \xff\xfe\r\nX-Codex-A: \xe9")
 
-    assert (await ask(gate, data)).status == 200
+    assert (await ask(gateway, data)).status == 200
     assert len(upstream.requests) == 1
 
 
 async def test_keys_appear_in_no_log_and_no_answer(
-    gate_with_callers: str, upstream: FakeUpstream, logged, caplog, capfd
+    gateway_with_callers: str, upstream: FakeUpstream, logged, caplog, capfd
 ):
     """Requests succeed, are refused, are invalid or broken off, or the upstream repeats the key."""
 
@@ -151,13 +155,13 @@ async def test_keys_appear_in_no_log_and_no_answer(
         return aiohttp.web.json_response(refusal, status=401)
 
     bearer = f"Bearer {SEARCH}"
-    answers = [await ask(gate_with_callers, post(authorization=bearer))]
+    answers = [await ask(gateway_with_callers, post(authorization=bearer))]
     upstream.answer = echo
-    answers.append(await ask(gate_with_callers, post(authorization=bearer)))
-    answers.append(await ask(gate_with_callers, post(b"[", authorization=bearer)))
-    answers.append(await ask(gate_with_callers, post(target="/nowhere", authorization=bearer)))
-    answers.append(await ask(gate_with_callers, post(authorization=bearer, x="\x00")))
-    async with wire(gate_with_callers) as connection:
+    answers.append(await ask(gateway_with_callers, post(authorization=bearer)))
+    answers.append(await ask(gateway_with_callers, post(b"[", authorization=bearer)))
+    answers.append(await ask(gateway_with_callers, post(target="/nowhere", authorization=bearer)))
+    answers.append(await ask(gateway_with_callers, post(authorization=bearer, x="\x00")))
+    async with wire(gateway_with_callers) as connection:
         await connection.send(post(authorization=bearer)[:-1])
     written = f"{answers} {logged} {caplog.text} {''.join(capfd.readouterr())}"
 
@@ -182,9 +186,9 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("data", "status"), ANSWERS.values(), ids=ANSWERS)
-async def test_every_answer_has_an_id_and_its_timing(gate: str, logged, data: bytes, status: int):
+async def test_every_answer_has_an_id_and_its_timing(gateway: str, logged, data: bytes, status: int):
     """The id is that of the log line; errors have `x-should-retry: false`."""
-    answer = await ask(gate, data)
+    answer = await ask(gateway, data)
     finished = [line for line in logged if line["event"] in ("request.finished", "request.rejected")]
 
     assert answer.status == status
@@ -193,16 +197,16 @@ async def test_every_answer_has_an_id_and_its_timing(gate: str, logged, data: by
     assert answer.headers.get("x-should-retry") == ("false" if status >= 400 else None)
 
 
-async def test_request_ids_are_unique(gate: str):
+async def test_request_ids_are_unique(gateway: str):
     """A caller cannot choose its request id."""
-    answers = [await ask(gate, post(x_request_id="mine")) for _ in range(3)]
+    answers = [await ask(gateway, post(x_request_id="mine")) for _ in range(3)]
 
     assert len({answer.headers["x-request-id"] for answer in answers}) == 3
 
 
-async def test_the_timing_names_each_step(gate: str):
+async def test_the_timing_names_each_step(gateway: str):
     """The steps are in the order of the path."""
-    answer = await ask(gate, post())
+    answer = await ask(gateway, post())
 
     assert [step.partition(";")[0] for step in answer.headers["server-timing"].split(", ")][:3] == [
         "identify", "parse", "policies",
@@ -210,10 +214,10 @@ async def test_the_timing_names_each_step(gate: str):
 
 
 @pytest.mark.parametrize("version", ["13", "8"])
-async def test_a_websocket_is_refused_with_426(gate: str, version: str):
+async def test_a_websocket_is_refused_with_426(gateway: str, version: str):
     """After a 426 in the envelope agents fall back to POST immediately."""
     upgrade = f"Connection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: {version}\r\n"
-    answer = await ask(gate, f"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode())
+    answer = await ask(gateway, f"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode())
 
     assert (answer.status, answer.headers["connection"]) == (426, "close")
     assert "POST /v1/responses" in answer.error["message"]
@@ -224,19 +228,19 @@ async def test_a_websocket_is_refused_with_426(gate: str, version: str):
     [("PUT", "/v1/responses", "POST"), ("DELETE", "/v1/responses", "POST"), ("GET", "/v1/responses", "POST"),
      ("POST", "/v1/models", "GET"), ("DELETE", "/v1/models/m", "GET"), ("POST", "/healthz", "GET")],
 )  # fmt: skip
-async def test_a_wrong_method_is_refused_with_the_allowed_ones(gate: str, http, method: str, path: str, allow: str):
+async def test_a_wrong_method_is_refused_with_the_allowed_ones(gateway: str, http, method: str, path: str, allow: str):
     """The answer is a 405 with Allow (RFC 9110, 15.5.6)."""
-    async with http.request(method, f"{gate}{path}") as answer:
+    async with http.request(method, f"{gateway}{path}") as answer:
         assert answer.status == 405
         assert allow in answer.headers["Allow"]
         assert set((await answer.json())["error"]) == {"message", "type", "param", "code"}
 
 
-async def test_the_listed_models_are_those_that_routes_serve(start_gate, upstream: FakeUpstream):
+async def test_the_listed_models_are_those_that_routes_serve(start_gateway, upstream: FakeUpstream):
     """They are the names in routes and the models that the backend of a glob lists; each can be retrieved, also with a slash."""
     routes = [{"model": "acme/small", "backend": "fake"}, {"model": "*", "backend": "fake"}]
-    gate = await start_gate(tables_for(upstream, route=routes))
-    async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
+    gateway = await start_gateway(tables_for(upstream, route=routes))
+    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client:
         listed = [model.id async for model in client.models.list()]
         named = [(await client.models.retrieve(model)).id for model in listed]
         with pytest.raises(NotFoundError) as unknown:
@@ -246,35 +250,35 @@ async def test_the_listed_models_are_those_that_routes_serve(start_gate, upstrea
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
 
 
-async def test_an_unreachable_backend_hides_only_its_own_models(start_gate, upstream: FakeUpstream):
+async def test_an_unreachable_backend_hides_only_its_own_models(start_gateway, upstream: FakeUpstream):
     """The list is shorter; the request does not fail."""
     away = {"name": "away", "use": "upstream", "base_url": "http://127.0.0.1:9/v1"}
     tables = tables_for(upstream, route=[{"model": "gpt-*", "backend": "fake"}, {"model": "*", "backend": "away"}])
-    gate = await start_gate(tables | {"backend": [*tables["backend"], away]})
-    answer = await ask(gate, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    gateway = await start_gateway(tables | {"backend": [*tables["backend"], away]})
+    answer = await ask(gateway, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     assert answer.status == 200
     assert b"gpt-5.6-mini" in answer.body
 
 
 @pytest.mark.parametrize("listed", [{}, {"data": None}, {"data": [{"name": "m"}]}, [], "models"])
-async def test_an_invalid_list_of_models_counts_as_empty(gate: str, upstream: FakeUpstream, listed: object):
+async def test_an_invalid_list_of_models_counts_as_empty(gateway: str, upstream: FakeUpstream, listed: object):
     """Calls for its models are still served."""
 
     async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
         return aiohttp.web.json_response(listed) if request.method == "GET" else await canonical(request)
 
     upstream.answer = answer
-    models = await ask(gate, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    models = await ask(gateway, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     assert (models.status, models.body) == (200, b'{"object":"list","data":[]}')
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
-async def test_a_model_without_a_route_is_unknown(start_gate, upstream: FakeUpstream, logged):
+async def test_a_model_without_a_route_is_unknown(start_gateway, upstream: FakeUpstream, logged):
     """The answer is a 404 `model_not_found` in the words of OpenAI; a long name is shortened in the answer and in the log."""
-    gate = await start_gate(tables_for(upstream, route=[{"model": "gpt-*", "backend": "fake"}]))
-    answer = await ask(gate, post(b'{"model":"%b"}' % (b"x" * 100_000)))
+    gateway = await start_gateway(tables_for(upstream, route=[{"model": "gpt-*", "backend": "fake"}]))
+    answer = await ask(gateway, post(b'{"model":"%b"}' % (b"x" * 100_000)))
 
     assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
     assert len(answer.body) < 500
@@ -282,11 +286,11 @@ async def test_a_model_without_a_route_is_unknown(start_gate, upstream: FakeUpst
     assert upstream.requests == []
 
 
-async def test_a_crash_is_answered_without_its_cause(start_gate, logged):
+async def test_a_crash_is_answered_without_its_cause(start_gateway, logged):
     """The answer is a 500 in the envelope, and the gateway keeps serving."""
-    backend = {"name": "faulty", "use": "tests.faulty"}
-    gate = await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "faulty"}]})
-    answers = [await ask(gate, post(body)) for body in (b'{"model":"m"}', b'{"model":"m","stream":true}')]
+    backend = {"name": "faulty", "use": "tests.crashing_backend"}
+    gateway = await start_gateway({"backend": [backend], "route": [{"model": "*", "backend": "faulty"}]})
+    answers = [await ask(gateway, post(body)) for body in (b'{"model":"m"}', b'{"model":"m","stream":true}')]
 
     assert [(answer.status, answer.error["code"]) for answer in answers] == [(500, "internal_error")] * 2
     assert "1234" not in str(answers)

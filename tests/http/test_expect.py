@@ -13,19 +13,19 @@ LIMIT = 100_000
 
 
 @pytest.fixture
-async def limited_gate(start_gate, upstream: FakeUpstream) -> str:
+async def limited_gateway(start_gateway, upstream: FakeUpstream) -> str:
     """A gateway that accepts bodies of at most 100,000 bytes."""
-    return await start_gate(tables_for(upstream, server={"max_body_bytes": LIMIT}))
+    return await start_gateway(tables_for(upstream, server={"max_body_bytes": LIMIT}))
 
 
 def of_size(size: int) -> bytes:
     return b'{"model":"m","input":"%b"}' % (b"a" * (size - 24))
 
 
-async def test_a_client_that_expects_100_continue_receives_it(gate: str, upstream: FakeUpstream):
+async def test_a_client_that_expects_100_continue_receives_it(gateway: str, upstream: FakeUpstream):
     """The client then sends the body and receives the usual answer."""
     body = of_size(500_000)
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(post(body, expect="100-continue").removesuffix(body))
         interim = await connection.line() + await connection.line()
         await connection.send(body)
@@ -44,28 +44,28 @@ REFUSED_AT_ONCE = {
 
 
 @pytest.mark.parametrize(("status", "data"), REFUSED_AT_ONCE.items())
-async def test_a_refusal_replaces_100_continue(limited_gate: str, status: int, data: bytes):
+async def test_a_refusal_replaces_100_continue(limited_gateway: str, status: int, data: bytes):
     """The gateway does not request a body that it will not read."""
-    async with wire(limited_gate) as connection:
+    async with wire(limited_gateway) as connection:
         await connection.send(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         answer = await connection.answer()
 
         assert (answer.status, answer.headers["connection"]) == (status, "close")
 
 
-async def test_a_client_of_http_1_0_receives_no_100_continue(gate: str):
+async def test_a_client_of_http_1_0_receives_no_100_continue(gateway: str):
     """It would read the 100 as its answer (RFC 9110, 10.1.1)."""
-    answer = await ask(gate, post(expect="100-continue").replace(b"HTTP/1.1", b"HTTP/1.0"))
+    answer = await ask(gateway, post(expect="100-continue").replace(b"HTTP/1.1", b"HTTP/1.0"))
 
     assert (answer.version, answer.status) == ("HTTP/1.0", 200)
 
 
-async def test_curl_sends_a_large_body(gate: str, upstream: FakeUpstream, tmp_path: Path):
+async def test_curl_sends_a_large_body(gateway: str, upstream: FakeUpstream, tmp_path: Path):
     """curl expects 100 Continue for bodies over a megabyte."""
     (tmp_path / "body.json").write_bytes(of_size(3_000_000))
     try:
         curl = await asyncio.create_subprocess_exec(
-            "curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", f"{gate}/v1/responses",
+            "curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", f"{gateway}/v1/responses",
             "-H", "Content-Type: application/json", "-H", "Expect: 100-continue", "--data-binary", "@body.json",
             cwd=tmp_path, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip

@@ -29,71 +29,76 @@ def backend(name: str, base_url: str) -> dict[str, object]:
     return {"name": name, "use": "upstream", "base_url": base_url, "connect_timeout_s": 0.2}
 
 
-async def test_a_running_process_is_up(start_gate, unreachable: str):
+async def test_a_running_process_is_up(start_gateway, unreachable: str):
     """/healthz does not depend on upstreams: a restart would not bring one back."""
-    gate = await start_gate({"backend": [backend("a", unreachable)], "route": [{"model": "*", "backend": "a"}]})
+    gateway = await start_gateway({"backend": [backend("a", unreachable)], "route": [{"model": "*", "backend": "a"}]})
 
-    assert await get(gate, "/healthz") == (200, {"status": "up"})
+    assert await get(gateway, "/healthz") == (200, {"status": "up"})
 
 
-async def test_a_gateway_with_all_its_parts_is_ready(start_gate, upstream: FakeUpstream):
+async def test_a_gateway_with_all_its_parts_is_ready(start_gateway, upstream: FakeUpstream):
     """/readyz needs no key."""
     caller = {"name": "a", "key_sha256": "0" * 64}
-    gate = await start_gate(tables_for(upstream, caller=[caller]))
+    gateway = await start_gateway(tables_for(upstream, caller=[caller]))
 
-    assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "state": "up", "cache": "up"})
+    assert await get(gateway, "/readyz") == (
+        200,
+        {"status": "ready", "backends": {"fake": "up"}, "state": "up", "cache": "up"},
+    )
 
 
-async def test_a_gateway_without_a_cache_does_not_report_one(start_gate, upstream: FakeUpstream):
+async def test_a_gateway_without_a_cache_does_not_report_one(start_gateway, upstream: FakeUpstream):
     """A cache that is not configured cannot be down."""
-    gate = await start_gate(tables_for(upstream, cache=None))
+    gateway = await start_gateway(tables_for(upstream, cache=None))
 
-    assert await get(gate, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "state": "up"})
+    assert await get(gateway, "/readyz") == (200, {"status": "ready", "backends": {"fake": "up"}, "state": "up"})
 
 
-async def test_a_gateway_that_has_lost_one_backend_is_degraded(start_gate, upstream: FakeUpstream, unreachable: str):
+async def test_a_gateway_that_has_lost_one_backend_is_degraded(start_gateway, upstream: FakeUpstream, unreachable: str):
     """The status is 200, so that the gateway stays in service for the other backends."""
     tables = tables_for(upstream)
-    gate = await start_gate(tables | {"backend": [*tables["backend"], backend("away", unreachable)]})
-    status, report = await get(gate, "/readyz")
+    gateway = await start_gateway(tables | {"backend": [*tables["backend"], backend("away", unreachable)]})
+    status, report = await get(gateway, "/readyz")
 
     assert (status, report["status"], report["backends"]) == (200, "degraded", {"fake": "up", "away": "down"})
 
 
-async def test_a_gateway_that_does_not_reach_its_cache_is_degraded(start_gate, upstream: FakeUpstream, unreachable: str):
+async def test_a_gateway_that_does_not_reach_its_cache_is_degraded(
+    start_gateway, upstream: FakeUpstream, unreachable: str
+):
     """Calls are served without the cache."""
     cache = {"use": "redis", "url": unreachable.replace("http", "redis").replace("/v1", "/0")}
-    gate = await start_gate(tables_for(upstream, cache=cache))
-    status, report = await get(gate, "/readyz")
+    gateway = await start_gateway(tables_for(upstream, cache=cache))
+    status, report = await get(gateway, "/readyz")
 
     assert (status, report) == (200, {"status": "degraded", "backends": {"fake": "up"}, "state": "up", "cache": "down"})
 
 
-async def test_a_gateway_that_reaches_no_backend_is_unready(start_gate, unreachable: str):
+async def test_a_gateway_that_reaches_no_backend_is_unready(start_gateway, unreachable: str):
     """The status is 503, so that a load balancer sends its requests elsewhere."""
-    gate = await start_gate({"backend": [backend("a", unreachable)], "route": [{"model": "*", "backend": "a"}]})
+    gateway = await start_gateway({"backend": [backend("a", unreachable)], "route": [{"model": "*", "backend": "a"}]})
 
-    assert await get(gate, "/readyz") == (503, {"status": "unready", "backends": {"a": "down"}, "state": "up"})
+    assert await get(gateway, "/readyz") == (503, {"status": "unready", "backends": {"a": "down"}, "state": "up"})
 
 
-async def test_a_silent_backend_is_down(start_gate):
+async def test_a_silent_backend_is_down(start_gateway):
     """A probe waits at most three seconds."""
     async with RawUpstream(playing(end="hang")) as silent:
         tables = {"backend": [backend("a", f"{silent.address}/v1")], "route": [{"model": "*", "backend": "a"}]}
 
-        assert (await get(await start_gate(tables), "/readyz"))[0] == 503
+        assert (await get(await start_gateway(tables), "/readyz"))[0] == 503
 
 
 @pytest.fixture
-async def gate_with_key(start_gate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
+async def gateway_with_key(start_gateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gateway with a key of its own for its upstream."""
     monkeypatch.setenv("GATEWAY_KEY", "sk-gateway-0123456789")
     tables = tables_for(upstream, cache=None)
     tables["backend"][0]["api_key"] = "env:GATEWAY_KEY"
-    return await start_gate(tables)
+    return await start_gateway(tables)
 
 
-async def test_requests_during_a_slow_answer_share_one_probe(gate_with_key: str, upstream: FakeUpstream):
+async def test_requests_during_a_slow_answer_share_one_probe(gateway_with_key: str, upstream: FakeUpstream):
     """300 anonymous requests cause one request to the upstream, and that one has no key."""
     proceed = asyncio.Event()
 
@@ -102,7 +107,7 @@ async def test_requests_during_a_slow_answer_share_one_probe(gate_with_key: str,
         return aiohttp.web.Response(status=401)
 
     upstream.answer = wait
-    probes = [asyncio.create_task(get(gate_with_key, "/readyz")) for _ in range(300)]
+    probes = [asyncio.create_task(get(gateway_with_key, "/readyz")) for _ in range(300)]
     await upstream.arrived.wait()
     proceed.set()
     reports = await asyncio.gather(*probes)
@@ -112,16 +117,16 @@ async def test_requests_during_a_slow_answer_share_one_probe(gate_with_key: str,
     assert "Authorization" not in upstream.requests[0].headers
 
 
-async def test_a_report_is_kept_for_a_second(gate_with_key: str, upstream: FakeUpstream):
+async def test_a_report_is_kept_for_a_second(gateway_with_key: str, upstream: FakeUpstream):
     """Consecutive requests share a probe as well."""
     for _ in range(20):
-        assert (await get(gate_with_key, "/readyz"))[0] == 200
+        assert (await get(gateway_with_key, "/readyz"))[0] == 200
 
     assert len(upstream.requests) < 20
 
 
 async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(
-    gate_with_key: str, upstream: FakeUpstream, logged
+    gateway_with_key: str, upstream: FakeUpstream, logged
 ):
     """The client that started the probe disconnects while a second one waits for it."""
     proceed = asyncio.Event()
@@ -131,9 +136,9 @@ async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(
         return aiohttp.web.Response()
 
     upstream.answer = wait
-    first = asyncio.create_task(get(gate_with_key, "/readyz"))
+    first = asyncio.create_task(get(gateway_with_key, "/readyz"))
     await upstream.arrived.wait()
-    second = asyncio.create_task(get(gate_with_key, "/readyz"))
+    second = asyncio.create_task(get(gateway_with_key, "/readyz"))
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     await until(lambda: [line["status"] for line in logged if line["event"] == "request.finished"] == [499])
@@ -143,17 +148,23 @@ async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(
     assert len(upstream.requests) == 1
 
 
-async def test_files_that_lose_lines_are_reported_as_degraded(start_gate, upstream: FakeUpstream, tmp_path):
+async def test_files_that_lose_lines_are_reported_as_degraded(start_gateway, upstream: FakeUpstream, tmp_path):
     """The status stays 200; the file that cannot be written is reported as `degraded`."""
     audit = {"path": str(tmp_path / "audit.jsonl")}
     record = {"path": "/dev/full"}
-    gate = await start_gate(tables_for(upstream, cache=None, audit=audit, record=record))
-    before = await get(gate, "/readyz")
+    gateway = await start_gateway(tables_for(upstream, cache=None, audit=audit, record=record))
+    before = await get(gateway, "/readyz")
     for _ in range(2):
-        await ask(gate, b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n" + b'{"model":"m"}')  # fmt: skip
+        await ask(gateway, b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n" + b'{"model":"m"}')  # fmt: skip
 
-    assert before == (200, {"status": "ready", "backends": {"fake": "up"}, "state": "up", "audit": "up", "record": "up"})
+    assert before == (
+        200,
+        {"status": "ready", "backends": {"fake": "up"}, "state": "up", "audit": "up", "record": "up"},
+    )
     async with asyncio.timeout(10):
-        while (report := await get(gate, "/readyz"))[1]["status"] == "ready":
+        while (report := await get(gateway, "/readyz"))[1]["status"] == "ready":
             pass
-    assert report == (200, {"status": "degraded", "backends": {"fake": "up"}, "state": "up", "audit": "up", "record": "degraded"})
+    assert report == (
+        200,
+        {"status": "degraded", "backends": {"fake": "up"}, "state": "up", "audit": "up", "record": "degraded"},
+    )

@@ -44,15 +44,15 @@ INVALID = {
 
 @pytest.mark.parametrize(("body", "code"), INVALID.values(), ids=INVALID)
 async def test_a_body_that_two_parsers_could_read_differently_is_refused(
-    gate: str, upstream: FakeUpstream, body: bytes, code: str
+    gateway: str, upstream: FakeUpstream, body: bytes, code: str
 ):
     """The answer is a 400 in the envelope, whose code gives the reason."""
-    answer = await ask(gate, post(body))
+    answer = await ask(gateway, post(body))
 
     assert (answer.status, answer.error["type"], answer.error["code"]) == (400, "invalid_request_error", code)
     assert answer.headers["x-should-retry"] == "false"
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
 WRONG_TYPES = {
@@ -83,15 +83,15 @@ WRONG_TYPES = {
 
 @pytest.mark.parametrize(("body", "param", "code"), [(body, *expected) for body, expected in WRONG_TYPES.items()])
 async def test_a_field_of_a_wrong_type_is_a_400(
-    gate: str, upstream: FakeUpstream, logged, body: bytes, param: str, code: str
+    gateway: str, upstream: FakeUpstream, logged, body: bytes, param: str, code: str
 ):
     """The error names the field; the gateway does not crash."""
-    answer = await ask(gate, post(body))
+    answer = await ask(gateway, post(body))
 
     assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, code)
     assert "request.crashed" not in [line["event"] for line in logged]
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
 UNCHECKED_SHAPES = [
@@ -109,24 +109,24 @@ UNCHECKED_SHAPES = [
 
 
 @pytest.mark.parametrize("body", UNCHECKED_SHAPES)
-async def test_shapes_that_no_policy_checks_pass(gate: str, upstream, logged, body: bytes):
+async def test_shapes_that_no_policy_checks_pass(gateway: str, upstream, logged, body: bytes):
     """They are forwarded to the upstream, which checks its own protocol."""
-    answer = await ask(gate, post(body))
+    answer = await ask(gateway, post(body))
 
     assert answer.status == 200
     assert len(upstream.requests) == 1
     assert "request.crashed" not in [line["event"] for line in logged]
 
 
-async def test_a_body_reaches_the_upstream_as_it_was_checked(gate: str, upstream: FakeUpstream):
+async def test_a_body_reaches_the_upstream_as_it_was_checked(gateway: str, upstream: FakeUpstream):
     """It is serialized again, because another parser could read the caller's own bytes differently."""
-    await ask(gate, post(b' {"model" : "\\u006d", "n": 1.0e2, "big": 123456789012345678901234567890} '))
+    await ask(gateway, post(b' {"model" : "\\u006d", "n": 1.0e2, "big": 123456789012345678901234567890} '))
 
     assert upstream.requests[0].raw == b'{"model":"m","n":100.0,"big":1.2345678901234568e+29,"max_tool_calls":8}'
 
 
-async def test_an_unknown_path_is_refused_before_its_body_is_read(gate: str, upstream: FakeUpstream):
+async def test_an_unknown_path_is_refused_before_its_body_is_read(gateway: str, upstream: FakeUpstream):
     """The answer is a 404, although the body is not valid JSON."""
-    answer = await ask(gate, post(b"[", target="/v1/unknown"))
+    answer = await ask(gateway, post(b"[", target="/v1/unknown"))
 
     assert answer.status == 404

@@ -42,10 +42,10 @@ AMBIGUOUS_LENGTHS = {
 
 @pytest.mark.parametrize("data", AMBIGUOUS_LENGTHS.values(), ids=AMBIGUOUS_LENGTHS)
 async def test_a_body_of_ambiguous_length_is_refused_and_its_connection_closed(
-    gate: str, upstream: FakeUpstream, data: bytes
+    gateway: str, upstream: FakeUpstream, data: bytes
 ):
     """Two parsers could find different requests in it, so it is not forwarded and the bytes after it are not read."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(data)
         answer = await connection.answer()
         rest = await connection.rest()
@@ -53,7 +53,7 @@ async def test_a_body_of_ambiguous_length_is_refused_and_its_connection_closed(
     assert (answer.status, answer.error["type"], rest) == (400, "invalid_request_error", b"")
     assert answer.headers["x-request-id"].startswith("req_")
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
 INVALID_HEADS = {
@@ -79,9 +79,9 @@ INVALID_HEADS = {
 
 
 @pytest.mark.parametrize("data", INVALID_HEADS.values(), ids=INVALID_HEADS)
-async def test_an_invalid_head_is_refused_in_the_envelope(gate: str, upstream: FakeUpstream, data: bytes):
+async def test_an_invalid_head_is_refused_in_the_envelope(gateway: str, upstream: FakeUpstream, data: bytes):
     """This includes heads that aiohttp itself refuses; the connection is then closed."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(data)
         answer = await connection.answer()
         rest = await connection.rest()
@@ -89,19 +89,19 @@ async def test_an_invalid_head_is_refused_in_the_envelope(gate: str, upstream: F
     assert (answer.status, answer.error["type"], rest) == (400, "invalid_request_error", b"")
     assert answer.headers["x-should-retry"] == "false"
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
 @pytest.mark.parametrize("first", ["GET /healthz HTTP/0.9", "GET /healthz", "GET /healthz HTTP/2.0"])
-async def test_other_versions_of_http_are_refused(gate: str, first: str):
+async def test_other_versions_of_http_are_refused(gateway: str, first: str):
     """aiohttp by itself serves HTTP/0.9 and HTTP/2.0 request lines and repeats their version."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(head(first=first))
         answer = await connection.answer()
         rest = await connection.rest()
 
     assert (answer.status, answer.error["code"], rest) == (505, None, b"")
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
 OTHER_PATHS = [
@@ -114,29 +114,29 @@ OTHER_PATHS = [
 
 
 @pytest.mark.parametrize("target", OTHER_PATHS)
-async def test_only_the_exact_path_is_served(gate: str, upstream: FakeUpstream, target: str):
+async def test_only_the_exact_path_is_served(gateway: str, upstream: FakeUpstream, target: str):
     """The target is compared as sent, neither decoded nor normalized, and the 404 contains it."""
-    answer = await ask(gate, post(target=target))
+    answer = await ask(gateway, post(target=target))
 
     assert answer.status == 404
     assert f"POST {target}" in answer.error["message"]
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
 @pytest.mark.parametrize("first", ["OPTIONS * HTTP/1.1", "CONNECT evil:443 HTTP/1.1", "TRACE / HTTP/1.1"])
-async def test_other_forms_of_a_target_are_not_served(gate: str, first: str):
+async def test_other_forms_of_a_target_are_not_served(gateway: str, first: str):
     """The gateway is not a forward proxy, and TRACE does not repeat the request."""
-    answer = await ask(gate, head("Authorization: Bearer secret", first=first))
+    answer = await ask(gateway, head("Authorization: Bearer secret", first=first))
 
     assert (answer.status, answer.error["param"]) == (404, None)
     assert "secret" not in answer.body.decode()
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
-async def test_bytes_after_a_connect_are_not_read(gate: str, upstream: FakeUpstream):
+async def test_bytes_after_a_connect_are_not_read(gateway: str, upstream: FakeUpstream):
     """The client sent them for a tunnel that was not opened."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(head(first="CONNECT evil:443 HTTP/1.1") + SMUGGLED)
 
         assert (await connection.answer()).status == 404
@@ -144,10 +144,10 @@ async def test_bytes_after_a_connect_are_not_read(gate: str, upstream: FakeUpstr
         assert upstream.requests == []
 
 
-async def test_a_refused_body_is_not_read_as_the_next_request(gate: str, upstream: FakeUpstream):
+async def test_a_refused_body_is_not_read_as_the_next_request(gateway: str, upstream: FakeUpstream):
     """A request inside the body of another is part of that body, even if the body is unused."""
     refused = head(f"Content-Length: {len(SMUGGLED)}", first="POST /nowhere HTTP/1.1", body=SMUGGLED)
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(refused + post(b'{"model":"mine"}'))
 
         assert (await connection.answer()).status == 404
@@ -155,9 +155,9 @@ async def test_a_refused_body_is_not_read_as_the_next_request(gate: str, upstrea
         assert [received.body["model"] for received in upstream.requests] == ["mine"]
 
 
-async def test_a_refusal_before_the_end_of_the_body_closes_the_connection(gate: str, upstream: FakeUpstream):
+async def test_a_refusal_before_the_end_of_the_body_closes_the_connection(gateway: str, upstream: FakeUpstream):
     """The rest of that body is never read as a request."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(head(f"Content-Length: {len(SMUGGLED) + 5}", first="POST /nowhere HTTP/1.1"))
         answer = await connection.answer()
         await connection.send(b"12345" + SMUGGLED + SMUGGLED)
@@ -167,9 +167,9 @@ async def test_a_refusal_before_the_end_of_the_body_closes_the_connection(gate: 
         assert upstream.requests == []
 
 
-async def test_pipelined_requests_are_answered_in_order(gate: str, upstream: FakeUpstream):
+async def test_pipelined_requests_are_answered_in_order(gateway: str, upstream: FakeUpstream):
     """Each body ends at its length and belongs to its own head."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(b"".join(post(b'{"model":"%d"}' % number) for number in range(40)))
         answers = [await connection.answer() for _ in range(40)]
 
@@ -187,10 +187,10 @@ UPGRADE = (
 
 @pytest.mark.parametrize("extra", [(), (f"Content-Length: {len(SMUGGLED)}",)], ids=["after it", "as its body"])
 async def test_bytes_after_a_refused_upgrade_are_not_a_request(
-    gate: str, upstream: FakeUpstream, extra: tuple[str, ...]
+    gateway: str, upstream: FakeUpstream, extra: tuple[str, ...]
 ):
     """CVE-2026-69243: a body after an upgrade that is refused is not the next request."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(head(*UPGRADE, *extra, first="GET /v1/responses HTTP/1.1", body=SMUGGLED))
 
         assert (await connection.answer()).status == 426
@@ -199,9 +199,9 @@ async def test_bytes_after_a_refused_upgrade_are_not_a_request(
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
-async def test_an_upgrade_in_a_post_is_ignored(gate: str, upstream: FakeUpstream, protocol: str):
+async def test_an_upgrade_in_a_post_is_ignored(gateway: str, upstream: FakeUpstream, protocol: str):
     """The request is answered once, with its own body; the bytes after it are not read."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(post(connection="Upgrade", upgrade=protocol) + post(b'{"model":"next"}'))
 
         assert (await connection.answer()).status == 200
@@ -218,38 +218,38 @@ HOSTS = {
 
 @pytest.mark.parametrize(("host", "status"), HOSTS.items())
 async def test_a_gateway_without_callers_serves_only_the_names_of_loopback(
-    gate: str, upstream: FakeUpstream, host: str, status: int
+    gateway: str, upstream: FakeUpstream, host: str, status: int
 ):
     """Otherwise a web page could reach it through a DNS name that resolves to 127.0.0.1."""
-    answer = await ask(gate, post(host=host))
+    answer = await ask(gateway, post(host=host))
 
     assert answer.status == status
     assert len(upstream.requests) == (1 if status == 200 else 0)
     assert status == 200 or answer.error["type"] == "invalid_request_error"
 
 
-async def test_a_gateway_with_callers_serves_any_host_name(start_gate, upstream: FakeUpstream):
+async def test_a_gateway_with_callers_serves_any_host_name(start_gateway, upstream: FakeUpstream):
     """The key is the protection there."""
     sha256 = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
-    gate = await start_gate(tables_for(upstream, caller=[{"name": "a", "key_sha256": sha256}]))
+    gateway = await start_gateway(tables_for(upstream, caller=[{"name": "a", "key_sha256": sha256}]))
 
-    assert (await ask(gate, post(host="gate.example", authorization="Bearer secret"))).status == 200
+    assert (await ask(gateway, post(host="gateway.example", authorization="Bearer secret"))).status == 200
 
 
-async def test_configured_hosts_replace_the_default_ones(start_gate, upstream: FakeUpstream):
+async def test_configured_hosts_replace_the_default_ones(start_gateway, upstream: FakeUpstream):
     """The names of loopback are then refused."""
-    gate = await start_gate(tables_for(upstream, server={"hosts": ["gate.example"]}))
+    gateway = await start_gateway(tables_for(upstream, server={"hosts": ["gateway.example"]}))
 
-    assert (await ask(gate, post(host="gate.example:443"))).status == 200
-    assert (await ask(gate, post())).status == 421
+    assert (await ask(gateway, post(host="gateway.example:443"))).status == 200
+    assert (await ask(gateway, post())).status == 421
 
 
-async def test_the_gateway_listens_on_ipv6(start_gate, upstream: FakeUpstream):
+async def test_the_gateway_listens_on_ipv6(start_gateway, upstream: FakeUpstream):
     """It prints its address with brackets, as in a URL."""
     try:
-        gate = await start_gate(tables_for(upstream, server={"host": "::1"}))
+        gateway = await start_gateway(tables_for(upstream, server={"host": "::1"}))
     except OSError:
         pytest.skip("this machine has no IPv6")
 
-    assert gate.startswith("http://[::1]:")
-    assert (await ask(gate, post(host=gate.removeprefix("http://")))).status == 200
+    assert gateway.startswith("http://[::1]:")
+    assert (await ask(gateway, post(host=gateway.removeprefix("http://")))).status == 200

@@ -113,14 +113,14 @@ LARGE = {
 
 @pytest.mark.parametrize(("make", "headers", "status"), LARGE.values(), ids=LARGE)
 async def test_small_requests_are_answered_beside_a_large_body(
-    start_gate, upstream: FakeUpstream, logged, make: Callable[[], bytes], headers: dict[str, str], status: int
+    start_gateway, upstream: FakeUpstream, logged, make: Callable[[], bytes], headers: dict[str, str], status: int
 ):
     """The content of the large body makes no difference."""
     upstream.answer = accept
-    gate = await start_gate(tables_for(upstream))
+    gateway = await start_gateway(tables_for(upstream))
     data = post(make(), **headers)
-    async with small_requests(gate) as stalls:
-        answer = await ask(gate, data)
+    async with small_requests(gateway) as stalls:
+        answer = await ask(gateway, data)
 
     assert answer.status == status
     assert stalls.answered > 0
@@ -129,14 +129,14 @@ async def test_small_requests_are_answered_beside_a_large_body(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_small_requests_are_answered_beside_a_long_conversation(start_gate, upstream, logged, stream: bool):
+async def test_small_requests_are_answered_beside_a_long_conversation(start_gateway, upstream, logged, stream: bool):
     """8 MB pass through all policies and to the upstream."""
     upstream.answer = accept
-    gate = await start_gate(tables_for(upstream, policy=ALL_POLICIES))
+    gateway = await start_gateway(tables_for(upstream, policy=ALL_POLICIES))
     body = conversation(8_000_000)
     data = post(body[:-1] + b',"stream":%b}' % str(stream).lower().encode())
-    async with small_requests(gate) as stalls:
-        answer = await ask(gate, data)
+    async with small_requests(gateway) as stalls:
+        answer = await ask(gateway, data)
 
     assert answer.status == 200
     assert len(upstream.requests[0].body["input"]) == len(orjson.loads(body)["input"])
@@ -151,7 +151,7 @@ async def test_small_requests_are_answered_beside_a_long_conversation(start_gate
     ids=["arrays", "text"],
 )
 async def test_small_requests_are_answered_beside_a_large_answer(
-    gate: str, upstream: FakeUpstream, logged, output: bytes, status: int
+    gateway: str, upstream: FakeUpstream, logged, output: bytes, status: int
 ):
     """The upstream sends 60 MB of JSON; an answer with too many values is refused before it is parsed."""
 
@@ -159,8 +159,8 @@ async def test_small_requests_are_answered_beside_a_large_answer(
         return aiohttp.web.Response(body=b'{"id":"resp_1","output":[%b]}' % output, content_type="application/json")
 
     upstream.answer = answer
-    async with small_requests(gate) as stalls:
-        received = await ask(gate, post())
+    async with small_requests(gateway) as stalls:
+        received = await ask(gateway, post())
 
     assert received.status == status
     assert status == 200 or received.error["code"] == "upstream_invalid_response"

@@ -17,18 +17,18 @@ LARGEST = post(b'{"model":"m","input":"%b"}' % (b"a" * 200_000))  # only one suc
 
 
 @pytest.fixture
-async def low_memory_gate(start_gate, upstream: FakeUpstream) -> str:
+async def low_memory_gateway(start_gateway, upstream: FakeUpstream) -> str:
     """A gateway whose memory budget holds one large call."""
     server = {"memory_bytes": BUDGET, "body_timeout_s": 0.2}
-    return await start_gate(tables_for(upstream, server=server, cache=None))
+    return await start_gateway(tables_for(upstream, server=server, cache=None))
 
 
-async def answers_in_turn(gate: str, count: int) -> list[int]:
-    return [(await ask(gate, LARGEST)).status for _ in range(count)]
+async def answers_in_turn(gateway: str, count: int) -> list[int]:
+    return [(await ask(gateway, LARGEST)).status for _ in range(count)]
 
 
 async def test_a_call_beyond_the_memory_budget_is_refused_and_small_ones_are_served(
-    low_memory_gate: str, upstream: FakeUpstream
+    low_memory_gateway: str, upstream: FakeUpstream
 ):
     """It gets a 503 `memory_exhausted` with Retry-After; after the first call has ended, the next one fits."""
     proceed = asyncio.Event()
@@ -39,54 +39,54 @@ async def test_a_call_beyond_the_memory_budget_is_refused_and_small_ones_are_ser
         return await canonical(request)
 
     upstream.answer = wait
-    first = asyncio.create_task(ask(low_memory_gate, LARGEST))
+    first = asyncio.create_task(ask(low_memory_gateway, LARGEST))
     await upstream.arrived.wait()
-    refused = await ask(low_memory_gate, LARGEST)
-    small = await ask(low_memory_gate, post())
+    refused = await ask(low_memory_gateway, LARGEST)
+    small = await ask(low_memory_gateway, post())
     proceed.set()
 
     assert (refused.status, refused.error["code"]) == (503, "memory_exhausted")
     assert refused.headers["retry-after"] == "1"
     assert small.status == 200
     assert (await first).status == 200
-    assert await answers_in_turn(low_memory_gate, 2) == [200, 200]
+    assert await answers_in_turn(low_memory_gateway, 2) == [200, 200]
 
 
-async def test_values_count_towards_the_memory_budget(low_memory_gate: str, upstream: FakeUpstream):
+async def test_values_count_towards_the_memory_budget(low_memory_gateway: str, upstream: FakeUpstream):
     """A body of 24 KB with 8,000 arrays takes more memory than its bytes."""
-    answer = await ask(low_memory_gate, post(b'{"model":"m","input":[%b0]}' % (b"[]," * 8000)))
+    answer = await ask(low_memory_gateway, post(b'{"model":"m","input":[%b0]}' % (b"[]," * 8000)))
 
     assert (answer.status, answer.error["code"]) == (503, "memory_exhausted")
     assert upstream.requests == []
 
 
-async def test_decompressed_bytes_count_towards_the_memory_budget(low_memory_gate: str, upstream: FakeUpstream):
+async def test_decompressed_bytes_count_towards_the_memory_budget(low_memory_gateway: str, upstream: FakeUpstream):
     """The compressed size would be far smaller."""
     body = b'{"model":"m","input":"%b"}' % (b"a" * 900_000)
-    answer = await ask(low_memory_gate, post(gzip.compress(body), content_encoding="gzip"))
+    answer = await ask(low_memory_gateway, post(gzip.compress(body), content_encoding="gzip"))
 
     assert (answer.status, answer.error["code"]) == (503, "memory_exhausted")
-    assert await answers_in_turn(low_memory_gate, 2) == [200, 200]
+    assert await answers_in_turn(low_memory_gateway, 2) == [200, 200]
 
 
-async def test_half_sent_bodies_count_towards_the_memory_budget(low_memory_gate: str, logged):
+async def test_half_sent_bodies_count_towards_the_memory_budget(low_memory_gateway: str, logged):
     """Each received byte counts, also in a body that never ends."""
     body = b'{"model":"m","input":"%b"}' % (b"a" * 500_000)
-    async with wire(low_memory_gate) as first:
+    async with wire(low_memory_gateway) as first:
         await first.send(post(body, expect="100-continue").removesuffix(body))
         assert await first.line() == b"HTTP/1.1 100 Continue\r\n"
         await first.send(body[:-1])
-        refused = await ask(low_memory_gate, post(body))
+        refused = await ask(low_memory_gateway, post(body))
 
         assert (refused.status, refused.error["code"]) == (503, "memory_exhausted")
     await until(
         lambda: 499 in [line.get("status") for line in logged] or 408 in [line.get("status") for line in logged]
     )
-    assert await answers_in_turn(low_memory_gate, 2) == [200, 200]
+    assert await answers_in_turn(low_memory_gateway, 2) == [200, 200]
 
 
 async def test_an_answer_that_is_not_read_counts_towards_the_memory_budget(
-    low_memory_gate: str, upstream: FakeUpstream, logged
+    low_memory_gateway: str, upstream: FakeUpstream, logged
 ):
     """It stays in memory until the client has read it or disconnects."""
     large = b'{"id":"resp_1","output":[],"text":"%b"}' % (b"a" * 20_000_000)
@@ -95,37 +95,37 @@ async def test_an_answer_that_is_not_read_counts_towards_the_memory_budget(
         return aiohttp.web.Response(body=large, content_type="application/json")
 
     upstream.answer = answer
-    refused = await ask(low_memory_gate, post())
+    refused = await ask(low_memory_gateway, post())
 
     assert (refused.status, refused.error["code"]) == (503, "memory_exhausted")
     upstream.answer = None
-    assert await answers_in_turn(low_memory_gate, 2) == [200, 200]
+    assert await answers_in_turn(low_memory_gateway, 2) == [200, 200]
 
 
-async def disconnect_in_body(gate: str, upstream: FakeUpstream) -> None:
-    async with wire(gate) as connection:
+async def disconnect_in_body(gateway: str, upstream: FakeUpstream) -> None:
+    async with wire(gateway) as connection:
         await connection.send(LARGEST[:150_000])
 
 
-async def disconnect_while_waiting(gate: str, upstream: FakeUpstream) -> None:
+async def disconnect_while_waiting(gateway: str, upstream: FakeUpstream) -> None:
     upstream.answer = hang
     upstream.arrived.clear()
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(LARGEST)
         await upstream.arrived.wait()
 
 
-async def disconnect_in_stream(gate: str, upstream: FakeUpstream) -> None:
+async def disconnect_in_stream(gateway: str, upstream: FakeUpstream) -> None:
     upstream.answer = streaming(CANONICAL[:2000], then=hang)
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(LARGE_STREAM)
         assert b"200" in await connection.line()
 
 
 def sending(data: bytes, status: int, answer: Any = None) -> Callable[[str, FakeUpstream], Awaitable[None]]:
-    async def send(gate: str, upstream: FakeUpstream) -> None:
+    async def send(gateway: str, upstream: FakeUpstream) -> None:
         upstream.answer = answer
-        assert (await ask(gate, data)).status == status
+        assert (await ask(gateway, data)).status == status
 
     return send
 
@@ -157,12 +157,12 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-async def test_memory_is_released_however_a_request_ends(low_memory_gate: str, upstream: FakeUpstream, logged, end):
+async def test_memory_is_released_however_a_request_ends(low_memory_gateway: str, upstream: FakeUpstream, logged, end):
     """After three such requests in sequence a call that needs most of the budget still fits."""
     for number in range(3):
-        await end(low_memory_gate, upstream)
+        await end(low_memory_gateway, upstream)
         await until(lambda: [line["event"] for line in logged].count("request.finished") == number + 1)  # noqa: B023
     upstream.answer = None
 
-    assert await answers_in_turn(low_memory_gate, 2) == [200, 200]
-    assert await serves(low_memory_gate)
+    assert await answers_in_turn(low_memory_gateway, 2) == [200, 200]
+    assert await serves(low_memory_gateway)

@@ -29,16 +29,16 @@ def pausing_after(before_pause: bytes, proceed: asyncio.Event, then: bytes):
 
 
 @pytest.fixture
-async def heartbeat_gate(start_gate, upstream: FakeUpstream) -> str:
+async def heartbeat_gateway(start_gateway, upstream: FakeUpstream) -> str:
     """A gateway that sends a comment after 0.05 s of silence."""
-    return await start_gate(tables_for(upstream, server={"keep_alive_s": 0.05}))
+    return await start_gateway(tables_for(upstream, server={"keep_alive_s": 0.05}))
 
 
-async def test_a_silent_stream_is_kept_alive_with_comments(heartbeat_gate: str, upstream: FakeUpstream, proceed):
+async def test_a_silent_stream_is_kept_alive_with_comments(heartbeat_gateway: str, upstream: FakeUpstream, proceed):
     """Every SSE parser ignores comments; they are never written inside a frame."""
     before_pause, then = b"".join(FRAMES[:6]), b"".join(FRAMES[6:])
     upstream.answer = pausing_after(before_pause, proceed, then)
-    async with wire(heartbeat_gate) as connection:
+    async with wire(heartbeat_gateway) as connection:
         await connection.send(STREAM)
         lines = [await connection.line()]
         while lines.count(b": keep-alive\n") < 2:
@@ -53,11 +53,13 @@ async def test_a_silent_stream_is_kept_alive_with_comments(heartbeat_gate: str, 
     assert (before, after.replace(COMMENT, b"")) == (before_pause, then)
 
 
-async def test_the_stream_helper_of_the_sdk_ignores_the_comments(heartbeat_gate: str, upstream: FakeUpstream, proceed):
+async def test_the_stream_helper_of_the_sdk_ignores_the_comments(
+    heartbeat_gateway: str, upstream: FakeUpstream, proceed
+):
     """It reads a stream with pauses like one without."""
     upstream.answer = pausing_after(FRAMES[0], proceed, b"".join(FRAMES[1:]))
     async with (
-        AsyncOpenAI(base_url=f"{heartbeat_gate}/v1", api_key="x", max_retries=0) as client,
+        AsyncOpenAI(base_url=f"{heartbeat_gateway}/v1", api_key="x", max_retries=0) as client,
         client.responses.stream(model="m", input="Hi") as stream,
     ):
         await asyncio.sleep(0.2)  # time for comments to be sent; the test holds without them, too
@@ -67,10 +69,10 @@ async def test_the_stream_helper_of_the_sdk_ignores_the_comments(heartbeat_gate:
     assert final.output_text == "Hello."
 
 
-async def test_nothing_is_sent_before_the_first_event(heartbeat_gate: str, upstream: FakeUpstream, proceed):
+async def test_nothing_is_sent_before_the_first_event(heartbeat_gateway: str, upstream: FakeUpstream, proceed):
     """Before it an error can still be a status, so neither a head nor a comment is written."""
     upstream.answer = pausing_after(b"", proceed, b"")
-    async with wire(heartbeat_gate) as connection:
+    async with wire(heartbeat_gateway) as connection:
         await connection.send(STREAM)
         await upstream.arrived.wait()
         first = asyncio.create_task(connection.line())
@@ -82,10 +84,10 @@ async def test_nothing_is_sent_before_the_first_event(heartbeat_gate: str, upstr
         assert await first == b"HTTP/1.1 502 Bad Gateway\r\n"
 
 
-async def test_a_client_that_disconnects_between_comments_ends_the_work(heartbeat_gate: str, upstream: FakeUpstream):
+async def test_a_client_that_disconnects_between_comments_ends_the_work(heartbeat_gateway: str, upstream: FakeUpstream):
     """Writing a comment to a closed connection neither crashes nor keeps the upstream's stream open."""
     upstream.answer = streaming(FRAMES[0], then=hang)
-    async with wire(heartbeat_gate) as connection:
+    async with wire(heartbeat_gateway) as connection:
         await connection.send(STREAM)
         while await connection.line() != b": keep-alive\n":
             pass
@@ -94,9 +96,9 @@ async def test_a_client_that_disconnects_between_comments_ends_the_work(heartbea
         await upstream.disconnected.wait()
 
 
-async def test_the_head_of_a_stream_prevents_buffering(gate: str):
+async def test_the_head_of_a_stream_prevents_buffering(gateway: str):
     """It has no length, allows no compression or caching, and disables buffering in nginx."""
-    answer = await ask(gate, STREAM.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip, br\r\n\r\n"))
+    answer = await ask(gateway, STREAM.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip, br\r\n\r\n"))
     received = answer.headers
 
     assert (received["content-type"], received["cache-control"], received["x-accel-buffering"]) == (
@@ -107,17 +109,17 @@ async def test_the_head_of_a_stream_prevents_buffering(gate: str):
     assert answer.body == CANONICAL
 
 
-async def test_the_head_of_a_body_has_its_type_and_length(gate: str):
+async def test_the_head_of_a_body_has_its_type_and_length(gateway: str):
     """It also forbids caching, so that a shared cache does not serve it to another client."""
-    answer = await ask(gate, post(accept_encoding="gzip, br"))
+    answer = await ask(gateway, post(accept_encoding="gzip, br"))
 
     assert (answer.headers["content-type"], answer.headers["cache-control"]) == ("application/json", "no-store")
     assert int(answer.headers["content-length"]) == len(answer.body)
 
 
-async def test_a_stream_over_http_1_0_ends_with_the_connection(gate: str):
+async def test_a_stream_over_http_1_0_ends_with_the_connection(gateway: str):
     """HTTP/1.0 has no chunks."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(STREAM.replace(b"HTTP/1.1", b"HTTP/1.0"))
         head, _, body = (await connection.rest()).partition(b"\r\n\r\n")
 
@@ -127,17 +129,17 @@ async def test_a_stream_over_http_1_0_ends_with_the_connection(gate: str):
 
 
 @pytest.mark.parametrize("given", [b"".join(FRAMES[:-1]), CANONICAL], ids=["without", "with"])
-async def test_every_stream_ends_with_one_sentinel(gate: str, upstream: FakeUpstream, given: bytes):
+async def test_every_stream_ends_with_one_sentinel(gateway: str, upstream: FakeUpstream, given: bytes):
     """The upstream may send `[DONE]` or not."""
     upstream.answer = streaming(given)
 
-    assert (await ask(gate, STREAM)).body == CANONICAL
+    assert (await ask(gateway, STREAM)).body == CANONICAL
 
 
-async def test_frames_are_sent_when_they_arrive(gate: str, upstream: FakeUpstream, proceed):
+async def test_frames_are_sent_when_they_arrive(gateway: str, upstream: FakeUpstream, proceed):
     """An event is not held back until the next one arrives."""
     upstream.answer = pausing_after(FRAMES[0], proceed, b"".join(FRAMES[1:]))
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(STREAM)
         while await connection.line() != b"event: response.created\n":
             pass
@@ -146,11 +148,11 @@ async def test_frames_are_sent_when_they_arrive(gate: str, upstream: FakeUpstrea
         assert b"response.created" in await connection.line()
 
 
-async def test_a_crash_in_the_middle_of_a_stream_aborts_the_connection(start_gate, logged):
+async def test_a_crash_in_the_middle_of_a_stream_aborts_the_connection(start_gateway, logged):
     """A regular end would make an incomplete answer look complete."""
-    backend = {"name": "faulty", "use": "tests.faulty", "frames": FRAMES[0].decode()}
-    gate = await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "faulty"}]})
-    async with wire(gate) as connection:
+    backend = {"name": "faulty", "use": "tests.crashing_backend", "frames": FRAMES[0].decode()}
+    gateway = await start_gateway({"backend": [backend], "route": [{"model": "*", "backend": "faulty"}]})
+    async with wire(gateway) as connection:
         await connection.send(STREAM)
         received = await connection.rest()
 
@@ -159,9 +161,9 @@ async def test_a_crash_in_the_middle_of_a_stream_aborts_the_connection(start_gat
     assert [line["event"] for line in logged if line["event"] == "request.crashed"] == ["request.crashed"]
 
 
-async def test_the_sdk_raises_a_violation_as_a_bad_request(gate: str):
+async def test_the_sdk_raises_a_violation_as_a_bad_request(gateway: str):
     """This includes streams: before the first event an error is an HTTP status with a body."""
-    async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=2) as client:
+    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=2) as client:
         for stream in (False, True):
             with pytest.raises(BadRequestError) as refused:
                 await client.responses.create(model="m", input="Hi", metadata=[], stream=stream)  # type: ignore[arg-type]
@@ -170,29 +172,29 @@ async def test_the_sdk_raises_a_violation_as_a_bad_request(gate: str):
             assert refused.value.request_id.startswith("req_")
 
 
-async def test_a_refusal_is_not_retried_by_the_sdk(gate: str, logged):
+async def test_a_refusal_is_not_retried_by_the_sdk(gateway: str, logged):
     """`x-should-retry: false` prevents it."""
-    async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=2) as client:
+    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=2) as client:
         with pytest.raises(APIStatusError):
             await client.responses.create(model="m", input="Hi", max_tool_calls=0)
 
     assert [line["status"] for line in logged if line["event"] == "request.finished"] == [400]
 
 
-async def test_a_failed_upstream_is_retried_by_the_sdk(gate: str, upstream: FakeUpstream, logged):
+async def test_a_failed_upstream_is_retried_by_the_sdk(gateway: str, upstream: FakeUpstream, logged):
     """A 502 without `x-should-retry` is retried as usual."""
     upstream.answer = streaming(b"")
-    async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=1) as client:
+    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=1) as client:
         with pytest.raises(APIError):
             await client.responses.create(model="m", input="Hi", stream=True)
 
     assert [line["status"] for line in logged if line["event"] == "request.finished"] == [502, 502]
 
 
-async def test_a_failed_stream_is_logged_with_its_cause(gate: str, upstream: FakeUpstream, logged):
+async def test_a_failed_stream_is_logged_with_its_cause(gateway: str, upstream: FakeUpstream, logged):
     """The status 200 was already sent; the code is the reason for the end."""
     upstream.answer = streaming(b"".join(FRAMES[:6]))
-    answer = await ask(gate, STREAM)
+    answer = await ask(gateway, STREAM)
     finished = [line for line in logged if line["event"] == "request.finished"]
 
     assert events(answer.body)[-2]["type"] == "response.failed"
@@ -200,20 +202,20 @@ async def test_a_failed_stream_is_logged_with_its_cause(gate: str, upstream: Fak
 
 
 async def test_a_client_that_disconnects_after_its_whole_stream_is_logged_with_200(
-    gate: str, upstream: FakeUpstream, logged
+    gateway: str, upstream: FakeUpstream, logged
 ):
     """The upstream's connection may end later."""
     upstream.answer = streaming(b"".join(FRAMES[:-1]), then=hang)
-    assert (await ask(gate, STREAM)).body == CANONICAL
+    assert (await ask(gateway, STREAM)).body == CANONICAL
 
     await until(lambda: any(line["event"] == "request.finished" for line in logged))
     assert [line["status"] for line in logged if line["event"] == "request.finished"] == [200]
 
 
-async def test_a_client_that_disconnects_is_logged_with_499(gate: str, upstream: FakeUpstream, logged):
+async def test_a_client_that_disconnects_is_logged_with_499(gateway: str, upstream: FakeUpstream, logged):
     """The status is only logged, because it can no longer be sent."""
     upstream.answer = streaming(FRAMES[0], then=hang)
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(STREAM)
         assert b"200" in await connection.line()
 

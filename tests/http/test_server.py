@@ -19,10 +19,10 @@ KEY = "sk-of-a-caller"
 
 
 @pytest.fixture
-async def short_timeout_gate(start_gate, upstream: FakeUpstream) -> str:
+async def short_timeout_gateway(start_gateway, upstream: FakeUpstream) -> str:
     """A gateway whose deadlines are fractions of a second."""
     server = {"head_timeout_s": 0.2, "body_timeout_s": 0.2, "idle_timeout_s": 0.2}
-    return await start_gate(tables_for(upstream, server=server))
+    return await start_gateway(tables_for(upstream, server=server))
 
 
 async def trickle(connection: RawConnection, data: bytes) -> None:
@@ -41,29 +41,29 @@ def test_the_defaults_close_a_head_and_a_body_within_30_s():
     assert server.body_timeout_s + http_server.LINGERING_S <= 30
 
 
-async def test_a_head_that_never_ends_is_disconnected_while_others_are_served(short_timeout_gate: str):
+async def test_a_head_that_never_ends_is_disconnected_while_others_are_served(short_timeout_gateway: str):
     """A client that stops in the middle of a head occupies one connection for `head_timeout_s` and delays no other."""
-    async with wire(short_timeout_gate) as connection:
+    async with wire(short_timeout_gateway) as connection:
         await connection.send(b"POST /v1/responses HTTP/1.1\r\nHost: loc")
 
-        assert await serves(short_timeout_gate)
+        assert await serves(short_timeout_gateway)
         assert await connection.rest() == b""
 
 
-async def test_a_head_that_trickles_is_disconnected_while_others_are_served(short_timeout_gate: str):
+async def test_a_head_that_trickles_is_disconnected_while_others_are_served(short_timeout_gateway: str):
     """A received byte does not extend the deadline."""
-    async with wire(short_timeout_gate) as connection:
+    async with wire(short_timeout_gateway) as connection:
         trickling = asyncio.create_task(trickle(connection, b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 10_000))
 
-        assert await serves(short_timeout_gate)
+        assert await serves(short_timeout_gateway)
         assert await connection.rest() == b""
         await trickling
 
 
-async def test_the_head_of_a_second_request_has_the_same_deadline(start_gate, upstream: FakeUpstream):
+async def test_the_head_of_a_second_request_has_the_same_deadline(start_gateway, upstream: FakeUpstream):
     """It applies to every request on a connection, not only to the first."""
-    gate = await start_gate(tables_for(upstream, server={"head_timeout_s": 0.2}))
-    async with wire(gate) as connection:
+    gateway = await start_gateway(tables_for(upstream, server={"head_timeout_s": 0.2}))
+    async with wire(gateway) as connection:
         await connection.send(post())
         assert (await connection.answer()).status == 200
         await connection.send(b"POST /v1/resp")
@@ -71,24 +71,24 @@ async def test_the_head_of_a_second_request_has_the_same_deadline(start_gate, up
         assert await connection.rest() == b""
 
 
-async def test_a_connection_without_a_request_is_closed(start_gate, upstream: FakeUpstream):
+async def test_a_connection_without_a_request_is_closed(start_gateway, upstream: FakeUpstream):
     """The deadline of the first head starts when the client connects."""
-    gate = await start_gate(tables_for(upstream, server={"head_timeout_s": 0.2}))
-    async with wire(gate) as connection:
+    gateway = await start_gateway(tables_for(upstream, server={"head_timeout_s": 0.2}))
+    async with wire(gateway) as connection:
         assert await connection.rest() == b""
 
 
-async def test_an_idle_connection_is_closed(start_gate, upstream: FakeUpstream):
+async def test_an_idle_connection_is_closed(start_gateway, upstream: FakeUpstream):
     """Between two requests a connection is kept open for `idle_timeout_s`."""
-    gate = await start_gate(tables_for(upstream, server={"idle_timeout_s": 0.2}))
-    async with wire(gate) as connection:
+    gateway = await start_gateway(tables_for(upstream, server={"idle_timeout_s": 0.2}))
+    async with wire(gateway) as connection:
         await connection.send(post())
 
         assert (await connection.answer()).status == 200
         assert await connection.rest() == b""
 
 
-async def test_a_connection_with_a_running_call_is_not_idle(short_timeout_gate: str, upstream: FakeUpstream):
+async def test_a_connection_with_a_running_call_is_not_idle(short_timeout_gateway: str, upstream: FakeUpstream):
     """Neither the head timeout nor the idle timeout runs while an answer is generated."""
 
     async def think(request):
@@ -96,40 +96,40 @@ async def test_a_connection_with_a_running_call_is_not_idle(short_timeout_gate: 
         return await canonical(request)
 
     upstream.answer = think
-    async with wire(short_timeout_gate) as connection:
+    async with wire(short_timeout_gateway) as connection:
         await connection.send(post())
 
         assert (await connection.answer()).status == 200
 
 
 @pytest.mark.parametrize("part", [post()[:-3], CHUNKED + b"5\r\nab"], ids=["by length", "in chunks"])
-async def test_a_body_that_never_ends_is_refused_while_others_are_served(short_timeout_gate: str, part: bytes):
+async def test_a_body_that_never_ends_is_refused_while_others_are_served(short_timeout_gateway: str, part: bytes):
     """It gets a 408, and the connection is closed, so that the rest of the body is not read as a request."""
-    async with wire(short_timeout_gate) as connection:
+    async with wire(short_timeout_gateway) as connection:
         await connection.send(part)
-        assert await serves(short_timeout_gate)
+        assert await serves(short_timeout_gateway)
         answer = await connection.answer()
 
         assert (answer.status, answer.error["code"]) == (408, "request_timeout")
         assert await connection.rest() == b""
 
 
-async def test_a_body_that_trickles_is_refused_while_others_are_served(short_timeout_gate: str):
+async def test_a_body_that_trickles_is_refused_while_others_are_served(short_timeout_gateway: str):
     """An occasional byte does not extend the deadline."""
-    async with wire(short_timeout_gate) as connection:
+    async with wire(short_timeout_gateway) as connection:
         await connection.send(post(b"a" * 10_000)[:-10_000])
         trickling = asyncio.create_task(trickle(connection, b"a" * 10_000))
-        assert await serves(short_timeout_gate)
+        assert await serves(short_timeout_gateway)
         answer = await connection.answer()
         trickling.cancel()
 
         assert (answer.status, answer.error["code"]) == (408, "request_timeout")
 
 
-async def test_a_large_body_has_more_time(short_timeout_gate: str, upstream: FakeUpstream):
+async def test_a_large_body_has_more_time(short_timeout_gateway: str, upstream: FakeUpstream):
     """Every 64 KiB received extend the deadline by one second."""
     body = b'{"model":"m","input":"%b"}' % (b"a" * 200_000)
-    async with wire(short_timeout_gate) as connection:
+    async with wire(short_timeout_gateway) as connection:
         await connection.send(post(body)[:-1])
         await asyncio.sleep(0.4)  # twice the deadline of a small body
         await connection.send(b"}")
@@ -138,9 +138,9 @@ async def test_a_large_body_has_more_time(short_timeout_gate: str, upstream: Fak
         assert len(upstream.requests[0].body["input"]) == 200_000
 
 
-async def test_an_unused_body_does_not_hold_the_connection(short_timeout_gate: str):
+async def test_an_unused_body_does_not_hold_the_connection(short_timeout_gateway: str):
     """/healthz is answered without waiting for the body of its request."""
-    async with wire(short_timeout_gate) as connection:
+    async with wire(short_timeout_gateway) as connection:
         await connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n")
 
         assert (await connection.answer()).status == 200
@@ -148,9 +148,9 @@ async def test_an_unused_body_does_not_hold_the_connection(short_timeout_gate: s
 
 
 @pytest.mark.parametrize("fault", [b"zz\r\n", b"-1\r\n", b"5\r\nabcdefgh\r\n", b"fffffffffffffffff\r\n"])
-async def test_an_invalid_chunk_in_a_later_read_is_refused_at_once(gate: str, upstream: FakeUpstream, fault: bytes):
+async def test_an_invalid_chunk_in_a_later_read_is_refused_at_once(gateway: str, upstream: FakeUpstream, fault: bytes):
     """aiohttp by itself leaves the reader of the body waiting; the gateway refuses before its deadline of 20 s."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(CHUNKED.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"  # the gateway waits for the body
         assert await connection.line() == b"\r\n"
@@ -161,23 +161,23 @@ async def test_an_invalid_chunk_in_a_later_read_is_refused_at_once(gate: str, up
         assert (answer.status, answer.error["param"]) == (400, None)
         assert await connection.rest() == b""
     assert upstream.requests == []
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
-async def test_a_client_that_disconnects_in_its_body_is_logged_with_499(gate, upstream, logged):
+async def test_a_client_that_disconnects_in_its_body_is_logged_with_499(gateway, upstream, logged):
     """The upstream is not called."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(post(expect="100-continue")[:-3])
         assert await connection.line() == b"HTTP/1.1 100 Continue\r\n"
 
-    assert await serves(gate)
+    assert await serves(gateway)
     assert [line["status"] for line in logged if line["event"] == "request.finished"] == [499, 200]
     assert len(upstream.requests) == 1
 
 
-async def test_an_invalid_head_is_logged_without_its_content(gate: str, logged, caplog):
+async def test_an_invalid_head_is_logged_without_its_content(gateway: str, logged, caplog):
     """aiohttp by itself logs the raw line with the key. The log line has the request id of the answer."""
-    async with wire(gate) as connection:
+    async with wire(gateway) as connection:
         await connection.send(f"GET /{KEY} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\x00\r\n\r\n".encode())
         answer = await connection.answer()
 
@@ -196,12 +196,14 @@ class Broken(SpanProcessor):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_crash_after_the_answer_closes_the_connection(start_gate, upstream: FakeUpstream, logged, stream: bool):
+async def test_a_crash_after_the_answer_closes_the_connection(
+    start_gateway, upstream: FakeUpstream, logged, stream: bool
+):
     """The client has its whole answer; the cause is logged, and nothing else is written to the connection."""
     provider = TracerProvider()
     provider.add_span_processor(Broken())
-    gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
-    async with wire(gate) as connection:
+    gateway = await start_gateway(tables_for(upstream), tracer=provider.get_tracer("test"))
+    async with wire(gateway) as connection:
         await connection.send(post(b'{"model":"m","stream":%b}' % (b"true" if stream else b"false")))
         answer = await connection.answer()
         rest = await connection.rest()
@@ -211,12 +213,12 @@ async def test_a_crash_after_the_answer_closes_the_connection(start_gate, upstre
     assert rest == b""
 
 
-async def test_a_crash_before_the_answer_is_an_error_without_its_cause(start_gate, upstream: FakeUpstream, logged):
+async def test_a_crash_before_the_answer_is_an_error_without_its_cause(start_gateway, upstream: FakeUpstream, logged):
     """An error outside the dispatcher's own handling is a 500 in the envelope; its cause is only in the log."""
     provider = TracerProvider()
     provider.add_span_processor(Broken())
-    gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
-    async with wire(gate) as connection:
+    gateway = await start_gateway(tables_for(upstream), tracer=provider.get_tracer("test"))
+    async with wire(gateway) as connection:
         await connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = await connection.answer()
 

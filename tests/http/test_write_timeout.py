@@ -22,9 +22,9 @@ BODY = orjson.dumps(
 
 
 @pytest.fixture
-async def gate(start_gate, upstream: FakeUpstream) -> str:
+async def gateway(start_gateway, upstream: FakeUpstream) -> str:
     """A gateway with a write timeout of 0.3 s."""
-    return await start_gate(tables_for(upstream, server={"write_timeout_s": 0.3}, cache=None))
+    return await start_gateway(tables_for(upstream, server={"write_timeout_s": 0.3}, cache=None))
 
 
 @asynccontextmanager
@@ -51,10 +51,10 @@ def finished(logged: list[dict]) -> list[tuple[int, str | None]]:
     return [(line["status"], line.get("code")) for line in logged if line["event"] == "request.finished"]
 
 
-async def test_a_client_that_never_reads_its_stream_is_disconnected(gate: str, upstream: FakeUpstream, logged):
+async def test_a_client_that_never_reads_its_stream_is_disconnected(gateway: str, upstream: FakeUpstream, logged):
     """The upstream's stream ends as well, and the log line has the reason."""
     upstream.answer = streaming(FIRST, then=send_without_end)
-    async with slow_client(gate) as client:
+    async with slow_client(gateway) as client:
         await asyncio.get_running_loop().sock_sendall(client, STREAM)
         async with asyncio.timeout(10):
             await upstream.disconnected.wait()
@@ -62,27 +62,27 @@ async def test_a_client_that_never_reads_its_stream_is_disconnected(gate: str, u
 
     assert finished(logged) == [(499, "write_timeout")]
     upstream.answer = None
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
-async def test_a_client_that_never_reads_its_body_is_disconnected(gate: str, upstream: FakeUpstream, logged):
+async def test_a_client_that_never_reads_its_body_is_disconnected(gateway: str, upstream: FakeUpstream, logged):
     """A body is held in memory like the rest of a stream."""
     upstream.answer = large_body
-    async with slow_client(gate) as client:
+    async with slow_client(gateway) as client:
         await asyncio.get_running_loop().sock_sendall(client, post())
         await until(lambda: finished(logged) != [])
 
     assert finished(logged) == [(499, "write_timeout")]
     upstream.answer = None
-    assert await serves(gate)
+    assert await serves(gateway)
 
 
-async def test_a_client_that_reads_slowly_receives_its_whole_body(gate: str, upstream: FakeUpstream, logged):
+async def test_a_client_that_reads_slowly_receives_its_whole_body(gateway: str, upstream: FakeUpstream, logged):
     """One write takes several write timeouts, but each of them sees progress."""
     upstream.answer = large_body
     loop = asyncio.get_running_loop()
     received = bytearray()
-    async with slow_client(gate) as client:
+    async with slow_client(gateway) as client:
         await loop.sock_sendall(client, post(connection="close"))
         async with asyncio.timeout(60):
             while part := await loop.sock_recv(client, 65_536):
@@ -93,7 +93,7 @@ async def test_a_client_that_reads_slowly_receives_its_whole_body(gate: str, ups
     assert finished(logged) == [(200, None)]
 
 
-async def test_a_client_that_reads_slowly_receives_its_whole_stream(gate: str, upstream: FakeUpstream, logged):
+async def test_a_client_that_reads_slowly_receives_its_whole_stream(gateway: str, upstream: FakeUpstream, logged):
     """The upstream sends faster than the client reads."""
     filler = b": %b\n\n" % (b"a" * 65_536) * 160
 
@@ -104,7 +104,7 @@ async def test_a_client_that_reads_slowly_receives_its_whole_stream(gate: str, u
     upstream.answer = streaming(FIRST, then=rest)
     loop = asyncio.get_running_loop()
     received = bytearray()
-    async with slow_client(gate) as client:
+    async with slow_client(gateway) as client:
         await loop.sock_sendall(client, STREAM.replace(b"HTTP/1.1", b"HTTP/1.0"))
         async with asyncio.timeout(60):
             while part := await loop.sock_recv(client, 65_536):
@@ -116,11 +116,11 @@ async def test_a_client_that_reads_slowly_receives_its_whole_stream(gate: str, u
     assert finished(logged) == [(200, None)]
 
 
-async def test_a_client_that_stops_in_the_middle_is_disconnected(gate: str, upstream: FakeUpstream, logged):
+async def test_a_client_that_stops_in_the_middle_is_disconnected(gateway: str, upstream: FakeUpstream, logged):
     """Earlier progress does not extend the timeout."""
     upstream.answer = large_body
     loop = asyncio.get_running_loop()
-    async with slow_client(gate) as client:
+    async with slow_client(gateway) as client:
         await loop.sock_sendall(client, post())
         for _ in range(20):
             assert await loop.sock_recv(client, 65_536)
@@ -130,11 +130,11 @@ async def test_a_client_that_stops_in_the_middle_is_disconnected(gate: str, upst
     assert finished(logged) == [(499, "write_timeout")]
 
 
-async def test_a_client_that_rarely_reads_a_few_bytes_is_disconnected(gate: str, upstream: FakeUpstream, logged):
+async def test_a_client_that_rarely_reads_a_few_bytes_is_disconnected(gateway: str, upstream: FakeUpstream, logged):
     """Less than 16 KiB within a write timeout does not count as progress."""
     upstream.answer = large_body
     loop = asyncio.get_running_loop()
-    async with slow_client(gate) as client:
+    async with slow_client(gateway) as client:
         await loop.sock_sendall(client, post())
         async with asyncio.timeout(20):
             while finished(logged) == []:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy.context import Caller
 from proxy.identity.directory import ANONYMOUS, Directory
 from proxy.wire.errors import Unauthenticated
-from tests.values import PATIENT
+from tests.examples import NO_DEADLINE
 
 ANNA, BEN = Caller("anna", "search"), Caller("ben", "ads")
 
@@ -99,7 +99,7 @@ def test_an_empty_key_is_never_valid(header: str):
     assert refusal(header, directory=Directory({digest(""): ANNA})).code == "invalid_api_key"
 
 
-@PATIENT
+@NO_DEADLINE
 @given(header=st.text(max_size=30) | st.from_regex(r"Bearer [A-Za-z0-9._~+/=-]+", fullmatch=True))
 def test_an_error_never_repeats_the_header(header: str):
     """Any header can be refused; the error does not contain it."""

@@ -11,7 +11,7 @@ from policies.support.alternatives import printable
 from policies.support.walk import plain_name
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import FIELDS
-from tests.values import JSON, PATIENT, TEXTS, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, TEXTS, apply_policy, make_call
 
 STRICT = Fields(unknown_fields="refuse")
 
@@ -71,7 +71,7 @@ async def test_the_config_decides_what_is_denied():
     assert await refusal(Fields(deny=("seed",), unknown_fields="refuse"), models=["m"]) == ("unknown", "models")
 
 
-@PATIENT
+@NO_DEADLINE
 @given(fields=st.dictionaries(TEXTS | st.sampled_from(sorted({*PROTOCOL_FIELDS, *DENIED_FIELDS})), JSON, max_size=4))
 async def test_what_passes_has_fields_of_the_protocol_only(fields: dict[str, Any]):
     """For any JSON."""
@@ -80,7 +80,7 @@ async def test_what_passes_has_fields_of_the_protocol_only(fields: dict[str, Any
     assert (await refusal(STRICT, **fields) is None) is is_known
 
 
-@PATIENT
+@NO_DEADLINE
 @given(fields=st.dictionaries(TEXTS | st.sampled_from(DENIED_FIELDS), JSON, max_size=4), stream=st.booleans())
 async def test_the_decision_depends_on_neither_order_nor_streaming(fields: dict[str, Any], stream: bool):
     """The call is refused or passes in any order of its fields."""

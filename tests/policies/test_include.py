@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from policies.include import Include
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
 
 SOURCES, OUTPUTS, REASONING = (
     "web_search_call.action.sources",
@@ -115,7 +115,7 @@ def is_allowed(value: str) -> bool:
     )
 
 
-@PATIENT
+@NO_DEADLINE
 @given(JSON | VALUES, JSON, QUERIES, st.sampled_from(["reject", "remove"]))
 async def test_what_passes_is_allowed_and_no_other_field_changes(value: Any, other: Any, query: str, on_deny: Any):
     """For any JSON."""
@@ -130,7 +130,7 @@ async def test_what_passes_is_allowed_and_no_other_field_changes(value: Any, oth
         assert OUTPUTS not in query
 
 
-@PATIENT
+@NO_DEADLINE
 @given(JSON | VALUES, QUERIES, st.booleans())
 async def test_the_decision_depends_on_the_values_only(value: Any, query: str, stream: bool):
     """Not on the order of fields, and not on streaming."""

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from policies import Policy, PolicyState
 from proxy.stores.memory import MemoryStore
 from proxy.wire.event import TERMINALS
-from tests.values import ANNA, apply_policy, make_call, make_context
+from tests.examples import ANNA, apply_policy, make_call, make_context
 
 
 class Quota(Policy):

@@ -19,7 +19,7 @@ from policies.support import resolve
 from policies.support.urls import MAX_VALUES, REFERENCE_SUFFIXES, _plain_name, may_have_references
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, apply_policy, make_call, make_context
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, make_context
 
 GOOD = "https://images.example.com/a.png"
 BAD = "https://127.0.0.1/a.png"
@@ -619,7 +619,7 @@ INPUTS = st.recursive(
 STRICT = InputUrls(max_data_chars=64)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(fields=st.dictionaries(st.sampled_from(["input", "instructions", "prompt", "tools", "items"]), INPUTS))
 async def test_what_passes_names_public_hosts_only(fields: dict[str, Any]):
     """Any JSON is refused with a reason, or passes unchanged and in an independent reading."""
@@ -628,7 +628,7 @@ async def test_what_passes_names_public_hosts_only(fields: dict[str, Any]):
         assert [url for url in urls_in(checked) if not is_plain(url)] == []
 
 
-@PATIENT
+@NO_DEADLINE
 @given(url=URLS)
 async def test_a_url_that_passes_is_a_plain_one(url: str):
     """Pieces of schemes, hosts and delimiters in any order."""
@@ -643,7 +643,7 @@ def shuffled(value: Any, dice: random.Random) -> Any:
     return [shuffled(inner, dice) for inner in value] if isinstance(value, list) else value
 
 
-@PATIENT
+@NO_DEADLINE
 @given(value=INPUTS, dice=st.randoms())
 async def test_the_decision_depends_on_neither_order_nor_streaming(value: Any, dice: random.Random):
     """The refusal is the same in any order of names, for a stream and a body."""

@@ -29,11 +29,11 @@ from proxy.wire.call import Call
 from proxy.wire.compose import Composer, response_object, usage
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import Event, Stop
-from tests.conftest import StartGate, tables_for
+from tests.conftest import StartGateway, tables_for
+from tests.examples import ANNA, JSON, NO_DEADLINE, apply_policy, draw_examples, make_call, make_context, reply_check_of
 from tests.raw import events, until
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream, hang
-from tests.values import ANNA, JSON, PATIENT, apply_policy, draw_examples, make_call, make_context, reply_check_of
 
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "in_progress"}
 SEARCH_TOOL = [{"type": "web_search"}]
@@ -760,7 +760,7 @@ async def test_its_mode_decides_whether_it_refuses(mode: Mode, found: Any):
     assert result == found
 
 
-@PATIENT
+@NO_DEADLINE
 @given(requested=JSON, others=st.dictionaries(st.text(max_size=5).map("x_".__add__), JSON, max_size=3))
 async def test_what_passes_is_within_the_limit(requested: Any, others: dict[str, Any]):
     """Any JSON is refused in the protocol's words or sent as an integer up to `max`; nothing else changes."""
@@ -776,7 +776,7 @@ async def test_what_passes_is_within_the_limit(requested: Any, others: dict[str,
     assert not isinstance(requested, float | bool | list | dict)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(
     data=st.dictionaries(
         st.sampled_from(["item", "output_index", "response"]),
@@ -861,30 +861,30 @@ class Spending:
 
 
 @pytest.fixture
-def gate_with(start_gate: StartGate, upstream: FakeUpstream) -> Any:
+def gateway_with(start_gateway: StartGateway, upstream: FakeUpstream) -> Any:
     """Start a gateway with this one policy; `backend` and `state` are added to their tables."""
 
     async def start(*, backend: Any = None, state: Any = None, **policy: Any) -> str:
         tables = tables_for(upstream, policy=[{"use": "max_tool_calls", **policy}])
         tables["backend"] = [tables["backend"][0] | (backend or {})]
-        return await start_gate(tables | ({"state": state} if state else {}))
+        return await start_gateway(tables | ({"state": state} if state else {}))
 
     return start
 
 
-async def ask(http: aiohttp.ClientSession, gate: str, **fields: Any) -> dict[str, Any]:
+async def ask(http: aiohttp.ClientSession, gateway: str, **fields: Any) -> dict[str, Any]:
     """Return the response object, or the error, of one call that offers tools that the server runs."""
     body = {"model": "m", "input": "Hi", "tools": TOOLS} | fields
-    async with http.post(f"{gate}/v1/responses", json=body) as answer:
+    async with http.post(f"{gateway}/v1/responses", json=body) as answer:
         if not body.get("stream") or answer.content_type == "application/json":
             return await answer.json()
         return events(await answer.read())[-2]["response"]
 
 
-async def stream(http: aiohttp.ClientSession, gate: str, **fields: Any) -> bytes:
+async def stream(http: aiohttp.ClientSession, gateway: str, **fields: Any) -> bytes:
     """Return a stream as received."""
     body = {"model": "m", "input": "Hi", "tools": TOOLS, "stream": True} | fields
-    async with http.post(f"{gate}/v1/responses", json=body) as answer:
+    async with http.post(f"{gateway}/v1/responses", json=body) as answer:
         return await answer.read()
 
 
@@ -909,11 +909,13 @@ async def is_disconnected(upstream: FakeUpstream) -> bool:
 
 
 @pytest.mark.parametrize("kind", sorted(SERVER_CALLS))
-async def test_the_call_beyond_the_budget_is_never_forwarded(gate_with: Any, http, upstream: FakeUpstream, kind: str):
+async def test_the_call_beyond_the_budget_is_never_forwarded(
+    gateway_with: Any, http, upstream: FakeUpstream, kind: str
+):
     """The events before it are passed byte for byte, and the end is one that clients can read."""
-    gate = await gate_with(max=2)
+    gateway = await gateway_with(max=2)
     upstream.answer = spending = Spending("message", kind, "reasoning", kind, "message", kind, "message")
-    body = await stream(http, gate)
+    body = await stream(http, gateway)
     received = events(body)
     cut = b'event: response.output_item.added\ndata: {"type":"response.output_item.added","sequence_number":%d,'
     passed = spending.whole[: spending.whole.index(cut % (len(received) - 2))]
@@ -927,7 +929,7 @@ async def test_the_call_beyond_the_budget_is_never_forwarded(gate_with: Any, htt
     assert received[-1] == "[DONE]"
 
 
-async def test_open_items_are_closed_as_incomplete(gate_with: Any, http, upstream: FakeUpstream):
+async def test_open_items_are_closed_as_incomplete(gateway_with: Any, http, upstream: FakeUpstream):
     """Several items may be open at the same time; none stays open."""
     message = items("message")[0]
     opened = message | {"status": "in_progress", "content": []}
@@ -950,7 +952,7 @@ async def test_open_items_are_closed_as_incomplete(gate_with: Any, http, upstrea
         return await hang(response)
 
     upstream.answer = answer
-    body = await stream(http, await gate_with(max=1))
+    body = await stream(http, await gateway_with(max=1))
     received = events(body)
 
     assert body.startswith(b"".join(frames[:5]))
@@ -968,20 +970,20 @@ async def test_open_items_are_closed_as_incomplete(gate_with: Any, http, upstrea
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_stop_closes_the_upstream(gate_with: Any, http, upstream: FakeUpstream, stream: bool):
+async def test_a_stop_closes_the_upstream(gateway_with: Any, http, upstream: FakeUpstream, stream: bool):
     """Otherwise it would continue with work that is billed; nothing waits for its end."""
     upstream.answer = Spending("web_search_call", "web_search_call", before_end=hang)
-    response = await ask(http, await gate_with(max=1), stream=stream)
+    response = await ask(http, await gateway_with(max=1), stream=stream)
 
     assert (ending(response), calls_in(response)) == (STOPPED, 1)
     assert await is_disconnected(upstream)
 
 
-async def test_a_whole_stream_passes_byte_for_byte(gate_with: Any, http, upstream: FakeUpstream):
+async def test_a_whole_stream_passes_byte_for_byte(gateway_with: Any, http, upstream: FakeUpstream):
     """A reply within its budget is not changed."""
     upstream.answer = spending = Spending(*["web_search_call", "message"] * 8)
 
-    assert await stream(http, await gate_with(max=8)) == spending.whole
+    assert await stream(http, await gateway_with(max=8)) == spending.whole
 
 
 PLANS = st.tuples(
@@ -989,23 +991,23 @@ PLANS = st.tuples(
 )
 
 
-async def test_the_budget_holds_for_any_items_in_any_order(gate_with: Any, http, upstream: FakeUpstream):
+async def test_the_budget_holds_for_any_items_in_any_order(gateway_with: Any, http, upstream: FakeUpstream):
     """The same items pass as a stream or a body, from an upstream that streams or one that only sends bodies."""
-    gate = await gate_with(max=5)
+    gateway = await gateway_with(max=5)
     for kinds, budget, streams, only_json in draw_examples(PLANS, 60):
         upstream.answer = spending = Spending(*kinds, only_json=only_json)
-        response = await ask(http, gate, stream=streams, max_tool_calls=budget)
+        response = await ask(http, gateway, stream=streams, max_tool_calls=budget)
         excess = [index for index, kind in enumerate(kinds) if kind in SERVER_CALLS][min(budget, 5) :]
         expected = spending.items[: excess[0]] if excess else spending.items
 
         assert (ending(response), response["output"]) == (STOPPED if excess else WHOLE, expected)
 
 
-async def test_the_sdk_reads_a_stream_that_was_stopped(gate_with: Any, upstream: FakeUpstream):
+async def test_the_sdk_reads_a_stream_that_was_stopped(gateway_with: Any, upstream: FakeUpstream):
     """As an incomplete response with the items that were finished."""
-    gate = await gate_with(max=2)
+    gateway = await gateway_with(max=2)
     upstream.answer = Spending("message", "web_search_call", "mcp_call", "web_search_call", "message", before_end=hang)
-    async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
+    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client:
         raw = [event async for event in await client.responses.create(model="m", input="Hi", tools=TOOLS, stream=True)]
         async with client.responses.stream(model="m", input="Hi", tools=TOOLS) as reading:
             helped = [event async for event in reading]
@@ -1018,10 +1020,10 @@ async def test_the_sdk_reads_a_stream_that_was_stopped(gate_with: Any, upstream:
         assert response.output_text == "So far."
 
 
-async def test_a_request_for_a_body_is_streamed_upstream(gate_with: Any, http, upstream: FakeUpstream):
+async def test_a_request_for_a_body_is_streamed_upstream(gateway_with: Any, http, upstream: FakeUpstream):
     """So that it can be stopped in time; the caller receives a body."""
     upstream.answer = Spending("web_search_call", "message")
-    response = await ask(http, await gate_with(max=1))
+    response = await ask(http, await gateway_with(max=1))
 
     assert upstream.requests[0].body["stream"] is True
     assert (ending(response), response["object"], len(response["output"])) == (WHOLE, "response", 2)
@@ -1039,28 +1041,28 @@ async def test_a_request_for_a_body_is_streamed_upstream(gate_with: Any, http, u
     ids=str,
 )
 async def test_a_request_that_needs_no_stream_is_sent_as_a_body(
-    gate_with: Any, http, upstream, backend: Any, fields: Any
+    gateway_with: Any, http, upstream, backend: Any, fields: Any
 ):
     """To a backend that enforces the budget, and without tools that the server runs."""
-    await ask(http, await gate_with(max=1, backend=backend), **fields)
+    await ask(http, await gateway_with(max=1, backend=backend), **fields)
 
     assert "stream" not in upstream.requests[0].body
 
 
-async def test_the_first_item_of_a_body_may_be_too_many(gate_with: Any, http, upstream: FakeUpstream):
+async def test_the_first_item_of_a_body_may_be_too_many(gateway_with: Any, http, upstream: FakeUpstream):
     """Then no item passes."""
     upstream.answer = Spending("function_call", only_json=True)
-    gate = await gate_with(max=1, count=["function"], scope="chain")
-    await ask(http, gate, conversation="conv_first")
-    response = await ask(http, gate, conversation="conv_first")
+    gateway = await gateway_with(max=1, count=["function"], scope="chain")
+    await ask(http, gateway, conversation="conv_first")
+    response = await ask(http, gateway, conversation="conv_first")
 
     assert (ending(response), response["output"]) == (STOPPED, [])
 
 
-async def test_functions_are_cut_from_a_body(gate_with: Any, http, upstream: FakeUpstream):
+async def test_functions_are_cut_from_a_body(gateway_with: Any, http, upstream: FakeUpstream):
     """The caller runs them, so there is nothing to stop in time."""
     upstream.answer = spending = Spending("function_call", "message", "function_call")
-    response = await ask(http, await gate_with(max=1, count=["function"]), tools=FUNCTIONS)
+    response = await ask(http, await gateway_with(max=1, count=["function"]), tools=FUNCTIONS)
 
     assert "stream" not in upstream.requests[0].body
     assert (ending(response), response["output"]) == (STOPPED, spending.items[:2])
@@ -1071,20 +1073,20 @@ ADDITIONAL = {"type": "additional_tools", "role": "developer", "tools": TOOLS[1:
 
 @pytest.mark.parametrize("given", [[ADDITIONAL], ADDITIONAL, [{"role": "user", "content": [ADDITIONAL]}]])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_calls_of_tools_in_the_input_are_counted(gate_with: Any, http, upstream, stream: bool, given: Any):
+async def test_calls_of_tools_in_the_input_are_counted(gateway_with: Any, http, upstream, stream: bool, given: Any):
     """`additional_tools` are tools, wherever they stand."""
     upstream.answer = Spending("mcp_call", "mcp_call")
-    response = await ask(http, await gate_with(max=1), stream=stream, tools=FUNCTIONS, input=given)
+    response = await ask(http, await gateway_with(max=1), stream=stream, tools=FUNCTIONS, input=given)
 
     assert (ending(response), calls_in(response)) == (STOPPED, 1)
 
 
-async def test_a_reported_budget_stops_nothing(gate_with: Any, http, upstream: FakeUpstream, logged):
+async def test_a_reported_budget_stops_nothing(gateway_with: Any, http, upstream: FakeUpstream, logged):
     """Everything is forwarded unchanged; a header reports the number, and the log reports the excess once."""
-    gate = await gate_with(max=2, mode="report")
+    gateway = await gateway_with(max=2, mode="report")
     upstream.answer = spending = Spending(*["web_search_call"] * 5)
     body = {"model": "m", "tools": TOOLS, "stream": True, "max_tool_calls": 9}
-    async with http.post(f"{gate}/v1/responses", json=body) as answer:
+    async with http.post(f"{gateway}/v1/responses", json=body) as answer:
         header, passed = answer.headers["x-headgate-policy"], await answer.read()
     found = [line for line in logged if line["event"] == "policy.violated"]
 
@@ -1098,47 +1100,47 @@ async def test_a_reported_budget_stops_nothing(gate_with: Any, http, upstream: F
 
 
 @pytest.mark.parametrize(("fields", "calls"), [({}, 2), ({"max_tool_calls": 3}, 3), ({"max_tool_calls": 9}, 8)])
-async def test_a_report_finds_what_enforcing_would(gate_with: Any, http, upstream, logged, fields: Any, calls: int):
+async def test_a_report_finds_what_enforcing_would(gateway_with: Any, http, upstream, logged, fields: Any, calls: int):
     """A call without a number has the default as its budget, and one with a larger number has `max`."""
     for mode in ("enforce", "report"):
-        gate = await gate_with(max=8, default=2, mode=mode)
+        gateway = await gateway_with(max=8, default=2, mode=mode)
         for number in (calls, calls + 1):
             upstream.answer = Spending(*["web_search_call"] * number)
-            await ask(http, gate, **fields)
+            await ask(http, gateway, **fields)
     found = [line["outcome"] for line in logged if line.get("code") == "max_tool_calls.exceeded"]
 
     assert found == ["stopped", "reported"]
 
 
-async def test_a_reported_excess_in_a_body_is_in_the_header(gate_with: Any, http, upstream: FakeUpstream):
+async def test_a_reported_excess_in_a_body_is_in_the_header(gateway_with: Any, http, upstream: FakeUpstream):
     """A body is whole before its headers are sent."""
-    gate = await gate_with(max=1, mode="report", backend={"enforces": ["max_tool_calls"]})
+    gateway = await gateway_with(max=1, mode="report", backend={"enforces": ["max_tool_calls"]})
     upstream.answer = Spending("web_search_call", "web_search_call")
-    async with http.post(f"{gate}/v1/responses", json={"model": "m", "tools": TOOLS, "max_tool_calls": 1}) as answer:
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m", "tools": TOOLS, "max_tool_calls": 1}) as answer:
         assert answer.headers["x-headgate-policy"] == "report; max_tool_calls.exceeded"
 
 
-async def test_the_rule_that_checked_the_request_checks_its_reply(start_gate, http, upstream: FakeUpstream):
+async def test_the_rule_that_checked_the_request_checks_its_reply(start_gateway, http, upstream: FakeUpstream):
     """Even if a later policy replaces the model by which it was selected."""
     policies = [
         {"use": "max_tool_calls", "models": ["fast"], "max": 1},
         {"use": "models", "aliases": {"fast": "gpt-5.6-mini"}},
     ]
-    gate = await start_gate(tables_for(upstream, policy=policies))
+    gateway = await start_gateway(tables_for(upstream, policy=policies))
     upstream.answer = Spending("web_search_call", "web_search_call")
-    response = await ask(http, gate, model="fast")
+    response = await ask(http, gateway, model="fast")
 
     assert (ending(response), calls_in(response)) == (STOPPED, 1)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_chain_of_responses_shares_a_budget(gate_with: Any, http, upstream: FakeUpstream, stream: bool):
+async def test_a_chain_of_responses_shares_a_budget(gateway_with: Any, http, upstream: FakeUpstream, stream: bool):
     """The next response has at once what one did not use; with nothing left, tools are withheld."""
-    gate = await gate_with(**CHAIN)
+    gateway = await gateway_with(**CHAIN)
     upstream.answer = Spending("web_search_call", "message", "mcp_call")
-    chain = [await ask(http, gate, stream=stream)]
+    chain = [await ask(http, gateway, stream=stream)]
     for _ in range(4):
-        chain.append(await ask(http, gate, stream=stream, previous_response_id=chain[-1]["id"]))
+        chain.append(await ask(http, gateway, stream=stream, previous_response_id=chain[-1]["id"]))
 
     assert numbers_sent(upstream) == [3, 3, 1, "none", "none"]
     assert [calls_in(response) for response in chain] == [2, 2, 1, 0, 0]
@@ -1148,51 +1150,53 @@ async def test_a_chain_of_responses_shares_a_budget(gate_with: Any, http, upstre
 
 @pytest.mark.parametrize(("stream", "backend"), [(True, {}), (False, {"enforces": ["max_tool_calls"]})])
 async def test_a_caller_that_continues_at_once_has_what_is_left(
-    gate_with, upstream: FakeUpstream, stream: bool, backend
+    gateway_with, upstream: FakeUpstream, stream: bool, backend
 ):
     """On another connection when it has read the last event, even if the upstream is still busy, or the whole body."""
-    gate = await gate_with(max=5, scope="chain", backend=backend)
+    gateway = await gateway_with(max=5, scope="chain", backend=backend)
     upstream.answer = Spending("web_search_call", after_end=hang)
     async with AsyncExitStack() as sessions:
         for _ in range(4):
             session = await sessions.enter_async_context(aiohttp.ClientSession())
-            await ask(session, gate, stream=stream, conversation="conv_1")
+            await ask(session, gateway, stream=stream, conversation="conv_1")
 
     assert numbers_sent(upstream) == [5, 4, 3, 2]
     assert [request.body["stream"] for request in upstream.requests] == [stream] * 4
 
 
 @pytest.mark.parametrize("only_json", [True, False])
-async def test_a_response_that_was_stopped_has_spent_everything(gate_with: Any, http, upstream, only_json: bool):
+async def test_a_response_that_was_stopped_has_spent_everything(gateway_with: Any, http, upstream, only_json: bool):
     """A chain that continues from it has no new budget."""
-    gate = await gate_with(max=2, scope="chain")
+    gateway = await gateway_with(max=2, scope="chain")
     upstream.answer = Spending("web_search_call", "web_search_call", "web_search_call", only_json=only_json)
-    stopped = await ask(http, gate, stream=True)
-    after = await ask(http, gate, stream=True, previous_response_id=stopped["id"])
+    stopped = await ask(http, gateway, stream=True)
+    after = await ask(http, gateway, stream=True, previous_response_id=stopped["id"])
 
     assert [(ending(response), calls_in(response)) for response in (stopped, after)] == [(STOPPED, 2), (STOPPED, 0)]
 
 
-async def test_a_cached_answer_costs_a_chain_nothing(start_gate: StartGate, http, upstream: FakeUpstream):
+async def test_a_cached_answer_costs_a_chain_nothing(start_gateway: StartGateway, http, upstream: FakeUpstream):
     """Only the answer of the upstream has run tools."""
     policies = [{"use": "max_tool_calls", **CHAIN, "max": 7}]
-    gate = await start_gate(tables_for(upstream, policy=policies, cache={"use": "memory", "server_tools": True}))
+    gateway = await start_gateway(tables_for(upstream, policy=policies, cache={"use": "memory", "server_tools": True}))
     upstream.answer = Spending("web_search_call", "web_search_call")
-    root = await ask(http, gate)
+    root = await ask(http, gateway)
     fields = {"previous_response_id": root["id"], "prompt_cache_key": "k", "max_tool_calls": 2}
-    cached = [await ask(http, gate, stream=streams, **fields) for streams in (False, True, False, True)]
-    await ask(http, gate, previous_response_id=root["id"], max_tool_calls=7)
+    cached = [await ask(http, gateway, stream=streams, **fields) for streams in (False, True, False, True)]
+    await ask(http, gateway, previous_response_id=root["id"], max_tool_calls=7)
 
     assert [(ending(response), calls_in(response)) for response in cached] == [(WHOLE, 2)] * 4
     assert numbers_sent(upstream) == [3, 2, 3]
 
 
-async def test_a_reported_chain_leaves_the_enforced_one_unchanged(start_gate: StartGate, http, upstream: FakeUpstream):
+async def test_a_reported_chain_leaves_the_enforced_one_unchanged(
+    start_gateway: StartGateway, http, upstream: FakeUpstream
+):
     """It comes first in the config, has the same numbers, and takes nothing from the other."""
     budget = {"use": "max_tool_calls", "max": 3, "scope": "chain"}
-    gate = await start_gate(tables_for(upstream, policy=[budget | {"mode": "report"}, budget]))
+    gateway = await start_gateway(tables_for(upstream, policy=[budget | {"mode": "report"}, budget]))
     upstream.answer = Spending("web_search_call")
-    answers = [await ask(http, gate, stream=True, conversation="conv_1") for _ in range(4)]
+    answers = [await ask(http, gateway, stream=True, conversation="conv_1") for _ in range(4)]
 
     assert [calls_in(response) for response in answers] == [1, 1, 1, 0]
 
@@ -1201,10 +1205,10 @@ async def test_a_reported_chain_leaves_the_enforced_one_unchanged(start_gate: St
     ("status", "content_type"), [(400, "application/json"), (500, "text/plain"), (401, "text/plain")]
 )
 async def test_a_call_that_the_upstream_refused_costs_nothing(
-    gate_with, http, upstream, status: int, content_type: str
+    gateway_with, http, upstream, status: int, content_type: str
 ):
     """No tool ran."""
-    gate = await gate_with(**CHAIN)
+    gateway = await gateway_with(**CHAIN)
 
     async def refuse(_: web.Request) -> web.StreamResponse:
         error = b'{"error": {"message": "no", "type": "t", "param": null, "code": "c"}}'
@@ -1212,64 +1216,64 @@ async def test_a_call_that_the_upstream_refused_costs_nothing(
 
     upstream.answer = refuse
     for _ in range(3):
-        await ask(http, gate, conversation="conv_1")
+        await ask(http, gateway, conversation="conv_1")
     upstream.answer = Spending(*["mcp_call"] * 5)
 
-    assert calls_in(await ask(http, gate, conversation="conv_1", max_tool_calls=5)) == 5
+    assert calls_in(await ask(http, gateway, conversation="conv_1", max_tool_calls=5)) == 5
 
 
-async def test_a_call_whose_upstream_broke_off_keeps_what_it_took(gate_with: Any, http, upstream: FakeUpstream):
+async def test_a_call_whose_upstream_broke_off_keeps_what_it_took(gateway_with: Any, http, upstream: FakeUpstream):
     """It may have begun more calls than were seen."""
 
     async def cut(response: web.StreamResponse) -> None:
         raise ConnectionResetError
 
-    gate = await gate_with(**CHAIN)
+    gateway = await gateway_with(**CHAIN)
     upstream.answer = Spending("web_search_call", before_end=cut)
-    broken = await ask(http, gate, stream=True, conversation="conv_1")
+    broken = await ask(http, gateway, stream=True, conversation="conv_1")
     upstream.answer = Spending(*["web_search_call"] * 5)
-    after = await ask(http, gate, conversation="conv_1", max_tool_calls=5)
+    after = await ask(http, gateway, conversation="conv_1", max_tool_calls=5)
 
     assert (broken["status"], calls_in(after)) == ("failed", 2)
 
 
-async def test_a_caller_that_leaves_in_the_middle_keeps_what_it_took(gate_with: Any, http, upstream, logged):
+async def test_a_caller_that_leaves_in_the_middle_keeps_what_it_took(gateway_with: Any, http, upstream, logged):
     """Disconnecting before the end is no way to get more."""
-    gate = await gate_with(**CHAIN)
+    gateway = await gateway_with(**CHAIN)
     upstream.answer = Spending("web_search_call", before_end=hang)
     body = {"model": "m", "tools": TOOLS, "stream": True, "conversation": "conv_1"}
-    async with http.post(f"{gate}/v1/responses", json=body) as answer:
+    async with http.post(f"{gateway}/v1/responses", json=body) as answer:
         await answer.content.readuntil(b"response.output_item.added")
     await until(lambda: any(line.get("status") == 499 for line in logged))
     upstream.answer = Spending(*["web_search_call"] * 5)
 
-    assert calls_in(await ask(http, gate, conversation="conv_1", max_tool_calls=5)) == 2
+    assert calls_in(await ask(http, gateway, conversation="conv_1", max_tool_calls=5)) == 2
 
 
-async def test_a_caller_that_leaves_before_the_answer_keeps_what_it_took(gate_with: Any, http, upstream, logged):
+async def test_a_caller_that_leaves_before_the_answer_keeps_what_it_took(gateway_with: Any, http, upstream, logged):
     """The upstream had the call, and may have run its tools."""
-    gate = await gate_with(**CHAIN, backend={"enforces": ["max_tool_calls"]})
+    gateway = await gateway_with(**CHAIN, backend={"enforces": ["max_tool_calls"]})
     upstream.answer = hang
-    asking = asyncio.create_task(ask(http, gate, conversation="conv_1"))
+    asking = asyncio.create_task(ask(http, gateway, conversation="conv_1"))
     await upstream.arrived.wait()
     asking.cancel()
     await until(lambda: any(line.get("status") == 499 for line in logged))
     upstream.answer = Spending(*["web_search_call"] * 5)
 
-    assert calls_in(await ask(http, gate, conversation="conv_1", max_tool_calls=5)) == 2
+    assert calls_in(await ask(http, gateway, conversation="conv_1", max_tool_calls=5)) == 2
 
 
 def in_redis(server: RedisServer) -> dict[str, Any]:
     return {"use": "redis", "url": server.url, "timeout_ms": 10_000}
 
 
-async def test_two_gateways_on_one_redis_share_a_chain(gate_with: Any, http, upstream, redis_server: RedisServer):
+async def test_two_gateways_on_one_redis_share_a_chain(gateway_with: Any, http, upstream, redis_server: RedisServer):
     """A caller may continue at another gateway."""
-    gates = [await gate_with(**CHAIN, state=in_redis(redis_server)) for _ in range(2)]
+    gateways = [await gateway_with(**CHAIN, state=in_redis(redis_server)) for _ in range(2)]
     upstream.answer = Spending("web_search_call", "web_search_call")
-    chain = [await ask(http, gates[0])]
+    chain = [await ask(http, gateways[0])]
     for number in range(1, 4):
-        chain.append(await ask(http, gates[number % 2], previous_response_id=chain[-1]["id"]))
+        chain.append(await ask(http, gateways[number % 2], previous_response_id=chain[-1]["id"]))
 
     assert [calls_in(response) for response in chain] == [2, 2, 1, 0]
 
@@ -1283,31 +1287,33 @@ async def crowd() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_two_hundred_parallel_calls_have_one_budget(
-    gate_with: Any, crowd, upstream, redis_server: RedisServer, stream: bool
+    gateway_with: Any, crowd, upstream, redis_server: RedisServer, stream: bool
 ):
     """Over two gateways on one Redis, with an upstream that makes three calls each time: exactly the budget passes."""
     conversation = f"conv_{next(numbers)}"
-    gates = [await gate_with(max=20, default=3, scope="chain", state=in_redis(redis_server)) for _ in range(2)]
+    gateways = [await gateway_with(max=20, default=3, scope="chain", state=in_redis(redis_server)) for _ in range(2)]
     upstream.answer = Spending("web_search_call", "mcp_call", "zzz_call")
     responses = await asyncio.gather(
-        *(ask(crowd, gates[number % 2], stream=stream, conversation=conversation) for number in range(200))
+        *(ask(crowd, gateways[number % 2], stream=stream, conversation=conversation) for number in range(200))
     )
 
     assert sum(map(calls_in, responses)) == 20
     assert sum(number for number in numbers_sent(upstream) if number != "none") == 20
 
 
-async def test_parallel_calls_that_use_less_leave_it_to_others(gate_with, crowd, upstream, redis_server: RedisServer):
+async def test_parallel_calls_that_use_less_leave_it_to_others(
+    gateway_with, crowd, upstream, redis_server: RedisServer
+):
     """In any order, never more than the budget passes, and the rest can be spent afterwards."""
     conversation = f"conv_{next(numbers)}"
-    gates = [await gate_with(max=20, default=5, scope="chain", state=in_redis(redis_server)) for _ in range(2)]
+    gateways = [await gateway_with(max=20, default=5, scope="chain", state=in_redis(redis_server)) for _ in range(2)]
     upstream.answer = Spending("web_search_call", "message")
     responses = await asyncio.gather(
-        *(ask(crowd, gates[number % 2], conversation=conversation) for number in range(100))
+        *(ask(crowd, gateways[number % 2], conversation=conversation) for number in range(100))
     )
     passed = sum(map(calls_in, responses))
     upstream.answer = Spending(*["web_search_call"] * 20)
-    rest = calls_in(await ask(crowd, gates[0], conversation=conversation, max_tool_calls=20))
+    rest = calls_in(await ask(crowd, gateways[0], conversation=conversation, max_tool_calls=20))
 
     assert passed <= 20
     assert passed + rest == 20
@@ -1325,12 +1331,12 @@ def stop_redis(redis_server: RedisServer) -> Any:
     "fields", [{}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}, {"stream": True}]
 )
 async def test_a_chain_whose_budget_cannot_be_read_is_refused_for_the_moment(
-    gate_with: Any, http, upstream: FakeUpstream, redis_server: RedisServer, stop_redis: Any, fields: dict[str, Any]
+    gateway_with: Any, http, upstream: FakeUpstream, redis_server: RedisServer, stop_redis: Any, fields: dict[str, Any]
 ):
     """503 with the time of a retry, and no request to the upstream."""
-    gate = await gate_with(**CHAIN, state=in_redis(redis_server))
+    gateway = await gateway_with(**CHAIN, state=in_redis(redis_server))
     stop_redis()
-    async with http.post(f"{gate}/v1/responses", json={"model": "m", "tools": TOOLS, **fields}) as answer:
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m", "tools": TOOLS, **fields}) as answer:
         body = await answer.json()
 
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
@@ -1345,18 +1351,18 @@ async def test_a_chain_whose_budget_cannot_be_read_is_refused_for_the_moment(
 
 @pytest.mark.parametrize("policy", [{"max": 5}, {**CHAIN, "mode": "report"}])
 async def test_a_call_that_needs_no_budget_of_a_chain_needs_no_store(
-    gate_with: Any, http, upstream, redis_server, stop_redis, policy
+    gateway_with: Any, http, upstream, redis_server, stop_redis, policy
 ):
     """A budget for each response needs none, and one that is only reported refuses no call."""
-    gate = await gate_with(**policy, state=in_redis(redis_server))
+    gateway = await gateway_with(**policy, state=in_redis(redis_server))
     stop_redis()
     upstream.answer = Spending("web_search_call")
 
-    assert ending(await ask(http, gate)) == WHOLE
+    assert ending(await ask(http, gateway)) == WHOLE
 
 
 async def test_a_store_that_fails_in_the_middle_costs_no_answer(
-    gate_with: Any, http, upstream: FakeUpstream, redis_server: RedisServer, stop_redis: Any, logged
+    gateway_with: Any, http, upstream: FakeUpstream, redis_server: RedisServer, stop_redis: Any, logged
 ):
     """What cannot be given back is lost to the chain, and logged once; the connection can be used again."""
     is_stopped = asyncio.Event()
@@ -1364,15 +1370,15 @@ async def test_a_store_that_fails_in_the_middle_costs_no_answer(
     async def wait(_: web.StreamResponse) -> None:
         await is_stopped.wait()
 
-    gate = await gate_with(**CHAIN, state=in_redis(redis_server))
+    gateway = await gateway_with(**CHAIN, state=in_redis(redis_server))
     upstream.answer = spending = Spending("web_search_call", before_end=wait)
     body = {"model": "m", "tools": TOOLS, "stream": True, "conversation": "conv_1"}
-    async with http.post(f"{gate}/v1/responses", json=body) as answer:
+    async with http.post(f"{gateway}/v1/responses", json=body) as answer:
         begun = await answer.content.readuntil(b"response.output_item.done")
         stop_redis()
         is_stopped.set()
         passed = begun + await answer.read()
-    async with http.get(f"{gate}/healthz") as health:
+    async with http.get(f"{gateway}/healthz") as health:
         healthy = await health.json()
 
     assert (passed, healthy) == (spending.whole, {"status": "up"})

@@ -17,7 +17,7 @@ from proxy.rules import Rules
 from proxy.rules.rule import Rule
 from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, apply_policy, make_call, make_context
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, make_context
 
 
 async def outcome(policy: MetadataLimits, metadata: Any, **fields: Any) -> Any:
@@ -201,13 +201,13 @@ async def test_a_key_that_resembles_a_checked_one_is_refused(key: str):
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
-        ({"by": "another", "k": "v"}, {"by": "anna/search", "k": "v", "model": "m", "gate": "1"}),
-        (None, {"by": "anna/search", "model": "m", "gate": "1"}),
+        ({"by": "another", "k": "v"}, {"by": "anna/search", "k": "v", "model": "m", "gateway": "1"}),
+        (None, {"by": "anna/search", "model": "m", "gateway": "1"}),
     ],
 )
 async def test_set_replaces_what_the_caller_sent(metadata: Any, expected: Any):
     """Placeholders are filled from the call; the caller's other pairs stay."""
-    policy = MetadataLimits(set={"by": "{caller.name}/{caller.team}", "model": "{model}", "gate": "1"})
+    policy = MetadataLimits(set={"by": "{caller.name}/{caller.team}", "model": "{model}", "gateway": "1"})
 
     assert await outcome(policy, metadata) == expected
 
@@ -229,7 +229,7 @@ async def test_set_keeps_the_order_of_pairs_and_fields():
     assert call.body["metadata"]["team"] == "mine"
 
 
-@PATIENT
+@NO_DEADLINE
 @given(sent=JSON, model=st.text(min_size=1, max_size=8))
 async def test_no_input_of_the_caller_changes_a_value_of_set(sent: Any, model: str):
     """Neither another value under its key, nor a model whose name contains a placeholder."""
@@ -368,7 +368,7 @@ def is_allowed(metadata: dict[str, str]) -> bool:
     )
 
 
-@PATIENT
+@NO_DEADLINE
 @given(metadata=METADATA | JSON)
 async def test_what_passes_satisfies_every_setting(metadata: Any):
     """Any JSON is refused with a reason, or is sent within every limit."""
@@ -377,7 +377,7 @@ async def test_what_passes_satisfies_every_setting(metadata: Any):
     assert isinstance(found, tuple) or is_allowed(found)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(metadata=METADATA | JSON, others=st.dictionaries(st.text(max_size=5).map("x_".__add__), JSON, max_size=3))
 async def test_no_other_field_changes(metadata: Any, others: dict[str, Any]):
     """And a refusal is one short sentence."""
@@ -392,7 +392,7 @@ async def test_no_other_field_changes(metadata: Any, others: dict[str, Any]):
     assert len(message) <= 120
 
 
-@PATIENT
+@NO_DEADLINE
 @given(metadata=METADATA, dice=st.randoms())
 async def test_the_decision_does_not_depend_on_order_or_streaming(metadata: dict[str, Any], dice: random.Random):
     """The refusal or the pairs are the same in any order of the pairs."""

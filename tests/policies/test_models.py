@@ -13,7 +13,7 @@ from policies.models import Models
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, apply_policy, make_call, make_context
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, make_context
 
 NAMES = st.sampled_from(
     ["gpt-5.6", "GPT-5.6", "gpt-pro", "gpt-PRO ", "\uff47\uff50\uff54-pro", "gpt-\u200bpro", "fast", "o3", ""]
@@ -125,7 +125,7 @@ def is_allowed(model: object) -> bool:
 STRICT = Models(allow=("gpt-*",), deny=("*pro*",), aliases={"fast": "gpt-5.6"})
 
 
-@PATIENT
+@NO_DEADLINE
 @given(JSON | NAMES, JSON)
 async def test_what_passes_is_allowed_and_no_other_field_changes(model: Any, other: Any):
     """For any JSON."""
@@ -139,7 +139,7 @@ async def test_what_passes_is_allowed_and_no_other_field_changes(model: Any, oth
         assert found == {"model": "gpt-5.6" if model == "fast" else model, "other": other}
 
 
-@PATIENT
+@NO_DEADLINE
 @given(JSON | NAMES, JSON, st.booleans())
 async def test_the_decision_depends_on_the_model_only(model: Any, other: Any, stream: bool):
     """Not on the order of fields, and not on streaming."""

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from policies.output_tokens import OutputTokens
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
 
 VALUES = st.integers(-2, 120) | st.sampled_from([16.0, 50.5, "50", True])
 
@@ -107,7 +107,7 @@ def expected_reason(value: Any, on_exceed: str) -> str | None:
     return "below_minimum" if value < 16 else None
 
 
-@PATIENT
+@NO_DEADLINE
 @given(JSON | VALUES, JSON, st.sampled_from(["clamp", "reject"]))
 async def test_what_passes_is_within_the_limit_and_no_other_field_changes(value: Any, other: Any, on_exceed: Any):
     """For any JSON."""
@@ -124,7 +124,7 @@ async def test_what_passes_is_within_the_limit_and_no_other_field_changes(value:
         assert (violation.reason, len(violation.message) <= 120) == (reason, True)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(JSON | VALUES, st.booleans())
 async def test_the_decision_depends_on_the_number_only(value: Any, stream: bool):
     """Not on the order of fields, and not on streaming."""

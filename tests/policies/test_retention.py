@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policies.retention import Retention
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
 
 FLAGS = st.sampled_from([None, True, False])
 FIELDS = ("store", "background", "conversation", "previous_response_id")
@@ -125,7 +125,7 @@ def kept(body: Any) -> set[str]:
     return found
 
 
-@PATIENT
+@NO_DEADLINE
 @given(POLICIES, BODIES)
 async def test_what_passes_keeps_no_more_than_is_allowed(policy: Retention, body: dict[str, Any]):
     """For any JSON; no field but `store` changes."""
@@ -139,7 +139,7 @@ async def test_what_passes_keeps_no_more_than_is_allowed(policy: Retention, body
         assert policy.store == "force_off" or passed == {"model": "m", **body}
 
 
-@PATIENT
+@NO_DEADLINE
 @given(POLICIES, BODIES, st.booleans())
 async def test_the_decision_does_not_depend_on_order_or_streaming(
     policy: Retention, body: dict[str, Any], stream: bool

@@ -21,9 +21,9 @@ from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import PolicyViolation
 from tests import raw
-from tests.conftest import StartGate, tables_for
+from tests.conftest import StartGateway, tables_for
+from tests.examples import ANNA, JSON, NO_DEADLINE, TEXTS, apply_policy, draw_examples, make_call, make_context
 from tests.upstream import FakeUpstream
-from tests.values import ANNA, JSON, PATIENT, TEXTS, apply_policy, draw_examples, make_call, make_context
 
 KEY, NEWER = SecretStr("the key of these tests"), SecretStr("the newer key")
 ANNAS = derive_identifier(KEY.get_secret_value().encode(), ANNA)
@@ -147,7 +147,7 @@ async def test_identifiers_that_are_not_personal_data_pass(identifier: str, pii:
     assert await outcome(SafetyIdentifier(pii=pii, key=KEY), safety_identifier=identifier) == identifier
 
 
-@PATIENT
+@NO_DEADLINE
 @given(st.binary(max_size=8), st.uuids())
 async def test_hashes_and_uuids_are_never_personal(text: bytes, uuid: Any):
     """A caller who hashes is not refused for digits that happen to be in a row."""
@@ -213,7 +213,7 @@ FIELDS = st.sampled_from([
 CHOSEN = JSON | st.sampled_from(["ben", "u-1", "kim@example.org", ANNAS, ANNAS[:-1], "-", "x" * 900])
 
 
-@PATIENT
+@NO_DEADLINE
 @given(st.dictionaries(FIELDS | TEXTS, CHOSEN, max_size=5), TEXTS, st.sampled_from(["keep", "move"]))
 async def test_no_field_of_the_body_changes_a_derived_identifier(body: dict[str, Any], end_user: str, user: Any):
     """It depends on caller and header only; every other field stays the same."""
@@ -226,7 +226,7 @@ async def test_no_field_of_the_body_changes_a_derived_identifier(body: dict[str,
     assert ("user" in passed.body) == (user == "keep" and "user" in body)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(st.tuples(TEXTS, TEXTS, TEXTS), st.tuples(TEXTS, TEXTS, TEXTS))
 async def test_different_principals_never_share_an_identifier(one: tuple[str, str, str], other: tuple[str, str, str]):
     """A principal is a caller, its team and its end user. Identifiers fit what every upstream accepts."""
@@ -465,7 +465,7 @@ def test_contradictory_settings_are_config_errors(settings: dict, message: str):
     assert "typed-by-itself" not in str(caught.value)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(CHOSEN, CHOSEN)
 async def test_what_passes_satisfies_every_rule(identifier: Any, user: Any):
     """Any JSON is refused in one short sentence, or is sent as an identifier that the rules allow."""
@@ -481,7 +481,7 @@ async def test_what_passes_satisfies_every_rule(identifier: Any, user: Any):
     assert len(message) <= 120
 
 
-@PATIENT
+@NO_DEADLINE
 @given(CHOSEN, CHOSEN, st.sampled_from(["keep", "drop", "move"]), st.sampled_from(["allow", "reject", "hash"]))
 async def test_at_most_64_characters_are_sent(identifier: Any, user: Any, handling: Any, pii: Any):
     """Whatever happens to `user` and to personal data."""
@@ -496,7 +496,7 @@ async def test_at_most_64_characters_are_sent(identifier: Any, user: Any, handli
     assert refusal is not None or ("user" in body) == (handling == "keep")
 
 
-@PATIENT
+@NO_DEADLINE
 @given(st.dictionaries(FIELDS, CHOSEN, max_size=5), st.booleans())
 async def test_the_decision_does_not_depend_on_order_or_streaming(body: dict[str, Any], stream: bool):
     """The same fields in reverse order have the same outcome."""
@@ -530,21 +530,21 @@ BODIES = st.dictionaries(FIELDS | LOOKALIKES | TEXTS, CHOSEN, max_size=5)
 
 
 @pytest.fixture
-def start_derived(start_gate: StartGate, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> Any:
+def start_derived(start_gateway: StartGateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Start a gateway for three callers that derives identifiers, with these settings beside."""
     monkeypatch.setenv("KEY", KEY.get_secret_value())
 
     async def start(**settings: Any) -> str:
         policy = {"use": "safety_identifier", "source": "caller", "key": "env:KEY", **settings}
-        return await start_gate(tables_for(upstream, policy=[policy], caller=TABLES))
+        return await start_gateway(tables_for(upstream, policy=[policy], caller=TABLES))
 
     return start
 
 
-async def send(http, gate: str, body: Any, caller: str = "anna", **headers: str) -> str | int:
+async def send(http, gateway: str, body: Any, caller: str = "anna", **headers: str) -> str | int:
     """Return 200, or the code of the refusal."""
     sent = {"Authorization": f"Bearer {caller}", "Content-Type": "application/json"} | headers
-    async with http.post(f"{gate}/v1/responses", data=orjson.dumps(body), headers=sent) as answer:
+    async with http.post(f"{gateway}/v1/responses", data=orjson.dumps(body), headers=sent) as answer:
         received = await answer.json()
         return answer.status if answer.status == 200 else received["error"]["code"]
 
@@ -556,10 +556,10 @@ def identifiers(upstream: FakeUpstream) -> list[Any]:
 
 async def test_a_gateway_lets_no_body_choose_the_identifier(start_derived: Any, http, upstream: FakeUpstream):
     """Sixty bodies, and five that are not objects: every answer is 200 or 400, every call that is sent is Anna's."""
-    gate = await start_derived(user="move")
+    gateway = await start_derived(user="move")
     not_objects: list[Any] = [[], "text", None, 7, [{"safety_identifier": "ben"}]]
-    answers = [await send(http, gate, {**body, "model": "m"}) for body in draw_examples(BODIES, 60)]
-    refused_bodies = [await send(http, gate, body) for body in not_objects]
+    answers = [await send(http, gateway, {**body, "model": "m"}) for body in draw_examples(BODIES, 60)]
+    refused_bodies = [await send(http, gateway, body) for body in not_objects]
 
     assert {answer for answer in answers if answer != 200} <= {"lookalike_field", "invalid_type"}
     assert refused_bodies == ["invalid_json"] * 5
@@ -571,9 +571,9 @@ async def test_every_gateway_with_the_key_derives_the_same_identifiers(
     start_derived: Any, http, upstream: FakeUpstream
 ):
     """One for each authenticated caller."""
-    for gate in (await start_derived(), await start_derived()):
+    for gateway in (await start_derived(), await start_derived()):
         for caller in CALLERS:
-            await send(http, gate, {"model": "m", "safety_identifier": "ben"}, caller.name)
+            await send(http, gateway, {"model": "m", "safety_identifier": "ben"}, caller.name)
 
     key = KEY.get_secret_value().encode()
     assert identifiers(upstream) == [derive_identifier(key, caller) for caller in CALLERS] * 2
@@ -583,10 +583,10 @@ async def test_the_header_of_the_end_user_is_read_in_any_case_and_not_forwarded(
     start_derived: Any, http, upstream: FakeUpstream
 ):
     """Without it, or empty, the caller is meant. Two callers' end users of one name are different; fields do not count."""
-    gate, key = await start_derived(end_user_header="X-End-User"), KEY.get_secret_value().encode()
+    gateway, key = await start_derived(end_user_header="X-End-User"), KEY.get_secret_value().encode()
     headers = [{"x-end-user": "kim"}, {"X-END-USER": "kim"}, {"x-end-user": "lee"}, {}, {"x-end-user": ""}]
-    answers = [await send(http, gate, {"model": "m", "x-end-user": "max", "end_user": "max"}, **h) for h in headers]
-    answers += [await send(http, gate, {"model": "m"}, caller.name, **headers[0]) for caller in CALLERS]
+    answers = [await send(http, gateway, {"model": "m", "x-end-user": "max", "end_user": "max"}, **h) for h in headers]
+    answers += [await send(http, gateway, {"model": "m"}, caller.name, **headers[0]) for caller in CALLERS]
     kim, lee = (derive_identifier(key, ANNA, user) for user in ("kim", "lee"))
 
     assert answers == [200] * 8
@@ -597,10 +597,10 @@ async def test_the_header_of_the_end_user_is_read_in_any_case_and_not_forwarded(
 
 async def test_header_bytes_that_are_not_utf_8_are_end_users_too(start_derived: Any, upstream: FakeUpstream):
     """None of them fails, and no two are the same person."""
-    gate = await start_derived(end_user_header="X-End-User")
+    gateway = await start_derived(end_user_header="X-End-User")
     head = raw.post(Authorization="Bearer anna", X_End_User="?")
     users = (b"\xff", b"\xfe", b"\xc3\xa9", b"\xc3")
-    statuses = [(await raw.ask(gate, head.replace(b"?", user))).status for user in users]
+    statuses = [(await raw.ask(gateway, head.replace(b"?", user))).status for user in users]
 
     assert statuses == [200] * 4
     assert len(set(identifiers(upstream))) == 4
@@ -609,9 +609,9 @@ async def test_header_bytes_that_are_not_utf_8_are_end_users_too(start_derived: 
 
 async def test_a_refused_call_is_not_sent(start_derived: Any, http, upstream: FakeUpstream):
     """The code has the policy's name."""
-    gate = await start_derived(mismatch="reject")
+    gateway = await start_derived(mismatch="reject")
     answers = [
-        await send(http, gate, {"model": "m", "safety_identifier": other}) for other in ("ben", "", 7, None, ANNAS)
+        await send(http, gateway, {"model": "m", "safety_identifier": other}) for other in ("ben", "", 7, None, ANNAS)
     ]
 
     assert answers == ["safety_identifier.mismatch"] * 3 + [200] * 2
@@ -620,9 +620,9 @@ async def test_a_refused_call_is_not_sent(start_derived: Any, http, upstream: Fa
 
 async def test_a_reported_change_is_not_made(start_derived: Any, http, upstream: FakeUpstream):
     """A header of the answer says what would change."""
-    gate = await start_derived(mode="report")
+    gateway = await start_derived(mode="report")
     headers = {"Authorization": "Bearer anna"}
-    async with http.post(f"{gate}/v1/responses", json={"model": "m", "user": "u"}, headers=headers) as answer:
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m", "user": "u"}, headers=headers) as answer:
         reported = answer.headers["x-headgate-policy"]
 
     assert (reported, identifiers(upstream)) == ("report; safety_identifier.changed", [...])

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from policies.service_tier import ServiceTier
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
 
 TIERS = st.sampled_from(["auto", "default", "flex", "priority", "Flex", "fast", "over-limit", ""])
 CHEAP = ServiceTier(allow=("default", "flex*"), default="flex")
@@ -76,7 +76,7 @@ def test_a_default_that_is_not_allowed_is_a_config_error(settings: dict, missing
         ServiceTier(**settings)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(JSON | TIERS, JSON)
 async def test_what_passes_is_allowed_and_no_other_field_changes(tier: Any, other: Any):
     """For any JSON."""
@@ -91,7 +91,7 @@ async def test_what_passes_is_allowed_and_no_other_field_changes(tier: Any, othe
         assert passed == body | {"service_tier": "flex" if tier is None else tier}
 
 
-@PATIENT
+@NO_DEADLINE
 @given(JSON | TIERS, st.booleans())
 async def test_the_decision_depends_on_the_tier_only(tier: Any, stream: bool):
     """Not on the order of fields, and not on streaming."""

@@ -13,7 +13,7 @@ from policies.size import Size
 from policies.support.walk import MAX_VALUES
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
 
 IMAGE = {"type": "input_image", "image_url": "https://a.example/b.png", "detail": "low"}
 FILE = {"type": "input_file", "file_data": "data:text/plain;base64,aGVsbG8=", "filename": "a.txt"}
@@ -315,7 +315,7 @@ def parts(value: Any, kind: str) -> int:
     return sum(parts(inner, kind) for inner in value) if isinstance(value, list) else 0
 
 
-@PATIENT
+@NO_DEADLINE
 @given(fields=FIELDS)
 async def test_what_passes_is_within_the_limits(fields: dict[str, Any]):
     """Any JSON is refused with a count and a limit, or passes unchanged and within an independent count."""
@@ -337,7 +337,7 @@ def shuffled(value: Any, dice: random.Random) -> Any:
     return [shuffled(inner, dice) for inner in value] if isinstance(value, list) else value
 
 
-@PATIENT
+@NO_DEADLINE
 @given(fields=FIELDS, dice=st.randoms())
 async def test_the_decision_depends_on_neither_order_nor_streaming(fields: dict[str, Any], dice: random.Random):
     """The refusal is the same in any order of names, for a stream and a body."""

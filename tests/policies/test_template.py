@@ -7,7 +7,7 @@ import pytest
 from policies import _template
 from policies._template import Template
 from proxy.wire.errors import PolicyViolation
-from tests.values import apply_policy, make_call
+from tests.examples import apply_policy, make_call
 
 
 async def test_the_template_refuses_the_model_it_names():

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from policies.support.walk import MAX_VALUES
 from policies.tools import Tools
 from proxy.wire.errors import PolicyViolation
-from tests.values import apply_policy, make_call
+from tests.examples import apply_policy, make_call
 
 ASK = {"type": "function", "name": "ask"}
 SHELL, SEARCH = {"type": "shell"}, {"type": "web_search"}

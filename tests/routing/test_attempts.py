@@ -18,9 +18,9 @@ from proxy.telemetry.trace import Trace
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Event, Reply
+from tests.examples import make_call, make_context
 from tests.pipelines import ScriptedBackend
 from tests.rules.samples import CUT, RESPONSE, ItemBudget, make_rule, make_rules
-from tests.values import make_call, make_context
 
 
 class HangingBackend(Backend):

@@ -12,7 +12,7 @@ from backends.replay import Replay
 from proxy.routing import routes as routes_module
 from proxy.routing.routes import Route, Routes
 from proxy.wire.errors import BackendError, UnknownModel
-from tests.values import make_call
+from tests.examples import make_call
 
 
 class ListingBackend(Replay):

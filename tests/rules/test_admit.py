@@ -16,8 +16,8 @@ from proxy.telemetry.recorder import Recorder, RecordTable
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.workers import Workers
+from tests.examples import make_call, make_context
 from tests.rules.samples import InstantStamp, ItemBudget, Refusal, Stamp, make_rule, make_rules
-from tests.values import make_call, make_context
 
 
 class Alias(Policy):

@@ -15,8 +15,8 @@ from proxy.rules.decisions import LONGEST_MODEL_CHARS, Decisions
 from proxy.telemetry.audit import Audit, AuditTable
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import PolicyViolation, Unavailable
+from tests.examples import make_call, make_context
 from tests.rules.samples import ItemBudget, Refusal, Stamp, make_rule, make_rules
-from tests.values import make_call, make_context
 
 
 def traced() -> tuple[InMemorySpanExporter, Context]:

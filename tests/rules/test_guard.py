@@ -16,6 +16,7 @@ from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run
 from proxy.wire.sse import SSEParser
 from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
+from tests.examples import make_call, make_context
 from tests.rules.samples import (
     CUT,
     DELTA,
@@ -33,7 +34,6 @@ from tests.rules.samples import (
     upper,
 )
 from tests.upstream import CANONICAL, final_body
-from tests.values import make_call, make_context
 from tests.wire.contract import order_faults
 from tests.wire.streams import events_in, frame
 

@@ -2,8 +2,8 @@
 
 from policies import Policy, PolicyState, RequestCheck
 from proxy.wire.event import FOLLOWED
+from tests.examples import make_call, make_context
 from tests.rules.samples import DELTA, ItemBudget, Stamp, make_rule, make_rules
-from tests.values import make_call, make_context
 
 
 class NamedState(Policy):

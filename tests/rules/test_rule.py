@@ -4,8 +4,8 @@ import pytest
 
 from proxy.context import Caller
 from proxy.rules.rule import compile_selector
+from tests.examples import ANNA
 from tests.rules.samples import Refusal, Stamp, make_rule
-from tests.values import ANNA
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from proxy.state.ownership import Ownership
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import RequestError, Unavailable
-from tests.values import ANNA, JSON, PATIENT, make_call, make_context
+from tests.examples import ANNA, JSON, NO_DEADLINE, make_call, make_context
 
 BEN = Caller("ben", "ads")
 TEAMMATE = Caller("carol", "search")
@@ -256,7 +256,7 @@ async def test_a_response_that_cannot_be_bound_is_logged(faults: Any, fields: An
     assert gateway.ownership.is_bound(make_context()) is True
 
 
-@PATIENT
+@NO_DEADLINE
 @given(
     response=st.dictionaries(st.sampled_from(["id", "conversation"]), JSON | st.just({"id": "x"})),
     fields=st.dictionaries(st.sampled_from(["conversation", "previous_response_id", "store"]), JSON),

@@ -45,74 +45,74 @@ def server(redis_server: RedisServer) -> Iterator[RedisServer]:
     redis_server.start()
 
 
-async def test_an_answer_is_cached_for_every_process(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
+async def test_an_answer_is_cached_for_every_process(redis_server: RedisServer, start_gateway, upstream: FakeUpstream):
     """An answer that one gateway cached is a hit at another."""
-    first = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
-    second = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
+    first = await start_gateway(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
+    second = await start_gateway(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     data = question()
 
-    assert [outcome(await ask(gate, data)) for gate in (first, second)] == [(200, MISS), (200, HIT)]
+    assert [outcome(await ask(gateway, data)) for gateway in (first, second)] == [(200, MISS), (200, HIT)]
     assert len(upstream.requests) == 1
 
 
-async def test_a_redis_that_cannot_be_reached_at_the_start_is_a_miss(start_gate, upstream: FakeUpstream, logged):
+async def test_a_redis_that_cannot_be_reached_at_the_start_is_a_miss(start_gateway, upstream: FakeUpstream, logged):
     """The gateway starts, answers, and logs each failed command once."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
-        gate = await start_gate(tables(upstream, f"redis://127.0.0.1:{reserved.getsockname()[1]}/0"))
+        gateway = await start_gateway(tables(upstream, f"redis://127.0.0.1:{reserved.getsockname()[1]}/0"))
         async with asyncio.timeout(2):
-            answer = await ask(gate, question())
+            answer = await ask(gateway, question())
 
     assert outcome(answer) == (200, MISS)
     assert failures(logged) == ["cache.read_failed", "cache.write_failed"]
 
 
-async def test_a_redis_that_stops_is_a_miss_until_it_is_back(server, start_gate, upstream, logged):
+async def test_a_redis_that_stops_is_a_miss_until_it_is_back(server, start_gateway, upstream, logged):
     """Broken connections are replaced."""
-    gate = await start_gate(tables(upstream, server.url, timeout_ms=LONG_TIMEOUT_MS))
+    gateway = await start_gateway(tables(upstream, server.url, timeout_ms=LONG_TIMEOUT_MS))
     data = question()
-    outcomes = [outcome(await ask(gate, data)) for _ in range(2)]
+    outcomes = [outcome(await ask(gateway, data)) for _ in range(2)]
     server.stop()
     async with asyncio.timeout(2):
-        outcomes.append(outcome(await ask(gate, data)))
+        outcomes.append(outcome(await ask(gateway, data)))
     failed = failures(logged)
     server.start()
-    outcomes += [outcome(await ask(gate, data)) for _ in range(2)]
+    outcomes += [outcome(await ask(gateway, data)) for _ in range(2)]
 
     assert outcomes == [(200, MISS), (200, HIT), (200, MISS), (200, MISS), (200, HIT)]
     assert failed == failures(logged) == ["cache.read_failed", "cache.write_failed"]
 
 
 async def test_a_redis_that_does_not_answer_is_a_miss_within_its_deadline(
-    server: RedisServer, start_gate, upstream, logged
+    server: RedisServer, start_gateway, upstream, logged
 ):
     """Many parallel calls wait no longer than one, which waits for two commands of 50 ms each."""
-    gate = await start_gate(tables(upstream, server.url))
-    await ask(gate, question())
+    gateway = await start_gateway(tables(upstream, server.url))
+    await ask(gateway, question())
     server.pause()
     async with asyncio.timeout(4):  # redis-py's own defaults would take a minute
-        answers = await asyncio.gather(*(ask(gate, question()) for _ in range(20)))
+        answers = await asyncio.gather(*(ask(gateway, question()) for _ in range(20)))
     failed = failures(logged)
     server.resume()
     data = question()
 
     assert {outcome(answer) for answer in answers} == {(200, MISS)}
     assert failed.count("cache.read_failed") == failed.count("cache.write_failed") == 20
-    await until_hit(gate, data)
+    await until_hit(gateway, data)
 
 
-async def until_hit(gate: str, data: bytes) -> None:
+async def until_hit(gateway: str, data: bytes) -> None:
     async with asyncio.timeout(5):
-        while outcome(await ask(gate, data)) != (200, HIT):  # noqa: ASYNC110
+        while outcome(await ask(gateway, data)) != (200, HIT):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
-async def test_a_redis_that_never_answers_is_a_miss(server: RedisServer, start_gate, upstream, logged):
+async def test_a_redis_that_never_answers_is_a_miss(server: RedisServer, start_gateway, upstream, logged):
     """It only accepts connections; the deadline includes the handshake."""
     server.pause()
-    gate = await start_gate(tables(upstream, server.url))
+    gateway = await start_gateway(tables(upstream, server.url))
     async with asyncio.timeout(2):
-        answer = await ask(gate, question())
+        answer = await ask(gateway, question())
     server.resume()
 
     assert outcome(answer) == (200, MISS)
@@ -123,13 +123,13 @@ GARBAGE = [b"", b"{", b"null", b"[]", b"7", b"{}", b"\xff\xfe", b'{"key":7}', b"
 
 
 @pytest.mark.parametrize("garbage", [*GARBAGE, None], ids=[*(g[:8].decode("latin-1") for g in GARBAGE), "a list"])
-async def test_garbage_under_a_key_is_a_miss(redis_server: RedisServer, start_gate, upstream, garbage: bytes | None):
+async def test_garbage_under_a_key_is_a_miss(redis_server: RedisServer, start_gateway, upstream, garbage: bytes | None):
     """The upstream is called, and its answer replaces the garbage."""
-    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
+    gateway = await start_gateway(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     data = question()
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
-        await ask(gate, data)
+        await ask(gateway, data)
         (key,) = direct.keys()
         direct.delete(key)
         if garbage is None:
@@ -137,44 +137,44 @@ async def test_garbage_under_a_key_is_a_miss(redis_server: RedisServer, start_ga
         else:
             direct.set(key, garbage)
 
-    assert [outcome(await ask(gate, data)) for _ in range(2)] == [(200, MISS), (200, HIT)]
+    assert [outcome(await ask(gateway, data)) for _ in range(2)] == [(200, MISS), (200, HIT)]
 
 
-async def test_an_entry_of_another_key_is_a_miss(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
+async def test_an_entry_of_another_key_is_a_miss(redis_server: RedisServer, start_gateway, upstream: FakeUpstream):
     """If two entries are swapped, neither caller gets the other's answer."""
-    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
+    gateway = await start_gateway(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     mine, yours = question(input="mine"), question(input="yours")
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
         for data in (mine, yours):
-            await ask(gate, data)
+            await ask(gateway, data)
         one, other = direct.keys()
         kept = direct.mget(one, other)
         direct.mset({one: kept[1], other: kept[0]})
 
-    assert [outcome(await ask(gate, data)) for data in (mine, yours)] == [(200, MISS)] * 2
+    assert [outcome(await ask(gateway, data)) for data in (mine, yours)] == [(200, MISS)] * 2
     assert [request.body["input"] for request in upstream.requests] == ["mine", "yours"] * 2
 
 
-async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, start_gate, upstream: FakeUpstream):
+async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, start_gateway, upstream: FakeUpstream):
     """Keys are hashes, so that no text can form another key, a glob, or a command."""
-    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
+    gateway = await start_gateway(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
-        await ask(gate, question(input="a", prompt_cache_key="tenant:*\r\nFLUSHALL"))
+        await ask(gateway, question(input="a", prompt_cache_key="tenant:*\r\nFLUSHALL"))
         (key,) = direct.keys()
 
     assert len(bytes.fromhex(key.decode())) == 32
 
 
-async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gate, upstream, logged):
+async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gateway, upstream, logged):
     """It rejects writes and still answers reads."""
-    gate = await start_gate(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
+    gateway = await start_gateway(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
     with redis.Redis(port=redis_server.port) as direct:
         direct.flushdb()
         direct.config_set("maxmemory", "1")
         try:
-            answer = await ask(gate, question())
+            answer = await ask(gateway, question())
         finally:
             direct.config_set("maxmemory", "0")
 
@@ -182,12 +182,14 @@ async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gate, ups
     assert failures(logged) == ["cache.write_failed"]
 
 
-async def test_a_wrong_password_is_a_miss_and_is_not_logged(redis_server, start_gate, upstream, logged, monkeypatch):
+async def test_a_wrong_password_is_a_miss_and_is_not_logged(redis_server, start_gateway, upstream, logged, monkeypatch):
     """The log has the error of Redis without the password."""
     monkeypatch.setenv("REDIS_KEY", "hush-hush")
-    gate = await start_gate(tables(upstream, redis_server.url, password="env:REDIS_KEY", timeout_ms=LONG_TIMEOUT_MS))
+    gateway = await start_gateway(
+        tables(upstream, redis_server.url, password="env:REDIS_KEY", timeout_ms=LONG_TIMEOUT_MS)
+    )
 
-    assert outcome(await ask(gate, question())) == (200, MISS)
+    assert outcome(await ask(gateway, question())) == (200, MISS)
     assert failures(logged) == ["cache.read_failed", "cache.write_failed"]
     assert "hush-hush" not in str(logged)
 

@@ -12,8 +12,8 @@ from proxy.app import running
 from proxy.config.build import build
 from proxy.telemetry.audit import FIRST_PREVIOUS, Audit, AuditTable, Decision, first_altered
 from proxy.telemetry.files import QUEUE_BYTES
-from tests.conftest import StartGate, tables_for
-from tests.room import disk_full_at
+from tests.conftest import StartGateway, tables_for
+from tests.full_disk import disk_full_at
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 
 REQUEST = {"model": "gpt-5.6", "input": "Hi"}
@@ -46,16 +46,16 @@ def decisions_in(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
-async def post(http, gate: str, **fields: Any) -> int:
-    async with http.post(f"{gate}/v1/responses", json=REQUEST | fields) as answer:
+async def post(http, gateway: str, **fields: Any) -> int:
+    async with http.post(f"{gateway}/v1/responses", json=REQUEST | fields) as answer:
         await answer.read()
         return answer.status
 
 
 async def post_all(http, tables: dict[str, Any], *requests: dict[str, Any]) -> list[int]:
     """Return the statuses of requests to a gateway, which is then closed so that its files are complete."""
-    async with running(build(tables | {"server": {"port": 0, "drain_s": 0}})) as gate:
-        return [await post(http, gate, **fields) for fields in requests]
+    async with running(build(tables | {"server": {"port": 0, "drain_s": 0}})) as gateway:
+        return [await post(http, gateway, **fields) for fields in requests]
 
 
 def test_lines_form_a_chain(lines: list[bytes]):
@@ -211,16 +211,16 @@ async def test_a_full_disk_loses_lines_but_fails_no_call(http, upstream: FakeUps
     assert {line["error"] for line in failures} == {"No space left on device"}
 
 
-async def test_lost_decisions_degrade_readiness(http, start_gate: StartGate, upstream: FakeUpstream):
+async def test_lost_decisions_degrade_readiness(http, start_gateway: StartGateway, upstream: FakeUpstream):
     """`/readyz` stays 200, as calls are still answered, and names the file."""
-    gate = await start_gate(tables_for(upstream, audit={"path": "/dev/full"}))
-    async with http.get(f"{gate}/readyz") as answer:
+    gateway = await start_gateway(tables_for(upstream, audit={"path": "/dev/full"}))
+    async with http.get(f"{gateway}/readyz") as answer:
         before = await answer.json()
-    await post(http, gate)
+    await post(http, gateway)
     report = before
     async with asyncio.timeout(30):
         while report == before:  # the state is probed at most once per second
-            async with http.get(f"{gate}/readyz") as answer:
+            async with http.get(f"{gateway}/readyz") as answer:
                 report = await answer.json()
 
     assert (before["audit"], before["status"]) == ("up", "ready")
@@ -371,8 +371,8 @@ async def test_each_line_has_the_decision_and_its_request(
     caller = {"name": "anna", "team": "search", "key_sha256": "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683"}  # fmt: skip
     tables = tables_for(upstream, policy=[policy], caller=[caller], audit={"path": str(path)}, server={"port": 0})
     async with (
-        running(build(tables)) as gate,
-        http.post(f"{gate}/v1/responses", json=REQUEST | fields, headers={"Authorization": "Bearer key"}) as answer,
+        running(build(tables)) as gateway,
+        http.post(f"{gateway}/v1/responses", json=REQUEST | fields, headers={"Authorization": "Bearer key"}) as answer,
     ):
         request_id = answer.headers["x-request-id"]
         await answer.read()
@@ -446,10 +446,12 @@ async def test_the_version_changes_with_the_settings(http, upstream: FakeUpstrea
     assert len(set(versions)) == 3
 
 
-async def test_two_gateways_do_not_write_to_one_file(start_gate: StartGate, upstream: FakeUpstream, tmp_path: Path):
+async def test_two_gateways_do_not_write_to_one_file(
+    start_gateway: StartGateway, upstream: FakeUpstream, tmp_path: Path
+):
     """The second would break the first one's chain, so it does not start."""
     tables = tables_for(upstream, audit={"path": str(tmp_path / "audit.jsonl")})
-    await start_gate(tables)
+    await start_gateway(tables)
 
     with pytest.raises(OSError, match="another gateway writes to this audit file"):
-        await start_gate(tables)
+        await start_gateway(tables)

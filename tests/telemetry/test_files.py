@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from proxy.telemetry.files import LineQueue, append_line, open_private
-from tests.patience import fail_if_stuck
-from tests.room import disk_full_at
+from tests.full_disk import disk_full_at
+from tests.timeouts import fail_if_stuck
 
 
 class BlockedWriter:

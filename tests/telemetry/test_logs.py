@@ -21,9 +21,9 @@ import structlog
 
 from proxy.telemetry.files import QUEUE_BYTES
 from proxy.telemetry.logs import configure_logs
-from tests.conftest import CANNED, StartGate
-from tests.patience import fail_if_stuck
-from tests.room import disk_full_at
+from tests.conftest import CANNED, StartGateway
+from tests.full_disk import disk_full_at
+from tests.timeouts import fail_if_stuck
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (
@@ -318,20 +318,22 @@ async def test_a_server_writes_its_last_line_before_it_exits(tmp_path: Path):
 
 @FINAL
 async def test_a_crash_on_a_terminal_prints_no_values(
-    start_gate: StartGate, http, monkeypatch: pytest.MonkeyPatch, final: bool
+    start_gateway: StartGateway, http, monkeypatch: pytest.MonkeyPatch, final: bool
 ):
     """The traceback has no local variables, because those of its frames contain prompts and keys."""
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(screen))
     close = configure_logs(console=True, final=final)
     key = "key-of-anna"
-    gate = await start_gate({
+    gateway = await start_gateway({
         "caller": [{"name": "anna", "key_sha256": hashlib.sha256(key.encode()).hexdigest()}],
-        "backend": [{"use": "tests.faulty", "name": "faulty"}],
+        "backend": [{"use": "tests.crashing_backend", "name": "faulty"}],
         "route": [{"model": "*", "backend": "faulty"}],
     })  # fmt: skip
     headers = {"Authorization": f"Bearer {key}"}
-    async with http.post(f"{gate}/v1/responses", json={"model": "m", "input": "a prompt"}, headers=headers) as answer:
+    async with http.post(
+        f"{gateway}/v1/responses", json={"model": "m", "input": "a prompt"}, headers=headers
+    ) as answer:
         await answer.read()
     close()
     printed = screen.getvalue().decode()

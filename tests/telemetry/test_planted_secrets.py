@@ -68,10 +68,10 @@ name = "gone"
 base_url = "http://127.0.0.1:1/v1"
 api_key = "env:UPSTREAM_KEY"
 [[backend]]
-use = "tests.faulty"
+use = "tests.crashing_backend"
 name = "faulty"
 [[backend]]
-use = "tests.faulty"
+use = "tests.crashing_backend"
 name = "faulty-stream"
 frames = {orjson.dumps(FIRST.decode()).decode()}
 [[route]]
@@ -168,11 +168,11 @@ async def test_no_output_contains_a_secret(http, upstream: FakeUpstream, redis_s
             )
         assert process.stdout is not None
         first = await process.stdout.readline()
-        gate = first.decode().split()[3].removesuffix("/v1.")
+        gateway = first.decode().split()[3].removesuffix("/v1.")
         try:
-            answers = [await answer_of(http, "POST", f"{gate}/v1/responses", *request) for request in REQUESTS]
+            answers = [await answer_of(http, "POST", f"{gateway}/v1/responses", *request) for request in REQUESTS]
             for method, path in (("GET", "/v1/models"), ("GET", "/readyz"), ("GET", "/none"), ("PUT", "/v1/responses")):
-                answers.append(await answer_of(http, method, f"{gate}{path}", CALLER, b""))
+                answers.append(await answer_of(http, method, f"{gateway}{path}", CALLER, b""))
             process.send_signal(signal.SIGTERM)
             rest = await process.stdout.read()
             code = await process.wait()

@@ -9,7 +9,7 @@ import pytest
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.wire.event import Event
 from proxy.wire.transcript import Transcript
-from tests.conftest import StartGate, tables_for
+from tests.conftest import StartGateway, tables_for
 from tests.upstream import FakeUpstream
 
 JSON = {"Content-Type": "application/json"}
@@ -107,13 +107,13 @@ def test_a_reply_without_a_final_response_changes_nothing():
     ids=["20 MB model", "object", "text", "long key"],
 )
 async def test_a_request_with_large_values_makes_short_lines(
-    http, start_gate: StartGate, upstream: FakeUpstream, logged, fields: dict[str, Any], recorded: dict[str, Any]
+    http, start_gateway: StartGateway, upstream: FakeUpstream, logged, fields: dict[str, Any], recorded: dict[str, Any]
 ):
     """Neither the log line of the request nor that of a policy has the whole value."""
     policies = [{"use": "metadata_limits", "mode": "report"}, {"use": "metadata_limits"}]
-    gate = await start_gate(tables_for(upstream, policy=policies))
+    gateway = await start_gateway(tables_for(upstream, policy=policies))
     body = BytesIO(orjson.dumps({"model": "m", **fields}))
-    async with http.post(f"{gate}/v1/responses", data=body, headers=JSON) as answer:
+    async with http.post(f"{gateway}/v1/responses", data=body, headers=JSON) as answer:
         await answer.read()
     line = next(line for line in logged if line["event"] == "request.finished")
 

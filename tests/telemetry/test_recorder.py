@@ -28,11 +28,11 @@ from proxy.telemetry.recorder import (
 )
 from proxy.wire.call import Call
 from tests.conftest import tables_for
+from tests.examples import ANNA, NO_DEADLINE, SCALARS, draw_examples, make_call
+from tests.full_disk import disk_full_at
 from tests.policies.test_input_urls import MALFORMED, USERINFO
 from tests.policies.test_input_urls import PRIVATE as PRIVATE_HOSTS
-from tests.room import disk_full_at
 from tests.upstream import FakeUpstream
-from tests.values import ANNA, PATIENT, SCALARS, draw_examples, make_call
 
 MARK = "ZQXMARK"
 SENTENCES = st.sampled_from([
@@ -91,14 +91,14 @@ def read_record(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
-@PATIENT
+@NO_DEADLINE
 @given(BODIES | PRIVATE)
 def test_a_redacted_request_contains_no_text(body: dict[str, Any]):
     """There is none in values, in names that are not plain words, or in paths and user names of URLs."""
     assert MARK.lower() not in orjson.dumps(redact_body(body)).decode().lower()
 
 
-@PATIENT
+@NO_DEADLINE
 @given(values(NO_URLS | SENTENCES, LINKING))
 def test_a_text_in_place_of_a_url_is_not_kept(value: Any):
     """A host is kept only if every parser reads it alike, and a scheme only before a host."""
@@ -107,7 +107,7 @@ def test_a_text_in_place_of_a_url_is_not_kept(value: Any):
     assert MARK.lower() not in orjson.dumps(redact_body(body)).decode().lower()
 
 
-@PATIENT
+@NO_DEADLINE
 @given(
     st.sampled_from(sorted(FREE_FORM)),
     values(st.just(MARK), st.sampled_from([*sorted(WORDS), SERVER, "image_url", "x"])),
@@ -117,7 +117,7 @@ def test_free_form_objects_keep_no_words_of_the_protocol(field: str, value: Any)
     assert MARK not in orjson.dumps(redact_body({"input": [{field: value}], "deep": [{field: value}]})).decode()
 
 
-@PATIENT
+@NO_DEADLINE
 @given(values(SCALARS | SENTENCES, NAMES | st.text(st.characters(exclude_categories=["Cs"]), max_size=2)))
 def test_a_restored_value_has_the_lengths_of_the_original(value: Any):
     """Texts, names, lists and objects keep their lengths and numbers their values, also after a round trip through a file."""
@@ -270,7 +270,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@PATIENT
+@NO_DEADLINE
 @given(LINKS, st.sampled_from(SETTINGS))
 def test_input_urls_decides_the_same_for_a_restored_request(body: dict[str, Any], settings: dict[str, Any]):
     """The code is the same too, for URLs in any place and notation."""
@@ -323,7 +323,7 @@ SIZED = st.fixed_dictionaries(
 )
 
 
-@PATIENT
+@NO_DEADLINE
 @given(SIZED)
 def test_policies_on_sizes_decide_the_same_for_a_restored_request(body: dict[str, Any]):
     """`policy diff` therefore prints the decisions that the original request would get."""
@@ -345,11 +345,11 @@ async def post_all(
     """Return the statuses of requests to a recording gateway, which is then closed so that its file is complete."""
     tables = tables_for(upstream, record={"path": str(path), **settings}, server={"port": 0, "drain_s": 0})
     statuses = []
-    async with running(build(tables)) as gate:
+    async with running(build(tables)) as gateway:
         for body in bodies:
             raw = body if isinstance(body, bytes) else orjson.dumps(body)
             headers = {"Content-Type": "application/json"}
-            async with http.post(f"{gate}/v1/responses", data=raw, headers=headers) as answer:
+            async with http.post(f"{gateway}/v1/responses", data=raw, headers=headers) as answer:
                 await answer.read()
                 statuses.append(answer.status)
     return statuses

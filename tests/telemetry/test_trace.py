@@ -33,19 +33,19 @@ def provider(spans: InMemorySpanExporter) -> TracerProvider:
 
 
 @pytest.fixture
-async def traced_gate(start_gate, upstream: FakeUpstream, provider: TracerProvider) -> str:
+async def traced_gateway(start_gateway, upstream: FakeUpstream, provider: TracerProvider) -> str:
     """The address of a gateway that traces all calls."""
-    return await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
+    return await start_gateway(tables_for(upstream), tracer=provider.get_tracer("test"))
 
 
-async def post(http, gate: str, body: dict[str, Any], **headers: str) -> tuple[int, dict[str, str], bytes]:
-    async with http.post(f"{gate}/v1/responses", json=body, headers=headers) as answer:
+async def post(http, gateway: str, body: dict[str, Any], **headers: str) -> tuple[int, dict[str, str], bytes]:
+    async with http.post(f"{gateway}/v1/responses", json=body, headers=headers) as answer:
         return answer.status, {name.lower(): value for name, value in answer.headers.items()}, await answer.read()
 
 
-async def test_the_span_tree_of_one_call(traced_gate: str, http, spans: InMemorySpanExporter):
+async def test_the_span_tree_of_one_call(traced_gateway: str, http, spans: InMemorySpanExporter):
     """Steps that await are children of the request's span; only the model call has GenAI attributes."""
-    await post(http, traced_gate, REQUEST, traceparent=PARENT)
+    await post(http, traced_gateway, REQUEST, traceparent=PARENT)
     tree = {span.name: span for span in spans.get_finished_spans()}
     root, call = tree["POST /v1/responses"], tree["chat gpt-5.6"]
 
@@ -74,9 +74,11 @@ async def test_the_span_tree_of_one_call(traced_gate: str, http, spans: InMemory
     assert root.attributes["http.response.status_code"] == 200
 
 
-async def test_the_upstream_gets_the_context_of_the_model_call(traced_gate: str, http, spans, upstream: FakeUpstream):
+async def test_the_upstream_gets_the_context_of_the_model_call(
+    traced_gateway: str, http, spans, upstream: FakeUpstream
+):
     """Spans of the upstream become children of the CLIENT span instead of its siblings."""
-    await post(http, traced_gate, REQUEST, traceparent=PARENT, tracestate="vendor=1")
+    await post(http, traced_gateway, REQUEST, traceparent=PARENT, tracestate="vendor=1")
     call = next(span for span in spans.get_finished_spans() if span.name == "chat gpt-5.6")
     sent = upstream.requests[0].headers
 
@@ -84,20 +86,20 @@ async def test_the_upstream_gets_the_context_of_the_model_call(traced_gate: str,
     assert sent["tracestate"] == "vendor=1"
 
 
-async def test_without_traces_the_context_of_the_caller_is_forwarded(gate: str, http, upstream: FakeUpstream):
+async def test_without_traces_the_context_of_the_caller_is_forwarded(gateway: str, http, upstream: FakeUpstream):
     """A gateway without tracing does not break the caller's trace."""
-    await post(http, gate, REQUEST, traceparent=PARENT)
+    await post(http, gateway, REQUEST, traceparent=PARENT)
 
     assert upstream.requests[0].headers["traceparent"] == PARENT
 
 
-async def test_an_unsampled_call_makes_no_spans(start_gate, upstream, http, spans):
+async def test_an_unsampled_call_makes_no_spans(start_gateway, upstream, http, spans):
     """A caller's context is forwarded with its flag; without a context none is sent."""
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    gate = await start_gate(tables_for(upstream), tracer=provider.get_tracer("test"))
-    await post(http, gate, REQUEST)
-    await post(http, gate, REQUEST, traceparent=PARENT[:-2] + "00")
+    gateway = await start_gateway(tables_for(upstream), tracer=provider.get_tracer("test"))
+    await post(http, gateway, REQUEST)
+    await post(http, gateway, REQUEST, traceparent=PARENT[:-2] + "00")
 
     assert spans.get_finished_spans() == ()
     assert "traceparent" not in upstream.requests[0].headers
@@ -105,9 +107,9 @@ async def test_an_unsampled_call_makes_no_spans(start_gate, upstream, http, span
     assert int(upstream.requests[1].headers["traceparent"][-2:], 16) & 1 == 0  # the "sampled" flag
 
 
-async def test_a_refusal_has_the_policy_and_the_code(traced_gate: str, http, spans):
+async def test_a_refusal_has_the_policy_and_the_code(traced_gateway: str, http, spans):
     """Both are attributes of the request's span."""
-    await post(http, traced_gate, REQUEST | {"metadata": {"k": 1}})
+    await post(http, traced_gateway, REQUEST | {"metadata": {"k": 1}})
     (root,) = [span for span in spans.get_finished_spans() if span.kind == SpanKind.SERVER]
 
     assert root.attributes["headgate.policy"] == "metadata_limits"
@@ -115,20 +117,20 @@ async def test_a_refusal_has_the_policy_and_the_code(traced_gate: str, http, spa
 
 
 async def test_a_failure_of_the_upstream_is_an_error_of_both_spans(
-    traced_gate: str, http, spans, upstream: FakeUpstream
+    traced_gateway: str, http, spans, upstream: FakeUpstream
 ):
     """A search for errors finds the call and the failed upstream."""
     upstream.answer = streaming()
-    status, _, _ = await post(http, traced_gate, REQUEST)
+    status, _, _ = await post(http, traced_gateway, REQUEST)
     by_kind = {span.kind: span.status.status_code for span in spans.get_finished_spans() if span.name != "cache"}
 
     assert status == 502
     assert (by_kind[SpanKind.SERVER], by_kind[SpanKind.CLIENT]) == (StatusCode.ERROR, StatusCode.ERROR)
 
 
-async def test_a_request_is_one_log_line(gate: str, http, logged: list[dict[str, Any]]):
+async def test_a_request_is_one_log_line(gateway: str, http, logged: list[dict[str, Any]]):
     """`request.finished` has the fields that an operator needs first."""
-    status, headers, _ = await post(http, gate, REQUEST)
+    status, headers, _ = await post(http, gateway, REQUEST)
     (line,) = logged
 
     assert line.pop("duration_ms") > 0
@@ -162,9 +164,9 @@ async def test_a_request_is_one_log_line(gate: str, http, logged: list[dict[str,
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_neither_prompt_nor_answer_is_logged_or_traced(traced_gate: str, http, spans, logged, stream: bool):
+async def test_neither_prompt_nor_answer_is_logged_or_traced(traced_gateway: str, http, spans, logged, stream: bool):
     """Logs and spans contain timings but no content."""
-    await post(http, traced_gate, REQUEST | {"stream": stream, "instructions": "a secret prompt"})
+    await post(http, traced_gateway, REQUEST | {"stream": stream, "instructions": "a secret prompt"})
     telemetry = repr([dict(span.attributes) for span in spans.get_finished_spans()]) + repr(logged)
 
     assert ("secret" in telemetry, "Hello." in telemetry) == (False, False)
@@ -179,16 +181,16 @@ def timed_steps(headers: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_every_answer_has_an_id_and_a_server_timing(gate: str, http, stream: bool):
+async def test_every_answer_has_an_id_and_a_server_timing(gateway: str, http, stream: bool):
     """The last step is the backend's time to its first event, for streams and bodies."""
-    _, headers, _ = await post(http, gate, REQUEST | {"stream": stream})
+    _, headers, _ = await post(http, gateway, REQUEST | {"stream": stream})
 
     assert headers["x-request-id"].startswith("req_")
     assert timed_steps(headers) == [*STEPS, "backend"]
     assert all(float(part.split(";dur=")[1]) >= 0 for part in headers["server-timing"].split(", "))
 
 
-async def test_the_backends_time_ends_with_its_first_event(gate: str, http, upstream: FakeUpstream):
+async def test_the_backends_time_ends_with_its_first_event(gateway: str, http, upstream: FakeUpstream):
     """It is in the head of the answer, which is sent while the rest of the stream is awaited."""
     release = asyncio.Event()
     first = CANONICAL.index(b"\n\n") + 2
@@ -198,7 +200,7 @@ async def test_the_backends_time_ends_with_its_first_event(gate: str, http, upst
         await response.write(CANONICAL[first:])
 
     upstream.answer = streaming(CANONICAL[:first], then=rest)
-    async with http.post(f"{gate}/v1/responses", json=REQUEST | {"stream": True}) as answer:
+    async with http.post(f"{gateway}/v1/responses", json=REQUEST | {"stream": True}) as answer:
         timing = answer.headers["server-timing"]
         release.set()
         await answer.read()
@@ -206,37 +208,37 @@ async def test_the_backends_time_ends_with_its_first_event(gate: str, http, upst
     assert timed_steps({"server-timing": timing}) == [*STEPS, "backend"]
 
 
-async def test_a_cache_hit_names_no_backend(gate: str, http):
+async def test_a_cache_hit_names_no_backend(gateway: str, http):
     """A cache hit calls no backend."""
     request = REQUEST | {"prompt_cache_key": "k"}
-    _, first, _ = await post(http, gate, request)
-    _, second, _ = await post(http, gate, request)
+    _, first, _ = await post(http, gateway, request)
+    _, second, _ = await post(http, gateway, request)
 
     assert timed_steps(first) == [*STEPS, "backend"]
     assert timed_steps(second) == STEPS[:-1]
 
 
-async def test_a_refused_call_times_the_steps_that_ran(gate: str, http):
+async def test_a_refused_call_times_the_steps_that_ran(gateway: str, http):
     """The last step is the one that refused it."""
-    _, headers, _ = await post(http, gate, REQUEST | {"metadata": 7})
+    _, headers, _ = await post(http, gateway, REQUEST | {"metadata": 7})
 
     assert timed_steps(headers) == ["identify", "parse", "policies"]
 
 
-async def test_a_failed_backend_is_timed_too(gate: str, http, upstream: FakeUpstream):
+async def test_a_failed_backend_is_timed_too(gateway: str, http, upstream: FakeUpstream):
     """The answer has the time spent waiting for it."""
     upstream.answer = streaming()
-    status, headers, _ = await post(http, gate, REQUEST)
+    status, headers, _ = await post(http, gateway, REQUEST)
 
     assert (status, timed_steps(headers)) == (502, [*STEPS, "backend"])
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_long_model_name_is_cut_in_every_span(
-    traced_gate: str, http, spans: InMemorySpanExporter, stream: bool
+    traced_gateway: str, http, spans: InMemorySpanExporter, stream: bool
 ):
     """The name of the model call's span is cut too."""
-    await post(http, traced_gate, REQUEST | {"model": "m" * 100_000, "stream": stream})
+    await post(http, traced_gateway, REQUEST | {"model": "m" * 100_000, "stream": stream})
     finished = spans.get_finished_spans()
     texts = [value for span in finished for value in span.attributes.values() if isinstance(value, str)]
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from proxy.wire.bounds import VALUE_BYTES, WINDOW_BYTES, count_values, parsed_bytes
 from proxy.wire.call import parse_call
 from proxy.wire.errors import RequestError
-from tests.patience import fail_if_stuck
-from tests.values import PATIENT
+from tests.examples import NO_DEADLINE
+from tests.timeouts import fail_if_stuck
 
 # Strings that could be taken for structure: separators, quotes, backslashes, escapes.
 TRAPS = st.text(st.sampled_from(',[]{}:"\\ua03 '), max_size=8)
@@ -35,7 +35,7 @@ def empty_containers(value: Any) -> int:
     return sum(empty_containers(each) for each in inner) if value else 1
 
 
-@PATIENT
+@NO_DEADLINE
 @given(value=TEXTS, limit=st.integers(1, 30), indent=st.sampled_from([None, 1]))
 def test_a_count_within_the_limit_is_never_below_the_true_number(value: Any, limit: int, indent: int | None):
     """No text of more than `limit` values is counted as one within it, whatever its strings contain."""
@@ -44,7 +44,7 @@ def test_a_count_within_the_limit_is_never_below_the_true_number(value: Any, lim
     assert counted >= min(number_of_values(value), limit + 1)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(value=TEXTS, indent=st.sampled_from([None, 1]))
 def test_a_text_within_the_limit_is_not_refused_for_its_strings(value: Any, indent: int | None):
     """Separators inside strings do not count; only an empty object or array counts twice."""
@@ -115,7 +115,7 @@ def test_a_body_with_as_many_values_as_allowed_is_parsed():
         parse_call(body, max_values=99)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(
     texts=st.lists(st.text(st.sampled_from(':\\u03aA"x'), max_size=6), min_size=1, max_size=5),
     escapes=st.randoms(use_true_random=False),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.wire.call import Call, forwarded_headers, parse_call
 from proxy.wire.errors import RequestError
-from tests.values import JSON, NUMBERS, PATIENT, TEXTS
+from tests.examples import JSON, NO_DEADLINE, NUMBERS, TEXTS
 
 
 def error_of(raw: bytes) -> RequestError:
@@ -242,7 +242,7 @@ def test_larger_integers_are_doubles():
     assert orjson.loads(call.encoded)["input"] == call.body["input"]
 
 
-@PATIENT
+@NO_DEADLINE
 @given(value=JSON, indent=st.sampled_from([None, 0, 2]), ascii_only=st.booleans())
 def test_the_value_that_was_parsed_is_sent(value: Any, indent: int | None, ascii_only: bool):
     """The backend receives the same JSON value in any notation; true is not 1, and 1 is not 1.0."""
@@ -252,7 +252,7 @@ def test_the_value_that_was_parsed_is_sent(value: Any, indent: int | None, ascii
     assert json.dumps(json.loads(call.encoded)) == json.dumps(body)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(raw=st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_parsed_or_refused(raw: bytes):
     """No body crashes the parser."""
@@ -301,7 +301,7 @@ def has_duplicates(value: Any) -> bool:
     return isinstance(value, list) and any(has_duplicates(inner) for inner in value)
 
 
-@PATIENT
+@NO_DEADLINE
 @given(value=PAIRS, escapes=st.randoms(use_true_random=False))
 def test_exactly_the_bodies_with_a_duplicate_name_are_refused(value: Any, escapes: Any):
     """At any depth, with any escapes."""
@@ -353,7 +353,7 @@ def test_headers_of_sdks_and_sessions_are_forwarded():
     headers = {
         "Authorization": "Bearer sk-1",
         "Cookie": "a=b",
-        "Host": "gate",
+        "Host": "gateway",
         "X-Forwarded-For": "10.0.0.1",
         "X-Api-Key": "k",
         "OpenAI-Organization": "org-1",

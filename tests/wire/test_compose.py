@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from proxy.wire.compose import Composer, events_of, new_id, response_object, usage
 from proxy.wire.event import Event
 from proxy.wire.items import JSON
-from tests import values
+from tests import examples
 from tests.wire.contract import event_faults, frames_faults, order_faults, read_with_sdk, response_faults, sdk_client
 from tests.wire.streams import data_of
 
@@ -529,22 +529,22 @@ def test_an_output_without_items_has_no_events(output: Any):
     assert events[-1].data["response"]["output"] == output
 
 
-@values.PATIENT
+@examples.NO_DEADLINE
 @given(
     output=st.lists(
         st.dictionaries(
             st.sampled_from(["type", "content", "summary", "arguments", "input", "id", "text", "refusal"]),
-            values.JSON
+            examples.JSON
             | st.sampled_from(["message", "reasoning", "function_call", "custom_tool_call", "output_text"])
             | st.lists(
                 st.dictionaries(
                     st.sampled_from(["type", "text", "refusal", "logprobs"]),
-                    values.JSON | st.sampled_from(["output_text", "refusal", "reasoning_text", "summary_text"]),
+                    examples.JSON | st.sampled_from(["output_text", "refusal", "reasoning_text", "summary_text"]),
                 )
             ),
         )
     )
-    | values.JSON
+    | examples.JSON
 )
 def test_any_output_becomes_one_stream(output: Any):
     """Whatever JSON `output` is, there is one terminal event."""

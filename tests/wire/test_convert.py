@@ -13,7 +13,7 @@ from proxy.wire.event import FOLLOWED, Batch, Event, Reply, Run, response_reply
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import Transcript
 from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease, Workers
-from tests.values import make_context
+from tests.examples import make_context
 from tests.wire.contract import event_faults, order_faults
 from tests.wire.streams import CANONICAL, RECORDING, data_of, frame
 

@@ -13,7 +13,7 @@ from proxy.wire.errors import BackendError
 from proxy.wire.event import TERMINALS, Event, Run, events_of_body
 from proxy.wire.items import JSON
 from proxy.wire.transcript import Transcript
-from tests import values
+from tests import examples
 from tests.wire.contract import event_faults, frames_faults, order_faults, read_with_sdk, response_faults, sdk_client
 from tests.wire.streams import (
     CANONICAL,
@@ -246,7 +246,7 @@ def test_a_body_is_cut_before_the_event_at_which_it_was_stopped():
     assert response_faults(cut | {"incomplete_details": {"reason": "max_output_tokens"}}) == []
 
 
-ODD = values.JSON | st.sampled_from(["response.output_item.added", "response.content_part.added", "message"])
+ODD = examples.JSON | st.sampled_from(["response.output_item.added", "response.content_part.added", "message"])
 FIELDS = st.dictionaries(
     st.sampled_from(["output_index", "content_index", "item", "part", "delta", "sequence_number"]),
     ODD | st.integers(0, 2),
@@ -257,7 +257,7 @@ KINDS = st.sampled_from([
 ])  # fmt: skip
 
 
-@values.PATIENT
+@examples.NO_DEADLINE
 @given(events=st.lists(st.tuples(KINDS, FIELDS), max_size=8))
 def test_any_stream_can_be_ended(events: list[tuple[str, JSON]]):
     """Whatever the fields of an upstream's events are, both endings are composed."""

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import FIELDS, fold_name, normalize, refuse_lookalikes
-from tests.values import PATIENT, TEXTS
+from tests.examples import NO_DEADLINE, TEXTS
 
 
 def refusal(name: str) -> RequestError:
@@ -86,7 +86,7 @@ def test_the_message_shows_invisible_differences():
     assert len(refusal("model" + " " * 1000).message) <= 145
 
 
-@PATIENT
+@NO_DEADLINE
 @given(name=TEXTS)
 def test_any_name_is_a_field_or_a_lookalike_or_unknown(name: str):
     """No text raises another error, and a refused name is never a field itself."""

@@ -12,7 +12,7 @@ from proxy.wire.event import FOLLOWED, Event, Run, events_of_body
 from proxy.wire.items import JSON
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import LOG_BYTES, Transcript, index_of
-from tests import values
+from tests import examples
 from tests.wire.streams import (
     CANONICAL,
     PARALLEL_CALLS,
@@ -412,7 +412,7 @@ def test_an_index_of_another_type_is_0(value: object, index: int):
 
 FIELDS = st.dictionaries(
     st.sampled_from(["output_index", "item", "part", "delta", "sequence_number", "content_index"]),
-    values.JSON | st.integers(0, 2) | st.fixed_dictionaries({"id": values.JSON}),
+    examples.JSON | st.integers(0, 2) | st.fixed_dictionaries({"id": examples.JSON}),
 )
 KINDS = st.sampled_from([
     "response.created", "response.output_item.added", "response.output_item.done", "response.content_part.added",
@@ -420,7 +420,7 @@ KINDS = st.sampled_from([
 ])  # fmt: skip
 
 
-@values.PATIENT
+@examples.NO_DEADLINE
 @given(st.lists(st.tuples(KINDS, FIELDS), max_size=8))
 def test_no_event_breaks_the_transcript(events: list[tuple[str, JSON]]):
     """Fields of any type: every property has a value of its own type."""

@@ -65,7 +65,7 @@ def model(folder: Path) -> Model:
 async def start_local() -> AsyncIterator[Callable[..., Awaitable[Local]]]:
     """Return a function that starts local backends: `await start_local(folder, **keys)`. The fixture closes them.
 
-    They run in this process, which is faster; a gate uses engine="process".
+    They run in this process, which is faster; a gateway uses engine="process".
     """
     async with AsyncExitStack() as started:
 
@@ -79,7 +79,7 @@ async def start_local() -> AsyncIterator[Callable[..., Awaitable[Local]]]:
 
 
 def engine_processes(parent: int | None = None) -> list[int]:
-    """Return the ids of the engine processes that a gate started; by default those of this process."""
+    """Return the ids of the engine processes that a gateway started; by default those of this process."""
     found = []
     for place in Path("/proc").iterdir():
         with suppress(OSError):

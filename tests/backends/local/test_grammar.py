@@ -19,7 +19,7 @@ from backends.training.subjects.objects import ANY_OBJECT, dumped
 from backends.training.subjects.schemas import SCHEMA
 from proxy.wire.errors import RequestError
 from tests.models import END, make_tokenizer
-from tests.patience import fail_if_stuck
+from tests.timeouts import fail_if_stuck
 
 TOKENIZER = make_tokenizer()
 GRAMMARS = GrammarCompiler(TOKENIZER.to_str(), TOKENIZER.get_vocab_size(), {TOKENIZER.token_to_id(END)})

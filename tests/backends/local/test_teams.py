@@ -56,9 +56,9 @@ async def crowd(client, **body):
 
 
 @pytest.mark.parametrize("memory", [{"kv_bytes": 10**10}, {"kv_bytes": 7_000_000}])
-async def test_a_crowd_of_one_team_never_has_another_team_refused(endless, start_gate, http, memory):
+async def test_a_crowd_of_one_team_never_has_another_team_refused(endless, start_gateway, http, memory):
     """Each single call of the other team waits for a few answers of the crowd, also where memory is what lacks."""
-    address = await start_gate(tables(endless, context_length=2048, max_waiting=40, **memory))
+    address = await start_gateway(tables(endless, context_length=2048, max_waiting=40, **memory))
     busy, quiet = (Client(http, address, team) for team in ("busy", "quiet"))
     waited = []
     async with asyncio.timeout(PATIENCE_S), crowd(busy, max_output_tokens=300, **RUNS_ALONE):
@@ -71,9 +71,9 @@ async def test_a_crowd_of_one_team_never_has_another_team_refused(endless, start
     assert max(waited) <= 12
 
 
-async def test_costly_requests_of_one_team_do_not_keep_another_team_waiting(endless, start_gate, http):
+async def test_costly_requests_of_one_team_do_not_keep_another_team_waiting(endless, start_gateway, http):
     """Six of them at a time, again and again; all are refused. The other team's tools are prepared between them."""
-    address = await start_gate(tables(endless, context_length=2048, kv_bytes=10**10))
+    address = await start_gateway(tables(endless, context_length=2048, kv_bytes=10**10))
     busy, quiet = (Client(http, address, team) for team in ("busy", "quiet"))
     costly = ("combined choices", "references", "required", "terminals", "a long terminal", "a regular expression")
     tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}

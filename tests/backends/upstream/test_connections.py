@@ -26,9 +26,9 @@ async def raw():
 
 
 @pytest.fixture
-async def raw_gate(raw: RawUpstream, start_gate) -> str:
+async def raw_gateway(raw: RawUpstream, start_gateway) -> str:
     """A gateway in front of the raw upstream, without policies and cache."""
-    return await start_gate(tables_of(raw))
+    return await start_gateway(tables_of(raw))
 
 
 def tables_of(upstream: RawUpstream, **more: object) -> dict[str, object]:
@@ -51,7 +51,7 @@ REMOVED = {
 @pytest.mark.parametrize("data", [post(), STREAM], ids=["json", "stream"])
 @pytest.mark.parametrize("status", ["200 OK", "429 Later"])
 async def test_headers_of_the_answer_are_forwarded_except_those_of_its_connection(
-    raw_gate: str, raw, data: bytes, status: str
+    raw_gateway: str, raw, data: bytes, status: str
 ):
     """Limits, timings and unknown headers reach the caller; the upstream's request id is sent under another name."""
     lines = [f"{name}: {value}" for name, value in (FORWARDED | REMOVED).items()]
@@ -59,7 +59,7 @@ async def test_headers_of_the_answer_are_forwarded_except_those_of_its_connectio
     raw.play = playing(
         whole(body, "content-type: application/json", "connection: x-hop", "x-request-id: up-1", *lines, status=status)
     )
-    answer = await ask(raw_gate, data)
+    answer = await ask(raw_gateway, data)
 
     assert {name: answer.headers.get(name) for name in FORWARDED} == FORWARDED
     assert {
@@ -76,11 +76,11 @@ async def test_headers_of_the_answer_are_forwarded_except_those_of_its_connectio
 
 
 @pytest.mark.parametrize("data", [post(), STREAM], ids=["json", "stream"])
-async def test_headers_with_control_characters_are_dropped(raw_gate: str, raw: RawUpstream, data: bytes):
+async def test_headers_with_control_characters_are_dropped(raw_gateway: str, raw: RawUpstream, data: bytes):
     """The answer itself is forwarded; a repeated header keeps all its values."""
     odd = ("X-A: a\x01b", "X-Request-Id: up\x7f", "X-B: \tb\t", "Via: 1.1 a", "Via: 1.1 b", "X-C:")
     raw.play = playing(whole(FINAL, JSON, *odd))
-    answer = await ask(raw_gate, data)
+    answer = await ask(raw_gateway, data)
 
     assert answer.status == 200
     assert {name: answer.headers.get(name) for name in ("x-a", "x-upstream-request-id", "x-b", "via", "x-c")} == {
@@ -88,22 +88,22 @@ async def test_headers_with_control_characters_are_dropped(raw_gate: str, raw: R
     }  # fmt: skip
 
 
-async def test_cookies_of_an_upstream_are_not_stored(raw_gate: str, raw: RawUpstream):
+async def test_cookies_of_an_upstream_are_not_stored(raw_gateway: str, raw: RawUpstream):
     """A cookie set for one caller must not be sent for another."""
     raw.play = playing(whole(FINAL, JSON, "Set-Cookie: a=b; Path=/"))
     for _ in range(2):
-        await ask(raw_gate, post())
+        await ask(raw_gateway, post())
 
     assert len(raw.requests) == 2
     assert b"ookie" not in raw.requests[1]
 
 
-async def test_a_redirect_is_not_followed(raw_gate: str, raw: RawUpstream, start_gate):
+async def test_a_redirect_is_not_followed(raw_gateway: str, raw: RawUpstream, start_gateway):
     """Following it would send the prompt and the gateway's key to another address."""
     async with RawUpstream(playing(whole(FINAL, JSON))) as elsewhere:
         for status in (301, 302, 303, 307, 308):
             raw.play = playing(whole(b"", f"Location: {elsewhere.address}/v1/responses", status=f"{status} Go"))
-            answer = await ask(raw_gate, post())
+            answer = await ask(raw_gateway, post())
 
             assert (answer.status, answer.error["code"]) == (502, "upstream_invalid_response")
             assert elsewhere.address not in str(answer)
@@ -112,16 +112,16 @@ async def test_a_redirect_is_not_followed(raw_gate: str, raw: RawUpstream, start
 
 
 @pytest.mark.parametrize("play", [playing(whole(FINAL, JSON)), playing(whole(CANONICAL, SSE))], ids=["json", "stream"])
-async def test_a_connection_is_reused(raw_gate: str, raw: RawUpstream, play):
+async def test_a_connection_is_reused(raw_gateway: str, raw: RawUpstream, play):
     """This includes streams, whose sentinel follows the last event."""
     raw.play = play
     for data in (post(), STREAM, post(), STREAM):
-        assert (await ask(raw_gate, data)).status == 200
+        assert (await ask(raw_gateway, data)).status == 200
 
     assert (raw.opened, len(raw.requests)) == (1, 4)
 
 
-async def test_a_connection_is_reused_after_a_late_sentinel(raw_gate: str, raw: RawUpstream):
+async def test_a_connection_is_reused_after_a_late_sentinel(raw_gateway: str, raw: RawUpstream):
     """The caller receives its last event without delay; the rest is read so that the connection can be reused."""
 
     async def slowly(_, writer: asyncio.StreamWriter) -> None:
@@ -131,7 +131,7 @@ async def test_a_connection_is_reused_after_a_late_sentinel(raw_gate: str, raw: 
         writer.write(answer[-14:])
 
     raw.play = slowly
-    async with wire(raw_gate) as connection:
+    async with wire(raw_gateway) as connection:
         for _ in range(3):
             await connection.send(STREAM)
             assert (await connection.answer()).body == CANONICAL
@@ -139,29 +139,29 @@ async def test_a_connection_is_reused_after_a_late_sentinel(raw_gate: str, raw: 
     assert raw.opened == 1
 
 
-async def test_bytes_after_an_answer_reach_no_caller(raw_gate: str, raw: RawUpstream):
+async def test_bytes_after_an_answer_reach_no_caller(raw_gateway: str, raw: RawUpstream):
     """Reading them as the answer to the next call would mix up callers."""
     raw.play = playing(whole(FINAL, JSON) + whole(b'{"stolen":1}', JSON))
-    answers = [await ask(raw_gate, data) for data in (post(), STREAM, post(), post())]
+    answers = [await ask(raw_gateway, data) for data in (post(), STREAM, post(), post())]
 
     assert {answer.status for answer in answers} <= {200, 502}
     assert "stolen" not in str(answers)
 
 
-async def test_the_connection_of_an_unfinished_answer_is_not_reused(raw_gate: str, raw: RawUpstream):
+async def test_the_connection_of_an_unfinished_answer_is_not_reused(raw_gateway: str, raw: RawUpstream):
     """The rest of one caller's stream must not become the start of another's."""
     raw.play = playing(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + CANONICAL[:2000], end="hang")
-    async with wire(raw_gate) as connection:
+    async with wire(raw_gateway) as connection:
         await connection.send(STREAM)
         assert b"200" in await connection.line()
     await until(lambda: raw.open == 0)
     raw.play = playing(whole(FINAL, JSON))
 
-    assert (await ask(raw_gate, post())).body == FINAL
+    assert (await ask(raw_gateway, post())).body == FINAL
     assert raw.opened == 2
 
 
-async def test_many_streams_run_at_once(start_gate, upstream: FakeUpstream):
+async def test_many_streams_run_at_once(start_gateway, upstream: FakeUpstream):
     """aiohttp limits a session to 100 connections by default; this upstream answers only when all requests have arrived."""
     all_arrived = asyncio.Event()
 
@@ -172,42 +172,42 @@ async def test_many_streams_run_at_once(start_gate, upstream: FakeUpstream):
         return await canonical(request)
 
     upstream.answer = answer_together
-    gate = await start_gate(tables_for(upstream))
-    answers = await asyncio.gather(*(ask(gate, STREAM) for _ in range(150)))
+    gateway = await start_gateway(tables_for(upstream))
+    answers = await asyncio.gather(*(ask(gateway, STREAM) for _ in range(150)))
 
     assert {(answer.status, answer.body) for answer in answers} == {(200, CANONICAL)}
 
 
-async def test_a_proxy_of_the_environment_is_not_used(raw_gate: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_proxy_of_the_environment_is_not_used(raw_gateway: str, monkeypatch: pytest.MonkeyPatch):
     """Only the config decides where prompts are sent."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
 
-    assert (await ask(raw_gate, post())).status == 200
+    assert (await ask(raw_gateway, post())).status == 200
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-async def test_an_answer_over_the_limit_is_refused(raw: RawUpstream, start_gate, compressed: bool):
+async def test_an_answer_over_the_limit_is_refused(raw: RawUpstream, start_gateway, compressed: bool):
     """The limit applies to the decompressed body."""
-    gate = await start_gate(tables_of(raw, max_answer_bytes=10_000))
+    gateway = await start_gateway(tables_of(raw, max_answer_bytes=10_000))
     body = b'{"output":[],"a":"%b"}' % (b"a" * 10_000)
     raw.play = playing(whole(gzip.compress(body), JSON, "Content-Encoding: gzip") if compressed else whole(body, JSON))
-    answer = await ask(gate, post())
+    answer = await ask(gateway, post())
 
     assert (answer.status, answer.error["code"]) == (502, "upstream_too_large")
 
 
-async def test_a_stream_as_a_whole_has_no_limit(raw: RawUpstream, start_gate):
+async def test_a_stream_as_a_whole_has_no_limit(raw: RawUpstream, start_gateway):
     """`max_answer_bytes` applies only to answers that are collected in memory."""
-    gate = await start_gate(tables_of(raw, max_answer_bytes=1000))
+    gateway = await start_gateway(tables_of(raw, max_answer_bytes=1000))
     raw.play = playing(whole(CANONICAL, SSE))
 
-    assert (await ask(gate, STREAM)).body == CANONICAL
+    assert (await ask(gateway, STREAM)).body == CANONICAL
 
 
-async def test_the_query_is_forwarded_unchanged(raw_gate: str, raw: RawUpstream):
+async def test_the_query_is_forwarded_unchanged(raw_gateway: str, raw: RawUpstream):
     """Nothing is decoded, sorted or normalized; a fragment is not part of a request."""
-    await ask(raw_gate, post(target="/v1/responses?b=%2e%2E&a=1&a=%zz+%20#c"))
+    await ask(raw_gateway, post(target="/v1/responses?b=%2e%2E&a=1&a=%zz+%20#c"))
 
     assert raw.requests[0].startswith(b"POST /v1/responses?b=%2e%2E&a=1&a=%zz+%20 HTTP/1.1\r\n")
 
@@ -240,17 +240,17 @@ def self_signed(tmp_path: Path) -> ssl.SSLContext:
     return context
 
 
-async def test_a_self_signed_certificate_is_refused(start_gate, self_signed: ssl.SSLContext):
+async def test_a_self_signed_certificate_is_refused(start_gateway, self_signed: ssl.SSLContext):
     """The answer is a 502; the upstream receives no request, and there is no fallback without TLS."""
     async with RawUpstream(playing(whole(FINAL, JSON)), tls=self_signed) as upstream:
-        gate = await start_gate(tables_of(upstream))
-        answer = await ask(gate, post())
+        gateway = await start_gateway(tables_of(upstream))
+        answer = await ask(gateway, post())
 
         assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
         assert upstream.requests == []
 
 
-async def test_a_client_that_stops_reading_pauses_its_upstream(raw_gate: str, raw: RawUpstream):
+async def test_a_client_that_stops_reading_pauses_its_upstream(raw_gateway: str, raw: RawUpstream):
     """Data that a slow client has not read does not accumulate in the gateway."""
     sent = 0
 
@@ -264,7 +264,7 @@ async def test_a_client_that_stops_reading_pauses_its_upstream(raw_gate: str, ra
             sent += len(frame)
 
     raw.play = flood
-    async with wire(raw_gate) as connection:
+    async with wire(raw_gateway) as connection:
         await connection.send(STREAM)
         assert b"200" in await connection.line()
         await until(lambda: sent > 0)

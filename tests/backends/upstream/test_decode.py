@@ -110,11 +110,13 @@ FAULTS = {
 
 @pytest.mark.parametrize("body", [b'{"model":"m"}', b'{"model":"m","stream":true}'], ids=["json", "stream"])
 @pytest.mark.parametrize(("data", "content_type"), FAULTS.values(), ids=FAULTS)
-async def test_a_broken_answer_is_a_502(upstream: RawUpstream, start_gate, data: bytes, content_type: str, body: bytes):
+async def test_a_broken_answer_is_a_502(
+    upstream: RawUpstream, start_gateway, data: bytes, content_type: str, body: bytes
+):
     """The fault occurs before the first event; the decompressed data is not kept."""
     backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1"}
-    gate = await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "fake"}]})
+    gateway = await start_gateway({"backend": [backend], "route": [{"model": "*", "backend": "fake"}]})
     upstream.play = playing(whole(data, content_type, "Content-Encoding: gzip"))
-    answer = await ask(gate, post(body))
+    answer = await ask(gateway, post(body))
 
     assert (answer.status, answer.error["code"]) == (502, "upstream_invalid_response")

@@ -65,11 +65,11 @@ async def upstream():
 
 
 @pytest.fixture
-async def gate(upstream: RawUpstream, start_gate, monkeypatch: pytest.MonkeyPatch) -> str:
+async def gateway(upstream: RawUpstream, start_gateway, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gateway with a key of its own."""
     monkeypatch.setenv("GATEWAY_KEY", KEY)
     backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "api_key": "env:GATEWAY_KEY"}
-    return await start_gate({"backend": [backend], "route": [{"model": "*", "backend": "fake"}]})
+    return await start_gateway({"backend": [backend], "route": [{"model": "*", "backend": "fake"}]})
 
 
 def with_key(data: bytes) -> bytes:
@@ -97,23 +97,23 @@ ECHOES = {
 @pytest.mark.parametrize("data", [CALL, STREAM], ids=["json", "stream"])
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
 async def test_the_key_never_reaches_a_caller_or_a_log(
-    gate: str, upstream: RawUpstream, logged, capfd, echo, data: bytes
+    gateway: str, upstream: RawUpstream, logged, capfd, echo, data: bytes
 ):
     """The upstream repeats it in a header, a body, an event or an error."""
     upstream.play = playing(echo)
-    answer = await ask(gate, data)
+    answer = await ask(gateway, data)
     output = f"{answer.headers} {answer.body.decode()} {logged} {''.join(capfd.readouterr())}"
 
     assert KEY.encode() in upstream.requests[0]
     assert [form for form in (KEY, IN_JSON) if form in output] == []
 
 
-async def test_an_answer_that_repeats_the_key_is_otherwise_unchanged(gate: str, upstream: RawUpstream):
+async def test_an_answer_that_repeats_the_key_is_otherwise_unchanged(gateway: str, upstream: RawUpstream):
     """Only the key is replaced."""
     upstream.play = playing(whole(with_key(CANONICAL), SSE))
-    stream = await ask(gate, STREAM)
+    stream = await ask(gateway, STREAM)
     upstream.play = playing(whole(with_key(final_body()), JSON))
-    body = await ask(gate, CALL)
+    body = await ask(gateway, CALL)
 
     assert stream.body == CANONICAL.replace(b"Hello", b"Hello [redacted]")
     assert orjson.loads(body.body) == orjson.loads(final_body().replace(b"Hello", b"Hello [redacted]"))

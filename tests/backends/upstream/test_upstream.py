@@ -38,16 +38,16 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def gate(upstream: RawUpstream, start_gate) -> str:
+async def gateway(upstream: RawUpstream, start_gateway) -> str:
     """A gateway in front of `upstream`."""
-    return await start_gate(tables(f"{upstream.address}/v1"))
+    return await start_gateway(tables(f"{upstream.address}/v1"))
 
 
 @pytest.fixture
-async def short_timeout_gate(upstream: RawUpstream, start_gate) -> str:
+async def short_timeout_gateway(upstream: RawUpstream, start_gateway) -> str:
     """A gateway with timeouts of half a second."""
     waits = {"first_byte_timeout_s": 0.5, "between_bytes_timeout_s": 0.5}
-    return await start_gate(tables(f"{upstream.address}/v1", **waits))
+    return await start_gateway(tables(f"{upstream.address}/v1", **waits))
 
 
 def tables(base_url: str, **more: object) -> dict[str, object]:
@@ -103,36 +103,38 @@ SILENCES = {
 @BOTH
 @pytest.mark.parametrize("play", SILENCES.values(), ids=SILENCES)
 async def test_a_timeout_before_the_first_event_is_a_504(
-    short_timeout_gate: str, upstream: RawUpstream, call: bytes, play
+    short_timeout_gateway: str, upstream: RawUpstream, call: bytes, play
 ):
     """The connection to the upstream is closed as well."""
     upstream.play = play
-    answer = await ask(short_timeout_gate, post(call))
+    answer = await ask(short_timeout_gateway, post(call))
 
     assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
     await until(lambda: upstream.open == 0)
     upstream.play = playing(whole(FINAL, JSON))
-    assert (await ask(short_timeout_gate, post())).status == 200
+    assert (await ask(short_timeout_gateway, post())).status == 200
 
 
 @BOTH
 @pytest.mark.parametrize(("play", "status", "code"), FAULTS.values(), ids=FAULTS)
-async def test_a_fault_before_the_first_event_is_an_error_status(gate, upstream: RawUpstream, call, play, status, code):
+async def test_a_fault_before_the_first_event_is_an_error_status(
+    gateway, upstream: RawUpstream, call, play, status, code
+):
     """The error is the gateway's own envelope, without the upstream's answer, for streams and bodies; the next call is served."""
     upstream.play = play
-    answer = await ask(gate, post(call))
+    answer = await ask(gateway, post(call))
 
     assert (answer.status, answer.error["code"], answer.error["type"]) == (status, code, "server_error")
     assert "sk-gateway" not in str(answer)
     assert len(upstream.requests) == 1  # neither retried nor redirected
     upstream.play = playing(whole(FINAL, JSON))
-    assert (await ask(gate, post())).status == 200
+    assert (await ask(gateway, post())).status == 200
 
 
-async def test_a_frame_whose_data_is_not_json_is_never_followed(gate: str, upstream: RawUpstream):
+async def test_a_frame_whose_data_is_not_json_is_never_followed(gateway: str, upstream: RawUpstream):
     """It passes like any unknown frame; without a followed event the stream counts as truncated."""
     upstream.play = playing(whole(frame_of("response.created", b'{"type":"response.created",nope'), SSE))
-    body, stream = await ask(gate, post()), await ask(gate, STREAM)
+    body, stream = await ask(gateway, post()), await ask(gateway, STREAM)
 
     assert (body.status, body.error["code"]) == (502, "upstream_cut")
     assert (stream.status, stream.body.count(b"event: response.failed")) == (200, 1)
@@ -158,11 +160,11 @@ LATE_FAULTS = {
 
 @pytest.mark.parametrize(("play", "code"), LATE_FAULTS.values(), ids=LATE_FAULTS)
 async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_requires(
-    gate, short_timeout_gate, upstream, play, code
+    gateway, short_timeout_gateway, upstream, play, code
 ):
     """The open item is closed; `error` and `response.failed` follow with continued sequence numbers, then the sentinel."""
     upstream.play = play
-    answer = await ask(short_timeout_gate if code == "upstream_timeout" else gate, STREAM)
+    answer = await ask(short_timeout_gateway if code == "upstream_timeout" else gateway, STREAM)
     *passed, closed, error, failed, done = events(answer.body)
 
     assert answer.status == 200
@@ -179,18 +181,18 @@ async def test_a_fault_after_the_first_event_ends_the_stream_as_the_protocol_req
 
 @pytest.mark.parametrize(("play", "code"), LATE_FAULTS.values(), ids=LATE_FAULTS)
 async def test_a_stream_that_fails_is_an_error_status_for_a_json_call(
-    gate, short_timeout_gate, upstream, play, code: str
+    gateway, short_timeout_gateway, upstream, play, code: str
 ):
     """An incomplete answer is never returned as a body."""
     upstream.play = play
-    answer = await ask(short_timeout_gate if code == "upstream_timeout" else gate, post())
+    answer = await ask(short_timeout_gateway if code == "upstream_timeout" else gateway, post())
 
     assert (answer.status, answer.error["code"]) == (504 if code == "upstream_timeout" else 502, code)
 
 
-async def test_the_sdk_raises_the_fault(gate: str, upstream: RawUpstream):
+async def test_the_sdk_raises_the_fault(gateway: str, upstream: RawUpstream):
     """It raises by status before the first event and by the `error` event after it; a truncated answer never looks complete."""
-    async with AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client:
+    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client:
         upstream.play = playing(end="reset")
         with pytest.raises(InternalServerError) as before:
             await client.responses.create(model="m", input="Hi", stream=True)
@@ -226,13 +228,13 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("play", WHOLE.values(), ids=WHOLE)
-async def test_an_answer_has_the_form_that_was_requested(gate: str, upstream: RawUpstream, play):
+async def test_an_answer_has_the_form_that_was_requested(gateway: str, upstream: RawUpstream, play):
     """A body is converted into events that the SDK's helper accepts, and a stream into a body."""
     upstream.play = play
-    body = await ask(gate, post())
-    stream = await ask(gate, STREAM)
+    body = await ask(gateway, post())
+    stream = await ask(gateway, STREAM)
     async with (
-        AsyncOpenAI(base_url=f"{gate}/v1", api_key="x", max_retries=0) as client,
+        AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client,
         client.responses.stream(model="m", input="Hi") as helped,
     ):
         final = await helped.get_final_response()
@@ -262,10 +264,10 @@ REFUSALS = {
 
 @BOTH
 @pytest.mark.parametrize(("data", "status", "body"), REFUSALS.values(), ids=REFUSALS)
-async def test_a_refusal_keeps_its_status_and_its_envelope(gate, upstream, call, data, status, body):
+async def test_a_refusal_keeps_its_status_and_its_envelope(gateway, upstream, call, data, status, body):
     """A body that is not an envelope is replaced by one."""
     upstream.play = playing(data)
-    answer = await ask(gate, post(call))
+    answer = await ask(gateway, post(call))
 
     assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
     assert body is None or answer.body == body
@@ -275,29 +277,29 @@ async def test_a_refusal_keeps_its_status_and_its_envelope(gate, upstream, call,
     assert "sk-gateway" not in str(answer)
 
 
-async def test_a_refused_gateway_key_is_not_retried(gate: str, upstream: RawUpstream):
+async def test_a_refused_gateway_key_is_not_retried(gateway: str, upstream: RawUpstream):
     """A retry by the caller would fail as well."""
     upstream.play = FAULTS["401"][0]
 
-    assert (await ask(gate, post())).headers["x-should-retry"] == "false"
+    assert (await ask(gateway, post())).headers["x-should-retry"] == "false"
 
 
-async def test_an_upstream_that_refuses_connections_is_a_502(start_gate):
+async def test_an_upstream_that_refuses_connections_is_a_502(start_gateway):
     """The error comes without waiting for `connect_timeout_s`."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
-        gate = await start_gate(tables(f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"))
-        answer = await ask(gate, STREAM)
+        gateway = await start_gateway(tables(f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"))
+        answer = await ask(gateway, STREAM)
 
     assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
 
 
-async def test_an_upstream_that_accepts_no_connection_is_a_504(start_gate):
+async def test_an_upstream_that_accepts_no_connection_is_a_504(start_gateway):
     """The error comes after `connect_timeout_s`."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         with socket.create_connection(address):  # fills the only place in its queue
-            gate = await start_gate(tables(f"http://127.0.0.1:{address[1]}/v1", connect_timeout_s=0.3))
-            answer = await ask(gate, post())
+            gateway = await start_gateway(tables(f"http://127.0.0.1:{address[1]}/v1", connect_timeout_s=0.3))
+            answer = await ask(gateway, post())
 
     assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")

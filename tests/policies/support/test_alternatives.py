@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policies.support.alternatives import ANY, INPUT, MODELS, ROUTING, TOOLS, alternatives_check, printable
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT, TEXTS
+from tests.examples import JSON, NO_DEADLINE, TEXTS
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_every_field_is_in_one_group():
     assert len(fields) == len(set(fields))
 
 
-@PATIENT
+@NO_DEADLINE
 @given(body=st.dictionaries(TEXTS | st.sampled_from(MODELS), JSON, max_size=4))
 def test_any_body_passes_or_is_refused(body: dict[str, Any]):
     """No name raises another error."""

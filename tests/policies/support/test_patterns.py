@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.support.patterns import compile_pattern
-from tests.patience import fail_if_stuck
-from tests.values import PATIENT
+from tests.examples import NO_DEADLINE
+from tests.timeouts import fail_if_stuck
 
 PATTERNS = [
     r"[a-z0-9-]{1,32}", r"\w+", r"[\w.-]+", r"\d{3}", r"[^\s]+", r"([A-Za-z0-9]+[_-]?)+", r"a\Sb", r"[]a]+", r"[^]a]+",
@@ -46,7 +46,7 @@ def test_a_pattern_matches_as_in_python_with_ascii_classes(pattern: str):
     assert [matches(text) for text in TEXTS] == expected
 
 
-@PATIENT
+@NO_DEADLINE
 @given(pattern=st.sampled_from(PATTERNS), text=st.text(alphabet="ab1 _-.\né٣]\\dfoxyzABC", max_size=8))
 def test_any_text_matches_as_in_python(pattern: str, text: str):
     """Random texts of the characters that these patterns are about."""

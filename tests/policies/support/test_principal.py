@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policies.support.principal import blocked_key, derive_identifier, hash_value
 from proxy.context import Caller
-from tests.values import ANNA, PATIENT
+from tests.examples import ANNA, NO_DEADLINE
 
 KEY = b"the key of these tests"
 
@@ -65,7 +65,7 @@ def test_header_bytes_that_are_not_utf_8_stay_different():
     assert len({derive_identifier(KEY, ANNA, user) for user in users} | {blocked_key(user) for user in users}) == 256
 
 
-@PATIENT
+@NO_DEADLINE
 @given(st.tuples(*[st.text(max_size=4)] * 3), st.tuples(*[st.text(max_size=4)] * 3))
 def test_equal_identifiers_mean_equal_principals(one: tuple[str, str, str], other: tuple[str, str, str]):
     """For any names of callers, teams and end users, lone surrogates included."""

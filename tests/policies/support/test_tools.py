@@ -15,7 +15,7 @@ from policies.support.tools import (
     plain_type,
 )
 from policies.support.walk import MAX_VALUES
-from tests.values import JSON, PATIENT
+from tests.examples import JSON, NO_DEADLINE
 
 FUNCTION = {"type": "function", "name": "f"}
 
@@ -163,7 +163,7 @@ def test_an_output_item_is_a_call_of_one_kind(item: Any, kind: str | None):
     assert kind_of_call(item) == kind
 
 
-@PATIENT
+@NO_DEADLINE
 @given(
     tool=JSON
     | st.dictionaries(

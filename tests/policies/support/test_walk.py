@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policies.support.walk import MAX_VALUES, has_tools_beside_tools, plain_name, tool_lists, walk
 from proxy.wire.errors import PolicyViolation
-from tests.values import JSON, PATIENT
+from tests.examples import JSON, NO_DEADLINE
 
 
 def strings(value: Any) -> list[str]:
@@ -20,7 +20,7 @@ def strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-@PATIENT
+@NO_DEADLINE
 @given(value=JSON)
 def test_a_consumer_that_enters_every_object_sees_every_string(value: Any):
     """Each of them once, with the index of its root."""
@@ -109,7 +109,7 @@ def count_lists(value: Any, *, is_item: bool, is_nested: bool = False) -> int:
     return count
 
 
-@PATIENT
+@NO_DEADLINE
 @given(value=NESTED, other=NESTED)
 def test_every_list_of_tools_is_found(value: Any, other: Any):
     """As many as a walk by recursion finds; what is ruled out without a search contains none."""

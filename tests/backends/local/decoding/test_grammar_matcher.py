@@ -9,7 +9,7 @@ from backends.local.decoding import grammar_matcher
 from backends.local.decoding.grammar_matcher import GrammarCompiler
 from backends.local.grammar import json_schema_grammar
 from tests.models import END, make_tokenizer
-from tests.patience import fail_if_stuck
+from tests.timeouts import fail_if_stuck
 
 TOKENIZER = make_tokenizer()
 SIZE = TOKENIZER.get_vocab_size() + 7  # some models have more ids than tokens

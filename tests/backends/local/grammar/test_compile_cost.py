@@ -6,7 +6,7 @@ from backends.local.grammar.compilation import estimate_all_units
 from backends.local.grammar.compile_cost import MAX_UNITS, estimate_lark, estimate_pattern, estimate_schema
 from backends.local.grammar.schema import SchemaError
 from tests.backends.local import costly_requests as costly
-from tests.patience import fail_if_stuck
+from tests.timeouts import fail_if_stuck
 
 TEXT = {"type": "string"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from backends.local.grammar.custom_tools import MAX_CHARS, lark_grammar, regex_grammar
 from proxy.wire.errors import RequestError
-from tests.patience import fail_if_stuck
+from tests.timeouts import fail_if_stuck
 
 PATCH = r"""
 start: begin hunk+ end   // a patch

@@ -6,7 +6,7 @@ from backends.local.grammar import check_schema
 from backends.local.grammar.recursion import check_recursion
 from backends.local.grammar.schema import SchemaError
 from proxy.wire.errors import RequestError
-from tests.patience import fail_if_stuck
+from tests.timeouts import fail_if_stuck
 
 ROOT = {"$ref": "#"}
 

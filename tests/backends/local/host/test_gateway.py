@@ -61,9 +61,9 @@ async def send_call(http, address):
 
 
 @pytest.mark.parametrize("name", [signal.SIGKILL, signal.SIGSEGV])
-async def test_a_crash_fails_all_running_streams(slow, start_gate, http, name):
+async def test_a_crash_fails_all_running_streams(slow, start_gateway, http, name):
     """None of them looks complete. The gateway continues, and its next answer is good."""
-    address = await start_gate(tables(slow, workers=2))
+    address = await start_gateway(tables(slow, workers=2))
     streams = [EndlessStream(http, address) for _ in range(20)]
     await asyncio.gather(*(stream.until("response.created") for stream in streams))
     await asyncio.wait({asyncio.create_task(stream.until(DELTA)) for stream in streams}, return_when="FIRST_COMPLETED")
@@ -78,9 +78,9 @@ async def test_a_crash_fails_all_running_streams(slow, start_gate, http, name):
     assert (status, answer["status"], engine_processes() != [number]) == (200, "incomplete", True)
 
 
-async def test_the_sdk_raises_an_error_when_the_engine_crashes(slow, start_gate):
+async def test_the_sdk_raises_an_error_when_the_engine_crashes(slow, start_gateway):
     """With the message, not with an answer that looks complete; the same client continues."""
-    address = await start_gate(tables(slow))
+    address = await start_gateway(tables(slow))
     async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0) as client:
         events = await client.responses.create(model="tick", input="Hi", stream=True)
         await anext(event async for event in events if event.type == DELTA)
@@ -93,9 +93,9 @@ async def test_the_sdk_raises_an_error_when_the_engine_crashes(slow, start_gate)
     assert answer.status == "incomplete"
 
 
-async def test_a_json_call_in_flight_gets_a_502(slow, start_gate, http):
+async def test_a_json_call_in_flight_gets_a_502(slow, start_gateway, http):
     """No byte of its answer has been sent, so a status is possible."""
-    address = await start_gate(tables(slow))
+    address = await start_gateway(tables(slow))
     call = asyncio.create_task(http.post(f"{address}/v1/responses", json={"model": "tick", "input": "Hi"}))
     await asyncio.sleep(0.3)
     for number in engine_processes():
@@ -106,7 +106,7 @@ async def test_a_json_call_in_flight_gets_a_502(slow, start_gate, http):
     assert (answer.status, content["error"]["code"]) == (502, "local_model_failed")
 
 
-async def test_a_gateway_continues_while_its_engine_hangs(slow, start_gate, http):
+async def test_a_gateway_continues_while_its_engine_hangs(slow, start_gateway, http):
     """Its callers get an error within the timeout; callers of other backends are not affected."""
     other = {"name": "canned", "use": "replay", "path": str(ROOT / "tests/data/canonical.sse")}
     config = tables(slow, hang_timeout_s=1)
@@ -114,7 +114,7 @@ async def test_a_gateway_continues_while_its_engine_hangs(slow, start_gate, http
         "backend": [*config["backend"], other],
         "route": [{"model": "canned", "backend": "canned"}, *config["route"]],
     }
-    address = await start_gate(config)
+    address = await start_gateway(config)
     stream = EndlessStream(http, address)
     await stream.until(DELTA)
     for number in engine_processes():

@@ -8,7 +8,7 @@ import pytest
 from backends.local.model.chat_template import ChatTemplate, ChatTemplates, ControlToken
 from proxy.wire.errors import RequestError
 from tests.chat_templates import HERMES
-from tests.patience import fail_if_stuck
+from tests.timeouts import fail_if_stuck
 
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<s>", "</s>")
 CHATML = (

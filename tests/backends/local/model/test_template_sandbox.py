@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from backends.local.model.chat_template import EXPRESSION_ERRORS
 from backends.local.model.template_metering import add_metering
 from backends.local.model.template_sandbox import WORK_BUDGET, BoundedSandbox
-from tests.patience import fail_if_stuck
+from tests.timeouts import fail_if_stuck
 
 # Far more than they take; without a limit they would run for hours, or until memory is exhausted.
 LARGE_BYTES = 500_000_000

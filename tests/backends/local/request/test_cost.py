@@ -10,7 +10,7 @@ from backends.local.request.tool_choice import select_tools
 from backends.local.work_budget import PreparationCancelled, WorkBudget
 from proxy.wire.errors import RequestError
 from tests.backends.local.costly_requests import COSTLY, combined_choices, grammar_tool, tool
-from tests.patience import fail_if_stuck
+from tests.timeouts import fail_if_stuck
 
 DEFAULTS = GenerationParameters(100, 0.0)
 CODES = {"invalid_function_parameters", "invalid_json_schema", "invalid_grammar"}

@@ -6,8 +6,8 @@ from hypothesis import given
 from backends.local.speech.hermes import HERMES
 from backends.local.speech.segments import CustomCall, FunctionCall
 from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere, splits
-from tests.patience import fail_if_stuck
-from tests.values import PATIENT
+from tests.examples import NO_DEADLINE
+from tests.timeouts import fail_if_stuck
 
 WORDS = [
     "<tool_call>", "</tool_call>", "\n", " ", "Hi", '{"name": "f", "arguments": {"a": "</tool_call>"}}',
@@ -46,7 +46,7 @@ def test_chunk_boundaries_do_not_change_the_result(output, truncated):
     assert [chunks for chunks in split_everywhere(output) if parse(HERMES, *chunks, truncated=truncated) != whole] == []
 
 
-@PATIENT
+@NO_DEADLINE
 @given(splits(WORDS))
 def test_chunk_boundaries_do_not_change_the_result_of_any_output(split):
     """Random outputs, with tags in the wrong places, in random chunks."""

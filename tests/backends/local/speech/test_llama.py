@@ -6,7 +6,7 @@ from hypothesis import given
 from backends.local.speech.llama import LLAMA
 from backends.local.speech.segments import CustomCall, FunctionCall
 from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere, splits
-from tests.values import PATIENT
+from tests.examples import NO_DEADLINE
 
 WORDS = [
     "<|python_tag|>", "; ", ";", "\n", " ", "Hi", '{"name": "f", "parameters": {"a": "; {"}}', "{}", '{"x": [1]}',
@@ -109,7 +109,7 @@ def test_chunk_boundaries_do_not_change_the_result(output, truncated):
     assert [chunks for chunks in split_everywhere(output) if parse(LLAMA, *chunks, truncated=truncated) != whole] == []
 
 
-@PATIENT
+@NO_DEADLINE
 @given(splits(WORDS))
 def test_chunk_boundaries_do_not_change_the_result_of_any_output(split):
     """Random outputs, with tags in the wrong places, in random chunks."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from backends.local.speech.mistral import MISTRAL, MISTRAL_V11
 from backends.local.speech.segments import CustomCall, FunctionCall
 from tests.backends.local.speech.parsing import call, parse, split_everywhere, splits
-from tests.values import PATIENT
+from tests.examples import NO_DEADLINE
 
 WORDS = [
     "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[", "]", ", ", ",", "\n", " ", "Hi", "f", "g", "note", "patch", "abc123def",
@@ -121,7 +121,7 @@ def test_chunk_boundaries_do_not_change_the_result(tool_format, output, truncate
     ] == []
 
 
-@PATIENT
+@NO_DEADLINE
 @given(splits(WORDS))
 def test_chunk_boundaries_do_not_change_the_result_of_any_output(split):
     """Random outputs, with tags in the wrong places, in random chunks."""

@@ -18,7 +18,7 @@ from backends.local.speech import (
 from backends.local.speech.mistral import MISTRAL, MISTRAL_V11
 from backends.local.speech.output_parser import StopSequences
 from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere
-from tests.values import PATIENT
+from tests.examples import NO_DEADLINE
 
 OUTPUT = '<think>\nHm.\n</think>\n\nWait. <tool_call>\n{"name": "f", "arguments": {}}\n</tool_call> Done. STOP not this'
 
@@ -181,7 +181,7 @@ def test_a_text_ends_where_a_stop_sequence_begins(stop, output, expected):
     assert apply_stop(stop, list(output)) == expected
 
 
-@PATIENT
+@NO_DEADLINE
 @given(
     st.lists(st.text("ab", max_size=3), max_size=8),
     st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=2),

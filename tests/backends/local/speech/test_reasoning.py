@@ -5,7 +5,7 @@ from hypothesis import given
 
 from backends.local.speech.reasoning import ReasoningParser, ReasoningTags
 from tests.backends.local.speech.parsing import split_everywhere, splits
-from tests.values import PATIENT
+from tests.examples import NO_DEADLINE
 
 WORDS = ["<think>", "</think>", "\n", " ", "Hm", ".", "<thi", "nk>", "</", "think>", "<"]
 
@@ -52,7 +52,7 @@ def test_only_the_beginning_of_an_answer_is_reasoning(output, is_open, expected)
     assert parse(output, is_open=is_open) == expected
 
 
-@PATIENT
+@NO_DEADLINE
 @given(splits(WORDS))
 def test_chunk_boundaries_do_not_change_the_result_of_any_output(split):
     """Random outputs in random chunks."""

@@ -1,4 +1,4 @@
-"""A backend that crashes: `use = "tests.faulty"`."""
+"""A backend that crashes: `use = "tests.crashing_backend"`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -19,6 +19,8 @@ from proxy.config.build import ConfigError, default_config, read
 from proxy.telemetry.logs import configure_logs
 
 SUCCESS, INPUT_ERROR = 0, 2
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread that works on a large body may keep the event loop waiting, in seconds. Python's own is 0.005."""
 M_MMAP_THRESHOLD = -3  # the parameter's number in glibc's malloc.h
 MAPPED_BYTES = 131_072  # from this size on a block of memory is returned to the system when it is freed
 
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "serve", help="serve until stopped", epilog="example: headgate serve --config my.toml"
     )
     command.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
+    command.add_argument("--port", type=_port, help="listen on this port instead of the configured one")
     command.set_defaults(run=_serve)
     for subject in (show, policy, model, audit, identity):
         subject.add_to(commands)
@@ -53,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     config = default_config() if options.config is None else read(options.config)
+    if options.port is not None:
+        config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
     return_freed_memory()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it
@@ -72,6 +78,14 @@ def return_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def _port(text: str) -> int:
+    """Raises ValueError for what is not a port."""
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError(text)
+    return port
 
 
 def _greet(address: str, models: Sequence[str]) -> None:

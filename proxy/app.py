@@ -1,6 +1,7 @@
 """Config -> objects -> a running server. Opens and closes everything that lives as long as the process."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -77,6 +78,13 @@ def build_dispatcher(
     return Dispatcher(router, hosts, is_open=not config.callers, tracer=tracer)
 
 
+def _stop(stop: asyncio.Event, signal_number: int) -> None:
+    """Begin to drain, or stop draining."""
+    if stop.is_set():
+        os._exit(128 + signal_number)
+    stop.set()
+
+
 @asynccontextmanager
 async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator[str]:
     """Start the gateway and give its address. Leaving the block drains and closes it.
@@ -119,7 +127,7 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
 
 
 async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP, then let running calls finish.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then let running calls finish; a second signal ends the process at once.
 
     `greet` receives the address and the models of the routes. Under `nohup` SIGHUP stays ignored.
     """
@@ -127,7 +135,7 @@ async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> 
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:
-            loop.add_signal_handler(name, stop.set)
+            loop.add_signal_handler(name, _stop, stop, name)
     provider = tracer_provider()
     try:
         async with running(config, provider.get_tracer("headgate") if provider else None) as address:

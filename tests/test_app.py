@@ -125,6 +125,19 @@ async def test_a_running_stream_is_finished_before_the_process_ends(serve: Serve
     assert await gate.end() == 0
 
 
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT], ids=lambda name: name.name)
+async def test_a_second_signal_ends_the_process_at_once(serve: Serve, name: signal.Signals):
+    """A person who presses Ctrl-C twice does not want to wait for `drain_s`."""
+    gate = await serve(pace_ms=500)
+    async with streaming_from(gate):
+        gate.process.send_signal(name)
+        await until(lambda: not gate.listens())
+        gate.process.send_signal(name)
+        status = await gate.end()
+
+    assert status == 128 + name
+
+
 async def test_a_gateway_under_nohup_ignores_sighup(serve: Serve, handle_sighup):
     """A signal that was ignored at the start stays ignored; SIGTERM ends the process."""
     handle_sighup(signal.SIG_IGN)

@@ -259,3 +259,15 @@ def test_every_module_of_the_gateway_is_in_a_layer():
     ]
 
     assert [max(place) for place in places if not place & checked] == []
+
+
+@pytest.mark.parametrize(
+    ("contract", "key"),
+    [("Policies never import policies", "modules"), ("The gateway imports no single policy", "forbidden_modules")],
+)
+def test_every_policy_is_in_the_import_contracts(contract: str, key: str):
+    """A policy that is missing there would not be checked."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contracts = {each["name"]: each for each in listed}
+
+    assert sorted(contracts[contract][key]) == [f"policies.{name}" for name in plugins("policies")]

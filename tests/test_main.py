@@ -142,3 +142,13 @@ def test_a_server_returns_the_memory_of_large_blocks_when_they_are_freed():
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
 
     assert run.stdout == "True True\n"
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http", ""])
+def test_a_port_that_is_none_is_exit_2(port: str, capsys):
+    """The message names the option."""
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", "--port", port])
+
+    assert caught.value.code == 2
+    assert "argument --port: invalid" in capsys.readouterr().err

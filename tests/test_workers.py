@@ -2,12 +2,18 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from proxy.__main__ import SWITCH_INTERVAL_S
 from proxy.wire.errors import Unavailable
 from proxy.workers import FREE_BYTES, LARGE_BYTES, BodyMemory, MemoryLease, Workers
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -148,3 +154,15 @@ def test_a_lease_without_a_budget_has_no_limit():
     lease = MemoryLease()
     lease.grow(2**60)
     lease.release()
+
+
+def test_a_server_lets_the_event_loop_run_between_short_turns_of_threads(tmp_path: Path):
+    """With Python's 5 ms each of the ten steps of a small request would wait that long beside a large body."""
+    config = tmp_path / "bad.toml"
+    config.write_text(
+        '[[backend]]\nuse = "replay"\nname = "a"\npath = "/none"\n[[route]]\nmodel = "*"\nbackend = "a"\n'
+    )
+    script = f"import sys; from proxy.__main__ import main; main(['serve', '--config', {str(config)!r}]); print(sys.getswitchinterval())"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert float(result.stdout) == pytest.approx(SWITCH_INTERVAL_S)

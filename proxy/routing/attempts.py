@@ -4,12 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import structlog
+
 from proxy.context import Context
 from proxy.routing.routes import Route
 from proxy.rules.guard import require_stream
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
+
+log = structlog.get_logger()
+
+LONGEST_CAUSE_CHARS = 200
 
 
 class Attempts:
@@ -32,6 +38,10 @@ class Attempts:
                     yield reply
             except BackendError as error:
                 context.is_sent = error.sent
+                cause = str(error.__cause__)[:LONGEST_CAUSE_CHARS] if error.__cause__ else None
+                log.warning(
+                    "backend.failed", backend=target.name, code=error.code, cause=cause, request_id=context.request_id
+                )
                 raise
             finally:
                 record.read(context.transcript)

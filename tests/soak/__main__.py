@@ -27,6 +27,7 @@ from tests.soak.restarts import restart
 
 RESTARTS = "restarts"
 QUIET_SHARE, SHORTEST_QUIET_S = 0.4, 2.0
+SETTLE_S = 1.0  # until the gateway has noticed that the polite connections are closed
 LEAD_S = 0.2  # polite traffic runs before the attack begins
 
 
@@ -52,6 +53,7 @@ class Soak:
             ):
                 async with PoliteCaller(gateway.pid, gateway.port, self._ports[0]) as polite:
                     row.quiet = await polite.measure(max(SHORTEST_QUIET_S, QUIET_SHARE * self._seconds))
+                await asyncio.sleep(SETTLE_S)
                 row.before = await gateway.read()
                 gateway.reset_peak()
                 async with PoliteCaller(gateway.pid, gateway.port, self._ports[0]) as polite:

@@ -1,5 +1,5 @@
-# make run: set up and serve.  make test: set up and test.  make quick: a minute of tests.  make check: what every push
-# passes.  make bench: figures.  make soak: attacks beside a polite caller.
+# make run: set up and serve.  make setup: set up only.  make test: set up and run all tests.  make quick: the fast tests.
+# make check: required before every push.  make bench: measurements.  make soak: a regular caller among hostile ones.
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?=
@@ -15,9 +15,9 @@ test: .venv/.tests
 	@sh .ci/redis
 	$(BIN)/pytest -q
 
-# About a minute on two quiet cores: everything but local models, training, benchmarks, clusters, soak tests, restarts of
-# whole processes, and property tests (pytest knows these by the mark that hypothesis sets). The list is of paths, because
-# a path that no longer exists is no error, and no test needs a mark for it.
+# About a minute on two idle cores. It leaves out local models, training, benchmarks, clusters, soak tests, restarts of whole
+# processes, and property tests (selected by the mark that hypothesis sets). It lists paths, because then no test needs a
+# mark, and a path that no longer exists is not an error.
 SLOW := tests/backends/local tests/backends/training tests/bench tests/commands/test_model.py tests/test_app.py \
   tests/test_local_model.py tests/test_newcomer.py
 SLOW_NAMES := *cluster* *soak* *_deep.py
@@ -40,7 +40,7 @@ bench: .venv/.tests
 	$(BIN)/python -m tests.bench --only policies --starts 15 --rounds 9 --seconds 0.4
 	$(BIN)/python -m tests.bench.local
 
-# About five minutes: hostile callers, upstreams and operators beside one polite caller. See tests/soak/README.md.
+# About five minutes: one regular caller beside hostile callers, upstreams and operators. See tests/soak/README.md.
 soak: .venv/.tests
 	$(BIN)/python -m tests.soak
 
@@ -54,7 +54,7 @@ lock:
 clean:
 	rm -rf .venv build *.egg-info
 
-# The environment is created without pip and filled from outside: Debian's Python comes without ensurepip.
+# The environment is created without pip, and packages are installed from outside it: Debian's Python has no ensurepip.
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 # The lock files are complete. Without --no-deps pip would resolve extras such as coverage[toml] again, and refuse the
 # first release that is newer than the lock.

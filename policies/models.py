@@ -19,6 +19,7 @@ from policies.support.globs import AllowList
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.fields import normalize
 
 FIELD = "model"
 Name = Annotated[str, Field(min_length=1)]
@@ -49,7 +50,7 @@ class Models(Policy):
             if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
             model = aliases.get(requested, requested) if aliases else requested
-            if not names.allows(model) or (has_denied and names.denies(_SNAPSHOT.sub("", model))):
+            if not names.allows(model) or (has_denied and names.denies(_SNAPSHOT.sub("", normalize(model)))):
                 raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
             return call if model == requested else call.with_fields(model=model)
 

@@ -48,9 +48,9 @@ class Context:
     """
 
     __slots__ = (
-        "_reply_callbacks", "_response_callbacks", "_slots", "answer_headers", "caller", "cleanup", "deadline",
-        "followed", "is_answered", "is_sent", "memory", "received", "record", "request_id", "target", "trace",
-        "transcript", "workers",
+        "_reply_callbacks", "_response_callbacks", "_seen_ids", "_slots", "answer_headers", "caller", "cleanup",
+        "deadline", "followed", "is_answered", "is_sent", "memory", "received", "record", "request_id", "target",
+        "trace", "transcript", "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -83,6 +83,7 @@ class Context:
         self.target: str | None = None
         self.cleanup = AsyncExitStack()
         self._response_callbacks: list[ResponseCallback] = []
+        self._seen_ids: tuple[Any, Any] | None = None
         self._reply_callbacks: list[ReplyCallback] = []
         self._slots: dict[Slot[Any], Any] = {}
 
@@ -120,7 +121,7 @@ class Context:
         self.cleanup.push_async_callback(_run_cleanup, callback)
 
     def on_response(self, callback: ResponseCallback) -> None:
-        """Run a callback with the response object when it first passes, before anything of it is checked or sent."""
+        """Run a callback with each response object that has new ids, before anything of it is checked or sent."""
         self._response_callbacks.append(callback)
 
     def on_reply(self, callback: ReplyCallback) -> None:
@@ -130,15 +131,13 @@ class Context:
         """
         self._reply_callbacks.append(callback)
 
-    @property
-    def awaits_response(self) -> bool:
-        """Whether callbacks still wait for the response object."""
-        return bool(self._response_callbacks)
-
-    async def begin_response(self, response: Mapping[str, Any]) -> None:
-        """Run the callbacks of a response that begins, each once."""
-        callbacks, self._response_callbacks = self._response_callbacks, []
-        for callback in callbacks:
+    async def see_response(self, response: Mapping[str, Any]) -> None:
+        """Run the callbacks of a response object, unless one with the same id and conversation was seen."""
+        ids = response.get("id"), response.get("conversation")
+        if ids == self._seen_ids:
+            return
+        self._seen_ids = ids
+        for callback in self._response_callbacks:
             await callback(response)
 
     async def complete_reply(self) -> None:

@@ -95,17 +95,16 @@ async def fail_within(context: Context) -> None:
         raise ValueError("broken")
 
 
-async def test_callbacks_of_the_response_run_once():
-    """They receive the response object and run in the order of registration."""
+async def test_callbacks_of_the_response_run_once_for_each_id():
+    """They receive the response object and run in the order of registration. A later event may have other ids."""
     context, found = make_context(), []
     context.on_response(lambda response: append(found, ("a", response["id"])))
     context.on_response(lambda response: append(found, ("b", response["id"])))
-    waiting = [context.awaits_response]
-    await context.begin_response({"id": "resp_1"})
-    await context.begin_response({"id": "resp_2"})
+    await context.see_response({"id": "resp_1"})
+    await context.see_response({"id": "resp_1", "status": "completed"})
+    await context.see_response({"id": "resp_2"})
 
-    assert found == [("a", "resp_1"), ("b", "resp_1")]
-    assert [*waiting, context.awaits_response] == [True, False]
+    assert found == [("a", "resp_1"), ("b", "resp_1"), ("a", "resp_2"), ("b", "resp_2")]
 
 
 async def test_callbacks_of_the_reply_run_once():

@@ -224,33 +224,33 @@ def test_every_link_of_the_readme_exists():
     assert [path for path in paths_named_in(ROOT / "README.md") if not (ROOT / path).exists()] == []
 
 
-def floors_in_architecture() -> list[set[str]]:
-    """Return the floors of proxy/README.md from the top: modules below proxy/, or other packages."""
-    block = ARCHITECTURE.partition("## The floors")[2].split("```")[1]
-    floors = []
+def layers_in_architecture() -> list[set[str]]:
+    """Return the layers of proxy/README.md from the top: modules below proxy/, or other packages."""
+    block = ARCHITECTURE.partition("## The layers")[2].split("```")[1]
+    layers = []
     for line in block.strip().splitlines():
-        floor = set()
+        layer = set()
         for name, parts in re.findall(r"([\w.]+)(?: \(([\w, ]+)\))?", line):
-            floor |= {f"{name}.{part}" for part in parts.split(", ")} if parts else {name}
-        floors.append(floor)
-    return floors
+            layer |= {f"{name}.{part}" for part in parts.split(", ")} if parts else {name}
+        layers.append(layer)
+    return layers
 
 
-def floors_of_linter() -> list[set[str]]:
-    """Return the floors that import-linter checks, in the same form."""
+def layers_of_linter() -> list[set[str]]:
+    """Return the layers that import-linter checks, in the same form."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (layers,) = [contract["layers"] for contract in contracts if "proxy.wire" in contract.get("layers", ())]
     return [{module.removeprefix("proxy.") for module in re.split(r" [:|] ", layer)} for layer in layers]
 
 
-def test_the_documented_floors_are_those_that_are_checked():
+def test_the_documented_layers_are_those_that_are_checked():
     """import-linter reads them from pyproject.toml."""
-    assert floors_in_architecture() == floors_of_linter()
+    assert layers_in_architecture() == layers_of_linter()
 
 
-def test_every_module_of_the_gateway_is_on_a_floor():
-    """The module or its package is on it; a module on no floor could import anything."""
-    checked = set().union(*floors_of_linter())
+def test_every_module_of_the_gateway_is_in_a_layer():
+    """The module or its package is in it; a module in no layer could import anything."""
+    checked = set().union(*layers_of_linter())
     modules = [path.relative_to(ROOT / "proxy").with_suffix("") for path in (ROOT / "proxy").rglob("*.py")]
     places = [
         {".".join(module.parts[:length]) for length in range(1, len(module.parts) + 1)}

@@ -150,8 +150,12 @@ def reasons_in(tree: ast.Module) -> Found:
                 for other in calls:
                     if name_of(other.func) == function.name:
                         yield from ((text, status) for text in texts_in(other.args[position]))
-            if isinstance(reason, ast.Subscript):  # the first part of a problem
+            if isinstance(reason, ast.Subscript):  # the first part of a problem, returned or passed
                 yield from ((text, status) for text in _problems_in(tree))
+                (function,) = [node for node in functions if call in ast.walk(node)]
+                passed = [other.args[0] for other in calls if name_of(other.func) == function.name]
+                pairs = [argument.elts[0] for argument in passed if isinstance(argument, ast.Tuple)]
+                yield from ((text, status) for pair in pairs for text in texts_in(pair))
 
 
 def _has_parameter(function: ast.FunctionDef, name: str) -> bool:
@@ -169,22 +173,64 @@ def _problems_in(tree: ast.Module) -> Iterator[str]:
                 yield from texts_in(pair.elts[0])
 
 
-def support_modules_of(path: Path) -> set[Path]:
-    """Return the modules of policies/support that a module imports, and those that they import."""
-    found: set[Path] = set()
+@cache
+def imports_from_support(path: Path) -> dict[str, tuple[Path, str]]:
+    """Return where in policies/support each imported name is defined; the name there is "" for a whole module."""
+    found = {}
     for node in ast.walk(parse(path)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("policies.support."):
-            module = ROOT / f"{(node.module or '').replace('.', '/')}.py"
-            found |= {module, *support_modules_of(module)}
+        module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        if module.startswith("policies.support"):
+            for imported in node.names:
+                file = ROOT / f"{module.replace('.', '/')}.py"
+                place = (
+                    (file, imported.name) if file.exists() else (ROOT / "policies/support" / f"{imported.name}.py", "")
+                )
+                found[imported.asname or imported.name] = place
     return found
 
 
+@cache
+def definitions_in(path: Path) -> dict[str, ast.stmt]:
+    """Return the functions, classes and constants of a module by their names."""
+    found: dict[str, ast.stmt] = {}
+    for node in parse(path).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found[node.name] = node
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                found[name_of(target)] = node
+    return found
+
+
+def names_used(path: Path, definition: ast.stmt) -> Iterator[tuple[Path, str]]:
+    """Yield the definitions, in this module and in policies/support, that one definition refers to."""
+    imported = imports_from_support(path)
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Attribute) and imported.get(name_of(node.value), (path, "."))[1] == "":
+            yield imported[name_of(node.value)][0], node.attr
+        if isinstance(node, ast.Name):
+            yield imported.get(node.id, (path, node.id))
+
+
+def modules_of_policy(path: Path) -> Iterator[ast.Module]:
+    """Yield a policy's module, and what it uses of each module of policies/support, directly or not."""
+    waiting, used = [(path, name) for name in definitions_in(path)], defaultdict(set)
+    while waiting:
+        module, name = waiting.pop()
+        definition = definitions_in(module).get(name)
+        if definition is not None and name not in used[module]:
+            used[module].add(name)
+            waiting += names_used(module, definition)
+    for module, names in used.items():
+        yield ast.Module([node for name, node in definitions_in(module).items() if name in names], [])
+
+
 def policy_codes() -> Found:
-    """Yield `<policy>.<reason>` for each reason of a policy and of the support modules that it imports."""
+    """Yield `<policy>.<reason>` for each reason of a policy and of the support functions that it uses."""
     for path in SOURCES:
         if path.parent == ROOT / "policies" and path.stem != "__init__":
-            for module in (path, *support_modules_of(path)):
-                yield from ((f"{path.stem}.{reason}", status) for reason, status in reasons_in(parse(module)))
+            for module in modules_of_policy(path):
+                yield from ((f"{path.stem}.{reason}", status) for reason, status in reasons_in(module))
 
 
 def codes_in_sources() -> Found:
@@ -291,5 +337,8 @@ def test_codes_are_found_in_every_form_in_which_sources_write_them():
     assert found["models.not_allowed"] == {400}  # a reason
     assert found["size.too_many_items"] == {400}  # a reason that is a parameter
     assert found["input_urls.private"] == {400}  # a reason in a pair
+    assert found["input_urls.unresolved"] == {400}  # a reason in a pair that is passed
+    assert found["models.alternative_field"] == {400}  # a reason of a function of a support module
+    assert "fields.alternative_field" not in found  # which uses other functions of the same module
     assert found["tools.too_many_values"] == {400}  # a reason of a support module
     assert found["max_tool_calls.exceeded"] == {200}  # a stop

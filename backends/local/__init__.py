@@ -52,7 +52,7 @@ MIN_KV_TOKENS = 512
 
 class Local(Backend):
     keeps_state: bool = False
-    """Always false: a local model stores no responses; Headgate's own store can."""
+    """Always false: responses are not stored, so `previous_response_id` is a 400 and `conversation` a 404."""
     enforces: tuple[str, ...] = ()
     """Always empty: a local model enforces no policy by itself."""
     path: Path

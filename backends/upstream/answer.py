@@ -23,11 +23,17 @@ from proxy.workers import MemoryLease
 NOT_FORWARDED = frozenset({
     "alt-svc", "cache-control", "cache-status", "connection", "content-encoding", "content-length", "content-type",
     "date", "keep-alive", "proxy-authenticate", "proxy-connection", "server", "server-timing", "set-cookie",
-    "strict-transport-security", "te", "trailer", "transfer-encoding", "upgrade", "x-headgate-policy", "x-request-id",
+    "strict-transport-security", "te", "trailer", "transfer-encoding", "upgrade", "via", "x-request-id",
+    "clear-site-data", "location", "refresh",
 })  # fmt: skip
+NOT_FORWARDED_PREFIXES = ("access-control-", "x-envoy-", "x-headgate-")
 REST_TIMEOUT_S = 0.5
 MAX_VALUES = 1_000_000
 """The most values in the JSON of an answer."""
+MAX_ITEMS = 10_000
+"""The most output items of an answer."""
+STEP_BYTES = 65_536
+"""How much of a stream is parsed before other calls have a turn, in bytes."""
 MAX_REFUSAL_VALUES = 10_000
 MAX_REFUSAL_BYTES = 1_048_576
 """The largest refusal that is forwarded as it is, in bytes."""
@@ -49,7 +55,7 @@ async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: Ans
     if answer.status != 200:
         return await _refusal(answer, headers, limits)
     if answer.content_type == "text/event-stream":
-        return Reply(200, headers, batches=Stream(answer, context.followed, limits))
+        return Reply(200, headers, batches=Stream(answer, context, limits))
     body = await read_body(answer, limits, context.memory)
     values = await context.run(len(body), count_values, body, MAX_VALUES)
     if values > MAX_VALUES:
@@ -65,9 +71,11 @@ async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: Ans
 class Stream:
     """The batches of a streamed answer: one batch is what one read brought. Does not own the answer."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, followed: frozenset[str], limits: AnswerLimits) -> None:
+    def __init__(self, answer: aiohttp.ClientResponse, context: Context, limits: AnswerLimits) -> None:
         self._answer = answer
-        self._parser = SSEParser(followed)
+        self._parser = SSEParser(context.followed)
+        self._memory = context.memory
+        self._received = b""  # what was read and not parsed yet
         self._limits = limits
         self._decoder = _decoder_of(answer)
         self._is_ended = False
@@ -78,18 +86,26 @@ class Stream:
 
     async def __anext__(self) -> Batch:
         while not self._is_ended:
-            chunk = await _read(self._answer, self._decoder, self._limits.silence_s)
+            chunk = self._received or await _read(self._answer, self._decoder, self._limits.silence_s)
             self._is_ended = not chunk
-            try:
-                units = self._parser.feed(chunk) if chunk else self._parser.close()
-                batch = self._limits.scrubber.batch(units)
-                _parse_events(batch)
-            except ValueError as error:
-                raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
-            if batch:
+            self._received = chunk[STEP_BYTES:]
+            if batch := self._parse(chunk[:STEP_BYTES]):
                 self.is_complete = any(unit.type in TERMINALS for unit in batch)
                 return batch
+            await asyncio.sleep(0)  # a flood of frames that come to nothing must not keep other calls waiting
         raise StopAsyncIteration
+
+    def _parse(self, chunk: bytes) -> Batch:
+        """Return the frames that a chunk completes; an empty one ends the stream. Raises BackendError, Unavailable."""
+        before = self._parser.pending_bytes
+        try:
+            units = self._parser.feed(chunk) if chunk else self._parser.close()
+            batch = self._limits.scrubber.batch(units)
+            _parse_events(batch)
+        except ValueError as error:
+            raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
+        self._memory.grow(self._parser.pending_bytes - before)
+        return batch
 
 
 async def read_body(answer: aiohttp.ClientResponse, limits: AnswerLimits, memory: MemoryLease | None = None) -> bytes:
@@ -111,6 +127,9 @@ def _parse_response(body: bytes) -> Mapping[str, Any]:
     """Raises ValueError, KeyError or TypeError for what is not a response object."""
     response: Mapping[str, Any] = orjson.loads(body)
     _ = response["id"]
+    output = response.get("output")
+    if isinstance(output, list) and len(output) > MAX_ITEMS:
+        raise BackendError("The upstream's answer has too many items.", code="upstream_too_large", source="gateway")
     return response
 
 
@@ -148,7 +167,9 @@ async def _refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], limi
     """The upstream's own refusal. A body that clients of the protocol cannot read is replaced; the status stays."""
     if answer.status == 401:
         message = "The upstream refused the gateway's own credentials."
-        raise BackendError(message, code="upstream_auth", headers={"x-should-retry": "false"}, source="gateway")
+        raise BackendError(
+            message, code="upstream_auth", headers={"x-should-retry": "false"}, source="gateway", sent=False
+        )
     if not 400 <= answer.status < 600:  # redirects are not followed: the prompt would go to another address
         raise invalid_answer(f"status {answer.status}")
     body = await _read_refusal(answer, limits)
@@ -222,7 +243,7 @@ def _forwarded_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
         excluded = excluded.union(name.strip().lower() for name in named.split(","))
     headers: dict[str, str] = {}
     for name, value in answer.headers.items():
-        if name.lower() not in excluded:
+        if name.lower() not in excluded and not name.lower().startswith(NOT_FORWARDED_PREFIXES):
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
     if upstream_id := answer.headers.get("x-request-id"):
         headers["x-upstream-request-id"] = upstream_id

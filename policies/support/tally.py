@@ -38,7 +38,7 @@ class Tally:
         Items to which a server gives the same position, or none, are distinguished by their ids among events of one
         type, because an id may change from one type to the next; without ids each event of a type is another item.
         """
-        index, item_id = event.data.get("output_index"), event.data["item"].get("id")
+        index, item_id = event.data.get("output_index"), event.data["item"].get("id") or None
         position = str(index if isinstance(index, int) else item_id)
         ids = self._ids.setdefault((event.type, position), [])
         if item_id is None or item_id not in ids:

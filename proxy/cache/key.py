@@ -32,8 +32,8 @@ def cache_key(call: Call, caller: Caller, route: str) -> str:
         caller.team.encode(),
         str(call.body["prompt_cache_key"]).encode(),
         route.encode(),
-        call.query.encode(),
-        orjson.dumps(headers, option=orjson.OPT_SORT_KEYS),
+        call.query.encode(errors="surrogatepass"),
+        repr(sorted(headers.items())).encode("ascii", "backslashreplace"),  # a header may have bytes that are not UTF-8
         orjson.dumps(relevant, option=orjson.OPT_SORT_KEYS),
     ):
         digest.update(len(part).to_bytes(8))

@@ -28,6 +28,8 @@ def _read_secret(value: object) -> SecretStr:
             raise ValueError("the file that it names is empty")
     else:
         raise ValueError('a secret must be "env:NAME" or "file:PATH", not the secret itself')
+    if not secret.isprintable():
+        raise ValueError("the secret that it names contains line breaks or control characters")
     return SecretStr(secret)
 
 

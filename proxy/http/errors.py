@@ -18,7 +18,16 @@ def error_response(error: HeadgateError, headers: Mapping[str, str]) -> web.Resp
     own = {**BODY_HEADERS, **headers, **error.headers}
     if error.retry is not None:
         own["x-should-retry"] = "true" if error.retry else "false"
-    return web.Response(status=error.status, headers=own, body=orjson.dumps(envelope(error)))
+    return web.Response(status=error.status, headers=own, body=_encode(error))
+
+
+def _encode(error: HeadgateError) -> bytes:
+    """The envelope as JSON; a message with bytes of a header that are not UTF-8 is escaped."""
+    try:
+        return orjson.dumps(envelope(error))
+    except orjson.JSONEncodeError:
+        error.message = error.message.encode("ascii", "backslashreplace").decode()
+        return orjson.dumps(envelope(error))
 
 
 def printable(text: str) -> str:

@@ -265,7 +265,7 @@ class Connection(PacedConnection):
             log.info("request.rejected", request_id=request_id, status=refusal.status)
         else:
             log.error("request.crashed", request_id=request_id, exc_info=exc)
-        response = error_response(refusal, {"x-request-id": request_id})
+        response = error_response(refusal, {"Server": "headgate", "x-request-id": request_id})
         response.force_close()
         return response
 

@@ -19,11 +19,13 @@ from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.wire.call import Call
 from proxy.wire.ending import failure_events, incomplete_events, incomplete_response
 from proxy.wire.errors import BackendError, Unavailable
-from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop, events_of_body
+from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop, events_of_body, terminal_of_body
 from proxy.wire.transcript import Transcript
 
 log = structlog.get_logger()
 
+LIFECYCLE = TERMINALS | {"response.created", "response.queued", "response.in_progress"}
+"""The events that carry the response object with its ids."""
 MAX_KEPT_BYTES = 268_435_456
 """How large the items of one response may be together, in bytes."""
 
@@ -63,9 +65,9 @@ class Guard:
     async def _pass_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
         response, transcript = reply.response or {}, context.transcript
         context.note_first_event()
-        await context.begin_response(response)
-        received: Batch = events_of_body(response)
-        events, stopped_by = await self._check(received, checks, call, context) if checks else (received[-1:], None)
+        await context.see_response(response)
+        received: Batch = events_of_body(response) if checks else [terminal_of_body(response)]
+        events, stopped_by = await self._check(received, checks, call, context) if checks else (received, None)
         transcript.see_body(events)
         if stopped_by is not None:
             reply = _with_response(reply, incomplete_response(response, transcript, stopped_by), transcript)
@@ -104,8 +106,9 @@ class Guard:
         stopped_by = None
         if not context.transcript.is_started:
             context.note_first_event()
-        if context.awaits_response:
-            await _begin_response(received, context)
+        for unit in received:
+            if isinstance(unit, Event) and unit.type in LIFECYCLE:
+                await context.see_response(unit.response)
         if checks:
             received, stopped_by = await self._check(received, checks, call, context)
         else:
@@ -186,13 +189,6 @@ def _changed_response(events: Batch, *, items_changed: bool) -> Mapping[str, Any
         if items_changed
         else terminal.response
     )
-
-
-async def _begin_response(batch: Batch, context: Context) -> None:
-    for unit in batch:
-        if isinstance(unit, Event) and (unit.type == "response.created" or unit.type in TERMINALS):
-            await context.begin_response(unit.response)
-            return
 
 
 async def _end_incomplete(reason: str, context: Context) -> Batch:

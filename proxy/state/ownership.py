@@ -82,16 +82,16 @@ class Ownership:
     async def bind(self, call: Call, context: Context, response: Mapping[str, Any]) -> None:
         """Bind the ids of a response, and of the conversation it is in, to the caller's team.
 
-        A response that no backend keeps is not bound, unless a chain is counted. A fault of the store never fails the
-        answer: it is logged, and the next use of the id finds no owner.
+        A response that no backend keeps is not bound, unless a chain is counted; a conversation always is. A fault of
+        the store never fails the answer: it is logged, and the next use of the id finds no owner.
         """
-        counted = context.get(CHAIN) is not None
-        if context.target is None or (call.body.get("store") is False and not counted):
+        if context.target is None:
             return
+        is_kept = call.body.get("store") is not False or context.get(CHAIN) is not None
         try:
             chain = await self._chain(call, context)
             owner = Owner(context.caller.team, context.caller.name, context.target, chain)
-            if is_id(response_id := response.get("id")):
+            if is_kept and is_id(response_id := response.get("id")):
                 await self._put("previous_response_id", response_id, owner)
             if is_id(conversation := conversation_id(response) or conversation_id(call.body)):
                 await self._put("conversation", conversation, owner, keep_chain=True)

@@ -109,7 +109,7 @@ class Composer:
     """
 
     def __init__(self, response: JSON) -> None:
-        self.response = response
+        self.response = {**response, "output": [*response["output"]]}  # appended to
         self._number = 0
         self._open: JSON | None = None
         self._texts: list[str] = []
@@ -169,8 +169,7 @@ class Composer:
 
     def finish_as(self, response: Mapping[str, Any]) -> Event:
         """Return the terminal event of a response that is already complete."""
-        self.response = dict(response)
-        return self._lifecycle(terminal_type(response.get("status")))
+        return self._event(terminal_type(response.get("status")), response=dict(response))
 
     def _end(self, status: str) -> Event:
         self.response["status"] = status
@@ -203,7 +202,7 @@ class Composer:
 
     def _done(self, item: JSON) -> list[Event]:
         event = self._event("response.output_item.done", output_index=self._index, item=item)
-        self.response["output"] = [*self.response["output"], item]
+        self.response["output"].append(item)
         self._open = None
         return [event]
 
@@ -211,7 +210,7 @@ class Composer:
         return self._event(event[0], item_id=self._opened.get("id", ""), output_index=self._index, **event[1])
 
     def _lifecycle(self, type: str) -> Event:  # noqa: A002
-        return self._event(type, response=dict(self.response))
+        return self._event(type, response={**self.response, "output": [*self.response["output"]]})
 
     def _event(self, type: str, **fields: Any) -> Event:  # noqa: A002
         data = {"type": type, "sequence_number": self._number, **fields}

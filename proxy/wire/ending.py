@@ -9,6 +9,8 @@ Source: https://platform.openai.com/docs/api-reference/responses-streaming
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from proxy.wire.errors import HeadgateError, envelope
 from proxy.wire.event import Event
 from proxy.wire.items import JSON
@@ -45,13 +47,24 @@ def _close_items(transcript: Transcript) -> list[Event]:
     return [
         _compose(transcript, "response.output_item.done", output_index=index, item=item)
         for index, item in transcript.cut_open_items()
+        if _is_encodable(item)
     ]
 
 
 def _terminal(transcript: Transcript, state: JSON) -> Event:
     created = transcript.created.response if transcript.created is not None else {}
-    response = {"object": "response", **created, "output": transcript.items, **state}
+    items = [item for item in transcript.items if _is_encodable(item)]
+    response = {"object": "response", **(created if _is_encodable(created) else {}), "output": items, **state}
     return _compose(transcript, f"response.{response['status']}", response=response)
+
+
+def _is_encodable(value: object) -> bool:
+    """Whether a value received can be sent again: one that is nested too deeply cannot, and the end must be sent."""
+    try:
+        orjson.dumps({"response": {"output": [value]}})
+    except orjson.JSONEncodeError:
+        return False
+    return True
 
 
 def _compose(transcript: Transcript, kind: str, **fields: Any) -> Event:

@@ -102,8 +102,8 @@ class BackendError(HeadgateError):
     """The backend refused, broke off or did not answer. `code` says which: `upstream_unreachable` ...
 
     `source` is whose fault it was: the upstream's, the network's on the way to it, or the gateway's own (its
-    credentials, its limits). `retryable` is true when another attempt may succeed. `sent` is false only when no byte of
-    the request can have reached an upstream, so that another attempt cannot run the request twice.
+    credentials, its limits). `retryable` is true when another attempt may succeed. `sent` is false only when no
+    upstream can be running the request: no byte of it was sent, or it was refused as a whole.
     """
 
     def __init__(  # noqa: PLR0913  one keyword for each thing that a retry decides by

@@ -6,6 +6,7 @@ received are kept as they are and forwarded untouched.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,10 @@ import orjson
 # Source: https://platform.openai.com/docs/api-reference/responses-streaming (the last event of a response)
 TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 # The types that the gateway follows in every stream: what it needs to end a broken one as the protocol requires.
-FOLLOWED = TERMINALS | {"response.created", "response.output_item.added", "response.output_item.done", "error"}
+FOLLOWED = TERMINALS | {
+    "response.created", "response.queued", "response.in_progress", "response.output_item.added",
+    "response.output_item.done", "error",
+}  # fmt: skip
 
 
 class Event:
@@ -140,6 +144,23 @@ def parse_payload(payload: bytes) -> Mapping[str, Any]:
     return data
 
 
+def parse_leniently(payload: bytes) -> Mapping[str, Any]:
+    """Return the JSON object in a payload, also of JSON that clients read although it is not strictly valid.
+
+    Lone surrogates and invalid UTF-8 become replacement characters, NaN and infinities null. Raises ValueError for what
+    is not an object even so.
+    """
+    try:
+        return parse_payload(payload)
+    except orjson.JSONDecodeError:
+        text = payload.decode(errors="replace")
+    try:
+        data = json.loads(text, parse_constant=lambda _: None, strict=False)
+        return parse_payload(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
+    except RecursionError as error:
+        raise ValueError("an event is nested too deeply") from error
+
+
 def terminal_type(status: object) -> str:
     """The type of the event that carries a response of this status."""
     return f"response.{status}" if f"response.{status}" in TERMINALS else "response.completed"
@@ -153,5 +174,10 @@ def events_of_body(response: Mapping[str, Any]) -> list[Event]:
         Event("response.output_item.done", data={"type": "response.output_item.done", "output_index": i, "item": item})
         for i, item in enumerate(output if isinstance(output, list) else [])
     ]
-    last = terminal_type(response.get("status"))
-    return [*events, Event(last, data={"type": last, "response": response})]
+    return [*events, terminal_of_body(response)]
+
+
+def terminal_of_body(response: Mapping[str, Any]) -> Event:
+    """Return the last of the events of a body."""
+    kind = terminal_type(response.get("status"))
+    return Event(kind, data={"type": kind, "response": response})

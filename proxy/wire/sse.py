@@ -16,10 +16,13 @@ from itertools import chain, groupby, pairwise
 
 import orjson
 
-from proxy.wire.event import Event, Run, parse_payload, payload_of
+from proxy.wire.bounds import count_values
+from proxy.wire.event import Event, Run, parse_leniently, parse_payload, payload_of
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
+MAX_FRAME_VALUES = 200_000
+"""The most values in the JSON of one followed frame: parsing more would delay other calls."""
 # A line ends in LF, CR or CRLF, and a frame ends in two line ends: every pair of these bytes but the CRLF itself.
 _BLANK_LINE = re.compile(rb"\n\n|[\n\r]\r\n?+")
 
@@ -36,6 +39,11 @@ class SSEParser:
         self._patterns = _candidate_patterns(followed)
         self._tail = bytearray()  # the unfinished frame
         self._started = False
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much of an unfinished frame is held, in bytes."""
+        return len(self._tail)
 
     def feed(self, chunk: bytes) -> list[Event | Run]:
         """Return the frames that this chunk completes. Raises ValueError when a frame exceeds `max_frame_bytes`."""
@@ -112,8 +120,10 @@ class SSEParser:
             matches = [match for match in renewed if match]
 
     def _followed_event(self, frame: bytes, payload: bytes) -> Event | None:
+        if count_values(payload, MAX_FRAME_VALUES) > MAX_FRAME_VALUES:
+            raise ValueError(f"a server-sent frame has more than {MAX_FRAME_VALUES} values")
         try:
-            data = parse_payload(payload)
+            data = parse_leniently(payload)
         except ValueError:
             return None
         kind = data.get("type")

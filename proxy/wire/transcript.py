@@ -179,26 +179,37 @@ class _PartialItem:
         item = added.data.get("item")
         self._item: JSON = dict(item) if isinstance(item, dict) else {}
         self._parts: dict[tuple[str, int], JSON] = {}
+        self._part_deltas: dict[tuple[str, int, str], list[str]] = {}  # by field and index of the part, and its field
+        self._deltas: dict[str, list[str]] = {}  # by field of the item
 
     def add(self, data: Mapping[str, Any]) -> None:
         kind, delta = str(data.get("type")), data.get("delta")
         if kind in WHOLE_PARTS and isinstance(data.get("part"), dict):
-            field = WHOLE_PARTS[kind]
-            self._parts[field, index_of(data, f"{field}_index")] = dict(data["part"])
+            place = WHOLE_PARTS[kind], index_of(data, f"{WHOLE_PARTS[kind]}_index")
+            self._parts[place] = dict(data["part"])
+            self._part_deltas = {key: texts for key, texts in self._part_deltas.items() if key[:2] != place}
         elif kind in PART_DELTAS and isinstance(delta, str):
             field, part_type = PART_DELTAS[kind]
             known = PART_TYPES[part_type]
-            empty = {"type": part_type, **known.defaults}
-            part = self._parts.setdefault((field, index_of(data, known.index_field)), empty)
-            part[known.text_field] = str(part.get(known.text_field) or "") + delta
+            place = field, index_of(data, known.index_field)
+            self._parts.setdefault(place, {"type": part_type, **known.defaults})
+            self._part_deltas.setdefault((*place, known.text_field), []).append(delta)
         elif kind in STRING_DELTAS and isinstance(delta, str):
-            field = STRING_DELTAS[kind]
-            self._item[field] = str(self._item.get(field) or "") + delta
+            self._deltas.setdefault(STRING_DELTAS[kind], []).append(delta)
 
     def incomplete(self) -> JSON:
+        for (field, index, text_field), texts in self._part_deltas.items():
+            _append_texts(self._parts[field, index], text_field, texts)
+        for field, texts in self._deltas.items():
+            _append_texts(self._item, field, texts)
         fields = sorted({field for field, _ in self._parts})
         parts = {field: [self._parts[place] for place in sorted(self._parts) if place[0] == field] for field in fields}
         return self._item | parts | {"status": "incomplete"}
+
+
+def _append_texts(holder: JSON, field: str, texts: list[str]) -> None:
+    """Add deltas to a text, all at once: adding them one by one would copy the text each time."""
+    holder[field] = "".join([str(holder.get(field) or ""), *texts])
 
 
 def index_of(data: Mapping[str, Any], field: str = "output_index") -> int:

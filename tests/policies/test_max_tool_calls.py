@@ -432,8 +432,7 @@ async def test_a_budget_lasts_from_the_first_call_of_its_chain():
 
 async def finish(chain: Chain, call: Call, context: Context, outcome: str) -> None:
     """Let a call of a chain end in one of several ways."""
-    if outcome in ("the backend refused it", "the caller left while the backend worked"):
-        context.record.backend = "b"
+    context.is_sent = outcome in ("it timed out", "the caller left while the backend worked")
     if outcome in ("it broke off before its first event", "it broke off in the middle", "it was complete"):
         check = await chain.begin(call, context, "resp_1")
         if outcome != "it broke off before its first event":
@@ -466,6 +465,7 @@ async def finish(chain: Chain, call: Call, context: Context, outcome: str) -> No
         ("another policy refused it", 4),
         ("the caller left before a backend was asked", 4),
         ("the backend refused it", 4),
+        ("it timed out", 1),
         ("the caller left while the backend worked", 1),
         ("it broke off before its first event", 1),
         ("it broke off in the middle", 1),

@@ -78,13 +78,13 @@ async def test_headers_of_the_answer_are_forwarded_except_those_of_its_connectio
 @pytest.mark.parametrize("data", [post(), STREAM], ids=["json", "stream"])
 async def test_headers_with_control_characters_are_dropped(raw_gateway: str, raw: RawUpstream, data: bytes):
     """The answer itself is forwarded; a repeated header keeps all its values."""
-    odd = ("X-A: a\x01b", "X-Request-Id: up\x7f", "X-B: \tb\t", "Via: 1.1 a", "Via: 1.1 b", "X-C:")
+    odd = ("X-A: a\x01b", "X-Request-Id: up\x7f", "X-B: \tb\t", "X-D: 1.1 a", "X-D: 1.1 b", "X-C:")
     raw.play = playing(whole(FINAL, JSON, *odd))
     answer = await ask(raw_gateway, data)
 
     assert answer.status == 200
-    assert {name: answer.headers.get(name) for name in ("x-a", "x-upstream-request-id", "x-b", "via", "x-c")} == {
-        "x-a": None, "x-upstream-request-id": None, "x-b": "b", "via": "1.1 a, 1.1 b", "x-c": "",
+    assert {name: answer.headers.get(name) for name in ("x-a", "x-upstream-request-id", "x-b", "x-d", "x-c")} == {
+        "x-a": None, "x-upstream-request-id": None, "x-b": "b", "x-d": "1.1 a, 1.1 b", "x-c": "",
     }  # fmt: skip
 
 

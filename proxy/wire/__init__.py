@@ -1,1 +1,1 @@
-"""The ground floor: what a call, a reply and an error are. Pure: no I/O, no server, no configuration."""
+"""The lowest layer: what a call, a reply and an error are. Pure: no I/O, no server, no configuration."""

@@ -1,6 +1,6 @@
 """`python -m tests.bench`: the cost of Headgate against a bare aiohttp relay, measured in one run.
 
-A fake upstream, the relay and Headgate run in processes of their own; this process is the load. The servers take turns
+A fake upstream, the relay and Headgate run in processes of their own; this process generates the load. The servers take turns
 in every round, so that a disturbance of the machine affects all of them, and the table shows medians over the rounds.
 README.md in this folder explains how to read the table.
 """

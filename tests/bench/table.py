@@ -24,7 +24,7 @@ def render_table(measured: Measured) -> Iterator[str]:
 
 
 def compare_dialects(measured: Measured) -> str:
-    """Return one line with Headgate's cost of the dearest dialect against the cheapest; "" for fewer than two."""
+    """Return one line with Headgate's cost of the costliest dialect against the cheapest; "" for fewer than two."""
     costs = {
         workload.dialect: median(_cpu_ms(workload, each) for each in servers[-1])
         for workload, servers in measured
@@ -32,10 +32,10 @@ def compare_dialects(measured: Measured) -> str:
     }
     if len(costs) < 2:
         return ""
-    cheapest, dearest = min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__)
+    cheapest, costliest = min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__)
     return (
-        f"The dearest dialect costs headgate **{costs[dearest] / costs[cheapest]:.2f}** times the CPU of the cheapest: "
-        f"{dearest} {costs[dearest]:.3f} ms a request, {cheapest} {costs[cheapest]:.3f} ms."
+        f"The costliest dialect costs headgate **{costs[costliest] / costs[cheapest]:.2f}** times the CPU of the cheapest: "
+        f"{costliest} {costs[costliest]:.3f} ms a request, {cheapest} {costs[cheapest]:.3f} ms."
     )
 
 

@@ -20,7 +20,7 @@ def test_a_row_shows_medians_and_ratios_against_the_baseline():
     assert second == ["", "headgate", "100 requests", "4.000", "2.0", "2.0", "0.40", "**1.00**", "0.50"]
 
 
-def test_the_dearest_dialect_is_compared_with_the_cheapest_by_the_cpu_of_headgate():
+def test_the_costliest_dialect_is_compared_with_the_cheapest_by_the_cpu_of_headgate():
     measured = [
         (build_burst("compact"), (rounds(9), rounds(1))),
         (build_burst("json.dumps"), (rounds(1), rounds(4))),
@@ -28,7 +28,7 @@ def test_the_dearest_dialect_is_compared_with_the_cheapest_by_the_cpu_of_headgat
     ]
 
     assert compare_dialects(measured) == (
-        "The dearest dialect costs headgate **4.00** times the CPU of the cheapest: "
+        "The costliest dialect costs headgate **4.00** times the CPU of the cheapest: "
         "json.dumps 4.000 ms a request, compact 1.000 ms."
     )
 

@@ -426,7 +426,7 @@ async def test_no_prompt_is_in_the_file(http, upstream: FakeUpstream, tmp_path: 
 async def test_a_long_model_name_is_cut(http, upstream: FakeUpstream, tmp_path: Path):
     """A caller must not control the length of a line."""
     path = tmp_path / "audit.jsonl"
-    await post_all(http, tables_for(upstream, audit={"path": str(path)}), {"model": "m" * 1_000_000})
+    await post_all(http, tables_for(upstream, audit={"path": str(path)}), {"model": "m" * 256})
 
     assert {len(line["model"]) for line in decisions_in(path)} == {128}
 

@@ -268,7 +268,7 @@ async def test_a_server_whose_stderr_is_not_read_answers_and_stops(tmp_path: Pat
     config = tmp_path / "headgate.toml"
     config.write_text(f"[server]\nport = 0\ndrain_s = 0\n{CANNED}")
     reader, writer = os.pipe()
-    request = {"model": "m" * 1000, "input": "Hi"}
+    request = {"model": "m" * 256, "input": "Hi"}
     with serving(config, writer) as (process, address):
         os.close(writer)
         async with aiohttp.ClientSession() as session:

@@ -356,9 +356,9 @@ async def post_all(
 
 
 async def test_no_text_of_a_request_is_in_the_file(http, upstream: FakeUpstream, tmp_path: Path):
-    """The request may be allowed or denied."""
+    """The request may be allowed or denied. An id of the wrong type is refused before it can be recorded."""
     path = tmp_path / "requests.jsonl"
-    bodies = [{"model": "m", **body} for body in draw_examples(BODIES | PRIVATE, 60)]
+    bodies = [{"model": "m", **body, "previous_response_id": None} for body in draw_examples(BODIES | PRIVATE, 60)]
     statuses = await post_all(http, upstream, path, *bodies)
     lines = read_record(path)
 

@@ -11,6 +11,7 @@ from proxy.wire.event import TERMINALS, Batch, Event, Run, parse_payload
 from proxy.wire.items import JSON, PART_TYPES
 
 LOG_BYTES = 16_777_216
+MAX_EXACT = 2**53 - 1  # the greatest integer that JavaScript clients read exactly
 """How much of a stream is kept to close its open items with, in bytes; of longer items the beginning is kept."""
 
 ITEM_EVENTS = frozenset({"response.output_item.added", "response.output_item.done"})
@@ -131,9 +132,9 @@ class Transcript:
 
     @property
     def next_number(self) -> int:
-        """The sequence number that follows the last one seen."""
+        """The sequence number that follows the last one seen; 0 if not every client could read that exactly."""
         numbers = [data.get("sequence_number") for data in _data_of(self._numbered)] if self._numbered else []
-        return next((number + 1 for number in reversed(numbers) if isinstance(number, int)), 0)
+        return next((number + 1 for number in reversed(numbers) if type(number) is int and 0 <= number < MAX_EXACT), 0)
 
     def cut_open_items(self) -> list[tuple[int, JSON]]:
         """Close all open items as incomplete, with what was sent of them; return each with its output_index."""

@@ -9,7 +9,7 @@ import pytest
 from tests.backends.local.conftest import until
 from tests.backends.local.costly_requests import COSTLY
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 CONNECTIONS = 60
 RUNS_ALONE = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
 
@@ -18,7 +18,15 @@ def tables(folder, **keys):
     caller = [
         {"name": name, "team": name, "key_sha256": sha256(name.encode()).hexdigest()} for name in ("busy", "quiet")
     ]
-    backend = {"name": "local", "use": "local", "path": str(folder), "workers": 1, "max_output_tokens": 2000, **keys}
+    backend = {
+        "name": "local",
+        "use": "local",
+        "path": str(folder),
+        "workers": 1,
+        "max_output_tokens": 2000,
+        **keys,
+        "max_wait_s": 600,
+    }
     return {"caller": caller, "backend": [backend], "route": [{"model": "*", "backend": "local"}]}
 
 

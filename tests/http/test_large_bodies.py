@@ -14,7 +14,7 @@ from tests.raw import ask, no_tasks_left, post, serves, until, wire  # noqa: F40
 from tests.upstream import FakeUpstream, final_body
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-LONGEST_STALL_S = 6.0  # generous even on a busy machine: unbounded bodies blocked the event loop for 10 to 30 s
+LONGEST_STALL_S = 3.0  # generous even on a busy machine: unbounded bodies blocked the event loop for 10 to 30 s
 ALL_POLICIES = [
     {"use": "models"},
     {"use": "metadata_limits"},

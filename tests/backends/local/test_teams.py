@@ -9,7 +9,7 @@ import pytest
 from tests.backends.local.conftest import until
 from tests.backends.local.costly_requests import COSTLY
 
-PATIENCE_S = 300
+PATIENCE_S = 120
 CONNECTIONS = 60
 RUNS_ALONE = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
 
@@ -25,7 +25,6 @@ def tables(folder, **keys):
         "workers": 1,
         "max_output_tokens": 2000,
         **keys,
-        "max_wait_s": 600,
     }
     return {"caller": caller, "backend": [backend], "route": [{"model": "*", "backend": "local"}]}
 

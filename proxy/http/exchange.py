@@ -40,8 +40,7 @@ class Exchange:
     def common_headers(self) -> dict[str, str]:
         """Return the headers that every answer carries: id, timing, and what the steps added."""
         headers = {"Server": "headgate", "x-request-id": self.request_id, **self.answer_headers}
-        if timing := self.trace.server_timing():
-            headers["Server-Timing"] = timing
+        headers["Server-Timing"] = self.trace.server_timing()
         return headers
 
     def json_response(self, body: object, *, status: int = 200) -> web.Response:

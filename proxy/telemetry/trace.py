@@ -91,7 +91,8 @@ class Trace:
 
     def server_timing(self) -> str:
         """Return the value of `Server-Timing`. Source: https://www.w3.org/TR/server-timing/."""
-        return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in self.durations])
+        durations = self.durations or [("total", self.elapsed_s())]  # no step is measured on short paths
+        return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in durations])
 
     def start_child(self, name: str, kind: SpanKind) -> Span | None:
         """Start a span under the request's, if that is recorded."""

@@ -13,9 +13,9 @@ import orjson
 from backends.upstream.decode import Decoder
 from backends.upstream.scrub import Scrubber
 from proxy.context import Context
-from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.bounds import count_values, has_more_values, parsed_bytes
 from proxy.wire.errors import BackendError, RequestError, envelope
-from proxy.wire.event import TERMINALS, Batch, Event, Reply, response_reply
+from proxy.wire.event import TERMINALS, Batch, Reply, response_reply
 from proxy.wire.sse import SSEParser
 from proxy.workers import MemoryLease
 
@@ -97,14 +97,15 @@ class Stream:
 
     def _parse(self, chunk: bytes) -> Batch:
         """Return the frames that a chunk completes; an empty one ends the stream. Raises BackendError, Unavailable."""
-        before = self._parser.pending_bytes
+        parser = self._parser
+        before = parser.pending_bytes
         try:
-            units = self._parser.feed(chunk) if chunk else self._parser.close()
+            units = parser.feed(chunk) if chunk else parser.close()
             batch = self._limits.scrubber.batch(units)
-            _parse_events(batch)
         except ValueError as error:
             raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
-        self._memory.grow(self._parser.pending_bytes - before)
+        if parser.pending_bytes != before:
+            self._memory.grow(parser.pending_bytes - before)
         return batch
 
 
@@ -229,13 +230,6 @@ async def _receive(answer: aiohttp.ClientResponse, silence_s: float) -> bytes:
         raise was_reset() from error
 
 
-def _parse_events(batch: Batch) -> None:
-    """Parse the followed events now. Raises ValueError here, where it is known that the upstream is at fault."""
-    for unit in batch:
-        if isinstance(unit, Event):
-            _ = unit.data
-
-
 def _forwarded_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
     """The headers that callers receive: not those of one connection, nor those with control characters."""
     excluded = NOT_FORWARDED
@@ -251,7 +245,7 @@ def _forwarded_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
 
 
 def _is_envelope(body: bytes) -> bool:
-    if count_values(body, MAX_REFUSAL_VALUES) > MAX_REFUSAL_VALUES:
+    if has_more_values(body, MAX_REFUSAL_VALUES):
         return False
     try:
         refusal: Any = orjson.loads(body)

@@ -2,7 +2,7 @@
 
 import orjson
 
-from proxy.wire.event import Batch, Event, Run
+from proxy.wire.event import Batch, Event, Run, parse_payload, payload_of
 
 REPLACEMENT = "[redacted]"
 SHORTEST_CHARS = 8
@@ -32,10 +32,18 @@ class Scrubber:
         return data
 
     def batch(self, batch: Batch) -> Batch:
-        """Return the units of a stream without the secret. Each is made of whole frames, so it cannot be split."""
-        if not any(secret in unit.sse for unit in batch for secret in self._bytes):
-            return batch
-        return [
-            Run(self.data(unit.sse)) if isinstance(unit, Run) else Event(unit.type, self.data(unit.sse))
-            for unit in batch
-        ]
+        """Return the units of a stream without the secret. Each is made of whole frames, so it cannot be split.
+
+        Raises ValueError for an event that cannot be parsed without it.
+        """
+        for secret in self._bytes:
+            for unit in batch:
+                if secret in unit.sse:
+                    return [self._unit(unit) for unit in batch]
+        return batch
+
+    def _unit(self, unit: Event | Run) -> Event | Run:
+        frames = self.data(unit.sse)
+        if isinstance(unit, Run):
+            return Run(frames)
+        return Event(unit.type, frames, parse_payload(payload_of(frames)))

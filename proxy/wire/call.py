@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from proxy.wire.bounds import count_values
+from proxy.wire.bounds import has_more_values
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
 from proxy.wire.query import refuse_body_fields
@@ -18,6 +19,7 @@ FORWARDED = frozenset({
     "x-initiator", "x-interaction-type", "x-session-affinity", "x-session-id",
 })  # fmt: skip
 FORWARDED_PREFIXES = ("x-codex-", "x-stainless-")
+MAX_HEADER_NAME_CHARS = 128  # a longer one is no client's, and would only fill the cache of names
 MAX_MODEL_CHARS = 256
 LARGEST_PARSED_AGAIN = 262_144  # bytes: the second parser is slow
 TOO_DEEP = "The body is nested too deeply; the limit is 254 levels."
@@ -70,7 +72,7 @@ def parse_call(
     `max_values` values, and no field whose name only resembles one of the protocol's; and for a query that has a field
     of the body. An integer beyond 64 bits is read as a double, by policies and backends alike.
     """
-    if count_values(raw, max_values) > max_values:
+    if has_more_values(raw, max_values):
         raise RequestError(f"The body has too many values; the limit is {max_values}.", code="too_many_values")
     try:
         body = orjson.loads(raw)
@@ -92,7 +94,7 @@ def parse_call(
         refuse_body_fields(query)
     _require_model(body)
     _check_references(body)
-    if not isinstance(body.get("stream"), bool | None):
+    if not (body.get("stream") is None or isinstance(body["stream"], bool)):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
     return call
 
@@ -143,11 +145,11 @@ def _require_model(body: Mapping[str, Any]) -> None:
 def _check_references(body: Mapping[str, Any]) -> None:
     """Raises RequestError for ids in a form that the protocol does not have: no owner could be found for them."""
     previous, conversation = body.get("previous_response_id"), body.get("conversation")
-    if not isinstance(previous, str | None):
+    if previous is not None and not isinstance(previous, str):
         message = "previous_response_id must be a string."
         raise RequestError(message, code="invalid_type", param="previous_response_id")
     named = conversation.get("id") if isinstance(conversation, dict) else conversation
-    if not isinstance(conversation, str | dict | None) or not isinstance(named, str | None):
+    if named is not None and not isinstance(named, str):
         message = "conversation must be a string, or an object whose id is a string."
         raise RequestError(message, code="invalid_type", param="conversation")
 
@@ -156,6 +158,13 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of a request that a backend may see, with names in lower case."""
     return {
         name: value
-        for name, value in ((name.lower(), value) for name, value in headers.items())
-        if name in FORWARDED or name.startswith(FORWARDED_PREFIXES)
+        for sent, value in headers.items()
+        if len(sent) <= MAX_HEADER_NAME_CHARS and (name := _forwarded_name(sent)) is not None
     }
+
+
+@lru_cache(1024)
+def _forwarded_name(name: str) -> str | None:
+    """Return the name of a header in lower case, None if no backend may see it."""
+    lower = name.lower()
+    return lower if lower in FORWARDED or lower.startswith(FORWARDED_PREFIXES) else None

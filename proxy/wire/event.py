@@ -133,7 +133,8 @@ def frames_of(sse: bytes) -> Iterator[bytes]:
 
 def payload_of(frame: bytes) -> bytes:
     """The data lines of one frame, joined."""
-    return b"\n".join(line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:"))
+    lines = [line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:")]
+    return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
 def parse_payload(payload: bytes) -> Mapping[str, Any]:

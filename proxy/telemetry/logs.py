@@ -22,11 +22,11 @@ log = structlog.get_logger()
 
 def configure_logs(
     *, console: bool | None = None, level: int = logging.INFO, final: bool = False
-) -> Callable[[], object]:
+) -> Callable[..., object]:
     """Send logs of this level and above to stderr: coloured on a terminal, else JSON, with libraries' warnings.
 
     `final`: the configuration of a server, which will not change again; its lines are written in a thread. Returns the
-    function that writes what is queued, within 2 seconds; call it before the process exits.
+    function that writes what is queued, within 2 seconds or those given; call it before the process exits.
     """
     stderr: TextIO | None = sys.stderr  # None in a process without standard streams
     if console is None:
@@ -83,7 +83,7 @@ class _LineWriter:
 
     debug = info = warning = error = critical = exception = msg
 
-    def close(self) -> None:
+    def close(self, _timeout_s: float = 2.0) -> None:
         """Nothing is queued."""
 
 
@@ -99,8 +99,8 @@ class _QueuedWriter:
 
     debug = info = warning = error = critical = exception = msg
 
-    def close(self) -> None:
-        self._queue.close()
+    def close(self, timeout_s: float = 2.0) -> None:
+        self._queue.close(timeout_s)
 
     def _write(self, lines: list[bytes], lost: int) -> int:
         if lost:

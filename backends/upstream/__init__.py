@@ -1,6 +1,6 @@
 """Sends calls to a server that speaks the Responses protocol, and forwards its answers byte for byte.
 
-Answers: the upstream's status, body, frames and headers, without those of a single connection.
+Answers: the upstream's status, body and frames, and the headers that clients of the protocol read.
 Fails: 502 `upstream_unreachable`, `upstream_reset`, `upstream_invalid_response`, `upstream_too_large`, `upstream_auth`
     (it refused the gateway's own key, which is not the caller's fault), and 504 `upstream_timeout`.
 Source: https://platform.openai.com/docs/api-reference/responses
@@ -15,7 +15,7 @@ from io import BytesIO
 
 import aiohttp
 import orjson
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from yarl import URL
 
 from backends import Backend
@@ -30,6 +30,7 @@ from backends.upstream.answer import (
     was_reset,
 )
 from backends.upstream.connector import Connector
+from backends.upstream.headers import HeaderFilter
 from backends.upstream.scrub import Scrubber
 from proxy.config.secrets import Secret
 from proxy.context import Context
@@ -54,6 +55,16 @@ class Upstream(Backend):
     """How long it may be silent within an answer, in seconds. The whole answer has no limit."""
     max_answer_bytes: PositiveInt = 268_435_456
     """The largest answer that is not a stream, in bytes."""
+    forward_headers: tuple[str, ...] = ()
+    """More headers of its answers for callers, as names or as beginnings that end in *, such as "x-ms-*".
+
+    Limits, retries, and what SDKs and coding agents read (openai-*, x-ratelimit-*, x-codex-* ...) always are."""
+
+    @field_validator("forward_headers")
+    @classmethod
+    def _may_be_forwarded(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        HeaderFilter(names)
+        return names
 
     @cached_property
     def _base(self) -> str:
@@ -69,7 +80,9 @@ class Upstream(Backend):
     @cached_property
     def _limits(self) -> AnswerLimits:
         key = None if self.api_key is None else self.api_key.get_secret_value()
-        return AnswerLimits(self.between_bytes_timeout_s, self.max_answer_bytes, Scrubber(key))
+        return AnswerLimits(
+            self.between_bytes_timeout_s, self.max_answer_bytes, Scrubber(key), HeaderFilter(self.forward_headers)
+        )
 
     @cached_property
     def _session(self) -> aiohttp.ClientSession:

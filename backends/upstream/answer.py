@@ -1,7 +1,6 @@
 """What an upstream answers, as a reply: status, headers, body or stream, and the errors it can fail with."""
 
 import asyncio
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import aiohttp
 import orjson
 
 from backends.upstream.decode import Decoder
+from backends.upstream.headers import HeaderFilter
 from backends.upstream.scrub import Scrubber
 from proxy.context import Context
 from proxy.wire.bounds import count_values, has_more_values, parsed_bytes
@@ -19,14 +19,6 @@ from proxy.wire.event import TERMINALS, Batch, Reply, response_reply
 from proxy.wire.sse import SSEParser
 from proxy.workers import MemoryLease
 
-# Headers of an answer that concern one connection, or that the gateway writes itself. Source: RFC 9110, 7.6.1.
-NOT_FORWARDED = frozenset({
-    "alt-svc", "cache-control", "cache-status", "connection", "content-encoding", "content-length", "content-type",
-    "date", "keep-alive", "proxy-authenticate", "proxy-connection", "server", "server-timing", "set-cookie",
-    "strict-transport-security", "te", "trailer", "transfer-encoding", "upgrade", "via", "x-request-id",
-    "clear-site-data", "location", "refresh",
-})  # fmt: skip
-NOT_FORWARDED_PREFIXES = ("access-control-", "x-envoy-", "x-headgate-")
 REST_TIMEOUT_S = 0.5
 MAX_VALUES = 1_000_000
 """The most values in the JSON of an answer."""
@@ -37,21 +29,21 @@ STEP_BYTES = 65_536
 MAX_REFUSAL_VALUES = 10_000
 MAX_REFUSAL_BYTES = 1_048_576
 """The largest refusal that is forwarded as it is, in bytes."""
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
-    """How long an answer may be silent, how large its body may be, and what is removed from it."""
+    """How long an answer may be silent, how large its body may be, and what of it is forwarded."""
 
     silence_s: float
     max_bytes: int
     scrubber: Scrubber
+    headers: HeaderFilter
 
 
 async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: AnswerLimits) -> Reply:
     """Return an answer as a reply. Raises BackendError, Unavailable."""
-    headers = {name: limits.scrubber.text(value) for name, value in _forwarded_headers(answer).items()}
+    headers = limits.headers.forwarded(answer.headers, limits.scrubber)
     if answer.status != 200:
         return await _refusal(answer, headers, limits)
     if answer.content_type == "text/event-stream":
@@ -228,20 +220,6 @@ async def _receive(answer: aiohttp.ClientResponse, silence_s: float) -> bytes:
         raise timed_out() from error
     except (aiohttp.ClientError, OSError) as error:
         raise was_reset() from error
-
-
-def _forwarded_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
-    """The headers that callers receive: not those of one connection, nor those with control characters."""
-    excluded = NOT_FORWARDED
-    if named := answer.headers.get("connection"):
-        excluded = excluded.union(name.strip().lower() for name in named.split(","))
-    headers: dict[str, str] = {}
-    for name, value in answer.headers.items():
-        if name.lower() not in excluded and not name.lower().startswith(NOT_FORWARDED_PREFIXES):
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    if upstream_id := answer.headers.get("x-request-id"):
-        headers["x-upstream-request-id"] = upstream_id
-    return {name: value for name, value in headers.items() if not _CONTROL.search(value)}
 
 
 def _is_envelope(body: bytes) -> bool:

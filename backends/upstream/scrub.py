@@ -1,5 +1,11 @@
 """Removes the gateway's own key from what an upstream sends: some echo it in a refusal, and callers must not see it."""
 
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterator
+from urllib.parse import quote
+
 import orjson
 
 from proxy.wire.event import Batch, Event, Run, parse_payload, payload_of
@@ -7,15 +13,25 @@ from proxy.wire.event import Batch, Event, Run, parse_payload, payload_of
 REPLACEMENT = "[redacted]"
 SHORTEST_CHARS = 8
 """A shorter key is not searched for, in characters: it could be a part of any text."""
+WEB_CHARS = "+&<>='`"
+"""What encoders for web pages escape in JSON although they need not."""
+URL_SAFE = str.maketrans("+/", "-_")
 
 
 class Scrubber:
-    """Replaces one secret, as it is and as JSON may write it. None: nothing is replaced."""
+    """Replaces one secret in every form in which servers write it. None: nothing is replaced.
+
+    The forms are the secret itself, as JSON may escape it, as URLs have it, and within base64. Base64 is not searched
+    for in the parts of a stream that nothing follows (texts and arguments as they are generated): it would be a large
+    part of the cost of forwarding them.
+    """
 
     def __init__(self, secret: str | None) -> None:
         known = secret if secret and len(secret) >= SHORTEST_CHARS else None
-        forms = (known, known.replace("/", "\\/"), orjson.dumps(known).decode()[1:-1]) if known else ()
-        self._texts = tuple(dict.fromkeys(forms))
+        plain = tuple(dict.fromkeys(_plain_forms(known))) if known else ()
+        self._texts = tuple(dict.fromkeys([*plain, *_base64_forms(known)])) if known else ()
+        self._names = tuple(text.lower() for text in self._texts)
+        self._plain = tuple(text.encode() for text in plain)
         self._bytes = tuple(text.encode() for text in self._texts)
 
     def text(self, text: str) -> str:
@@ -23,6 +39,10 @@ class Scrubber:
         for secret in self._texts:
             text = text.replace(secret, REPLACEMENT)
         return text
+
+    def is_in_name(self, name: str) -> bool:
+        """Whether the name of a header has the secret in it: names are the same in any case."""
+        return any(secret in name.lower() for secret in self._names)
 
     def data(self, data: bytes) -> bytes:
         """Return bytes without the secret: the same object where it does not occur."""
@@ -36,8 +56,8 @@ class Scrubber:
 
         Raises ValueError for an event that cannot be parsed without it.
         """
-        for secret in self._bytes:
-            for unit in batch:
+        for unit in batch:
+            for secret in self._plain if isinstance(unit, Run) else self._bytes:
                 if secret in unit.sse:
                     return [self._unit(unit) for unit in batch]
         return batch
@@ -47,3 +67,26 @@ class Scrubber:
         if isinstance(unit, Run):
             return Run(frames)
         return Event(unit.type, frames, parse_payload(payload_of(frames)))
+
+
+def _plain_forms(secret: str) -> Iterator[str]:
+    """The secret as it is, as JSON may write it, and percent-encoded."""
+    yield secret
+    for in_json in (orjson.dumps(secret).decode()[1:-1], json.dumps(secret)[1:-1]):
+        yield from (in_json, in_json.replace("/", "\\/"))
+        for digits in ("04X", "04x"):
+            yield in_json.translate({ord(char): f"\\u{ord(char):{digits}}" for char in WEB_CHARS})
+    for encoded in (quote(secret, safe=""), quote(secret)):
+        yield from (encoded, re.sub("%..", lambda escape: escape[0].lower(), encoded))
+
+
+def _base64_forms(secret: str) -> Iterator[str]:
+    """What every base64 text has that contains the secret, at each of the three places where it may begin.
+
+    Characters at its ends that depend on what stands beside it are left out.
+    """
+    data = secret.encode()
+    for before in range(3):
+        encoded = b64encode(bytes(before) + data).decode()
+        form = encoded[(8 * before + 5) // 6 : 8 * (before + len(data)) // 6]
+        yield from (form, form.translate(URL_SAFE), form.replace("/", "\\/"))

@@ -1,16 +1,18 @@
 """What is recorded of one request: the fields of its log line and the attributes of its spans.
 
-Prompts, outputs and keys are never recorded. Texts that come from outside are bounded in length.
+Prompts, outputs and keys are never recorded. Texts that come from outside are bounded in length, and control characters
+in them are escaped.
 """
 
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
+from proxy.wire.loggable import printable
 from proxy.wire.transcript import Transcript
 
 LONGEST_CHARS = 256
-"""How much of a text is recorded, in characters."""
+"""How much of a text is recorded, in characters: the longest model and id that a call may name are recorded whole."""
 NUMBERS = frozenset({int, float, bool})
 
 
@@ -63,7 +65,8 @@ class RequestRecord:
         for name, value in zip(_NAMES, _values_of(self), strict=True):
             kind = type(value)
             if kind is str:
-                known[name] = value if len(value) <= LONGEST_CHARS else value[:LONGEST_CHARS]
+                fits = len(value) <= LONGEST_CHARS and value.isprintable()
+                known[name] = value if fits else printable(value, LONGEST_CHARS)
             elif kind in NUMBERS:
                 known[name] = value
             elif value is not None:

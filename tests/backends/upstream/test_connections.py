@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import ssl
 import subprocess
 from pathlib import Path
@@ -273,3 +274,14 @@ async def test_a_client_that_stops_reading_pauses_its_upstream(raw_gateway: str,
             await asyncio.sleep(0.3)
 
     assert sent < 50_000_000
+
+
+async def test_the_log_quotes_nothing_that_an_upstream_sent(raw_gateway: str, raw: RawUpstream, logged):
+    """The HTTP parser's error contains the line that it could not read; type and place are enough."""
+    raw.play = playing(b"HTTP/1.1 200 OK\r\nA text of the upstream\x01: \x1b[31m\r\n\r\n")
+    answer = await ask(raw_gateway, post())
+    (line,) = [line for line in logged if line["event"] == "backend.failed"]
+
+    assert (answer.status, line["code"]) == (502, "upstream_invalid_response")
+    assert "A text" not in str(logged)
+    assert re.fullmatch(r"ClientResponseError at [a-z_/.-]+:\d+ in \w+", line["cause"])

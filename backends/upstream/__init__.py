@@ -6,31 +6,21 @@ Fails: 502 `upstream_unreachable`, `upstream_reset`, `upstream_invalid_response`
 Source: https://platform.openai.com/docs/api-reference/responses
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
-from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
-from yarl import URL
 
 from backends import Backend
-from backends.upstream.answer import (
-    AnswerLimits,
-    Stream,
-    invalid_answer,
-    read_body,
-    read_rest,
-    reply_of,
-    timed_out,
-    was_reset,
-)
-from backends.upstream.connector import Connector
+from backends.upstream.answer import AnswerLimits, Stream, read_body, read_rest, reply_of
+from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
+from backends.upstream.http1 import Answer, Client, Origin, Timeouts, create_tls_context, encode_head
 from backends.upstream.scrub import Scrubber
 from proxy.config.secrets import Secret
 from proxy.context import Context
@@ -39,7 +29,6 @@ from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 
 MAX_LIST_BYTES = 4_194_304  # the largest list of models
-LARGE_BYTES = 1_048_576  # a larger body is written in pieces, so that other calls are served in between
 
 
 class Upstream(Backend):
@@ -53,26 +42,45 @@ class Upstream(Backend):
     """How long it may take to begin its answer, in seconds."""
     between_bytes_timeout_s: PositiveFloat = 300
     """How long it may be silent within an answer, in seconds. The whole answer has no limit."""
+    idle_timeout_s: PositiveFloat = 30
+    """How long a connection without a call is kept open for the next one, in seconds."""
+    ca_file: Path | None = None
+    """A file of the authorities (PEM) that sign its certificate. Default: those of the system."""
     max_answer_bytes: PositiveInt = 268_435_456
     """The largest answer that is not a stream, in bytes."""
-    forward_headers: tuple[str, ...] = ()
+    forward_answer_headers: tuple[str, ...] = ()
     """More headers of its answers for callers, as names or as beginnings that end in *, such as "x-ms-*".
 
     Limits, retries, and what SDKs and coding agents read (openai-*, x-ratelimit-*, x-codex-* ...) always are."""
 
-    @field_validator("forward_headers")
+    @field_validator("forward_answer_headers")
     @classmethod
     def _may_be_forwarded(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         HeaderFilter(names)
         return names
 
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, base_url: str) -> str:
+        """Raises ValueError for an address that no request can be sent to."""
+        encode_head("GET", urlsplit(base_url).path, {"Host": Origin.of(base_url).authority})
+        return base_url
+
     @cached_property
-    def _base(self) -> str:
-        return self.base_url.rstrip("/")
+    def _origin(self) -> Origin:
+        return Origin.of(self.base_url)
+
+    @cached_property
+    def _path(self) -> str:
+        return urlsplit(self.base_url).path.rstrip("/")
+
+    @cached_property
+    def _probe_headers(self) -> Mapping[str, str]:
+        return {"Host": self._origin.authority, "Accept-Encoding": "identity"}
 
     @cached_property
     def _own_headers(self) -> Mapping[str, str]:
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        headers = {**self._probe_headers, "Content-Type": "application/json"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
         return headers
@@ -80,27 +88,24 @@ class Upstream(Backend):
     @cached_property
     def _limits(self) -> AnswerLimits:
         key = None if self.api_key is None else self.api_key.get_secret_value()
-        return AnswerLimits(
-            self.between_bytes_timeout_s, self.max_answer_bytes, Scrubber(key), HeaderFilter(self.forward_headers)
-        )
+        return AnswerLimits(self.max_answer_bytes, Scrubber(key), HeaderFilter(self.forward_answer_headers))
 
     @cached_property
-    def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=Connector(limit=0),  # aiohttp's default would queue the 101st stream
-            cookie_jar=aiohttp.DummyCookieJar(),  # cookies set for one caller must not reach another
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s),
-            trust_env=False,
-            auto_decompress=False,  # on the event loop, without a bound on the ratio
-            max_line_size=16_384,
-            max_field_size=16_384,
+    def _client(self) -> Client:
+        timeouts = Timeouts(
+            self.connect_timeout_s, self.first_byte_timeout_s, self.between_bytes_timeout_s, self.idle_timeout_s
         )
+        return Client(self._origin, timeouts, create_tls_context(self.ca_file) if self._origin.is_tls else None)
+
+    def check(self) -> None:
+        if self.ca_file is not None:
+            create_tls_context(self.ca_file)
 
     async def start(self) -> None:
-        _ = self._session
+        _ = self._client
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._client.close()
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
@@ -127,41 +132,18 @@ class Upstream(Backend):
     async def ready(self) -> bool:
         """Whether it answers at all. The probe carries no key: anyone may request `/readyz`."""
         try:
-            async with self._session.get(URL(f"{self._base}/models", encoded=True), allow_redirects=False):
-                return True
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            answer = await self._client.request(encode_head("GET", f"{self._path}/models", self._probe_headers), b"")
+        except BackendError:
             return False
+        answer.close()
+        return True
 
     async def _request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str = ""
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send a request and return the answer once its head has arrived. Raises BackendError."""
-        data = BytesIO(body) if len(body) > LARGE_BYTES else body or None
-        url = URL(f"{self._base}/{path}?{query}" if query else f"{self._base}/{path}", encoded=True)
-        try:
-            async with asyncio.timeout(self.first_byte_timeout_s):
-                return await self._session.request(
-                    method, url, data=data, headers={**headers, **self._own_headers}, allow_redirects=False
-                )
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise _unreachable(error) from error
-        except TimeoutError as error:
-            raise timed_out() from error
-        except aiohttp.InvalidURL as error:
-            message = "The upstream's address is not a valid URL."
-            raise BackendError(message, code="upstream_unreachable", source="gateway", sent=False) from error
-        except aiohttp.ClientResponseError as error:
-            raise invalid_answer("an answer that is not valid HTTP") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise was_reset() from error
-
-
-def _unreachable(error: Exception) -> BackendError:
-    """No byte of the request was sent."""
-    if isinstance(error, TimeoutError):
-        return timed_out(sent=False)
-    is_refused_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)  # as refused the next time
-    return BackendError(
-        "The upstream cannot be reached.", code="upstream_unreachable", source="network",
-        retryable=not is_refused_certificate, sent=False,
-    )  # fmt: skip
+        query = query.partition("#")[0]  # a fragment is not part of a request
+        target = f"{self._path}/{path}?{query}" if query else f"{self._path}/{path}"
+        length = {"Content-Length": str(len(body))} if body else {}
+        head = encode_head(method, target, {"user-agent": "headgate", **headers, **self._own_headers, **length})
+        return await self._client.request(head, body)

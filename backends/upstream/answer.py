@@ -6,11 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import aiohttp
 import orjson
 
 from backends.upstream.decode import Decoder
+from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
+from backends.upstream.http1 import Answer
 from backends.upstream.scrub import Scrubber
 from proxy.context import Context
 from proxy.wire.bounds import count_values, has_more_values, parsed_bytes
@@ -33,17 +34,16 @@ MAX_REFUSAL_BYTES = 1_048_576
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
-    """How long an answer may be silent, how large its body may be, and what of it is forwarded."""
+    """How large the body of an answer may be, what is removed from it, and which headers are forwarded."""
 
-    silence_s: float
     max_bytes: int
     scrubber: Scrubber
     headers: HeaderFilter
 
 
-async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: AnswerLimits) -> Reply:
+async def reply_of(answer: Answer, context: Context, limits: AnswerLimits) -> Reply:
     """Return an answer as a reply. Raises BackendError, Unavailable."""
-    headers = limits.headers.forwarded(answer.headers, limits.scrubber)
+    headers = limits.headers.forwarded(answer.fields, limits.scrubber)
     if answer.status != 200:
         return await _refusal(answer, headers, limits)
     if answer.content_type == "text/event-stream":
@@ -63,7 +63,7 @@ async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: Ans
 class Stream:
     """The batches of a streamed answer: one batch is what one read brought. Does not own the answer."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, context: Context, limits: AnswerLimits) -> None:
+    def __init__(self, answer: Answer, context: Context, limits: AnswerLimits) -> None:
         self._answer = answer
         self._parser = SSEParser(context.followed)
         self._memory = context.memory
@@ -78,7 +78,7 @@ class Stream:
 
     async def __anext__(self) -> Batch:
         while not self._is_ended:
-            chunk = self._received or await _read(self._answer, self._decoder, self._limits.silence_s)
+            chunk = self._received or await _read(self._answer, self._decoder)
             self._is_ended = not chunk
             self._received = chunk[STEP_BYTES:]
             if batch := self._parse(chunk[:STEP_BYTES]):
@@ -101,12 +101,12 @@ class Stream:
         return batch
 
 
-async def read_body(answer: aiohttp.ClientResponse, limits: AnswerLimits, memory: MemoryLease | None = None) -> bytes:
+async def read_body(answer: Answer, limits: AnswerLimits, memory: MemoryLease | None = None) -> bytes:
     """Return the whole body, without secrets. Raises BackendError, and Unavailable if the memory budget is used up."""
     chunks: list[bytes] = []
     size = 0
     decoder = _decoder_of(answer)
-    while chunk := await _read(answer, decoder, limits.silence_s):
+    while chunk := await _read(answer, decoder):
         size += len(chunk)
         if size > limits.max_bytes:
             raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
@@ -126,37 +126,16 @@ def _parse_response(body: bytes) -> Mapping[str, Any]:
     return response
 
 
-async def read_rest(answer: aiohttp.ClientResponse) -> None:
+async def read_rest(answer: Answer) -> None:
     """Read what follows the terminal event, so that the connection can be reused."""
-    with suppress(aiohttp.ClientError, OSError, TimeoutError):
-        answer.content.read_nowait()
-        if answer.content.is_eof():
-            return
-        async with asyncio.timeout(REST_TIMEOUT_S):
-            while await answer.content.readany():
-                pass
-            answer.release()
+    with suppress(BackendError, TimeoutError):
+        if not answer.is_complete:
+            async with asyncio.timeout(REST_TIMEOUT_S):
+                while await answer.read():
+                    pass
 
 
-def timed_out(*, sent: bool = True) -> BackendError:
-    message = "The upstream did not answer in time."
-    return BackendError(
-        message, status=504, code="upstream_timeout", source="upstream" if sent else "network", retryable=not sent,
-        sent=sent,
-    )  # fmt: skip
-
-
-def was_reset() -> BackendError:
-    return BackendError(
-        "The upstream broke off the connection.", code="upstream_reset", source="network", retryable=True
-    )
-
-
-def invalid_answer(found: str) -> BackendError:
-    return BackendError(f"The upstream sent {found}.", code="upstream_invalid_response")
-
-
-async def _refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], limits: AnswerLimits) -> Reply:
+async def _refusal(answer: Answer, headers: dict[str, str], limits: AnswerLimits) -> Reply:
     """The upstream's own refusal. A body that clients of the protocol cannot read is replaced; the status stays."""
     if answer.status == 401:
         message = "The upstream refused the gateway's own credentials."
@@ -173,7 +152,7 @@ async def _refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], limi
     return Reply(answer.status, headers, body=body)
 
 
-async def _read_refusal(answer: aiohttp.ClientResponse, limits: AnswerLimits) -> bytes:
+async def _read_refusal(answer: Answer, limits: AnswerLimits) -> bytes:
     """The body of a refusal; nothing if it is too large."""
     try:
         return await read_body(answer, replace(limits, max_bytes=min(limits.max_bytes, MAX_REFUSAL_BYTES)))
@@ -183,43 +162,28 @@ async def _read_refusal(answer: aiohttp.ClientResponse, limits: AnswerLimits) ->
         return b""
 
 
-def _content_type(answer: aiohttp.ClientResponse, limits: AnswerLimits) -> str:
+def _content_type(answer: Answer, limits: AnswerLimits) -> str:
     """The type of an answer's body, fit for a message."""
     return limits.scrubber.text(answer.content_type)[:64]
 
 
-def _decoder_of(answer: aiohttp.ClientResponse) -> Decoder:
+def _decoder_of(answer: Answer) -> Decoder:
     try:
-        return Decoder(answer.headers.get("Content-Encoding", ""))
+        return Decoder(answer.fields.get("content-encoding", ""))
     except ValueError as error:
         raise invalid_answer(str(error)) from error
 
 
-async def _read(answer: aiohttp.ClientResponse, decoder: Decoder, silence_s: float) -> bytes:
+async def _read(answer: Answer, decoder: Decoder) -> bytes:
     """Return what the network brings next, decompressed; b"" at the end."""
     try:
-        while chunk := await _receive(answer, silence_s):
+        while chunk := await answer.read():
             if data := await decoder.decode(chunk):
                 return data
         decoder.close()
     except ValueError as error:
         raise invalid_answer(str(error)) from error
     return b""
-
-
-async def _receive(answer: aiohttp.ClientResponse, silence_s: float) -> bytes:
-    """Return what the network brings next; b"" at the end. Only reads are wrapped: a failed write is the client's."""
-    try:
-        if chunk := answer.content.read_nowait():
-            return chunk  # it was buffered: no timer is needed
-        if answer.content.is_eof():
-            return b""
-        async with asyncio.timeout(silence_s):
-            return await answer.content.readany()
-    except TimeoutError as error:
-        raise timed_out() from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise was_reset() from error
 
 
 def _is_envelope(body: bytes) -> bool:

@@ -284,4 +284,4 @@ async def test_the_log_quotes_nothing_that_an_upstream_sent(raw_gateway: str, ra
 
     assert (answer.status, line["code"]) == (502, "upstream_invalid_response")
     assert "A text" not in str(logged)
-    assert re.fullmatch(r"ClientResponseError at [a-z_/.-]+:\d+ in \w+", line["cause"])
+    assert re.fullmatch(r"InvalidHttp at [a-z0-9_/.-]+:\d+ in \w+", line["cause"])

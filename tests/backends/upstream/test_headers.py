@@ -76,8 +76,8 @@ def test_a_name_that_has_the_key_in_it_is_dropped(name: str):
 @pytest.mark.parametrize("name", ["set-cookie", "X-Headgate-Policy", "a b", "", "a*b"])
 def test_a_setting_that_cannot_work_is_a_fault_of_the_config(name: str):
     """It names the key and what is wrong."""
-    with pytest.raises(ValidationError, match="forward_headers"):
-        Upstream(name="a", base_url="https://example.com/v1", forward_headers=[name])
+    with pytest.raises(ValidationError, match="forward_answer_headers"):
+        Upstream(name="a", base_url="https://example.com/v1", forward_answer_headers=[name])
 
 
 async def test_bytes_that_are_not_utf_8_fail_no_call(start_gateway):

@@ -18,7 +18,6 @@ from proxy.wire.bounds import count_values, has_more_values, parsed_bytes
 from proxy.wire.errors import BackendError, RequestError, envelope
 from proxy.wire.event import TERMINALS, Batch, Reply, response_reply
 from proxy.wire.sse import SSEParser
-from proxy.workers import MemoryLease
 
 REST_TIMEOUT_S = 0.5
 MAX_VALUES = 1_000_000
@@ -48,7 +47,7 @@ async def reply_of(answer: Answer, context: Context, limits: AnswerLimits) -> Re
         return await _refusal(answer, headers, limits)
     if answer.content_type == "text/event-stream":
         return Reply(200, headers, batches=Stream(answer, context, limits))
-    body = await read_body(answer, limits, context.memory)
+    body = await read_body(answer, limits, context)
     values = await context.run(len(body), count_values, body, MAX_VALUES)
     if values > MAX_VALUES:
         raise invalid_answer(f"a response of more than {MAX_VALUES} values")
@@ -101,8 +100,11 @@ class Stream:
         return batch
 
 
-async def read_body(answer: Answer, limits: AnswerLimits, memory: MemoryLease | None = None) -> bytes:
-    """Return the whole body, without secrets. Raises BackendError, and Unavailable if the memory budget is used up."""
+async def read_body(answer: Answer, limits: AnswerLimits, context: Context | None = None) -> bytes:
+    """Return the whole body, without secrets. Raises BackendError.
+
+    With a context, its memory is counted (Unavailable if none is left), and a large one is searched in a thread.
+    """
     chunks: list[bytes] = []
     size = 0
     decoder = _decoder_of(answer)
@@ -110,10 +112,11 @@ async def read_body(answer: Answer, limits: AnswerLimits, memory: MemoryLease | 
         size += len(chunk)
         if size > limits.max_bytes:
             raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
-        if memory is not None:
-            memory.grow(len(chunk))
+        if context is not None:
+            context.memory.grow(len(chunk))
         chunks.append(chunk)
-    return limits.scrubber.data(b"".join(chunks))
+    body = b"".join(chunks)
+    return limits.scrubber.data(body) if context is None else await context.run(size, limits.scrubber.data, body)
 
 
 def _parse_response(body: bytes) -> Mapping[str, Any]:

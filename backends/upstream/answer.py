@@ -17,7 +17,9 @@ from proxy.context import Context
 from proxy.wire.bounds import count_values, has_more_values, parsed_bytes
 from proxy.wire.errors import BackendError, RequestError, envelope
 from proxy.wire.event import TERMINALS, Batch, Reply, response_reply
+from proxy.wire.large_json import loads
 from proxy.wire.sse import SSEParser
+from proxy.workers import LARGE_BYTES
 
 REST_TIMEOUT_S = 0.5
 MAX_VALUES = 1_000_000
@@ -65,7 +67,7 @@ class Stream:
     def __init__(self, answer: Answer, context: Context, limits: AnswerLimits) -> None:
         self._answer = answer
         self._parser = SSEParser(context.followed)
-        self._memory = context.memory
+        self._context = context
         self._received = b""  # what was read and not parsed yet
         self._limits = limits
         self._decoder = _decoder_of(answer)
@@ -80,24 +82,29 @@ class Stream:
             chunk = self._received or await _read(self._answer, self._decoder)
             self._is_ended = not chunk
             self._received = chunk[STEP_BYTES:]
-            if batch := self._parse(chunk[:STEP_BYTES]):
+            if batch := await self._parse(chunk[:STEP_BYTES]):
                 self.is_complete = any(unit.type in TERMINALS for unit in batch)
                 return batch
             await asyncio.sleep(0)  # a flood of frames that come to nothing must not keep other calls waiting
         raise StopAsyncIteration
 
-    def _parse(self, chunk: bytes) -> Batch:
+    async def _parse(self, chunk: bytes) -> Batch:
         """Return the frames that a chunk completes; an empty one ends the stream. Raises BackendError, Unavailable."""
-        parser = self._parser
-        before = parser.pending_bytes
+        before = self._parser.pending_bytes
         try:
-            units = parser.feed(chunk) if chunk else parser.close()
-            batch = self._limits.scrubber.batch(units)
+            batch = (
+                self._parse_frames(chunk)
+                if before < LARGE_BYTES
+                else await self._context.run_large(self._parse_frames, chunk)
+            )
         except ValueError as error:
             raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
-        if parser.pending_bytes != before:
-            self._memory.grow(parser.pending_bytes - before)
+        if self._parser.pending_bytes != before:
+            self._context.memory.grow(self._parser.pending_bytes - before)
         return batch
+
+    def _parse_frames(self, chunk: bytes) -> Batch:
+        return self._limits.scrubber.batch(self._parser.feed(chunk) if chunk else self._parser.close())
 
 
 async def read_body(answer: Answer, limits: AnswerLimits, context: Context | None = None) -> bytes:
@@ -121,7 +128,7 @@ async def read_body(answer: Answer, limits: AnswerLimits, context: Context | Non
 
 def _parse_response(body: bytes) -> Mapping[str, Any]:
     """Raises ValueError, KeyError or TypeError for what is not a response object."""
-    response: Mapping[str, Any] = orjson.loads(body)
+    response: Mapping[str, Any] = loads(body)
     _ = response["id"]
     output = response.get("output")
     if isinstance(output, list) and len(output) > MAX_ITEMS:

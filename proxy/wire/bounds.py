@@ -26,6 +26,15 @@ def has_more_values(raw: bytes, limit: int) -> bool:
     return len(raw) > limit and count_values(raw, limit) > limit
 
 
+def count_text(raw: bytes, text: bytes) -> int:
+    """Return how often a text occurs that cannot overlap with itself. Counted in windows, as values are."""
+    if len(raw) <= WINDOW_BYTES:
+        return raw.count(text)
+    return sum(
+        raw.count(text, start, start + WINDOW_BYTES + len(text) - 1) for start in range(0, len(raw), WINDOW_BYTES)
+    )
+
+
 def parsed_bytes(size: int, values: int) -> int:
     """Return about how much memory a text of this many bytes and values takes when it is parsed and encoded again."""
     return 2 * size + VALUE_BYTES * values

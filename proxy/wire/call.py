@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.bounds import has_more_values
+from proxy.wire.bounds import count_text, has_more_values
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
+from proxy.wire.large_json import TooMuchText, dumps, loads
 from proxy.wire.query import refuse_body_fields
 
 # The caller's headers that a backend may see: sessions, SDKs and betas, never the caller's identity.
@@ -33,6 +34,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)  # those that a backend may see, names in lower case
     query: str = ""  # as received, without the question mark
     operation: str = "create"
+    received_bytes: int = field(default=0, compare=False)  # how large the body was when it was received
     _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -46,18 +48,18 @@ class Call:
 
     def with_fields(self, **fields: Any) -> "Call":
         """Return the call with top-level fields of the body set; a field keeps its place among the others."""
-        return Call({**self.body, **fields}, self.headers, self.query, self.operation)
+        return Call({**self.body, **fields}, self.headers, self.query, self.operation, self.received_bytes)
 
     def without_fields(self, *names: str) -> "Call":
         body = {name: value for name, value in self.body.items() if name not in names}
-        return Call(body, self.headers, self.query, self.operation)
+        return Call(body, self.headers, self.query, self.operation, self.received_bytes)
 
     @property
     def encoded(self) -> bytes:
         """The body as a backend receives it, encoded once: the object that was checked, not the bytes received."""
         encoded = self._encoded
         if encoded is None:
-            encoded = orjson.dumps(self.body)
+            encoded = dumps(self.body, self.received_bytes)
             object.__setattr__(self, "_encoded", encoded)
         return encoded
 
@@ -75,19 +77,21 @@ def parse_call(
     if has_more_values(raw, max_values):
         raise RequestError(f"The body has too many values; the limit is {max_values}.", code="too_many_values")
     try:
-        body = orjson.loads(raw)
+        body = loads(raw)
     except orjson.JSONDecodeError as error:
         raise RequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+    except TooMuchText as error:
+        raise RequestError(f"The body has {error}.", status=413) from error
     if not isinstance(body, dict):
         raise RequestError("The body is JSON, but not an object.", code="invalid_json")
-    call = Call(body, headers or {}, query)
+    call = Call(body, headers or {}, query, received_bytes=len(raw))
     try:
         encoded = call.encoded
     except orjson.JSONEncodeError as error:
         raise RequestError(TOO_DEEP, code="invalid_json") from error
     # A duplicate name leaves at least one colon less after encoding. Colons inside strings count alike on both sides:
     # no encoder escapes a colon, and those that the caller escaped are counted.
-    if raw.count(b":") + _escaped_colons(raw) != encoded.count(b":"):
+    if count_text(raw, b":") + _escaped_colons(raw) != count_text(encoded, b":"):
         _refuse_duplicate_names(raw)
     refuse_lookalikes(body)
     if query:
@@ -101,7 +105,7 @@ def parse_call(
 
 def _escaped_colons(raw: bytes) -> int:
     r"""How many colons are written as \u003a. An escaped backslash before u003a is not a colon."""
-    count = raw.count(b"\\u003a") + raw.count(b"\\u003A")
+    count = count_text(raw, b"\\u003a") + count_text(raw, b"\\u003A")
     found = raw.find(b"\\\\u003") if count else -1
     while found >= 0:
         before = found

@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from proxy.wire.large_json import loads
+
 # Source: https://platform.openai.com/docs/api-reference/responses-streaming (the last event of a response)
 TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 # The types that the gateway follows in every stream: what it needs to end a broken one as the protocol requires.
@@ -139,7 +141,7 @@ def payload_of(frame: bytes) -> bytes:
 
 def parse_payload(payload: bytes) -> Mapping[str, Any]:
     """The JSON object in a payload. Raises ValueError when it is not an object."""
-    data = orjson.loads(payload)
+    data = loads(payload)
     if not isinstance(data, dict):
         raise ValueError("an event's data is not an object")  # noqa: TRY004  one kind of error for one kind of fault
     return data

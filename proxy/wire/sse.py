@@ -18,6 +18,7 @@ import orjson
 
 from proxy.wire.bounds import has_more_values
 from proxy.wire.event import Event, Run, parse_leniently, parse_payload, payload_of
+from proxy.wire.large_json import TooMuchText
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
@@ -130,6 +131,8 @@ class SSEParser:
             raise ValueError(f"a server-sent frame has more than {MAX_FRAME_VALUES} values")
         try:
             data = parse_leniently(payload)
+        except TooMuchText:
+            raise
         except ValueError:
             return None
         kind = data.get("type")

@@ -28,7 +28,9 @@ from proxy.pipeline import Pipeline
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
+from proxy.state.conversations import Conversations
 from proxy.state.ownership import Ownership
+from proxy.state.responses import StoredResponses
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
@@ -54,14 +56,15 @@ def build_dispatcher(
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
     memory = BodyMemory(config.server.memory_bytes)
-    ownership = Ownership(config.state)
+    ownership = Ownership(config.state, config.state_ttl_s)
+    kept = StoredResponses(config.state, config.state_ttl_s)
     routes = Routes(config.routes)
     pipeline = Pipeline(
         rules=Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder),
         ownership=ownership,
         routes=routes,
         cache=Cache(config.cache, config.cache_store),
-        history=History(),
+        history=History(kept, Conversations(config.state, config.state_ttl_s)),
         attempts=Attempts(),
     )
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
@@ -112,7 +115,7 @@ async def running(
             await part.start()
             resources.push_async_callback(part.close)
         if config.callers and isinstance(config.state, MemoryStore):
-            log.warning("state.not_durable", consequence="a restart forgets owners of responses, budgets and blocks")
+            log.warning("state.not_durable", consequence="a restart forgets responses, owners, budgets and blocks")
         audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
         settings = config.server
         workers = Workers()

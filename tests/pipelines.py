@@ -16,7 +16,9 @@ from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
-from proxy.state.ownership import Ownership
+from proxy.state.conversations import Conversations
+from proxy.state.ownership import TTL_S, Ownership
+from proxy.state.responses import StoredResponses
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.event import Batch, Reply, response_reply
@@ -70,7 +72,7 @@ def make_pipeline(
         ownership=ownership,
         routes=Routes([Route("route", model, backends)]),
         cache=cache or Cache(None, None),
-        history=History(),
+        history=History(StoredResponses(store, TTL_S), Conversations(store, TTL_S)),
         attempts=Attempts(),
     )
 

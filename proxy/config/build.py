@@ -53,6 +53,7 @@ class Config(BaseModel):
     callers: list[CallerTable]
     rules: list[Rule]
     state: Store
+    state_ttl_s: float
     audit: AuditTable | None
     record: RecordTable | None
     cache: CacheTable | None
@@ -95,11 +96,13 @@ def build(typed: Mapping[str, Any]) -> Config:
     """Return the config that these tables describe. Raises ConfigError."""
     tables = _validate(ConfigFile, typed, "")
     backends = _backends(tables.backend)
+    state, state_store = _state(tables.state)
     cache, cache_store = (None, None) if tables.cache is None else _cache(tables.cache)
     config = Config(
         server=tables.server,
         callers=_callers(tables.caller),
-        state=_state(tables.state),
+        state=state_store,
+        state_ttl_s=state.ttl_s,
         audit=tables.audit,
         record=tables.record,
         rules=rules_of(tables.policy),
@@ -158,9 +161,9 @@ def _rule(table: Mapping[str, Any], path: str) -> Rule:
     return Rule(name, policy, selectors.mode, callers, models, selectors.rollout)
 
 
-def _state(table: Mapping[str, Any]) -> Store:
+def _state(table: Mapping[str, Any]) -> tuple[StateTable, Store]:
     state, own = _split(StateTable, table, "state")
-    return _store(state.use, own, "state")
+    return state, _store(state.use, own, "state")
 
 
 def _cache(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:

@@ -80,9 +80,15 @@ class SelectorTable(Table):
 
 
 class StateTable(Table):
-    """The key of [state] that every store has: owners of responses, budgets and blocked identifiers are kept there."""
+    """The keys of [state] that every store has: stored responses, owners, budgets and blocked identifiers are there."""
 
     use: str = "memory"
+    ttl_days: PositiveFloat = 30
+    """How long responses, conversations and owners of ids are kept, in days; a conversation from its last use."""
+
+    @property
+    def ttl_s(self) -> float:
+        return self.ttl_days * 86_400
 
 
 class CacheTable(Table):

@@ -33,7 +33,7 @@ class Attempts:
                 opening = target.respond(sent, context)
                 async with opening if context.deadline is None else _before(context.deadline, opening) as reply:
                     context.is_answered = context.is_sent = reply.status == 200
-                    context.target = target.name if context.is_answered and target.keeps_state else None
+                    context.target = target.name if context.is_answered else None
                     yield reply
             except BackendError as error:
                 context.is_sent = error.sent

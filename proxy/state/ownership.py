@@ -22,7 +22,7 @@ from proxy.wire.fields import normalize
 log = structlog.get_logger()
 
 TTL_S = 30 * 86_400.0
-"""How long an owner is remembered, in seconds: as long as OpenAI keeps a stored response.
+"""How long an owner is remembered unless configured, in seconds: as long as OpenAI keeps a stored response.
 
 Source: https://platform.openai.com/docs/guides/your-data
 """
@@ -56,8 +56,9 @@ class Owner:
 class Ownership:
     """Binds ids to owners and answers who owns one. Every id that a call names passes `check`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ttl_s: float = TTL_S) -> None:
         self._store = store
+        self._ttl_s = ttl_s
 
     async def check(self, call: Call, context: Context) -> None:
         """Refuse an id of another team with the words for an unknown one. Raises RequestError, Unavailable."""
@@ -82,7 +83,7 @@ class Ownership:
     async def bind(self, call: Call, context: Context, response: Mapping[str, Any]) -> None:
         """Bind the ids of a response, and of the conversation it is in, to the caller's team.
 
-        A response that no backend keeps is not bound, unless a chain is counted; a conversation always is. A fault of
+        A response that is kept nowhere is not bound, unless a chain is counted; a conversation always is. A fault of
         the store never fails the answer: it is logged, and the next use of the id finds no owner.
         """
         if context.target is None:
@@ -129,7 +130,7 @@ class Ownership:
     async def _put(self, field: str, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
         """The first team that receives an id owns it: no upstream can move another upstream's id."""
         key, encoded = _key(field, value), owner.encode()
-        if await self._store.put(key, encoded, ttl_s=TTL_S, if_absent=True):
+        if await self._store.put(key, encoded, ttl_s=self._ttl_s, if_absent=True):
             return
         stored = await self._store.get(key)
         known = owner if stored == encoded else None if stored is None else Owner.decode(stored)
@@ -138,7 +139,7 @@ class Ownership:
             return
         if known is not None and keep_chain:
             owner = Owner(owner.team, owner.caller, owner.target, known.chain)
-        await self._store.put(key, owner.encode(), ttl_s=TTL_S)
+        await self._store.put(key, owner.encode(), ttl_s=self._ttl_s)
 
 
 def conversation_id(holder: Mapping[str, Any]) -> str | None:

@@ -18,6 +18,7 @@ from backends.local.request.validation import (
 )
 from backends.local.speech.segments import INPUT_PARAMETER, flat_name
 from proxy.wire.errors import RequestError
+from proxy.wire.pairing import call_not_found, duplicate_item, output_not_found
 
 JSON = dict[str, Any]
 
@@ -93,7 +94,7 @@ class _Messages:
 
     def check_calls_answered(self) -> None:
         for call_id in self._open_calls:
-            raise RequestError(f"No tool output found for function call {shorten(call_id)}.", param="input")
+            raise output_not_found(call_id)
 
     def _add_call(self, item: JSON, where: str, arguments: Any) -> None:
         """Add a call to the assistant message that made it."""
@@ -111,9 +112,7 @@ class _Messages:
         call_id = _read_string(item, "call_id", where)
         name = self._open_calls.pop(call_id, None)
         if name is None:
-            raise RequestError(
-                f"No tool call found for function call output with call_id {shorten(call_id)}.", param="input"
-            )
+            raise call_not_found(call_id)
         text = _read_text(item.get("output"), f"{where}.output")
         message = {"role": "tool", "tool_call_id": self._convert_call_id(call_id), "name": name, "content": text}
         self.found.append(message)
@@ -122,11 +121,7 @@ class _Messages:
         if not isinstance(item_id, str):
             return
         if item_id in self._item_ids:
-            raise RequestError(
-                f"Duplicate item found with id {shorten(item_id)}. "
-                "Remove duplicate items from your input and try again.",
-                param="input",
-            )
+            raise duplicate_item(item_id)
         self._item_ids.add(item_id)
 
 

@@ -39,6 +39,7 @@ from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
 from proxy.wire.ignored import ignored_header
+from proxy.wire.query import query_pairs
 
 log = structlog.get_logger()
 
@@ -212,7 +213,8 @@ class Local(Backend):
         )
         builder = ResponseBuilder(request, self._model.tokenizer)
         async with self._engine.generate(request.prompt, request.options, team=team) as generation:
-            yield Reply(200, ignored_header(request.ignored), batches=builder.batches(generation))
+            in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
+            yield Reply(200, ignored_header([*request.ignored, *in_query]), batches=builder.batches(generation))
 
     def _read(self, call: Call, team: str) -> LocalRequest:
         defaults = GenerationParameters(self.max_output_tokens, self.temperature)

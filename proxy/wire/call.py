@@ -1,18 +1,20 @@
 """A call: a request to a model, and the JSON object that the policies check and a backend receives."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-import orjson
-
-from proxy.wire.bounds import count_text, has_more_values
+from proxy.wire.body import parse_object
 from proxy.wire.errors import RequestError
-from proxy.wire.fields import refuse_lookalikes
-from proxy.wire.large_json import TooMuchText, dumps, loads
-from proxy.wire.query import refuse_body_fields
+from proxy.wire.large_json import dumps
+from proxy.wire.resource import ResourceRequest
+
+Operation = Literal["create", "compact", "input_tokens", "conversation", "items", "access"]
+"""What a call asks for. The first three are requests to a model; for the others see `resource_call`."""
+MODEL_OPERATIONS: frozenset[Operation] = frozenset({"create", "compact", "input_tokens"})
+INPUT_OPERATIONS: frozenset[Operation] = MODEL_OPERATIONS | {"conversation", "items"}
+"""Those that have items of an input, in `input` or in `items`."""
 
 # The caller's headers that a backend may see: sessions, SDKs and betas, never the caller's identity.
 FORWARDED = frozenset({
@@ -22,8 +24,6 @@ FORWARDED = frozenset({
 FORWARDED_PREFIXES = ("x-codex-", "x-stainless-")
 MAX_HEADER_NAME_CHARS = 128  # a longer one is no client's, and would only fill the cache of names
 MAX_MODEL_CHARS = 256
-LARGEST_PARSED_AGAIN = 262_144  # bytes: the second parser is slow
-TOO_DEEP = "The body is nested too deeply; the limit is 254 levels."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +33,20 @@ class Call:
     body: Mapping[str, Any]  # the whole JSON object, unknown fields included
     headers: Mapping[str, str] = field(default_factory=dict)  # those that a backend may see, names in lower case
     query: str = ""  # as received, without the question mark
-    operation: str = "create"
+    operation: Operation = "create"
     received_bytes: int = field(default=0, compare=False)  # how large the body was when it was received
     _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def model(self) -> str:
-        model: str = self.body["model"]
+        """The requested model; empty if the request names none."""
+        model: str = self.body.get("model") or ""
         return model
 
     @property
     def is_stream(self) -> bool:
-        return self.body.get("stream") is True
+        """Whether the caller wants events. Only a response can be streamed."""
+        return self.operation == "create" and self.body.get("stream") is True
 
     def with_fields(self, **fields: Any) -> "Call":
         """Return the call with top-level fields of the body set; a field keeps its place among the others."""
@@ -65,77 +67,29 @@ class Call:
 
 
 def parse_call(
-    raw: bytes, *, headers: Mapping[str, str] | None = None, query: str = "", max_values: int = 1_000_000
+    raw: bytes,
+    *,
+    headers: Mapping[str, str] | None = None,
+    query: str = "",
+    max_values: int = 1_000_000,
+    operation: Operation = "create",
+    needs_model: bool = True,
 ) -> Call:
-    """Parse the body of a request strictly.
-
-    Raises RequestError for anything but one JSON object in UTF-8 whose every value survives the way to a backend: no
-    NaN, no number that exceeds a double, no lone surrogate, no duplicate name in an object, at most 254 levels and
-    `max_values` values, and no field whose name only resembles one of the protocol's; and for a query that has a field
-    of the body. An integer beyond 64 bits is read as a double, by policies and backends alike.
+    """Parse the body of a request to a model. Raises RequestError for what `parse_object` refuses, for a model or an
+    id of another type than the protocol's, and for a missing model if it is needed.
     """
-    if has_more_values(raw, max_values):
-        raise RequestError(f"The body has too many values; the limit is {max_values}.", code="too_many_values")
-    try:
-        body = loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from error
-    except TooMuchText as error:
-        raise RequestError(f"The body has {error}.", status=413) from error
-    if not isinstance(body, dict):
-        raise RequestError("The body is JSON, but not an object.", code="invalid_json")
-    call = Call(body, headers or {}, query, received_bytes=len(raw))
-    try:
-        encoded = call.encoded
-    except orjson.JSONEncodeError as error:
-        raise RequestError(TOO_DEEP, code="invalid_json") from error
-    # A duplicate name leaves at least one colon less after encoding. Colons inside strings count alike on both sides:
-    # no encoder escapes a colon, and those that the caller escaped are counted.
-    if count_text(raw, b":") + _escaped_colons(raw) != count_text(encoded, b":"):
-        _refuse_duplicate_names(raw)
-    refuse_lookalikes(body)
-    if query:
-        refuse_body_fields(query)
-    _require_model(body)
+    body, encoded = parse_object(raw, query=query, max_values=max_values)
+    if needs_model or body.get("model") is not None:
+        _check_model(body)
     _check_references(body)
     if not (body.get("stream") is None or isinstance(body["stream"], bool)):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
+    call = Call(body, headers or {}, query, operation, len(raw))
+    object.__setattr__(call, "_encoded", encoded)
     return call
 
 
-def _escaped_colons(raw: bytes) -> int:
-    r"""How many colons are written as \u003a. An escaped backslash before u003a is not a colon."""
-    count = count_text(raw, b"\\u003a") + count_text(raw, b"\\u003A")
-    found = raw.find(b"\\\\u003") if count else -1
-    while found >= 0:
-        before = found
-        while raw[before - 1] == 0x5C:
-            before -= 1
-        if (found - before) % 2 == 0 and raw[found + 6] in b"aA":
-            count -= 1
-        found = raw.find(b"\\\\u003", found + 6)
-    return count
-
-
-def _refuse_duplicate_names(raw: bytes) -> None:
-    """Raises RequestError. A text of moderate size is parsed again to find the name."""
-
-    def check(pairs: list[tuple[str, Any]]) -> None:
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise RequestError(f"The body has '{name[:64]}' twice in one object.", code="duplicate_key")
-            seen.add(name)
-
-    try:
-        if len(raw) <= LARGEST_PARSED_AGAIN:
-            json.loads(raw, object_pairs_hook=check)
-    except RecursionError as error:  # a value that its duplicate overwrites may be deeper than what is sent
-        raise RequestError(TOO_DEEP, code="invalid_json") from error
-    raise RequestError("The body has a name twice in one object.", code="duplicate_key")
-
-
-def _require_model(body: Mapping[str, Any]) -> None:
+def _check_model(body: Mapping[str, Any]) -> None:
     model = body.get("model")
     if model is None:
         raise RequestError("Missing required parameter: 'model'.", code="missing_required_parameter", param="model")
@@ -172,3 +126,15 @@ def _forwarded_name(name: str) -> str | None:
     """Return the name of a header in lower case, None if no backend may see it."""
     lower = name.lower()
     return lower if lower in FORWARDED or lower.startswith(FORWARDED_PREFIXES) else None
+
+
+def resource_call(request: ResourceRequest) -> Call:
+    """Return a request for something that exists as a call without a model, so that policies can check its fields.
+
+    Its operation is "conversation" where a conversation is created or updated, "items" where items are added to one,
+    and "access" for all others, which have no fields but those of their query.
+    """
+    operation: Operation = "access"
+    if request.method == "POST" and request.kind == "conversations":
+        operation = "items" if request.rest else "conversation"
+    return Call(request.body or {}, request.headers, request.query, operation)

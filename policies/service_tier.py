@@ -6,14 +6,14 @@ Response: passes; it shows the tier that was used.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-service_tier
 """
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
 from policies import Policy, PolicyState, RequestCheck
 from policies.support.globs import AllowList
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
 
 FIELD = "service_tier"
@@ -21,6 +21,8 @@ PROTOCOL_DEFAULT = "auto"  # the tier of a call that names none
 
 
 class ServiceTier(Policy):
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create", "compact"})
+
     allow: tuple[str, ...] = ("*",)
     """Tiers that a call may request; `*` and `?` are wildcards."""
     default: str | None = None

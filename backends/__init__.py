@@ -3,16 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 from proxy.config.table import Table
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import Call, Operation
+from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
+from proxy.wire.resource import ResourceRequest
 
 
 class Backend(Table, ABC):
     """Answers calls. Its fields are its TOML keys, `name` among them."""
+
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create"})
+    """The operations of calls that `respond` answers; calls for others get 501."""
 
     name: str
     """Its name in routes, logs and spans, and as the owner of its models."""
@@ -32,6 +37,14 @@ class Backend(Table, ABC):
         body or a stream, whatever the call asks for: the path converts one into the other. A stream's events of the
         types in `context.followed` must be Events; the others may be Runs.
         """
+
+    def forward(self, request: ResourceRequest, context: Context) -> AbstractAsyncContextManager[Reply]:
+        """Open the reply to a request for something that this backend keeps. Used only with `keeps_state`.
+
+        A successful reply is a body with its object in `Reply.response`, or a stream. Raises BackendError.
+        """
+        del context
+        raise unsupported(f"{request.method} requests for {request.kind}")
 
     def check(self) -> None:
         """Raises ValueError or OSError for what `start` would refuse, as far as that needs no work."""
@@ -53,3 +66,14 @@ class Backend(Table, ABC):
     async def ready(self) -> bool:
         """Whether it can answer a call at the moment."""
         return True
+
+
+def unsupported(what: str) -> BackendError:
+    """Return the refusal of something that a backend does not offer. Sending it again would not help.
+
+    Source: https://www.rfc-editor.org/rfc/rfc9110#section-15.6.2
+    """
+    return BackendError(
+        f"The backend of this request does not support {what}.", status=501, code="not_supported",
+        headers={"x-should-retry": "false"}, sent=False,
+    )  # fmt: skip

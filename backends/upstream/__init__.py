@@ -1,8 +1,9 @@
 """Sends calls to a server that speaks the Responses protocol, and forwards its answers byte for byte.
 
 Answers: the upstream's status, body and frames, and the headers that clients of the protocol read.
-Fails: 502 `upstream_unreachable`, `upstream_reset`, `upstream_invalid_response`, `upstream_too_large`, `upstream_auth`
-    (it refused the gateway's own key, which is not the caller's fault), and 504 `upstream_timeout`.
+Fails: 501 `not_supported` (it has no such endpoint), 502 `upstream_unreachable`, `upstream_reset`,
+    `upstream_invalid_response`, `upstream_too_large`, `upstream_auth` (it refused the gateway's own key, which is not
+    the caller's fault), and 504 `upstream_timeout`.
 Source: https://platform.openai.com/docs/api-reference/responses
 """
 
@@ -11,27 +12,34 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from backends import Backend
-from backends.upstream.answer import AnswerLimits, Stream, read_body, read_rest, reply_of
+from backends import Backend, unsupported
+from backends.upstream.answer import AnswerLimits, Stream, names_missing_endpoint, read_body, read_rest, reply_of
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.http1 import Answer, Client, Origin, Timeouts, create_tls_context, encode_head
 from backends.upstream.scrub import Scrubber
 from proxy.config.secrets import Secret
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
+from proxy.wire.resource import ResourceRequest
 
 MAX_LIST_BYTES = 4_194_304  # the largest list of models
+PATHS: Mapping[Operation, str] = {
+    "create": "responses", "compact": "responses/compact", "input_tokens": "responses/input_tokens",
+}  # fmt: skip
 
 
 class Upstream(Backend):
+    operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS
+
     base_url: str = Field(pattern=r"^https?://[^?#@]+$")
     """The address of the API, version included: https://api.openai.com/v1"""
     api_key: Secret | None = None
@@ -110,9 +118,27 @@ class Upstream(Backend):
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
         headers = {**call.headers, **context.trace.propagation_headers()}
-        answer = await self._request("POST", "responses", call.encoded, headers, call.query)
+        path = PATHS[call.operation]
+        answer = await self._request("POST", path, call.encoded, headers, call.query)
         try:
-            reply = await reply_of(answer, context, self._limits)
+            reply = await reply_of(answer, context, self._limits, has_id=call.operation == "create")
+            if call.operation != "create" and names_missing_endpoint(reply):
+                raise unsupported(f"POST /v1/{path}")
+            yield reply
+            if isinstance(reply.batches, Stream) and reply.batches.is_complete:
+                await read_rest(answer)
+        finally:
+            answer.close()
+
+    @asynccontextmanager
+    async def forward(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
+        headers = {**request.headers, **context.trace.propagation_headers()}
+        body = orjson.dumps(request.body) if request.body or (request.method, request.rest) == ("POST", ()) else b""
+        answer = await self._request(request.method, request.path, body, headers, request.query)
+        try:
+            reply = await reply_of(answer, context, self._limits, has_id=False)
+            if reply.status == 405:
+                raise unsupported(f"{request.method} requests for {request.kind}")
             yield reply
             if isinstance(reply.batches, Stream) and reply.batches.is_complete:
                 await read_rest(answer)
@@ -144,6 +170,6 @@ class Upstream(Backend):
         """Send a request and return the answer once its head has arrived. Raises BackendError."""
         query = query.partition("#")[0]  # a fragment is not part of a request
         target = f"{self._path}/{path}?{query}" if query else f"{self._path}/{path}"
-        length = {"Content-Length": str(len(body))} if body else {}
+        length = {"Content-Length": str(len(body))} if body or method == "POST" else {}
         head = encode_head(method, target, {"user-agent": "headgate", **headers, **self._own_headers, **length})
         return await self._client.request(head, body)

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import structlog
 
+from backends import Backend, unsupported
 from proxy.context import Context
 from proxy.routing.routes import Route
 from proxy.rules.guard import require_stream
@@ -30,20 +31,30 @@ class Attempts:
         context.is_sent = True
         with context.trace.model_call(record):
             try:
-                opening = target.respond(sent, context)
-                async with opening if context.deadline is None else _before(context.deadline, opening) as reply:
+                if call.operation not in target.operations:
+                    raise unsupported(f"the operation {call.operation}")
+                async with before_deadline(context, target.respond(sent, context)) as reply:
                     context.is_answered = context.is_sent = reply.status == 200
                     context.target = target.name if context.is_answered else None
                     yield reply
             except BackendError as error:
                 context.is_sent = error.sent
-                cause = summarize_error(error.__cause__) if error.__cause__ else None
-                log.warning(
-                    "backend.failed", backend=target.name, code=error.code, cause=cause, request_id=context.request_id
-                )
+                log_failure(target, error, context)
                 raise
             finally:
                 record.read(context.transcript)
+
+
+def before_deadline(
+    context: Context, opening: AbstractAsyncContextManager[Reply]
+) -> AbstractAsyncContextManager[Reply]:
+    """Return an opening that fails if it takes longer than the request may wait for its backend."""
+    return opening if context.deadline is None else _before(context.deadline, opening)
+
+
+def log_failure(target: Backend, error: BackendError, context: Context) -> None:
+    cause = summarize_error(error.__cause__) if error.__cause__ else None
+    log.warning("backend.failed", backend=target.name, code=error.code, cause=cause, request_id=context.request_id)
 
 
 @asynccontextmanager

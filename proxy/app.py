@@ -18,7 +18,9 @@ from proxy.context import Caller
 from proxy.history import History
 from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
 from proxy.http.health import Health
+from proxy.http.ingress import Ingress
 from proxy.http.models import ModelEndpoints
+from proxy.http.resources import ResourceEndpoints
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
 from proxy.http.server import Server, connection_limit
@@ -29,7 +31,9 @@ from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
 from proxy.state.conversations import Conversations
+from proxy.state.local_resources import LocalResources
 from proxy.state.ownership import Ownership
+from proxy.state.resources import Resources
 from proxy.state.responses import StoredResponses
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
@@ -56,29 +60,34 @@ def build_dispatcher(
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
     memory = BodyMemory(config.server.memory_bytes)
-    ownership = Ownership(config.state, config.state_ttl_s)
+    ownership = Ownership(config.state, config.state_ttl_s, allows_unknown=config.unknown_ids == "allow")
     kept = StoredResponses(config.state, config.state_ttl_s)
+    conversations = Conversations(config.state, config.state_ttl_s)
+    cache = Cache(config.cache, config.cache_store)
     routes = Routes(config.routes)
+    rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
+    local = LocalResources(kept, conversations, cache.forget)
+    resources = Resources(rules, ownership, routes, config.backends, local)
     pipeline = Pipeline(
-        rules=Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder),
+        rules=rules,
         ownership=ownership,
         routes=routes,
-        cache=Cache(config.cache, config.cache_store),
-        history=History(kept, Conversations(config.state, config.state_ttl_s)),
+        cache=cache,
+        history=History(kept, conversations),
         attempts=Attempts(),
+        resources=resources,
     )
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
-    responses = Responses(directory, pipeline, config.server, memory, workers)
-    models = ModelEndpoints(directory, routes)
+    ingress = Ingress(directory, config.server, memory, workers, rules.followed)
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
     stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
     health, websocket = Health(config.backends, stores, files), WebSocket(directory)
     router = Router(
         [
-            Endpoint("POST", "/v1/responses", responses.create),
+            *Responses(ingress, pipeline).endpoints(),
+            *ResourceEndpoints(ingress, resources).endpoints(),
             Endpoint("GET", "/v1/responses", websocket.connect),
-            Endpoint("GET", "/v1/models", models.list),
-            Endpoint("GET", "/v1/models/{name*}", models.retrieve),
+            *ModelEndpoints(directory, routes, rules).endpoints(),
             Endpoint("GET", "/healthz", health.alive),
             Endpoint("GET", "/readyz", health.ready),
         ]

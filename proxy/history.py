@@ -25,7 +25,8 @@ from proxy.state.conversations import (
     with_items,
 )
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, kept_input
-from proxy.state.ownership import conversation_id, is_id, not_found
+from proxy.state.ownership import is_id
+from proxy.state.references import conversation_id, not_found
 from proxy.state.responses import StoredResponse, StoredResponses, report_not_kept
 from proxy.stores import StoreError
 from proxy.wire.call import Call

@@ -50,7 +50,10 @@ class Cache:
         if self._settings is None or self._store is None:
             return CacheSlot()
         directives = _directives(context.received.get("cache-control", ""))
-        reason = "no-store" if "no-store" in directives else self._bypass_reason(call.body)
+        is_kept = call.operation == "create"
+        reason = (
+            "no-store" if "no-store" in directives else self._bypass_reason(call.body) if is_kept else call.operation
+        )
         if reason is not None:
             _report(context, "bypass", f"fwd=bypass; detail={reason}")
             return CacheSlot()

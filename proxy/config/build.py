@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from backends import Backend
 from policies import Policy
 from proxy.config.plugins import load
-from proxy.config.schema import CacheTable, CallerTable, RouteTable, SelectorTable, ServerTable, StateTable
+from proxy.config.schema import CacheTable, CallerTable, RouteTable, SelectorTable, ServerTable, StateTable, UnknownIds
 from proxy.identity.directory import KEY
 from proxy.routing.routes import Route
 from proxy.rules.rule import Rule, compile_selector
@@ -54,6 +54,7 @@ class Config(BaseModel):
     rules: list[Rule]
     state: Store
     state_ttl_s: float
+    unknown_ids: UnknownIds
     audit: AuditTable | None
     record: RecordTable | None
     cache: CacheTable | None
@@ -103,6 +104,7 @@ def build(typed: Mapping[str, Any]) -> Config:
         callers=_callers(tables.caller),
         state=state_store,
         state_ttl_s=state.ttl_s,
+        unknown_ids=state.unknown_ids,
         audit=tables.audit,
         record=tables.record,
         rules=rules_of(tables.policy),
@@ -113,6 +115,8 @@ def build(typed: Mapping[str, Any]) -> Config:
     )
     if not config.routes:
         raise ConfigError("route: there is no [[route]]; at least one must name a model and its backend")
+    if len(defaults := [index for index, route in enumerate(config.routes) if route.is_default]) > 1:
+        raise ConfigError(f"route[{defaults[1]}].default: route[{defaults[0]}] is the default already; keep one")
     if config.audit and config.record and config.audit.path.resolve() == config.record.path.resolve():
         raise ConfigError(f"audit.path and record.path: both are {config.audit.path}; give each a file of its own")
     if not config.callers and not _is_loopback(config.server.host):
@@ -199,7 +203,7 @@ def _route(backends: Mapping[str, Backend], route: RouteTable, path: str) -> Rou
     if backend is None:
         known = ", ".join(backends) or "there is none"
         raise ConfigError(f"{path}.backend: there is no backend called '{route.backend}'; known: {known}")
-    return Route(route.name or backend.name, route.model, (backend,))
+    return Route(route.name or backend.name, route.model, (backend,), is_default=route.default)
 
 
 def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[str, Any]]:

@@ -9,6 +9,7 @@ from proxy.config.secrets import Secret
 from proxy.config.table import Table
 
 Mode = Literal["enforce", "report", "off"]
+UnknownIds = Literal["allow", "deny"]
 
 
 class ServerTable(Table):
@@ -67,6 +68,9 @@ class RouteTable(Table):
     """The name of the [[backend]] that answers."""
     name: str = ""
     """The route's name in the cache key, logs and spans. Default: the backend's name."""
+    default: bool = False
+    """Whether it serves calls without a model, which a prompt template may name; at most one route. Such a call gets
+    the route's model if that has no wildcards and the call no prompt. New conversations are created at its backend."""
 
 
 class SelectorTable(Table):
@@ -85,6 +89,9 @@ class StateTable(Table):
     use: str = "memory"
     ttl_days: PositiveFloat = 30
     """How long responses, conversations and owners of ids are kept, in days; a conversation from its last use."""
+    unknown_ids: UnknownIds = "allow"
+    """What happens to an id without a known owner: "allow" leaves the decision to the upstream, as ids from before the
+    gateway or before a restart with use = "memory" need it; "deny" answers it like an id of another team."""
 
     @property
     def ttl_s(self) -> float:

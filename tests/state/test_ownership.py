@@ -91,8 +91,8 @@ async def test_the_first_team_owns_an_id(logged):
     assert await gateway.refusal(BEN, previous_response_id="resp_1") is not None
     assert await gateway.refusal(BEN, conversation="conv_1") is not None
     assert logged == [
-        {"event": "ownership.conflicted", "field": field, "team": "ads", "log_level": "warning"}
-        for field in ("previous_response_id", "conversation")
+        {"event": "ownership.conflicted", "kind": kind, "team": "ads", "log_level": "warning"}
+        for kind in ("response", "conversation")
     ]
 
 

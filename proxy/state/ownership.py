@@ -8,15 +8,25 @@ conversation; what is budgeted over a chain is keyed by its id.
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 import structlog
 
 from proxy.context import Context, Slot
-from proxy.state.references import MAX_ID_CHARS, Kind, Reference, continued, conversation_id, find_references, not_found
+from proxy.state.references import (
+    Kind,
+    Reference,
+    containers_of,
+    continued,
+    conversation_id,
+    find_references,
+    ids_of,
+    is_id,
+    not_found,
+)
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, resource_call
 from proxy.wire.errors import Unavailable
@@ -81,6 +91,7 @@ class Ownership:
         """
         named = None if request.id is None else Reference(KINDS[request.kind], request.id, None)
         references = [] if named is None else [named]
+        references += [Reference("item", item, None) for item in request.rest[1:]]
         if request.body:
             call = resource_call(request)
             references += await context.run(len(call.encoded), find_references, call)
@@ -120,25 +131,28 @@ class Ownership:
             _log_failure(error, context)
 
     async def bind_output(self, call: Call, context: Context, transcript: Transcript) -> None:
-        """Bind the items of a response that a backend keeps, as `bind` does."""
-        is_kept = call.operation == "create" and call.body.get("store") is not False
-        if context.target is not None and is_kept:
-            await self.bind_items(ids_of(transcript.response.get("output")), context.target, context)
+        """Bind the items of a complete response that a backend keeps, and the containers in which its tools ran."""
+        if context.target is None or call.operation != "create":
+            return
+        output, is_kept = transcript.response.get("output"), call.body.get("store") is not False
+        await self.bind_items(output, context.target, context, are_kept=is_kept)
 
-    async def bind_items(self, ids: Iterable[str], target: str, context: Context) -> None:
-        """Bind the items of what the caller's team owns. A fault of the store is logged."""
+    async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
+        """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
         value = self._owner_of(context, target, "").encode()
+        keys = [_key("container", container) for container in containers_of(items)]
+        keys += [_key("item", item_id) for item_id in ids_of(items)] if are_kept else []
         try:
-            for some in _portions([_key("item", item_id) for item_id in ids]):
+            for some in _portions(keys):
                 await asyncio.gather(*(self._store.put(key, value, ttl_s=TTL_S, if_absent=True) for key in some))
         except StoreError as error:
             _log_failure(error, context)
 
-    async def bind_conversation(self, conversation: str, target: str, context: Context) -> None:
-        """Bind a conversation that was created or is used for the first time. A fault of the store is logged."""
+    async def bind_id(self, kind: Kind, value: str, target: str, context: Context) -> None:
+        """Bind an id that was created, or is used for the first time. A fault of the store is logged."""
         try:
             owner = self._owner_of(context, target, context.get(CHAIN) or secrets.token_hex(16))
-            await self._put("conversation", conversation, owner, keep_chain=True)
+            await self._put(kind, value, owner, keep_chain=True)
         except StoreError as error:
             _log_failure(error, context)
 
@@ -153,11 +167,7 @@ class Ownership:
         """Refuse ids that the caller may not use, after the owners of all were read: the work is always the same."""
         owners = await self._owners(references, context)
         for reference, owner in zip(references, owners, strict=True):
-            if owner is None:
-                is_refused = not (self._allows_unknown or reference.is_optional)
-            else:
-                is_refused = owner.team != context.caller.team
-            if is_refused:
+            if not self._allows_unknown if owner is None else owner.team != context.caller.team:
                 raise not_found(reference.param, reference.id, reference.kind)
 
     async def _owners(self, references: Sequence[Reference], context: Context) -> list["Owner | None"]:
@@ -205,17 +215,6 @@ class Ownership:
         if known is not None and keep_chain:
             owner = Owner(owner.team, owner.caller, owner.target, known.chain)
         await self._store.put(key, owner.encode(), ttl_s=self._ttl_s)
-
-
-def is_id(value: object) -> TypeGuard[str]:
-    """Whether a value can be an id. Source: the OpenAPI document (ids have at most 64 characters)."""
-    return isinstance(value, str) and len(value) <= MAX_ID_CHARS
-
-
-def ids_of(items: object) -> list[str]:
-    """Return the ids of items, in a response or a list of an upstream."""
-    listed = items if isinstance(items, list) else []
-    return [item["id"] for item in listed if isinstance(item, dict) and is_id(item.get("id"))]
 
 
 def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:

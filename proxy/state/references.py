@@ -1,11 +1,10 @@
 """The ids in a request: of responses, conversations, items, files, vector stores and containers.
 
-An id that only says where something came from (annotations, results, calls of earlier turns) gives access to nothing,
-and is none of these.
+An id that only says where something came from (annotations, results) gives access to nothing, and is none of these.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from pydantic_core import SchemaValidator, core_schema
 
@@ -23,8 +22,8 @@ ID_FIELDS: Mapping[str, Kind] = {
     "fileid": "file", "fileids": "file", "vectorstoreid": "vector_store", "vectorstoreids": "vector_store",
     "container": "container", "containerid": "container", "comparisonresponseid": "response",
 }  # fmt: skip
-# Fields of items that an upstream may look up by the id of the item, if the field that has the content is missing.
-CONTENT_OF_ITEMS = {"reasoning": "encrypted_content", "imagegenerationcall": "result"}
+# Items that an upstream looks up by their id if none of the fields with their content is there, by their plain type.
+CONTENT_OF_ITEMS = {"reasoning": ("encrypted_content", "content"), "imagegenerationcall": ("result",)}
 CONTAINERS = frozenset({dict, list})
 _ANY = "[-_]*"
 _NAMES = "|".join(_ANY.join(name) for name in ID_FIELDS)
@@ -36,12 +35,11 @@ _find_name = SchemaValidator(
 
 
 class Reference(NamedTuple):
-    """One id in a request, and the field that has it; None for the path. An optional one need not be known."""
+    """One id in a request, and the field that has it; None for the path."""
 
     kind: Kind
     id: str
     param: str | None
-    is_optional: bool = False
 
 
 def continued(body: Mapping[str, Any]) -> list[Reference]:
@@ -82,6 +80,24 @@ def conversation_id(holder: Mapping[str, Any]) -> str | None:
     return conversation if isinstance(conversation, str) else None
 
 
+def ids_of(items: object) -> list[str]:
+    """Return the ids of items, in a response or a list of an upstream."""
+    listed = items if isinstance(items, list) else []
+    return [item["id"] for item in listed if isinstance(item, dict) and is_id(item.get("id"))]
+
+
+def containers_of(items: object) -> list[str]:
+    """Return the ids of the containers in which tools of these items ran: later calls can run tools there."""
+    listed = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    holders = listed + [item["environment"] for item in listed if isinstance(item.get("environment"), dict)]
+    return [holder["container_id"] for holder in holders if is_id(holder.get("container_id"))]
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Whether a value can be an id. Source: the OpenAPI document (ids have at most 64 characters)."""
+    return isinstance(value, str) and len(value) <= MAX_ID_CHARS
+
+
 def not_found(param: str | None, value: str, kind: Kind | None = None) -> RequestError:
     """Return the refusal of an id that is unknown, or another team's: both have the same words.
 
@@ -104,37 +120,37 @@ def _check_length(reference: Reference) -> None:
 def _stored_items(items: object) -> Iterator[Reference]:
     """Yield the items of an input that an upstream looks up: references, and items without their content."""
     for item in items if isinstance(items, list) else ():
-        if type(item) is not dict or type(item.get("id")) is not str:
-            continue
-        kind = item.get("type")
-        if kind is None and not ("role" in item or "content" in item):
+        if type(item) is dict and type(item.get("id")) is str and _is_stored(item):
             yield Reference("item", item["id"], "input")
-        elif isinstance(kind, str):
-            plain = plain_name(kind)
-            if plain == "itemreference":
-                yield Reference("item", item["id"], "input")
-            elif plain in CONTENT_OF_ITEMS and not item.get(CONTENT_OF_ITEMS[plain]):
-                yield Reference("item", item["id"], "input", is_optional=True)
+
+
+def _is_stored(item: Mapping[str, Any]) -> bool:
+    """Whether an item with an id has nothing else that an upstream could read."""
+    kind = item.get("type")
+    if kind is None:
+        return "role" not in item and "content" not in item
+    plain = plain_name(kind) if isinstance(kind, str) else ""
+    content = CONTENT_OF_ITEMS.get(plain)
+    return plain == "itemreference" or (content is not None and not any(item.get(name) for name in content))
 
 
 def _ids_inside(body: Mapping[str, Any]) -> Iterator[Reference]:
     """Yield the ids of files, vector stores, containers and compared responses, wherever in a body they are."""
     for field, value in body.items():
-        waiting: list[tuple[Any, bool]] = [] if field in FIELDS_WITHOUT_LISTS else [({field: value}, False)]
+        waiting: list[Any] = [] if field in FIELDS_WITHOUT_LISTS else [{field: value}]
         while waiting:
-            inside, is_made = waiting.pop()
+            inside = waiting.pop()
             if type(inside) is list:
-                waiting += [(inner, is_made) for inner in inside if type(inner) in CONTAINERS]
+                waiting += [inner for inner in inside if type(inner) in CONTAINERS]
                 continue
-            is_made = is_made or (isinstance(kind := inside.get("type"), str) and plain_name(kind).endswith("call"))
             for name, inner in inside.items():
                 plain = plain_name(name)
                 if plain in ID_FIELDS:
                     for id_value in inner if type(inner) is list else (inner,):
                         if type(id_value) is str:
-                            yield Reference(ID_FIELDS[plain], id_value, field, is_optional=is_made)
+                            yield Reference(ID_FIELDS[plain], id_value, field)
                 if type(inner) not in CONTAINERS or name in PROVENANCE or plain in SCHEMAS:
                     continue
                 # The variables of a prompt have names of the caller's own, and a text among them is a text.
                 is_named_freely = field == "prompt" and name == "variables" and type(inner) is dict
-                waiting.append((list(inner.values()) if is_named_freely else inner, is_made))
+                waiting.append(list(inner.values()) if is_named_freely else inner)

@@ -3,7 +3,7 @@
 The part that keeps it answers: a backend that keeps state, or the gateway for a backend that keeps none.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,8 +15,8 @@ from proxy.context import Context
 from proxy.routing.attempts import before_deadline, log_failure
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
-from proxy.state.ownership import KINDS, Owner, Ownership, ids_of, is_id
-from proxy.state.references import conversation_id, not_found
+from proxy.state.ownership import KINDS, Owner, Ownership
+from proxy.state.references import conversation_id, is_id, not_found
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import Batch, Event, Reply
@@ -66,7 +66,7 @@ class Resources:
         created = (reply.response or {}).get("id")
         if reply.status != 200 or not is_id(created):
             raise _refusal(reply)
-        await self.ownership.bind_conversation(created, route.targets[0].name, context)
+        await self.ownership.bind_id("conversation", created, route.targets[0].name, context)
         return call.with_fields(conversation=created)
 
     async def _reply(self, request: ResourceRequest, owner: Owner | None, context: Context) -> Reply:
@@ -117,12 +117,12 @@ class Resources:
             return reply
         if owner is None and (request.method, request.kind) == ("POST", "conversations"):
             if is_id(conversation := request.id or body.get("id")):
-                await self.ownership.bind_conversation(conversation, target.name, context)
+                await self.ownership.bind_id("conversation", conversation, target.name, context)
         elif owner is None:
             return reply  # reading something makes nobody its owner
         if reply.batches is not None:
             return replace(reply, batches=self._bind_stream(reply.batches, target, context))
-        await self.ownership.bind_items(_item_ids(request, body), target.name, context)
+        await self.ownership.bind_items(_items_in(request, body), target.name, context)
         return reply
 
     async def _bind_stream(
@@ -130,19 +130,17 @@ class Resources:
     ) -> AsyncIterator[Batch]:
         """Pass a stream on, and bind its finished items."""
         async for batch in batches:
-            done = [
-                unit.data.get("item") for unit in batch if isinstance(unit, Event) and unit.type.endswith("item.done")
-            ]
-            if ids := ids_of(done):
-                await self.ownership.bind_items(ids, target.name, context)
+            events = [unit for unit in batch if isinstance(unit, Event) and unit.type == "response.output_item.done"]
+            if events:
+                await self.ownership.bind_items([event.data.get("item") for event in events], target.name, context)
             yield batch
 
 
-def _item_ids(request: ResourceRequest, body: Mapping[str, Any]) -> Iterable[str]:
-    """The ids of the items in a reply: of a response, of a list, or of one item."""
-    if request.rest[:1] == ("items",) and request.method == "GET" and len(request.rest) > 1:
-        return ids_of([body])
-    return [*ids_of(body.get("output")), *ids_of(body.get("data"))]
+def _items_in(request: ResourceRequest, body: Mapping[str, Any]) -> Sequence[object]:
+    """The items in a reply: of a response, of a list, or one item."""
+    if request.method == "GET" and request.rest[:1] == ("items",) and len(request.rest) > 1:
+        return [body]
+    return [item for name in ("output", "data") if isinstance(body.get(name), list) for item in body[name]]
 
 
 def _refusal(reply: Reply) -> RequestError | BackendError:

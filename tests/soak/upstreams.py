@@ -12,7 +12,7 @@ import orjson
 
 from proxy.wire.compose import Composer, new_id, response_object, usage
 from tests.bench.event_loop import run_until_signal
-from tests.soak.polite_upstream import JSON_HEAD, STREAM_HEAD, read_request, write_chunk, write_frames
+from tests.soak.polite_upstream import JSON_HEAD, STREAM_HEAD, read_request, serve, write_chunk, write_frames
 
 FRAMES_AT_ONCE = 200
 FRAME_BYTES = 60_000_000
@@ -227,11 +227,5 @@ async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamW
     writer.close()
 
 
-async def serve() -> None:
-    server = await asyncio.start_server(serve_connection, "127.0.0.1", 0, backlog=1024)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    run_until_signal(serve())
+    run_until_signal(serve(serve_connection))

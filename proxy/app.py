@@ -60,9 +60,9 @@ def build_dispatcher(
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
     memory = BodyMemory(config.server.memory_bytes)
-    ownership = Ownership(config.state, config.state_ttl_s, allows_unknown=config.unknown_ids == "allow")
-    kept = StoredResponses(config.state, config.state_ttl_s)
-    conversations = Conversations(config.state, config.state_ttl_s)
+    content, ttl_s = content_store(config.state), config.state_ttl_s
+    ownership = Ownership(config.state, ttl_s, allows_unknown=config.unknown_ids == "allow")
+    kept, conversations = StoredResponses(content, ttl_s), Conversations(content, ttl_s)
     cache = Cache(config.cache, config.cache_store)
     routes = Routes(config.routes)
     rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
@@ -94,6 +94,15 @@ def build_dispatcher(
     )
     hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
     return Dispatcher(router, hosts, is_open=not config.callers, tracer=tracer)
+
+
+def content_store(state: Store) -> Store:
+    """Return the store of responses and conversations: that of [state], but in memory one of its own.
+
+    A store in memory drops what was not used for long when it is full. A few large responses must not drop the owners
+    of other teams' ids.
+    """
+    return MemoryStore.model_validate(state.model_dump()) if isinstance(state, MemoryStore) else state
 
 
 def _stop(stop: asyncio.Event, flushes: Sequence[Flush], signal_number: int) -> None:

@@ -199,6 +199,7 @@ async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
     changed = call.without_fields(*named) if named else call
     if own is not call.body.get("input"):
         items = without_cut_calls([*(item.item for item in past.items), *own])
+        context.history_items = max(0, len(items) - len(own))
         _check_size(items, 0)
         check_items(items)
         changed = changed.with_fields(input=items)

@@ -208,17 +208,19 @@ class Local(Backend):
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
         team, plain = context.caller.team, not call.body.get("tools") and not call.body.get("text")
-        request = await self._executor.run(
-            functools.partial(self._read, call, team), len(call.encoded), team=team, plain=plain
-        )
+        read = functools.partial(self._read, call, team, context.history_items)
+        request = await self._executor.run(read, len(call.encoded), team=team, plain=plain)
         builder = ResponseBuilder(request, self._model.tokenizer)
         async with self._engine.generate(request.prompt, request.options, team=team) as generation:
             in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
             yield Reply(200, ignored_header([*request.ignored, *in_query]), batches=builder.batches(generation))
 
-    def _read(self, call: Call, team: str) -> LocalRequest:
+    def _read(self, call: Call, team: str, history_items: int) -> LocalRequest:
         defaults = GenerationParameters(self.max_output_tokens, self.temperature)
-        return read_request(call.body, self._model, defaults, team=team, ignore_unknown_tools=self.ignore_unknown_tools)
+        return read_request(
+            call.body, self._model, defaults,
+            team=team, ignore_unknown_tools=self.ignore_unknown_tools, history_items=history_items,
+        )  # fmt: skip
 
 
 def _cores() -> int:

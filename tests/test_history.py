@@ -564,3 +564,23 @@ async def test_parallel_calls_continue_one_response(store: Store):
     kept = await asyncio.gather(*(chat.kept(response["id"]) for response in responses))
 
     assert [each.response for each in kept] == list(responses)
+
+
+async def test_a_conversation_that_another_call_changed_is_left_alone(parrot: Parrot, logged):
+    """It had the lock in between, because the store could not be reached for longer than a lock lasts."""
+    kept = MemoryStore()
+    chat = Chat(parrot, kept)
+    created = await chat.conversations.create([], {}, make_context())
+    call, context = make_call(input="one", conversation=created.id), make_context()
+    async with context.cleanup:
+        await chat.pipeline.history.complete(call, chat.pipeline.routes.match(call), context)
+        (lock,) = [key async for key in kept.scan("headgate:conversation-lock")]
+        await kept.delete(lock)
+        await chat.ask(input="two", conversation=created.id)
+        context.transcript.see_body(parrot._events(call))
+        await context.complete_reply()
+    found = await chat.conversations.get(created.id, make_context())
+
+    assert found is not None
+    assert texts([item.item for item in found.items]) == ["two", "1 items"]
+    assert [line["error"] for line in logged] == ["the conversation was changed by another call"]

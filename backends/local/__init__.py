@@ -51,7 +51,7 @@ MIN_KV_TOKENS = 512
 
 class Local(Backend):
     keeps_state: bool = False
-    """Always false: responses are not stored, so `previous_response_id` is a 400 and `conversation` a 404."""
+    """Always false: the gateway keeps responses and conversations in [state]."""
     enforces: tuple[str, ...] = ()
     """Always empty: a local model enforces no policy by itself."""
     path: Path

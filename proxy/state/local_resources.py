@@ -6,11 +6,9 @@
 Source: https://platform.openai.com/docs/api-reference/responses, /conversations
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-
-import orjson
 
 from proxy.context import Context
 from proxy.state.conversations import MAX_BYTES, Conversation, Conversations, new_items, read_metadata, with_items
@@ -19,7 +17,7 @@ from proxy.state.pages import PAGE_PARAMETERS, list_object, read_integer_paramet
 from proxy.state.responses import StoredResponse, StoredResponses
 from proxy.wire.compose import events_of
 from proxy.wire.errors import RequestError
-from proxy.wire.event import Batch, Reply
+from proxy.wire.event import Batch, Reply, response_reply
 from proxy.wire.ignored import ignored_header
 from proxy.wire.items import JSON
 from proxy.wire.query import query_pairs
@@ -176,8 +174,8 @@ async def _one_batch(batch: Batch) -> AsyncIterator[Batch]:
         yield batch
 
 
-def _json(value: Any, request: ResourceRequest, known: Collection[str]) -> Reply:
-    return Reply(200, _ignored(request, known), body=orjson.dumps(value))
+def _json(value: Mapping[str, Any], request: ResourceRequest, known: Collection[str]) -> Reply:
+    return response_reply(value, _ignored(request, known))
 
 
 def _ignored(request: ResourceRequest, known: Collection[str]) -> dict[str, str]:

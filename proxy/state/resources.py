@@ -72,15 +72,25 @@ class Resources:
     async def _reply(self, request: ResourceRequest, owner: Owner | None, context: Context) -> Reply:
         """The reply of the part that keeps what is named, whose ids are bound."""
         targets = self._targets(request, owner)
+        if self.local is not None and (not targets or (owner is None and request.id is not None)):
+            try:
+                reply = await self.local.answer(request, context)
+                return await self._bind(request, reply, owner, self._stateless(owner), context)
+            except RequestError as error:
+                if not targets or error.status != 404:
+                    raise
         for target in targets:
             reply = await self._forward(target, request, context)
             if reply.status != 404 or target is targets[-1]:
-                return await self._bind(request, reply, owner, target, context)
-        if self.local is None:
-            if request.id is None:
-                raise unsupported("conversations")
-            raise not_found(None, request.id, KINDS[request.kind])
-        return await self.local.answer(request, context)
+                return await self._bind(request, reply, owner, target.name, context)
+        if request.id is None:
+            raise unsupported("conversations")
+        raise not_found(None, request.id, KINDS[request.kind])
+
+    def _stateless(self, owner: Owner | None) -> str:
+        """The backend in whose name the gateway keeps something: that of the owner, or any that keeps no state."""
+        names = [name for name, backend in self.backends.items() if not backend.keeps_state]
+        return owner.target if owner is not None else next(iter(names), "")
 
     def _targets(self, request: ResourceRequest, owner: Owner | None) -> Sequence[Backend]:
         """The backends that may keep what is named, in the order in which they are asked; none: the gateway does.
@@ -106,7 +116,7 @@ class Resources:
             raise
 
     async def _bind(
-        self, request: ResourceRequest, reply: Reply, owner: Owner | None, target: Backend, context: Context
+        self, request: ResourceRequest, reply: Reply, owner: Owner | None, target: str, context: Context
     ) -> Reply:
         """Bind the ids in a successful reply to the caller's team, and forget what was deleted."""
         if reply.status != 200:
@@ -117,22 +127,20 @@ class Resources:
             return reply
         if owner is None and (request.method, request.kind) == ("POST", "conversations"):
             if is_id(conversation := request.id or body.get("id")):
-                await self.ownership.bind_id("conversation", conversation, target.name, context)
+                await self.ownership.bind_id("conversation", conversation, target, context)
         elif owner is None:
             return reply  # reading something makes nobody its owner
         if reply.batches is not None:
             return replace(reply, batches=self._bind_stream(reply.batches, target, context))
-        await self.ownership.bind_items(_items_in(request, body), target.name, context)
+        await self.ownership.bind_items(_items_in(request, body), target, context)
         return reply
 
-    async def _bind_stream(
-        self, batches: AsyncIterator[Batch], target: Backend, context: Context
-    ) -> AsyncIterator[Batch]:
+    async def _bind_stream(self, batches: AsyncIterator[Batch], target: str, context: Context) -> AsyncIterator[Batch]:
         """Pass a stream on, and bind its finished items."""
         async for batch in batches:
             events = [unit for unit in batch if isinstance(unit, Event) and unit.type == "response.output_item.done"]
             if events:
-                await self.ownership.bind_items([event.data.get("item") for event in events], target.name, context)
+                await self.ownership.bind_items([event.data.get("item") for event in events], target, context)
             yield batch
 
 

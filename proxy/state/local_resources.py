@@ -41,7 +41,10 @@ class LocalResources:
         self._forget = forget
 
     async def answer(self, request: ResourceRequest, context: Context) -> Reply:
-        """Return the answer to a request. Raises RequestError for what is unknown or not possible, Unavailable."""
+        """Return the answer to a request. Raises RequestError for what is unknown or not possible, Unavailable.
+
+        What is unknown is a 404 before anything else of the request is checked.
+        """
         if request.kind == "responses":
             return await self._answer_response(request, context)
         if request.id is None:
@@ -93,12 +96,8 @@ class LocalResources:
             case "GET":
                 return _json((await self._find(name, context)).shown, request, NOTHING)
             case "POST":
-                body = request.body or {}
-                if "metadata" not in body:
-                    raise missing_parameter("metadata")
-                metadata = read_metadata(body["metadata"])
                 async with self._conversations.locked(name, context):
-                    changed = replace(await self._find(name, context), metadata=metadata)
+                    changed = _with_metadata(await self._find(name, context), request.body or {})
                     await self._conversations.save(changed, context)
                 return _json(changed.shown, request, NOTHING)
             case "DELETE":
@@ -111,8 +110,8 @@ class LocalResources:
     async def _answer_items(self, request: ResourceRequest, name: str, context: Context) -> Reply:
         match request.method, request.rest:
             case "GET", ("items",):
-                page = read_page(request.query)
-                return _json(page.of((await self._find(name, context)).items), request, PAGE_PARAMETERS)
+                items = (await self._find(name, context)).items
+                return _json(read_page(request.query).of(items), request, PAGE_PARAMETERS)
             case "POST", ("items",):
                 return _json(list_object(await self._add(request, name, context)), request, INCLUDE)
             case "GET", ("items", item_id):
@@ -128,12 +127,13 @@ class LocalResources:
         raise _unknown_url(request)
 
     async def _add(self, request: ResourceRequest, name: str, context: Context) -> Sequence[StoredItem]:
-        given = (request.body or {}).get("items")
-        if given is None:
-            raise missing_parameter("items")
-        added = new_items(await self._read_items(given, context))
         async with self._conversations.locked(name, context):
-            await self._conversations.save(with_items(await self._find(name, context), added), context)
+            conversation = await self._find(name, context)
+            given = (request.body or {}).get("items")
+            if given is None:
+                raise missing_parameter("items")
+            added = new_items(await self._read_items(given, context))
+            await self._conversations.save(with_items(conversation, added), context)
         return added
 
     async def _read_items(self, given: Any, context: Context) -> list[JSON]:
@@ -157,6 +157,12 @@ class LocalResources:
         if conversation is None:
             raise RequestError(f"Conversation with id '{shorten(name)}' not found.", status=404)
         return conversation
+
+
+def _with_metadata(conversation: Conversation, body: Mapping[str, Any]) -> Conversation:
+    if "metadata" not in body:
+        raise missing_parameter("metadata")
+    return replace(conversation, metadata=read_metadata(body["metadata"]))
 
 
 def _retrieved(stored: StoredResponse, request: ResourceRequest) -> Reply:

@@ -60,6 +60,28 @@ def build_dispatcher(
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
     memory = BodyMemory(config.server.memory_bytes)
+    pipeline = build_pipeline(config, audit=audit, recorder=recorder)
+    directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
+    ingress = Ingress(directory, config.server, memory, workers, pipeline.rules.followed)
+    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
+    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
+    health, websocket = Health(config.backends, stores, files), WebSocket(directory)
+    router = Router(
+        [
+            *Responses(ingress, pipeline).endpoints(),
+            *ResourceEndpoints(ingress, pipeline.resources).endpoints(),
+            Endpoint("GET", "/v1/responses", websocket.connect),
+            *ModelEndpoints(directory, pipeline.routes, pipeline.rules).endpoints(),
+            Endpoint("GET", "/healthz", health.alive),
+            Endpoint("GET", "/readyz", health.ready),
+        ]
+    )
+    hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
+    return Dispatcher(router, hosts, is_open=not config.callers, tracer=tracer)
+
+
+def build_pipeline(config: Config, *, audit: Audit | None = None, recorder: Recorder | None = None) -> Pipeline:
+    """Connect the steps of the path of a call, and what the gateway keeps; nothing is started."""
     content, ttl_s = content_store(config.state), config.state_ttl_s
     ownership = Ownership(config.state, ttl_s, allows_unknown=config.unknown_ids == "allow")
     kept, conversations = StoredResponses(content, ttl_s), Conversations(content, ttl_s)
@@ -68,7 +90,7 @@ def build_dispatcher(
     rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
     local = LocalResources(kept, conversations, cache.forget)
     resources = Resources(rules, ownership, routes, config.backends, local)
-    pipeline = Pipeline(
+    return Pipeline(
         rules=rules,
         ownership=ownership,
         routes=routes,
@@ -77,23 +99,6 @@ def build_dispatcher(
         attempts=Attempts(),
         resources=resources,
     )
-    directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
-    ingress = Ingress(directory, config.server, memory, workers, rules.followed)
-    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
-    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
-    health, websocket = Health(config.backends, stores, files), WebSocket(directory)
-    router = Router(
-        [
-            *Responses(ingress, pipeline).endpoints(),
-            *ResourceEndpoints(ingress, resources).endpoints(),
-            Endpoint("GET", "/v1/responses", websocket.connect),
-            *ModelEndpoints(directory, routes, rules).endpoints(),
-            Endpoint("GET", "/healthz", health.alive),
-            Endpoint("GET", "/readyz", health.ready),
-        ]
-    )
-    hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
-    return Dispatcher(router, hosts, is_open=not config.callers, tracer=tracer)
 
 
 def content_store(state: Store) -> Store:

@@ -21,7 +21,6 @@ from proxy.state.conversations import (
     Conversation,
     ConversationLock,
     Conversations,
-    read_metadata,
     with_items,
 )
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, kept_input
@@ -97,11 +96,8 @@ class History:
             return await self._chain(str(previous), context)
         if conversation is None:
             return Past()
-        name = conversation_id(call.body)
-        if name is None:
-            metadata = read_metadata(conversation.get("metadata"), "conversation.metadata")
-            name = (await self._conversations.create((), metadata, context)).id
-        return await self._conversation(name, context, creates=creates)
+        name = conversation_id(call.body)  # None: a new one, of a call whose reply is not added to it
+        return Past() if name is None else await self._conversation(name, context, creates=creates)
 
     async def _chain(self, response_id: str, context: Context) -> Past:
         """Return the context of a response, its own input and output included."""

@@ -125,6 +125,8 @@ async def running(
             resources.push_async_callback(part.close)
         if config.callers and isinstance(config.state, MemoryStore):
             log.warning("state.not_durable", consequence="a restart forgets responses, owners, budgets and blocks")
+        for warning in config.warnings:
+            log.warning("config.warned", reason=warning)
         audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
         settings = config.server
         workers = Workers()

@@ -43,6 +43,8 @@ def _check(options: argparse.Namespace) -> int:
             return INPUT_ERROR
     for line in _path(config, policies):
         print(line)
+    for warning in config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return SUCCESS
 
 

@@ -9,6 +9,7 @@ from proxy.config.table import Table
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
+from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
 
 
 class Backend(Table, ABC):
@@ -23,6 +24,11 @@ class Backend(Table, ABC):
     """Policies that it enforces itself, such as ["max_tool_calls"]; for the others its replies are checked."""
     provider: str = "openai"
     """The provider of these models in traces: OpenTelemetry's `gen_ai.provider.name`."""
+
+    @property
+    def header_names(self) -> HeaderNames:
+        """Return the names of the callers' headers that it sends on or reads: the cache key has their values."""
+        return DEFAULT_HEADERS
 
     @abstractmethod
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:

@@ -33,6 +33,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
+from proxy.wire.headers import DEFAULT_HEADERS
 from proxy.workers import BodyMemory, Workers
 
 log = structlog.get_logger()
@@ -59,7 +60,8 @@ def build_dispatcher(
         attempts=Attempts(),
     )
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
-    responses = Responses(directory, pipeline, config.server, memory, workers)
+    names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
+    responses = Responses(directory, pipeline, config.server, memory, workers, names)
     models = ModelEndpoints(directory, routes)
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
     stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})

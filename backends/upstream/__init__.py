@@ -15,7 +15,7 @@ from io import BytesIO
 
 import aiohttp
 import orjson
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from yarl import URL
 
 from backends import Backend
@@ -36,6 +36,7 @@ from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
+from proxy.wire.headers import FORWARDED, HeaderNames, scope_idempotency_key
 
 MAX_LIST_BYTES = 4_194_304  # the largest list of models
 LARGE_BYTES = 1_048_576  # a larger body is written in pieces, so that other calls are served in between
@@ -54,10 +55,21 @@ class Upstream(Backend):
     """How long it may be silent within an answer, in seconds. The whole answer has no limit."""
     max_answer_bytes: PositiveInt = 268_435_456
     """The largest answer that is not a stream, in bytes."""
+    forward_headers: tuple[str, ...] = FORWARDED
+    """The callers' headers that it receives, such as "openai-project"; a name may end in `*`. Replaces the default."""
+
+    @field_validator("forward_headers")
+    @classmethod
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(HeaderNames(names).names))
 
     @cached_property
     def _base(self) -> str:
         return self.base_url.rstrip("/")
+
+    @cached_property
+    def header_names(self) -> HeaderNames:
+        return HeaderNames(self.forward_headers)
 
     @cached_property
     def _own_headers(self) -> Mapping[str, str]:
@@ -91,7 +103,7 @@ class Upstream(Backend):
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
-        headers = {**call.headers, **context.trace.propagation_headers()}
+        headers = self._headers(call.headers, context)
         answer = await self._request("POST", "responses", call.encoded, headers, call.query)
         try:
             reply = await reply_of(answer, context, self._limits)
@@ -118,6 +130,11 @@ class Upstream(Backend):
                 return True
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False
+
+    def _headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
+        """Return the headers of a request: the caller's that it may see, and those of the trace."""
+        forwarded = scope_idempotency_key(self.header_names.select(received), context.caller.team)
+        return {**forwarded, **context.trace.propagation_headers()}
 
     async def _request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str = ""

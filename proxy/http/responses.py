@@ -14,8 +14,9 @@ from proxy.http.send import send
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
 from proxy.wire.bounds import count_values, parsed_bytes
-from proxy.wire.call import Call, forwarded_headers, parse_call
+from proxy.wire.call import Call, parse_call
 from proxy.wire.errors import RequestError
+from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames, forwarded_headers
 from proxy.workers import BodyMemory, MemoryLease, Workers
 
 
@@ -28,6 +29,7 @@ class Responses:
     server: ServerTable
     memory: BodyMemory
     workers: Workers
+    header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
 
     async def create(self, exchange: Exchange) -> web.StreamResponse:
         trace = exchange.trace
@@ -50,9 +52,8 @@ class Responses:
         values = await self.workers.run(len(raw), count_values, raw, limit)
         if values <= limit:
             memory.grow(parsed_bytes(len(raw), values))
-        parse = partial(
-            parse_call, headers=forwarded_headers(request.headers), query=exchange.query, max_values=limit
-        )  # fmt: skip
+        headers = forwarded_headers(request.headers, self.header_names)
+        parse = partial(parse_call, headers=headers, query=exchange.query, max_values=limit)
         return await self.workers.run(len(raw), parse, raw)
 
     async def _reply(self, exchange: Exchange, caller: Caller, call: Call, memory: MemoryLease) -> web.StreamResponse:

@@ -12,12 +12,6 @@ from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
 from proxy.wire.query import refuse_body_fields
 
-# The caller's headers that a backend may see: sessions, SDKs and betas, never the caller's identity.
-FORWARDED = frozenset({
-    "openai-beta", "originator", "session-id", "session_id", "thread-id", "user-agent", "x-client-request-id",
-    "x-initiator", "x-interaction-type", "x-session-affinity", "x-session-id",
-})  # fmt: skip
-FORWARDED_PREFIXES = ("x-codex-", "x-stainless-")
 MAX_MODEL_CHARS = 256
 LARGEST_PARSED_AGAIN = 262_144  # bytes: the second parser is slow
 TOO_DEEP = "The body is nested too deeply; the limit is 254 levels."
@@ -28,7 +22,7 @@ class Call:
     """One request to a model. A change makes a new Call; the body of an existing one is never modified."""
 
     body: Mapping[str, Any]  # the whole JSON object, unknown fields included
-    headers: Mapping[str, str] = field(default_factory=dict)  # those that a backend may see, names in lower case
+    headers: Mapping[str, str] = field(default_factory=dict)  # those that some backend may see, names in lower case
     query: str = ""  # as received, without the question mark
     operation: str = "create"
     _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
@@ -150,12 +144,3 @@ def _check_references(body: Mapping[str, Any]) -> None:
     if not isinstance(conversation, str | dict | None) or not isinstance(named, str | None):
         message = "conversation must be a string, or an object whose id is a string."
         raise RequestError(message, code="invalid_type", param="conversation")
-
-
-def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a request that a backend may see, with names in lower case."""
-    return {
-        name: value
-        for name, value in ((name.lower(), value) for name, value in headers.items())
-        if name in FORWARDED or name.startswith(FORWARDED_PREFIXES)
-    }

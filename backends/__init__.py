@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 from proxy.config.table import Table
 from proxy.context import Context
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
 from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
+from proxy.wire.relay import RelayReply, RelayRequest
 
 
 class Backend(Table, ABC):
@@ -25,6 +26,9 @@ class Backend(Table, ABC):
     provider: str = "openai"
     """The provider of these models in traces: OpenTelemetry's `gen_ai.provider.name`."""
 
+    can_relay: ClassVar[bool] = False
+    """Whether paths beside those of the Responses protocol can be relayed to it."""
+
     @property
     def header_names(self) -> HeaderNames:
         """Return the names of the callers' headers that it sends on or reads: the cache key has their values."""
@@ -38,6 +42,13 @@ class Backend(Table, ABC):
         body or a stream, whatever the call asks for: the path converts one into the other. A stream's events of the
         types in `context.followed` must be Events; the others may be Runs.
         """
+
+    def relay(self, request: RelayRequest, context: Context) -> AbstractAsyncContextManager[RelayReply]:
+        """Send a request of a relayed path on as it is. Leaving the block ends the work behind it.
+
+        Raises BackendError while opening, and from the answer's chunks. Only for a backend that `can_relay`.
+        """
+        raise NotImplementedError
 
     def check(self) -> None:
         """Raises ValueError or OSError for what `start` would refuse, as far as that needs no work."""

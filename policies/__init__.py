@@ -9,7 +9,7 @@ from proxy.config.table import Table
 from proxy.context import Caller, Context
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
-from proxy.wire.call import Call
+from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.event import Event
 
 RequestCheck = Callable[[Call, Context], Call | Awaitable[Call]]
@@ -71,6 +71,12 @@ class Policy(Table):
     and never an exception.
     """
 
+    operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS
+    """The operations of the calls that it checks: those in which the fields that it reads occur.
+
+    "create", "compact" and "input_tokens" are requests to a model. "relay" is the JSON object of a relayed request,
+    whatever its protocol: it may have no model, and a policy checks a field where it stands, and requires or sets none.
+    """
     follows: ClassVar[frozenset[str]] = frozenset()
     """The event types that its reply check needs beside those that the gateway follows anyway."""
     text_keys: ClassVar[frozenset[str]] = frozenset()

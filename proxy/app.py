@@ -17,17 +17,21 @@ from proxy.context import Caller
 from proxy.history import History
 from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
 from proxy.http.health import Health
+from proxy.http.ingress import Ingress
 from proxy.http.models import ModelEndpoints
+from proxy.http.relay import RelayEndpoints, hint
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
 from proxy.http.server import Server, connection_limit
 from proxy.http.websocket import WebSocket
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
+from proxy.relays import Relays
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
 from proxy.state.ownership import Ownership
+from proxy.state.relayed_ids import RelayedIds
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
@@ -51,8 +55,9 @@ def build_dispatcher(
     memory = BodyMemory(config.server.memory_bytes)
     ownership = Ownership(config.state)
     routes = Routes(config.routes)
+    rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
     pipeline = Pipeline(
-        rules=Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder),
+        rules=rules,
         ownership=ownership,
         routes=routes,
         cache=Cache(config.cache, config.cache_store),
@@ -62,10 +67,9 @@ def build_dispatcher(
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     responses = Responses(directory, pipeline, config.server, memory, workers, names)
+    ingress = Ingress(directory, config.server, memory, workers, rules.followed, names)
     models = ModelEndpoints(directory, routes)
-    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
-    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
-    health, websocket = Health(config.backends, stores, files), WebSocket(directory)
+    health, websocket = _health(config, audit, recorder), WebSocket(directory)
     router = Router(
         [
             Endpoint("POST", "/v1/responses", responses.create),
@@ -74,10 +78,22 @@ def build_dispatcher(
             Endpoint("GET", "/v1/models/{name*}", models.retrieve),
             Endpoint("GET", "/healthz", health.alive),
             Endpoint("GET", "/readyz", health.ready),
-        ]
+            *RelayEndpoints(ingress, Relays(rules, RelayedIds(ownership))).of(config.relays),
+        ],
+        hint(relay.path for relay in config.relays),
     )
-    hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
-    return Dispatcher(router, hosts, is_open=not config.callers, tracer=tracer)
+    return Dispatcher(router, _hosts(config), is_open=not config.callers, tracer=tracer)
+
+
+def _hosts(config: Config) -> frozenset[str]:
+    """The Host names that are served; empty: any."""
+    return frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
+
+
+def _health(config: Config, audit: Audit | None, recorder: Recorder | None) -> Health:
+    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
+    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
+    return Health(config.backends, stores, files)
 
 
 def _stop(stop: asyncio.Event, signal_number: int) -> None:

@@ -111,6 +111,7 @@ def test_the_readme_has_no_other_rows():
         schema.ServerTable,
         schema.CallerTable,
         schema.RouteTable,
+        schema.RelayTable,
         schema.CacheTable,
         schema.StateTable,
         schema.SelectorTable,

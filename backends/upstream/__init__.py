@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
+from typing import ClassVar
 
 import aiohttp
 import orjson
@@ -30,6 +31,7 @@ from backends.upstream.answer import (
     was_reset,
 )
 from backends.upstream.connector import Connector
+from backends.upstream.relay import relay_reply_of
 from backends.upstream.scrub import Scrubber
 from proxy.config.secrets import Secret
 from proxy.context import Context
@@ -37,12 +39,15 @@ from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from proxy.wire.headers import FORWARDED, HeaderNames, scope_idempotency_key
+from proxy.wire.relay import RelayReply, RelayRequest
 
 MAX_LIST_BYTES = 4_194_304  # the largest list of models
 LARGE_BYTES = 1_048_576  # a larger body is written in pieces, so that other calls are served in between
 
 
 class Upstream(Backend):
+    can_relay: ClassVar[bool] = True
+
     base_url: str = Field(pattern=r"^https?://[^?#@]+$")
     """The address of the API, version included: https://api.openai.com/v1"""
     api_key: Secret | None = None
@@ -73,7 +78,7 @@ class Upstream(Backend):
 
     @cached_property
     def _own_headers(self) -> Mapping[str, str]:
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
         return headers
@@ -113,6 +118,20 @@ class Upstream(Backend):
         finally:
             answer.close()
 
+    @asynccontextmanager
+    async def relay(self, request: RelayRequest, context: Context) -> AsyncIterator[RelayReply]:
+        headers = {**self._headers(request.headers, context), **request.types}
+        body: bytes | AsyncIterator[bytes] = request.body
+        if request.stream is not None:
+            body = request.stream
+            if request.size is not None:
+                headers["Content-Length"] = str(request.size)
+        answer = await self._request(request.method, request.path, body, headers, request.query)
+        try:
+            yield await relay_reply_of(answer, self._limits)
+        finally:
+            answer.close()
+
     async def models(self) -> Sequence[str]:
         answer = await self._request("GET", "models", b"", {})
         try:
@@ -137,16 +156,20 @@ class Upstream(Backend):
         return {**forwarded, **context.trace.propagation_headers()}
 
     async def _request(
-        self, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str = ""
+        self, method: str, path: str, body: bytes | AsyncIterator[bytes], headers: Mapping[str, str], query: str = ""
     ) -> aiohttp.ClientResponse:
-        """Send a request and return the answer once its head has arrived. Raises BackendError."""
-        data = BytesIO(body) if len(body) > LARGE_BYTES else body or None
+        """Send a request and return the answer once its head has arrived.
+
+        A body is JSON unless a header says otherwise. Raises BackendError.
+        """
+        data: object = body or None
+        if isinstance(body, bytes) and len(body) > LARGE_BYTES:
+            data = BytesIO(body)
+        sent = {"Content-Type": "application/json", **headers, **self._own_headers}
         url = URL(f"{self._base}/{path}?{query}" if query else f"{self._base}/{path}", encoded=True)
         try:
             async with asyncio.timeout(self.first_byte_timeout_s):
-                return await self._session.request(
-                    method, url, data=data, headers={**headers, **self._own_headers}, allow_redirects=False
-                )
+                return await self._session.request(method, url, data=data, headers=sent, allow_redirects=False)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise _unreachable(error) from error
         except TimeoutError as error:

@@ -51,9 +51,9 @@ class AnswerLimits:
 
 async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: AnswerLimits) -> Reply:
     """Return an answer as a reply. Raises BackendError, Unavailable."""
-    headers = {name: limits.scrubber.text(value) for name, value in _forwarded_headers(answer).items()}
+    headers = {name: limits.scrubber.text(value) for name, value in answer_headers(answer).items()}
     if answer.status != 200:
-        return await _refusal(answer, headers, limits)
+        return await refusal(answer, headers, limits)
     if answer.content_type == "text/event-stream":
         return Reply(200, headers, batches=Stream(answer, context, limits))
     body = await read_body(answer, limits, context.memory)
@@ -77,7 +77,7 @@ class Stream:
         self._memory = context.memory
         self._received = b""  # what was read and not parsed yet
         self._limits = limits
-        self._decoder = _decoder_of(answer)
+        self._decoder = decoder_of(answer)
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
 
@@ -86,7 +86,7 @@ class Stream:
 
     async def __anext__(self) -> Batch:
         while not self._is_ended:
-            chunk = self._received or await _read(self._answer, self._decoder, self._limits.silence_s)
+            chunk = self._received or await read_chunk(self._answer, self._decoder, self._limits.silence_s)
             self._is_ended = not chunk
             self._received = chunk[STEP_BYTES:]
             if batch := self._parse(chunk[:STEP_BYTES]):
@@ -112,8 +112,8 @@ async def read_body(answer: aiohttp.ClientResponse, limits: AnswerLimits, memory
     """Return the whole body, without secrets. Raises BackendError, and Unavailable if the memory budget is used up."""
     chunks: list[bytes] = []
     size = 0
-    decoder = _decoder_of(answer)
-    while chunk := await _read(answer, decoder, limits.silence_s):
+    decoder = decoder_of(answer)
+    while chunk := await read_chunk(answer, decoder, limits.silence_s):
         size += len(chunk)
         if size > limits.max_bytes:
             raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
@@ -163,7 +163,7 @@ def invalid_answer(found: str) -> BackendError:
     return BackendError(f"The upstream sent {found}.", code="upstream_invalid_response")
 
 
-async def _refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], limits: AnswerLimits) -> Reply:
+async def refusal(answer: aiohttp.ClientResponse, headers: dict[str, str], limits: AnswerLimits) -> Reply:
     """The upstream's own refusal. A body that clients of the protocol cannot read is replaced; the status stays."""
     if answer.status == 401:
         message = "The upstream refused the gateway's own credentials."
@@ -195,14 +195,14 @@ def _content_type(answer: aiohttp.ClientResponse, limits: AnswerLimits) -> str:
     return limits.scrubber.text(answer.content_type)[:64]
 
 
-def _decoder_of(answer: aiohttp.ClientResponse) -> Decoder:
+def decoder_of(answer: aiohttp.ClientResponse) -> Decoder:
     try:
         return Decoder(answer.headers.get("Content-Encoding", ""))
     except ValueError as error:
         raise invalid_answer(str(error)) from error
 
 
-async def _read(answer: aiohttp.ClientResponse, decoder: Decoder, silence_s: float) -> bytes:
+async def read_chunk(answer: aiohttp.ClientResponse, decoder: Decoder, silence_s: float) -> bytes:
     """Return what the network brings next, decompressed; b"" at the end."""
     try:
         while chunk := await _receive(answer, silence_s):
@@ -236,7 +236,7 @@ def _parse_events(batch: Batch) -> None:
             _ = unit.data
 
 
-def _forwarded_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
+def answer_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
     """The headers that callers receive: not those of one connection, nor those with control characters."""
     excluded = NOT_FORWARDED
     if named := answer.headers.get("connection"):

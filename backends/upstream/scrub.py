@@ -18,6 +18,11 @@ class Scrubber:
         self._texts = tuple(dict.fromkeys(forms))
         self._bytes = tuple(text.encode() for text in self._texts)
 
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """Return the forms of the secret that are searched for."""
+        return self._bytes
+
     def text(self, text: str) -> str:
         """Return a text without the secret."""
         for secret in self._texts:
@@ -39,3 +44,29 @@ class Scrubber:
             Run(self.data(unit.sse)) if isinstance(unit, Run) else Event(unit.type, self.data(unit.sse))
             for unit in batch
         ]
+
+
+class StreamScrubber:
+    """Replaces the secret in a body that arrives in chunks. Only what may be the beginning of a secret is held back."""
+
+    def __init__(self, scrubber: Scrubber) -> None:
+        self._scrubber = scrubber
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what can be passed on, which may be nothing yet."""
+        data = self._scrubber.data(self._held + chunk if self._held else chunk)
+        held = max((_overlap(data, secret) for secret in self._scrubber.secrets), default=0)
+        self._held = data[len(data) - held :] if held else b""
+        return data[: len(data) - held] if held else data
+
+    def close(self) -> bytes:
+        """Return what was held back: the body ended before it became a secret."""
+        held, self._held = self._held, b""
+        return held
+
+
+def _overlap(data: bytes, secret: bytes) -> int:
+    """How long the end of the data is that is a beginning of the secret."""
+    longest = min(len(data), len(secret) - 1)
+    return next((size for size in range(longest, 0, -1) if data.endswith(secret[:size])), 0)

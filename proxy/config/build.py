@@ -1,30 +1,35 @@
-"""Tables -> objects. `read` returns a Config whose policies, backends and stores are ready to start.
-
-Every error names its key as a path from the top: `policy[0].max_pairs`.
-"""
+"""Tables -> objects. `read` returns a Config whose policies, backends and stores are ready to start."""
 
 import os
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from backends import Backend
 from policies import Policy
 from proxy.config.plugins import load
-from proxy.config.schema import CacheTable, CallerTable, RouteTable, SelectorTable, ServerTable, StateTable
+from proxy.config.schema import (
+    CacheTable,
+    CallerTable,
+    RelayTable,
+    RouteTable,
+    SelectorTable,
+    ServerTable,
+    StateTable,
+)
+from proxy.config.validation import ConfigError, M, validate
 from proxy.identity.directory import KEY
+from proxy.routing.relay import Relay
 from proxy.routing.routes import Route
 from proxy.rules.rule import Rule, compile_selector
 from proxy.stores import Store
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
 
-M = TypeVar("M", bound=BaseModel)
 DEMO = Path(__file__).resolve().parents[2] / "backends" / "demo"
 
 
@@ -42,6 +47,7 @@ class ConfigFile(BaseModel):
     cache: dict[str, Any] | None = None
     backend: list[dict[str, Any]] = []
     route: list[RouteTable] = []
+    relay: list[RelayTable] = []
 
 
 class Config(BaseModel):
@@ -59,10 +65,7 @@ class Config(BaseModel):
     cache_store: Store | None
     backends: dict[str, Backend]
     routes: list[Route]
-
-
-class ConfigError(ValueError):
-    """The faults of a config, one line each, each with the path of its key."""
+    relays: list[Relay]
 
 
 def read(path: Path) -> Config:
@@ -93,7 +96,7 @@ def default_config() -> Config:
 
 def build(typed: Mapping[str, Any]) -> Config:
     """Return the config that these tables describe. Raises ConfigError."""
-    tables = _validate(ConfigFile, typed, "")
+    tables = validate(ConfigFile, typed, "")
     backends = _backends(tables.backend)
     cache, cache_store = (None, None) if tables.cache is None else _cache(tables.cache)
     config = Config(
@@ -107,6 +110,7 @@ def build(typed: Mapping[str, Any]) -> Config:
         cache_store=cache_store,
         backends=backends,
         routes=[_route(backends, route, f"route[{index}]") for index, route in enumerate(tables.route)],
+        relays=_relays(backends, tables.relay),
     )
     if not config.routes:
         raise ConfigError("route: there is no [[route]]; at least one must name a model and its backend")
@@ -192,18 +196,35 @@ def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
 
 
 def _route(backends: Mapping[str, Backend], route: RouteTable, path: str) -> Route:
-    backend = backends.get(route.backend)
+    backend = _named(backends, route.backend, path)
+    return Route(route.name or backend.name, route.model, (backend,))
+
+
+def _relays(backends: Mapping[str, Backend], tables: list[RelayTable]) -> list[Relay]:
+    relays: dict[str, Relay] = {}
+    for index, relay in enumerate(tables):
+        backend = _named(backends, relay.backend, f"relay[{index}]")
+        if not backend.can_relay:
+            raise ConfigError(f"relay[{index}].backend: '{backend.name}' has no other paths; only an upstream has")
+        if relay.path in relays:
+            raise ConfigError(f"relay[{index}].path: there are two relays of {relay.path}")
+        relays[relay.path] = Relay(relay.path, backend)
+    return list(relays.values())
+
+
+def _named(backends: Mapping[str, Backend], name: str, path: str) -> Backend:
+    backend = backends.get(name)
     if backend is None:
         known = ", ".join(backends) or "there is none"
-        raise ConfigError(f"{path}.backend: there is no backend called '{route.backend}'; known: {known}")
-    return Route(route.name or backend.name, route.model, (backend,))
+        raise ConfigError(f"{path}.backend: there is no backend called '{name}'; known: {known}")
+    return backend
 
 
 def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[str, Any]]:
     """The keys that every table of this kind has, and the others, which belong to the class that `use` names."""
     shared = {key: value for key, value in table.items() if key in kind.model_fields}
     own = {key: value for key, value in table.items() if key not in kind.model_fields}
-    return _validate(kind, shared, path), own
+    return validate(kind, shared, path), own
 
 
 def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path: str) -> M:
@@ -211,64 +232,7 @@ def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path:
         plugin = load(use, package, kind)
     except ValueError as error:
         raise ConfigError(f"{path}.use: {error}") from error
-    return _validate(plugin, own, path)
-
-
-def _validate(kind: type[M], typed: Mapping[str, Any], path: str) -> M:
-    _refuse_large(typed, path)
-    try:
-        made = kind.model_validate(typed)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_problems(error, kind, path))) from error
-    _refuse_large(vars(made), path)  # a text of digits is an integer after validation
-    return made
-
-
-def _refuse_large(typed: Mapping[str, Any], path: str) -> None:
-    """Raises ConfigError for integers that other programs could not read. Source: https://toml.io/en/v1.0.0#integer"""
-    if large := list(_large(typed, path)):
-        raise ConfigError("\n".join(f"{where}: the integer does not fit in 64 bits" for where in large))
-
-
-def _large(value: Any, path: str) -> Iterator[str]:
-    """The paths of integers that do not fit in 64 bits with a sign."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        yield path
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _large(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            yield from _large(inner, f"{path}[{index}]")
-
-
-def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Iterator[str]:
-    for problem in error.errors():
-        where = path
-        for step in problem["loc"]:
-            where += f"[{step}]" if isinstance(step, int) else f".{step}" if where else str(step)
-        if problem["type"] == "extra_forbidden":
-            close = get_close_matches(str(problem["loc"][-1]), _keys_at(kind, problem["loc"][:-1]), 1)
-            yield f"{where}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
-        elif problem["type"] == "missing":
-            yield f"{where}: missing"
-        else:
-            yield f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _keys_at(kind: type[BaseModel], place: Sequence[int | str]) -> Iterable[str]:
-    """The known keys of the table in which an unknown one was found."""
-    for step in place:
-        field = kind.model_fields.get(str(step))
-        kind = next(_models_in(field.annotation), kind) if field else kind
-    return [*kind.model_fields, *(SelectorTable.model_fields if issubclass(kind, Policy) else ())]
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models_in(part)
+    return validate(plugin, own, path)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,14 +1,18 @@
 """The tables of config.toml that every gateway has. Those with `use` are completed by the class that it names."""
 
 import hashlib
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from proxy.config.secrets import Secret
 from proxy.config.table import Table
 
 Mode = Literal["enforce", "report", "off"]
+RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
+SERVED = frozenset({"responses", "conversations", "models"})
+"""The first segments of the paths that the gateway serves itself; some upstreams compare them in any case."""
 
 
 class ServerTable(Table):
@@ -67,6 +71,24 @@ class RouteTable(Table):
     """The name of the [[backend]] that answers."""
     name: str = ""
     """The route's name in the cache key, logs and spans. Default: the backend's name."""
+
+
+class RelayTable(Table):
+    """A path of an upstream's API that the gateway does not serve itself: requests pass as they are."""
+
+    path: str
+    """The path, below /v1/; one that ends in `/*` stands for everything below it too: "/v1/files/*"."""
+    backend: str
+    """The name of the [[backend]] that answers, an upstream."""
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, path: str) -> str:
+        if not RELAYED_PATH.fullmatch(path):
+            raise ValueError('a path is below /v1/ and has letters, digits, "-" and "_"; it may end in /*')
+        if path.split("/")[2].casefold() in SERVED:
+            raise ValueError(f"{path} is served by the gateway itself: a relay would be a way round its policies")
+        return path
 
 
 class SelectorTable(Table):

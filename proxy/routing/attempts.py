@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
 
 import structlog
 
@@ -16,6 +17,7 @@ from proxy.wire.event import Reply
 log = structlog.get_logger()
 
 LONGEST_CAUSE_CHARS = 200
+R = TypeVar("R")
 
 
 class Attempts:
@@ -32,7 +34,7 @@ class Attempts:
         with context.trace.model_call(record):
             try:
                 opening = target.respond(sent, context)
-                async with opening if context.deadline is None else _before(context.deadline, opening) as reply:
+                async with before(context.deadline, opening) as reply:
                     context.is_answered = context.is_sent = reply.status == 200
                     context.target = target.name if context.is_answered and target.keeps_state else None
                     yield reply
@@ -47,9 +49,13 @@ class Attempts:
                 record.read(context.transcript)
 
 
+def before(deadline: float | None, opening: AbstractAsyncContextManager[R]) -> AbstractAsyncContextManager[R]:
+    """Return what opens a reply, if it is opened before the deadline, a time on the event loop's clock."""
+    return opening if deadline is None else _before(deadline, opening)
+
+
 @asynccontextmanager
-async def _before(deadline: float, opening: AbstractAsyncContextManager[Reply]) -> AsyncIterator[Reply]:
-    """The reply, if it is opened before the deadline."""
+async def _before(deadline: float, opening: AbstractAsyncContextManager[R]) -> AsyncIterator[R]:
     try:
         async with asyncio.timeout_at(deadline) as timeout, opening as reply:
             timeout.reschedule(None)

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
-from policies import EventCheck, PolicyState
+from policies import EventCheck, PolicyState, ReplyCheckFactory
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
 from proxy.rules.rule import Rule
 from proxy.telemetry.recorder import Recorder
-from proxy.wire.call import Call
+from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import HeadgateError, PolicyViolation, Unavailable
 
 
@@ -38,13 +39,22 @@ class RequestAdmission:
         """`states` has each rule's state by the id of the rule."""
         self._decisions = decisions
         self._recorder = recorder
-        self._plan = [
+        plan = [
             (rule, rule.policy.request_check(states[id(rule)]), rule.policy.reply_check(states[id(rule)]))
             for rule in rules
         ]
+        self._plans = {
+            operation: [step for step in plan if operation in step[0].policy.operations]
+            for operation in get_args(Operation)
+        }
 
     async def admit(self, call: Call, context: Context) -> Call:
-        """Return the call as the policies allow it. Raises PolicyViolation, Unavailable."""
+        """Return the call as the policies of its operation allow it. Raises PolicyViolation, Unavailable.
+
+        Only calls that create responses are recorded: a recording is tried on policies as such calls.
+        """
+        if self._recorder is None or call.operation != "create":
+            return await self._check(call, context)
         code = None
         try:
             return await self._check(call, context)
@@ -52,14 +62,13 @@ class RequestAdmission:
             code = error.code
             raise
         finally:
-            if self._recorder is not None:
-                await context.run(len(call.encoded), self._recorder.write, call, context.caller, code)
+            await context.run(len(call.encoded), self._recorder.write, call, context.caller, code)
 
     async def _check(self, call: Call, context: Context) -> Call:
         decisions, recorded = self._decisions, self._decisions.are_recorded(context)
         is_large = context.is_large(len(call.encoded))
-        applied = []
-        for rule, check, reply_check in self._plan:
+        applied: list[tuple[Rule, ReplyCheckFactory]] = []
+        for rule, check, reply_check in self._plans[call.operation]:
             # A later policy may change the model: which rules apply to the reply is decided by what each one saw.
             if rule.is_selective and not rule.applies_to(context.caller, call.model):
                 continue
@@ -76,12 +85,8 @@ class RequestAdmission:
                 call = self._change(rule, call, checked, context)
             elif recorded:
                 decisions.record(rule, call, context, "allowed")
-        checks = []
-        for rule, reply_check in applied:
-            if (found := reply_check(call, context)) is not None:
-                enforced = rule.is_enforced_for(context.caller)
-                checks.append(ActiveCheck(rule, found.check, enforced, found.needs_stream))
-        context.set(REPLY_CHECKS, checks)
+        if call.operation in MODEL_OPERATIONS:
+            context.set(REPLY_CHECKS, _reply_checks(applied, call, context))
         return call
 
     def _refuse(self, rule: Rule, call: Call, context: Context, error: Unavailable | PolicyViolation) -> None:
@@ -105,3 +110,15 @@ class RequestAdmission:
             return changed
         self._decisions.report(rule, call, context, f"{rule.name}.changed", "reported")
         return call
+
+
+def _reply_checks(
+    applied: Sequence[tuple[Rule, ReplyCheckFactory]], call: Call, context: Context
+) -> Sequence[ActiveCheck]:
+    """Return how the reply to a call is checked by the rules that were applied to it."""
+    checks = []
+    for rule, reply_check in applied:
+        if (found := reply_check(call, context)) is not None:
+            enforced = rule.is_enforced_for(context.caller)
+            checks.append(ActiveCheck(rule, found.check, enforced, found.needs_stream))
+    return checks

@@ -37,8 +37,9 @@ class Rule:
         return self.callers is not None or self.models is not None
 
     def applies_to(self, caller: Caller, model: str) -> bool:
+        """Whether it applies to a call. One without a model may be for any: every selector of models matches it."""
         return (self.callers is None or self.callers.match(caller.name) is not None) and (
-            self.models is None or _matches_model(self.models, model)
+            self.models is None or not model or _matches_model(self.models, model)
         )
 
     def is_enforced_for(self, caller: Caller) -> bool:

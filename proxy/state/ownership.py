@@ -74,6 +74,21 @@ class Ownership:
             context.set(CHAIN, chain)
         return chain
 
+    async def owner_of(self, kind: str, value: str, context: Context) -> Owner | None:
+        """Return whose an id is; None if it is unknown. Raises Unavailable."""
+        return await self._owner((kind, value), context)
+
+    async def bind_id(self, kind: str, value: str, target: str, context: Context) -> None:
+        """Bind an id that a target handed out to the caller's team, unless another team owns it.
+
+        A fault of the store never fails the answer: it is logged, and the next use of the id finds no owner.
+        """
+        owner = Owner(context.caller.team, context.caller.name, target, "")
+        try:
+            await self._put(kind, value, owner)
+        except StoreError as error:
+            log.warning("ownership.write_failed", request_id=context.request_id, error=str(error)[:200])
+
     @staticmethod
     def is_bound(context: Context) -> bool:
         """False when the response of this call could not be bound, so that its chain would be lost."""

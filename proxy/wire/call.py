@@ -1,20 +1,18 @@
 """A call: a request to a model, and the JSON object that the policies check and a backend receives."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
-from proxy.wire.bounds import count_values
+from proxy.wire.body import parse_object
 from proxy.wire.errors import RequestError
-from proxy.wire.fields import refuse_lookalikes
-from proxy.wire.query import refuse_body_fields
 
+Operation = Literal["create", "compact", "input_tokens", "relay"]
+"""What a call asks for. The first three are requests to a model; "relay" is the JSON body of a relayed request."""
+MODEL_OPERATIONS: frozenset[Operation] = frozenset({"create", "compact", "input_tokens"})
 MAX_MODEL_CHARS = 256
-LARGEST_PARSED_AGAIN = 262_144  # bytes: the second parser is slow
-TOO_DEEP = "The body is nested too deeply; the limit is 254 levels."
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +22,13 @@ class Call:
     body: Mapping[str, Any]  # the whole JSON object, unknown fields included
     headers: Mapping[str, str] = field(default_factory=dict)  # those that some backend may see, names in lower case
     query: str = ""  # as received, without the question mark
-    operation: str = "create"
+    operation: Operation = "create"
     _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def model(self) -> str:
-        model: str = self.body["model"]
+        """The requested model; empty if the request names none."""
+        model: str = self.body.get("model") or ""
         return model
 
     @property
@@ -57,70 +56,17 @@ class Call:
 def parse_call(
     raw: bytes, *, headers: Mapping[str, str] | None = None, query: str = "", max_values: int = 1_000_000
 ) -> Call:
-    """Parse the body of a request strictly.
-
-    Raises RequestError for anything but one JSON object in UTF-8 whose every value survives the way to a backend: no
-    NaN, no number that exceeds a double, no lone surrogate, no duplicate name in an object, at most 254 levels and
-    `max_values` values, and no field whose name only resembles one of the protocol's; and for a query that has a field
-    of the body. An integer beyond 64 bits is read as a double, by policies and backends alike.
+    """Parse the body of a request to a model. Raises RequestError for what `parse_object` refuses, for a missing model,
+    and for a model or an id of another type than the protocol's.
     """
-    if count_values(raw, max_values) > max_values:
-        raise RequestError(f"The body has too many values; the limit is {max_values}.", code="too_many_values")
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from error
-    if not isinstance(body, dict):
-        raise RequestError("The body is JSON, but not an object.", code="invalid_json")
-    call = Call(body, headers or {}, query)
-    try:
-        encoded = call.encoded
-    except orjson.JSONEncodeError as error:
-        raise RequestError(TOO_DEEP, code="invalid_json") from error
-    # A duplicate name leaves at least one colon less after encoding. Colons inside strings count alike on both sides:
-    # no encoder escapes a colon, and those that the caller escaped are counted.
-    if raw.count(b":") + _escaped_colons(raw) != encoded.count(b":"):
-        _refuse_duplicate_names(raw)
-    refuse_lookalikes(body)
-    if query:
-        refuse_body_fields(query)
+    body, encoded = parse_object(raw, query=query, max_values=max_values)
     _require_model(body)
     _check_references(body)
     if not isinstance(body.get("stream"), bool | None):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
+    call = Call(body, headers or {}, query)
+    object.__setattr__(call, "_encoded", encoded)
     return call
-
-
-def _escaped_colons(raw: bytes) -> int:
-    r"""How many colons are written as \u003a. An escaped backslash before u003a is not a colon."""
-    count = raw.count(b"\\u003a") + raw.count(b"\\u003A")
-    found = raw.find(b"\\\\u003") if count else -1
-    while found >= 0:
-        before = found
-        while raw[before - 1] == 0x5C:
-            before -= 1
-        if (found - before) % 2 == 0 and raw[found + 6] in b"aA":
-            count -= 1
-        found = raw.find(b"\\\\u003", found + 6)
-    return count
-
-
-def _refuse_duplicate_names(raw: bytes) -> None:
-    """Raises RequestError. A text of moderate size is parsed again to find the name."""
-
-    def check(pairs: list[tuple[str, Any]]) -> None:
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise RequestError(f"The body has '{name[:64]}' twice in one object.", code="duplicate_key")
-            seen.add(name)
-
-    try:
-        if len(raw) <= LARGEST_PARSED_AGAIN:
-            json.loads(raw, object_pairs_hook=check)
-    except RecursionError as error:  # a value that its duplicate overwrites may be deeper than what is sent
-        raise RequestError(TOO_DEEP, code="invalid_json") from error
-    raise RequestError("The body has a name twice in one object.", code="duplicate_key")
 
 
 def _require_model(body: Mapping[str, Any]) -> None:

@@ -1,0 +1,96 @@
+"""What every endpoint with a backend behind it does first: identify the caller, read the body, make the context."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from aiohttp import web
+
+from proxy.config.schema import ServerTable
+from proxy.context import Caller, Context
+from proxy.http.body import read_body
+from proxy.http.exchange import Exchange
+from proxy.http.send import send
+from proxy.identity.directory import Directory
+from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.errors import RequestError
+from proxy.wire.event import Reply
+from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
+from proxy.workers import BodyMemory, MemoryLease, Workers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ingress:
+    """The parts of the gateway that endpoints share. `followed` are the event types that policies read in replies."""
+
+    directory: Directory
+    server: ServerTable
+    memory: BodyMemory
+    workers: Workers
+    followed: frozenset[str]
+    header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
+
+    def identify(self, exchange: Exchange) -> Caller:
+        """Return the authenticated caller. Raises Unauthenticated."""
+        with exchange.trace.step("identify"):
+            return exchange.identify(self.directory)
+
+    @contextmanager
+    def lease(self) -> Iterator[MemoryLease]:
+        """Count what a request takes of the memory for bodies until it is answered."""
+        memory = MemoryLease(self.memory)
+        try:
+            yield memory
+        finally:
+            memory.release()
+
+    async def read(
+        self, exchange: Exchange, memory: MemoryLease, parse: Callable[..., T], *, is_optional: bool = False
+    ) -> T:
+        """Return what `parse` makes of the body, the query and the largest number of values.
+
+        Raises RequestError, and Unavailable if there is no memory left.
+        """
+        request = exchange.request
+        has_no_type = self.directory.is_open and "Content-Type" not in request.headers
+        if has_no_type and not (is_optional and not request.body_exists):  # a web page can send that without asking
+            raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
+        raw = await read_body(request, self.server, memory, self.workers)
+        limit = self.server.max_body_values
+        values = await self.workers.run(len(raw), count_values, raw, limit)
+        if values <= limit:
+            memory.grow(parsed_bytes(len(raw), values))
+        return await self.workers.run(len(raw), partial(parse, query=exchange.query, max_values=limit), raw)
+
+    def context(self, exchange: Exchange, caller: Caller, memory: MemoryLease) -> Context:
+        """Return the context in which a request is answered."""
+        return Context(
+            exchange.request_id,
+            caller,
+            received=exchange.request.headers,
+            trace=exchange.trace,
+            record=exchange.record,
+            answer_headers=exchange.answer_headers,
+            followed=self.followed,
+            deadline=self._deadline(exchange.trace.elapsed_s()),
+            memory=memory,
+            workers=self.workers,
+        )
+
+    async def send(self, exchange: Exchange, reply: Reply) -> web.StreamResponse:
+        """Send a reply, and record its status: a client that disconnects from here on has its whole stream."""
+        response = await send(
+            exchange.request, reply, exchange.common_headers, keep_alive_s=self.server.keep_alive_s
+        )  # fmt: skip
+        exchange.record.status = response.status
+        return response
+
+    def _deadline(self, elapsed_s: float) -> float | None:
+        """When a backend must have begun to answer, on the event loop's clock."""
+        deadline_s = self.server.deadline_s
+        return None if deadline_s is None else asyncio.get_running_loop().time() + deadline_s - elapsed_s

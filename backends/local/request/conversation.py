@@ -73,6 +73,8 @@ class _Messages:
                 self._add_output(item, where)
             case "reasoning":
                 self._reasoning = _read_reasoning(item)
+            case "additional_tools":
+                pass  # `read_tools` reads them
             case "item_reference":
                 item_id = shorten(str(item.get("id")))
                 raise RequestError(f"Item with id '{item_id}' not found.", status=404, param="input")

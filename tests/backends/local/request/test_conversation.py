@@ -192,3 +192,10 @@ def test_a_call_of_a_tool_in_a_namespace_has_a_flat_name():
     messages = build_messages({"input": [call, output]})
 
     assert [messages[0]["tool_calls"][0]["function"]["name"], messages[1]["name"]] == ["crm__find"] * 2
+
+
+def test_items_that_add_tools_are_no_messages():
+    """The tools are read elsewhere."""
+    given = [{"type": "additional_tools", "role": "developer", "tools": []}, message("user", "Hi")]
+
+    assert build_messages({"input": given}) == [{"role": "user", "content": "Hi"}]

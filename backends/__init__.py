@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from proxy.config.table import Table
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import Call, Operation
+from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
 from proxy.wire.relay import RelayReply, RelayRequest
@@ -26,8 +27,15 @@ class Backend(Table, ABC):
     provider: str = "openai"
     """The provider of these models in traces: OpenTelemetry's `gen_ai.provider.name`."""
 
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create"})
+    """The operations of calls that `respond` answers; calls for others get 501."""
     can_relay: ClassVar[bool] = False
     """Whether paths beside those of the Responses protocol can be relayed to it."""
+
+    @property
+    def compacts(self) -> bool:
+        """Whether it compacts conversations itself and reads its own `compaction` items; else the gateway does."""
+        return False
 
     @property
     def header_names(self) -> HeaderNames:
@@ -70,3 +78,14 @@ class Backend(Table, ABC):
     async def ready(self) -> bool:
         """Whether it can answer a call at the moment."""
         return True
+
+
+def unsupported(what: str) -> BackendError:
+    """Return the refusal of something that a backend does not offer. Sending it again would not help.
+
+    Source: https://www.rfc-editor.org/rfc/rfc9110#section-15.6.2
+    """
+    return BackendError(
+        f"The backend of this request does not support {what}.", status=501, code="not_supported",
+        headers={"x-should-retry": "false"}, sent=False,
+    )  # fmt: skip

@@ -30,8 +30,10 @@ from proxy.relays import Relays
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
+from proxy.state.compaction import Compaction
 from proxy.state.ownership import Ownership
 from proxy.state.relayed_ids import RelayedIds
+from proxy.state.sealing import Sealing
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
@@ -46,6 +48,7 @@ log = structlog.get_logger()
 def build_dispatcher(
     config: Config,
     workers: Workers,
+    sealing: Sealing,
     *,
     audit: Audit | None = None,
     recorder: Recorder | None = None,
@@ -56,14 +59,8 @@ def build_dispatcher(
     ownership = Ownership(config.state)
     routes = Routes(config.routes)
     rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
-    pipeline = Pipeline(
-        rules=rules,
-        ownership=ownership,
-        routes=routes,
-        cache=Cache(config.cache, config.cache_store),
-        history=History(),
-        attempts=Attempts(),
-    )
+    cache, compaction = Cache(config.cache, config.cache_store), Compaction(sealing)
+    pipeline = Pipeline(rules, ownership, routes, cache, History(), Attempts(), compaction)
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     responses = Responses(directory, pipeline, config.server, memory, workers, names)
@@ -73,6 +70,8 @@ def build_dispatcher(
     router = Router(
         [
             Endpoint("POST", "/v1/responses", responses.create),
+            Endpoint("POST", "/v1/responses/compact", responses.compact),
+            Endpoint("POST", "/v1/responses/input_tokens", responses.count_input_tokens),
             Endpoint("GET", "/v1/responses", websocket.connect),
             Endpoint("GET", "/v1/models", models.list),
             Endpoint("GET", "/v1/models/{name*}", models.retrieve),
@@ -88,6 +87,14 @@ def build_dispatcher(
 def _hosts(config: Config) -> frozenset[str]:
     """The Host names that are served; empty: any."""
     return frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
+
+
+async def _sealing(config: Config) -> Sealing:
+    """What seals values. Without callers and a durable state nobody misses a key that is lost: no warning is due."""
+    sealing = Sealing(config.state_secret, config.state)
+    if config.callers or not isinstance(config.state, MemoryStore):
+        await sealing.start()
+    return sealing
 
 
 def _health(config: Config, audit: Audit | None, recorder: Recorder | None) -> Health:
@@ -118,6 +125,7 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
             resources.push_async_callback(part.close)
         if config.callers and isinstance(config.state, MemoryStore):
             log.warning("state.not_durable", consequence="a restart forgets owners of responses, budgets and blocks")
+        sealing = await _sealing(config)
         audit = None if config.audit is None else Audit(config.audit)
         recorder = None if config.record is None else Recorder(config.record)
         for file in (audit, recorder):
@@ -128,7 +136,7 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
         workers = Workers()
         resources.callback(workers.close)
         server = Server(
-            build_dispatcher(config, workers, audit=audit, recorder=recorder, tracer=tracer),
+            build_dispatcher(config, workers, sealing, audit=audit, recorder=recorder, tracer=tracer),
             head_timeout_s=settings.head_timeout_s,
             write_timeout_s=settings.write_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,

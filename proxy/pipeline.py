@@ -11,6 +11,7 @@ from proxy.history import History
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
+from proxy.state.compaction import Compaction
 from proxy.state.ownership import Ownership
 from proxy.wire.call import Call
 from proxy.wire.convert import convert
@@ -25,6 +26,7 @@ class Pipeline:
     cache: Cache
     history: History
     attempts: Attempts
+    compaction: Compaction
 
     @asynccontextmanager
     async def reply_to(self, call: Call, context: Context) -> AsyncIterator[Reply]:
@@ -47,8 +49,10 @@ class Pipeline:
             if slot.reply is None:
                 with step("history"):
                     whole = await self.history.complete(call, route, context)
+                    whole = await self.compaction.open(whole, context)
                 context.on_response(partial(self.ownership.bind, call, context))
-                slot.reply = await context.cleanup.enter_async_context(self.attempts.reply(whole, route, context))
+                answering = self.compaction if self.compaction.is_due(whole, route) else self.attempts
+                slot.reply = await context.cleanup.enter_async_context(answering.reply(whole, route, context))
                 self.cache.keep(slot, call, context)
             reply = await self.rules.guard(call, slot.reply, context)
             yield await convert(reply, context.transcript, context, stream=call.is_stream)

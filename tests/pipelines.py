@@ -16,7 +16,9 @@ from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
+from proxy.state.compaction import Compaction
 from proxy.state.ownership import Ownership
+from proxy.state.sealing import Sealing
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.event import Batch, Reply, response_reply
@@ -72,6 +74,7 @@ def make_pipeline(
         cache=cache or Cache(None, None),
         history=History(),
         attempts=Attempts(),
+        compaction=Compaction(Sealing(None, store)),
     )
 
 

@@ -35,17 +35,21 @@ from backends.upstream.relay import relay_reply_of
 from backends.upstream.scrub import Scrubber
 from proxy.config.secrets import Secret
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from proxy.wire.headers import FORWARDED, HeaderNames, scope_idempotency_key
 from proxy.wire.relay import RelayReply, RelayRequest
 
 MAX_LIST_BYTES = 4_194_304  # the largest list of models
+PATHS: Mapping[Operation, str] = {
+    "create": "responses", "compact": "responses/compact", "input_tokens": "responses/input_tokens",
+}  # fmt: skip
 LARGE_BYTES = 1_048_576  # a larger body is written in pieces, so that other calls are served in between
 
 
 class Upstream(Backend):
+    operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS
     can_relay: ClassVar[bool] = True
 
     base_url: str = Field(pattern=r"^https?://[^?#@]+$")
@@ -60,6 +64,8 @@ class Upstream(Backend):
     """How long it may be silent within an answer, in seconds. The whole answer has no limit."""
     max_answer_bytes: PositiveInt = 268_435_456
     """The largest answer that is not a stream, in bytes."""
+    compaction: bool | None = None
+    """Whether it compacts conversations (/responses/compact, `compaction_trigger`); default: as keeps_state says."""
     forward_headers: tuple[str, ...] = FORWARDED
     """The callers' headers that it receives, such as "openai-project"; a name may end in `*`. Replaces the default."""
 
@@ -71,6 +77,10 @@ class Upstream(Backend):
     @cached_property
     def _base(self) -> str:
         return self.base_url.rstrip("/")
+
+    @property
+    def compacts(self) -> bool:
+        return self.keeps_state if self.compaction is None else self.compaction
 
     @cached_property
     def header_names(self) -> HeaderNames:
@@ -109,9 +119,9 @@ class Upstream(Backend):
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
         headers = self._headers(call.headers, context)
-        answer = await self._request("POST", "responses", call.encoded, headers, call.query)
+        answer = await self._request("POST", PATHS[call.operation], call.encoded, headers, call.query)
         try:
-            reply = await reply_of(answer, context, self._limits)
+            reply = await reply_of(answer, context, self._limits, has_id=call.operation == "create")
             yield reply
             if isinstance(reply.batches, Stream) and reply.batches.is_complete:
                 await read_rest(answer)

@@ -15,7 +15,7 @@ from backends.upstream.scrub import Scrubber
 from proxy.context import Context
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import BackendError, RequestError, envelope
-from proxy.wire.event import TERMINALS, Batch, Event, Reply, response_reply
+from proxy.wire.event import TERMINALS, Batch, Event, Reply, parse_payload, response_reply
 from proxy.wire.sse import SSEParser
 from proxy.workers import MemoryLease
 
@@ -49,8 +49,13 @@ class AnswerLimits:
     scrubber: Scrubber
 
 
-async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: AnswerLimits) -> Reply:
-    """Return an answer as a reply. Raises BackendError, Unavailable."""
+async def reply_of(
+    answer: aiohttp.ClientResponse, context: Context, limits: AnswerLimits, *, has_id: bool = True
+) -> Reply:
+    """Return an answer as a reply; `has_id` is whether the object in its body has an id, as lists have none.
+
+    Raises BackendError, Unavailable.
+    """
     headers = {name: limits.scrubber.text(value) for name, value in answer_headers(answer).items()}
     if answer.status != 200:
         return await refusal(answer, headers, limits)
@@ -62,9 +67,10 @@ async def reply_of(answer: aiohttp.ClientResponse, context: Context, limits: Ans
         raise invalid_answer(f"a response of more than {MAX_VALUES} values")
     context.memory.grow(parsed_bytes(len(body), values))
     try:
-        response = await context.run(len(body), _parse_response, body)
-    except (ValueError, KeyError, TypeError) as error:
-        raise invalid_answer(f"200 with {_content_type(answer, limits)} that is not a response") from error
+        response = await context.run(len(body), _parse_response, body, has_id)
+    except (ValueError, KeyError) as error:
+        found = "a response" if has_id else "a JSON object"
+        raise invalid_answer(f"200 with {_content_type(answer, limits)} that is not {found}") from error
     return response_reply(response, headers, body)
 
 
@@ -123,10 +129,11 @@ async def read_body(answer: aiohttp.ClientResponse, limits: AnswerLimits, memory
     return limits.scrubber.data(b"".join(chunks))
 
 
-def _parse_response(body: bytes) -> Mapping[str, Any]:
-    """Raises ValueError, KeyError or TypeError for what is not a response object."""
-    response: Mapping[str, Any] = orjson.loads(body)
-    _ = response["id"]
+def _parse_response(body: bytes, has_id: bool) -> Mapping[str, Any]:  # noqa: FBT001  it is passed to a thread
+    """Raises ValueError or KeyError for what is not a JSON object, or has no id although it should."""
+    response = parse_payload(body)
+    if has_id:
+        _ = response["id"]
     output = response.get("output")
     if isinstance(output, list) and len(output) > MAX_ITEMS:
         raise BackendError("The upstream's answer has too many items.", code="upstream_too_large", source="gateway")

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from backends import Backend
 from policies import Policy
@@ -59,6 +59,7 @@ class Config(BaseModel):
     callers: list[CallerTable]
     rules: list[Rule]
     state: Store
+    state_secret: SecretStr | None
     audit: AuditTable | None
     record: RecordTable | None
     cache: CacheTable | None
@@ -98,11 +99,13 @@ def build(typed: Mapping[str, Any]) -> Config:
     """Return the config that these tables describe. Raises ConfigError."""
     tables = validate(ConfigFile, typed, "")
     backends = _backends(tables.backend)
+    state, secret = _state(tables.state)
     cache, cache_store = (None, None) if tables.cache is None else _cache(tables.cache)
     config = Config(
         server=tables.server,
         callers=_callers(tables.caller),
-        state=_state(tables.state),
+        state=state,
+        state_secret=secret,
         audit=tables.audit,
         record=tables.record,
         rules=rules_of(tables.policy),
@@ -162,9 +165,9 @@ def _rule(table: Mapping[str, Any], path: str) -> Rule:
     return Rule(name, policy, selectors.mode, callers, models, selectors.rollout)
 
 
-def _state(table: Mapping[str, Any]) -> Store:
+def _state(table: Mapping[str, Any]) -> tuple[Store, SecretStr | None]:
     state, own = _split(StateTable, table, "state")
-    return _store(state.use, own, "state")
+    return _store(state.use, own, "state"), state.secret
 
 
 def _cache(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:

@@ -11,6 +11,7 @@ from proxy.config.table import Table
 
 Mode = Literal["enforce", "report", "off"]
 RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
+MIN_SECRET_CHARS = 32
 SERVED = frozenset({"responses", "conversations", "models"})
 """The first segments of the paths that the gateway serves itself; some upstreams compare them in any case."""
 
@@ -102,9 +103,18 @@ class SelectorTable(Table):
 
 
 class StateTable(Table):
-    """The key of [state] that every store has: owners of responses, budgets and blocked identifiers are kept there."""
+    """The keys of [state] that every store has: owners of responses, budgets and blocked identifiers are kept there."""
 
     use: str = "memory"
+    secret: Secret | None = None
+    """What keys of sealed values are derived from, of 32 characters or more. Default: a random one in the store."""
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: Secret | None) -> Secret | None:
+        if secret is not None and len(secret.get_secret_value()) < MIN_SECRET_CHARS:
+            raise ValueError(f"a secret has at least {MIN_SECRET_CHARS} characters: openssl rand -base64 32 makes one")
+        return secret
 
 
 class CacheTable(Table):

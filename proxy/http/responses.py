@@ -1,4 +1,4 @@
-"""POST /v1/responses: identify -> parse -> reply_to -> send."""
+"""POST /v1/responses, .../compact and .../input_tokens: identify -> parse -> reply_to -> send."""
 
 import asyncio
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from proxy.http.send import send
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
 from proxy.wire.bounds import count_values, parsed_bytes
-from proxy.wire.call import Call, parse_call
+from proxy.wire.call import Call, Operation, parse_call
 from proxy.wire.errors import RequestError
 from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames, forwarded_headers
 from proxy.workers import BodyMemory, MemoryLease, Workers
@@ -22,7 +22,7 @@ from proxy.workers import BodyMemory, MemoryLease, Workers
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """Creates responses."""
+    """Creates responses, compacts input, and counts its tokens."""
 
     directory: Directory
     pipeline: Pipeline
@@ -32,18 +32,27 @@ class Responses:
     header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
 
     async def create(self, exchange: Exchange) -> web.StreamResponse:
+        return await self._answer(exchange, "create")
+
+    async def compact(self, exchange: Exchange) -> web.StreamResponse:
+        return await self._answer(exchange, "compact")
+
+    async def count_input_tokens(self, exchange: Exchange) -> web.StreamResponse:
+        return await self._answer(exchange, "input_tokens")
+
+    async def _answer(self, exchange: Exchange, operation: Operation) -> web.StreamResponse:
         trace = exchange.trace
         with trace.step("identify"):
             caller = exchange.identify(self.directory)
         memory = MemoryLease(self.memory)
         try:
             with trace.step("parse"):
-                call = await self._parse(exchange, memory)
+                call = await self._parse(exchange, operation, memory)
             return await self._reply(exchange, caller, call, memory)
         finally:
             memory.release()
 
-    async def _parse(self, exchange: Exchange, memory: MemoryLease) -> Call:
+    async def _parse(self, exchange: Exchange, operation: Operation, memory: MemoryLease) -> Call:
         request, server = exchange.request, self.server
         if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
             raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
@@ -53,7 +62,7 @@ class Responses:
         if values <= limit:
             memory.grow(parsed_bytes(len(raw), values))
         headers = forwarded_headers(request.headers, self.header_names)
-        parse = partial(parse_call, headers=headers, query=exchange.query, max_values=limit)
+        parse = partial(parse_call, headers=headers, query=exchange.query, max_values=limit, operation=operation)
         return await self.workers.run(len(raw), parse, raw)
 
     async def _reply(self, exchange: Exchange, caller: Caller, call: Call, memory: MemoryLease) -> web.StreamResponse:

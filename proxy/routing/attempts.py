@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import structlog
 
+from backends import unsupported
 from proxy.context import Context
 from proxy.routing.routes import Route
 from proxy.rules.guard import require_stream
@@ -27,6 +28,8 @@ class Attempts:
     async def reply(self, call: Call, route: Route, context: Context) -> AsyncIterator[Reply]:
         """Open a reply. Raises BackendError, Unavailable."""
         target = route.targets[0]
+        if call.operation not in target.operations:
+            raise unsupported(f"POST /v1/responses/{call.operation}")
         record = context.record
         record.route, record.backend, record.provider = route.name, target.name, target.provider
         sent = require_stream(call, context, target.enforces)

@@ -33,7 +33,8 @@ class Call:
 
     @property
     def is_stream(self) -> bool:
-        return self.body.get("stream") is True
+        """Whether the caller wants events. Only a response can be streamed."""
+        return self.operation == "create" and self.body.get("stream") is True
 
     def with_fields(self, **fields: Any) -> "Call":
         """Return the call with top-level fields of the body set; a field keeps its place among the others."""
@@ -54,7 +55,12 @@ class Call:
 
 
 def parse_call(
-    raw: bytes, *, headers: Mapping[str, str] | None = None, query: str = "", max_values: int = 1_000_000
+    raw: bytes,
+    *,
+    headers: Mapping[str, str] | None = None,
+    query: str = "",
+    max_values: int = 1_000_000,
+    operation: Operation = "create",
 ) -> Call:
     """Parse the body of a request to a model. Raises RequestError for what `parse_object` refuses, for a missing model,
     and for a model or an id of another type than the protocol's.
@@ -64,7 +70,7 @@ def parse_call(
     _check_references(body)
     if not isinstance(body.get("stream"), bool | None):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
-    call = Call(body, headers or {}, query)
+    call = Call(body, headers or {}, query, operation)
     object.__setattr__(call, "_encoded", encoded)
     return call
 

@@ -48,6 +48,10 @@ _EVENT_VALIDATORS = {
     source: {kind: _validator(schema, name) for kind, name in schema["events"].items()}
     for source, schema in SCHEMAS.items()
 }
+_OBJECT_VALIDATORS = {
+    source: {kind: _validator(schema, name) for kind, name in schema.get("objects", {}).items()}
+    for source, schema in SCHEMAS.items()
+}
 _RESPONSE_VALIDATORS = {source: _validator(schema, schema["response"]) for source, schema in SCHEMAS.items()}
 
 
@@ -65,6 +69,12 @@ def response_faults(response: Mapping[str, Any]) -> list[str]:
     """Return how a response object violates the schemas. Raises ValidationError like `event_faults`."""
     _RESPONSE.validate_json(orjson.dumps(response), strict=True)
     return _faults(_RESPONSE_VALIDATORS, response)
+
+
+def object_faults(value: Mapping[str, Any]) -> list[str]:
+    """Return how another object than a response violates the schemas that have its type."""
+    kind = value["object"]
+    return _faults({source: kinds[kind] for source, kinds in _OBJECT_VALIDATORS.items() if kind in kinds}, value)
 
 
 def _faults(validators: Mapping[str, Draft202012Validator], value: Mapping[str, Any]) -> list[str]:

@@ -39,15 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
     command.add_argument("--port", type=_port, help="listen on this port instead of the configured one")
-    command.set_defaults(run=_serve)
+    command.set_defaults(run=None)
     for subject in (show, policy, model, audit, identity):
         subject.add_to(commands)
     options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = options.run
-    is_server = run is _serve
+    run: Callable[[argparse.Namespace], int] | None = options.run
+    is_server = run is None
     close_logs = configure_logs(level=logging.INFO if is_server else logging.ERROR, final=is_server)
     try:
-        return run(options)
+        return _serve(options, close_logs) if run is None else run(options)
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return INPUT_ERROR
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         close_logs()
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object]) -> int:
     config = default_config() if options.config is None else read(options.config)
     if options.port is not None:
         config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
@@ -64,7 +64,7 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it
-            runner.run(serve(config, _greet))
+            runner.run(serve(config, _greet, flush_logs))
     except (OSError, ValueError) as error:  # a port in use, a missing model
         print(f"headgate cannot start: {error}", file=sys.stderr)
         return INPUT_ERROR

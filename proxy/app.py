@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -43,6 +44,11 @@ from proxy.wire.headers import DEFAULT_HEADERS
 from proxy.workers import BodyMemory, Workers
 
 log = structlog.get_logger()
+
+Flush = Callable[[float], object]
+"""Writes the lines that are queued, for at most so many seconds."""
+LAST_LINES_S = 0.5
+"""How long the second signal waits for queued lines of logs, audit and record, in seconds: a disk may be stuck."""
 
 
 def build_dispatcher(
@@ -103,16 +109,23 @@ def _health(config: Config, audit: Audit | None, recorder: Recorder | None) -> H
     return Health(config.backends, stores, files)
 
 
-def _stop(stop: asyncio.Event, signal_number: int) -> None:
-    """Begin to drain, or stop draining."""
+def _stop(stop: asyncio.Event, flushes: Sequence[Flush], signal_number: int) -> None:
+    """Begin to drain, or end the process once the lines queued so far are written, within `LAST_LINES_S`."""
     if stop.is_set():
+        end = time.monotonic() + LAST_LINES_S
+        for flush in flushes:
+            flush(max(0.0, end - time.monotonic()))
         os._exit(128 + signal_number)
     stop.set()
 
 
 @asynccontextmanager
-async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator[str]:
+async def running(
+    config: Config, tracer: Tracer | None = None, flushes: list[Flush] | None = None
+) -> AsyncIterator[str]:
     """Start the gateway and give its address. Leaving the block drains and closes it.
+
+    Functions that write queued lines of its files are added to `flushes`.
 
     Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
     """
@@ -126,12 +139,7 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
         if config.callers and isinstance(config.state, MemoryStore):
             log.warning("state.not_durable", consequence="a restart forgets owners of responses, budgets and blocks")
         sealing = await _sealing(config)
-        audit = None if config.audit is None else Audit(config.audit)
-        recorder = None if config.record is None else Recorder(config.record)
-        for file in (audit, recorder):
-            if file is not None:
-                file.open()
-                resources.callback(file.close)
+        audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
         settings = config.server
         workers = Workers()
         resources.callback(workers.close)
@@ -152,19 +160,34 @@ async def running(config: Config, tracer: Tracer | None = None) -> AsyncIterator
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def serve(config: Config, greet: Callable[[str, Sequence[str]], None]) -> None:
+def _open_files(
+    config: Config, resources: AsyncExitStack, flushes: list[Flush]
+) -> tuple[Audit | None, Recorder | None]:
+    """Open the files of [audit] and [record], as far as they are configured. Raises OSError, ValueError."""
+    audit = None if config.audit is None else Audit(config.audit)
+    recorder = None if config.record is None else Recorder(config.record)
+    for file in (audit, recorder):
+        if file is not None:
+            file.open()
+            resources.callback(file.close)
+            flushes.append(file.flush)
+    return audit, recorder
+
+
+async def serve(config: Config, greet: Callable[[str, Sequence[str]], None], flush_logs: Flush) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then let running calls finish; a second signal ends the process at once.
 
     `greet` receives the address and the models of the routes. Under `nohup` SIGHUP stays ignored.
     """
-    stop = asyncio.Event()
+    stop, flushes = asyncio.Event(), [flush_logs]
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:
-            loop.add_signal_handler(name, _stop, stop, name)
+            loop.add_signal_handler(name, _stop, stop, flushes, name)
     provider = tracer_provider()
     try:
-        async with running(config, provider.get_tracer("headgate") if provider else None) as address:
+        tracer = provider.get_tracer("headgate") if provider else None
+        async with running(config, tracer, flushes) as address:
             models = [route.model for route in config.routes]
             log.info("server.started", address=f"{address}/v1", models=models)
             greet(address, models)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -85,7 +85,7 @@ class Context:
         self._response_callbacks: list[ResponseCallback] = []
         self._seen_ids: tuple[Any, Any] | None = None
         self._reply_callbacks: list[ReplyCallback] = []
-        self._slots: dict[Slot[Any], Any] = {}
+        self._slots: dict[str, Any] = {}  # by the name of the slot
 
     async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns that works on a body of this size: in a thread if it is large."""
@@ -106,10 +106,11 @@ class Context:
 
     def get(self, slot: Slot[T]) -> T | None:
         """Return the value in a slot, None if it was never set."""
-        return cast("T | None", self._slots.get(slot))
+        value: T | None = self._slots.get(slot.name)
+        return value
 
     def set(self, slot: Slot[T], value: T) -> None:
-        self._slots[slot] = value
+        self._slots[slot.name] = value
 
     def add_header(self, name: str, value: str) -> None:
         """Add a header to the answer; a second value of the same header follows the first."""

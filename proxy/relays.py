@@ -3,7 +3,7 @@
 Everything else passes as it is: a relay knows no model, no cache and no history.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +13,14 @@ import structlog
 
 from backends import Backend
 from proxy.context import Context
-from proxy.routing.attempts import LONGEST_CAUSE_CHARS, before
+from proxy.routing.attempts import before
 from proxy.rules import Rules
 from proxy.state.relayed_ids import RelayedIds
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import BackendError
 from proxy.wire.event import frames_of, payload_of
+from proxy.wire.large_json import TooMuchText, loads
+from proxy.wire.loggable import summarize_error
 from proxy.wire.relay import RelayReply, RelayRequest
 
 log = structlog.get_logger()
@@ -62,7 +64,7 @@ class Relays:
                         yield await self._receive(request, reply, target, context)
                 except BackendError as error:
                     context.is_sent = error.sent
-                    cause = str(error.__cause__)[:LONGEST_CAUSE_CHARS] if error.__cause__ else None
+                    cause = summarize_error(error.__cause__) if error.__cause__ else None
                     log.warning(
                         "backend.failed", backend=target.name, code=error.code, cause=cause,
                         request_id=context.request_id,
@@ -99,7 +101,7 @@ class Relays:
         return replace(reply, body=body, chunks=None)
 
 
-async def _parse(body: bytes, context: Context) -> Mapping[str, Any] | None:
+async def _parse(body: bytes, context: Context) -> dict[str, Any] | None:
     """Return the JSON object in an answer; None for anything else."""
     values = await context.run(len(body), count_values, body, MAX_VALUES)
     if values > MAX_VALUES:
@@ -108,10 +110,10 @@ async def _parse(body: bytes, context: Context) -> Mapping[str, Any] | None:
     return await context.run(len(body), _object, body)
 
 
-def _object(payload: bytes) -> Mapping[str, Any] | None:
+def _object(payload: bytes) -> dict[str, Any] | None:
     try:
-        value = orjson.loads(payload)
-    except orjson.JSONDecodeError:
+        value = loads(payload)
+    except (orjson.JSONDecodeError, TooMuchText):
         return None
     return value if isinstance(value, dict) else None
 
@@ -130,7 +132,7 @@ async def _with_usage(chunks: AsyncIterator[bytes], context: Context) -> AsyncIt
             context.record.read_relayed(event)
 
 
-def _last_event(tail: bytes) -> Mapping[str, Any] | None:
+def _last_event(tail: bytes) -> dict[str, Any] | None:
     """Return the data of the last event in the end of a stream that is not the sentinel; None if it has none."""
     for frame in reversed(list(frames_of(tail))):
         payload = payload_of(frame)

@@ -8,8 +8,9 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from inspect import iscoroutine
 from typing import Any, TypeVar
 
 from proxy.wire.errors import Unavailable
@@ -58,7 +59,12 @@ class Workers:
         """Return what the function returns, called in a thread if it works on a large body."""
         if size_bytes < LARGE_BYTES:
             return function(*args)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, function, args)
+        working = self._pool.submit(self._call, function, args)
+        try:
+            return await asyncio.wrap_future(working)
+        except asyncio.CancelledError:
+            working.add_done_callback(_close_result)
+            raise
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -80,6 +86,12 @@ class Workers:
                 self._running -= 1
                 if self._running == 0:
                     gc.enable()
+
+
+def _close_result(working: Future[Any]) -> None:
+    """Close a coroutine that a thread returned for a call that was cancelled meanwhile: nothing will await it."""
+    if not working.cancelled() and working.exception() is None and iscoroutine(result := working.result()):
+        result.close()
 
 
 class BodyMemory:

@@ -180,7 +180,7 @@ def events(body: bytes) -> list[Any]:
 def whole(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
     """Return the bytes of an answer with a Content-Length."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return "\r\n".join([*lines, "", ""]).encode(errors="surrogateescape") + body
 
 
 def playing(*pieces: bytes, end: str = "stay") -> Play:

@@ -2,10 +2,13 @@
 
 import asyncio
 import gc
+import inspect
 import subprocess
 import sys
 import threading
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +101,48 @@ async def test_the_collector_is_enabled_after_a_call_that_was_cancelled(workers:
     workers._pool.shutdown()
 
     assert gc.isenabled()
+
+
+async def test_a_coroutine_that_no_one_awaits_any_more_is_closed(workers: Workers):
+    """A policy that waits for a store returns one; its call can be cancelled while a thread still makes it."""
+    started, may_end = threading.Event(), threading.Event()
+    made: list[Coroutine[Any, Any, None]] = []
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    def make() -> Coroutine[Any, Any, None]:
+        started.set()
+        may_end.wait(20)
+        made.append(wait())
+        return made[0]
+
+    call = asyncio.create_task(workers.run(LARGE_BYTES, make))
+    await asyncio.to_thread(started.wait, 20)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    may_end.set()
+    workers._pool.shutdown()
+
+    assert inspect.getcoroutinestate(made[0]) == inspect.CORO_CLOSED
+
+
+async def test_an_error_after_a_cancellation_is_dropped(workers: Workers):
+    """The call that would have received it is gone."""
+    started, may_end = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        started.set()
+        may_end.wait(20)
+        raise ValueError
+
+    call = asyncio.create_task(workers.run(LARGE_BYTES, fail))
+    await asyncio.to_thread(started.wait, 20)
+    call.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
 
 
 def test_small_calls_do_not_use_the_budget():

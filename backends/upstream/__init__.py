@@ -1,36 +1,27 @@
 """Sends calls to a server that speaks the Responses protocol, and forwards its answers byte for byte.
 
-Answers: the upstream's status, body, frames and headers, without those of a single connection.
+Answers: the upstream's status, body and frames, and the headers that clients of the protocol read.
 Fails: 502 `upstream_unreachable`, `upstream_reset`, `upstream_invalid_response`, `upstream_too_large`, `upstream_auth`
     (it refused the gateway's own key, which is not the caller's fault), and 504 `upstream_timeout`.
 Source: https://platform.openai.com/docs/api-reference/responses
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
-from io import BytesIO
+from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
-from yarl import URL
 
 from backends import Backend
-from backends.upstream.answer import (
-    AnswerLimits,
-    Stream,
-    invalid_answer,
-    read_body,
-    read_rest,
-    reply_of,
-    timed_out,
-    was_reset,
-)
-from backends.upstream.connector import Connector
+from backends.upstream.answer import AnswerLimits, Stream, read_body, read_rest, reply_of
+from backends.upstream.errors import invalid_answer
+from backends.upstream.headers import HeaderFilter
+from backends.upstream.http1 import Answer, BodySource, Client, Origin, Timeouts, create_tls_context, encode_head
 from backends.upstream.relay import relay_reply_of
 from backends.upstream.scrub import Scrubber
 from proxy.config.secrets import Secret
@@ -45,7 +36,6 @@ MAX_LIST_BYTES = 4_194_304  # the largest list of models
 PATHS: Mapping[Operation, str] = {
     "create": "responses", "compact": "responses/compact", "input_tokens": "responses/input_tokens",
 }  # fmt: skip
-LARGE_BYTES = 1_048_576  # a larger body is written in pieces, so that other calls are served in between
 
 
 class Upstream(Backend):
@@ -62,21 +52,38 @@ class Upstream(Backend):
     """How long it may take to begin its answer, in seconds."""
     between_bytes_timeout_s: PositiveFloat = 300
     """How long it may be silent within an answer, in seconds. The whole answer has no limit."""
+    idle_timeout_s: PositiveFloat = 30
+    """How long a connection without a call is kept open for the next one, in seconds."""
+    ca_file: Path | None = None
+    """A file of the authorities (PEM) that sign its certificate. Default: those of the system."""
     max_answer_bytes: PositiveInt = 268_435_456
     """The largest answer that is not a stream, in bytes."""
     compaction: bool | None = None
     """Whether it compacts conversations (/responses/compact, `compaction_trigger`); default: as keeps_state says."""
     forward_headers: tuple[str, ...] = FORWARDED
     """The callers' headers that it receives, such as "openai-project"; a name may end in `*`. Replaces the default."""
+    forward_answer_headers: tuple[str, ...] = ()
+    """More headers of its answers for callers, as names or as beginnings that end in *, such as "x-ms-*".
+
+    Limits, retries, and what SDKs and coding agents read (openai-*, x-ratelimit-*, x-codex-* ...) always are."""
 
     @field_validator("forward_headers")
     @classmethod
     def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(HeaderNames(names).names))
 
-    @cached_property
-    def _base(self) -> str:
-        return self.base_url.rstrip("/")
+    @field_validator("forward_answer_headers")
+    @classmethod
+    def _may_be_forwarded(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        HeaderFilter(names)
+        return names
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, base_url: str) -> str:
+        """Raises ValueError for an address that no request can be sent to."""
+        encode_head("GET", urlsplit(base_url).path, {"Host": Origin.of(base_url).authority})
+        return base_url
 
     @property
     def compacts(self) -> bool:
@@ -87,8 +94,20 @@ class Upstream(Backend):
         return HeaderNames(self.forward_headers)
 
     @cached_property
+    def _origin(self) -> Origin:
+        return Origin.of(self.base_url)
+
+    @cached_property
+    def _path(self) -> str:
+        return urlsplit(self.base_url).path.rstrip("/")
+
+    @cached_property
+    def _probe_headers(self) -> Mapping[str, str]:
+        return {"Host": self._origin.authority, "Accept-Encoding": "identity"}
+
+    @cached_property
     def _own_headers(self) -> Mapping[str, str]:
-        headers = {"Accept-Encoding": "identity"}
+        headers = {**self._probe_headers}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
         return headers
@@ -96,25 +115,24 @@ class Upstream(Backend):
     @cached_property
     def _limits(self) -> AnswerLimits:
         key = None if self.api_key is None else self.api_key.get_secret_value()
-        return AnswerLimits(self.between_bytes_timeout_s, self.max_answer_bytes, Scrubber(key))
+        return AnswerLimits(self.max_answer_bytes, Scrubber(key), HeaderFilter(self.forward_answer_headers))
 
     @cached_property
-    def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=Connector(limit=0),  # aiohttp's default would queue the 101st stream
-            cookie_jar=aiohttp.DummyCookieJar(),  # cookies set for one caller must not reach another
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s),
-            trust_env=False,
-            auto_decompress=False,  # on the event loop, without a bound on the ratio
-            max_line_size=16_384,
-            max_field_size=16_384,
+    def _client(self) -> Client:
+        timeouts = Timeouts(
+            self.connect_timeout_s, self.first_byte_timeout_s, self.between_bytes_timeout_s, self.idle_timeout_s
         )
+        return Client(self._origin, timeouts, create_tls_context(self.ca_file) if self._origin.is_tls else None)
+
+    def check(self) -> None:
+        if self.ca_file is not None:
+            create_tls_context(self.ca_file)
 
     async def start(self) -> None:
-        _ = self._session
+        _ = self._client
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._client.close()
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
@@ -131,11 +149,7 @@ class Upstream(Backend):
     @asynccontextmanager
     async def relay(self, request: RelayRequest, context: Context) -> AsyncIterator[RelayReply]:
         headers = {**self._headers(request.headers, context), **request.types}
-        body: bytes | AsyncIterator[bytes] = request.body
-        if request.stream is not None:
-            body = request.stream
-            if request.size is not None:
-                headers["Content-Length"] = str(request.size)
+        body = request.body if request.stream is None else BodySource(request.stream, request.size)
         answer = await self._request(request.method, request.path, body, headers, request.query)
         try:
             yield await relay_reply_of(answer, self._limits)
@@ -155,10 +169,11 @@ class Upstream(Backend):
     async def ready(self) -> bool:
         """Whether it answers at all. The probe carries no key: anyone may request `/readyz`."""
         try:
-            async with self._session.get(URL(f"{self._base}/models", encoded=True), allow_redirects=False):
-                return True
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            answer = await self._client.request(encode_head("GET", f"{self._path}/models", self._probe_headers), b"")
+        except BackendError:
             return False
+        answer.close()
+        return True
 
     def _headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
         """Return the headers of a request: the caller's that it may see, and those of the trace."""
@@ -166,39 +181,15 @@ class Upstream(Backend):
         return {**forwarded, **context.trace.propagation_headers()}
 
     async def _request(
-        self, method: str, path: str, body: bytes | AsyncIterator[bytes], headers: Mapping[str, str], query: str = ""
-    ) -> aiohttp.ClientResponse:
+        self, method: str, path: str, body: bytes | BodySource, headers: Mapping[str, str], query: str = ""
+    ) -> Answer:
         """Send a request and return the answer once its head has arrived.
 
-        A body is JSON unless a header says otherwise. Raises BackendError.
+        A body is JSON unless a header says otherwise. Raises BackendError, and what a streamed body raises.
         """
-        data: object = body or None
-        if isinstance(body, bytes) and len(body) > LARGE_BYTES:
-            data = BytesIO(body)
-        sent = {"Content-Type": "application/json", **headers, **self._own_headers}
-        url = URL(f"{self._base}/{path}?{query}" if query else f"{self._base}/{path}", encoded=True)
-        try:
-            async with asyncio.timeout(self.first_byte_timeout_s):
-                return await self._session.request(method, url, data=data, headers=sent, allow_redirects=False)
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise _unreachable(error) from error
-        except TimeoutError as error:
-            raise timed_out() from error
-        except aiohttp.InvalidURL as error:
-            message = "The upstream's address is not a valid URL."
-            raise BackendError(message, code="upstream_unreachable", source="gateway", sent=False) from error
-        except aiohttp.ClientResponseError as error:
-            raise invalid_answer("an answer that is not valid HTTP") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise was_reset() from error
-
-
-def _unreachable(error: Exception) -> BackendError:
-    """No byte of the request was sent."""
-    if isinstance(error, TimeoutError):
-        return timed_out(sent=False)
-    is_refused_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)  # as refused the next time
-    return BackendError(
-        "The upstream cannot be reached.", code="upstream_unreachable", source="network",
-        retryable=not is_refused_certificate, sent=False,
-    )  # fmt: skip
+        query = query.partition("#")[0]  # a fragment is not part of a request
+        target = f"{self._path}/{path}?{query}" if query else f"{self._path}/{path}"
+        framing = body.framing if isinstance(body, BodySource) else {"Content-Length": str(len(body))} if body else {}
+        fields = {"user-agent": "headgate", "Content-Type": "application/json", **headers}
+        head = encode_head(method, target, {**fields, **self._own_headers, **framing})
+        return await self._client.request(head, body)

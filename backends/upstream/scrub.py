@@ -1,33 +1,52 @@
 """Removes the gateway's own key from what an upstream sends: some echo it in a refusal, and callers must not see it."""
 
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterator
+from urllib.parse import quote
+
 import orjson
 
-from proxy.wire.event import Batch, Event, Run
+from proxy.wire.event import Batch, Event, Run, parse_payload, payload_of
 
 REPLACEMENT = "[redacted]"
 SHORTEST_CHARS = 8
 """A shorter key is not searched for, in characters: it could be a part of any text."""
+WEB_CHARS = "+&<>='`"
+"""What encoders for web pages escape in JSON although they need not."""
+URL_SAFE = str.maketrans("+/", "-_")
 
 
 class Scrubber:
-    """Replaces one secret, as it is and as JSON may write it. None: nothing is replaced."""
+    """Replaces one secret in every form in which servers write it. None: nothing is replaced.
+
+    The forms are the secret itself, as JSON may escape it, as URLs have it, and within base64. Base64 is not searched
+    for in the parts of a stream that nothing follows (texts and arguments as they are generated): it would be a large
+    part of the cost of forwarding them.
+    """
 
     def __init__(self, secret: str | None) -> None:
         known = secret if secret and len(secret) >= SHORTEST_CHARS else None
-        forms = (known, known.replace("/", "\\/"), orjson.dumps(known).decode()[1:-1]) if known else ()
-        self._texts = tuple(dict.fromkeys(forms))
+        plain = tuple(dict.fromkeys(_plain_forms(known))) if known else ()
+        self._texts = tuple(dict.fromkeys([*plain, *_base64_forms(known)])) if known else ()
+        self._names = tuple(text.lower() for text in self._texts)
+        self._plain = tuple(text.encode() for text in plain)
         self._bytes = tuple(text.encode() for text in self._texts)
 
-    @property
-    def secrets(self) -> tuple[bytes, ...]:
-        """Return the forms of the secret that are searched for."""
-        return self._bytes
+    def secrets(self, *, everywhere: bool) -> tuple[bytes, ...]:
+        """Return the forms of the secret that are searched for: in a stream not those in base64."""
+        return self._bytes if everywhere else self._plain
 
     def text(self, text: str) -> str:
         """Return a text without the secret."""
         for secret in self._texts:
             text = text.replace(secret, REPLACEMENT)
         return text
+
+    def is_in_name(self, name: str) -> bool:
+        """Whether the name of a header has the secret in it: names are the same in any case."""
+        return any(secret in name.lower() for secret in self._names)
 
     def data(self, data: bytes) -> bytes:
         """Return bytes without the secret: the same object where it does not occur."""
@@ -37,26 +56,38 @@ class Scrubber:
         return data
 
     def batch(self, batch: Batch) -> Batch:
-        """Return the units of a stream without the secret. Each is made of whole frames, so it cannot be split."""
-        if not any(secret in unit.sse for unit in batch for secret in self._bytes):
-            return batch
-        return [
-            Run(self.data(unit.sse)) if isinstance(unit, Run) else Event(unit.type, self.data(unit.sse))
-            for unit in batch
-        ]
+        """Return the units of a stream without the secret. Each is made of whole frames, so it cannot be split.
+
+        Raises ValueError for an event that cannot be parsed without it.
+        """
+        for unit in batch:
+            for secret in self._plain if isinstance(unit, Run) else self._bytes:
+                if secret in unit.sse:
+                    return [self._unit(unit) for unit in batch]
+        return batch
+
+    def _unit(self, unit: Event | Run) -> Event | Run:
+        frames = self.data(unit.sse)
+        if isinstance(unit, Run):
+            return Run(frames)
+        return Event(unit.type, frames, parse_payload(payload_of(frames)))
 
 
 class StreamScrubber:
     """Replaces the secret in a body that arrives in chunks. Only what may be the beginning of a secret is held back."""
 
-    def __init__(self, scrubber: Scrubber) -> None:
-        self._scrubber = scrubber
+    def __init__(self, scrubber: Scrubber, *, everywhere: bool = True) -> None:
+        """`everywhere` is whether base64 is searched too."""
+        self._secrets = scrubber.secrets(everywhere=everywhere)
         self._held = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Return what can be passed on, which may be nothing yet."""
-        data = self._scrubber.data(self._held + chunk if self._held else chunk)
-        held = max((_overlap(data, secret) for secret in self._scrubber.secrets), default=0)
+        data = self._held + chunk if self._held else chunk
+        for secret in self._secrets:
+            if secret in data:
+                data = data.replace(secret, REPLACEMENT.encode())
+        held = max((_overlap(data, secret) for secret in self._secrets), default=0)
         self._held = data[len(data) - held :] if held else b""
         return data[: len(data) - held] if held else data
 
@@ -68,5 +99,33 @@ class StreamScrubber:
 
 def _overlap(data: bytes, secret: bytes) -> int:
     """How long the end of the data is that is a beginning of the secret."""
-    longest = min(len(data), len(secret) - 1)
-    return next((size for size in range(longest, 0, -1) if data.endswith(secret[:size])), 0)
+    tail = data[-(len(secret) - 1) :]
+    start = tail.find(secret[:1])
+    while start >= 0:
+        if secret.startswith(tail[start:]):
+            return len(tail) - start
+        start = tail.find(secret[:1], start + 1)
+    return 0
+
+
+def _plain_forms(secret: str) -> Iterator[str]:
+    """The secret as it is, as JSON may write it, and percent-encoded."""
+    yield secret
+    for in_json in (orjson.dumps(secret).decode()[1:-1], json.dumps(secret)[1:-1]):
+        yield from (in_json, in_json.replace("/", "\\/"))
+        for digits in ("04X", "04x"):
+            yield in_json.translate({ord(char): f"\\u{ord(char):{digits}}" for char in WEB_CHARS})
+    for encoded in (quote(secret, safe=""), quote(secret)):
+        yield from (encoded, re.sub("%..", lambda escape: escape[0].lower(), encoded))
+
+
+def _base64_forms(secret: str) -> Iterator[str]:
+    """What every base64 text has that contains the secret, at each of the three places where it may begin.
+
+    Characters at its ends that depend on what stands beside it are left out.
+    """
+    data = secret.encode()
+    for before in range(3):
+        encoded = b64encode(bytes(before) + data).decode()
+        form = encoded[(8 * before + 5) // 6 : 8 * (before + len(data)) // 6]
+        yield from (form, form.translate(URL_SAFE), form.replace("/", "\\/"))

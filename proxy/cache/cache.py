@@ -18,6 +18,7 @@ from proxy.routing.routes import Route
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
+from proxy.wire.loggable import summarize_error
 from proxy.wire.transcript import Transcript
 
 log = structlog.get_logger()
@@ -115,7 +116,8 @@ class Cache:
             entry = Entry(self._clock(), echoed_fields(call), headers, text, transcript.response)
             await self._store.put(key, entry.encode(key), ttl_s=self._settings.ttl_s)
         except (StoreError, UnicodeDecodeError, orjson.JSONEncodeError) as error:
-            log.warning("cache.write_failed", error=str(error)[:200])
+            found = str(error)[:200] if isinstance(error, StoreError) else summarize_error(error)
+            log.warning("cache.write_failed", error=found)
 
 
 def _directives(cache_control: str) -> frozenset[str]:

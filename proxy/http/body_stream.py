@@ -7,7 +7,6 @@ from aiohttp import web
 
 from proxy.config.schema import ServerTable
 from proxy.http.body import BYTES_PER_SECOND, body_too_large, body_too_late, continue_if_expected, incomplete_body
-from proxy.wire.errors import HeadgateError
 
 BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # what may precede a JSON text: white space, and marks of an encoding
 
@@ -16,8 +15,6 @@ class BodyStream:
     """Reads a body in chunks. The time that its receiver takes does not count as time of the caller."""
 
     def __init__(self, request: web.BaseRequest, server: ServerTable) -> None:
-        self.failure: HeadgateError | None = None
-        """Why it could not be read to its end. An HTTP client that sends it would hide the reason."""
         self._request = request
         self._server = server
         self._first = b""
@@ -32,14 +29,10 @@ class BodyStream:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The chunks of the body. Raises RequestError: 413 too large, 408 too slow, 400 incomplete."""
-        try:
-            chunk = self._first
-            while chunk:
-                yield chunk
-                chunk = await self._read()
-        except HeadgateError as error:
-            self.failure = error
-            raise
+        chunk = self._first
+        while chunk:
+            yield chunk
+            chunk = await self._read()
 
     async def _read(self) -> bytes:
         """Return the next chunk, b"" at the end. Raises RequestError."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.workers import Pace
+from proxy.workers import LARGE_READ_BYTES, Pace
 
 
 class PacedConnection(web.RequestHandler):
@@ -20,6 +20,8 @@ class PacedConnection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if len(data) < LARGE_READ_BYTES:
+            return
         delay_s = self._pace.delay_s(len(data), self._loop.time())
         if delay_s and self._hold is None:
             self._hold = self._loop.call_later(delay_s, self._release)

@@ -1,7 +1,7 @@
 """Relayed paths: identify -> parse -> reply_to -> send. What is no JSON is sent on while it is received."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from proxy.relays import Relays
 from proxy.routing.relay import BASE, Relay
 from proxy.wire.body import parse_object
 from proxy.wire.call import Call
-from proxy.wire.errors import BackendError, RequestError
+from proxy.wire.errors import RequestError
 from proxy.wire.headers import forwarded_headers
 from proxy.wire.query import refuse_body_fields
 from proxy.wire.relay import RelayReply, RelayRequest
@@ -61,24 +61,18 @@ class RelayEndpoints:
 
     async def forward(self, target: Backend, exchange: Exchange) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
-        stream = BodyStream(exchange.request, self.ingress.server)
         with self.ingress.lease() as memory:
             with exchange.trace.step("parse"):
-                request = await self._parse(exchange, stream, memory)
+                request = await self._parse(exchange, memory)
             context = self.ingress.context(exchange, caller, memory)
-            try:
-                async with self.relays.reply_to(request, target, context) as reply:
-                    return await _send(exchange, reply)
-            except BackendError:
-                if stream.failure is not None:  # the caller's body broke off, and with it the request to the upstream
-                    raise stream.failure from None
-                raise
+            async with self.relays.reply_to(request, target, context) as reply:
+                return await _send(exchange, reply)
 
-    async def _parse(self, exchange: Exchange, stream: BodyStream, memory: MemoryLease) -> RelayRequest:
+    async def _parse(self, exchange: Exchange, memory: MemoryLease) -> RelayRequest:
         """Return the request with its JSON object, or with its stream. Raises RequestError, Unavailable."""
         sent = exchange.request
         request = partial(
-            RelayRequest, sent.method, _path(exchange.path), exchange.query,
+            RelayRequest, "GET" if sent.method == "HEAD" else sent.method, _path(exchange.path), exchange.query,
             forwarded_headers(sent.headers, self.ingress.header_names),
             {name: sent.headers[name] for name in ("Content-Type", "Accept") if name in sent.headers},
         )  # fmt: skip
@@ -87,6 +81,7 @@ class RelayEndpoints:
         if _is_json(sent):
             call, raw = await self.ingress.read(exchange, memory, parse_relayed, is_optional=True)
             return request(call, raw)
+        stream = BodyStream(sent, self.ingress.server)
         await self._check_stream(exchange, stream)
         return request(stream=stream.chunks(), size=sent.content_length)
 
@@ -146,19 +141,32 @@ def _is_json(request: web.BaseRequest) -> bool:
 
 async def _send(exchange: Exchange, reply: RelayReply) -> web.StreamResponse:
     """Send an answer as it arrives. Raises what its chunks raise before anything was written."""
-    request = exchange.request
-    chunks = reply.chunks
-    first = b"" if chunks is None else await anext(chunks, b"")
-    headers = {**SAFE_HEADERS, **reply.headers, **exchange.common_headers()}
+    request, chunks = exchange.request, reply.chunks
     if chunks is None:
+        headers = {**SAFE_HEADERS, **reply.headers, **exchange.common_headers()}
         whole = web.Response(status=reply.status, headers=headers, body=reply.body or b"")
         await whole.prepare(request)
         await whole.write_eof()
         exchange.record.status = whole.status
         return whole
-    response = web.StreamResponse(status=reply.status, headers=headers)
+    is_head = request.method == "HEAD"
+    first = b"" if is_head else await anext(chunks, b"")
+    response = web.StreamResponse(
+        status=reply.status, headers={**SAFE_HEADERS, **reply.headers, **exchange.common_headers()}
+    )
     await response.prepare(request)
     exchange.record.status = response.status
+    if is_head:
+        await response.write_eof()
+    else:
+        await _write(request, response, first, chunks)
+    return response
+
+
+async def _write(
+    request: web.BaseRequest, response: web.StreamResponse, first: bytes, chunks: AsyncIterator[bytes]
+) -> None:
+    """Write the chunks of an answer. If they break off, so does the answer: a regular end would look complete."""
     try:
         if first:
             await response.write(first)
@@ -167,6 +175,5 @@ async def _send(exchange: Exchange, reply: RelayReply) -> web.StreamResponse:
         await response.write_eof()
     except Exception:
         if request.transport is not None:
-            request.transport.abort()  # a regular end would look like a complete answer
+            request.transport.abort()
         raise
-    return response

@@ -14,10 +14,10 @@ from proxy.rules.guard import require_stream
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
+from proxy.wire.loggable import summarize_error
 
 log = structlog.get_logger()
 
-LONGEST_CAUSE_CHARS = 200
 R = TypeVar("R")
 
 
@@ -43,7 +43,7 @@ class Attempts:
                     yield reply
             except BackendError as error:
                 context.is_sent = error.sent
-                cause = str(error.__cause__)[:LONGEST_CAUSE_CHARS] if error.__cause__ else None
+                cause = summarize_error(error.__cause__) if error.__cause__ else None
                 log.warning(
                     "backend.failed", backend=target.name, code=error.code, cause=cause, request_id=context.request_id
                 )

@@ -8,10 +8,9 @@ from proxy.context import Context
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import Audit, Decision
 from proxy.wire.call import Call
+from proxy.wire.loggable import printable
 
 log = structlog.get_logger()
-
-LONGEST_MODEL_CHARS = 128
 
 
 class Decisions:
@@ -38,7 +37,8 @@ class Decisions:
         """Record one decision in the trace and the audit file."""
         if not self.are_recorded(context):
             return
-        version, model = self._versions[id(rule)], call.model[:LONGEST_MODEL_CHARS]
+        version, model = self._versions[id(rule)], printable(call.model)
+        param = None if param is None else printable(param)
         attributes = {"policy": rule.name, "version": version, "decision": decision, "code": code}
         context.trace.event("headgate.policy", attributes)
         if self._audit is not None:
@@ -51,7 +51,8 @@ class Decisions:
         """Record a violation, log it, and return it to the caller in a header."""
         log.info(
             "policy.violated", policy=rule.name, code=code, outcome=outcome, caller=context.caller.name,
-            model=call.model[:LONGEST_MODEL_CHARS], param=param, request_id=context.request_id,
+            model=printable(call.model), param=None if param is None else printable(param),
+            request_id=context.request_id,
         )  # fmt: skip
         context.record.policy, context.record.outcome = rule.name, outcome
         context.add_header("x-headgate-policy", f"{'report' if outcome == 'reported' else 'enforce'}; {code}")

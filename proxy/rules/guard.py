@@ -153,6 +153,9 @@ def _record(batch: Batch, context: Context) -> None:
     """
     transcript, memory = context.transcript, context.memory
     before, size = transcript.kept_bytes, transcript.size_of(batch)
+    if size == before == 0:  # nothing of it is kept
+        transcript.see(batch)
+        return
     if before + size > MAX_KEPT_BYTES:
         raise BackendError("The items of the response are too large.", code="upstream_too_large", source="gateway")
     try:

@@ -143,11 +143,11 @@ class Ownership:
 
     async def _put(self, field: str, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
         """The first team that receives an id owns it: no upstream can move another upstream's id."""
-        key = _key(field, value)
-        if await self._store.put(key, owner.encode(), ttl_s=TTL_S, if_absent=True):
+        key, encoded = _key(field, value), owner.encode()
+        if await self._store.put(key, encoded, ttl_s=TTL_S, if_absent=True):
             return
         stored = await self._store.get(key)
-        known = None if stored is None else Owner.decode(stored)
+        known = owner if stored == encoded else None if stored is None else Owner.decode(stored)
         if known is not None and known.team != owner.team:
             log.warning("ownership.conflicted", field=field, team=owner.team)
             return
@@ -159,6 +159,8 @@ class Ownership:
 def conversation_id(holder: Mapping[str, Any]) -> str | None:
     """Return the id of the conversation that a request or a response names: as a text, or as {"id": ...}."""
     conversation = holder.get("conversation")
+    if conversation is None:
+        return None
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
     return conversation if isinstance(conversation, str) else None

@@ -115,10 +115,10 @@ class QueuedFile(ABC):
         if self._queue is not None:
             self._queue.put(line)
 
-    def flush(self) -> None:
-        """Wait until the lines so far are written."""
+    def flush(self, timeout_s: float = 2.0) -> None:
+        """Wait until the lines so far are written, for at most `timeout_s`."""
         if self._queue is not None:
-            self._queue.flush()
+            self._queue.flush(timeout_s)
 
     def close(self) -> None:
         is_written = self._queue is None or self._queue.close()

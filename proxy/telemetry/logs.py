@@ -16,17 +16,18 @@ import orjson
 import structlog
 
 from proxy.telemetry.files import LineQueue
+from proxy.wire.loggable import describe_crash, printable
 
 log = structlog.get_logger()
 
 
 def configure_logs(
     *, console: bool | None = None, level: int = logging.INFO, final: bool = False
-) -> Callable[[], object]:
+) -> Callable[..., object]:
     """Send logs of this level and above to stderr: coloured on a terminal, else JSON, with libraries' warnings.
 
     `final`: the configuration of a server, which will not change again; its lines are written in a thread. Returns the
-    function that writes what is queued, within 2 seconds; call it before the process exits.
+    function that writes what is queued, within 2 seconds or those given; call it before the process exits.
     """
     stderr: TextIO | None = sys.stderr  # None in a process without standard streams
     if console is None:
@@ -34,7 +35,8 @@ def configure_logs(
     for_terminal: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),  # rich ones show locals
+        _describe_error,
+        structlog.dev.ConsoleRenderer(),
         _encode_text,
     ]
     writer = _QueuedWriter(stderr) if final else _LineWriter(stderr)
@@ -50,9 +52,18 @@ def configure_logs(
 
 def _encode_json(_logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:
     """One JSON line, in a single processor because every request writes one."""
-    if fields.get("exc_info"):
-        fields = structlog.processors.format_exc_info(_logger, level, fields)
+    if "exc_info" in fields:
+        fields = _describe_error(_logger, level, fields)
     return orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str)
+
+
+def _describe_error(_logger: Any, _level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace an exception by its type and frames: its message may quote a caller or an upstream."""
+    error = fields.pop("exc_info", None)
+    error = sys.exc_info()[1] if error is True else error
+    if isinstance(error, BaseException):
+        fields["exception"] = describe_crash(error)
+    return fields
 
 
 def _encode_text(_logger: Any, _level: str, line: Any) -> bytes:
@@ -83,7 +94,7 @@ class _LineWriter:
 
     debug = info = warning = error = critical = exception = msg
 
-    def close(self) -> None:
+    def close(self, _timeout_s: float = 2.0) -> None:
         """Nothing is queued."""
 
 
@@ -99,8 +110,8 @@ class _QueuedWriter:
 
     debug = info = warning = error = critical = exception = msg
 
-    def close(self) -> None:
-        self._queue.close()
+    def close(self, timeout_s: float = 2.0) -> None:
+        self._queue.close(timeout_s)
 
     def _write(self, lines: list[bytes], lost: int) -> int:
         if lost:
@@ -111,12 +122,19 @@ class _QueuedWriter:
 
 
 class _LibraryHandler(logging.Handler):
-    """Logs of libraries without their tracebacks, which quote what callers sent, keys included."""
+    """Logs of libraries without tracebacks and messages of exceptions, which quote what callers sent, keys included."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        text = str(_without_message(record.msg))
+        arguments = tuple(map(_without_message, record.args)) if isinstance(record.args, tuple) else record.args
         try:
-            message = record.getMessage()
+            message = text % arguments if arguments else text
         except (TypeError, ValueError):  # the library's format string does not fit its arguments
-            message = str(record.msg)
-        log.warning("library.warned", logger=record.name, message=message[:200], error=error)
+            message = text
+        first_line = message.partition("\n")[0]  # asyncio describes a task and its exception in the lines after it
+        log.warning("library.warned", logger=record.name, message=printable(first_line, 200), error=error)
+
+
+def _without_message(value: object) -> object:
+    return type(value).__name__ if isinstance(value, BaseException) else value

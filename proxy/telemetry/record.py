@@ -1,16 +1,19 @@
 """What is recorded of one request: the fields of its log line and the attributes of its spans.
 
-Prompts, outputs and keys are never recorded. Texts that come from outside are bounded in length.
+Prompts, outputs and keys are never recorded. Texts that come from outside are bounded in length, and control characters
+in them are escaped.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
+from proxy.wire.loggable import printable
 from proxy.wire.transcript import Transcript
 
 LONGEST_CHARS = 256
-"""How much of a text is recorded, in characters."""
+"""How much of a text is recorded, in characters: the longest model and id that a call may name are recorded whole."""
+NUMBERS = frozenset({int, float, bool})
 
 
 @dataclass(slots=True)
@@ -44,45 +47,48 @@ class RequestRecord:
 
     def read(self, transcript: Transcript) -> None:
         """Take ids and token counts from the final response, if one was seen. Its values are the upstream's own."""
-        if transcript.terminal is None:
+        terminal = transcript.terminal
+        if terminal is None:
             return
-        response, usage = transcript.terminal.response, transcript.usage
+        response, usage = terminal.response, transcript.usage
         details = usage.get("input_tokens_details")
         self.response_id = response.get("id")
         self.response_model = response.get("model")
         self.finish_reason = response.get("status")
         self.input_tokens = usage.get("input_tokens")
         self.output_tokens = usage.get("output_tokens")
-        self.cached_tokens = details.get("cached_tokens") if isinstance(details, Mapping) else None
+        self.cached_tokens = details.get("cached_tokens") if isinstance(details, dict) else None
 
-    def read_relayed(self, answer: Mapping[str, Any]) -> None:
+    def read_relayed(self, answer: dict[str, Any]) -> None:
         """Take ids and token counts from the answer of a relayed path, in the words of Responses or Chat Completions.
 
         The last event of a stream has them in the same fields, or in its `response`.
         """
         inner = answer.get("response")
-        answer = inner if isinstance(inner, Mapping) else answer
+        answer = inner if isinstance(inner, dict) else answer
         self.response_id, self.response_model = answer.get("id"), answer.get("model")
         usage = answer.get("usage")
-        if not isinstance(usage, Mapping):
+        if not isinstance(usage, dict):
             return
         details = usage.get("input_tokens_details", usage.get("prompt_tokens_details"))
         self.input_tokens = usage.get("input_tokens", usage.get("prompt_tokens"))
         self.output_tokens = usage.get("output_tokens", usage.get("completion_tokens"))
-        self.cached_tokens = details.get("cached_tokens") if isinstance(details, Mapping) else None
+        self.cached_tokens = details.get("cached_tokens") if isinstance(details, dict) else None
 
     def known(self) -> dict[str, str | int | float | bool]:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
         known: dict[str, str | int | float | bool] = {}
-        for name in _NAMES:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, str):
-                known[name] = value[:LONGEST_CHARS] if len(value) > LONGEST_CHARS else value
-            else:
-                known[name] = value if isinstance(value, int | float) else f"<{type(value).__name__}>"
+        for name, value in zip(_NAMES, _values_of(self), strict=True):
+            kind = type(value)
+            if kind is str:
+                fits = len(value) <= LONGEST_CHARS and value.isprintable()
+                known[name] = value if fits else printable(value, LONGEST_CHARS)
+            elif kind in NUMBERS:
+                known[name] = value
+            elif value is not None:
+                known[name] = f"<{kind.__name__}>"
         return known
 
 
 _NAMES = tuple(field.name for field in fields(RequestRecord))
+_values_of = attrgetter(*_NAMES)

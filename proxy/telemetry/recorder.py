@@ -33,6 +33,7 @@ from proxy.context import Caller
 from proxy.telemetry.files import QueuedFile, append_line, open_private
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.loggable import summarize_error
 from proxy.wire.query import INCLUDE, query_pairs
 
 log = structlog.get_logger()
@@ -95,7 +96,7 @@ class Recorder(QueuedFile):
         try:
             self.put(orjson.dumps(line))
         except orjson.JSONEncodeError as error:  # a redacted request is one level deeper than the request
-            log.warning("record.write_failed", error=str(error))
+            log.warning("record.write_failed", error=summarize_error(error))
 
     def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Append lines and rotate the file. A sample needs no account of lost lines beyond the log."""

@@ -15,6 +15,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
+from proxy.wire.loggable import printable
 
 WAITING_STEPS = frozenset({"cache", "history"})
 # Attributes of the request's span, by field of the record ...
@@ -104,7 +105,7 @@ class Trace:
         """End the request's span with the attributes of its record."""
         if self.span is None or not self.is_recording:
             return
-        self.span.update_name(f"{record.method or ''} {record.path or ''}".strip())
+        self.span.update_name(printable(f"{record.method or ''} {record.path or ''}".strip(), LONGEST_CHARS))
         set_attributes(self.span, REQUEST_ATTRIBUTES, record)
         for name, seconds in self.durations:
             if name not in WAITING_STEPS and name != "backend":
@@ -159,11 +160,11 @@ class ModelCall:
         if self.span is None:
             return
         if self._relays is None:
-            self.span.update_name(f"chat {(self._record.model or '')[:LONGEST_CHARS]}")
+            self.span.update_name(f"chat {printable(self._record.model or '', LONGEST_CHARS)}")
             self.span.set_attribute("gen_ai.operation.name", "chat")
             self.span.set_attribute("openai.api.type", "responses")
         else:
-            self.span.update_name(f"relay {self._relays[:LONGEST_CHARS]}")
+            self.span.update_name(f"relay {printable(self._relays, LONGEST_CHARS)}")
         set_attributes(self.span, MODEL_CALL_ATTRIBUTES, self._record)
         _end_span(self.span, error)
 

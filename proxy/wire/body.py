@@ -5,9 +5,10 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.bounds import count_values
+from proxy.wire.bounds import count_text, has_more_values
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
+from proxy.wire.large_json import TooMuchText, dumps, loads
 from proxy.wire.query import refuse_body_fields
 
 LARGEST_PARSED_AGAIN = 262_144  # bytes: the second parser is slow
@@ -22,21 +23,23 @@ def parse_object(raw: bytes, *, query: str = "", max_values: int = 1_000_000) ->
     `max_values` values, and no field whose name only resembles one of the protocol's; and for a query that has a field
     of the body. An integer beyond 64 bits is read as a double, by policies and backends alike.
     """
-    if count_values(raw, max_values) > max_values:
+    if has_more_values(raw, max_values):
         raise RequestError(f"The body has too many values; the limit is {max_values}.", code="too_many_values")
     try:
-        body = orjson.loads(raw)
+        body = loads(raw)
     except orjson.JSONDecodeError as error:
         raise RequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+    except TooMuchText as error:
+        raise RequestError(f"The body has {error}.", status=413) from error
     if not isinstance(body, dict):
         raise RequestError("The body is JSON, but not an object.", code="invalid_json")
     try:
-        encoded = orjson.dumps(body)
+        encoded = dumps(body, len(raw))
     except orjson.JSONEncodeError as error:
         raise RequestError(TOO_DEEP, code="invalid_json") from error
     # A duplicate name leaves at least one colon less after encoding. Colons inside strings count alike on both sides:
     # no encoder escapes a colon, and those that the caller escaped are counted.
-    if raw.count(b":") + _escaped_colons(raw) != encoded.count(b":"):
+    if count_text(raw, b":") + _escaped_colons(raw) != count_text(encoded, b":"):
         _refuse_duplicate_names(raw)
     refuse_lookalikes(body)
     if query:
@@ -51,7 +54,7 @@ def parse_optional_object(raw: bytes, *, query: str = "", max_values: int = 1_00
 
 def _escaped_colons(raw: bytes) -> int:
     r"""How many colons are written as \u003a. An escaped backslash before u003a is not a colon."""
-    count = raw.count(b"\\u003a") + raw.count(b"\\u003A")
+    count = count_text(raw, b"\\u003a") + count_text(raw, b"\\u003A")
     found = raw.find(b"\\\\u003") if count else -1
     while found >= 0:
         before = found

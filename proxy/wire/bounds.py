@@ -2,6 +2,7 @@
 
 VALUE_BYTES = 128
 """How much memory a parsed value takes beside its text, in bytes: the largest are small objects."""
+SEPARATORS = (b",", b"[", b"{")
 WINDOW_BYTES = 1_048_576  # counted at a time: other threads may run in between, and counting ends at the limit
 
 
@@ -12,12 +13,26 @@ def count_values(raw: bytes, limit: int) -> int:
     inside strings do not count, but finding the strings is slow, so it is done only if there are too many without it.
     A text of strings with more than four quotes for each allowed value is beyond the limit as well.
     """
-    separators = _count(raw, b",[{", 0, len(raw), limit)
+    separators = _count(raw, SEPARATORS, 0, len(raw), limit)
     if separators < limit:
         return separators + 1
-    if _count(raw, b'"', 0, len(raw), 4 * limit) > 4 * limit:  # so many quotes are too many strings, or a waste of time
+    if _count(raw, (b'"',), 0, len(raw), 4 * limit) > 4 * limit:  # too many strings, or a waste of time
         return limit + 1
     return _count_outside_strings(raw, limit)
+
+
+def has_more_values(raw: bytes, limit: int) -> bool:
+    """Return whether a text has more than `limit` values. A text of n bytes has at most n, so most are not counted."""
+    return len(raw) > limit and count_values(raw, limit) > limit
+
+
+def count_text(raw: bytes, text: bytes) -> int:
+    """Return how often a text occurs that cannot overlap with itself. Counted in windows, as values are."""
+    if len(raw) <= WINDOW_BYTES:
+        return raw.count(text)
+    return sum(
+        raw.count(text, start, start + WINDOW_BYTES + len(text) - 1) for start in range(0, len(raw), WINDOW_BYTES)
+    )
 
 
 def parsed_bytes(size: int, values: int) -> int:
@@ -25,12 +40,13 @@ def parsed_bytes(size: int, values: int) -> int:
     return 2 * size + VALUE_BYTES * values
 
 
-def _count(raw: bytes, characters: bytes, start: int, end: int, limit: int) -> int:
+def _count(raw: bytes, characters: tuple[bytes, ...], start: int, end: int, limit: int) -> int:
     """How often the characters occur, counted until there are more than `limit`."""
     count = 0
     while start < end and count <= limit:
         stop = min(start + WINDOW_BYTES, end)
-        count += sum(raw.count(character, start, stop) for character in characters)
+        for character in characters:
+            count += raw.count(character, start, stop)
         start = stop
     return count
 
@@ -40,7 +56,7 @@ def _count_outside_strings(raw: bytes, limit: int) -> int:
     position = 0
     while count <= limit:
         start = raw.find(b'"', position)
-        count += _count(raw, b",[{", position, len(raw) if start < 0 else start, limit)
+        count += _count(raw, SEPARATORS, position, len(raw) if start < 0 else start, limit)
         if start < 0:
             break
         position = _end_of_string(raw, start)

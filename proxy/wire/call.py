@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import orjson
-
 from proxy.wire.body import parse_object
 from proxy.wire.errors import RequestError
+from proxy.wire.large_json import dumps
 
 Operation = Literal["create", "compact", "input_tokens", "relay"]
 """What a call asks for. The first three are requests to a model; "relay" is the JSON body of a relayed request."""
@@ -23,6 +22,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)  # those that some backend may see, names in lower case
     query: str = ""  # as received, without the question mark
     operation: Operation = "create"
+    received_bytes: int = field(default=0, compare=False)  # how large the body was when it was received
     _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -38,18 +38,18 @@ class Call:
 
     def with_fields(self, **fields: Any) -> "Call":
         """Return the call with top-level fields of the body set; a field keeps its place among the others."""
-        return Call({**self.body, **fields}, self.headers, self.query, self.operation)
+        return Call({**self.body, **fields}, self.headers, self.query, self.operation, self.received_bytes)
 
     def without_fields(self, *names: str) -> "Call":
         body = {name: value for name, value in self.body.items() if name not in names}
-        return Call(body, self.headers, self.query, self.operation)
+        return Call(body, self.headers, self.query, self.operation, self.received_bytes)
 
     @property
     def encoded(self) -> bytes:
         """The body as a backend receives it, encoded once: the object that was checked, not the bytes received."""
         encoded = self._encoded
         if encoded is None:
-            encoded = orjson.dumps(self.body)
+            encoded = dumps(self.body, self.received_bytes)
             object.__setattr__(self, "_encoded", encoded)
         return encoded
 
@@ -68,9 +68,9 @@ def parse_call(
     body, encoded = parse_object(raw, query=query, max_values=max_values)
     _require_model(body)
     _check_references(body)
-    if not isinstance(body.get("stream"), bool | None):
+    if not (body.get("stream") is None or isinstance(body["stream"], bool)):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
-    call = Call(body, headers or {}, query, operation)
+    call = Call(body, headers or {}, query, operation, len(raw))
     object.__setattr__(call, "_encoded", encoded)
     return call
 
@@ -89,10 +89,10 @@ def _require_model(body: Mapping[str, Any]) -> None:
 def _check_references(body: Mapping[str, Any]) -> None:
     """Raises RequestError for ids in a form that the protocol does not have: no owner could be found for them."""
     previous, conversation = body.get("previous_response_id"), body.get("conversation")
-    if not isinstance(previous, str | None):
+    if previous is not None and not isinstance(previous, str):
         message = "previous_response_id must be a string."
         raise RequestError(message, code="invalid_type", param="previous_response_id")
     named = conversation.get("id") if isinstance(conversation, dict) else conversation
-    if not isinstance(conversation, str | dict | None) or not isinstance(named, str | None):
+    if named is not None and not isinstance(named, str):
         message = "conversation must be a string, or an object whose id is a string."
         raise RequestError(message, code="invalid_type", param="conversation")

@@ -12,6 +12,7 @@ import orjson
 from proxy.wire.compose import events_of
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Batch, Event, Reply
+from proxy.wire.large_json import dumps
 from proxy.wire.transcript import Transcript
 
 T = TypeVar("T")
@@ -47,7 +48,8 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
             work.use_memory(COMPOSED_RATIO * size)
             events = await work.run(size, _encoded_events, reply.response or {})
             return replace(reply, headers=headers, body=None, batches=_one_batch(events))
-        return Reply(200, headers, body=orjson.dumps(transcript.response), response=transcript.response)
+        response, size = transcript.response, transcript.kept_bytes
+        return Reply(200, headers, body=await work.run(size, dumps, response, size), response=response)
     except orjson.JSONEncodeError as error:
         message = "The upstream's response is nested too deeply; the limit is 254 levels."
         raise BackendError(message, code="upstream_invalid_response") from error

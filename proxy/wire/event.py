@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from proxy.wire.large_json import loads
+
 # Source: https://platform.openai.com/docs/api-reference/responses-streaming (the last event of a response)
 TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 # The types that the gateway follows in every stream: what it needs to end a broken one as the protocol requires.
@@ -133,12 +135,13 @@ def frames_of(sse: bytes) -> Iterator[bytes]:
 
 def payload_of(frame: bytes) -> bytes:
     """The data lines of one frame, joined."""
-    return b"\n".join(line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:"))
+    lines = [line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:")]
+    return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
 def parse_payload(payload: bytes) -> Mapping[str, Any]:
     """The JSON object in a payload. Raises ValueError when it is not an object."""
-    data = orjson.loads(payload)
+    data = loads(payload)
     if not isinstance(data, dict):
         raise ValueError("an event's data is not an object")  # noqa: TRY004  one kind of error for one kind of fault
     return data

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 FORWARDED = (
     "agent-framework-version", "idempotency-key", "openai-beta", "originator", "session-id", "session_id", "thread-id",
@@ -17,6 +18,7 @@ NEVER_FORWARDED = frozenset({
     "tracestate", "trailer", "transfer-encoding", "upgrade", "x-api-key",
 })  # fmt: skip
 """Keys and cookies of callers, headers of one connection, and those that the gateway writes itself."""
+MAX_NAME_CHARS = 128  # a longer name is no client's, and would only fill the cache of names
 IDEMPOTENCY_KEY = "idempotency-key"
 # Source: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 (field names are tokens)
 _NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+\*?")
@@ -35,6 +37,7 @@ class HeaderNames:
                 raise ValueError(f"the header '{name}' is never forwarded")
         self._exact = frozenset(name for name in self.names if not name.endswith("*"))
         self._prefixes = tuple(sorted(name[:-1] for name in self.names if name.endswith("*")))
+        self._selected = lru_cache(1024)(self._select)
 
     def union(self, others: Iterable["HeaderNames"]) -> "HeaderNames":
         """Return the names of all these lists."""
@@ -44,9 +47,15 @@ class HeaderNames:
         """Return the headers with these names; their names are in lower case."""
         return {
             name: value
-            for name, value in ((name.lower(), value) for name, value in headers.items())
-            if name in self._exact or (name.startswith(self._prefixes) and name not in NEVER_FORWARDED)
+            for sent, value in headers.items()
+            if len(sent) <= MAX_NAME_CHARS and (name := self._selected(sent)) is not None
         }
+
+    def _select(self, name: str) -> str | None:
+        """Return a name in lower case; None if it is none of these."""
+        lower = name.lower()
+        is_listed = lower in self._exact or (lower.startswith(self._prefixes) and lower not in NEVER_FORWARDED)
+        return lower if is_listed else None
 
 
 def scope_idempotency_key(headers: Mapping[str, str], team: str) -> dict[str, str]:

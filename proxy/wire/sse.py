@@ -16,8 +16,9 @@ from itertools import chain, groupby, pairwise
 
 import orjson
 
-from proxy.wire.bounds import count_values
+from proxy.wire.bounds import has_more_values
 from proxy.wire.event import Event, Run, parse_leniently, parse_payload, payload_of
+from proxy.wire.large_json import TooMuchText
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
@@ -47,23 +48,24 @@ class SSEParser:
 
     def feed(self, chunk: bytes) -> list[Event | Run]:
         """Return the frames that this chunk completes. Raises ValueError when a frame exceeds `max_frame_bytes`."""
-        tail = self._tail
-        searched = max(0, len(tail) - 2)  # a blank line may have begun in the last two bytes
-        tail += chunk
+        tail, searched = self._tail, 0
+        if tail:
+            searched = max(0, len(tail) - 2)  # a blank line may have begun in the last two bytes
+            tail += chunk
+        received = tail or chunk  # most chunks begin and end with a frame, and are not copied
         if not self._started:
-            if len(tail) < len(BOM) and BOM.startswith(tail):
+            if len(received) < len(BOM) and BOM.startswith(received):
+                self._tail = bytearray(received)
                 return []
             self._started = True
-            if tail.startswith(BOM):
-                del tail[: len(BOM)]
+            received = received.removeprefix(BOM)
             searched = 0
         # The LF that belongs to a last CR may come with the next chunk.
-        end = _last_frame_end(tail, searched, len(tail) - tail.endswith(b"\r"))
-        if end:
-            self._tail = tail[end:]
-            del tail[end:]
+        end = _last_frame_end(received, searched, len(received) - received.endswith(b"\r"))
+        if received is not tail or end:
+            self._tail = bytearray(received[end:])
         self._check_length(self._tail)
-        return self._split(bytes(tail)) if end else []
+        return self._split(bytes(received[:end])) if end else []
 
     def close(self) -> list[Event | Run]:
         """Return a last frame whose blank line is missing, if its data is a whole JSON object."""
@@ -93,9 +95,11 @@ class SSEParser:
         for start, end in self._candidates(frames):
             frame = frames[start:end]
             payload = payload_of(frame)
-            event = self._followed_event(frame, payload)
-            if event is None and payload.strip() != SENTINEL:
-                continue
+            event = None
+            if payload.strip() != SENTINEL:
+                event = self._followed_event(frame, payload)
+                if event is None:
+                    continue
             if run < start:
                 batch.append(Run(frames[run:start]))
             if event is not None:
@@ -108,43 +112,53 @@ class SSEParser:
     def _candidates(self, frames: bytes) -> Iterator[tuple[int, int]]:
         """Yield start and end of each frame that may be a followed event or a sentinel."""
         matches = [m for byte, pattern in self._patterns if byte in frames and (m := pattern.search(frames))]
+        if not matches:
+            return
+        pairs = _pairs_in(frames, 0, len(frames))
         end = 0
         while matches:
-            at = min(match.start() for match in matches)
-            start = _last_frame_end(frames, end, at) or end
+            at = min([match.start() for match in matches])
+            start = _last_frame_end(frames, end, at, pairs) or end
             while frames[start] in b"\r\n":  # one more line end than the frame before needed
                 start += 1
-            end = _first_frame_end(frames, at)
+            end = _first_frame_end(frames, at, pairs)
             yield start, end
             renewed = [match if match.start() >= end else match.re.search(frames, end) for match in matches]
             matches = [match for match in renewed if match]
 
     def _followed_event(self, frame: bytes, payload: bytes) -> Event | None:
-        if count_values(payload, MAX_FRAME_VALUES) > MAX_FRAME_VALUES:
+        if has_more_values(payload, MAX_FRAME_VALUES):
             raise ValueError(f"a server-sent frame has more than {MAX_FRAME_VALUES} values")
         try:
             data = parse_leniently(payload)
+        except TooMuchText:
+            raise
         except ValueError:
             return None
         kind = data.get("type")
         return Event(kind, frame, data) if isinstance(kind, str) and kind in self._followed else None
 
 
-def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int) -> int:
-    """Return the index after the last blank line between `start` and `stop`, or 0 if there is none."""
+def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int, pairs: tuple[bytes, ...] | None = None) -> int:
+    """Return the index after the last blank line between `start` and `stop`, or 0 if there is none.
+
+    `pairs` are the pairs of line ends that occur in the buffer, if that is known.
+    """
     at = -1
-    for pair in _pairs_in(buffer, start, stop):
+    for pair in pairs or _pairs_in(buffer, start, stop):
         at = max(at, buffer.rfind(pair, max(at, start), stop))
     return 0 if at < 0 else _end_of_blank_line(buffer, at)
 
 
-def _first_frame_end(frames: bytes, start: int) -> int:
+def _first_frame_end(frames: bytes, start: int, pairs: tuple[bytes, ...]) -> int:
     """Return the index after the first blank line from `start` on; whole frames have one."""
+    if len(pairs) == 1:
+        return frames.index(pairs[0], start) + len(pairs[0])
     # Windows, because a search for a pair that only occurs far behind this frame would be repeated for each frame.
     window = 1024
     while True:
         stop = start + window
-        found = [frames.find(pair, start, stop) for pair in _pairs_in(frames, start, stop)]
+        found = [frames.find(pair, start, stop) for pair in pairs]
         if places := [at for at in found if at >= 0]:
             return _end_of_blank_line(frames, min(places))
         start = stop - 1
@@ -173,7 +187,7 @@ def _candidate_patterns(followed: frozenset[str]) -> tuple[tuple[bytes, re.Patte
     third finds keys and values that are written with escapes: servers write accents, quotes or `<` as `\u` and four hex
     digits, but no letter of a type, so only the codes of these letters are searched.
 
-    Each pattern starts with its rare byte, since `re` skips quickly to the first byte of a pattern.
+    Each pattern is one rare byte, which `re` finds faster than a text, and looks ahead from there.
     """
     values = _any_of([orjson.dumps(kind)[1:-1] for kind in followed])
     letters = "".join(sorted({*"type", *"".join(followed)}))
@@ -181,9 +195,9 @@ def _candidate_patterns(followed: frozenset[str]) -> tuple[tuple[bytes, re.Patte
     if "/" in letters:
         escapes += b"|/"
     return (
-        (b"y", re.compile(rb'ype"[ \t:]*+(?:[\r\n]|"%b")' % values)),
-        (b"D", re.compile(rb"DONE\]")),
-        (b"\\", re.compile(rb"\\(?:%b)" % escapes)),
+        (b"y", re.compile(rb'y(?=pe"[ \t:]*+(?:[\r\n]|"%b"))' % values)),
+        (b"D", re.compile(rb"D(?=ONE\])")),
+        (b"\\", re.compile(rb"\\(?=%b)" % escapes)),
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from proxy.wire.event import TERMINALS, Batch, Event, Run, parse_payload
 from proxy.wire.items import JSON, PART_TYPES
 
-LOG_BYTES = 16_777_216
 MAX_EXACT = 2**53 - 1  # the greatest integer that JavaScript clients read exactly
+LOG_BYTES = 16_777_216
 """How much of a stream is kept to close its open items with, in bytes; of longer items the beginning is kept."""
 
 ITEM_EVENTS = frozenset({"response.output_item.added", "response.output_item.done"})
@@ -95,9 +95,9 @@ class Transcript:
 
     def size_of(self, batch: Batch) -> int:
         """Return how many bytes of a batch `see` would keep, at most."""
-        items = sum(len(unit.sse) for unit in batch if unit.type in ITEM_EVENTS)
+        items = sum([len(unit.sse) for unit in batch if unit.type in ITEM_EVENTS])
         is_logged = self._open or items or self._frame_limit is not None
-        return items + sum(len(unit.sse) for unit in batch) if is_logged else 0
+        return items + sum([len(unit.sse) for unit in batch]) if is_logged else 0
 
     def drop_frames(self) -> bool:
         """Stop keeping frames for `frames`; return whether they were kept."""

@@ -26,6 +26,8 @@ BODY_HEAD = (
 )
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nx-request-id: req_bench\r\nTransfer-Encoding: chunked\r\n\r\n"
 
+RESPONSE_ID = f"resp_{'0' * 48}"  # the upstream replaces it in each answer
+
 Data = Mapping[str, Any]
 
 
@@ -57,6 +59,16 @@ DIALECTS: Mapping[str, Callable[[Data], bytes]] = {
     "type last": write_type_last,
     "CRLF": write_crlf,
 }
+
+
+class Template:
+    """An answer in which each copy gets a response id of its own, as from a real server."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._parts = answer.split(RESPONSE_ID.encode())
+
+    def with_id(self, number: int) -> bytes:
+        return (b"resp_%048x" % number).join(self._parts)
 
 
 def build_json_answer() -> bytes:
@@ -94,7 +106,7 @@ def build_frames(deltas: int, dialect: str) -> list[bytes]:
 @functools.cache  # every dialect has the same events, ids included
 def _compose(deltas: int) -> tuple[list[Event], object]:
     """Return the events of a response, and the response."""
-    composer = Composer(response_object({"model": "bench-1"}, response_id=f"resp_{'0' * 48}", created_at=1_700_000_000))
+    composer = Composer(response_object({"model": "bench-1"}, response_id=RESPONSE_ID, created_at=1_700_000_000))
     events: list[Event] = [*composer.start(), *composer.open_message()]
     for _ in range(deltas):
         events += composer.delta(DELTA)

@@ -5,12 +5,14 @@ on /v1/traces, and GET /traces returns how many posts it got.
 """
 
 import asyncio
+import itertools
 import re
 from typing import cast
 
 from tests.bench.answers import (
     DIALECTS,
     TICK_S,
+    Template,
     build_burst_answer,
     build_json_answer,
     build_paced_answer,
@@ -19,11 +21,12 @@ from tests.bench.answers import (
 from tests.bench.event_loop import run_until_signal
 
 MODEL = re.compile(rb'"model":"([^"]*)"')
-PACED = build_paced_answer()
+PACED = [Template(part) for part in build_paced_answer()]
 ANSWERS = {
-    b"json": build_json_answer(),
-    **{f"burst {dialect}".encode(): build_burst_answer(dialect) for dialect in DIALECTS},
+    b"json": Template(build_json_answer()),
+    **{f"burst {dialect}".encode(): Template(build_burst_answer(dialect)) for dialect in DIALECTS},
 }
+NUMBERS = itertools.count()
 TRACES_ACCEPTED = with_content_length(b"")
 
 
@@ -66,22 +69,23 @@ class UpstreamConnection(asyncio.Protocol):
             return
         found = MODEL.search(body)
         model = found[1] if found else b""
+        self._number = next(NUMBERS)
         if model == b"paced":
-            self._transport.write(PACED[0])
+            self._transport.write(PACED[0].with_id(self._number))
             self._schedule(1, self._loop.time())
         else:
-            self._transport.write(ANSWERS[model])
+            self._transport.write(ANSWERS[model].with_id(self._number))
 
     def _schedule(self, index: int, started: float) -> None:
         """Schedule the write of part `index`. Its time counts from the start, so that one late write delays no other."""
         self._timer = self._loop.call_at(started + index * TICK_S, self._write, index, started)
 
     def _write(self, index: int, started: float) -> None:
-        self._transport.write(PACED[index])
+        self._transport.write(PACED[index].with_id(self._number))
         if index + 2 < len(PACED):
             self._schedule(index + 1, started)
         else:  # the closing events follow the last delta at once
-            self._transport.write(PACED[-1])
+            self._transport.write(PACED[-1].with_id(self._number))
 
 
 async def serve() -> None:

@@ -11,10 +11,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from policies import Policy
 from proxy.context import Context
-from proxy.rules.decisions import LONGEST_MODEL_CHARS, Decisions
+from proxy.rules.decisions import Decisions
 from proxy.telemetry.audit import Audit, AuditTable
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import PolicyViolation, Unavailable
+from proxy.wire.loggable import LONGEST_CHARS
 from tests.examples import make_call, make_context
 from tests.rules.samples import ItemBudget, Refusal, Stamp, make_rule, make_rules
 
@@ -42,15 +43,19 @@ def test_a_violation_is_logged_recorded_and_returned(logged):
     assert (context.record.policy, context.record.outcome) == ("refusal", "reported")
 
 
-def test_a_long_model_name_is_shortened(tmp_path: Path, logged):
-    """It is the caller's text, in the log and in the audit file."""
+@pytest.mark.parametrize(
+    ("text", "shown"), [("m" * 1000, "m" * LONGEST_CHARS), ("a\x1b[31m\n\u202e", "a\\x1b[31m\\n\\u202e")]
+)
+def test_names_of_models_and_fields_are_bounded_and_printable(tmp_path: Path, logged, text: str, shown: str):
+    """They are the caller's texts, in the log and in the audit file."""
     rule, audit = make_rule(Refusal()), Audit(AuditTable(path=tmp_path / "audit"))
     audit.open()
-    Decisions([rule], audit).report(rule, make_call(model="m" * 1000), make_context(), "refusal.never", "refused")
+    decisions = Decisions([rule], audit)
+    decisions.report(rule, make_call(model=text), make_context(), "refusal.never", "refused", param=text)
     audit.close()
     line = orjson.loads((tmp_path / "audit").read_bytes())
 
-    assert logged[0]["model"] == line["model"] == "m" * LONGEST_MODEL_CHARS
+    assert [logged[0]["model"], line["model"], logged[0]["param"], line["param"]] == [shown] * 4
 
 
 async def test_decisions_are_events_of_the_span_of_the_request():

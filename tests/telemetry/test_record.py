@@ -49,13 +49,26 @@ def test_known_fields_are_in_the_order_of_the_class():
         ("x" * 256, "x" * 256),
         ("x" * 257, "x" * 256),
         ("\u00e9" * 20_000_000, "\u00e9" * 256),
+        ("a\x1b[31m\r\n\u202eb", "a\\x1b[31m\\r\\n\\u202eb"),
+        ("\x9b" * 20_000_000, "\\x9b" * 64),
         (7, 7),
         (0.5, 0.5),
         (True, True),
         ({"a": "secret"}, "<dict>"),
         (["secret"], "<list>"),
     ],
-    ids=["limit", "above", "20 million", "int", "float", "bool", "object", "array"],
+    ids=[
+        "limit",
+        "above",
+        "20 million",
+        "control characters",
+        "20 million of them",
+        "int",
+        "float",
+        "bool",
+        "object",
+        "array",
+    ],
 )
 def test_texts_are_clipped_and_other_values_are_replaced_by_their_type(field: str, value: Any, recorded: Any):
     """This holds for every field, because most values come from clients and upstreams."""

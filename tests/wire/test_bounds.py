@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.bounds import VALUE_BYTES, WINDOW_BYTES, count_values, parsed_bytes
+from proxy.wire.bounds import VALUE_BYTES, WINDOW_BYTES, count_values, has_more_values, parsed_bytes
 from proxy.wire.call import parse_call
 from proxy.wire.errors import RequestError
 from tests.examples import NO_DEADLINE
@@ -73,6 +73,15 @@ def test_values_are_counted_exactly_at_the_limit(text: bytes, values: int):
     assert count_values(text, values - 1) > values - 1
 
 
+@NO_DEADLINE
+@given(value=TEXTS, limit=st.integers(1, 30))
+def test_a_text_has_more_values_exactly_if_its_count_is_beyond_the_limit(value: Any, limit: int):
+    """A text that is shorter than the limit is not counted; the answer is the same."""
+    text = json.dumps(value).encode()
+
+    assert has_more_values(text, limit) == (count_values(text, limit) > limit)
+
+
 def test_counting_continues_across_windows():
     """The text is counted in windows; what begins in one ends in the next."""
     text = b'["' + b"," * (2 * WINDOW_BYTES) + b'",' + b"1," * WINDOW_BYTES + b"1]"
@@ -91,7 +100,7 @@ def test_counting_ends_soon_after_the_limit(text: bytes):
         assert count_values(text, 1000) >= 1
 
 
-@pytest.mark.parametrize("text", [b"", b'"', b'"\\', b'["a', b"\\", b'\\"', b"," * 9])
+@pytest.mark.parametrize("text", [b"", b'"', b'"\\', b'["a', b"\\", b'\\"', b"," * 9, b'"' + b"," * 9])
 def test_text_that_is_not_json_is_counted_without_an_error(text: bytes):
     """The parser refuses it afterwards."""
     assert count_values(text, 3) >= 1

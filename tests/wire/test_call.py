@@ -324,7 +324,7 @@ def test_with_fields_returns_a_changed_call():
 
 def test_a_changed_call_differs_only_in_its_body():
     """Headers, query and operation are carried over."""
-    call = Call({"model": "m"}, {"h": "1"}, "q=1", "compact")
+    call = Call({"model": "m"}, {"h": "1"}, "q=1", "compact", 9)
     kept = [field.name for field in fields(call) if field.init and field.name != "body"]
     default = Call({"model": "m"})
 

@@ -12,6 +12,7 @@ from proxy.wire.event import (
     Stop,
     events_of_body,
     frames_of,
+    parse_leniently,
     parse_payload,
     payload_of,
     response_reply,
@@ -175,6 +176,30 @@ def test_a_body_that_is_not_an_object_is_a_value_error(body: bytes):
     """Only an object can pass as a response."""
     with pytest.raises(ValueError, match=r"."):
         parse_payload(body)
+
+
+@pytest.mark.parametrize(
+    ("payload", "data"),
+    [
+        (b'{"a":NaN,"b":[Infinity,-Infinity]}', {"a": None, "b": [None, None]}),
+        (b'{"a":"\xff"}', {"a": "\ufffd"}),
+        (rb'{"a":"\ud800"}', {"a": "?"}),
+        (b'{"a":"tab\there"}', {"a": "tab\there"}),
+        (b'{"a":1}', {"a": 1}),
+    ],
+)
+def test_json_that_clients_read_is_read_although_it_is_not_valid(payload: bytes, data: object):
+    """Python's, JavaScript's and Go's readers each accept some of it."""
+    assert parse_leniently(payload) == data
+
+
+@pytest.mark.parametrize(
+    "payload", [b'{"a":NaN,"b":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"a":NaN', b"NaN", b"[DONE]", b"[NaN]"]
+)
+def test_what_no_client_reads_as_an_object_is_a_value_error(payload: bytes):
+    """Too deep for every reader, cut off, or no object."""
+    with pytest.raises(ValueError, match=r"."):
+        parse_leniently(payload)
 
 
 def test_every_terminal_event_is_followed():

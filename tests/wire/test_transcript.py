@@ -397,6 +397,23 @@ def test_an_open_item_is_closed_whole_when_the_frames_exceeded_their_limit():
     assert transcript.cut_open_items()[0][1]["arguments"] == "abc"
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_dropped_frames_are_not_kept_any_longer_except_those_of_open_items(is_open: bool):
+    """The caller of a stream has nothing to do with the cache: an item of it can still be closed."""
+    transcript = Transcript()
+    transcript.keep_frames(10_000)
+    kept = [added(0, id="a", type="function_call")] if is_open else []
+    transcript.see([event(**data) for data in kept])
+    transcript.see([Run(frame(**delta("function_call_arguments", "a")))])
+    before = transcript.kept_bytes
+
+    assert transcript.drop_frames()
+    assert not transcript.drop_frames()
+    assert transcript.frames() is None
+    assert transcript.kept_bytes == (before if is_open else 0)
+    assert [item["arguments"] for _, item in transcript.cut_open_items()] == ["a"] * is_open
+
+
 def test_frames_are_kept_only_on_demand():
     """Without a demand there are none."""
     assert transcript_of(CANONICAL).frames() is None

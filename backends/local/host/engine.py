@@ -17,8 +17,11 @@ import structlog
 from backends.local.decoding.job import MIN_PROMPT_TOKENS, DecodingOptions, DecodingStep, FinishReason, Job, Token
 from backends.local.scheduling.admission import JobAdmission
 from proxy.wire.errors import BackendError
+from proxy.wire.loggable import printable
 
 log = structlog.get_logger()
+
+LONGEST_ERROR_CHARS = 200
 
 
 class Generation:
@@ -114,7 +117,7 @@ class Engine(ABC):
         for step in steps:
             self._admission.record_step(step)
             if step.finish == "failed":
-                log.warning("generation.failed", error=step.message)
+                log.warning("generation.failed", error=printable(step.message, LONGEST_ERROR_CHARS))
             generation = self._generations.get(step.job)
             if generation is not None:
                 generation.add_step(step)

@@ -24,6 +24,7 @@ from backends.local.host.ipc import EngineSpec
 from backends.local.host.memory import ModelMemoryBudget
 from backends.local.scheduling.admission import JobAdmission
 from proxy.wire.errors import BackendError
+from proxy.wire.loggable import summarize_error
 
 log = structlog.get_logger()
 
@@ -166,7 +167,7 @@ class ProcessEngine(Engine):
                 reason = await self._run_child(self._child or await self._start_child())
             except Exception as error:  # noqa: BLE001  without this task no call would ever be answered again
                 is_known = isinstance(error, OSError)
-                reason, self._has_failed = str(error) if is_known else f"{type(error).__name__}: {error}", True
+                reason, self._has_failed = str(error) if is_known else summarize_error(error), True
             if reason:
                 await self._back_off(reason)
 

@@ -1,5 +1,9 @@
 """The gateway's own key is removed from the answers of an upstream."""
 
+import re
+from base64 import b64decode, b64encode
+from urllib.parse import quote, unquote
+
 import orjson
 import pytest
 from hypothesis import given
@@ -10,10 +14,43 @@ from proxy.wire.event import Event, Run
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, whole  # noqa: F401
 from tests.upstream import CANONICAL, final_body
 
-KEY = "sk-gateway/with/slashes-0123456789"
+KEY = "sk-gateway/with/slashes+plus=0123456789"
 IN_JSON = KEY.replace("/", "\\/")
+FOR_WEB = KEY.replace("+", "\\u002B").replace("=", "\\u003D")
+IN_URL, IN_URL_LOWER = (
+    quote(KEY, safe=""),
+    quote(KEY, safe="").replace("%2F", "%2f").replace("%2B", "%2b").replace("%3D", "%3d"),
+)
+BASE64 = {f"base64 after {n} bytes": b64encode(b"user:"[:n] + KEY.encode() + b":more").decode() for n in range(4)}
+BASE64_URL = {f"{name}, URL-safe": text.replace("+", "-").replace("/", "_") for name, text in BASE64.items()}
+FORMS = {
+    "plain": KEY,
+    "JSON": IN_JSON,
+    "web": FOR_WEB,
+    "URL": IN_URL,
+    "URL in lower case": IN_URL_LOWER,
+    **BASE64,
+    **BASE64_URL,
+}
+
+
+def reveals(text: str) -> bool:
+    """Whether a text has the key, or a part of it from which the rest can be guessed, in any form."""
+    decoded = [text, unquote(text), text.replace("\\/", "/"), text.replace("\\u002B", "+").replace("\\u003D", "=")]
+    for run in re.findall(r"[A-Za-z0-9+/_-]{16,}", text):
+        for cut in range(4):
+            part = run[cut:].replace("-", "+").replace("_", "/")
+            decoded.append(b64decode(part[: len(part) // 4 * 4]).decode("latin-1"))
+    return any(KEY[3:-3] in form for form in decoded)
+
+
 JSON, SSE = "Content-Type: application/json", "Content-Type: text/event-stream"
 CALL, STREAM = post(), post(b'{"model":"m","stream":true}')
+FAILED = (
+    b'event: error\ndata: {"type":"error","sequence_number":0,"message":"MESSAGE","code":null,"param":null}\n\n'
+    b'event: response.failed\ndata: {"type":"response.failed","sequence_number":1,"response":'
+    b'{"id":"r","status":"failed","output":[],"error":{"code":"server_error","message":"MESSAGE"}}}\n\n'
+)
 ECHO = orjson.dumps(
     {"error": {"message": f"Incorrect API key provided: {KEY}.", "type": "x", "param": None, "code": None}}
 )
@@ -27,13 +64,18 @@ def test_data_without_the_secret_is_the_same_object():
     assert Scrubber(KEY).batch(batch) is batch
 
 
-@pytest.mark.parametrize("form", [KEY, IN_JSON])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_every_form_of_the_secret_is_replaced(form: str):
-    """JSON may escape slashes."""
+    """Servers escape it in JSON, encode it for a URL, or quote a header in base64, wherever the key begins in it."""
     scrubber = Scrubber(KEY)
+    text, data = scrubber.text(f"a {form} b {form}"), scrubber.data(f"a {form}".encode()).decode()
+    event = scrubber.batch([Event("error", f'data: {{"type":"error","message":"{form}"}}\n\n'.encode())])
 
-    assert scrubber.text(f"a {form} b {form}") == f"a {REPLACEMENT} b {REPLACEMENT}"
-    assert scrubber.data(f"a {form}".encode()) == f"a {REPLACEMENT}".encode()
+    assert reveals(form)
+    assert not reveals(text)
+    assert not reveals(data)
+    assert not reveals(event[0].sse.decode())
+    assert text.count(REPLACEMENT) == 2
 
 
 def test_a_secret_that_json_escapes_is_replaced():
@@ -74,10 +116,10 @@ async def gateway(upstream: RawUpstream, start_gateway, monkeypatch: pytest.Monk
     return await start_gateway({"backend": [backend], "route": [{"model": "*", "backend": "fake"}]})
 
 
-def with_key(data: bytes) -> bytes:
+def with_key(data: bytes, form: str = KEY) -> bytes:
     """Return a recorded answer with the key in its text."""
     assert b"Hello" in data
-    return data.replace(b"Hello", b"Hello %b" % KEY.encode())
+    return data.replace(b"Hello", f"Hello {form}".encode())
 
 
 ECHOES = {
@@ -88,10 +130,13 @@ ECHOES = {
     "a 400 with escaped slashes": whole(ECHO.replace(KEY.encode(), IN_JSON.encode()), JSON, status="400 Bad"),
     "a 502 that is not JSON": whole(f"<b>{KEY}</b>".encode(), f"Content-Type: text/{KEY}", status="502 Error"),
     "a type that is no response": whole(b"<html>", f"Content-Type: text/{KEY}"),
-    "headers": whole(final_body(), JSON, f"X-Debug: Bearer {KEY}", f"X-Request-Id: {KEY}"),
+    "headers": whole(final_body(), JSON, f"X-Debug: Bearer {KEY}", f"X-Request-Id: {KEY}", f"OpenAI-Version: {KEY}"),
+    "a header in base64": whole(final_body(), JSON, f"OpenAI-Version: Basic {BASE64['base64 after 1 bytes']}"),
     "headers of a refusal": whole(ECHO, JSON, f"WWW-Authenticate: Bearer {KEY}", status="403 Forbidden"),
     "a body": whole(with_key(final_body()), JSON),
     "a stream": whole(with_key(CANONICAL), SSE),
+    "a body with a form for the web": whole(with_key(final_body(), FOR_WEB), JSON),
+    "a stream with base64": whole(FAILED.replace(b"MESSAGE", BASE64["base64 after 2 bytes"].encode()), SSE),
     "a stream that breaks off": whole(with_key(CANONICAL)[:-300], SSE),
 }
 
@@ -107,7 +152,7 @@ async def test_the_key_never_reaches_a_caller_or_a_log(
     output = f"{answer.headers} {answer.body.decode()} {logged} {''.join(capfd.readouterr())}"
 
     assert KEY.encode() in upstream.requests[0]
-    assert [form for form in (KEY, IN_JSON) if form in output] == []
+    assert not reveals(output)
 
 
 async def test_an_answer_that_repeats_the_key_is_otherwise_unchanged(gateway: str, upstream: RawUpstream):

@@ -1,0 +1,83 @@
+"""Which headers of an upstream's answer callers receive: those that clients of the protocol read, and configured ones.
+
+All others stay with the gateway: what an upstream sends beside its answer names its own parts and addresses, instructs
+browsers, sets cookies, or concerns one connection.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from backends.upstream.scrub import Scrubber
+
+UPSTREAM_ID = "x-upstream-request-id"
+"""The upstream's own `x-request-id`, beside the gateway's."""
+# Limits, retries, and what SDKs and coding agents read. Source: openai-python, and codex-rs/codex-api.
+FORWARDED = frozenset({
+    "ratelimit", "ratelimit-policy", "retry-after", "retry-after-ms", "x-models-etag", "x-oai-request-id",
+    "x-openai-model", "x-reasoning-included", "x-should-retry",
+})  # fmt: skip
+FORWARDED_PREFIXES = ("openai-", "x-codex-", "x-ratelimit-")
+# Never forwarded: headers of one connection (RFC 9110, 7.6.1), headers that the gateway writes itself, and headers that
+# change what a client does beyond reading this answer.
+REFUSED = frozenset({
+    "age", "alt-svc", "cache-control", "cache-status", "clear-site-data", "connection", "content-encoding",
+    "content-length", "content-type", "date", "keep-alive", "location", "proxy-authenticate", "proxy-connection",
+    "refresh", "server", "server-timing", "set-cookie", "strict-transport-security", "te", "trailer",
+    "transfer-encoding", "upgrade", "via", "www-authenticate", "x-accel-buffering", "x-request-id",
+    UPSTREAM_ID,
+})  # fmt: skip
+REFUSED_PREFIXES = ("access-control-", "x-envoy-", "x-headgate-")
+MAX_BYTES = 8_192
+"""How long names and values are together; what is beyond is dropped. Clients in Node fail from 16 KB of headers."""
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?|\*", re.ASCII)
+
+
+class HeaderFilter:
+    """Chooses the headers of an answer. `more` has names, or beginnings of names that end in `*`."""
+
+    def __init__(self, more: Iterable[str] = ()) -> None:
+        """Raises ValueError for what is not the name of a header, or names one that is never forwarded."""
+        known = [name.lower() for name in more]
+        for name in known:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"'{name}' is not the name of a header, or the beginning of one and *")
+            if name in REFUSED or name.startswith(REFUSED_PREFIXES):
+                raise ValueError(f"'{name}' is never forwarded")
+        self._names = FORWARDED.union(known)
+        self._prefixes = (*FORWARDED_PREFIXES, *(name[:-1] for name in known if name.endswith("*")))
+
+    def forwarded(self, received: Mapping[str, str], scrubber: Scrubber) -> dict[str, str]:
+        """Return the chosen headers, with names in lower case, without secrets, and at most MAX_BYTES of them.
+
+        A value with control characters, or bytes that are not UTF-8, is dropped; so is a name that has a secret in it.
+        """
+        chosen: dict[str, str] = {}
+        excluded = _named_by_connection(received)
+        for name, value in received.items():
+            lower = name.lower()
+            if (lower in self._names or lower.startswith(self._prefixes)) and not _is_refused(lower, excluded):
+                chosen[lower] = f"{chosen[lower]}, {value}" if lower in chosen else value
+        if upstream_id := received.get("x-request-id"):
+            chosen[UPSTREAM_ID] = upstream_id
+        return _within_limits(chosen, scrubber)
+
+
+def _named_by_connection(received: Mapping[str, str]) -> Sequence[str]:
+    """The names of headers that concern this connection only."""
+    named = received.get("connection")
+    return [name.strip().lower() for name in named.split(",")] if named else ()
+
+
+def _is_refused(name: str, excluded: Sequence[str]) -> bool:
+    return name in REFUSED or name.startswith(REFUSED_PREFIXES) or name in excluded
+
+
+def _within_limits(chosen: Mapping[str, str], scrubber: Scrubber) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    size = 0
+    for name, value in chosen.items():
+        size += len(name) + len(value)
+        if size <= MAX_BYTES and not _UNFIT.search(value) and not scrubber.is_in_name(name):
+            headers[name] = scrubber.text(value)
+    return headers

@@ -1,0 +1,21 @@
+"""An HTTP/1.1 client for one origin: a pool of connections, each an `asyncio.Protocol` with a parser of httptools.
+
+This is the one place where the gateway goes below a library. aiohttp's ClientSession was 60 % of what relaying a call
+costs, and many of its defaults have to be turned off in a gateway: cookies, redirects, decompression, a limit on
+connections, a timeout for the whole answer. What is left is small enough to be written out:
+
+    request.py     where requests go, and their heads as bytes
+    parser.py      bytes of a connection -> heads and bodies of answers; refuses what is not valid HTTP
+    connection.py  one connection: writing, reading, backpressure, timeouts
+    dial.py        opens connections: addresses, TLS
+    pool.py        Client: reuses connections, retries on a fresh one, hands out Answers
+
+What it leaves out: proxies, cookies, redirects, decompression, HTTP/2, pipelining, `Expect: 100-continue`, trailers.
+"""
+
+from backends.upstream.http1.connection import Timeouts
+from backends.upstream.http1.dial import create_tls_context
+from backends.upstream.http1.pool import Answer, Client
+from backends.upstream.http1.request import BodySource, Origin, encode_head
+
+__all__ = ["Answer", "BodySource", "Client", "Origin", "Timeouts", "create_tls_context", "encode_head"]

@@ -1,0 +1,278 @@
+"""One connection to an upstream: writes a request, reads its answer, and limits how long both may take.
+
+It belongs to one call at a time, so at most one task waits for it. What one `data_received` brings is parsed at once
+and is one batch. There is one timer, which is not moved when data arrives: it checks the deadline when it is due.
+"""
+
+import asyncio
+import fcntl
+import math
+import select
+import sys
+import termios
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import cast
+
+from backends.upstream.errors import invalid_answer, timed_out, was_reset
+from backends.upstream.http1.parser import AnswerHead, InvalidHttp, ResponseParser
+from backends.upstream.http1.request import BodySource
+from proxy.wire.errors import BackendError
+
+HIGH_WATER_BYTES = 65_536
+"""How much of an answer may wait for its reader before the upstream is paused."""
+PIECE_BYTES = 262_144
+"""A larger body is written in pieces of this size, so that other calls are served in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long connecting, the wait for an answer, silence within it, and idleness after it may take, in seconds."""
+
+    connect_s: float
+    first_byte_s: float
+    between_bytes_s: float
+    idle_s: float
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Sends one request at a time. After `finish` it can send the next one, if that returned True."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._loop = asyncio.get_running_loop()
+        self._parser = ResponseParser()
+        self._chunks: list[bytes] = []  # of the body; not read yet
+        self._buffered_bytes = 0
+        self._error: BackendError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = math.inf
+        self._is_active = self._is_written = False
+        self._is_reading_paused = self._is_writing_paused = False
+        self._written_bytes = 0
+        self.idle_since = 0.0
+        self.was_refused_unread = False
+        """Whether the upstream had closed the connection before it received a byte of the request."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether an idle connection can send a request: nothing arrived on it, not even its end."""
+        return not self._transport.is_closing() and not _is_readable(self._transport)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole answer has arrived."""
+        return self._parser.is_complete
+
+    async def send(self, head: bytes, body: bytes | BodySource) -> AnswerHead:
+        """Send a request and return the head of its answer. Raises BackendError, and what a BodySource raises."""
+        self._is_active = True
+        self._start_wait(self._timeouts.first_byte_s)
+        try:
+            if self._error is None:
+                await (self._write(head, body) if isinstance(body, bytes) else self._write_source(head, body))
+            while self._parser.head is None:
+                await self._wait()
+        except BaseException:
+            self.abort()
+            raise
+        self._deadline = math.inf
+        return self._parser.head
+
+    def read_nowait(self) -> bytes:
+        """Return what has arrived of the body since the last read."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered_bytes = 0
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def read(self) -> bytes:
+        """Return what has arrived of the body since the last read, once there is something; b"" at its end.
+
+        Raises BackendError.
+        """
+        while not self._chunks:
+            if self._parser.is_complete:
+                return b""
+            self._start_wait(self._timeouts.between_bytes_s)
+            await self._wait()
+            self._deadline = math.inf
+        return self.read_nowait()
+
+    def finish(self) -> bool:
+        """End the call. Return whether another one can follow; if not, the connection is closed."""
+        parser = self._parser
+        is_reusable = (
+            parser.is_complete and parser.can_continue and not parser.has_surplus and self._error is None
+            and self._is_written and not self._transport.is_closing() and not self._transport.get_write_buffer_size()
+        )  # fmt: skip
+        self._is_active = False
+        if is_reusable:
+            self.read_nowait()
+            parser.reset()
+            self.idle_since = self._loop.time()
+        else:
+            self.abort()
+        return is_reusable
+
+    def abort(self) -> None:
+        """Close the connection without writing what is not written yet."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._error is not None:
+            return
+        if not self._is_active:
+            self._fail(invalid_answer("an answer before its request", sent=False))
+            return
+        try:
+            chunk = self._parser.feed(data)
+        except InvalidHttp as error:
+            failure = invalid_answer("an answer that is not valid HTTP")
+            failure.__cause__ = error
+            self._fail(failure)
+            return
+        if chunk:
+            self._chunks.append(chunk)
+            self._buffered_bytes += len(chunk)
+            is_full = self._buffered_bytes > HIGH_WATER_BYTES and not self._parser.is_complete
+            if is_full and not self._is_reading_paused:
+                self._is_reading_paused = True
+                self._transport.pause_reading()
+        if self._parser.head is not None:
+            self._wake()
+
+    def eof_received(self) -> None:
+        """Note whether the request can have been received: the end of a connection says how far it was."""
+        if self._is_active and not self._parser.has_begun:
+            unread_bytes = self._transport.get_write_buffer_size() + _unacknowledged_bytes(self._transport)
+            self.was_refused_unread = unread_bytes >= self._written_bytes
+        self._end(None)
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end(exc)
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        self._wake()
+
+    async def _write(self, head: bytes, body: bytes) -> None:
+        """Write a request, or as much of it as the upstream takes before it answers."""
+        first = head + body if len(body) <= PIECE_BYTES else head
+        self._transport.write(first)
+        self._written_bytes = len(first)
+        self._is_written = first is not head or not body
+        if self._is_written:
+            return
+        view = memoryview(body)
+        for start in range(0, len(body), PIECE_BYTES):
+            piece = view[start : start + PIECE_BYTES]
+            self._transport.write(piece)
+            self._written_bytes += len(piece)
+            await asyncio.sleep(0)
+            while self._is_writing_paused and not self._has_answered:
+                await self._wait()
+            if self._has_answered:
+                return
+        self._is_written = True
+
+    async def _write_source(self, head: bytes, body: BodySource) -> None:
+        """Write a request while its body is received, or as much of it as the upstream takes before it answers."""
+        self._transport.write(head)
+        self._written_bytes = len(head)
+        async with aclosing(body.frames()) as pieces:
+            self._deadline = math.inf  # while the source is waited for, which has limits of its own
+            async for piece in pieces:
+                if self._has_answered:
+                    return
+                self._transport.write(piece)
+                self._written_bytes += len(piece)
+                self._start_wait(self._timeouts.first_byte_s)
+                while self._is_writing_paused and not self._has_answered:
+                    await self._wait()
+                self._deadline = math.inf
+        self._is_written = True
+        self._start_wait(self._timeouts.first_byte_s)
+
+    @property
+    def _has_answered(self) -> bool:
+        return self._parser.head is not None or self._error is not None
+
+    def _end(self, exc: Exception | None) -> None:
+        """Nothing more arrives: the answer is complete if its end is that of the connection."""
+        if self._error is None and not (exc is None and self._parser.finish()):
+            self._error = was_reset(sent=self._is_active and not self.was_refused_unread)
+        self._wake()
+
+    def _fail(self, error: BackendError) -> None:
+        self._error = error
+        self._transport.abort()
+        self._wake()
+
+    async def _wait(self) -> None:
+        """Wait until something happens to the connection. Raises BackendError if that is its end."""
+        if self._error is not None:
+            raise self._error
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _start_wait(self, seconds: float) -> None:
+        """Set the deadline. The timer is due no later than the next deadline can be, so it need not be moved."""
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None:
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        shortest_s = min(self._timeouts.first_byte_s, self._timeouts.between_bytes_s)
+        self._timer = self._loop.call_at(min(self._deadline, self._loop.time() + shortest_s), self._check_deadline)
+
+    def _check_deadline(self) -> None:
+        self._timer = None
+        if self._loop.time() >= self._deadline:
+            self._fail(timed_out())
+        elif self._is_active:
+            self._start_timer()
+
+
+def _is_readable(transport: asyncio.Transport) -> bool:
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """How much of what was sent the upstream's machine has not received. 0 if this system cannot tell.
+
+    Source: https://man7.org/linux/man-pages/man7/tcp.7.html (SIOCOUTQ, the same number as TIOCOUTQ)
+    """
+    try:
+        held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):
+        return 0
+    return int.from_bytes(held, sys.byteorder)

@@ -1,0 +1,179 @@
+"""Parses the answers of one connection. Knows no sockets.
+
+httptools (llhttp) splits heads and bodies. It receives a head when it is whole and matches `_HEAD`, which is stricter
+than llhttp in what can end a line or a field, and bounds every part. Values of fields may contain control characters,
+as some upstreams send them, but neither NUL, CR nor LF. Source: https://www.rfc-editor.org/rfc/rfc9112
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httptools
+
+MAX_LINE_BYTES = 16_384
+"""The longest reason, and the longest value of a field."""
+MAX_HEAD_BYTES = 131_072
+"""The largest head."""
+MAX_FIELDS = 128
+MAX_INTERIM_ANSWERS = 32
+"""The most answers of a status below 200, such as 100 Continue, to one request."""
+MAX_FRAMING_BYTES = 65_536
+"""The most bytes of an answer that are not body, head or a usual chunk's size: extensions of chunks, and trailers."""
+CHUNK_FRAMING_BYTES = 32
+"""How many bytes a chunk may have beside its data without counting towards that limit."""
+_HEAD = re.compile(
+    rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]{0,%d}+)?+\r\n"
+    rb"(?:[!#$%%&'*+.^_`|~0-9A-Za-z-]{1,256}+:[^\0\r\n]{0,%d}+\r\n){0,%d}+\r\n"
+    % (MAX_LINE_BYTES, MAX_LINE_BYTES, MAX_FIELDS)
+)  # fmt: skip
+_START = b"HTTP/1."
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+
+
+class InvalidHttp(ValueError):
+    """Bytes that are not valid HTTP, or beyond a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """The status and the fields of an answer: names in lower case, repeated values joined by a comma."""
+
+    status: int
+    fields: Mapping[str, str]
+
+
+class ResponseParser:
+    """Reads one answer after another; `reset` comes between them. The `on_` methods are called by httptools."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(lenient_headers=True, lenient_spaces_after_chunk_size=True)
+        self._partial = bytearray()  # the part of a head that has arrived
+        self.reset()
+
+    def reset(self) -> None:
+        """Prepare for the next answer. The one before must be complete."""
+        self.head: AnswerHead | None = None
+        self.is_complete = False
+        self.can_continue = False
+        """Whether the upstream keeps the connection open after this answer."""
+        self.has_surplus = False
+        """Whether bytes followed the end of the answer: nothing that comes after it can be trusted."""
+        self._fields: dict[str, str] = {}
+        self._is_chunked = self._is_open_ended = False
+        self._interim_answers = 0
+        self._framing_bytes = 0
+        self._last_piece = 0  # where the body ends in the pieces that httptools found, once the answer is complete
+        self._last = b""  # the last five bytes of a chunked body
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a byte of the answer has arrived, interim answers included."""
+        return self.head is not None or self._interim_answers > 0 or bool(self._partial)
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the part of the body that these bytes contain. Raises InvalidHttp."""
+        while self.head is None:
+            found = self._split_head(data)
+            if found is None:
+                return b""
+            head, data = found
+            self._parse_head(head)
+        return self._parse_body(data) if data else b""
+
+    def finish(self) -> bool:
+        """Return whether an answer is complete now that the connection has ended."""
+        self.is_complete = self.is_complete or self._is_open_ended
+        return self.is_complete
+
+    def _split_head(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Return a whole head and what follows it; None if more of it must arrive. Raises InvalidHttp."""
+        received = self._partial
+        searched = max(len(received) - 3, 0)
+        received += data
+        end = received.find(b"\r\n\r\n", searched) + 4
+        if end < 4:
+            is_possible = received.startswith(_START[: len(received)]) and not _BARE_LF.search(received, searched)
+            if not is_possible or len(received) > MAX_HEAD_BYTES:
+                raise InvalidHttp("a head that is not valid, or too large")
+            return None
+        head, rest = bytes(received[:end]), bytes(received[end:])
+        received.clear()
+        if end > MAX_HEAD_BYTES or not _HEAD.fullmatch(head):
+            raise InvalidHttp("a head that is not valid, or too large")
+        return head, rest
+
+    def _parse_head(self, head: bytes) -> None:
+        """Set `head`, unless it is one of an interim answer."""
+        self._fields = {}
+        try:
+            self._parser.feed_data(head)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise InvalidHttp("a head that is not valid") from error
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim_answers += 1
+            if status == 101 or self._interim_answers > MAX_INTERIM_ANSWERS:
+                raise InvalidHttp("too many interim answers, or 101")
+            self.is_complete = False
+            return
+        coding = self._fields.get("transfer-encoding")
+        if coding is not None and (coding.lower() != "chunked" or self._parser.get_http_version() == "1.0"):
+            raise InvalidHttp("a transfer coding other than chunked")
+        self._is_chunked = coding is not None
+        self._is_open_ended = not (self._is_chunked or self.is_complete or "content-length" in self._fields)
+        self.head = AnswerHead(status, self._fields)
+
+    def _parse_body(self, data: bytes) -> bytes:
+        if self.is_complete:
+            self.has_surplus = True
+            return b""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self.is_complete:
+                raise InvalidHttp("a body that is not valid") from error
+            self.has_surplus = True
+        pieces = self._pieces
+        if self.is_complete:
+            del pieces[self._last_piece :]  # what follows is of another answer
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._is_chunked:
+            self._check_framing(data, len(data) - len(body), len(pieces))
+        elif len(body) < len(data):
+            self.has_surplus = True
+        pieces.clear()
+        return body
+
+    def _check_framing(self, data: bytes, framing_bytes: int, chunks: int) -> None:
+        """Bound what is not body. Find line ends after the last chunk, which httptools skips."""
+        self._framing_bytes = max(
+            self._framing_bytes + framing_bytes - CHUNK_FRAMING_BYTES * chunks, -MAX_FRAMING_BYTES
+        )  # the size of a chunk may come before the chunk itself
+        if self._framing_bytes > MAX_FRAMING_BYTES:
+            raise InvalidHttp("too large trailers, or extensions of chunks")
+        self._last = (self._last + data[-5:])[-5:]
+        if self.is_complete and not (self._last.endswith(b"\r\n\r\n") and self._last[0] not in b"\r\n"):
+            self.has_surplus = True
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            self.has_surplus = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head is not None:
+            return  # a trailer
+        key = name.decode("ascii").lower()
+        text = value.strip(b" \t").decode("utf-8", "surrogateescape")
+        self._fields[key] = f"{self._fields[key]}, {text}" if key in self._fields else text
+
+    def on_headers_complete(self) -> None:
+        self.can_continue = self._parser.should_keep_alive()
+
+    def on_message_complete(self) -> None:
+        if not self.is_complete:
+            self.is_complete = True
+            self._last_piece = len(self._pieces)

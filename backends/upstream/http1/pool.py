@@ -1,0 +1,117 @@
+"""The connections to one origin: idle ones are reused, the most recent first."""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Mapping
+
+from backends.upstream.http1.connection import Timeouts, UpstreamConnection
+from backends.upstream.http1.dial import Dialer
+from backends.upstream.http1.parser import AnswerHead
+from backends.upstream.http1.request import BodySource, Origin
+from proxy.wire.errors import BackendError
+
+
+class Client:
+    """Sends requests to one origin, each on a connection of its own."""
+
+    def __init__(self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None) -> None:
+        self._dialer = Dialer(origin, timeouts, tls)
+        self._idle_s = timeouts.idle_s
+        self._idle: deque[UpstreamConnection] = deque()  # the longest idle first
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    async def request(self, head: bytes, body: bytes | BodySource) -> "Answer":
+        """Send a request and return its answer once its head has arrived. Raises BackendError.
+
+        It is sent a second time only if the upstream had closed a reused connection before it received a byte. A body
+        that is sent while it is received cannot be sent again, so it gets a fresh connection.
+        """
+        if isinstance(body, bytes) and (reused := self._take_idle()) is not None:
+            try:
+                return Answer(self, reused, await reused.send(head, body))
+            except BackendError:
+                if not reused.was_refused_unread:
+                    raise
+        fresh = await self._dialer.connect()
+        return Answer(self, fresh, await fresh.send(head, body))
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Keep a connection whose answer is complete; close it otherwise."""
+        if not connection.finish():
+            return
+        if self._is_closed:
+            connection.abort()
+            return
+        self._idle.append(connection)
+        if self._sweep_timer is None:
+            self._sweep_timer = asyncio.get_running_loop().call_later(self._idle_s, self._sweep)
+
+    async def close(self) -> None:
+        """Close all idle connections; the others are closed with their answers."""
+        self._is_closed = True
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        while self._idle:
+            self._idle.pop().abort()
+        await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
+
+    def _take_idle(self) -> UpstreamConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+            connection.abort()
+        return None
+
+    def _sweep(self) -> None:
+        """Close the connections that are idle for too long."""
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - self._idle_s
+        while self._idle and self._idle[0].idle_since <= oldest:
+            self._idle.popleft().abort()
+        self._sweep_timer = None
+        if self._idle:
+            self._sweep_timer = loop.call_at(self._idle[0].idle_since + self._idle_s, self._sweep)
+
+
+class Answer:
+    """An answer whose head has arrived. Its connection belongs to it until `close`."""
+
+    __slots__ = ("_client", "_connection", "fields", "status")
+
+    def __init__(self, client: Client, connection: UpstreamConnection, head: AnswerHead) -> None:
+        self._client = client
+        self._connection: UpstreamConnection | None = connection
+        self.status = head.status
+        self.fields: Mapping[str, str] = head.fields
+        """Names in lower case; repeated values joined by a comma."""
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body, in lower case and without parameters."""
+        return self.fields.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole body has arrived."""
+        return self._owned().is_complete
+
+    async def read(self) -> bytes:
+        """Return what has arrived of the body since the last read, at least a byte; b"" at its end.
+
+        Raises BackendError. Cancelling it closes the connection.
+        """
+        return await self._owned().read()
+
+    def close(self) -> None:
+        """Give up what was not read. The connection is reused if its answer has arrived as a whole."""
+        if (connection := self._connection) is not None:
+            self._connection = None
+            self._client.release(connection)
+
+    def _owned(self) -> UpstreamConnection:
+        if self._connection is None:
+            raise RuntimeError("An answer was read after it was closed: its connection may serve another call.")
+        return self._connection

@@ -1,0 +1,146 @@
+"""Parses and encodes JSON of any size without holding the interpreter's lock for long.
+
+orjson holds the lock for as long as it works, about 2 ms for each MB, and no other thread runs meanwhile. Texts that
+large have long strings, mostly files in base64. Those are converted in pieces, and orjson gets the rest, in which short
+placeholders stand for them. Small texts go to orjson as they are.
+"""
+
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+LARGE_BYTES = 8_388_608
+"""From this size on a text is searched for long strings, in bytes."""
+LONG_BYTES = 4_096
+"""The length from which a string is long, in bytes or characters."""
+PIECE_BYTES = 1_048_576
+"""How much of a string is converted at a time, in bytes or characters."""
+MAX_REST_BYTES = 25_165_824
+"""How large a text may be beside its long strings, in bytes: parsing and encoding that takes less than 0.1 s."""
+# Where a string can be cut: far enough from an escape, and before a character. Escapes have at most twelve bytes.
+_CUT = re.compile(rb"[^\\]{12}[^\\\x80-\xbf]")
+CUT_SEARCHED_BYTES = 65_536
+_AFTER_STRING = re.compile(rb"[ \t\r\n]*+[:,\]}]")
+_BACKSLASH = ord("\\")
+MAX_DEPTH = 254  # of what orjson encodes
+
+
+class TooMuchText(ValueError):
+    """The text has too much JSON beside long strings."""
+
+
+def loads(text: bytes) -> Any:
+    """Return the value of a JSON text. Raises orjson.JSONDecodeError, and TooMuchText if it would take too long."""
+    if len(text) < LARGE_BYTES:
+        return orjson.loads(text)
+    mark = secrets.token_hex(16)
+    strings: dict[str, str] = {}
+    parts: list[bytes] = []
+    end = 0
+    for start, stop in _long_strings(text):
+        string = _decode(text, start + 1, stop)
+        if string is not None:
+            placeholder = f"{mark}{len(strings)}"
+            strings[placeholder] = string
+            parts += text[end:start], b'"%b"' % placeholder.encode()
+            end = stop + 1
+    parts.append(text[end:])
+    rest = b"".join(parts)
+    if len(rest) > MAX_REST_BYTES:
+        raise TooMuchText(f"more than {MAX_REST_BYTES} bytes of JSON beside strings of more than {LONG_BYTES}")
+    value = [orjson.loads(rest)]
+    _restore(value, strings)
+    if strings:
+        raise TooMuchText(f"a name of more than {LONG_BYTES} bytes, or a name twice in one object")
+    return value[0]
+
+
+def dumps(value: Any, size_bytes: int) -> bytes:
+    """Return the JSON text of a value; `size_bytes` is about how long it is. Raises orjson.JSONEncodeError."""
+    if size_bytes < LARGE_BYTES:
+        return orjson.dumps(value)
+    mark = secrets.token_hex(16)
+    strings: list[str] = []
+    rest = orjson.dumps(_take_long_strings(value, mark, strings, 0))
+    first, *others = rest.split(b'"' + mark.encode())  # what follows is the number of a string, and a quote
+    parts = [first]
+    for other in others:
+        number, _, after = other.partition(b'"')
+        parts += (b'"', *_encode(strings[int(number)]), b'"', after)
+    return b"".join(parts)
+
+
+def _long_strings(text: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where long strings without quotes begin and end: the places of their quotes.
+
+    Between two quotes there is a string, or what comes between two strings: that begins with one of a few characters.
+    A string that begins with one of them is left out, and so is one next to an escaped quote.
+    """
+    quote = text.find(b'"')
+    while quote >= 0:
+        last = text.rfind(b'"', quote + 1, quote + 1 + LONG_BYTES)
+        if last >= 0:
+            quote = last
+            continue
+        stop = text.find(b'"', quote + 1 + LONG_BYTES)
+        if stop < 0:
+            return
+        is_escaped = _BACKSLASH in (text[quote - 1], text[stop - 1])
+        if not is_escaped and not _AFTER_STRING.match(text, quote + 1):
+            yield quote, stop
+        quote = stop
+
+
+def _decode(text: bytes, start: int, stop: int) -> str | None:
+    """Return a string, given what is between its quotes; None if it has escapes everywhere."""
+    pieces: list[str] = []
+    while start < stop:
+        end = min(start + PIECE_BYTES, stop)
+        if end < stop:
+            cut = _CUT.search(text, max(start, end - CUT_SEARCHED_BYTES), end)
+            if cut is None:
+                return None
+            end = cut.end() - 1
+        pieces.append(orjson.loads(b'"%b"' % text[start:end]))
+        start = end
+    return "".join(pieces)
+
+
+def _restore(root: list[Any], strings: dict[str, str]) -> None:
+    """Put the strings where their placeholders are, and remove them from `strings`."""
+    shortest, longest = 33, 40  # characters of a placeholder
+    waiting: list[Any] = [root]
+    while waiting:
+        holder = waiting.pop()
+        for key, value in holder.items() if type(holder) is dict else enumerate(holder):
+            kind = type(value)
+            if kind is dict or kind is list:
+                waiting.append(value)
+            elif kind is str and shortest <= len(value) <= longest and value in strings:
+                holder[key] = strings.pop(value)
+
+
+def _take_long_strings(value: Any, mark: str, strings: list[str], depth: int) -> Any:
+    """Return the value with placeholders for its long strings, which are added to `strings`. It is not modified."""
+    kind = type(value)
+    if kind is str and len(value) >= LONG_BYTES:
+        strings.append(value)
+        return f"{mark}{len(strings) - 1}"
+    if (kind is not dict and kind is not list) or depth > MAX_DEPTH:
+        return value
+    copied = None
+    for key, inner in value.items() if kind is dict else enumerate(value):
+        taken = _take_long_strings(inner, mark, strings, depth + 1)
+        if taken is not inner:
+            copied = value.copy() if copied is None else copied
+            copied[key] = taken
+    return value if copied is None else copied
+
+
+def _encode(string: str) -> Iterator[bytes]:
+    """Yield the JSON of a string in pieces, without its quotes."""
+    for start in range(0, len(string), PIECE_BYTES):
+        yield orjson.dumps(string[start : start + PIECE_BYTES])[1:-1]

@@ -1,0 +1,68 @@
+"""What may be logged of texts and exceptions that come from outside: bounded, printable, without foreign messages.
+
+The message of an exception may quote what a caller or an upstream sent, so only its type and place are logged.
+"""
+
+import errno
+from collections.abc import Iterator
+from itertools import islice
+from traceback import walk_tb
+
+LONGEST_CHARS = 128
+MAX_ERRORS = 8
+"""How many errors that caused one another are named."""
+MAX_FRAMES = 32
+"""How many frames of each error are named, from where it was raised."""
+
+
+def printable(text: str, max_chars: int = LONGEST_CHARS) -> str:
+    """Return the beginning of a text, with control characters and all else that is not printable escaped."""
+    text = text[:max_chars]
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)[:max_chars]
+
+
+def summarize_error(error: BaseException) -> str:
+    """Return the type of an error and where it was raised: "OSError ENOSPC at wire/a.py:12 in read"."""
+    places = _places(error)
+    return f"{_name(error)} at {places[-1]}" if places else _name(error)
+
+
+def describe_crash(error: BaseException) -> str:
+    """Return the type of an error, the frames it passed, and the same of what caused it; no message and no value."""
+    return "\n".join(_lines(error))
+
+
+def _lines(error: BaseException) -> Iterator[str]:
+    for number, cause in enumerate(islice(_causes(error), MAX_ERRORS)):
+        yield f"{'caused by ' if number else ''}{_name(cause)}"
+        yield from (f"  {place}" for place in _places(cause)[-MAX_FRAMES:])
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it groups, and what caused it."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if cause is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            waiting += cause.exceptions
+        waiting.append(cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__))
+
+
+def _name(error: BaseException) -> str:
+    """The type of an error, with the name of the system's error if it has one."""
+    number = error.errno if isinstance(error, OSError) else None
+    code = None if number is None else errno.errorcode.get(number)
+    return type(error).__name__ if code is None else f"{type(error).__name__} {code}"
+
+
+def _places(error: BaseException) -> list[str]:
+    """File, line and function of the frames; the end of a path names the module, wherever it is installed."""
+    frames = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
+    return [f"{'/'.join(code.co_filename.split('/')[-3:])}:{line} in {code.co_name}" for code, line in frames]

@@ -1,0 +1,96 @@
+"""What is logged of texts and exceptions from outside."""
+
+import errno
+
+import pytest
+
+from proxy.wire.loggable import MAX_ERRORS, MAX_FRAMES, describe_crash, printable, summarize_error
+
+SECRET = "a text of a caller"
+
+
+def raised(function, *arguments) -> BaseException:
+    """Return what a function raises."""
+    with pytest.raises(BaseException) as caught:  # noqa: PT011  any
+        function(*arguments)
+    return caught.value
+
+
+def fail(error: BaseException, cause: BaseException | None = None) -> None:
+    raise error from cause
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gpt-5.6", "gpt-5.6"),
+        ("größe 模型", "größe 模型"),
+        ("a\x1b[31mb\r\nc", "a\\x1b[31mb\\r\\nc"),
+        ("\x9b1m\x7f", "\\x9b1m\\x7f"),
+        ("\u202egpt\u2066\u2028", "\\u202egpt\\u2066\\u2028"),
+        ("caf\udce9", "caf\\udce9"),
+        ("", ""),
+    ],
+)
+def test_what_is_not_printable_is_escaped(text: str, expected: str):
+    """Control characters, marks that reverse the direction of text, and bytes that are not UTF-8."""
+    assert printable(text) == expected
+    assert printable(text).isprintable()
+
+
+@pytest.mark.parametrize("text", ["x" * 1000, "\x00" * 1000, "\udce9" * 1000])
+def test_a_text_is_bounded(text: str):
+    """Escaping does not make it longer than the limit."""
+    assert len(printable(text)) <= 128
+    assert len(printable(text, 20)) == 20
+
+
+def test_an_error_is_summarized_by_its_type_and_place():
+    """Its message is left out."""
+    summary = summarize_error(raised(fail, ValueError(SECRET)))
+
+    assert summary.startswith("ValueError at tests/wire/test_loggable.py:")
+    assert summary.endswith(" in fail")
+
+
+def test_the_name_of_a_system_error_is_kept():
+    """It says what the operator has to mend, and is no text of anyone."""
+    assert summarize_error(OSError(errno.ECONNREFUSED, SECRET)) == "ConnectionRefusedError ECONNREFUSED"
+    assert summarize_error(OSError(SECRET)) == "OSError"
+    assert summarize_error(OSError(123456, SECRET)) == "OSError"
+
+
+def test_a_crash_is_described_by_the_frames_of_all_its_causes():
+    """Neither messages nor values are in it."""
+    context = raised(fail, KeyError(SECRET))
+    group = ExceptionGroup(SECRET, [TypeError(SECRET), raised(fail, ValueError(SECRET), context)])
+    lines = describe_crash(raised(fail, RuntimeError(SECRET), group)).splitlines()
+
+    assert [line.removeprefix("caused by ") for line in lines if not line.startswith("  ")] == [
+        "RuntimeError", "ExceptionGroup", "TypeError", "ValueError", "KeyError",
+    ]  # fmt: skip
+    assert all(line.startswith(("  ", "caused by ")) for line in lines[1:])
+    assert "in fail" in lines[2] or "in fail" in lines[1]
+    assert SECRET not in "".join(lines)
+
+
+def test_a_cycle_of_causes_ends():
+    """An error can be its own cause by way of others."""
+    first, second = ValueError(), TypeError()
+    first.__cause__, second.__cause__ = second, first
+
+    assert describe_crash(first).splitlines() == ["ValueError", "caused by TypeError"]
+
+
+def test_a_crash_is_described_within_limits():
+    """Recursion has a thousand frames, and a loop of retries as many causes."""
+
+    def recurse() -> None:
+        recurse()
+
+    error = raised(recurse)
+    for _ in range(100):
+        error = raised(fail, ValueError(), error)
+
+    assert len(describe_crash(raised(recurse)).splitlines()) == 1 + MAX_FRAMES
+    assert len([line for line in describe_crash(error).splitlines() if "ValueError" in line]) == MAX_ERRORS

@@ -12,10 +12,17 @@ from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
 from proxy.wire.relay import RelayReply, RelayRequest
+from proxy.wire.resource import ResourceRequest
 
 
 class Backend(Table, ABC):
     """Answers calls. Its fields are its TOML keys, `name` among them."""
+
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create"})
+    """The operations of calls that `respond` answers; calls for others get 501."""
+
+    can_relay: ClassVar[bool] = False
+    """Whether paths beside those of the Responses protocol can be relayed to it."""
 
     name: str
     """Its name in routes, logs and spans, and as the owner of its models."""
@@ -26,11 +33,6 @@ class Backend(Table, ABC):
     """Policies that it enforces itself, such as ["max_tool_calls"]; for the others its replies are checked."""
     provider: str = "openai"
     """The provider of these models in traces: OpenTelemetry's `gen_ai.provider.name`."""
-
-    operations: ClassVar[frozenset[Operation]] = frozenset({"create"})
-    """The operations of calls that `respond` answers; calls for others get 501."""
-    can_relay: ClassVar[bool] = False
-    """Whether paths beside those of the Responses protocol can be relayed to it."""
 
     @property
     def compacts(self) -> bool:
@@ -50,6 +52,14 @@ class Backend(Table, ABC):
         body or a stream, whatever the call asks for: the path converts one into the other. A stream's events of the
         types in `context.followed` must be Events; the others may be Runs.
         """
+
+    def forward(self, request: ResourceRequest, context: Context) -> AbstractAsyncContextManager[Reply]:
+        """Open the reply to a request for something that this backend keeps. Used only with `keeps_state`.
+
+        A successful reply is a body with its object in `Reply.response`, or a stream. Raises BackendError.
+        """
+        del context
+        raise unsupported(f"{request.method} requests for {request.kind}")
 
     def relay(self, request: RelayRequest, context: Context) -> AbstractAsyncContextManager[RelayReply]:
         """Send a request of a relayed path on as it is. Leaving the block ends the work behind it.

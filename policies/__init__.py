@@ -74,8 +74,10 @@ class Policy(Table):
     operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS
     """The operations of the calls that it checks: those in which the fields that it reads occur.
 
-    "create", "compact" and "input_tokens" are requests to a model. "relay" is the JSON object of a relayed request,
-    whatever its protocol: it may have no model, and a policy checks a field where it stands, and requires or sets none.
+    "create", "compact" and "input_tokens" are requests to a model. "conversation" (a conversation is created or
+    updated), "items" (items are added to one) and "access" (any other request for something with an id) have no model.
+    "relay" is the JSON object of a relayed request, whatever its protocol: a policy checks a field where it stands, and
+    requires or sets none.
     """
     follows: ClassVar[frozenset[str]] = frozenset()
     """The event types that its reply check needs beside those that the gateway follows anyway."""
@@ -109,13 +111,21 @@ class Policy(Table):
         del state
         return None
 
+    def resolve_model(self, model: str) -> str | None:
+        """Return the model that a call for this one is sent on with, None if it is refused. For lists of models."""
+        return model
+
+    def model_names(self) -> Iterable[str]:
+        """Return names that callers may send in place of a model's own, such as aliases. For lists of models."""
+        return ()
+
     def identify(self, identifier: str, callers: Iterable[Caller], end_users: Iterable[str]) -> str | None:
         """Return in words whose identifier this is, None if this policy did not issue it. For `headgate whois`."""
         del identifier, callers, end_users
         return None
 
 
-HOOKS = ("request_check", "reply_check", "identify")
+HOOKS = ("request_check", "reply_check", "resolve_model", "model_names", "identify")
 
 
 def _pass(call: Call, _context: Context) -> Call:

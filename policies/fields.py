@@ -7,17 +7,18 @@ Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create, and support/alternatives.py for each name
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from policies import Policy, PolicyState, RequestCheck
 from policies.support import alternatives
 from policies.support.alternatives import printable
 from policies.support.walk import plain_name
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 
-# The fields of a create call in OpenAI's API (OpenAPI 2.3.0 and openai-python 3.51), in its beta (multi_agent,
+# The fields of requests to a model in OpenAI's API (OpenAPI 2.3.0 and openai-python 3.51), in its beta (multi_agent,
 # background_options), and in Open Responses (the two penalties).
 # Source: https://github.com/openai/openai-openapi, https://github.com/openresponses/openresponses
 PROTOCOL_FIELDS = frozenset({
@@ -28,12 +29,18 @@ PROTOCOL_FIELDS = frozenset({
     "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice", "tools", "top_logprobs",
     "top_p", "truncation", "user",
 })  # fmt: skip
+FIELDS_OF: Mapping[Operation, frozenset[str]] = {
+    "create": PROTOCOL_FIELDS, "compact": PROTOCOL_FIELDS, "input_tokens": PROTOCOL_FIELDS | {"personality"},
+    "conversation": frozenset({"items", "metadata"}), "items": frozenset({"items"}),
+}  # fmt: skip
 DENIED_FIELDS = (
     *alternatives.MODELS, *alternatives.TOOLS, *alternatives.INPUT, *alternatives.ANY, *alternatives.ROUTING,
 )  # fmt: skip
 
 
 class Fields(Policy):
+    operations: ClassVar[frozenset[Operation]] = INPUT_OPERATIONS
+
     unknown_fields: Literal["pass", "refuse"] = "pass"
     """What happens to a field that the protocol does not have: it is sent to the upstream, or the call is refused."""
     deny: tuple[str, ...] = DENIED_FIELDS
@@ -44,11 +51,12 @@ class Fields(Policy):
         refuses_unknown, denied = self.unknown_fields == "refuse", frozenset(map(plain_name, self.deny))
 
         def check(call: Call, _context: Context) -> Call:
+            known = FIELDS_OF[call.operation]
             for name in call.body:
                 if plain_name(name) in denied:
                     message = f"The body has a field '{printable(name)}'; it is not allowed."
                     raise PolicyViolation("denied", message, param=printable(name))
-                if refuses_unknown and name not in PROTOCOL_FIELDS:
+                if refuses_unknown and name not in known:
                     message = f"The body has a field '{printable(name)}'; only the protocol's fields are allowed."
                     raise PolicyViolation("unknown", message, param=printable(name))
             return call

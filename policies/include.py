@@ -8,12 +8,12 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 """
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from policies import Policy, PolicyState, RequestCheck
 from policies.support.globs import AllowList
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.query import query_pairs
 
@@ -21,6 +21,8 @@ FIELD = "include"
 
 
 class Include(Policy):
+    operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS | {"items", "access"}
+
     allow: tuple[str, ...] = ("*",)
     """Values that a call may request; `*` and `?` are wildcards."""
     deny: tuple[str, ...] = ()

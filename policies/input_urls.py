@@ -19,7 +19,7 @@ Source: https://url.spec.whatwg.org/#concept-host-parser, and for addresses
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -42,7 +42,7 @@ from policies.support.urls import (
     shorten,
 )
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 
 Problem = tuple[str, str]  # the code of a refusal, and what follows the name of the field in its message
@@ -53,6 +53,8 @@ MAX_HOSTS = 16
 
 
 class InputUrls(Policy):
+    operations: ClassVar[frozenset[Operation]] = INPUT_OPERATIONS
+
     schemes: tuple[str, ...] = ("https", "data")
     """Schemes that a URL may have. "file" is never allowed: it names files of the machine that reads the URL."""
     hosts: tuple[str, ...] = ("*",)

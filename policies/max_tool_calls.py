@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import structlog
 from pydantic import PositiveFloat, PositiveInt, model_validator
@@ -23,7 +23,7 @@ from policies.support.tally import Tally
 from policies.support.tools import has_server_tools, kind_of_call, may_have_hidden_tools
 from proxy.context import Context, Slot
 from proxy.stores import Store, StoreError
-from proxy.wire.call import Call
+from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import TERMINALS, Event, Stop
 
@@ -35,6 +35,8 @@ RUNNING = ("queued", "in_progress")  # the status of a background response when 
 
 
 class MaxToolCalls(Policy):
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create"})
+
     max: PositiveInt
     """The most calls that one response may make, or with scope = "chain" all responses of a chain together."""
     default: PositiveInt | None = None

@@ -3,8 +3,8 @@
 Request: refuses with `too_many_pairs`, `key_too_long`, `value_not_a_string`, `value_too_long`, `not_allowed`,
     `forbidden`, `value_pattern`, `lookalike` (a key that resembles one that is set, required or has a pattern),
     `required`, and with `not_an_object` for anything but an object. Then `set` replaces whatever the caller sent under
-    its keys; nothing else is ever added. Lengths count characters as they are forwarded, those of `set` too. Keys are
-    matched by globs, values by regular expressions.
+    its keys; nothing else is ever added. The metadata of conversations is treated alike. Lengths count characters as
+    they are forwarded, those of `set` too. Keys are matched by globs, values by regular expressions.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-metadata
 """
@@ -19,7 +19,7 @@ from policies import Policy, PolicyState, RequestCheck
 from policies.support.globs import compile_globs
 from policies.support.patterns import compile_pattern
 from proxy.context import Caller, Context
-from proxy.wire.call import Call
+from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import fold_name, normalize
 
@@ -31,6 +31,8 @@ _PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
 
 
 class MetadataLimits(Policy):
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create", "conversation"})
+
     max_pairs: NonNegativeInt = 16
     """How many pairs a call may carry."""
     max_key_chars: NonNegativeInt = 64
@@ -46,7 +48,8 @@ class MetadataLimits(Policy):
     values: dict[str, str] = Field(default={})
     """For a key, the regular expression (ASCII classes) that its whole value must match if the call has the key."""
     set: dict[str, str] = Field(default={})
-    """Values that replace the caller's: text with {caller.name}, {caller.team} and {model}."""
+    """Values that replace the caller's: text with {caller.name}, {caller.team} and {model}, which is empty in a request
+    for a conversation."""
 
     text_keys: ClassVar[frozenset[str]] = frozenset({"values"})
 

@@ -1,15 +1,17 @@
 """Decides which models may be used, and lets the organisation give them names of its own.
 
 Request: an alias is replaced by the model it stands for; `deny` and `allow` then apply to that model, and refuse it
-    with `not_allowed`. A model that is missing or not a string is refused with `not_a_string`. Where models are
-    restricted, fields in which some upstreams take other models (`models`, `fallbacks` ...) are refused with
-    `alternative_field`. Later policies, routes and the cache see the new name. On relayed paths the same holds for a
-    JSON body, which may have no model; forms and files are not read.
+    with `not_allowed`. A model that is not a string is refused with `not_a_string`. Where models are restricted, so is
+    a call without one (a prompt template may name it), and fields in which some upstreams take other models (`models`,
+    `fallbacks` ...) are refused with `alternative_field`. Later policies, routes and the cache see the new name. On
+    relayed paths the same holds for a JSON body, which may have no model; forms and files are not read.
 Response: passes; it shows the upstream's own name of the model.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
 """
 
 import re
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -42,21 +44,39 @@ class Models(Policy):
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
-        aliases, names = self.aliases, AllowList(self.allow, self.deny)
-        has_denied, is_restricted = bool(self.deny), not names.allows_all
+        resolve, is_restricted = self._resolve, not AllowList(self.allow, self.deny).allows_all
         refuse_alternatives = alternatives.alternatives_check(alternatives.MODELS)
 
         def check(call: Call, _context: Context) -> Call:
             if is_restricted:
                 refuse_alternatives(call.body)
             requested = call.body.get(FIELD)
-            if requested is None and call.operation == "relay":
+            if requested is None and (not is_restricted or call.operation == "relay"):
                 return call
             if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)
-            model = aliases.get(requested, requested) if aliases else requested
-            if not names.allows(model) or (has_denied and names.denies(_SNAPSHOT.sub("", normalize(model)))):
+            model = resolve(requested)
+            if model is None:
                 raise PolicyViolation("not_allowed", f"{FIELD} is '{requested[:64]}'; it is not allowed.", param=FIELD)
             return call if model == requested else call.with_fields(model=model)
 
         return check
+
+    def resolve_model(self, model: str) -> str | None:
+        return self._resolve(model)
+
+    def model_names(self) -> Iterable[str]:
+        return self.aliases
+
+    @cached_property
+    def _resolve(self) -> Callable[[str], str | None]:
+        """Return the function from a requested model to the one that is sent on, None where it is not allowed."""
+        aliases, names, has_denied = self.aliases, AllowList(self.allow, self.deny), bool(self.deny)
+
+        def resolve(requested: str) -> str | None:
+            model = aliases.get(requested, requested) if aliases else requested
+            if not names.allows(model) or (has_denied and names.denies(_SNAPSHOT.sub("", normalize(model)))):
+                return None
+            return model
+
+        return resolve

@@ -6,14 +6,14 @@ Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_output_tokens
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
 from policies.support.integers import checked_integer
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
 
 FIELD = "max_output_tokens"
@@ -22,6 +22,8 @@ Tokens = Annotated[int, Field(ge=MINIMUM)]
 
 
 class OutputTokens(Policy):
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create"})
+
     max: Tokens
     """The largest number that a caller may request, in tokens."""
     default: Tokens | None = None

@@ -3,23 +3,26 @@
 Request: with store = "force_off", `store` is set to false; with "reject", a call that would be stored is refused with
     `store`, also one without the field, because the protocol's default is true. Both also refuse `background` and
     `conversation`, each with its own name as the code, because they keep what store = false would not. Each of these
-    two, and `previous_response_id`, can also be denied alone. A flag that is not a boolean is refused with
+    two, and `previous_response_id`, can also be denied alone. Where conversations are denied, none is created, changed
+    or added to. A flag that is not a boolean is refused with
     `not_a_boolean`.
 Response: passes.
 Source: https://platform.openai.com/docs/guides/your-data
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from policies import Policy, PolicyState, RequestCheck
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import INPUT_OPERATIONS, MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 
 Permission = Literal["allow", "deny"]
 
 
 class Retention(Policy):
+    operations: ClassVar[frozenset[Operation]] = INPUT_OPERATIONS
+
     store: Literal["allow", "force_off", "reject"] = "allow"
     """Whether responses may be stored; if not, store is set to false, or a call without store = false is refused."""
     background: Permission = "allow"
@@ -38,6 +41,10 @@ class Retention(Policy):
 
         def check(call: Call, _context: Context) -> Call:
             body = call.body
+            if call.operation not in MODEL_OPERATIONS:  # the request itself keeps something in a conversation
+                if denies_conversation:
+                    raise _refusal("conversation", "is created or changed; conversations are not allowed")
+                return call
             if stores and not (  # looking up four names is faster than reading their values
                 "background" in body or "conversation" in body or "previous_response_id" in body or "store" in body
             ):
@@ -49,7 +56,7 @@ class Retention(Policy):
                 raise _refusal("conversation", "is given; conversations are not allowed")
             if denies_previous and body.get("previous_response_id") is not None:
                 raise _refusal("previous_response_id", "is given; continuing a stored response is not allowed")
-            if stores or not store:
+            if stores or not store or call.operation != "create":  # other requests keep no response
                 return call
             if rejects:
                 raise _refusal("store", "is true, which is its default; only false is allowed")

@@ -24,7 +24,7 @@ from policies.support.principal import blocked_key, derive_identifier, hash_valu
 from proxy.config.secrets import Secret
 from proxy.context import Caller, Context
 from proxy.stores import Store, StoreError
-from proxy.wire.call import Call
+from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
 
 log = structlog.get_logger()
@@ -43,6 +43,8 @@ Naming = Callable[[Call, Context], tuple[Call, Sequence[str]]]
 
 
 class SafetyIdentifier(Policy):
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create"})
+
     source: Literal["request", "caller"] = "request"
     """Where the identifier comes from: the request (it is checked), or the authenticated caller (it is derived)."""
     require: bool = False

@@ -15,7 +15,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import orjson
 from pydantic import NonNegativeInt, model_validator
@@ -25,7 +25,7 @@ from policies.support.alternatives import INPUT, TOOLS, alternatives_check
 from policies.support.tools import plain_type
 from policies.support.walk import ITEM_FIELDS, ToolList, is_tool_report, plain_name, tool_lists, walk
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 
 LABELS = frozenset({
@@ -40,6 +40,8 @@ FILE_FIELDS = frozenset({"fileurl", "filedata"})
 
 
 class Size(Policy):
+    operations: ClassVar[frozenset[Operation]] = INPUT_OPERATIONS
+
     max_items: NonNegativeInt | None = None
     """How many items `input` may have; left out, this and every other limit does not apply."""
     max_text_chars: NonNegativeInt | None = None

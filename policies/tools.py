@@ -31,7 +31,7 @@ from policies.support.tools import (
 )
 from policies.support.walk import PLAIN_TOOL_FIELDS, TOOLS, ToolList, has_tools_beside_tools, tool_lists, tool_lists_in
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 
 Tool = dict[str, Any]
@@ -46,6 +46,8 @@ MODES = (None, "none", "auto", "required")  # the values of tool_choice that nam
 
 
 class Tools(Policy):
+    operations: ClassVar[frozenset[Operation]] = INPUT_OPERATIONS
+
     allow_types: tuple[str, ...] = ANY
     """Types of tools that are allowed; `*` and `?` are wildcards, "web_search*" matches all versions of it."""
     deny_types: tuple[str, ...] = ()

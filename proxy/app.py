@@ -21,6 +21,7 @@ from proxy.http.health import Health
 from proxy.http.ingress import Ingress
 from proxy.http.models import ModelEndpoints
 from proxy.http.relay import RelayEndpoints, hint
+from proxy.http.resources import ResourceEndpoints
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
 from proxy.http.server import Server, connection_limit
@@ -32,8 +33,12 @@ from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
 from proxy.state.compaction import Compaction
+from proxy.state.conversations import Conversations
+from proxy.state.local_resources import LocalResources
 from proxy.state.ownership import Ownership
 from proxy.state.relayed_ids import RelayedIds
+from proxy.state.resources import Resources
+from proxy.state.responses import StoredResponses
 from proxy.state.sealing import Sealing
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
@@ -62,28 +67,30 @@ def build_dispatcher(
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
     memory = BodyMemory(config.server.memory_bytes)
-    ownership = Ownership(config.state)
+    ownership = Ownership(config.state, config.state_ttl_s, allows_unknown=config.unknown_ids == "allow")
+    kept = StoredResponses(config.state, config.state_ttl_s)
+    conversations = Conversations(config.state, config.state_ttl_s)
+    cache = Cache(config.cache, config.cache_store)
     routes = Routes(config.routes)
     rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
-    cache, compaction = Cache(config.cache, config.cache_store), Compaction(sealing)
-    pipeline = Pipeline(rules, ownership, routes, cache, History(), Attempts(), compaction)
+    local = LocalResources(kept, conversations, cache.forget)
+    resources = Resources(rules, ownership, routes, config.backends, local)
+    history = History(kept, conversations)
+    pipeline = Pipeline(rules, ownership, routes, cache, history, Attempts(), resources, Compaction(sealing))
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
-    responses = Responses(directory, pipeline, config.server, memory, workers, names)
     ingress = Ingress(directory, config.server, memory, workers, rules.followed, names)
-    models = ModelEndpoints(directory, routes)
+    relays = Relays(rules, RelayedIds(ownership, denies_unknown=config.unknown_ids == "deny"))
     health, websocket = _health(config, audit, recorder), WebSocket(directory)
     router = Router(
         [
-            Endpoint("POST", "/v1/responses", responses.create),
-            Endpoint("POST", "/v1/responses/compact", responses.compact),
-            Endpoint("POST", "/v1/responses/input_tokens", responses.count_input_tokens),
+            *Responses(ingress, pipeline).endpoints(),
+            *ResourceEndpoints(ingress, resources).endpoints(),
             Endpoint("GET", "/v1/responses", websocket.connect),
-            Endpoint("GET", "/v1/models", models.list),
-            Endpoint("GET", "/v1/models/{name*}", models.retrieve),
+            *ModelEndpoints(directory, routes, rules).endpoints(),
             Endpoint("GET", "/healthz", health.alive),
             Endpoint("GET", "/readyz", health.ready),
-            *RelayEndpoints(ingress, Relays(rules, RelayedIds(ownership))).of(config.relays),
+            *RelayEndpoints(ingress, relays).of(config.relays),
         ],
         hint(relay.path for relay in config.relays),
     )
@@ -137,7 +144,7 @@ async def running(
             await part.start()
             resources.push_async_callback(part.close)
         if config.callers and isinstance(config.state, MemoryStore):
-            log.warning("state.not_durable", consequence="a restart forgets owners of responses, budgets and blocks")
+            log.warning("state.not_durable", consequence="a restart forgets responses, owners, budgets and blocks")
         sealing = await _sealing(config)
         audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
         settings = config.server

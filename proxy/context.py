@@ -42,15 +42,15 @@ class Context:
 
     `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer,
     whatever it is. `followed` are the event types that some part of the way back reads. `is_sent` is true while a
-    backend may work on the call, `is_answered` once one began to answer; `target` is then its name if it keeps the
-    response. `deadline` is the time on the event loop's clock by which a backend must begin to answer. `memory` counts
-    what the call's bodies take.
+    backend may work on the call, `is_answered` once one began to answer; `target` is then its name. `response_fields`
+    are set in every response object of the reply: what the gateway resolved in place of the backend. `deadline` is the
+    time on the event loop's clock by which a backend must begin to answer. `memory` counts what the call's bodies take.
     """
 
     __slots__ = (
         "_reply_callbacks", "_response_callbacks", "_seen_ids", "_slots", "answer_headers", "caller", "cleanup",
-        "deadline", "followed", "is_answered", "is_sent", "memory", "received", "record", "request_id", "target",
-        "trace", "transcript", "workers",
+        "deadline", "followed", "is_answered", "is_sent", "memory", "received", "record", "request_id",
+        "response_fields", "target", "trace", "transcript", "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -81,6 +81,7 @@ class Context:
         self.is_answered = False
         self.is_sent = False
         self.target: str | None = None
+        self.response_fields: Mapping[str, Any] = {}
         self.cleanup = AsyncExitStack()
         self._response_callbacks: list[ResponseCallback] = []
         self._seen_ids: tuple[Any, Any] | None = None
@@ -128,7 +129,8 @@ class Context:
     def on_reply(self, callback: ReplyCallback) -> None:
         """Run a callback when the reply is complete, before its last event is passed on.
 
-        It does not run for a reply that breaks off without a terminal event, nor for an error.
+        It also runs for a stream that breaks off, which then ends as failed; it does not run for an error, nor when
+        the client disconnects before the end.
         """
         self._reply_callbacks.append(callback)
 

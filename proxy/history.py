@@ -1,27 +1,226 @@
-"""previous_response_id and conversation -> full input, for backends that keep no state.
+"""previous_response_id and conversation -> full input, for backends that keep no state; keeps the reply afterwards.
 
-The gateway stores no responses of its own yet, so it knows none by its id; it refuses such a call rather than answer
-without the earlier turns.
+A call gets the items of what it continues before its own, and the reply is kept before its last event is passed on, so
+that a caller can continue at once. Instructions are not inherited. A backend is never asked to keep anything itself.
+
+Source: https://platform.openai.com/docs/guides/conversation-state
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
 
 from proxy.context import Context
 from proxy.routing.routes import Route
-from proxy.state.ownership import not_found
+from proxy.state.conversations import (
+    MAX_BYTES,
+    MAX_ITEMS,
+    Conversation,
+    ConversationLock,
+    Conversations,
+    read_metadata,
+    with_items,
+)
+from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, kept_input
+from proxy.state.references import conversation_id, is_id, not_found
+from proxy.state.responses import StoredResponse, StoredResponses, report_not_kept
+from proxy.stores import StoreError
 from proxy.wire.call import Call
+from proxy.wire.errors import RequestError, Unavailable
+from proxy.wire.items import JSON
+from proxy.wire.pairing import check_items, duplicate_item, without_cut_calls
+from proxy.wire.refusals import invalid_type, shorten
+from proxy.wire.transcript import Transcript
+
+CONTINUABLE = frozenset({"completed", "incomplete"})
+KEPT = CONTINUABLE | {"failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a call continues: the items before its own, and where they come from."""
+
+    items: Sequence[StoredItem] = ()
+    chain: tuple[str, ...] = ()
+    conversation: str | None = None
+    lock: ConversationLock | None = None
+
+    @property
+    def fields(self) -> JSON:
+        """The fields of the response that name it."""
+        if self.conversation is not None:
+            return {"conversation": {"id": self.conversation}}
+        return {"previous_response_id": self.chain[-1]} if self.chain else {}
 
 
 class History:
-    """Completes calls to backends that keep no state."""
+    """Completes calls to backends that keep no state, and keeps what they answer."""
 
-    async def complete(self, call: Call, route: Route, _context: Context) -> Call:
-        """Return the call with everything that it refers to. Raises RequestError if that is unknown."""
+    def __init__(self, responses: StoredResponses, conversations: Conversations) -> None:
+        self._responses = responses
+        self._conversations = conversations
+
+    async def complete(self, call: Call, route: Route, context: Context) -> Call:
+        """Return the call with everything that it refers to, and keep its reply when that is complete.
+
+        Raises RequestError for what is unknown or cannot be continued, Unavailable.
+        """
         if route.keeps_state:
             return call
-        previous = call.body.get("previous_response_id")
+        store = call.body.get("store")
+        if not isinstance(store, bool | None):
+            raise invalid_type("store", "a boolean", store)
+        creates = call.operation == "create" and not call.body.get("background")
+        past = await self._past(call, context, creates=creates)
+        own = call.body.get("input")
+        if past.fields or _has_references(own):
+            own = await self._resolve(input_items(own), past, context)
+        if creates:
+            context.response_fields = {"store": store is not False, **past.fields}
+            if store is not False or past.lock is not None:
+                context.on_reply(partial(self._keep, call, own, past, context))
+        return await _whole(call, own, past, context)
+
+    async def _past(self, call: Call, context: Context, *, creates: bool) -> Past:
+        previous, conversation = call.body.get("previous_response_id"), call.body.get("conversation")
+        if previous is not None and conversation is not None:
+            message = (
+                "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or "
+                "'conversation'."
+            )
+            raise RequestError(message, code="mutually_exclusive_parameters", param="previous_response_id")
         if previous is not None:
-            raise not_found("previous_response_id", str(previous))
-        conversation = call.body.get("conversation")
+            return await self._chain(str(previous), context)
+        if conversation is None:
+            return Past()
+        name = conversation_id(call.body)
+        if name is None:
+            metadata = read_metadata(conversation.get("metadata"), "conversation.metadata")
+            name = (await self._conversations.create((), metadata, context)).id
+        return await self._conversation(name, context, creates=creates)
+
+    async def _chain(self, response_id: str, context: Context) -> Past:
+        """Return the context of a response, its own input and output included."""
+        last = await self._responses.get(response_id, context)
+        if last is None:
+            raise not_found("previous_response_id", response_id)
+        status = last.response.get("status", "completed")
+        if status not in CONTINUABLE:
+            message = (
+                f"Previous response with id '{response_id}' has the status '{status}'; only a completed or incomplete "
+                "response can be continued."
+            )
+            raise RequestError(message, code="previous_response_unusable", param="previous_response_id")
+        turns: list[StoredResponse] = []
+        for name, turn in await self._responses.earlier(last, context, max_bytes=MAX_BYTES):
+            if turn is None:
+                raise not_found("previous_response_id", name)
+            turns.append(turn)
+        turns.append(last)
+        items = [item for turn in turns for item in (*turn.input_items, *turn.output_items)]
+        _check_size(items, sum(turn.size_bytes for turn in turns))
+        _check_size(last.chain, 0)
+        return Past(items, (*last.chain, last.id))
+
+    async def _conversation(self, name: str, context: Context, *, creates: bool) -> Past:
+        """Return the items of a conversation; a call whose reply is added to it holds its lock."""
+        lock = None
+        if creates:
+            lock = await self._conversations.lock(name, context)
+            context.on_end(lock.release)
+        conversation = await self._conversations.get(name, context)
+        if conversation is None:
+            raise not_found("conversation", name)
+        if lock is not None:
+            lock.keep_renewed()
+        return Past(conversation.items, conversation=name, lock=lock)
+
+    async def _resolve(self, own: Sequence[JSON], past: Past, context: Context) -> list[JSON]:
+        """Return the call's own items with the items that references name in their place."""
+        known = {item.id for item in past.items}
+        return [
+            await self._find(item, known, context) if item_type(item) == REFERENCE else item for item in own
+        ]  # fmt: skip
+
+    async def _find(self, reference: JSON, known: set[str], context: Context) -> JSON:
+        item_id = reference.get("id")
+        if not isinstance(item_id, str):
+            raise invalid_type("input.id", "a string", item_id)
+        if item_id in known:
+            raise duplicate_item(item_id)
+        found = await self._responses.find_item(item_id, context)
+        if found is None:
+            raise RequestError(
+                f"Item with id '{shorten(item_id)}' not found. Items are not persisted when `store` is set to false. "
+                "Try again with `store` set to true, or remove this item from your input.",
+                status=404, param="input",
+            )  # fmt: skip
+        return found.item
+
+    async def _keep(self, call: Call, own: Any, past: Past, context: Context, transcript: Transcript) -> None:
+        """Keep the response, and add the call's input and output to its conversation."""
+        response = transcript.response
+        try:
+            if response.get("status", "completed") in KEPT:
+                await self._write(call, kept_input(own), past, response, context)
+        except (StoreError, Unavailable, orjson.JSONEncodeError) as error:
+            report_not_kept(context, error)
+        finally:
+            if past.lock is not None:  # the caller may continue as soon as it has the last event
+                await past.lock.release()
+
+    async def _write(
+        self, call: Call, own: Sequence[Any], past: Past, response: Mapping[str, Any], context: Context
+    ) -> None:
+        size_bytes = len(call.encoded) + context.transcript.kept_bytes
+        before = tuple(item.id for item in past.items) if past.conversation else ()
+        stored = StoredResponse(response, own, past.chain, before, size_bytes)
+        if call.body.get("store") is not False:
+            if not is_id(response.get("id")):
+                raise StoreError("the response has no id")
+            await self._responses.save(stored, context)
+        if past.lock is None or response.get("status", "completed") not in CONTINUABLE:
+            return
+        if not await past.lock.claim():
+            raise StoreError("the lock of the conversation was lost")
+        conversation = await self._conversations.get(past.conversation or "", context)
         if conversation is not None:
-            name = conversation.get("id", "") if isinstance(conversation, dict) else conversation
-            raise not_found("conversation", str(name))
-        return call
+            await self._append(conversation, [*stored.input_items, *stored.output_items], context)
+
+    async def _append(self, conversation: Conversation, items: Sequence[StoredItem], context: Context) -> None:
+        try:
+            await self._conversations.write(with_items(conversation, items), context)
+        except RequestError as error:
+            raise StoreError(error.message) from error
+
+
+async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
+    """Return the call as its backend gets it: with all items, and without what only the gateway can resolve."""
+    named = [name for name in ("previous_response_id", "conversation") if name in call.body]
+    changed = call.without_fields(*named) if named else call
+    if own is not call.body.get("input"):
+        items = without_cut_calls([*(item.item for item in past.items), *own])
+        _check_size(items, 0)
+        check_items(items)
+        changed = changed.with_fields(input=items)
+    whole = changed if call.body.get("store") is False else changed.with_fields(store=False)
+    await context.run(len(call.encoded), _encode, whole)
+    return whole
+
+
+def _encode(call: Call) -> bytes:
+    return call.encoded
+
+
+def _check_size(items: Sequence[Any], size_bytes: int) -> None:
+    """Raises RequestError for more history than a call may have."""
+    if len(items) > MAX_ITEMS or size_bytes > MAX_BYTES:
+        message = f"The history of this call exceeds {MAX_ITEMS} items or {MAX_BYTES} bytes; shorten or compact it."
+        raise RequestError(message, code="context_length_exceeded", param="input")
+
+
+def _has_references(own: Any) -> bool:
+    return isinstance(own, list) and any(isinstance(item, dict) and item_type(item) == REFERENCE for item in own)

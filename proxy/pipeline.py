@@ -13,6 +13,7 @@ from proxy.routing.routes import Routes
 from proxy.rules import Rules
 from proxy.state.compaction import Compaction
 from proxy.state.ownership import Ownership
+from proxy.state.resources import Resources
 from proxy.wire.call import Call
 from proxy.wire.convert import convert
 from proxy.wire.event import Reply
@@ -26,6 +27,7 @@ class Pipeline:
     cache: Cache
     history: History
     attempts: Attempts
+    resources: Resources
     compaction: Compaction
 
     @asynccontextmanager
@@ -38,7 +40,7 @@ class Pipeline:
         async with context.cleanup:
             with step("policies"):
                 call = await self.rules.admit(call, context)
-            context.record.model = call.model  # a policy may have replaced an alias
+            context.record.model = call.model or None  # a policy may have replaced an alias
             context.record.max_output_tokens = call.body.get("max_output_tokens")
             with step("ownership"):
                 await self.ownership.check(call, context)
@@ -48,9 +50,11 @@ class Pipeline:
                 slot = await self.cache.slot(call, route, context)
             if slot.reply is None:
                 with step("history"):
+                    call = await self.resources.open_conversation(call, route, context)
                     whole = await self.history.complete(call, route, context)
                     whole = await self.compaction.open(whole, context)
                 context.on_response(partial(self.ownership.bind, call, context))
+                context.on_reply(partial(self.ownership.bind_output, call, context))
                 answering = self.compaction if self.compaction.is_due(whole, route) else self.attempts
                 slot.reply = await context.cleanup.enter_async_context(answering.reply(whole, route, context))
                 self.cache.keep(slot, call, context)

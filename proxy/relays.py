@@ -9,21 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-import structlog
 
 from backends import Backend
 from proxy.context import Context
-from proxy.routing.attempts import before
+from proxy.routing.attempts import before_deadline, log_failure
 from proxy.rules import Rules
 from proxy.state.relayed_ids import RelayedIds
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import BackendError
 from proxy.wire.event import frames_of, payload_of
 from proxy.wire.large_json import TooMuchText, loads
-from proxy.wire.loggable import summarize_error
 from proxy.wire.relay import RelayReply, RelayRequest
-
-log = structlog.get_logger()
 
 ROUTE = "relay"
 MAX_VALUES = 1_000_000
@@ -57,18 +53,13 @@ class Relays:
             context.is_sent = True
             with context.trace.model_call(record, relays=request.path):
                 try:
-                    opening = target.relay(request, context)
-                    async with before(context.deadline, opening) as reply:
+                    async with before_deadline(context, target.relay(request, context)) as reply:
                         context.is_answered = context.is_sent = 200 <= reply.status < 300
                         context.note_first_event()
                         yield await self._receive(request, reply, target, context)
                 except BackendError as error:
                     context.is_sent = error.sent
-                    cause = summarize_error(error.__cause__) if error.__cause__ else None
-                    log.warning(
-                        "backend.failed", backend=target.name, code=error.code, cause=cause,
-                        request_id=context.request_id,
-                    )  # fmt: skip
+                    log_failure(target, error, context)
                     raise
 
     async def _admit(self, request: RelayRequest, context: Context) -> RelayRequest:

@@ -17,7 +17,10 @@ from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
 from proxy.state.compaction import Compaction
-from proxy.state.ownership import Ownership
+from proxy.state.conversations import Conversations
+from proxy.state.ownership import TTL_S, Ownership
+from proxy.state.resources import Resources
+from proxy.state.responses import StoredResponses
 from proxy.state.sealing import Sealing
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
@@ -67,13 +70,15 @@ def make_pipeline(
     """Return a pipeline with one route from these models to these backends."""
     store = MemoryStore()
     ownership = Ownership(store)
+    routes, all_rules = Routes([Route("route", model, backends)]), Rules(rules, store, ownership)
     return Pipeline(
-        rules=Rules(rules, store, ownership),
+        rules=all_rules,
         ownership=ownership,
-        routes=Routes([Route("route", model, backends)]),
+        routes=routes,
         cache=cache or Cache(None, None),
-        history=History(),
+        history=History(StoredResponses(store, TTL_S), Conversations(store, TTL_S)),
         attempts=Attempts(),
+        resources=Resources(all_rules, ownership, routes, {backend.name: backend for backend in backends}),
         compaction=Compaction(Sealing(None, store)),
     )
 

@@ -183,6 +183,25 @@ async def test_an_answer_at_the_token_limit_is_incomplete(client: AsyncOpenAI):
     assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
 
 
+async def test_what_has_no_effect_is_named(client: AsyncOpenAI):
+    """Fields of parameters, query parameters, and what is replaced in a history of another model."""
+    history: Any = [
+        {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]},
+        {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "x"}},
+        {"role": "assistant", "content": "I see."},
+        {"role": "user", "content": "Hello!"},
+    ]
+    answer = await client.responses.with_raw_response.create(
+        model=MODEL, input=history, reasoning={"generate_summary": "auto"}, stream=True,
+        stream_options={"include_obfuscation": True}, extra_query={"ai_project_id": "7"},
+    )  # fmt: skip
+
+    assert answer.headers["x-headgate-ignored"] == (
+        "reasoning.generate_summary, stream_options.include_obfuscation, input.input_image, input.web_search_call, "
+        "query.ai_project_id"
+    )
+
+
 async def test_tools_that_an_item_of_input_adds_can_be_called(client: AsyncOpenAI):
     """As if they were in `tools`, which the response echoes as it was sent."""
     added = {"type": "additional_tools", "role": "developer", "tools": [BOOKING]}

@@ -11,7 +11,6 @@ Source: https://opennmt.net/CTranslate2/, https://platform.openai.com/docs/api-r
 import asyncio
 import functools
 import os
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -39,11 +38,11 @@ from backends.local.work_budget import CONTEXT_TOKEN_UNITS, REQUEST_UNITS
 from proxy.context import Context
 from proxy.wire.call import Call, Operation
 from proxy.wire.event import Reply, response_reply
+from proxy.wire.ignored import ignored_header
+from proxy.wire.query import query_pairs
 
 log = structlog.get_logger()
 
-# How many names x-headgate-ignored lists, and in what length; some clients reject long headers.
-MAX_IGNORED_NAMES, MAX_NAME_CHARS = 32, 64
 # The part of the free memory that answers may take while they are made: one in so many.
 KV_FRACTION = 4
 # kv_bytes must suffice for an answer of so many tokens, or for one as long as the context.
@@ -215,25 +214,19 @@ class Local(Backend):
         request = await self._executor.run(
             functools.partial(self._read, call, team), len(call.encoded), team=team, plain=plain
         )
+        in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
+        headers = ignored_header([*request.ignored, *in_query])
         if call.operation == "input_tokens":
             counted = {"object": "response.input_tokens", "input_tokens": len(request.prompt)}
-            yield response_reply(counted, _ignored_header(request))
+            yield response_reply(counted, headers)
             return
         builder = ResponseBuilder(request, self._model.tokenizer)
         async with self._engine.generate(request.prompt, request.options, team=team) as generation:
-            yield Reply(200, _ignored_header(request), batches=builder.batches(generation))
+            yield Reply(200, headers, batches=builder.batches(generation))
 
     def _read(self, call: Call, team: str) -> LocalRequest:
         defaults = GenerationParameters(self.max_output_tokens, self.temperature)
         return read_request(call.body, self._model, defaults, team=team, ignore_unknown_tools=self.ignore_unknown_tools)
-
-
-def _ignored_header(request: LocalRequest) -> dict[str, str]:
-    """Return the header that lists ignored parameters and tools, in characters that a header may contain."""
-    shortened = [name[:MAX_NAME_CHARS] for name in request.ignored[:MAX_IGNORED_NAMES]]
-    names = [name.encode("ascii", "backslashreplace").decode() for name in shortened]
-    printable = [re.sub(r"[^!-+\--~]", "_", name) for name in names]
-    return {"x-headgate-ignored": ", ".join(printable)} if printable else {}
 
 
 def _cores() -> int:

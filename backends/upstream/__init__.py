@@ -1,8 +1,9 @@
 """Sends calls to a server that speaks the Responses protocol, and forwards its answers byte for byte.
 
 Answers: the upstream's status, body and frames, and the headers that clients of the protocol read.
-Fails: 502 `upstream_unreachable`, `upstream_reset`, `upstream_invalid_response`, `upstream_too_large`, `upstream_auth`
-    (it refused the gateway's own key, which is not the caller's fault), and 504 `upstream_timeout`.
+Fails: 501 `not_supported` (it has no such endpoint), 502 `upstream_unreachable`, `upstream_reset`,
+    `upstream_invalid_response`, `upstream_too_large`, `upstream_auth` (it refused the gateway's own key, which is not
+    the caller's fault), and 504 `upstream_timeout`.
 Source: https://platform.openai.com/docs/api-reference/responses
 """
 
@@ -17,8 +18,8 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from backends import Backend
-from backends.upstream.answer import AnswerLimits, Stream, read_body, read_rest, reply_of
+from backends import Backend, unsupported
+from backends.upstream.answer import AnswerLimits, Stream, names_missing_endpoint, read_body, read_rest, reply_of
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.http1 import Answer, BodySource, Client, Origin, Timeouts, create_tls_context, encode_head
@@ -31,6 +32,7 @@ from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from proxy.wire.headers import FORWARDED, HeaderNames, scope_idempotency_key
 from proxy.wire.relay import RelayReply, RelayRequest
+from proxy.wire.resource import ResourceRequest
 
 MAX_LIST_BYTES = 4_194_304  # the largest list of models
 PATHS: Mapping[Operation, str] = {
@@ -137,9 +139,27 @@ class Upstream(Backend):
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
         headers = self._headers(call.headers, context)
-        answer = await self._request("POST", PATHS[call.operation], call.encoded, headers, call.query)
+        path = PATHS[call.operation]
+        answer = await self._request("POST", path, call.encoded, headers, call.query)
         try:
             reply = await reply_of(answer, context, self._limits, has_id=call.operation == "create")
+            if call.operation != "create" and names_missing_endpoint(reply):
+                raise unsupported(f"POST /v1/{path}")
+            yield reply
+            if isinstance(reply.batches, Stream) and reply.batches.is_complete:
+                await read_rest(answer)
+        finally:
+            answer.close()
+
+    @asynccontextmanager
+    async def forward(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
+        headers = self._headers(request.headers, context)
+        body = orjson.dumps(request.body) if request.body or (request.method, request.rest) == ("POST", ()) else b""
+        answer = await self._request(request.method, request.path, body, headers, request.query)
+        try:
+            reply = await reply_of(answer, context, self._limits, has_id=False)
+            if reply.status == 405:
+                raise unsupported(f"{request.method} requests for {request.kind}")
             yield reply
             if isinstance(reply.batches, Stream) and reply.batches.is_complete:
                 await read_rest(answer)
@@ -189,7 +209,10 @@ class Upstream(Backend):
         """
         query = query.partition("#")[0]  # a fragment is not part of a request
         target = f"{self._path}/{path}?{query}" if query else f"{self._path}/{path}"
-        framing = body.framing if isinstance(body, BodySource) else {"Content-Length": str(len(body))} if body else {}
+        if isinstance(body, BodySource):
+            framing = body.framing
+        else:
+            framing = {"Content-Length": str(len(body))} if body or method == "POST" else {}
         fields = {"user-agent": "headgate", "Content-Type": "application/json", **headers}
         head = encode_head(method, target, {**fields, **self._own_headers, **framing})
         return await self._client.request(head, body)

@@ -16,8 +16,7 @@ from backends.upstream.scrub import Scrubber
 from proxy.context import Context
 from proxy.wire.bounds import count_values, has_more_values, parsed_bytes
 from proxy.wire.errors import BackendError, RequestError, envelope
-from proxy.wire.event import TERMINALS, Batch, Reply, response_reply
-from proxy.wire.large_json import loads
+from proxy.wire.event import TERMINALS, Batch, Reply, parse_payload, response_reply
 from proxy.wire.sse import SSEParser
 from proxy.workers import LARGE_BYTES
 
@@ -59,7 +58,7 @@ async def reply_of(answer: Answer, context: Context, limits: AnswerLimits, *, ha
     context.memory.grow(parsed_bytes(len(body), values))
     try:
         response = await context.run(len(body), _parse_response, body, has_id)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         found = "a response" if has_id else "a JSON object"
         raise invalid_answer(f"200 with {_content_type(answer, limits)} that is not {found}") from error
     return response_reply(response, headers, body)
@@ -131,10 +130,8 @@ async def read_body(answer: Answer, limits: AnswerLimits, context: Context | Non
 
 
 def _parse_response(body: bytes, has_id: bool) -> Mapping[str, Any]:  # noqa: FBT001  it is passed to a thread
-    """Raises ValueError, KeyError or TypeError for what is no JSON object, or has no id although it should."""
-    response: Mapping[str, Any] = loads(body)
-    if not isinstance(response, dict):
-        raise TypeError("not an object")
+    """Raises ValueError or KeyError for what is not a JSON object, or has no id although it should."""
+    response = parse_payload(body)
     if has_id:
         _ = response["id"]
     output = response.get("output")
@@ -201,6 +198,19 @@ async def read_chunk(answer: Answer, decoder: Decoder) -> bytes:
     except ValueError as error:
         raise invalid_answer(str(error)) from error
     return b""
+
+
+def names_missing_endpoint(reply: Reply) -> bool:
+    """Whether a refusal says that the server has no such path, rather than that something it looked for is missing.
+
+    A server of the protocol names what it looked for in a code, a param or the message ("Item with id ... not found.");
+    a router of a web framework does not.
+    """
+    if reply.status != 404:
+        return reply.status == 405
+    error = orjson.loads(reply.body or b"{}").get("error", {})
+    has_reason = isinstance(error.get("param"), str) or " id " in str(error.get("message"))
+    return not has_reason and error.get("code") in (None, 404, "404", "upstream_error")
 
 
 def _is_envelope(body: bytes) -> bool:

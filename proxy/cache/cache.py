@@ -1,5 +1,6 @@
 """Looks up and keeps whole replies. A fault of the store is a miss and one log line, never an error."""
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from proxy.cache.key import cache_key
 from proxy.config.schema import CacheTable
 from proxy.context import Context
 from proxy.routing.routes import Route
+from proxy.state.responses import NOT_KEPT
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.event import Reply
@@ -48,7 +50,10 @@ class Cache:
         if self._settings is None or self._store is None:
             return CacheSlot()
         directives = _directives(context.received.get("cache-control", ""))
-        reason = "no-store" if "no-store" in directives else self._bypass_reason(call.body)
+        is_kept = call.operation == "create"
+        reason = (
+            "no-store" if "no-store" in directives else self._bypass_reason(call.body) if is_kept else call.operation
+        )
         if reason is not None:
             _report(context, "bypass", f"fwd=bypass; detail={reason}")
             return CacheSlot()
@@ -73,7 +78,7 @@ class Cache:
             return
         if reply.batches is not None:
             context.transcript.keep_frames(self._settings.max_reply_bytes)
-        context.on_reply(partial(self._put, slot.key, call, reply))
+        context.on_reply(partial(self._put, slot.key, call, reply, context))
 
     def _bypass_reason(self, body: Mapping[str, Any]) -> str | None:
         """Why this call is never answered from the cache, as a word for `Cache-Status`."""
@@ -98,7 +103,20 @@ class Cache:
             return None
         return None if value is None else Entry.decode(value, key)
 
-    async def _put(self, key: str, call: Call, reply: Reply, transcript: Transcript) -> None:
+    async def forget(self, team: str, response_id: str) -> None:
+        """Drop the kept reply with this id, which its owner has deleted. A fault of the store is one log line."""
+        if self._store is None:
+            return
+        index = _index_key(team, response_id)
+        try:
+            key = await self._store.get(index)
+            if key is not None:
+                await self._store.delete(key.decode(errors="replace"))
+                await self._store.delete(index)
+        except StoreError as error:
+            log.warning("cache.delete_failed", error=str(error)[:200])
+
+    async def _put(self, key: str, call: Call, reply: Reply, context: Context, transcript: Transcript) -> None:
         """Keep a reply that ended in a completed response, is as the backend sent it, and is within the size limit."""
         terminal = transcript.terminal
         if self._settings is None or self._store is None or terminal is None or terminal.type != "response.completed":
@@ -107,6 +125,8 @@ class Cache:
             return
         if transcript.is_changed:  # by a rule that may not apply to the next caller
             return
+        if context.get(NOT_KEPT):  # its id cannot be retrieved
+            return
         frames = transcript.frames() if reply.batches is not None else b""
         if frames is None or len(reply.body or b"") > self._settings.max_reply_bytes:
             return
@@ -114,10 +134,26 @@ class Cache:
         try:
             text = frames.decode() if reply.batches is not None else None
             entry = Entry(self._clock(), echoed_fields(call), headers, text, transcript.response)
+            await self._index(key, call, transcript.response, context)
             await self._store.put(key, entry.encode(key), ttl_s=self._settings.ttl_s)
         except (StoreError, UnicodeDecodeError, orjson.JSONEncodeError) as error:
             found = str(error)[:200] if isinstance(error, StoreError) else summarize_error(error)
             log.warning("cache.write_failed", error=found)
+
+    async def _index(self, key: str, call: Call, response: Mapping[str, Any], context: Context) -> None:
+        """Note under which key the reply with this id is kept, for `forget`."""
+        response_id = response.get("id")
+        if self._store is None or self._settings is None or call.body.get("store") is False:
+            return
+        if isinstance(response_id, str):
+            index = _index_key(context.caller.team, response_id)
+            await self._store.put(index, key.encode(), ttl_s=self._settings.ttl_s)
+
+
+def _index_key(team: str, response_id: str) -> str:
+    parts = (team.encode(errors="surrogatepass"), response_id.encode(errors="surrogatepass"))
+    digest = hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts))
+    return f"headgate:cached:{digest.hexdigest()}"
 
 
 def _directives(cache_control: str) -> frozenset[str]:

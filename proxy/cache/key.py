@@ -13,8 +13,9 @@ import orjson
 from proxy.context import Caller
 from proxy.wire.call import Call
 
-VERSION = b"headgate cache 4"
+VERSION = b"headgate cache 5"
 NOT_IN_KEY = frozenset({"stream", "stream_options", "metadata", "safety_identifier", "user", "store"})
+# `store` counts by its meaning: whoever asks for a stored response gets the id of one.
 # Forwarded headers that name the client, a session or an attempt. Others, such as `openai-beta`, can change an answer.
 HEADERS_NOT_IN_KEY = frozenset({
     "agent-framework-version", "idempotency-key", "originator", "session-id", "session_id", "thread-id", "user-agent",
@@ -38,6 +39,7 @@ def cache_key(call: Call, caller: Caller, route: str, forwarded: Mapping[str, st
         str(call.body["prompt_cache_key"]).encode(),
         route.encode(),
         call.query.encode(errors="surrogatepass"),
+        b"not stored" if call.body.get("store") is False else b"stored",
         repr(sorted(headers.items())).encode("ascii", "backslashreplace"),  # a header may have bytes that are not UTF-8
         orjson.dumps(relevant, option=orjson.OPT_SORT_KEYS),
     ):

@@ -20,6 +20,7 @@ from proxy.config.schema import (
     SelectorTable,
     ServerTable,
     StateTable,
+    UnknownIds,
 )
 from proxy.config.validation import ConfigError, M, validate
 from proxy.identity.directory import KEY
@@ -59,7 +60,9 @@ class Config(BaseModel):
     callers: list[CallerTable]
     rules: list[Rule]
     state: Store
+    state_ttl_s: float
     state_secret: SecretStr | None
+    unknown_ids: UnknownIds
     audit: AuditTable | None
     record: RecordTable | None
     cache: CacheTable | None
@@ -99,13 +102,15 @@ def build(typed: Mapping[str, Any]) -> Config:
     """Return the config that these tables describe. Raises ConfigError."""
     tables = validate(ConfigFile, typed, "")
     backends = _backends(tables.backend)
-    state, secret = _state(tables.state)
+    state, state_store = _state(tables.state)
     cache, cache_store = (None, None) if tables.cache is None else _cache(tables.cache)
     config = Config(
         server=tables.server,
         callers=_callers(tables.caller),
-        state=state,
-        state_secret=secret,
+        state=state_store,
+        state_ttl_s=state.ttl_s,
+        state_secret=state.secret,
+        unknown_ids=state.unknown_ids,
         audit=tables.audit,
         record=tables.record,
         rules=rules_of(tables.policy),
@@ -117,6 +122,8 @@ def build(typed: Mapping[str, Any]) -> Config:
     )
     if not config.routes:
         raise ConfigError("route: there is no [[route]]; at least one must name a model and its backend")
+    if len(defaults := [index for index, route in enumerate(config.routes) if route.is_default]) > 1:
+        raise ConfigError(f"route[{defaults[1]}].default: route[{defaults[0]}] is the default already; keep one")
     if config.audit and config.record and config.audit.path.resolve() == config.record.path.resolve():
         raise ConfigError(f"audit.path and record.path: both are {config.audit.path}; give each a file of its own")
     if not config.callers and not _is_loopback(config.server.host):
@@ -165,9 +172,9 @@ def _rule(table: Mapping[str, Any], path: str) -> Rule:
     return Rule(name, policy, selectors.mode, callers, models, selectors.rollout)
 
 
-def _state(table: Mapping[str, Any]) -> tuple[Store, SecretStr | None]:
+def _state(table: Mapping[str, Any]) -> tuple[StateTable, Store]:
     state, own = _split(StateTable, table, "state")
-    return _store(state.use, own, "state"), state.secret
+    return state, _store(state.use, own, "state")
 
 
 def _cache(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:
@@ -200,7 +207,7 @@ def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
 
 def _route(backends: Mapping[str, Backend], route: RouteTable, path: str) -> Route:
     backend = _named(backends, route.backend, path)
-    return Route(route.name or backend.name, route.model, (backend,))
+    return Route(route.name or backend.name, route.model, (backend,), is_default=route.default)
 
 
 def _relays(backends: Mapping[str, Backend], tables: list[RelayTable]) -> list[Relay]:

@@ -10,6 +10,7 @@ from proxy.config.secrets import Secret
 from proxy.config.table import Table
 
 Mode = Literal["enforce", "report", "off"]
+UnknownIds = Literal["allow", "deny"]
 RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
 MIN_SECRET_CHARS = 32
 SERVED = frozenset({"responses", "conversations", "models"})
@@ -72,6 +73,9 @@ class RouteTable(Table):
     """The name of the [[backend]] that answers."""
     name: str = ""
     """The route's name in the cache key, logs and spans. Default: the backend's name."""
+    default: bool = False
+    """Whether it serves calls without a model, which a prompt template may name; at most one route. Such a call gets
+    the route's model if that has no wildcards and the call no prompt. New conversations are created at its backend."""
 
 
 class RelayTable(Table):
@@ -103,11 +107,16 @@ class SelectorTable(Table):
 
 
 class StateTable(Table):
-    """The keys of [state] that every store has: owners of responses, budgets and blocked identifiers are kept there."""
+    """The keys of [state] that every store has: stored responses, owners, budgets and blocked identifiers are there."""
 
     use: str = "memory"
     secret: Secret | None = None
     """What keys of sealed values are derived from, of 32 characters or more. Default: a random one in the store."""
+    ttl_days: PositiveFloat = 30
+    """How long responses, conversations and owners of ids are kept, in days; a conversation from its last use."""
+    unknown_ids: UnknownIds = "allow"
+    """What happens to an id without a known owner: "allow" leaves the decision to the upstream, as ids from before the
+    gateway or before a restart with use = "memory" need it; "deny" answers it like an id of another team."""
 
     @field_validator("secret")
     @classmethod
@@ -115,6 +124,10 @@ class StateTable(Table):
         if secret is not None and len(secret.get_secret_value()) < MIN_SECRET_CHARS:
             raise ValueError(f"a secret has at least {MIN_SECRET_CHARS} characters: openssl rand -base64 32 makes one")
         return secret
+
+    @property
+    def ttl_s(self) -> float:
+        return self.ttl_days * 86_400
 
 
 class CacheTable(Table):

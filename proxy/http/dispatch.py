@@ -59,6 +59,9 @@ class Dispatcher:
             return await handler(exchange)
         except HeadgateError as error:
             refusal = error.with_traceback(None)  # which keeps this frame, and all that the request took, in a cycle
+            if request.writer.output_size > 0:
+                record.status, record.code = 200, refusal.code
+                raise ConnectionResetError("the answer was cut off") from None
         except asyncio.CancelledError as cancelled:
             refusal = shutdown_error(cancelled)
             if request.writer.output_size > 0:

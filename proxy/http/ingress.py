@@ -54,18 +54,20 @@ class Ingress:
     ) -> T:
         """Return what `parse` makes of the body, the query and the largest number of values.
 
-        Raises RequestError, and Unavailable if there is no memory left.
+        A body that is optional may be empty, whatever its type. Raises RequestError, and Unavailable if there is no
+        memory left.
         """
-        request = exchange.request
-        has_no_type = self.directory.is_open and "Content-Type" not in request.headers
-        if has_no_type and not (is_optional and not request.body_exists):  # a web page can send that without asking
+        request, limit = exchange.request, self.server.max_body_values
+        parse = partial(parse, query=exchange.query, max_values=limit)
+        if is_optional and not request.body_exists:
+            return parse(b"")
+        if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
             raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
         raw = await read_body(request, self.server, memory, self.workers)
-        limit = self.server.max_body_values
         values = await self.workers.run(len(raw), count_values, raw, limit)
         if values <= limit:
             memory.grow(parsed_bytes(len(raw), values))
-        return await self.workers.run(len(raw), partial(parse, query=exchange.query, max_values=limit), raw)
+        return await self.workers.run(len(raw), parse, raw)
 
     def context(self, exchange: Exchange, caller: Caller, memory: MemoryLease) -> Context:
         """Return the context in which a request is answered."""

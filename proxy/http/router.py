@@ -1,6 +1,7 @@
 """Method and path -> handler. Paths are compared as they were sent: nothing is decoded or normalized before.
 
-In a template `{id}` stands for an id of the protocol, `{name*}` for any rest of the path that is not empty.
+In a template `{id}` stands for an id of the protocol, `{name*}` for any rest of the path that is not empty. HEAD is
+answered wherever GET is.
 """
 
 import re
@@ -17,6 +18,9 @@ from proxy.wire.errors import RequestError
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 ID = "[A-Za-z0-9_-]{1,256}"
+VERSION = "v1"
+MAX_SEGMENTS = 16
+"""A path of more segments is no misspelt one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,16 @@ class Router:
     """Finds the endpoint of a request."""
 
     def __init__(self, endpoints: Iterable[Endpoint], hint: str = "") -> None:
-        """`hint` is what the answer to an unknown path says of other paths."""
+        """`hint` is what the answer to an unknown path says of others."""
         self._hint_of_others = hint
         self._exact: dict[str, dict[str, Handler]] = {}
         self._templates: list[tuple[re.Pattern[str], dict[str, Handler]]] = []
         by_template: dict[str, dict[str, Handler]] = {}
         for endpoint in endpoints:
-            by_template.setdefault(endpoint.template, {})[endpoint.method] = endpoint.handler
+            handlers = by_template.setdefault(endpoint.template, {})
+            handlers[endpoint.method] = endpoint.handler
+            if endpoint.method == "GET":
+                handlers["HEAD"] = endpoint.handler
         for template, handlers in by_template.items():
             if "{" in template:
                 self._templates.append((compile_template(template), handlers))
@@ -47,7 +54,7 @@ class Router:
         """Return the handler of a request and the values of its template. Raises RequestError: 404, 405."""
         handlers, values = self._handlers(path)
         if handlers is None:
-            message = f"Unknown request URL: {method} {printable(path)}. Responses are created by POST /v1/responses."
+            message = f"Unknown request URL: {method} {printable(path)}. {self._hint(path)}"
             if self._hint_of_others:
                 message = f"{message} {self._hint_of_others}"
             raise RequestError(message, status=404)
@@ -66,6 +73,24 @@ class Router:
             if (found := pattern.fullmatch(path)) is not None:
                 return handlers, found.groupdict()
         return None, {}
+
+    def _hint(self, path: str) -> str:
+        """Return what to send instead: the path that a wrong base address or a trailing slash leads away from."""
+        for meant in _corrections(path):
+            if self._handlers(meant)[0] is not None:
+                return f"The path is {printable(meant)}; check the client's base_url, which ends in /{VERSION}."
+        return f"Responses are created by POST /{VERSION}/responses."
+
+
+def _corrections(path: str) -> Iterable[str]:
+    """Yield the paths that a wrong one may stand for: without empty segments, with the version once and in front."""
+    segments = [segment for segment in path.split("/", MAX_SEGMENTS + 1) if segment]
+    if not segments or len(segments) > MAX_SEGMENTS:
+        return
+    versions = [position for position, segment in enumerate(segments) if segment.lower() == VERSION]
+    rest = segments[versions[-1] + 1 :] if versions else segments
+    yield "/" + "/".join(segments)
+    yield "/" + "/".join([VERSION, *rest])
 
 
 def compile_template(template: str) -> re.Pattern[str]:

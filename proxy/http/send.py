@@ -31,10 +31,14 @@ async def send(
         await whole.write_eof()  # here, while the memory of the body is still accounted for
         return whole
     batches = aiter(reply.batches)
-    first = await anext(batches, ())
+    is_head = request.method == "HEAD"
+    first = None if is_head else await anext(batches, None)  # a default of () is a SystemError in Python 3.11
     headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
     response = web.StreamResponse(headers={**headers, **STREAM_HEADERS, **common_headers()})
     await response.prepare(request)
+    if is_head:
+        await response.write_eof()
+        return response
     try:
         await _write_stream(response, first, batches, keep_alive_s)
     except Exception:
@@ -45,11 +49,11 @@ async def send(
 
 
 async def _write_stream(
-    response: web.StreamResponse, first: Batch, batches: AsyncIterator[Batch], keep_alive_s: float
+    response: web.StreamResponse, first: Batch | None, batches: AsyncIterator[Batch], keep_alive_s: float
 ) -> None:
     heartbeat = _Heartbeat(response, keep_alive_s)
     try:
-        batch: Batch | None = first
+        batch = first
         while batch is not None:
             heartbeat.beat()
             if batch and batch[-1].type in TERMINALS:

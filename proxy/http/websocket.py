@@ -19,7 +19,7 @@ class WebSocket:
     async def connect(self, exchange: Exchange) -> web.StreamResponse:
         exchange.identify(self.directory)
         if exchange.request.headers.get("Upgrade", "").lower() != "websocket":
-            message = "GET is not allowed at /v1/responses; allowed: POST."
+            message = f"{exchange.request.method} is not allowed at /v1/responses; allowed: POST."
             raise RequestError(message, status=405, headers={"Allow": "POST"})
         refusal = RequestError("WebSocket mode is not available; use POST /v1/responses.", status=426)
         response = error_response(refusal, {**exchange.common_headers(), "Upgrade": "HTTP/1.1"})

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from backends import unsupported
+from backends import Backend, unsupported
 from proxy.context import Context
 from proxy.routing.routes import Route
 from proxy.rules.guard import require_stream
@@ -28,37 +28,39 @@ class Attempts:
     async def reply(self, call: Call, route: Route, context: Context) -> AsyncIterator[Reply]:
         """Open a reply. Raises BackendError, Unavailable."""
         target = route.targets[0]
-        if call.operation not in target.operations:
-            raise unsupported(f"POST /v1/responses/{call.operation}")
         record = context.record
         record.route, record.backend, record.provider = route.name, target.name, target.provider
         sent = require_stream(call, context, target.enforces)
         context.is_sent = True
         with context.trace.model_call(record):
             try:
-                opening = target.respond(sent, context)
-                async with before(context.deadline, opening) as reply:
+                if call.operation not in target.operations:
+                    raise unsupported(f"the operation {call.operation}")
+                async with before_deadline(context, target.respond(sent, context)) as reply:
                     context.is_answered = context.is_sent = reply.status == 200
-                    context.target = target.name if context.is_answered and target.keeps_state else None
+                    context.target = target.name if context.is_answered else None
                     yield reply
             except BackendError as error:
                 context.is_sent = error.sent
-                cause = summarize_error(error.__cause__) if error.__cause__ else None
-                log.warning(
-                    "backend.failed", backend=target.name, code=error.code, cause=cause, request_id=context.request_id
-                )
+                log_failure(target, error, context)
                 raise
             finally:
                 record.read(context.transcript)
 
 
-def before(deadline: float | None, opening: AbstractAsyncContextManager[R]) -> AbstractAsyncContextManager[R]:
-    """Return what opens a reply, if it is opened before the deadline, a time on the event loop's clock."""
-    return opening if deadline is None else _before(deadline, opening)
+def before_deadline(context: Context, opening: AbstractAsyncContextManager[R]) -> AbstractAsyncContextManager[R]:
+    """Return an opening that fails if it takes longer than the request may wait for its backend."""
+    return opening if context.deadline is None else _before(context.deadline, opening)
+
+
+def log_failure(target: Backend, error: BackendError, context: Context) -> None:
+    cause = summarize_error(error.__cause__) if error.__cause__ else None
+    log.warning("backend.failed", backend=target.name, code=error.code, cause=cause, request_id=context.request_id)
 
 
 @asynccontextmanager
 async def _before(deadline: float, opening: AbstractAsyncContextManager[R]) -> AsyncIterator[R]:
+    """The reply, if it is opened before the deadline."""
     try:
         async with asyncio.timeout_at(deadline) as timeout, opening as reply:
             timeout.reschedule(None)

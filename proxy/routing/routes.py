@@ -25,6 +25,7 @@ class Route:
     name: str
     model: str
     targets: tuple[Backend, ...]
+    is_default: bool = False
 
     @property
     def keeps_state(self) -> bool:
@@ -41,18 +42,31 @@ class Routes:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = [(compile_globs([route.model]), route) for route in routes]
+        self.default = next((route for route in routes if route.is_default), None)
+        """The route of calls without a model."""
+        first = () if self.default is None else (self.default,)
+        targets = {target.name: target for route in (*first, *routes) for target in route.targets}
+        self.stateful = [target for target in targets.values() if target.keeps_state]
+        """The targets that keep state, each once, in order of preference."""
         self._models = CachedResult(self._list_models, LIST_TTL_S)
         self._offers: dict[str, Sequence[str]] = {}  # the last list of each target
 
     def match(self, call: Call) -> Route:
-        """Return the route of a call's model. Raises UnknownModel."""
-        return self._route_of(call.model)
+        """Return the route of a call's model, the default one for a call without a model. Raises UnknownModel."""
+        return self.default if not call.model and self.default is not None else self.route_of(call.model)
+
+    def with_model(self, call: Call) -> Call:
+        """Return the call with the default route's model if it names neither a model nor a prompt that may have one."""
+        if call.model or self.default is None or is_glob(self.default.model) or call.body.get("prompt") is not None:
+            return call
+        return call.with_fields(model=self.default.model)
 
     async def models(self) -> Mapping[str, Route]:
         """Return every model that can be named: those that routes name exactly, and those that targets list."""
         return await self._models.get()
 
-    def _route_of(self, model: str) -> Route:
+    def route_of(self, model: str) -> Route:
+        """Return the route of a model. Raises UnknownModel."""
         for pattern, route in self._routes:
             if pattern.match(model):
                 return route
@@ -62,7 +76,7 @@ class Routes:
         targets = {target.name: target for _, route in self._routes for target in route.targets}
         offers = await asyncio.gather(*(self._models_of(target) for target in targets.values()))
         exact = [route.model for _, route in self._routes if not is_glob(route.model)]
-        listed = {model: self._route_of(model) for model in exact}
+        listed = {model: self.route_of(model) for model in exact}
         for target, models in zip(targets.values(), offers, strict=True):
             for model in models:
                 if (route := self._served_by(target, model)) is not None:
@@ -72,7 +86,7 @@ class Routes:
     def _served_by(self, target: Backend, model: str) -> Route | None:
         """The route that sends a model to this target, if one does."""
         try:
-            route = self._route_of(model)
+            route = self.route_of(model)
         except UnknownModel:
             return None
         return route if target in route.targets else None

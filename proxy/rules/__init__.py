@@ -1,10 +1,11 @@
 """Applies policies: to requests (`admit`), and to replies (`guard`)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from policies import Chains, PolicyState
-from proxy.context import Context
+from proxy.context import Caller, Context
 from proxy.rules.admit import RequestAdmission
 from proxy.rules.decisions import Decisions
 from proxy.rules.guard import Guard
@@ -12,8 +13,9 @@ from proxy.rules.rule import Rule
 from proxy.stores import Store
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
-from proxy.wire.call import Call
+from proxy.wire.call import Call, resource_call
 from proxy.wire.event import FOLLOWED, Reply
+from proxy.wire.resource import ResourceRequest
 
 
 class Rules:
@@ -31,12 +33,35 @@ class Rules:
         active = [rule for rule in rules if rule.mode != "off"]
         decisions = Decisions(active, audit)
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
+        self._rules = active
         self._admission = RequestAdmission(active, _states(rules, store, chains), decisions, recorder)
         self._guard = Guard(decisions)
+
+    async def admit_resource(self, request: ResourceRequest, context: Context) -> ResourceRequest:
+        """Return a request for something that exists as the policies of its fields allow it.
+
+        Raises PolicyViolation, Unavailable.
+        """
+        call = resource_call(request)
+        admitted = await self._admission.admit(call, context)
+        return request if admitted is call else replace(request, body=admitted.body)
 
     async def admit(self, call: Call, context: Context) -> Call:
         """Return the call as the policies allow it. Raises PolicyViolation, Unavailable."""
         return await self._admission.admit(call, context)
+
+    def model_names(self, caller: Caller) -> Iterable[str]:
+        """Return names of models that this caller may send although no route serves them, such as aliases."""
+        rules = [rule for rule in self._rules if rule.is_enforced_for(caller) and rule.applies_to(caller, "")]
+        return dict.fromkeys(name for rule in rules for name in rule.policy.model_names())
+
+    def resolve_model(self, name: str, caller: Caller) -> str | None:
+        """Return the model that a call of this caller for `name` is sent on with; None if it would be refused."""
+        model: str | None = name
+        for rule in self._rules:
+            if model is not None and rule.is_enforced_for(caller) and rule.applies_to(caller, model):
+                model = rule.policy.resolve_model(model)
+        return model
 
     async def guard(self, call: Call, reply: Reply, context: Context) -> Reply:
         """Return the reply with its checks applied. Raises BackendError, Unavailable."""

@@ -6,6 +6,7 @@ transcript, pass it on.
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -63,8 +64,10 @@ class Guard:
         return await self._pass_body(call, reply, checks, context)
 
     async def _pass_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
-        response, transcript = reply.response or {}, context.transcript
+        transcript = context.transcript
         context.note_first_event()
+        reply = _complete_body(reply, context)
+        response = reply.response or {}
         await context.see_response(response)
         received: Batch = events_of_body(response) if checks else [terminal_of_body(response)]
         events, stopped_by = await self._check(received, checks, call, context) if checks else (received, None)
@@ -97,7 +100,7 @@ class Guard:
             failure = error
         except asyncio.CancelledError as cancelled:
             failure = shutdown_error(cancelled)
-        yield _end_failed(failure, call, context)
+        yield await _end_failed(failure, call, context)
 
     async def _receive(
         self, received: Batch, checks: list[ActiveCheck], call: Call, context: Context
@@ -106,6 +109,8 @@ class Guard:
         stopped_by = None
         if not context.transcript.is_started:
             context.note_first_event()
+        if context.response_fields:
+            received = [_complete_event(unit, context) for unit in received]
         for unit in received:
             if isinstance(unit, Event) and unit.type in LIFECYCLE:
                 await context.see_response(unit.response)
@@ -170,6 +175,34 @@ def _record(batch: Batch, context: Context) -> None:
     memory.grow(transcript.kept_bytes - before - size)
 
 
+def _with_fields(response: Mapping[str, Any], context: Context) -> Mapping[str, Any] | None:
+    """Return a response object with the fields that the gateway sets; None if it has them already, or is none."""
+    fields = context.response_fields
+    if not response or all(name in response and response[name] == value for name, value in fields.items()):
+        return None
+    return {**response, **fields}
+
+
+def _complete_body(reply: Reply, context: Context) -> Reply:
+    """Return a body with the fields that the gateway sets. One nested too deeply to be encoded is left as it is."""
+    response = _with_fields(reply.response or {}, context)
+    with suppress(orjson.JSONEncodeError):
+        if response is not None:
+            return replace(reply, body=orjson.dumps(response), response=response)
+    return reply
+
+
+def _complete_event(unit: Event | Run, context: Context) -> Event | Run:
+    """Return a lifecycle event like `_complete_body`, and any other unit as it is."""
+    if isinstance(unit, Event) and unit.type in LIFECYCLE:
+        response = _with_fields(unit.response, context)
+        with suppress(orjson.JSONEncodeError):
+            if response is not None:
+                changed = Event(unit.type, data={**unit.data, "response": response})
+                return Event(unit.type, changed.sse, changed.data)
+    return unit
+
+
 def until_terminal(batch: Batch) -> Batch:
     """Return a batch up to its terminal event; nothing follows that."""
     for position, unit in enumerate(batch, 1):
@@ -201,11 +234,13 @@ async def _end_incomplete(reason: str, context: Context) -> Batch:
     return events
 
 
-def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:
+async def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:
     """Return the events that report a failure. Raises it while nothing was sent: then it is still an HTTP status."""
     if not (call.is_stream and context.transcript.is_started):
         raise failure
     if not isinstance(failure, ShuttingDown):
         log.warning("backend.failed", code=failure.code, message=failure.message)
     context.record.code = failure.code
-    return failure_events(context.transcript, failure)
+    events = failure_events(context.transcript, failure)
+    await context.complete_reply()
+    return events

@@ -1,34 +1,52 @@
 """Whose a response or conversation is: id -> team, caller, target and chain.
 
-An id is bound when a backend first sends it, before the caller can use it. A chain is the sequence of responses that
-continue one another, by `previous_response_id` or by a conversation; what is budgeted over a chain is keyed by its id.
+An id is bound when a backend first sends it, before the caller can use it; the items of a response are bound when it is
+complete. A chain is the sequence of responses that continue one another, by `previous_response_id` or by a
+conversation; what is budgeted over a chain is keyed by its id.
 """
 
+import asyncio
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeVar
 
 import orjson
 import structlog
 
 from proxy.context import Context, Slot
+from proxy.state.references import (
+    Kind,
+    Reference,
+    containers_of,
+    continued,
+    conversation_id,
+    find_references,
+    ids_of,
+    is_id,
+    not_found,
+)
 from proxy.stores import Store, StoreError
-from proxy.wire.call import Call
-from proxy.wire.errors import RequestError, Unavailable
+from proxy.wire.call import Call, resource_call
+from proxy.wire.errors import Unavailable
 from proxy.wire.fields import normalize
+from proxy.wire.resource import ResourceRequest
+from proxy.wire.transcript import Transcript
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
 TTL_S = 30 * 86_400.0
-"""How long an owner is remembered, in seconds: as long as OpenAI keeps a stored response.
+"""How long an owner is remembered unless configured, in seconds: as long as OpenAI keeps a stored response.
 
 Source: https://platform.openai.com/docs/guides/your-data
 """
-MAX_ID_CHARS = 256
+AT_ONCE = 16
+"""How many ids of one request are read or written at a time."""
+KINDS: Mapping[str, Kind] = {"responses": "response", "conversations": "conversation"}
 CHAIN = Slot[str]("ownership.chain")
-_OWNERS = Slot[dict[tuple[str, str], "Owner | None"]]("ownership.owners")
+_OWNERS = Slot[dict[tuple[Kind, str], "Owner | None"]]("ownership.owners")
 _UNBOUND = Slot[bool]("ownership.unbound")
 
 
@@ -45,26 +63,40 @@ class Owner:
         return orjson.dumps([self.team, self.caller, self.target, self.chain])
 
     @staticmethod
-    def decode(value: bytes) -> "Owner | None":
-        """Return the owner in a stored value; None for one that is not ours."""
+    def decode(value: bytes | None) -> "Owner | None":
+        """Return the owner in a stored value; None for one that is not ours, and for none."""
         try:
-            return Owner(*orjson.loads(value))
+            return None if value is None else Owner(*orjson.loads(value))
         except (ValueError, TypeError):
             return None
 
 
 class Ownership:
-    """Binds ids to owners and answers who owns one. Every id that a call names passes `check`."""
+    """Binds ids to owners and answers who owns one. Every id that a request names passes a check."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ttl_s: float = TTL_S, *, allows_unknown: bool = True) -> None:
+        """`allows_unknown` is whether an id without a known owner passes."""
         self._store = store
+        self._ttl_s = ttl_s
+        self._allows_unknown = allows_unknown
 
     async def check(self, call: Call, context: Context) -> None:
         """Refuse an id of another team with the words for an unknown one. Raises RequestError, Unavailable."""
-        for reference in _references(call.body):
-            owner = await self._owner(reference, context)
-            if owner is not None and owner.team != context.caller.team:
-                raise not_found(*reference)
+        await self._check(await context.run(len(call.encoded), find_references, call), context)
+
+    async def check_resource(self, request: ResourceRequest, context: Context) -> Owner | None:
+        """Return the owner of what a request names; None if it is unknown, or names nothing yet.
+
+        Raises RequestError for an id that the caller may not use, Unavailable.
+        """
+        named = None if request.id is None else Reference(KINDS[request.kind], request.id, None)
+        references = [] if named is None else [named]
+        references += [Reference("item", item, None) for item in request.rest[1:]]
+        if request.body:
+            call = resource_call(request)
+            references += await context.run(len(call.encoded), find_references, call)
+        await self._check(references, context)
+        return None if named is None else (await self.owners([named], context))[0]
 
     async def chain_of(self, call: Call, context: Context) -> str:
         """Return the chain that a call belongs to: that of what it continues, or a new one. Raises Unavailable."""
@@ -74,21 +106,6 @@ class Ownership:
             context.set(CHAIN, chain)
         return chain
 
-    async def owner_of(self, kind: str, value: str, context: Context) -> Owner | None:
-        """Return whose an id is; None if it is unknown. Raises Unavailable."""
-        return await self._owner((kind, value), context)
-
-    async def bind_id(self, kind: str, value: str, target: str, context: Context) -> None:
-        """Bind an id that a target handed out to the caller's team, unless another team owns it.
-
-        A fault of the store never fails the answer: it is logged, and the next use of the id finds no owner.
-        """
-        owner = Owner(context.caller.team, context.caller.name, target, "")
-        try:
-            await self._put(kind, value, owner)
-        except StoreError as error:
-            log.warning("ownership.write_failed", request_id=context.request_id, error=str(error)[:200])
-
     @staticmethod
     def is_bound(context: Context) -> bool:
         """False when the response of this call could not be bound, so that its chain would be lost."""
@@ -97,107 +114,122 @@ class Ownership:
     async def bind(self, call: Call, context: Context, response: Mapping[str, Any]) -> None:
         """Bind the ids of a response, and of the conversation it is in, to the caller's team.
 
-        A response that no backend keeps is not bound, unless a chain is counted; a conversation always is. A fault of
+        A response that is kept nowhere is not bound, unless a chain is counted; a conversation always is. A fault of
         the store never fails the answer: it is logged, and the next use of the id finds no owner.
         """
-        if context.target is None:
+        if context.target is None or call.operation == "input_tokens":
             return
         is_kept = call.body.get("store") is not False or context.get(CHAIN) is not None
         try:
-            chain = await self._chain(call, context)
-            owner = Owner(context.caller.team, context.caller.name, context.target, chain)
+            owner = self._owner_of(context, context.target, await self._chain(call, context))
             if is_kept and is_id(response_id := response.get("id")):
-                await self._put("previous_response_id", response_id, owner)
+                await self._put("response", response_id, owner)
             if is_id(conversation := conversation_id(response) or conversation_id(call.body)):
                 await self._put("conversation", conversation, owner, keep_chain=True)
         except (StoreError, Unavailable) as error:
             context.set(_UNBOUND, True)
-            log.warning("ownership.write_failed", request_id=context.request_id, error=str(error)[:200])
+            _log_failure(error, context)
 
-    async def _owner(self, reference: tuple[str, str], context: Context) -> Owner | None:
-        """The owner of what a call continues, read once a call."""
+    async def bind_output(self, call: Call, context: Context, transcript: Transcript) -> None:
+        """Bind the items of a complete response that a backend keeps, and the containers in which its tools ran."""
+        if context.target is None or call.operation != "create":
+            return
+        output, is_kept = transcript.response.get("output"), call.body.get("store") is not False
+        await self.bind_items(output, context.target, context, are_kept=is_kept)
+
+    async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
+        """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
+        value = self._owner_of(context, target, "").encode()
+        keys = [_key("container", container) for container in containers_of(items)]
+        keys += [_key("item", item_id) for item_id in ids_of(items)] if are_kept else []
+        try:
+            for some in _portions(keys):
+                await asyncio.gather(*(self._store.put(key, value, ttl_s=TTL_S, if_absent=True) for key in some))
+        except StoreError as error:
+            _log_failure(error, context)
+
+    async def bind_id(self, kind: Kind, value: str, target: str, context: Context) -> None:
+        """Bind an id that was created, or is used for the first time. A fault of the store is logged."""
+        try:
+            owner = self._owner_of(context, target, context.get(CHAIN) or secrets.token_hex(16))
+            await self._put(kind, value, owner, keep_chain=True)
+        except StoreError as error:
+            _log_failure(error, context)
+
+    async def forget(self, request: ResourceRequest, context: Context) -> None:
+        """Forget the owner of what was deleted. A fault of the store is logged."""
+        try:
+            await self._store.delete(_key(KINDS[request.kind], request.id or ""))
+        except StoreError as error:
+            _log_failure(error, context)
+
+    async def _check(self, references: Sequence[Reference], context: Context) -> None:
+        """Refuse ids that the caller may not use, after the owners of all were read: the work is always the same."""
+        owners = await self.owners(references, context)
+        for reference, owner in zip(references, owners, strict=True):
+            if not self._allows_unknown if owner is None else owner.team != context.caller.team:
+                raise not_found(reference.param, reference.id, reference.kind)
+
+    async def owners(self, references: Sequence[Reference], context: Context) -> list["Owner | None"]:
+        """Return the owners of what a request names, each read once a request. Raises Unavailable."""
         known = context.get(_OWNERS)
         if known is None:
             context.set(_OWNERS, known := {})
-        if reference not in known:
-            try:
-                value = await self._store.get(_key(*reference))
-            except StoreError as error:
-                message = "The owner of what this call continues cannot be read at the moment."
-                raise Unavailable(message, code="state_unavailable") from error
-            known[reference] = None if value is None else Owner.decode(value)
-        return known[reference]
+        wanted = [(reference.kind, reference.id) for reference in references]
+        try:
+            for some in _portions([key for key in dict.fromkeys(wanted) if key not in known]):
+                values = await asyncio.gather(*(self._store.get(_key(*key)) for key in some))
+                known.update(zip(some, map(Owner.decode, values), strict=True))
+        except StoreError as error:
+            message = "The owner of what this request names cannot be read at the moment."
+            raise Unavailable(message, code="state_unavailable") from error
+        return [known[key] for key in wanted]
 
     async def _chain(self, call: Call, context: Context) -> str:
         known = context.get(CHAIN)
         if known is not None:
             return known
-        references = _references(call.body)
+        references = continued(call.body)
         if not references:
             return secrets.token_hex(16)
-        owner = await self._owner(references[0], context)
+        owner, *_ = await self.owners(references[:1], context)
         if owner is not None and owner.team == context.caller.team:
             return owner.chain
-        field, value = references[0]
-        return _digest("chain", context.caller.team, field, normalize(value))  # the same for parallel calls
+        first = references[0]
+        return _digest("chain", context.caller.team, first.kind, normalize(first.id))  # the same for parallel calls
 
-    async def _put(self, field: str, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
+    @staticmethod
+    def _owner_of(context: Context, target: str, chain: str) -> Owner:
+        return Owner(context.caller.team, context.caller.name, target, chain)
+
+    async def _put(self, kind: Kind, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
         """The first team that receives an id owns it: no upstream can move another upstream's id."""
-        key, encoded = _key(field, value), owner.encode()
-        if await self._store.put(key, encoded, ttl_s=TTL_S, if_absent=True):
+        key, encoded = _key(kind, value), owner.encode()
+        if await self._store.put(key, encoded, ttl_s=self._ttl_s, if_absent=True):
             return
         stored = await self._store.get(key)
-        known = owner if stored == encoded else None if stored is None else Owner.decode(stored)
+        known = owner if stored == encoded else Owner.decode(stored)
         if known is not None and known.team != owner.team:
-            log.warning("ownership.conflicted", field=field, team=owner.team)
+            log.warning("ownership.conflicted", kind=kind, team=owner.team)
             return
         if known is not None and keep_chain:
             owner = Owner(owner.team, owner.caller, owner.target, known.chain)
-        await self._store.put(key, owner.encode(), ttl_s=TTL_S)
+        await self._store.put(key, owner.encode(), ttl_s=self._ttl_s)
 
 
-def conversation_id(holder: Mapping[str, Any]) -> str | None:
-    """Return the id of the conversation that a request or a response names: as a text, or as {"id": ...}."""
-    conversation = holder.get("conversation")
-    if conversation is None:
-        return None
-    if isinstance(conversation, dict):
-        conversation = conversation.get("id")
-    return conversation if isinstance(conversation, str) else None
+def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield values in portions that the store is asked for at a time."""
+    for start in range(0, len(values), AT_ONCE):
+        yield values[start : start + AT_ONCE]
 
 
-def is_id(value: object) -> TypeGuard[str]:
-    """Whether a value can be an id. Source: the OpenAPI document (ids have at most 64 characters)."""
-    return isinstance(value, str) and len(value) <= MAX_ID_CHARS
+def _log_failure(error: Exception, context: Context) -> None:
+    log.warning("ownership.write_failed", request_id=context.request_id, error=str(error)[:200])
 
 
-def not_found(field: str, value: str) -> RequestError:
-    """Return the refusal of an id that is unknown, or another team's: both have the same words.
-
-    Source: what api.openai.com answers to unknown ids.
-    """
-    if field == "conversation":
-        return RequestError(f"Conversation with id '{value[:80]}' not found.", status=404, param=field)
-    message = f"Previous response with id '{value[:80]}' not found."
-    return RequestError(message, code="previous_response_not_found", param=field)
-
-
-def _references(body: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The fields and ids by which a call continues something; the first one decides its chain.
-
-    Raises RequestError for an id that is too long to be one.
-    """
-    named = [("conversation", conversation_id(body)), ("previous_response_id", body.get("previous_response_id"))]
-    references = [(field, value) for field, value in named if isinstance(value, str)]
-    for field, value in references:
-        if len(value) > MAX_ID_CHARS:
-            raise not_found(field, value)
-    return references
-
-
-def _key(field: str, value: str) -> str:
+def _key(kind: Kind, value: str) -> str:
     """An id in another case or with white space is the same: an upstream may overlook both."""
-    return f"headgate:owner:{_digest(field, normalize(value))}"
+    return f"headgate:owner:{_digest(kind, normalize(value))}"
 
 
 def _digest(*parts: str) -> str:

@@ -4,27 +4,24 @@ The `id` of a JSON answer to a POST is bound to the caller's team before the cal
 names an id of another team, in its path, its query or its body, is refused in the words for an unknown one.
 """
 
-import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from policies.support.walk import plain_name
 from proxy.context import Context
-from proxy.state.ownership import Ownership, is_id
+from proxy.state.ownership import Owner, Ownership
+from proxy.state.references import Kind, Reference, is_id
 from proxy.wire.errors import RequestError
 from proxy.wire.query import query_pairs
 from proxy.wire.relay import RelayRequest
 
-RELAYED = "object"
-"""The kind of all these ids. Their prefixes (file, vs, cntr, batch ...) already keep them apart."""
-NAMED_IN_CALLS = frozenset({"container", "file", "vector_store"})
+NAMED_IN_CALLS: Mapping[str, Kind] = {"container": "container", "file": "file", "vector_store": "vector_store"}
 """The types of objects that calls name too: their ids are bound under this kind as well."""
-KINDS = (RELAYED, "previous_response_id", "conversation")
-"""The kinds of ids that a relayed request may name."""
+KINDS: Sequence[Kind] = ("object", "container", "response", "conversation", "item")
+"""The kinds of ids that a relayed request may name. All that was created on relayed paths is an "object"."""
 MAX_IDS = 2_000
 """How many ids one request may name; OpenAI adds at most so many files to a vector store at once."""
-STEP = 100  # ids that are looked up at a time
 TRANSIENT = frozenset({"chat.completion", "text_completion"})
 """Objects that a backend keeps only if the request says `store`: their ids would displace those of kept objects."""
 # Ends of the names of fields that hold ids, or arrays of ids: file_id, vector_store_ids, training_file, container ...
@@ -48,8 +45,10 @@ class RelayedIds:
         named = await context.run(size, _named_ids, request)
         if len(named) > MAX_IDS:
             raise RequestError(f"The request names {len(named)} ids; the limit is {MAX_IDS}.", code="too_many_ids")
-        for start in range(0, len(named), STEP):
-            await asyncio.gather(*(self._check(value, context) for value in named[start : start + STEP]))
+        wanted = [Reference(kind, value, "id") for value in named for kind in KINDS]
+        owners = await self._ownership.owners(wanted, context)
+        for position, value in enumerate(named):
+            self._check(value, owners[position * len(KINDS) : (position + 1) * len(KINDS)], context)
 
     async def bind(self, answer: Mapping[str, Any], request: RelayRequest, target: str, context: Context) -> None:
         """Bind the id of what a request created. A fault of the store never fails the answer: it is logged."""
@@ -59,12 +58,11 @@ class RelayedIds:
         file = answer.get("file") if answer.get("object") == "upload" else None
         for created in (answer, file) if isinstance(file, dict) else (answer,):
             if is_id(value := created.get("id")):
-                kind = created.get("object")
-                for each in (RELAYED, kind) if kind in NAMED_IN_CALLS else (RELAYED,):
-                    await self._ownership.bind_id(str(each), value, target, context)
+                await self._ownership.bind_id("object", value, target, context)
+                if (kind := NAMED_IN_CALLS.get(str(created.get("object")))) is not None:
+                    await self._ownership.bind_id(kind, value, target, context)
 
-    async def _check(self, value: str, context: Context) -> None:
-        owners = [await self._ownership.owner_of(kind, value, context) for kind in KINDS]
+    def _check(self, value: str, owners: Sequence[Owner | None], context: Context) -> None:
         known = [owner for owner in owners if owner is not None]
         is_denied = self._denies_unknown and not known and _ID.fullmatch(value) is not None
         if is_denied or any(owner.team != context.caller.team for owner in known):

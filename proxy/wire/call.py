@@ -7,10 +7,15 @@ from typing import Any, Literal
 from proxy.wire.body import parse_object
 from proxy.wire.errors import RequestError
 from proxy.wire.large_json import dumps
+from proxy.wire.resource import ResourceRequest
 
-Operation = Literal["create", "compact", "input_tokens", "relay"]
-"""What a call asks for. The first three are requests to a model; "relay" is the JSON body of a relayed request."""
+Operation = Literal["create", "compact", "input_tokens", "conversation", "items", "access", "relay"]
+"""What a call asks for. The first three are requests to a model; "relay" is the JSON body of a relayed request; for the
+others see `resource_call`."""
 MODEL_OPERATIONS: frozenset[Operation] = frozenset({"create", "compact", "input_tokens"})
+INPUT_OPERATIONS: frozenset[Operation] = MODEL_OPERATIONS | {"conversation", "items"}
+"""Those that have items of an input, in `input` or in `items`."""
+
 MAX_MODEL_CHARS = 256
 
 
@@ -61,12 +66,14 @@ def parse_call(
     query: str = "",
     max_values: int = 1_000_000,
     operation: Operation = "create",
+    needs_model: bool = True,
 ) -> Call:
-    """Parse the body of a request to a model. Raises RequestError for what `parse_object` refuses, for a missing model,
-    and for a model or an id of another type than the protocol's.
+    """Parse the body of a request to a model. Raises RequestError for what `parse_object` refuses, for a model or an
+    id of another type than the protocol's, and for a missing model if it is needed.
     """
     body, encoded = parse_object(raw, query=query, max_values=max_values)
-    _require_model(body)
+    if needs_model or body.get("model") is not None:
+        _check_model(body)
     _check_references(body)
     if not (body.get("stream") is None or isinstance(body["stream"], bool)):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
@@ -75,7 +82,7 @@ def parse_call(
     return call
 
 
-def _require_model(body: Mapping[str, Any]) -> None:
+def _check_model(body: Mapping[str, Any]) -> None:
     model = body.get("model")
     if model is None:
         raise RequestError("Missing required parameter: 'model'.", code="missing_required_parameter", param="model")
@@ -96,3 +103,15 @@ def _check_references(body: Mapping[str, Any]) -> None:
     if named is not None and not isinstance(named, str):
         message = "conversation must be a string, or an object whose id is a string."
         raise RequestError(message, code="invalid_type", param="conversation")
+
+
+def resource_call(request: ResourceRequest) -> Call:
+    """Return a request for something that exists as a call without a model, so that policies can check its fields.
+
+    Its operation is "conversation" where a conversation is created or updated, "items" where items are added to one,
+    and "access" for all others, which have no fields but those of their query.
+    """
+    operation: Operation = "access"
+    if request.method == "POST" and request.kind == "conversations":
+        operation = "items" if request.rest else "conversation"
+    return Call(request.body or {}, request.headers, request.query, operation)

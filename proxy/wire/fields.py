@@ -11,9 +11,9 @@ from proxy.wire.errors import RequestError
 
 # The fields that policies, routes and the cache read.
 FIELDS = frozenset({
-    "background", "conversation", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata",
-    "model", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key", "safety_identifier",
-    "service_tier", "store", "stream", "text", "tool_choice", "tools", "user",
+    "background", "conversation", "include", "input", "instructions", "items", "max_output_tokens", "max_tool_calls",
+    "metadata", "model", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key",
+    "safety_identifier", "service_tier", "store", "stream", "text", "tool_choice", "tools", "user",
 })  # fmt: skip
 _WITHOUT_UNDERSCORES = {name.replace("_", ""): name for name in FIELDS}  # some backends accept maxToolCalls
 # Letters of other scripts and small capitals that look like a Latin letter; characters that look like an underscore.

@@ -331,7 +331,7 @@ async def test_a_damaged_entry_is_a_miss():
     backend = ScriptedBackend(answer=RESPONSE)
     pipeline = cached(backend, store=store)
     await status_of(pipeline)
-    (key,) = [key async for key in store.scan("")]
+    (key,) = [key async for key in store.scan("") if not key.startswith("headgate:cached:")]
     for value in (b"{}", b"[]", orjson.dumps({"key": key, "frames": ""})):
         await store.put(key, value, ttl_s=60)
 
@@ -344,7 +344,7 @@ async def test_an_entry_whose_stream_has_no_end_is_a_miss():
     store = MemoryStore()
     pipeline = cached(ScriptedBackend(answer=STREAMED), store=store)
     await status_of(pipeline, stream=True)
-    (key,) = [key async for key in store.scan("")]
+    (key,) = [key async for key in store.scan("") if not key.startswith("headgate:cached:")]
     entry = orjson.loads(await store.get(key) or b"")
     await store.put(key, orjson.dumps(entry | {"frames": ": hi\n\n"}), ttl_s=60)
 
@@ -369,7 +369,7 @@ async def test_a_response_of_254_levels_passes_and_is_not_kept(logged):
     for _ in range(252):
         deep = [deep]
     response = {"status": "completed", "deep": deep}
-    pipeline = cached(ScriptedBackend(answer=response))
+    pipeline = cached(ScriptedBackend(answer=response, keeps_state=True))
     answers = [await answer_of(pipeline, make_call(**ASKED), make_context()) for _ in range(2)]
 
     assert answers == [orjson.dumps(response)] * 2
@@ -417,3 +417,40 @@ async def test_an_answer_that_a_policy_stopped_is_not_kept():
 
     assert await answer_of(pipeline, make_call(**ASKED, stream=True), make_context(BEN)) == STREAMED
     assert len(backend._calls) == 2
+
+
+async def test_an_answer_that_its_owner_deleted_is_forgotten():
+    """By the id of its response; another team drops nothing."""
+    cache = make_cache()
+    pipeline = make_pipeline(ScriptedBackend(answer=RESPONSE), cache=cache)
+    await status_of(pipeline)
+    await cache.forget("sales", RESPONSE["id"])
+    await cache.forget("search", "resp_other")
+    before = await status_of(pipeline)
+    await cache.forget("search", RESPONSE["id"])
+
+    assert before.startswith("hit")
+    assert await status_of(pipeline) == "fwd=uri-miss"
+
+
+async def test_nothing_is_noted_of_an_answer_that_is_not_stored():
+    """It has no endpoint that could delete it; without a cache there is nothing to forget."""
+    store = MemoryStore()
+    await status_of(cached(ScriptedBackend(answer=RESPONSE), store=store), store=False)
+    await Cache(None, None).forget("search", RESPONSE["id"])
+
+    assert len([key async for key in store.scan("")]) == 1
+
+
+async def test_a_fault_of_the_store_does_not_fail_a_deletion(logged):
+    """It is logged: the answer may be given again until it expires."""
+    await make_cache(BrokenStore(read_fails=True)).forget("search", "resp_1")
+
+    assert [line["event"] for line in logged] == ["cache.delete_failed"]
+
+
+async def test_an_answer_that_could_not_be_stored_is_not_kept():
+    """Its id could not be continued by whoever gets it next."""
+    pipeline = cached(ScriptedBackend(answer=RESPONSE | {"id": 7}))
+
+    assert [await status_of(pipeline) for _ in range(2)] == ["fwd=uri-miss"] * 2

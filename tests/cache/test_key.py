@@ -73,7 +73,7 @@ def test_every_part_changes_the_key():
     assert key_of(ASKED, caller="another") == keys[0]
 
 
-@pytest.mark.parametrize("field", ["stream", "stream_options", "metadata", "safety_identifier", "user", "store"])
+@pytest.mark.parametrize("field", ["stream", "stream_options", "metadata", "safety_identifier", "user"])
 def test_fields_that_cannot_change_the_answer_are_not_in_the_key(field: str):
     """Who the caller is and how the answer is delivered."""
     assert key_of(ASKED) == key_of(ASKED | {field: "anything"})
@@ -113,3 +113,11 @@ def test_headers_of_a_client_or_a_session_are_not_in_the_key(name: str):
 def test_a_key_is_a_hash():
     """It has no text of a caller's."""
     assert len(key_of(ASKED)) == len(f"{int(key_of(ASKED), 16):064x}") == 64
+
+
+def test_store_changes_the_key_by_its_meaning():
+    """A call that stores nothing does not get an id that looks stored, nor the other way round."""
+    stored = {key_of(ASKED | fields) for fields in ({}, {"store": True}, {"store": None})}
+
+    assert len(stored) == 1
+    assert key_of(ASKED | {"store": False}) not in stored

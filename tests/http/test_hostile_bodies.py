@@ -99,7 +99,7 @@ UNCHECKED_SHAPES = [
     b'{"model":"m","tools":[7,null],"prompt_cache_key":"a"}',
     b'{"model":"m","prompt_cache_key":[1]}',
     b'{"model":"m","prompt_cache_key":"\\ud83d\\ude00"}',
-    b'{"model":"m","input":null,"background":[],"conversation":{},"prompt":0}',
+    b'{"model":"m","input":null,"background":[],"conversation":"c","prompt":0}',
     b'{"model":"m","input":%b%b}' % (b"[" * 250, b"]" * 250),
     b'{"model":"m","text":"a:b","a:":"::","\\u003a":1}',
     b'{"model":"m\\u0000","\\u0000":1}',

@@ -109,7 +109,7 @@ OTHER_PATHS = [
     "/v1/responses;x=1", "/v1;x/responses", "//v1/responses", "/v1//responses", "//evil/v1/responses", "/v1/responses/",
     "/v1/v1/responses", "/V1/responses", "/v1/Responses", "/v1/%72esponses", "/v1/responses%00", "/v1/responses%3fx=1",
     "/v1/responses#x", "/v1\\responses", "/v1/responses/..", "http://evil/v1/responses", "http://localhost/v1/responses",
-    "/", "/v1", "/v1/chat/completions", "/v1/responses/resp_1",
+    "/", "/v1", "/v1/chat/completions", "/v1/responses/resp_1/",
 ]  # fmt: skip
 
 

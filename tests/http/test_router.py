@@ -83,13 +83,57 @@ def test_only_the_exact_path_is_served(path: str):
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("PUT", "/v1/responses", "POST, GET"), ("POST", "/v1/responses/a", "GET, DELETE"), ("get", "/v1/models", "GET")],
+    [
+        ("PUT", "/v1/responses", "POST, GET, HEAD"),
+        ("POST", "/v1/responses/a", "GET, HEAD, DELETE"),
+        ("get", "/v1/models", "GET, HEAD"),
+    ],
 )
 def test_another_method_is_refused_with_those_that_are_allowed(method: str, path: str, allowed: str):
     with pytest.raises(RequestError) as refused:
         ROUTER.match(method, path)
 
     assert (refused.value.status, refused.value.headers) == (405, {"Allow": allowed})
+
+
+def test_head_is_answered_wherever_get_is():
+    """No other method is."""
+    assert ROUTER.match("HEAD", "/v1/responses/resp_1") == (GET, {"id": "resp_1"})
+    assert ROUTER.match("HEAD", "/v1/models") == (LIST, {})
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/responses", "/v1/responses"),
+        ("/v1/v1/responses", "/v1/responses"),
+        ("/v1/V1/responses/resp_1", "/v1/responses/resp_1"),
+        ("/v1/responses/", "/v1/responses"),
+        ("/v1/responses/resp_1/", "/v1/responses/resp_1"),
+        ("//v1//responses", "/v1/responses"),
+        ("/openai/v1/responses", "/v1/responses"),
+        ("/V1/models", "/v1/models"),
+        ("/models/acme/small", "/v1/models/acme/small"),
+    ],
+)
+def test_an_unknown_path_is_refused_with_the_path_that_is_meant(path: str, meant: str):
+    """These are common faults of a client's base_url."""
+    with pytest.raises(RequestError) as refused:
+        ROUTER.match("POST", path)
+
+    assert (refused.value.status, refused.value.message) == (
+        404,
+        f"Unknown request URL: POST {path}. The path is {meant}; check the client's base_url, which ends in /v1.",
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "", "/v1", "/v1/v1", "/v2/responses", "/x" * 100 + "/v1/responses", "/v1/../x"])
+def test_any_other_unknown_path_is_refused_with_the_main_endpoint(path: str):
+    """A long path is not searched for the one that may be meant."""
+    with pytest.raises(RequestError) as refused:
+        ROUTER.match("GET", path)
+
+    assert refused.value.message.endswith(". Responses are created by POST /v1/responses.")
 
 
 def test_a_long_path_is_clipped_in_the_message():

@@ -23,6 +23,7 @@ async def test_a_policy_without_hooks_passes_everything():
     assert await apply_policy(policy, call) is call
     assert policy.reply_check(PolicyState()) is None
     assert policy.identify("x", [ANNA], ["kim"]) is None
+    assert (policy.resolve_model("m"), [*policy.model_names()]) == ("m", [])
 
 
 def test_a_policy_follows_no_events_by_default():
@@ -82,6 +83,7 @@ def test_an_async_hook_is_an_error(name: str):
 def test_a_public_method_that_is_not_a_hook_is_an_error(name: str):
     """A misspelt hook would never be called, so every call would pass."""
     with pytest.raises(
-        ValueError, match=rf"Limit\.{name} is not a hook; hooks are request_check, reply_check, identify"
+        ValueError,
+        match=rf"Limit\.{name} is not a hook; hooks are request_check, reply_check, resolve_model, model_names, identify",
     ):
         type("Limit", (Policy,), {name: lambda _self, call: call, "__module__": __name__})

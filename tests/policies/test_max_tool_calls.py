@@ -1382,4 +1382,6 @@ async def test_a_store_that_fails_in_the_middle_costs_no_answer(
         healthy = await health.json()
 
     assert (passed, healthy) == (spending.whole, {"status": "up"})
-    assert [line["event"] for line in logged if line["log_level"] == "warning"] == ["budget.failed"]
+    assert [line["event"] for line in logged if line["log_level"] == "warning"] == [
+        "budget.failed", "ownership.write_failed",
+    ]  # fmt: skip

@@ -103,12 +103,40 @@ async def test_the_message_shows_the_alias_and_not_the_model_behind_it():
 
 
 @pytest.mark.parametrize("body", [{"model": value} for value in (None, 7, True, ["gpt-5"], {"id": "gpt-5"})] + [{}])
-async def test_a_model_that_is_missing_or_not_a_string_is_refused(body: dict):
+@pytest.mark.parametrize("policy", [Models(allow=("gpt-*",)), Models(deny=("o*",))])
+async def test_a_model_that_is_missing_or_not_a_string_is_refused(policy: Models, body: dict):
     """An upstream's default model is not one that was allowed."""
     with pytest.raises(PolicyViolation) as caught:
-        await apply_policy(Models(), Call(body | {"input": "Hi"}))
+        await apply_policy(policy, Call(body | {"input": "Hi"}))
 
     assert (caught.value.reason, caught.value.param) == ("not_a_string", "model")
+
+
+@pytest.mark.parametrize("value", [7, True, ["gpt-5"], {"id": "gpt-5"}])
+async def test_a_model_that_is_not_a_string_is_refused_by_every_policy(value: object):
+    """Other readers could take it for some model."""
+    with pytest.raises(PolicyViolation) as caught:
+        await apply_policy(Models(), Call({"model": value}))
+
+    assert caught.value.reason == "not_a_string"
+
+
+@pytest.mark.parametrize("body", [{}, {"model": None}])
+async def test_a_call_without_a_model_passes_where_every_model_is_allowed(body: dict):
+    """A prompt template or the default route names the model."""
+    call = Call(body)
+
+    assert await apply_policy(Models(aliases={"fast": "gpt-5"}), call) is call
+
+
+def test_names_are_resolved_like_the_models_of_calls():
+    """Lists of models have the names that a caller may send."""
+    policy = Models(allow=("gpt-*",), deny=("*-pro",), aliases={"fast": "gpt-5-mini", "best": "gpt-5-pro"})
+
+    assert [*policy.model_names()] == ["fast", "best"]
+    assert {name: policy.resolve_model(name) for name in ("fast", "best", "gpt-5", "o5", "gpt-5-pro")} == {
+        "fast": "gpt-5-mini", "best": None, "gpt-5": "gpt-5", "o5": None, "gpt-5-pro": None,
+    }  # fmt: skip
 
 
 def test_an_alias_for_an_empty_name_is_a_config_error():

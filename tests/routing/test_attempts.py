@@ -87,12 +87,12 @@ async def test_an_error_of_the_target_is_raised_unchanged():
 
 @pytest.mark.parametrize(
     ("keeps_state", "status", "is_answered", "target"),
-    [(True, 200, True, "scripted"), (False, 200, True, None), (True, 429, False, None), (True, 500, False, None)],
+    [(True, 200, True, "scripted"), (False, 200, True, "scripted"), (True, 429, False, None), (True, 500, False, None)],
 )
 async def test_a_call_counts_as_answered_if_the_target_accepted_it(
     keeps_state: bool, status: int, is_answered: bool, target: str | None
 ):
-    """Only then may the target have generated output; the target is recorded only if it keeps the response."""
+    """Only then may the target have generated output, and only then is its name recorded."""
     context = make_context()
     backend = ScriptedBackend(answer=Reply(status, {}, body=b"{}", response={}), keeps_state=keeps_state)
     async with reply_of(backend, context):

@@ -363,14 +363,14 @@ async def test_callbacks_of_the_response_run_before_anything_is_checked():
         (lambda: stream_reply(CANONICAL), 1, ["incomplete"]),
         (body_reply, 9, ["completed"]),
         (body_reply, 1, ["incomplete"]),
-        (lambda: stream_reply(CANONICAL[:4000]), 9, []),
+        (lambda: stream_reply(CANONICAL[:4000]), 9, ["failed"]),
         (lambda: Reply(500, {}, body=b"{}"), 9, []),
     ],
 )
 async def test_callbacks_of_the_reply_run_when_it_is_complete(
     reply: Callable[[], Reply], items: int, expected: list[str]
 ):
-    """Before the last event is sent; not for a stream that breaks off, nor for an error."""
+    """Before the last event is sent, also of a stream that breaks off; not for an error."""
     context, statuses = make_context(), list[Any]()
     context.on_reply(lambda transcript: collect(statuses, transcript.response["status"]))
     passed = await guarded(make_rules(make_rule(ItemBudget(items=items))), STREAM, reply(), context)

@@ -5,12 +5,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import PrivateAttr
 
 from proxy.context import Caller, Context
 from proxy.state.ownership import Ownership
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
+from proxy.wire.call import Call
 from proxy.wire.errors import RequestError, Unavailable
+from proxy.wire.event import terminal_of_body
+from proxy.wire.resource import ResourceRequest
+from proxy.wire.transcript import Transcript
 from tests.examples import ANNA, JSON, NO_DEADLINE, make_call, make_context
 
 BEN = Caller("ben", "ads")
@@ -31,6 +36,21 @@ class FaultyStore(MemoryStore):
         if "put" in self.faults:
             raise StoreError("no connection")
         return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
+
+    async def delete(self, key: str) -> None:
+        if "delete" in self.faults:
+            raise StoreError("no connection")
+        await super().delete(key)
+
+
+class CountingStore(MemoryStore):
+    """A store that counts the values that are read."""
+
+    _reads: list[str] = PrivateAttr(default_factory=list)
+
+    async def get(self, key: str) -> bytes | None:
+        self._reads.append(key)
+        return await super().get(key)
 
 
 class Gateway:
@@ -91,8 +111,8 @@ async def test_the_first_team_owns_an_id(logged):
     assert await gateway.refusal(BEN, previous_response_id="resp_1") is not None
     assert await gateway.refusal(BEN, conversation="conv_1") is not None
     assert logged == [
-        {"event": "ownership.conflicted", "field": field, "team": "ads", "log_level": "warning"}
-        for field in ("previous_response_id", "conversation")
+        {"event": "ownership.conflicted", "kind": kind, "team": "ads", "log_level": "warning"}
+        for kind in ("response", "conversation")
     ]
 
 
@@ -292,3 +312,117 @@ async def test_an_id_in_another_spelling_is_the_same_id(spelling: str):
     with pytest.raises(RequestError) as caught:
         await gateway.ownership.check(make_call(previous_response_id=spelling), make_context(BEN))
     assert caught.value.code == "previous_response_not_found"
+
+
+def transcript_of(*output: dict[str, Any]) -> Transcript:
+    """Return the transcript of a complete response with these items."""
+    transcript = Transcript()
+    transcript.see_body([terminal_of_body({"id": "resp_1", "status": "completed", "output": [*output]})])
+    return transcript
+
+
+RETRIEVE = ResourceRequest("GET", "responses", "resp_1")
+
+
+async def test_foreign_and_unknown_ids_take_the_same_work():
+    """All owners are read before any id is refused, so that the time says nothing about an id."""
+    store = CountingStore()
+    ownership = Ownership(store, allows_unknown=False)
+    await ownership.bind_id("item", "msg_foreign", "b", make_context(BEN))
+    counts = set()
+    for position, item in ((0, "msg_foreign"), (0, "msg_unknown"), (9, "msg_foreign"), (9, "msg_unknown")):
+        items = [{"id": f"msg_{number}"} for number in range(10)]
+        items[position] = {"id": item}
+        store._reads.clear()
+        with pytest.raises(RequestError):
+            await ownership.check(make_call(input=items), make_context())
+        counts.add(len(store._reads))
+
+    assert counts == {10}
+
+
+@pytest.mark.parametrize(("allows", "is_refused"), [(True, False), (False, True)])
+async def test_unknown_ids_pass_only_where_they_are_allowed(allows: bool, is_refused: bool):
+    """In a path and in a body."""
+    ownership, refused = Ownership(MemoryStore(), allows_unknown=allows), []
+    for request in (
+        RETRIEVE,
+        ResourceRequest("POST", "conversations", body={"items": [{"id": "msg_1"}]}),
+        ResourceRequest("GET", "conversations", "conv_1", ("items", "msg_1")),
+    ):
+        try:
+            assert await ownership.check_resource(request, make_context()) is None
+        except RequestError as error:
+            refused.append((error.status, error.param))
+
+    assert refused == ([(404, None), (404, "input"), (404, None)] if is_refused else [])
+
+
+async def test_the_items_of_a_response_belong_to_its_team():
+    """An item can be referenced by the team only; a container too, even if the response is not stored."""
+    ownership = Ownership(MemoryStore())
+    made = {"id": "ci_1", "type": "code_interpreter_call", "container_id": "cntr_1"}
+    for store, output in ((True, {"id": "msg_1"}), (False, {**made, "id": "ci_2"})):
+        context = make_context()
+        context.target = "b"
+        await ownership.bind_output(make_call(store=store), context, transcript_of(output))
+    refused = {}
+    for name, fields in {
+        "item": {"input": [{"id": "msg_1"}]}, "container": {"tools": [{"container": "cntr_1"}]},
+        "item that is not stored": {"input": [{"id": "ci_2"}]},
+    }.items():  # fmt: skip
+        try:
+            await ownership.check(make_call(**fields), make_context(BEN))
+        except RequestError as error:
+            refused[name] = error.message
+
+    assert refused == {"item": "Item with id 'msg_1' not found.", "container": "Container with id 'cntr_1' not found."}
+
+
+@pytest.mark.parametrize(("target", "operation"), [(None, "create"), ("b", "compact")])
+async def test_items_that_nobody_keeps_are_not_bound(target: str | None, operation: Any):
+    """Those of a backend without state, and of a compaction."""
+    store = MemoryStore()
+    context = make_context()
+    context.target = target
+    await Ownership(store).bind_output(Call({"model": "m"}, operation=operation), context, transcript_of({"id": "m_1"}))
+
+    assert [key async for key in store.scan("")] == []
+
+
+async def test_counting_tokens_binds_nothing():
+    """It only reads a conversation."""
+    store = MemoryStore()
+    context = make_context()
+    context.target = "b"
+    call = Call({"model": "m", "conversation": "conv_1"}, operation="input_tokens")
+    await Ownership(store).bind(call, context, {"input_tokens": 1})
+
+    assert [key async for key in store.scan("")] == []
+
+
+async def test_what_was_deleted_has_no_owner():
+    ownership, context = Ownership(MemoryStore()), make_context()
+    await ownership.bind_id("response", "resp_1", "b", context)
+    known = await ownership.check_resource(RETRIEVE, make_context())
+    await ownership.forget(RETRIEVE, context)
+
+    assert known is not None
+    assert (known.team, known.target) == ("search", "b")
+    assert await ownership.check_resource(RETRIEVE, make_context(BEN)) is None
+
+
+async def test_a_store_that_fails_costs_no_answer(logged):
+    """What cannot be written or deleted is logged."""
+    ownership, context = Ownership(FaultyStore(faults=("put", "delete"))), make_context()
+    await ownership.bind_id("conversation", "conv_1", "b", context)
+    await ownership.bind_items([{"id": "msg_1"}], "b", context)
+    await ownership.forget(RETRIEVE, context)
+
+    assert [line["event"] for line in logged] == ["ownership.write_failed"] * 3
+
+
+async def test_an_owner_that_cannot_be_read_refuses_the_request():
+    """The id may be another team's."""
+    with pytest.raises(Unavailable):
+        await Ownership(FaultyStore(faults=("get",))).check_resource(RETRIEVE, make_context())

@@ -6,6 +6,7 @@ import pytest
 
 from proxy.context import Caller
 from proxy.state.ownership import Ownership
+from proxy.state.references import Reference
 from proxy.state.relayed_ids import RelayedIds
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
@@ -85,7 +86,7 @@ async def test_ids_that_calls_name_are_bound_under_their_own_kind_too(kind: str)
     """A call names them in tools and items."""
     ownership = Ownership(MemoryStore())
     await create(RelayedIds(ownership), id="x_1", object=kind)
-    owner = await ownership.owner_of(kind, "x_1", make_context())
+    (owner,) = await ownership.owners([Reference(kind, "x_1", None)], make_context())
 
     assert owner is not None
     assert (owner.team, owner.target) == (ANNA.team, "openai")

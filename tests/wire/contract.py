@@ -48,10 +48,13 @@ _EVENT_VALIDATORS = {
     source: {kind: _validator(schema, name) for kind, name in schema["events"].items()}
     for source, schema in SCHEMAS.items()
 }
+_OPENAI = "openai-openapi-2026-08-21"
 _OBJECT_VALIDATORS = {
-    source: {kind: _validator(schema, name) for kind, name in schema.get("objects", {}).items()}
-    for source, schema in SCHEMAS.items()
-}
+    kind: {_OPENAI: _validator(SCHEMAS[_OPENAI], SCHEMAS[_OPENAI]["answers"][endpoint])}
+    for kind, endpoint in {
+        "response.compaction": "POST /responses/compact", "response.input_tokens": "POST /responses/input_tokens",
+    }.items()
+}  # fmt: skip
 _RESPONSE_VALIDATORS = {source: _validator(schema, schema["response"]) for source, schema in SCHEMAS.items()}
 
 
@@ -72,9 +75,8 @@ def response_faults(response: Mapping[str, Any]) -> list[str]:
 
 
 def object_faults(value: Mapping[str, Any]) -> list[str]:
-    """Return how another object than a response violates the schemas that have its type."""
-    kind = value["object"]
-    return _faults({source: kinds[kind] for source, kinds in _OBJECT_VALIDATORS.items() if kind in kinds}, value)
+    """Return how a compaction or a count of tokens violates OpenAI's schema."""
+    return _faults(_OBJECT_VALIDATORS[value["object"]], value)
 
 
 def _faults(validators: Mapping[str, Draft202012Validator], value: Mapping[str, Any]) -> list[str]:

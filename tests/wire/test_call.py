@@ -180,6 +180,23 @@ def test_a_missing_model_is_refused_in_the_words_of_openai(raw: bytes):
     assert error.param == "model"
 
 
+def test_a_model_may_be_missing_where_a_route_serves_calls_without_one():
+    """A prompt template may name it; another type is refused all the same."""
+    calls = [parse_call(raw, needs_model=False) for raw in (b"{}", b'{"model":null}', b'{"model":"m"}')]
+
+    assert [call.model for call in calls] == ["", "", "m"]
+    with pytest.raises(RequestError):
+        parse_call(b'{"model":""}', needs_model=False)
+
+
+def test_only_a_response_is_streamed():
+    """Other operations have one body, whatever their fields."""
+    call = parse_call(b'{"model":"m","stream":true}', operation="compact")
+
+    assert (call.operation, call.is_stream) == ("compact", False)
+    assert call.with_fields(input="Hi").operation == "compact"
+
+
 @pytest.mark.parametrize("model", [b"1", b"true", b'""', b"[]", b'["m"]', b"{}", b"0"])
 def test_a_model_of_another_type_is_refused(model: bytes):
     """Only a non-empty string is a model."""

@@ -46,7 +46,8 @@ def read_request(
     tools = _select_tools(body, model, ignore_unknown=ignore_unknown_tools)
     tags = None if model.reasoning is None else ReasoningTags(*model.reasoning)
     variables, effort_supported = _read_effort(body, model)
-    messages = _build_messages(body, tools, text_format)
+    ignored = [*find_ignored(body, effort_supported=effort_supported), *tools.ignored]
+    messages = _build_messages(body, tools, text_format, ignored)
     prompt = _build_prompt(messages, tools, model, parameters, variables)
     reasoning_open = tags is not None and tags.are_open_in(_decode_tail(prompt, model))
     style, key = JsonStyle(**dict(model.json_style)), body.get("prompt_cache_key")
@@ -67,7 +68,6 @@ def read_request(
         prefix_tokens=model.prefix_length(messages, tools.definitions, prompt, **variables) if has_key else 0,
         prefix_key=f"{team}\0{key or ''}",
     )  # fmt: skip
-    ignored = [*find_ignored(body, effort_supported=effort_supported), *tools.ignored]
     stop_sequences = parameters.stop_sequences
     if stop_sequences and text_format.schema is not None:  # cut at a stop sequence, the JSON would be invalid
         stop_sequences = ()
@@ -94,10 +94,13 @@ def _read_effort(body: Mapping[str, Any], model: Model) -> tuple[dict[str, Any],
     return variables, bool(variables) or (model.reasoning is None and effort == "none")
 
 
-def _build_messages(body: Mapping[str, Any], tools: ToolSelection, text_format: TextFormat) -> Sequence[JSON]:
+def _build_messages(
+    body: Mapping[str, Any], tools: ToolSelection, text_format: TextFormat, ignored: list[str]
+) -> Sequence[JSON]:
     """Return the conversation, with the description of the text format at the end of the system message."""
     convert_call_id = str if tools.tool_format is None else tools.tool_format.convert_call_id
-    messages, instruction = build_messages(body, convert_call_id=convert_call_id), text_format.instruction
+    messages = build_messages(body, convert_call_id=convert_call_id, ignored=ignored)
+    instruction = text_format.instruction
     if not instruction:
         return messages
     if messages[0]["role"] != "system":

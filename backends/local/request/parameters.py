@@ -60,6 +60,14 @@ NEUTRAL_VALUES: Mapping[str, Sequence[Any]] = {
     "service_tier": ("auto", "default"),
 }
 
+ANY_VALUE = ("any value",)
+# Parameters that are objects, with their keys: ANY_VALUE if they are read elsewhere, otherwise the neutral values.
+OBJECTS: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "text": {"format": ANY_VALUE, "verbosity": ("medium",)},
+    "reasoning": {"effort": ANY_VALUE},
+    "stream_options": {"include_obfuscation": (False,)},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationParameters:
@@ -106,13 +114,13 @@ def find_ignored(body: Mapping[str, Any], *, effort_supported: bool) -> Iterator
     yield from (f"include.{value}" for value in included if value != LOGPROBS)
     if body.get("top_logprobs") and LOGPROBS not in included:
         yield "top_logprobs"
-    if (body.get("text") or {}).get("verbosity") not in (None, "medium"):
-        yield "text.verbosity"
-    reasoning = body.get("reasoning") or {}
-    if not effort_supported and reasoning.get("effort") not in (None, "none"):
+    if not effort_supported and (body.get("reasoning") or {}).get("effort") not in (None, "none"):
         yield "reasoning.effort"
-    if reasoning.get("summary") is not None:
-        yield "reasoning.summary"
+    for name, known in OBJECTS.items():
+        given = body.get(name)
+        for key, value in given.items() if isinstance(given, dict) else ():
+            if value is not None and value not in known.get(key, ()) and known.get(key) != ANY_VALUE:
+                yield f"{name}.{key}"
 
 
 def _refuse_unsupported(body: Mapping[str, Any]) -> None:

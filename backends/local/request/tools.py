@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from backends.local.grammar import check_schema, lark_grammar, regex_grammar
+from backends.local.request.conversation import ADDITIONAL_TOOLS
 from backends.local.request.validation import (
     invalid_type,
     invalid_value,
@@ -29,7 +30,6 @@ from proxy.wire.errors import RequestError
 
 JSON = dict[str, Any]
 
-ADDITIONAL_TOOLS = "additional_tools"  # the type of an item that adds tools in the middle of a conversation
 MAX_BYTES = 300_000  # beyond it even reading the definitions takes long
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 ANY_OBJECT: JSON = {"type": "object", "properties": {}}

@@ -8,17 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.wire.errors import RequestError
-
-MAX_QUOTED_CHARS = 80
-TYPE_NAMES = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a decimal",
-    str: "a string",
-    list: "an array",
-    dict: "an object",
-}
+from proxy.wire.refusals import invalid_type as invalid_type  # noqa: PLC0414  the backend reads them from here
+from proxy.wire.refusals import invalid_value as invalid_value  # noqa: PLC0414
+from proxy.wire.refusals import missing_parameter as missing_parameter  # noqa: PLC0414
+from proxy.wire.refusals import out_of_range
+from proxy.wire.refusals import shorten as shorten  # noqa: PLC0414
 
 
 def check_types(body: Mapping[str, Any], types: Mapping[str, tuple[type, str]], prefix: str = "") -> None:
@@ -63,44 +57,13 @@ def read_strings(body: Mapping[str, Any], name: str) -> list[str]:
     return value
 
 
-def invalid_type(param: str, expected: str, found: Any) -> RequestError:
-    return RequestError(
-        f"Invalid type for '{param}': expected {expected}, but got {TYPE_NAMES[type(found)]} instead.",
-        code="invalid_type", param=param,
-    )  # fmt: skip
-
-
-def invalid_value(param: str, found: str, supported: str) -> RequestError:
-    return RequestError(
-        f"Invalid value: '{shorten(found)}'. Supported values are: {supported}.", code="invalid_value", param=param
-    )
-
-
-def missing_parameter(param: str) -> RequestError:
-    return RequestError(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
-
-
 def unsupported_value(param: str, message: str) -> RequestError:
     """Return the error for what other models support: `message` says what was requested, then what is supported."""
     return RequestError(f"{param}: {message}", code="unsupported_value", param=param)
 
 
-def shorten(text: str) -> str:
-    """Return a caller's text in a length that an error message can quote."""
-    return text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "..."
-
-
 def _check_range(name: str, kind: str, value: float, least: float, most: float | None) -> None:
     if value < least:
-        raise _out_of_range(name, f"{kind}_below_min_value", f">= {least}", value)
+        raise out_of_range(name, f"{kind}_below_min_value", f">= {least}", value)
     if most is not None and value > most:
-        raise _out_of_range(name, f"{kind}_above_max_value", f"<= {most}", value)
-
-
-def _out_of_range(name: str, code: str, allowed: str, value: float) -> RequestError:
-    kind, side, bound, _ = code.split("_")
-    bound = {"min": "minimum", "max": "maximum"}[bound]
-    return RequestError(
-        f"Invalid '{name}': {kind} {side} {bound} value. Expected a value {allowed}, but got {value} instead.",
-        code=code, param=name,
-    )  # fmt: skip
+        raise out_of_range(name, f"{kind}_above_max_value", f"<= {most}", value)

@@ -194,6 +194,134 @@ def test_a_call_of_a_tool_in_a_namespace_has_a_flat_name():
     assert [messages[0]["tool_calls"][0]["function"]["name"], messages[1]["name"]] == ["crm__find"] * 2
 
 
+ENCRYPTED = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAAB"}
+FILE = {"type": "input_file", "file_id": "file_1"}
+
+
+@pytest.mark.parametrize(
+    ("items", "messages", "ignored"),
+    [
+        (
+            [
+                message("user", [{"type": "input_text", "text": "What is this? "}, IMAGE]),
+                message("assistant", "A cat."),
+                message("user", "Sure?"),
+            ],
+            [
+                message("user", "What is this? [input_image omitted]"),
+                message("assistant", "A cat."),
+                message("user", "Sure?"),
+            ],
+            ["input.input_image"],
+        ),
+        (
+            [message("user", [FILE]), message("user", "Sure?")],
+            [message("user", "[input_file omitted]"), message("user", "Sure?")],
+            ["input.input_file"],
+        ),
+        (
+            [
+                message("user", "A"),
+                {"type": "web_search_call", "id": "ws_1"},
+                message("assistant", "B"),
+                message("user", "C"),
+            ],
+            [message("user", "A"), message("assistant", "[web_search_call omitted]\n\nB"), message("user", "C")],
+            ["input.web_search_call"],
+        ),
+        (
+            [
+                message("user", "A"),
+                message("assistant", "B"),
+                {"type": "mcp_call"},
+                {"type": "zzz"},
+                message("user", "C"),
+            ],
+            [
+                message("user", "A"),
+                message("assistant", "B\n\n[mcp_call omitted]\n\n[zzz omitted]"),
+                message("user", "C"),
+            ],
+            ["input.mcp_call", "input.zzz"],
+        ),
+        (
+            [
+                message("user", "A"),
+                {"type": "local_shell_call", "call_id": "c"},
+                {"type": "local_shell_call_output", "id": "c"},
+                message("user", "B"),
+            ],
+            [
+                message("user", "A"),
+                message("assistant", "[local_shell_call omitted]\n\n[local_shell_call_output omitted]"),
+                message("user", "B"),
+            ],
+            ["input.local_shell_call", "input.local_shell_call_output"],
+        ),
+        (
+            [{"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAAAB"}, message("user", "A")],
+            [message("assistant", "[compaction omitted]"), message("user", "A")],
+            ["input.compaction"],
+        ),
+        (
+            [message("user", "A"), ENCRYPTED, message("assistant", "B"), message("user", "C")],
+            [message("user", "A"), message("assistant", "B"), message("user", "C")],
+            ["input.reasoning.encrypted_content"],
+        ),
+    ],
+)
+def test_a_history_of_another_model_is_read_with_placeholders(items, messages, ignored):
+    """What cannot be read is named, and the chat goes on."""
+    names: list[str] = []
+
+    assert build_messages({"input": items}, ignored=names) == messages
+    assert names == ignored
+
+
+def test_an_old_result_that_cannot_be_read_becomes_a_placeholder():
+    """It keeps its call."""
+    names: list[str] = []
+    items = [message("user", "A"), CALL, OUTPUT | {"output": [IMAGE]}, message("user", "B")]
+
+    assert build_messages({"input": items}, ignored=names)[2]["content"] == "[input_image omitted]"
+    assert names == ["input.input_image"]
+
+
+def test_calls_of_servers_within_the_last_turn_become_placeholders():
+    """A loop of tools that another model began can be continued."""
+    items = [message("user", "A"), {"type": "web_search_call"}, CALL, OUTPUT, {"type": "mcp_call"}]
+    found = build_messages({"input": items})
+
+    assert [each["role"] for each in found] == ["user", "assistant", "tool", "assistant"]
+    assert (found[1]["content"], found[3]["content"]) == ("[web_search_call omitted]", "[mcp_call omitted]")
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [message("user", "A"), message("user", [IMAGE])],
+        [message("user", "A"), message("user", [FILE])],
+        [message("user", "A"), CALL, OUTPUT | {"output": [IMAGE]}],
+        [message("user", "A"), {"type": "zzz"}],
+        [message("user", "A"), {"type": "computer_call_output", "output": {}}],
+        [message("user", [{"type": "input_text"}]), message("user", "A")],
+        [message("user", [{}]), message("user", "A")],
+    ],
+)
+def test_what_the_last_question_needs_is_refused(items):
+    """And what is malformed, wherever it is."""
+    with pytest.raises(RequestError):
+        build_messages({"input": items})
+
+
+def test_a_summary_stands_for_reasoning_that_cannot_be_read():
+    """A template that shows reasoning shows it."""
+    summary = [{"type": "summary_text", "text": "Counted."}]
+    items = [message("user", "A"), ENCRYPTED | {"summary": summary}, message("assistant", "B"), message("user", "C")]
+
+    assert build_messages({"input": items})[1]["reasoning_content"] == "Counted."
+
+
 def test_items_that_add_tools_are_no_messages():
     """The tools are read elsewhere."""
     given = [{"type": "additional_tools", "role": "developer", "tools": []}, message("user", "Hi")]

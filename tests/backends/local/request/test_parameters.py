@@ -58,6 +58,23 @@ def test_ignored_parameters_are_named():
 
 
 @pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ({"reasoning": {"generate_summary": "auto"}}, ["reasoning.generate_summary"]),
+        ({"reasoning": {"effort": "low", "context": "all_turns", "mode": None}}, ["reasoning.context"]),
+        ({"stream_options": {"include_obfuscation": True}}, ["stream_options.include_obfuscation"]),
+        ({"stream_options": {"include_obfuscation": False}}, []),
+        ({"stream_options": {"include_usage": True}}, ["stream_options.include_usage"]),
+        ({"stream_options": None, "text": {"format": {"type": "text"}, "verbosity": "medium"}}, []),
+        ({"stream_options": [1], "text": {"stop": ["a"]}}, ["text.stop"]),
+    ],
+)
+def test_ignored_fields_of_parameters_are_named(body, names):
+    """Of those that are objects: none has no effect in silence."""
+    assert list(find_ignored(body, effort_supported=True)) == names
+
+
+@pytest.mark.parametrize(
     ("body", "param", "code", "message"),
     [
         (

@@ -92,3 +92,34 @@ def test_as_many_turns_as_fit_are_kept(system, drawn, max_tokens):
     else:
         with pytest.raises(RequestError):
             fit_prompt(choices[0], render, max_tokens=max_tokens, truncate=True)
+
+
+def step(number):
+    call = {"role": "assistant", "content": "x", "tool_calls": [{"id": f"call_{number}"}]}
+    return [call, message("tool", 1) | {"tool_call_id": f"call_{number}"}]
+
+
+def test_the_oldest_steps_of_a_last_turn_are_dropped():
+    """Calls stay with their results, and the question stays."""
+    question, steps = message("user", 3), [step(number) for number in range(6)]
+    messages = [message("system", 1), message("user", 9), question, *chain.from_iterable(steps)]
+
+    assert render([messages[0], question, *steps[4], *steps[5]]) == fit_prompt(
+        messages, render, max_tokens=15, truncate=True
+    )
+    assert render([messages[0], question, *steps[5]]) == fit_prompt(messages, render, max_tokens=5, truncate=True)
+
+
+def test_a_call_without_its_result_is_no_beginning_of_a_step():
+    """Its result follows a later message."""
+    first, result = step(1)
+    messages = [message("user", 3), first, message("assistant", 6), result, message("assistant", 6)]
+
+    assert render([messages[0], messages[4]]) == fit_prompt(messages, render, max_tokens=19, truncate=True)
+
+
+def test_a_last_step_that_cannot_fit_is_refused():
+    with pytest.raises(RequestError) as refused:
+        fit_prompt([message("user", 3), *step(1), message("assistant", 30)], render, max_tokens=10, truncate=True)
+
+    assert refused.value.code == TOO_LONG

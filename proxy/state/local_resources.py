@@ -1,0 +1,201 @@
+"""Answers requests for responses and conversations that the gateway keeps itself.
+
+    responses      GET, DELETE, POST cancel, GET input_items
+    conversations  POST, GET, POST (update), DELETE; items: GET, POST, GET one, DELETE one
+
+Source: https://platform.openai.com/docs/api-reference/responses, /conversations
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from proxy.context import Context
+from proxy.state.conversations import MAX_BYTES, Conversation, Conversations, new_items, read_metadata, with_items
+from proxy.state.items import REFERENCE, StoredItem, input_items, item_type
+from proxy.state.pages import PAGE_PARAMETERS, list_object, read_integer_parameter, read_page, unknown_parameters
+from proxy.state.responses import StoredResponse, StoredResponses
+from proxy.wire.compose import events_of
+from proxy.wire.errors import RequestError
+from proxy.wire.event import Batch, Reply
+from proxy.wire.ignored import ignored_header
+from proxy.wire.items import JSON
+from proxy.wire.query import query_pairs
+from proxy.wire.refusals import array_too_long, invalid_type, missing_parameter, shorten
+from proxy.wire.resource import ResourceRequest
+
+Forget = Callable[[str, str], Awaitable[None]]
+"""Drops a cached answer, by team and the id of its response."""
+MAX_NEW_ITEMS = 20
+RETRIEVE_PARAMETERS = frozenset({"include", "stream", "starting_after", "include_obfuscation"})
+INCLUDE = frozenset({"include"})
+NOTHING: frozenset[str] = frozenset()
+
+
+class LocalResources:
+    """The gateway's own responses and conversations, for requests whose owner was checked."""
+
+    def __init__(self, responses: StoredResponses, conversations: Conversations, forget: Forget) -> None:
+        self._responses = responses
+        self._conversations = conversations
+        self._forget = forget
+
+    async def answer(self, request: ResourceRequest, context: Context) -> Reply:
+        """Return the answer to a request. Raises RequestError for what is unknown or not possible, Unavailable."""
+        if request.kind == "responses":
+            return await self._answer_response(request, context)
+        if request.id is None:
+            return await self._create(request, context)
+        if request.rest:
+            return await self._answer_items(request, request.id, context)
+        return await self._answer_conversation(request, request.id, context)
+
+    async def _answer_response(self, request: ResourceRequest, context: Context) -> Reply:
+        name = request.id or ""
+        stored = await self._responses.get(name, context)
+        if stored is None:
+            raise RequestError(f"Response with id '{shorten(name)}' not found.", status=404)
+        match request.method, request.rest:
+            case "GET", ():
+                return _retrieved(stored, request)
+            case "DELETE", ():
+                await self._responses.delete(name, context)
+                await self._forget(context.caller.team, name)
+                return _json({"id": name, "object": "response", "deleted": True}, request, NOTHING)
+            case "POST", ("cancel",):
+                if not stored.response.get("background"):
+                    raise RequestError("Cannot cancel a synchronous response.")
+                return _json(stored.response, request, NOTHING)
+            case "GET", ("input_items",):
+                items = await self._input_of(stored, context)
+                return _json(read_page(request.query).of(items), request, PAGE_PARAMETERS)
+        raise _unknown_url(request)
+
+    async def _input_of(self, stored: StoredResponse, context: Context) -> list[StoredItem]:
+        """Return all items that a response had as its input, oldest first, without those that were deleted since."""
+        earlier = await self._responses.earlier(stored, context, max_bytes=MAX_BYTES)
+        items = [item for _, turn in earlier if turn for item in (*turn.input_items, *turn.output_items)]
+        conversation = stored.response.get("conversation")
+        if stored.before and isinstance(conversation, dict):
+            kept = await self._conversations.get(str(conversation.get("id")), context)
+            before = frozenset(stored.before)
+            items += [item for item in kept.items if item.id in before] if kept else []
+        return items + stored.input_items
+
+    async def _create(self, request: ResourceRequest, context: Context) -> Reply:
+        body = request.body or {}
+        items = await self._read_items(body.get("items"), context)
+        conversation = await self._conversations.create(items, read_metadata(body.get("metadata")), context)
+        return _json(conversation.shown, request, NOTHING)
+
+    async def _answer_conversation(self, request: ResourceRequest, name: str, context: Context) -> Reply:
+        match request.method:
+            case "GET":
+                return _json((await self._find(name, context)).shown, request, NOTHING)
+            case "POST":
+                body = request.body or {}
+                if "metadata" not in body:
+                    raise missing_parameter("metadata")
+                metadata = read_metadata(body["metadata"])
+                async with self._conversations.locked(name, context):
+                    changed = replace(await self._find(name, context), metadata=metadata)
+                    await self._conversations.save(changed, context)
+                return _json(changed.shown, request, NOTHING)
+            case "DELETE":
+                async with self._conversations.locked(name, context):
+                    await self._find(name, context)
+                    await self._conversations.delete(name, context)
+                return _json({"id": name, "object": "conversation.deleted", "deleted": True}, request, NOTHING)
+        raise _unknown_url(request)
+
+    async def _answer_items(self, request: ResourceRequest, name: str, context: Context) -> Reply:
+        match request.method, request.rest:
+            case "GET", ("items",):
+                page = read_page(request.query)
+                return _json(page.of((await self._find(name, context)).items), request, PAGE_PARAMETERS)
+            case "POST", ("items",):
+                return _json(list_object(await self._add(request, name, context)), request, INCLUDE)
+            case "GET", ("items", item_id):
+                item = _item_of(await self._find(name, context), item_id)
+                return _json(item.listed, request, INCLUDE)
+            case "DELETE", ("items", item_id):
+                async with self._conversations.locked(name, context):
+                    conversation = await self._find(name, context)
+                    _item_of(conversation, item_id)
+                    left = tuple(item for item in conversation.items if item.id != item_id)
+                    await self._conversations.save(replace(conversation, items=left), context)
+                return _json(conversation.shown, request, NOTHING)
+        raise _unknown_url(request)
+
+    async def _add(self, request: ResourceRequest, name: str, context: Context) -> Sequence[StoredItem]:
+        given = (request.body or {}).get("items")
+        if given is None:
+            raise missing_parameter("items")
+        added = new_items(await self._read_items(given, context))
+        async with self._conversations.locked(name, context):
+            await self._conversations.save(with_items(await self._find(name, context), added), context)
+        return added
+
+    async def _read_items(self, given: Any, context: Context) -> list[JSON]:
+        """Return the items of a request, with what references name in their place. Raises RequestError."""
+        if isinstance(given, str):
+            raise invalid_type("items", "an array of objects", given)
+        items = input_items(given, "items")
+        if len(items) > MAX_NEW_ITEMS:
+            raise array_too_long("items", MAX_NEW_ITEMS, len(items))
+        return [await self._resolve(item, context) if item_type(item) == REFERENCE else item for item in items]
+
+    async def _resolve(self, reference: JSON, context: Context) -> JSON:
+        name = str(reference.get("id"))
+        found = await self._responses.find_item(name, context)
+        if found is None:
+            raise _item_not_found(name)
+        return found.item
+
+    async def _find(self, name: str, context: Context) -> Conversation:
+        conversation = await self._conversations.get(name, context)
+        if conversation is None:
+            raise RequestError(f"Conversation with id '{shorten(name)}' not found.", status=404)
+        return conversation
+
+
+def _retrieved(stored: StoredResponse, request: ResourceRequest) -> Reply:
+    """Return a response as an object, or as the events that it would be streamed with."""
+    given = dict(query_pairs(request.query))
+    if given.get("stream", "").lower() != "true":
+        return _json(stored.response, request, RETRIEVE_PARAMETERS - {"starting_after"})
+    after = read_integer_parameter(given.get("starting_after"), "starting_after")
+    events = [event for event in events_of(stored.response) if after is None or event.data["sequence_number"] > after]
+    return Reply(200, _ignored(request, RETRIEVE_PARAMETERS), batches=_one_batch(events))
+
+
+async def _one_batch(batch: Batch) -> AsyncIterator[Batch]:
+    if batch:
+        yield batch
+
+
+def _json(value: Any, request: ResourceRequest, known: Collection[str]) -> Reply:
+    return Reply(200, _ignored(request, known), body=orjson.dumps(value))
+
+
+def _ignored(request: ResourceRequest, known: Collection[str]) -> dict[str, str]:
+    """Return the header that names query parameters without effect."""
+    names = [f"query.{name}" for name in unknown_parameters(request.query, known)]
+    return ignored_header(names)
+
+
+def _item_of(conversation: Conversation, item_id: str) -> StoredItem:
+    item = conversation.item(item_id)
+    if item is None:
+        raise _item_not_found(item_id)
+    return item
+
+
+def _item_not_found(item_id: str) -> RequestError:
+    return RequestError(f"Item with id '{shorten(item_id)}' not found.", status=404)
+
+
+def _unknown_url(request: ResourceRequest) -> RequestError:
+    return RequestError(f"Unknown request URL: {request.method} /v1/{shorten(request.path)}.", status=404)

@@ -1,0 +1,87 @@
+"""JSON objects that belong to a team, kept in the store until they expire or are deleted."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy.context import Context
+from proxy.stores import Store, StoreError
+from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.errors import Unavailable
+
+MAX_VALUES = 10_000_000
+"""How far the values of a record are counted for its memory; what callers send has fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeamRecord:
+    """A stored object, and how long its encoding is."""
+
+    value: Mapping[str, Any]
+    size_bytes: int
+
+
+class TeamRecords:
+    """Reads and writes records of the caller's team. The team is part of a key, so no other team's can be named."""
+
+    def __init__(self, store: Store, ttl_s: float) -> None:
+        self.store = store
+        self.ttl_s = ttl_s
+
+    async def put(
+        self, kind: str, name: str, value: Mapping[str, Any], context: Context, *, size_bytes: int = 0
+    ) -> None:
+        """Keep a record under a name, in place of an earlier one. `size_bytes` is about how long its encoding will be.
+
+        Raises StoreError if it cannot be kept, orjson.JSONEncodeError if it is nested too deeply.
+        """
+        key = record_key(kind, context, name)
+        encoded = await context.run(size_bytes, orjson.dumps, {"key": key, "value": value})
+        if not await self.store.put(key, encoded, ttl_s=self.ttl_s):
+            raise StoreError(f"a record of {len(encoded)} bytes exceeds what the store keeps")
+
+    async def get(self, kind: str, name: str, context: Context) -> TeamRecord | None:
+        """Return a record. Raises Unavailable if the store cannot be read, or if there is no memory for the record."""
+        key = record_key(kind, context, name)
+        try:
+            encoded = await self.store.get(key)
+        except StoreError as error:
+            message = "Stored responses and conversations cannot be read at the moment."
+            raise Unavailable(message, code="state_unavailable") from error
+        if encoded is None:
+            return None
+        size = len(encoded)
+        values = await context.run(size, count_values, encoded, MAX_VALUES)
+        context.use_memory(parsed_bytes(size, values))
+        value = await context.run(size, _decode, encoded, key)
+        return None if value is None else TeamRecord(value, size)
+
+    async def delete(self, kind: str, name: str, context: Context) -> None:
+        """Delete a record. Raises Unavailable."""
+        try:
+            await self.store.delete(record_key(kind, context, name))
+        except StoreError as error:
+            message = "Stored responses and conversations cannot be deleted at the moment."
+            raise Unavailable(message, code="state_unavailable") from error
+
+
+def record_key(kind: str, context: Context, name: str) -> str:
+    """Return the key of a record: it contains hashes only, no text of a caller's."""
+    digest = hashlib.sha256()
+    for part in (context.caller.team, name):
+        encoded = part.encode(errors="surrogatepass")
+        digest.update(len(encoded).to_bytes(8) + encoded)
+    return f"headgate:{kind}:{digest.hexdigest()}"
+
+
+def _decode(encoded: bytes, key: str) -> Mapping[str, Any] | None:
+    """Return the object in a stored value; None for a value that is not ours, or is stored under another key."""
+    try:
+        stored = orjson.loads(encoded)
+        value = stored["value"] if stored["key"] == key else None
+    except (ValueError, TypeError, KeyError):
+        return None
+    return value if isinstance(value, dict) else None

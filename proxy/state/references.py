@@ -1,0 +1,157 @@
+"""The ids in a request: of responses, conversations, items, files, vector stores and containers.
+
+An id that only says where something came from (annotations, results) gives access to nothing, and is none of these.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeGuard
+
+from pydantic_core import SchemaValidator, core_schema
+
+from policies.support.urls import PROVENANCE
+from policies.support.walk import FIELDS_WITHOUT_LISTS, ITEM_FIELDS, SCHEMAS, plain_name
+from proxy.wire.call import Call
+from proxy.wire.errors import RequestError
+
+Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "object"]
+"""What an id names; "object" is anything that was created on a relayed path."""
+MAX_REFERENCES = 1_000
+"""The most different ids in one request: the owner of each is read."""
+MAX_ID_CHARS = 256
+# Fields of any object in a request that hold an id or a list of ids, by their plain names.
+ID_FIELDS: Mapping[str, Kind] = {
+    "fileid": "file", "fileids": "file", "vectorstoreid": "vector_store", "vectorstoreids": "vector_store",
+    "container": "container", "containerid": "container", "comparisonresponseid": "response",
+}  # fmt: skip
+# Items that an upstream looks up by their id if none of the fields with their content is there, by their plain type.
+CONTENT_OF_ITEMS = {"reasoning": ("encrypted_content", "content"), "imagegenerationcall": ("result",)}
+CONTAINERS = frozenset({dict, list})
+_ANY = "[-_]*"
+_NAMES = "|".join(_ANY.join(name) for name in ID_FIELDS)
+# A fast pre-filter for any spelling of these names in JSON; ligatures and a long s fold to ASCII letters.
+_MAY_REFERENCE = core_schema.str_schema(pattern=f'(?i-u:"(?:{_NAMES}){_ANY}":)|[\u017f\ufb00-\ufb06]')
+_find_name = SchemaValidator(
+    core_schema.with_default_schema(_MAY_REFERENCE, default=None, on_error="default")
+).validate_python
+
+
+class Reference(NamedTuple):
+    """One id in a request, and the field that has it; None for the path."""
+
+    kind: Kind
+    id: str
+    param: str | None
+
+
+def continued(body: Mapping[str, Any]) -> list[Reference]:
+    """Return what a call continues; the first reference decides its chain. Raises RequestError for overlong ids."""
+    found = []
+    if (conversation := conversation_id(body)) is not None:
+        found.append(Reference("conversation", conversation, "conversation"))
+    if isinstance(previous := body.get("previous_response_id"), str):
+        found.append(Reference("response", previous, "previous_response_id"))
+    for reference in found:
+        _check_length(reference)
+    return found
+
+
+def find_references(call: Call) -> list[Reference]:
+    """Return every id in a call's body, each once. Raises RequestError for overlong and for too many ids."""
+    body = call.body
+    found = dict.fromkeys(continued(body))
+    for field in ITEM_FIELDS:
+        found |= dict.fromkeys(_stored_items(body.get(field)))
+    if _find_name(call.encoded) is not None:
+        found |= dict.fromkeys(_ids_inside(body))
+    for reference in found:
+        _check_length(reference)
+    if len(found) > MAX_REFERENCES:
+        message = f"The request has {len(found)} different ids of stored objects; the limit is {MAX_REFERENCES}."
+        raise RequestError(message, code="too_many_references")
+    return list(found)
+
+
+def conversation_id(holder: Mapping[str, Any]) -> str | None:
+    """Return the id of the conversation that a request or a response names: as a text, or as {"id": ...}."""
+    conversation = holder.get("conversation")
+    if conversation is None:
+        return None
+    if isinstance(conversation, dict):
+        conversation = conversation.get("id")
+    return conversation if isinstance(conversation, str) else None
+
+
+def ids_of(items: object) -> list[str]:
+    """Return the ids of items, in a response or a list of an upstream."""
+    listed = items if isinstance(items, list) else []
+    return [item["id"] for item in listed if isinstance(item, dict) and is_id(item.get("id"))]
+
+
+def containers_of(items: object) -> list[str]:
+    """Return the ids of the containers in which tools of these items ran: later calls can run tools there."""
+    listed = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    holders = listed + [item["environment"] for item in listed if isinstance(item.get("environment"), dict)]
+    return [holder["container_id"] for holder in holders if is_id(holder.get("container_id"))]
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Whether a value can be an id. Source: the OpenAPI document (ids have at most 64 characters)."""
+    return isinstance(value, str) and len(value) <= MAX_ID_CHARS
+
+
+def not_found(param: str | None, value: str, kind: Kind | None = None) -> RequestError:
+    """Return the refusal of an id that is unknown, or another team's: both have the same words.
+
+    `param` is the field that has the id, None for the path; `kind` can be left out for what a call continues.
+    Source: what api.openai.com answers to unknown ids.
+    """
+    kind = kind or ("conversation" if param == "conversation" else "response")
+    if kind == "response" and param is not None:
+        message = f"Previous response with id '{value[:80]}' not found."
+        return RequestError(message, code="previous_response_not_found", param=param)
+    name = kind.replace("_", " ").capitalize()
+    return RequestError(f"{name} with id '{value[:80]}' not found.", status=404, param=param)
+
+
+def _check_length(reference: Reference) -> None:
+    if len(reference.id) > MAX_ID_CHARS:
+        raise not_found(reference.param, reference.id, reference.kind)
+
+
+def _stored_items(items: object) -> Iterator[Reference]:
+    """Yield the items of an input that an upstream looks up: references, and items without their content."""
+    for item in items if isinstance(items, list) else ():
+        if type(item) is dict and type(item.get("id")) is str and _is_stored(item):
+            yield Reference("item", item["id"], "input")
+
+
+def _is_stored(item: Mapping[str, Any]) -> bool:
+    """Whether an item with an id has nothing else that an upstream could read."""
+    kind = item.get("type")
+    if kind is None:
+        return "role" not in item and "content" not in item
+    plain = plain_name(kind) if isinstance(kind, str) else ""
+    content = CONTENT_OF_ITEMS.get(plain)
+    return plain == "itemreference" or (content is not None and not any(item.get(name) for name in content))
+
+
+def _ids_inside(body: Mapping[str, Any]) -> Iterator[Reference]:
+    """Yield the ids of files, vector stores, containers and compared responses, wherever in a body they are."""
+    for field, value in body.items():
+        waiting: list[Any] = [] if field in FIELDS_WITHOUT_LISTS else [{field: value}]
+        while waiting:
+            inside = waiting.pop()
+            if type(inside) is list:
+                waiting += [inner for inner in inside if type(inner) in CONTAINERS]
+                continue
+            for name, inner in inside.items():
+                plain = plain_name(name)
+                if plain in ID_FIELDS:
+                    for id_value in inner if type(inner) is list else (inner,):
+                        if type(id_value) is str:
+                            yield Reference(ID_FIELDS[plain], id_value, field)
+                if type(inner) not in CONTAINERS or name in PROVENANCE or plain in SCHEMAS:
+                    continue
+                # The variables of a prompt have names of the caller's own, and a text among them is a text.
+                is_named_freely = field == "prompt" and name == "variables" and type(inner) is dict
+                waiting.append(list(inner.values()) if is_named_freely else inner)

@@ -1,0 +1,155 @@
+"""Answers requests for something that exists: a response, a conversation, the items of one.
+
+The part that keeps it answers: a backend that keeps state, or the gateway for a backend that keeps none.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import orjson
+
+from backends import Backend, unsupported
+from proxy.context import Context
+from proxy.routing.attempts import before_deadline, log_failure
+from proxy.routing.routes import Route, Routes
+from proxy.rules import Rules
+from proxy.state.ownership import KINDS, Owner, Ownership
+from proxy.state.references import conversation_id, is_id, not_found
+from proxy.wire.call import Call
+from proxy.wire.errors import BackendError, RequestError
+from proxy.wire.event import Batch, Event, Reply
+from proxy.wire.resource import ResourceRequest
+
+
+class LocalState(Protocol):
+    """What the gateway itself keeps for backends that keep no state."""
+
+    async def answer(self, request: ResourceRequest, context: Context) -> Reply:
+        """Return the reply to a request of the team that owns what it names. Raises RequestError, Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Finds what a request names, and who may have it. `local` is None while the gateway keeps nothing itself."""
+
+    rules: Rules
+    ownership: Ownership
+    routes: Routes
+    backends: Mapping[str, Backend]
+    local: LocalState | None = None
+
+    @asynccontextmanager
+    async def reply_to(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
+        """The reply to a request. Leaving the block ends the work behind it. Raises HeadgateError."""
+        async with context.cleanup:
+            with context.trace.step("policies"):
+                request = await self.rules.admit_resource(request, context)
+            with context.trace.step("ownership"):
+                owner = await self.ownership.check_resource(request, context)
+            yield await self._reply(request, owner, context)
+
+    async def open_conversation(self, call: Call, route: Route, context: Context) -> Call:
+        """Return a call that asks for a new conversation with the id of one that was created for it.
+
+        Only for backends that keep state. Raises HeadgateError, with the upstream's own status if it refuses.
+        """
+        wanted = call.body.get("conversation")
+        if not isinstance(wanted, dict) or conversation_id(call.body) is not None or not route.keeps_state:
+            return call
+        body = {name: value for name, value in wanted.items() if name != "id"}
+        request = ResourceRequest("POST", "conversations", body=body, headers=call.headers)
+        request = await self.rules.admit_resource(request, context)
+        await self.ownership.check_resource(request, context)
+        reply = await self._forward(route.targets[0], request, context)
+        created = (reply.response or {}).get("id")
+        if reply.status != 200 or not is_id(created):
+            raise _refusal(reply)
+        await self.ownership.bind_id("conversation", created, route.targets[0].name, context)
+        return call.with_fields(conversation=created)
+
+    async def _reply(self, request: ResourceRequest, owner: Owner | None, context: Context) -> Reply:
+        """The reply of the part that keeps what is named, whose ids are bound."""
+        targets = self._targets(request, owner)
+        for target in targets:
+            reply = await self._forward(target, request, context)
+            if reply.status != 404 or target is targets[-1]:
+                return await self._bind(request, reply, owner, target, context)
+        if self.local is None:
+            if request.id is None:
+                raise unsupported("conversations")
+            raise not_found(None, request.id, KINDS[request.kind])
+        return await self.local.answer(request, context)
+
+    def _targets(self, request: ResourceRequest, owner: Owner | None) -> Sequence[Backend]:
+        """The backends that may keep what is named, in the order in which they are asked; none: the gateway does.
+
+        An id without a known owner may be any of theirs; one whose backend was removed from the config may have moved.
+        """
+        if owner is not None and (target := self.backends.get(owner.target)) is not None:
+            return [target] if target.keeps_state else []
+        if request.id is not None:
+            return self.routes.stateful
+        default = self.routes.default
+        return self.routes.stateful[:1] if default is None or default.keeps_state else []
+
+    async def _forward(self, target: Backend, request: ResourceRequest, context: Context) -> Reply:
+        """The reply of a backend, which is open until the request is answered. Raises BackendError, Unavailable."""
+        context.record.backend = target.name
+        try:
+            with context.trace.step("backend"):
+                opening = before_deadline(context, target.forward(request, context))
+                return await context.cleanup.enter_async_context(opening)
+        except BackendError as error:
+            log_failure(target, error, context)
+            raise
+
+    async def _bind(
+        self, request: ResourceRequest, reply: Reply, owner: Owner | None, target: Backend, context: Context
+    ) -> Reply:
+        """Bind the ids in a successful reply to the caller's team, and forget what was deleted."""
+        if reply.status != 200:
+            return reply
+        body = reply.response or {}
+        if request.method == "DELETE" and not request.rest:
+            await self.ownership.forget(request, context)
+            return reply
+        if owner is None and (request.method, request.kind) == ("POST", "conversations"):
+            if is_id(conversation := request.id or body.get("id")):
+                await self.ownership.bind_id("conversation", conversation, target.name, context)
+        elif owner is None:
+            return reply  # reading something makes nobody its owner
+        if reply.batches is not None:
+            return replace(reply, batches=self._bind_stream(reply.batches, target, context))
+        await self.ownership.bind_items(_items_in(request, body), target.name, context)
+        return reply
+
+    async def _bind_stream(
+        self, batches: AsyncIterator[Batch], target: Backend, context: Context
+    ) -> AsyncIterator[Batch]:
+        """Pass a stream on, and bind its finished items."""
+        async for batch in batches:
+            events = [unit for unit in batch if isinstance(unit, Event) and unit.type == "response.output_item.done"]
+            if events:
+                await self.ownership.bind_items([event.data.get("item") for event in events], target.name, context)
+            yield batch
+
+
+def _items_in(request: ResourceRequest, body: Mapping[str, Any]) -> Sequence[object]:
+    """The items in a reply: of a response, of a list, or one item."""
+    if request.method == "GET" and request.rest[:1] == ("items",) and len(request.rest) > 1:
+        return [body]
+    return [item for name in ("output", "data") if isinstance(body.get(name), list) for item in body[name]]
+
+
+def _refusal(reply: Reply) -> RequestError | BackendError:
+    """The upstream's refusal to create a conversation as an error of the call that asked for it."""
+    if reply.status in (200, 404):
+        return unsupported("new conversations")
+    error = orjson.loads(reply.body or b"{}").get("error", {})
+    code = error.get("code")
+    kind = RequestError if reply.status < 500 else BackendError
+    return kind(
+        str(error.get("message")), status=reply.status, code=code if isinstance(code, str) else "upstream_error"
+    )

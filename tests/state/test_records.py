@@ -1,0 +1,83 @@
+"""JSON objects of teams in every store."""
+
+import orjson
+import pytest
+
+from proxy.context import Caller
+from proxy.state.records import TeamRecords, record_key
+from proxy.stores import Store, StoreError
+from proxy.stores.memory import MemoryStore
+from proxy.wire.errors import Unavailable
+from proxy.workers import BodyMemory, MemoryLease
+from tests.examples import make_context
+
+BEN = Caller("ben", "ads")
+CAROL = Caller("carol", "search")
+
+
+async def test_a_record_is_read_by_its_team_only(store: Store):
+    """Callers of the same team read it, another team finds nothing."""
+    records = TeamRecords(store, 60)
+    await records.put("kind", "name", {"a": ["é", 1.5, None]}, make_context())
+    found = await records.get("kind", "name", make_context(CAROL))
+
+    assert found is not None
+    assert found.value == {"a": ["é", 1.5, None]}
+    assert await records.get("kind", "name", make_context(BEN)) is None
+    assert await records.get("other", "name", make_context()) is None
+
+
+async def test_a_record_expires_and_is_deleted(store: Store, advance):
+    """Nothing is left of it."""
+    records, context = TeamRecords(store, 60), make_context()
+    for name in ("deleted", "kept"):
+        await records.put("kind", name, {}, context)
+    await records.delete("kind", "deleted", context)
+
+    assert await records.get("kind", "deleted", context) is None
+    assert await records.get("kind", "kept", context) is not None
+    advance(61)
+    assert await records.get("kind", "kept", context) is None
+
+
+@pytest.mark.parametrize("value", [b"not JSON", b"[]", b'{"key":"other","value":{}}', b'{"value":{}}'])
+async def test_a_value_of_another_program_is_no_record(value: bytes):
+    """Nor is one that is stored under another key."""
+    store = MemoryStore()
+    await store.put(record_key("kind", make_context(), "name"), value, ttl_s=60)
+
+    assert await TeamRecords(store, 60).get("kind", "name", make_context()) is None
+
+
+async def test_a_record_that_is_no_object_is_none():
+    """Its key is right, and its value is not."""
+    key = record_key("kind", make_context(), "name")
+    store = MemoryStore()
+    await store.put(key, orjson.dumps({"key": key, "value": []}), ttl_s=60)
+
+    assert await TeamRecords(store, 60).get("kind", "name", make_context()) is None
+
+
+async def test_a_record_that_is_too_large_for_the_store_is_an_error():
+    """It is not lost in silence."""
+    records = TeamRecords(MemoryStore(store_max_bytes=100), 60)
+    with pytest.raises(StoreError, match="exceeds what the store keeps"):
+        await records.put("kind", "name", {"a": "x" * 200}, make_context())
+
+
+async def test_a_record_counts_as_memory_of_the_call():
+    """Without room the call is refused."""
+    store, little = MemoryStore(), MemoryLease(BodyMemory(1_000))
+    await TeamRecords(store, 60).put("kind", "name", {"a": "x" * 2_000_000}, make_context(), size_bytes=2_000_000)
+    with pytest.raises(Unavailable) as caught:
+        await TeamRecords(store, 60).get("kind", "name", make_context(memory=little))
+
+    assert caught.value.code == "memory_exhausted"
+
+
+async def test_keys_have_no_text_of_callers():
+    """They are hashes."""
+    assert record_key("kind", make_context(Caller("a", "team:é\ud800")), "na\nme").startswith("headgate:kind:")
+    assert record_key("kind", make_context(Caller("a", "b")), "c") != record_key(
+        "kind", make_context(Caller("a", "bc")), ""
+    )

@@ -1,0 +1,161 @@
+"""Responses and conversations that the gateway keeps for the demo model, through a real gateway with the OpenAI SDK."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, BadRequestError, NotFoundError
+
+from tests.conftest import StartGateway
+from tests.redis_server import RedisServer
+
+MODEL = "headgate-demo"
+BACKEND = {"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread", "context_length": 512}
+WEATHER: dict[str, Any] = {
+    "type": "function", "name": "get_weather", "strict": True, "description": "The weather in a city",
+    "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
+        "additionalProperties": False,
+    },
+}  # fmt: skip
+KEYS = {"anna": "sk-anna-1", "ben": "sk-ben-1"}
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+async def address(
+    request: pytest.FixtureRequest, start_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """A gateway with the demo model, two teams, and each store."""
+    state: dict[str, Any] = {"use": request.param}
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        state |= {"url": server.url, "timeout_ms": 30_000}
+    elif request.param == "sqlite":
+        state |= {"path": str(tmp_path / "state"), "timeout_ms": 30_000}
+    for name, key in KEYS.items():
+        monkeypatch.setenv(f"KEY_{name}", key)
+    return await start_gateway({
+        "caller": [{"name": name, "key": f"env:KEY_{name}"} for name in KEYS],
+        "state": state, "cache": {"use": "memory"},
+        "backend": [BACKEND], "route": [{"model": MODEL, "backend": "demo"}],
+    })  # fmt: skip
+
+
+@pytest.fixture
+async def client(address: str) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["anna"], max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def stranger(address: str) -> AsyncIterator[AsyncOpenAI]:
+    """A client of another team."""
+    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["ben"], max_retries=0) as client:
+        yield client
+
+
+async def test_a_chain_is_answered_with_what_was_said_before(client: AsyncOpenAI, stranger: AsyncOpenAI):
+    """The model repeats what only an earlier turn said; another team cannot continue it."""
+    first = await client.responses.create(model=MODEL, input="My name is Emma.")
+    second = await client.responses.create(model=MODEL, input="What is my name?", previous_response_id=first.id)
+
+    assert "Emma" in second.output_text
+    assert (second.previous_response_id, first.previous_response_id) == (first.id, None)
+    assert first.store is True  # type: ignore[attr-defined]
+    with pytest.raises(BadRequestError) as caught:
+        await stranger.responses.create(model=MODEL, input="What is my name?", previous_response_id=first.id)
+    assert caught.value.code == "previous_response_not_found"
+
+
+async def test_a_stream_of_a_chain_is_read_by_the_helper(client: AsyncOpenAI):
+    """It can be continued as soon as its last event has arrived."""
+    first = await client.responses.create(model=MODEL, input="My name is Emma.")
+    async with client.responses.stream(model=MODEL, input="What is my name?", previous_response_id=first.id) as stream:
+        second = await stream.get_final_response()
+    third = await client.responses.create(model=MODEL, input="Thank you!", previous_response_id=second.id)
+
+    assert "Emma" in second.output_text
+    assert third.status == "completed"
+    assert third.usage is not None
+    assert second.usage is not None
+    assert third.usage.input_tokens > second.usage.input_tokens
+
+
+async def test_an_answer_with_store_false_cannot_be_continued(client: AsyncOpenAI):
+    """It says that it was not stored."""
+    first = await client.responses.create(model=MODEL, input="My name is Emma.", store=False)
+
+    assert first.store is False  # type: ignore[attr-defined]
+    with pytest.raises(BadRequestError) as caught:
+        await client.responses.create(model=MODEL, input="What is my name?", previous_response_id=first.id)
+    assert caught.value.code == "previous_response_not_found"
+
+
+async def test_a_tool_loop_continues_by_the_last_response(client: AsyncOpenAI):
+    """Each step sends only the output of the call."""
+    first = await client.responses.create(model=MODEL, input="What is the weather in Paris?", tools=[WEATHER])
+    (call,) = [item for item in first.output if item.type == "function_call"]
+    output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": '{"temperature": 21}'}
+    second = await client.responses.create(model=MODEL, input=[output], previous_response_id=first.id, tools=[WEATHER])
+
+    assert "21" in second.output_text
+    with pytest.raises(BadRequestError) as caught:
+        await client.responses.create(model=MODEL, input="And now?", previous_response_id=first.id, tools=[WEATHER])
+    assert caught.value.body["message"] == f"No tool output found for function call {call.call_id}."  # type: ignore[index]
+
+
+async def test_a_conversation_is_created_and_continued(client: AsyncOpenAI, stranger: AsyncOpenAI):
+    """By its id, in both forms; another team does not find it."""
+    first = await client.responses.create(model=MODEL, input="My name is Emma.", conversation={})  # type: ignore[typeddict-item]
+    assert first.conversation is not None
+    second = await client.responses.create(
+        model=MODEL, input="What is my name?", conversation={"id": first.conversation.id}, stream=False
+    )
+
+    assert "Emma" in second.output_text
+    assert second.conversation == first.conversation
+    with pytest.raises(NotFoundError):
+        await stranger.responses.create(model=MODEL, input="Hi", conversation=first.conversation.id)
+
+
+async def test_a_reference_to_an_item_is_resolved(client: AsyncOpenAI):
+    """As the AI SDK sends it."""
+    first = await client.responses.create(model=MODEL, input="My name is Emma.")
+    items: Any = [
+        {"role": "user", "content": "My name is Emma."},
+        {"type": "item_reference", "id": first.output[0].id},
+        {"role": "user", "content": "What is my name?"},
+    ]
+    second = await client.responses.create(model=MODEL, input=items)
+
+    assert "Emma" in second.output_text
+
+
+async def test_an_answer_from_the_cache_can_be_continued(client: AsyncOpenAI):
+    """Its id is that of the kept response; one that was not stored is another answer."""
+    ask: dict[str, Any] = {"model": MODEL, "input": "My name is Emma.", "prompt_cache_key": "k"}
+    unstored = await client.responses.create(**ask, store=False)
+    answers = [await client.responses.with_raw_response.create(**ask) for _ in range(2)]
+    first, second = [answer.parse() for answer in answers]
+    third = await client.responses.create(model=MODEL, input="What is my name?", previous_response_id=second.id)
+
+    assert answers[1].headers["cache-status"].startswith("headgate; hit")
+    assert first.id == second.id != unstored.id
+    assert second.store is True  # type: ignore[attr-defined]
+    assert "Emma" in third.output_text
+
+
+async def test_a_chain_that_is_too_long_for_the_model(client: AsyncOpenAI):
+    """It is refused, or loses its oldest turns on request."""
+    ask: dict[str, Any] = {"model": MODEL, "max_output_tokens": 16}
+    first = await client.responses.create(**ask, input="la " * 200)
+    with pytest.raises(BadRequestError) as caught:
+        await client.responses.create(**ask, input="la " * 200, previous_response_id=first.id)
+    shortened = await client.responses.create(
+        **ask, input="la " * 200, previous_response_id=first.id, truncation="auto"
+    )
+
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
+    assert shortened.usage is not None
+    assert shortened.usage.input_tokens < 512

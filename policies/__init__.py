@@ -76,6 +76,8 @@ class Policy(Table):
 
     "create", "compact" and "input_tokens" are requests to a model. "conversation" (a conversation is created or
     updated), "items" (items are added to one) and "access" (any other request for something with an id) have no model.
+    "relay" is the JSON object of a relayed request, whatever its protocol: a policy checks a field where it stands, and
+    requires or sets none.
     """
     follows: ClassVar[frozenset[str]] = frozenset()
     """The event types that its reply check needs beside those that the gateway follows anyway."""

@@ -5,25 +5,34 @@ Every error names its key as a path from the top: `policy[0].max_pairs`.
 
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args
+from typing import Any, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from backends import Backend
 from policies import Policy
 from proxy.config import consistency
 from proxy.config.plugins import load
-from proxy.config.schema import CacheTable, CallerTable, RouteTable, SelectorTable, ServerTable, StateTable, UnknownIds
+from proxy.config.schema import (
+    CacheTable,
+    CallerTable,
+    RelayTable,
+    RouteTable,
+    SelectorTable,
+    ServerTable,
+    StateTable,
+    UnknownIds,
+)
+from proxy.config.validation import ConfigError, M, validate
+from proxy.routing.relay import Relay
 from proxy.routing.routes import Route
 from proxy.rules.rule import Rule, compile_selector
 from proxy.stores import Store
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
 
-M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 P = ParamSpec("P")
 DEMO = Path(__file__).resolve().parents[2] / "backends" / "demo"
@@ -43,6 +52,7 @@ class ConfigFile(BaseModel):
     cache: dict[str, Any] | None = None
     backend: list[dict[str, Any]] = []
     route: list[RouteTable] = []
+    relay: list[RelayTable] = []
 
 
 class Config(BaseModel):
@@ -55,6 +65,7 @@ class Config(BaseModel):
     rules: list[Rule]
     state: Store
     state_ttl_s: float
+    state_secret: SecretStr | None
     unknown_ids: UnknownIds
     audit: AuditTable | None
     record: RecordTable | None
@@ -62,12 +73,9 @@ class Config(BaseModel):
     cache_store: Store | None
     backends: dict[str, Backend]
     routes: list[Route]
+    relays: list[Relay]
     warnings: tuple[str, ...] = ()
     """What has no effect, one sentence each, with the path of its key."""
-
-
-class ConfigError(ValueError):
-    """The faults of a config, one line each, each with the path of its key."""
 
 
 def read(path: Path) -> Config:
@@ -99,13 +107,14 @@ def default_config() -> Config:
 def build(typed: Mapping[str, Any]) -> Config:
     """Return the config that these tables describe. Raises ConfigError with all faults that were found."""
     faults: list[str] = []
-    tables = _collect(faults, _validate, ConfigFile, typed, "")
+    tables = _collect(faults, validate, ConfigFile, typed, "")
     parts = _parts(faults, tables or _unchecked(typed))
     if tables is None:
         raise ConfigError("\n".join(faults))
     faults += consistency.caller_faults(tables.caller)
     if parts["backends"] is not None:
         faults += consistency.route_faults(tables.route, parts["backends"])
+        faults += consistency.relay_faults(tables.relay, parts["backends"])
     if parts["rules"] is not None:
         faults += consistency.selector_faults(tables.policy, tables.caller)
     faults += consistency.file_faults(tables.audit, tables.record)
@@ -115,8 +124,9 @@ def build(typed: Mapping[str, Any]) -> Config:
     warnings = tuple(consistency.idle_policies(parts["rules"], tables.policy, tables.route))
     callers = [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.caller]
     routes = [_route(parts["backends"], route) for route in tables.route]
+    relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
     shared = {"server": tables.server, "audit": tables.audit, "record": tables.record}
-    return Config(**shared, **parts, callers=callers, routes=routes, warnings=warnings)
+    return Config(**shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings)
 
 
 def _parts(faults: list[str], tables: ConfigFile) -> dict[str, Any]:
@@ -128,6 +138,7 @@ def _parts(faults: list[str], tables: ConfigFile) -> dict[str, Any]:
         "rules": rules,
         "state": state and state[1],
         "state_ttl_s": state and state[0].ttl_s,
+        "state_secret": state and state[0].secret,
         "unknown_ids": state and state[0].unknown_ids,
         "cache": cache and cache[0],
         "cache_store": cache and cache[1],
@@ -228,7 +239,7 @@ def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[
     """The keys that every table of this kind has, and the others, which belong to the class that `use` names."""
     shared = {key: value for key, value in table.items() if key in kind.model_fields}
     own = {key: value for key, value in table.items() if key not in kind.model_fields}
-    return _validate(kind, shared, path), own
+    return validate(kind, shared, path), own
 
 
 def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path: str) -> M:
@@ -236,61 +247,4 @@ def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path:
         plugin = load(use, package, kind)
     except ValueError as error:
         raise ConfigError(f"{path}.use: {error}") from error
-    return _validate(plugin, own, path)
-
-
-def _validate(kind: type[M], typed: Mapping[str, Any], path: str) -> M:
-    _refuse_large(typed, path)
-    try:
-        made = kind.model_validate(typed)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_problems(error, kind, path))) from error
-    _refuse_large(vars(made), path)  # a text of digits is an integer after validation
-    return made
-
-
-def _refuse_large(typed: Mapping[str, Any], path: str) -> None:
-    """Raises ConfigError for integers that other programs could not read. Source: https://toml.io/en/v1.0.0#integer"""
-    if large := list(_large(typed, path)):
-        raise ConfigError("\n".join(f"{where}: the integer does not fit in 64 bits" for where in large))
-
-
-def _large(value: Any, path: str) -> Iterator[str]:
-    """The paths of integers that do not fit in 64 bits with a sign."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        yield path
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _large(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            yield from _large(inner, f"{path}[{index}]")
-
-
-def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Iterator[str]:
-    for problem in error.errors():
-        where = path
-        for step in problem["loc"]:
-            where += f"[{step}]" if isinstance(step, int) else f".{step}" if where else str(step)
-        if problem["type"] == "extra_forbidden":
-            close = get_close_matches(str(problem["loc"][-1]), _keys_at(kind, problem["loc"][:-1]), 1)
-            yield f"{where}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
-        elif problem["type"] == "missing":
-            yield f"{where}: missing"
-        else:
-            yield f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _keys_at(kind: type[BaseModel], place: Sequence[int | str]) -> Iterable[str]:
-    """The known keys of the table in which an unknown one was found."""
-    for step in place:
-        field = kind.model_fields.get(str(step))
-        kind = next(_models_in(field.annotation), kind) if field else kind
-    return [*kind.model_fields, *(SelectorTable.model_fields if issubclass(kind, Policy) else ())]
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models_in(part)
+    return validate(plugin, own, path)

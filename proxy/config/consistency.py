@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
+from backends import Backend
 from policies.support.globs import compile_globs, covers, overlap
-from proxy.config.schema import CallerTable, RouteTable, ServerTable
+from proxy.config.schema import CallerTable, RelayTable, RouteTable, ServerTable
 from proxy.identity.directory import ANONYMOUS, KEY
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import AuditTable
@@ -80,6 +81,20 @@ def route_faults(routes: Sequence[RouteTable], backends: Iterable[str]) -> Itera
     defaults = [index for index, route in enumerate(routes) if route.default]
     for index in defaults[1:]:
         yield f"route[{index}].default: route[{defaults[0]}] is the default already; keep one"
+
+
+def relay_faults(relays: Sequence[RelayTable], backends: Mapping[str, Backend]) -> Iterator[str]:
+    """Relays to unknown backends and to those that have no other paths, and two of one path."""
+    known = ", ".join(backends) or "there is none"
+    first: dict[str, int] = {}
+    for index, relay in enumerate(relays):
+        backend = backends.get(relay.backend)
+        if backend is None:
+            yield f"relay[{index}].backend: there is no backend called '{relay.backend}'; known: {known}"
+        elif not backend.can_relay:
+            yield f"relay[{index}].backend: '{backend.name}' has no other paths; only an upstream has"
+        if first.setdefault(relay.path, index) != index:
+            yield f"relay[{index}].path: there are two relays of {relay.path}"
 
 
 def file_faults(audit: AuditTable | None, record: RecordTable | None) -> Iterator[str]:

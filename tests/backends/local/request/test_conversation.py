@@ -320,3 +320,10 @@ def test_a_summary_stands_for_reasoning_that_cannot_be_read():
     items = [message("user", "A"), ENCRYPTED | {"summary": summary}, message("assistant", "B"), message("user", "C")]
 
     assert build_messages({"input": items})[1]["reasoning_content"] == "Counted."
+
+
+def test_items_that_add_tools_are_no_messages():
+    """The tools are read elsewhere."""
+    given = [{"type": "additional_tools", "role": "developer", "tools": []}, message("user", "Hi")]
+
+    assert build_messages({"input": given}) == [{"role": "user", "content": "Hi"}]

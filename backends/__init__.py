@@ -10,6 +10,8 @@ from proxy.context import Context
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
+from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
+from proxy.wire.relay import RelayReply, RelayRequest
 from proxy.wire.resource import ResourceRequest
 
 
@@ -18,6 +20,9 @@ class Backend(Table, ABC):
 
     operations: ClassVar[frozenset[Operation]] = frozenset({"create"})
     """The operations of calls that `respond` answers; calls for others get 501."""
+
+    can_relay: ClassVar[bool] = False
+    """Whether paths beside those of the Responses protocol can be relayed to it."""
 
     name: str
     """Its name in routes, logs and spans, and as the owner of its models."""
@@ -28,6 +33,16 @@ class Backend(Table, ABC):
     """Policies that it enforces itself, such as ["max_tool_calls"]; for the others its replies are checked."""
     provider: str = "openai"
     """The provider of these models in traces: OpenTelemetry's `gen_ai.provider.name`."""
+
+    @property
+    def compacts(self) -> bool:
+        """Whether it compacts conversations itself and reads its own `compaction` items; else the gateway does."""
+        return False
+
+    @property
+    def header_names(self) -> HeaderNames:
+        """Return the names of the callers' headers that it sends on or reads: the cache key has their values."""
+        return DEFAULT_HEADERS
 
     @abstractmethod
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
@@ -45,6 +60,13 @@ class Backend(Table, ABC):
         """
         del context
         raise unsupported(f"{request.method} requests for {request.kind}")
+
+    def relay(self, request: RelayRequest, context: Context) -> AbstractAsyncContextManager[RelayReply]:
+        """Send a request of a relayed path on as it is. Leaving the block ends the work behind it.
+
+        Raises BackendError while opening, and from the answer's chunks. Only for a backend that `can_relay`.
+        """
+        raise NotImplementedError
 
     def check(self) -> None:
         """Raises ValueError or OSError for what `start` would refuse, as far as that needs no work."""

@@ -1,6 +1,6 @@
 """What a policy is: one file each, its class is its TOML table. Start from `_template.py`."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction, isfunction
 from typing import Any, ClassVar, Protocol
@@ -76,6 +76,8 @@ class Policy(Table):
 
     "create", "compact" and "input_tokens" are requests to a model. "conversation" (a conversation is created or
     updated), "items" (items are added to one) and "access" (any other request for something with an id) have no model.
+    "relay" is the JSON object of a relayed request, whatever its protocol: a policy checks a field where it stands, and
+    requires or sets none.
     """
     follows: ClassVar[frozenset[str]] = frozenset()
     """The event types that its reply check needs beside those that the gateway follows anyway."""
@@ -122,8 +124,16 @@ class Policy(Table):
         del identifier, callers, end_users
         return None
 
+    def renames(self) -> Mapping[str, str]:
+        """Return the models that it replaces, by the names that are replaced: other policies may select either."""
+        return {}
 
-HOOKS = ("request_check", "reply_check", "resolve_model", "model_names", "identify")
+    def is_idle(self) -> bool:
+        """Return whether it lets every call of the protocol pass unchanged: then it is probably misconfigured."""
+        return False
+
+
+HOOKS = ("request_check", "reply_check", "resolve_model", "model_names", "identify", "renames", "is_idle")
 
 
 def _pass(call: Call, _context: Context) -> Call:

@@ -3,15 +3,16 @@
 Request: an alias is replaced by the model it stands for; `deny` and `allow` then apply to that model, and refuse it
     with `not_allowed`. A model that is not a string is refused with `not_a_string`. Where models are restricted, so is
     a call without one (a prompt template may name it), and fields in which some upstreams take other models (`models`,
-    `fallbacks` ...) are refused with `alternative_field`. Later policies, routes and the cache see the new name.
+    `fallbacks` ...) are refused with `alternative_field`. Later policies, routes and the cache see the new name. On
+    relayed paths the same holds for a JSON body, which may have no model; forms and files are not read.
 Response: passes; it shows the upstream's own name of the model.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -19,7 +20,7 @@ from policies import Policy, PolicyState, RequestCheck
 from policies.support import alternatives
 from policies.support.globs import AllowList
 from proxy.context import Context
-from proxy.wire.call import Call
+from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import normalize
 
@@ -30,6 +31,8 @@ _SNAPSHOT = re.compile(r"[-@]20[0-9]{2}-?[0-9]{2}-?[0-9]{2}\s*$")
 
 
 class Models(Policy):
+    operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS | {"relay"}
+
     allow: tuple[str, ...] = ("*",)
     """Names of models that may be used; `*` and `?` are wildcards."""
     deny: tuple[str, ...] = ()
@@ -38,6 +41,12 @@ class Models(Policy):
     A name also denies its dated snapshots: "*-pro" denies gpt-5-pro-2025-10-06."""
     aliases: dict[str, Name] = Field(default={})
     """The model that replaces a requested name, in one step; `allow` and `deny` apply to the replacement."""
+
+    def is_idle(self) -> bool:
+        return AllowList(self.allow, self.deny).allows_all and not self.aliases
+
+    def renames(self) -> Mapping[str, str]:
+        return self.aliases
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
@@ -48,7 +57,7 @@ class Models(Policy):
             if is_restricted:
                 refuse_alternatives(call.body)
             requested = call.body.get(FIELD)
-            if requested is None and not is_restricted:
+            if requested is None and (not is_restricted or call.operation == "relay"):
                 return call
             if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is missing or not a string.", param=FIELD)

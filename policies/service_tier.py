@@ -1,7 +1,8 @@
 """Decides which service tiers callers may request: a faster tier costs more, a slower one may fail under load.
 
 Request: sets `default` when the caller names no tier; refuses a tier that is not in `allow` with `not_allowed`, and
-    anything but a string with `not_a_string`.
+    anything but a string with `not_a_string`. On relayed paths a JSON body is checked in the same way, and no tier is
+    set.
 Response: passes; it shows the tier that was used.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-service_tier
 """
@@ -21,7 +22,7 @@ PROTOCOL_DEFAULT = "auto"  # the tier of a call that names none
 
 
 class ServiceTier(Policy):
-    operations: ClassVar[frozenset[Operation]] = frozenset({"create", "compact"})
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create", "compact", "relay"})
 
     allow: tuple[str, ...] = ("*",)
     """Tiers that a call may request; `*` and `?` are wildcards."""
@@ -35,6 +36,9 @@ class ServiceTier(Policy):
             raise ValueError(f'allow lacks "{default}", the tier of calls that name none; add it or change default')
         return self
 
+    def is_idle(self) -> bool:
+        return self.default is None and AllowList(self.allow).allows_all
+
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
         default, allows = self.default, AllowList(self.allow).allows
@@ -42,7 +46,7 @@ class ServiceTier(Policy):
         def check(call: Call, _context: Context) -> Call:
             requested = call.body.get(FIELD)
             if requested is None:
-                return call.with_fields(service_tier=default) if default else call
+                return call.with_fields(service_tier=default) if default and call.operation != "relay" else call
             if not isinstance(requested, str):
                 raise PolicyViolation("not_a_string", f"{FIELD} is not a string.", param=FIELD)
             if not allows(requested):

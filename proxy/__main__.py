@@ -15,7 +15,8 @@ from pathlib import Path
 
 from proxy.app import serve
 from proxy.commands import audit, identity, model, policy, show
-from proxy.config.build import ConfigError, default_config, read
+from proxy.config.build import default_config, read
+from proxy.config.validation import ConfigError
 from proxy.telemetry.logs import configure_logs
 
 SUCCESS, INPUT_ERROR = 0, 2

@@ -20,6 +20,7 @@ from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
 from proxy.http.health import Health
 from proxy.http.ingress import Ingress
 from proxy.http.models import ModelEndpoints
+from proxy.http.relay import RelayEndpoints, hint
 from proxy.http.resources import ResourceEndpoints
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
@@ -27,19 +28,24 @@ from proxy.http.server import Server, connection_limit
 from proxy.http.websocket import WebSocket
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
+from proxy.relays import Relays
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
+from proxy.state.compaction import Compaction
 from proxy.state.conversations import Conversations
 from proxy.state.local_resources import LocalResources
 from proxy.state.ownership import Ownership
+from proxy.state.relayed_ids import RelayedIds
 from proxy.state.resources import Resources
 from proxy.state.responses import StoredResponses
+from proxy.state.sealing import Sealing
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
+from proxy.wire.headers import DEFAULT_HEADERS
 from proxy.workers import BodyMemory, Workers
 
 log = structlog.get_logger()
@@ -53,6 +59,7 @@ LAST_LINES_S = 0.5
 def build_dispatcher(
     config: Config,
     workers: Workers,
+    sealing: Sealing,
     *,
     audit: Audit | None = None,
     recorder: Recorder | None = None,
@@ -60,27 +67,31 @@ def build_dispatcher(
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
     memory = BodyMemory(config.server.memory_bytes)
-    pipeline = build_pipeline(config, audit=audit, recorder=recorder)
+    pipeline = build_pipeline(config, sealing, audit=audit, recorder=recorder)
+    rules = pipeline.rules
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
-    ingress = Ingress(directory, config.server, memory, workers, pipeline.rules.followed)
-    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
-    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
-    health, websocket = Health(config.backends, stores, files), WebSocket(directory)
+    names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
+    ingress = Ingress(directory, config.server, memory, workers, rules.followed, names)
+    relays = Relays(rules, RelayedIds(pipeline.ownership, denies_unknown=config.unknown_ids == "deny"))
+    health, websocket = _health(config, audit, recorder), WebSocket(directory)
     router = Router(
         [
             *Responses(ingress, pipeline).endpoints(),
             *ResourceEndpoints(ingress, pipeline.resources).endpoints(),
             Endpoint("GET", "/v1/responses", websocket.connect),
-            *ModelEndpoints(directory, pipeline.routes, pipeline.rules).endpoints(),
+            *ModelEndpoints(directory, pipeline.routes, rules).endpoints(),
             Endpoint("GET", "/healthz", health.alive),
             Endpoint("GET", "/readyz", health.ready),
-        ]
+            *RelayEndpoints(ingress, relays).of(config.relays),
+        ],
+        hint(relay.path for relay in config.relays),
     )
-    hosts = frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
-    return Dispatcher(router, hosts, is_open=not config.callers, tracer=tracer)
+    return Dispatcher(router, _hosts(config), is_open=not config.callers, tracer=tracer)
 
 
-def build_pipeline(config: Config, *, audit: Audit | None = None, recorder: Recorder | None = None) -> Pipeline:
+def build_pipeline(
+    config: Config, sealing: Sealing, *, audit: Audit | None = None, recorder: Recorder | None = None
+) -> Pipeline:
     """Connect the steps of the path of a call, and what the gateway keeps; nothing is started."""
     content, ttl_s = content_store(config.state), config.state_ttl_s
     ownership = Ownership(config.state, ttl_s, allows_unknown=config.unknown_ids == "allow")
@@ -90,15 +101,8 @@ def build_pipeline(config: Config, *, audit: Audit | None = None, recorder: Reco
     rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
     local = LocalResources(kept, conversations, cache.forget)
     resources = Resources(rules, ownership, routes, config.backends, local)
-    return Pipeline(
-        rules=rules,
-        ownership=ownership,
-        routes=routes,
-        cache=cache,
-        history=History(kept, conversations),
-        attempts=Attempts(),
-        resources=resources,
-    )
+    history = History(kept, conversations)
+    return Pipeline(rules, ownership, routes, cache, history, Attempts(), resources, Compaction(sealing))
 
 
 def content_store(state: Store) -> Store:
@@ -108,6 +112,25 @@ def content_store(state: Store) -> Store:
     of other teams' ids.
     """
     return MemoryStore.model_validate(state.model_dump()) if isinstance(state, MemoryStore) else state
+
+
+def _hosts(config: Config) -> frozenset[str]:
+    """The Host names that are served; empty: any."""
+    return frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
+
+
+async def _sealing(config: Config) -> Sealing:
+    """What seals values. Without callers and a durable state nobody misses a key that is lost: no warning is due."""
+    sealing = Sealing(config.state_secret, config.state)
+    if config.callers or not isinstance(config.state, MemoryStore):
+        await sealing.start()
+    return sealing
+
+
+def _health(config: Config, audit: Audit | None, recorder: Recorder | None) -> Health:
+    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
+    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
+    return Health(config.backends, stores, files)
 
 
 def _stop(stop: asyncio.Event, flushes: Sequence[Flush], signal_number: int) -> None:
@@ -139,12 +162,15 @@ async def running(
             resources.push_async_callback(part.close)
         if config.callers and isinstance(config.state, MemoryStore):
             log.warning("state.not_durable", consequence="a restart forgets responses, owners, budgets and blocks")
+        for warning in config.warnings:
+            log.warning("config.warned", reason=warning)
+        sealing = await _sealing(config)
         audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
         settings = config.server
         workers = Workers()
         resources.callback(workers.close)
         server = Server(
-            build_dispatcher(config, workers, audit=audit, recorder=recorder, tracer=tracer),
+            build_dispatcher(config, workers, sealing, audit=audit, recorder=recorder, tracer=tracer),
             head_timeout_s=settings.head_timeout_s,
             write_timeout_s=settings.write_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,

@@ -11,6 +11,7 @@ from proxy.history import History
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
+from proxy.state.compaction import Compaction
 from proxy.state.ownership import Ownership
 from proxy.state.resources import Resources
 from proxy.wire.call import Call
@@ -27,6 +28,7 @@ class Pipeline:
     history: History
     attempts: Attempts
     resources: Resources
+    compaction: Compaction
 
     @asynccontextmanager
     async def reply_to(self, call: Call, context: Context) -> AsyncIterator[Reply]:
@@ -50,9 +52,11 @@ class Pipeline:
                 with step("history"):
                     call = await self.resources.open_conversation(call, route, context)
                     whole = await self.history.complete(call, route, context)
+                    whole = await self.compaction.open(whole, context)
                 context.on_response(partial(self.ownership.bind, call, context))
                 context.on_reply(partial(self.ownership.bind_output, call, context))
-                slot.reply = await context.cleanup.enter_async_context(self.attempts.reply(whole, route, context))
+                answering = self.compaction if self.compaction.is_due(whole, route) else self.attempts
+                slot.reply = await context.cleanup.enter_async_context(answering.reply(whole, route, context))
                 self.cache.keep(slot, call, context)
             reply = await self.rules.guard(call, slot.reply, context)
             yield await convert(reply, context.transcript, context, stream=call.is_stream)

@@ -16,11 +16,13 @@ from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
+from proxy.state.compaction import Compaction
 from proxy.state.conversations import Conversations
 from proxy.state.local_resources import LocalResources
 from proxy.state.ownership import TTL_S, Ownership
 from proxy.state.resources import Resources
 from proxy.state.responses import StoredResponses
+from proxy.state.sealing import Sealing
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.event import Batch, Reply, response_reply
@@ -81,6 +83,7 @@ def make_pipeline(
         history=History(kept, conversations),
         attempts=Attempts(),
         resources=Resources(all_rules, ownership, routes, {backend.name: backend for backend in backends}, local),
+        compaction=Compaction(Sealing(None, store)),
     )
 
 

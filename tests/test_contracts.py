@@ -111,6 +111,7 @@ def test_the_readme_has_no_other_rows():
         schema.ServerTable,
         schema.CallerTable,
         schema.RouteTable,
+        schema.RelayTable,
         schema.CacheTable,
         schema.StateTable,
         schema.SelectorTable,
@@ -139,8 +140,8 @@ def test_the_keys_of_every_store_are_in_the_example_of_each_table(table: str, st
 
 def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):
     """The reference manual therefore stays valid."""
-    for name in ("SEARCH_APP_KEY", "OPENAI_API_KEY", "SAFETY_KEY", "REDIS_PASSWORD"):
-        monkeypatch.setenv(name, "secret-enough")
+    for name in ("SEARCH_APP_KEY", "OPENAI_API_KEY", "SAFETY_KEY", "REDIS_PASSWORD", "STATE_SECRET"):
+        monkeypatch.setenv(name, "secret-enough-for-everything-here")
     config = read(ROOT / "config.example.toml")
 
     assert [rule.name for rule in config.rules] == [table["use"] for table in tomllib.loads(EXAMPLE)["policy"]]

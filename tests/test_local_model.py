@@ -200,3 +200,16 @@ async def test_what_has_no_effect_is_named(client: AsyncOpenAI):
         "reasoning.generate_summary, stream_options.include_obfuscation, input.input_image, input.web_search_call, "
         "query.ai_project_id"
     )
+
+
+async def test_tools_that_an_item_of_input_adds_can_be_called(client: AsyncOpenAI):
+    """As if they were in `tools`, which the response echoes as it was sent."""
+    added = {"type": "additional_tools", "role": "developer", "tools": [BOOKING]}
+    question = {"role": "user", "content": "Book a table for two."}
+    response = await client.responses.create(
+        model=MODEL, input=[added, question], tool_choice={"type": "function", "name": "book_table"}
+    )
+    (call,) = [item for item in response.output if item.type == "function_call"]
+
+    assert (call.name, orjson.loads(call.arguments).keys()) == ("book_table", {"seats"})
+    assert response.tools == []

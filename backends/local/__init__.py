@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import structlog
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, model_validator
@@ -36,8 +36,8 @@ from backends.local.request_executor import RequestExecutor
 from backends.local.scheduling.admission import JobAdmission
 from backends.local.work_budget import CONTEXT_TOKEN_UNITS, REQUEST_UNITS
 from proxy.context import Context
-from proxy.wire.call import Call
-from proxy.wire.event import Reply
+from proxy.wire.call import Call, Operation
+from proxy.wire.event import Reply, response_reply
 from proxy.wire.ignored import ignored_header
 from proxy.wire.query import query_pairs
 
@@ -50,6 +50,8 @@ MIN_KV_TOKENS = 512
 
 
 class Local(Backend):
+    operations: ClassVar[frozenset[Operation]] = frozenset({"create", "input_tokens"})
+
     keeps_state: bool = False
     """Always false: the gateway keeps responses and conversations in [state]."""
     enforces: tuple[str, ...] = ()
@@ -207,13 +209,19 @@ class Local(Backend):
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
-        team, plain = context.caller.team, not call.body.get("tools") and not call.body.get("text")
+        team, has_tools = context.caller.team, call.body.get("tools") or b'"additional_tools"' in call.encoded
+        plain = not has_tools and not call.body.get("text")
         read = functools.partial(self._read, call, team, context.history_items)
         request = await self._executor.run(read, len(call.encoded), team=team, plain=plain)
+        in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
+        headers = ignored_header([*request.ignored, *in_query])
+        if call.operation == "input_tokens":
+            counted = {"object": "response.input_tokens", "input_tokens": len(request.prompt)}
+            yield response_reply(counted, headers)
+            return
         builder = ResponseBuilder(request, self._model.tokenizer)
         async with self._engine.generate(request.prompt, request.options, team=team) as generation:
-            in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
-            yield Reply(200, ignored_header([*request.ignored, *in_query]), batches=builder.batches(generation))
+            yield Reply(200, headers, batches=builder.batches(generation))
 
     def _read(self, call: Call, team: str, history_items: int) -> LocalRequest:
         defaults = GenerationParameters(self.max_output_tokens, self.temperature)

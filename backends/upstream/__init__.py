@@ -22,23 +22,28 @@ from backends import Backend, unsupported
 from backends.upstream.answer import AnswerLimits, Stream, names_missing_endpoint, read_body, read_rest, reply_of
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
-from backends.upstream.http1 import Answer, Client, Origin, Timeouts, create_tls_context, encode_head
+from backends.upstream.http1 import Answer, BodySource, Client, Origin, Timeouts, create_tls_context, encode_head
+from backends.upstream.relay import relay_reply_of
 from backends.upstream.scrub import Scrubber
 from proxy.config.secrets import Secret
 from proxy.context import Context
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
+from proxy.wire.headers import FORWARDED, HeaderNames, scope_idempotency_key
+from proxy.wire.relay import RelayReply, RelayRequest
 from proxy.wire.resource import ResourceRequest
 
 MAX_LIST_BYTES = 4_194_304  # the largest list of models
 PATHS: Mapping[Operation, str] = {
     "create": "responses", "compact": "responses/compact", "input_tokens": "responses/input_tokens",
 }  # fmt: skip
+ENDPOINTS = ("/responses", "/chat/completions", "/models")
 
 
 class Upstream(Backend):
     operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS
+    can_relay: ClassVar[bool] = True
 
     base_url: str = Field(pattern=r"^https?://[^?#@]+$")
     """The address of the API, version included: https://api.openai.com/v1"""
@@ -56,10 +61,19 @@ class Upstream(Backend):
     """A file of the authorities (PEM) that sign its certificate. Default: those of the system."""
     max_answer_bytes: PositiveInt = 268_435_456
     """The largest answer that is not a stream, in bytes."""
+    compaction: bool | None = None
+    """Whether it compacts conversations (/responses/compact, `compaction_trigger`); default: as keeps_state says."""
+    forward_headers: tuple[str, ...] = FORWARDED
+    """The callers' headers that it receives, such as "openai-project"; a name may end in `*`. Replaces the default."""
     forward_answer_headers: tuple[str, ...] = ()
     """More headers of its answers for callers, as names or as beginnings that end in *, such as "x-ms-*".
 
     Limits, retries, and what SDKs and coding agents read (openai-*, x-ratelimit-*, x-codex-* ...) always are."""
+
+    @field_validator("forward_headers")
+    @classmethod
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(HeaderNames(names).names))
 
     @field_validator("forward_answer_headers")
     @classmethod
@@ -70,9 +84,20 @@ class Upstream(Backend):
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, base_url: str) -> str:
-        """Raises ValueError for an address that no request can be sent to."""
+        """Raises ValueError for an address that no request can be sent to, and for that of one endpoint."""
+        for path in ENDPOINTS:
+            if base_url.rstrip("/").endswith(path):
+                raise ValueError(f"it ends in {path}, which every call adds to it; leave that out")
         encode_head("GET", urlsplit(base_url).path, {"Host": Origin.of(base_url).authority})
         return base_url
+
+    @property
+    def compacts(self) -> bool:
+        return self.keeps_state if self.compaction is None else self.compaction
+
+    @cached_property
+    def header_names(self) -> HeaderNames:
+        return HeaderNames(self.forward_headers)
 
     @cached_property
     def _origin(self) -> Origin:
@@ -88,7 +113,7 @@ class Upstream(Backend):
 
     @cached_property
     def _own_headers(self) -> Mapping[str, str]:
-        headers = {**self._probe_headers, "Content-Type": "application/json"}
+        headers = {**self._probe_headers}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
         return headers
@@ -117,7 +142,7 @@ class Upstream(Backend):
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
-        headers = {**call.headers, **context.trace.propagation_headers()}
+        headers = self._headers(call.headers, context)
         path = PATHS[call.operation]
         answer = await self._request("POST", path, call.encoded, headers, call.query)
         try:
@@ -132,7 +157,7 @@ class Upstream(Backend):
 
     @asynccontextmanager
     async def forward(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
-        headers = {**request.headers, **context.trace.propagation_headers()}
+        headers = self._headers(request.headers, context)
         body = orjson.dumps(request.body) if request.body or (request.method, request.rest) == ("POST", ()) else b""
         answer = await self._request(request.method, request.path, body, headers, request.query)
         try:
@@ -142,6 +167,16 @@ class Upstream(Backend):
             yield reply
             if isinstance(reply.batches, Stream) and reply.batches.is_complete:
                 await read_rest(answer)
+        finally:
+            answer.close()
+
+    @asynccontextmanager
+    async def relay(self, request: RelayRequest, context: Context) -> AsyncIterator[RelayReply]:
+        headers = {**self._headers(request.headers, context), **request.types}
+        body = request.body if request.stream is None else BodySource(request.stream, request.size)
+        answer = await self._request(request.method, request.path, body, headers, request.query)
+        try:
+            yield await relay_reply_of(answer, self._limits)
         finally:
             answer.close()
 
@@ -164,12 +199,24 @@ class Upstream(Backend):
         answer.close()
         return True
 
+    def _headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
+        """Return the headers of a request: the caller's that it may see, and those of the trace."""
+        forwarded = scope_idempotency_key(self.header_names.select(received), context.caller.team)
+        return {**forwarded, **context.trace.propagation_headers()}
+
     async def _request(
-        self, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str = ""
+        self, method: str, path: str, body: bytes | BodySource, headers: Mapping[str, str], query: str = ""
     ) -> Answer:
-        """Send a request and return the answer once its head has arrived. Raises BackendError."""
+        """Send a request and return the answer once its head has arrived.
+
+        A body is JSON unless a header says otherwise. Raises BackendError, and what a streamed body raises.
+        """
         query = query.partition("#")[0]  # a fragment is not part of a request
         target = f"{self._path}/{path}?{query}" if query else f"{self._path}/{path}"
-        length = {"Content-Length": str(len(body))} if body or method == "POST" else {}
-        head = encode_head(method, target, {"user-agent": "headgate", **headers, **self._own_headers, **length})
+        if isinstance(body, BodySource):
+            framing = body.framing
+        else:
+            framing = {"Content-Length": str(len(body))} if body or method == "POST" else {}
+        fields = {"user-agent": "headgate", "Content-Type": "application/json", **headers}
+        head = encode_head(method, target, {**fields, **self._own_headers, **framing})
         return await self._client.request(head, body)

@@ -48,7 +48,7 @@ async def reply_of(answer: Answer, context: Context, limits: AnswerLimits, *, ha
     """
     headers = limits.headers.forwarded(answer.fields, limits.scrubber)
     if answer.status != 200:
-        return await _refusal(answer, headers, limits)
+        return await refusal(answer, headers, limits)
     if answer.content_type == "text/event-stream":
         return Reply(200, headers, batches=Stream(answer, context, limits))
     body = await read_body(answer, limits, context)
@@ -73,7 +73,7 @@ class Stream:
         self._context = context
         self._received = b""  # what was read and not parsed yet
         self._limits = limits
-        self._decoder = _decoder_of(answer)
+        self._decoder = decoder_of(answer)
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
 
@@ -82,7 +82,7 @@ class Stream:
 
     async def __anext__(self) -> Batch:
         while not self._is_ended:
-            chunk = self._received or await _read(self._answer, self._decoder)
+            chunk = self._received or await read_chunk(self._answer, self._decoder)
             self._is_ended = not chunk
             self._received = chunk[STEP_BYTES:]
             if batch := await self._parse(chunk[:STEP_BYTES]):
@@ -117,8 +117,8 @@ async def read_body(answer: Answer, limits: AnswerLimits, context: Context | Non
     """
     chunks: list[bytes] = []
     size = 0
-    decoder = _decoder_of(answer)
-    while chunk := await _read(answer, decoder):
+    decoder = decoder_of(answer)
+    while chunk := await read_chunk(answer, decoder):
         size += len(chunk)
         if size > limits.max_bytes:
             raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
@@ -149,7 +149,7 @@ async def read_rest(answer: Answer) -> None:
                     pass
 
 
-async def _refusal(answer: Answer, headers: dict[str, str], limits: AnswerLimits) -> Reply:
+async def refusal(answer: Answer, headers: dict[str, str], limits: AnswerLimits) -> Reply:
     """The upstream's own refusal. A body that clients of the protocol cannot read is replaced; the status stays."""
     if answer.status == 401:
         message = "The upstream refused the gateway's own credentials."
@@ -181,14 +181,14 @@ def _content_type(answer: Answer, limits: AnswerLimits) -> str:
     return limits.scrubber.text(answer.content_type)[:64]
 
 
-def _decoder_of(answer: Answer) -> Decoder:
+def decoder_of(answer: Answer) -> Decoder:
     try:
         return Decoder(answer.fields.get("content-encoding", ""))
     except ValueError as error:
         raise invalid_answer(str(error)) from error
 
 
-async def _read(answer: Answer, decoder: Decoder) -> bytes:
+async def read_chunk(answer: Answer, decoder: Decoder) -> bytes:
     """Return what the network brings next, decompressed; b"" at the end."""
     try:
         while chunk := await answer.read():

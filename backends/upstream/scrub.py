@@ -34,6 +34,10 @@ class Scrubber:
         self._plain = tuple(text.encode() for text in plain)
         self._bytes = tuple(text.encode() for text in self._texts)
 
+    def secrets(self, *, everywhere: bool) -> tuple[bytes, ...]:
+        """Return the forms of the secret that are searched for: in a stream not those in base64."""
+        return self._bytes if everywhere else self._plain
+
     def text(self, text: str) -> str:
         """Return a text without the secret."""
         for secret in self._texts:
@@ -67,6 +71,41 @@ class Scrubber:
         if isinstance(unit, Run):
             return Run(frames)
         return Event(unit.type, frames, parse_payload(payload_of(frames)))
+
+
+class StreamScrubber:
+    """Replaces the secret in a body that arrives in chunks. Only what may be the beginning of a secret is held back."""
+
+    def __init__(self, scrubber: Scrubber, *, everywhere: bool = True) -> None:
+        """`everywhere` is whether base64 is searched too."""
+        self._secrets = scrubber.secrets(everywhere=everywhere)
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what can be passed on, which may be nothing yet."""
+        data = self._held + chunk if self._held else chunk
+        for secret in self._secrets:
+            if secret in data:
+                data = data.replace(secret, REPLACEMENT.encode())
+        held = max((_overlap(data, secret) for secret in self._secrets), default=0)
+        self._held = data[len(data) - held :] if held else b""
+        return data[: len(data) - held] if held else data
+
+    def close(self) -> bytes:
+        """Return what was held back: the body ended before it became a secret."""
+        held, self._held = self._held, b""
+        return held
+
+
+def _overlap(data: bytes, secret: bytes) -> int:
+    """How long the end of the data is that is a beginning of the secret."""
+    tail = data[-(len(secret) - 1) :]
+    start = tail.find(secret[:1])
+    while start >= 0:
+        if secret.startswith(tail[start:]):
+            return len(tail) - start
+        start = tail.find(secret[:1], start + 1)
+    return 0
 
 
 def _plain_forms(secret: str) -> Iterator[str]:

@@ -59,7 +59,7 @@ class Cache:
         if reason is not None:
             _report(context, "bypass", f"fwd=bypass; detail={reason}")
             return CacheSlot()
-        key = await context.run(len(call.encoded), cache_key, call, context.caller, route.name)
+        key = await context.run(len(call.encoded), cache_key, call, context.caller, route.name, route.headers(call))
         if "no-cache" in directives:
             _report(context, "refresh", "fwd=request")
             return CacheSlot(key)

@@ -6,6 +6,7 @@ delivery. Unknown ones count.
 """
 
 import hashlib
+from collections.abc import Mapping
 
 import orjson
 
@@ -17,16 +18,20 @@ NOT_IN_KEY = frozenset({"stream", "stream_options", "metadata", "safety_identifi
 # `store` counts by its meaning: whoever asks for a stored response gets the id of one.
 # Forwarded headers that name the client, a session or an attempt. Others, such as `openai-beta`, can change an answer.
 HEADERS_NOT_IN_KEY = frozenset({
-    "originator", "session-id", "session_id", "thread-id", "user-agent", "x-client-request-id", "x-initiator",
-    "x-interaction-type", "x-session-affinity", "x-session-id",
+    "agent-framework-version", "idempotency-key", "originator", "session-id", "session_id", "thread-id", "user-agent",
+    "x-client-request-id", "x-initiator", "x-interaction-type", "x-irid", "x-promptfoo-version", "x-session-affinity",
+    "x-session-id",
 })  # fmt: skip
 HEADER_PREFIXES_NOT_IN_KEY = ("x-stainless-",)
 
 
-def cache_key(call: Call, caller: Caller, route: str) -> str:
-    """Return the hex SHA-256 of all parts, each with its length before it; names in the body are sorted."""
+def cache_key(call: Call, caller: Caller, route: str, forwarded: Mapping[str, str]) -> str:
+    """Return the hex SHA-256 of all parts, each with its length before it; names in the body are sorted.
+
+    `forwarded` are the headers of the call that a target of the route may see.
+    """
     relevant = {name: value for name, value in call.body.items() if name not in NOT_IN_KEY}
-    headers = {name: value for name, value in call.headers.items() if _can_change_answer(name)}
+    headers = {name: value for name, value in forwarded.items() if _can_change_answer(name)}
     digest = hashlib.sha256()
     for part in (
         VERSION,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from policies.support.principal import blocked_key
-from proxy.config.build import Config, ConfigError, read
+from proxy.config.build import Config, read
+from proxy.config.validation import ConfigError
 from proxy.context import Caller
 from proxy.identity.directory import ANONYMOUS
 from proxy.stores import LONGEST_S, StoreError

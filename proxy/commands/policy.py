@@ -14,8 +14,9 @@ from typing import Any, Self
 import orjson
 from pydantic import Field, ValidationError, model_validator
 
-from proxy.config.build import ConfigError, read, rules_of
+from proxy.config.build import read, rules_of
 from proxy.config.table import Table
+from proxy.config.validation import ConfigError
 from proxy.context import Caller, Context
 from proxy.rules import Rules
 from proxy.rules.rule import Rule

@@ -18,6 +18,7 @@ from proxy.rules.rule import Rule
 from proxy.stores import Store
 
 SUCCESS, INPUT_ERROR = 0, 2
+CALLS_IN_FILES = frozenset({"/v1/batches"})  # paths on which an uploaded file contains calls
 PACKAGES: dict[str, type[Table]] = {"policies": Policy, "backends": Backend, "proxy.stores": Store}
 
 
@@ -43,7 +44,23 @@ def _check(options: argparse.Namespace) -> int:
             return INPUT_ERROR
     for line in _path(config, policies):
         print(line)
+    for warning in (*config.warnings, *_relay_warnings(config)):
+        print(f"warning: {warning}", file=sys.stderr)
     return SUCCESS
+
+
+def _relay_warnings(config: Config) -> Iterator[str]:
+    """What the policies do not see of each relayed path."""
+    active = [rule for rule in config.rules if rule.mode != "off"]
+    unread = ", ".join(dict.fromkeys(rule.name for rule in active if "relay" not in rule.policy.operations))
+    partly = ", ".join(dict.fromkeys(rule.name for rule in active if "relay" in rule.policy.operations))
+    for relay in config.relays:
+        if unread:
+            yield f"relay {relay.path}: these policies do not apply to it: {unread}"
+        if partly:
+            yield f"relay {relay.path}: these policies read JSON bodies only, no forms or files: {partly}"
+        if active and relay.prefix.casefold() in CALLS_IN_FILES:
+            yield f"relay {relay.path}: the calls in a batch's file pass without any policy"
 
 
 def _read(file: Path) -> tuple[Config, list[Mapping[str, Any]]]:
@@ -69,6 +86,8 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
     for route in config.routes:
         targets = ", ".join(f"{target.name} ({type(target).__name__.lower()})" for target in route.targets)
         yield f"route     {route.model} -> {targets}"
+    for relay in config.relays:
+        yield f"relay     {relay.path} -> {relay.target.name} ({type(relay.target).__name__.lower()})"
     if config.audit is not None:
         yield f"audit     {config.audit.path}"
     if config.record is not None:

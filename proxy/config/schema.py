@@ -1,15 +1,20 @@
 """The tables of config.toml that every gateway has. Those with `use` are completed by the class that it names."""
 
 import hashlib
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from proxy.config.secrets import Secret
 from proxy.config.table import Table
 
 Mode = Literal["enforce", "report", "off"]
 UnknownIds = Literal["allow", "deny"]
+RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
+MIN_SECRET_CHARS = 32
+SERVED = frozenset({"responses", "conversations", "models"})
+"""The first segments of the paths that the gateway serves itself; some upstreams compare them in any case."""
 
 
 class ServerTable(Table):
@@ -73,6 +78,24 @@ class RouteTable(Table):
     the route's model if that has no wildcards and the call no prompt. New conversations are created at its backend."""
 
 
+class RelayTable(Table):
+    """A path of an upstream's API that the gateway does not serve itself: requests pass as they are."""
+
+    path: str
+    """The path, below /v1/; one that ends in `/*` stands for everything below it too: "/v1/files/*"."""
+    backend: str
+    """The name of the [[backend]] that answers, an upstream."""
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, path: str) -> str:
+        if not RELAYED_PATH.fullmatch(path):
+            raise ValueError('a path is below /v1/ and has letters, digits, "-" and "_"; it may end in /*')
+        if path.split("/")[2].casefold() in SERVED:
+            raise ValueError(f"{path} is served by the gateway itself: a relay would be a way round its policies")
+        return path
+
+
 class SelectorTable(Table):
     """The keys of a [[policy]] that every policy has."""
 
@@ -87,11 +110,20 @@ class StateTable(Table):
     """The keys of [state] that every store has: stored responses, owners, budgets and blocked identifiers are there."""
 
     use: str = "memory"
+    secret: Secret | None = None
+    """What keys of sealed values are derived from, of 32 characters or more. Default: a random one in the store."""
     ttl_days: PositiveFloat = 30
     """How long responses, conversations and owners of ids are kept, in days; a conversation from its last use."""
     unknown_ids: UnknownIds = "allow"
     """What happens to an id without a known owner: "allow" leaves the decision to the upstream, as ids from before the
     gateway or before a restart with use = "memory" need it; "deny" answers it like an id of another team."""
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: Secret | None) -> Secret | None:
+        if secret is not None and len(secret.get_secret_value()) < MIN_SECRET_CHARS:
+            raise ValueError(f"a secret has at least {MIN_SECRET_CHARS} characters: openssl rand -base64 32 makes one")
+        return secret
 
     @property
     def ttl_s(self) -> float:

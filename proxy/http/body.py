@@ -22,17 +22,22 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
     """
     encoding = _check_type(request)
     if (request.content_length or 0) > server.max_body_bytes:
-        raise _too_large(server)
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
+        raise body_too_large(server)
+    await continue_if_expected(request)
     raw = await _receive(request, server, memory)
     if encoding == "identity":
         return raw
     try:
         return await _decompress(raw, encoding, server, memory, workers)
     except zlib.error as error:
-        raise _incomplete() from error
+        raise incomplete_body() from error
+
+
+async def continue_if_expected(request: web.BaseRequest) -> None:
+    """Ask for the body of a client that waits to be asked."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
 
 
 async def _receive(request: web.BaseRequest, server: ServerTable, memory: MemoryLease) -> bytes:
@@ -41,7 +46,7 @@ async def _receive(request: web.BaseRequest, server: ServerTable, memory: Memory
     if content.is_eof():
         body = content.read_nowait()
         if len(body) > server.max_body_bytes:
-            raise _too_large(server)
+            raise body_too_large(server)
         memory.grow(len(body))
         return body
     chunks: list[bytes] = []
@@ -53,14 +58,13 @@ async def _receive(request: web.BaseRequest, server: ServerTable, memory: Memory
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > server.max_body_bytes:
-                    raise _too_large(server)
+                    raise body_too_large(server)
                 memory.grow(len(chunk))
                 deadline.reschedule(started + server.body_timeout_s + size / BYTES_PER_SECOND)
     except TimeoutError as error:
-        message = f"The body did not arrive within {server.body_timeout_s:g} s."
-        raise RequestError(message, status=408, code="request_timeout") from error
+        raise body_too_late(server) from error
     except web.RequestPayloadError as error:
-        raise _incomplete() from error
+        raise incomplete_body() from error
     else:
         return b"".join(chunks)
     finally:
@@ -75,7 +79,7 @@ async def _decompress(raw: bytes, encoding: str, server: ServerTable, memory: Me
     step_bytes = LARGE_BYTES  # as much as the event loop can do by itself: most bodies need no thread
     for start in range(0, len(raw), STEP_BYTES):
         if decompressor.eof:
-            raise _incomplete()
+            raise incomplete_body()
         rest, is_read = raw[start : start + STEP_BYTES], False
         while not is_read:
             part = await workers.run(max(len(rest), size), decompressor.decompress, rest, step_bytes)
@@ -86,14 +90,14 @@ async def _decompress(raw: bytes, encoding: str, server: ServerTable, memory: Me
             memory.grow(len(part))
             step_bytes = STEP_BYTES
     if not decompressor.eof or decompressor.unused_data:
-        raise _incomplete()
+        raise incomplete_body()
     return b"".join(parts)
 
 
 def _check_size(size: int, raw_size: int, server: ServerTable) -> None:
     """Raises RequestError for a decompressed body that is too large, or much larger than it was compressed."""
     if size > server.max_body_bytes:
-        raise _too_large(server)
+        raise body_too_large(server)
     if exceeds_ratio(size, raw_size):
         message = f"The body is more than {MAX_RATIO} times as large as it was compressed; the limit is {MAX_RATIO}."
         raise RequestError(message, status=413)
@@ -105,10 +109,15 @@ def _check_type(request: web.BaseRequest) -> str:
     if content_type is not None and not request.content_type.endswith(("/json", "+json")):
         found = request.content_type[:64]
         raise RequestError(f"The body is {printable(found)}; only application/json is supported.", status=415)
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = content_coding(request)
     if encoding not in CODINGS:
         raise unsupported_encoding(f"as {printable(encoding)[:64]}")
     return encoding
+
+
+def content_coding(request: web.BaseRequest) -> str:
+    """Return how the body is compressed."""
+    return request.headers.get("Content-Encoding", "identity").strip().lower()
 
 
 def unsupported_encoding(how: str) -> RequestError:
@@ -117,9 +126,14 @@ def unsupported_encoding(how: str) -> RequestError:
     return RequestError(message, status=415, headers={"Accept-Encoding": "gzip, deflate"})
 
 
-def _too_large(server: ServerTable) -> RequestError:
+def body_too_late(server: ServerTable) -> RequestError:
+    message = f"The body did not arrive within {server.body_timeout_s:g} s."
+    return RequestError(message, status=408, code="request_timeout")
+
+
+def body_too_large(server: ServerTable) -> RequestError:
     return RequestError(f"The body is too large; the limit is {server.max_body_bytes} bytes.", status=413)
 
 
-def _incomplete() -> RequestError:
+def incomplete_body() -> RequestError:
     return RequestError("The body is incomplete, or not encoded as its headers say.")

@@ -18,6 +18,7 @@ from proxy.identity.directory import Directory
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply
+from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
 from proxy.workers import LARGE_BYTES, MANY_VALUES, BodyMemory, MemoryLease, Workers
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class Ingress:
     memory: BodyMemory
     workers: Workers
     followed: frozenset[str]
+    header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
 
     def identify(self, exchange: Exchange) -> Caller:
         """Return the authenticated caller. Raises Unauthenticated."""

@@ -14,7 +14,7 @@ from proxy.http.ingress import Ingress
 from proxy.http.router import Endpoint
 from proxy.state.resources import Resources
 from proxy.wire.body import parse_optional_object
-from proxy.wire.call import forwarded_headers
+from proxy.wire.headers import forwarded_headers
 from proxy.wire.resource import Kind, ResourceRequest
 from proxy.workers import MemoryLease
 
@@ -63,5 +63,5 @@ class ResourceEndpoints:
             tuple(rest[1:]),
             exchange.query,
             body,
-            forwarded_headers(exchange.request.headers),
+            forwarded_headers(exchange.request.headers, self.ingress.header_names),
         )

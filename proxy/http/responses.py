@@ -10,7 +10,8 @@ from proxy.http.exchange import Exchange
 from proxy.http.ingress import Ingress
 from proxy.http.router import Endpoint
 from proxy.pipeline import Pipeline
-from proxy.wire.call import Operation, forwarded_headers, parse_call
+from proxy.wire.call import Operation, parse_call
+from proxy.wire.headers import forwarded_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Responses:
         routes = self.pipeline.routes
         parse = partial(
             parse_call,
-            headers=forwarded_headers(exchange.request.headers),
+            headers=forwarded_headers(exchange.request.headers, self.ingress.header_names),
             operation=operation,
             needs_model=operation == "compact" or routes.default is None,
         )

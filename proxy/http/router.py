@@ -33,7 +33,9 @@ class Endpoint:
 class Router:
     """Finds the endpoint of a request."""
 
-    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], hint: str = "") -> None:
+        """`hint` is what the answer to an unknown path says of others."""
+        self._hint_of_others = hint
         self._exact: dict[str, dict[str, Handler]] = {}
         self._templates: list[tuple[re.Pattern[str], dict[str, Handler]]] = []
         by_template: dict[str, dict[str, Handler]] = {}
@@ -53,6 +55,8 @@ class Router:
         handlers, values = self._handlers(path)
         if handlers is None:
             message = f"Unknown request URL: {method} {printable(path)}. {self._hint(path)}"
+            if self._hint_of_others:
+                message = f"{message} {self._hint_of_others}"
             raise RequestError(message, status=404)
         handler = handlers.get(method)
         if handler is None:

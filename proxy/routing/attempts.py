@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
 
 import structlog
 
@@ -16,6 +17,8 @@ from proxy.wire.event import Reply
 from proxy.wire.loggable import summarize_error
 
 log = structlog.get_logger()
+
+R = TypeVar("R")
 
 
 class Attempts:
@@ -45,9 +48,7 @@ class Attempts:
                 record.read(context.transcript)
 
 
-def before_deadline(
-    context: Context, opening: AbstractAsyncContextManager[Reply]
-) -> AbstractAsyncContextManager[Reply]:
+def before_deadline(context: Context, opening: AbstractAsyncContextManager[R]) -> AbstractAsyncContextManager[R]:
     """Return an opening that fails if it takes longer than the request may wait for its backend."""
     return opening if context.deadline is None else _before(context.deadline, opening)
 
@@ -58,7 +59,7 @@ def log_failure(target: Backend, error: BackendError, context: Context) -> None:
 
 
 @asynccontextmanager
-async def _before(deadline: float, opening: AbstractAsyncContextManager[Reply]) -> AsyncIterator[Reply]:
+async def _before(deadline: float, opening: AbstractAsyncContextManager[R]) -> AsyncIterator[R]:
     """The reply, if it is opened before the deadline."""
     try:
         async with asyncio.timeout_at(deadline) as timeout, opening as reply:

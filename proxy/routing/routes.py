@@ -32,6 +32,10 @@ class Route:
         """Whether its targets resolve the ids of responses and conversations themselves."""
         return all(target.keeps_state for target in self.targets)
 
+    def headers(self, call: Call) -> Mapping[str, str]:
+        """Return the headers of a call that one of its targets may see."""
+        return {name: value for each in self.targets for name, value in each.header_names.select(call.headers).items()}
+
 
 class Routes:
     """The routes in the order of the config."""

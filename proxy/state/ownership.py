@@ -96,7 +96,7 @@ class Ownership:
             call = resource_call(request)
             references += await context.run(len(call.encoded), find_references, call)
         await self._check(references, context)
-        return None if named is None else (await self._owners([named], context))[0]
+        return None if named is None else (await self.owners([named], context))[0]
 
     async def chain_of(self, call: Call, context: Context) -> str:
         """Return the chain that a call belongs to: that of what it continues, or a new one. Raises Unavailable."""
@@ -165,13 +165,13 @@ class Ownership:
 
     async def _check(self, references: Sequence[Reference], context: Context) -> None:
         """Refuse ids that the caller may not use, after the owners of all were read: the work is always the same."""
-        owners = await self._owners(references, context)
+        owners = await self.owners(references, context)
         for reference, owner in zip(references, owners, strict=True):
             if not self._allows_unknown if owner is None else owner.team != context.caller.team:
                 raise not_found(reference.param, reference.id, reference.kind)
 
-    async def _owners(self, references: Sequence[Reference], context: Context) -> list["Owner | None"]:
-        """The owners of what a request names, each read once a request. Raises Unavailable."""
+    async def owners(self, references: Sequence[Reference], context: Context) -> list["Owner | None"]:
+        """Return the owners of what a request names, each read once a request. Raises Unavailable."""
         known = context.get(_OWNERS)
         if known is None:
             context.set(_OWNERS, known := {})
@@ -192,7 +192,7 @@ class Ownership:
         references = continued(call.body)
         if not references:
             return secrets.token_hex(16)
-        owner, *_ = await self._owners(references[:1], context)
+        owner, *_ = await self.owners(references[:1], context)
         if owner is not None and owner.team == context.caller.team:
             return owner.chain
         first = references[0]

@@ -13,7 +13,8 @@ from policies.support.walk import FIELDS_WITHOUT_LISTS, ITEM_FIELDS, SCHEMAS, pl
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError
 
-Kind = Literal["response", "conversation", "item", "file", "vector_store", "container"]
+Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "object"]
+"""What an id names; "object" is anything that was created on a relayed path."""
 MAX_REFERENCES = 1_000
 """The most different ids in one request: the owner of each is read."""
 MAX_ID_CHARS = 256

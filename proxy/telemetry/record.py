@@ -59,6 +59,22 @@ class RequestRecord:
         self.output_tokens = usage.get("output_tokens")
         self.cached_tokens = details.get("cached_tokens") if isinstance(details, dict) else None
 
+    def read_relayed(self, answer: dict[str, Any]) -> None:
+        """Take ids and token counts from the answer of a relayed path, in the words of Responses or Chat Completions.
+
+        The last event of a stream has them in the same fields, or in its `response`.
+        """
+        inner = answer.get("response")
+        answer = inner if isinstance(inner, dict) else answer
+        self.response_id, self.response_model = answer.get("id"), answer.get("model")
+        usage = answer.get("usage")
+        if not isinstance(usage, dict):
+            return
+        details = usage.get("input_tokens_details", usage.get("prompt_tokens_details"))
+        self.input_tokens = usage.get("input_tokens", usage.get("prompt_tokens"))
+        self.output_tokens = usage.get("output_tokens", usage.get("completion_tokens"))
+        self.cached_tokens = details.get("cached_tokens") if isinstance(details, dict) else None
+
     def known(self) -> dict[str, str | int | float | bool]:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
         known: dict[str, str | int | float | bool] = {}

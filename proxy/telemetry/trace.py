@@ -64,9 +64,9 @@ class Trace:
         """Measure one step of the path: `with trace.step("cache"): ...`."""
         return StepTimer(self, name)
 
-    def model_call(self, record: RequestRecord) -> "ModelCall":
-        """Measure the call of a backend, from opening it to the end of its reply."""
-        self._model_call = ModelCall(self, record)
+    def model_call(self, record: RequestRecord, *, relays: str | None = None) -> "ModelCall":
+        """Measure the call of a backend, from opening it to the end of its reply; `relays` is a path that it relays."""
+        self._model_call = ModelCall(self, record, relays)
         return self._model_call
 
     def end_wait(self) -> None:
@@ -141,13 +141,14 @@ class StepTimer:
 class ModelCall:
     """The call of a backend as a context manager: a CLIENT span in the terms of GenAI."""
 
-    __slots__ = ("_record", "_trace", "span", "started")
+    __slots__ = ("_record", "_relays", "_trace", "span", "started")
 
-    def __init__(self, trace: Trace, record: RequestRecord) -> None:
+    def __init__(self, trace: Trace, record: RequestRecord, relays: str | None) -> None:
         self._trace = trace
         self._record = record
+        self._relays = relays
         self.started = time.perf_counter()
-        self.span = trace.start_child("chat", SpanKind.CLIENT)
+        self.span = trace.start_child("chat" if relays is None else "relay", SpanKind.CLIENT)
 
     def __enter__(self) -> Self:
         return self
@@ -158,9 +159,12 @@ class ModelCall:
         self._trace.end_wait()
         if self.span is None:
             return
-        self.span.update_name(f"chat {printable(self._record.model or '', LONGEST_CHARS)}")
-        self.span.set_attribute("gen_ai.operation.name", "chat")
-        self.span.set_attribute("openai.api.type", "responses")
+        if self._relays is None:
+            self.span.update_name(f"chat {printable(self._record.model or '', LONGEST_CHARS)}")
+            self.span.set_attribute("gen_ai.operation.name", "chat")
+            self.span.set_attribute("openai.api.type", "responses")
+        else:
+            self.span.update_name(f"relay {printable(self._relays, LONGEST_CHARS)}")
         set_attributes(self.span, MODEL_CALL_ATTRIBUTES, self._record)
         _end_span(self.span, error)
 

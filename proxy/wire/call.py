@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal
 
 from proxy.wire.body import parse_object
@@ -10,19 +9,13 @@ from proxy.wire.errors import RequestError
 from proxy.wire.large_json import dumps
 from proxy.wire.resource import ResourceRequest
 
-Operation = Literal["create", "compact", "input_tokens", "conversation", "items", "access"]
-"""What a call asks for. The first three are requests to a model; for the others see `resource_call`."""
+Operation = Literal["create", "compact", "input_tokens", "conversation", "items", "access", "relay"]
+"""What a call asks for. The first three are requests to a model; "relay" is the JSON body of a relayed request; for the
+others see `resource_call`."""
 MODEL_OPERATIONS: frozenset[Operation] = frozenset({"create", "compact", "input_tokens"})
 INPUT_OPERATIONS: frozenset[Operation] = MODEL_OPERATIONS | {"conversation", "items"}
 """Those that have items of an input, in `input` or in `items`."""
 
-# The caller's headers that a backend may see: sessions, SDKs and betas, never the caller's identity.
-FORWARDED = frozenset({
-    "openai-beta", "originator", "session-id", "session_id", "thread-id", "user-agent", "x-client-request-id",
-    "x-initiator", "x-interaction-type", "x-session-affinity", "x-session-id",
-})  # fmt: skip
-FORWARDED_PREFIXES = ("x-codex-", "x-stainless-")
-MAX_HEADER_NAME_CHARS = 128  # a longer one is no client's, and would only fill the cache of names
 MAX_MODEL_CHARS = 256
 
 
@@ -31,7 +24,7 @@ class Call:
     """One request to a model. A change makes a new Call; the body of an existing one is never modified."""
 
     body: Mapping[str, Any]  # the whole JSON object, unknown fields included
-    headers: Mapping[str, str] = field(default_factory=dict)  # those that a backend may see, names in lower case
+    headers: Mapping[str, str] = field(default_factory=dict)  # those that some backend may see, names in lower case
     query: str = ""  # as received, without the question mark
     operation: Operation = "create"
     received_bytes: int = field(default=0, compare=False)  # how large the body was when it was received
@@ -110,22 +103,6 @@ def _check_references(body: Mapping[str, Any]) -> None:
     if named is not None and not isinstance(named, str):
         message = "conversation must be a string, or an object whose id is a string."
         raise RequestError(message, code="invalid_type", param="conversation")
-
-
-def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a request that a backend may see, with names in lower case."""
-    return {
-        name: value
-        for sent, value in headers.items()
-        if len(sent) <= MAX_HEADER_NAME_CHARS and (name := _forwarded_name(sent)) is not None
-    }
-
-
-@lru_cache(1024)
-def _forwarded_name(name: str) -> str | None:
-    """Return the name of a header in lower case, None if no backend may see it."""
-    lower = name.lower()
-    return lower if lower in FORWARDED or lower.startswith(FORWARDED_PREFIXES) else None
 
 
 def resource_call(request: ResourceRequest) -> Call:

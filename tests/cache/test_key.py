@@ -24,7 +24,7 @@ def key_of(
     body: dict[str, Any], team: str = "t", route: str = "r", query: str = "", caller: str = "c", **headers: str
 ) -> str:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    return cache_key(Call(body, sent, query), Caller(caller, team), route)
+    return cache_key(Call(body, sent, query), Caller(caller, team), route, sent)
 
 
 @given(BODIES, st.randoms())
@@ -91,10 +91,23 @@ def test_headers_that_can_change_the_answer_are_in_the_key():
     assert len(set(keys)) == len(keys)
 
 
-@pytest.mark.parametrize("name", ["user-agent", "session_id", "x-client-request-id", "x-stainless-retry-count"])
+@pytest.mark.parametrize("name", ["openai-project", "openai-organization", "x-openai-internal-codex-responses-lite"])
+def test_headers_that_an_operator_forwards_are_in_the_key(name: str):
+    """The gateway does not know what they change."""
+    assert cache_key(Call(ASKED), Caller("c", "t"), "r", {name: "anything"}) != key_of(ASKED)
+
+
+def test_headers_that_no_target_sees_are_not_in_the_key():
+    """They cannot change its answer."""
+    assert cache_key(Call(ASKED, {"openai-beta": "a"}), Caller("c", "t"), "r", {}) == key_of(ASKED)
+
+
+@pytest.mark.parametrize(
+    "name", ["user-agent", "session_id", "x-client-request-id", "x-stainless-retry-count", "idempotency-key", "x-irid"]
+)
 def test_headers_of_a_client_or_a_session_are_not_in_the_key(name: str):
     """They differ from call to call."""
-    assert cache_key(Call(ASKED, {name: "anything"}), Caller("c", "t"), "r") == key_of(ASKED)
+    assert cache_key(Call(ASKED), Caller("c", "t"), "r", {name: "anything"}) == key_of(ASKED)
 
 
 def test_a_key_is_a_hash():

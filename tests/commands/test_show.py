@@ -238,3 +238,51 @@ def test_explain_of_an_unknown_name_exits_with_2(name: str, capsys):
 
     assert (code, printed.out) == (2, "")
     assert printed.err == f"There is no policy, backend or store called '{name}'.\n"
+
+
+RELAYING = """
+[[policy]]
+use = "models"
+[[policy]]
+use = "metadata_limits"
+[[policy]]
+use = "tools"
+mode = "off"
+[[backend]]
+use = "upstream"
+name = "openai"
+base_url = "https://api.openai.com/v1"
+[[route]]
+model = "*"
+backend = "openai"
+[[relay]]
+path = "/v1/embeddings"
+backend = "openai"
+[[relay]]
+path = "/v1/batches/*"
+backend = "openai"
+"""
+
+
+def test_check_names_the_policies_that_do_not_apply_to_a_relay(tmp_path: Path, capsys):
+    """A relay must not be a way round a policy that nobody noticed."""
+    (tmp_path / "my.toml").write_text(RELAYING)
+    code = main(["check", "--config", str(tmp_path / "my.toml")])
+    printed = capsys.readouterr()
+
+    assert code == 0
+    assert "relay     /v1/embeddings -> openai (upstream)\n" in printed.out
+    assert printed.err.splitlines() == [
+        "warning: relay /v1/embeddings: these policies do not apply to it: metadata_limits",
+        "warning: relay /v1/embeddings: these policies read JSON bodies only, no forms or files: models",
+        "warning: relay /v1/batches/*: these policies do not apply to it: metadata_limits",
+        "warning: relay /v1/batches/*: these policies read JSON bodies only, no forms or files: models",
+        "warning: relay /v1/batches/*: the calls in a batch's file pass without any policy",
+    ]
+
+
+def test_check_has_nothing_to_warn_of_without_policies(tmp_path: Path, capsys):
+    (tmp_path / "my.toml").write_text(RELAYING[RELAYING.index("[[backend]]") :])
+
+    assert main(["check", "--config", str(tmp_path / "my.toml")]) == 0
+    assert capsys.readouterr().err == ""

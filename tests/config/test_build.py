@@ -231,3 +231,43 @@ def test_unknown_keys_inside_a_policy_have_suggestions(tmp_path: Path, monkeypat
         "policy[0].listed[1].mots: unknown key; did you mean most?",
         "policy[0].named.a.mots: unknown key; did you mean most?",
     ]
+
+
+UPSTREAM = {"name": "openai", "use": "upstream", "base_url": "https://api.openai.com/v1"}
+
+
+@pytest.mark.parametrize(
+    ("relay", "message"),
+    [
+        ({"path": "/v1/responses"}, "relay[0].path: /v1/responses is served by the gateway itself"),
+        ({"path": "/v1/responses/*"}, "relay[0].path: /v1/responses/* is served by the gateway itself"),
+        ({"path": "/v1/Responses/compact"}, "relay[0].path: /v1/Responses/compact is served by the gateway itself"),
+        ({"path": "/v1/conversations/*"}, "relay[0].path: /v1/conversations/* is served by the gateway itself"),
+        ({"path": "/v1/models"}, "relay[0].path: /v1/models is served by the gateway itself"),
+        ({"path": "/v1/*"}, "relay[0].path: a path is below /v1/"),
+        ({"path": "/*"}, "relay[0].path: a path is below /v1/"),
+        ({"path": "/healthz"}, "relay[0].path: a path is below /v1/"),
+        ({"path": "/v1/files/../responses"}, "relay[0].path: a path is below /v1/"),
+        ({"path": "/v1/files//a"}, "relay[0].path: a path is below /v1/"),
+        ({"path": "/v1/files/"}, "relay[0].path: a path is below /v1/"),
+        ({"path": "/v1/f*"}, "relay[0].path: a path is below /v1/"),
+        ({"path": "/v1/files/{id}"}, "relay[0].path: a path is below /v1/"),
+        ({"path": "/v1/files", "backend": "none"}, "relay[0].backend: there is no backend called 'none'"),
+        ({"path": "/v1/files", "backend": "canned"}, "relay[0].backend: 'canned' has no other paths"),
+    ],
+)
+def test_relays_that_would_be_a_way_round_policies_are_refused(relay: dict[str, str], message: str):
+    """So are paths that no request could have."""
+    tables = config_with()
+    tables["backend"].append(UPSTREAM)
+
+    assert fault(tables | {"relay": [{"backend": "openai"} | relay]}).startswith(message)
+
+
+def test_two_relays_of_one_path_are_refused():
+    """One of them would never be used."""
+    tables = config_with()
+    tables["backend"].append(UPSTREAM)
+    relays = [{"path": "/v1/files/*", "backend": "openai"}] * 2
+
+    assert fault(tables | {"relay": relays}) == "relay[1].path: there are two relays of /v1/files/*"

@@ -91,12 +91,12 @@ NOT_FORWARDED = {
     "Cookie": "a=b", "OpenAI-Organization": "org-1", "OpenAI-Project": "p-1", "X-Forwarded-For": "10.0.0.1",
     "Forwarded": "for=10.0.0.1", "Proxy-Authorization": "Basic eA==", "X-Api-Key": "sk-other", "Api-Key": "sk-other",
     "Accept": "text/html", "Accept-Language": "de", "Origin": "http://localhost", "Referer": "http://localhost/",
-    "TE": "trailers", "X-Http-Method-Override": "DELETE", "X-Request-Id": "mine", "Idempotency-Key": "k",
+    "TE": "trailers", "X-Http-Method-Override": "DELETE", "X-Request-Id": "mine",
     "Cache-Control": "no-store", "Via": "1.1 a", "X-Original-Url": "/admin", "Baggage": "user=7", "Range": "bytes=0-1",
 }  # fmt: skip
 FORWARDED = {
     "openai-beta": "responses=v1", "user-agent": "OpenAI/Python 3.51.0", "x-client-request-id": "c-1",
-    "x-stainless-lang": "python", "x-codex-turn": "7", "session-id": "s", "originator": "codex",
+    "x-stainless-lang": "python", "x-codex-turn": "7", "session-id": "s", "originator": "codex", "x-openai-internal-codex-responses-lite": "1",
 }  # fmt: skip
 
 

@@ -224,3 +224,20 @@ async def test_fields_with_other_models_are_refused_where_models_are_restricted(
         assert await apply_policy(policy, absent) is absent
     call = make_call(model="gpt-5", **{name: ["o1-pro"]})
     assert await apply_policy(Models(aliases={"fast": "gpt-5"}), call) is call
+
+
+def relayed(**fields: Any) -> Call:
+    """Return the JSON body of a relayed request."""
+    return Call(fields, operation="relay")
+
+
+async def test_a_relayed_body_need_not_have_a_model():
+    """If it has one, that is checked and renamed as in a call; other fields with models are refused."""
+    policy = Models(deny=("*-pro",), aliases={"fast": "gpt-5"})
+    without = relayed(input="x")
+
+    assert await apply_policy(policy, without) is without
+    assert (await apply_policy(policy, relayed(model="fast"))).body == {"model": "gpt-5"}
+    for body in (relayed(model="gpt-pro"), relayed(models=["gpt-pro"]), relayed(model=7)):
+        with pytest.raises(PolicyViolation):
+            await apply_policy(policy, body)

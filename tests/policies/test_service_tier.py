@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from policies.service_tier import ServiceTier
+from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
 
@@ -99,3 +100,12 @@ async def test_the_decision_depends_on_the_tier_only(tier: Any, stream: bool):
     second = await outcome(CHEAP, {"stream": stream, "input": "Hi", "service_tier": tier})
 
     assert second == (first if isinstance(first, tuple) else first | {"stream": stream})
+
+
+async def test_a_relayed_body_gets_no_tier():
+    """Its protocol may not have that field; a tier that it names is checked."""
+    without = Call({"input": "x"}, operation="relay")
+
+    assert await apply_policy(CHEAP, without) is without
+    with pytest.raises(PolicyViolation):
+        await apply_policy(CHEAP, Call({"service_tier": "priority"}, operation="relay"))

@@ -26,8 +26,15 @@ SECRETS = {
     "UPSTREAM_KEY": "sk-ZQX2/bbbbbbbb",
     "REDIS_PASSWORD": "redis-password-ZQX3cccccccc",
     "SAFETY_KEY": "safety-key-ZQX4dddddddd",
+    "STATE_SECRET": "state-secret-ZQX5eeeeeeeeeeeeeeeeeeee",
 }
-MARKS = [b"ZQX1", b"ZQX2", b"ZQX3", b"ZQX4"]  # a part of each secret, so that an escaped or cut secret is found too
+MARKS = [
+    b"ZQX1",
+    b"ZQX2",
+    b"ZQX3",
+    b"ZQX4",
+    b"ZQX5",
+]  # a part of each secret, so that an escaped or cut secret is found too
 UPSTREAM = "Bearer " + SECRETS["UPSTREAM_KEY"]
 CALLER = {"Authorization": f"Bearer {SECRETS['CALLER_KEY']}"}
 REFUSAL = {"error": {"message": f"Incorrect API key provided: {UPSTREAM}", "type": "x", "param": None, "code": "y"}}
@@ -49,6 +56,9 @@ use = "metadata_limits"
 use = "safety_identifier"
 source = "caller"
 key = "env:SAFETY_KEY"
+[state]
+use = "memory"
+secret = "env:STATE_SECRET"
 [audit]
 path = "{folder / "audit.jsonl"}"
 [record]
@@ -217,6 +227,8 @@ FAULTS = [
     '[[caller]]\nname = "anna"\nkey = "env:BAD_KEY"',
     '[[caller]]\nname = "anna"\nkey = "env:CALLER_KEY"\n[[caller]]\nname = "ben"\nkey = "env:CALLER_KEY"',
     '[cache]\nuse = "redis"\npassword = "{REDIS_PASSWORD}"',
+    '[state]\nuse = "memory"\nsecret = "{STATE_SECRET}"',
+    '[state]\nuse = "memory"\nsecret = "env:SAFETY_KEY"',
     '[cache]\nuse = "redis"\nurl = "{REDIS_PASSWORD}@127.0.0.1"',
     '[cache]\nuse = "redis"\nurl = "http://:{REDIS_PASSWORD}@127.0.0.1"',
     '[[backend]]\nuse = "upstream"\nname = "up"\nbase_url = "http://h/v1"\napi_key = "{UPSTREAM_KEY}"',

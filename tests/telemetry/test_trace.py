@@ -305,3 +305,18 @@ def test_the_standard_variables_decide_whether_traces_are_exported(monkeypatch, 
         provider.shutdown()
 
     assert (provider is not None) == exports
+
+
+async def test_a_relayed_request_has_a_span_of_its_own_kind(start_gateway, upstream, http, spans, provider):
+    """It is no call of a model in the terms of GenAI, but the upstream continues its trace."""
+    tables = tables_for(upstream, relay=[{"path": "/v1/embeddings", "backend": "fake"}])
+    gateway = await start_gateway(tables, tracer=provider.get_tracer("test"))
+    async with http.post(f"{gateway}/v1/embeddings", json={"model": "m"}, headers={"traceparent": PARENT}):
+        pass
+    tree = {span.name: span for span in spans.get_finished_spans()}
+    relay = tree["relay embeddings"]
+
+    assert sorted(tree) == ["POST /v1/embeddings", "relay embeddings"]
+    assert relay.kind == SpanKind.CLIENT
+    assert "gen_ai.operation.name" not in relay.attributes
+    assert f"{relay.context.span_id:016x}" in upstream.requests[0].headers["traceparent"]

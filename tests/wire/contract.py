@@ -48,6 +48,13 @@ _EVENT_VALIDATORS = {
     source: {kind: _validator(schema, name) for kind, name in schema["events"].items()}
     for source, schema in SCHEMAS.items()
 }
+_OPENAI = "openai-openapi-2026-08-21"
+_OBJECT_VALIDATORS = {
+    kind: {_OPENAI: _validator(SCHEMAS[_OPENAI], SCHEMAS[_OPENAI]["answers"][endpoint])}
+    for kind, endpoint in {
+        "response.compaction": "POST /responses/compact", "response.input_tokens": "POST /responses/input_tokens",
+    }.items()
+}  # fmt: skip
 _RESPONSE_VALIDATORS = {source: _validator(schema, schema["response"]) for source, schema in SCHEMAS.items()}
 
 
@@ -65,6 +72,11 @@ def response_faults(response: Mapping[str, Any]) -> list[str]:
     """Return how a response object violates the schemas. Raises ValidationError like `event_faults`."""
     _RESPONSE.validate_json(orjson.dumps(response), strict=True)
     return _faults(_RESPONSE_VALIDATORS, response)
+
+
+def object_faults(value: Mapping[str, Any]) -> list[str]:
+    """Return how a compaction or a count of tokens violates OpenAI's schema."""
+    return _faults(_OBJECT_VALIDATORS[value["object"]], value)
 
 
 def _faults(validators: Mapping[str, Draft202012Validator], value: Mapping[str, Any]) -> list[str]:

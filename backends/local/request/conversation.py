@@ -26,6 +26,8 @@ from proxy.wire.pairing import call_not_found, duplicate_item, output_not_found
 
 JSON = dict[str, Any]
 
+ADDITIONAL_TOOLS = "additional_tools"  # the type of an item that adds tools in the middle of a conversation
+
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 # Items that a model or a server made, which this model cannot read.
 FOREIGN_ITEMS = frozenset({
@@ -58,6 +60,8 @@ def build_messages(
         last_user = _last_user_message(given)
         messages.has_question = last_user >= 0
         for index, item in enumerate(given):
+            if isinstance(item, dict) and item.get("type") == ADDITIONAL_TOOLS:
+                continue  # `read_tools` reads them
             own = index - history_items
             messages.add_item(item, f"input[{own}]" if own >= 0 else f"history[{index}]", is_old=index < last_user)
     elif given is not None:

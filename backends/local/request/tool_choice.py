@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.local.grammar import DEFAULT_STYLE, JsonStyle, combine_grammars, json_rule
-from backends.local.request.tools import JSON, Tool, read_tools
+from backends.local.request.tools import JSON, Tool, read_tools, tool_lists
 from backends.local.request.validation import (
     invalid_type,
     invalid_value,
@@ -94,7 +94,7 @@ def select_tools(
     ignored: list[str] | None = [] if ignore_unknown else None
     tools = read_tools(body, ignored=ignored)
     choice = body.get("tool_choice")
-    if ignored and _is_of_ignored(choice, tools, body["tools"]):
+    if ignored and _is_of_ignored(choice, tools, [tool for _, given in tool_lists(body) for tool in given]):
         ignored.append("tool_choice")
         choice = None
     selected, must_call, named = _apply_choice(choice, tools, lenient=ignore_unknown)

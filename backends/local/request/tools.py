@@ -9,13 +9,14 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from backends.local.grammar import check_schema, lark_grammar, regex_grammar
+from backends.local.request.conversation import ADDITIONAL_TOOLS
 from backends.local.request.validation import (
     invalid_type,
     invalid_value,
@@ -71,10 +72,11 @@ def read_tools(body: Mapping[str, Any], *, ignored: list[str] | None) -> list[To
 
     Other tools are refused or, if a list is given, left out and appended to it.
     """
-    if is_too_long(body.get("tools")):
+    lists = tool_lists(body)
+    if is_too_long(lists):
         message = f"The definitions of the tools are too long; the limit is {MAX_BYTES} bytes of JSON in all."
         raise RequestError(message, code="array_above_max_length", param="tools")
-    tools = list(_read_list(body.get("tools") or [], "tools", None, ignored))
+    tools = [tool for where, given in lists for tool in _read_list(given, where, None, ignored)]
     names: set[str] = set()
     for tool in tools:
         if tool.flat_name in names:
@@ -84,9 +86,20 @@ def read_tools(body: Mapping[str, Any], *, ignored: list[str] | None) -> list[To
     return tools
 
 
-def is_too_long(tools: Any) -> bool:
+def tool_lists(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return every list of tools that a request gives the model, and where it is: `tools`, and in items of input."""
+    given = body.get("input")
+    items = enumerate(given if isinstance(given, list) else ())
+    return [("tools", body.get("tools") or [])] + [
+        (f"input[{index}].tools", item.get("tools") or [])
+        for index, item in items
+        if isinstance(item, dict) and item.get("type") == ADDITIONAL_TOOLS
+    ]
+
+
+def is_too_long(lists: Sequence[tuple[str, Any]]) -> bool:
     """Whether the definitions of the tools are longer than MAX_BYTES."""
-    return len(orjson.dumps(tools)) > MAX_BYTES
+    return sum(len(orjson.dumps(given)) for _, given in lists) > MAX_BYTES
 
 
 def _read_list(given: Any, where: str, namespace: str | None, ignored: list[str] | None) -> Iterator[Tool]:

@@ -16,6 +16,6 @@ What it leaves out: proxies, cookies, redirects, decompression, HTTP/2, pipelini
 from backends.upstream.http1.connection import Timeouts
 from backends.upstream.http1.dial import create_tls_context
 from backends.upstream.http1.pool import Answer, Client
-from backends.upstream.http1.request import Origin, encode_head
+from backends.upstream.http1.request import BodySource, Origin, encode_head
 
-__all__ = ["Answer", "Client", "Origin", "Timeouts", "create_tls_context", "encode_head"]
+__all__ = ["Answer", "BodySource", "Client", "Origin", "Timeouts", "create_tls_context", "encode_head"]

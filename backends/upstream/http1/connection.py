@@ -10,11 +10,13 @@ import math
 import select
 import sys
 import termios
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
 
 from backends.upstream.errors import invalid_answer, timed_out, was_reset
 from backends.upstream.http1.parser import AnswerHead, InvalidHttp, ResponseParser
+from backends.upstream.http1.request import BodySource
 from proxy.wire.errors import BackendError
 
 HIGH_WATER_BYTES = 65_536
@@ -63,13 +65,13 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether the whole answer has arrived."""
         return self._parser.is_complete
 
-    async def send(self, head: bytes, body: bytes) -> AnswerHead:
-        """Send a request and return the head of its answer. Raises BackendError."""
+    async def send(self, head: bytes, body: bytes | BodySource) -> AnswerHead:
+        """Send a request and return the head of its answer. Raises BackendError, and what a BodySource raises."""
         self._is_active = True
         self._start_wait(self._timeouts.first_byte_s)
         try:
             if self._error is None:
-                await self._write(head, body)
+                await (self._write(head, body) if isinstance(body, bytes) else self._write_source(head, body))
             while self._parser.head is None:
                 await self._wait()
         except BaseException:
@@ -189,6 +191,24 @@ class UpstreamConnection(asyncio.Protocol):
             if self._has_answered:
                 return
         self._is_written = True
+
+    async def _write_source(self, head: bytes, body: BodySource) -> None:
+        """Write a request while its body is received, or as much of it as the upstream takes before it answers."""
+        self._transport.write(head)
+        self._written_bytes = len(head)
+        async with aclosing(body.frames()) as pieces:
+            self._deadline = math.inf  # while the source is waited for, which has limits of its own
+            async for piece in pieces:
+                if self._has_answered:
+                    return
+                self._transport.write(piece)
+                self._written_bytes += len(piece)
+                self._start_wait(self._timeouts.first_byte_s)
+                while self._is_writing_paused and not self._has_answered:
+                    await self._wait()
+                self._deadline = math.inf
+        self._is_written = True
+        self._start_wait(self._timeouts.first_byte_s)
 
     @property
     def _has_answered(self) -> bool:

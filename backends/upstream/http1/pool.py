@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from backends.upstream.http1.connection import Timeouts, UpstreamConnection
 from backends.upstream.http1.dial import Dialer
 from backends.upstream.http1.parser import AnswerHead
-from backends.upstream.http1.request import Origin
+from backends.upstream.http1.request import BodySource, Origin
 from proxy.wire.errors import BackendError
 
 
@@ -22,12 +22,13 @@ class Client:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    async def request(self, head: bytes, body: bytes) -> "Answer":
+    async def request(self, head: bytes, body: bytes | BodySource) -> "Answer":
         """Send a request and return its answer once its head has arrived. Raises BackendError.
 
-        It is sent a second time only if the upstream had closed a reused connection before it received a byte.
+        It is sent a second time only if the upstream had closed a reused connection before it received a byte. A body
+        that is sent while it is received cannot be sent again, so it gets a fresh connection.
         """
-        if (reused := self._take_idle()) is not None:
+        if isinstance(body, bytes) and (reused := self._take_idle()) is not None:
             try:
                 return Answer(self, reused, await reused.send(head, body))
             except BackendError:

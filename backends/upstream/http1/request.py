@@ -1,7 +1,7 @@
 """Where requests go, and the heads of requests as bytes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
@@ -33,6 +33,26 @@ class Origin:
         if _CONTROL.search(name) or " " in name:
             raise ValueError("the host of the URL is not valid")
         return cls(host, port, parts.scheme == "https", name if port == default else f"{name}:{port}")
+
+
+@dataclass(frozen=True, slots=True)
+class BodySource:
+    """A body that is sent while it is received: its chunks, none of them empty, and its size if that is known."""
+
+    chunks: AsyncIterator[bytes]
+    size: int | None = None
+
+    @property
+    def framing(self) -> Mapping[str, str]:
+        """Return the header that says where the body ends."""
+        return {"Transfer-Encoding": "chunked"} if self.size is None else {"Content-Length": str(self.size)}
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of the body as they are written. Raises what the source of the chunks raises."""
+        async for chunk in self.chunks:
+            yield chunk if self.size is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        if self.size is None:
+            yield b"0\r\n\r\n"
 
 
 def encode_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:

@@ -6,8 +6,10 @@ from urllib.parse import quote, unquote
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backends.upstream.scrub import REPLACEMENT, Scrubber
+from backends.upstream.scrub import REPLACEMENT, Scrubber, StreamScrubber
 from proxy.wire.event import Event, Run
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, whole  # noqa: F401
 from tests.upstream import CANONICAL, final_body
@@ -162,3 +164,21 @@ async def test_an_answer_that_repeats_the_key_is_otherwise_unchanged(gateway: st
 
     assert stream.body == CANONICAL.replace(b"Hello", b"Hello [redacted]")
     assert orjson.loads(body.body) == orjson.loads(final_body().replace(b"Hello", b"Hello [redacted]"))
+
+
+@given(st.lists(st.sampled_from(["ab", "abab", "ababac", "c", "ababacabab", "x", "aba"]), max_size=12))
+def test_a_body_in_chunks_is_scrubbed_like_a_whole_one(pieces: list[str]):
+    """Wherever it is split, also within a secret that repeats its own beginning."""
+    scrubber = Scrubber("ababacab")
+    stream = StreamScrubber(scrubber)
+    chunks = [stream.feed(piece.encode()) for piece in pieces]
+
+    assert b"".join([*chunks, stream.close()]) == scrubber.data("".join(pieces).encode())
+
+
+def test_a_chunk_that_cannot_begin_a_secret_is_not_held_back():
+    """It is the same object; without a secret everything passes."""
+    data = b"data: 1\n\n"
+
+    assert StreamScrubber(Scrubber(KEY)).feed(data) is data
+    assert StreamScrubber(Scrubber(None)).feed(data) is data

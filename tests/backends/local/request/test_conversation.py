@@ -331,3 +331,10 @@ def test_errors_count_the_caller_s_own_items(index, place):
         build_messages({"input": items}, history_items=2)
 
     assert refused.value.param == f"{place}.role"
+
+
+def test_items_that_add_tools_are_no_messages():
+    """The tools are read elsewhere."""
+    given = [{"type": "additional_tools", "role": "developer", "tools": []}, message("user", "Hi")]
+
+    assert build_messages({"input": given}) == [{"role": "user", "content": "Hi"}]

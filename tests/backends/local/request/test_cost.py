@@ -59,10 +59,12 @@ def test_all_parts_share_one_budget():
         {"tools": [grammar_tool(0, "a?b?", "regex")]},
         {"tools": [{"type": "namespace", "name": "n", "tools": [tool(0, schema, strict=False)]}]},
     ]
+    added = {"input": [{"type": "additional_tools", "tools": parts[4]["tools"]}]}
     tools = [each for part in parts[1:] for each in part["tools"]]
     alone = [charge(part, 10**9) for part in parts]
 
     assert min(alone) > 0
+    assert charge(added, 10**9) == alone[4]
     assert charge({**parts[0], "tools": tools}, 10**9) == sum(alone)
     with pytest.raises(RequestError) as refused:
         charge({**parts[0], "tools": tools}, sum(alone) - 1)

@@ -179,3 +179,20 @@ def test_the_total_size_of_definitions_is_limited():
         read_tools({"tools": tools}, ignored=None)
 
     assert refused.value.param == "tools"
+
+
+def test_items_of_input_may_add_tools():
+    """Their places name the item; names are unique in all lists together."""
+    body = {
+        "tools": [PATCH],
+        "input": ["x", {"type": "additional_tools", "role": "developer", "tools": [WEATHER]}, {"role": "user", "content": "a"}],
+    }  # fmt: skip
+
+    assert [tool.flat_name for tool in read_tools(body, ignored=None)] == ["patch", "get_weather"]
+    with pytest.raises(RequestError) as refused:
+        read_tools({"input": [{"type": "additional_tools", "tools": [{"type": "web_search"}]}]}, ignored=None)
+    assert refused.value.param == "input[0].tools[0]"
+    with pytest.raises(RequestError, match="Duplicate tool name"):
+        read_tools(body | {"tools": [WEATHER]}, ignored=None)
+    for absent in (None, []):
+        assert read_tools({"input": [{"type": "additional_tools", "tools": absent}]}, ignored=None) == []

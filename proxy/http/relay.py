@@ -1,0 +1,179 @@
+"""Relayed paths: identify -> parse -> reply_to -> send. What is no JSON is sent on while it is received."""
+
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from backends import Backend
+from proxy.http.body import body_too_large, content_coding
+from proxy.http.body_stream import BodyStream
+from proxy.http.errors import printable
+from proxy.http.exchange import Exchange
+from proxy.http.ingress import Ingress
+from proxy.http.router import Endpoint
+from proxy.relays import Relays
+from proxy.routing.relay import BASE, Relay
+from proxy.wire.body import parse_object
+from proxy.wire.call import Call
+from proxy.wire.errors import RequestError
+from proxy.wire.headers import forwarded_headers
+from proxy.wire.query import refuse_body_fields
+from proxy.wire.relay import RelayReply, RelayRequest
+from proxy.workers import MemoryLease
+
+METHODS = ("GET", "HEAD", "POST", "DELETE")
+"""The methods of OpenAI's API."""
+STREAMED_TYPES = ("multipart/form-data", "application/octet-stream", "audio/", "image/", "video/")
+"""The types of bodies that pass unread. A form in the URL's encoding is none of them: it has fields like JSON."""
+# An upstream may read an encoded slash or a dot segment as another path, which no relay names.
+SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+=,-]{1,256}"
+PATH = re.compile(rf"{BASE}({SEGMENT}(?:/{SEGMENT})*)")
+# What a browser does with a file of some user's: nothing.
+SAFE_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+MAX_HINTS = 16  # paths that a message lists
+
+
+@dataclass(frozen=True, slots=True)
+class RelayEndpoints:
+    """Answers requests of relayed paths."""
+
+    ingress: Ingress
+    relays: Relays
+
+    def of(self, listed: Sequence[Relay]) -> Iterator[Endpoint]:
+        """Yield the endpoints of relays. The longest path that matches is taken, one without a wildcard first."""
+        targets: dict[str, Backend] = {}
+        for relay in sorted(listed, key=lambda relay: (relay.path != relay.prefix, -len(relay.prefix))):
+            for template in relay.templates:
+                targets.setdefault(template, relay.target)
+        for template, target in targets.items():
+            for method in METHODS:
+                yield Endpoint(method, template, partial(self.forward, target))
+
+    async def forward(self, target: Backend, exchange: Exchange) -> web.StreamResponse:
+        caller = self.ingress.identify(exchange)
+        with self.ingress.lease() as memory:
+            with exchange.trace.step("parse"):
+                request = await self._parse(exchange, memory)
+            context = self.ingress.context(exchange, caller, memory)
+            async with self.relays.reply_to(request, target, context) as reply:
+                return await _send(exchange, reply)
+
+    async def _parse(self, exchange: Exchange, memory: MemoryLease) -> RelayRequest:
+        """Return the request with its JSON object, or with its stream. Raises RequestError, Unavailable."""
+        sent = exchange.request
+        request = partial(
+            RelayRequest, "GET" if sent.method == "HEAD" else sent.method, _path(exchange.path), exchange.query,
+            forwarded_headers(sent.headers, self.ingress.header_names),
+            {name: sent.headers[name] for name in ("Content-Type", "Accept") if name in sent.headers},
+        )  # fmt: skip
+        if not sent.body_exists:
+            return request()
+        if _is_json(sent):
+            call, raw = await self.ingress.read(exchange, memory, parse_relayed, is_optional=True)
+            return request(call, raw)
+        stream = BodyStream(sent, self.ingress.server)
+        await self._check_stream(exchange, stream)
+        return request(stream=stream.chunks(), size=sent.content_length)
+
+    async def _check_stream(self, exchange: Exchange, stream: BodyStream) -> None:
+        """Raises RequestError for a body that an upstream could read as JSON, which policies would not have seen."""
+        sent = exchange.request
+        if exchange.query:
+            refuse_body_fields(exchange.query)
+        if not sent.content_type.startswith(STREAMED_TYPES):
+            found = printable(sent.content_type[:64])
+            message = f"The body is {found}; JSON, multipart forms, audio, images, video and bytes are relayed."
+            raise RequestError(message, status=415)
+        if content_coding(sent) != "identity":
+            message = "The body is compressed; on relayed paths only JSON may be."
+            raise RequestError(message, status=415, headers={"Accept-Encoding": "identity"})
+        if (sent.content_length or 0) > self.ingress.server.max_body_bytes:
+            raise body_too_large(self.ingress.server)
+        if await stream.begins_like_json():
+            message = "The body is JSON, but its Content-Type is another; send application/json."
+            raise RequestError(message, status=415)
+
+
+def parse_relayed(raw: bytes, *, query: str = "", max_values: int = 1_000_000) -> tuple[Call | None, bytes]:
+    """Return the JSON object in a body as a call, and the body as it was sent; nothing for an empty one.
+
+    Raises RequestError as `parse_object` does, and for a model that is not a string.
+    """
+    if not raw:
+        return None, b""
+    body, _ = parse_object(raw, query=query, max_values=max_values)
+    model: Any = body.get("model")
+    if model is not None and (not isinstance(model, str) or not model):
+        raise RequestError("model must be a non-empty string.", code="invalid_type", param="model")
+    return Call(body, operation="relay"), raw
+
+
+def hint(paths: Iterable[str]) -> str:
+    """Return what the answer to an unknown path says of relayed ones."""
+    listed = list(paths)
+    if not listed:
+        return "An operator can relay other paths of an upstream with [[relay]]."
+    more = ", ..." if len(listed) > MAX_HINTS else ""
+    return f"Relayed to an upstream: {', '.join(listed[:MAX_HINTS])}{more}; an operator can add others with [[relay]]."
+
+
+def _path(path: str) -> str:
+    """Return the path behind the API's base address. Raises RequestError for one that can be read in two ways."""
+    if (found := PATH.fullmatch(path)) is None:
+        message = f"The path {printable(path)} has characters or segments that are not relayed."
+        raise RequestError(message, status=404)
+    return found[1]
+
+
+def _is_json(request: web.BaseRequest) -> bool:
+    return "Content-Type" not in request.headers or request.content_type.endswith(("/json", "+json"))
+
+
+async def _send(exchange: Exchange, reply: RelayReply) -> web.StreamResponse:
+    """Send an answer as it arrives. Raises what its chunks raise before anything was written."""
+    request, chunks = exchange.request, reply.chunks
+    if chunks is None:
+        headers = {**SAFE_HEADERS, **reply.headers, **exchange.common_headers()}
+        whole = web.Response(status=reply.status, headers=headers, body=reply.body or b"")
+        await whole.prepare(request)
+        await whole.write_eof()
+        exchange.record.status = whole.status
+        return whole
+    is_head = request.method == "HEAD"
+    first = b"" if is_head else await anext(chunks, b"")
+    response = web.StreamResponse(
+        status=reply.status, headers={**SAFE_HEADERS, **reply.headers, **exchange.common_headers()}
+    )
+    await response.prepare(request)
+    exchange.record.status = response.status
+    if is_head:
+        await response.write_eof()
+    else:
+        await _write(request, response, first, chunks)
+    return response
+
+
+async def _write(
+    request: web.BaseRequest, response: web.StreamResponse, first: bytes, chunks: AsyncIterator[bytes]
+) -> None:
+    """Write the chunks of an answer. If they break off, so does the answer: a regular end would look complete."""
+    try:
+        if first:
+            await response.write(first)
+        async for chunk in chunks:
+            await response.write(chunk)
+        await response.write_eof()
+    except Exception:
+        if request.transport is not None:
+            request.transport.abort()
+        raise

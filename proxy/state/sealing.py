@@ -1,0 +1,101 @@
+"""Authenticated encryption of what callers or a store keep for the gateway: only the gateway can read or write it.
+
+A sealed value is bound to a purpose and a team: it opens for no other. The key of each pair is derived from one secret,
+that of [state], or a random one that the store keeps for all processes that share it.
+
+    sealed  version (1 byte)  nonce (12 bytes)  AES-256-GCM ciphertext and tag      in URL-safe Base64 without padding
+
+Source: https://www.rfc-editor.org/rfc/rfc5869 (HKDF), https://csrc.nist.gov/pubs/sp/800/38/d/final (GCM)
+"""
+
+import base64
+import binascii
+import secrets
+
+import structlog
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import SecretStr
+
+from proxy.stores import LONGEST_S, Store, StoreError
+from proxy.wire.errors import Unavailable
+
+log = structlog.get_logger()
+
+VERSION = b"\x01"
+NONCE_BYTES, KEY_BYTES, TAG_BYTES = 12, 32, 16
+STORED_SECRET = "headgate:secret"  # noqa: S105  the key under which the store has it
+MAX_KEYS = 1024  # derived keys that are kept in memory
+
+
+class Sealing:
+    """Seals values and opens them. Without a secret in the config the store has a random one."""
+
+    def __init__(self, secret: SecretStr | None, store: Store) -> None:
+        self._secret = None if secret is None else secret.get_secret_value().encode()
+        self._store = store
+        self._is_generated = secret is None
+        self._keys: dict[tuple[str, str], AESGCM] = {}
+
+    async def start(self) -> None:
+        """Read the secret, and warn if it is one that only the store has. A store that fails is asked again later."""
+        if not self._is_generated:
+            return
+        log.warning(
+            "state.secret_generated",
+            consequence="compacted conversations cannot be read any more once [state] loses its data; set its secret",
+        )
+        try:
+            await self._read_secret()
+        except Unavailable as error:
+            log.warning("state.secret_unavailable", code=error.code)
+
+    async def seal(self, data: bytes, *, purpose: str, team: str) -> str:
+        """Return the data as a text that only `open` with the same purpose and team can read. Raises Unavailable."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        sealed = (await self._key(purpose, team)).encrypt(nonce, data, _bound(purpose, team))
+        return base64.urlsafe_b64encode(VERSION + nonce + sealed).rstrip(b"=").decode()
+
+    async def open(self, text: str, *, purpose: str, team: str) -> bytes | None:
+        """Return the data in a sealed text; None for a text of another gateway, purpose or team. Raises Unavailable."""
+        try:
+            sealed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (ValueError, binascii.Error):
+            return None
+        if sealed[:1] != VERSION or len(sealed) < 1 + NONCE_BYTES + TAG_BYTES:
+            return None
+        key = await self._key(purpose, team)
+        try:
+            return key.decrypt(sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :], _bound(purpose, team))
+        except InvalidTag:
+            return None
+
+    async def _key(self, purpose: str, team: str) -> AESGCM:
+        key = self._keys.get((purpose, team))
+        if key is None:
+            secret = self._secret or await self._read_secret()
+            derived = HKDF(SHA256(), KEY_BYTES, salt=b"headgate sealing", info=_bound(purpose, team)).derive(secret)
+            if len(self._keys) >= MAX_KEYS:
+                self._keys.clear()
+            self._keys[purpose, team] = key = AESGCM(derived)
+        return key
+
+    async def _read_secret(self) -> bytes:
+        """Return the secret in the store; the first process that needs one creates it. Raises Unavailable."""
+        try:
+            await self._store.put(STORED_SECRET, secrets.token_bytes(KEY_BYTES), ttl_s=LONGEST_S, if_absent=True)
+            self._secret = await self._store.get(STORED_SECRET)
+        except StoreError as error:
+            message = "The key of sealed values cannot be read at the moment."
+            raise Unavailable(message, code="state_unavailable") from error
+        if self._secret is None:
+            raise Unavailable("The store kept no key for sealed values.", code="state_unavailable")
+        return self._secret
+
+
+def _bound(purpose: str, team: str) -> bytes:
+    """What a value is bound to: each part with its length before it."""
+    parts = [VERSION, purpose.encode(), team.encode()]
+    return b"".join(len(part).to_bytes(8) + part for part in parts)

@@ -1,0 +1,79 @@
+"""Which of a caller's headers a backend may see: lists of names, as `forward_headers` has them."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+FORWARDED = (
+    "agent-framework-version", "idempotency-key", "openai-beta", "originator", "session-id", "session_id", "thread-id",
+    "user-agent", "x-client-request-id", "x-codex-*", "x-initiator", "x-interaction-type", "x-irid",
+    "x-openai-internal-codex-responses-lite", "x-promptfoo-version", "x-session-affinity", "x-session-id",
+    "x-stainless-*",
+)  # fmt: skip
+"""The default: sessions, SDKs, attempts and betas of the clients that exist, never the caller's identity."""
+NEVER_FORWARDED = frozenset({
+    "accept-encoding", "api-key", "authorization", "connection", "content-encoding", "content-length", "content-type",
+    "cookie", "expect", "host", "keep-alive", "proxy-authorization", "proxy-connection", "te", "traceparent",
+    "tracestate", "trailer", "transfer-encoding", "upgrade", "x-api-key",
+})  # fmt: skip
+"""Keys and cookies of callers, headers of one connection, and those that the gateway writes itself."""
+MAX_NAME_CHARS = 128  # a longer name is no client's, and would only fill the cache of names
+IDEMPOTENCY_KEY = "idempotency-key"
+# Source: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 (field names are tokens)
+_NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+\*?")
+
+
+class HeaderNames:
+    """Names of headers in any case; one that ends in `*` stands for all that begin like it."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Raises ValueError for what is not a name, and for a name that is never forwarded."""
+        self.names = frozenset(name.lower() for name in names)
+        for name in sorted(self.names):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"'{name}' is not the name of a header, nor a beginning of names that ends in *")
+            if name in NEVER_FORWARDED:
+                raise ValueError(f"the header '{name}' is never forwarded")
+        self._exact = frozenset(name for name in self.names if not name.endswith("*"))
+        self._prefixes = tuple(sorted(name[:-1] for name in self.names if name.endswith("*")))
+        self._selected = lru_cache(1024)(self._select)
+
+    def union(self, others: Iterable["HeaderNames"]) -> "HeaderNames":
+        """Return the names of all these lists."""
+        return HeaderNames(self.names.union(*(other.names for other in others)))
+
+    def select(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers with these names; their names are in lower case."""
+        return {
+            name: value
+            for sent, value in headers.items()
+            if len(sent) <= MAX_NAME_CHARS and (name := self._selected(sent)) is not None
+        }
+
+    def _select(self, name: str) -> str | None:
+        """Return a name in lower case; None if it is none of these."""
+        lower = name.lower()
+        is_listed = lower in self._exact or (lower.startswith(self._prefixes) and lower not in NEVER_FORWARDED)
+        return lower if is_listed else None
+
+
+def scope_idempotency_key(headers: Mapping[str, str], team: str) -> dict[str, str]:
+    """Return the headers with an idempotency key that is the team's own.
+
+    An upstream answers a second request with the same key by the answer to the first one, and it sees one account only:
+    with the keys as they are sent, a team could receive another team's answer.
+    """
+    scoped = dict(headers)
+    if (key := headers.get(IDEMPOTENCY_KEY)) is not None:
+        parts = [part.encode(errors="surrogateescape") for part in (team, key)]
+        scoped[IDEMPOTENCY_KEY] = hashlib.sha256(len(parts[0]).to_bytes(8) + b"".join(parts)).hexdigest()
+    return scoped
+
+
+DEFAULT_HEADERS = HeaderNames(FORWARDED)
+
+
+def forwarded_headers(headers: Mapping[str, str], names: HeaderNames = DEFAULT_HEADERS) -> dict[str, str]:
+    """Return the headers of a request that some backend may see; which of them one sees is decided as it is called."""
+    return names.select(headers)

@@ -1,0 +1,85 @@
+"""Lists of names of headers, and which of a caller's headers they select."""
+
+import pytest
+
+from proxy.wire.headers import (
+    DEFAULT_HEADERS,
+    NEVER_FORWARDED,
+    HeaderNames,
+    forwarded_headers,
+    scope_idempotency_key,
+)
+
+
+def test_headers_of_sdks_and_sessions_are_forwarded():
+    """The caller's identity and unknown headers are not; names come in lower case."""
+    headers = {
+        "Authorization": "Bearer sk-1",
+        "Cookie": "a=b",
+        "Host": "gateway",
+        "X-Forwarded-For": "10.0.0.1",
+        "X-Api-Key": "k",
+        "OpenAI-Organization": "org-1",
+        "OpenAI-Project": "proj-1",
+        "User-Agent": "OpenAI/Python 3.51.0",
+        "OpenAI-Beta": "responses_multi_agent=v1",
+        "X-Stainless-Retry-Count": "0",
+        "x-codex-turn": "7",
+        "session_id": "s",
+        "Idempotency-Key": "i",
+        "X-OpenAI-Internal-Codex-Responses-Lite": "1",
+    }
+
+    assert forwarded_headers(headers) == {
+        "user-agent": "OpenAI/Python 3.51.0",
+        "openai-beta": "responses_multi_agent=v1",
+        "x-stainless-retry-count": "0",
+        "x-codex-turn": "7",
+        "session_id": "s",
+        "idempotency-key": "i",
+        "x-openai-internal-codex-responses-lite": "1",
+    }
+
+
+def test_a_name_with_a_star_selects_all_that_begin_like_it():
+    """Names match in any case."""
+    names = HeaderNames(["X-Acme-*", "OpenAI-Project"])
+
+    assert names.select({"x-acme-team": "a", "X-ACME-": "b", "x-acme": "c", "OPENAI-PROJECT": "p"}) == {
+        "x-acme-team": "a", "x-acme-": "b", "openai-project": "p",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(NEVER_FORWARDED))
+def test_keys_and_headers_of_a_connection_are_refused(name: str):
+    """A pattern that would select them does not."""
+    with pytest.raises(ValueError, match="never forwarded"):
+        HeaderNames([name.upper()])
+
+    assert HeaderNames([f"{name[:2]}*"]).select({name: "x"}) == {}
+
+
+@pytest.mark.parametrize("name", ["", "*", "a b", "a*b", "a:", "ä", "x-*-y"])
+def test_what_is_not_a_name_is_refused(name: str):
+    """A star alone would forward everything."""
+    with pytest.raises(ValueError, match="is not the name of a header"):
+        HeaderNames([name])
+
+
+def test_a_union_has_the_names_of_all_lists():
+    """It is what some backend may see."""
+    union = DEFAULT_HEADERS.union([HeaderNames(["openai-project"]), HeaderNames(["x-acme-*"])])
+
+    assert union.select({"openai-project": "p", "x-acme-a": "a", "user-agent": "u", "x-other": "o"}) == {
+        "openai-project": "p", "x-acme-a": "a", "user-agent": "u",
+    }  # fmt: skip
+
+
+def test_an_idempotency_key_is_scoped_to_a_team():
+    """The same key of the same team stays the same; other headers are not changed."""
+    one = scope_idempotency_key({"idempotency-key": "k", "user-agent": "u"}, "search")
+
+    assert one == scope_idempotency_key({"idempotency-key": "k", "user-agent": "u"}, "search")
+    assert one["user-agent"] == "u"
+    assert "k" != one["idempotency-key"] != scope_idempotency_key({"idempotency-key": "k"}, "rival")["idempotency-key"]
+    assert scope_idempotency_key({"user-agent": "u"}, "search") == {"user-agent": "u"}

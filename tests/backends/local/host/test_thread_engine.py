@@ -76,17 +76,6 @@ async def test_sampled_answers_vary(random_model):
     assert len(set(answers)) == len(hot)
 
 
-async def test_simultaneous_callers_get_the_answers_that_they_get_alone(random_model):
-    """Twenty at once on two workers."""
-    prompts = [[5, 6, *range(20, 20 + length)] for length in range(20)]
-    async with running(random_model, workers=2, max_waiting=20) as engine:
-        alone = [await answer(engine, prompt) for prompt in prompts]
-        together = await asyncio.gather(*(answer(engine, prompt) for prompt in prompts))
-
-    assert alone == together
-    assert len({tuple(ids) for ids, _ in alone}) == 20
-
-
 async def test_leaving_the_block_frees_the_worker(endless_model):
     """An endless answer occupies the only worker until then."""
     async with running(endless_model) as engine:

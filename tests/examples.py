@@ -1,5 +1,6 @@
 """Arbitrary JSON for property tests, and calls and contexts to apply policies to."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,13 @@ def draw_examples(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]
 
     collect()
     return found
+
+
+def shuffled(value: Any, dice: random.Random) -> Any:
+    """Return the same JSON with the names of its objects in another order."""
+    if isinstance(value, dict):
+        return {name: shuffled(value[name], dice) for name in dice.sample(list(value), len(value))}
+    return [shuffled(inner, dice) for inner in value] if isinstance(value, list) else value
 
 
 def make_call(**fields: Any) -> Call:

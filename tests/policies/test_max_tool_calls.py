@@ -683,25 +683,6 @@ async def test_a_caller_that_leaves_while_another_policy_waits_costs_nothing(mod
     assert await chain.left() == 4
 
 
-@pytest.mark.parametrize(
-    ("mode", "found"),
-    [
-        ("enforce", "integer_below_min_value"),
-        ("report", {"model": "m", "max_tool_calls": 0}),
-        ("off", {"model": "m", "max_tool_calls": 0}),
-    ],
-)
-async def test_its_mode_decides_whether_it_refuses(mode: Mode, found: Any):
-    """The protocol's own code is not replaced by the policy's."""
-    rules = Rules([Rule("max_tool_calls", MaxToolCalls(max=8), mode)], MemoryStore(), Ownership(MemoryStore()))
-    try:
-        result: Any = (await rules.admit(make_call(max_tool_calls=0), make_context())).body
-    except PolicyViolation as violation:
-        result = violation.code
-
-    assert result == found
-
-
 @NO_DEADLINE
 @given(requested=JSON, others=st.dictionaries(st.text(max_size=5).map("x_".__add__), JSON, max_size=3))
 async def test_what_passes_is_within_the_limit(requested: Any, others: dict[str, Any]):

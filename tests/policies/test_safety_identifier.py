@@ -13,11 +13,7 @@ from pydantic import SecretStr, ValidationError
 from policies import PolicyState
 from policies.safety_identifier import SafetyIdentifier
 from policies.support.principal import blocked_key, derive_identifier, hash_value
-from proxy.config.schema import Mode
 from proxy.context import Caller
-from proxy.rules import Rules
-from proxy.rules.rule import Rule
-from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import PolicyViolation
 from tests import raw
 from tests.conftest import StartGateway, tables_for
@@ -465,23 +461,6 @@ async def test_the_decision_does_not_depend_on_order_or_streaming(body: dict[str
     second = await outcome(policy, stream=stream, **dict(reversed(body.items())))
 
     assert first == second
-
-
-@pytest.mark.parametrize(("mode", "code"), [("enforce", "safety_identifier.required"), ("report", None), ("off", None)])
-async def test_only_an_enforced_policy_refuses_or_changes(mode: Mode, code: str | None):
-    """A derived identifier is a change like any other."""
-    strict, derived = [
-        Rules([Rule("safety_identifier", policy, mode)], MemoryStore(), PolicyState().chains)
-        for policy in (SafetyIdentifier(require=True), DERIVED)
-    ]
-    call, found = make_call(), None
-    try:
-        passed = await strict.admit(call, make_context())
-    except PolicyViolation as violation:
-        passed, found = call, violation.code
-
-    assert (passed, found) == (call, code)
-    assert ("safety_identifier" in (await derived.admit(call, make_context())).body) is (mode == "enforce")
 
 
 TABLES = [{"name": c.name, "team": c.team, "key_sha256": hashlib.sha256(c.name.encode()).hexdigest()} for c in CALLERS]

@@ -139,12 +139,13 @@ class Ownership:
 
     async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
         """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
-        value = self._owner_of(context, target, "").encode()
+        value, team = self._owner_of(context, target, "").encode(), context.caller.team
         keys = [_key("container", container) for container in containers_of(items)]
         keys += [_key("item", item_id) for item_id in ids_of(items)] if are_kept else []
         try:
             for some in _portions(keys):
-                await asyncio.gather(*(self._store.put(key, value, ttl_s=self._ttl_s, if_absent=True) for key in some))
+                bindings = (self._store.put(key, value, ttl_s=self._ttl_s, if_absent=True, group=team) for key in some)
+                await asyncio.gather(*bindings)
         except StoreError as error:
             _log_failure(error, context)
 
@@ -205,7 +206,7 @@ class Ownership:
     async def _put(self, kind: Kind, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
         """The first team that receives an id owns it: no upstream can move another upstream's id."""
         key, encoded = _key(kind, value), owner.encode()
-        if await self._store.put(key, encoded, ttl_s=self._ttl_s, if_absent=True):
+        if await self._store.put(key, encoded, ttl_s=self._ttl_s, if_absent=True, group=owner.team):
             return
         stored = await self._store.get(key)
         known = owner if stored == encoded else Owner.decode(stored)
@@ -214,7 +215,7 @@ class Ownership:
             return
         if known is not None and keep_chain:
             owner = Owner(owner.team, owner.caller, owner.target, known.chain)
-        await self._store.put(key, owner.encode(), ttl_s=self._ttl_s)
+        await self._store.put(key, owner.encode(), ttl_s=self._ttl_s, group=owner.team)
 
 
 def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:

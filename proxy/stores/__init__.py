@@ -48,19 +48,25 @@ class Store(Table, ABC):
         """Return the value, or None."""
 
     @abstractmethod
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
-        """Keep `value` for `ttl_s` seconds and return whether it was kept: with `if_absent`, only under a free key."""
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
+        """Keep `value` for `ttl_s` seconds and return whether it was kept: with `if_absent`, only under a free key.
+
+        Where a store is full, values of one group (a team) make room for each other before any of another group does.
+        """
 
     @abstractmethod
     async def delete(self, key: str) -> None:
         """Remove what the key holds, of whatever kind."""
 
     @abstractmethod
-    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+    async def take(
+        self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""
+    ) -> Grant:
         """Take up to `amount` of what is left of `limit`, in one atomic step; with `whole`, all of it or nothing.
 
         The window begins with the first take that is granted something and ends `window_s` later. Later takes do not
         extend it, and their `window_s` has no effect. An amount of 0 reads the counter. One below 0 counts as 0.
+        Where counters are limited in number, the counters of one group (a team) leave room for those of others.
         """
 
     @abstractmethod

@@ -33,10 +33,10 @@ class FaultyStore(MemoryStore):
             raise StoreError("no connection")
         return await super().get(key)
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         if "put" in self.faults:
             raise StoreError("no connection")
-        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
+        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
 
     async def delete(self, key: str) -> None:
         if "delete" in self.faults:

@@ -166,6 +166,8 @@ class Ownership:
 
     async def _check(self, references: Sequence[Reference], context: Context) -> None:
         """Refuse ids that the caller may not use, after the owners of all were read: the work is always the same."""
+        if not references:
+            return
         owners = await self.owners(references, context)
         for reference, owner in zip(references, owners, strict=True):
             if not self._allows_unknown if owner is None else owner.team != context.caller.team:
@@ -179,12 +181,17 @@ class Ownership:
         wanted = [(reference.kind, reference.id) for reference in references]
         try:
             for some in _portions([key for key in dict.fromkeys(wanted) if key not in known]):
-                values = await asyncio.gather(*(self._store.get(_key(*key)) for key in some))
-                known.update(zip(some, map(Owner.decode, values), strict=True))
+                known.update(zip(some, await self._read(some), strict=True))
         except StoreError as error:
             message = "The owner of what this request names cannot be read at the moment."
             raise Unavailable(message, code="state_unavailable") from error
         return [known[key] for key in wanted]
+
+    async def _read(self, keys: Sequence[tuple[Kind, str]]) -> list["Owner | None"]:
+        if len(keys) == 1:  # the usual case, without the cost of a task
+            return [Owner.decode(await self._store.get(_key(*keys[0])))]
+        values = await asyncio.gather(*(self._store.get(_key(*key)) for key in keys))
+        return [*map(Owner.decode, values)]
 
     async def _chain(self, call: Call, context: Context) -> str:
         known = context.get(CHAIN)

@@ -144,8 +144,7 @@ class Ownership:
         keys += [_key("item", item_id) for item_id in ids_of(items)] if are_kept else []
         try:
             for some in _portions(keys):
-                bindings = (self._store.put(key, value, ttl_s=self._ttl_s, if_absent=True, group=team) for key in some)
-                await asyncio.gather(*bindings)
+                await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)
         except StoreError as error:
             _log_failure(error, context)
 

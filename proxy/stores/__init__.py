@@ -1,5 +1,6 @@
 """Stores keep values, counters, journals and leases, each under a key and for a limited time."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Store(Table, ABC):
 
     A key holds one kind of data at a time:
 
-        value     get, put             bytes
+        value     get, put, put_new    bytes
         counter   take, give           how much of a limit is in use in the current window
         journal   append, tail         entries at the positions 1, 2, 3, ...
         lease     claim, release       the owner
@@ -53,6 +54,13 @@ class Store(Table, ABC):
 
         Where a store is full, values of one group (a team) make room for each other before any of another group does.
         """
+
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> None:
+        """Keep one value under each of these keys that is free; the others keep what they hold."""
+        if len(keys) == 1:  # a task for it would be most of the work
+            await self.put(keys[0], value, ttl_s=ttl_s, if_absent=True, group=group)
+        else:
+            await asyncio.gather(*(self.put(key, value, ttl_s=ttl_s, if_absent=True, group=group) for key in keys))
 
     @abstractmethod
     async def delete(self, key: str) -> None:

@@ -116,6 +116,14 @@ class RedisStore(Store):
         del group  # it evicts nothing
         return bool(await self._ask(self._redis.set(key, value, px=_milliseconds(ttl_s), nx=if_absent)))
 
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> None:
+        """Set them in one round trip: for several keys that is about half the work of single commands."""
+        del group  # it evicts nothing
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in keys:
+            pipeline.set(key, value, px=_milliseconds(ttl_s), nx=True)
+        await self._ask(pipeline.execute())
+
     async def delete(self, key: str) -> None:
         await self._ask(self._redis.unlink(key))
 

@@ -426,7 +426,8 @@ async def test_new_conversations_are_created_at_the_default_route(start_gateway:
         config = tables(upstream)
         other = {"name": "second", "use": "upstream", "base_url": f"{second.address}/v1", "keeps_state": True}
         config["backend"].append(other)
-        config["route"].append({"model": "other", "backend": "second"})
+        config["route"] = [{"model": "other", "backend": "second"}, *config["route"]]
+        config["backend"].reverse()
         addresses = [await start_gateway(config)]
         config["route"][1]["default"] = True
         addresses.append(await start_gateway(config))

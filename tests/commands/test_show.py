@@ -245,6 +245,7 @@ def test_explain_of_an_unknown_name_exits_with_2(name: str, capsys):
 RELAYING = """
 [[policy]]
 use = "models"
+deny = ["*-pro"]
 [[policy]]
 use = "metadata_limits"
 [[policy]]

@@ -36,8 +36,9 @@ INVALID = {
     "a NUL in a string": (b'{"model":"m\x00"}', "invalid_json"),
     "a raw line end in a string": (b'{"model":"m\n"}', "invalid_json"),
     "200,000 arrays": (b"[" * 200_000, "invalid_json"),
-    "200,000 arrays, closed": (b'{"model":"m","input":%b%b}' % (b"[" * 200_000, b"]" * 200_000), "invalid_json"),
-    "200,000 objects": (b'{"a":' * 200_000, "invalid_json"),
+    "100,000 arrays, closed": (b'{"model":"m","input":%b%b}' % (b"[" * 100_000, b"]" * 100_000), "invalid_json"),
+    "100,000 objects": (b'{"a":' * 100_000, "invalid_json"),
+    "200,001 arrays, closed": (b'{"model":"m","input":%b%b}' % (b"[" * 200_001, b"]" * 200_001), "too_many_values"),
     "1,000 arrays": (b'{"model":"m","input":%b%b}' % (b"[" * 1000, b"]" * 1000), "invalid_json"),
 }
 

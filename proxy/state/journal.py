@@ -237,6 +237,8 @@ class Journals:
                 await asyncio.sleep(POLL_S if polls else 0)
                 was_active = polls % POLLS_PER_CHECK > 0 or await is_active()
                 polls += 1
+                if not was_active:  # the last entry is written after the response
+                    await asyncio.sleep(POLL_S)
 
     async def _read(self, key: str, position: int) -> list[tuple[int, JournalEntry]]:
         try:

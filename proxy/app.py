@@ -32,6 +32,7 @@ from proxy.relays import Relays
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
+from proxy.state.background import Background
 from proxy.state.compaction import Compaction
 from proxy.state.conversations import Conversations
 from proxy.state.local_resources import LocalResources
@@ -58,8 +59,8 @@ LAST_LINES_S = 0.5
 
 def build_dispatcher(
     config: Config,
+    pipeline: Pipeline,
     workers: Workers,
-    sealing: Sealing,
     *,
     audit: Audit | None = None,
     recorder: Recorder | None = None,
@@ -67,7 +68,6 @@ def build_dispatcher(
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
     memory = BodyMemory(config.server.memory_bytes)
-    pipeline = build_pipeline(config, sealing, audit=audit, recorder=recorder)
     rules = pipeline.rules
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
@@ -99,10 +99,13 @@ def build_pipeline(
     cache = Cache(config.cache, config.cache_store)
     routes = Routes(config.routes)
     rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
-    local = LocalResources(kept, conversations, cache.forget)
+    background = Background(config.state, content, config.state_settings, rules, kept)
+    local = LocalResources(kept, conversations, background, cache.forget)
     resources = Resources(rules, ownership, routes, config.backends, local)
     history = History(kept, conversations)
-    return Pipeline(rules, ownership, routes, cache, history, Attempts(), resources, Compaction(sealing))
+    return Pipeline(
+        rules, ownership, routes, cache, history, Attempts(), resources, Compaction(sealing), background
+    )  # fmt: skip
 
 
 def content_store(state: Store) -> Store:
@@ -164,13 +167,13 @@ async def running(
             log.warning("state.not_durable", consequence="a restart forgets responses, owners, budgets and blocks")
         for warning in config.warnings:
             log.warning("config.warned", reason=warning)
-        sealing = await _sealing(config)
         audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
         settings = config.server
         workers = Workers()
         resources.callback(workers.close)
+        pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder)
         server = Server(
-            build_dispatcher(config, workers, sealing, audit=audit, recorder=recorder, tracer=tracer),
+            build_dispatcher(config, pipeline, workers, audit=audit, recorder=recorder, tracer=tracer),
             head_timeout_s=settings.head_timeout_s,
             write_timeout_s=settings.write_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
@@ -180,10 +183,19 @@ async def running(
         )
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
         await runner.setup()
-        resources.push_async_callback(runner.cleanup)
+        resources.push_async_callback(_drain, runner, pipeline.background, settings.drain_s)
         await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _drain(runner: web.ServerRunner, background: Background, drain_s: float) -> None:
+    """Let running calls and background responses finish, at the same time."""
+    closing = asyncio.create_task(background.close(drain_s))
+    try:
+        await runner.cleanup()
+    finally:
+        await closing
 
 
 def _open_files(

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -153,6 +153,15 @@ class Context:
         callbacks, self._reply_callbacks = self._reply_callbacks, []
         for callback in callbacks:
             await callback(self.transcript)
+
+    def continue_in_background(self) -> None:
+        """Separate the call from its request, which is answered now: what ends with a call ends later."""
+        self.cleanup = self.cleanup.pop_all()
+        self.memory = self.memory.hand_over()
+        self.trace = self.trace.fork("background")
+        self.record = replace(self.record, method=None, path=None)
+        self.answer_headers = {}
+        self.deadline = None
 
     def note_first_event(self) -> None:
         """Record how long the reply took to begin."""

@@ -25,7 +25,7 @@ from proxy.state.conversations import (
 )
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, kept_input
 from proxy.state.references import conversation_id, is_id, not_found
-from proxy.state.responses import StoredResponse, StoredResponses, report_not_kept
+from proxy.state.responses import UNFINISHED, StoredResponse, StoredResponses, report_not_kept
 from proxy.stores import StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError, Unavailable
@@ -73,13 +73,15 @@ class History:
         store = call.body.get("store")
         if not isinstance(store, bool | None):
             raise invalid_type("store", "a boolean", store)
-        creates = call.operation == "create" and not call.body.get("background")
+        creates = call.operation == "create"
         past = await self._past(call, context, creates=creates)
         own = call.body.get("input")
         if past.fields or _has_references(own):
             own = await self._resolve(input_items(own), past, context)
         if creates:
             context.response_fields = {"store": store is not False, **past.fields}
+            if call.body.get("background"):
+                context.set(UNFINISHED, _stored({}, kept_input(own), past, size_bytes=len(call.encoded)))
             if store is not False or past.lock is not None:
                 context.on_reply(partial(self._keep, call, own, past, context))
         return await _whole(call, own, past, context)
@@ -163,9 +165,7 @@ class History:
     async def _write(
         self, call: Call, own: Sequence[Any], past: Past, response: Mapping[str, Any], context: Context
     ) -> None:
-        size_bytes = len(call.encoded) + context.transcript.kept_bytes
-        before = tuple(item.id for item in past.items) if past.conversation else ()
-        stored = StoredResponse(response, own, past.chain, before, size_bytes)
+        stored = _stored(response, own, past, size_bytes=len(call.encoded) + context.transcript.kept_bytes)
         if call.body.get("store") is not False:
             if not is_id(response.get("id")):
                 raise StoreError("the response has no id")
@@ -176,7 +176,7 @@ class History:
             raise StoreError("the lock of the conversation was lost")
         conversation = await self._conversations.get(past.conversation or "", context)
         if conversation is not None:
-            if tuple(item.id for item in conversation.items) != before:
+            if tuple(item.id for item in conversation.items) != stored.before:
                 raise StoreError("the conversation was changed by another call")
             await self._append(conversation, [*stored.input_items, *stored.output_items], context)
 
@@ -185,6 +185,12 @@ class History:
             await self._conversations.write(with_items(conversation, items), context)
         except RequestError as error:
             raise StoreError(error.message) from error
+
+
+def _stored(response: Mapping[str, Any], own: Sequence[Any], past: Past, *, size_bytes: int) -> StoredResponse:
+    """Return what is kept of a call. `own` is its input, with what references name in their place."""
+    before = tuple(item.id for item in past.items) if past.conversation else ()
+    return StoredResponse(response, own, past.chain, before, size_bytes)
 
 
 async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:

@@ -11,6 +11,7 @@ from proxy.history import History
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
 from proxy.rules import Rules
+from proxy.state.background import Background
 from proxy.state.compaction import Compaction
 from proxy.state.ownership import Ownership
 from proxy.state.resources import Resources
@@ -29,6 +30,7 @@ class Pipeline:
     attempts: Attempts
     resources: Resources
     compaction: Compaction
+    background: Background
 
     @asynccontextmanager
     async def reply_to(self, call: Call, context: Context) -> AsyncIterator[Reply]:
@@ -46,6 +48,7 @@ class Pipeline:
                 await self.ownership.check(call, context)
             with step("route"):
                 route = self.routes.match(call)
+                is_background = self.background.takes(call, route)
             with step("cache"):
                 slot = await self.cache.slot(call, route, context)
             if slot.reply is None:
@@ -56,6 +59,9 @@ class Pipeline:
                 context.on_response(partial(self.ownership.bind, call, context))
                 context.on_reply(partial(self.ownership.bind_output, call, context))
                 answering = self.compaction if self.compaction.is_due(whole, route) else self.attempts
+                if is_background:
+                    yield await self.background.reply(call, whole, route, answering.reply, context)
+                    return
                 slot.reply = await context.cleanup.enter_async_context(answering.reply(whole, route, context))
                 self.cache.keep(slot, call, context)
             reply = await self.rules.guard(call, slot.reply, context)

@@ -166,6 +166,13 @@ class MemoryLease:
         self._needed += amount
         self._taken += missing
 
+    def hand_over(self) -> "MemoryLease":
+        """Return a lease that has all that this one has; this one has nothing then."""
+        other = MemoryLease(self._budget)
+        other._needed, other._taken = self._needed, self._taken
+        self._needed = self._taken = 0
+        return other
+
     def release(self) -> None:
         """Give everything back."""
         if self._budget is not None:

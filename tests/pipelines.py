@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr
 
 from backends import Backend
 from proxy.cache.cache import Cache
+from proxy.config.schema import StateTable
 from proxy.context import Context
 from proxy.history import History
 from proxy.pipeline import Pipeline
@@ -16,6 +17,7 @@ from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
+from proxy.state.background import Background
 from proxy.state.compaction import Compaction
 from proxy.state.conversations import Conversations
 from proxy.state.local_resources import LocalResources
@@ -23,6 +25,7 @@ from proxy.state.ownership import TTL_S, Ownership
 from proxy.state.resources import Resources
 from proxy.state.responses import StoredResponses
 from proxy.state.sealing import Sealing
+from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.event import Batch, Reply, response_reply
@@ -66,15 +69,21 @@ async def _batches(stream: bytes, followed: frozenset[str]) -> AsyncIterator[Bat
 
 
 def make_pipeline(
-    *backends: Backend, rules: Sequence[Rule] = (), cache: Cache | None = None, model: str = "*"
+    *backends: Backend,
+    rules: Sequence[Rule] = (),
+    cache: Cache | None = None,
+    model: str = "*",
+    store: Store | None = None,
+    settings: StateTable | None = None,
 ) -> Pipeline:
-    """Return a pipeline with one route from these models to these backends."""
-    store = MemoryStore()
+    """Return a pipeline with one route from these models to these backends, and its state in a store."""
+    store = MemoryStore() if store is None else store
     ownership = Ownership(store)
     routes, all_rules = Routes([Route("route", model, backends)]), Rules(rules, store, ownership)
     kept, conversations = StoredResponses(store, TTL_S), Conversations(store, TTL_S)
     cache = cache or Cache(None, None)
-    local = LocalResources(kept, conversations, cache.forget)
+    background = Background(store, store, settings or StateTable(), all_rules, kept)
+    local = LocalResources(kept, conversations, background, cache.forget)
     return Pipeline(
         rules=all_rules,
         ownership=ownership,
@@ -84,7 +93,13 @@ def make_pipeline(
         attempts=Attempts(),
         resources=Resources(all_rules, ownership, routes, {backend.name: backend for backend in backends}, local),
         compaction=Compaction(Sealing(None, store)),
+        background=background,
     )
+
+
+def make_background(store: Store, responses: StoredResponses, **settings: Any) -> Background:
+    """Return background responses without policies."""
+    return Background(store, store, StateTable(**settings), Rules((), store, Ownership(store)), responses)
 
 
 async def answer_of(pipeline: Pipeline, call: Call, context: Context) -> bytes:

@@ -87,7 +87,7 @@ class Chat:
         kept = MemoryStore() if store is None else store
         self.responses, self.conversations = StoredResponses(kept, 60), Conversations(kept, 60)
         whole = make_pipeline(backend, **options)
-        local = LocalResources(self.responses, self.conversations, whole.cache.forget)
+        local = LocalResources(self.responses, self.conversations, whole.background, whole.cache.forget)
         self.pipeline = replace(
             whole,
             history=History(self.responses, self.conversations),
@@ -499,15 +499,11 @@ async def test_only_a_response_that_has_ended_is_kept(answer: dict, kept: bool):
     assert (await chat.kept("resp_1") is not None) is kept
 
 
-@pytest.mark.parametrize("fields", [{"background": True}, {"store": "yes"}])
-async def test_a_response_in_the_background_is_not_kept_here(fields: dict):
-    """And a `store` of another type is refused."""
+async def test_store_of_another_type_is_refused():
+    """The protocol has a boolean there."""
     chat = Chat(ScriptedBackend(answer={"id": "resp_1", "status": "completed", "output": []}))
-    if "store" in fields:
-        assert (await chat.refusal(**fields)).param == "store"
-    else:
-        assert "store" not in await chat.ask(input="Hi", **fields)
-        assert await chat.kept("resp_1") is None
+
+    assert (await chat.refusal(store="yes")).param == "store"
 
 
 async def test_a_call_that_creates_nothing_reads_only(parrot: Parrot):

@@ -64,6 +64,7 @@ class Config(BaseModel):
     callers: list[CallerTable]
     rules: list[Rule]
     state: Store
+    state_settings: StateTable
     state_ttl_s: float
     state_secret: SecretStr | None
     unknown_ids: UnknownIds
@@ -137,6 +138,7 @@ def _parts(faults: list[str], tables: ConfigFile) -> dict[str, Any]:
     return {
         "rules": rules,
         "state": state and state[1],
+        "state_settings": state and state[0],
         "state_ttl_s": state and state[0].ttl_s,
         "state_secret": state and state[0].secret,
         "unknown_ids": state and state[0].unknown_ids,

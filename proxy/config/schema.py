@@ -118,6 +118,16 @@ class StateTable(Table):
     """What happens to an id without a known owner: "allow" leaves the decision to the upstream, as ids from before the
     gateway or before a restart with use = "memory" need it; "deny" answers it like an id of another team."""
 
+    resume_window_s: PositiveFloat = 300
+    """How long after its end the events of a background response can be streamed again, in seconds."""
+    background_jobs: PositiveInt = 256
+    """How many background responses of backends that keep no state may run or wait in a process; one more gets 429.
+    A quarter is kept for teams that have none."""
+    background_at_once: PositiveInt = 16
+    """How many of them run at the same time; teams take turns."""
+    background_lease_s: Annotated[float, Field(ge=0.5)] = 30
+    """How long after the end of its process a background response counts as running, in seconds; then it failed."""
+
     @field_validator("secret")
     @classmethod
     def _check_secret(cls, secret: Secret | None) -> Secret | None:

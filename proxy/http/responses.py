@@ -54,4 +54,5 @@ class Responses:
                 async with self.pipeline.reply_to(call, context) as reply:
                     return await self.ingress.send(exchange, reply)
             finally:
-                record.read(context.transcript)
+                if context.record is record:  # a background response has its own
+                    record.read(context.transcript)

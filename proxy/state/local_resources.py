@@ -6,18 +6,18 @@
 Source: https://platform.openai.com/docs/api-reference/responses, /conversations
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from proxy.context import Context
+from proxy.state.background import Background, poll_header
 from proxy.state.conversations import MAX_BYTES, Conversation, Conversations, new_items, read_metadata, with_items
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type
 from proxy.state.pages import PAGE_PARAMETERS, list_object, read_integer_parameter, read_page, unknown_parameters
 from proxy.state.responses import StoredResponse, StoredResponses
-from proxy.wire.compose import events_of
 from proxy.wire.errors import RequestError
-from proxy.wire.event import Batch, Reply, response_reply
+from proxy.wire.event import Reply, response_reply
 from proxy.wire.ignored import ignored_header
 from proxy.wire.items import JSON
 from proxy.wire.query import query_pairs
@@ -35,9 +35,12 @@ NOTHING: frozenset[str] = frozenset()
 class LocalResources:
     """The gateway's own responses and conversations, for requests whose owner was checked."""
 
-    def __init__(self, responses: StoredResponses, conversations: Conversations, forget: Forget) -> None:
+    def __init__(
+        self, responses: StoredResponses, conversations: Conversations, background: Background, forget: Forget
+    ) -> None:
         self._responses = responses
         self._conversations = conversations
+        self._background = background
         self._forget = forget
 
     async def answer(self, request: ResourceRequest, context: Context) -> Reply:
@@ -60,19 +63,30 @@ class LocalResources:
             raise RequestError(f"Response with id '{shorten(name)}' not found.", status=404)
         match request.method, request.rest:
             case "GET", ():
-                return _retrieved(stored, request)
+                return await self._retrieve(stored, request, context)
             case "DELETE", ():
+                await self._background.delete(stored, context)
                 await self._responses.delete(name, context)
                 await self._forget(context.caller.team, name)
                 return _json({"id": name, "object": "response", "deleted": True}, request, NOTHING)
             case "POST", ("cancel",):
-                if not stored.response.get("background"):
-                    raise RequestError("Cannot cancel a synchronous response.")
-                return _json(stored.response, request, NOTHING)
+                cancelled = await self._background.cancel(stored, context)
+                return _json(cancelled.response, request, NOTHING)
             case "GET", ("input_items",):
                 items = await self._input_of(stored, context)
                 return _json(read_page(request.query).of(items), request, PAGE_PARAMETERS)
         raise _unknown_url(request)
+
+    async def _retrieve(self, stored: StoredResponse, request: ResourceRequest, context: Context) -> Reply:
+        """Return a response as it is now, or its events if it is in the background."""
+        given = dict(query_pairs(request.query))
+        if given.get("stream", "").lower() == "true":
+            after = read_integer_parameter(given.get("starting_after"), "starting_after")
+            events = await self._background.replay(stored, after, context)
+            return Reply(200, _ignored(request, RETRIEVE_PARAMETERS), batches=events)
+        current = await self._background.current(stored, context)
+        reply = _json(current.response, request, RETRIEVE_PARAMETERS - {"starting_after"})
+        return replace(reply, headers={**reply.headers, **poll_header(current)})
 
     async def _input_of(self, stored: StoredResponse, context: Context) -> list[StoredItem]:
         """Return all items that a response had as its input, oldest first, without those that were deleted since."""
@@ -163,21 +177,6 @@ def _with_metadata(conversation: Conversation, body: Mapping[str, Any]) -> Conve
     if "metadata" not in body:
         raise missing_parameter("metadata")
     return replace(conversation, metadata=read_metadata(body["metadata"]))
-
-
-def _retrieved(stored: StoredResponse, request: ResourceRequest) -> Reply:
-    """Return a response as an object, or as the events that it would be streamed with."""
-    given = dict(query_pairs(request.query))
-    if given.get("stream", "").lower() != "true":
-        return _json(stored.response, request, RETRIEVE_PARAMETERS - {"starting_after"})
-    after = read_integer_parameter(given.get("starting_after"), "starting_after")
-    events = [event for event in events_of(stored.response) if after is None or event.data["sequence_number"] > after]
-    return Reply(200, _ignored(request, RETRIEVE_PARAMETERS), batches=_one_batch(events))
-
-
-async def _one_batch(batch: Batch) -> AsyncIterator[Batch]:
-    if batch:
-        yield batch
 
 
 def _json(value: Mapping[str, Any], request: ResourceRequest, known: Collection[str]) -> Reply:

@@ -63,6 +63,10 @@ class StoredResponse:
         return {"response": response, "input": self.input, "chain": self.chain, "before": self.before}
 
 
+UNFINISHED = Slot[StoredResponse]("state.unfinished")
+"""What is kept of a call beside its response, for a response that is kept before it is complete."""
+
+
 class StoredResponses:
     """The responses that a gateway keeps. Each belongs to a team and is unknown to every other."""
 

@@ -101,6 +101,14 @@ class Trace:
             return None
         return self._tracer.start_span(name, context=set_span_in_context(self.span), kind=kind)
 
+    def fork(self, name: str) -> "Trace":
+        """Return the trace of work that continues after this request: its span is a child of the request's."""
+        fork = Trace()
+        fork._tracer, fork._incoming = self._tracer, self.propagation_headers()
+        fork.span = self.start_child(name, SpanKind.INTERNAL)
+        fork.is_recording = fork.span is not None and fork.span.is_recording()
+        return fork
+
     def end(self, record: RequestRecord) -> None:
         """End the request's span with the attributes of its record."""
         if self.span is None or not self.is_recording:

@@ -19,9 +19,8 @@ from proxy.wire.errors import HeadgateError, RequestError
 from proxy.wire.event import Reply
 from proxy.wire.resource import Kind, ResourceRequest
 from tests.examples import ANNA, make_context
+from tests.pipelines import make_background
 from tests.upstream import final_body
-from tests.wire.contract import order_faults
-from tests.wire.streams import events_in
 
 BEN = Caller("ben", "ads")
 FINISHED: dict[str, Any] = orjson.loads(final_body())
@@ -34,7 +33,9 @@ class Gateway:
     def __init__(self, store: Store) -> None:
         self.responses, self.conversations = StoredResponses(store, 60), Conversations(store, 60)
         self.forgotten: list[tuple[str, str]] = []
-        self._resources = LocalResources(self.responses, self.conversations, self._forget)
+        self._resources = LocalResources(
+            self.responses, self.conversations, make_background(store, self.responses), self._forget
+        )
 
     async def _forget(self, team: str, response_id: str) -> None:
         self.forgotten.append((team, response_id))
@@ -88,20 +89,23 @@ async def test_a_response_is_retrieved(gateway: Gateway):
     read(Response, found)
 
 
-async def test_a_response_is_retrieved_as_a_stream(gateway: Gateway):
-    """From its first event, or after one; a reader that has all of them gets none."""
+async def test_the_events_of_a_synchronous_response_are_not_kept(gateway: Gateway):
+    """Only those of a background response can be streamed again."""
     name = await gateway.save(1)
+    error = await gateway.refusal("GET", f"responses/{name}", query="stream=true&starting_after=3")
 
-    async def events(query: str) -> list[Any]:
-        reply = await gateway.ask("GET", f"responses/{name}", query=query)
-        assert reply.batches is not None
-        return events_in(b"".join([unit.sse async for batch in reply.batches for unit in batch]))
+    assert (error.status, error.message) == (404, f"Response with id '{name}' not found.")
 
-    whole = await events("stream=true&include_obfuscation=false")
-    assert order_faults(whole) == []
-    assert whole[-1]["response"] == FINISHED | {"id": name}
-    assert await events("stream=True&starting_after=5") == whole[6:]
-    assert await events("stream=true&starting_after=1000") == []
+
+async def test_the_events_of_a_background_response_are_kept_for_a_while(gateway: Gateway):
+    """After that it can still be retrieved."""
+    name = await gateway.save(1, background=True)
+    error = await gateway.refusal("GET", f"responses/{name}", query="stream=True")
+
+    assert (error.status, error.message) == (
+        400, "This response can no longer be streamed because it is more than 5 minutes old.",
+    )  # fmt: skip
+    assert (await gateway.object("GET", f"responses/{name}"))["id"] == name
 
 
 async def test_a_deleted_response_is_gone(gateway: Gateway):
@@ -242,6 +246,7 @@ async def test_a_reference_adds_the_item_that_it_names(gateway: Gateway):
         ("GET", "conversations/{id}/other", None, 404, None),
         ("GET", "responses/{response}/other", None, 404, None),
         ("GET", "responses/{response}?stream=true&starting_after=x", None, 400, "starting_after"),
+        ("GET", "responses/{background}?stream=true&starting_after=-1", None, 400, "starting_after"),
     ],
 )
 async def test_a_request_that_is_not_possible_is_refused(
@@ -250,7 +255,8 @@ async def test_a_request_that_is_not_possible_is_refused(
     """With the place of the fault."""
     gateway = Gateway(MemoryStore())
     created, response = await gateway.object("POST", "conversations"), await gateway.save(1)
-    path, _, query = path.format(id=created["id"], response=response).partition("?")
+    background = await gateway.save(2, background=True)
+    path, _, query = path.format(id=created["id"], response=response, background=background).partition("?")
     error = await gateway.refusal(method, path, body, query=query)
 
     assert (error.status, error.param) == (status, param)
@@ -319,11 +325,10 @@ async def test_parameters_without_effect_are_named():
     path = f"responses/{await gateway.save(1)}"
     replies = [
         await gateway.ask("GET", path, query="include[]=x&beta=true&starting_after=3"),
-        await gateway.ask("GET", path, query="stream=true&beta=true"),
         await gateway.ask("GET", f"{path}/input_items", query="limit=5&order=asc&before=x"),
         await gateway.ask("GET", path, query="include=x"),
     ]
 
     assert [reply.headers.get("x-headgate-ignored") for reply in replies] == [
-        "query.beta, query.starting_after", "query.beta", "query.before", None,
+        "query.beta, query.starting_after", "query.before", None,
     ]  # fmt: skip

@@ -1,0 +1,70 @@
+"""Cancellations of background responses, passed to the process that does the work.
+
+A flag says that a response is to be cancelled, and a bell tells the process to look at the flags of its jobs: so a
+process reads one key at a time, however many jobs it has.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from proxy.state.jobs import BackgroundJob
+from proxy.state.journal import POLL_S
+from proxy.stores import Store, StoreError
+
+log = structlog.get_logger()
+
+FLAG_TTL_S = 3600.0
+"""How long a flag or a bell is kept that no process reads, in seconds."""
+
+
+class Cancellations:
+    """Requests to cancel: those made here, and those that other processes make for jobs of this one."""
+
+    def __init__(self, store: Store, process: str, jobs: Mapping[str, BackgroundJob]) -> None:
+        """`jobs` are those of this process, whose name is `process`."""
+        self._store = store
+        self._process = process
+        self._jobs = jobs
+        self._watching: asyncio.Task[None] | None = None
+
+    async def request(self, key: str, process: str) -> None:
+        """Ask a process to cancel the job with this key. Raises StoreError."""
+        await self._store.put(key, b"1", ttl_s=FLAG_TTL_S)
+        await self._store.put(_bell(process), b"1", ttl_s=FLAG_TTL_S)
+
+    def watch(self) -> None:
+        """Look for requests while there are jobs."""
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+
+    def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        while self._jobs:
+            await asyncio.sleep(POLL_S)
+            try:
+                await self._look()
+            except StoreError as error:
+                log.warning("background.watch_failed", error=str(error)[:200])
+
+    async def _look(self) -> None:
+        """Cancel what is to be cancelled, if the bell rang. Raises StoreError; the bell then rings again."""
+        bell = _bell(self._process)
+        if await self._store.get(bell) is None:
+            return
+        await self._store.delete(bell)  # first: a flag that is set from here on rings it again
+        try:
+            for job in [*self._jobs.values()]:
+                if await self._store.get(job.keys.cancel) is not None:
+                    job.cancel("cancelled")
+        except StoreError:
+            await self._store.put(bell, b"1", ttl_s=FLAG_TTL_S)
+            raise
+
+
+def _bell(process: str) -> str:
+    return f"headgate:background-bell:{process}"

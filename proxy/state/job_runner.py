@@ -1,0 +1,191 @@
+"""The work of one background response, from its turn to its end.
+
+The backend is asked for a stream, and its events pass through the reply checks like those of any other call. What the
+gateway has already sent of the response (its id, `response.created`, `response.queued`) replaces the backend's own.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import structlog
+
+from proxy.rules import Rules
+from proxy.shutdown import shutdown_error
+from proxy.state.jobs import IN_PROGRESS, OPENERS, BackgroundJob
+from proxy.state.responses import NOT_KEPT, StoredResponses, report_not_kept
+from proxy.state.turns import Turns
+from proxy.stores import StoreError
+from proxy.wire.convert import convert
+from proxy.wire.ending import failure_events
+from proxy.wire.errors import BackendError, HeadgateError
+from proxy.wire.event import TERMINALS, Batch, Reply
+
+log = structlog.get_logger()
+
+SAVE_PAUSES_S = (0.5, 1, 2, 4, 8, 15, 30)
+"""How long to wait before a response that could not be saved is saved again."""
+BUSY_S, MAX_PAUSE_S = 600, 30
+"""How long a busy backend is asked again, and the longest pause in between, in seconds."""
+BUSY_STATUSES = frozenset({429, 503})
+
+
+class LeaseLost(Exception):
+    """Another process took this response over."""
+
+
+class JobRunner:
+    """Does the work of jobs. Every one of them ends with the last entry of its journal and a final response."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        responses: StoredResponses,
+        turns: Turns,
+        *,
+        on_start: Callable[[BackgroundJob], Awaitable[None]],
+        is_ours: Callable[[BackgroundJob], Awaitable[bool]],
+    ) -> None:
+        """`is_ours` says whether no other process has ended a job, `on_start` is called when its turn comes."""
+        self._rules = rules
+        self._responses = responses
+        self._turns = turns
+        self._on_start = on_start
+        self._is_ours = is_ours
+
+    async def run(self, job: BackgroundJob) -> None:
+        """Run a job to its end. Raises CancelledError only if the process ends."""
+        context = job.context
+        last: Batch = ()
+        try:
+            async with context.cleanup, aclosing(self._events(job)) as events:
+                reply = await self._rules.guard(job.call, Reply(200, {}, batches=events), context)
+                async for batch in reply.batches or ():  # type: ignore[union-attr]  # a stream stays one
+                    if context.transcript.terminal is None:
+                        await job.writer.write(batch)
+                    else:
+                        last = batch
+            await self._finish(job, last)
+        except LeaseLost:
+            job.stop = "lost"
+        except asyncio.CancelledError as cancelled:
+            await self._end_early(job, cancelled)
+        except Exception:
+            log.exception("background.crashed", request_id=context.request_id)
+            message = "The gateway failed to finish this response."
+            await self._fail(job, HeadgateError(message, code="internal_error"))
+
+    async def _events(self, job: BackgroundJob) -> AsyncGenerator[Batch, None]:
+        """Yield what follows the opening events. Raises BackendError, and LeaseLost instead of an end."""
+        try:
+            async for batch in self._work(job):
+                if any(unit.type in TERMINALS for unit in batch) and not await self._is_ours(job):
+                    raise LeaseLost
+                yield batch
+        except (HeadgateError, asyncio.CancelledError):
+            if job.stop is None and not await self._is_ours(job):
+                raise LeaseLost from None
+            raise
+
+    async def _work(self, job: BackgroundJob) -> AsyncIterator[Batch]:
+        """Yield the events of the backend when it is this job's turn."""
+        context = job.context
+        await context.cleanup.enter_async_context(self._turns.turn(context.caller.team))
+        job.status = "in_progress"
+        await self._on_start(job)
+        reply = await self._open(job)
+        is_first = True
+        async for received in reply.batches or ():  # type: ignore[union-attr]  # it was converted to a stream
+            batch = [unit for unit in received if unit.type not in OPENERS]
+            if is_first and batch:
+                is_first = False
+                context.note_first_event()
+                if batch[0].type != IN_PROGRESS:
+                    batch.insert(0, job.progress_event)
+            yield batch
+
+    async def _open(self, job: BackgroundJob) -> Reply:
+        """Open the reply of the backend, when it is no longer busy. Raises BackendError, Unavailable."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + BUSY_S
+        while True:
+            try:
+                return await self._attempt(job)
+            except HeadgateError as error:
+                if error.status not in BUSY_STATUSES or loop.time() > end:
+                    raise _as_failure(error) from error
+                retry_after = error.headers.get("Retry-After", "")
+            await asyncio.sleep(min(int(retry_after) if retry_after.isdigit() else 1, MAX_PAUSE_S))
+
+    async def _attempt(self, job: BackgroundJob) -> Reply:
+        context = job.context
+        async with AsyncExitStack() as stack:
+            reply = await stack.enter_async_context(job.open_reply(job.whole))
+            if reply.status != 200:
+                raise _refusal(reply)
+            reply = await convert(reply, context.transcript, context, stream=True)
+            context.cleanup.push_async_exit(stack.pop_all())
+            return reply
+
+    async def _finish(self, job: BackgroundJob, last: Batch) -> None:
+        """Close the journal of a response that was kept when its last event came, or is kept now."""
+        if job.context.get(NOT_KEPT):
+            await self._save(job, job.context.transcript.response)
+        await job.writer.close(last)
+
+    async def _end_early(self, job: BackgroundJob, cancelled: asyncio.CancelledError) -> None:
+        """End a job that was stopped. Raises the cancellation if the process ends."""
+        task = asyncio.current_task()
+        if job.stop is None:
+            await self._fail(job, shutdown_error(cancelled))
+        elif task is not None:
+            task.uncancel()
+        if job.stop == "cancelled":
+            output = job.context.transcript.items
+            await self._save(job, {**job.stored.response, "status": "cancelled", "output": output})
+            await job.writer.close()
+
+    async def _fail(self, job: BackgroundJob, error: HeadgateError) -> None:
+        """End a job outside of its stream, unless another process has done so."""
+        if not await self._is_ours(job):
+            job.stop = "lost"
+            return
+        transcript = job.context.transcript
+        job.context.record.code = error.code
+        events = failure_events(transcript, error) if transcript.terminal is None else [transcript.terminal]
+        await self._save(job, transcript.response)
+        await job.writer.close(events)
+
+    async def _save(self, job: BackgroundJob, response: Mapping[str, Any]) -> None:
+        """Keep the final response. A store that fails is asked again."""
+        stored = replace(job.stored, response=response)
+        for pause_s in (*SAVE_PAUSES_S, None):
+            try:
+                return await self._responses.save(stored, job.context)
+            except (StoreError, orjson.JSONEncodeError) as error:
+                if pause_s is None or not isinstance(error, StoreError):
+                    return report_not_kept(job.context, error)
+            await asyncio.sleep(pause_s)
+        return None
+
+
+def _refusal(reply: Reply) -> BackendError:
+    """Return the refusal of an upstream as an error."""
+    try:
+        error = orjson.loads(reply.body or b"")["error"]
+        message, code = str(error["message"]), error.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, code = f"The upstream refused the request with the status {reply.status}.", None
+    retry_after = next((value for name, value in reply.headers.items() if name.lower() == "retry-after"), "1")
+    code = code if isinstance(code, str) else "upstream_error"
+    return BackendError(message, status=reply.status, code=code, headers={"Retry-After": retry_after})
+
+
+def _as_failure(error: HeadgateError) -> HeadgateError:
+    """Return an error as the end of a stream: a refusal comes too late to be an answer."""
+    if error.status >= 500:
+        return error
+    return BackendError(error.message, status=error.status, code=error.code or "upstream_error")

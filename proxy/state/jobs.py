@@ -1,0 +1,129 @@
+"""A background response in the process that works on it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import structlog
+
+from proxy.context import Context
+from proxy.routing.routes import Route
+from proxy.shutdown import cancel_for_shutdown
+from proxy.state.journal import JournalWriter
+from proxy.state.records import record_key
+from proxy.state.responses import UNFINISHED, StoredResponse
+from proxy.wire.call import Call
+from proxy.wire.compose import new_id, response_object
+from proxy.wire.event import Event, Reply
+
+log = structlog.get_logger()
+
+Stop = Literal["cancelled", "lost"]
+OPENERS = frozenset({"response.created", "response.queued"})
+IN_PROGRESS = "response.in_progress"
+
+
+class OpenReply(Protocol):
+    """Opens the reply to a call at the part of the gateway that answers it."""
+
+    def __call__(self, call: Call, *, route: Route, context: Context) -> AbstractAsyncContextManager[Reply]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobKeys:
+    """Where the store keeps what belongs to one response while it is in the background."""
+
+    journal: str
+    lease: str
+    cancel: str
+
+    @staticmethod
+    def of(response_id: str, context: Context) -> "JobKeys":
+        """Return the keys of a response of the caller's team."""
+        return JobKeys(
+            *(record_key(f"background-{kind}", context, response_id) for kind in ("events", "lease", "cancel"))
+        )
+
+
+class BackgroundJob:
+    """The state of one background response in the process that works on it."""
+
+    def __init__(  # noqa: PLR0913  each a fact of its own
+        self,
+        call: Call,
+        whole: Call,
+        open_reply: Callable[[Call], AbstractAsyncContextManager[Reply]],
+        context: Context,
+        *,
+        stored: StoredResponse,
+        keys: JobKeys,
+        writer: JournalWriter,
+    ) -> None:
+        """`call` is the caller's, `whole` what `open_reply` is called with, `stored` the response as queued."""
+        self.call = call.with_fields(stream=True)
+        self.whole = whole.without_fields("background").with_fields(stream=True)
+        self.open_reply = open_reply
+        self.context = context
+        self.stored = stored
+        self.keys = keys
+        self.writer = writer
+        self.status = "queued"
+        self.stop: Stop | None = None
+        self.ended = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def opening_events(self) -> list[Event]:
+        """The events of a response that waits for its turn."""
+        kinds = ("response.created", "response.queued")
+        return [self._event(kind, number, self.stored.response) for number, kind in enumerate(kinds)]
+
+    @property
+    def progress_event(self) -> Event:
+        return self._event(IN_PROGRESS, 2, {**self.stored.response, "status": "in_progress"})
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its last event is known: it cannot be stopped any more."""
+        return self.context.transcript.terminal is not None or self.ended.is_set()
+
+    def cancel(self, stop: Stop) -> None:
+        """End the work behind it, unless it has an end already."""
+        if self.task is not None and not self.is_ending and self.stop is None:
+            self.stop = stop
+            self.task.cancel()
+
+    def shut_down(self) -> None:
+        """End it as failed because the gateway shuts down."""
+        if self.task is not None and not self.is_ending and self.stop is None:
+            cancel_for_shutdown(self.task)
+
+    def report(self) -> None:
+        """Write the log line of its end, and end its trace and its use of memory."""
+        context, record = self.context, self.context.record
+        record.read(context.transcript)
+        record.response_id, record.status = self.stored.id, 200
+        record.finish_reason = record.finish_reason or self.stop or "failed"
+        duration_ms = round(context.trace.elapsed_s() * 1e3, 2)
+        with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail it
+            log.info("background.finished", request_id=context.request_id, **record.known(), duration_ms=duration_ms)
+        context.trace.end(record)
+        context.memory.release()
+        self.ended.set()
+
+    @staticmethod
+    def _event(kind: str, number: int, response: Mapping[str, Any]) -> Event:
+        return Event(kind, data={"type": kind, "sequence_number": number, "response": response})
+
+
+def queue_response(call: Call, context: Context) -> StoredResponse:
+    """Return the new response of a call, as queued. The backend's events get its id and other fields of it."""
+    body = {**call.body, "model": call.model}
+    response = response_object(body, response_id=new_id("resp"), created_at=int(time.time()), store=True)
+    response |= {**context.response_fields, "status": "queued", "background": True}
+    names = (*context.response_fields, "id", "created_at", "background")
+    context.response_fields = {name: response[name] for name in names}
+    return replace(context.get(UNFINISHED) or StoredResponse({}, []), response=response)

@@ -1,0 +1,278 @@
+"""The events of background responses as they were sent, for clients that read them again or follow them live.
+
+Each entry of a journal of the store holds consecutive events, written together by one command:
+
+    byte 0       1 in the last entry of a response, otherwise 0
+    bytes 1-8    the sequence number of the first event
+    then         the events as server-sent frames
+
+Sequence numbers count from 0 without gaps. An entry whose write timed out may be written again: readers skip events
+with numbers that they have seen.
+
+Source: https://platform.openai.com/docs/guides/background
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import orjson
+import structlog
+
+from proxy.stores import Store, StoreError
+from proxy.wire.errors import Unavailable
+from proxy.wire.event import FOLLOWED, Batch, Event, Run, parse_leniently
+from proxy.wire.sse import SSEParser
+from proxy.wire.transcript import Transcript
+
+log = structlog.get_logger()
+
+MAX_BYTES = 67_108_864
+"""How many bytes of events are kept of one response; beyond it only its last entry is written."""
+MAX_WAITING_BYTES = 4_194_304
+"""How many bytes of events may wait while the store cannot be written."""
+WRITE_INTERVAL_S = 0.025
+"""How long events are collected for one write, in seconds."""
+RETRY_INTERVAL_S, RETRY_S = 0.5, 60.0
+"""How often, and for how long, the last entry is written again while the store fails, in seconds."""
+POLL_S = 0.25
+"""How often a journal that another process writes is read, in seconds."""
+POLLS_PER_CHECK = 8
+"""How often a journal is read between two checks whether its writer is alive."""
+READ_ENTRIES = 16
+UNFINISHED_TTL_S = 86_400.0
+"""How long a journal is kept after an entry that is not the last, in seconds."""
+FRAME_END = b"\n\n"
+OPENING = b": events follow\n\n"
+"""A comment, which begins an answer while there is no event yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """Consecutive events; `first` is the sequence number of the first."""
+
+    first: int
+    frames: bytes
+    is_last: bool = False
+
+    @property
+    def end(self) -> int:
+        """The sequence number that follows the last event."""
+        return self.first + self.frames.count(FRAME_END)
+
+    def after(self, number: int) -> bytes:
+        """Return the frames of the events with greater sequence numbers."""
+        skipped = number + 1 - self.first
+        if skipped <= 0:
+            return self.frames
+        parts = self.frames.split(FRAME_END, skipped)
+        return parts[skipped] if len(parts) > skipped else b""
+
+    def encode(self) -> bytes:
+        return bytes([self.is_last]) + self.first.to_bytes(8) + self.frames
+
+    @staticmethod
+    def decode(value: bytes) -> "JournalEntry":
+        return JournalEntry(int.from_bytes(value[1:9]), value[9:], value[:1] == b"\x01")
+
+
+class JournalWriter:
+    """Writes the journal of one response: numbers its events, and appends those collected since the last write."""
+
+    def __init__(self, store: Store, key: str, window_s: float, notify: Callable[[], None]) -> None:
+        self._store = store
+        self._key = key
+        self._window_s = window_s
+        self._notify = notify
+        self._lock = asyncio.Lock()
+        self._collected: list[bytes] = []
+        self._collected_bytes = 0
+        self._first = 0  # the number of the first event that was collected
+        self._total_bytes = 0
+        self._is_full = False
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def write(self, batch: Batch) -> None:
+        """Add events. What is no event is left out. A fault of the store is logged: events wait for the next write."""
+        if self._is_full:
+            return
+        for frame in _frames(batch, self._first + len(self._collected)):
+            self._collected.append(frame)
+            self._collected_bytes += len(frame)
+        if self._total_bytes + self._collected_bytes > MAX_BYTES:
+            self._drop()
+        elif self._collected_bytes > MAX_WAITING_BYTES:
+            await self.flush()
+        elif self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush_later())
+
+    async def flush(self) -> None:
+        """Append what was collected."""
+        async with self._lock:
+            try:
+                await self._append(is_last=False)
+            except StoreError as error:
+                log.warning("journal.write_failed", error=str(error)[:200])
+                if self._collected_bytes > MAX_WAITING_BYTES:
+                    self._drop()
+
+    async def close(self, last: Batch = ()) -> None:
+        """Append the last entry, which ends with these events. A store that fails is asked again for RETRY_S."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+        async with self._lock:
+            self._collected += _frames(last, self._first + len(self._collected))
+            end = asyncio.get_running_loop().time() + RETRY_S
+            while True:
+                try:
+                    await self._append(is_last=True)
+                except StoreError as error:
+                    if asyncio.get_running_loop().time() > end:
+                        log.warning("journal.write_failed", error=str(error)[:200])
+                        return
+                    await asyncio.sleep(RETRY_INTERVAL_S)
+                else:
+                    return
+
+    async def _flush_later(self) -> None:
+        await asyncio.sleep(WRITE_INTERVAL_S)
+        self._flushing = None  # what arrives from here on is not in this write
+        await self.flush()
+
+    async def _append(self, *, is_last: bool) -> None:
+        """Append an entry with what was collected until now. Raises StoreError, and keeps it then."""
+        count = len(self._collected)
+        frames = b"".join(self._collected)
+        if not (frames or is_last):
+            return
+        ttl_s = self._window_s if is_last else max(self._window_s, UNFINISHED_TTL_S)
+        await self._store.append(self._key, JournalEntry(self._first, frames, is_last).encode(), ttl_s=ttl_s)
+        del self._collected[:count]
+        self._collected_bytes -= len(frames)
+        self._total_bytes += len(frames)
+        self._first += count
+        self._notify()
+
+    def _drop(self) -> None:
+        """Keep no further events but the last ones. Those that wait get no numbers, so that there is no gap."""
+        self._is_full = True
+        self._collected, self._collected_bytes = [], 0
+
+
+class Journals:
+    """The journals of background responses, by key."""
+
+    def __init__(self, store: Store, window_s: float) -> None:
+        """`window_s` is how long a journal is kept after its last entry."""
+        self._store = store
+        self.window_s = window_s
+        self._changes: dict[str, asyncio.Event] = {}  # of journals written here: set by the next write
+
+    def open(self, key: str) -> JournalWriter:
+        """Return the writer of a journal. Call `forget` when it is closed."""
+        self._changes[key] = asyncio.Event()
+        return JournalWriter(self._store, key, self.window_s, lambda: self._notify(key))
+
+    def forget(self, key: str) -> None:
+        """Forget that a journal is written in this process."""
+        if (change := self._changes.pop(key, None)) is not None:
+            change.set()
+
+    async def exists(self, key: str) -> bool:
+        """Whether anything is kept of a journal. Raises StoreError."""
+        return bool(await self._store.tail(key, limit=1))
+
+    async def delete(self, key: str) -> None:
+        """Raises StoreError."""
+        await self._store.delete(key)
+
+    async def entries(self, key: str) -> AsyncIterator[JournalEntry]:
+        """Yield the entries that there are. Raises StoreError."""
+        position = 0
+        while found := await self._store.tail(key, after=position, limit=READ_ENTRIES):
+            position = found[-1][0]
+            for _, value in found:
+                yield JournalEntry.decode(value)
+
+    async def transcript(self, key: str) -> Transcript:
+        """Return what a journal contains as the record of a reply. Raises StoreError."""
+        transcript, parser = Transcript(), SSEParser(FOLLOWED)
+        number = -1
+        async for entry in self.entries(key):
+            transcript.see(parser.feed(entry.after(number)))
+            number = max(number, entry.end - 1)
+        return transcript
+
+    async def append_last(self, key: str, last: Batch) -> None:
+        """Append the last entry of a journal whose writer died. The events have their numbers. Raises StoreError."""
+        frames = b"".join([event.sse for event in last])
+        first = last[0].data["sequence_number"] if last and isinstance(last[0], Event) else 0
+        await self._store.append(key, JournalEntry(first, frames, is_last=True).encode(), ttl_s=self.window_s)
+
+    async def follow(self, key: str, after: int, is_active: Callable[[], Awaitable[bool]]) -> AsyncIterator[Batch]:
+        """Yield the events with numbers greater than `after`, those to come included, up to the last entry.
+
+        `is_active` is asked while nothing comes: whether something may still come. Raises Unavailable.
+        """
+        position, polls, was_active, is_open = 0, 0, True, False
+        while True:
+            change = self._changes.get(key)
+            entries = await self._read(key, position)
+            for position, entry in entries:  # noqa: B007  the last one is where the next read begins
+                if frames := entry.after(after):
+                    after, is_open = entry.end - 1, True
+                    yield _batch(frames)
+                if entry.is_last:
+                    return
+            if entries:
+                continue
+            if not was_active:
+                return
+            if not is_open:
+                is_open = True
+                yield [Run(OPENING)]
+            if change is not None:
+                await change.wait()
+            else:
+                await asyncio.sleep(POLL_S if polls else 0)
+                was_active = polls % POLLS_PER_CHECK > 0 or await is_active()
+                polls += 1
+                if not was_active:  # the last entry is written after the response
+                    await asyncio.sleep(POLL_S)
+
+    async def _read(self, key: str, position: int) -> list[tuple[int, JournalEntry]]:
+        try:
+            found = await self._store.tail(key, after=position, limit=READ_ENTRIES)
+        except StoreError as error:
+            message = "The events of this response cannot be read at the moment."
+            raise Unavailable(message, code="state_unavailable") from error
+        return [(place, JournalEntry.decode(value)) for place, value in found]
+
+    def _notify(self, key: str) -> None:
+        if (change := self._changes.get(key)) is not None:
+            self._changes[key] = asyncio.Event()
+            change.set()
+
+
+def _frames(batch: Batch, number: int) -> Iterator[bytes]:
+    """Yield the events of a batch as frames, numbered from `number`. What is no event is left out."""
+    for unit in batch:
+        for payload in unit.payloads():
+            try:
+                data = {**parse_leniently(payload), "sequence_number": number}
+                kind = data.get("type")
+                if not (isinstance(kind, str) and kind.isprintable()):
+                    continue
+                frame = b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps(data))
+            except (ValueError, orjson.JSONEncodeError):  # not an object, or nested too deeply to be sent
+                continue
+            yield frame
+            number += 1
+
+
+def _batch(frames: bytes) -> Batch:
+    """Return frames as a batch whose last event is known by its type."""
+    head, _, last = frames[: -len(FRAME_END)].rpartition(FRAME_END)
+    kind = last.partition(b"\n")[0].removeprefix(b"event: ").decode()
+    event = Event(kind, last + FRAME_END)
+    return [Run(head + FRAME_END), event] if head else [event]

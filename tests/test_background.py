@@ -1,0 +1,169 @@
+"""Background responses of the demo model, through a real gateway with the OpenAI SDK, on every store."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from openai.types.responses import Response, ResponseStreamEvent
+
+from tests.conftest import StartGateway
+from tests.redis_server import RedisServer
+from tests.test_stored_state import BACKEND, KEYS, MODEL
+
+DATA = Path(__file__).parent / "data"
+SLOW = {"name": "slow", "use": "replay", "path": str(DATA / "canonical.sse"), "pace_ms": 60_000}
+TIMEOUT_S = 60
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+async def address(
+    request: pytest.FixtureRequest, start_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """A gateway with the demo model, a model that hardly begins, two teams, and each store."""
+    state: dict[str, Any] = {"use": request.param}
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        state |= {"url": server.url, "timeout_ms": 30_000}
+    elif request.param == "sqlite":
+        state |= {"path": str(tmp_path / "state"), "timeout_ms": 30_000}
+    for name, key in KEYS.items():
+        monkeypatch.setenv(f"KEY_{name}", key)
+    return await start_gateway({
+        "caller": [{"name": name, "key": f"env:KEY_{name}"} for name in KEYS],
+        "state": state, "cache": {"use": "memory"}, "backend": [BACKEND, SLOW],
+        "route": [{"model": MODEL, "backend": "demo"}, {"model": "slow", "backend": "slow"}],
+    })  # fmt: skip
+
+
+@pytest.fixture
+async def client(address: str) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["anna"], max_retries=0) as client:
+        yield client
+
+
+async def ended(client: AsyncOpenAI, response_id: str) -> Response:
+    """Poll a response until it has ended, as SDKs do."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while (  # noqa: ASYNC110  as clients do
+            response := await client.responses.retrieve(response_id)
+        ).status in ("queued", "in_progress"):
+            await asyncio.sleep(0.02)
+    return response
+
+
+async def events(client: AsyncOpenAI, response_id: str, **options: Any) -> list[ResponseStreamEvent]:
+    async with asyncio.timeout(TIMEOUT_S):
+        return [event async for event in await client.responses.retrieve(response_id, stream=True, **options)]
+
+
+async def test_a_response_is_polled(client: AsyncOpenAI):
+    """It is queued at once, and continued when it has ended."""
+    queued = await client.responses.create(model=MODEL, input="My name is Emma.", background=True)
+    completed = await ended(client, queued.id)
+    second = await client.responses.create(
+        model=MODEL, input="What is my name?", previous_response_id=completed.id, background=True
+    )
+
+    assert (queued.status, queued.background, queued.output) == ("queued", True, [])
+    assert completed.status == "completed"
+    assert completed.usage is not None
+    assert "Emma" in (await ended(client, second.id)).output_text
+
+
+async def test_a_stream_is_resumed(client: AsyncOpenAI):
+    """After its first events, by the raw client and by the helper."""
+    stream = await client.responses.create(model=MODEL, input="My name is Emma.", background=True, stream=True)
+    received: list[ResponseStreamEvent] = []
+    async for event in stream:
+        received.append(event)
+        if len(received) == 4:
+            break
+    await stream.close()
+    first = received[0]
+    assert first.type == "response.created"
+    rest = await events(client, first.response.id, starting_after=received[-1].sequence_number)
+    async with client.responses.stream(response_id=first.response.id, starting_after=3) as helper:
+        final = await helper.get_final_response()
+
+    assert [event.sequence_number for event in [*received, *rest]] == list(range(4 + len(rest)))
+    assert [event.type for event in [*received, *rest]][:3] == [
+        "response.created", "response.queued", "response.in_progress",
+    ]  # fmt: skip
+    assert rest[-1].type == "response.completed"
+    assert final.output_text == rest[-1].response.output_text != ""
+    assert await events(client, final.id) == [*received, *rest]
+
+
+async def test_a_response_is_cancelled(client: AsyncOpenAI):
+    """Once or twice; its stream ends, and a synchronous one cannot be."""
+    running = await client.responses.create(model="slow", input="Hi", background=True)
+    following = asyncio.create_task(events(client, running.id))
+    cancelled = await client.responses.cancel(running.id)
+    again = await client.responses.cancel(running.id)
+    synchronous = await client.responses.create(model=MODEL, input="Hi")
+    with pytest.raises(BadRequestError, match="Cannot cancel a synchronous response"):
+        await client.responses.cancel(synchronous.id)
+
+    assert cancelled.status == again.status == (await client.responses.retrieve(running.id)).status == "cancelled"
+    assert [event.type for event in await following][:1] == ["response.created"]
+
+
+async def test_a_running_response_is_deleted(client: AsyncOpenAI):
+    """It is gone afterwards."""
+    running = await client.responses.create(model="slow", input="Hi", background=True)
+    await client.responses.delete(running.id)
+
+    with pytest.raises(NotFoundError):
+        await client.responses.retrieve(running.id)
+    with pytest.raises(NotFoundError):
+        await events(client, running.id)
+
+
+async def test_another_team_s_response_is_unknown(client: AsyncOpenAI, address: str):
+    """While it runs and afterwards, on every endpoint."""
+    running = await client.responses.create(model="slow", input="Hi", background=True)
+    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["ben"], max_retries=0) as stranger:
+        for name in (running.id, "resp_unknown"):
+            for ask in (stranger.responses.retrieve, stranger.responses.cancel, stranger.responses.delete):
+                with pytest.raises(NotFoundError, match=f"Response with id '{name}' not found"):
+                    await ask(name)
+            with pytest.raises(NotFoundError, match=f"Response with id '{name}' not found"):
+                await events(stranger, name)
+
+    assert (await client.responses.cancel(running.id)).status == "cancelled"
+
+
+async def test_input_items_are_listed_while_it_runs(client: AsyncOpenAI):
+    """What was sent is known before there is an answer."""
+    running = await client.responses.create(model="slow", input="Hi there", background=True)
+    page = await client.responses.input_items.list(running.id)
+
+    assert [item.type for item in page.data] == ["message"]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ("starting_after=-1", 400, "Expected a value >= 0, but got -1 instead."),
+        ("starting_after=x", 400, "expected an integer"),
+        ("starting_after=0", 200, ""),
+        ("starting_after=999999999", 200, ""),
+    ],
+)
+async def test_a_number_to_start_after_is_checked(address: str, query: str, status: int, message: str):
+    """It is an integer of at least 0; one beyond the last ends the stream at once."""
+    headers = {"Authorization": f"Bearer {KEYS['anna']}"}
+    async with aiohttp.ClientSession(address, headers=headers) as http:
+        async with http.post("/v1/responses", json={"model": MODEL, "input": "Hi", "background": True}) as answer:
+            name = (await answer.json())["id"]
+            assert answer.headers["openai-poll-after-ms"] == "1000"
+        async with asyncio.timeout(TIMEOUT_S), http.get(f"/v1/responses/{name}?stream=true&{query}") as answer:
+            text = await answer.text()
+
+    assert answer.status == status
+    assert message in text
+    assert text.endswith("data: [DONE]\n\n") == (status == 200)

@@ -96,11 +96,13 @@ async def test_a_json_call_in_flight_gets_a_502(slow, start_gateway, http):
     """No byte of its answer has been sent, so a status is possible."""
     address = await start_gateway(tables(slow))
     call = asyncio.create_task(http.post(f"{address}/v1/responses", json={"model": "tick", "input": "Hi"}))
-    await asyncio.sleep(0.3)
+    later = EndlessStream(http, address)
+    await later.until("response.created")  # the call before it runs, too
     for number in engine_processes():
         os.kill(number, signal.SIGKILL)
     async with await call as answer:
         content = await answer.json()
+    await later.wait()
 
     assert (answer.status, content["error"]["code"]) == (502, "local_model_failed")
 

@@ -6,6 +6,7 @@ import aiohttp
 
 from tests.raw import no_tasks_left, post, wire  # noqa: F401
 from tests.stopping import StoppableGateway
+from tests.timeouts import TIMEOUT_S
 from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
 
 STREAM = post(b'{"model":"m","stream":true}')
@@ -67,5 +68,5 @@ async def test_a_drain_of_zero_ends_running_calls(upstream: FakeUpstream):
         await gateway.stop()
 
         assert b"event: response.failed" in await connection.rest()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT_S):
             await upstream.disconnected.wait()

@@ -7,6 +7,7 @@ from openai import APIError, APIStatusError, AsyncOpenAI, BadRequestError
 
 from tests.conftest import tables_for
 from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
+from tests.timeouts import TIMEOUT_S
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
 STREAM = post(b'{"model":"m","stream":true}')
@@ -92,7 +93,7 @@ async def test_a_client_that_disconnects_between_comments_ends_the_work(heartbea
         while await connection.line() != b": keep-alive\n":
             pass
 
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(TIMEOUT_S):
         await upstream.disconnected.wait()
 
 

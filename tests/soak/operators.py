@@ -63,9 +63,9 @@ def prepare_paused_redis(folder: Path) -> Prepared:
             await asyncio.sleep(seconds / 3)
             server.pause()
             await asyncio.sleep(seconds / 3)
-            outcomes = Counter([f"paused: {await _read_state(gateway, 'store', 'down')}"])
+            outcomes = Counter([f"paused: {await _read_state(gateway, 'cache', 'down')}"])
             server.resume()
-            outcomes[f"resumed: {await _read_state(gateway, 'store', 'up')}"] += 1
+            outcomes[f"resumed: {await _read_state(gateway, 'cache', 'up')}"] += 1
             await asyncio.sleep(seconds / 3)
             return outcomes
 
@@ -81,9 +81,9 @@ def prepare_killed_redis(folder: Path) -> Prepared:
             await asyncio.sleep(seconds / 3)
             server.stop()
             await asyncio.sleep(seconds / 3)
-            outcomes = Counter([f"killed: {await _read_state(gateway, 'store', 'down')}"])
+            outcomes = Counter([f"killed: {await _read_state(gateway, 'cache', 'down')}"])
             await asyncio.to_thread(server.start)
-            outcomes[f"started: {await _read_state(gateway, 'store', 'up')}"] += 1
+            outcomes[f"started: {await _read_state(gateway, 'cache', 'up')}"] += 1
             await asyncio.sleep(seconds / 3)
             return outcomes
 

@@ -115,6 +115,7 @@ class UpstreamConnection(asyncio.Protocol):
             and self._is_written and not self._transport.is_closing() and not self._transport.get_write_buffer_size()
         )  # fmt: skip
         self._is_active = False
+        self._deadline = math.inf
         if is_reusable:
             self.read_nowait()
             parser.reset()
@@ -233,9 +234,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
-        except asyncio.CancelledError:
-            self.abort()
-            raise
         finally:
             self._waiter = None
 

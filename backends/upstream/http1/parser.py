@@ -119,13 +119,13 @@ class ResponseParser:
         self._fields = {}
         try:
             self._parser.feed_data(head)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:  # an upgrade: status 101
             raise InvalidHttp("a head that is not valid") from error
         status = self._parser.get_status_code()
         if status < 200:
             self._interim_answers += 1
-            if status == 101 or self._interim_answers > MAX_INTERIM_ANSWERS:
-                raise InvalidHttp("too many interim answers, or 101")
+            if self._interim_answers > MAX_INTERIM_ANSWERS:
+                raise InvalidHttp("too many interim answers")
             self.is_complete = False
             return
         coding = self._fields.get("transfer-encoding")

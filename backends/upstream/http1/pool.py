@@ -101,12 +101,12 @@ class Answer:
     async def read(self) -> bytes:
         """Return what has arrived of the body since the last read, at least a byte; b"" at its end.
 
-        Raises BackendError. Cancelling it closes the connection.
+        Raises BackendError.
         """
         return await self._owned().read()
 
     def close(self) -> None:
-        """Give up what was not read. The connection is reused if its answer has arrived as a whole."""
+        """Give up what was not read. The connection is reused if its answer has arrived as a whole, else closed."""
         if (connection := self._connection) is not None:
             self._connection = None
             self._client.release(connection)

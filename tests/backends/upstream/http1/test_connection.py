@@ -38,9 +38,11 @@ async def test_a_batch_is_what_one_read_brought(upstream: RawUpstream):
 
 SILENCES = {
     "before the answer": (playing(end="hang"), {"first_byte_s": 0.1}),
+    "for longer than bytes may take": (playing(end="hang"), {"first_byte_s": 0.3, "between_bytes_s": 0.1}),
     "in its head": (playing(OK[:20], end="hang"), {"first_byte_s": 0.1}),
     "after an interim answer": (playing(b"HTTP/1.1 100 Continue\r\n\r\n", end="hang"), {"first_byte_s": 0.1}),
     "in its body": (playing(OK[:-1], end="hang"), {"between_bytes_s": 0.1}),
+    "for longer than a head may take": (playing(OK[:-1], end="hang"), {"first_byte_s": 0.1, "between_bytes_s": 0.3}),
     "between chunks": (playing(HEAD + b"1\r\na\r\n", end="hang"), {"between_bytes_s": 0.1}),
 }
 
@@ -101,6 +103,9 @@ async def test_a_reader_that_is_slow_pauses_its_upstream(upstream: RawUpstream):
         connection = reply._connection
         await until(lambda: connection._is_reading_paused)
         held = connection._buffered_bytes
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert connection._buffered_bytes == held
         body = await read_whole(reply)
         assert await ask(client) == (200, LARGE)
 

@@ -8,7 +8,7 @@ import pytest
 from backends.upstream.http1 import Client
 from backends.upstream.http1 import connection as connection_module
 from proxy.wire.errors import BackendError
-from tests.backends.upstream.http1.clients import ask, client_of, in_turn
+from tests.backends.upstream.http1.clients import ask, client_of, in_turn, request
 from tests.raw import RawUpstream, no_tasks_left, playing, until, whole  # noqa: F401
 
 OK = whole(b"ok")
@@ -107,3 +107,28 @@ async def test_an_answer_that_begins_is_not_requested_again(upstream: RawUpstrea
             assert await ask(client) == (200, b"ok")
             with pytest.raises(BackendError, match="broke off"):
                 await ask(client)
+
+
+async def test_an_answer_that_begins_unasked_is_not_a_reason_to_send_again(blocking, monkeypatch: pytest.MonkeyPatch):
+    """Although no byte of the request was acknowledged: who sends such bytes is not to be trusted with another one."""
+    monkeypatch.setattr(connection_module, "_is_readable", lambda _: False)
+    async with client_of(blocking) as client:
+        accepted = await answered(client, blocking)
+        accepted.send(b"HTTP/1.1 408")
+        accepted.close()
+        with pytest.raises(BackendError) as failed:
+            await ask(client)
+
+    assert failed.value.code == "upstream_reset"
+
+
+async def test_a_fresh_connection_that_is_closed_at_once_received_nothing(blocking: BlockingUpstream):
+    """The error says that no byte was sent, so that another backend may be tried."""
+    async with client_of(blocking) as client:
+        connection = await client._dialer.connect()
+        accepted, _ = await asyncio.get_running_loop().sock_accept(blocking.listener)
+        accepted.close()
+        with pytest.raises(BackendError) as failed:
+            await connection.send(*request())
+
+    assert (failed.value.code, failed.value.sent, failed.value.retryable) == ("upstream_reset", False, True)

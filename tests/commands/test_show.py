@@ -245,7 +245,7 @@ def test_explain_of_an_unknown_name_exits_with_2(name: str, capsys):
 RELAYING = """
 [[policy]]
 use = "models"
-deny = ["*-pro"]
+deny = ["o1-*"]
 [[policy]]
 use = "metadata_limits"
 [[policy]]

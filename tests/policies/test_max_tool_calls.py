@@ -1299,6 +1299,7 @@ async def test_a_store_that_fails_in_the_middle_costs_no_answer(
         await is_stopped.wait()
 
     gateway = await gateway_with(**CHAIN, state=in_redis(redis_server))
+    logged.clear()  # what is logged at the start
     upstream.answer = spending = Spending("web_search_call", before_end=wait)
     body = {"model": "m", "tools": TOOLS, "stream": True, "conversation": "conv_1"}
     async with http.post(f"{gateway}/v1/responses", json=body) as answer:

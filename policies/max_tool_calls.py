@@ -10,7 +10,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -91,10 +91,12 @@ class MaxToolCalls(Policy):
         budget_of, slot = partial(ChainBudget, state.store, self.max, self.chain_ttl_s), _budget_slot(state)
         counts_callers, rejects = self.count != ("server",), self.on_empty == "reject"
 
-        async def check(call: Call, context: Context) -> Call:
-            body = call.body
-            wanted = number_for(body.get(FIELD))
-            offers = has_server_tools(body) or (counts_callers and bool(body.get("tools")))
+        def check(call: Call, context: Context) -> Awaitable[Call]:
+            wanted = number_for(call.body.get(FIELD))  # what takes time is done before anything waits
+            offers = has_server_tools(call.body) or (counts_callers and bool(call.body.get("tools")))
+            return take(call, context, wanted, offers=offers)
+
+        async def take(call: Call, context: Context, wanted: int, *, offers: bool) -> Call:
             try:
                 chain = await state.chains.chain_of(call, context)
             except Unavailable as error:
@@ -109,7 +111,7 @@ class MaxToolCalls(Policy):
             if budget.granted > 0:
                 return call.with_fields(max_tool_calls=budget.granted)
             if rejects:
-                raise _empty(budget.limit, body)
+                raise _empty(budget.limit, call.body)
             return call.without_fields(FIELD).with_fields(tool_choice="none")
 
         return check

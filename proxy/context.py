@@ -45,12 +45,13 @@ class Context:
     backend may work on the call, `is_answered` once one began to answer; `target` is then its name. `response_fields`
     are set in every response object of the reply: what the gateway resolved in place of the backend. `deadline` is the
     time on the event loop's clock by which a backend must begin to answer. `memory` counts what the call's bodies take.
+    `has_many_values`: work on the call's body takes long, however short it is.
     """
 
     __slots__ = (
         "_reply_callbacks", "_response_callbacks", "_seen_ids", "_slots", "answer_headers", "caller", "cleanup",
-        "deadline", "followed", "is_answered", "is_sent", "memory", "received", "record", "request_id",
-        "response_fields", "target", "trace", "transcript", "workers",
+        "deadline", "followed", "has_many_values", "is_answered", "is_sent", "memory", "received", "record",
+        "request_id", "response_fields", "target", "trace", "transcript", "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -77,6 +78,7 @@ class Context:
         self.deadline = deadline
         self.memory = MemoryLease() if memory is None else memory
         self.workers = workers
+        self.has_many_values = False
         self.transcript = Transcript()
         self.is_answered = False
         self.is_sent = False
@@ -98,12 +100,13 @@ class Context:
 
     async def run_large(self, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns, called in a thread if there are any."""
-        return function(*args) if self.workers is None else await self.workers.run(LARGE_BYTES, function, *args)
+        return (
+            function(*args) if self.workers is None else await self.workers.run_for(self.caller.name, function, *args)
+        )
 
-    @staticmethod
-    def is_large(size_bytes: int) -> bool:
-        """Whether work on a body of this size belongs in a thread."""
-        return size_bytes >= LARGE_BYTES
+    def is_large(self, size_bytes: int) -> bool:
+        """Whether work on a body of this size, or on this call's own body, belongs in a thread."""
+        return size_bytes >= LARGE_BYTES or self.has_many_values
 
     def get(self, slot: Slot[T]) -> T | None:
         """Return the value in a slot, None if it was never set."""

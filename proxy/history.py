@@ -32,7 +32,7 @@ from proxy.wire.call import Call
 from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.items import JSON
 from proxy.wire.pairing import check_items, duplicate_item, without_cut_calls
-from proxy.wire.refusals import invalid_type, shorten
+from proxy.wire.refusals import invalid_type
 from proxy.wire.transcript import Transcript
 
 CONTINUABLE = frozenset({"completed", "incomplete"})
@@ -153,11 +153,7 @@ class History:
             raise duplicate_item(item_id)
         found = await self._responses.find_item(item_id, context)
         if found is None:
-            raise RequestError(
-                f"Item with id '{shorten(item_id)}' not found. Items are not persisted when `store` is set to false. "
-                "Try again with `store` set to true, or remove this item from your input.",
-                status=404, param="input",
-            )  # fmt: skip
+            raise not_found("input", item_id, "item")
         return found.item
 
     async def _keep(self, call: Call, own: Any, past: Past, context: Context, transcript: Transcript) -> None:

@@ -12,11 +12,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from proxy.wire.errors import Unavailable
 
 LARGE_BYTES = 262_144
 """From this size on work on a body is done in a thread, in bytes."""
+MANY_VALUES = 4096
+"""From this many JSON values on it is, too: checking a body takes time by its values, up to 10 us for each."""
 FREE_BYTES = 65_536
 """What each call may use without counting, in bytes: small requests are answered when the budget is used up."""
 
@@ -47,10 +50,14 @@ class Pace:
 
 
 class Workers:
-    """A few threads for work on large bodies, and the pace at which large amounts of data are read."""
+    """A few threads for work on large bodies, and the pace at which large amounts of data are read.
+
+    Each caller has one thread at a time, so that the bodies of one caller do not wait for all those of another.
+    """
 
     def __init__(self, threads: int = 2) -> None:
         self.pace = Pace()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="body")
         self._lock = threading.Lock()
         self._running = 0
@@ -59,10 +66,33 @@ class Workers:
         """Return what the function returns, called in a thread if it works on a large body."""
         if size_bytes < LARGE_BYTES:
             return function(*args)
-        working = self._pool.submit(self._call, function, args)
+        return await self._run_in_thread(function, args)
+
+    async def run_for(self, caller: str, function: Callable[..., T], *args: Any) -> T:
+        """Return what the function returns, called in a thread when it is this caller's turn.
+
+        The turn ends with the work, also for a call that was cancelled: its thread cannot be stopped.
+        """
+        turn = self._turns.get(caller)
+        if turn is None:
+            turn = self._turns[caller] = asyncio.Lock()
+        await turn.acquire()
+        return await self._run_in_thread(function, args, turn.release)
+
+    async def _run_in_thread(
+        self, function: Callable[..., T], args: tuple[Any, ...], on_end: Callable[[], None] = lambda: None
+    ) -> T:
         try:
-            return await asyncio.wrap_future(working)
+            working = self._pool.submit(self._call, function, args)
+        except RuntimeError:  # the gateway closes
+            on_end()
+            raise
+        done = asyncio.wrap_future(working)
+        done.add_done_callback(lambda _: on_end())
+        try:
+            return await asyncio.shield(done)
         except asyncio.CancelledError:
+            working.cancel()
             working.add_done_callback(_close_result)
             raise
 

@@ -11,6 +11,8 @@ import orjson
 import pytest
 from yarl import URL
 
+from tests.timeouts import TIMEOUT_S
+
 
 @pytest.fixture(autouse=True)
 async def no_tasks_left() -> AsyncIterator[None]:
@@ -87,11 +89,11 @@ class RawConnection:
 
 @asynccontextmanager
 async def wire(address: str) -> AsyncIterator[RawConnection]:
-    """Connect to the gateway at `address`. The `with` block may take ten seconds."""
+    """Connect to the gateway at `address`. Raises TimeoutError in a `with` block that hangs."""
     url = URL(address)
     reader, writer = await asyncio.open_connection(url.host, url.port, limit=2**20)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_S):
             yield RawConnection(reader, writer)
     finally:
         writer.transport.abort()
@@ -119,8 +121,8 @@ async def serves(address: str) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait at most ten seconds for a condition that cannot be awaited."""
-    async with asyncio.timeout(10):
+    """Wait for a condition that cannot be awaited. Raises TimeoutError."""
+    async with asyncio.timeout(TIMEOUT_S):
         while not condition():  # noqa: ASYNC110  there is no event to wait for
             await asyncio.sleep(0.001)
 

@@ -327,18 +327,20 @@ async def test_head_has_the_headers_of_get(address: str, client: AsyncOpenAI, up
             assert (head.status, head.headers["Allow"]) == (405, "POST")
 
 
-async def test_a_backend_that_keeps_nothing_has_nothing(start_gateway: StartGateway, upstream: StatefulUpstream):
-    """An id is not found, and no conversation can be created; no request is made."""
+async def test_for_a_backend_that_keeps_nothing_the_gateway_does(
+    start_gateway: StartGateway, upstream: StatefulUpstream
+):
+    """An unknown id is not found, and a conversation is created; no request is made."""
     config = tables(upstream)
     config["backend"][0]["keeps_state"] = False
     address = await start_gateway(config)
     async with AsyncOpenAI(base_url=f"{address}/v1", api_key="anything", max_retries=0) as client:
         with pytest.raises(NotFoundError, match="Response with id 'resp_1' not found"):
             await client.responses.retrieve("resp_1")
-        with pytest.raises(InternalServerError) as refused:
-            await client.conversations.create()
+        created = await client.conversations.create(metadata={"topic": "rain"})
+        found = await client.conversations.retrieve(created.id)
 
-    assert refused.value.status_code == 501
+    assert (found.id, found.metadata) == (created.id, {"topic": "rain"})
     assert upstream.requests == []
 
 

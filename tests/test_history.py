@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,6 @@ from backends import Backend
 from proxy import history as module
 from proxy.context import Caller, Context
 from proxy.history import History
-from proxy.pipeline import Pipeline
 from proxy.routing.routes import Route
 from proxy.state.conversations import Conversations
 from proxy.state.responses import StoredResponses
@@ -85,10 +85,7 @@ class Chat:
         kept = MemoryStore() if store is None else store
         self.responses, self.conversations = StoredResponses(kept, 60), Conversations(kept, 60)
         whole = make_pipeline(backend, **options)
-        self.pipeline = Pipeline(
-            rules=whole.rules, ownership=whole.ownership, routes=whole.routes, cache=whole.cache,
-            history=History(self.responses, self.conversations), attempts=whole.attempts,
-        )  # fmt: skip
+        self.pipeline = replace(whole, history=History(self.responses, self.conversations))
 
     async def ask(self, caller: Caller = ANNA, **fields: Any) -> Any:
         """Return the response object of a call."""

@@ -37,32 +37,6 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.CaptureFixture[str]):
-    """Each step has a line; no line has a secret."""
-    code = main(["check", "--config", str(config)])
-    printed = capsys.readouterr()
-
-    assert (code, printed.err) == (0, "")
-    assert printed.out.splitlines() == [
-        "listen    127.0.0.1:8080",
-        "identify  app (team app)",
-        "policy    max_tool_calls [report] max=4",
-        "state     memory",
-        "route     * -> canned (replay)",
-        "cache     none",
-    ]
-
-
-def test_check_names_an_unknown_key(config: Path, capsys: pytest.CaptureFixture[str]):
-    """A misspelt key exits with 2; the message has the path of the key."""
-    config.write_text(CONFIG.replace("max = 4", "max = 4\nmaximum = 5"))
-    code = main(["check", "--config", str(config)])
-    printed = capsys.readouterr()
-
-    assert (code, printed.out) == (2, "")
-    assert printed.err.startswith("policy[0].maximum: unknown key")
-
-
 def test_check_reports_a_missing_secret(config: Path, capsys, monkeypatch):
     """The message names the key but not its value, which may be the secret itself."""
     monkeypatch.delenv("APP_KEY")
@@ -77,32 +51,6 @@ def test_check_without_a_file_prints_the_embedded_defaults(capsys, monkeypatch):
 
     assert main(["check"]) == 0
     assert "route     headgate-demo -> demo (local)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("name", "printed"),
-    [
-        ("metadata_limits", "max_pairs (default 16)\n      How many pairs a call may carry."),
-        ("upstream", "base_url (required)"),
-        ("redis", "timeout_ms (default 50)"),
-    ],
-)
-def test_explain_prints_docstring_and_keys(name: str, printed: str, capsys):
-    """It works for a policy, a backend and a store."""
-    assert main(["explain", name]) == 0
-    out = capsys.readouterr().out
-
-    assert out.startswith(f"{name}: ")
-    assert printed in out
-    assert "Source:" in out
-
-
-@pytest.mark.parametrize("name", ["nothing", "_template", "os.path", "../x"])
-def test_explain_of_an_unknown_name_is_an_input_error(name: str, capsys):
-    """It exits with 2 and prints a sentence without a traceback."""
-    code = main(["explain", name])
-
-    assert (code, capsys.readouterr().err) == (2, f"There is no policy, backend or store called '{name}'.\n")
 
 
 def test_help_prints_an_example():

@@ -51,6 +51,56 @@ async def test_an_exception_reaches_the_caller(workers: Workers, size: int):
         await workers.run(size, int, "x")
 
 
+async def test_a_caller_has_one_thread_at_a_time(workers: Workers):
+    """The bodies of another caller wait for one of them, not for all."""
+    first_runs, first_may_end, order = threading.Event(), threading.Event(), list[str]()
+
+    def first() -> None:
+        first_runs.set()
+        first_may_end.wait(20)
+        order.append("anna's first")
+
+    anna = [
+        asyncio.create_task(workers.run_for("anna", work)) for work in (first, lambda: order.append("anna's second"))
+    ]
+    await asyncio.to_thread(first_runs.wait, 20)
+    await workers.run_for("ben", order.append, "ben's")
+    first_may_end.set()
+    await asyncio.gather(*anna)
+
+    assert order == ["ben's", "anna's first", "anna's second"]
+    assert len(workers._turns) == 0
+
+
+async def test_a_cancelled_call_keeps_its_turn_until_its_thread_ends(workers: Workers):
+    """A client that disconnects and connects again does not get one thread after the other."""
+    runs, may_end, order = threading.Event(), threading.Event(), list[str]()
+
+    def work() -> None:
+        runs.set()
+        may_end.wait(20)
+        order.append("cancelled")
+
+    first = asyncio.create_task(workers.run_for("anna", work))
+    await asyncio.to_thread(runs.wait, 20)
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(workers.run_for("anna", order.append, "second"))
+    await workers.run_for("ben", order.append, "ben's")
+    may_end.set()
+    await second
+
+    assert order == ["ben's", "cancelled", "second"]
+
+
+async def test_a_closed_pool_refuses_work_and_ends_the_turn(workers: Workers):
+    """No call waits for a turn that never comes."""
+    workers.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await workers.run_for("anna", int)
+
+
 async def test_the_collector_is_paused_while_a_thread_works(workers: Workers):
     """It is enabled afterwards, also after an exception."""
     assert await workers.run(LARGE_BYTES, gc.isenabled) is False

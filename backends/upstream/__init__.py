@@ -105,7 +105,7 @@ class Upstream(Backend):
 
     @cached_property
     def _probe_headers(self) -> Mapping[str, str]:
-        return {"Host": self._origin.authority, "Accept-Encoding": "identity"}
+        return {"Host": self._origin.authority, "Accept": "*/*", "Accept-Encoding": "identity"}
 
     @cached_property
     def _own_headers(self) -> Mapping[str, str]:

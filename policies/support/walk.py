@@ -160,7 +160,7 @@ def _unusual_items(items: list[Any]) -> Iterator[tuple[int, Any]]:
             else:
                 if not parts or (parts is item.get("content") and _are_plain_parts(parts)):
                     continue
-        if type(item) in CONTAINERS:
+        if item and type(item) in CONTAINERS:
             yield index, item
 
 
@@ -186,12 +186,12 @@ def _search(waiting: list[Search], found: list[ToolList]) -> None:
             if left < 0:
                 raise _too_many_values(field)
             if type(value) is list:
-                inside += [inner for inner in value if type(inner) in CONTAINERS]
+                inside += [inner for inner in value if inner and type(inner) in CONTAINERS]
                 continue
             for name, inner in _tools_and_containers(value, allows_texts=field == "prompt"):
                 plain = plain_name(name)
                 if plain != TOOLS:
-                    if plain not in skipped:
+                    if inner and plain not in skipped:
                         inside.append(inner)
                 elif is_nested or skipped is not WRITTEN or name != TOOLS or not is_tool_report(value):
                     found.append(ToolList(_param(field, index), name, inner, is_nested))

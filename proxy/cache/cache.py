@@ -52,8 +52,10 @@ class Cache:
         directives = _directives(context.received.get("cache-control", ""))
         is_kept = call.operation == "create"
         reason = (
-            "no-store" if "no-store" in directives else self._bypass_reason(call.body) if is_kept else call.operation
-        )
+            "no-store" if "no-store" in directives
+            else await self._bypass_reason(call, context) if is_kept
+            else call.operation
+        )  # fmt: skip
         if reason is not None:
             _report(context, "bypass", f"fwd=bypass; detail={reason}")
             return CacheSlot()
@@ -80,8 +82,9 @@ class Cache:
             context.transcript.keep_frames(self._settings.max_reply_bytes)
         context.on_reply(partial(self._put, slot.key, call, reply, context))
 
-    def _bypass_reason(self, body: Mapping[str, Any]) -> str | None:
+    async def _bypass_reason(self, call: Call, context: Context) -> str | None:
         """Why this call is never answered from the cache, as a word for `Cache-Status`."""
+        body = call.body
         if not isinstance(body.get("prompt_cache_key"), str):
             return "no-prompt-cache-key"
         if body.get("background"):
@@ -91,7 +94,7 @@ class Cache:
         if self._settings is not None and not self._settings.server_tools:
             if body.get("prompt") is not None:
                 return "prompt"
-            if has_server_tools(body):
+            if await context.run(len(call.encoded), has_server_tools, body):
                 return "tools"
         return None
 

@@ -28,7 +28,7 @@ class ServerTable(Table):
     """How long running calls may continue after SIGTERM, in seconds."""
     max_body_bytes: PositiveInt = 134_217_728
     """The largest request body, in bytes; real requests with files reach 73 MB."""
-    max_body_values: PositiveInt = 1_000_000
+    max_body_values: PositiveInt = 200_000
     """The most values (strings, numbers, objects, arrays ...) in the JSON of a request body."""
     memory_bytes: PositiveInt = 2_147_483_648
     """The memory for bodies of requests and answers of all calls together, in bytes; beyond it calls get 503."""

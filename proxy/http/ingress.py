@@ -19,7 +19,7 @@ from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply
 from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
-from proxy.workers import BodyMemory, MemoryLease, Workers
+from proxy.workers import LARGE_BYTES, MANY_VALUES, BodyMemory, MemoryLease, Workers
 
 T = TypeVar("T")
 
@@ -67,11 +67,14 @@ class Ingress:
         values = await self.workers.run(len(raw), count_values, raw, limit)
         if values <= limit:
             memory.grow(parsed_bytes(len(raw), values))
-        return await self.workers.run(len(raw), parse, raw)
+        exchange.has_many_values = values >= MANY_VALUES
+        if len(raw) < LARGE_BYTES and not exchange.has_many_values:
+            return parse(raw)
+        return await self.workers.run_for(exchange.record.caller or "", parse, raw)
 
     def context(self, exchange: Exchange, caller: Caller, memory: MemoryLease) -> Context:
         """Return the context in which a request is answered."""
-        return Context(
+        context = Context(
             exchange.request_id,
             caller,
             received=exchange.request.headers,
@@ -83,6 +86,8 @@ class Ingress:
             memory=memory,
             workers=self.workers,
         )
+        context.has_many_values = exchange.has_many_values
+        return context
 
     async def send(self, exchange: Exchange, reply: Reply) -> web.StreamResponse:
         """Send a reply, and record its status: a client that disconnects from here on has its whole stream."""

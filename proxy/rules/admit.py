@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 from policies import EventCheck, PolicyState, ReplyCheckFactory
@@ -86,7 +87,8 @@ class RequestAdmission:
             elif recorded:
                 decisions.record(rule, call, context, "allowed")
         if call.operation in MODEL_OPERATIONS:
-            context.set(REPLY_CHECKS, _reply_checks(applied, call, context))
+            prepare = partial(_reply_checks, applied, call, context)  # it may look through the whole request
+            context.set(REPLY_CHECKS, await context.run_large(prepare) if is_large else prepare())
         return call
 
     def _refuse(self, rule: Rule, call: Call, context: Context, error: Unavailable | PolicyViolation) -> None:

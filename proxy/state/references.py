@@ -99,6 +99,12 @@ def is_id(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= MAX_ID_CHARS
 
 
+NOT_PERSISTED = (
+    " Items are not persisted when `store` is set to false. Try again with `store` set to true, or remove this item "
+    "from your input."
+)
+
+
 def not_found(param: str | None, value: str, kind: Kind | None = None) -> RequestError:
     """Return the refusal of an id that is unknown, or another team's: both have the same words.
 
@@ -109,8 +115,10 @@ def not_found(param: str | None, value: str, kind: Kind | None = None) -> Reques
     if kind == "response" and param is not None:
         message = f"Previous response with id '{value[:80]}' not found."
         return RequestError(message, code="previous_response_not_found", param=param)
-    name = kind.replace("_", " ").capitalize()
-    return RequestError(f"{name} with id '{value[:80]}' not found.", status=404, param=param)
+    message = f"{kind.replace('_', ' ').capitalize()} with id '{value[:80]}' not found."
+    if kind == "item" and param is not None:
+        message += NOT_PERSISTED
+    return RequestError(message, status=404, param=param)
 
 
 def _check_length(reference: Reference) -> None:

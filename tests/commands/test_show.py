@@ -209,6 +209,7 @@ def test_explain_prints_the_docstring_of_a_module_and_every_key(package: str, na
     [
         ("max_tool_calls", "  max (required)\n      The most calls that one response may make"),
         ("max_tool_calls", "  on_exceed (default 'clamp')\n      What happens"),
+        ("metadata_limits", "  max_pairs (default 16)\n      How many pairs a call may carry."),
         ("redis", "  timeout_ms (default 50)\n      How long any one command may take"),
         ("upstream", "  base_url (required)\n      The address of the API, version included"),
         ("local", "  keeps_state (default False)\n      Always false"),
@@ -227,7 +228,9 @@ def test_explain_describes_a_module_outside_the_project(capsys):
     assert capsys.readouterr().out.startswith("tests.crashing_backend: A backend that crashes")
 
 
-@pytest.mark.parametrize("name", ["", "nothing", "_template", "os.path", "../policies", "max-tool-calls", "a..b"])
+@pytest.mark.parametrize(
+    "name", ["", "nothing", "_template", "os.path", "../policies", "../x", "max-tool-calls", "a..b"]
+)
 def test_explain_of_an_unknown_name_exits_with_2(name: str, capsys):
     """It prints a sentence without a traceback."""
     code = main(["explain", name])

@@ -8,24 +8,7 @@ import pytest
 from backends.upstream import Upstream
 from proxy.config.build import DEMO, ConfigError, build, default_config, read
 from proxy.stores.memory import MemoryStore
-
-KEY = "sk-must-not-be-printed"
-MINIMAL = """
-[[backend]]
-name = "canned"
-use = "replay"
-path = "canned.sse"
-
-[[route]]
-model = "*"
-backend = "canned"
-"""
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the variable that changes the default config."""
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+from tests.configs import KEY, MINIMAL
 
 
 def test_a_file_is_read(tmp_path: Path):

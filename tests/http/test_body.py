@@ -8,21 +8,11 @@ import zlib
 import pytest
 
 from tests.conftest import tables_for
+from tests.http.conftest import LIMIT, of_size
 from tests.raw import ask, no_tasks_left, post, serves, until, wire  # noqa: F401
 from tests.upstream import FakeUpstream
 
 BODY = b'{"model":"m"}'
-LIMIT = 100_000
-
-
-@pytest.fixture
-async def limited_gateway(start_gateway, upstream: FakeUpstream) -> str:
-    """A gateway that accepts bodies of at most 100,000 bytes."""
-    return await start_gateway(tables_for(upstream, server={"max_body_bytes": LIMIT}))
-
-
-def of_size(size: int) -> bytes:
-    return b'{"model":"m","input":"%b"}' % (b"a" * (size - 24))
 
 
 def in_chunks(body: bytes, size: int) -> bytes:

@@ -5,21 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import tables_for
+from tests.http.conftest import LIMIT, of_size
 from tests.raw import ask, no_tasks_left, post, wire  # noqa: F401
 from tests.upstream import FakeUpstream
-
-LIMIT = 100_000
-
-
-@pytest.fixture
-async def limited_gateway(start_gateway, upstream: FakeUpstream) -> str:
-    """A gateway that accepts bodies of at most 100,000 bytes."""
-    return await start_gateway(tables_for(upstream, server={"max_body_bytes": LIMIT}))
-
-
-def of_size(size: int) -> bytes:
-    return b'{"model":"m","input":"%b"}' % (b"a" * (size - 24))
 
 
 async def test_a_client_that_expects_100_continue_receives_it(gateway: str, upstream: FakeUpstream):

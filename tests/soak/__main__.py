@@ -66,7 +66,7 @@ class Soak:
         return row
 
     async def _end(self, gateway: Gateway, row: Row) -> None:
-        """Read what is left after the attack, and stop the gateway."""
+        """Read the gateway after the attack, and stop it."""
         if not gateway.is_running:
             row.faults.append("the gateway exited")
             return

@@ -43,7 +43,7 @@ def prepare_few_files(_folder: Path) -> AbstractContextManager[tuple[Options, Di
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """An attack. `attacker` is what the attacking process is told to do, "" for none."""
+    """An attack. `attacker` is the name of the attack in `attacker.py`, "" for none."""
 
     name: str
     kind: str

@@ -1,4 +1,4 @@
-"""Hostile clients. Each is a function that goes on until it is cancelled; what happened to it is counted in `outcomes`."""
+"""Hostile clients. Each is a function that runs until it is cancelled and counts the results of its requests in `outcomes`."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""How long the gateway waited for a core: on a busy machine that is most of a latency, and not the gateway's fault.
+"""How long the gateway waited for a core: on a busy machine that is most of a latency, and no cost of the gateway's.
 
 Linux counts it for each thread. It is sampled while the polite caller runs, so that the wait within any period is known.
 """

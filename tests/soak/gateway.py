@@ -99,7 +99,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a process holds at one moment."""
+    """The memory, descriptors and tasks of a process at one moment."""
 
     rss_mb: float
     files: int
@@ -123,7 +123,7 @@ class Gateway:
         return self._process.returncode is None
 
     async def read(self) -> Reading:
-        """Return what the gateway holds now. Raises TimeoutError when the process does not answer."""
+        """Return the memory, descriptors and tasks of the gateway. Raises TimeoutError when the process does not answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b".")
@@ -141,14 +141,14 @@ class Gateway:
             await asyncio.sleep(0.5)
 
     def reset_peak(self) -> None:
-        """Begin to measure the highest memory again."""
+        """Reset the highest memory."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def peak_mb(self) -> float:
         return self._status("VmHWM") / 1e3
 
     def lift_file_size_limit(self) -> None:
-        """Make room on the disk, so to speak."""
+        """Lift the limit on the size of files, as if the disk had room again."""
         hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)[1]
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (hard, hard))
 

@@ -1,4 +1,4 @@
-"""What operators do to a gateway: a log without a reader, a full disk, a Redis that stops, a restart under load."""
+"""Disturbances by operators: a log without a reader, a full disk, a Redis that stops, a restart under load."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ def prepare_unread_stderr(_folder: Path) -> Prepared:
 
 @contextmanager
 def prepare_full_audit_disk(folder: Path) -> Prepared:
-    """An audit file that reaches the largest size allowed; halfway through the attack the limit is lifted."""
+    """Limit the audit file, which reaches the largest size allowed; halfway through the attack the limit is lifted."""
     audit = folder / "audit.jsonl"
     with audit.open("wb") as file:
         file.truncate(MAX_FILE_BYTES - FREE_BYTES)  # a hole, which takes no room on the disk
@@ -56,7 +56,7 @@ def prepare_full_audit_disk(folder: Path) -> Prepared:
 
 @contextmanager
 def prepare_paused_redis(folder: Path) -> Prepared:
-    """A Redis as cache that is paused for the middle third of the attack."""
+    """Use a Redis as cache that is paused for the middle third of the attack."""
     with _redis(folder) as (server, options):
 
         async def disturb(gateway: Gateway, seconds: float) -> Outcomes:
@@ -74,7 +74,7 @@ def prepare_paused_redis(folder: Path) -> Prepared:
 
 @contextmanager
 def prepare_killed_redis(folder: Path) -> Prepared:
-    """A Redis as cache that is killed after a third of the attack, and started again after two thirds."""
+    """Use a Redis as cache that is killed after a third of the attack, and started again after two thirds."""
     with _redis(folder) as (server, options):
 
         async def disturb(gateway: Gateway, seconds: float) -> Outcomes:

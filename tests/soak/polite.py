@@ -26,7 +26,7 @@ HEADERS = {"Authorization": f"Bearer {POLITE_KEY}", "Content-Type": "application
 
 @dataclass(slots=True)
 class Figures:
-    """What one period of polite traffic brought. A latency counts from the moment at which the request was due."""
+    """The results of one period of polite traffic. A latency counts from the moment at which the request was due."""
 
     requests: int = 0
     streams: int = 0
@@ -39,7 +39,7 @@ class Figures:
 
 
 def build_body(model: str, number: int) -> bytes:
-    """Return a small request that is looked up in the cache and never found."""
+    """Return a small request whose answer is never in the cache."""
     return orjson.dumps({
         "model": model,
         "input": f"What is the weather in Bern? This is question {number}.",

@@ -6,6 +6,7 @@ by the clock that all processes of the machine share. Any other model gets a sma
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import orjson
@@ -13,6 +14,8 @@ import orjson
 from proxy.wire.compose import Composer, new_id, response_object, usage
 from proxy.wire.event import Event
 from tests.bench.event_loop import run_until_signal
+
+ServeConnection = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 PACE_S, DELTAS = 0.05, 20
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -68,11 +71,12 @@ async def _answer(request: dict[str, object], writer: asyncio.StreamWriter) -> N
     await write_chunk(writer, b"")
 
 
-async def serve() -> None:
-    server = await asyncio.start_server(serve_connection, "127.0.0.1", 0, backlog=1024)
+async def serve(connection: ServeConnection) -> None:
+    """Serve connections on a free port until cancelled, and print the address."""
+    server = await asyncio.start_server(connection, "127.0.0.1", 0, backlog=1024)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    run_until_signal(serve())
+    run_until_signal(serve(serve_connection))

@@ -1,4 +1,4 @@
-"""What one attack did, which promises it broke, and the table of all of them."""
+"""The results of one attack, the promises that it broke, and the table of all attacks."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ HEADINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What is allowed."""
+    """The thresholds."""
 
     added_ms: float
     base_mb: float
@@ -108,7 +108,7 @@ def render(rows: Sequence[Row], allowed: Thresholds) -> Iterator[str]:
 
 
 def render_outcomes(row: Row) -> str:
-    """Return what the attacker saw, in one line."""
+    """Return the counted results of the attacker, in one line."""
     seen = ", ".join(f"{count} x {outcome}" for outcome, count in row.outcomes.most_common(8))
     return f"{row.name}: {seen or 'nothing'}"
 

@@ -12,7 +12,7 @@ import orjson
 
 from proxy.wire.compose import Composer, new_id, response_object, usage
 from tests.bench.event_loop import run_until_signal
-from tests.soak.polite_upstream import JSON_HEAD, STREAM_HEAD, read_request, write_chunk, write_frames
+from tests.soak.polite_upstream import JSON_HEAD, STREAM_HEAD, read_request, serve, write_chunk, write_frames
 
 FRAMES_AT_ONCE = 200
 FRAME_BYTES = 60_000_000
@@ -57,7 +57,7 @@ async def endless_item(writer: asyncio.StreamWriter, _head: bytes) -> None:
 
 
 async def open_items(writer: asyncio.StreamWriter, _head: bytes) -> None:
-    """3,000 open items, then 500 deltas, then the end of the connection."""
+    """Send 3,000 open items, then 500 deltas, then the end of the connection."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield opening()
@@ -87,7 +87,7 @@ async def blank_lines(writer: asyncio.StreamWriter, _head: bytes) -> None:
 
 
 async def continues(writer: asyncio.StreamWriter, _head: bytes) -> None:
-    """Interim answers without end."""
+    """Send interim answers without end."""
     piece = b"HTTP/1.1 100 Continue\r\n\r\n" * 2000
     while True:
         writer.write(piece)
@@ -95,7 +95,7 @@ async def continues(writer: asyncio.StreamWriter, _head: bytes) -> None:
 
 
 async def crlf_frame(writer: asyncio.StreamWriter, _head: bytes) -> None:
-    """One frame of 60 MB with CRLF line ends, in pieces of 8 KiB."""
+    """Send one frame of 60 MB with CRLF line ends, in pieces of 8 KiB."""
     line = b"data: " + b"x" * 74 + b"\r\n"
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -108,13 +108,13 @@ async def crlf_frame(writer: asyncio.StreamWriter, _head: bytes) -> None:
 
 
 async def big_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
-    """60 MB of JSON with 10 million values."""
+    """Send 60 MB of JSON with 10 million values."""
     body = b'{"id":"resp_1","object":"response","status":"completed","output":[' + b"{}, [], " * 7_500_000 + b"{}]}"
     await _write(writer, JSON_HEAD % len(body) + body)
 
 
 async def long_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
-    """A correct response with 60 MB of text."""
+    """Send a correct response with 60 MB of text."""
     content = [{"type": "output_text", "text": "a" * FRAME_BYTES, "annotations": []}]
     message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": content}
     response = {"id": new_id("resp"), "object": "response", "status": "completed", "output": [message]}
@@ -161,7 +161,7 @@ async def no_terminal(writer: asyncio.StreamWriter, _head: bytes) -> None:
 
 
 async def invalid_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
-    """Frames that are not JSON, or not objects, and one of a followed type that breaks off."""
+    """Send frames that are not JSON, or not objects, and one of a followed type that breaks off."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield opening()
@@ -179,7 +179,7 @@ async def reset_middle(writer: asyncio.StreamWriter, _head: bytes) -> None:
 
 
 async def key_echo(writer: asyncio.StreamWriter, head: bytes) -> None:
-    """A refusal that quotes the request's own Authorization header, in its body and in a header."""
+    """Send a refusal that quotes the request's own Authorization header, in its body and in a header."""
     line = next((line for line in head.decode().split("\r\n") if line.lower().startswith("authorization:")), "")
     body = orjson.dumps({"error": {"message": f"No access: {line}", "type": "invalid_request_error", "code": "x"}})
     fields = f"Content-Type: application/json\r\nX-Debug: {line[:500]}\r\nContent-Length: {len(body)}"
@@ -187,7 +187,7 @@ async def key_echo(writer: asyncio.StreamWriter, head: bytes) -> None:
 
 
 async def hello(writer: asyncio.StreamWriter, _head: bytes) -> None:
-    """A correct small response."""
+    """Send a correct small response."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield ending()
@@ -227,11 +227,5 @@ async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamW
     writer.close()
 
 
-async def serve() -> None:
-    server = await asyncio.start_server(serve_connection, "127.0.0.1", 0, backlog=1024)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    run_until_signal(serve())
+    run_until_signal(serve(serve_connection))

@@ -1,4 +1,4 @@
-"""What hostile clients need: requests as bytes, answers read to their end, and actions repeated until cancelled."""
+"""Helpers of hostile clients: requests as bytes, answers read to their end, and actions repeated until cancelled."""
 
 import asyncio
 import re

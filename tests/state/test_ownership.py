@@ -9,6 +9,7 @@ from pydantic import PrivateAttr
 
 from proxy.context import Caller, Context
 from proxy.state.ownership import Ownership
+from proxy.state.references import NOT_PERSISTED
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
@@ -376,7 +377,10 @@ async def test_the_items_of_a_response_belong_to_its_team():
         except RequestError as error:
             refused[name] = error.message
 
-    assert refused == {"item": "Item with id 'msg_1' not found.", "container": "Container with id 'cntr_1' not found."}
+    assert refused == {
+        "item": "Item with id 'msg_1' not found." + NOT_PERSISTED,
+        "container": "Container with id 'cntr_1' not found.",
+    }
 
 
 @pytest.mark.parametrize(("target", "operation"), [(None, "create"), ("b", "compact")])

@@ -8,6 +8,7 @@ from hypothesis import given
 from proxy.state.references import (
     MAX_ID_CHARS,
     MAX_REFERENCES,
+    NOT_PERSISTED,
     containers_of,
     continued,
     find_references,
@@ -117,7 +118,7 @@ def test_the_words_depend_on_kind_and_place():
         (404, "Conversation with id 'x' not found.", "conversation"),
         (404, "Response with id 'x' not found.", None),
         (404, "Conversation with id 'x' not found.", None),
-        (404, "Item with id 'x' not found.", "input"),
+        (404, "Item with id 'x' not found." + NOT_PERSISTED, "input"),
         (404, "Vector store with id 'x' not found.", "tools"),
     ]
 

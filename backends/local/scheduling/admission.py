@@ -5,8 +5,8 @@ the measured costs and from how much longer answers really take, because prompts
 and machines are shared.
 
 Teams take turns (`fairness.py`), so a job waits for the running jobs and for one job of each other team per turn. A
-team that holds no job is never refused because of another team's jobs: it has a part of all limits for itself, and
-waits for memory instead of being refused.
+team that holds no job is not refused because another team has filled the queue or the memory: a part of the queue is
+kept for it, and it waits for memory. Like every job it is refused if it would wait too long, but it may wait longer.
 """
 
 import asyncio

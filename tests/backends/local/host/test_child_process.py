@@ -12,6 +12,8 @@ from backends.local.host import child_process, watchdog
 from backends.local.host.child_process import ChildProcess, child_environment
 from backends.local.host.ipc import EngineSpec
 from proxy.wire.errors import RequestError
+from tests.backends.local.conftest import until
+from tests.timeouts import fail_if_stuck
 
 PATIENCE_S = 30
 PLACEMENT = {"device": "cpu", "device_index": [0], "compute_type": "default", "workers": 1, "intra_threads": 1}
@@ -95,7 +97,6 @@ async def test_a_child_that_sends_no_first_message_is_killed(start, monkeypatch)
 async def test_a_child_that_reads_nothing_is_killed(start):
     """Jobs that wait to be sent need little memory and no time of the loop."""
     process, _, running_task = await start("deaf", hang_timeout_s=1)
-    began = time.monotonic()
     prompt = list(range(100_000))
     submitting = [
         asyncio.create_task(process.submit(Job(number, prompt, DecodingOptions(9, frozenset()))))
@@ -104,9 +105,8 @@ async def test_a_child_that_reads_nothing_is_killed(start):
     await asyncio.sleep(0.3)
     submitted = sum(task.done() for task in submitting)
     reason = await running_task
-    took_s = time.monotonic() - began
 
-    assert (reason, submitted < 5, took_s < 10) == ("it sent no message for 1 s", True, True)
+    assert (reason, submitted < 5) == ("it sent no message for 1 s", True)
     assert submitted == sum(await asyncio.gather(*submitting)) == len(process.jobs)
 
 
@@ -135,15 +135,14 @@ async def test_a_job_that_is_too_large_is_refused(start, monkeypatch):
 
 
 async def test_a_flood_of_messages_does_not_block_the_loop(start):
+    """The loop has turns while messages arrive without end."""
     process, _, running_task = await start("pongs")
-    turns = 0
-    ends_at = time.monotonic() + 0.5
-    while time.monotonic() < ends_at:
-        await asyncio.sleep(0)
-        turns += 1
-    await process.stop()
+    with fail_if_stuck():
+        await until(lambda: process.resident_bytes)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        await process.stop()
 
-    assert turns > 20
     assert "it did not exit" in await running_task
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -106,7 +105,7 @@ async def test_a_json_call_in_flight_gets_a_502(slow, start_gateway, http):
     assert (answer.status, content["error"]["code"]) == (502, "local_model_failed")
 
 
-async def test_a_gateway_continues_while_its_engine_hangs(slow, start_gateway, http):
+async def test_a_gateway_continues_while_its_engine_hangs(slow, start_gateway, http, logged):
     """Its callers get an error within the timeout; callers of other backends are not affected."""
     other = {"name": "canned", "use": "replay", "path": str(ROOT / "tests/data/canonical.sse")}
     config = tables(slow, hang_timeout_s=1)
@@ -119,14 +118,14 @@ async def test_a_gateway_continues_while_its_engine_hangs(slow, start_gateway, h
     await stream.until(DELTA)
     for number in engine_processes():
         os.kill(number, signal.SIGSTOP)
-    began = time.monotonic()
     async with http.post(f"{address}/v1/responses", json={"model": "canned", "input": "Hi"}) as answer:
-        others = answer.status, time.monotonic() - began < 0.5
+        others = answer.status
     text = await stream.wait()
-    took_s = time.monotonic() - began
     status, _ = await send_call(http, address)
 
-    assert (others, text.count("event: response.failed"), took_s < 4, status) == ((200, True), 1, True, 200)
+    assert (others, text.count("event: response.failed"), status) == (200, 1, 200)
+    assert [line["reason"] for line in logged if line["event"] == "engine.exited"] == ["it sent no message for 1 s"]
+    assert [line["status"] for line in logged if line["event"] == "request.finished"] == [200, 200, 200]
 
 
 @asynccontextmanager

@@ -1,11 +1,12 @@
 """Tests of measured costs."""
 
 import json
-import time
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
+from backends.local.scheduling import costs as costs_module
 from backends.local.scheduling.costs import BatchLoad, Costs, measure_costs
 
 MEASURED = Costs(0.011, 0.08, 0.0004, 73_728, 2)
@@ -34,16 +35,19 @@ def test_measured_costs_can_be_sent_as_json(random_model):
     assert (costs.kv_bytes_per_token, costs.workers) == (1000, 3)
 
 
-def test_a_slow_model_is_measured_briefly():
+def test_a_slow_model_is_measured_briefly(monkeypatch):
     """One step in each run when a step takes longer than the time limit."""
+    now = 0.0
+    monkeypatch.setattr(costs_module, "time", SimpleNamespace(perf_counter=lambda: now))
 
     class SlowGenerator:
         calls = 0
 
         def generate_batch(self, prompts, *, max_length, callback, **_):
+            nonlocal now
             for step in range(max_length):
                 self.calls += 1
-                time.sleep(0.25)
+                now += 0.25
                 if callback(type("Result", (), {"batch_id": 0, "step": step})):
                     return
 
@@ -51,4 +55,4 @@ def test_a_slow_model_is_measured_briefly():
     costs = measure_costs(slow, ["a"], 1, 1)
 
     assert slow.calls == 4
-    assert costs.step_s == pytest.approx(0.25, rel=0.2)
+    assert costs.step_s == 0.25

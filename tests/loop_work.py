@@ -1,0 +1,74 @@
+"""Observes how much work the event loop's thread does itself, in calls instead of seconds."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from proxy.workers import LARGE_BYTES
+
+ROOT = Path(__file__).parent.parent
+GATEWAY = tuple(f"{ROOT / name}/" for name in ("proxy", "policies", "backends"))
+# Functions of libraries that read the whole of a text in one call.
+READERS = frozenset({"count", "find", "fullmatch", "loads", "search", "sha256", "split", "update"})
+
+
+class LoopWork:
+    """What the gateway's code calls in the thread of the event loop, and in threads that are started later.
+
+    `on_loop`, `in_threads`: which READERS were applied to large texts there. `decompressions`: how many steps of
+    decompression the loop's thread made. `most_calls`: the most calls of the gateway's functions in one step of the loop.
+    """
+
+    def __init__(self) -> None:
+        self.on_loop: set[str] = set()
+        self.in_threads: set[str] = set()
+        self.decompressions = 0
+        self.most_calls = 0
+        self._calls = 0
+        self._thread = threading.get_ident()
+
+    def observe(self, frame: FrameType, event: str, function: Any) -> None:
+        """Record a call; see `sys.setprofile`."""
+        code = frame.f_code
+        is_loop = threading.get_ident() == self._thread
+        if not code.co_filename.startswith(GATEWAY):
+            if (
+                is_loop
+                and event == "call"
+                and code.co_name == "_run"
+                and code.co_filename.endswith("asyncio/events.py")
+            ):
+                self._calls = 0
+        elif event == "call" and is_loop:
+            self._calls += 1
+            self.most_calls = max(self.most_calls, self._calls)
+        elif event == "c_call":
+            self._record_library_call(frame, function.__name__, is_loop=is_loop)
+
+    def _record_library_call(self, frame: FrameType, name: str, *, is_loop: bool) -> None:
+        if name == "decompress":
+            self.decompressions += is_loop
+        elif name in READERS and any(_is_large(value) for value in frame.f_locals.values()):
+            (self.on_loop if is_loop else self.in_threads).add(name)
+
+
+def _is_large(value: object) -> bool:
+    return isinstance(value, bytes | str) and len(value) >= LARGE_BYTES
+
+
+@contextmanager
+def observed_loop(*, threads: bool = False) -> Iterator[LoopWork]:
+    """Observe this thread, which runs the event loop; and `threads` that are started meanwhile, which is slow."""
+    work = LoopWork()
+    if threads:
+        threading.setprofile(work.observe)
+    sys.setprofile(work.observe)
+    try:
+        yield work
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """What a policy is: one file each, its class is its TOML table. Start from `_template.py`."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction, isfunction
 from typing import Any, ClassVar, Protocol
@@ -124,8 +124,16 @@ class Policy(Table):
         del identifier, callers, end_users
         return None
 
+    def renames(self) -> Mapping[str, str]:
+        """Return the models that it replaces, by the names that are replaced: other policies may select either."""
+        return {}
 
-HOOKS = ("request_check", "reply_check", "resolve_model", "model_names", "identify")
+    def is_idle(self) -> bool:
+        """Return whether it lets every call of the protocol pass unchanged: then it is probably misconfigured."""
+        return False
+
+
+HOOKS = ("request_check", "reply_check", "resolve_model", "model_names", "identify", "renames", "is_idle")
 
 
 def _pass(call: Call, _context: Context) -> Call:

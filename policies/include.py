@@ -30,6 +30,9 @@ class Include(Policy):
     on_deny: Literal["reject", "remove"] = "reject"
     """What happens to a call that requests a denied value: it is refused, or sent on without that value."""
 
+    def is_idle(self) -> bool:
+        return AllowList(self.allow, self.deny).allows_all
+
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
         allows, rejects = AllowList(self.allow, self.deny).allows, self.on_deny == "reject"

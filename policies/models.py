@@ -10,7 +10,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/create#response
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, ClassVar
 
@@ -41,6 +41,12 @@ class Models(Policy):
     A name also denies its dated snapshots: "*-pro" denies gpt-5-pro-2025-10-06."""
     aliases: dict[str, Name] = Field(default={})
     """The model that replaces a requested name, in one step; `allow` and `deny` apply to the replacement."""
+
+    def is_idle(self) -> bool:
+        return AllowList(self.allow, self.deny).allows_all and not self.aliases
+
+    def renames(self) -> Mapping[str, str]:
+        return self.aliases
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state

@@ -32,6 +32,9 @@ class Retention(Policy):
     previous_response_id: Permission = "allow"
     """Whether calls may continue a response that was kept: a stored one, or the last one of a WebSocket."""
 
+    def is_idle(self) -> bool:
+        return not self.model_dump(exclude_defaults=True)
+
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
         stores, rejects = self.store == "allow", self.store == "reject"

@@ -36,6 +36,9 @@ class ServiceTier(Policy):
             raise ValueError(f'allow lacks "{default}", the tier of calls that name none; add it or change default')
         return self
 
+    def is_idle(self) -> bool:
+        return self.default is None and AllowList(self.allow).allows_all
+
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
         default, allows = self.default, AllowList(self.allow).allows

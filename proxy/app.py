@@ -67,27 +67,19 @@ def build_dispatcher(
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started."""
     memory = BodyMemory(config.server.memory_bytes)
-    ownership = Ownership(config.state, config.state_ttl_s, allows_unknown=config.unknown_ids == "allow")
-    kept = StoredResponses(config.state, config.state_ttl_s)
-    conversations = Conversations(config.state, config.state_ttl_s)
-    cache = Cache(config.cache, config.cache_store)
-    routes = Routes(config.routes)
-    rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
-    local = LocalResources(kept, conversations, cache.forget)
-    resources = Resources(rules, ownership, routes, config.backends, local)
-    history = History(kept, conversations)
-    pipeline = Pipeline(rules, ownership, routes, cache, history, Attempts(), resources, Compaction(sealing))
+    pipeline = build_pipeline(config, sealing, audit=audit, recorder=recorder)
+    rules = pipeline.rules
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     ingress = Ingress(directory, config.server, memory, workers, rules.followed, names)
-    relays = Relays(rules, RelayedIds(ownership, denies_unknown=config.unknown_ids == "deny"))
+    relays = Relays(rules, RelayedIds(pipeline.ownership, denies_unknown=config.unknown_ids == "deny"))
     health, websocket = _health(config, audit, recorder), WebSocket(directory)
     router = Router(
         [
             *Responses(ingress, pipeline).endpoints(),
-            *ResourceEndpoints(ingress, resources).endpoints(),
+            *ResourceEndpoints(ingress, pipeline.resources).endpoints(),
             Endpoint("GET", "/v1/responses", websocket.connect),
-            *ModelEndpoints(directory, routes, rules).endpoints(),
+            *ModelEndpoints(directory, pipeline.routes, rules).endpoints(),
             Endpoint("GET", "/healthz", health.alive),
             Endpoint("GET", "/readyz", health.ready),
             *RelayEndpoints(ingress, relays).of(config.relays),
@@ -95,6 +87,31 @@ def build_dispatcher(
         hint(relay.path for relay in config.relays),
     )
     return Dispatcher(router, _hosts(config), is_open=not config.callers, tracer=tracer)
+
+
+def build_pipeline(
+    config: Config, sealing: Sealing, *, audit: Audit | None = None, recorder: Recorder | None = None
+) -> Pipeline:
+    """Connect the steps of the path of a call, and what the gateway keeps; nothing is started."""
+    content, ttl_s = content_store(config.state), config.state_ttl_s
+    ownership = Ownership(config.state, ttl_s, allows_unknown=config.unknown_ids == "allow")
+    kept, conversations = StoredResponses(content, ttl_s), Conversations(content, ttl_s)
+    cache = Cache(config.cache, config.cache_store)
+    routes = Routes(config.routes)
+    rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
+    local = LocalResources(kept, conversations, cache.forget)
+    resources = Resources(rules, ownership, routes, config.backends, local)
+    history = History(kept, conversations)
+    return Pipeline(rules, ownership, routes, cache, history, Attempts(), resources, Compaction(sealing))
+
+
+def content_store(state: Store) -> Store:
+    """Return the store of responses and conversations: that of [state], but in memory one of its own.
+
+    A store in memory drops what was not used for long when it is full. A few large responses must not drop the owners
+    of other teams' ids.
+    """
+    return MemoryStore.model_validate(state.model_dump()) if isinstance(state, MemoryStore) else state
 
 
 def _hosts(config: Config) -> frozenset[str]:
@@ -145,6 +162,8 @@ async def running(
             resources.push_async_callback(part.close)
         if config.callers and isinstance(config.state, MemoryStore):
             log.warning("state.not_durable", consequence="a restart forgets responses, owners, budgets and blocks")
+        for warning in config.warnings:
+            log.warning("config.warned", reason=warning)
         sealing = await _sealing(config)
         audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
         settings = config.server

@@ -43,15 +43,16 @@ class Context:
     `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer,
     whatever it is. `followed` are the event types that some part of the way back reads. `is_sent` is true while a
     backend may work on the call, `is_answered` once one began to answer; `target` is then its name. `response_fields`
-    are set in every response object of the reply: what the gateway resolved in place of the backend. `deadline` is the
-    time on the event loop's clock by which a backend must begin to answer. `memory` counts what the call's bodies take.
-    `has_many_values`: work on the call's body takes long, however short it is.
+    are set in every response object of the reply: what the gateway resolved in place of the backend. `history_items` is
+    how many items it put before the caller's own input. `deadline` is the time on the event loop's clock by which a
+    backend must begin to answer. `memory` counts what the call's bodies take. `has_many_values`: work on the call's
+    body takes long, however short it is.
     """
 
     __slots__ = (
         "_reply_callbacks", "_response_callbacks", "_seen_ids", "_slots", "answer_headers", "caller", "cleanup",
-        "deadline", "followed", "has_many_values", "is_answered", "is_sent", "memory", "received", "record",
-        "request_id", "response_fields", "target", "trace", "transcript", "workers",
+        "deadline", "followed", "has_many_values", "history_items", "is_answered", "is_sent", "memory", "received",
+        "record", "request_id", "response_fields", "target", "trace", "transcript", "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -84,6 +85,7 @@ class Context:
         self.is_sent = False
         self.target: str | None = None
         self.response_fields: Mapping[str, Any] = {}
+        self.history_items = 0
         self.cleanup = AsyncExitStack()
         self._response_callbacks: list[ResponseCallback] = []
         self._seen_ids: tuple[Any, Any] | None = None

@@ -21,7 +21,6 @@ from proxy.state.conversations import (
     Conversation,
     ConversationLock,
     Conversations,
-    read_metadata,
     with_items,
 )
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, kept_input
@@ -45,6 +44,7 @@ class Past:
 
     items: Sequence[StoredItem] = ()
     chain: tuple[str, ...] = ()
+    size_bytes: int = 0
     conversation: str | None = None
     lock: ConversationLock | None = None
 
@@ -96,11 +96,8 @@ class History:
             return await self._chain(str(previous), context)
         if conversation is None:
             return Past()
-        name = conversation_id(call.body)
-        if name is None:
-            metadata = read_metadata(conversation.get("metadata"), "conversation.metadata")
-            name = (await self._conversations.create((), metadata, context)).id
-        return await self._conversation(name, context, creates=creates)
+        name = conversation_id(call.body)  # None: a new one, of a call whose reply is not added to it
+        return Past() if name is None else await self._conversation(name, context, creates=creates)
 
     async def _chain(self, response_id: str, context: Context) -> Past:
         """Return the context of a response, its own input and output included."""
@@ -121,9 +118,10 @@ class History:
             turns.append(turn)
         turns.append(last)
         items = [item for turn in turns for item in (*turn.input_items, *turn.output_items)]
-        _check_size(items, sum(turn.size_bytes for turn in turns))
+        size_bytes = sum(turn.size_bytes for turn in turns)
+        _check_size(items, size_bytes)
         _check_size(last.chain, 0)
-        return Past(items, (*last.chain, last.id))
+        return Past(items, (*last.chain, last.id), size_bytes)
 
     async def _conversation(self, name: str, context: Context, *, creates: bool) -> Past:
         """Return the items of a conversation; a call whose reply is added to it holds its lock."""
@@ -136,7 +134,7 @@ class History:
             raise not_found("conversation", name)
         if lock is not None:
             lock.keep_renewed()
-        return Past(conversation.items, conversation=name, lock=lock)
+        return Past(conversation.items, size_bytes=conversation.size_bytes, conversation=name, lock=lock)
 
     async def _resolve(self, own: Sequence[JSON], past: Past, context: Context) -> list[JSON]:
         """Return the call's own items with the items that references name in their place."""
@@ -184,6 +182,8 @@ class History:
             raise StoreError("the lock of the conversation was lost")
         conversation = await self._conversations.get(past.conversation or "", context)
         if conversation is not None:
+            if tuple(item.id for item in conversation.items) != before:
+                raise StoreError("the conversation was changed by another call")
             await self._append(conversation, [*stored.input_items, *stored.output_items], context)
 
     async def _append(self, conversation: Conversation, items: Sequence[StoredItem], context: Context) -> None:
@@ -199,11 +199,12 @@ async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
     changed = call.without_fields(*named) if named else call
     if own is not call.body.get("input"):
         items = without_cut_calls([*(item.item for item in past.items), *own])
+        context.history_items = max(0, len(items) - len(own))
         _check_size(items, 0)
         check_items(items)
         changed = changed.with_fields(input=items)
     whole = changed if call.body.get("store") is False else changed.with_fields(store=False)
-    await context.run(len(call.encoded), _encode, whole)
+    await context.run(len(call.encoded) + past.size_bytes, _encode, whole)
     return whole
 
 

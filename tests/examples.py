@@ -1,5 +1,6 @@
 """Arbitrary JSON for property tests, and calls and contexts to apply policies to."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from policies import Policy, PolicyState, ReplyCheck
 from proxy.context import Caller, Context
 from proxy.wire.call import Call
+from proxy.wire.errors import PolicyViolation
 
 # Examples have no deadline, because a slow machine must not fail a property.
 NO_DEADLINE = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +37,13 @@ def draw_examples(strategy: st.SearchStrategy[Any], count: int) -> Sequence[Any]
     return found
 
 
+def shuffled(value: Any, dice: random.Random) -> Any:
+    """Return the same JSON with the names of its objects in another order."""
+    if isinstance(value, dict):
+        return {name: shuffled(value[name], dice) for name in dice.sample(list(value), len(value))}
+    return [shuffled(inner, dice) for inner in value] if isinstance(value, list) else value
+
+
 def make_call(**fields: Any) -> Call:
     """Return a call whose body has these fields; `_headers` and `_query` are not part of it."""
     headers, query = fields.pop("_headers", {}), fields.pop("_query", "")
@@ -52,6 +61,16 @@ async def apply_policy(
     """Return a call as a policy's request check returns it."""
     checked = policy.request_check(state or PolicyState())(call, context or make_context())
     return checked if isinstance(checked, Call) else await checked
+
+
+async def outcome_of(policy: Policy, call: Call) -> Any:
+    """Return the body that passes a policy, or the reason and the param of the refusal, whose message must be short."""
+    try:
+        return (await apply_policy(policy, call)).body
+    except PolicyViolation as violation:
+        refusal = violation
+    assert len(refusal.message) <= 120
+    return refusal.reason, refusal.param
 
 
 def reply_check_of(

@@ -18,6 +18,7 @@ from proxy.rules import Rules
 from proxy.rules.rule import Rule
 from proxy.state.compaction import Compaction
 from proxy.state.conversations import Conversations
+from proxy.state.local_resources import LocalResources
 from proxy.state.ownership import TTL_S, Ownership
 from proxy.state.resources import Resources
 from proxy.state.responses import StoredResponses
@@ -71,14 +72,17 @@ def make_pipeline(
     store = MemoryStore()
     ownership = Ownership(store)
     routes, all_rules = Routes([Route("route", model, backends)]), Rules(rules, store, ownership)
+    kept, conversations = StoredResponses(store, TTL_S), Conversations(store, TTL_S)
+    cache = cache or Cache(None, None)
+    local = LocalResources(kept, conversations, cache.forget)
     return Pipeline(
         rules=all_rules,
         ownership=ownership,
         routes=routes,
-        cache=cache or Cache(None, None),
-        history=History(StoredResponses(store, TTL_S), Conversations(store, TTL_S)),
+        cache=cache,
+        history=History(kept, conversations),
         attempts=Attempts(),
-        resources=Resources(all_rules, ownership, routes, {backend.name: backend for backend in backends}),
+        resources=Resources(all_rules, ownership, routes, {backend.name: backend for backend in backends}, local),
         compaction=Compaction(Sealing(None, store)),
     )
 

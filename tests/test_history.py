@@ -14,11 +14,13 @@ from hypothesis import given
 from pydantic import PrivateAttr
 
 from backends import Backend
+from policies.metadata_limits import MetadataLimits
 from proxy import history as module
 from proxy.context import Caller, Context
 from proxy.history import History
 from proxy.routing.routes import Route
 from proxy.state.conversations import Conversations
+from proxy.state.local_resources import LocalResources
 from proxy.state.responses import StoredResponses
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
@@ -85,7 +87,12 @@ class Chat:
         kept = MemoryStore() if store is None else store
         self.responses, self.conversations = StoredResponses(kept, 60), Conversations(kept, 60)
         whole = make_pipeline(backend, **options)
-        self.pipeline = replace(whole, history=History(self.responses, self.conversations))
+        local = LocalResources(self.responses, self.conversations, whole.cache.forget)
+        self.pipeline = replace(
+            whole,
+            history=History(self.responses, self.conversations),
+            resources=replace(whole.resources, local=local),
+        )
 
     async def ask(self, caller: Caller = ANNA, **fields: Any) -> Any:
         """Return the response object of a call."""
@@ -340,7 +347,7 @@ async def test_metadata_of_a_new_conversation_is_checked():
     """As where conversations are created alone."""
     error = await Chat(Parrot()).refusal(conversation={"metadata": {"a": 7}})
 
-    assert (error.code, error.param) == ("invalid_type", "conversation.metadata.a")
+    assert (error.code, error.param) == ("invalid_type", "metadata.a")
 
 
 @pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}, {"id": "conv_1", "more": 1}])
@@ -435,12 +442,14 @@ async def test_a_lock_that_was_lost_adds_nothing(parrot: Parrot, logged):
     ]
 
 
-@pytest.mark.parametrize("conversation", [None, {}])
-async def test_an_answer_is_given_although_it_cannot_be_kept(parrot: Parrot, logged, conversation: Any):
+@pytest.mark.parametrize("in_conversation", [False, True])
+async def test_an_answer_is_given_although_it_cannot_be_kept(parrot: Parrot, logged, in_conversation: bool):
     """The operator learns of it, and the next use of its id is refused."""
     kept = FaultyStore()
     chat = Chat(parrot, kept)
-    call, context = make_call(input="one", conversation=conversation), make_context()
+    created = await chat.conversations.create([], {}, make_context())
+    named = {"conversation": created.id} if in_conversation else {}
+    call, context = make_call(input="one", **named), make_context()
     async with context.cleanup:
         await chat.pipeline.history.complete(call, chat.pipeline.routes.match(call), context)
         vars(kept)["faults"] = ("put",)
@@ -564,3 +573,43 @@ async def test_parallel_calls_continue_one_response(store: Store):
     kept = await asyncio.gather(*(chat.kept(response["id"]) for response in responses))
 
     assert [each.response for each in kept] == list(responses)
+
+
+async def test_a_conversation_that_another_call_changed_is_left_alone(parrot: Parrot, logged):
+    """It had the lock in between, because the store could not be reached for longer than a lock lasts."""
+    kept = MemoryStore()
+    chat = Chat(parrot, kept)
+    created = await chat.conversations.create([], {}, make_context())
+    call, context = make_call(input="one", conversation=created.id), make_context()
+    async with context.cleanup:
+        await chat.pipeline.history.complete(call, chat.pipeline.routes.match(call), context)
+        (lock,) = [key async for key in kept.scan("headgate:conversation-lock")]
+        await kept.delete(lock)
+        await chat.ask(input="two", conversation=created.id)
+        context.transcript.see_body(parrot._events(call))
+        await context.complete_reply()
+    found = await chat.conversations.get(created.id, make_context())
+
+    assert found is not None
+    assert texts([item.item for item in found.items]) == ["two", "1 items"]
+    assert [line["error"] for line in logged] == ["the conversation was changed by another call"]
+
+
+async def test_a_call_that_creates_nothing_opens_no_conversation(parrot: Parrot):
+    """A new one has no items to count."""
+    kept = MemoryStore()
+    chat = Chat(parrot, kept)
+    call, context = Call({"model": "m", "input": "one", "conversation": {}}, operation="input_tokens"), make_context()
+    route = chat.pipeline.routes.match(call)
+    opened = await chat.pipeline.resources.open_conversation(call, route, context)
+    whole = await chat.pipeline.history.complete(opened, route, context)
+
+    assert whole.body == {"model": "m", "input": "one", "store": False}
+    assert [key async for key in kept.scan("")] == []
+
+
+async def test_policies_apply_to_the_metadata_of_a_new_conversation():
+    """As where a conversation is created alone."""
+    chat = Chat(Parrot(), rules=[make_rule(MetadataLimits(max_pairs=1))])
+
+    assert (await chat.refusal(conversation={"metadata": {"a": "1", "b": "2"}})).code == "metadatalimits.too_many_pairs"

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
+from proxy.app import content_store
+from proxy.stores.memory import MemoryStore
+from proxy.stores.sqlite import SqliteStore
 from tests.conftest import StartGateway
 from tests.redis_server import RedisServer
 
@@ -159,3 +162,24 @@ async def test_a_chain_that_is_too_long_for_the_model(client: AsyncOpenAI):
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
     assert shortened.usage is not None
     assert shortened.usage.input_tokens < 512
+
+
+async def test_an_error_names_the_place_in_the_caller_s_own_input(client: AsyncOpenAI):
+    """Without the items that the gateway put before it; an image in an older turn is a placeholder by then."""
+    image: Any = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"}
+    first = await client.responses.create(model=MODEL, input="Hello!")
+    with pytest.raises(BadRequestError) as caught:
+        await client.responses.create(
+            model=MODEL, input=[{"role": "user", "content": [image]}], previous_response_id=first.id
+        )
+
+    assert caught.value.param == "input[0].content[0]"
+
+
+def test_responses_in_memory_have_a_store_of_their_own(tmp_path: Path):
+    """A large one drops no owner of an id; other stores drop nothing that has not expired."""
+    memory, file = MemoryStore(store_max_bytes=7_000_000), SqliteStore(path=tmp_path / "state")
+
+    assert content_store(memory) is not memory
+    assert content_store(memory) == memory
+    assert content_store(file) is file

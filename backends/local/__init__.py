@@ -53,7 +53,7 @@ class Local(Backend):
     operations: ClassVar[frozenset[Operation]] = frozenset({"create", "input_tokens"})
 
     keeps_state: bool = False
-    """Always false: responses are not stored, so `previous_response_id` is a 400 and `conversation` a 404."""
+    """Always false: the gateway keeps responses and conversations in [state]."""
     enforces: tuple[str, ...] = ()
     """Always empty: a local model enforces no policy by itself."""
     path: Path
@@ -211,9 +211,8 @@ class Local(Backend):
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
         team, has_tools = context.caller.team, call.body.get("tools") or b'"additional_tools"' in call.encoded
         plain = not has_tools and not call.body.get("text")
-        request = await self._executor.run(
-            functools.partial(self._read, call, team), len(call.encoded), team=team, plain=plain
-        )
+        read = functools.partial(self._read, call, team, context.history_items)
+        request = await self._executor.run(read, len(call.encoded), team=team, plain=plain)
         in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
         headers = ignored_header([*request.ignored, *in_query])
         if call.operation == "input_tokens":
@@ -224,9 +223,12 @@ class Local(Backend):
         async with self._engine.generate(request.prompt, request.options, team=team) as generation:
             yield Reply(200, headers, batches=builder.batches(generation))
 
-    def _read(self, call: Call, team: str) -> LocalRequest:
+    def _read(self, call: Call, team: str, history_items: int) -> LocalRequest:
         defaults = GenerationParameters(self.max_output_tokens, self.temperature)
-        return read_request(call.body, self._model, defaults, team=team, ignore_unknown_tools=self.ignore_unknown_tools)
+        return read_request(
+            call.body, self._model, defaults,
+            team=team, ignore_unknown_tools=self.ignore_unknown_tools, history_items=history_items,
+        )  # fmt: skip
 
 
 def _cores() -> int:

@@ -38,6 +38,7 @@ MAX_LIST_BYTES = 4_194_304  # the largest list of models
 PATHS: Mapping[Operation, str] = {
     "create": "responses", "compact": "responses/compact", "input_tokens": "responses/input_tokens",
 }  # fmt: skip
+ENDPOINTS = ("/responses", "/chat/completions", "/models")
 
 
 class Upstream(Backend):
@@ -83,7 +84,10 @@ class Upstream(Backend):
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, base_url: str) -> str:
-        """Raises ValueError for an address that no request can be sent to."""
+        """Raises ValueError for an address that no request can be sent to, and for that of one endpoint."""
+        for path in ENDPOINTS:
+            if base_url.rstrip("/").endswith(path):
+                raise ValueError(f"it ends in {path}, which every call adds to it; leave that out")
         encode_head("GET", urlsplit(base_url).path, {"Host": Origin.of(base_url).authority})
         return base_url
 

@@ -7,6 +7,8 @@ from functools import lru_cache
 
 from proxy.wire.fields import normalize
 
+_SET = re.compile(r"\[!?\]?[^\]]*\]")
+_UNUSUAL = "\0"
 LONGEST_CACHED_CHARS = 128  # a longer text is not a name, and would only fill the cache
 
 
@@ -18,6 +20,39 @@ def compile_globs(globs: Iterable[str]) -> re.Pattern[str]:
 def is_glob(text: str) -> bool:
     """Whether a text has wildcards, so that it may match more than itself."""
     return re.search(r"[*?\[]", text) is not None
+
+
+def overlap(first: str, second: str) -> bool:
+    """Return whether some text matches both globs. A set of characters (`[ab]`) counts as any one character."""
+    a, b = _SET.sub("?", first), _SET.sub("?", second)
+    waiting, seen = [(0, 0)], {(0, 0)}
+    while waiting:
+        i, j = waiting.pop()
+        if (i, j) == (len(a), len(b)):
+            return True
+        steps = []
+        if a[i : i + 1] == "*":
+            steps += [(i + 1, j), *([(i, j + 1)] if j < len(b) else [])]
+        elif b[j : j + 1] == "*":
+            steps += [(i, j + 1), *([(i + 1, j)] if i < len(a) else [])]
+        elif i < len(a) and j < len(b) and (a[i] == b[j] or "?" in (a[i], b[j])):
+            steps.append((i + 1, j + 1))
+        waiting += [step for step in steps if step not in seen]
+        seen.update(steps)
+    return False
+
+
+def covers(first: str, second: str) -> bool:
+    """Return whether the first glob matches everything that the second matches. Sets of characters: only if equal.
+
+    The second is tried with nothing for each `*`, and with more of an unusual character than the first could match
+    without a `*` of its own.
+    """
+    if "[" in first + second:
+        return first == second
+    pattern, shortest = compile_globs([first]), second.replace("?", _UNUSUAL)
+    texts = [shortest.replace("*", _UNUSUAL * count) for count in (0, len(first) + 1)]
+    return all(map(pattern.match, texts))
 
 
 class AllowList:

@@ -44,8 +44,8 @@ def _check(options: argparse.Namespace) -> int:
             return INPUT_ERROR
     for line in _path(config, policies):
         print(line)
-    for warning in _relay_warnings(config):
-        print(warning, file=sys.stderr)
+    for warning in (*config.warnings, *_relay_warnings(config)):
+        print(f"warning: {warning}", file=sys.stderr)
     return SUCCESS
 
 
@@ -56,11 +56,11 @@ def _relay_warnings(config: Config) -> Iterator[str]:
     partly = ", ".join(dict.fromkeys(rule.name for rule in active if "relay" in rule.policy.operations))
     for relay in config.relays:
         if unread:
-            yield f"warning: relay {relay.path}: these policies do not apply to it: {unread}"
+            yield f"relay {relay.path}: these policies do not apply to it: {unread}"
         if partly:
-            yield f"warning: relay {relay.path}: these policies read JSON bodies only, no forms or files: {partly}"
+            yield f"relay {relay.path}: these policies read JSON bodies only, no forms or files: {partly}"
         if active and relay.prefix.casefold() in CALLS_IN_FILES:
-            yield f"warning: relay {relay.path}: the calls in a batch's file pass without any policy"
+            yield f"relay {relay.path}: the calls in a batch's file pass without any policy"
 
 
 def _read(file: Path) -> tuple[Config, list[Mapping[str, Any]]]:

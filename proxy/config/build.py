@@ -1,16 +1,19 @@
-"""Tables -> objects. `read` returns a Config whose policies, backends and stores are ready to start."""
+"""Tables -> objects. `read` returns a Config whose policies, backends and stores are ready to start.
+
+Every error names its key as a path from the top: `policy[0].max_pairs`.
+"""
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from backends import Backend
 from policies import Policy
+from proxy.config import consistency
 from proxy.config.plugins import load
 from proxy.config.schema import (
     CacheTable,
@@ -23,7 +26,6 @@ from proxy.config.schema import (
     UnknownIds,
 )
 from proxy.config.validation import ConfigError, M, validate
-from proxy.identity.directory import KEY
 from proxy.routing.relay import Relay
 from proxy.routing.routes import Route
 from proxy.rules.rule import Rule, compile_selector
@@ -31,6 +33,8 @@ from proxy.stores import Store
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
 
+T = TypeVar("T")
+P = ParamSpec("P")
 DEMO = Path(__file__).resolve().parents[2] / "backends" / "demo"
 
 
@@ -70,6 +74,8 @@ class Config(BaseModel):
     backends: dict[str, Backend]
     routes: list[Route]
     relays: list[Relay]
+    warnings: tuple[str, ...] = ()
+    """What has no effect, one sentence each, with the path of its key."""
 
 
 def read(path: Path) -> Config:
@@ -99,69 +105,86 @@ def default_config() -> Config:
 
 
 def build(typed: Mapping[str, Any]) -> Config:
-    """Return the config that these tables describe. Raises ConfigError."""
-    tables = validate(ConfigFile, typed, "")
-    backends = _backends(tables.backend)
-    state, state_store = _state(tables.state)
-    cache, cache_store = (None, None) if tables.cache is None else _cache(tables.cache)
-    config = Config(
-        server=tables.server,
-        callers=_callers(tables.caller),
-        state=state_store,
-        state_ttl_s=state.ttl_s,
-        state_secret=state.secret,
-        unknown_ids=state.unknown_ids,
-        audit=tables.audit,
-        record=tables.record,
-        rules=rules_of(tables.policy),
-        cache=cache,
-        cache_store=cache_store,
-        backends=backends,
-        routes=[_route(backends, route, f"route[{index}]") for index, route in enumerate(tables.route)],
-        relays=_relays(backends, tables.relay),
+    """Return the config that these tables describe. Raises ConfigError with all faults that were found."""
+    faults: list[str] = []
+    tables = _collect(faults, validate, ConfigFile, typed, "")
+    parts = _parts(faults, tables or _unchecked(typed))
+    if tables is None:
+        raise ConfigError("\n".join(faults))
+    faults += consistency.caller_faults(tables.caller)
+    if parts["backends"] is not None:
+        faults += consistency.route_faults(tables.route, parts["backends"])
+        faults += consistency.relay_faults(tables.relay, parts["backends"])
+    if parts["rules"] is not None:
+        faults += consistency.selector_faults(tables.policy, tables.caller)
+    faults += consistency.file_faults(tables.audit, tables.record)
+    faults += consistency.listen_faults(tables.server, tables.caller)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    warnings = tuple(consistency.idle_policies(parts["rules"], tables.policy, tables.route))
+    callers = [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.caller]
+    routes = [_route(parts["backends"], route) for route in tables.route]
+    relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
+    shared = {"server": tables.server, "audit": tables.audit, "record": tables.record}
+    return Config(**shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings)
+
+
+def _parts(faults: list[str], tables: ConfigFile) -> dict[str, Any]:
+    """Return what the tables with `use` describe; None for one that has faults."""
+    cache = None if tables.cache is None else _collect(faults, _cache, tables.cache)
+    rules = _collect(faults, rules_of, tables.policy)
+    state = _collect(faults, _state, tables.state)
+    return {
+        "rules": rules,
+        "state": state and state[1],
+        "state_ttl_s": state and state[0].ttl_s,
+        "state_secret": state and state[0].secret,
+        "unknown_ids": state and state[0].unknown_ids,
+        "cache": cache and cache[0],
+        "cache_store": cache and cache[1],
+        "backends": _collect(faults, _backends, tables.backend),
+    }
+
+
+def _collect(faults: list[str], make: Callable[P, T], *args: P.args, **options: P.kwargs) -> T | None:
+    """Return what a function makes; None, and one fault more, if it raises ConfigError."""
+    try:
+        return make(*args, **options)
+    except ConfigError as error:
+        faults.append(str(error))
+        return None
+
+
+def _collect_each(
+    make: Callable[[Mapping[str, Any], str], T], tables: Sequence[Mapping[str, Any]], name: str
+) -> list[T]:
+    """Return what a function makes of each table. Raises ConfigError with the faults of all."""
+    faults: list[str] = []
+    made = [_collect(faults, make, table, f"{name}[{index}]") for index, table in enumerate(tables)]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return [part for part in made if part is not None]
+
+
+def _unchecked(typed: Mapping[str, Any]) -> ConfigFile:
+    """Return the tables with `use` of a file that has a fault elsewhere, so that theirs are found as well."""
+
+    def tables(name: str) -> list[dict[str, Any]]:
+        found = typed.get(name)
+        return [table for table in found if isinstance(table, dict)] if isinstance(found, list) else []
+
+    state, cache = typed.get("state", {}), typed.get("cache")
+    return ConfigFile.model_construct(
+        policy=tables("policy"),
+        backend=tables("backend"),
+        state=state if isinstance(state, dict) else {},
+        cache=cache if isinstance(cache, dict) else None,
     )
-    if not config.routes:
-        raise ConfigError("route: there is no [[route]]; at least one must name a model and its backend")
-    if len(defaults := [index for index, route in enumerate(config.routes) if route.is_default]) > 1:
-        raise ConfigError(f"route[{defaults[1]}].default: route[{defaults[0]}] is the default already; keep one")
-    if config.audit and config.record and config.audit.path.resolve() == config.record.path.resolve():
-        raise ConfigError(f"audit.path and record.path: both are {config.audit.path}; give each a file of its own")
-    if not config.callers and not _is_loopback(config.server.host):
-        raise ConfigError(
-            f"server.host: {config.server.host} is reachable by others, and there is no [[caller]]; "
-            "add one with a name and a key, or listen on 127.0.0.1"
-        )
-    return config
-
-
-def _callers(tables: list[CallerTable]) -> list[CallerTable]:
-    known: dict[bytes, str] = {}
-    for index, caller in enumerate(tables):
-        if (caller.key is None) == (caller.key_sha256 is None):
-            raise ConfigError(f'caller[{index}]: give either key = "env:NAME" or key_sha256 = "<hex>"')
-        if caller.key is not None and not KEY.fullmatch(caller.key.get_secret_value()):
-            raise ConfigError(f"caller[{index}].key: a key may contain only letters, digits and -._~+/=")
-        if caller.digest in known:
-            raise ConfigError(f"caller[{index}]: has the same key as {known[caller.digest]}; give each caller its own")
-        known[caller.digest] = caller.name
-    _refuse_ambiguous_teams(tables)
-    return [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables]
-
-
-def _refuse_ambiguous_teams(tables: list[CallerTable]) -> None:
-    """Raises ConfigError for a caller whose own name would make it a member of another caller's team."""
-    teams = {caller.team: index for index, caller in enumerate(tables) if caller.team}
-    names = {caller.name: index for index, caller in enumerate(tables) if not caller.team}
-    for name in names.keys() & teams.keys():
-        raise ConfigError(
-            f"caller[{names[name]}].name: '{name}' is also the team of caller[{teams[name]}]; "
-            "give it a team, or it would share that team's cache and budgets"
-        )
 
 
 def rules_of(tables: Sequence[Mapping[str, Any]]) -> list[Rule]:
     """Return the rules that a list of [[policy]] tables describes. Raises ConfigError."""
-    return [_rule(table, f"policy[{index}]") for index, table in enumerate(tables)]
+    return _collect_each(_rule, tables, "policy")
 
 
 def _rule(table: Mapping[str, Any], path: str) -> Rule:
@@ -192,42 +215,24 @@ def _backend(use: str, own: Mapping[str, Any], path: str) -> Backend:
 
 def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
     backends: dict[str, Backend] = {}
-    for index, table in enumerate(tables):
-        path = f"backend[{index}]"
+
+    def make(table: Mapping[str, Any], path: str) -> Backend:
         own = dict(table)
         use = own.pop("use", None)
         if not isinstance(use, str):
             raise ConfigError(f'{path}.use: missing; name the kind of backend, such as use = "upstream"')
         backend = _backend(use, own, path)
-        if backend.name in backends:
+        if backends.setdefault(backend.name, backend) is not backend:
             raise ConfigError(f"{path}.name: there are two backends called '{backend.name}'")
-        backends[backend.name] = backend
+        return backend
+
+    _collect_each(make, tables, "backend")
     return backends
 
 
-def _route(backends: Mapping[str, Backend], route: RouteTable, path: str) -> Route:
-    backend = _named(backends, route.backend, path)
+def _route(backends: Mapping[str, Backend], route: RouteTable) -> Route:
+    backend = backends[route.backend]
     return Route(route.name or backend.name, route.model, (backend,), is_default=route.default)
-
-
-def _relays(backends: Mapping[str, Backend], tables: list[RelayTable]) -> list[Relay]:
-    relays: dict[str, Relay] = {}
-    for index, relay in enumerate(tables):
-        backend = _named(backends, relay.backend, f"relay[{index}]")
-        if not backend.can_relay:
-            raise ConfigError(f"relay[{index}].backend: '{backend.name}' has no other paths; only an upstream has")
-        if relay.path in relays:
-            raise ConfigError(f"relay[{index}].path: there are two relays of {relay.path}")
-        relays[relay.path] = Relay(relay.path, backend)
-    return list(relays.values())
-
-
-def _named(backends: Mapping[str, Backend], name: str, path: str) -> Backend:
-    backend = backends.get(name)
-    if backend is None:
-        known = ", ".join(backends) or "there is none"
-        raise ConfigError(f"{path}.backend: there is no backend called '{name}'; known: {known}")
-    return backend
 
 
 def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[str, Any]]:
@@ -243,10 +248,3 @@ def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path:
     except ValueError as error:
         raise ConfigError(f"{path}.use: {error}") from error
     return validate(plugin, own, path)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

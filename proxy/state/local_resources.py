@@ -6,11 +6,9 @@
 Source: https://platform.openai.com/docs/api-reference/responses, /conversations
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-
-import orjson
 
 from proxy.context import Context
 from proxy.state.conversations import MAX_BYTES, Conversation, Conversations, new_items, read_metadata, with_items
@@ -19,7 +17,7 @@ from proxy.state.pages import PAGE_PARAMETERS, list_object, read_integer_paramet
 from proxy.state.responses import StoredResponse, StoredResponses
 from proxy.wire.compose import events_of
 from proxy.wire.errors import RequestError
-from proxy.wire.event import Batch, Reply
+from proxy.wire.event import Batch, Reply, response_reply
 from proxy.wire.ignored import ignored_header
 from proxy.wire.items import JSON
 from proxy.wire.query import query_pairs
@@ -43,7 +41,10 @@ class LocalResources:
         self._forget = forget
 
     async def answer(self, request: ResourceRequest, context: Context) -> Reply:
-        """Return the answer to a request. Raises RequestError for what is unknown or not possible, Unavailable."""
+        """Return the answer to a request. Raises RequestError for what is unknown or not possible, Unavailable.
+
+        What is unknown is a 404 before anything else of the request is checked.
+        """
         if request.kind == "responses":
             return await self._answer_response(request, context)
         if request.id is None:
@@ -95,12 +96,8 @@ class LocalResources:
             case "GET":
                 return _json((await self._find(name, context)).shown, request, NOTHING)
             case "POST":
-                body = request.body or {}
-                if "metadata" not in body:
-                    raise missing_parameter("metadata")
-                metadata = read_metadata(body["metadata"])
                 async with self._conversations.locked(name, context):
-                    changed = replace(await self._find(name, context), metadata=metadata)
+                    changed = _with_metadata(await self._find(name, context), request.body or {})
                     await self._conversations.save(changed, context)
                 return _json(changed.shown, request, NOTHING)
             case "DELETE":
@@ -113,8 +110,8 @@ class LocalResources:
     async def _answer_items(self, request: ResourceRequest, name: str, context: Context) -> Reply:
         match request.method, request.rest:
             case "GET", ("items",):
-                page = read_page(request.query)
-                return _json(page.of((await self._find(name, context)).items), request, PAGE_PARAMETERS)
+                items = (await self._find(name, context)).items
+                return _json(read_page(request.query).of(items), request, PAGE_PARAMETERS)
             case "POST", ("items",):
                 return _json(list_object(await self._add(request, name, context)), request, INCLUDE)
             case "GET", ("items", item_id):
@@ -130,12 +127,13 @@ class LocalResources:
         raise _unknown_url(request)
 
     async def _add(self, request: ResourceRequest, name: str, context: Context) -> Sequence[StoredItem]:
-        given = (request.body or {}).get("items")
-        if given is None:
-            raise missing_parameter("items")
-        added = new_items(await self._read_items(given, context))
         async with self._conversations.locked(name, context):
-            await self._conversations.save(with_items(await self._find(name, context), added), context)
+            conversation = await self._find(name, context)
+            given = (request.body or {}).get("items")
+            if given is None:
+                raise missing_parameter("items")
+            added = new_items(await self._read_items(given, context))
+            await self._conversations.save(with_items(conversation, added), context)
         return added
 
     async def _read_items(self, given: Any, context: Context) -> list[JSON]:
@@ -161,6 +159,12 @@ class LocalResources:
         return conversation
 
 
+def _with_metadata(conversation: Conversation, body: Mapping[str, Any]) -> Conversation:
+    if "metadata" not in body:
+        raise missing_parameter("metadata")
+    return replace(conversation, metadata=read_metadata(body["metadata"]))
+
+
 def _retrieved(stored: StoredResponse, request: ResourceRequest) -> Reply:
     """Return a response as an object, or as the events that it would be streamed with."""
     given = dict(query_pairs(request.query))
@@ -176,8 +180,8 @@ async def _one_batch(batch: Batch) -> AsyncIterator[Batch]:
         yield batch
 
 
-def _json(value: Any, request: ResourceRequest, known: Collection[str]) -> Reply:
-    return Reply(200, _ignored(request, known), body=orjson.dumps(value))
+def _json(value: Mapping[str, Any], request: ResourceRequest, known: Collection[str]) -> Reply:
+    return response_reply(value, _ignored(request, known))
 
 
 def _ignored(request: ResourceRequest, known: Collection[str]) -> dict[str, str]:

@@ -144,7 +144,7 @@ class Ownership:
         keys += [_key("item", item_id) for item_id in ids_of(items)] if are_kept else []
         try:
             for some in _portions(keys):
-                await asyncio.gather(*(self._store.put(key, value, ttl_s=TTL_S, if_absent=True) for key in some))
+                await asyncio.gather(*(self._store.put(key, value, ttl_s=self._ttl_s, if_absent=True) for key in some))
         except StoreError as error:
             _log_failure(error, context)
 

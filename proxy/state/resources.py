@@ -6,6 +6,7 @@ The part that keeps it answers: a backend that keeps state, or the gateway for a
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
@@ -15,8 +16,8 @@ from proxy.context import Context
 from proxy.routing.attempts import before_deadline, log_failure
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
-from proxy.state.ownership import KINDS, Owner, Ownership
-from proxy.state.references import conversation_id, is_id, not_found
+from proxy.state.ownership import Owner, Ownership
+from proxy.state.references import conversation_id, is_id
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import Batch, Event, Reply
@@ -32,13 +33,13 @@ class LocalState(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Finds what a request names, and who may have it. `local` is None while the gateway keeps nothing itself."""
+    """Finds what a request names, and who may have it."""
 
     rules: Rules
     ownership: Ownership
     routes: Routes
     backends: Mapping[str, Backend]
-    local: LocalState | None = None
+    local: LocalState
 
     @asynccontextmanager
     async def reply_to(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
@@ -53,34 +54,48 @@ class Resources:
     async def open_conversation(self, call: Call, route: Route, context: Context) -> Call:
         """Return a call that asks for a new conversation with the id of one that was created for it.
 
-        Only for backends that keep state. Raises HeadgateError, with the upstream's own status if it refuses.
+        The backend creates it if it keeps state, otherwise the gateway. Raises HeadgateError, with the upstream's own
+        status if it refuses.
         """
         wanted = call.body.get("conversation")
-        if not isinstance(wanted, dict) or conversation_id(call.body) is not None or not route.keeps_state:
+        if not isinstance(wanted, dict) or conversation_id(call.body) is not None:
             return call
+        if not route.keeps_state and call.operation != "create":
+            return call  # it would stay empty
+        target = route.targets[0]
         body = {name: value for name, value in wanted.items() if name != "id"}
         request = ResourceRequest("POST", "conversations", body=body, headers=call.headers)
         request = await self.rules.admit_resource(request, context)
         await self.ownership.check_resource(request, context)
-        reply = await self._forward(route.targets[0], request, context)
+        keeper = partial(self._forward, target) if route.keeps_state else self.local.answer
+        reply = await keeper(request, context)
         created = (reply.response or {}).get("id")
         if reply.status != 200 or not is_id(created):
             raise _refusal(reply)
-        await self.ownership.bind_id("conversation", created, route.targets[0].name, context)
+        await self.ownership.bind_id("conversation", created, target.name, context)
         return call.with_fields(conversation=created)
 
     async def _reply(self, request: ResourceRequest, owner: Owner | None, context: Context) -> Reply:
         """The reply of the part that keeps what is named, whose ids are bound."""
         targets = self._targets(request, owner)
-        for target in targets:
+        if not targets or (owner is None and request.id is not None):
+            try:
+                reply = await self.local.answer(request, context)
+                return await self._bind(request, reply, owner, self._stateless(owner), context)
+            except RequestError as error:
+                if not targets or error.status != 404:
+                    raise  # what is unknown to the gateway may be a backend's
+        *others, last = targets
+        for target in others:
             reply = await self._forward(target, request, context)
-            if reply.status != 404 or target is targets[-1]:
-                return await self._bind(request, reply, owner, target, context)
-        if self.local is None:
-            if request.id is None:
-                raise unsupported("conversations")
-            raise not_found(None, request.id, KINDS[request.kind])
-        return await self.local.answer(request, context)
+            if reply.status != 404:
+                return await self._bind(request, reply, owner, target.name, context)
+        return await self._bind(request, await self._forward(last, request, context), owner, last.name, context)
+
+    def _stateless(self, owner: Owner | None) -> str:
+        """The backend in whose name the gateway keeps something: that of the owner, or any that keeps no state."""
+        names = [name for name, backend in self.backends.items() if not backend.keeps_state]
+        return owner.target if owner is not None else next(iter(names), "")
 
     def _targets(self, request: ResourceRequest, owner: Owner | None) -> Sequence[Backend]:
         """The backends that may keep what is named, in the order in which they are asked; none: the gateway does.
@@ -106,7 +121,7 @@ class Resources:
             raise
 
     async def _bind(
-        self, request: ResourceRequest, reply: Reply, owner: Owner | None, target: Backend, context: Context
+        self, request: ResourceRequest, reply: Reply, owner: Owner | None, target: str, context: Context
     ) -> Reply:
         """Bind the ids in a successful reply to the caller's team, and forget what was deleted."""
         if reply.status != 200:
@@ -117,22 +132,20 @@ class Resources:
             return reply
         if owner is None and (request.method, request.kind) == ("POST", "conversations"):
             if is_id(conversation := request.id or body.get("id")):
-                await self.ownership.bind_id("conversation", conversation, target.name, context)
+                await self.ownership.bind_id("conversation", conversation, target, context)
         elif owner is None:
             return reply  # reading something makes nobody its owner
         if reply.batches is not None:
             return replace(reply, batches=self._bind_stream(reply.batches, target, context))
-        await self.ownership.bind_items(_items_in(request, body), target.name, context)
+        await self.ownership.bind_items(_items_in(request, body), target, context)
         return reply
 
-    async def _bind_stream(
-        self, batches: AsyncIterator[Batch], target: Backend, context: Context
-    ) -> AsyncIterator[Batch]:
+    async def _bind_stream(self, batches: AsyncIterator[Batch], target: str, context: Context) -> AsyncIterator[Batch]:
         """Pass a stream on, and bind its finished items."""
         async for batch in batches:
             events = [unit for unit in batch if isinstance(unit, Event) and unit.type == "response.output_item.done"]
             if events:
-                await self.ownership.bind_items([event.data.get("item") for event in events], target.name, context)
+                await self.ownership.bind_items([event.data.get("item") for event in events], target, context)
             yield batch
 
 

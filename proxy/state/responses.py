@@ -25,6 +25,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 RESPONSE, ITEM = "response", "item"
+CREDENTIALS = frozenset({"authorization", "headers"})
 AT_ONCE = 8
 """How many records are read or written at the same time."""
 NOT_KEPT = Slot[bool]("state.not_kept")
@@ -55,7 +56,11 @@ class StoredResponse:
         return with_ids(output if isinstance(output, list) else [], self.id, start=len(self.input))
 
     def encode(self) -> JSON:
-        return {"response": self.response, "input": self.input, "chain": self.chain, "before": self.before}
+        """Return the record. It has no credentials of MCP servers, which some servers repeat in their responses."""
+        tools, response = self.response.get("tools"), self.response
+        if isinstance(tools, list):
+            response = {**response, "tools": [*map(_without_credentials, tools)]}
+        return {"response": response, "input": self.input, "chain": self.chain, "before": self.before}
 
 
 class StoredResponses:
@@ -110,6 +115,12 @@ class StoredResponses:
         stored = None if place is None else await self.get(str(place.value.get("response")), context)
         items = [] if stored is None else stored.output_items
         return next((item for item in items if item.id == item_id), None)
+
+
+def _without_credentials(tool: Any) -> Any:
+    if not isinstance(tool, dict) or tool.get("type") != "mcp":
+        return tool
+    return {name: value for name, value in tool.items() if name not in CREDENTIALS}
 
 
 def _groups(values: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -92,6 +92,36 @@ def response_object(body: Mapping[str, Any], *, response_id: str, created_at: in
     }
 
 
+def typed_response(response: Mapping[str, Any]) -> JSON:
+    """Return a response with every field that typed clients require, as some servers leave out; what it has stays."""
+    defaults: JSON = {
+        "id": "", "object": "response", "created_at": 0, "model": "", "parallel_tool_calls": True,
+        "tool_choice": "auto", "tools": [],
+    }  # fmt: skip
+    missing = {name: value for name, value in defaults.items() if response.get(name) is None}
+    counts = response.get("usage")
+    return {
+        "output": [],
+        **response,
+        **missing,
+        **({"usage": _typed_usage(counts)} if isinstance(counts, dict) else {}),
+    }
+
+
+def _typed_usage(counts: JSON) -> JSON:
+    """Return token counts with the details that typed clients require."""
+    details = {
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }
+    input_tokens, output_tokens = counts.get("input_tokens") or 0, counts.get("output_tokens") or 0
+    total: JSON = {"input_tokens": input_tokens, "output_tokens": output_tokens}
+    if isinstance(input_tokens, int) and isinstance(output_tokens, int):
+        total["total_tokens"] = input_tokens + output_tokens
+    missing = {name: value for name, value in total.items() if counts.get(name) is None}
+    return {**counts, **missing, **{name: zero | _object(counts.get(name)) for name, zero in details.items()}}
+
+
 def _echoed_tool(tool: Any) -> Any:
     if isinstance(tool, dict) and tool.get("type") == "function":
         return {"description": None, "parameters": None, "strict": False} | tool
@@ -219,7 +249,8 @@ class Composer:
 
 
 def events_of(response: Mapping[str, Any]) -> list[Event]:
-    """Return the events of a finished response as if it had been streamed."""
+    """Return the events of a finished response as if it had been streamed, with all fields of typed clients."""
+    response = typed_response(response)
     initial = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
     composer = Composer(initial | {"incomplete_details": None})
     events = composer.start()

@@ -7,9 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.include import Include
-from proxy.wire.call import Call
-from proxy.wire.errors import PolicyViolation
-from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, outcome_of
 
 SOURCES, OUTPUTS, REASONING = (
     "web_search_call.action.sources",
@@ -23,18 +21,8 @@ QUERIES = st.sampled_from(
 STRICT = Include(allow=("*_call.*", "reasoning.*"), deny=("reasoning.encrypted_content", "*.outputs"))
 
 
-def reason_and_param(violation: PolicyViolation) -> tuple[str, str | None]:
-    """Return what identifies a refusal, whose message must be short."""
-    assert len(violation.message) <= 120
-    return violation.reason, violation.param
-
-
 async def outcome(policy: Include, body: dict[str, Any], query: str = "") -> Any:
-    """Return the body that passes, or the reason and the param of the refusal."""
-    try:
-        return (await apply_policy(policy, Call({"model": "m", **body}, query=query))).body
-    except PolicyViolation as violation:
-        return reason_and_param(violation)
+    return await outcome_of(policy, make_call(**body, _query=query))
 
 
 @pytest.mark.parametrize("policy", [Include(), STRICT])

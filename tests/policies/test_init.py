@@ -1,10 +1,20 @@
 """What every policy is by default, and what its class must not define."""
 
+from typing import Any
+
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from policies import Policy, PolicyState
+from policies.max_tool_calls import MaxToolCalls
+from policies.metadata_limits import MetadataLimits
+from policies.safety_identifier import SafetyIdentifier
+from policies.support.principal import derive_identifier
+from proxy.config.schema import Mode
+from proxy.rules import Rules
+from proxy.rules.rule import Rule
 from proxy.stores.memory import MemoryStore
+from proxy.wire.errors import PolicyViolation
 from proxy.wire.event import TERMINALS
 from tests.examples import ANNA, apply_policy, make_call, make_context
 
@@ -87,3 +97,31 @@ def test_a_public_method_that_is_not_a_hook_is_an_error(name: str):
         match=rf"Limit\.{name} is not a hook; hooks are request_check, reply_check, resolve_model, model_names, identify",
     ):
         type("Limit", (Policy,), {name: lambda _self, call: call, "__module__": __name__})
+
+
+SIGNED = SafetyIdentifier(source="caller", key=SecretStr("a key"))
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report", "off"])
+@pytest.mark.parametrize(
+    ("policy", "fields", "found"),
+    [
+        (MetadataLimits(required=("project",)), {}, "its.required"),
+        (SafetyIdentifier(require=True), {}, "its.required"),
+        (SIGNED, {}, {"safety_identifier": derive_identifier(b"a key", ANNA)}),
+        (MaxToolCalls(max=8), {"max_tool_calls": 0}, "integer_below_min_value"),
+        (MaxToolCalls(max=8), {"max_tool_calls": 9}, {"max_tool_calls": 8}),
+    ],
+    ids=["metadata", "identifier", "derived", "the protocol's own code", "lowered"],
+)
+async def test_only_an_enforced_policy_refuses_or_changes(
+    policy: Policy, fields: dict[str, Any], found: str | dict[str, Any], mode: Mode
+):
+    """The code of a refusal is the rule's name and the reason, or the protocol's own."""
+    rules, call = Rules([Rule("its", policy, mode)], MemoryStore(), PolicyState().chains), make_call(**fields)
+    try:
+        passed: Any = (await rules.admit(call, make_context())).body
+    except PolicyViolation as violation:
+        passed = violation.code
+
+    assert passed == (call.body if mode != "enforce" else found if isinstance(found, str) else {**call.body, **found})

@@ -19,7 +19,7 @@ from policies.support import resolve
 from policies.support.urls import MAX_VALUES, REFERENCE_SUFFIXES, _plain_name, may_have_references
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, make_context
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, make_context, shuffled
 
 GOOD = "https://images.example.com/a.png"
 BAD = "https://127.0.0.1/a.png"
@@ -634,13 +634,6 @@ async def test_a_url_that_passes_is_a_plain_one(url: str):
     """Pieces of schemes, hosts and delimiters in any order."""
     if await reason(InputUrls(), make_call(input=image(url))) is None:
         assert is_plain(url)
-
-
-def shuffled(value: Any, dice: random.Random) -> Any:
-    """Return the same JSON with the names of its objects in another order."""
-    if isinstance(value, dict):
-        return {name: shuffled(value[name], dice) for name in dice.sample(list(value), len(value))}
-    return [shuffled(inner, dice) for inner in value] if isinstance(value, list) else value
 
 
 @NO_DEADLINE

@@ -10,14 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from policies import PolicyState
 from policies.metadata_limits import MetadataLimits
-from proxy.config.schema import Mode
-from proxy.rules import Rules
-from proxy.rules.rule import Rule
-from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import PolicyViolation
-from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, make_context
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
 
 
 async def outcome(policy: MetadataLimits, metadata: Any, **fields: Any) -> Any:
@@ -408,16 +403,3 @@ async def test_the_first_fault_in_the_order_of_keys_is_reported():
     found = [await outcome(MetadataLimits(), dict(order)) for order in (pairs.items(), list(pairs.items())[::-1])]
 
     assert found == [("value_too_long", "metadata.a")] * 2
-
-
-@pytest.mark.parametrize(("mode", "code"), [("enforce", "metadata_limits.required"), ("report", None), ("off", None)])
-async def test_only_an_enforced_policy_refuses(mode: Mode, code: str | None):
-    """Otherwise the call passes unchanged."""
-    rule, call, found = Rule("metadata_limits", MetadataLimits(required=("project",)), mode), make_call(), None
-    rules = Rules([rule], MemoryStore(), PolicyState().chains)
-    try:
-        passed = await rules.admit(call, make_context())
-    except PolicyViolation as violation:
-        passed, found = call, violation.code
-
-    assert (passed, found) == (call, code)

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.retention import Retention
-from proxy.wire.errors import PolicyViolation
-from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, outcome_of
 
 FLAGS = st.sampled_from([None, True, False])
 FIELDS = ("store", "background", "conversation", "previous_response_id")
@@ -23,18 +22,8 @@ POLICIES = st.builds(
 )
 
 
-def reason_and_param(violation: PolicyViolation) -> tuple[str, str | None]:
-    """Return what identifies a refusal, whose message must be short."""
-    assert len(violation.message) <= 120
-    return violation.reason, violation.param
-
-
 async def outcome(policy: Retention, body: dict[str, Any]) -> Any:
-    """Return the body that passes, or the reason and the param of the refusal."""
-    try:
-        return (await apply_policy(policy, make_call(**body))).body
-    except PolicyViolation as violation:
-        return reason_and_param(violation)
+    return await outcome_of(policy, make_call(**body))
 
 
 @pytest.mark.parametrize(

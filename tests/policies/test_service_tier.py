@@ -9,25 +9,14 @@ from pydantic import ValidationError
 
 from policies.service_tier import ServiceTier
 from proxy.wire.call import Call
-from proxy.wire.errors import PolicyViolation
-from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, outcome_of
 
 TIERS = st.sampled_from(["auto", "default", "flex", "priority", "Flex", "fast", "over-limit", ""])
 CHEAP = ServiceTier(allow=("default", "flex*"), default="flex")
 
 
-def reason_and_param(violation: PolicyViolation) -> tuple[str, str | None]:
-    """Return what identifies a refusal, whose message must be short."""
-    assert len(violation.message) <= 120
-    return violation.reason, violation.param
-
-
 async def outcome(policy: ServiceTier, body: dict[str, Any]) -> Any:
-    """Return the body that passes, or the reason and the param of the refusal."""
-    try:
-        return (await apply_policy(policy, make_call(**body))).body
-    except PolicyViolation as violation:
-        return reason_and_param(violation)
+    return await outcome_of(policy, make_call(**body))
 
 
 @pytest.mark.parametrize("body", [{}, {"service_tier": None}, {"service_tier": "priority"}, {"service_tier": "new"}])

@@ -13,7 +13,7 @@ from policies.size import Size
 from policies.support.walk import MAX_VALUES
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
-from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call
+from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, shuffled
 
 IMAGE = {"type": "input_image", "image_url": "https://a.example/b.png", "detail": "low"}
 FILE = {"type": "input_file", "file_data": "data:text/plain;base64,aGVsbG8=", "filename": "a.txt"}
@@ -328,13 +328,6 @@ async def test_what_passes_is_within_the_limits(fields: dict[str, Any]):
         assert parts(given_input, "input_file") <= 1
         assert not isinstance(tools, list) or len(tools) <= 1
         assert len(orjson.dumps(tools).decode()) <= 20
-
-
-def shuffled(value: Any, dice: random.Random) -> Any:
-    """Return the same JSON with the names of its objects in another order."""
-    if isinstance(value, dict):
-        return {name: shuffled(value[name], dice) for name in dice.sample(list(value), len(value))}
-    return [shuffled(inner, dice) for inner in value] if isinstance(value, list) else value
 
 
 @NO_DEADLINE

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from policies.support.walk import MAX_VALUES
 from policies.tools import Tools
 from proxy.wire.errors import PolicyViolation
-from tests.examples import apply_policy, make_call
+from tests.examples import apply_policy, make_call, shuffled
 
 ASK = {"type": "function", "name": "ask"}
 SHELL, SEARCH = {"type": "shell"}, {"type": "web_search"}
@@ -699,16 +699,8 @@ async def test_allowed_tools_pass(tools: list[dict[str, Any]]):
 @given(BODIES, st.booleans(), st.randoms())
 async def test_the_decision_depends_on_neither_order_nor_streaming(body: dict[str, Any], stream: bool, random: Any):
     """The decision on the same objects, with their names in another order, is the same."""
-
-    def shuffled(value: Any) -> Any:
-        if isinstance(value, list):
-            return [shuffled(one) for one in value]
-        if isinstance(value, dict):
-            return {name: shuffled(value[name]) for name in random.sample(list(value), len(value))}
-        return value
-
     one = await outcome(STRICT, **body)
-    two = await outcome(STRICT, **shuffled(body | {"stream": stream}))
+    two = await outcome(STRICT, **shuffled(body | {"stream": stream}, random))
 
     assert isinstance(one, tuple) == isinstance(two, tuple)
     assert isinstance(one, tuple) or two == one | {"stream": stream}

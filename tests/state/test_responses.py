@@ -113,3 +113,18 @@ async def test_a_response_with_the_same_id_replaces_the_earlier_one():
 
     assert found is not None
     assert found.output_items == []
+
+
+@pytest.mark.parametrize("tools", [None, "none", [], [7, {"type": "function", "headers": 1}]])
+async def test_credentials_of_mcp_servers_are_not_kept(tools: Any):
+    """Some servers repeat them in their responses; everything else is kept."""
+    responses, context = StoredResponses(MemoryStore(), 60), make_context()
+    server = {"type": "mcp", "server_label": "a", "authorization": "secret", "headers": {"x": "secret"}}
+    given = [*tools, server] if isinstance(tools, list) else tools
+    await responses.save(StoredResponse({"id": "resp_1", "tools": given}, []), context)
+    found = await responses.get("resp_1", context)
+
+    assert found is not None
+    assert found.response["tools"] == (
+        [*tools, {"type": "mcp", "server_label": "a"}] if isinstance(tools, list) else tools
+    )

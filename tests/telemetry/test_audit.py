@@ -326,39 +326,11 @@ OVER_BUDGET = CANONICAL[: CANONICAL.index(b"event: response.output_item.added")]
 DECISIONS = [
     ("allowed", {"use": "metadata_limits"}, {}, 200, None, None),
     ("changed", {"use": "max_tool_calls", "max": 1}, {"max_tool_calls": 9}, 200, None, None),
-    (
-        "refused",
-        {"use": "metadata_limits", "max_pairs": 0},
-        {"metadata": {"a": "b"}},
-        400,
-        "metadata_limits.too_many_pairs",
-        "metadata",
-    ),
-    (
-        "refused",
-        {"use": "max_tool_calls", "max": 1},
-        {"max_tool_calls": 0},
-        400,
-        "max_tool_calls.below_minimum",
-        "max_tool_calls",
-    ),
-    (
-        "reported",
-        {"use": "safety_identifier", "require": True, "mode": "report"},
-        {},
-        200,
-        "safety_identifier.required",
-        "safety_identifier",
-    ),
-    (
-        "reported",
-        {"use": "max_tool_calls", "max": 1, "mode": "report"},
-        {"max_tool_calls": 9},
-        200,
-        "max_tool_calls.changed",
-        None,
-    ),
-]
+    ("refused", {"use": "metadata_limits", "max_pairs": 0}, {"metadata": {"a": "b"}}, 400, "metadata_limits.too_many_pairs", "metadata"),
+    ("refused", {"use": "max_tool_calls", "max": 1}, {"max_tool_calls": 0}, 400, "max_tool_calls.below_minimum", "max_tool_calls"),
+    ("reported", {"use": "safety_identifier", "require": True, "mode": "report"}, {}, 200, "safety_identifier.required", "safety_identifier"),
+    ("reported", {"use": "max_tool_calls", "max": 1, "mode": "report"}, {"max_tool_calls": 9}, 200, "max_tool_calls.changed", None),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", DECISIONS, ids=lambda case: f"{case[0]}-{case[4]}")

@@ -1,27 +1,22 @@
 """Log lines go to stderr if they can be written, and cause no delay if they cannot."""
 
-import asyncio
 import hashlib
 import io
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 import structlog
 
 from proxy.telemetry.files import QUEUE_BYTES
 from proxy.telemetry.logs import configure_logs
-from tests.conftest import CANNED, StartGateway
+from tests.conftest import StartGateway
 from tests.full_disk import disk_full_at
 from tests.timeouts import fail_if_stuck
 
@@ -257,71 +252,6 @@ def test_closing_the_logs_of_a_pipe_without_a_reader_gives_up(monkeypatch: pytes
         lines = pipe.read_all(close)
 
     assert [line["event"] for line in lines] == ["noun.happened"]
-
-
-@contextmanager
-def serving(config: Path, stderr: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a gateway in its own process; yield the process and its address."""
-    command = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().split()[3].removesuffix("/v1.")
-        finally:
-            process.kill()
-
-
-async def test_a_server_whose_stderr_is_not_read_answers_and_stops(tmp_path: Path):
-    """Its log lines fill the pipe long before the last request; SIGTERM still ends the process."""
-    config = tmp_path / "headgate.toml"
-    config.write_text(f"[server]\nport = 0\ndrain_s = 0\n{CANNED}")
-    reader, writer = os.pipe()
-    request = {"model": "m" * 256, "input": "Hi"}
-    with serving(config, writer) as (process, address):
-        os.close(writer)
-        async with aiohttp.ClientSession() as session:
-
-            async def statuses(count: int) -> list[int]:
-                found = []
-                for _ in range(count):
-                    async with session.post(f"{address}/v1/responses", json=request) as answer:
-                        await answer.read()
-                        found.append(answer.status)
-                return found
-
-            async with asyncio.timeout(120):
-                answered = await asyncio.gather(*(statuses(100) for _ in range(10)))
-        process.send_signal(signal.SIGTERM)
-        code = await asyncio.to_thread(process.wait, 30)
-    with os.fdopen(reader, "rb") as pipe:
-        *whole, _ = pipe.read().split(b"\n")
-
-    assert sum(answered, []) == [200] * 1000  # noqa: RUF017
-    assert code == 0
-    assert 0 < len(whole) < 1000
-    assert {orjson.loads(line)["event"] for line in whole} == {"server.started", "request.finished"}
-
-
-async def test_a_server_writes_its_last_line_before_it_exits(tmp_path: Path):
-    """Every line is there exactly once."""
-    config = tmp_path / "headgate.toml"
-    config.write_text(f"[server]\nport = 0\ndrain_s = 0\n{CANNED}")
-    log = tmp_path / "log"
-    with log.open("wb") as stderr, serving(config, stderr.fileno()) as (process, address):
-        async with aiohttp.ClientSession() as session:
-            for _ in range(10):
-                async with session.post(f"{address}/v1/responses", json={"model": "m"}) as answer:
-                    await answer.read()
-        process.send_signal(signal.SIGTERM)
-        code = await asyncio.to_thread(process.wait, 30)
-
-    assert code == 0
-    assert [orjson.loads(line)["event"] for line in log.read_bytes().splitlines()] == [
-        "server.started",
-        *["request.finished"] * 10,
-        "server.stopping",
-        "server.stopped",
-    ]
 
 
 @FINAL

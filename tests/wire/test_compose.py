@@ -628,3 +628,38 @@ def test_the_contract_finds_fields_of_another_type(change: JSON):
     assert event_faults(delta) == []
     with pytest.raises(ValidationError):
         event_faults(delta | change)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tools": None, "tool_choice": None, "parallel_tool_calls": None, "created_at": None},
+        {"usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}},
+        {"usage": {"input_tokens": 3, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 2}}},
+        {"usage": {"input_tokens": 3, "output_tokens": 4, "output_tokens_details": None, "input_tokens_details": 5}},
+        {"usage": {}},
+    ],
+)
+def test_events_of_a_small_response_have_what_typed_clients_require(fields: JSON):
+    """Some servers answer with few fields; the SDK's types read the events strictly."""
+    events = events_of({"id": "resp_1", "status": "completed", "output": [MESSAGE], "model": "m", **fields})
+    for event in events:
+        event_faults(event.data)  # raises where the types do not match
+    final = events[-1].data["response"]
+
+    assert final["output"] == [MESSAGE]
+    assert "usage" not in fields or final["usage"]["input_tokens_details"]["cache_write_tokens"] == 0
+
+
+def test_values_that_a_response_has_are_not_changed():
+    """Nor are fields that it does not need."""
+    usage_given = {"input_tokens": 3, "output_tokens": "4", "input_tokens_details": {"cached_tokens": 2, "zzz": 1}}
+    final = events_of({"id": "resp_1", "status": "completed", "usage": usage_given, "zzz": None})[-1].data["response"]
+
+    assert final["zzz"] is None
+    assert final["usage"] == usage_given | {
+        "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0, "zzz": 1},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }
+    assert "usage" not in events_of({"id": "resp_1", "status": "completed"})[-1].data["response"]

@@ -37,9 +37,12 @@ class LocalRequest:
 
 def read_request(
     body: Mapping[str, Any], model: Model, defaults: GenerationParameters, *,
-    team: str = "", ignore_unknown_tools: bool = False,
+    team: str = "", ignore_unknown_tools: bool = False, history_items: int = 0,
 ) -> LocalRequest:  # fmt: skip
-    """Return a request for this model. Raises RequestError for everything that the model cannot read or do."""
+    """Return a request for this model. Raises RequestError for everything that the model cannot read or do.
+
+    `history_items` is how many items of the input the gateway put before the caller's own: errors do not count them.
+    """
     parameters = defaults.override(body)
     charge_grammars(body)
     text_format = read_text_format(body)
@@ -47,7 +50,7 @@ def read_request(
     tags = None if model.reasoning is None else ReasoningTags(*model.reasoning)
     variables, effort_supported = _read_effort(body, model)
     ignored = [*find_ignored(body, effort_supported=effort_supported), *tools.ignored]
-    messages = _build_messages(body, tools, text_format, ignored)
+    messages = _build_messages(body, tools, text_format, ignored, history_items)
     prompt = _build_prompt(messages, tools, model, parameters, variables)
     reasoning_open = tags is not None and tags.are_open_in(_decode_tail(prompt, model))
     style, key = JsonStyle(**dict(model.json_style)), body.get("prompt_cache_key")
@@ -68,12 +71,18 @@ def read_request(
         prefix_tokens=model.prefix_length(messages, tools.definitions, prompt, **variables) if has_key else 0,
         prefix_key=f"{team}\0{key or ''}",
     )  # fmt: skip
-    stop_sequences = parameters.stop_sequences
-    if stop_sequences and text_format.schema is not None:  # cut at a stop sequence, the JSON would be invalid
-        stop_sequences = ()
-        ignored.append("stop")
-    echo = _build_echo(body, parameters)
-    return LocalRequest(prompt, options, echo, tools, tags, reasoning_open, stop_sequences, tuple(ignored))
+    stops, echo = _select_stops(parameters, text_format, ignored), _build_echo(body, parameters)
+    return LocalRequest(prompt, options, echo, tools, tags, reasoning_open, stops, tuple(ignored))
+
+
+def _select_stops(
+    parameters: GenerationParameters, text_format: TextFormat, ignored: list[str]
+) -> tuple[str, ...]:  # fmt: skip
+    """Return the stop sequences. JSON has none: cut at one, it would be invalid."""
+    if not parameters.stop_sequences or text_format.schema is None:
+        return parameters.stop_sequences
+    ignored.append("stop")
+    return ()
 
 
 def _select_tools(body: Mapping[str, Any], model: Model, *, ignore_unknown: bool) -> ToolSelection:
@@ -95,11 +104,13 @@ def _read_effort(body: Mapping[str, Any], model: Model) -> tuple[dict[str, Any],
 
 
 def _build_messages(
-    body: Mapping[str, Any], tools: ToolSelection, text_format: TextFormat, ignored: list[str]
+    body: Mapping[str, Any], tools: ToolSelection, text_format: TextFormat, ignored: list[str], history_items: int
 ) -> Sequence[JSON]:
     """Return the conversation, with the description of the text format at the end of the system message."""
     convert_call_id = str if tools.tool_format is None else tools.tool_format.convert_call_id
-    messages = build_messages(body, convert_call_id=convert_call_id, ignored=ignored)
+    messages = build_messages(
+        body, convert_call_id=convert_call_id, ignored=ignored, history_items=history_items
+    )  # fmt: skip
     instruction = text_format.instruction
     if not instruction:
         return messages

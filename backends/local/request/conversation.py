@@ -41,12 +41,14 @@ TEXT_KEYS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
 def build_messages(
-    body: Mapping[str, Any], *, convert_call_id: Callable[[str], str] = str, ignored: list[str] | None = None
-) -> list[JSON]:
+    body: Mapping[str, Any], *, convert_call_id: Callable[[str], str] = str, ignored: list[str] | None = None,
+    history_items: int = 0,
+) -> list[JSON]:  # fmt: skip
     """Return the conversation, oldest message first. Raises RequestError for input that a text model cannot read.
 
     `convert_call_id` turns the ids of calls into those that the model's template accepts. The names of what was
-    replaced by placeholders are appended to `ignored`.
+    replaced by placeholders are appended to `ignored`. Errors count the caller's own items only, which follow the first
+    `history_items`.
     """
     messages = _Messages(convert_call_id, [] if ignored is None else ignored)
     if body.get("instructions"):
@@ -60,7 +62,8 @@ def build_messages(
         for index, item in enumerate(given):
             if isinstance(item, dict) and item.get("type") == ADDITIONAL_TOOLS:
                 continue  # `read_tools` reads them
-            messages.add_item(item, f"input[{index}]", is_old=index < last_user)
+            own = index - history_items
+            messages.add_item(item, f"input[{own}]" if own >= 0 else f"history[{index}]", is_old=index < last_user)
     elif given is not None:
         raise invalid_type("input", "a string or an array of objects", given)
     messages.finish()

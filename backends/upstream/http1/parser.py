@@ -28,6 +28,7 @@ _HEAD = re.compile(
     % (MAX_LINE_BYTES, MAX_LINE_BYTES, MAX_FIELDS)
 )  # fmt: skip
 _START = b"HTTP/1."
+_SPACE_AT_END = re.compile(rb"[ \t]+(?=\r\n)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
@@ -91,19 +92,26 @@ class ResponseParser:
 
     def _split_head(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return a whole head and what follows it; None if more of it must arrive. Raises InvalidHttp."""
-        received = self._partial
-        searched = max(len(received) - 3, 0)
-        received += data
+        received: bytes | bytearray = data
+        searched = 0
+        if partial := self._partial:
+            searched = max(len(partial) - 3, 0)
+            partial += data
+            received = partial
         end = received.find(b"\r\n\r\n", searched) + 4
         if end < 4:
             is_possible = received.startswith(_START[: len(received)]) and not _BARE_LF.search(received, searched)
             if not is_possible or len(received) > MAX_HEAD_BYTES:
                 raise InvalidHttp("a head that is not valid, or too large")
+            if not partial:
+                partial += data
             return None
         head, rest = bytes(received[:end]), bytes(received[end:])
-        received.clear()
+        partial.clear()
         if end > MAX_HEAD_BYTES or not _HEAD.fullmatch(head):
             raise InvalidHttp("a head that is not valid, or too large")
+        if b" \r\n" in head or b"\t\r\n" in head:  # no part of a value, but llhttp would not know `chunked` then
+            head = _SPACE_AT_END.sub(b"", head)
         return head, rest
 
     def _parse_head(self, head: bytes) -> None:
@@ -167,7 +175,7 @@ class ResponseParser:
         if self.head is not None:
             return  # a trailer
         key = name.decode("ascii").lower()
-        text = value.strip(b" \t").decode("utf-8", "surrogateescape")
+        text = value.decode("utf-8", "surrogateescape")
         self._fields[key] = f"{self._fields[key]}, {text}" if key in self._fields else text
 
     def on_headers_complete(self) -> None:

@@ -7,8 +7,8 @@ from typing import Self
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# What would end a line, a field or the head before its end.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_NO_TARGET = re.compile(r"[\x00-\x20\x7f]")
+_FIELDS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Origin:
             raise ValueError("the URL has no host, or port 0")
         host = parts.hostname.encode("idna").decode() if not parts.hostname.isascii() else parts.hostname
         name = f"[{host}]" if ":" in host else host
-        if _CONTROL.search(name) or " " in name:
+        if _NO_TARGET.search(name):
             raise ValueError("the host of the URL is not valid")
         return cls(host, port, parts.scheme == "https", name if port == default else f"{name}:{port}")
 
@@ -57,7 +57,7 @@ class BodySource:
 
 def encode_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
     """Return the head of a request. Raises ValueError if a part of it could be read as more than it is."""
-    if " " in target or any(map(_CONTROL.search, (target, *fields, *fields.values()))):
-        raise ValueError("a target or field of a request has a character that ends it")
-    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-    return "\r\n".join(lines).encode("utf-8", "surrogateescape")
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    if _NO_TARGET.search(target) or not _FIELDS.fullmatch(lines) or lines.count("\n") != len(fields):
+        raise ValueError("A target or field of a request has a character that it cannot have.")
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("utf-8", "surrogateescape")

@@ -194,15 +194,16 @@ async def test_without_tools_a_call_is_text():
         ('<tool_call>\n{"name": "f", "arguments": {"a"', ("function_call", "incomplete", '{"a"')),
         ('<tool_call>\n{"name": "f", "arguments": {"a": 1}', ("function_call", "completed", '{"a": 1}')),
         ('<tool_call>{"name": "note", "arguments": {"input": "a', ("custom_tool_call", "incomplete", "a")),
+        (PATCH_HEAD, ("custom_tool_call", "incomplete", "")),
         (PATCH_HEAD + "a b", ("custom_tool_call", "incomplete", "a b")),
     ],
 )
-async def test_a_call_that_was_cut_off_is_incomplete(output, expected):
+@pytest.mark.parametrize("grammar", ["", "any"], ids=["at once", "streamed"])
+async def test_a_call_that_was_cut_off_is_incomplete(output, expected, grammar):
     """Like OpenAI's: its arguments are a beginning of JSON. Before its name is known it is text."""
-    response = await response_of(FinishedGeneration(output, finish="length"), F, NOTE, PATCH)
+    response = await response_of(FinishedGeneration(output, finish="length"), F, NOTE, PATCH, grammar=grammar)
 
-    assert response["status"] == "incomplete"
-    assert outputs(response) == [expected]
+    assert (response["status"], outputs(response)) == ("incomplete", [expected])
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -227,22 +228,6 @@ async def test_verbatim_input_is_streamed():
 
     assert "".join(deltas) == "a b c d"
     assert len(deltas) > 3
-
-
-@pytest.mark.parametrize(
-    ("output", "expected"),
-    [
-        ('<tool_call>\n{"name": "f", "arguments": {"a"', ("function_call", "incomplete", '{"a"')),
-        ('<tool_call>\n{"name": "f", "arguments": {"a": 1}', ("function_call", "completed", '{"a": 1}')),
-        ('<tool_call>{"name": "note", "arguments": {"input": "a', ("custom_tool_call", "incomplete", "a")),
-        (PATCH_HEAD, ("custom_tool_call", "incomplete", "")),
-    ],
-)
-async def test_a_streamed_call_that_was_cut_off_is_incomplete(output, expected):
-    """With what was streamed of it."""
-    response = await response_of(FinishedGeneration(output, finish="length"), F, NOTE, PATCH, grammar="any")
-
-    assert (response["status"], outputs(response)) == ("incomplete", [expected])
 
 
 async def test_an_incomplete_call_of_a_model_that_ended_is_text():

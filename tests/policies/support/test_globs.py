@@ -1,10 +1,14 @@
 """Globs in settings."""
 
+from itertools import product
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from policies.support.globs import AllowList, compile_globs, is_glob
+from policies.support.globs import AllowList, compile_globs, covers, is_glob, overlap
+from tests.examples import NO_DEADLINE
 
 
 @pytest.mark.parametrize(
@@ -61,3 +65,41 @@ def test_an_allow_list_takes_names_exactly_and_denies_their_normalized_forms_too
 def test_an_allow_list_without_restrictions_allows_all(allow: list[str], deny: list[str], expected: bool):
     """Policies skip the check of such a list."""
     assert AllowList(allow, deny).allows_all is expected
+
+
+GLOBS = st.text(st.sampled_from("ab*?"), max_size=5)
+TEXTS = ["".join(letters) for length in range(6) for letters in product("abc", repeat=length)]
+
+
+@NO_DEADLINE
+@given(GLOBS, GLOBS)
+def test_globs_overlap_if_some_text_matches_both(first: str, second: str):
+    """Compared with all short texts."""
+    matches = [compile_globs([glob]).match for glob in (first, second)]
+
+    assert overlap(first, second) == any(all(match(text) for match in matches) for text in TEXTS)
+
+
+@NO_DEADLINE
+@given(GLOBS, GLOBS)
+def test_a_glob_covers_another_if_it_matches_all_that_the_other_does(first: str, second: str):
+    """Compared with all short texts."""
+    one, other = compile_globs([first]).match, compile_globs([second]).match
+
+    assert covers(first, second) == all(one(text) for text in TEXTS if other(text))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "overlaps", "covered"),
+    [
+        ("[ab]*", "a*", True, False),
+        ("[ab]", "cd", False, False),
+        ("[ab]", "[ab]", True, True),
+        ("[!]a]", "x", True, False),
+        ("a[", "a[", True, True),
+        ("*" * 40, "*a" * 40, True, True),
+    ],
+)
+def test_sets_of_characters_count_as_any_character(first: str, second: str, overlaps: bool, covered: bool):
+    """No set is a fault of the config by mistake; stars take no exponential time."""
+    assert (overlap(first, second), covers(first, second)) == (overlaps, covered)

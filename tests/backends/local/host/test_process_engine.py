@@ -296,6 +296,7 @@ async def test_simultaneous_callers_get_their_own_answers(tmp_path, start):
         return events[-1].response["output"][0]["content"][0]["text"]
 
     assert list(map(text_of, alone)) == list(map(text_of, together))
+    assert len(set(map(text_of, alone))) == 20
 
 
 async def test_a_caller_that_disconnects_frees_the_only_worker(endless, start):

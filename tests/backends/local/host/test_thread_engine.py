@@ -76,27 +76,6 @@ async def test_sampled_answers_vary(random_model):
     assert len(set(answers)) == len(hot)
 
 
-async def test_simultaneous_callers_get_the_answers_that_they_get_alone(random_model):
-    """Twenty at once on two workers."""
-    prompts = [[5, 6, *range(20, 20 + length)] for length in range(20)]
-    async with running(random_model, workers=2, max_waiting=20) as engine:
-        alone = [await answer(engine, prompt) for prompt in prompts]
-        together = await asyncio.gather(*(answer(engine, prompt) for prompt in prompts))
-
-    assert alone == together
-    assert len({tuple(ids) for ids, _ in alone}) == 20
-
-
-async def test_leaving_the_block_frees_the_worker(endless_model):
-    """An endless answer occupies the only worker until then."""
-    async with running(endless_model) as engine:
-        async with engine.generate(PROMPT, options(FOREVER)) as generation:
-            assert await anext(generation)
-        _, finish = await answer(engine, PROMPT, options(5))
-
-    assert finish == "length"
-
-
 async def test_cancelling_the_caller_frees_the_worker(endless_model):
     """The task of a client that disconnects is cancelled."""
     async with running(endless_model) as engine:
@@ -114,20 +93,6 @@ async def test_cancelling_the_caller_frees_the_worker(endless_model):
         _, finish = await answer(engine, PROMPT, options(5))
 
     assert finish == "length"
-
-
-async def test_calls_beyond_the_limit_are_refused(endless_model):
-    """At once, with a Retry-After; a place is free as soon as a waiting call has left."""
-    async with running(endless_model, max_waiting=1) as engine, engine.generate(PROMPT, options(FOREVER)) as first:
-        await anext(first)
-        async with engine.generate(PROMPT, options(FOREVER)):
-            with pytest.raises(BackendError, match="1 calls are waiting for this model; the limit is 1") as refused:
-                await answer(engine)
-        async with engine.generate(PROMPT, options(FOREVER)):
-            pass
-
-    assert (refused.value.status, refused.value.code) == (429, "local_model_busy")
-    assert int(refused.value.headers["Retry-After"]) >= 1
 
 
 async def test_of_two_hundred_calls_those_that_fit_are_answered(random_model):

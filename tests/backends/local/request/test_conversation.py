@@ -322,6 +322,17 @@ def test_a_summary_stands_for_reasoning_that_cannot_be_read():
     assert build_messages({"input": items})[1]["reasoning_content"] == "Counted."
 
 
+@pytest.mark.parametrize(("index", "place"), [(0, "history[0]"), (1, "history[1]"), (2, "input[0]"), (3, "input[1]")])
+def test_errors_count_the_caller_s_own_items(index, place):
+    """The gateway put two items before them."""
+    items = [message("user", "A") for _ in range(4)]
+    items[index] = message("tool", "A")
+    with pytest.raises(RequestError) as refused:
+        build_messages({"input": items}, history_items=2)
+
+    assert refused.value.param == f"{place}.role"
+
+
 def test_items_that_add_tools_are_no_messages():
     """The tools are read elsewhere."""
     given = [{"type": "additional_tools", "role": "developer", "tools": []}, message("user", "Hi")]

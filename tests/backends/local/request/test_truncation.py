@@ -78,20 +78,27 @@ def test_other_errors_are_not_handled_by_truncation():
     st.integers(1, WINDOW),
 )
 def test_as_many_turns_as_fit_are_kept(system, drawn, max_tokens):
-    """No more than that, unless the last turn alone leaves too little room."""
+    """No more than that, unless the last turn alone leaves too little room; of one that is too long the last steps."""
     head = [message("system", size) for size in system]
     turns = [[message("user", size), *(message("assistant", each) for each in rest)] for size, rest in drawn]
+    whole = head + list(chain.from_iterable(turns))
     choices = [head + list(chain.from_iterable(turns[start:])) for start in range(len(turns))]
-    sizes = [sum(1 + len(each["content"]) for each in choice) for choice in choices]
-    candidates = [choice for choice, size in zip(choices, sizes, strict=True) if size <= min(max_tokens, WINDOW - 1)]
+    question, *steps = turns[-1]
+    if size_of(choices[-1]) >= WINDOW and len(steps) > 1:
+        choices = [[*head, question, *steps[start:]] for start in range(1, len(steps))]
+    candidates = [choice for choice in choices if size_of(choice) <= min(max_tokens, WINDOW - 1)]
 
-    if candidates or sizes[-1] < WINDOW:
+    if candidates or size_of(choices[-1]) < WINDOW:
         assert render(candidates[0] if candidates else choices[-1]) == fit_prompt(
-            choices[0], render, max_tokens=max_tokens, truncate=True
+            whole, render, max_tokens=max_tokens, truncate=True
         )
     else:
         with pytest.raises(RequestError):
-            fit_prompt(choices[0], render, max_tokens=max_tokens, truncate=True)
+            fit_prompt(whole, render, max_tokens=max_tokens, truncate=True)
+
+
+def size_of(messages):
+    return sum(1 + len(each["content"]) for each in messages)
 
 
 def step(number):

@@ -1,19 +1,11 @@
 """Tool calls in the syntax of the Hermes family."""
 
 import pytest
-from hypothesis import given
 
 from backends.local.speech.hermes import HERMES
 from backends.local.speech.segments import CustomCall, FunctionCall
-from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere, splits
-from tests.examples import NO_DEADLINE
+from tests.backends.local.speech.parsing import TOOLS, call, parse
 from tests.timeouts import fail_if_stuck
-
-WORDS = [
-    "<tool_call>", "</tool_call>", "\n", " ", "Hi", '{"name": "f", "arguments": {"a": "</tool_call>"}}',
-    '{"name": "no", "arguments": {}}', '{"name": "g"', "}", "{", '"', "<tool_", "call>", "\\",
-    '{"name": "patch", "input":\n', '{"name": "note", "arguments": {"input": "a\\nb"}}',
-]  # fmt: skip
 
 
 def test_a_call_is_found_between_texts():
@@ -28,32 +20,6 @@ def test_several_calls_are_found_in_a_row():
     output = '<tool_call>{"name": "f", "arguments": {}}</tool_call>\n<tool_call>\n{"name": "g"}\n</tool_call>\n'
 
     assert [call("f"), call("g")] == parse(HERMES, output)
-
-
-@pytest.mark.parametrize(
-    "output",
-    [
-        'a < b\n\n<tool <tool_call>{"name": "f", "arguments": {"x": "<"}}</tool_call>  <tool_call>no</tool_call> c\n',
-        '<tool_call>{"name":"f","arguments":{}}</tool_call>\n<tool_call>{"name":"g"',
-        'x <tool_call>\n{"name": "patch", "input":\n*** </tool_call>',
-    ],
-)
-@pytest.mark.parametrize("truncated", [False, True])
-def test_chunk_boundaries_do_not_change_the_result(output, truncated):
-    """Split at every position, at every two, and into characters, the output has the same segments."""
-    whole = parse(HERMES, output, truncated=truncated)
-
-    assert [chunks for chunks in split_everywhere(output) if parse(HERMES, *chunks, truncated=truncated) != whole] == []
-
-
-@NO_DEADLINE
-@given(splits(WORDS))
-def test_chunk_boundaries_do_not_change_the_result_of_any_output(split):
-    """Random outputs, with tags in the wrong places, in random chunks."""
-    output, chunks = split
-
-    assert parse(HERMES, output) == parse(HERMES, *chunks)
-    assert parse(HERMES, output, truncated=True) == parse(HERMES, *chunks, truncated=True)
 
 
 def test_text_is_returned_as_soon_as_it_cannot_be_a_call():

@@ -1,18 +1,10 @@
 """Tool calls in the syntax of Llama 3.x."""
 
 import pytest
-from hypothesis import given
 
 from backends.local.speech.llama import LLAMA
 from backends.local.speech.segments import CustomCall, FunctionCall
-from tests.backends.local.speech.parsing import TOOLS, call, parse, split_everywhere, splits
-from tests.examples import NO_DEADLINE
-
-WORDS = [
-    "<|python_tag|>", "; ", ";", "\n", " ", "Hi", '{"name": "f", "parameters": {"a": "; {"}}', "{}", '{"x": [1]}',
-    '{"name": "no", "parameters": {}}', '{"name": "g"', "}", "{", '"', "<|python", "_tag|>", "\\", "name",
-    '{"name": "patch", "input":\n', '{"type": "function", "name": "g", "parameters": {}}',
-]  # fmt: skip
+from tests.backends.local.speech.parsing import TOOLS, call, parse
 
 
 @pytest.mark.parametrize("before", ["", "\n\n", "<|python_tag|>", " <|python_tag|> \n"])
@@ -90,30 +82,3 @@ def test_a_custom_tool_gets_its_input():
 
     assert parse(LLAMA, output) == [CustomCall("note", "a")]
     assert parse(LLAMA, '<|python_tag|>{"name": "patch", "input":\n}; {') == [CustomCall("patch", "}; {")]
-
-
-@pytest.mark.parametrize(
-    "output",
-    [
-        '{"name":"f","parameters":{}}; {"name":"g","parameters":{}} <|python_tag|>no',
-        'x <|python_tag|>{"name": "g", "parameters": {"a": "',
-        '{"a": "what is output here, is it JSON?"} more',
-        '\n{"name": "unknown", "parameters": {}}; {}',
-    ],
-)
-@pytest.mark.parametrize("truncated", [False, True])
-def test_chunk_boundaries_do_not_change_the_result(output, truncated):
-    """Split at every position, at every two, and into characters, the output has the same segments."""
-    whole = parse(LLAMA, output, truncated=truncated)
-
-    assert [chunks for chunks in split_everywhere(output) if parse(LLAMA, *chunks, truncated=truncated) != whole] == []
-
-
-@NO_DEADLINE
-@given(splits(WORDS))
-def test_chunk_boundaries_do_not_change_the_result_of_any_output(split):
-    """Random outputs, with tags in the wrong places, in random chunks."""
-    output, chunks = split
-
-    assert parse(LLAMA, output) == parse(LLAMA, *chunks)
-    assert parse(LLAMA, output, truncated=True) == parse(LLAMA, *chunks, truncated=True)

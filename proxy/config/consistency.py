@@ -1,0 +1,135 @@
+"""What the tables of a config must have in common. Each function yields sentences that begin with the path of a key.
+
+A fault stops the gateway: a call would be treated otherwise than the file says. A warning is something without effect.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from backends import Backend
+from policies.support.globs import compile_globs, covers, overlap
+from proxy.config.schema import CallerTable, RelayTable, RouteTable, ServerTable
+from proxy.identity.directory import ANONYMOUS, KEY
+from proxy.rules.rule import Rule
+from proxy.telemetry.audit import AuditTable
+from proxy.telemetry.recorder import RecordTable
+
+NAMES_SHOWN = 5
+
+
+def caller_faults(callers: Sequence[CallerTable]) -> Iterator[str]:
+    """Keys that are missing, malformed or shared, and callers without a clear team."""
+    known: dict[bytes, str] = {}
+    for index, caller in enumerate(callers):
+        if (caller.key is None) == (caller.key_sha256 is None):
+            yield f'caller[{index}]: give either key = "env:NAME" or key_sha256 = "<hex>"'
+            continue
+        if caller.key is not None and not KEY.fullmatch(caller.key.get_secret_value()):
+            yield f"caller[{index}].key: a key may contain only letters, digits and -._~+/="
+        if caller.digest in known:
+            yield f"caller[{index}]: has the same key as {known[caller.digest]}; give each caller its own"
+        known[caller.digest] = caller.name
+    yield from _ambiguous_teams(callers)
+
+
+def _ambiguous_teams(callers: Sequence[CallerTable]) -> Iterator[str]:
+    """Callers in two teams, and those whose own name would make them members of another caller's team."""
+    first: dict[str, tuple[int, str]] = {}
+    for index, caller in enumerate(callers):
+        before, team = first.setdefault(caller.name, (index, caller.team))
+        if caller.team != team:
+            found = f"'{caller.name}' is in another team in caller[{before}]"
+            yield f"caller[{index}].team: {found}; a caller has one team, and may have several keys"
+    teams = {caller.team: index for index, caller in enumerate(callers) if caller.team}
+    for index, caller in enumerate(callers):
+        if not caller.team and caller.name in teams:
+            yield (
+                f"caller[{index}].name: '{caller.name}' is also the team of caller[{teams[caller.name]}]; "
+                "give it a team, or it would share that team's cache and budgets"
+            )
+
+
+def selector_faults(policies: Sequence[Mapping[str, Any]], callers: Sequence[CallerTable]) -> Iterator[str]:
+    """Names of callers to which a policy would apply, but that no caller has: the rule would be lifted for one."""
+    names = [caller.name for caller in callers] or [ANONYMOUS.name]
+    for index, policy in enumerate(policies):
+        globs = policy.get("callers", ["*"])
+        if policy.get("mode") == "off":
+            continue
+        if not globs:
+            yield f"policy[{index}].callers: it is empty, so that the policy applies to no call; leave it out for all"
+        for glob in globs:
+            if not any(map(compile_globs([glob]).match, names)):
+                shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+                yield f"policy[{index}].callers: '{glob}' matches no [[caller]]; known: {shown}"
+
+
+def route_faults(routes: Sequence[RouteTable], backends: Iterable[str]) -> Iterator[str]:
+    """Routes to unknown backends, routes that no call reaches, and more than one default."""
+    if not routes:
+        yield "route: there is no [[route]]; at least one must name a model and its backend"
+    known = ", ".join(backends) or "there is none"
+    for index, route in enumerate(routes):
+        if route.backend not in backends:
+            yield f"route[{index}].backend: there is no backend called '{route.backend}'; known: {known}"
+        for before, earlier in enumerate(routes[:index]):
+            if covers(earlier.model, route.model):
+                found = f"'{route.model}' is never reached, because route[{before}] has '{earlier.model}'"
+                yield f"route[{index}].model: {found}; put it before that one"
+                break
+    defaults = [index for index, route in enumerate(routes) if route.default]
+    for index in defaults[1:]:
+        yield f"route[{index}].default: route[{defaults[0]}] is the default already; keep one"
+
+
+def relay_faults(relays: Sequence[RelayTable], backends: Mapping[str, Backend]) -> Iterator[str]:
+    """Relays to unknown backends and to those that have no other paths, and two of one path."""
+    known = ", ".join(backends) or "there is none"
+    first: dict[str, int] = {}
+    for index, relay in enumerate(relays):
+        backend = backends.get(relay.backend)
+        if backend is None:
+            yield f"relay[{index}].backend: there is no backend called '{relay.backend}'; known: {known}"
+        elif not backend.can_relay:
+            yield f"relay[{index}].backend: '{backend.name}' has no other paths; only an upstream has"
+        if first.setdefault(relay.path, index) != index:
+            yield f"relay[{index}].path: there are two relays of {relay.path}"
+
+
+def file_faults(audit: AuditTable | None, record: RecordTable | None) -> Iterator[str]:
+    """One file for two kinds of lines."""
+    if audit and record and audit.path.resolve() == record.path.resolve():
+        yield f"audit.path and record.path: both are {audit.path}; give each a file of its own"
+
+
+def listen_faults(server: ServerTable, callers: Sequence[CallerTable]) -> Iterator[str]:
+    """A gateway without keys that others can reach."""
+    if not callers and not _is_loopback(server.host):
+        yield (
+            f"server.host: {server.host} is reachable by others, and there is no [[caller]]; "
+            "add one with a name and a key, or listen on 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def idle_policies(
+    rules: Sequence[Rule], policies: Sequence[Mapping[str, Any]], routes: Sequence[RouteTable]
+) -> Iterator[str]:
+    """Policies that change and refuse nothing with these settings, and those for models that no route serves."""
+    renamed = [name for rule in rules for pair in rule.policy.renames().items() for name in pair]
+    served = [*(route.model for route in routes), *renamed]
+    for index, (rule, policy) in enumerate(zip(rules, policies, strict=True)):
+        if rule.mode == "off":
+            continue
+        if rule.policy.is_idle():
+            yield f"policy[{index}]: {rule.name} has no effect with these settings"
+        for glob in policy.get("models", ["*"]):
+            if not any(overlap(glob, model) for model in served):
+                yield f"policy[{index}].models: '{glob}' matches no model of a [[route]]"

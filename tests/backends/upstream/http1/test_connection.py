@@ -1,0 +1,249 @@
+"""Timeouts, backpressure, large bodies, and answers that come too early, on a connection to a raw upstream."""
+
+import asyncio
+import hashlib
+from typing import Self
+
+import pytest
+
+from backends.upstream.http1.connection import HIGH_WATER_BYTES, PIECE_BYTES
+from proxy.wire.errors import BackendError
+from tests.backends.upstream.http1.clients import ask, client_of, in_turn, read_whole, request
+from tests.raw import RawUpstream, no_tasks_left, playing, until, whole  # noqa: F401
+
+OK = whole(b"ok")
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+LARGE = bytes(range(256)) * 4 * 8192  # 8 MiB
+READ_AT_ONCE_BYTES = 262_144  # the most that a loop reads at once
+
+
+@pytest.fixture
+async def upstream():
+    """An upstream that answers each request with `ok` until a test sets `play`; no connection to it is left behind."""
+    async with RawUpstream(playing(OK)) as server:
+        yield server
+        await until(lambda: server.open == 0)
+
+
+async def test_a_batch_is_what_one_read_brought(upstream: RawUpstream):
+    """However many chunks that are; the reader does not wait for the next ones."""
+    may_continue = asyncio.Event()
+
+    async def answer(_, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"1\r\na\r\n" * 500)
+        await may_continue.wait()
+        writer.write(b"1\r\nb\r\n" * 500 + b"0\r\n\r\n")
+
+    upstream.play = answer
+    async with client_of(upstream) as client:
+        reply = await client.request(*request())
+        first = await reply.read()
+        may_continue.set()
+        rest = await read_whole(reply)
+
+    assert (first, rest) == (b"a" * 500, b"b" * 500)
+
+
+SILENCES = {
+    "before the answer": (playing(end="hang"), {"first_byte_s": 0.1}),
+    "in its head": (playing(OK[:20], end="hang"), {"first_byte_s": 0.1}),
+    "after an interim answer": (playing(b"HTTP/1.1 100 Continue\r\n\r\n", end="hang"), {"first_byte_s": 0.1}),
+    "in its body": (playing(OK[:-1], end="hang"), {"between_bytes_s": 0.1}),
+    "between chunks": (playing(HEAD + b"1\r\na\r\n", end="hang"), {"between_bytes_s": 0.1}),
+}
+
+
+@pytest.mark.parametrize(("play", "timeouts"), SILENCES.values(), ids=SILENCES)
+async def test_silence_is_limited(upstream: RawUpstream, play, timeouts: dict[str, float]):
+    """The connection is closed; the other limit, which is longer, does not matter."""
+    upstream.play = play
+    async with client_of(upstream, **timeouts) as client:
+        with pytest.raises(BackendError) as failed:
+            await ask(client)
+        await until(lambda: upstream.open == 0)
+
+    assert (failed.value.code, failed.value.status, failed.value.sent) == ("upstream_timeout", 504, True)
+
+
+async def test_an_answer_may_take_longer_than_its_silences(upstream: RawUpstream):
+    """Each byte starts the time anew; the timer that was set for the first one does not end the answer."""
+
+    async def answer(_, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        for _ in range(6):
+            await asyncio.sleep(0.2)
+            writer.write(b"1\r\na\r\n")
+        writer.write(b"0\r\n\r\n")
+
+    upstream.play = answer
+    async with client_of(upstream, first_byte_s=1, between_bytes_s=1) as client:
+        assert await ask(client) == (200, b"aaaaaa")
+
+
+async def test_a_reader_that_is_slow_itself_does_not_time_out(upstream: RawUpstream):
+    """Only waiting for the upstream counts."""
+    upstream.play = playing(OK)
+    async with client_of(upstream, first_byte_s=0.5, between_bytes_s=0.5) as client:
+        reply = await client.request(*request())
+        await asyncio.sleep(0.6)
+        assert await read_whole(reply) == b"ok"
+        await asyncio.sleep(0.6)
+        assert await ask(client) == (200, b"ok")
+
+    assert upstream.opened == 1
+
+
+async def test_a_reader_that_is_slow_pauses_its_upstream(upstream: RawUpstream):
+    """What was not read waits at the upstream; the answer is whole afterwards."""
+
+    async def answer(_, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        for start in range(0, len(LARGE), 65_536):
+            writer.write(b"10000\r\n%b\r\n" % LARGE[start : start + 65_536])
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    upstream.play = answer
+    async with client_of(upstream) as client:
+        reply = await client.request(*request())
+        connection = reply._connection
+        await until(lambda: connection._is_reading_paused)
+        held = connection._buffered_bytes
+        body = await read_whole(reply)
+        assert await ask(client) == (200, LARGE)
+
+    assert HIGH_WATER_BYTES < held <= HIGH_WATER_BYTES + READ_AT_ONCE_BYTES
+    assert body == LARGE
+    assert upstream.opened == 1
+
+
+@pytest.mark.parametrize("size", [PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, len(LARGE)])
+async def test_a_body_of_any_size_arrives(upstream: RawUpstream, size: int):
+    """The connection is reused."""
+
+    async def digest(_, writer: asyncio.StreamWriter) -> None:
+        received = upstream.requests[-1].partition(b"\r\n\r\n")[2]
+        writer.write(whole(hashlib.sha256(received).hexdigest().encode()))
+
+    upstream.play = digest
+    async with client_of(upstream) as client:
+        for _ in range(2):
+            assert await ask(client, LARGE[:size]) == (200, hashlib.sha256(LARGE[:size]).hexdigest().encode())
+
+    assert upstream.opened == 1
+
+
+class UnreadUpstream:
+    """An upstream that reads the head of a request, but not its body."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**14)
+        self.address = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self.writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self._answer)
+
+
+BODY = bytes(64 * 2**20)  # more than the sockets of both sides hold
+
+
+async def test_an_answer_that_comes_before_its_request_was_written_is_read():
+    """The rest of the request is not sent, and the connection is closed."""
+    async with UnreadUpstream(whole(b"too large", status="413 No")) as upstream, client_of(upstream) as client:
+        reply = await client.request(*request(BODY))
+        connection = reply._connection
+        body = await read_whole(reply)
+
+        assert (reply.status, body) == (413, b"too large")
+        assert not connection._is_written
+        assert connection._transport.is_closing()
+
+
+async def test_a_body_that_is_not_read_waits_in_pieces():
+    """No more than a few pieces are handed to the socket; the upstream has `first_byte_s` to read and answer."""
+    async with UnreadUpstream(b"") as upstream, client_of(upstream, first_byte_s=0.5) as client:
+        asking = asyncio.create_task(ask(client, BODY))
+        await until(lambda: upstream.writers)
+        with pytest.raises(BackendError) as failed:
+            await asking
+
+    assert failed.value.code == "upstream_timeout"
+
+
+async def test_the_socket_is_given_one_piece_after_another():
+    """A paused transport holds one piece at most beyond its own limit."""
+    async with UnreadUpstream(b"") as upstream, client_of(upstream) as client:
+        connection = await client._dialer.connect()
+        sending = asyncio.create_task(connection.send(*request(BODY)))
+        await until(lambda: connection._is_writing_paused)
+
+        assert connection._transport.get_write_buffer_size() <= 2 * PIECE_BYTES
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        assert connection._transport.is_closing()
+
+
+async def test_an_answer_before_any_request_is_refused():
+    """It was meant for somebody else, or for nobody: nothing is sent on this connection."""
+    received = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        received.append(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        upstream = RawUpstream(playing())
+        upstream.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with client_of(upstream) as client:
+            connection = await client._dialer.connect()
+            await until(connection._transport.is_closing)
+            with pytest.raises(BackendError) as failed:
+                await connection.send(*request())
+            await until(lambda: received)
+
+    assert (failed.value.code, failed.value.sent) == ("upstream_invalid_response", False)
+    assert received == [b""]
+
+
+INVALID = {"in the head": b"HTTP/1.1 200 OK\nX: y\r\n\r\n", "in the body": HEAD + b"1\r\na\r\nx\r\n"}
+
+
+@pytest.mark.parametrize("answer", INVALID.values(), ids=INVALID)
+async def test_an_answer_that_is_not_valid_closes_its_connection(upstream: RawUpstream, answer: bytes):
+    """It is the upstream's fault, and the next call is served."""
+    upstream.play = in_turn(playing(answer), playing(OK))
+    async with client_of(upstream) as client:
+        with pytest.raises(BackendError) as failed:
+            await ask(client)
+        await until(lambda: upstream.open == 0)
+        assert await ask(client) == (200, b"ok")
+
+    assert (failed.value.code, failed.value.sent) == ("upstream_invalid_response", True)
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+async def test_what_arrived_before_the_end_of_a_connection_is_read(upstream: RawUpstream, end: str):
+    """Then the reader learns that the answer is not whole."""
+    upstream.play = playing(HEAD + b"2\r\nab\r\n", end=end)
+    async with client_of(upstream) as client:
+        reply = await client.request(*request())
+        assert await reply.read() == b"ab"
+        with pytest.raises(BackendError) as failed:
+            await reply.read()
+        reply.close()
+
+    assert (failed.value.code, failed.value.sent) == ("upstream_reset", True)

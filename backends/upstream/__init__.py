@@ -109,11 +109,13 @@ class Upstream(Backend):
 
     @cached_property
     def _probe_headers(self) -> Mapping[str, str]:
-        return {"Host": self._origin.authority, "Accept": "*/*", "Accept-Encoding": "identity"}
+        return {
+            "Host": self._origin.authority, "user-agent": "headgate", "Accept": "*/*", "Accept-Encoding": "identity",
+        }  # fmt: skip
 
     @cached_property
     def _own_headers(self) -> Mapping[str, str]:
-        headers = {**self._probe_headers}
+        headers = {"Host": self._origin.authority, "Accept-Encoding": "identity"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
         return headers
@@ -217,6 +219,6 @@ class Upstream(Backend):
             framing = body.framing
         else:
             framing = {"Content-Length": str(len(body))} if body or method == "POST" else {}
-        fields = {"user-agent": "headgate", "Content-Type": "application/json", **headers}
+        fields = {**self._probe_headers, "Content-Type": "application/json", **headers}
         head = encode_head(method, target, {**fields, **self._own_headers, **framing})
         return await self._client.request(head, body)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from policies.service_tier import ServiceTier
 from proxy.wire.call import Call
+from proxy.wire.errors import PolicyViolation
 from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, outcome_of
 
 TIERS = st.sampled_from(["auto", "default", "flex", "priority", "Flex", "fast", "over-limit", ""])

@@ -90,7 +90,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._buffered_bytes = 0
         if self._is_reading_paused:
             self._is_reading_paused = False
-            self._transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
         return data
 
     async def read(self) -> bytes:

@@ -4,9 +4,11 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import aiohappyeyeballs
+from aiohappyeyeballs import AddrInfoType
 
 from backends.upstream.errors import timed_out, unreachable
 from backends.upstream.http1.connection import Timeouts, UpstreamConnection
@@ -29,12 +31,10 @@ class Dialer:
     """Opens connections to one origin."""
 
     def __init__(self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None) -> None:
-        self._origin = origin
         self._timeouts = timeouts
         self._tls = tls
-        self._lookup = asyncio.Lock()
-        self._addresses: Sequence[aiohappyeyeballs.AddrInfoType] = ()
-        self._looked_up = 0.0
+        self._server_name = None if tls is None else origin.host
+        self._addresses = _Addresses(origin.host, origin.port)
 
     async def connect(self) -> UpstreamConnection:
         """Open a connection. Raises BackendError; no byte of a request was sent then."""
@@ -42,32 +42,57 @@ class Dialer:
             async with asyncio.timeout(self._timeouts.connect_s):
                 return await self._connect()
         except TimeoutError as error:
-            self._addresses = ()
+            self._addresses.forget()
             raise timed_out(sent=False) from error
         except OSError as error:
-            self._addresses = ()
+            self._addresses.forget()
             raise unreachable(retryable=not isinstance(error, ssl.SSLCertVerificationError)) from error
 
     async def _connect(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
-        addresses = await self._look_up()
+        addresses = await self._addresses.look_up()
         connected = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
         try:
-            _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self._timeouts), sock=connected, ssl=self._tls,
-                server_hostname=None if self._tls is None else self._origin.host,
-            )  # fmt: skip
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: UpstreamConnection(self._timeouts),
+                sock=connected,
+                ssl=self._tls,
+                server_hostname=self._server_name,
+            )
         except BaseException:
             connected.close()
             raise
         return connection
 
-    async def _look_up(self) -> Sequence[aiohappyeyeballs.AddrInfoType]:
+
+class _Addresses:
+    """The addresses of a host: found once for all connections that are opened at about the same time."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._found: Sequence[AddrInfoType] = ()
+        self._expires = 0.0
+        self._lookup = asyncio.Lock()
+
+    async def look_up(self) -> Sequence[AddrInfoType]:
+        """Return at least one address. Raises OSError."""
         loop = asyncio.get_running_loop()
         async with self._lookup:
-            if not self._addresses or loop.time() - self._looked_up > ADDRESSES_TTL_S:
-                self._addresses = await loop.getaddrinfo(
-                    self._origin.host, self._origin.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+            if not self._found or loop.time() >= self._expires:
+                self._found = self._numeric() or await loop.getaddrinfo(
+                    self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
                 )
-                self._looked_up = loop.time()
-            return self._addresses
+                self._expires = loop.time() + ADDRESSES_TTL_S
+            return self._found
+
+    def forget(self) -> None:
+        """Look up again for the next connection."""
+        self._found = ()
+
+    def _numeric(self) -> Sequence[AddrInfoType]:
+        """Return the address if the host is one: that needs no thread."""
+        with suppress(socket.gaierror):
+            return socket.getaddrinfo(
+                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+            )
+        return ()

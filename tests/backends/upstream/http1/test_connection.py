@@ -17,14 +17,6 @@ LARGE = bytes(range(256)) * 4 * 8192  # 8 MiB
 READ_AT_ONCE_BYTES = 262_144  # the most that a loop reads at once
 
 
-@pytest.fixture
-async def upstream():
-    """An upstream that answers each request with `ok` until a test sets `play`; no connection to it is left behind."""
-    async with RawUpstream(playing(OK)) as server:
-        yield server
-        await until(lambda: server.open == 0)
-
-
 async def test_a_batch_is_what_one_read_brought(upstream: RawUpstream):
     """However many chunks that are; the reader does not wait for the next ones."""
     may_continue = asyncio.Event()

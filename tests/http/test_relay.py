@@ -663,3 +663,24 @@ async def test_a_request_with_too_many_ids_is_refused(gateway: str, upstream: Fa
         f"{gateway}/v1/vector_stores", json={"file_ids": [f"file-{n}" for n in range(2001)]}
     ) as answer:
         assert (answer.status, (await answer.json())["error"]["code"]) == (400, "too_many_ids")
+
+
+async def test_unknown_ids_can_be_refused_like_foreign_ones(upstream: FakeUpstream, start_gateway, http):
+    """What the team has created still passes, and so do words of a path."""
+    upstream.answer = answering(b'{"id":"file-abc123","object":"file"}')
+    state = {"use": "memory", "unknown_ids": "deny"}
+    gateway = await start_gateway(tables_for(upstream.address, caller=CALLERS, state=state))
+    found = []
+    for method, path, headers in (
+        ("GET", "/v1/files/file-abc123", ANNA),
+        ("POST", "/v1/files", ANNA),
+        ("GET", "/v1/files/file-abc123", ANNA),
+        ("GET", "/v1/files/file-abc123", BEN),
+        ("POST", "/v1/chat/completions", BEN),
+    ):
+        body = {"json": {}} if method == "POST" else {}
+        async with http.request(method, gateway + path, headers=headers, **body) as answer:
+            found.append((answer.status, (await answer.json()).get("error", {}).get("message")))
+
+    assert [status for status, _ in found] == [404, 200, 200, 404, 200]
+    assert found[0] == found[3]

@@ -16,7 +16,7 @@ from proxy.routing.attempts import before_deadline, log_failure
 from proxy.rules import Rules
 from proxy.state.relayed_ids import RelayedIds
 from proxy.wire.bounds import count_values, parsed_bytes
-from proxy.wire.errors import BackendError
+from proxy.wire.errors import BackendError, Unavailable
 from proxy.wire.event import frames_of, payload_of
 from proxy.wire.large_json import TooMuchText, loads
 from proxy.wire.relay import RelayReply, RelayRequest
@@ -24,7 +24,7 @@ from proxy.wire.relay import RelayReply, RelayRequest
 ROUTE = "relay"
 MAX_VALUES = 1_000_000
 """An answer of more JSON values is not parsed: only large lists of numbers have so many."""
-TAIL_BYTES = 1_048_576
+TAIL_BYTES = 262_144
 """How much of the end of a stream is kept to read its last event, in bytes."""
 EVENT_STREAM = "text/event-stream"
 SENTINEL = b"[DONE]"
@@ -111,22 +111,46 @@ def _object(payload: bytes) -> dict[str, Any] | None:
 
 async def _with_usage(chunks: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
     """The chunks of a stream, untouched. When they end, the token counts of the last event are recorded."""
-    tail = bytearray()
+    tail = StreamTail(context)
     try:
         async for chunk in chunks:
-            tail += chunk
-            if len(tail) > 2 * TAIL_BYTES:
-                del tail[:-TAIL_BYTES]
+            tail.add(chunk)
             yield chunk
     finally:
-        if (event := _last_event(bytes(tail[-TAIL_BYTES:]))) is not None:
+        if (event := tail.last_event()) is not None:
             context.record.read_relayed(event)
 
 
-def _last_event(tail: bytes) -> dict[str, Any] | None:
-    """Return the data of the last event in the end of a stream that is not the sentinel; None if it has none."""
-    for frame in reversed(list(frames_of(tail))):
-        payload = payload_of(frame)
-        if payload and payload.strip() != SENTINEL:
-            return _object(payload) if count_values(payload, MAX_VALUES) <= MAX_VALUES else None
-    return None
+class StreamTail:
+    """The end of a stream, of up to twice TAIL_BYTES. What there is no memory for is not kept."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._tail = bytearray()
+        self._counted_bytes = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Add what follows."""
+        if not self._has_memory(len(chunk)):
+            return
+        self._tail += chunk
+        if len(self._tail) > 2 * TAIL_BYTES:
+            del self._tail[:-TAIL_BYTES]
+
+    def last_event(self) -> dict[str, Any] | None:
+        """Return the data of the last event that is not the sentinel; None if that was not kept as a whole."""
+        for frame in reversed(list(frames_of(bytes(self._tail[-TAIL_BYTES:])))):
+            payload = payload_of(frame)
+            if payload and payload.strip() != SENTINEL:
+                return _object(payload) if count_values(payload, MAX_VALUES) <= MAX_VALUES else None
+        return None
+
+    def _has_memory(self, size_bytes: int) -> bool:
+        if self._counted_bytes < 2 * TAIL_BYTES:
+            try:
+                self._context.use_memory(size_bytes)
+            except Unavailable:
+                self._tail.clear()
+                return False
+            self._counted_bytes += size_bytes
+        return True

@@ -101,7 +101,7 @@ class MaxToolCalls(Policy):
                 chain = await state.chains.chain_of(call, context)
             except Unavailable as error:
                 raise _unavailable() from error
-            budget = budget_of(_counter_key(chain, state.name), is_reserved=offers)
+            budget = budget_of(_counter_key(chain, state.name), team=context.caller.team, is_reserved=offers)
             context.on_end(partial(_settle, budget, context))  # before the take, which may be cancelled
             if offers:
                 await budget.take(wanted)
@@ -155,13 +155,14 @@ class ChainBudget:
     no tools. What a call has begun with the store is finished even if the call is cancelled.
     """
 
-    def __init__(self, store: Store, limit: int, window_s: float, key: str, *, is_reserved: bool) -> None:
+    def __init__(self, store: Store, limit: int, window_s: float, key: str, *, team: str, is_reserved: bool) -> None:
         self.limit = limit
         self.is_reserved = is_reserved
         self.granted = 0
         self._store = store
         self._window_s = window_s
         self._key = key
+        self._team = team
         self._held = 0  # what was taken in `_window` and not given back
         self._window = 0
         self._step: asyncio.Task[Any] | None = None
@@ -185,7 +186,7 @@ class ChainBudget:
         return await asyncio.shield(task)
 
     async def _take(self, amount: int) -> None:
-        grant = await self._store.take(self._key, amount, limit=self.limit, window_s=self._window_s)
+        grant = await self._store.take(self._key, amount, limit=self.limit, window_s=self._window_s, group=self._team)
         if grant.granted and grant.window != self._window:  # what was taken in an earlier window ended with it
             self._window, self._held = grant.window, 0
         self._held += grant.granted

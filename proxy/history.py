@@ -86,12 +86,6 @@ class History:
 
     async def _past(self, call: Call, context: Context, *, creates: bool) -> Past:
         previous, conversation = call.body.get("previous_response_id"), call.body.get("conversation")
-        if previous is not None and conversation is not None:
-            message = (
-                "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or "
-                "'conversation'."
-            )
-            raise RequestError(message, code="mutually_exclusive_parameters", param="previous_response_id")
         if previous is not None:
             return await self._chain(str(previous), context)
         if conversation is None:

@@ -305,14 +305,6 @@ async def test_a_reference_to_an_unknown_item_is_refused(parrot: Parrot, caller:
     assert (error.status, error.param) == (404, "input")
 
 
-async def test_a_call_continues_a_response_or_a_conversation():
-    """Not both."""
-    chat = Chat(Parrot())
-    error = await chat.refusal(previous_response_id="resp_1", conversation="conv_1")
-
-    assert (error.status, error.code) == (400, "mutually_exclusive_parameters")
-
-
 @pytest.mark.parametrize("conversation", [str, lambda name: {"id": name}])
 async def test_a_conversation_grows_with_each_call(parrot: Parrot, store: Store, conversation: Any):
     """Its items come before the input; input and output are added, also without store."""

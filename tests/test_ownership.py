@@ -83,3 +83,20 @@ async def test_an_id_that_is_too_long_is_not_found(address: str, upstream: FakeU
 
     assert (status, error["param"]) == (400 if field == "previous_response_id" else 404, field)
     assert upstream.requests == []
+
+
+async def test_the_budget_of_a_chain_is_not_lifted_by_a_second_id(upstream: FakeUpstream, start_gateway, http):
+    """A call that names a new conversation beside the response it continues would have a fresh budget."""
+    budget = {"use": "max_tool_calls", "max": 1, "scope": "chain", "on_empty": "reject"}
+    gateway = await start_gateway(tables_for(upstream, policy=[budget], cache=None))
+    call = {
+        "model": "m",
+        "tools": [{"type": "web_search"}],
+        "previous_response_id": "resp_9",
+        "conversation": "conv_new",
+    }
+    async with http.post(f"{gateway}/v1/responses", json=call) as answer:
+        error = (await answer.json())["error"]
+
+    assert (answer.status, error["code"]) == (400, "mutually_exclusive_parameters")
+    assert upstream.requests == []

@@ -82,10 +82,11 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
         own = rule.policy.model_dump(exclude_defaults=True).items()
         settings = " ".join(f"{key}={value!r}" for key, value in own)
         yield f"policy    {rule.name} [{when}] {settings}".rstrip()
-    yield f"state     {type(config.state).__module__.removeprefix('proxy.stores.')}"
+    denied = ", unknown ids are denied" if config.unknown_ids == "deny" else ""
+    yield f"state     {type(config.state).__module__.removeprefix('proxy.stores.')}{denied}"
     for route in config.routes:
         targets = ", ".join(f"{target.name} ({type(target).__name__.lower()})" for target in route.targets)
-        yield f"route     {route.model} -> {targets}"
+        yield f"route     {route.model} -> {targets}{' [default]' if route.is_default else ''}"
     for relay in config.relays:
         yield f"relay     {relay.path} -> {relay.target.name} ({type(relay.target).__name__.lower()})"
     if config.audit is not None:

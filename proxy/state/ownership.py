@@ -139,12 +139,12 @@ class Ownership:
 
     async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
         """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
-        value = self._owner_of(context, target, "").encode()
+        value, team = self._owner_of(context, target, "").encode(), context.caller.team
         keys = [_key("container", container) for container in containers_of(items)]
         keys += [_key("item", item_id) for item_id in ids_of(items)] if are_kept else []
         try:
             for some in _portions(keys):
-                await asyncio.gather(*(self._store.put(key, value, ttl_s=self._ttl_s, if_absent=True) for key in some))
+                await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)
         except StoreError as error:
             _log_failure(error, context)
 
@@ -165,6 +165,8 @@ class Ownership:
 
     async def _check(self, references: Sequence[Reference], context: Context) -> None:
         """Refuse ids that the caller may not use, after the owners of all were read: the work is always the same."""
+        if not references:
+            return
         owners = await self.owners(references, context)
         for reference, owner in zip(references, owners, strict=True):
             if not self._allows_unknown if owner is None else owner.team != context.caller.team:
@@ -178,12 +180,17 @@ class Ownership:
         wanted = [(reference.kind, reference.id) for reference in references]
         try:
             for some in _portions([key for key in dict.fromkeys(wanted) if key not in known]):
-                values = await asyncio.gather(*(self._store.get(_key(*key)) for key in some))
-                known.update(zip(some, map(Owner.decode, values), strict=True))
+                known.update(zip(some, await self._read(some), strict=True))
         except StoreError as error:
             message = "The owner of what this request names cannot be read at the moment."
             raise Unavailable(message, code="state_unavailable") from error
         return [known[key] for key in wanted]
+
+    async def _read(self, keys: Sequence[tuple[Kind, str]]) -> list["Owner | None"]:
+        if len(keys) == 1:  # the usual case, without the cost of a task
+            return [Owner.decode(await self._store.get(_key(*keys[0])))]
+        values = await asyncio.gather(*(self._store.get(_key(*key)) for key in keys))
+        return [*map(Owner.decode, values)]
 
     async def _chain(self, call: Call, context: Context) -> str:
         known = context.get(CHAIN)
@@ -205,7 +212,7 @@ class Ownership:
     async def _put(self, kind: Kind, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
         """The first team that receives an id owns it: no upstream can move another upstream's id."""
         key, encoded = _key(kind, value), owner.encode()
-        if await self._store.put(key, encoded, ttl_s=self._ttl_s, if_absent=True):
+        if await self._store.put(key, encoded, ttl_s=self._ttl_s, if_absent=True, group=owner.team):
             return
         stored = await self._store.get(key)
         known = owner if stored == encoded else Owner.decode(stored)
@@ -214,7 +221,7 @@ class Ownership:
             return
         if known is not None and keep_chain:
             owner = Owner(owner.team, owner.caller, owner.target, known.chain)
-        await self._store.put(key, owner.encode(), ttl_s=self._ttl_s)
+        await self._store.put(key, owner.encode(), ttl_s=self._ttl_s, group=owner.team)
 
 
 def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:

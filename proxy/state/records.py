@@ -40,7 +40,7 @@ class TeamRecords:
         """
         key = record_key(kind, context, name)
         encoded = await context.run(size_bytes, orjson.dumps, {"key": key, "value": value})
-        if not await self.store.put(key, encoded, ttl_s=self.ttl_s):
+        if not await self.store.put(key, encoded, ttl_s=self.ttl_s, group=context.caller.team):
             raise StoreError(f"a record of {len(encoded)} bytes exceeds what the store keeps")
 
     async def get(self, kind: str, name: str, context: Context) -> TeamRecord | None:

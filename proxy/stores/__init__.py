@@ -1,5 +1,6 @@
 """Stores keep values, counters, journals and leases, each under a key and for a limited time."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Store(Table, ABC):
 
     A key holds one kind of data at a time:
 
-        value     get, put             bytes
+        value     get, put, put_new    bytes
         counter   take, give           how much of a limit is in use in the current window
         journal   append, tail         entries at the positions 1, 2, 3, ...
         lease     claim, release       the owner
@@ -48,19 +49,32 @@ class Store(Table, ABC):
         """Return the value, or None."""
 
     @abstractmethod
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
-        """Keep `value` for `ttl_s` seconds and return whether it was kept: with `if_absent`, only under a free key."""
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
+        """Keep `value` for `ttl_s` seconds and return whether it was kept: with `if_absent`, only under a free key.
+
+        Where a store is full, values of one group (a team) make room for each other before any of another group does.
+        """
+
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> None:
+        """Keep one value under each of these keys that is free; the others keep what they hold."""
+        if len(keys) == 1:  # a task for it would be most of the work
+            await self.put(keys[0], value, ttl_s=ttl_s, if_absent=True, group=group)
+        else:
+            await asyncio.gather(*(self.put(key, value, ttl_s=ttl_s, if_absent=True, group=group) for key in keys))
 
     @abstractmethod
     async def delete(self, key: str) -> None:
         """Remove what the key holds, of whatever kind."""
 
     @abstractmethod
-    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+    async def take(
+        self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""
+    ) -> Grant:
         """Take up to `amount` of what is left of `limit`, in one atomic step; with `whole`, all of it or nothing.
 
         The window begins with the first take that is granted something and ends `window_s` later. Later takes do not
         extend it, and their `window_s` has no effect. An amount of 0 reads the counter. One below 0 counts as 0.
+        Where counters are limited in number, the counters of one group (a team) leave room for those of others.
         """
 
     @abstractmethod

@@ -1,10 +1,11 @@
 """A store in the memory of one process.
 
-Keeps: values within `store_max_bytes` and `store_max_entries`: when room is needed, the least recently used go first.
-    Counters, leases and journals are kept until they expire, within limits of their own. Everything ends with the
-    process.
+Keeps: values within `store_max_bytes` and `store_max_entries`: when room is needed, the group (a team) that has the
+    most loses its least recently used one. Counters, leases and journals are kept until they expire, within limits of
+    their own. Everything ends with the process.
 Fails: a value larger than the whole store is not kept. A counter, a lease or an entry of a journal beyond its limit is
-    a StoreError: nothing that is counted or leased is dropped to make room.
+    a StoreError: nothing that is counted or leased is dropped to make room. A group may have as many counters as it
+    leaves free, so that others find room.
 Source: https://cachetools.readthedocs.io/en/stable/#cachetools.TLRUCache
 """
 
@@ -12,7 +13,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from cachetools import TLRUCache
 from pydantic import PositiveInt
 
 from proxy.stores import LONGEST_S, Grant, Store, StoreError, grantable
+from proxy.stores._groups import GroupedCache
 
 ENTRY_BYTES = 64
 """What an entry of a journal is charged beside its own bytes, so that many small ones are bounded too."""
@@ -64,17 +66,17 @@ class MemoryStore(Store):
         return time.monotonic
 
     @cached_property
-    def _values(self) -> TLRUCache[str, tuple[bytes, float]]:
+    def _values(self) -> GroupedCache[tuple[bytes, float]]:
         def expires_at(_key: str, entry: tuple[bytes, float], now: float) -> float:
             return now + entry[1]
 
         def size(entry: tuple[bytes, float]) -> int:
             return len(entry[0])
 
-        return TLRUCache(maxsize=self.store_max_bytes, ttu=expires_at, timer=self._clock, getsizeof=size)
+        return GroupedCache(partial(TLRUCache, math.inf, expires_at, self._clock, size))
 
     @cached_property
-    def _records(self) -> TLRUCache[str, _Record]:
+    def _records(self) -> GroupedCache[_Record]:
         """Counters, leases and journals; its size is the bytes of journals. It evicts nothing: `_keep` sets limits."""
 
         def expires_at(_key: str, record: _Record, _now: float) -> float:
@@ -83,43 +85,39 @@ class MemoryStore(Store):
         def size(record: _Record) -> int:
             return record.size_bytes if isinstance(record, _Journal) else 0
 
-        return TLRUCache(maxsize=math.inf, ttu=expires_at, timer=self._clock, getsizeof=size)
+        return GroupedCache(partial(TLRUCache, math.inf, expires_at, self._clock, size))
 
     @cached_property
     def _windows(self) -> Iterator[int]:
         return count(1)
 
-    @cached_property
-    def _put_keys(self) -> set[str]:
-        """Every key that has a value, and some that no longer have one: makes the look-up of an unknown key cheap."""
-        return set()
-
     async def get(self, key: str) -> bytes | None:
-        entry = self._values.get(key) if key in self._put_keys else None
+        entry = self._values.get(key)
         if entry is not None:
             return entry[0]
-        if key in self._records:
-            raise _mismatch(self._records[key], "value")
+        if (record := self._records.get(key)) is not None:
+            raise _mismatch(record, "value")
         return None
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
-        if len(value) > self.store_max_bytes or (if_absent and (key in self._values or key in self._records)):
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
+        if len(value) > self.store_max_bytes or (if_absent and self._holds(key)):
             return False
-        self._records.pop(key, None)
-        while len(self._values) >= self.store_max_entries and key not in self._values:
-            self._values.popitem()
-        self._values[key] = (value, ttl_s)
-        self._put_keys.add(key)
-        if len(self._put_keys) > 2 * self.store_max_entries:
-            self._put_keys.intersection_update(self._values)
+        self._records.pop(key)
+        self._values.pop(key)
+        while self._values.size + len(value) > self.store_max_bytes:
+            self._values.evict(by_size=True)
+        while len(self._values) >= self.store_max_entries:
+            self._values.evict(by_size=False)
+        self._values.put(key, (value, ttl_s), group)
         return True
 
     async def delete(self, key: str) -> None:
-        self._values.pop(key, None)
-        self._put_keys.discard(key)
-        self._records.pop(key, None)
+        self._values.pop(key)
+        self._records.pop(key)
 
-    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+    async def take(
+        self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""
+    ) -> Grant:
         now = self._clock()
         counter = self._find(key, _Counter)
         granted = grantable(amount, counter.used if counter else 0, limit, whole=whole)
@@ -127,7 +125,7 @@ class MemoryStore(Store):
             if not granted:
                 return Grant(0, 0, 0, window_s)
             counter = _Counter(next(self._windows), _end(now, window_s))
-            self._keep(key, counter)
+            self._keep(key, counter, group)
         counter.used += granted
         return Grant(granted, counter.used, counter.window, counter.ends_at - now)
 
@@ -139,7 +137,7 @@ class MemoryStore(Store):
     async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
         journal = self._find(key, _Journal) or _Journal()
         size_bytes = len(value) + ENTRY_BYTES
-        if self._records.currsize + size_bytes > self.store_max_journal_bytes:
+        if self._records.size + size_bytes > self.store_max_journal_bytes:
             raise StoreError(f"the journals are full; store_max_journal_bytes is {self.store_max_journal_bytes}")
         journal.size_bytes += size_bytes
         journal.ends_at = _end(self._clock(), ttl_s)
@@ -162,7 +160,7 @@ class MemoryStore(Store):
     async def release(self, key: str, owner: str) -> None:
         lease = self._find(key, _Lease)
         if lease is not None and lease.owner == owner:
-            self._records.pop(key, None)
+            self._records.pop(key)
 
     async def scan(self, prefix: str) -> AsyncIterator[str]:
         for key in [*self._values, *self._records]:
@@ -176,15 +174,22 @@ class MemoryStore(Store):
             return record
         if record is not None:
             raise _mismatch(record, _name(kind))
-        if key in self._put_keys and key in self._values:
+        if self._values.get(key) is not None:
             raise _mismatch(None, _name(kind))
         return None
 
-    def _keep(self, key: str, record: _Record) -> None:
-        """Set or renew a record; an assignment is what makes the cache read its end and its size again."""
-        if key not in self._records and len(self._records) >= self.store_max_counters:
-            raise StoreError(f"the store is full; store_max_counters is {self.store_max_counters}")
-        self._records[key] = record
+    def _holds(self, key: str) -> bool:
+        return self._values.get(key) is not None or self._records.get(key) is not None
+
+    def _keep(self, key: str, record: _Record, group: str = "") -> None:
+        """Set or renew a record. Raises StoreError if there is no room, or if its group has half of what the others
+        leave: so the next group always finds room.
+        """
+        if self._records.get(key) is None:
+            free = self.store_max_counters - len(self._records)
+            if free <= 0 or (group and self._records.count(group) >= free):
+                raise StoreError(f"the store is full; store_max_counters is {self.store_max_counters}")
+        self._records.put(key, record, group)
 
 
 def _end(now: float, seconds: float) -> float:

@@ -112,13 +112,25 @@ class RedisStore(Store):
         value: bytes | None = await self._ask(self._redis.get(key))
         return value
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
+        del group  # it evicts nothing
         return bool(await self._ask(self._redis.set(key, value, px=_milliseconds(ttl_s), nx=if_absent)))
+
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> None:
+        """Set them in one round trip: for several keys that is about half the work of single commands."""
+        del group  # it evicts nothing
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in keys:
+            pipeline.set(key, value, px=_milliseconds(ttl_s), nx=True)
+        await self._ask(pipeline.execute())
 
     async def delete(self, key: str) -> None:
         await self._ask(self._redis.unlink(key))
 
-    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+    async def take(
+        self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""
+    ) -> Grant:
+        del group  # it evicts nothing
         window = secrets.randbits(53) or 1  # becomes the window's id if this take begins one
         granted, used, found, resets_in_ms = await self._run(
             _TAKE, key, _amount(amount), _amount(limit), int(whole), _milliseconds(window_s), window

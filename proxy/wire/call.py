@@ -97,7 +97,11 @@ def _check_model(body: Mapping[str, Any]) -> None:
 
 
 def _check_references(body: Mapping[str, Any]) -> None:
-    """Raises RequestError for ids in a form that the protocol does not have: no owner could be found for them."""
+    """Raises RequestError for ids in a form that the protocol does not have: no owner could be found for them.
+
+    It has only one of both fields in a call: otherwise an upstream that reads one could continue a chain with the
+    budget of the other.
+    """
     previous, conversation = body.get("previous_response_id"), body.get("conversation")
     if previous is not None and not isinstance(previous, str):
         message = "previous_response_id must be a string."
@@ -106,6 +110,12 @@ def _check_references(body: Mapping[str, Any]) -> None:
     if named is not None and not isinstance(named, str):
         message = "conversation must be a string, or an object whose id is a string."
         raise RequestError(message, code="invalid_type", param="conversation")
+    if previous is not None and conversation is not None:
+        message = (
+            "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or "
+            "'conversation'."
+        )
+        raise RequestError(message, code="mutually_exclusive_parameters", param="previous_response_id")
 
 
 def resource_call(request: ResourceRequest) -> Call:

@@ -48,10 +48,10 @@ class BrokenStore(MemoryStore):
             raise StoreError("The store cannot be reached.")
         return await super().get(key)
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         if self.write_fails:
             raise StoreError("The store cannot be reached.")
-        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
+        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
 
 
 def make_cache(store: Store | None = None, clock: SettableClock | None = None, **settings: Any) -> Cache:

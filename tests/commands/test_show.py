@@ -46,6 +46,7 @@ callers = []
 max = 2
 [state]
 use = "redis"
+unknown_ids = "deny"
 password = "env:APP_KEY"
 [cache]
 use = "memory"
@@ -65,6 +66,7 @@ backend = "canned"
 [[route]]
 model = "gpt-*"
 backend = "openai"
+default = true
 """
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = {"policies": Policy, "backends": Backend, "proxy.stores": Store}
@@ -104,9 +106,9 @@ def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.C
         "policy    safety_identifier [report] source='caller' keys=(SecretStr('**********'),)",
         "policy    max_tool_calls [enforce, callers batch search-*, models gpt-*, 10.0% of callers] max=8 default=4",
         "policy    max_tool_calls [off, callers none] max=2",
-        "state     redis",
+        "state     redis, unknown ids are denied",
         "route     canned -> canned (replay)",
-        "route     gpt-* -> openai (upstream)",
+        "route     gpt-* -> openai (upstream) [default]",
         "cache     memory, ttl 90.5 s",
     ]
 

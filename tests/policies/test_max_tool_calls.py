@@ -269,9 +269,11 @@ class FaultyStore(MemoryStore):
 
     faults: tuple[str, ...] = ()
 
-    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+    async def take(
+        self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""
+    ) -> Grant:
         self._fail("take")
-        return await super().take(key, amount, limit=limit, window_s=window_s, whole=whole)
+        return await super().take(key, amount, limit=limit, window_s=window_s, whole=whole, group=group)
 
     async def give(self, key: str, amount: int, *, window: int) -> None:
         self._fail("give")
@@ -281,9 +283,9 @@ class FaultyStore(MemoryStore):
         self._fail("get")
         return await super().get(key)
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         self._fail("put")
-        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
+        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
 
     def _fail(self, verb: str) -> None:
         if verb in self.faults:
@@ -588,9 +590,11 @@ class SlowStore(FaultyStore):
     _is_asked: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
     _answers: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
 
-    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+    async def take(
+        self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""
+    ) -> Grant:
         await self._wait()
-        return await super().take(key, amount, limit=limit, window_s=window_s, whole=whole)
+        return await super().take(key, amount, limit=limit, window_s=window_s, whole=whole, group=group)
 
     async def give(self, key: str, amount: int, *, window: int) -> None:
         await self._wait()

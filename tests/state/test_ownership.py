@@ -33,10 +33,10 @@ class FaultyStore(MemoryStore):
             raise StoreError("no connection")
         return await super().get(key)
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         if "put" in self.faults:
             raise StoreError("no connection")
-        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent)
+        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
 
     async def delete(self, key: str) -> None:
         if "delete" in self.faults:
@@ -219,6 +219,16 @@ async def test_a_conversation_that_a_response_created_is_in_its_chain(conversati
 
     assert await gateway.chain(conversation="conv_1") == chain
     assert await gateway.chain(previous_response_id="resp_1") == chain
+
+
+async def test_a_conversation_whose_first_answer_broke_off_keeps_its_chain():
+    """Nothing was bound by then; what the first call took from the budget counts for those that follow."""
+    gateway = Gateway()
+    broken_off = await gateway.chain(conversation="conv_1")
+    await gateway.respond({"id": "resp_2", "conversation": "conv_1"}, counted=True, conversation="conv_1")
+
+    assert await gateway.chain(conversation="conv_1") == broken_off
+    assert await gateway.chain(previous_response_id="resp_2") == broken_off
 
 
 async def test_a_conversation_keeps_its_chain():

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.config.build import ConfigError, build
 from proxy.stores import StoreError
+from proxy.stores._groups import SPARE_KEYS
 from proxy.stores.memory import ENTRY_BYTES, MemoryStore
 from tests.stores.conftest import SteppedClock
 
@@ -132,11 +133,90 @@ def test_limits_are_positive(key: str):
 
 
 async def test_evicted_keys_are_removed_in_time():
-    """The number of known keys never exceeds twice the maximum number of values."""
+    """The number of known keys never exceeds the maximum number of values."""
     store = MemoryStore(store_max_entries=4)
     for number in range(100):
         await store.put(str(number), b"1", ttl_s=60)
 
     assert [await store.get(str(number)) for number in range(96, 100)] == [b"1"] * 4
     assert await store.get("95") is None
-    assert len(store._put_keys) <= 8
+    assert len(store._values._group_of) <= 4
+
+
+async def test_a_group_that_fills_the_store_evicts_its_own_values():
+    """One team that creates many entries does not make the gateway forget the owners of another team's."""
+    store = MemoryStore(store_max_entries=10)
+    for key in ("a1", "a2"):
+        await store.put(key, b"a", ttl_s=60, group="anna")
+    for number in range(1000):
+        await store.put(f"b{number}", b"b", ttl_s=60, group="ben")
+    await store.put("c1", b"c", ttl_s=60, group="cleo")
+    kept = [key async for key in store.scan("b")]
+
+    assert [await store.get(key) for key in ("a1", "a2", "c1")] == [b"a", b"a", b"c"]
+    assert sorted(kept) == [f"b{number}" for number in range(993, 1000)]
+
+
+async def test_a_group_with_large_values_evicts_its_own():
+    """The same holds for bytes, whatever the number of values."""
+    store = MemoryStore(store_max_bytes=100)
+    for number in range(10):
+        await store.put(f"a{number}", b"a", ttl_s=60, group="anna")
+    for number in range(10):
+        await store.put(f"b{number}", b"b" * 30, ttl_s=60, group="ben")
+
+    assert [await store.get(f"a{number}") for number in range(10)] == [b"a"] * 10
+    assert [key async for key in store.scan("b")] == ["b7", "b8", "b9"]
+
+
+async def test_a_value_can_move_to_another_group():
+    """It is under its key once."""
+    store = MemoryStore(store_max_entries=2)
+    await store.put("a", b"1", ttl_s=60, group="anna")
+    await store.put("a", b"2", ttl_s=60, group="ben")
+
+    assert await store.get("a") == b"2"
+    assert [key async for key in store.scan("")] == ["a"]
+
+
+async def test_a_group_leaves_room_for_the_counters_of_others():
+    """No counter is dropped: a budget would begin anew. One more of the group is refused."""
+    store = MemoryStore(store_max_counters=100)
+    granted, refused = 0, 0
+    for number in range(200):
+        try:
+            granted += (await store.take(f"a{number}", 1, limit=1, window_s=60, group="anna")).granted
+        except StoreError:
+            refused += 1
+    others = [(await store.take(f"b{number}", 1, limit=1, window_s=60, group="ben")).granted for number in range(25)]
+
+    assert (granted, refused, others) == (50, 150, [1] * 25)
+    assert (await store.take("a0", 1, limit=2, window_s=60, group="anna")).used == 2
+
+
+async def test_expired_entries_leave_their_room_to_all_groups():
+    """Neither values nor counters count after their end."""
+    store, clock = MemoryStore(store_max_entries=2, store_max_counters=2), SteppedClock()
+    vars(store)["_clock"] = clock
+    for key in ("a1", "a2"):
+        await store.put(key, b"a", ttl_s=10, group="anna")
+    await store.take("a3", 1, limit=1, window_s=10, group="anna")
+    with pytest.raises(StoreError):
+        await store.take("a4", 1, limit=1, window_s=10, group="anna")
+    clock.now += 11
+
+    assert await store.put("b1", b"b", ttl_s=10, group="ben")
+    assert (await store.take("a4", 1, limit=1, window_s=10, group="anna")).granted == 1
+    assert [key async for key in store.scan("")] == ["b1", "a4"]
+
+
+async def test_the_index_of_keys_is_bounded():
+    """It forgets expired keys and empty groups."""
+    store, clock = MemoryStore(), SteppedClock()
+    vars(store)["_clock"] = clock
+    for number in range(5000):
+        await store.put(f"{number}", b"", ttl_s=1, group=f"team-{number % 100}")
+        clock.now += 1
+
+    assert len(store._values._group_of) <= 2 * SPARE_KEYS
+    assert await store.get("4999") is None

@@ -115,6 +115,28 @@ async def test_if_absent_keeps_exactly_one_of_many(store: Store, key: str):
     assert await store.get(key) == b"%d" % kept.index(True)
 
 
+async def test_one_value_is_put_under_all_keys_that_are_free(store: Store, key: str):
+    """Whatever kind of data the others hold, they keep it; no keys are no error."""
+    names = [f"{key}{name}" for name in ("new", *FILL)]
+    for name, fill in FILL.items():
+        await fill(store, f"{key}{name}")
+    await store.put_new(names, b"owner", ttl_s=60)
+    await store.put_new([], b"owner", ttl_s=60)
+
+    assert [await store.get(f"{key}{name}") for name in ("new", "value")] == [b"owner", b"7"]
+    assert await keys(store, key) == sorted(names)
+    for name in FILL.keys() - {"value"}:
+        with pytest.raises(StoreError):
+            await store.get(f"{key}{name}")
+
+
+async def test_what_is_put_under_several_keys_expires(store: Store, key: str, advance):
+    await store.put_new([key, f"{key}2"], b"owner", ttl_s=10)
+    advance(11)
+
+    assert [await store.get(name) for name in (key, f"{key}2")] == [None, None]
+
+
 async def test_keys_do_not_mix(store: Store, key: str):
     """Parallel commands each get their own value."""
     names = [f"{key}{i}" for i in range(100)]

@@ -363,3 +363,15 @@ def test_a_body_is_encoded_once():
     call = parse_call(b'{"model":"m"}')
 
     assert call.encoded is call.encoded
+
+
+@pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}, {}])
+def test_a_call_continues_a_response_or_a_conversation(conversation: Any):
+    """Not both: an upstream may read only one of them."""
+    with pytest.raises(RequestError) as refused:
+        parse_call(orjson.dumps({"model": "m", "previous_response_id": "resp_1", "conversation": conversation}))
+
+    assert (refused.value.status, refused.value.code) == (400, "mutually_exclusive_parameters")
+    for field in ("previous_response_id", "conversation"):
+        one = {"previous_response_id": "resp_1", "conversation": conversation} | {field: None}
+        assert parse_call(orjson.dumps({"model": "m"} | one)).body[field] is None

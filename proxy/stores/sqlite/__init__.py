@@ -61,13 +61,17 @@ class SqliteStore(Store):
     async def get(self, key: str) -> bytes | None:
         return await self._read(Transaction.get, key)
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
+        del group  # it evicts nothing
         return await self._write(Transaction.put, key, value, ttl_s, if_absent=if_absent)
 
     async def delete(self, key: str) -> None:
         await self._write(Transaction.delete, key)
 
-    async def take(self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False) -> Grant:
+    async def take(
+        self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""
+    ) -> Grant:
+        del group  # it evicts nothing
         return await self._write(Transaction.take, key, amount, limit, window_s, whole=whole)
 
     async def give(self, key: str, amount: int, *, window: int) -> None:

@@ -1,0 +1,66 @@
+"""Entries in memory that expire, in groups: what one group fills with its entries, no other group loses."""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from cachetools import TLRUCache
+
+T = TypeVar("T")
+
+SPARE_KEYS = 1024
+"""How many keys of expired entries are at least kept until the index is cleaned."""
+
+
+class GroupedCache(Generic[T]):
+    """One cache for each group, and an index of their keys. Every key is in one group."""
+
+    def __init__(self, make: Callable[[], TLRUCache[str, T]]) -> None:
+        """`make` returns a cache without a limit that knows when its entries expire and how large they are."""
+        self._make = make
+        self._groups: dict[str, TLRUCache[str, T]] = {}
+        self._group_of: dict[str, str] = {}  # of each entry, and of some that have expired
+        self._clean_at = SPARE_KEYS
+
+    def get(self, key: str) -> T | None:
+        """Return the entry unless it has expired; it is then the one that its group used last."""
+        group = self._group_of.get(key)
+        return None if group is None else self._groups[group].get(key)
+
+    def put(self, key: str, entry: T, group: str) -> None:
+        """Set an entry; its end and its size are read again."""
+        if self._group_of.get(key, group) != group:
+            self.pop(key)
+        if group not in self._groups:
+            self._groups[group] = self._make()
+        self._groups[group][key] = entry
+        self._group_of[key] = group
+        if len(self._group_of) > self._clean_at:
+            self._group_of = {key: name for name, entries in self._groups.items() for key in entries}
+            self._groups = {name: entries for name, entries in self._groups.items() if len(entries)}
+            self._clean_at = 2 * len(self._group_of) + SPARE_KEYS
+
+    def pop(self, key: str) -> T | None:
+        """Remove and return an entry."""
+        group = self._group_of.pop(key, None)
+        return None if group is None else self._groups[group].pop(key, None)
+
+    def evict(self, *, by_size: bool) -> None:
+        """Remove what the group with the most entries, or with the largest together, has not used for longest."""
+        sizes = {name: entries.currsize if by_size else len(entries) for name, entries in self._groups.items()}
+        key, _ = self._groups[max(sizes, key=sizes.__getitem__)].popitem()
+        self._group_of.pop(key, None)
+
+    def count(self, group: str) -> int:
+        """Return how many entries a group has."""
+        return len(self._groups[group]) if group in self._groups else 0
+
+    @property
+    def size(self) -> float:
+        """The size of all entries together."""
+        return sum(entries.currsize for entries in self._groups.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups.values()))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([key for entries in self._groups.values() for key in entries])

@@ -270,3 +270,26 @@ async def test_options_of_background_jobs_pass_to_an_upstream(gateway: str, upst
         await client.responses.create(model="gpt-5.6", input="Hi", extra_body={"background_options": options})
 
     assert upstream.requests[0].body["background_options"] == options
+
+
+async def test_the_demo_model_reads_no_item_of_another_team(gateway: str):
+    """The chat goes on, and the answer says what was left out."""
+    response = await compacted(gateway)
+    async with client_of(gateway, "ben") as client:
+        raw = await client.responses.with_raw_response.create(model=MODEL, input=items_of(response))
+
+    assert raw.parse().status == "completed"
+    assert raw.headers["x-headgate-ignored"] == "input.compaction"
+
+
+async def test_a_conversation_can_be_compacted_and_continued(gateway: str):
+    """The gateway compacts what it keeps for a backend that keeps no state."""
+    async with client_of(gateway) as client:
+        first = await client.responses.create(model=MODEL, input="My name is Ada.")
+        compacted = await client.responses.compact(model=MODEL, previous_response_id=first.id, input="And now?")
+        answer = await client.responses.create(model=MODEL, previous_response_id=first.id, input=[TRIGGER])
+        after = await client.responses.create(model=MODEL, previous_response_id=answer.id, input="Hello!")
+
+    assert [item.type for item in compacted.output] == ["message", "message", "compaction"]
+    assert [item.type for item in answer.output] == ["compaction"]
+    assert after.status == "completed"

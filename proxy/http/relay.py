@@ -111,11 +111,11 @@ def parse_relayed(raw: bytes, *, query: str = "", max_values: int = 1_000_000) -
     """
     if not raw:
         return None, b""
-    body, _ = parse_object(raw, query=query, max_values=max_values)
+    body, encoded = parse_object(raw, query=query, max_values=max_values)
     model: Any = body.get("model")
     if model is not None and (not isinstance(model, str) or not model):
         raise RequestError("model must be a non-empty string.", code="invalid_type", param="model")
-    return Call(body, operation="relay"), raw
+    return Call(body, operation="relay", received_bytes=len(raw)).with_encoded(encoded), raw
 
 
 def hint(paths: Iterable[str]) -> str:

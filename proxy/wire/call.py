@@ -49,6 +49,11 @@ class Call:
         body = {name: value for name, value in self.body.items() if name not in names}
         return Call(body, self.headers, self.query, self.operation, self.received_bytes)
 
+    def with_encoded(self, encoded: bytes) -> "Call":
+        """Return the call, whose body has this encoding."""
+        object.__setattr__(self, "_encoded", encoded)
+        return self
+
     @property
     def encoded(self) -> bytes:
         """The body as a backend receives it, encoded once: the object that was checked, not the bytes received."""
@@ -77,9 +82,7 @@ def parse_call(
     _check_references(body)
     if not (body.get("stream") is None or isinstance(body["stream"], bool)):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
-    call = Call(body, headers or {}, query, operation, len(raw))
-    object.__setattr__(call, "_encoded", encoded)
-    return call
+    return Call(body, headers or {}, query, operation, len(raw)).with_encoded(encoded)
 
 
 def _check_model(body: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import FOLLOWED
 from proxy.wire.transcript import Transcript
-from proxy.workers import LARGE_BYTES, MemoryLease, Workers
+from proxy.workers import LARGE_BYTES, MANY_VALUES, MemoryLease, Workers
 
 log = structlog.get_logger()
 
@@ -45,14 +45,14 @@ class Context:
     backend may work on the call, `is_answered` once one began to answer; `target` is then its name. `response_fields`
     are set in every response object of the reply: what the gateway resolved in place of the backend. `history_items` is
     how many items it put before the caller's own input. `deadline` is the time on the event loop's clock by which a
-    backend must begin to answer. `memory` counts what the call's bodies take. `has_many_values`: work on the call's
-    body takes long, however short it is.
+    backend must begin to answer. `memory` counts what the call's bodies take. `values` is how many JSON values
+    the call's body has: work on it takes time by them, however short it is.
     """
 
     __slots__ = (
         "_reply_callbacks", "_response_callbacks", "_seen_ids", "_slots", "answer_headers", "caller", "cleanup",
-        "deadline", "followed", "has_many_values", "history_items", "is_answered", "is_sent", "memory", "received",
-        "record", "request_id", "response_fields", "target", "trace", "transcript", "workers",
+        "deadline", "followed", "history_items", "is_answered", "is_sent", "memory", "received", "record",
+        "request_id", "response_fields", "target", "trace", "transcript", "values", "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -79,7 +79,7 @@ class Context:
         self.deadline = deadline
         self.memory = MemoryLease() if memory is None else memory
         self.workers = workers
-        self.has_many_values = False
+        self.values = 0
         self.transcript = Transcript()
         self.is_answered = False
         self.is_sent = False
@@ -108,7 +108,7 @@ class Context:
 
     def is_large(self, size_bytes: int) -> bool:
         """Whether work on a body of this size, or on this call's own body, belongs in a thread."""
-        return size_bytes >= LARGE_BYTES or self.has_many_values
+        return size_bytes >= LARGE_BYTES or self.values >= MANY_VALUES
 
     def get(self, slot: Slot[T]) -> T | None:
         """Return the value in a slot, None if it was never set."""

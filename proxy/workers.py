@@ -18,6 +18,8 @@ from proxy.wire.errors import Unavailable
 
 LARGE_BYTES = 262_144
 """From this size on work on a body is done in a thread, in bytes."""
+SOME_VALUES = 512
+"""From this many JSON values on other requests are served between two checks of a body."""
 MANY_VALUES = 4096
 """From this many JSON values on it is, too: checking a body takes time by its values, up to 10 us for each."""
 FREE_BYTES = 65_536

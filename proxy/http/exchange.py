@@ -16,7 +16,7 @@ from proxy.telemetry.trace import Trace
 class Exchange:
     """A request, its id, trace and record, the headers that steps add to its answer, and the values of its path."""
 
-    __slots__ = ("answer_headers", "has_many_values", "path", "path_values", "record", "request", "request_id", "trace")
+    __slots__ = ("answer_headers", "path", "path_values", "record", "request", "request_id", "trace", "values")
 
     def __init__(self, request: web.BaseRequest, request_id: str, trace: Trace) -> None:
         self.request = request
@@ -26,7 +26,7 @@ class Exchange:
         self.answer_headers: dict[str, str] = {}
         self.path = request.raw_path.partition("?")[0]
         self.path_values: Mapping[str, Any] = {}
-        self.has_many_values = False  # whether work on the body takes long, however short it is
+        self.values = 0  # how many JSON values the body has
 
     @property
     def query(self) -> str:

@@ -67,8 +67,8 @@ class Ingress:
         values = await self.workers.run(len(raw), count_values, raw, limit)
         if values <= limit:
             memory.grow(parsed_bytes(len(raw), values))
-        exchange.has_many_values = values >= MANY_VALUES
-        if len(raw) < LARGE_BYTES and not exchange.has_many_values:
+        exchange.values = values
+        if len(raw) < LARGE_BYTES and values < MANY_VALUES:
             return parse(raw)
         return await self.workers.run_for(exchange.record.caller or "", parse, raw)
 
@@ -86,7 +86,7 @@ class Ingress:
             memory=memory,
             workers=self.workers,
         )
-        context.has_many_values = exchange.has_many_values
+        context.values = exchange.values
         return context
 
     async def send(self, exchange: Exchange, reply: Reply) -> web.StreamResponse:

@@ -1,5 +1,6 @@
 """Applies the policies to a request, in the order of the config."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from proxy.rules.rule import Rule
 from proxy.telemetry.recorder import Recorder
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import HeadgateError, PolicyViolation, Unavailable
+from proxy.workers import SOME_VALUES
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class RequestAdmission:
                 continue
             if reply_check is not None:
                 applied.append((rule, reply_check))
+            if context.values >= SOME_VALUES:
+                await asyncio.sleep(0)
             try:
                 checked = await context.run_large(check, call, context) if is_large else check(call, context)
                 if checked is not call and not isinstance(checked, Call):

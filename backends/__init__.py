@@ -21,6 +21,9 @@ class Backend(Table, ABC):
     operations: ClassVar[frozenset[Operation]] = frozenset({"create"})
     """The operations of calls that `respond` answers; calls for others get 501."""
 
+    needs_model: ClassVar[bool] = True
+    """Whether every call must name a model; a server of prompt templates also answers calls without one."""
+
     can_relay: ClassVar[bool] = False
     """Whether paths beside those of the Responses protocol can be relayed to it."""
 

@@ -43,6 +43,7 @@ ENDPOINTS = ("/responses", "/chat/completions", "/models")
 
 class Upstream(Backend):
     operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS
+    needs_model: ClassVar[bool] = False
     can_relay: ClassVar[bool] = True
 
     base_url: str = Field(pattern=r"^https?://[^?#@]+$")

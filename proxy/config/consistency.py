@@ -3,12 +3,12 @@
 A fault stops the gateway: a call would be treated otherwise than the file says. A warning is something without effect.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
 from backends import Backend
-from policies.support.globs import compile_globs, covers, overlap
+from policies.support.globs import compile_globs, covers, is_glob, overlap
 from proxy.config.schema import CallerTable, RelayTable, RouteTable, ServerTable
 from proxy.identity.directory import ANONYMOUS, KEY
 from proxy.rules.rule import Rule
@@ -65,8 +65,8 @@ def selector_faults(policies: Sequence[Mapping[str, Any]], callers: Sequence[Cal
                 yield f"policy[{index}].callers: '{glob}' matches no [[caller]]; known: {shown}"
 
 
-def route_faults(routes: Sequence[RouteTable], backends: Iterable[str]) -> Iterator[str]:
-    """Routes to unknown backends, routes that no call reaches, and more than one default."""
+def route_faults(routes: Sequence[RouteTable], backends: Mapping[str, Backend]) -> Iterator[str]:
+    """Routes to unknown backends, routes that no call reaches, more than one default, and one without a model."""
     if not routes:
         yield "route: there is no [[route]]; at least one must name a model and its backend"
     known = ", ".join(backends) or "there is none"
@@ -81,6 +81,10 @@ def route_faults(routes: Sequence[RouteTable], backends: Iterable[str]) -> Itera
     defaults = [index for index, route in enumerate(routes) if route.default]
     for index in defaults[1:]:
         yield f"route[{index}].default: route[{defaults[0]}] is the default already; keep one"
+    for index in defaults:
+        backend, model = backends.get(routes[index].backend), routes[index].model
+        if backend is not None and backend.needs_model and is_glob(model):
+            yield f"route[{index}].default: '{backend.name}' needs a model's name, and '{model}' has wildcards"
 
 
 def relay_faults(relays: Sequence[RelayTable], backends: Mapping[str, Backend]) -> Iterator[str]:

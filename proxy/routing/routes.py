@@ -57,9 +57,11 @@ class Routes:
 
     def with_model(self, call: Call) -> Call:
         """Return the call with the default route's model if it names neither a model nor a prompt that may have one."""
-        if call.model or self.default is None or is_glob(self.default.model) or call.body.get("prompt") is not None:
+        route = self.default
+        if call.model or route is None or is_glob(route.model):
             return call
-        return call.with_fields(model=self.default.model)
+        may_be_in_prompt = call.body.get("prompt") is not None and not route.targets[0].needs_model
+        return call if may_be_in_prompt else call.with_fields(model=route.model)
 
     async def models(self) -> Mapping[str, Route]:
         """Return every model that can be named: those that routes name exactly, and those that targets list."""

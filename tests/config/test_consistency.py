@@ -96,6 +96,25 @@ def test_one_caller_may_have_several_keys():
     assert faults(caller=[{"name": "app", "team": "a", "key_sha256": sha * 64} for sha in "34"]) == []
 
 
+def test_two_default_routes_are_a_fault():
+    """A call without a model has one route."""
+    listed = [route | {"default": True} for route in routes("a", "b")]
+
+    assert faults(route=listed) == ["route[1].default: route[0] is the default already; keep one"]
+    assert faults(route=[listed[0], *routes("b")]) == []
+
+
+def test_a_default_route_with_wildcards_needs_a_backend_that_answers_without_a_model():
+    """Only a server of prompt templates does."""
+    cloud = {"use": "upstream", "name": "cloud", "base_url": "https://api.example/v1"}
+    route = {"model": "m*", "default": True}
+
+    assert faults(route=[route | {"backend": "canned"}]) == [
+        "route[0].default: 'canned' needs a model's name, and 'm*' has wildcards"
+    ]
+    assert faults(backend=[CANNED, cloud], route=[route | {"backend": "cloud"}]) == []
+
+
 @pytest.mark.parametrize(
     ("earlier", "later"),
     [("*", "gpt-5"), ("gpt-*", "gpt-5*"), ("gpt-5", "gpt-5"), ("gpt-?", "gpt-5"), ("*", "*"), ("*-pro", "gpt-*-pro")],

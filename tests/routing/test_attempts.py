@@ -18,6 +18,7 @@ from proxy.telemetry.trace import Trace
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Event, Reply
+from proxy.wire.resource import ResourceRequest
 from tests.examples import make_call, make_context
 from tests.pipelines import ScriptedBackend
 from tests.rules.samples import CUT, RESPONSE, ItemBudget, make_rule, make_rules
@@ -155,3 +156,25 @@ async def test_the_attempt_is_a_span_of_the_request():
     (span,) = exporter.get_finished_spans()
 
     assert (span.name.split()[0], span.status.description) == ("chat", "BackendError")
+
+
+@pytest.mark.parametrize("operation", ["compact", "input_tokens"])
+async def test_an_operation_that_a_target_does_not_have_is_501(operation: Any, logged):
+    """The target is not asked, and a client does not repeat the call."""
+    target = ScriptedBackend(answer=RESPONSE)
+    with pytest.raises(BackendError) as caught:
+        async with reply_of(target, make_context(), Call({"model": "m"}, operation=operation)):
+            """Never reached."""
+
+    assert (caught.value.status, caught.value.code, caught.value.sent) == (501, "not_supported", False)
+    assert caught.value.headers == {"x-should-retry": "false"}
+    assert target._calls == []
+    assert [line["event"] for line in logged] == ["backend.failed"]
+
+
+async def test_a_backend_that_keeps_nothing_forwards_nothing():
+    """It is not asked, unless it is configured to keep state by mistake."""
+    with pytest.raises(BackendError) as caught:
+        ScriptedBackend().forward(ResourceRequest("GET", "responses", "resp_1"), make_context())
+
+    assert caught.value.message == "The backend of this request does not support GET requests for responses."

@@ -11,6 +11,7 @@ from backends import Backend
 from backends.replay import Replay
 from proxy.routing import routes as routes_module
 from proxy.routing.routes import Route, Routes
+from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, UnknownModel
 from tests.examples import make_call
 
@@ -154,3 +155,58 @@ async def test_lists_of_targets_are_cached_and_shared():
 async def test_without_routes_no_models_are_listed():
     """The result is an empty list."""
     assert await Routes([]).models() == {}
+
+
+class PromptBackend(ListingBackend):
+    """A backend that also answers calls without a model."""
+
+    needs_model = False
+
+
+def default_routes(model: str, target: Backend) -> Routes:
+    """Return routes of which the second is the default."""
+    return Routes([Route("local", "headgate-demo", (LOCAL,)), Route("default", model, (target,), is_default=True)])
+
+
+@pytest.mark.parametrize("body", [{}, {"model": None}])
+def test_a_call_without_a_model_has_the_default_route(body: dict[str, None]):
+    """Without one its model is unknown."""
+    call = Call(body)
+
+    assert default_routes("*", LOCAL).match(call).name == "default"
+    with pytest.raises(UnknownModel):
+        make_routes(("*-never", LOCAL)).match(call)
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "body", "sent"),
+    [
+        ("m", LOCAL, {}, "m"),
+        ("m", LOCAL, {"model": None, "prompt": None}, "m"),
+        ("m", LOCAL, {"prompt": {"id": "p"}}, "m"),
+        ("m", PromptBackend(name="p"), {"prompt": {"id": "p"}}, ""),
+        ("m", PromptBackend(name="p"), {}, "m"),
+        ("m*", PromptBackend(name="p"), {}, ""),
+        ("m", LOCAL, {"model": "other"}, "other"),
+    ],
+)
+def test_the_default_route_gives_a_call_its_model(model: str, target: Backend, body: dict, sent: str):
+    """Unless it has wildcards, or the backend finds the model in a prompt."""
+    assert default_routes(model, target).with_model(Call(body)).model == sent
+
+
+def test_without_a_default_route_no_call_gets_a_model():
+    call = Call({})
+
+    assert make_routes(("m", LOCAL)).with_model(call) is call
+
+
+def test_targets_that_keep_state_are_listed_once_the_default_first():
+    """They are asked for ids without a known owner."""
+    one, two = (ListingBackend(name=name, keeps_state=True) for name in ("one", "two"))
+    routes = Routes([
+        Route("a", "a", (one,)), Route("b", "b", (LOCAL,)), Route("c", "c", (one,)),
+        Route("d", "d", (two,), is_default=True),
+    ])  # fmt: skip
+
+    assert [target.name for target in routes.stateful] == ["two", "one"]

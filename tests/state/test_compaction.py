@@ -24,7 +24,7 @@ ROUTE = Route("r", "*", (Replay(name="b", path=DATA / "canonical.sse"),))
 class BrokenStore(MemoryStore):
     """A store that cannot be reached."""
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         raise StoreError("no connection")
 
 

@@ -24,7 +24,7 @@ class BrokenStore(MemoryStore):
     async def get(self, key: str) -> bytes | None:
         raise StoreError("no connection")
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         raise StoreError("no connection")
 
 

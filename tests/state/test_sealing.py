@@ -102,7 +102,7 @@ class FaultyStore(MemoryStore):
 
     fails: bool = True
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False) -> bool:
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         if self.fails:
             raise StoreError("no connection")
         return False

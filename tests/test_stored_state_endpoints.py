@@ -83,14 +83,11 @@ async def test_a_response_is_retrieved_listed_and_deleted(client: AsyncOpenAI, s
             await method(second.id)
 
 
-async def test_a_stored_response_is_streamed_again(client: AsyncOpenAI):
-    """The helper of the SDK reads it from its first event."""
+async def test_a_response_that_was_not_in_the_background_is_not_streamed_again(client: AsyncOpenAI):
+    """As with OpenAI: its events are not kept."""
     response = await client.responses.create(model=MODEL, input="Hello!")
-    async with client.responses.stream(response_id=response.id) as stream:
-        final = await stream.get_final_response()
-
-    assert final.output_text == response.output_text
-    assert final.id == response.id
+    with pytest.raises(NotFoundError):
+        await client.responses.retrieve(response.id, stream=True)
 
 
 async def test_conversations_and_items_are_managed(client: AsyncOpenAI, stranger: AsyncOpenAI):

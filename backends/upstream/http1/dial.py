@@ -51,16 +51,9 @@ class Dialer:
     async def _connect(self) -> UpstreamConnection:
         addresses = await self._addresses.look_up()
         connected = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
-        try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: UpstreamConnection(self._timeouts),
-                sock=connected,
-                ssl=self._tls,
-                server_hostname=self._server_name,
-            )
-        except BaseException:
-            connected.close()
-            raise
+        _, connection = await asyncio.get_running_loop().create_connection(  # closes the socket if it fails
+            lambda: UpstreamConnection(self._timeouts), sock=connected, ssl=self._tls, server_hostname=self._server_name
+        )
         return connection
 
 

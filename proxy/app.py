@@ -95,7 +95,8 @@ def build_pipeline(
     """Connect the steps of the path of a call, and what the gateway keeps; nothing is started."""
     content, ttl_s = content_store(config.state), config.state_ttl_s
     ownership = Ownership(config.state, ttl_s, allows_unknown=config.unknown_ids == "allow")
-    kept, conversations = StoredResponses(content, ttl_s), Conversations(content, ttl_s)
+    seals = None if config.state_secret is None else sealing
+    kept, conversations = StoredResponses(content, ttl_s, seals), Conversations(content, ttl_s, seals)
     cache = Cache(config.cache, config.cache_store)
     routes = Routes(config.routes)
     rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)

@@ -113,7 +113,7 @@ class History:
                 raise not_found("previous_response_id", name)
             turns.append(turn)
         turns.append(last)
-        items = [item for turn in turns for item in (*turn.input_items, *turn.output_items)]
+        items = _items_of(turns)
         size_bytes = sum(turn.size_bytes for turn in turns)
         _check_size(items, size_bytes)
         _check_size(last.chain, 0)
@@ -198,7 +198,8 @@ async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
     named = [name for name in ("previous_response_id", "conversation") if name in call.body]
     changed = call.without_fields(*named) if named else call
     if own is not call.body.get("input"):
-        items = without_cut_calls([*(item.item for item in past.items), *own])
+        earlier = [item.item for item in past.items if item_type(item.item) != "compaction_trigger"]
+        items = without_cut_calls([*earlier, *own])
         context.history_items = max(0, len(items) - len(own))
         _check_size(items, 0)
         check_items(items)
@@ -206,6 +207,21 @@ async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
     whole = changed if call.body.get("store") is False else changed.with_fields(store=False)
     await context.run(len(call.encoded) + past.size_bytes, _encode, whole)
     return whole
+
+
+def _items_of(turns: Sequence[StoredResponse]) -> list[StoredItem]:
+    """Return the items of a chain. A compaction in an output stands for everything before it.
+
+    Source: https://platform.openai.com/docs/guides/conversation-state#compaction
+    """
+    items: list[StoredItem] = []
+    for turn in turns:
+        items += turn.input_items
+        for item in turn.output_items:
+            if item_type(item.item) == "compaction":
+                items.clear()
+            items.append(item)
+    return items
 
 
 def _encode(call: Call) -> bytes:

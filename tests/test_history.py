@@ -601,3 +601,23 @@ async def test_policies_apply_to_the_metadata_of_a_new_conversation():
     chat = Chat(Parrot(), rules=[make_rule(MetadataLimits(max_pairs=1))])
 
     assert (await chat.refusal(conversation={"metadata": {"a": "1", "b": "2"}})).code == "metadatalimits.too_many_pairs"
+
+
+async def test_a_compaction_stands_for_what_came_before(parrot: Parrot):
+    """A chain continues from it, whoever made it."""
+    compaction = {"id": "cmp_1", "type": "compaction", "encrypted_content": "gAAA"}
+    chat = Chat(parrot.model_copy(update={"extra": (compaction,)}))
+    first = await chat.ask(input="one")
+    await chat.ask(input="two", previous_response_id=first["id"])
+
+    assert texts(chat.sent["input"]) == ["compaction", "two"]
+
+
+async def test_what_asked_for_a_compaction_is_not_sent_again(parrot: Parrot):
+    """The gateway answers it itself; a conversation keeps its items before it."""
+    chat = Chat(parrot)
+    created = await chat.conversations.create([{"role": "user", "content": "zero"}], {}, make_context())
+    await chat.ask(input=[{"type": "compaction_trigger"}], conversation=created.id)
+    await chat.ask(input="two", conversation=created.id)
+
+    assert texts(chat.sent["input"]) == ["zero", "Summary of the conversation so far:\nUser: zero", "two"]

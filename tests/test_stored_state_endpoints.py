@@ -29,11 +29,12 @@ def tables(state: dict[str, Any]) -> dict[str, Any]:
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)
+    monkeypatch.setenv("STATE_SECRET", "a-secret-of-at-least-thirty-two-characters")
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "deny"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "deny", "sealed"])
 async def address(request: pytest.FixtureRequest, start_gateway: StartGateway, tmp_path: Path) -> str:
-    """A gateway with each store, and one that refuses ids without a known owner."""
+    """A gateway with each store, one that refuses ids without a known owner, and one with a secret."""
     state: dict[str, Any] = {"use": request.param}
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
@@ -42,6 +43,8 @@ async def address(request: pytest.FixtureRequest, start_gateway: StartGateway, t
         state |= {"path": str(tmp_path / "state"), "timeout_ms": 30_000}
     elif request.param == "deny":
         state = {"use": "memory", "unknown_ids": "deny"}
+    elif request.param == "sealed":
+        state = {"use": "memory", "secret": "env:STATE_SECRET"}
     return await start_gateway(tables(state))
 
 
@@ -163,3 +166,29 @@ async def test_the_gateway_and_an_upstream_each_keep_their_own(start_gateway: St
     assert [each.id for each in found] == [mine.id, theirs.id]
     assert "Emma" in named.output_text
     assert len(items) == 4
+
+
+@pytest.mark.parametrize("operation", ["trigger", "compact"])
+async def test_a_compacted_chain_is_continued_from_its_summary(client: AsyncOpenAI, operation: str):
+    """What came before is not sent again."""
+    first = await client.responses.create(model=MODEL, input="My name is Emma.")
+    before = await client.responses.create(
+        model=MODEL, input="la " * 20, previous_response_id=first.id, max_output_tokens=16
+    )
+    trigger: Any = [{"type": "compaction_trigger"}]
+    if operation == "compact":
+        compacted = await client.responses.compact(model=MODEL, previous_response_id=before.id)
+        output: Any = [item.to_dict(warnings=False) for item in compacted.output]
+        after = await client.responses.create(model=MODEL, input=output, max_output_tokens=16)
+        assert [item.type for item in compacted.output] == ["message", "message", "compaction"]
+    else:
+        summary = await client.responses.create(model=MODEL, input=trigger, previous_response_id=before.id)
+        after = await client.responses.create(
+            model=MODEL, input="Hello!", previous_response_id=summary.id, max_output_tokens=16
+        )
+        listed = [item.type async for item in client.responses.input_items.list(after.id, order="asc")]
+        assert [item.type for item in summary.output] == ["compaction"]
+        assert listed[-2:] == ["compaction", "message"]
+
+    assert after.usage is not None
+    assert after.usage.input_tokens > 20

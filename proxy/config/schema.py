@@ -111,7 +111,8 @@ class StateTable(Table):
 
     use: str = "memory"
     secret: Secret | None = None
-    """What keys of sealed values are derived from, of 32 characters or more. Default: a random one in the store."""
+    """What keys of sealed values are derived from, of 32 characters or more. With one, responses and conversations are
+    sealed in the store. Default: a random one in the store, for compacted conversations only."""
     ttl_days: PositiveFloat = 30
     """How long responses, conversations and owners of ids are kept, in days; a conversation from its last use."""
     unknown_ids: UnknownIds = "allow"

@@ -80,6 +80,7 @@ class Compaction:
     async def reply(self, call: Call, route: Route, context: Context) -> AsyncIterator[Reply]:
         """The answer to a call that is due. Raises RequestError for a call without a conversation, Unavailable."""
         context.record.route = route.name
+        context.target = None if route.keeps_state else route.targets[0].name  # then the gateway keeps the response
         items = _items(call)
         max_chars = await _summary_chars(call, route)
         if call.operation == "compact":

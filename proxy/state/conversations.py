@@ -18,6 +18,7 @@ import structlog
 from proxy.context import Context
 from proxy.state.items import StoredItem, item_prefix, own_id
 from proxy.state.records import TeamRecords, record_key
+from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.compose import new_id
 from proxy.wire.errors import RequestError, Unavailable
@@ -103,8 +104,8 @@ class Conversations:
     A method that changes one requires its lock. All raise Unavailable when the store fails, `write` StoreError.
     """
 
-    def __init__(self, store: Store, ttl_s: float, *, lock_s: float = LOCK_S) -> None:
-        self._records = TeamRecords(store, ttl_s)
+    def __init__(self, store: Store, ttl_s: float, sealing: Sealing | None = None, *, lock_s: float = LOCK_S) -> None:
+        self._records = TeamRecords(store, ttl_s, sealing)
         self._lock_s = lock_s
 
     async def create(self, items: Sequence[JSON], metadata: Mapping[str, Any], context: Context) -> Conversation:
@@ -131,7 +132,7 @@ class Conversations:
         return conversation
 
     async def write(self, conversation: Conversation, context: Context) -> None:
-        """Keep a conversation as it is now. Raises StoreError, orjson.JSONEncodeError."""
+        """Keep a conversation as it is now. Raises StoreError, Unavailable, orjson.JSONEncodeError."""
         value = {
             "created_at": conversation.created_at,
             "metadata": conversation.metadata,

@@ -1,4 +1,7 @@
-"""JSON objects that belong to a team, kept in the store until they expire or are deleted."""
+"""JSON objects that belong to a team, kept in the store until they expire or are deleted.
+
+With a secret in [state] they are sealed for the team: whoever reads the store cannot read them, nor write one.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,6 +11,7 @@ from typing import Any
 import orjson
 
 from proxy.context import Context
+from proxy.state.sealing import Cipher, Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import Unavailable
@@ -27,20 +31,22 @@ class TeamRecord:
 class TeamRecords:
     """Reads and writes records of the caller's team. The team is part of a key, so no other team's can be named."""
 
-    def __init__(self, store: Store, ttl_s: float) -> None:
+    def __init__(self, store: Store, ttl_s: float, sealing: Sealing | None = None) -> None:
+        """Without `sealing` records are stored as they are."""
         self.store = store
-        self.ttl_s = ttl_s
+        self._ttl_s = ttl_s
+        self._sealing = sealing
 
     async def put(
         self, kind: str, name: str, value: Mapping[str, Any], context: Context, *, size_bytes: int = 0
     ) -> None:
         """Keep a record under a name, in place of an earlier one. `size_bytes` is about how long its encoding will be.
 
-        Raises StoreError if it cannot be kept, orjson.JSONEncodeError if it is nested too deeply.
+        Raises StoreError and Unavailable if it cannot be kept, orjson.JSONEncodeError if it is nested too deeply.
         """
-        key = record_key(kind, context, name)
-        encoded = await context.run(size_bytes, orjson.dumps, {"key": key, "value": value})
-        if not await self.store.put(key, encoded, ttl_s=self.ttl_s, group=context.caller.team):
+        key, cipher = record_key(kind, context, name), await self._cipher(kind, context)
+        encoded = await context.run(size_bytes, _encode, key, value, cipher)
+        if not await self.store.put(key, encoded, ttl_s=self._ttl_s, group=context.caller.team):
             raise StoreError(f"a record of {len(encoded)} bytes exceeds what the store keeps")
 
     async def get(self, kind: str, name: str, context: Context) -> TeamRecord | None:
@@ -53,11 +59,17 @@ class TeamRecords:
             raise Unavailable(message, code="state_unavailable") from error
         if encoded is None:
             return None
-        size = len(encoded)
+        size, cipher = len(encoded), await self._cipher(kind, context)
+        encoded = encoded if cipher is None else await context.run(size, cipher.open, encoded)
+        if encoded is None:
+            return None
         values = await context.run(size, count_values, encoded, MAX_VALUES)
         context.use_memory(parsed_bytes(size, values))
         value = await context.run(size, _decode, encoded, key)
         return None if value is None else TeamRecord(value, size)
+
+    async def _cipher(self, kind: str, context: Context) -> Cipher | None:
+        return None if self._sealing is None else await self._sealing.cipher(f"state {kind}", context.caller.team)
 
     async def delete(self, kind: str, name: str, context: Context) -> None:
         """Delete a record. Raises Unavailable."""
@@ -75,6 +87,11 @@ def record_key(kind: str, context: Context, name: str) -> str:
         encoded = part.encode(errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8) + encoded)
     return f"headgate:{kind}:{digest.hexdigest()}"
+
+
+def _encode(key: str, value: Mapping[str, Any], cipher: Cipher | None) -> bytes:
+    encoded = orjson.dumps({"key": key, "value": value})
+    return encoded if cipher is None else cipher.seal(encoded)
 
 
 def _decode(encoded: bytes, key: str) -> Mapping[str, Any] | None:

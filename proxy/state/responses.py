@@ -16,6 +16,7 @@ import structlog
 from proxy.context import Context, Slot
 from proxy.state.items import StoredItem, with_ids
 from proxy.state.records import TeamRecords
+from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.errors import Unavailable
 from proxy.wire.items import JSON
@@ -70,13 +71,13 @@ UNFINISHED = Slot[StoredResponse]("state.unfinished")
 class StoredResponses:
     """The responses that a gateway keeps. Each belongs to a team and is unknown to every other."""
 
-    def __init__(self, store: Store, ttl_s: float) -> None:
-        self._records = TeamRecords(store, ttl_s)
+    def __init__(self, store: Store, ttl_s: float, sealing: Sealing | None = None) -> None:
+        self._records = TeamRecords(store, ttl_s, sealing)
 
     async def save(self, stored: StoredResponse, context: Context) -> None:
         """Keep a response, and where each item of its output is. It replaces one of the team with the same id.
 
-        Raises StoreError and orjson.JSONEncodeError if it cannot be kept.
+        Raises StoreError, Unavailable and orjson.JSONEncodeError if it cannot be kept.
         """
         await self._records.put(RESPONSE, stored.id, stored.encode(), context, size_bytes=stored.size_bytes)
         place = {"response": stored.id}

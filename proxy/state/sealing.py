@@ -11,6 +11,7 @@ Source: https://www.rfc-editor.org/rfc/rfc5869 (HKDF), https://csrc.nist.gov/pub
 import base64
 import binascii
 import secrets
+from dataclasses import dataclass
 
 import structlog
 from cryptography.exceptions import InvalidTag
@@ -28,6 +29,27 @@ VERSION = b"\x01"
 NONCE_BYTES, KEY_BYTES, TAG_BYTES = 12, 32, 16
 STORED_SECRET = "headgate:secret"  # noqa: S105  the key under which the store has it
 MAX_KEYS = 1024  # derived keys that are kept in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Cipher:
+    """Seals and opens the values of one purpose and team, as bytes."""
+
+    key: AESGCM
+    bound: bytes
+
+    def seal(self, data: bytes) -> bytes:
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        return VERSION + nonce + self.key.encrypt(nonce, data, self.bound)
+
+    def open(self, sealed: bytes) -> bytes | None:
+        """Return the data in a sealed value; None for a value of another gateway, purpose or team."""
+        if sealed[:1] != VERSION or len(sealed) < 1 + NONCE_BYTES + TAG_BYTES:
+            return None
+        try:
+            return self.key.decrypt(sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :], self.bound)
+        except InvalidTag:
+            return None
 
 
 class Sealing:
@@ -54,9 +76,8 @@ class Sealing:
 
     async def seal(self, data: bytes, *, purpose: str, team: str) -> str:
         """Return the data as a text that only `open` with the same purpose and team can read. Raises Unavailable."""
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        sealed = (await self._key(purpose, team)).encrypt(nonce, data, _bound(purpose, team))
-        return base64.urlsafe_b64encode(VERSION + nonce + sealed).rstrip(b"=").decode()
+        sealed = (await self.cipher(purpose, team)).seal(data)
+        return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
 
     async def open(self, text: str, *, purpose: str, team: str) -> bytes | None:
         """Return the data in a sealed text; None for a text of another gateway, purpose or team. Raises Unavailable."""
@@ -64,13 +85,13 @@ class Sealing:
             sealed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
             return None
-        if sealed[:1] != VERSION or len(sealed) < 1 + NONCE_BYTES + TAG_BYTES:
-            return None
-        key = await self._key(purpose, team)
-        try:
-            return key.decrypt(sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :], _bound(purpose, team))
-        except InvalidTag:
-            return None
+        if sealed[:1] != VERSION:
+            return None  # without asking the store for a secret
+        return (await self.cipher(purpose, team)).open(sealed)
+
+    async def cipher(self, purpose: str, team: str) -> Cipher:
+        """Return what seals values of this purpose and team. Raises Unavailable."""
+        return Cipher(await self._key(purpose, team), _bound(purpose, team))
 
     async def _key(self, purpose: str, team: str) -> AESGCM:
         key = self._keys.get((purpose, team))

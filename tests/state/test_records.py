@@ -2,9 +2,11 @@
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from proxy.context import Caller
 from proxy.state.records import TeamRecords, record_key
+from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import Unavailable
@@ -81,3 +83,35 @@ async def test_keys_have_no_text_of_callers():
     assert record_key("kind", make_context(Caller("a", "b")), "c") != record_key(
         "kind", make_context(Caller("a", "bc")), ""
     )
+
+
+async def test_a_record_is_sealed_for_its_team_and_kind(store: Store):
+    """Nothing of it can be read in the store, and only the same secret opens it."""
+    secret = SecretStr("a-secret-of-at-least-thirty-two-characters")
+    sealed, context = TeamRecords(store, 60, Sealing(secret, store)), make_context()
+    await sealed.put("kind", "name", {"a": "a word"}, context)
+    found = await sealed.get("kind", "name", context)
+    stored = await store.get(record_key("kind", context, "name"))
+    others = [
+        TeamRecords(store, 60),
+        TeamRecords(store, 60, Sealing(SecretStr("another-secret-of-thirty-two-characters"), store)),
+    ]
+
+    assert found is not None
+    assert found.value == {"a": "a word"}
+    assert stored is not None
+    assert b"a word" not in stored
+    assert [await records.get("kind", "name", context) for records in others] == [None, None]
+    for key in (record_key("other", context, "name"), record_key("kind", make_context(BEN), "name")):
+        await store.put(key, stored, ttl_s=60)
+    assert await sealed.get("other", "name", context) is None
+    assert await sealed.get("kind", "name", make_context(BEN)) is None
+
+
+async def test_with_a_secret_a_plain_record_is_none():
+    """Whoever can write the store cannot write a record."""
+    store, context = MemoryStore(), make_context()
+    await TeamRecords(store, 60).put("kind", "name", {}, context)
+    secret = SecretStr("a-secret-of-at-least-thirty-two-characters")
+
+    assert await TeamRecords(store, 60, Sealing(secret, store)).get("kind", "name", context) is None

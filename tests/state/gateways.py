@@ -69,10 +69,10 @@ class FlakyStore(MemoryStore):
             raise StoreError("no answer")
         return await super().get(key)
 
-    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
+    async def put(self, key: str, value: bytes, **options: Any) -> bool:
         if vars(self).get("is_down"):
             raise StoreError("no space left on device")
-        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
+        return await super().put(key, value, **options)
 
 
 class GatewayProcess:

@@ -19,6 +19,7 @@ from proxy import history as module
 from proxy.context import Caller, Context
 from proxy.history import History
 from proxy.routing.routes import Route
+from proxy.state import conversations as conversations_module
 from proxy.state.conversations import Conversations
 from proxy.state.local_resources import LocalResources
 from proxy.state.responses import StoredResponses
@@ -621,3 +622,16 @@ async def test_what_asked_for_a_compaction_is_not_sent_again(parrot: Parrot):
     await chat.ask(input="two", conversation=created.id)
 
     assert texts(chat.sent["input"]) == ["zero", "Summary of the conversation so far:\nUser: zero", "two"]
+
+
+async def test_a_conversation_that_is_full_gets_no_more_items(parrot: Parrot, logged, monkeypatch: pytest.MonkeyPatch):
+    """The answer is given; the operator learns of it."""
+    chat = Chat(parrot)
+    created = await chat.conversations.create([{"role": "user", "content": "zero"}], {}, make_context())
+    monkeypatch.setattr(conversations_module, "MAX_ITEMS", 2)
+    response = await chat.ask(input="one", conversation=created.id)
+    found = await chat.conversations.get(created.id, make_context())
+
+    assert response["status"] == "completed"
+    assert found == created
+    assert [line["event"] for line in logged] == ["state.write_failed"]

@@ -115,3 +115,16 @@ async def test_with_a_secret_a_plain_record_is_none():
     secret = SecretStr("a-secret-of-at-least-thirty-two-characters")
 
     assert await TeamRecords(store, 60, Sealing(secret, store)).get("kind", "name", context) is None
+
+
+async def test_a_record_that_cannot_be_deleted_is_unavailable():
+    """The caller learns that it is still there."""
+
+    class NoDeletions(MemoryStore):
+        async def delete(self, key: str) -> None:
+            raise StoreError("no connection")
+
+    with pytest.raises(Unavailable) as caught:
+        await TeamRecords(NoDeletions(), 60).delete("kind", "name", make_context())
+
+    assert caught.value.code == "state_unavailable"

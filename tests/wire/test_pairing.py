@@ -21,6 +21,7 @@ CUT = CALL | {"status": "incomplete", "arguments": '{"a'}
         [CALL, OUTPUT, CUSTOM, CUSTOM_OUTPUT],
         [CALL, CUSTOM, CUSTOM_OUTPUT, OUTPUT],
         [CALL, OUTPUT, CALL | {"id": "fc_2"}, OUTPUT],
+        [{"type": "computer_call", "call_id": "call_3"}],
         [{"type": "message"}, {"type": "message"}, {"id": 7}, {"id": 7}, {"type": "function_call"}],
     ],
 )

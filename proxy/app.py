@@ -35,6 +35,7 @@ from proxy.rules import Rules
 from proxy.state.background import Background
 from proxy.state.compaction import Compaction
 from proxy.state.conversations import Conversations
+from proxy.state.journal import Journals
 from proxy.state.local_resources import LocalResources
 from proxy.state.ownership import Ownership
 from proxy.state.relayed_ids import RelayedIds
@@ -100,7 +101,8 @@ def build_pipeline(
     cache = Cache(config.cache, config.cache_store)
     routes = Routes(config.routes)
     rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
-    background = Background(config.state, content, config.state_settings, rules, kept)
+    journals = Journals(content, config.state_settings.resume_window_s, seals)
+    background = Background(config.state, journals, config.state_settings, rules, kept)
     local = LocalResources(kept, conversations, background, cache.forget)
     resources = Resources(rules, ownership, routes, config.backends, local)
     history = History(kept, conversations)

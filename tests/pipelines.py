@@ -20,6 +20,7 @@ from proxy.rules.rule import Rule
 from proxy.state.background import Background
 from proxy.state.compaction import Compaction
 from proxy.state.conversations import Conversations
+from proxy.state.journal import Journals
 from proxy.state.local_resources import LocalResources
 from proxy.state.ownership import TTL_S, Ownership
 from proxy.state.resources import Resources
@@ -82,7 +83,8 @@ def make_pipeline(
     routes, all_rules = Routes([Route("route", model, backends)]), Rules(rules, store, ownership)
     kept, conversations = StoredResponses(store, TTL_S), Conversations(store, TTL_S)
     cache = cache or Cache(None, None)
-    background = Background(store, store, settings or StateTable(), all_rules, kept)
+    settings = settings or StateTable()
+    background = Background(store, Journals(store, settings.resume_window_s), settings, all_rules, kept)
     local = LocalResources(kept, conversations, background, cache.forget)
     return Pipeline(
         rules=all_rules,
@@ -99,7 +101,9 @@ def make_pipeline(
 
 def make_background(store: Store, responses: StoredResponses, **settings: Any) -> Background:
     """Return background responses without policies."""
-    return Background(store, store, StateTable(**settings), Rules((), store, Ownership(store)), responses)
+    table = StateTable(**settings)
+    journals = Journals(store, table.resume_window_s)
+    return Background(store, journals, table, Rules((), store, Ownership(store)), responses)
 
 
 async def answer_of(pipeline: Pipeline, call: Call, context: Context) -> bytes:

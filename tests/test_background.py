@@ -23,13 +23,14 @@ TIMEOUT_S = 60
 async def address(
     request: pytest.FixtureRequest, start_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """A gateway with the demo model, a model that hardly begins, two teams, and each store."""
+    """A gateway with the demo model, a model that hardly begins, two teams, and each store; one is sealed."""
     state: dict[str, Any] = {"use": request.param}
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         state |= {"url": server.url, "timeout_ms": 30_000}
     elif request.param == "sqlite":
-        state |= {"path": str(tmp_path / "state"), "timeout_ms": 30_000}
+        monkeypatch.setenv("STATE_SECRET", "a secret of more than 32 characters.")
+        state |= {"path": str(tmp_path / "state"), "timeout_ms": 30_000, "secret": "env:STATE_SECRET"}
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)
     return await start_gateway({

@@ -23,6 +23,7 @@ from proxy.state.job_records import LOST, JobRecords
 from proxy.state.job_runner import JobRunner
 from proxy.state.jobs import BackgroundJob, JobKeys, OpenReply, queue_response
 from proxy.state.journal import POLL_S, Journals
+from proxy.state.journal_entries import JournalKey
 from proxy.state.leases import Leases
 from proxy.state.lost_jobs import LostJobs, is_active
 from proxy.state.responses import StoredResponse, StoredResponses
@@ -49,17 +50,17 @@ class Background:
     """The background responses of a gateway."""
 
     def __init__(
-        self, store: Store, content: Store, settings: StateTable, rules: Rules, responses: StoredResponses
+        self, store: Store, journals: Journals, settings: StateTable, rules: Rules, responses: StoredResponses
     ) -> None:
-        """`content` keeps the events, `store` what says which process works on what."""
+        """`store` keeps what says which process works on what."""
         self._responses = responses
-        self._journals = Journals(content, settings.resume_window_s)
+        self._journals = journals
         self._leases = Leases(store, settings.background_lease_s)
         self._records = JobRecords(store, settings.ttl_s, self._leases.owner)
         self._turns = Turns(settings.background_at_once, settings.background_jobs)
         self._lost = LostJobs(responses, self._journals, self._records)
         self._runner = JobRunner(rules, responses, self._turns, on_start=self._note_start, is_ours=self._is_ours)
-        self._jobs: dict[str, BackgroundJob] = {}  # those of this process, by the key of their journal
+        self._jobs: dict[JournalKey, BackgroundJob] = {}  # those of this process, by the key of their journal
         self._cancellations = Cancellations(store, self._leases.owner, self._jobs)
         self._is_closing = False
 

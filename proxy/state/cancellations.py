@@ -11,6 +11,7 @@ import structlog
 
 from proxy.state.jobs import BackgroundJob
 from proxy.state.journal import POLL_S
+from proxy.state.journal_entries import JournalKey
 from proxy.stores import Store, StoreError
 
 log = structlog.get_logger()
@@ -22,7 +23,7 @@ FLAG_TTL_S = 3600.0
 class Cancellations:
     """Requests to cancel: those made here, and those that other processes make for jobs of this one."""
 
-    def __init__(self, store: Store, process: str, jobs: Mapping[str, BackgroundJob]) -> None:
+    def __init__(self, store: Store, process: str, jobs: Mapping[JournalKey, BackgroundJob]) -> None:
         """`jobs` are those of this process, whose name is `process`."""
         self._store = store
         self._process = process

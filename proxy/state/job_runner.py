@@ -21,7 +21,7 @@ from proxy.state.turns import Turns
 from proxy.stores import StoreError
 from proxy.wire.convert import convert
 from proxy.wire.ending import failure_events
-from proxy.wire.errors import BackendError, HeadgateError
+from proxy.wire.errors import BackendError, HeadgateError, Unavailable
 from proxy.wire.event import TERMINALS, Batch, Reply
 
 log = structlog.get_logger()
@@ -165,8 +165,8 @@ class JobRunner:
         for pause_s in (*SAVE_PAUSES_S, None):
             try:
                 return await self._responses.save(stored, job.context)
-            except (StoreError, orjson.JSONEncodeError) as error:
-                if pause_s is None or not isinstance(error, StoreError):
+            except (StoreError, Unavailable, orjson.JSONEncodeError) as error:
+                if pause_s is None or isinstance(error, orjson.JSONEncodeError):
                     return report_not_kept(job.context, error)
             await asyncio.sleep(pause_s)
         return None

@@ -13,6 +13,7 @@ from proxy.context import Context
 from proxy.routing.routes import Route
 from proxy.shutdown import cancel_for_shutdown
 from proxy.state.journal import JournalWriter
+from proxy.state.journal_entries import JournalKey
 from proxy.state.records import record_key
 from proxy.state.responses import UNFINISHED, StoredResponse
 from proxy.wire.call import Call
@@ -36,16 +37,17 @@ class OpenReply(Protocol):
 class JobKeys:
     """Where the store keeps what belongs to one response while it is in the background."""
 
-    journal: str
+    journal: JournalKey
     lease: str
     cancel: str
 
     @staticmethod
     def of(response_id: str, context: Context) -> "JobKeys":
         """Return the keys of a response of the caller's team."""
-        return JobKeys(
-            *(record_key(f"background-{kind}", context, response_id) for kind in ("events", "lease", "cancel"))
+        events, lease, cancel = (
+            record_key(f"background-{kind}", context, response_id) for kind in ("events", "lease", "cancel")
         )
+        return JobKeys(JournalKey(events, context.caller.team), lease, cancel)
 
 
 class BackgroundJob:

@@ -1,24 +1,19 @@
 """The events of background responses as they were sent, for clients that read them again or follow them live.
 
-Each entry of a journal of the store holds consecutive events, written together by one command:
-
-    byte 0       1 in the last entry of a response, otherwise 0
-    bytes 1-8    the sequence number of the first event
-    then         the events as server-sent frames
-
-Sequence numbers count from 0 without gaps. An entry whose write timed out may be written again: readers skip events
-with numbers that they have seen.
+Each entry of a journal holds consecutive events, written together by one command. Sequence numbers count from 0 without
+gaps. An entry whose write timed out may be written again: readers skip events with numbers that they have seen.
 
 Source: https://platform.openai.com/docs/guides/background
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import orjson
 import structlog
 
+from proxy.state.journal_entries import FRAME_END, JournalEntries, JournalEntry, JournalKey
+from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.errors import Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Run, parse_leniently
@@ -42,45 +37,15 @@ POLLS_PER_CHECK = 8
 READ_ENTRIES = 16
 UNFINISHED_TTL_S = 86_400.0
 """How long a journal is kept after an entry that is not the last, in seconds."""
-FRAME_END = b"\n\n"
 OPENING = b": events follow\n\n"
 """A comment, which begins an answer while there is no event yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """Consecutive events; `first` is the sequence number of the first."""
-
-    first: int
-    frames: bytes
-    is_last: bool = False
-
-    @property
-    def end(self) -> int:
-        """The sequence number that follows the last event."""
-        return self.first + self.frames.count(FRAME_END)
-
-    def after(self, number: int) -> bytes:
-        """Return the frames of the events with greater sequence numbers."""
-        skipped = number + 1 - self.first
-        if skipped <= 0:
-            return self.frames
-        parts = self.frames.split(FRAME_END, skipped)
-        return parts[skipped] if len(parts) > skipped else b""
-
-    def encode(self) -> bytes:
-        return bytes([self.is_last]) + self.first.to_bytes(8) + self.frames
-
-    @staticmethod
-    def decode(value: bytes) -> "JournalEntry":
-        return JournalEntry(int.from_bytes(value[1:9]), value[9:], value[:1] == b"\x01")
 
 
 class JournalWriter:
     """Writes the journal of one response: numbers its events, and appends those collected since the last write."""
 
-    def __init__(self, store: Store, key: str, window_s: float, notify: Callable[[], None]) -> None:
-        self._store = store
+    def __init__(self, entries: JournalEntries, key: JournalKey, window_s: float, notify: Callable[[], None]) -> None:
+        self._entries = entries
         self._key = key
         self._window_s = window_s
         self._notify = notify
@@ -111,7 +76,7 @@ class JournalWriter:
         async with self._lock:
             try:
                 await self._append(is_last=False)
-            except StoreError as error:
+            except (StoreError, Unavailable) as error:
                 log.warning("journal.write_failed", error=str(error)[:200])
                 if self._collected_bytes > MAX_WAITING_BYTES:
                     self._drop()
@@ -126,7 +91,7 @@ class JournalWriter:
             while True:
                 try:
                     await self._append(is_last=True)
-                except StoreError as error:
+                except (StoreError, Unavailable) as error:
                     if asyncio.get_running_loop().time() > end:
                         log.warning("journal.write_failed", error=str(error)[:200])
                         return
@@ -146,7 +111,7 @@ class JournalWriter:
         if not (frames or is_last):
             return
         ttl_s = self._window_s if is_last else max(self._window_s, UNFINISHED_TTL_S)
-        await self._store.append(self._key, JournalEntry(self._first, frames, is_last).encode(), ttl_s=ttl_s)
+        await self._entries.append(self._key, JournalEntry(self._first, frames, is_last), ttl_s=ttl_s)
         del self._collected[:count]
         self._collected_bytes -= len(frames)
         self._total_bytes += len(frames)
@@ -162,39 +127,39 @@ class JournalWriter:
 class Journals:
     """The journals of background responses, by key."""
 
-    def __init__(self, store: Store, window_s: float) -> None:
+    def __init__(self, store: Store, window_s: float, sealing: Sealing | None = None) -> None:
         """`window_s` is how long a journal is kept after its last entry."""
-        self._store = store
+        self._entries = JournalEntries(store, sealing)
         self.window_s = window_s
-        self._changes: dict[str, asyncio.Event] = {}  # of journals written here: set by the next write
+        self._changes: dict[JournalKey, asyncio.Event] = {}  # of journals written here: set by the next write
 
-    def open(self, key: str) -> JournalWriter:
+    def open(self, key: JournalKey) -> JournalWriter:
         """Return the writer of a journal. Call `forget` when it is closed."""
         self._changes[key] = asyncio.Event()
-        return JournalWriter(self._store, key, self.window_s, lambda: self._notify(key))
+        return JournalWriter(self._entries, key, self.window_s, lambda: self._notify(key))
 
-    def forget(self, key: str) -> None:
+    def forget(self, key: JournalKey) -> None:
         """Forget that a journal is written in this process."""
         if (change := self._changes.pop(key, None)) is not None:
             change.set()
 
-    async def exists(self, key: str) -> bool:
-        """Whether anything is kept of a journal. Raises StoreError."""
-        return bool(await self._store.tail(key, limit=1))
+    async def exists(self, key: JournalKey) -> bool:
+        """Whether anything is kept of a journal that can be read. Raises StoreError, Unavailable."""
+        return any(entry.frames for _, entry in await self._entries.tail(key, after=0, limit=1))
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, key: JournalKey) -> None:
         """Raises StoreError."""
-        await self._store.delete(key)
+        await self._entries.delete(key)
 
-    async def entries(self, key: str) -> AsyncIterator[JournalEntry]:
-        """Yield the entries that there are. Raises StoreError."""
+    async def entries(self, key: JournalKey) -> AsyncIterator[JournalEntry]:
+        """Yield the entries that there are. Raises StoreError, Unavailable."""
         position = 0
-        while found := await self._store.tail(key, after=position, limit=READ_ENTRIES):
+        while found := await self._entries.tail(key, after=position, limit=READ_ENTRIES):
             position = found[-1][0]
-            for _, value in found:
-                yield JournalEntry.decode(value)
+            for _, entry in found:
+                yield entry
 
-    async def transcript(self, key: str) -> Transcript:
+    async def transcript(self, key: JournalKey) -> Transcript:
         """Return what a journal contains as the record of a reply. Raises StoreError."""
         transcript, parser = Transcript(), SSEParser(FOLLOWED)
         number = -1
@@ -203,13 +168,15 @@ class Journals:
             number = max(number, entry.end - 1)
         return transcript
 
-    async def append_last(self, key: str, last: Batch) -> None:
+    async def append_last(self, key: JournalKey, last: Batch) -> None:
         """Append the last entry of a journal whose writer died. The events have their numbers. Raises StoreError."""
         frames = b"".join([event.sse for event in last])
         first = last[0].data["sequence_number"] if last and isinstance(last[0], Event) else 0
-        await self._store.append(key, JournalEntry(first, frames, is_last=True).encode(), ttl_s=self.window_s)
+        await self._entries.append(key, JournalEntry(first, frames, is_last=True), ttl_s=self.window_s)
 
-    async def follow(self, key: str, after: int, is_active: Callable[[], Awaitable[bool]]) -> AsyncIterator[Batch]:
+    async def follow(
+        self, key: JournalKey, after: int, is_active: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[Batch]:
         """Yield the events with numbers greater than `after`, those to come included, up to the last entry.
 
         `is_active` is asked while nothing comes: whether something may still come. Raises Unavailable.
@@ -240,15 +207,14 @@ class Journals:
                 if not was_active:  # the last entry is written after the response
                     await asyncio.sleep(POLL_S)
 
-    async def _read(self, key: str, position: int) -> list[tuple[int, JournalEntry]]:
+    async def _read(self, key: JournalKey, position: int) -> Sequence[tuple[int, JournalEntry]]:
         try:
-            found = await self._store.tail(key, after=position, limit=READ_ENTRIES)
+            return await self._entries.tail(key, after=position, limit=READ_ENTRIES)
         except StoreError as error:
             message = "The events of this response cannot be read at the moment."
             raise Unavailable(message, code="state_unavailable") from error
-        return [(place, JournalEntry.decode(value)) for place, value in found]
 
-    def _notify(self, key: str) -> None:
+    def _notify(self, key: JournalKey) -> None:
         if (change := self._changes.get(key)) is not None:
             self._changes[key] = asyncio.Event()
             change.set()

@@ -1,15 +1,19 @@
 """The journal of a background response, on every store."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from proxy.state import journal
-from proxy.state.journal import JournalEntry, Journals, JournalWriter
+from proxy.state.journal import Journals, JournalWriter
+from proxy.state.journal_entries import JournalEntry, JournalKey
+from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import Unavailable
@@ -40,10 +44,16 @@ async def running() -> bool:
     return True
 
 
-async def read(journals: Journals, key: str, after: int = -1) -> list[Any]:
+async def read(journals: Journals, key: JournalKey, after: int = -1) -> list[Any]:
     """Return the events of a journal that has its last entry, or whose writer died."""
     frames = [unit.sse async for batch in journals.follow(key, after, ended) for unit in batch]
     return events_in(b"".join(frames))
+
+
+@pytest.fixture
+def key() -> JournalKey:
+    """A journal that no other test uses."""
+    return JournalKey(secrets.token_hex(32), "search")
 
 
 @pytest.fixture
@@ -52,12 +62,12 @@ def journals(store: Store) -> Journals:
 
 
 @pytest.fixture
-def writer(journals: Journals, key: str) -> JournalWriter:
+def writer(journals: Journals, key: JournalKey) -> JournalWriter:
     return journals.open(key)
 
 
 async def test_events_are_numbered_from_zero_and_otherwise_unchanged(
-    journals: Journals, writer: JournalWriter, key: str
+    journals: Journals, writer: JournalWriter, key: JournalKey
 ):
     """Whatever numbers the backend gave them."""
     await writer.write([delta("a"), Run(b'data: {"type":"x","sequence_number":77,"deep":[1,{"b":null}]}\n\n')])
@@ -70,7 +80,7 @@ async def test_events_are_numbered_from_zero_and_otherwise_unchanged(
     ]
 
 
-async def test_a_whole_stream_is_read_as_it_was_written(journals: Journals, writer: JournalWriter, key: str):
+async def test_a_whole_stream_is_read_as_it_was_written(journals: Journals, writer: JournalWriter, key: JournalKey):
     """Comments and the sentinel are no events; the last event is known by its type."""
     await writer.write(recorded())
     await writer.close()
@@ -82,7 +92,7 @@ async def test_a_whole_stream_is_read_as_it_was_written(journals: Journals, writ
 
 
 @pytest.mark.parametrize("payload", [b"[DONE]", b"{", b"[]", b'{"type":7}', b'{"type":"a\\nevent: b"}', b"{}"])
-async def test_what_is_no_event_is_left_out(journals: Journals, writer: JournalWriter, key: str, payload: bytes):
+async def test_what_is_no_event_is_left_out(journals: Journals, writer: JournalWriter, key: JournalKey, payload: bytes):
     """It takes no number."""
     await writer.write([Run(b"data: " + payload + b"\n\n"), delta("a")])
     await writer.close()
@@ -90,7 +100,9 @@ async def test_what_is_no_event_is_left_out(journals: Journals, writer: JournalW
     assert [event["sequence_number"] for event in await read(journals, key)] == [0]
 
 
-async def test_an_event_that_is_nested_too_deeply_is_left_out(journals: Journals, writer: JournalWriter, key: str):
+async def test_an_event_that_is_nested_too_deeply_is_left_out(
+    journals: Journals, writer: JournalWriter, key: JournalKey
+):
     """It could not be sent."""
     deep = b'{"type":"x","deep":' + b"[" * 600 + b"]" * 600 + b"}"
     await writer.write([Run(b"data: " + deep + b"\n\n"), delta("a")])
@@ -100,7 +112,9 @@ async def test_an_event_that_is_nested_too_deeply_is_left_out(journals: Journals
 
 
 @pytest.mark.parametrize("after", [-1, 0, 1, 2, 3, 4, 5, 100])
-async def test_a_reader_gets_what_follows_a_number(journals: Journals, writer: JournalWriter, key: str, after: int):
+async def test_a_reader_gets_what_follows_a_number(
+    journals: Journals, writer: JournalWriter, key: JournalKey, after: int
+):
     """Wherever an entry begins."""
     for text in ("ab", "c", "def"):
         await writer.write([delta(letter) for letter in text])
@@ -110,7 +124,7 @@ async def test_a_reader_gets_what_follows_a_number(journals: Journals, writer: J
     assert [event["delta"] for event in await read(journals, key, after)] == list("abcdef"[after + 1 :])
 
 
-async def test_events_are_written_together(store: Store, journals: Journals, writer: JournalWriter, key: str):
+async def test_events_are_written_together(store: Store, journals: Journals, writer: JournalWriter, key: JournalKey):
     """What comes while the store is written, or shortly before, is one entry."""
     for letter in "abcdef":
         await writer.write([delta(letter)])
@@ -119,11 +133,11 @@ async def test_events_are_written_together(store: Store, journals: Journals, wri
         await writer.write([delta(letter)])
     await writer.close()
 
-    entries = [JournalEntry.decode(value) for _, value in await store.tail(key)]
+    entries = [JournalEntry.decode(value) for _, value in await store.tail(key.name)]
     assert [(entry.first, entry.end, entry.is_last) for entry in entries] == [(0, 6, False), (6, 9, True)]
 
 
-async def test_events_are_written_although_nothing_follows(journals: Journals, writer: JournalWriter, key: str):
+async def test_events_are_written_although_nothing_follows(journals: Journals, writer: JournalWriter, key: JournalKey):
     """A reader that waits gets them."""
     follower = aiter(journals.follow(key, -1, running))
     assert [unit.payloads() and unit.sse for unit in await anext(follower)] == [journal.OPENING]
@@ -135,7 +149,7 @@ async def test_events_are_written_although_nothing_follows(journals: Journals, w
 
 
 async def test_several_readers_follow_at_their_own_pace(
-    store: Store, journals: Journals, writer: JournalWriter, key: str
+    store: Store, journals: Journals, writer: JournalWriter, key: JournalKey
 ):
     """Those of this process and of another one; one that does not read delays none."""
     elsewhere = Journals(store, WINDOW_S)
@@ -164,7 +178,7 @@ async def collect(batches: AsyncIterator[Batch]) -> str:
 
 
 async def test_a_journal_is_kept_for_the_window_after_its_last_entry(
-    journals: Journals, writer: JournalWriter, key: str, advance: Callable[[float], None]
+    journals: Journals, writer: JournalWriter, key: JournalKey, advance: Callable[[float], None]
 ):
     """Before the last entry it is kept for longer: an answer may take a long time."""
     await writer.write([delta("a")])
@@ -179,7 +193,9 @@ async def test_a_journal_is_kept_for_the_window_after_its_last_entry(
     assert not await journals.exists(key)
 
 
-async def test_a_journal_without_a_writer_ends(journals: Journals, writer: JournalWriter, key: str, store: Store):
+async def test_a_journal_without_a_writer_ends(
+    journals: Journals, writer: JournalWriter, key: JournalKey, store: Store
+):
     """A reader in another process asks whether the writer is alive, and reads once more after that."""
     elsewhere = Journals(store, WINDOW_S)
     await writer.write([delta("a")])
@@ -195,20 +211,20 @@ async def test_a_journal_without_a_writer_ends(journals: Journals, writer: Journ
     assert [event["type"] for event in events_in(b"".join(frames))] == ["response.output_text.delta", "response.failed"]
 
 
-async def test_an_entry_that_was_written_twice_is_read_once(store: Store, journals: Journals, key: str):
+async def test_an_entry_that_was_written_twice_is_read_once(store: Store, journals: Journals, key: JournalKey):
     """A write that timed out may have been carried out; the next one repeats its events."""
     frames = [b'event: x\ndata: {"type":"x","sequence_number":%d}\n\n' % number for number in range(4)]
     for first, count, is_last in ((0, 2, False), (0, 3, False), (3, 1, True)):
         entry = JournalEntry(first, b"".join(frames[first : first + count]), is_last)
-        await store.append(key, entry.encode(), ttl_s=60)
+        await store.append(key.name, entry.encode(), ttl_s=60)
 
     assert [event["sequence_number"] for event in await read(journals, key)] == [0, 1, 2, 3]
 
 
-async def test_the_record_of_a_journal_has_each_event_once(store: Store, journals: Journals, key: str):
+async def test_the_record_of_a_journal_has_each_event_once(store: Store, journals: Journals, key: JournalKey):
     """It is what the response of a dead process ended with."""
     for _ in range(2):
-        await store.append(key, JournalEntry(0, RECORDED).encode(), ttl_s=60)
+        await store.append(key.name, JournalEntry(0, RECORDED).encode(), ttl_s=60)
     transcript = await journals.transcript(key)
 
     assert transcript.response == events_in(RECORDED)[-1]["response"]
@@ -224,7 +240,7 @@ class FullStore(MemoryStore):
         vars(self)["store_max_journal_bytes"] = 10_000_000
 
 
-async def test_events_wait_while_the_store_is_full(key: str):
+async def test_events_wait_while_the_store_is_full(key: JournalKey):
     """They are written in order when it has room again."""
     store = FullStore()
     journals = Journals(store, WINDOW_S)
@@ -233,14 +249,14 @@ async def test_events_wait_while_the_store_is_full(key: str):
     for text in texts:
         await writer.write([delta(text)])
         await writer.flush()
-    assert len(await store.tail(key)) == 1
+    assert len(await store.tail(key.name)) == 1
     store.make_room()
     await writer.close([delta("d")])
 
     assert [event["delta"] for event in await read(journals, key)] == [*texts, "d"]
 
 
-async def test_the_last_entry_is_tried_again(key: str, monkeypatch: pytest.MonkeyPatch):
+async def test_the_last_entry_is_tried_again(key: JournalKey, monkeypatch: pytest.MonkeyPatch):
     """The end of a response is not lost to a store that fails for a while."""
     monkeypatch.setattr(journal, "RETRY_INTERVAL_S", 0.001)
     store = FullStore(store_max_journal_bytes=1)
@@ -254,7 +270,9 @@ async def test_the_last_entry_is_tried_again(key: str, monkeypatch: pytest.Monke
     assert [event["delta"] for event in await read(journals, key)] == ["a"]
 
 
-async def test_a_store_that_keeps_failing_ends_the_tries(key: str, monkeypatch: pytest.MonkeyPatch, logged: list[Any]):
+async def test_a_store_that_keeps_failing_ends_the_tries(
+    key: JournalKey, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+):
     """Its readers then find no last entry."""
     monkeypatch.setattr(journal, "RETRY_INTERVAL_S", 0.001)
     monkeypatch.setattr(journal, "RETRY_S", 0.01)
@@ -264,7 +282,7 @@ async def test_a_store_that_keeps_failing_ends_the_tries(key: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_WAITING_BYTES"])
-async def test_a_journal_is_bounded(key: str, limit: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_journal_is_bounded(key: JournalKey, limit: str, monkeypatch: pytest.MonkeyPatch):
     """Beyond that only the last events are written, without a gap in the numbers."""
     monkeypatch.setattr(journal, limit, 3_000)
     store = FullStore() if limit == "MAX_WAITING_BYTES" else MemoryStore()
@@ -283,10 +301,10 @@ async def test_a_journal_is_bounded(key: str, limit: str, monkeypatch: pytest.Mo
     assert (await read(journals, key))[-1]["delta"] == "end"
 
 
-async def test_a_journal_that_cannot_be_read_is_an_error(key: str):
+async def test_a_journal_that_cannot_be_read_is_an_error(key: JournalKey):
     """The client gets a status, or a stream that breaks off."""
     store = MemoryStore()
-    await store.put(key, b"a value", ttl_s=60)
+    await store.put(key.name, b"a value", ttl_s=60)
 
     with pytest.raises(Unavailable):
         await read(Journals(store, WINDOW_S), key)
@@ -303,3 +321,20 @@ def test_an_entry_survives_its_encoding():
     entries = [JournalEntry(0, b""), JournalEntry(2**40, orjson.dumps({"a": 1}), is_last=True)]
 
     assert decoded([entry.encode() for entry in entries]) == entries
+
+
+async def test_a_sealed_journal_is_read_by_its_team_only(store: Store, key: JournalKey):
+    """Whoever reads the store cannot read it, and an entry of another journal counts as nothing."""
+    sealed = Journals(store, WINDOW_S, Sealing(SecretStr("a secret of more than 32 characters."), store))
+    writer, other = sealed.open(key), JournalKey(secrets.token_hex(32), key.team)
+    await writer.write([delta("a prompt")])
+    await writer.flush()
+    ((_, entry),) = await store.tail(key.name)
+    await store.append(other.name, entry, ttl_s=60)
+    await writer.close()
+
+    assert b"prompt" not in entry
+    assert [event["delta"] for event in await read(sealed, key)] == ["a prompt"]
+    assert [await sealed.exists(each) for each in (key, other, JournalKey(key.name, "ads"))] == [True, False, False]
+    assert await read(sealed, other) == []
+    assert (await sealed.transcript(other)).terminal is None

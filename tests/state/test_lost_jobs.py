@@ -9,7 +9,7 @@ import pytest
 
 from proxy.state import journal
 from proxy.state.jobs import JobKeys
-from proxy.state.journal import JournalEntry
+from proxy.state.journal_entries import JournalEntry
 from proxy.stores import Store
 from tests.examples import make_context
 from tests.state.gateways import GatewayProcess
@@ -113,7 +113,7 @@ async def test_a_finished_event_is_not_lost(
     entry = JournalEntry(
         len((await gateway.pipeline.background._journals.transcript(keys(name).journal)).items) + 100, frame
     )
-    await store.append(keys(name).journal, entry.encode(), ttl_s=60)
+    await store.append(keys(name).journal.name, entry.encode(), ttl_s=60)
     advance(LEASE_S + 1)
     found = await elsewhere.get(name)
 
@@ -131,7 +131,7 @@ async def test_a_response_without_a_journal_fails_too(
 ):
     """It has every field of a response."""
     name = await start(gateway)
-    await store.delete(keys(name).journal)
+    await store.delete(keys(name).journal.name)
     advance(LEASE_S + 1)
     failed = await elsewhere.get(name)
 

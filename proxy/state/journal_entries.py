@@ -1,0 +1,85 @@
+"""The entries of journals in the store, sealed for their team if [state] has a secret.
+
+byte 0       1 in the last entry of a response, otherwise 0
+bytes 1-8    the sequence number of the first event
+then         the events as server-sent frames
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from proxy.state.sealing import Cipher, Sealing
+from proxy.stores import Store
+
+FRAME_END = b"\n\n"
+
+
+class JournalKey(NamedTuple):
+    """The name of a journal in the store, and the team that may read it."""
+
+    name: str
+    team: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """Consecutive events; `first` is the sequence number of the first."""
+
+    first: int
+    frames: bytes
+    is_last: bool = False
+
+    @property
+    def end(self) -> int:
+        """The sequence number that follows the last event."""
+        return self.first + self.frames.count(FRAME_END)
+
+    def after(self, number: int) -> bytes:
+        """Return the frames of the events with greater sequence numbers."""
+        skipped = number + 1 - self.first
+        if skipped <= 0:
+            return self.frames
+        parts = self.frames.split(FRAME_END, skipped)
+        return parts[skipped] if len(parts) > skipped else b""
+
+    def encode(self) -> bytes:
+        return bytes([self.is_last]) + self.first.to_bytes(8) + self.frames
+
+    @staticmethod
+    def decode(value: bytes) -> "JournalEntry":
+        return JournalEntry(int.from_bytes(value[1:9]), value[9:], value[:1] == b"\x01")
+
+
+class JournalEntries:
+    """Appends entries and reads them. Without `sealing` they are stored as they are."""
+
+    def __init__(self, store: Store, sealing: Sealing | None = None) -> None:
+        self._store = store
+        self._sealing = sealing
+
+    async def append(self, key: JournalKey, entry: JournalEntry, *, ttl_s: float) -> None:
+        """Raises StoreError, Unavailable."""
+        cipher, encoded = await self._cipher(key), entry.encode()
+        await self._store.append(key.name, encoded if cipher is None else cipher.seal(encoded), ttl_s=ttl_s)
+
+    async def tail(self, key: JournalKey, *, after: int, limit: int) -> Sequence[tuple[int, JournalEntry]]:
+        """Return entries with positions greater than `after`. One that cannot be opened is empty.
+
+        Raises StoreError, Unavailable.
+        """
+        found = await self._store.tail(key.name, after=after, limit=limit)
+        cipher = await self._cipher(key) if found else None
+        return [(position, _decode(value, cipher)) for position, value in found]
+
+    async def delete(self, key: JournalKey) -> None:
+        """Raises StoreError."""
+        await self._store.delete(key.name)
+
+    async def _cipher(self, key: JournalKey) -> Cipher | None:
+        return None if self._sealing is None else await self._sealing.cipher(f"state {key.name}", key.team)
+
+
+def _decode(value: bytes, cipher: Cipher | None) -> JournalEntry:
+    opened = value if cipher is None else cipher.open(value)
+    return JournalEntry(0, b"") if opened is None else JournalEntry.decode(opened)

@@ -45,12 +45,16 @@ class Cancellations:
             self._watching.cancel()
 
     async def _watch(self) -> None:
+        is_failing = False
         while self._jobs:
             await asyncio.sleep(POLL_S)
             try:
                 await self._look()
+                is_failing = False
             except StoreError as error:
-                log.warning("background.watch_failed", error=str(error)[:200])
+                if not is_failing:
+                    log.warning("background.watch_failed", error=str(error)[:200])
+                is_failing = True
 
     async def _look(self) -> None:
         """Cancel what is to be cancelled, if the bell rang. Raises StoreError; the bell then rings again."""

@@ -8,6 +8,7 @@ Source: https://platform.openai.com/docs/guides/background
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 
 import orjson
 import structlog
@@ -29,7 +30,9 @@ MAX_WAITING_BYTES = 4_194_304
 WRITE_INTERVAL_S = 0.025
 """How long events are collected for one write, in seconds."""
 RETRY_INTERVAL_S, RETRY_S = 0.5, 60.0
-"""How often, and for how long, the last entry is written again while the store fails, in seconds."""
+"""How often events are written again while the store fails, and for how long the last entry is, in seconds."""
+READ_RETRY_S = 10.0
+"""How long a reader that has begun waits for a store that fails, in seconds."""
 POLL_S = 0.25
 """How often a journal that another process writes is read, in seconds."""
 POLLS_PER_CHECK = 8
@@ -55,6 +58,7 @@ class JournalWriter:
         self._first = 0  # the number of the first event that was collected
         self._total_bytes = 0
         self._is_full = False
+        self._is_failing = False
         self._flushing: asyncio.Task[None] | None = None
 
     async def write(self, batch: Batch) -> None:
@@ -71,15 +75,20 @@ class JournalWriter:
         elif self._flushing is None:
             self._flushing = asyncio.create_task(self._flush_later())
 
-    async def flush(self) -> None:
-        """Append what was collected."""
+    async def flush(self) -> bool:
+        """Append what was collected, and return whether the store took it. A fault is logged once until it passes."""
         async with self._lock:
             try:
                 await self._append(is_last=False)
             except (StoreError, Unavailable) as error:
-                log.warning("journal.write_failed", error=str(error)[:200])
+                if not self._is_failing:
+                    log.warning("journal.write_failed", error=str(error)[:200])
+                self._is_failing = True
                 if self._collected_bytes > MAX_WAITING_BYTES:
                     self._drop()
+            else:
+                self._is_failing = False
+            return not self._is_failing
 
     async def close(self, last: Batch = ()) -> None:
         """Append the last entry, which ends with these events. A store that fails is asked again for RETRY_S."""
@@ -100,9 +109,11 @@ class JournalWriter:
                     return
 
     async def _flush_later(self) -> None:
-        await asyncio.sleep(WRITE_INTERVAL_S)
-        self._flushing = None  # what arrives from here on is not in this write
-        await self.flush()
+        interval_s = WRITE_INTERVAL_S
+        while self._collected:
+            await asyncio.sleep(interval_s)
+            interval_s = WRITE_INTERVAL_S if await self.flush() else RETRY_INTERVAL_S
+        self._flushing = None
 
     async def _append(self, *, is_last: bool) -> None:
         """Append an entry with what was collected until now. Raises StoreError, and keeps it then."""
@@ -184,7 +195,7 @@ class Journals:
         position, polls, was_active, is_open = 0, 0, True, False
         while True:
             change = self._changes.get(key)
-            entries = await self._read(key, position)
+            entries = await self._read(key, position, READ_RETRY_S if is_open else 0)
             for position, entry in entries:  # noqa: B007  the last one is where the next read begins
                 if frames := entry.after(after):
                     after, is_open = entry.end - 1, True
@@ -202,17 +213,24 @@ class Journals:
                 await change.wait()
             else:
                 await asyncio.sleep(POLL_S if polls else 0)
-                was_active = polls % POLLS_PER_CHECK > 0 or await is_active()
+                with suppress(Unavailable):
+                    was_active = polls % POLLS_PER_CHECK > 0 or await is_active()
                 polls += 1
                 if not was_active:  # the last entry is written after the response
                     await asyncio.sleep(POLL_S)
 
-    async def _read(self, key: JournalKey, position: int) -> Sequence[tuple[int, JournalEntry]]:
-        try:
-            return await self._entries.tail(key, after=position, limit=READ_ENTRIES)
-        except StoreError as error:
-            message = "The events of this response cannot be read at the moment."
-            raise Unavailable(message, code="state_unavailable") from error
+    async def _read(self, key: JournalKey, position: int, patience_s: float) -> Sequence[tuple[int, JournalEntry]]:
+        """Return the next entries. A store that fails is asked again for a time. Raises Unavailable."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience_s
+        while True:
+            try:
+                return await self._entries.tail(key, after=position, limit=READ_ENTRIES)
+            except (StoreError, Unavailable) as error:
+                if loop.time() >= end:
+                    message = "The events of this response cannot be read at the moment."
+                    raise Unavailable(message, code="state_unavailable") from error
+            await asyncio.sleep(RETRY_INTERVAL_S)
 
     def _notify(self, key: JournalKey) -> None:
         if (change := self._changes.get(key)) is not None:

@@ -10,6 +10,9 @@ from proxy.stores import Store, StoreError
 
 log = structlog.get_logger()
 
+RETRY_S = 1.0
+"""How soon leases are renewed again after the store failed, in seconds."""
+
 
 class Leases:
     """The leases of one process: renewed until they are released, or until the process ends."""
@@ -31,11 +34,7 @@ class Leases:
 
     async def confirm(self, key: str) -> bool:
         """Renew a lease now; False if it was lost. While the store fails, it counts as held."""
-        try:
-            return await self._store.claim(key, self.owner, lease_s=self.lease_s)
-        except StoreError as error:
-            log.warning("lease.renewal_failed", error=str(error)[:200])
-            return True
+        return await self._claim(key) is not False
 
     async def release(self, key: str) -> None:
         """End a lease. If the store fails, it ends by itself."""
@@ -70,10 +69,24 @@ class Leases:
         while await self.is_held(key):  # noqa: ASYNC110  another process ends it
             await asyncio.sleep(poll_s)
 
+    async def _claim(self, key: str) -> bool | None:
+        """Renew a lease; False if another process has it, None if the store fails."""
+        try:
+            return await self._store.claim(key, self.owner, lease_s=self.lease_s)
+        except StoreError as error:
+            log.warning("lease.renewal_failed", error=str(error)[:200])
+            return None
+
     async def _renew(self) -> None:
+        pause_s = self.lease_s / 3
         while True:
-            await asyncio.sleep(self.lease_s / 3)
+            await asyncio.sleep(pause_s)
+            pause_s = self.lease_s / 3
             for key, on_lost in [*self._held.items()]:
-                if key in self._held and not await self.confirm(key):
+                is_held = await self._claim(key) if key in self._held else True
+                if is_held is None:
+                    pause_s = min(pause_s, RETRY_S)  # the others wait as well
+                    break
+                if not is_held:
                     log.warning("lease.lost")
                     on_lost()

@@ -117,6 +117,15 @@ class GatewayProcess:
         async with asyncio.timeout(TIMEOUT_S):
             return events_in(b"".join([unit.sse async for batch in reply.batches for unit in batch]))
 
+    async def events_seen(self, name: str, number: int) -> None:
+        """Return when the event with this number can be read."""
+        reply = await self.ask("GET", name, query=f"stream=true&starting_after={number - 1}")
+        assert reply.batches is not None
+        async with asyncio.timeout(TIMEOUT_S):
+            async for batch in reply.batches:
+                if any(list(unit.payloads()) for unit in batch):
+                    return
+
     async def end(self, name: str) -> Any:
         """Return a response when it has ended."""
         await self.events(name)

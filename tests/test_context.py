@@ -141,3 +141,25 @@ def test_the_time_to_the_first_event_is_recorded():
 
 async def append(found: list[Any], value: Any) -> None:
     found.append(value)
+
+
+async def test_a_call_that_continues_in_the_background_leaves_its_request():
+    """What ends with a call ends later, and what the job adds is not the request's."""
+    ended: list[str] = []
+
+    async def end() -> None:
+        ended.append("call")
+
+    context = make_context(deadline=1.0)
+    record, headers = context.record, context.answer_headers
+    record.model, record.path = "m", "/v1/responses"
+    async with context.cleanup:
+        context.on_end(end)
+        context.continue_in_background()
+    context.add_header("x-headgate-policy", "a")
+    assert ended == []
+    await context.cleanup.aclose()
+
+    assert ended == ["call"]
+    assert (headers, record.path, context.deadline) == ({}, "/v1/responses", None)
+    assert (context.record.model, context.record.path) == ("m", None)

@@ -244,6 +244,19 @@ def test_a_refused_growth_is_not_leaked():
     assert budget.used_bytes == 0
 
 
+def test_a_lease_can_be_handed_over():
+    """What it has is then given back by the other one only."""
+    budget = BodyMemory(10 * FREE_BYTES)
+    lease = MemoryLease(budget)
+    lease.grow(3 * FREE_BYTES)
+    other = lease.hand_over()
+    lease.release()
+    used = budget.used_bytes
+    other.release()
+
+    assert (used, budget.used_bytes) == (2 * FREE_BYTES, 0)
+
+
 def test_a_lease_without_a_budget_has_no_limit():
     """Parts of the program that run without a server need no budget."""
     lease = MemoryLease()

@@ -113,11 +113,12 @@ class Trace:
         """End the request's span with the attributes of its record."""
         if self.span is None or not self.is_recording:
             return
-        self.span.update_name(printable(f"{record.method or ''} {record.path or ''}".strip(), LONGEST_CHARS))
+        if name := f"{record.method or ''} {record.path or ''}".strip():
+            self.span.update_name(printable(name, LONGEST_CHARS))
         set_attributes(self.span, REQUEST_ATTRIBUTES, record)
-        for name, seconds in self.durations:
-            if name not in WAITING_STEPS and name != "backend":
-                self.span.set_attribute(f"headgate.{name}_ms", round(seconds * 1000, 3))
+        for step, seconds in self.durations:
+            if step not in WAITING_STEPS and step != "backend":
+                self.span.set_attribute(f"headgate.{step}_ms", round(seconds * 1000, 3))
         if record.status is None or record.status >= 500:
             self.span.set_status(StatusCode.ERROR)
         self.span.end()

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -320,3 +321,26 @@ async def test_a_relayed_request_has_a_span_of_its_own_kind(start_gateway, upstr
     assert relay.kind == SpanKind.CLIENT
     assert "gen_ai.operation.name" not in relay.attributes
     assert f"{relay.context.span_id:016x}" in upstream.requests[0].headers["traceparent"]
+
+
+async def test_a_background_response_has_a_span_of_its_own(start_gateway, upstream, http, spans, provider, logged):
+    """It is a child of its request's, ends with the response, and has the call of the model below it."""
+    tables = tables_for(upstream)
+    tables["backend"][0]["keeps_state"] = False
+    gateway = await start_gateway(tables, tracer=provider.get_tracer("test"))
+    body = REQUEST | {"background": True}
+    _, headers, answer = await post(http, gateway, body, traceparent=PARENT)
+    name = orjson.loads(answer)["id"]
+    async with asyncio.timeout(20), http.get(f"{gateway}/v1/responses/{name}?stream=true") as stream:
+        await stream.read()
+    while "background.finished" not in [line["event"] for line in logged]:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    tree = {span.name: span for span in spans.get_finished_spans()}
+    request, job, call = tree["POST /v1/responses"], tree["background"], tree["chat gpt-5.6"]
+
+    assert job.parent.span_id == request.context.span_id
+    assert call.parent.span_id == job.context.span_id
+    assert job.attributes["headgate.backend"] == "fake"
+    assert call.attributes["gen_ai.usage.output_tokens"] == 7
+    assert "backend" not in headers["server-timing"]
+    assert upstream.requests[0].headers["traceparent"].split("-")[1] == PARENT.split("-")[1]

@@ -137,6 +137,10 @@ class BodyMemory:
     def used_bytes(self) -> int:
         return self._used_bytes
 
+    def share(self, amount: int) -> float:
+        """Return how much of the whole budget an amount is."""
+        return amount / self._limit_bytes
+
     def take(self, amount: int) -> bool:
         """Take an amount if it is left."""
         if self._used_bytes + amount > self._limit_bytes:
@@ -167,6 +171,11 @@ class MemoryLease:
             raise Unavailable(message, code="memory_exhausted")
         self._needed += amount
         self._taken += missing
+
+    @property
+    def share(self) -> float:
+        """How much of the whole budget this call has; 0 without a budget."""
+        return 0 if self._budget is None else self._budget.share(self._taken)
 
     def hand_over(self) -> "MemoryLease":
         """Return a lease that has all that this one has; this one has nothing then."""

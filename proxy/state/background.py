@@ -21,7 +21,7 @@ from proxy.rules import Rules
 from proxy.state.cancellations import Cancellations
 from proxy.state.job_records import LOST, JobRecords
 from proxy.state.job_runner import JobRunner
-from proxy.state.jobs import BackgroundJob, JobKeys, OpenReply, queue_response
+from proxy.state.jobs import BackgroundJob, JobKeys, OpenReply, check_memory, queue_response
 from proxy.state.journal import POLL_S, Journals
 from proxy.state.journal_entries import JournalKey
 from proxy.state.leases import Leases
@@ -87,6 +87,7 @@ class Background:
         What belongs to the call is then the job's. `whole` is the call with its history. Raises HeadgateError.
         """
         team = context.caller.team
+        check_memory(self._jobs.values(), context)
         self._turns.enter(team)
         try:
             job = await self._queue(call, whole, route, open_reply, context)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -16,6 +16,7 @@ from proxy.state.journal import JournalWriter
 from proxy.state.journal_entries import JournalKey
 from proxy.state.records import record_key
 from proxy.state.responses import UNFINISHED, StoredResponse
+from proxy.state.turns import QueueFull
 from proxy.wire.call import Call
 from proxy.wire.compose import new_id, response_object
 from proxy.wire.event import Event, Reply
@@ -23,6 +24,8 @@ from proxy.wire.event import Event, Reply
 log = structlog.get_logger()
 
 Stop = Literal["cancelled", "lost"]
+MEMORY_SHARE = 0.5
+"""How much of the memory for bodies background responses may use."""
 OPENERS = frozenset({"response.created", "response.queued"})
 IN_PROGRESS = "response.in_progress"
 
@@ -119,6 +122,12 @@ class BackgroundJob:
     @staticmethod
     def _event(kind: str, number: int, response: Mapping[str, Any]) -> Event:
         return Event(kind, data={"type": kind, "sequence_number": number, "response": response})
+
+
+def check_memory(jobs: Iterable[BackgroundJob], context: Context) -> None:
+    """Leave room for the bodies of other calls: jobs keep theirs for long. Raises QueueFull."""
+    if context.memory.share + sum(job.context.memory.share for job in jobs) > MEMORY_SHARE:
+        raise QueueFull("Background responses use as much memory as they may. Try again when some have finished.")
 
 
 def queue_response(call: Call, context: Context) -> StoredResponse:

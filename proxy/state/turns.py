@@ -17,6 +17,9 @@ class QueueFull(HeadgateError):
     type = "requests"
     retry = True
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=429, code="background_queue_full", headers={"Retry-After": "5"})
+
 
 class Turns:
     """Places for work: so much at a time, and so much altogether, with what waits."""
@@ -35,7 +38,7 @@ class Turns:
                 f"Too many background responses are running or waiting; the limit is {self._limit}. "
                 "Try again when some have finished."
             )
-            raise QueueFull(message, status=429, code="background_queue_full", headers={"Retry-After": "5"})
+            raise QueueFull(message)
         self._held[team] += 1
 
     def leave(self, team: str) -> None:

@@ -306,6 +306,22 @@ async def test_its_memory_counts_until_its_end(simple: GatewayProcess):
     assert budget.used_bytes == 0
 
 
+async def test_its_memory_is_bounded(simple: GatewayProcess):
+    """Large calls in the background leave room for the others."""
+    budget = BodyMemory(FREE_BYTES * 10)
+    leases = [MemoryLease(budget) for _ in range(3)]
+    for lease in leases:
+        lease.grow(FREE_BYTES * 3)
+    name = (await simple.create(options={"memory": leases[0]}))["id"]
+    await simple.create(options={"memory": leases[1]})
+    error = await refusal(simple, options={"memory": leases[2]})
+    simple.open_gate()
+    await simple.end(name)
+
+    assert (error.status, error.code) == (429, "background_queue_full")
+    assert (await simple.create(options={"memory": leases[2]}))["status"] == "queued"
+
+
 async def test_its_end_has_a_line_in_the_log(simple: GatewayProcess, logged: list[Any]):
     """With its tokens; the line of the request has none."""
     name = (await simple.create())["id"]

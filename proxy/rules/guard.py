@@ -19,7 +19,7 @@ from proxy.rules.decisions import Decisions
 from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.wire.call import Call
 from proxy.wire.ending import failure_events, incomplete_events, incomplete_response
-from proxy.wire.errors import BackendError, Unavailable
+from proxy.wire.errors import BackendError, BackendRefusal, Unavailable
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop, events_of_body, terminal_of_body
 from proxy.wire.transcript import Transcript
 
@@ -238,7 +238,7 @@ async def _end_failed(failure: BackendError | Unavailable, call: Call, context: 
     """Return the events that report a failure. Raises it while nothing was sent: then it is still an HTTP status."""
     if not (call.is_stream and context.transcript.is_started):
         raise failure
-    if not isinstance(failure, ShuttingDown):
+    if not isinstance(failure, ShuttingDown | BackendRefusal):
         log.warning("backend.failed", code=failure.code, message=failure.message)
     context.record.code = failure.code
     events = failure_events(context.transcript, failure)

@@ -21,7 +21,7 @@ from proxy.state.turns import Turns
 from proxy.stores import StoreError
 from proxy.wire.convert import convert
 from proxy.wire.ending import failure_events
-from proxy.wire.errors import BackendError, HeadgateError, Unavailable
+from proxy.wire.errors import BackendRefusal, HeadgateError, Unavailable
 from proxy.wire.event import TERMINALS, Batch, Reply
 
 log = structlog.get_logger()
@@ -118,7 +118,7 @@ class JobRunner:
                 if error.status not in BUSY_STATUSES or loop.time() > end:
                     raise _as_failure(error) from error
                 retry_after = error.headers.get("Retry-After", "")
-            await asyncio.sleep(min(int(retry_after) if retry_after.isdigit() else 1, MAX_PAUSE_S))
+            await asyncio.sleep(_pause_s(retry_after))
 
     async def _attempt(self, job: BackgroundJob) -> Reply:
         context = job.context
@@ -172,7 +172,13 @@ class JobRunner:
         return None
 
 
-def _refusal(reply: Reply) -> BackendError:
+def _pause_s(retry_after: str) -> float:
+    """Return how long to wait for a busy backend: as long as it says, if it says that in whole seconds."""
+    is_number = retry_after.isascii() and retry_after.isdigit()
+    return min(int(retry_after[:6]), MAX_PAUSE_S) if is_number else 1
+
+
+def _refusal(reply: Reply) -> BackendRefusal:
     """Return the refusal of an upstream as an error."""
     try:
         error = orjson.loads(reply.body or b"")["error"]
@@ -181,11 +187,11 @@ def _refusal(reply: Reply) -> BackendError:
         message, code = f"The upstream refused the request with the status {reply.status}.", None
     retry_after = next((value for name, value in reply.headers.items() if name.lower() == "retry-after"), "1")
     code = code if isinstance(code, str) else "upstream_error"
-    return BackendError(message, status=reply.status, code=code, headers={"Retry-After": retry_after})
+    return BackendRefusal(message, status=reply.status, code=code, headers={"Retry-After": retry_after})
 
 
 def _as_failure(error: HeadgateError) -> HeadgateError:
     """Return an error as the end of a stream: a refusal comes too late to be an answer."""
     if error.status >= 500:
         return error
-    return BackendError(error.message, status=error.status, code=error.code or "upstream_error")
+    return BackendRefusal(error.message, status=error.status, code=error.code or "upstream_error")

@@ -7,6 +7,7 @@
     │   └── UnknownModel     404  ... because no route serves its model
     ├── Unavailable          503  the gateway cannot decide at the moment
     └── BackendError         502  the backend failed (also 503, 504)
+        └── BackendRefusal        ... because it refused the request, when that can no longer be the answer's status
 
 A message says what was found, then what is allowed, and nothing about internals.
 """
@@ -121,6 +122,10 @@ class BackendError(HeadgateError):
         self.source = source
         self.retryable = retryable
         self.sent = sent
+
+
+class BackendRefusal(BackendError):
+    """A refusal in the backend's words. It may quote the caller or the upstream, so it is not logged."""
 
 
 def envelope(error: HeadgateError) -> dict[str, dict[str, str | None]]:

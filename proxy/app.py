@@ -199,6 +199,7 @@ async def _drain(runner: web.ServerRunner, background: Background, drain_s: floa
         await runner.cleanup()
     finally:
         await closing
+        await background.close(0)  # what a last request has started
 
 
 def _open_files(

@@ -22,7 +22,7 @@ from proxy.state.cancellations import Cancellations
 from proxy.state.job_records import LOST, JobRecords
 from proxy.state.job_runner import JobRunner
 from proxy.state.jobs import BackgroundJob, JobKeys, OpenReply, check_memory, queue_response
-from proxy.state.journal import POLL_S, Journals
+from proxy.state.journal import Journals
 from proxy.state.journal_entries import JournalKey
 from proxy.state.leases import Leases
 from proxy.state.lost_jobs import LostJobs, is_active
@@ -42,6 +42,7 @@ CANCEL_S = 10.0
 """How long a cancellation waits until the process that does the work has ended it, in seconds."""
 END_S = 1.0
 """How long before the end of a shutdown jobs are ended, so that their last events can still be read, in seconds."""
+TOO_DEEP = "The request is nested too deeply for a response in the background, which is kept."
 LAST_WRITES_S = 5.0
 """How long the last writes of jobs may take at a shutdown, in seconds."""
 
@@ -61,7 +62,7 @@ class Background:
         self._lost = LostJobs(responses, self._journals, self._records)
         self._runner = JobRunner(rules, responses, self._turns, on_start=self._note_start, is_ours=self._is_ours)
         self._jobs: dict[JournalKey, BackgroundJob] = {}  # those of this process, by the key of their journal
-        self._cancellations = Cancellations(store, self._leases.owner, self._jobs)
+        self._cancellations = Cancellations(store, self._leases, self._records, self._jobs)
         self._is_closing = False
 
     def takes(self, call: Call, route: Route) -> bool:
@@ -112,8 +113,7 @@ class Background:
         try:
             owner = await self._leases.take_over(keys.lease)
             if owner is None:
-                record = await self._records.find(stored.id, context)
-                return stored if record is None else _with_status(stored, record.status)
+                return await self._as_noted(stored, context)
             try:
                 # The lease stays taken: if its process is alive after all, the next renewal fails.
                 return await self._lost.settle(stored, keys, context)
@@ -122,6 +122,13 @@ class Background:
                 raise
         except StoreError as error:
             raise _unavailable() from error
+
+    async def _as_noted(self, stored: StoredResponse, context: Context) -> StoredResponse:
+        """Return a response that another process works on. Its record is deleted when the response is complete."""
+        record = await self._records.find(stored.id, context)
+        if record is None:
+            return await self._responses.get(stored.id, context) or stored
+        return _with_status(stored, record.status)
 
     async def cancel(self, stored: StoredResponse, context: Context) -> StoredResponse:
         """Cancel a response, and return it as it is then; one that has ended stays as it is.
@@ -135,7 +142,7 @@ class Background:
             return stored
         try:
             async with asyncio.timeout(CANCEL_S):
-                await self._stop(stored.id, context)
+                await self._cancellations.stop(stored.id, context)
         except TimeoutError as error:
             message = "The response was not cancelled in time; try again later."
             raise Unavailable(message, code="cancel_timeout") from error
@@ -188,14 +195,14 @@ class Background:
         self._cancellations.close()
 
     async def _wait(self, timeout_s: float) -> None:
-        """Wait for the jobs that there are, those that start meanwhile included."""
+        """Wait for the jobs that there are."""
         if tasks := [job.task for job in self._jobs.values() if job.task is not None]:
             await asyncio.wait(tasks, timeout=timeout_s)
 
     async def _queue(
         self, call: Call, whole: Call, route: Route, open_reply: OpenReply, context: Context
     ) -> BackgroundJob:
-        """Write a response as queued; return its job. Raises Unavailable."""
+        """Write a response as queued; return its job. Raises Unavailable, RequestError."""
         stored = queue_response(call, context)
         keys = JobKeys.of(stored.id, context)
         writer = self._journals.open(keys.journal)
@@ -221,6 +228,8 @@ class Background:
             self._journals.forget(keys.journal)
             if isinstance(error, StoreError):
                 raise _unavailable() from error
+            if isinstance(error, orjson.JSONEncodeError):
+                raise RequestError(TOO_DEEP, code="invalid_json") from error
             raise
         context.continue_in_background()
         context.transcript.see(job.opening_events)
@@ -256,19 +265,6 @@ class Background:
             await self._records.note(job)
         except StoreError as error:
             log.warning("background.note_failed", request_id=job.context.request_id, error=str(error)[:200])
-
-    async def _stop(self, response_id: str, context: Context) -> None:
-        """Cancel a job, and return when it has ended. Raises StoreError, Unavailable."""
-        keys = JobKeys.of(response_id, context)
-        job = self._jobs.get(keys.journal)
-        if job is not None:
-            job.cancel("cancelled")
-            await job.ended.wait()
-            return
-        record = await self._records.find(response_id, context)
-        if record is not None:
-            await self._cancellations.request(keys.cancel, record.process)
-        await self._leases.wait_until_free(keys.lease, POLL_S)
 
     async def _is_running(self, job: BackgroundJob) -> bool:
         return not job.ended.is_set()

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 
 import structlog
 
-from proxy.state.jobs import BackgroundJob
+from proxy.context import Context
+from proxy.state.job_records import JobRecords
+from proxy.state.jobs import BackgroundJob, JobKeys
 from proxy.state.journal import POLL_S
 from proxy.state.journal_entries import JournalKey
+from proxy.state.leases import Leases
 from proxy.stores import Store, StoreError
 
 log = structlog.get_logger()
@@ -23,17 +26,29 @@ FLAG_TTL_S = 3600.0
 class Cancellations:
     """Requests to cancel: those made here, and those that other processes make for jobs of this one."""
 
-    def __init__(self, store: Store, process: str, jobs: Mapping[JournalKey, BackgroundJob]) -> None:
-        """`jobs` are those of this process, whose name is `process`."""
+    def __init__(
+        self, store: Store, leases: Leases, records: JobRecords, jobs: Mapping[JournalKey, BackgroundJob]
+    ) -> None:
+        """`jobs` are those of this process."""
         self._store = store
-        self._process = process
+        self._leases = leases
+        self._records = records
         self._jobs = jobs
         self._watching: asyncio.Task[None] | None = None
 
-    async def request(self, key: str, process: str) -> None:
-        """Ask a process to cancel the job with this key. Raises StoreError."""
-        await self._store.put(key, b"1", ttl_s=FLAG_TTL_S)
-        await self._store.put(_bell(process), b"1", ttl_s=FLAG_TTL_S)
+    async def stop(self, response_id: str, context: Context) -> None:
+        """Cancel a job, and return when it has ended. Raises StoreError, Unavailable."""
+        keys = JobKeys.of(response_id, context)
+        job = self._jobs.get(keys.journal)
+        if job is not None:
+            job.cancel("cancelled")
+            await job.ended.wait()
+            return
+        record = await self._records.find(response_id, context)
+        if record is not None:
+            await self._store.put(keys.cancel, b"1", ttl_s=FLAG_TTL_S)
+            await self._store.put(_bell(record.process), b"1", ttl_s=FLAG_TTL_S)
+        await self._leases.wait_until_free(keys.lease, POLL_S)
 
     def watch(self) -> None:
         """Look for requests while there are jobs."""
@@ -58,7 +73,7 @@ class Cancellations:
 
     async def _look(self) -> None:
         """Cancel what is to be cancelled, if the bell rang. Raises StoreError; the bell then rings again."""
-        bell = _bell(self._process)
+        bell = _bell(self._leases.owner)
         if await self._store.get(bell) is None:
             return
         await self._store.delete(bell)  # first: a flag that is set from here on rings it again

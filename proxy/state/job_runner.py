@@ -5,7 +5,7 @@ gateway has already sent of the response (its id, `response.created`, `response.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Any
@@ -81,16 +81,17 @@ class JobRunner:
     async def _events(self, job: BackgroundJob) -> AsyncGenerator[Batch, None]:
         """Yield what follows the opening events. Raises BackendError, and LeaseLost instead of an end."""
         try:
-            async for batch in self._work(job):
-                if any(unit.type in TERMINALS for unit in batch) and not await self._is_ours(job):
-                    raise LeaseLost
-                yield batch
+            async with aclosing(self._work(job)) as work:
+                async for batch in work:
+                    if any(unit.type in TERMINALS for unit in batch) and not await self._is_ours(job):
+                        raise LeaseLost
+                    yield batch
         except (HeadgateError, asyncio.CancelledError):
             if job.stop is None and not await self._is_ours(job):
                 raise LeaseLost from None
             raise
 
-    async def _work(self, job: BackgroundJob) -> AsyncIterator[Batch]:
+    async def _work(self, job: BackgroundJob) -> AsyncGenerator[Batch, None]:
         """Yield the events of the backend when it is this job's turn."""
         context = job.context
         await context.cleanup.enter_async_context(self._turns.turn(context.caller.team))
@@ -143,7 +144,7 @@ class JobRunner:
             await self._fail(job, shutdown_error(cancelled))
         elif task is not None:
             task.uncancel()
-        if job.stop == "cancelled":
+        if job.stop == "cancelled" and await self._is_ours(job):
             output = job.context.transcript.items
             await self._save(job, {**job.stored.response, "status": "cancelled", "output": output})
             await job.writer.close()

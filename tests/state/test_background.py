@@ -168,6 +168,17 @@ async def test_a_call_that_cannot_be_in_the_background_is_refused(
     assert simple.backend._calls == []  # type: ignore[attr-defined]
 
 
+async def test_a_call_that_is_too_deep_to_be_kept_is_refused(simple: GatewayProcess):
+    """A response that is kept has two levels more than its request."""
+    tool: Any = {}
+    for _ in range(250):
+        tool = {"a": tool}
+    error = await refusal(simple, tools=[tool])
+
+    assert (error.status, error.code) == (400, "invalid_json")
+    assert (await simple.create(tools=[tool["a"]["a"]["a"]]))["status"] == "queued"
+
+
 async def test_a_call_without_background_is_answered_as_before(simple: GatewayProcess):
     """Whether it is null or false."""
     simple.open_gate()

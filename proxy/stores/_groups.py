@@ -20,6 +20,13 @@ class GroupedCache(Generic[T]):
         self._groups: dict[str, TLRUCache[str, T]] = {}
         self._group_of: dict[str, str] = {}  # of each entry, and of some that have expired
         self._clean_at = SPARE_KEYS
+        self.most_size = 0.0
+        """How large all entries are together, at most: what expired unnoticed counts until `count_again`."""
+
+    @property
+    def most_entries(self) -> int:
+        """How many entries there are, at most."""
+        return len(self._group_of)
 
     def get(self, key: str) -> T | None:
         """Return the entry unless it has expired; it is then the one that its group used last."""
@@ -30,24 +37,41 @@ class GroupedCache(Generic[T]):
         """Set an entry; its end and its size are read again."""
         if self._group_of.get(key, group) != group:
             self.pop(key)
-        if group not in self._groups:
-            self._groups[group] = self._make()
-        self._groups[group][key] = entry
+        entries = self._groups.get(group)
+        if entries is None:
+            entries = self._groups[group] = self._make()
+        before = entries.currsize
+        entries[key] = entry
+        self.most_size += entries.currsize - before
         self._group_of[key] = group
         if len(self._group_of) > self._clean_at:
-            self._group_of = {key: name for name, entries in self._groups.items() for key in entries}
-            self._groups = {name: entries for name, entries in self._groups.items() if len(entries)}
-            self._clean_at = 2 * len(self._group_of) + SPARE_KEYS
+            self.count_again()
+
+    def count_again(self) -> None:
+        """Drop what has expired, so that the bounds are exact. It takes time by the number of entries."""
+        self._group_of = {key: name for name, entries in self._groups.items() for key in entries}
+        self._groups = {name: entries for name, entries in self._groups.items() if len(entries)}
+        self._clean_at = 2 * len(self._group_of) + SPARE_KEYS
+        self.most_size = self.size
 
     def pop(self, key: str) -> T | None:
         """Remove and return an entry."""
         group = self._group_of.pop(key, None)
-        return None if group is None else self._groups[group].pop(key, None)
+        if group is None:
+            return None
+        entries = self._groups[group]
+        before = entries.currsize
+        entry = entries.pop(key, None)
+        self.most_size += entries.currsize - before
+        return entry
 
     def evict(self, *, by_size: bool) -> None:
         """Remove what the group with the most entries, or with the largest together, has not used for longest."""
         sizes = {name: entries.currsize if by_size else len(entries) for name, entries in self._groups.items()}
-        key, _ = self._groups[max(sizes, key=sizes.__getitem__)].popitem()
+        entries = self._groups[max(sizes, key=sizes.__getitem__)]
+        before = entries.currsize
+        key, _ = entries.popitem()
+        self.most_size += entries.currsize - before
         self._group_of.pop(key, None)
 
     def count(self, group: str) -> int:

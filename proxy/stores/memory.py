@@ -23,6 +23,8 @@ from pydantic import PositiveInt
 from proxy.stores import LONGEST_S, Grant, Store, StoreError, grantable
 from proxy.stores._groups import GroupedCache
 
+SPARE_SHARE = 128
+"""Where the store is full, so small a share of its values is dropped at once."""
 ENTRY_BYTES = 64
 """What an entry of a journal is charged beside its own bytes, so that many small ones are bounded too."""
 
@@ -102,14 +104,29 @@ class MemoryStore(Store):
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         if len(value) > self.store_max_bytes or (if_absent and self._holds(key)):
             return False
-        self._records.pop(key)
-        self._values.pop(key)
-        while self._values.size + len(value) > self.store_max_bytes:
-            self._values.evict(by_size=True)
-        while len(self._values) >= self.store_max_entries:
-            self._values.evict(by_size=False)
-        self._values.put(key, (value, ttl_s), group)
+        if not if_absent:
+            self._records.pop(key)
+            self._values.pop(key)
+        values, max_bytes = self._values, self.store_max_bytes
+        if values.most_size + len(value) > max_bytes or values.most_entries >= self.store_max_entries:
+            self._make_room(len(value))
+        values.put(key, (value, ttl_s), group)
         return True
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Drop values, if expired ones do not leave enough room for one of this size.
+
+        Room is made for some more values at once: to find the largest group takes time by the number of groups.
+        """
+        values = self._values
+        values.count_again()
+        if values.most_size + size_bytes > self.store_max_bytes:
+            largest = self.store_max_bytes - self.store_max_bytes // SPARE_SHARE - size_bytes
+            while values.most_size > max(0, largest):
+                values.evict(by_size=True)
+        if values.most_entries >= self.store_max_entries:
+            while values.most_entries >= self.store_max_entries - self.store_max_entries // SPARE_SHARE:
+                values.evict(by_size=False)
 
     async def delete(self, key: str) -> None:
         self._values.pop(key)
@@ -137,7 +154,9 @@ class MemoryStore(Store):
     async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
         journal = self._find(key, _Journal) or _Journal()
         size_bytes = len(value) + ENTRY_BYTES
-        if self._records.size + size_bytes > self.store_max_journal_bytes:
+        if self._records.most_size + size_bytes > self.store_max_journal_bytes:
+            self._records.count_again()
+        if self._records.most_size + size_bytes > self.store_max_journal_bytes:
             raise StoreError(f"the journals are full; store_max_journal_bytes is {self.store_max_journal_bytes}")
         journal.size_bytes += size_bytes
         journal.ends_at = _end(self._clock(), ttl_s)
@@ -186,10 +205,15 @@ class MemoryStore(Store):
         leave: so the next group always finds room.
         """
         if self._records.get(key) is None:
-            free = self.store_max_counters - len(self._records)
-            if free <= 0 or (group and self._records.count(group) >= free):
+            if not self._has_room(group):
+                self._records.count_again()
+            if not self._has_room(group):
                 raise StoreError(f"the store is full; store_max_counters is {self.store_max_counters}")
         self._records.put(key, record, group)
+
+    def _has_room(self, group: str) -> bool:
+        free = self.store_max_counters - self._records.most_entries
+        return free > 0 and not (group and self._records.count(group) >= free)
 
 
 def _end(now: float, seconds: float) -> float:

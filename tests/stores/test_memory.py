@@ -1,10 +1,12 @@
 """The store in memory: all its contents are bounded."""
 
+from typing import Any
+
 import pytest
 
 from proxy.config.build import ConfigError, build
 from proxy.stores import StoreError
-from proxy.stores._groups import SPARE_KEYS
+from proxy.stores._groups import SPARE_KEYS, GroupedCache
 from proxy.stores.memory import ENTRY_BYTES, MemoryStore
 from tests.stores.conftest import SteppedClock
 
@@ -220,3 +222,23 @@ async def test_the_index_of_keys_is_bounded():
 
     assert len(store._values._group_of) <= 2 * SPARE_KEYS
     assert await store.get("4999") is None
+
+
+@pytest.mark.parametrize("limits", [{"store_max_entries": 300}, {"store_max_bytes": 3000}])
+async def test_a_full_store_makes_room_for_many_groups_in_a_share_of_the_puts(limits: dict[str, int]):
+    """Finding what to drop takes time by the number of groups and entries, so it is not done for each value."""
+    subject = MemoryStore(**limits)
+    counted, count_again = [0], GroupedCache.count_again
+
+    def count(cache: GroupedCache[Any]) -> None:
+        counted[0] += 1
+        count_again(cache)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupedCache, "count_again", count)
+        for number in range(3000):
+            await subject.put(f"k{number}", b"1234567890", ttl_s=60, group=f"team {number % 100}")
+
+    assert await subject.get("k2999") == b"1234567890"
+    assert 290 <= len([key async for key in subject.scan("k")]) <= 300
+    assert counted[0] <= 2800 / 2

@@ -120,11 +120,14 @@ class Ownership:
         if context.target is None or call.operation == "input_tokens":
             return
         is_kept = call.body.get("store") is not False or context.get(CHAIN) is not None
+        conversation = conversation_id(response) or conversation_id(call.body)
+        if not is_kept and conversation is None:
+            return
         try:
             owner = self._owner_of(context, context.target, await self._chain(call, context))
             if is_kept and is_id(response_id := response.get("id")):
                 await self._put("response", response_id, owner)
-            if is_id(conversation := conversation_id(response) or conversation_id(call.body)):
+            if is_id(conversation):
                 await self._put("conversation", conversation, owner, keep_chain=True)
         except (StoreError, Unavailable) as error:
             context.set(_UNBOUND, True)

@@ -39,8 +39,8 @@ class LostJobs:
         events = [] if transcript.terminal is not None else failure_events(transcript, error)
         ended = replace(found, response={**found.response, **transcript.response})
         await self._records.note_lost(stored.id, context)
+        await self._journals.append_last(keys.journal, events)  # first: if the next fails, this is found again
         await self._responses.save(ended, context)
-        await self._journals.append_last(keys.journal, events)
         log.warning("background.lost", response_id=stored.id, status=ended.response.get("status"))
         return ended
 

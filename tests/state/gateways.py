@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -73,6 +73,42 @@ class FlakyStore(MemoryStore):
         if vars(self).get("is_down"):
             raise StoreError("no space left on device")
         return await super().put(key, value, **options)
+
+
+class BrokenStore(MemoryStore):
+    """A store in memory of which a test breaks single verbs: `store.break_verbs("claim")`."""
+
+    def break_verbs(self, *verbs: str) -> None:
+        """Let these verbs fail from now on, and no others."""
+        vars(self)["broken"] = verbs
+
+    def _check(self, verb: str) -> None:
+        if verb in vars(self).get("broken", ()):
+            raise StoreError("no answer")
+
+    async def get(self, key: str) -> bytes | None:
+        self._check("get")
+        return await super().get(key)
+
+    async def put(self, key: str, value: bytes, **options: Any) -> bool:
+        self._check("put")
+        return await super().put(key, value, **options)
+
+    async def delete(self, key: str) -> None:
+        self._check("delete")
+        await super().delete(key)
+
+    async def append(self, key: str, value: bytes, **options: Any) -> int:
+        self._check("append")
+        return await super().append(key, value, **options)
+
+    async def tail(self, key: str, **options: Any) -> Sequence[tuple[int, bytes]]:
+        self._check("tail")
+        return await super().tail(key, **options)
+
+    async def claim(self, key: str, owner: str, **options: Any) -> bool:
+        self._check("claim")
+        return await super().claim(key, owner, **options)
 
 
 class GatewayProcess:

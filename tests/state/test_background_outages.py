@@ -10,7 +10,7 @@ from proxy.state import job_runner, journal, leases
 from proxy.stores.redis import RedisStore
 from proxy.wire.errors import HeadgateError
 from tests.redis_server import RedisServer
-from tests.state.gateways import TIMEOUT_S, GatewayProcess
+from tests.state.gateways import TIMEOUT_S, BrokenStore, GatewayProcess
 
 
 @pytest.fixture
@@ -71,3 +71,101 @@ async def test_a_response_is_kept_by_a_store_that_lost_everything(gateway: Gatew
 
     assert found["status"] == "completed"
     assert found["output"][0]["content"][0]["text"] == "Hello"
+
+
+@pytest.fixture
+async def broken() -> AsyncIterator[tuple[BrokenStore, GatewayProcess, GatewayProcess]]:
+    """A store, the process that works on a response, and another one."""
+    store = BrokenStore()
+    working, elsewhere = GatewayProcess(store), GatewayProcess(store)
+    yield store, working, elsewhere
+    store.break_verbs()
+    await working.pipeline.background.close(0)
+
+
+@pytest.mark.parametrize("verb", ["claim", "put", "get"])
+async def test_a_response_is_not_begun_without_its_state(broken: Any, verb: str):
+    """Nobody could find it. Its place is free again."""
+    store, working, _ = broken
+    options = {"conversation": {}} if verb == "get" else {}
+    store.break_verbs(verb)
+    with pytest.raises(HeadgateError) as refused:
+        await working.create(**options)
+    store.break_verbs()
+
+    assert (refused.value.status, refused.value.code) == (503, "state_unavailable")
+    assert (await working.create())["status"] == "queued"
+    assert working.pipeline.background._turns._held.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "method", "rest", "query"),
+    [
+        ("claim", "GET", (), ""),
+        ("get", "GET", (), ""),
+        ("tail", "GET", (), "stream=true"),
+        ("claim", "POST", ("cancel",), ""),
+        ("put", "POST", ("cancel",), ""),
+        ("claim", "DELETE", (), ""),
+    ],
+)
+async def test_a_request_that_cannot_be_answered_is_an_error(
+    broken: Any, verb: str, method: str, rest: Any, query: str
+):
+    """It can be sent again when the store answers."""
+    store, working, elsewhere = broken
+    name = (await working.create())["id"]
+    await working.started()
+    store.break_verbs(verb)
+    with pytest.raises(HeadgateError) as refused:
+        await elsewhere.ask(method, name, *rest, query=query)
+    store.break_verbs()
+
+    assert (refused.value.status, refused.value.code) == (503, "state_unavailable")
+    assert (await elsewhere.ask(method, name, *rest, query=query)).status == 200
+
+
+async def test_events_that_cannot_be_deleted_are_an_error(broken: Any):
+    """The response is cancelled by then."""
+    store, working, _ = broken
+    name = (await working.create())["id"]
+    await working.started()
+    await working.cancel(name)
+    store.break_verbs("delete")
+    with pytest.raises(HeadgateError) as refused:
+        await working.ask("DELETE", name)
+    store.break_verbs()
+
+    assert refused.value.code == "state_unavailable"
+    assert (await working.ask("DELETE", name)).status == 200
+
+
+@pytest.mark.parametrize("verb", ["put", "append", "tail"])
+async def test_the_end_of_a_dead_process_is_written_later(broken: Any, verb: str):
+    """Whoever could not write it leaves the lease to the next."""
+    store, working, elsewhere = broken
+    name = (await working.create())["id"]
+    await working.started()
+    for job in working.pipeline.background._jobs.values():
+        await store.delete(job.keys.lease)  # as if it had expired
+    store.break_verbs(verb)
+    with pytest.raises(HeadgateError) as refused:
+        await elsewhere.get(name)
+    store.break_verbs()
+
+    assert refused.value.code == "state_unavailable"
+    assert (await elsewhere.get(name))["status"] == "failed"
+    assert [event["type"] for event in await elsewhere.events(name)][-2:] == ["error", "response.failed"]
+
+
+async def test_a_job_goes_on_without_the_store(broken: Any, monkeypatch: pytest.MonkeyPatch, logged: list[Any]):
+    """What it could not note or read is not needed for the answer."""
+    monkeypatch.setattr(job_runner, "SAVE_PAUSES_S", (0.001,) * 10_000)
+    store, working, elsewhere = broken
+    first = (await working.create())["id"]
+    store.break_verbs("get")
+    working.open_gate()
+    await working.closed()
+    store.break_verbs()
+
+    assert (await elsewhere.end(first))["status"] == "completed"

@@ -87,6 +87,20 @@ async def test_a_process_that_was_taken_for_dead_gives_up(
     assert [line["finish_reason"] for line in logged if line["event"] == "background.finished"] == ["lost"]
 
 
+async def test_a_process_that_was_taken_for_dead_is_shut_down(
+    gateway: GatewayProcess, elsewhere: GatewayProcess, advance: Advance
+):
+    """It does not end the response a second time."""
+    name = await start(gateway)
+    advance(LEASE_S + 1)
+    failed = await elsewhere.get(name)
+    await gateway.pipeline.background.close(0)
+
+    assert await elsewhere.get(name) == failed
+    assert "ended before" in failed["error"]["message"]
+    assert (await elsewhere.events(name))[-1]["response"] == failed
+
+
 async def test_a_process_that_only_was_slow_goes_on(
     gateway: GatewayProcess, elsewhere: GatewayProcess, advance: Advance
 ):

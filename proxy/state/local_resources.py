@@ -80,12 +80,15 @@ class LocalResources:
     async def _retrieve(self, stored: StoredResponse, request: ResourceRequest, context: Context) -> Reply:
         """Return a response as it is now, or its events if it is in the background."""
         given = dict(query_pairs(request.query))
+        known = RETRIEVE_PARAMETERS
+        if given.get("include_obfuscation", "").lower() == "true":
+            known -= {"include_obfuscation"}  # events are sent again as they were, without padding
         if given.get("stream", "").lower() == "true":
             after = read_integer_parameter(given.get("starting_after"), "starting_after")
             events = await self._background.replay(stored, after, context)
-            return Reply(200, _ignored(request, RETRIEVE_PARAMETERS), batches=events)
+            return Reply(200, _ignored(request, known), batches=events)
         current = await self._background.current(stored, context)
-        reply = _json(current.response, request, RETRIEVE_PARAMETERS - {"starting_after"})
+        reply = _json(current.response, request, known - {"starting_after"})
         return replace(reply, headers={**reply.headers, **poll_header(current)})
 
     async def _input_of(self, stored: StoredResponse, context: Context) -> list[StoredItem]:

@@ -326,9 +326,10 @@ async def test_parameters_without_effect_are_named():
     replies = [
         await gateway.ask("GET", path, query="include[]=x&beta=true&starting_after=3"),
         await gateway.ask("GET", f"{path}/input_items", query="limit=5&order=asc&before=x"),
-        await gateway.ask("GET", path, query="include=x"),
+        await gateway.ask("GET", path, query="include=x&include_obfuscation=false"),
+        await gateway.ask("GET", path, query="include_obfuscation=true"),
     ]
 
     assert [reply.headers.get("x-headgate-ignored") for reply in replies] == [
-        "query.beta, query.starting_after", "query.before", None,
+        "query.beta, query.starting_after", "query.before", None, "query.include_obfuscation",
     ]  # fmt: skip

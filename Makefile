@@ -19,7 +19,7 @@ test: .venv/.tests
 # processes, and property tests (selected by the mark that hypothesis sets). It lists paths, because then no test needs a
 # mark, and a path that no longer exists is not an error.
 SLOW := tests/backends/local tests/backends/training tests/bench tests/commands/test_model.py tests/test_app.py \
-  tests/test_local_model.py tests/test_newcomer.py
+  tests/test_background_processes.py tests/test_local_model.py tests/test_newcomer.py
 SLOW_NAMES := *cluster* *soak* *_deep.py
 
 quick: .venv/.tests

@@ -14,7 +14,7 @@ from openai.types.responses import ResponseStreamEvent
 from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parent.parent
-FINISHED, RUNNING = 10, 40
+FINISHED, RUNNING = 10, 50
 SEEN_EVENTS = 4
 TIMEOUT_S = 120
 

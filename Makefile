@@ -11,9 +11,12 @@ run: .venv/.runs
 
 setup: .venv/.runs
 
+# A process for each core, and each file in one process: fixtures such as loaded models are made once for a file.
+PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
+
 test: .venv/.tests
 	@sh .ci/redis
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 # About a minute on two idle cores. It leaves out local models, training, benchmarks, clusters, soak tests, restarts of whole
 # processes, and property tests (selected by the mark that hypothesis sets). It lists paths, because then no test needs a
@@ -24,7 +27,7 @@ SLOW_NAMES := *cluster* *soak* *_deep.py
 
 quick: .venv/.tests
 	@sh .ci/redis
-	$(BIN)/pytest -q -m "not hypothesis" $(SLOW:%=--ignore=%) $(SLOW_NAMES:%=--ignore-glob='%')
+	$(PYTEST) -m "not hypothesis" $(SLOW:%=--ignore=%) $(SLOW_NAMES:%=--ignore-glob='%')
 
 check: .venv/.tests
 	$(BIN)/ruff check
@@ -32,7 +35,7 @@ check: .venv/.tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@sh .ci/redis
-	$(BIN)/pytest -q --cov --cov-report=
+	$(PYTEST) --cov --cov-report=
 	$(BIN)/coverage report --include='proxy/wire/*,policies/*' --fail-under=100 --show-missing
 
 bench: .venv/.tests

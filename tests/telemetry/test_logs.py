@@ -235,10 +235,11 @@ def test_a_pipe_without_a_reader_causes_no_delay_and_lost_lines_are_counted(monk
         for _ in range(count):
             log.info("noun.happened", text="x" * 100_000)
         lines = pipe.read_all(close)
-    (report,) = [line for line in lines if line["event"] == "log.lines_lost"]
+    lost = [line["count"] for line in lines if line["event"] == "log.lines_lost"]  # a busy machine loses some twice
 
-    assert report["count"] > 0
-    assert len(lines) - 1 + report["count"] == count
+    assert lost
+    assert min(lost) > 0
+    assert len(lines) - len(lost) + sum(lost) == count
 
 
 def test_closing_the_logs_of_a_pipe_without_a_reader_gives_up(monkeypatch: pytest.MonkeyPatch):

@@ -126,7 +126,7 @@ def _hosts(config: Config) -> frozenset[str]:
 
 
 async def _sealing(config: Config) -> Sealing:
-    """What seals values. Without callers and a durable state nobody misses a key that is lost: no warning is due."""
+    """What seals values. Without callers and a durable state a lost key has no consequence: no warning is due."""
     sealing = Sealing(config.state_secret, config.state)
     if config.callers or not isinstance(config.state, MemoryStore):
         await sealing.start()

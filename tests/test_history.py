@@ -605,7 +605,7 @@ async def test_policies_apply_to_the_metadata_of_a_new_conversation():
 
 
 async def test_a_compaction_stands_for_what_came_before(parrot: Parrot):
-    """A chain continues from it, whoever made it."""
+    """A chain continues from it, wherever it was made."""
     compaction = {"id": "cmp_1", "type": "compaction", "encrypted_content": "gAAA"}
     chat = Chat(parrot.model_copy(update={"extra": (compaction,)}))
     first = await chat.ask(input="one")

@@ -139,7 +139,7 @@ class Teams:
 
 
 def other(ids: dict[str, str]) -> dict[str, str]:
-    """Return ids of the same length that nobody has."""
+    """Return ids of the same length that do not exist."""
     return {kind: value if kind == "own" else f"{value[:-6]}abcdef" for kind, value in ids.items()}
 
 
@@ -286,7 +286,7 @@ async def test_what_an_upstream_hands_out_is_bound_before_it_is_used(start_teams
 
 
 async def test_a_conversation_that_a_team_adds_to_becomes_its_own(start_teams, upstream: StatefulUpstream):
-    """Reading one from before the gateway makes nobody its owner."""
+    """Reading one from before the gateway gives no ownership."""
     teams = await start_teams("allow")
     for name in ("conv_read", "conv_written"):
         upstream.conversations[name], upstream.items[name] = {"id": name, "metadata": {}}, []

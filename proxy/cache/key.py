@@ -15,7 +15,7 @@ from proxy.wire.call import Call
 
 VERSION = b"headgate cache 5"
 NOT_IN_KEY = frozenset({"stream", "stream_options", "metadata", "safety_identifier", "user", "store"})
-# `store` counts by its meaning: whoever asks for a stored response gets the id of one.
+# `store` counts by its meaning: a caller that wants its response stored gets the id of a stored one.
 # Forwarded headers that name the client, a session or an attempt. Others, such as `openai-beta`, can change an answer.
 HEADERS_NOT_IN_KEY = frozenset({
     "agent-framework-version", "idempotency-key", "originator", "session-id", "session_id", "thread-id", "user-agent",

@@ -1,7 +1,7 @@
 """Background responses of backends that keep no state: started, looked up, followed and cancelled.
 
 A response is queued before its request is answered, and does not end with it. The process that answered the request
-does the work and holds a lease on it; whoever looks at a response whose lease has ended finds that it failed.
+does the work and holds a lease on it; a request for a response whose lease has ended finds that it failed.
 
 Source: https://platform.openai.com/docs/guides/background
 """

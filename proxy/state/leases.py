@@ -48,7 +48,7 @@ class Leases:
             log.warning("lease.release_failed", error=str(error)[:200])
 
     async def take_over(self, key: str) -> str | None:
-        """Take a lease that nobody holds for a moment, and return its owner for `give_back`. Raises StoreError."""
+        """Take a free lease for a moment, and return its owner for `give_back`. Raises StoreError."""
         owner = secrets.token_hex(16)  # not this process: it may hold the lease itself
         return owner if await self._store.claim(key, owner, lease_s=self.lease_s) else None
 
@@ -65,7 +65,7 @@ class Leases:
         return False
 
     async def wait_until_free(self, key: str, poll_s: float) -> None:
-        """Return when nobody holds a lease. Raises StoreError."""
+        """Return when a lease is free. Raises StoreError."""
         while await self.is_held(key):  # noqa: ASYNC110  another process ends it
             await asyncio.sleep(poll_s)
 

@@ -18,7 +18,7 @@ ACTIVE = frozenset({"queued", "in_progress"})
 
 
 class LostJobs:
-    """The responses that nobody works on."""
+    """The responses that no process works on."""
 
     def __init__(self, responses: StoredResponses, journals: Journals, records: JobRecords) -> None:
         self._responses = responses

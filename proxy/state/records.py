@@ -1,6 +1,6 @@
 """JSON objects that belong to a team, kept in the store until they expire or are deleted.
 
-With a secret in [state] they are sealed for the team: whoever reads the store cannot read them, nor write one.
+With a secret in [state] they are sealed for the team: a reader of the store can neither read nor write one.
 """
 
 import hashlib

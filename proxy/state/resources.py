@@ -134,7 +134,7 @@ class Resources:
             if is_id(conversation := request.id or body.get("id")):
                 await self.ownership.bind_id("conversation", conversation, target, context)
         elif owner is None:
-            return reply  # reading something makes nobody its owner
+            return reply  # reading something gives no ownership
         if reply.batches is not None:
             return replace(reply, batches=self._bind_stream(reply.batches, target, context))
         await self.ownership.bind_items(_items_in(request, body), target, context)

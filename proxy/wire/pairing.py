@@ -36,7 +36,7 @@ def check_items(items: Sequence[Mapping[str, Any]]) -> None:
 
 
 def without_cut_calls(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the items without calls that were cut off and have no output: nobody could run them.
+    """Return the items without calls that were cut off and have no output: no client could run them.
 
     Otherwise a response that ended in the middle of a call could never be continued.
     """

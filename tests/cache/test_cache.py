@@ -450,7 +450,7 @@ async def test_a_fault_of_the_store_does_not_fail_a_deletion(logged):
 
 
 async def test_an_answer_that_could_not_be_stored_is_not_kept():
-    """Its id could not be continued by whoever gets it next."""
+    """Its id could not be continued by the next caller."""
     pipeline = cached(ScriptedBackend(answer=RESPONSE | {"id": 7}))
 
     assert [await status_of(pipeline) for _ in range(2)] == ["fwd=uri-miss"] * 2

@@ -268,7 +268,7 @@ backend = "openai"
 
 
 def test_check_names_the_policies_that_do_not_apply_to_a_relay(tmp_path: Path, capsys):
-    """A relay must not be a way round a policy that nobody noticed."""
+    """A relay must not bypass a policy without a warning."""
     (tmp_path / "my.toml").write_text(RELAYING)
     code = main(["check", "--config", str(tmp_path / "my.toml")])
     printed = capsys.readouterr()

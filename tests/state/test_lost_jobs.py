@@ -1,4 +1,4 @@
-"""Background responses whose process died are ended by whoever looks at them, on every store."""
+"""Background responses whose process died are ended by the next request for them, on every store."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -104,7 +104,7 @@ async def test_a_process_that_was_taken_for_dead_is_shut_down(
 async def test_a_process_that_only_was_slow_goes_on(
     gateway: GatewayProcess, elsewhere: GatewayProcess, advance: Advance
 ):
-    """If nobody looked meanwhile."""
+    """If there was no request meanwhile."""
     name = await start(gateway)
     advance(LEASE_S + 1)
     gateway.open_gate()

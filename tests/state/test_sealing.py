@@ -65,7 +65,7 @@ async def test_a_text_of_another_gateway_does_not_open(text: str):
 
 
 async def test_without_a_secret_the_store_has_one_for_all_processes(logged):
-    """The operator is told what its loss means."""
+    """A warning says what its loss means."""
     store = MemoryStore()
     one, other = make_sealing(None, store), make_sealing(None, store)
     await one.start()

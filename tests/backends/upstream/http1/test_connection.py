@@ -193,7 +193,7 @@ async def test_the_socket_is_given_one_piece_after_another():
 
 
 async def test_an_answer_before_any_request_is_refused():
-    """It was meant for somebody else, or for nobody: nothing is sent on this connection."""
+    """It belongs to another request, or to none: nothing is sent on this connection."""
     received = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -205,7 +205,7 @@ def test_an_invalid_answer_is_refused_in_any_pieces(data: bytes, size: int):
 )
 @pytest.mark.parametrize(("data", "body"), [(data, body) for data, _, body, _ in VALID.values()], ids=VALID)  # fmt: skip
 def test_bytes_after_an_answer_are_noticed(data: bytes, body: bytes, rest: bytes, size: int):
-    """They are no part of the body, and whoever reads the connection next must not see them."""
+    """They are no part of the body, and the next answer on the connection must not contain them."""
     parser, found = feed(data + rest, size)
 
     assert (found, parser.is_complete, parser.has_surplus) == (body, True, True)

@@ -4,7 +4,8 @@ Keeps: until an entry expires or Redis evicts it. A value is a string, a counter
     list, each under the key itself. Time is the server's own.
 Fails: with StoreError when Redis cannot be reached, answers with an error, or does not answer within `timeout_ms`. A
     command is sent once, because a repeated one could be carried out twice. A command that is cancelled or timed out
-    closes its connection, so that its late answer cannot reach another command.
+    closes its connection, so that its late answer cannot reach another command. Values that are put while others are on
+    their way are sent together afterwards: the client's work for each command is most of the cost.
 Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://redis.io/docs/latest/commands/eval/
 """
 
@@ -24,6 +25,8 @@ from redis.exceptions import NoScriptError, RedisError
 from proxy.config.secrets import Secret
 from proxy.stores import LARGEST, LONGEST_S, Grant, Store, StoreError
 
+AT_ONCE = 256
+"""How many values are sent together at most."""
 SCAN_COUNT = 1000
 """How many keys Redis examines for one step of a scan."""
 
@@ -89,6 +92,8 @@ class RedisStore(Store):
     """How many connections are open at most."""
 
     _redis: Redis = PrivateAttr()
+    _waiting: list[tuple[str, bytes, int, bool, asyncio.Future[Any]]] = PrivateAttr(default_factory=list)
+    _writing: asyncio.Task[None] | None = PrivateAttr(default=None)
 
     async def start(self) -> None:
         seconds = self.timeout_ms / 1000
@@ -105,6 +110,8 @@ class RedisStore(Store):
         self._redis = Redis(connection_pool=pool)
 
     async def close(self) -> None:
+        if self._writing is not None:
+            await self._writing
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 
@@ -114,15 +121,11 @@ class RedisStore(Store):
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
-        return bool(await self._ask(self._redis.set(key, value, px=_milliseconds(ttl_s), nx=if_absent)))
+        return bool(await self._ask(self._enqueue(key, value, _milliseconds(ttl_s), if_absent)))
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> None:
-        """Set them in one round trip: for several keys that is about half the work of single commands."""
         del group  # it evicts nothing
-        pipeline = self._redis.pipeline(transaction=False)
-        for key in keys:
-            pipeline.set(key, value, px=_milliseconds(ttl_s), nx=True)
-        await self._ask(pipeline.execute())
+        await self._ask(asyncio.gather(*(self._enqueue(key, value, _milliseconds(ttl_s), True) for key in keys)))
 
     async def delete(self, key: str) -> None:
         await self._ask(self._redis.unlink(key))
@@ -182,12 +185,45 @@ class RedisStore(Store):
 
         return await self._ask(run())
 
+    def _enqueue(self, key: str, value: bytes, ttl_ms: int, if_absent: bool) -> asyncio.Future[Any]:  # noqa: FBT001
+        """Return what setting a value will answer."""
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, value, ttl_ms, if_absent, answer))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        return answer
+
+    async def _write(self) -> None:
+        """Send the values that wait, and those that came meanwhile, until there are none."""
+        try:
+            while self._waiting:
+                values, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
+                pipeline = self._redis.pipeline(transaction=False)
+                for key, value, ttl_ms, if_absent, _ in values:
+                    pipeline.set(key, value, px=ttl_ms, nx=if_absent)
+                try:
+                    answers = await self._ask(pipeline.execute(raise_on_error=False))
+                except StoreError as error:
+                    answers = [error] * len(values)
+                for (*_, future), answer in zip(values, answers, strict=True):
+                    if not future.done():  # its caller may have left, or waited long enough
+                        _settle(future, answer)
+        finally:
+            self._writing = None
+
     async def _ask(self, command: Any) -> Any:
         try:
             async with asyncio.timeout(self.timeout_ms / 1000):
                 return await command
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreError(f"{type(error).__name__}: {error}") from error
+
+
+def _settle(future: asyncio.Future[Any], answer: Any) -> None:
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def _amount(number: int) -> int:

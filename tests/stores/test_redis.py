@@ -215,3 +215,25 @@ async def test_a_take_that_timed_out_is_applied_at_most_once(server: RedisServer
     await store.close()
 
     assert used <= 1
+
+
+async def test_values_put_at_once_are_sent_together_even_if_one_caller_leaves(redis_server: RedisServer):
+    """A caller that is cancelled takes no other caller's value with it; closing waits for those on their way."""
+    store = RedisStore(url=redis_server.url, timeout_ms=LONG_TIMEOUT_MS)
+    await store.start()
+    with redis.Redis(port=redis_server.port) as direct:
+        direct.flushdb()
+        connections = direct.info("stats")["total_connections_received"]
+        puts = [asyncio.create_task(store.put(f"k{number}", b"1", ttl_s=60)) for number in range(200)]
+        await asyncio.sleep(0)
+        puts[0].cancel()
+        results = await asyncio.gather(*puts, return_exceptions=True)
+        late = asyncio.create_task(store.put("late", b"1", ttl_s=60))
+        await asyncio.sleep(0)
+        await store.close()
+
+        assert isinstance(results[0], asyncio.CancelledError)
+        assert results[1:] == [True] * 199
+        assert await late
+        assert direct.exists(*[f"k{number}" for number in range(1, 200)], "late") == 200
+        assert direct.info("stats")["total_connections_received"] - connections == 1

@@ -28,8 +28,10 @@ log = structlog.get_logger()
 
 SAVE_PAUSES_S = (0.5, 1, 2, 4, 8, 15, 30)
 """How long to wait before a response that could not be saved is saved again."""
-BUSY_S, MAX_PAUSE_S = 600, 30
-"""How long a busy backend is asked again, and the longest pause in between, in seconds."""
+BUSY_S = 600
+"""How long a busy backend is asked again, in seconds."""
+MIN_PAUSE_S, MAX_PAUSE_S = 1, 30
+"""The shortest and the longest pause in between, in seconds: a backend that names none must not keep the CPU busy."""
 BUSY_STATUSES = frozenset({429, 503})
 
 
@@ -176,7 +178,7 @@ class JobRunner:
 def _pause_s(retry_after: str) -> float:
     """Return how long to wait for a busy backend: as long as it says, if it says that in whole seconds."""
     is_number = retry_after.isascii() and retry_after.isdigit()
-    return min(int(retry_after[:6]), MAX_PAUSE_S) if is_number else 1
+    return max(MIN_PAUSE_S, min(int(retry_after[:6]), MAX_PAUSE_S)) if is_number else MIN_PAUSE_S
 
 
 def _refusal(reply: Reply) -> BackendRefusal:

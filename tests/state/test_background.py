@@ -269,8 +269,9 @@ async def test_a_fault_of_the_gateway_ends_the_response(simple: GatewayProcess, 
     assert [line["event"] for line in logged if line["log_level"] == "error"] == ["background.crashed"]
 
 
-async def test_a_busy_backend_is_asked_again(simple: GatewayProcess):
+async def test_a_busy_backend_is_asked_again(simple: GatewayProcess, monkeypatch: pytest.MonkeyPatch):
     """A response in the background can wait."""
+    monkeypatch.setattr(job_runner, "MIN_PAUSE_S", 0)
     faults = simple.backend._faults  # type: ignore[attr-defined]
     faults.append(BackendError("Too many calls.", status=429, code="local_model_busy", headers={"Retry-After": "0"}))
     faults.append(refusing(429, b"{}", **{"retry-after": "0"}))
@@ -280,6 +281,15 @@ async def test_a_busy_backend_is_asked_again(simple: GatewayProcess):
 
     assert (await simple.end((await simple.create())["id"]))["status"] == "completed"
     assert len(simple.backend._calls) == 4  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "pause_s"),
+    [("0", 1), ("0" * 5_000, 1), ("7", 7), ("9" * 5_000, 30), ("", 1), ("-1", 1), ("\u0661", 1)],
+)
+def test_a_busy_backend_is_never_asked_without_a_pause(retry_after: str, pause_s: int):
+    """One that names no time, or none that is left, would keep the gateway busy with nothing else."""
+    assert job_runner._pause_s(retry_after) == pause_s
 
 
 async def test_a_body_is_converted_to_events():

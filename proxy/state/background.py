@@ -90,6 +90,7 @@ class Background:
         team = context.caller.team
         check_memory(self._jobs.values(), context)
         self._turns.enter(team)
+        memory = context.memory  # of the request: that of the call is the job's from `_queue` on
         try:
             job = await self._queue(call, whole, route, open_reply, context)
         except BaseException:
@@ -98,7 +99,8 @@ class Background:
         job.task = asyncio.create_task(self._run(job))
         await asyncio.sleep(0)  # a task that is cancelled before its first step would not run its last ones either
         if call.is_stream:
-            return Reply(200, {}, batches=self._journals.follow(job.keys.journal, -1, partial(self._is_running, job)))
+            check = partial(self._is_running, job)
+            return Reply(200, {}, batches=self._journals.follow(job.keys.journal, -1, check, memory))
         response = job.stored.response
         return Reply(200, poll_header(job.stored), body=orjson.dumps(response), response=response)
 
@@ -179,7 +181,7 @@ class Background:
             minutes = f"{self._journals.window_s / 60:g} minutes"
             raise RequestError(f"This response can no longer be streamed because it is more than {minutes} old.")
         check = partial(self._may_continue, stored.id, keys, context)
-        return self._journals.follow(keys.journal, -1 if after is None else after, check)
+        return self._journals.follow(keys.journal, -1 if after is None else after, check, context.memory)
 
     async def close(self, drain_s: float) -> None:
         """Let jobs continue for a time, then end them as failed. No more are started."""

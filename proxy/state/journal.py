@@ -20,6 +20,7 @@ from proxy.wire.errors import Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Run, parse_leniently
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import Transcript
+from proxy.workers import MemoryLease
 
 log = structlog.get_logger()
 
@@ -186,22 +187,26 @@ class Journals:
         await self._entries.append(key, JournalEntry(first, frames, is_last=True), ttl_s=self.window_s)
 
     async def follow(
-        self, key: JournalKey, after: int, is_active: Callable[[], Awaitable[bool]]
+        self, key: JournalKey, after: int, is_active: Callable[[], Awaitable[bool]], memory: MemoryLease
     ) -> AsyncIterator[Batch]:
         """Yield the events with numbers greater than `after`, those to come included, up to the last entry.
 
-        `is_active` is asked while nothing comes: whether something may still come. Raises Unavailable.
+        `is_active` is asked while nothing comes: whether something may still come. `memory` counts the largest part
+        that the reader holds at a time, as it is read and as it is sent. Raises Unavailable.
         """
         position, polls, was_active, is_open = 0, 0, True, False
         while True:
             change = self._changes.get(key)
             entries = await self._read(key, position, READ_RETRY_S if is_open else 0)
+            held_bytes = 2 * sum(len(entry.frames) for _, entry in entries)
+            memory.grow(held_bytes)
             for position, entry in entries:  # noqa: B007  the last one is where the next read begins
                 if frames := entry.after(after):
                     after, is_open = entry.end - 1, True
                     yield _batch(frames)
                 if entry.is_last:
                     return
+            memory.grow(-held_bytes)
             if entries:
                 continue
             if not was_active:

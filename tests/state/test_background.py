@@ -13,6 +13,7 @@ from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import BackendError, HeadgateError, RequestError, Unavailable
 from proxy.wire.event import Reply, response_reply
+from proxy.wire.resource import ResourceRequest
 from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
 from tests.examples import make_call, make_context
 from tests.pipelines import ScriptedBackend, make_pipeline, object_of
@@ -344,6 +345,26 @@ async def test_its_memory_is_bounded(simple: GatewayProcess):
 
     assert (error.status, error.code) == (429, "background_queue_full")
     assert (await simple.create(options={"memory": leases[2]}))["status"] == "queued"
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+async def test_readers_of_its_events_use_memory(*, is_resumed: bool, simple: GatewayProcess):
+    """Those of the call itself, and those that resume: what they hold counts for their own request."""
+    budget = BodyMemory(FREE_BYTES * 10)
+    lease = MemoryLease(budget)
+    own = {"options": {"memory": MemoryLease(budget) if is_resumed else lease}, "stream": True}
+    async with simple.reply(instructions="a" * FREE_BYTES, **own) as reply:
+        if is_resumed:
+            name = orjson.loads(next(iter((await anext(reply.batches))[0].payloads())))["response"]["id"]
+            request = ResourceRequest("GET", "responses", name, query="stream=true")
+            async with simple.pipeline.resources.reply_to(request, make_context(memory=lease)) as resumed:
+                await anext(resumed.batches)
+        else:
+            await anext(reply.batches)
+    before = budget.used_bytes
+    lease.release()
+
+    assert before - budget.used_bytes > FREE_BYTES * 3
 
 
 async def test_its_end_has_a_line_in_the_log(simple: GatewayProcess, logged: list[Any]):

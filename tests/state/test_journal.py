@@ -19,6 +19,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import Unavailable
 from proxy.wire.event import FOLLOWED, TERMINALS, Batch, Event, Run
 from proxy.wire.sse import SSEParser
+from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
 from tests.wire.streams import events_in
 
 WINDOW_S = 300.0
@@ -46,7 +47,7 @@ async def running() -> bool:
 
 async def read(journals: Journals, key: JournalKey, after: int = -1) -> list[Any]:
     """Return the events of a journal that has its last entry, or whose writer died."""
-    frames = [unit.sse async for batch in journals.follow(key, after, ended) for unit in batch]
+    frames = [unit.sse async for batch in journals.follow(key, after, ended, MemoryLease()) for unit in batch]
     return events_in(b"".join(frames))
 
 
@@ -84,7 +85,7 @@ async def test_a_whole_stream_is_read_as_it_was_written(journals: Journals, writ
     """Comments and the sentinel are no events; the last event is known by its type."""
     await writer.write(recorded())
     await writer.close()
-    batches = [batch async for batch in journals.follow(key, -1, ended)]
+    batches = [batch async for batch in journals.follow(key, -1, ended, MemoryLease())]
 
     assert await read(journals, key) == events_in(RECORDED)
     assert batches[-1][-1].type in TERMINALS
@@ -139,7 +140,7 @@ async def test_events_are_written_together(store: Store, journals: Journals, wri
 
 async def test_events_are_written_although_nothing_follows(journals: Journals, writer: JournalWriter, key: JournalKey):
     """A reader that waits gets them."""
-    follower = aiter(journals.follow(key, -1, running))
+    follower = aiter(journals.follow(key, -1, running, MemoryLease()))
     assert [unit.payloads() and unit.sse for unit in await anext(follower)] == [journal.OPENING]
     await writer.write([delta("a")])
 
@@ -153,12 +154,12 @@ async def test_several_readers_follow_at_their_own_pace(
 ):
     """Those of this process and of another one; one that does not read delays none."""
     elsewhere = Journals(store, WINDOW_S)
-    slow = aiter(journals.follow(key, -1, running))
+    slow = aiter(journals.follow(key, -1, running, MemoryLease()))
     await writer.write([delta("a")])
     await writer.flush()
     await anext(slow)
     following = [
-        asyncio.create_task(collect(each.follow(key, after, running)))
+        asyncio.create_task(collect(each.follow(key, after, running, MemoryLease())))
         for each in (journals, journals, elsewhere)
         for after in (-1, 1)
     ]
@@ -170,6 +171,25 @@ async def test_several_readers_follow_at_their_own_pace(
     async with asyncio.timeout(20):
         assert await asyncio.gather(*following) == ["abcdef", "cdef"] * 3
         assert await collect(slow) == "bcdef"
+
+
+async def test_what_a_reader_holds_counts_as_memory(journals: Journals, writer: JournalWriter, key: JournalKey):
+    """Many that do not read would otherwise hold an entry each. Entries that follow each other count once."""
+    budget = BodyMemory(FREE_BYTES * 5)
+    first, second = MemoryLease(budget), MemoryLease(budget)
+    follower = aiter(journals.follow(key, -1, running, first))
+    used = []
+    for letter in "ab":
+        await writer.write([delta(letter * FREE_BYTES * 2)])
+        await writer.flush()
+        await anext(follower)
+        used.append(budget.used_bytes)
+
+    assert FREE_BYTES * 3 < used[0] == used[1] < FREE_BYTES * 4
+    with pytest.raises(Unavailable) as caught:
+        await anext(aiter(journals.follow(key, -1, running, second)))
+    assert caught.value.code == "memory_exhausted"
+    await writer.close()
 
 
 async def collect(batches: AsyncIterator[Batch]) -> str:
@@ -207,7 +227,7 @@ async def test_a_journal_without_a_writer_ends(
         )
         return False
 
-    frames = [unit.sse async for batch in elsewhere.follow(key, -1, fail) for unit in batch]
+    frames = [unit.sse async for batch in elsewhere.follow(key, -1, fail, MemoryLease()) for unit in batch]
     assert [event["type"] for event in events_in(b"".join(frames))] == ["response.output_text.delta", "response.failed"]
 
 

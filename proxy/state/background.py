@@ -102,7 +102,8 @@ class Background:
             check = partial(self._is_running, job)
             return Reply(200, {}, batches=self._journals.follow(job.keys.journal, -1, check, memory))
         response = job.stored.response
-        return Reply(200, poll_header(job.stored), body=orjson.dumps(response), response=response)
+        body = await context.run(len(call.encoded), orjson.dumps, response)
+        return Reply(200, poll_header(job.stored), body=body, response=response)
 
     async def current(self, stored: StoredResponse, context: Context) -> StoredResponse:
         """Return a response as it is now. One whose process died fails now. Raises Unavailable."""
@@ -207,7 +208,7 @@ class Background:
         """Write a response as queued; return its job. Raises Unavailable, RequestError."""
         stored = queue_response(call, context)
         keys = JobKeys.of(stored.id, context)
-        writer = self._journals.open(keys.journal)
+        writer = self._journals.open(keys.journal, context.run, call_bytes=len(call.encoded))
         job = BackgroundJob(
             call,
             whole,

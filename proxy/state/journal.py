@@ -7,17 +7,18 @@ Source: https://platform.openai.com/docs/guides/background
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import orjson
 import structlog
 
-from proxy.state.journal_entries import FRAME_END, JournalEntries, JournalEntry, JournalKey
+from proxy.state.journal_entries import FRAME_END, JournalEntries, JournalEntry, JournalKey, RunSized, run_here
 from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.errors import Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Run, parse_leniently
+from proxy.wire.large_json import dumps
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import Transcript
 from proxy.workers import MemoryLease
@@ -48,14 +49,19 @@ OPENING = b": events follow\n\n"
 class JournalWriter:
     """Writes the journal of one response: numbers its events, and appends those collected since the last write."""
 
-    def __init__(self, entries: JournalEntries, key: JournalKey, window_s: float, notify: Callable[[], None]) -> None:
+    def __init__(
+        self, entries: JournalEntries, key: JournalKey, window_s: float, notify: Callable[[], None],
+        *, run: RunSized, call_bytes: int,
+    ) -> None:  # fmt: skip
         self._entries = entries
+        self._run = run
         self._key = key
         self._window_s = window_s
         self._notify = notify
         self._lock = asyncio.Lock()
         self._collected: list[bytes] = []
         self._collected_bytes = 0
+        self._largest = call_bytes  # what is known of how long an event can be
         self._first = 0  # the number of the first event that was collected
         self._total_bytes = 0
         self._is_full = False
@@ -64,11 +70,11 @@ class JournalWriter:
 
     async def write(self, batch: Batch) -> None:
         """Add events. What is no event is left out. A fault of the store is logged: events wait for the next write."""
-        if self._is_full:
+        frames = [] if self._is_full else await self._encode(batch)
+        if self._is_full:  # also if it became so meanwhile
             return
-        for frame in _frames(batch, self._first + len(self._collected)):
-            self._collected.append(frame)
-            self._collected_bytes += len(frame)
+        self._collected += frames
+        self._collected_bytes += sum(map(len, frames))
         if self._total_bytes + self._collected_bytes > MAX_BYTES:
             self._drop()
         elif self._collected_bytes > MAX_WAITING_BYTES:
@@ -96,7 +102,7 @@ class JournalWriter:
         if self._flushing is not None:
             self._flushing.cancel()
         async with self._lock:
-            self._collected += _frames(last, self._first + len(self._collected))
+            self._collected += await self._encode(last)
             end = asyncio.get_running_loop().time() + RETRY_S
             while True:
                 try:
@@ -116,14 +122,22 @@ class JournalWriter:
             interval_s = WRITE_INTERVAL_S if await self.flush() else RETRY_INTERVAL_S
         self._flushing = None
 
+    async def _encode(self, batch: Batch) -> list[bytes]:
+        """Return the events of a batch as numbered frames. A write at the same time does not change their numbers."""
+        self._largest = max([self._largest, *(unit.received_bytes for unit in batch)])
+        # An event that was composed here has fields of the call, or of an event that was received.
+        size = max((unit.received_bytes or self._largest for unit in batch), default=0)
+        return await self._run(size, _frames, batch, self._first + len(self._collected))
+
     async def _append(self, *, is_last: bool) -> None:
         """Append an entry with what was collected until now. Raises StoreError, and keeps it then."""
         count = len(self._collected)
-        frames = b"".join(self._collected)
-        if not (frames or is_last):
+        if not (count or is_last):
             return
+        frames = await self._run(self._collected_bytes, b"".join, self._collected[:count])
         ttl_s = self._window_s if is_last else max(self._window_s, UNFINISHED_TTL_S)
-        await self._entries.append(self._key, JournalEntry(self._first, frames, is_last), ttl_s=ttl_s)
+        entry = JournalEntry(self._first, frames, is_last)
+        await self._entries.append(self._key, entry, ttl_s=ttl_s, run=self._run)
         del self._collected[:count]
         self._collected_bytes -= len(frames)
         self._total_bytes += len(frames)
@@ -145,10 +159,15 @@ class Journals:
         self.window_s = window_s
         self._changes: dict[JournalKey, asyncio.Event] = {}  # of journals written here: set by the next write
 
-    def open(self, key: JournalKey) -> JournalWriter:
-        """Return the writer of a journal. Call `forget` when it is closed."""
+    def open(self, key: JournalKey, run: RunSized = run_here, *, call_bytes: int = 0) -> JournalWriter:
+        """Return the writer of a journal. Call `forget` when it is closed.
+
+        `run` calls a function that works on a number of bytes. `call_bytes` is how long the call is that events repeat.
+        """
         self._changes[key] = asyncio.Event()
-        return JournalWriter(self._entries, key, self.window_s, lambda: self._notify(key))
+        return JournalWriter(
+            self._entries, key, self.window_s, lambda: self._notify(key), run=run, call_bytes=call_bytes
+        )
 
     def forget(self, key: JournalKey) -> None:
         """Forget that a journal is written in this process."""
@@ -243,20 +262,20 @@ class Journals:
             change.set()
 
 
-def _frames(batch: Batch, number: int) -> Iterator[bytes]:
-    """Yield the events of a batch as frames, numbered from `number`. What is no event is left out."""
+def _frames(batch: Batch, number: int) -> list[bytes]:
+    """Return the events of a batch as frames, numbered from `number`. What is no event is left out."""
+    frames: list[bytes] = []
     for unit in batch:
         for payload in unit.payloads():
             try:
-                data = {**parse_leniently(payload), "sequence_number": number}
+                data = {**parse_leniently(payload), "sequence_number": number + len(frames)}
                 kind = data.get("type")
                 if not (isinstance(kind, str) and kind.isprintable()):
                     continue
-                frame = b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps(data))
+                frames.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), dumps(data, len(payload))))
             except (ValueError, orjson.JSONEncodeError):  # not an object, or nested too deeply to be sent
                 continue
-            yield frame
-            number += 1
+    return frames
 
 
 def _batch(frames: bytes) -> Batch:

@@ -5,14 +5,27 @@ bytes 1-8    the sequence number of the first event
 then         the events as server-sent frames
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from proxy.state.sealing import Cipher, Sealing
 from proxy.stores import Store
 
 FRAME_END = b"\n\n"
+T = TypeVar("T")
+
+
+class RunSized(Protocol):
+    """Calls a function that works on so many bytes: in a thread if they are many, like `Context.run`."""
+
+    async def __call__(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T: ...
+
+
+async def run_here(size_bytes: int, function: Callable[..., T], *args: Any) -> T:
+    """Call a function at once, whatever it works on."""
+    del size_bytes
+    return function(*args)
 
 
 class JournalKey(NamedTuple):
@@ -44,7 +57,7 @@ class JournalEntry:
         return parts[skipped] if len(parts) > skipped else b""
 
     def encode(self) -> bytes:
-        return bytes([self.is_last]) + self.first.to_bytes(8) + self.frames
+        return b"".join((bytes([self.is_last]), self.first.to_bytes(8), self.frames))  # copies the frames once
 
     @staticmethod
     def decode(value: bytes) -> "JournalEntry":
@@ -58,10 +71,10 @@ class JournalEntries:
         self._store = store
         self._sealing = sealing
 
-    async def append(self, key: JournalKey, entry: JournalEntry, *, ttl_s: float) -> None:
+    async def append(self, key: JournalKey, entry: JournalEntry, *, ttl_s: float, run: RunSized = run_here) -> None:
         """Raises StoreError, Unavailable."""
-        cipher, encoded = await self._cipher(key), entry.encode()
-        await self._store.append(key.name, encoded if cipher is None else cipher.seal(encoded), ttl_s=ttl_s)
+        encoded = await run(len(entry.frames), _encode, entry, await self._cipher(key))
+        await self._store.append(key.name, encoded, ttl_s=ttl_s)
 
     async def tail(self, key: JournalKey, *, after: int, limit: int) -> Sequence[tuple[int, JournalEntry]]:
         """Return entries with positions greater than `after`. One that cannot be opened is empty.
@@ -78,6 +91,11 @@ class JournalEntries:
 
     async def _cipher(self, key: JournalKey) -> Cipher | None:
         return None if self._sealing is None else await self._sealing.cipher(f"state {key.name}", key.team)
+
+
+def _encode(entry: JournalEntry, cipher: Cipher | None) -> bytes:
+    encoded = entry.encode()
+    return encoded if cipher is None else cipher.seal(encoded)
 
 
 def _decode(value: bytes, cipher: Cipher | None) -> JournalEntry:

@@ -42,6 +42,11 @@ class Event:
         return self._data
 
     @property
+    def received_bytes(self) -> int:
+        """How long the frame is; 0 for an event that was composed here and is not encoded yet."""
+        return 0 if self._sse is None else len(self._sse)
+
+    @property
     def json(self) -> bytes:
         """The event's JSON object as bytes: those received, or the encoding of `data`."""
         return orjson.dumps(self._data) if self._sse is None else payload_of(self._sse)
@@ -76,6 +81,11 @@ class Run:
 
     def __init__(self, sse: bytes) -> None:
         self.sse = sse
+
+    @property
+    def received_bytes(self) -> int:
+        """How long the frames are together."""
+        return len(self.sse)
 
     def payloads(self) -> Iterator[bytes]:
         """The payload of each frame that has one; comments have none."""

@@ -14,8 +14,9 @@ from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import BackendError, HeadgateError, RequestError, Unavailable
 from proxy.wire.event import Reply, response_reply
 from proxy.wire.resource import ResourceRequest
-from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
+from proxy.workers import FREE_BYTES, LARGE_BYTES, BodyMemory, MemoryLease, Workers
 from tests.examples import make_call, make_context
+from tests.loop_work import observed_loop
 from tests.pipelines import ScriptedBackend, make_pipeline, object_of
 from tests.rules.samples import ItemBudget, make_rule
 from tests.state.gateways import FlakyStore, GatedBackend, GatewayProcess
@@ -365,6 +366,23 @@ async def test_readers_of_its_events_use_memory(*, is_resumed: bool, simple: Gat
     lease.release()
 
     assert before - budget.used_bytes > FREE_BYTES * 3
+
+
+async def test_large_events_are_encoded_in_threads(simple: GatewayProcess):
+    """A response repeats the instructions of its call in each event about it; other calls are served meanwhile."""
+    workers = Workers()
+    simple.open_gate()
+    with observed_loop(threads=True) as work:
+        name = (await simple.create(instructions="a" * 2 * LARGE_BYTES, options={"workers": workers}))["id"]
+        await simple.closed()
+        await simple.pipeline.background.close(10)
+    workers.close()
+
+    assert "loads" not in work.on_loop
+    assert "loads" in work.in_threads
+    assert [len(event["response"]["instructions"]) for event in (await simple.events(name))[:3]] == [
+        2 * LARGE_BYTES
+    ] * 3
 
 
 async def test_its_end_has_a_line_in_the_log(simple: GatewayProcess, logged: list[Any]):

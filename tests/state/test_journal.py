@@ -213,6 +213,24 @@ async def test_a_journal_is_kept_for_the_window_after_its_last_entry(
     assert not await journals.exists(key)
 
 
+async def test_work_on_large_events_is_passed_on(journals: Journals, key: JournalKey):
+    """An event that was composed here counts as long as the call, or the longest event received: it may repeat them."""
+    sizes: list[int] = []
+
+    async def run(size_bytes: int, function: Callable[..., Any], *args: Any) -> Any:
+        sizes.append(size_bytes)
+        return function(*args)
+
+    writer = journals.open(key, run, call_bytes=70)
+    long = Run(b'data: {"type":"x","text":"%b"}\n\n' % (b"a" * 200))
+    for batch in ([delta("a")], [Run(b": comment\n\n")], [long], [delta("b")]):
+        await writer.write(batch)
+    await writer.close()
+
+    assert sizes[:4] == [70, 11, len(long.sse), len(long.sse)]
+    assert sizes[-2] == sizes[-1] > len(long.sse)
+
+
 async def test_a_journal_without_a_writer_ends(
     journals: Journals, writer: JournalWriter, key: JournalKey, store: Store
 ):

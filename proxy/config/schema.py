@@ -125,7 +125,7 @@ class StateTable(Table):
     """How many background responses of backends that keep no state may run or wait in a process; one more gets 429.
     A quarter is kept for teams that have none."""
     background_at_once: PositiveInt = 16
-    """How many of them run at the same time; teams take turns."""
+    """How many of them run at the same time; teams take turns. A quarter is kept for teams that run none."""
     background_lease_s: Annotated[float, Field(ge=0.5)] = 30
     """How long after the end of its process a background response counts as running, in seconds; then it failed."""
 

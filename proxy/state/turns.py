@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from proxy.wire.errors import HeadgateError
 
 SHARED = 3 / 4
-"""How much of the queue teams that have work in it may use; the rest is for teams that have none."""
+"""How much of the queue, and of the places, teams that have work there may use; the rest is for teams without any."""
 
 
 class QueueFull(HeadgateError):
@@ -25,7 +25,8 @@ class Turns:
     """Places for work: so much at a time, and so much altogether, with what waits."""
 
     def __init__(self, at_once: int, limit: int) -> None:
-        self._free = at_once
+        self._at_once = at_once
+        self._running: Counter[str] = Counter()  # by team
         self._limit = limit
         self._held: Counter[str] = Counter()  # by team: running and waiting
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by team, in the order of their next turns
@@ -50,14 +51,14 @@ class Turns:
     @asynccontextmanager
     async def turn(self, team: str) -> AsyncIterator[None]:
         """Wait for a turn, and hold it."""
-        if self._free:
-            self._free -= 1
+        if self._may_run(team):
+            self._running[team] += 1
         else:
             await self._wait(team)
         try:
             yield
         finally:
-            self._pass_on()
+            self._end(team)
 
     async def _wait(self, team: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -66,18 +67,24 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():  # it came at the same moment
-                self._pass_on()
+                self._end(team)
             raise
 
-    def _pass_on(self) -> None:
-        """Give a turn to the next team that waits."""
-        while self._waiting:
-            team = next(iter(self._waiting))
-            turns = self._waiting.pop(team)
+    def _may_run(self, team: str) -> bool:
+        """Whether there is a place for one more of a team: work that never ends must not hold them all."""
+        shared = max(1, int(self._at_once * SHARED))
+        return self._running.total() < (shared if self._running[team] else self._at_once)
+
+    def _end(self, team: str) -> None:
+        """End a turn, and give its place to the next team that waits and may have it."""
+        self._running[team] -= 1
+        if not self._running[team]:
+            del self._running[team]
+        while (chosen := next(filter(self._may_run, self._waiting), None)) is not None:
+            turns = self._waiting.pop(chosen)
             turn = turns.popleft()
             if turns:
-                self._waiting[team] = turns
+                self._waiting[chosen] = turns
             if not turn.done():
+                self._running[chosen] += 1
                 turn.set_result(None)
-                return
-        self._free += 1

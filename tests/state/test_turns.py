@@ -43,6 +43,21 @@ async def test_so_many_run_at_once():
     assert order == ["a", "b", "c"]
 
 
+async def test_a_team_leaves_places_for_others():
+    """Work that never ends would keep all others from beginning. A quarter is kept for teams that run nothing."""
+    turns, order, release = Turns(4, 100), list[str](), asyncio.Event()
+    tasks = [asyncio.create_task(take(turns, team, order, release)) for team in "aaaabbc"]
+    await settle()
+    assert order == ["a", "a", "a", "b"]
+    tasks[1].cancel()
+    await settle()
+    assert order == ["a", "a", "a", "b", "c"]
+    release.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert order == ["a", "a", "a", "b", "c", "a", "b"]
+
+
 async def test_one_that_gives_up_leaves_its_turn_to_the_next():
     """Before its turn, and at the moment of it."""
     turns, order, release = Turns(1, 100), list[str](), asyncio.Event()

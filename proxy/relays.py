@@ -48,6 +48,7 @@ class Relays:
                 request = await self._admit(request, context)
             with context.trace.step("ownership"):
                 await self.ids.check(request, context)
+                request = self.ids.check_form(request, context)
             record = context.record
             record.route, record.backend, record.provider = ROUTE, target.name, target.provider
             context.is_sent = True

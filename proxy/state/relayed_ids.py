@@ -4,14 +4,17 @@ The `id` of a JSON answer to a POST is bound to the caller's team before the cal
 names an id of another team, in its path, its query or its body, is refused in the words for an unknown one.
 """
 
+import asyncio
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from policies.support.walk import plain_name
 from proxy.context import Context
 from proxy.state.ownership import Owner, Ownership
 from proxy.state.references import Kind, Reference, is_id
+from proxy.state.relayed_forms import FORM, boundary_of, split_form
 from proxy.wire.errors import RequestError
 from proxy.wire.query import query_pairs
 from proxy.wire.relay import RelayRequest
@@ -45,6 +48,27 @@ class RelayedIds:
         named = await context.run(size, _named_ids, request)
         if len(named) > MAX_IDS:
             raise RequestError(f"The request names {len(named)} ids; the limit is {MAX_IDS}.", code="too_many_ids")
+        await self._check_all(named, context)
+
+    def check_form(self, request: RelayRequest, context: Context) -> RelayRequest:
+        """Return the request with a form that is checked while it passes: its stream raises what `check` does.
+
+        Raises RequestError for a form whose parts cannot be told apart.
+        """
+        content_type = request.types.get("Content-Type", "")
+        if request.stream is None or not content_type.lower().startswith(FORM):
+            return request
+        return replace(request, stream=self._checked(request.stream, boundary_of(content_type), context))
+
+    async def _checked(self, chunks: AsyncIterator[bytes], boundary: bytes, context: Context) -> AsyncIterator[bytes]:
+        async for data, field in split_form(chunks, boundary):
+            if field is not None and field.holds_id(NAMES_OF_IDS) and is_id(field.text):
+                await self._check_all([field.text], context)
+            if data:
+                yield data
+            await asyncio.sleep(0)  # one chunk can have many parts
+
+    async def _check_all(self, named: Sequence[str], context: Context) -> None:
         wanted = [Reference(kind, value, "id") for value in named for kind in KINDS]
         owners = await self._ownership.owners(wanted, context)
         for position, value in enumerate(named):

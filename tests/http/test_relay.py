@@ -641,6 +641,19 @@ async def test_what_one_team_created_no_other_team_can_name(method, target, body
     assert allowed == 200
 
 
+async def test_a_form_cannot_name_what_another_team_created(shared_gateway: str, upstream: FakeUpstream, http):
+    """A container, for example, takes the id of a file in a form, and shows what is in the file."""
+    found = []
+    for headers in (BEN, ANNA):
+        form = FormData({"file_id": "file-abc123", "purpose": "x"})
+        form.add_field("file", b"a" * 100_000, filename="a.txt")
+        async with http.post(f"{shared_gateway}/v1/vector_stores/vs_1/files", data=form, headers=headers) as answer:
+            found.append((answer.status, (await answer.json()).get("error", {}).get("message")))
+
+    assert found == [(404, "No object with id 'file-abc123' found."), (200, None)]
+    assert len(upstream.requests) == 1
+
+
 @pytest.mark.parametrize("target", ["/v1/files/file-none", "/v1/files/file-other", "/v1/files/chatcmpl-passing1"])
 async def test_ids_that_no_team_received_pass(target: str, shared_gateway: str, upstream: FakeUpstream, http):
     """Also one that a caller wrote into the metadata of what it created, and one of a completion that is not kept."""

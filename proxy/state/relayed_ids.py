@@ -16,6 +16,7 @@ from proxy.state.ownership import Owner, Ownership
 from proxy.state.references import Kind, Reference, is_id
 from proxy.state.relayed_forms import FORM, boundary_of, split_form
 from proxy.wire.errors import RequestError
+from proxy.wire.fields import normalize
 from proxy.wire.query import query_pairs
 from proxy.wire.relay import RelayRequest
 
@@ -102,7 +103,12 @@ def _named_ids(request: RelayRequest) -> list[str]:
     """Return every text of a request that may be an id, each once."""
     names = [*request.path.split("/"), *(value for _, value in query_pairs(request.query) if request.query)]
     body = {} if request.call is None else request.call.body
-    return list(dict.fromkeys(name for name in (*names, *_ids_in(body)) if name and is_id(name)))
+    return list(dict.fromkeys(name for name in (*names, *_ids_in(body)) if name and _may_be_id(name)))
+
+
+def _may_be_id(name: str) -> bool:
+    """Whether a text can be an id, also if there is more than that around it which an upstream may overlook."""
+    return is_id(name) or is_id(normalize(name))
 
 
 def _ids_in(body: Mapping[str, Any]) -> Iterator[str]:

@@ -621,6 +621,9 @@ NAMED = [
         {"messages": [{"content": [{"type": "file", "file": {"file_id": "file-abc123"}}]}]},
     ),
     ("POST", "/v1/moderations", {"training_file": "file-abc123"}),
+    ("POST", "/v1/moderations", {"training_file": "file-abc123" + " " * 300}),
+    ("POST", "/v1/moderations", {"training_file": "\u200b" * 300 + "file-abc123"}),
+    ("GET", "/v1/files?after=" + "%20" * 300 + "file-abc123", None),
     ("POST", "/v1/moderations", {"tools": [{"vectorStoreIds": ["vs_abc123"]}]}),
     ("GET", "/v1/files/chatcmpl-stored1", None),
 ]

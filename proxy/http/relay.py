@@ -76,9 +76,9 @@ class RelayEndpoints:
             forwarded_headers(sent.headers, self.ingress.header_names),
             {name: sent.headers[name] for name in ("Content-Type", "Accept") if name in sent.headers},
         )  # fmt: skip
-        if not sent.body_exists:
+        if not sent.body_exists and sent.method != "POST":
             return request()
-        if _is_json(sent):
+        if not sent.body_exists or _is_json(sent):
             call, raw = await self.ingress.read(exchange, memory, parse_relayed, is_optional=True)
             return request(call, raw)
         stream = BodyStream(sent, self.ingress.server)
@@ -110,6 +110,8 @@ def parse_relayed(raw: bytes, *, query: str = "", max_values: int = 1_000_000) -
     Raises RequestError as `parse_object` does, and for a model that is not a string.
     """
     if not raw:
+        if query:
+            refuse_body_fields(query)
         return None, b""
     body, encoded = parse_object(raw, query=query, max_values=max_values)
     model: Any = body.get("model")

@@ -444,13 +444,20 @@ async def test_json_under_another_type_is_refused(
 
 @pytest.mark.parametrize("query", ["model=secret", "Model=x", "store=true"])
 async def test_a_field_of_a_body_in_the_query_is_refused(query: str, gateway: str, upstream: FakeUpstream, http):
-    """For bodies of every type; a list may be filtered by one."""
+    """For bodies of every type, and for none; a list may be filtered by one."""
     form = FormData({"a": "b"}, default_to_multipart=True)
-    for body in ({"json": {"model": "m"}}, {"data": form}):
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    for body in ({"json": {"model": "m"}}, {"data": form}, {}, {"headers": headers}, {"data": nothing()}):
         async with http.post(f"{gateway}/v1/files?{query}", **body) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (400, "query_not_allowed")
     async with http.get(f"{gateway}/v1/files?{query}") as answer:
         assert answer.status == 200
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """Yield the chunks of a body that is empty, which a client sends in chunks."""
+    for chunk in ():
+        yield chunk
 
 
 async def test_a_compressed_form_is_refused_and_compressed_json_is_sent_plain(gateway: str, upstream, http):

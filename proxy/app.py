@@ -103,8 +103,8 @@ def build_pipeline(
     rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
     journals = Journals(content, config.state_settings.resume_window_s, seals)
     background = Background(config.state, journals, config.state_settings, rules, kept)
-    local = LocalResources(kept, conversations, background, cache.forget)
-    resources = Resources(rules, ownership, routes, config.backends, local)
+    local = LocalResources(kept, conversations, background)
+    resources = Resources(rules, ownership, routes, config.backends, local, cache.forget)
     history = History(kept, conversations)
     return Pipeline(
         rules, ownership, routes, cache, history, Attempts(), resources, Compaction(sealing), background

@@ -85,7 +85,8 @@ def make_pipeline(
     cache = cache or Cache(None, None)
     settings = settings or StateTable()
     background = Background(store, Journals(store, settings.resume_window_s), settings, all_rules, kept)
-    local = LocalResources(kept, conversations, background, cache.forget)
+    local = LocalResources(kept, conversations, background)
+    named = {backend.name: backend for backend in backends}
     return Pipeline(
         rules=all_rules,
         ownership=ownership,
@@ -93,7 +94,7 @@ def make_pipeline(
         cache=cache,
         history=History(kept, conversations),
         attempts=Attempts(),
-        resources=Resources(all_rules, ownership, routes, {backend.name: backend for backend in backends}, local),
+        resources=Resources(all_rules, ownership, routes, named, local, cache.forget),
         compaction=Compaction(Sealing(None, store)),
         background=background,
     )

@@ -57,6 +57,17 @@ async def test_a_response_is_retrieved_listed_and_deleted(client: AsyncOpenAI, u
     }  # fmt: skip
 
 
+async def test_a_deleted_response_is_not_given_again_by_the_cache(client: AsyncOpenAI):
+    """The same call gets another answer, which can be retrieved."""
+    ask: dict[str, Any] = {"model": MODEL, "input": "Hi", "prompt_cache_key": "k"}
+    first, hit = await client.responses.create(**ask), await client.responses.create(**ask)
+    await client.responses.delete(first.id)
+    second = await client.responses.create(**ask)
+
+    assert hit.id == first.id != second.id
+    assert (await client.responses.retrieve(second.id)).id == second.id
+
+
 async def test_queries_reach_the_upstream_as_they_were_sent(client: AsyncOpenAI, upstream: StatefulUpstream):
     """Unknown parameters and every encoding of `include` among them."""
     created = await client.responses.create(model=MODEL, input="Hi")

@@ -88,7 +88,7 @@ class Chat:
         kept = MemoryStore() if store is None else store
         self.responses, self.conversations = StoredResponses(kept, 60), Conversations(kept, 60)
         whole = make_pipeline(backend, **options)
-        local = LocalResources(self.responses, self.conversations, whole.background, whole.cache.forget)
+        local = LocalResources(self.responses, self.conversations, whole.background)
         self.pipeline = replace(
             whole,
             history=History(self.responses, self.conversations),

@@ -6,7 +6,7 @@
 Source: https://platform.openai.com/docs/api-reference/responses, /conversations
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from proxy.state.background import Background, poll_header
 from proxy.state.conversations import MAX_BYTES, Conversation, Conversations, new_items, read_metadata, with_items
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type
 from proxy.state.pages import PAGE_PARAMETERS, list_object, read_integer_parameter, read_page, unknown_parameters
+from proxy.state.references import not_found
 from proxy.state.responses import StoredResponse, StoredResponses
 from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply, response_reply
@@ -24,8 +25,6 @@ from proxy.wire.query import query_pairs
 from proxy.wire.refusals import array_too_long, invalid_type, missing_parameter, shorten
 from proxy.wire.resource import ResourceRequest
 
-Forget = Callable[[str, str], Awaitable[None]]
-"""Drops a cached answer, by team and the id of its response."""
 MAX_NEW_ITEMS = 20
 RETRIEVE_PARAMETERS = frozenset({"include", "stream", "starting_after", "include_obfuscation"})
 INCLUDE = frozenset({"include"})
@@ -35,13 +34,10 @@ NOTHING: frozenset[str] = frozenset()
 class LocalResources:
     """The gateway's own responses and conversations, for requests whose owner was checked."""
 
-    def __init__(
-        self, responses: StoredResponses, conversations: Conversations, background: Background, forget: Forget
-    ) -> None:
+    def __init__(self, responses: StoredResponses, conversations: Conversations, background: Background) -> None:
         self._responses = responses
         self._conversations = conversations
         self._background = background
-        self._forget = forget
 
     async def answer(self, request: ResourceRequest, context: Context) -> Reply:
         """Return the answer to a request. Raises RequestError for what is unknown or not possible, Unavailable.
@@ -60,14 +56,13 @@ class LocalResources:
         name = request.id or ""
         stored = await self._responses.get(name, context)
         if stored is None:
-            raise RequestError(f"Response with id '{shorten(name)}' not found.", status=404)
+            raise not_found(None, name, "response")
         match request.method, request.rest:
             case "GET", ():
                 return await self._retrieve(stored, request, context)
             case "DELETE", ():
                 await self._background.delete(stored, context)
                 await self._responses.delete(name, context)
-                await self._forget(context.caller.team, name)
                 return _json({"id": name, "object": "response", "deleted": True}, request, NOTHING)
             case "POST", ("cancel",):
                 cancelled = await self._background.cancel(stored, context)
@@ -166,13 +161,13 @@ class LocalResources:
         name = str(reference.get("id"))
         found = await self._responses.find_item(name, context)
         if found is None:
-            raise _item_not_found(name)
+            raise not_found("items", name, "item")
         return found.item
 
     async def _find(self, name: str, context: Context) -> Conversation:
         conversation = await self._conversations.get(name, context)
         if conversation is None:
-            raise RequestError(f"Conversation with id '{shorten(name)}' not found.", status=404)
+            raise not_found(None, name, "conversation")
         return conversation
 
 
@@ -195,12 +190,8 @@ def _ignored(request: ResourceRequest, known: Collection[str]) -> dict[str, str]
 def _item_of(conversation: Conversation, item_id: str) -> StoredItem:
     item = conversation.item(item_id)
     if item is None:
-        raise _item_not_found(item_id)
+        raise not_found(None, item_id, "item")
     return item
-
-
-def _item_not_found(item_id: str) -> RequestError:
-    return RequestError(f"Item with id '{shorten(item_id)}' not found.", status=404)
 
 
 def _unknown_url(request: ResourceRequest) -> RequestError:

@@ -3,7 +3,7 @@
 The part that keeps it answers: a backend that keeps state, or the gateway for a backend that keeps none.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +23,9 @@ from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.resource import ResourceRequest
 
+Forget = Callable[[str, str], Awaitable[None]]
+"""Drops a cached answer, by team and the id of its response."""
+
 
 class LocalState(Protocol):
     """What the gateway itself keeps for backends that keep no state."""
@@ -40,6 +43,7 @@ class Resources:
     routes: Routes
     backends: Mapping[str, Backend]
     local: LocalState
+    forget: Forget
 
     @asynccontextmanager
     async def reply_to(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
@@ -129,6 +133,8 @@ class Resources:
         body = reply.response or {}
         if request.method == "DELETE" and not request.rest:
             await self.ownership.forget(request, context)
+            if request.kind == "responses":
+                await self.forget(context.caller.team, request.id or "")
             return reply
         if owner is None and (request.method, request.kind) == ("POST", "conversations"):
             if is_id(conversation := request.id or body.get("id")):

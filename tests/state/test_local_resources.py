@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from proxy.context import Caller
 from proxy.state.conversations import Conversations
 from proxy.state.local_resources import LocalResources
+from proxy.state.references import not_found
 from proxy.state.responses import StoredResponse, StoredResponses
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
@@ -28,17 +29,12 @@ HELLO = {"type": "message", "role": "user", "content": "Hello"}
 
 
 class Gateway:
-    """Answers requests with the stores of one gateway; `forgotten` are the cached answers that were dropped."""
+    """Answers requests with the stores of one gateway."""
 
     def __init__(self, store: Store) -> None:
         self.responses, self.conversations = StoredResponses(store, 60), Conversations(store, 60)
-        self.forgotten: list[tuple[str, str]] = []
-        self._resources = LocalResources(
-            self.responses, self.conversations, make_background(store, self.responses), self._forget
-        )
-
-    async def _forget(self, team: str, response_id: str) -> None:
-        self.forgotten.append((team, response_id))
+        background = make_background(store, self.responses)
+        self._resources = LocalResources(self.responses, self.conversations, background)
 
     async def ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, query: str = "", caller: Caller = ANNA
@@ -109,13 +105,12 @@ async def test_the_events_of_a_background_response_are_kept_for_a_while(gateway:
 
 
 async def test_a_deleted_response_is_gone(gateway: Gateway):
-    """Also from the cache."""
+    """Neither it nor a second deletion finds it."""
     name = await gateway.save(1)
     deleted = await gateway.object("DELETE", f"responses/{name}")
     errors = [await gateway.refusal(method, f"responses/{name}") for method in ("GET", "DELETE")]
 
     assert deleted == {"id": name, "object": "response", "deleted": True}
-    assert gateway.forgotten == [("search", name)]
     assert [(error.status, error.message) for error in errors] == [(404, f"Response with id '{name}' not found.")] * 2
 
 
@@ -218,7 +213,7 @@ async def test_items_are_added_listed_read_and_deleted(gateway: Gateway):
 
 
 async def test_a_reference_adds_the_item_that_it_names(gateway: Gateway):
-    """Of the output of a response that is kept."""
+    """Of the output of a response that is kept. One that is unknown is refused in the words for a foreign one."""
     await gateway.save(1)
     named = FINISHED["output"][1]
     created = await gateway.object("POST", "conversations", {"items": [{"id": named["id"]}]})
@@ -226,7 +221,7 @@ async def test_a_reference_adds_the_item_that_it_names(gateway: Gateway):
     error = await gateway.refusal("POST", "conversations", {"items": [{"type": "item_reference", "id": "msg_99"}]})
 
     assert page["data"] == [named]
-    assert (error.status, error.message) == (404, "Item with id 'msg_99' not found.")
+    assert (error.status, error.message) == (404, not_found("items", "msg_99", "item").message)
 
 
 @pytest.mark.parametrize(

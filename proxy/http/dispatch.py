@@ -76,7 +76,7 @@ class Dispatcher:
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the answer was cut off") from error
         record.code = refusal.code
-        response = error_response(refusal, exchange.common_headers())
+        response = error_response(refusal, exchange.refusal_headers(refusal))
         if not request.content.is_eof() or request.method == "CONNECT" or isinstance(refusal, FramingError):
             response.force_close()  # the rest of the body must not be read as the next request
         return response

@@ -11,6 +11,7 @@ from proxy.http.send import BODY_HEADERS
 from proxy.identity.directory import Directory
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
+from proxy.wire.errors import HeadgateError, NotFound
 
 
 class Exchange:
@@ -42,6 +43,14 @@ class Exchange:
         """Return the headers that every answer carries: id, timing, and what the steps added."""
         headers = {"Server": "headgate", "x-request-id": self.request_id, **self.answer_headers}
         headers["Server-Timing"] = self.trace.server_timing()
+        return headers
+
+    def refusal_headers(self, error: HeadgateError) -> dict[str, str]:
+        """Return the headers of an error. How far the request came would tell another team's id from an unknown one."""
+        headers = self.common_headers()
+        if isinstance(error, NotFound):
+            headers.pop("Cache-Status", None)
+            headers["Server-Timing"] = self.trace.server_timing(has_steps=False)
         return headers
 
     def json_response(self, body: object, *, status: int = 200) -> web.Response:

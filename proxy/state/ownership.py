@@ -167,12 +167,18 @@ class Ownership:
             _log_failure(error, context)
 
     async def _check(self, references: Sequence[Reference], context: Context) -> None:
-        """Refuse ids that the caller may not use, after the owners of all were read: the work is always the same."""
+        """Refuse ids that the caller may not use, after the owners of all were read: the work is always the same.
+
+        The refusal names the first id that is not the team's own, as the refusal of an unknown one does.
+        """
         if not references:
             return
         owners = await self.owners(references, context)
+        team = context.caller.team
+        if all(self._allows_unknown if owner is None else owner.team == team for owner in owners):
+            return
         for reference, owner in zip(references, owners, strict=True):
-            if not self._allows_unknown if owner is None else owner.team != context.caller.team:
+            if owner is None or owner.team != team:
                 raise not_found(reference.param, reference.id, reference.kind)
 
     async def owners(self, references: Sequence[Reference], context: Context) -> list["Owner | None"]:

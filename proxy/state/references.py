@@ -11,7 +11,7 @@ from pydantic_core import SchemaValidator, core_schema
 from policies.support.urls import PROVENANCE
 from policies.support.walk import FIELDS_WITHOUT_LISTS, ITEM_FIELDS, SCHEMAS, plain_name
 from proxy.wire.call import Call
-from proxy.wire.errors import RequestError
+from proxy.wire.errors import NotFound, RequestError
 
 Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "object"]
 """What an id names; "object" is anything that was created on a relayed path."""
@@ -60,7 +60,7 @@ def find_references(call: Call) -> list[Reference]:
     body = call.body
     found = dict.fromkeys(continued(body))
     for field in ITEM_FIELDS:
-        found |= dict.fromkeys(_stored_items(body.get(field)))
+        found |= dict.fromkeys(_stored_items(body.get(field), field))
     if _find_name(call.encoded) is not None:
         found |= dict.fromkeys(_ids_inside(body))
     for reference in found:
@@ -105,20 +105,19 @@ NOT_PERSISTED = (
 )
 
 
-def not_found(param: str | None, value: str, kind: Kind | None = None) -> RequestError:
+def not_found(param: str | None, value: str, kind: Kind | None = None) -> NotFound:
     """Return the refusal of an id that is unknown, or another team's: both have the same words.
 
     `param` is the field that has the id, None for the path; `kind` can be left out for what a call continues.
-    Source: what api.openai.com answers to unknown ids.
     """
     kind = kind or ("conversation" if param == "conversation" else "response")
     if kind == "response" and param is not None:
         message = f"Previous response with id '{value[:80]}' not found."
-        return RequestError(message, code="previous_response_not_found", param=param)
+        return NotFound(message, code="previous_response_not_found", param=param)
     message = f"{kind.replace('_', ' ').capitalize()} with id '{value[:80]}' not found."
     if kind == "item" and param is not None:
         message += NOT_PERSISTED
-    return RequestError(message, status=404, param=param)
+    return NotFound(message, status=404, param=param)
 
 
 def _check_length(reference: Reference) -> None:
@@ -126,11 +125,11 @@ def _check_length(reference: Reference) -> None:
         raise not_found(reference.param, reference.id, reference.kind)
 
 
-def _stored_items(items: object) -> Iterator[Reference]:
-    """Yield the items of an input that an upstream looks up: references, and items without their content."""
+def _stored_items(items: object, field: str) -> Iterator[Reference]:
+    """Yield the items in a field that an upstream looks up: references, and items without their content."""
     for item in items if isinstance(items, list) else ():
         if type(item) is dict and type(item.get("id")) is str and _is_stored(item):
-            yield Reference("item", item["id"], "input")
+            yield Reference("item", item["id"], field)
 
 
 def _is_stored(item: Mapping[str, Any]) -> bool:

@@ -90,9 +90,12 @@ class Trace:
         _PROPAGATOR.inject(headers, set_span_in_context(span))
         return headers
 
-    def server_timing(self) -> str:
-        """Return the value of `Server-Timing`. Source: https://www.w3.org/TR/server-timing/."""
-        durations = self.durations or [("total", self.elapsed_s())]  # no step is measured on short paths
+    def server_timing(self, *, has_steps: bool = True) -> str:
+        """Return the value of `Server-Timing`: of each step, if any is measured, or of all together.
+
+        Source: https://www.w3.org/TR/server-timing/
+        """
+        durations = (has_steps and self.durations) or [("total", self.elapsed_s())]
         return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in durations])
 
     def start_child(self, name: str, kind: SpanKind) -> Span | None:

@@ -4,6 +4,7 @@
     ├── Unauthenticated      401  the caller sent no valid key
     ├── RequestError         400  the request cannot be answered as it is (also 404, 413, 415 ...)
     │   ├── PolicyViolation  400  ... because a policy does not allow it
+    │   ├── NotFound         404  ... because an id in it is unknown, or another team's (also 400)
     │   └── UnknownModel     404  ... because no route serves its model
     ├── Unavailable          503  the gateway cannot decide at the moment
     └── BackendError         502  the backend failed (also 503, 504)
@@ -77,6 +78,13 @@ class PolicyViolation(RequestError):
     def __init__(self, reason: str, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message, code=code, param=param)
         self.reason = reason
+
+
+class NotFound(RequestError):
+    """What a request names is unknown, or another team's: the answer does not say which, nor how far the request came.
+
+    Source: what api.openai.com answers to unknown ids.
+    """
 
 
 class UnknownModel(RequestError):

@@ -366,7 +366,7 @@ async def test_unknown_ids_pass_only_where_they_are_allowed(allows: bool, is_ref
         except RequestError as error:
             refused.append((error.status, error.param))
 
-    assert refused == ([(404, None), (404, "input"), (404, None)] if is_refused else [])
+    assert refused == ([(404, None), (404, "items"), (404, None)] if is_refused else [])
 
 
 async def test_the_items_of_a_response_belong_to_its_team():

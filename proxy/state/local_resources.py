@@ -101,7 +101,7 @@ class LocalResources:
         body = request.body or {}
         items = await self._read_items(body.get("items"), context)
         conversation = await self._conversations.create(items, read_metadata(body.get("metadata")), context)
-        return _json(conversation.shown, request, NOTHING)
+        return _json(conversation.shown, request, NOTHING, fields={"items", "metadata"})
 
     async def _answer_conversation(self, request: ResourceRequest, name: str, context: Context) -> Reply:
         match request.method:
@@ -111,7 +111,7 @@ class LocalResources:
                 async with self._conversations.locked(name, context):
                     changed = _with_metadata(await self._find(name, context), request.body or {})
                     await self._conversations.save(changed, context)
-                return _json(changed.shown, request, NOTHING)
+                return _json(changed.shown, request, NOTHING, fields={"metadata"})
             case "DELETE":
                 async with self._conversations.locked(name, context):
                     await self._find(name, context)
@@ -125,7 +125,8 @@ class LocalResources:
                 items = (await self._find(name, context)).items
                 return _json(read_page(request.query).of(items), request, PAGE_PARAMETERS)
             case "POST", ("items",):
-                return _json(list_object(await self._add(request, name, context)), request, INCLUDE)
+                added = await self._add(request, name, context)
+                return _json(list_object(added), request, INCLUDE, fields={"items"})
             case "GET", ("items", item_id):
                 item = _item_of(await self._find(name, context), item_id)
                 return _json(item.listed, request, INCLUDE)
@@ -177,13 +178,16 @@ def _with_metadata(conversation: Conversation, body: Mapping[str, Any]) -> Conve
     return replace(conversation, metadata=read_metadata(body["metadata"]))
 
 
-def _json(value: Mapping[str, Any], request: ResourceRequest, known: Collection[str]) -> Reply:
-    return response_reply(value, _ignored(request, known))
+def _json(
+    value: Mapping[str, Any], request: ResourceRequest, known: Collection[str], *, fields: Collection[str] = NOTHING
+) -> Reply:
+    return response_reply(value, _ignored(request, known, fields))
 
 
-def _ignored(request: ResourceRequest, known: Collection[str]) -> dict[str, str]:
-    """Return the header that names query parameters without effect."""
-    names = [f"query.{name}" for name in unknown_parameters(request.query, known)]
+def _ignored(request: ResourceRequest, known: Collection[str], fields: Collection[str] = NOTHING) -> dict[str, str]:
+    """Return the header that names the fields of the body and the parameters of the query without effect."""
+    names = [name for name, given in (request.body or {}).items() if name not in fields and given is not None]
+    names += [f"query.{name}" for name in unknown_parameters(request.query, known)]
     return ignored_header(names)
 
 

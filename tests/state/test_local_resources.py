@@ -328,3 +328,20 @@ async def test_parameters_without_effect_are_named():
     assert [reply.headers.get("x-headgate-ignored") for reply in replies] == [
         "query.beta, query.starting_after", "query.before", None, "query.include_obfuscation",
     ]  # fmt: skip
+
+
+async def test_fields_without_effect_are_named():
+    """Of the body of every request that has one; null is no value."""
+    gateway, fields = Gateway(MemoryStore()), {"items": [], "metadata": {}, "title": "x", "other": None}
+    created = await gateway.ask("POST", "conversations", fields)
+    path = f"conversations/{orjson.loads(created.body or b'')['id']}"
+    replies = [
+        created,
+        await gateway.ask("POST", path, fields),
+        await gateway.ask("POST", f"{path}/items", fields, query="x=1"),
+        await gateway.ask("POST", f"responses/{await gateway.save(1, background=True)}/cancel", {"title": "x"}),
+    ]
+
+    assert [reply.headers.get("x-headgate-ignored") for reply in replies] == [
+        "title", "items, title", "metadata, title, query.x", "title",
+    ]  # fmt: skip

@@ -5,7 +5,8 @@ Keeps: until an entry expires or Redis evicts it. A value is a string, a counter
 Fails: with StoreError when Redis cannot be reached, answers with an error, or does not answer within `timeout_ms`. A
     command is sent once, because a repeated one could be carried out twice. A command that is cancelled or timed out
     closes its connection, so that its late answer cannot reach another command. Values that are put while others are on
-    their way are sent together afterwards: the client's work for each command is most of the cost.
+    their way are sent together afterwards: the client's work for each command is most of the cost. After a write that a
+    replica refuses connections are opened anew, so that after a failover they reach the new primary.
 Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://redis.io/docs/latest/commands/eval/
 """
 
@@ -20,7 +21,7 @@ from pydantic import Field, PositiveInt, PrivateAttr
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from proxy.config.secrets import Secret
 from proxy.stores import LARGEST, LONGEST_S, Grant, Store, StoreError
@@ -216,6 +217,8 @@ class RedisStore(Store):
             async with asyncio.timeout(self.timeout_ms / 1000):
                 return await command
         except (RedisError, OSError, TimeoutError) as error:
+            if isinstance(error, ReadOnlyError):  # the server became a replica: its address may lead to another by now
+                await self._redis.connection_pool.disconnect(inuse_connections=False)
             raise StoreError(f"{type(error).__name__}: {error}") from error
 
 

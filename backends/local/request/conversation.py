@@ -89,7 +89,7 @@ class _Messages:
         if not isinstance(item, dict):
             raise invalid_type(where, "an object", item)
         self._check_unique(item.get("id"))
-        match _item_type(item, where):
+        match _readable_type(item, where, is_old=is_old):
             case "message":
                 role = _read_role(item, where)
                 self.add_text(role, self._read_text(item.get("content"), f"{where}.content", is_old=is_old))
@@ -214,6 +214,13 @@ def _item_type(item: JSON, where: str) -> str:
     if "id" in item:
         return "item_reference"
     raise missing_parameter(f"{where}.type")
+
+
+def _readable_type(item: JSON, where: str, *, is_old: bool) -> str:
+    """Return the type of an item; that of an old message whose role this model does not have names the role."""
+    kind, role = _item_type(item, where), item.get("role")
+    is_foreign = is_old and kind == "message" and isinstance(role, str) and role not in ROLES
+    return f"{kind}.{role}" if is_foreign else kind
 
 
 def _last_user_message(items: list[Any]) -> int:

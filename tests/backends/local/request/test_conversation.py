@@ -268,6 +268,11 @@ FILE = {"type": "input_file", "file_id": "file_1"}
             [message("user", "A"), message("assistant", "B"), message("user", "C")],
             ["input.reasoning.encrypted_content"],
         ),
+        (
+            [message("user", "A"), message("critic", "B"), message("assistant", "C"), message("user", "D")],
+            [message("user", "A"), message("assistant", "[message.critic omitted]\n\nC"), message("user", "D")],
+            ["input.message.critic"],
+        ),
     ],
 )
 def test_a_history_of_another_model_is_read_with_placeholders(items, messages, ignored):
@@ -326,7 +331,7 @@ def test_a_summary_stands_for_reasoning_that_cannot_be_read():
 def test_errors_count_the_caller_s_own_items(index, place):
     """The gateway put two items before them."""
     items = [message("user", "A") for _ in range(4)]
-    items[index] = message("tool", "A")
+    items[index] = message(["tool"], "A")
     with pytest.raises(RequestError) as refused:
         build_messages({"input": items}, history_items=2)
 

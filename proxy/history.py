@@ -167,9 +167,7 @@ class History:
     ) -> None:
         stored = _stored(response, own, past, size_bytes=len(call.encoded) + context.transcript.kept_bytes)
         if call.body.get("store") is not False:
-            if not is_id(response.get("id")):
-                raise StoreError("the response has no id")
-            await self._responses.save(stored, context)
+            await self._save(stored, call, context)
         if past.lock is None or response.get("status", "completed") not in CONTINUABLE:
             return
         if not await past.lock.claim():
@@ -179,6 +177,15 @@ class History:
             if tuple(item.id for item in conversation.items) != stored.before:
                 raise StoreError("the conversation was changed by another call")
             await self._append(conversation, [*stored.input_items, *stored.output_items], context)
+
+    async def _save(self, stored: StoredResponse, call: Call, context: Context) -> None:
+        """Keep a response. If that fails, its last event says so; one in the background is kept later."""
+        fields = context.response_fields
+        context.response_fields = fields if call.body.get("background") else {**fields, "store": False}
+        if not is_id(stored.response.get("id")):
+            raise StoreError("the response has no id")
+        await self._responses.save(stored, context)
+        context.response_fields = fields
 
     async def _append(self, conversation: Conversation, items: Sequence[StoredItem], context: Context) -> None:
         try:

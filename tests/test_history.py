@@ -455,11 +455,26 @@ async def test_an_answer_is_given_although_it_cannot_be_kept(parrot: Parrot, log
     assert error.code == "previous_response_not_found"
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_could_not_be_kept_says_so(parrot: Parrot, logged, stream: bool, is_stopped: bool):
+    """Its last event; those before were sent when it was not known."""
+    kept, rules = FaultyStore(), [make_rule(ItemBudget(items=1))] if is_stopped else []
+    vars(kept)["faults"] = ("put",)
+    chat = Chat(parrot.model_copy(update={"extra": (CALL,)}), kept, rules=rules)
+    answer = await answer_of(chat.pipeline, make_call(input="Hi", stream=stream), make_context())
+    response = events_in(answer)[-1]["response"] if stream else orjson.loads(answer)
+
+    assert (response["status"], response["store"]) == ("incomplete" if is_stopped else "completed", False)
+    assert [line["event"] for line in logged if line["event"] != "policy.violated"] == ["state.write_failed"]
+
+
 async def test_a_response_without_an_id_cannot_be_kept(logged):
     """Nor one whose conversation has no room; both are logged."""
     chat = Chat(ScriptedBackend(answer={"status": "completed", "output": []}))
+    response = await chat.ask(input="Hi")
 
-    assert (await chat.ask(input="Hi"))["status"] == "completed"
+    assert (response["status"], response["store"]) == ("completed", False)
     assert [line["event"] for line in logged] == ["state.write_failed"]
 
 
@@ -632,6 +647,6 @@ async def test_a_conversation_that_is_full_gets_no_more_items(parrot: Parrot, lo
     response = await chat.ask(input="one", conversation=created.id)
     found = await chat.conversations.get(created.id, make_context())
 
-    assert response["status"] == "completed"
+    assert (response["status"], response["store"]) == ("completed", True)
     assert found == created
     assert [line["event"] for line in logged] == ["state.write_failed"]

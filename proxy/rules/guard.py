@@ -78,7 +78,7 @@ class Guard:
             changed = _changed_response(events, items_changed=events[1:-1] != received[1:-1])
             reply = _with_response(reply, changed, transcript)
         await context.complete_reply()
-        return reply
+        return _complete_body(reply, context)  # whether it is stored is only known now
 
     async def _pass_stream(
         self, call: Call, batches: AsyncIterator[Batch], checks: list[ActiveCheck], context: Context
@@ -120,7 +120,7 @@ class Guard:
             received = until_terminal(received)
         _record(received, context)
         if context.transcript.terminal is not None:
-            await context.complete_reply()
+            received = await _complete(received, context)
         return received, stopped_by
 
     async def _check(
@@ -227,11 +227,18 @@ def _changed_response(events: Batch, *, items_changed: bool) -> Mapping[str, Any
     )
 
 
+async def _complete(batch: Batch, context: Context) -> Batch:
+    """Return the last batch of a reply after what needs the whole reply has run: now it is known what is stored."""
+    await context.complete_reply()
+    completed = [_complete_event(unit, context) for unit in batch]
+    if completed[-1:] != batch[-1:]:
+        context.transcript.see_body(completed[-1:])
+    return completed
+
+
 async def _end_incomplete(reason: str, context: Context) -> Batch:
     """Return the events that end a reply where a rule stopped it."""
-    events = incomplete_events(context.transcript, reason)
-    await context.complete_reply()
-    return events
+    return await _complete(incomplete_events(context.transcript, reason), context)
 
 
 async def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:
@@ -241,6 +248,4 @@ async def _end_failed(failure: BackendError | Unavailable, call: Call, context: 
     if not isinstance(failure, ShuttingDown | BackendRefusal):
         log.warning("backend.failed", code=failure.code, message=failure.message)
     context.record.code = failure.code
-    events = failure_events(context.transcript, failure)
-    await context.complete_reply()
-    return events
+    return await _complete(failure_events(context.transcript, failure), context)

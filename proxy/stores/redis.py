@@ -16,8 +16,9 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import Field, PositiveInt, PrivateAttr
+from pydantic import Field, PositiveInt, PrivateAttr, field_validator
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -95,6 +96,14 @@ class RedisStore(Store):
     _redis: Redis = PrivateAttr()
     _waiting: list[tuple[str, bytes, int, bool, asyncio.Future[Any]]] = PrivateAttr(default_factory=list)
     _writing: asyncio.Task[None] | None = PrivateAttr(default=None)
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
+            raise ValueError('it has a password; set password = "env:NAME" instead')
+        return url
 
     async def start(self) -> None:
         seconds = self.timeout_ms / 1000

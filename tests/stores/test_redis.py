@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import orjson
 import pytest
 import redis
+from pydantic import ValidationError
 
 from proxy.stores import StoreError
 from proxy.stores.redis import RedisStore
@@ -237,3 +238,11 @@ async def test_values_put_at_once_are_sent_together_even_if_one_caller_leaves(re
         assert await late
         assert direct.exists(*[f"k{number}" for number in range(1, 200)], "late") == 200
         assert direct.info("stats")["total_connections_received"] - connections == 1
+
+
+@pytest.mark.parametrize("url", ["redis://:pass-1@h:1/0", "rediss://u:pass-1@h/0", "unix:///s.sock?password=pass-1"])
+def test_a_password_in_the_address_is_refused(url: str):
+    """Secrets are never in a config. A user is none."""
+    with pytest.raises(ValidationError, match=r'set password = "env:NAME" instead'):
+        RedisStore(url=url)
+    assert RedisStore(url="redis://user@h:1/0").url == "redis://user@h:1/0"

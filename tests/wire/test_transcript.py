@@ -342,6 +342,19 @@ def test_the_size_of_what_is_kept_is_known():
     ]
 
 
+def test_the_most_that_is_kept_of_a_batch_is_known_before():
+    """An item counts for itself and for the frame of its event; other frames count while they are kept."""
+    opened, text, closed = event(**added(0, id="a")), Run(CANONICAL[5]), event(**done(0, id="a"))
+    transcript, sizes = Transcript(), []
+    for batch in ([text], [opened, text], [text], [closed], [text]):
+        sizes.append(transcript.size_of(batch))
+        transcript.see(batch)
+    transcript.keep_frames(10_000)
+
+    assert sizes == [0, 2 * len(opened.sse) + len(text.sse), len(text.sse), 2 * len(closed.sse), 0]
+    assert transcript.size_of([text]) == len(text.sse)
+
+
 def test_a_body_is_recorded_without_being_encoded():
     """Its events stand for the body, and may be too deep to encode."""
     deep: list[Any] = []
@@ -411,6 +424,7 @@ def test_dropped_frames_are_not_kept_any_longer_except_those_of_open_items(is_op
     assert not transcript.drop_frames()
     assert transcript.frames() is None
     assert transcript.kept_bytes == (before if is_open else 0)
+    assert len(transcript._log) == (2 if is_open else 0)
     assert [item["arguments"] for _, item in transcript.cut_open_items()] == ["a"] * is_open
 
 

@@ -269,12 +269,13 @@ def test_only_the_first_byte_order_mark_is_removed():
 
 
 def test_frames_are_returned_as_soon_as_they_are_whole():
-    """No frame waits for the next one."""
+    """No frame waits for the next one, nor does a blank line alone."""
     parser = SSEParser(FOLLOWED)
 
     assert [part.type for part in parser.feed(CREATED)] == ["response.created"]
     assert [part.sse for part in parser.feed(DELTA + DELTA[:10])] == [DELTA]
     assert [part.sse for part in parser.feed(DELTA[10:])] == [DELTA]
+    assert [part.sse for part in parser.feed(b"\n\n")] == [b"\n\n"]
 
 
 def test_a_crlf_frame_is_returned_with_its_last_byte():

@@ -74,7 +74,7 @@ class JournalEntries:
     async def append(self, key: JournalKey, entry: JournalEntry, *, ttl_s: float, run: RunSized = run_here) -> None:
         """Raises StoreError, Unavailable."""
         encoded = await run(len(entry.frames), _encode, entry, await self._cipher(key))
-        await self._store.append(key.name, encoded, ttl_s=ttl_s)
+        await self._store.append(key.name, encoded, ttl_s=ttl_s, group=key.team)
 
     async def tail(self, key: JournalKey, *, after: int, limit: int) -> Sequence[tuple[int, JournalEntry]]:
         """Return entries with positions greater than `after`. One that cannot be opened is empty.

@@ -82,10 +82,11 @@ class Store(Table, ABC):
         """Give back what was taken in that window, down to 0. Does nothing when the window has ended."""
 
     @abstractmethod
-    async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
+    async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         """Add an entry to the journal and return its position, from 1 and without gaps.
 
         The journal expires as a whole, `ttl_s` after its last entry; the next one then has the position 1 again.
+        Where journals are limited in size, the journals of one group (a team) leave room for those of others.
         """
 
     @abstractmethod

@@ -78,6 +78,10 @@ class GroupedCache(Generic[T]):
         """Return how many entries a group has."""
         return len(self._groups[group]) if group in self._groups else 0
 
+    def size_of(self, group: str) -> float:
+        """Return the size of the entries of a group."""
+        return self._groups[group].currsize if group in self._groups else 0
+
     @property
     def size(self) -> float:
         """The size of all entries together."""

@@ -4,8 +4,8 @@ Keeps: values within `store_max_bytes` and `store_max_entries`: when room is nee
     most loses its least recently used one. Counters, leases and journals are kept until they expire, within limits of
     their own. Everything ends with the process.
 Fails: a value larger than the whole store is not kept. A counter, a lease or an entry of a journal beyond its limit is
-    a StoreError: nothing that is counted or leased is dropped to make room. A group may have as many counters as it
-    leaves free, so that others find room.
+    a StoreError: nothing that is counted or leased is dropped to make room. A group may have as many counters, and as
+    many bytes of journals, as it leaves free, so that others find room.
 Source: https://cachetools.readthedocs.io/en/stable/#cachetools.TLRUCache
 """
 
@@ -61,7 +61,7 @@ class MemoryStore(Store):
     store_max_counters: PositiveInt = 1_000_000
     """How many counters, leases and journals are kept at most."""
     store_max_journal_bytes: PositiveInt = 268_435_456
-    """How many bytes all journals together have at most."""
+    """How many bytes all journals together have at most. Those of one team have as many as they leave free."""
 
     @cached_property
     def _clock(self) -> Callable[[], float]:
@@ -151,16 +151,16 @@ class MemoryStore(Store):
         if counter is not None and counter.window == window:
             counter.used = max(0, counter.used - max(0, amount))
 
-    async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
+    async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         journal = self._find(key, _Journal) or _Journal()
         size_bytes = len(value) + ENTRY_BYTES
-        if self._records.most_size + size_bytes > self.store_max_journal_bytes:
+        if not self._has_journal_room(group, size_bytes):
             self._records.count_again()
-        if self._records.most_size + size_bytes > self.store_max_journal_bytes:
+        if not self._has_journal_room(group, size_bytes):
             raise StoreError(f"the journals are full; store_max_journal_bytes is {self.store_max_journal_bytes}")
         journal.size_bytes += size_bytes
         journal.ends_at = _end(self._clock(), ttl_s)
-        self._keep(key, journal)
+        self._keep(key, journal, group)
         journal.entries.append(value)
         return len(journal.entries)
 
@@ -210,6 +210,10 @@ class MemoryStore(Store):
             if not self._has_room(group):
                 raise StoreError(f"the store is full; store_max_counters is {self.store_max_counters}")
         self._records.put(key, record, group)
+
+    def _has_journal_room(self, group: str, size_bytes: int) -> bool:
+        left_bytes = self.store_max_journal_bytes - self._records.most_size - size_bytes
+        return left_bytes >= 0 and not (group and self._records.size_of(group) + size_bytes > left_bytes)
 
     def _has_room(self, group: str) -> bool:
         free = self.store_max_counters - self._records.most_entries

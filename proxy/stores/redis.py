@@ -153,7 +153,8 @@ class RedisStore(Store):
     async def give(self, key: str, amount: int, *, window: int) -> None:
         await self._run(_GIVE, key, _amount(amount), window)
 
-    async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
+    async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
+        del group  # it evicts nothing
         return int(await self._run(_APPEND, key, value, _milliseconds(ttl_s)))
 
     async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:

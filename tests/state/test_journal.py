@@ -272,7 +272,7 @@ async def test_the_record_of_a_journal_has_each_event_once(store: Store, journal
 class FullStore(MemoryStore):
     """A store whose journals have room for so many bytes, until a test makes more."""
 
-    store_max_journal_bytes: Any = 2_000
+    store_max_journal_bytes: Any = 4_000
 
     def make_room(self) -> None:
         vars(self)["store_max_journal_bytes"] = 10_000_000

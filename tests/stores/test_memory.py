@@ -110,6 +110,24 @@ async def test_the_bytes_of_journals_are_bounded():
     assert await store.append("b", b"d", ttl_s=60) == 3
 
 
+async def test_a_group_leaves_room_for_the_journals_of_others():
+    """One that has written half of what there is gets an error; the next group has half of the rest."""
+    store = MemoryStore(store_max_journal_bytes=8 * (10 + ENTRY_BYTES))
+    written = []
+    for group in ("anna", "ben", "cleo"):
+        for number in range(8):
+            try:
+                await store.append(f"{group}{number % 2}", b"a" * 10, ttl_s=60, group=group)
+            except StoreError:
+                written.append((group, number))
+                break
+
+    assert written == [("anna", 4), ("ben", 2), ("cleo", 1)]
+    await store.delete("anna0")
+    await store.delete("ben0")
+    assert await store.append("anna1", b"a" * 10, ttl_s=60, group="anna") == 3
+
+
 async def test_deleted_journals_make_room():
     """Their bytes are released, also if a value replaces the journal."""
     store = MemoryStore(store_max_journal_bytes=10 + ENTRY_BYTES)

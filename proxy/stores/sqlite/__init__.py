@@ -77,7 +77,8 @@ class SqliteStore(Store):
     async def give(self, key: str, amount: int, *, window: int) -> None:
         await self._write(Transaction.give, key, amount, window)
 
-    async def append(self, key: str, value: bytes, *, ttl_s: float) -> int:
+    async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
+        del group  # it evicts nothing
         return await self._write(Transaction.append, key, value, ttl_s)
 
     async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:

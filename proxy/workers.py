@@ -173,6 +173,11 @@ class MemoryLease:
         self._taken += missing
 
     @property
+    def needed_bytes(self) -> int:
+        """How much this call uses, with what it need not count."""
+        return self._needed
+
+    @property
     def share(self) -> float:
         """How much of the whole budget this call has; 0 without a budget."""
         return 0 if self._budget is None else self._budget.share(self._taken)

@@ -21,6 +21,7 @@ from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply, response_reply
 from proxy.wire.ignored import ignored_header
 from proxy.wire.items import JSON
+from proxy.wire.large_json import dumps
 from proxy.wire.query import query_pairs
 from proxy.wire.refusals import array_too_long, invalid_type, missing_parameter, shorten
 from proxy.wire.resource import ResourceRequest
@@ -66,10 +67,11 @@ class LocalResources:
                 return _json({"id": name, "object": "response", "deleted": True}, request, NOTHING)
             case "POST", ("cancel",):
                 cancelled = await self._background.cancel(stored, context)
-                return _json(cancelled.response, request, NOTHING)
+                return await _large_json(cancelled.response, request, NOTHING, context, cancelled.size_bytes)
             case "GET", ("input_items",):
                 items = await self._input_of(stored, context)
-                return _json(read_page(request.query).of(items), request, PAGE_PARAMETERS)
+                page = read_page(request.query).of(items)
+                return await _large_json(page, request, PAGE_PARAMETERS, context, context.memory.needed_bytes)
         raise _unknown_url(request)
 
     async def _retrieve(self, stored: StoredResponse, request: ResourceRequest, context: Context) -> Reply:
@@ -83,7 +85,8 @@ class LocalResources:
             events = await self._background.replay(stored, after, context)
             return Reply(200, _ignored(request, known), batches=events)
         current = await self._background.current(stored, context)
-        reply = _json(current.response, request, known - {"starting_after"})
+        known -= {"starting_after"}
+        reply = await _large_json(current.response, request, known, context, current.size_bytes)
         return replace(reply, headers={**reply.headers, **poll_header(current)})
 
     async def _input_of(self, stored: StoredResponse, context: Context) -> list[StoredItem]:
@@ -122,8 +125,9 @@ class LocalResources:
     async def _answer_items(self, request: ResourceRequest, name: str, context: Context) -> Reply:
         match request.method, request.rest:
             case "GET", ("items",):
-                items = (await self._find(name, context)).items
-                return _json(read_page(request.query).of(items), request, PAGE_PARAMETERS)
+                conversation = await self._find(name, context)
+                page = read_page(request.query).of(conversation.items)
+                return await _large_json(page, request, PAGE_PARAMETERS, context, conversation.size_bytes)
             case "POST", ("items",):
                 added = await self._add(request, name, context)
                 return _json(list_object(added), request, INCLUDE, fields={"items"})
@@ -182,6 +186,13 @@ def _json(
     value: Mapping[str, Any], request: ResourceRequest, known: Collection[str], *, fields: Collection[str] = NOTHING
 ) -> Reply:
     return response_reply(value, _ignored(request, known, fields))
+
+
+async def _large_json(
+    value: Mapping[str, Any], request: ResourceRequest, known: Collection[str], context: Context, size_bytes: int
+) -> Reply:
+    """Return a reply of about so many bytes: a large one is encoded in a thread."""
+    return response_reply(value, _ignored(request, known), await context.run(size_bytes, dumps, value, size_bytes))
 
 
 def _ignored(request: ResourceRequest, known: Collection[str], fields: Collection[str] = NOTHING) -> dict[str, str]:

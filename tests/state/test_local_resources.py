@@ -18,7 +18,9 @@ from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.wire.errors import HeadgateError, RequestError
 from proxy.wire.event import Reply
+from proxy.wire.large_json import dumps
 from proxy.wire.resource import Kind, ResourceRequest
+from proxy.workers import LARGE_BYTES, Workers
 from tests.examples import ANNA, make_context
 from tests.pipelines import make_background
 from tests.upstream import final_body
@@ -102,6 +104,36 @@ async def test_the_events_of_a_background_response_are_kept_for_a_while(gateway:
         400, "This response can no longer be streamed because it is more than 5 minutes old.",
     )  # fmt: skip
     assert (await gateway.object("GET", f"responses/{name}"))["id"] == name
+
+
+class ObservedWorkers(Workers):
+    """Threads that note what they are asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: list[Any] = []
+
+    async def run_for(self, caller: str, function: Any, *args: Any) -> Any:
+        self.functions.append(function)
+        return await super().run_for(caller, function, *args)
+
+
+@pytest.mark.parametrize("path", ["responses/{0}", "responses/{0}/input_items", "conversations/{1}/items"])
+async def test_large_answers_are_encoded_in_threads(gateway: Gateway, path: str):
+    """Those of one caller one at a time: other calls are answered meanwhile."""
+    text = "a" * LARGE_BYTES
+    message = HELLO | {"content": text}
+    stored = StoredResponse(FINISHED | {"id": "resp_1", "instructions": text}, [message])
+    await gateway.responses.save(stored, make_context())
+    conversation = await gateway.conversations.create([message], {}, make_context())
+    workers = ObservedWorkers()
+    kind, name, *rest = path.format("resp_1", conversation.id).split("/")
+    request = ResourceRequest("GET", "responses" if kind == "responses" else "conversations", name, tuple(rest))
+    reply = await gateway._resources.answer(request, make_context(workers=workers))
+    workers.close()
+
+    assert len(reply.body or b"") > LARGE_BYTES
+    assert workers.functions[-1] is dumps
 
 
 async def test_a_deleted_response_is_gone(gateway: Gateway):

@@ -280,7 +280,8 @@ def _frames(batch: Batch, number: int) -> list[bytes]:
 
 def _batch(frames: bytes) -> Batch:
     """Return frames as a batch whose last event is known by its type."""
-    head, _, last = frames[: -len(FRAME_END)].rpartition(FRAME_END)
-    kind = last.partition(b"\n")[0].removeprefix(b"event: ").decode()
-    event = Event(kind, last + FRAME_END)
-    return [Run(head + FRAME_END), event] if head else [event]
+    before = frames.rfind(FRAME_END, 0, len(frames) - len(FRAME_END))
+    start = 0 if before < 0 else before + len(FRAME_END)
+    last = frames[start:]  # frames can be large: each is copied once at most
+    event = Event(last[: last.index(b"\n")].removeprefix(b"event: ").decode(), last)
+    return [Run(frames[:start]), event] if start else [event]

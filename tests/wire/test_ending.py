@@ -232,6 +232,26 @@ def test_items_that_are_open_at_an_error_of_the_upstream_are_closed_after_it():
     assert terminal.response["output"][-1] == item_done.data["item"]
 
 
+@pytest.mark.parametrize("levels", [100, *range(249, 256), 900])
+def test_what_is_nested_too_deeply_to_be_sent_is_left_out_of_the_end(levels: int):
+    """The end of a stream is always sent; of a response, a finished item and an open item only the deep ones lack."""
+    value = b"[" * levels + b"]" * levels
+    sent = [
+        b'data: {"type":"response.created","response":{"id":"resp_1","deep":%b}}\n\n' % value,
+        b'data: {"type":"response.output_item.done","output_index":0,"item":{"id":"a","deep":%b}}\n\n' % value,
+        frame(**done(1, id="b")),
+        b'data: {"type":"response.output_item.added","output_index":2,"item":{"id":"c","deep":%b}}\n\n' % value,
+        frame(**added(3, id="d")),
+    ]
+    ending = [data_of(event.sse) for event in stopped(sent)]
+    *closed, terminal = ending
+    is_sent = levels <= 250
+
+    assert [event["item"]["id"] for event in closed] == (["c", "d"] if is_sent else ["d"])
+    assert [item["id"] for item in terminal["response"]["output"]] == (list("abcd") if is_sent else ["b", "d"])
+    assert ("deep" in terminal["response"]) == is_sent
+
+
 def test_a_body_is_cut_before_the_event_at_which_it_was_stopped():
     """It keeps the items before that and all other fields, with a status and no completion time."""
     response = data_of(CANONICAL[-1])["response"]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.retention import Retention
+from proxy.wire.call import Call
 from tests.examples import JSON, NO_DEADLINE, apply_policy, make_call, outcome_of
 
 FLAGS = st.sampled_from([None, True, False])
@@ -138,3 +139,11 @@ async def test_the_decision_does_not_depend_on_order_or_streaming(
     second = await outcome(policy, {"stream": stream} | dict(reversed(body.items())))
 
     assert second == (first if isinstance(first, tuple) else first | {"stream": stream})
+
+
+async def test_a_conversation_can_be_changed_where_conversations_are_allowed():
+    """Adding items keeps something in it."""
+    call = Call({"items": []}, operation="items")
+
+    assert await apply_policy(Retention(background="deny"), call) is call
+    assert await outcome_of(Retention(conversation="deny"), call) == ("conversation", "conversation")

@@ -37,3 +37,13 @@ def test_a_body_that_two_readers_could_read_differently_is_refused(raw: bytes, q
 def test_include_may_be_in_a_query():
     """The protocol has it there, and a policy checks it."""
     assert parse_optional_object(b"", query="include[]=a&limit=1&order=asc&after=x") == {}
+
+
+def test_a_body_with_too_much_json_beside_long_strings_is_refused():
+    """Parsing it would keep other requests waiting; one long string of that size would not."""
+    text = b'{"model":"m","input":[' + b",".join([b'"' + b"x" * 3_000 + b'"'] * 9_000) + b"]}"
+    with pytest.raises(RequestError) as refused:
+        parse_object(text)
+
+    assert refused.value.status == 413
+    assert parse_object(b'{"model":"m","input":"' + b"x" * 27_000_000 + b'"}')[0]["model"] == "m"

@@ -146,3 +146,10 @@ def test_no_piece_of_a_long_string_is_large(monkeypatch: pytest.MonkeyPatch):
 
     assert (loads(text), dumps(value, 1)) == (value, text)
     assert max(sizes) < 300
+
+
+def test_a_string_of_escapes_only_is_left_to_orjson():
+    """There is no place where it can be cut."""
+    text = b'["' + rb"\n\u00e9" * 50 + b'","' + b"x" * 90 + b'"]'
+
+    assert loads(text) == orjson.loads(text)

@@ -15,7 +15,7 @@ from proxy.rules.rule import compile_selector
 from proxy.telemetry.recorder import Recorder, RecordTable
 from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation, Unavailable
-from proxy.workers import Workers
+from proxy.workers import SOME_VALUES, Workers
 from tests.examples import make_call, make_context
 from tests.rules.samples import InstantStamp, ItemBudget, Refusal, Stamp, make_rule, make_rules
 
@@ -182,6 +182,23 @@ async def test_a_policy_that_cannot_decide_refuses_when_enforced():
         await make_rules(make_rule(ItemBudget(is_store_down=True))).admit(call, make_context())
 
     assert await make_rules(make_rule(ItemBudget(is_store_down=True), "report")).admit(call, make_context()) is call
+
+
+async def turns_of_admission(values: int) -> int:
+    """Return how often the event loop serves others while three policies check a request of this many values."""
+    context, turns = make_context(), 0
+    context.values = values
+    running = asyncio.create_task(make_rules(*[make_rule(InstantStamp())] * 3).admit(make_call(), context))
+    while not running.done() and turns < 100:
+        turns += 1
+        await asyncio.sleep(0)
+    running.cancel()
+    return turns
+
+
+async def test_others_are_served_between_the_checks_of_many_values():
+    """One turn for each policy, and no time passes otherwise."""
+    assert await turns_of_admission(SOME_VALUES) == await turns_of_admission(SOME_VALUES - 1) + 3
 
 
 async def test_cleanup_runs_once_for_each_policy(logged):

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from policies import Policy, PolicyState, ReplyCheck, ReplyCheckFactory
 from proxy.rules import guard as guard_module
 from proxy.rules.guard import require_stream, until_terminal
 from proxy.rules.rule import compile_selector
@@ -41,6 +42,18 @@ WITHOUT_SENTINEL = CANONICAL.removesuffix(b"data: [DONE]\n\n")
 TYPES = [data["type"] for data in events_in(CANONICAL)]
 STREAM = make_call(stream=True)
 NO_RULES = make_rules()
+
+
+class EmptyOutput(Policy):
+    """Removes the output from the last event of a reply, and changes no item."""
+
+    def reply_check(self, _state: PolicyState) -> ReplyCheckFactory:
+        return lambda _call, _context: ReplyCheck(self._check)
+
+    async def _check(self, event: Event) -> Event:
+        if event.type != "response.completed":
+            return event
+        return Event(event.type, data={**event.data, "response": {**event.response, "output": []}})
 
 
 async def required(call: Any, enforced: tuple[str, ...], *rules: Any) -> Any:
@@ -212,6 +225,14 @@ async def test_a_changed_item_of_a_body_is_sent_as_it_was_changed(mode: str):
     assert orjson.loads(reply.body or b"") == reply.response == RESPONSE | {"output": output}
     assert context.transcript.response == reply.response
     assert context.transcript.is_changed is (mode == "enforce")
+
+
+async def test_a_final_response_of_a_body_is_sent_as_it_was_changed():
+    """Where no item was changed, it is not composed from the items."""
+    context = make_context()
+    reply = await guarded(make_rules(make_rule(EmptyOutput())), make_call(), body_reply(), context)
+
+    assert orjson.loads(reply.body or b"") == reply.response == RESPONSE | {"output": []}
 
 
 async def test_a_stop_after_a_change_keeps_the_change():
@@ -408,6 +429,32 @@ async def test_what_is_kept_of_a_stream_counts_as_memory_of_the_call():
 
         assert (used_bytes > 0, budget.used_bytes) == (budget is enough, 0)
     assert answers == ["response.completed", "response.failed"]
+
+
+async def test_every_frame_that_is_kept_counts_as_memory_of_the_call():
+    """A batch as large as all before it, too."""
+    budget = BodyMemory(10_000_000)
+    context = make_context(memory=MemoryLease(budget))
+    context.transcript.keep_frames(10_000_000)
+    comment, terminal = Run(b": %b\n\n" % (b"x" * FREE_BYTES)), Event("response.completed", data={"response": {}})
+    await sent(
+        await guarded(NO_RULES, STREAM, Reply(200, {}, batches=in_turn([comment], [comment], [terminal])), context)
+    )
+
+    assert budget.used_bytes == context.transcript.kept_bytes - FREE_BYTES > FREE_BYTES
+
+
+async def test_frames_for_the_cache_are_dropped_where_there_is_no_memory_for_them():
+    """The stream passes whole: what only the cache needs never fails a call."""
+    budget = BodyMemory(100_000)
+    context = make_context(memory=MemoryLease(budget))
+    context.transcript.keep_frames(10_000_000)
+    texts = frame(type=DELTA, output_index=1, delta="x" * 1_000) * ((FREE_BYTES + 200_000) // 1_000)
+    stream = WITHOUT_SENTINEL.replace(b"\n\n", b"\n\n" + texts, 1)
+
+    assert await sent(await guarded(NO_RULES, STREAM, stream_reply(stream, size=10_000), context)) == stream
+    assert context.transcript.frames() is None
+    assert budget.used_bytes > 0
 
 
 async def test_a_deep_body_passes_its_checks():

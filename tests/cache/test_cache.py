@@ -42,15 +42,16 @@ class BrokenStore(MemoryStore):
 
     read_fails: bool = False
     write_fails: bool = False
+    reason: str = "The store cannot be reached."
 
     async def get(self, key: str) -> bytes | None:
         if self.read_fails:
-            raise StoreError("The store cannot be reached.")
+            raise StoreError(self.reason)
         return await super().get(key)
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         if self.write_fails:
-            raise StoreError("The store cannot be reached.")
+            raise StoreError(self.reason)
         return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
 
 
@@ -323,6 +324,18 @@ async def test_a_fault_of_the_store_is_a_miss(failing: str, logged):
     assert {(line["event"], line["error"]) for line in logged} == {
         (f"cache.{failing.replace('fails', 'failed')}", "The store cannot be reached.")
     }
+
+
+async def test_a_long_fault_of_the_store_is_logged_in_part(logged):
+    """The text comes from outside and has no limit of its own."""
+    reason = "x" * 1_000
+    for failing in ("read_fails", "write_fails"):
+        await status_of(cached(ScriptedBackend(answer=RESPONSE), store=BrokenStore(**{failing: True}, reason=reason)))
+    await make_cache(BrokenStore(read_fails=True, reason=reason)).forget("search", "resp_1")
+
+    assert [(line["event"], line["error"]) for line in logged] == [
+        (f"cache.{action}_failed", "x" * 200) for action in ("read", "write", "delete")
+    ]
 
 
 async def test_a_damaged_entry_is_a_miss():

@@ -25,7 +25,7 @@ from proxy.http.resources import ResourceEndpoints
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
 from proxy.http.server import Server, connection_limit
-from proxy.http.websocket import WebSocket
+from proxy.http.websocket.endpoint import WebSocketEndpoint
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
 from proxy.relays import Relays
@@ -74,7 +74,7 @@ def build_dispatcher(
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     ingress = Ingress(directory, config.server, memory, workers, rules.followed, names)
     relays = Relays(rules, RelayedIds(pipeline.ownership, denies_unknown=config.unknown_ids == "deny"))
-    health, websocket = _health(config, audit, recorder), WebSocket(directory)
+    health, websocket = _health(config, audit, recorder), WebSocketEndpoint(ingress, pipeline)
     router = Router(
         [
             *Responses(ingress, pipeline).endpoints(),

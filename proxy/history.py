@@ -23,6 +23,8 @@ from proxy.state.conversations import (
     Conversations,
     with_items,
 )
+from proxy.state.held_calls import CONTINUABLE, HeldTurn, complete_held_call, hold_reply
+from proxy.state.held_responses import held_response
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, kept_input
 from proxy.state.references import conversation_id, is_id, not_found
 from proxy.state.responses import UNFINISHED, StoredResponse, StoredResponses, report_not_kept
@@ -34,26 +36,30 @@ from proxy.wire.pairing import check_items, duplicate_item, without_cut_calls
 from proxy.wire.refusals import invalid_type
 from proxy.wire.transcript import Transcript
 
-CONTINUABLE = frozenset({"completed", "incomplete"})
 KEPT = CONTINUABLE | {"failed"}
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a call continues: the items before its own, and where they come from."""
+    """What a call continues: the items before its own, and where they come from.
+
+    `held` is the id of a response that only the connection of the call keeps: `items` are all that it continues.
+    """
 
     items: Sequence[StoredItem] = ()
     chain: tuple[str, ...] = ()
     size_bytes: int = 0
     conversation: str | None = None
     lock: ConversationLock | None = None
+    held: str | None = None
 
     @property
     def fields(self) -> JSON:
         """The fields of the response that name it."""
         if self.conversation is not None:
             return {"conversation": {"id": self.conversation}}
-        return {"previous_response_id": self.chain[-1]} if self.chain else {}
+        previous = self.held or (self.chain[-1] if self.chain else None)
+        return {} if previous is None else {"previous_response_id": previous}
 
 
 class History:
@@ -69,7 +75,7 @@ class History:
         Raises RequestError for what is unknown or cannot be continued, Unavailable.
         """
         if route.keeps_state:
-            return call
+            return await complete_held_call(call, context)
         store = call.body.get("store")
         if not isinstance(store, bool | None):
             raise invalid_type("store", "a boolean", store)
@@ -84,6 +90,8 @@ class History:
                 context.set(UNFINISHED, _stored({}, kept_input(own), past, size_bytes=len(call.encoded)))
             if store is not False or past.lock is not None:
                 context.on_reply(partial(self._keep, call, own, past, context))
+            else:
+                hold_reply(HeldTurn(kept_input(own), past.items), call, context)
         return await _whole(call, own, past, context)
 
     async def _past(self, call: Call, context: Context, *, creates: bool) -> Past:
@@ -97,6 +105,8 @@ class History:
 
     async def _chain(self, response_id: str, context: Context) -> Past:
         """Return the context of a response, its own input and output included."""
+        if (held := held_response(response_id, context)) is not None:
+            return Past(await held.read(context), size_bytes=len(held.items), held=response_id)
         last = await self._responses.get(response_id, context)
         if last is None:
             raise not_found("previous_response_id", response_id)
@@ -197,6 +207,8 @@ class History:
 def _stored(response: Mapping[str, Any], own: Sequence[Any], past: Past, *, size_bytes: int) -> StoredResponse:
     """Return what is kept of a call. `own` is its input, with what references name in their place."""
     before = tuple(item.id for item in past.items) if past.conversation else ()
+    if past.held is not None:  # its items are stored nowhere else
+        own, size_bytes = [*(item.item for item in past.items), *own], size_bytes + past.size_bytes
     return StoredResponse(response, own, past.chain, before, size_bytes)
 
 

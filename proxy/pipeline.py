@@ -5,16 +5,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from proxy.cache.cache import Cache
+from proxy.cache.cache import Cache, CacheSlot
 from proxy.context import Context
 from proxy.history import History
 from proxy.routing.attempts import Attempts
-from proxy.routing.routes import Routes
+from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.state.background import Background
 from proxy.state.compaction import Compaction
+from proxy.state.held_responses import LANE_MEMORY, is_warm_up
+from proxy.state.jobs import OpenReply
 from proxy.state.ownership import Ownership
 from proxy.state.resources import Resources
+from proxy.state.warm_up import warm_up_reply
 from proxy.wire.call import Call
 from proxy.wire.convert import convert
 from proxy.wire.event import Reply
@@ -50,7 +53,9 @@ class Pipeline:
                 route = self.routes.match(call)
                 is_background = self.background.takes(call, route)
             with step("cache"):
-                slot = await self.cache.slot(call, route, context)
+                slot = CacheSlot() if is_warm_up(context) else await self.cache.slot(call, route, context)
+            if slot.reply is not None and context.get(LANE_MEMORY) is not None and call.body.get("store") is False:
+                await self.history.complete(call, route, context)  # its connection keeps what it continues
             if slot.reply is None:
                 with step("history"):
                     call = await self.resources.open_conversation(call, route, context)
@@ -58,11 +63,17 @@ class Pipeline:
                     whole = await self.compaction.open(whole, context)
                 context.on_response(partial(self.ownership.bind, call, context))
                 context.on_reply(partial(self.ownership.bind_output, call, context))
-                answering = self.compaction if self.compaction.is_due(whole, route) else self.attempts
+                open_reply = self._answering(whole, route, context)
                 if is_background:
-                    yield await self.background.reply(call, whole, route, answering.reply, context)
+                    yield await self.background.reply(call, whole, route, open_reply, context)
                     return
-                slot.reply = await context.cleanup.enter_async_context(answering.reply(whole, route, context))
+                slot.reply = await context.cleanup.enter_async_context(open_reply(whole, route, context))
                 self.cache.keep(slot, call, context)
             reply = await self.rules.guard(call, slot.reply, context)
             yield await convert(reply, context.transcript, context, stream=call.is_stream)
+
+    def _answering(self, call: Call, route: Route, context: Context) -> OpenReply:
+        """Return what answers a call: a backend, or the gateway itself."""
+        if is_warm_up(context):
+            return warm_up_reply
+        return self.compaction.reply if self.compaction.is_due(call, route) else self.attempts.reply

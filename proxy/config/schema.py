@@ -4,7 +4,7 @@ import hashlib
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from proxy.config.secrets import Secret
 from proxy.config.table import Table
@@ -44,6 +44,8 @@ class ServerTable(Table):
     """How long a client may leave an answer unread while more of it waits to be sent, in seconds."""
     max_connections: PositiveInt | None = None
     """How many connections are served at once; one more gets 503. Default: what the limit on open files allows."""
+    websockets_per_caller: NonNegativeInt = 256
+    """How many WebSocket connections a caller may have at once; one more gets 429. 0: none, an upgrade gets 426."""
     deadline_s: PositiveFloat | None = None
     """How long after a request arrives its backend may begin to answer, in seconds. Default: no limit but its own."""
 

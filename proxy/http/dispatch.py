@@ -2,8 +2,6 @@
 
 import asyncio
 import re
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -36,7 +34,7 @@ class Dispatcher:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         trace = Trace(self.tracer, request.headers)
-        exchange = Exchange(request, f"req_{secrets.token_hex(16)}", trace)
+        exchange = Exchange(request, trace)
         record = exchange.record
         record.method, record.path = request.method, printable(exchange.path)
         try:
@@ -48,7 +46,7 @@ class Dispatcher:
                 record.code = "write_timeout"
             raise
         finally:
-            _finish(exchange)
+            exchange.finish()
         return response
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
@@ -129,12 +127,3 @@ def _check_framing(request: web.BaseRequest) -> None:
     encodings = request.headers.getall("Transfer-Encoding", [])
     if encodings and ([e.lower() for e in encodings] != ["chunked"] or request.version == (1, 0)):
         raise FramingError("Transfer-Encoding is not supported; only chunked is, in HTTP/1.1.")
-
-
-def _finish(exchange: Exchange) -> None:
-    """Write the request's log line and end its span."""
-    duration_ms = round(exchange.trace.elapsed_s() * 1e3, 2)
-    fields = exchange.record.known()
-    with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail the request
-        log.info("request.finished", request_id=exchange.request_id, **fields, duration_ms=duration_ms)
-    exchange.trace.end(exchange.record)

@@ -1,9 +1,12 @@
 """One request and what its answer needs: the state that handlers share, before and beside a call's context."""
 
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
+import structlog
 from aiohttp import web
 
 from proxy.context import Caller
@@ -13,16 +16,22 @@ from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError, NotFound
 
+log = structlog.get_logger()
+
 
 class Exchange:
-    """A request, its id, trace and record, the headers that steps add to its answer, and the values of its path."""
+    """A request, its id, trace and record, the headers that steps add to its answer, and the values of its path.
 
-    __slots__ = ("answer_headers", "path", "path_values", "record", "request", "request_id", "trace", "values")
+    `event` is the event of its log line.
+    """
 
-    def __init__(self, request: web.BaseRequest, request_id: str, trace: Trace) -> None:
+    __slots__ = ("answer_headers", "event", "path", "path_values", "record", "request", "request_id", "trace", "values")
+
+    def __init__(self, request: web.BaseRequest, trace: Trace) -> None:
         self.request = request
-        self.request_id = request_id
+        self.request_id = f"req_{secrets.token_hex(16)}"
         self.trace = trace
+        self.event = "request.finished"
         self.record = RequestRecord()
         self.answer_headers: dict[str, str] = {}
         self.path = request.raw_path.partition("?")[0]
@@ -56,3 +65,11 @@ class Exchange:
     def json_response(self, body: object, *, status: int = 200) -> web.Response:
         """Return an answer of the gateway's own."""
         return web.Response(status=status, headers={**BODY_HEADERS, **self.common_headers()}, body=orjson.dumps(body))
+
+    def finish(self) -> None:
+        """Write the log line and end the span."""
+        duration_ms = round(self.trace.elapsed_s() * 1e3, 2)
+        fields = self.record.known()
+        with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail the request
+            log.info(self.event, request_id=self.request_id, **fields, duration_ms=duration_ms)
+        self.trace.end(self.record)

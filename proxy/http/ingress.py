@@ -57,13 +57,21 @@ class Ingress:
         A body that is optional may be empty, whatever its type. Raises RequestError, and Unavailable if there is no
         memory left.
         """
-        request, limit = exchange.request, self.server.max_body_values
-        parse = partial(parse, query=exchange.query, max_values=limit)
+        request, parse = exchange.request, partial(parse, query=exchange.query)
         if is_optional and not request.body_exists:
             return parse(b"")
         if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
             raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
         raw = await read_body(request, self.server, memory, self.workers)
+        return await self.parse(raw, exchange, memory, parse)
+
+    async def parse(self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., T]) -> T:
+        """Return what `parse` makes of a body and the largest number of values: in a thread if it is large.
+
+        Raises RequestError, and Unavailable if there is no memory left.
+        """
+        limit = self.server.max_body_values
+        parse = partial(parse, max_values=limit)
         values = await self.workers.run(len(raw), count_values, raw, limit)
         if values <= limit:
             memory.grow(parsed_bytes(len(raw), values))

@@ -7,6 +7,7 @@ import resource
 import secrets
 import sys
 import termios
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -104,7 +105,7 @@ class Request(web.BaseRequest):
         connection = self.protocol
         if isinstance(connection, Connection) and (connection.is_draining or not connection.is_admitted):
             return False
-        # No upgrade is granted, and aiohttp loses bytes that follow one.
+        # After an upgrade no request follows, and after one that is refused aiohttp loses bytes.
         return not (self._message.should_close or self._message.upgrade)
 
 
@@ -113,7 +114,7 @@ class Connection(PacedConnection):
 
     __slots__ = (
         "_head_began", "_head_check", "_head_timeout_s", "_next_request", "_read_bytes", "_write_check",
-        "_write_timeout_s", "is_admitted", "is_draining", "is_stalled",
+        "_write_timeout_s", "is_admitted", "is_draining", "is_stalled", "on_drain",
     )  # fmt: skip
 
     def __init__(self, manager: Server, *, head_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
@@ -128,6 +129,7 @@ class Connection(PacedConnection):
         self.is_admitted = True  # False: over the limit of connections, its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection
         self.is_stalled = False  # whether it was closed because its client did not read
+        self.on_drain: Callable[[], None] | None = None  # called when the gateway begins to shut down
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -222,6 +224,8 @@ class Connection(PacedConnection):
         aiohttp would close idle connections at once, and reset those whose client is just sending a request.
         """
         self.is_draining = True
+        if self.on_drain is not None:
+            self.on_drain()
 
     async def _await_last_request(self, timeout_s: float) -> None:
         """Wait for a request on an idle connection."""

@@ -46,7 +46,9 @@ class Routes:
         """The route of calls without a model."""
         first = () if self.default is None else (self.default,)
         targets = {target.name: target for route in (*first, *routes) for target in route.targets}
-        self.stateful = [target for target in targets.values() if target.keeps_state]
+        self.targets = [*targets.values()]
+        """All targets, each once, in order of preference."""
+        self.stateful = [target for target in self.targets if target.keeps_state]
         """The targets that keep state, each once, in order of preference."""
         self._models = CachedResult(self._list_models, LIST_TTL_S)
         self._offers: dict[str, Sequence[str]] = {}  # the last list of each target

@@ -33,7 +33,7 @@ IN_PROGRESS = "response.in_progress"
 class OpenReply(Protocol):
     """Opens the reply to a call at the part of the gateway that answers it."""
 
-    def __call__(self, call: Call, *, route: Route, context: Context) -> AbstractAsyncContextManager[Reply]: ...
+    def __call__(self, call: Call, route: Route, context: Context) -> AbstractAsyncContextManager[Reply]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
@@ -42,7 +42,10 @@ class Trace:
 
     __slots__ = ("_incoming", "_model_call", "_started", "_tracer", "durations", "is_recording", "span")
 
-    def __init__(self, tracer: Tracer | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, tracer: Tracer | None = None, headers: Mapping[str, str] | None = None, linked: Span | None = None
+    ) -> None:
+        """`headers` are those of the request, `linked` is the span of the connection that it came on."""
         self.durations: list[tuple[str, float]] = []  # in seconds, in the order in which the steps ended
         self.span: Span | None = None
         self.is_recording = False
@@ -53,7 +56,8 @@ class Trace:
         self._incoming = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
         if tracer is not None:
             context = _PROPAGATOR.extract(self._incoming) if self._incoming else None
-            self.span = tracer.start_span("request", context=context, kind=SpanKind.SERVER)
+            links = [] if linked is None else [Link(linked.get_span_context())]
+            self.span = tracer.start_span("request", context=context, kind=SpanKind.SERVER, links=links)
             self.is_recording = self.span.is_recording()
 
     def elapsed_s(self) -> float:
@@ -103,6 +107,10 @@ class Trace:
         if self._tracer is None or self.span is None or not self.is_recording:
             return None
         return self._tracer.start_span(name, context=set_span_in_context(self.span), kind=kind)
+
+    def of_turn(self) -> "Trace":
+        """Return the trace of one turn on the connection that this is the trace of: their spans are linked."""
+        return Trace(self._tracer, self._incoming, self.span)
 
     def fork(self, name: str) -> "Trace":
         """Return the trace of work that continues after this request: its span is a child of the request's."""

@@ -77,12 +77,28 @@ def parse_call(
     id of another type than the protocol's, and for a missing model if it is needed.
     """
     body, encoded = parse_object(raw, query=query, max_values=max_values)
+    call = call_of_body(
+        body, headers or {}, query, operation=operation, received_bytes=len(raw), needs_model=needs_model
+    )
+    return call.with_encoded(encoded)
+
+
+def call_of_body(
+    body: Mapping[str, Any],
+    headers: Mapping[str, str],
+    query: str,
+    *,
+    received_bytes: int,
+    operation: Operation = "create",
+    needs_model: bool = True,
+) -> Call:
+    """Return the call with this body. Raises RequestError for fields that `parse_call` refuses."""
     if needs_model or body.get("model") is not None:
         _check_model(body)
     _check_references(body)
     if not (body.get("stream") is None or isinstance(body["stream"], bool)):
         raise RequestError("stream must be a boolean.", code="invalid_type", param="stream")
-    return Call(body, headers or {}, query, operation, len(raw)).with_encoded(encoded)
+    return Call(body, headers, query, operation, received_bytes)
 
 
 def _check_model(body: Mapping[str, Any]) -> None:

@@ -213,16 +213,6 @@ async def test_the_timing_names_each_step(gateway: str):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("version", ["13", "8"])
-async def test_a_websocket_is_refused_with_426(gateway: str, version: str):
-    """After a 426 in the envelope agents fall back to POST immediately."""
-    upgrade = f"Connection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: {version}\r\n"
-    answer = await ask(gateway, f"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode())
-
-    assert (answer.status, answer.headers["connection"]) == (426, "close")
-    assert "POST /v1/responses" in answer.error["message"]
-
-
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [("PUT", "/v1/responses", "POST"), ("DELETE", "/v1/responses", "POST"), ("GET", "/v1/responses", "POST"),

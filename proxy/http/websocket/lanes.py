@@ -1,0 +1,91 @@
+"""Turns of one connection: in the order of their messages within a lane, lanes side by side."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+MAX_ACTIVE, MAX_NAMES = 16, 32
+"""Source: https://platform.openai.com/docs/guides/websocket-mode (limits of one connection)."""
+MAX_WAITING = 64
+"""How many turns of one connection wait; then no more messages are read."""
+
+
+class Lanes(Generic[T]):
+    """Runs turns: one at a time in each lane, and at most MAX_ACTIVE together."""
+
+    def __init__(
+        self, run: Callable[[T], Awaitable[None]], drop: Callable[[T], None], on_idle: Callable[[], None]
+    ) -> None:
+        """`drop` is called for turns that do not run to their end, `on_idle` when the last turn has ended."""
+        self._run = run
+        self._drop = drop
+        self._on_idle = on_idle
+        self._waiting: dict[str | None, deque[T]] = {}  # of the lanes that have a turn
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._names: set[str] = set()
+        self._places = asyncio.Semaphore(MAX_ACTIVE)
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._count = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._count
+
+    def admit(self, lane: str | None) -> bool:
+        """Whether a lane may be used: a connection has a limit of names."""
+        if lane is None or lane in self._names:
+            return True
+        if len(self._names) >= MAX_NAMES:
+            return False
+        self._names.add(lane)
+        return True
+
+    async def add(self, lane: str | None, turn: T) -> None:
+        """Run a turn after those of its lane. Waits while too many wait."""
+        self._count += 1
+        if lane in self._waiting:
+            self._waiting[lane].append(turn)
+        else:
+            self._waiting[lane] = deque([turn])
+            task = asyncio.create_task(self._serve(lane))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if self._count >= MAX_WAITING:
+            self._has_room.clear()
+        await self._has_room.wait()
+
+    def cancel(self, cancel: Callable[[asyncio.Task[None]], object]) -> None:
+        """Cancel all turns that run."""
+        for task in [*self._tasks]:
+            cancel(task)
+
+    async def wait(self) -> None:
+        """Wait until all turns have ended."""
+        if self._tasks:
+            await asyncio.wait([*self._tasks])
+
+    async def _serve(self, lane: str | None) -> None:
+        turns = self._waiting[lane]
+        try:
+            while turns:
+                async with self._places:
+                    await self._run(turns[0])
+                turns.popleft()
+                self._count -= 1
+                self._note_end()
+        finally:
+            del self._waiting[lane]
+            self._count -= len(turns)
+            for turn in turns:
+                self._drop(turn)
+            self._note_end()
+
+    def _note_end(self) -> None:
+        if self._count < MAX_WAITING:
+            self._has_room.set()
+        if not self._count:
+            self._on_idle()

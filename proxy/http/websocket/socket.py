@@ -1,0 +1,201 @@
+"""The WebSocket protocol on one connection of the server: messages in, frames out, pings, and the end."""
+
+import asyncio
+import base64
+import hashlib
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from aiohttp import web
+
+from proxy.config.schema import ServerTable
+from proxy.http.body import BYTES_PER_SECOND
+from proxy.http.server import Connection
+from proxy.wire.errors import Unavailable
+from proxy.wire.frames import (
+    GOING_AWAY,
+    POLICY,
+    TRY_AGAIN,
+    FrameError,
+    FrameParser,
+    Message,
+    close_frame,
+    ping_frame,
+    pong_frame,
+    text_frame,
+)
+from proxy.workers import BodyMemory, MemoryLease
+
+MAX_WAITING = 64
+"""How many messages of one connection wait to be read; then its socket is not read."""
+CLOSE_S = 1.0
+"""How long the client has to answer a close, in seconds."""
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # Source: https://www.rfc-editor.org/rfc/rfc6455#section-1.3
+
+
+class Received(NamedTuple):
+    """A message, and the memory that it takes."""
+
+    message: Message
+    memory: MemoryLease
+
+
+class Upgrade(web.StreamResponse):
+    """The answer after which a connection speaks WebSocket. It has no body, and no request follows."""
+
+    _length_check = False
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__(status=101, headers=headers)
+        self.force_close()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        del data
+        self._eof_sent = True
+
+
+class Socket:
+    """One connection after its upgrade.
+
+    `fault` is why the caller's frames cannot be read any more, `closed` the caller's close.
+    """
+
+    def __init__(
+        self, request: web.BaseRequest, connection: Connection, server: ServerTable, budget: BodyMemory
+    ) -> None:
+        self.fault: FrameError | None = None
+        self.closed: Message | None = None
+        self._writer = request.writer
+        self._connection = connection
+        self._server = server
+        self._budget = budget
+        self._parser = FrameParser(server.max_body_bytes)
+        self._partial = MemoryLease(budget)
+        self._inbox: deque[Received] = deque()
+        self._arrived = asyncio.Event()
+        self._is_ended = False
+        self._gone = asyncio.Event()  # set when the caller has closed, or its connection is lost
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+        self._began: float | None = None  # when the message that is being received began
+        self._timer = self._loop.call_later(server.keep_alive_s, self._check)
+        connection.keep_alive(val=False)
+        connection.set_parser(self)  # type: ignore[arg-type]  # it has the two methods that aiohttp calls
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the connection was closed because its client did not read."""
+        return self._connection.is_stalled
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Read what arrived; aiohttp calls it."""
+        self._heard = self._loop.time()
+        if self.fault is None and self.closed is None:
+            try:
+                for message in self._parser.feed(data):
+                    self._partial.release()
+                    self._began = None
+                    self._take(message)
+                self._partial.release()
+                self._partial.grow(self._parser.pending_bytes)
+            except FrameError as error:
+                self._fail(error)
+            except Unavailable as error:
+                self._fail(FrameError(TRY_AGAIN, error.message))
+            if self._began is None and self._parser.pending_bytes:
+                self._began = self._heard
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """The connection is lost; aiohttp calls it."""
+        self._gone.set()
+        self.end()
+
+    async def receive(self) -> Received | None:
+        """Return the next message, None when no more are to be read."""
+        while not self._inbox and not self._is_ended:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._is_ended:
+            return None
+        received = self._inbox.popleft()
+        if len(self._inbox) == MAX_WAITING // 2 and self._connection._reading_paused:  # noqa: SLF001
+            self._connection.resume_reading()
+        return received
+
+    def end(self) -> None:
+        """Read no more messages."""
+        self._is_ended = True
+        self._arrived.set()
+
+    async def send(self, payloads: list[bytes]) -> None:
+        """Send each payload as a text message. Raises ConnectionError when the client has disconnected."""
+        await self._writer.write(b"".join([text_frame(payload) for payload in payloads]))
+
+    async def close(self, code: int = GOING_AWAY, reason: str = "") -> None:
+        """Say why the connection ends, and give the client a moment to answer."""
+        self.end()
+        self._write(close_frame(code, reason))
+        if not (self.closed or self._connection.is_draining):
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await self._gone.wait()
+            except TimeoutError:
+                return
+
+    def release(self) -> None:
+        """Stop the timer, and give back the memory of what was not read."""
+        self._timer.cancel()
+        self._partial.release()
+        while self._inbox:
+            self._inbox.popleft().memory.release()
+
+    def _take(self, message: Message) -> None:
+        if message.kind == "ping":
+            if not self._connection.writing_paused:  # a client that does not read gets no answers to read
+                self._write(pong_frame(message.data))
+        elif message.kind == "close":
+            self.closed = message
+            self._gone.set()
+            self.end()
+        elif message.kind != "pong":
+            memory = MemoryLease(self._budget)
+            memory.grow(len(message.data))
+            self._inbox.append(Received(message, memory))
+            self._arrived.set()
+            if len(self._inbox) >= MAX_WAITING:
+                self._connection.pause_reading()
+
+    def _fail(self, fault: FrameError) -> None:
+        self.fault = fault
+        self._partial.release()
+        self._parser = FrameParser(0)
+        self.end()
+
+    def _write(self, frame: bytes) -> None:
+        transport = self._connection.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(frame)
+
+    def _check(self) -> None:
+        """Ping a silent client, and disconnect one that does not answer or sends a message too slowly."""
+        now, server = self._loop.time(), self._server
+        self._timer = self._loop.call_later(server.keep_alive_s, self._check)
+        silent_s = now - self._heard
+        if self._began is not None:
+            limit_s = server.body_timeout_s + self._parser.pending_bytes / BYTES_PER_SECOND
+            if now - self._began > limit_s and self.fault is None:
+                self._fail(FrameError(POLICY, f"The message did not arrive within {server.body_timeout_s:g} s."))
+        if silent_s < server.keep_alive_s or self._connection.writing_paused or self._connection.is_draining:
+            return
+        transport = self._connection.transport
+        if silent_s > server.keep_alive_s + server.write_timeout_s and transport is not None:
+            transport.abort()
+        else:
+            self._write(ping_frame())
+
+
+def accept_key(key: str) -> str:
+    """Return what a client that sent this key expects. Source: https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2."""
+    return base64.b64encode(hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest()).decode()

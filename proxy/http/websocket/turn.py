@@ -1,0 +1,151 @@
+"""One turn: a message that creates a response -> the path of every call -> one message for each event."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import orjson
+import structlog
+
+from proxy.context import Caller, Context
+from proxy.http.dispatch import CLIENT_CLOSED_REQUEST
+from proxy.http.exchange import Exchange
+from proxy.http.ingress import Ingress
+from proxy.http.websocket.socket import Socket
+from proxy.pipeline import Pipeline
+from proxy.shutdown import shutdown_error
+from proxy.state.held_responses import LANE_MEMORY, HeldResponses, LaneMemory
+from proxy.wire.call import Call
+from proxy.wire.client_message import ClientMessage, error_message, in_lane, refusal_message
+from proxy.wire.ending import failure_events
+from proxy.wire.errors import HeadgateError
+from proxy.wire.event import Batch, Event, Reply
+from proxy.workers import MemoryLease
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Turn:
+    """A message, what is recorded of it, and the memory that it takes."""
+
+    exchange: Exchange
+    message: ClientMessage
+    memory: MemoryLease
+
+    def refuse(self, refusal: HeadgateError) -> None:
+        self.message = replace(self.message, refusal=refusal)
+
+    def release(self) -> None:
+        self.memory.release()
+
+
+class TurnRunner:
+    """Answers the turns of one connection. With a `refusal` those that have not begun are refused."""
+
+    def __init__(
+        self, socket: Socket, caller: Caller, held: HeldResponses, ingress: Ingress, pipeline: Pipeline
+    ) -> None:
+        self.refusal: HeadgateError | None = None
+        self._socket = socket
+        self._caller = caller
+        self._held = held
+        self._ingress = ingress
+        self._pipeline = pipeline
+
+    async def run(self, turn: Turn) -> None:
+        """Answer a turn with exactly one last message, and write its log line."""
+        record = turn.exchange.record
+        try:
+            await self._answer(turn)
+        except (asyncio.CancelledError, ConnectionError):
+            record.status = CLIENT_CLOSED_REQUEST
+            record.code = "write_timeout" if self._socket.is_stalled else record.code
+            raise
+        finally:
+            if turn.message.call is not None and (record.status != 200 or record.finish_reason == "failed"):
+                self._held.evict(turn.message.stream_id, turn.message.call.body.get("previous_response_id"))
+            turn.release()
+            turn.exchange.finish()
+
+    async def _answer(self, turn: Turn) -> None:
+        exchange = turn.exchange
+        context = self._context(turn)
+        try:
+            call = self._call(turn.message)
+            exchange.record.model, exchange.record.stream = call.model or None, True
+            try:
+                async with self._pipeline.reply_to(call, context) as reply:
+                    await self._send_reply(reply, turn, context)
+                return
+            finally:
+                exchange.record.read(context.transcript)
+        except HeadgateError as error:
+            refusal = error.with_traceback(None)
+        except asyncio.CancelledError as cancelled:
+            refusal = shutdown_error(cancelled)
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("request.crashed", request_id=exchange.request_id)
+            refusal = HeadgateError("The gateway failed to answer this request.", code="internal_error")
+        exchange.record.status, exchange.record.code = refusal.status, refusal.code
+        await self._send_refusal(refusal, turn, context)
+
+    def _call(self, message: ClientMessage) -> Call:
+        """Return the call of a message. Raises HeadgateError for one that is refused."""
+        refusal = message.refusal or self.refusal
+        if refusal is not None or message.call is None:
+            raise refusal or HeadgateError("The message has no call.", code="internal_error")
+        return self._pipeline.routes.with_model(message.call)
+
+    def _context(self, turn: Turn) -> Context:
+        context = self._ingress.context(turn.exchange, self._caller, turn.memory)
+        deadline_s = self._ingress.server.deadline_s
+        if deadline_s is not None:  # a turn waits for those before it
+            context.deadline = asyncio.get_running_loop().time() + deadline_s
+        context.set(LANE_MEMORY, LaneMemory(self._held, turn.message.stream_id, turn.message.generates))
+        return context
+
+    async def _send_reply(self, reply: Reply, turn: Turn, context: Context) -> None:
+        record, lane = turn.exchange.record, turn.message.stream_id
+        if reply.batches is None:
+            record.status = reply.status
+            await self._socket.send([in_lane(refusal_message(reply, _headers(turn)), lane)])
+            return
+        is_ended = False
+        async for batch in reply.batches:
+            payloads = [] if is_ended else [*_payloads(batch)]
+            if context.transcript.has_error and context.transcript.created is None and not is_ended:
+                payloads, is_ended = [_first_error(batch, _headers(turn))], True
+            if payloads:
+                await self._socket.send([in_lane(payload, lane) for payload in payloads])
+        record.status = 200
+
+    async def _send_refusal(self, refusal: HeadgateError, turn: Turn, context: Context) -> None:
+        """End a turn: as an error while nothing was sent, as a failed response afterwards."""
+        if context.transcript.terminal is not None:
+            return
+        if context.transcript.is_started:
+            payload = failure_events(context.transcript, refusal)[-1].json
+        else:
+            payload = error_message(refusal, _headers(turn))
+        await self._socket.send([in_lane(payload, turn.message.stream_id)])
+
+
+def _headers(turn: Turn) -> dict[str, str]:
+    return {"x-request-id": turn.exchange.request_id, **turn.exchange.answer_headers}
+
+
+def _payloads(batch: Batch) -> Iterator[bytes]:
+    """Yield the JSON of each event. `error` events are left out: the failed response after them is the last message."""
+    for unit in batch:
+        if unit.type != "error":
+            yield from (payload for payload in unit.payloads() if payload.lstrip().startswith(b"{"))
+
+
+def _first_error(batch: Batch, headers: Mapping[str, str]) -> bytes:
+    """Return the message of an error with which a stream begins: there is no response that could fail."""
+    data = next(unit.data for unit in batch if isinstance(unit, Event) and unit.type == "error")
+    inner = data.get("error")
+    return refusal_message(Reply(502, {}, body=orjson.dumps({"error": inner or data})), headers)

@@ -1,0 +1,128 @@
+"""What a WebSocket connection keeps: the last response of each lane that is kept nowhere else.
+
+A caller with `store: false` continues such a response with its new input only, as long as the connection lasts. The
+gateway puts the items before it in front of that input, so every backend can continue it.
+
+Source: https://platform.openai.com/docs/guides/websocket-mode
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy.context import Context, Slot
+from proxy.state.items import StoredItem, with_ids
+from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.items import JSON
+from proxy.workers import BodyMemory, MemoryLease
+
+MAX_HELD_BYTES = 67_108_864
+"""How much one connection keeps, in bytes; the response that was kept first is dropped for a new one."""
+MAX_VALUES = 10_000_000
+"""How far the values of what is kept are counted for its memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldResponse:
+    """A response that its connection keeps.
+
+    `items` is the encoding of all items that it continues, its own input and output included, with their ids. `base`
+    is the response before them, which its backend keeps; None if they are all.
+    """
+
+    id: str
+    items: bytes
+    base: str | None
+
+    @classmethod
+    def of(
+        cls, response: Mapping[str, Any], past: Sequence[StoredItem], own: Sequence[Any], base: str | None
+    ) -> "HeldResponse":
+        """Return a response with what it continues. Raises orjson.JSONEncodeError if it is nested too deeply."""
+        name, output = str(response.get("id")), response.get("output")
+        output = output if isinstance(output, list) else []
+        items = [*past, *with_ids(own, name), *with_ids(output, name, start=len(own))]
+        return cls(name, orjson.dumps([(item.id, item.item) for item in items]), base)
+
+    async def read(self, context: Context) -> list[StoredItem]:
+        """Return its items. Raises Unavailable if there is no memory for them."""
+        size = len(self.items)
+        values = await context.run(size, count_values, self.items, MAX_VALUES)
+        context.use_memory(parsed_bytes(size, values))
+        return [StoredItem(name, item) for name, item in await context.run(size, orjson.loads, self.items)]
+
+
+class HeldResponses:
+    """The responses that one connection keeps, by lane, within the memory for bodies."""
+
+    def __init__(self, budget: BodyMemory) -> None:
+        self._budget = budget
+        self._held: dict[str | None, tuple[HeldResponse, MemoryLease]] = {}
+
+    def find(self, response_id: object) -> HeldResponse | None:
+        return next((held for held, _ in self._held.values() if held.id == response_id), None)
+
+    def keep(self, lane: str | None, response: HeldResponse) -> None:
+        """Keep a response in place of the last one of its lane. Raises Unavailable if there is no memory for it."""
+        self._drop(lane)
+        size = len(response.items)
+        while self._held and size + sum(len(held.items) for held, _ in self._held.values()) > MAX_HELD_BYTES:
+            self._drop(next(iter(self._held)))
+        if size > MAX_HELD_BYTES:
+            return
+        memory = MemoryLease(self._budget)
+        memory.grow(size)
+        self._held[lane] = response, memory
+
+    def evict(self, lane: str | None, response_id: object) -> None:
+        """Drop the last response of a lane if it has this id: a call that continued it has failed."""
+        if lane in self._held and self._held[lane][0].id == response_id:
+            self._drop(lane)
+
+    def clear(self) -> None:
+        for lane in [*self._held]:
+            self._drop(lane)
+
+    def _drop(self, lane: str | None) -> None:
+        if (found := self._held.pop(lane, None)) is not None:
+            found[1].release()
+
+
+@dataclass(frozen=True, slots=True)
+class LaneMemory:
+    """The responses of a connection, for a call in one of its lanes. `generates` is false for a warm-up."""
+
+    responses: HeldResponses
+    lane: str | None
+    generates: bool
+
+    def keep(self, response: HeldResponse) -> None:
+        self.responses.keep(self.lane, response)
+
+
+LANE_MEMORY = Slot[LaneMemory]("state.lane_memory")
+"""Set for calls in WebSocket mode."""
+
+
+def held_response(response_id: object, context: Context) -> HeldResponse | None:
+    """Return a response that the connection of a call keeps."""
+    memory = context.get(LANE_MEMORY)
+    return None if memory is None else memory.responses.find(response_id)
+
+
+def is_warm_up(context: Context) -> bool:
+    memory = context.get(LANE_MEMORY)
+    return memory is not None and not memory.generates
+
+
+def replayable(items: Sequence[StoredItem]) -> list[JSON]:
+    """Return items as a backend that keeps state reads them again, though it has kept none of them.
+
+    It would look for reasoning without content by its id, and for the reasoning that belongs to another id.
+    """
+    kept = [item.item for item in items if item.item.get("type") != "reasoning" or item.item.get("encrypted_content")]
+    if len(kept) == len(items):
+        return kept
+    return [{name: value for name, value in item.items() if name != "id"} for item in kept]

@@ -1,0 +1,128 @@
+"""Messages of callers in WebSocket mode, and the frames that answer them.
+
+Source: https://platform.openai.com/docs/guides/websocket-mode, openai-python (ResponsesClientEvent)
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy.wire.body import parse_object
+from proxy.wire.call import Call, call_of_body
+from proxy.wire.errors import HeadgateError, RequestError, envelope
+from proxy.wire.event import Reply
+from proxy.wire.refusals import invalid_type, invalid_value
+
+CREATE, STEER = "response.create", "response.steer"
+STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}", re.ASCII)
+OWN_FIELDS = ("type", "stream_id", "generate", "background")
+"""The fields of a message that a call over HTTP does not have, or that mean nothing here."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientMessage:
+    """One message: what it asks for, its lane, and either its call or why it is refused.
+
+    `generates` is false for a call that only prepares a conversation. `call` is None for a steering message.
+    """
+
+    type: str
+    stream_id: str | None = None
+    call: Call | None = None
+    generates: bool = True
+    refusal: HeadgateError | None = None
+
+
+def parse_message(
+    raw: bytes, *, headers: Mapping[str, str], query: str, max_values: int, needs_model: bool
+) -> ClientMessage:
+    """Return the message in a text frame; one that is not valid has its refusal."""
+    stream_id = None
+    try:
+        body, _ = parse_object(raw, query=query, max_values=max_values)
+        stream_id = _stream_id(body)
+        if body.get("type") == STEER:
+            return ClientMessage(STEER, stream_id)
+        if body.get("type") != CREATE:
+            raise invalid_value("type", str(body.get("type")), f"'{CREATE}' and '{STEER}'")
+        generates = _generates(body)
+        fields = {name: value for name, value in body.items() if name not in OWN_FIELDS} | {"stream": True}
+        call = call_of_body(fields, headers, query, received_bytes=len(raw), needs_model=needs_model)
+        call.encoded  # noqa: B018  encoded now: for a large message this is a thread
+    except RequestError as error:
+        return ClientMessage(CREATE, stream_id, refusal=error.with_traceback(None))
+    return ClientMessage(CREATE, stream_id, call, generates)
+
+
+def error_message(error: HeadgateError, headers: Mapping[str, str]) -> bytes:
+    """Return the frame of an error. Its code is always a string."""
+    fields = envelope(error)["error"]
+    return _error(error.status, {**fields, "code": fields["code"] or error.type}, {**headers, **error.headers})
+
+
+def refusal_message(reply: Reply, headers: Mapping[str, str]) -> bytes:
+    """Return the frame of an upstream's refusal, with the error in its body."""
+    try:
+        body = orjson.loads(reply.body or b"")
+    except orjson.JSONDecodeError:
+        body = None
+    found = body.get("error") if isinstance(body, dict) else None
+    fields = found if isinstance(found, dict) else {"message": str(found or "The upstream refused this call.")}
+    defaults = {"message": "", "type": "server_error", "param": None}
+    code = fields.get("code")
+    return _error(
+        reply.status,
+        {**defaults, **fields, "code": "upstream_error" if code is None else str(code)},
+        {**reply.headers, **headers},
+    )
+
+
+def steering_failed() -> bytes:
+    """Return the answer to a steering message: no backend can change a response that it generates."""
+    text = "This model does not support steering; send the input with the next response.create."
+    error = {"type": "invalid_request_error", "code": "steering_not_supported", "message": text}
+    return orjson.dumps({"type": "response.steer.failed", "sequence_number": 0, "error": error})
+
+
+def in_lane(payload: bytes, stream_id: str | None) -> bytes:
+    """Return the JSON object of an event with the lane that it belongs to, valid UTF-8 as text frames must be."""
+    if not payload.isascii():
+        payload = payload.decode(errors="replace").encode()
+    if stream_id is None:
+        return payload
+    return b'%b,"stream_id":"%b"}' % (payload.rstrip()[:-1], stream_id.encode())
+
+
+def _stream_id(body: Mapping[str, Any]) -> str | None:
+    value = body.get("stream_id")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not STREAM_ID.fullmatch(value):
+        message = "stream_id must have 1 to 256 characters of A-Z, a-z, 0-9, '_', '.' and '-'."
+        raise RequestError(message, code="invalid_stream_id", param="stream_id")
+    return value
+
+
+def _generates(body: Mapping[str, Any]) -> bool:
+    """Return whether a call wants output. Raises RequestError for one in a form that WebSocket mode does not have."""
+    if isinstance(body.get("response"), dict):
+        message = f"The fields of a {CREATE} message are at its top level, not in 'response'."
+        raise RequestError(message, code="invalid_value", param="response")
+    for name in ("generate", "background", "stream"):
+        if not isinstance(body.get(name), bool | None):
+            raise invalid_type(name, "a boolean", body[name])
+    if body.get("background"):
+        message = "background is not available in WebSocket mode; use POST /v1/responses."
+        raise RequestError(message, code="invalid_value", param="background")
+    return body.get("generate") is not False
+
+
+def _error(status: int, fields: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
+    shown = {name.lower(): value for name, value in headers.items() if name.lower() not in _BODY_HEADERS}
+    return orjson.dumps({"type": "error", "status": status, "error": {**fields, "headers": shown}})
+
+
+_BODY_HEADERS = frozenset({"content-type", "content-length"})

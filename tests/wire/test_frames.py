@@ -1,0 +1,101 @@
+"""Frames of WebSockets, in pieces of any size."""
+
+import random
+
+import pytest
+
+from proxy.wire import frames as module
+from proxy.wire.frames import (
+    CLOSE,
+    NO_STATUS,
+    PROTOCOL_ERROR,
+    TOO_BIG,
+    FrameError,
+    FrameParser,
+    Message,
+    close_frame,
+    ping_frame,
+    pong_frame,
+    text_frame,
+)
+from tests.sockets import MASK, masked
+
+
+def read(data: bytes, piece: int, limit: int = 1_000_000) -> list[Message]:
+    """Return the messages in bytes that arrive in pieces of one size."""
+    parser = FrameParser(limit)
+    pieces = (data[start : start + piece] for start in range(0, len(data), piece))
+    return [message for each in pieces for message in parser.feed(each)]
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7, 65_536, 10**7])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 70_003])
+def test_a_message_of_any_length_is_read_in_pieces(size: int, piece: int):
+    payload = random.Random(size).randbytes(size)
+
+    assert read(masked(1, payload) * 2, piece) == [Message("text", payload)] * 2
+
+
+@pytest.mark.parametrize("piece", [1, 5, 1000])
+def test_fragments_are_one_message_with_control_frames_between_them(piece: int):
+    data = masked(2, b"ab", fin=False) + masked(9, b"?") + masked(0, b"", fin=False) + masked(10) + masked(0, b"cd")
+
+    assert read(data, piece) == [Message("ping", b"?"), Message("pong", b""), Message("binary", b"abcd")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xc1\x80", b"\x83\x80", b"\x81\x00", b"\x09\x80", b"\x89\xfe", b"\x80\x80",
+     masked(1, b"a", fin=False) + b"\x81\x80", masked(8, b"a"), masked(8, (1005).to_bytes(2)), masked(8, b"\0\0")],
+    ids=["compressed", "unknown opcode", "unmasked", "fragmented ping", "long ping", "nothing to continue",
+         "a message in a message", "half a code", "a code that is never sent", "no code"],
+)  # fmt: skip
+def test_what_breaks_the_protocol_is_refused(data: bytes):
+    with pytest.raises(FrameError) as caught:
+        read(data, 1)
+
+    assert caught.value.code == PROTOCOL_ERROR
+
+
+def test_a_message_is_refused_before_it_is_received():
+    """By the length in its head, that of the fragments before it included."""
+    assert read(masked(1, b"a" * 100), 1, limit=100) == [Message("text", b"a" * 100)]
+    for data in (masked(1, b"a" * 101), masked(1, b"a" * 60, fin=False) + masked(0, b"a" * 41)):
+        with pytest.raises(FrameError) as caught:
+            read(data[:-41], 1, limit=100)
+        assert caught.value.code == TOO_BIG
+    with pytest.raises(FrameError, match="too large"):
+        read(b"\x81\xff" + b"\xff" * 8 + MASK, 1)
+
+
+def test_a_message_has_a_limit_of_frames(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MAX_FRAGMENTS", 3)
+
+    assert read(masked(1, fin=False) + masked(0, fin=False) + masked(0), 1) == [Message("text", b"")]
+    with pytest.raises(FrameError) as caught:
+        read(masked(1, fin=False) + masked(0, fin=False) * 3, 1)
+    assert caught.value.code == TOO_BIG
+
+
+def test_what_is_kept_of_an_incomplete_message_is_counted():
+    parser = FrameParser(1000)
+    assert [*parser.feed(masked(1, b"a" * 50, fin=False) + masked(0, b"b" * 50)[:-10])] == []
+    assert parser.pending_bytes == 90
+    assert [*parser.feed(masked(0, b"b" * 50)[-10:])] != []
+    assert parser.pending_bytes == 0
+
+
+def test_a_close_has_a_code_and_a_reason_or_neither():
+    assert read(masked(CLOSE), 1) == [Message("close", b"", NO_STATUS)]
+    assert read(masked(CLOSE, (1001).to_bytes(2) + b"bye"), 1) == [Message("close", b"bye", 1001)]
+    assert read(masked(CLOSE, (4000).to_bytes(2)), 1) == [Message("close", b"", 4000)]
+
+
+def test_frames_of_a_server_are_not_masked():
+    assert text_frame(b"a") == b"\x81\x01a"
+    assert text_frame(b"a" * 126) == b"\x81\x7e\x00\x7e" + b"a" * 126
+    assert text_frame(b"a" * 65_536) == b"\x81\x7f" + (65_536).to_bytes(8) + b"a" * 65_536
+    assert (ping_frame(), pong_frame(b"x")) == (b"\x89\x00", b"\x8a\x01x")
+    assert close_frame(NO_STATUS) == b"\x88\x00"
+    assert close_frame(1001, "é") == b"\x88\x03\x03\xe9?"
+    assert len(close_frame(1001, "a" * 200)) == 127

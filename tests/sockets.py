@@ -45,6 +45,11 @@ class SocketCaller:
             messages.append(await self.read())
         return messages
 
+    async def turn_of(self, **fields: Any) -> list[Any]:
+        """Ask for a response and return the messages of the turn."""
+        await self.create(**fields)
+        return await self.turn()
+
     async def ask(self, **fields: Any) -> Any:
         """Return the last message of a turn."""
         await self.create(**fields)

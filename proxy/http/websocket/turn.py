@@ -19,7 +19,7 @@ from proxy.wire.call import Call
 from proxy.wire.client_message import ClientMessage, error_message, in_lane, refusal_message
 from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
-from proxy.wire.event import Batch, Event, Reply
+from proxy.wire.event import TERMINALS, Batch, Event, Reply
 from proxy.workers import MemoryLease
 
 log = structlog.get_logger()
@@ -27,11 +27,13 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Turn:
-    """A message, what is recorded of it, and the memory that it takes."""
+    """A message, what is recorded of it, the memory that it takes, and how far its answer was sent."""
 
     exchange: Exchange
     message: ClientMessage
     memory: MemoryLease
+    is_begun: bool = False
+    is_ended: bool = False
 
     def refuse(self, refusal: HeadgateError) -> None:
         self.message = replace(self.message, refusal=refusal)
@@ -111,22 +113,22 @@ class TurnRunner:
         record, lane = turn.exchange.record, turn.message.stream_id
         if reply.batches is None:
             record.status = reply.status
+            turn.is_ended = True
             await self._socket.send([in_lane(refusal_message(reply, _headers(turn)), lane)])
             return
-        is_ended = False
         async for batch in reply.batches:
-            payloads = [] if is_ended else [*_payloads(batch)]
-            if context.transcript.has_error and context.transcript.created is None and not is_ended:
-                payloads, is_ended = [_first_error(batch, _headers(turn))], True
-            if payloads:
+            is_error = context.transcript.has_error and context.transcript.created is None
+            payloads = [_first_error(batch, _headers(turn))] if is_error else [*_payloads(batch)]
+            if payloads and not turn.is_ended:
+                turn.is_begun, turn.is_ended = True, is_error or batch[-1].type in TERMINALS
                 await self._socket.send([in_lane(payload, lane) for payload in payloads])
         record.status = 200
 
     async def _send_refusal(self, refusal: HeadgateError, turn: Turn, context: Context) -> None:
         """End a turn: as an error while nothing was sent, as a failed response afterwards."""
-        if context.transcript.terminal is not None:
+        if turn.is_ended:
             return
-        if context.transcript.is_started:
+        if turn.is_begun:
             payload = failure_events(context.transcript, refusal)[-1].json
         else:
             payload = error_message(refusal, _headers(turn))
@@ -146,6 +148,6 @@ def _payloads(batch: Batch) -> Iterator[bytes]:
 
 def _first_error(batch: Batch, headers: Mapping[str, str]) -> bytes:
     """Return the message of an error with which a stream begins: there is no response that could fail."""
-    data = next(unit.data for unit in batch if isinstance(unit, Event) and unit.type == "error")
+    data = next((unit.data for unit in batch if isinstance(unit, Event) and unit.type == "error"), {})
     inner = data.get("error")
     return refusal_message(Reply(502, {}, body=orjson.dumps({"error": inner or data})), headers)

@@ -93,7 +93,8 @@ def in_lane(payload: bytes, stream_id: str | None) -> bytes:
         payload = payload.decode(errors="replace").encode()
     if stream_id is None:
         return payload
-    return b'%b,"stream_id":"%b"}' % (payload.rstrip()[:-1], stream_id.encode())
+    fields = payload.rstrip()[:-1].rstrip()
+    return b'%b%b"stream_id":"%b"}' % (fields, b"" if fields == b"{" else b",", stream_id.encode())
 
 
 def _stream_id(body: Mapping[str, Any]) -> str | None:

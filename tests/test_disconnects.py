@@ -10,6 +10,7 @@ import pytest
 from yarl import URL
 
 from tests.raw import no_tasks_left, post  # noqa: F401
+from tests.sockets import masked, upgrade
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,13 @@ async def disconnect_after(address: str, data: bytes, turns: int) -> None:
     writer.transport.abort()
 
 
+def message(size: int) -> bytes:
+    """Return the upgrade of a connection and the same call as its first message, twice."""
+    fields = {"type": "response.create", "model": "m", "input": "x" * size, "tools": [{"type": "web_search"}]}
+    frame = masked(1, orjson.dumps(fields | {"safety_identifier": "u", "store": False, "stream_id": "a"}))
+    return upgrade() + frame * 2
+
+
 @pytest.mark.parametrize("size", [10, 400_000], ids=["on the event loop", "in threads"])
 async def test_clients_that_disconnect_at_any_moment_leave_no_warning(
     tmp_path: Path, upstream: FakeUpstream, size: int
@@ -80,6 +88,8 @@ async def test_clients_that_disconnect_at_any_moment_leave_no_warning(
     for stream in (False, True):
         for turns in STEPS:
             await asyncio.gather(*(disconnect_after(address, call(size, stream=stream), turns) for _ in range(4)))
+    for turns in STEPS:
+        await asyncio.gather(*(disconnect_after(address, message(size), turns) for _ in range(4)))
     gateway.terminate()
     async with asyncio.timeout(25):
         lines = (await reading).decode().splitlines()

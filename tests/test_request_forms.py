@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from tests.conftest import StartGateway, tables_for
+from tests.sockets import calling
 from tests.upstream import FakeUpstream
 
 Form = Callable[[aiohttp.ClientSession, str, dict[str, Any]], Awaitable[tuple[int, str | None]]]
@@ -41,6 +42,16 @@ async def chunked(http: aiohttp.ClientSession, gateway: str, body: dict[str, Any
     headers = {"Content-Type": "application/json"}
     async with http.post(f"{gateway}/v1/responses", data=pieces(), headers=headers) as answer:
         return answer.status, ((await answer.json()).get("error") or {}).get("code")
+
+
+async def websocket(http: aiohttp.ClientSession, gateway: str, body: dict[str, Any]) -> tuple[int, str | None]:
+    """Send a message in WebSocket mode, after one that passes: the connection has no decision of its own."""
+    async with calling(gateway) as caller:
+        await caller.ask(input="Hi", generate=False)
+        last = await caller.ask(**body)
+        if last["type"] == "error":
+            return last["status"], last["error"]["code"]
+        return 200, None
 
 
 async def send(http: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> tuple[int, str | None]:
@@ -95,7 +106,7 @@ async def access(http: aiohttp.ClientSession, gateway: str, body: dict[str, Any]
         return answer.status, ((await answer.json()).get("error") or {}).get("code")
 
 
-FORMS: list[Form] = [create, stream, chunked]
+FORMS: list[Form] = [create, stream, chunked, websocket]
 # Other requests, and the policies that check a field of them.
 OTHER_FORMS: dict[Form, set[str]] = {
     compact: {"fields", "include", "input_urls", "models", "service_tier", "size", "tools"},

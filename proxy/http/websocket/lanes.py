@@ -5,6 +5,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+import structlog
+
+log = structlog.get_logger()
+
 T = TypeVar("T")
 
 MAX_ACTIVE, MAX_NAMES = 16, 32
@@ -27,8 +31,7 @@ class Lanes(Generic[T]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._names: set[str] = set()
         self._places = asyncio.Semaphore(MAX_ACTIVE)
-        self._has_room = asyncio.Event()
-        self._has_room.set()
+        self._room: asyncio.Future[None] | None = None  # while a message waits for turns to end
         self._count = 0
 
     @property
@@ -53,10 +56,10 @@ class Lanes(Generic[T]):
             self._waiting[lane] = deque([turn])
             task = asyncio.create_task(self._serve(lane))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._note_done)
         if self._count >= MAX_WAITING:
-            self._has_room.clear()
-        await self._has_room.wait()
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
 
     def cancel(self, cancel: Callable[[asyncio.Task[None]], object]) -> None:
         """Cancel all turns that run."""
@@ -84,8 +87,15 @@ class Lanes(Generic[T]):
                 self._drop(turn)
             self._note_end()
 
+    def _note_done(self, task: asyncio.Task[None]) -> None:
+        """Forget a lane that has no more turns. One that has lost its client ends with a ConnectionError."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ConnectionError):
+            log.error("request.crashed", exc_info=error)
+
     def _note_end(self) -> None:
-        if self._count < MAX_WAITING:
-            self._has_room.set()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
         if not self._count:
             self._on_idle()

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 
-import structlog
-
 from proxy.context import Caller
 from proxy.http.exchange import Exchange
 from proxy.http.ingress import Ingress
@@ -19,8 +17,6 @@ from proxy.wire.client_message import STEER, ClientMessage, error_message, in_la
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 from proxy.wire.frames import GOING_AWAY
 from proxy.wire.headers import forwarded_headers
-
-log = structlog.get_logger()
 
 MAX_AGE_S = 3600.0
 """How long one connection may last, in seconds. Source: https://platform.openai.com/docs/guides/websocket-mode."""
@@ -39,7 +35,7 @@ class Session:
         self._headers: Mapping[str, str] = forwarded_headers(exchange.request.headers, ingress.header_names)
         self._held = HeldResponses(ingress.memory)
         self._runner = TurnRunner(socket, caller, self._held, ingress, pipeline)
-        self._lanes: Lanes[Turn] = Lanes(self._runner.run, Turn.release, self._end_if_due)
+        self._lanes: Lanes[Turn] = Lanes(self._runner.run, Turn.finish, self._end_if_due)
         self._end: HeadgateError | None = None  # why no more turns are begun
 
     async def run(self) -> None:
@@ -84,6 +80,9 @@ class Session:
             message = await self._parse(received, exchange)
         except HeadgateError as error:  # no memory
             message = ClientMessage("", refusal=error.with_traceback(None))
+        except BaseException:
+            received.memory.release()
+            raise
         if message.type == STEER:
             received.memory.release()
             await self._socket.send([in_lane(steering_failed(), message.stream_id)])

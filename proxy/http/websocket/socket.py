@@ -3,8 +3,8 @@
 import asyncio
 import base64
 import hashlib
-from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from aiohttp import web
@@ -72,10 +72,11 @@ class Socket:
         self._budget = budget
         self._parser = FrameParser(server.max_body_bytes)
         self._partial = MemoryLease(budget)
-        self._inbox: deque[Received] = deque()
-        self._arrived = asyncio.Event()
+        self._inbox: list[Received] = []  # an idle connection should be small: no deque, no events
         self._is_ended = False
-        self._gone = asyncio.Event()  # set when the caller has closed, or its connection is lost
+        self._is_closing = False  # whether a close was sent: nothing follows it
+        self._is_gone = False  # whether the caller has closed, or its connection is lost
+        self._waiter: asyncio.Future[None] | None = None  # of `receive` or `close`
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
         self._began: float | None = None  # when the message that is being received began
@@ -109,17 +110,16 @@ class Socket:
 
     def feed_eof(self) -> None:
         """The connection is lost; aiohttp calls it."""
-        self._gone.set()
+        self._is_gone = True
         self.end()
 
     async def receive(self) -> Received | None:
         """Return the next message, None when no more are to be read."""
         while not self._inbox and not self._is_ended:
-            self._arrived.clear()
-            await self._arrived.wait()
+            await self._wait()
         if self._is_ended:
             return None
-        received = self._inbox.popleft()
+        received = self._inbox.pop(0)
         if len(self._inbox) == MAX_WAITING // 2 and self._connection._reading_paused:  # noqa: SLF001
             self._connection.resume_reading()
         return received
@@ -127,29 +127,29 @@ class Socket:
     def end(self) -> None:
         """Read no more messages."""
         self._is_ended = True
-        self._arrived.set()
+        self._wake()
 
     async def send(self, payloads: list[bytes]) -> None:
         """Send each payload as a text message. Raises ConnectionError when the client has disconnected."""
+        if self._is_closing:
+            raise ConnectionResetError("the connection is closed")
         await self._writer.write(b"".join([text_frame(payload) for payload in payloads]))
 
     async def close(self, code: int = GOING_AWAY, reason: str = "") -> None:
         """Say why the connection ends, and give the client a moment to answer."""
         self.end()
         self._write(close_frame(code, reason))
-        if not (self.closed or self._connection.is_draining):
-            try:
-                async with asyncio.timeout(CLOSE_S):
-                    await self._gone.wait()
-            except TimeoutError:
-                return
+        self._is_closing = True
+        if not self._connection.is_draining:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wait_until_gone(), CLOSE_S)
 
     def release(self) -> None:
         """Stop the timer, and give back the memory of what was not read."""
         self._timer.cancel()
         self._partial.release()
         while self._inbox:
-            self._inbox.popleft().memory.release()
+            self._inbox.pop().memory.release()
 
     def _take(self, message: Message) -> None:
         if message.kind == "ping":
@@ -157,15 +157,30 @@ class Socket:
                 self._write(pong_frame(message.data))
         elif message.kind == "close":
             self.closed = message
-            self._gone.set()
+            self._is_gone = True
             self.end()
         elif message.kind != "pong":
             memory = MemoryLease(self._budget)
             memory.grow(len(message.data))
             self._inbox.append(Received(message, memory))
-            self._arrived.set()
+            self._wake()
             if len(self._inbox) >= MAX_WAITING:
                 self._connection.pause_reading()
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def _wait_until_gone(self) -> None:
+        while not self._is_gone:
+            await self._wait()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _fail(self, fault: FrameError) -> None:
         self.fault = fault
@@ -175,7 +190,7 @@ class Socket:
 
     def _write(self, frame: bytes) -> None:
         transport = self._connection.transport
-        if transport is not None and not transport.is_closing():
+        if transport is not None and not transport.is_closing() and not self._is_closing:
             transport.write(frame)
 
     def _check(self) -> None:

@@ -34,12 +34,19 @@ class Turn:
     memory: MemoryLease
     is_begun: bool = False
     is_ended: bool = False
+    is_finished: bool = False
 
     def refuse(self, refusal: HeadgateError) -> None:
         self.message = replace(self.message, refusal=refusal)
 
-    def release(self) -> None:
+    def finish(self) -> None:
+        """Give its memory back and write its log line, once. Without a status the client has disconnected."""
+        if self.is_finished:
+            return
+        self.is_finished = True
         self.memory.release()
+        self.exchange.record.status = self.exchange.record.status or CLIENT_CLOSED_REQUEST
+        self.exchange.finish()
 
 
 class TurnRunner:
@@ -67,8 +74,7 @@ class TurnRunner:
         finally:
             if turn.message.call is not None and (record.status != 200 or record.finish_reason == "failed"):
                 self._held.evict(turn.message.stream_id, turn.message.call.body.get("previous_response_id"))
-            turn.release()
-            turn.exchange.finish()
+            turn.finish()
 
     async def _answer(self, turn: Turn) -> None:
         exchange = turn.exchange

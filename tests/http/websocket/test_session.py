@@ -7,9 +7,14 @@ from contextlib import asynccontextmanager
 import orjson
 import pytest
 from aiohttp import web
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 from proxy.http.websocket import session as module
 from proxy.http.websocket.lanes import MAX_ACTIVE, MAX_NAMES
+from tests.conftest import tables_for
 from tests.http.test_write_timeout import finished
 from tests.raw import no_tasks_left, until  # noqa: F401
 from tests.sockets import SocketCaller, calling
@@ -195,3 +200,22 @@ async def test_a_turn_that_has_not_begun_is_refused_when_the_drain_ends(upstream
 
         assert (await caller.read())["error"]["code"] == "server_shutdown"
         assert await caller.closed() == 1001
+
+
+async def test_each_turn_has_a_span_that_is_linked_to_the_connection(start_gateway, upstream: FakeUpstream):
+    """All of them continue the client's trace."""
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    gateway = await start_gateway(tables_for(upstream), tracer=provider.get_tracer("test"))
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    async with calling(gateway, traceparent=f"00-{trace_id}-b7ad6b7169203331-01") as caller:
+        await caller.ask()
+        await caller.ask(metadata=[])
+    await until(lambda: len([span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]) == 3)
+    *turns, connection = [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+
+    assert [span.name for span in turns] == ["WEBSOCKET /v1/responses"] * 2
+    assert [link.context.span_id for span in turns for link in span.links] == [connection.context.span_id] * 2
+    assert {span.context.trace_id for span in (*turns, connection)} == {int(trace_id, 16)}
+    assert [span.attributes["http.response.status_code"] for span in turns] == [200, 400]

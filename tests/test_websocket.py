@@ -10,6 +10,7 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from tests.conftest import StartGateway, tables_for
+from tests.policies.test_max_tool_calls import Spending
 from tests.raw import no_tasks_left  # noqa: F401
 from tests.sockets import SocketCaller, calling
 from tests.stateful_upstream import StatefulUpstream
@@ -327,3 +328,30 @@ async def searching(request: web.Request) -> web.StreamResponse:
     return web.json_response({
         "id": f"resp_{searching.count}", "object": "response", "status": "completed", "model": "m", "output": [item],  # type: ignore[attr-defined]
     })  # fmt: skip
+
+
+async def test_a_rule_stops_a_response_and_the_connection_stays(start_gateway: StartGateway, upstream: FakeUpstream):
+    """As it does in a stream: the response ends as incomplete where the limit is reached."""
+    gateway = await start_gateway(tables_for(upstream, policy=[{"use": "max_tool_calls", "max": 2}], cache=None))
+    upstream.answer = Spending("web_search_call", "web_search_call", "web_search_call")
+    async with calling(gateway) as caller:
+        stopped = await caller.ask(tools=[{"type": "web_search"}])
+        upstream.answer = None
+        again = await caller.ask()
+
+    assert stopped["type"] == "response.incomplete"
+    assert stopped["response"]["incomplete_details"] == {"reason": "max_tool_calls"}
+    assert len(stopped["response"]["output"]) == 2
+    assert again["type"] == "response.completed"
+
+
+async def test_continuing_can_be_denied(start_gateway: StartGateway, upstream: FakeUpstream):
+    """Also what only the connection keeps."""
+    policy = [{"use": "retention", "previous_response_id": "deny"}]
+    gateway = await start_gateway(tables_for(upstream, policy=policy, cache=None))
+    async with calling(gateway) as caller:
+        warm = (await caller.ask(generate=False))["response"]["id"]
+        refused = await caller.ask(previous_response_id=warm)
+
+    assert refused["error"]["code"] == "retention.previous_response_id"
+    assert upstream.requests == []

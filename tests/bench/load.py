@@ -23,6 +23,12 @@ REQUEST_HEAD = (
     "X-Stainless-Lang: python\r\nX-Stainless-Package-Version: 3.51.0\r\nx-stainless-retry-count: 0\r\n"
     "Content-Length: {length}\r\n\r\n"
 )
+UPGRADE = (
+    "GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: bm9uY2Vub25jZW5vbmNlMQ==\r\n\r\n"
+)
+LAST_EVENT = b'{"type":"response.completed"'
 WARM_UP_S = 0.4
 ANSWER_TIMEOUT_S = 20
 
@@ -48,7 +54,11 @@ class LoadRun:
     def __init__(self, workload: Workload, server: ServerProcess, *, is_headgate: bool, numbers: Iterator[int]) -> None:
         self.workload = workload
         self.cache_status = workload.cache_status if is_headgate else b""
-        head = REQUEST_HEAD.format(port=server.port, key=API_KEY, length=len(workload.body)).encode()
+        self.upgrade = UPGRADE.format(port=server.port, key=API_KEY).encode()
+        size = len(workload.body)
+        head = REQUEST_HEAD.format(port=server.port, key=API_KEY, length=size).encode()
+        if workload.is_socket:
+            head = b"\x81\xfe" + size.to_bytes(2) + bytes(4)  # masked with zeros: the body as it is
         self._before, self._counter, self._after = (head + workload.body).partition(COUNTER)
         self._server = server
         self._numbers = numbers
@@ -104,7 +114,8 @@ class LoadRun:
         """Open the connections spread over the length of a paced answer, so that their ticks do not coincide."""
         loop = asyncio.get_running_loop()
         for _ in range(self.workload.connections):
-            _, connection = await loop.create_connection(lambda: LoadConnection(self), "127.0.0.1", self._server.port)
+            kind = SocketConnection if self.workload.is_socket else LoadConnection
+            _, connection = await loop.create_connection(lambda kind=kind: kind(self), "127.0.0.1", self._server.port)
             self._connections.append(connection)
             if self.workload.pace_s:
                 await self._wait(self.workload.pace_s / self.workload.connections)
@@ -191,3 +202,45 @@ class LoadConnection(asyncio.Protocol):
             self._send()
         else:
             self._transport.close()
+
+
+class SocketConnection(LoadConnection):
+    """Sends a message, reads one message for each event, and sends the next message."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._received = b""
+        self._is_upgraded = False
+        self._transport.write(self._load.upgrade)
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received + data
+        if not self._is_upgraded:
+            head, end, received = received.partition(b"\r\n\r\n")
+            if not end:
+                self._received = head
+                return
+            if not head.startswith(b"HTTP/1.1 101 "):
+                self._load.fail(f"the connection is not upgraded: {head!r}")
+            self._is_upgraded = True
+            self._send()
+        self._received = received[self._read_frames(received) :]
+
+    def _read_frames(self, received: bytes) -> int:
+        """Count the frames in what was received; return where the first incomplete one begins."""
+        position, size = 0, len(received)
+        while position + 4 <= size:
+            length, start = received[position + 1], position + 2
+            if length >= 126:
+                start = position + (4 if length == 126 else 10)
+                length = int.from_bytes(received[position + 2 : start])
+            if start + length > size:
+                break
+            position = start + length
+            self._events += 1
+            self._load.events += 1
+            if received.startswith(LAST_EVENT, start):
+                if self._events != self._load.workload.events:
+                    self._load.fail(f"{self._events} messages arrived; {self._load.workload.events} were sent")
+                self._finish()
+        return position

@@ -1,6 +1,7 @@
 """The baseline: aiohttp's server and aiohttp's client with nothing in between. `python -m tests.bench.relay PORT`.
 
 It reads a body, posts it to the upstream at that port, and relays the answer: a body as a whole, a stream as it is read.
+Of a WebSocket it posts each message, and sends each event of the answer as one message.
 """
 
 import asyncio
@@ -30,7 +31,21 @@ async def serve(upstream: int) -> None:
                 await response.write_eof()
                 return response
 
-        runner = web.ServerRunner(web.Server(relay, access_log=None))
+        async def relay_messages(request: web.BaseRequest) -> web.StreamResponse:
+            socket = web.WebSocketResponse(compress=False)
+            await socket.prepare(request)
+            headers = {"Content-Type": "application/json"}
+            async for message in socket:
+                async with session.post(url, data=message.data.encode(), headers=headers) as answer:
+                    async for line in answer.content:
+                        if line.startswith(b"data: {"):
+                            await socket.send_str(line[6:-1].decode())
+            return socket
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            return await (relay_messages if "Upgrade" in request.headers else relay)(request)
+
+        runner = web.ServerRunner(web.Server(handle, access_log=None))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
         print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)  # noqa: T201

@@ -9,9 +9,11 @@ import pytest_asyncio
 from tests.bench.__main__ import UPSTREAM
 from tests.bench.load import LoadRun, UnexpectedAnswer
 from tests.bench.processes import start_server
+from tests.bench.servers import SERVERS
 from tests.bench.workloads import WORKLOADS
 
 BURSTS = [workload for workload in WORKLOADS if workload.dialect]
+SOCKETS = [workload for workload in WORKLOADS if workload.is_socket]
 BODIES = [workload for workload in WORKLOADS if not workload.events]
 
 
@@ -25,7 +27,28 @@ async def start_run(tmp_path_factory):
         yield lambda workload: LoadRun(workload, upstream, is_headgate=False, numbers=itertools.count())
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.label)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def start_relayed_run(tmp_path_factory):
+    """Prepare a load on the bare relay, which speaks WebSocket: `start_relayed_run(workload)`."""
+    folder = tmp_path_factory.mktemp("relay")
+    async with (
+        start_server("upstream", UPSTREAM, folder) as upstream,
+        start_server("bare", SERVERS["bare"](upstream.port, folder), folder) as relay,
+    ):
+        yield lambda workload: LoadRun(workload, relay, is_headgate=False, numbers=itertools.count())
+
+
+@pytest.mark.parametrize("workload", SOCKETS, ids=lambda workload: workload.label)
+async def test_the_messages_of_a_socket_are_counted(start_relayed_run, workload):
+    measurement = await start_relayed_run(workload).measure(0.2)
+
+    assert measurement.answers > 0
+    assert measurement.events > 0
+    with pytest.raises(UnexpectedAnswer, match=f"{workload.events} messages arrived"):
+        await start_relayed_run(replace(workload, events=workload.events + 1)).measure(0.2)
+
+
+@pytest.mark.parametrize("workload", [each for each in WORKLOADS if not each.is_socket], ids=lambda each: each.label)
 async def test_the_answers_of_every_workload_are_read_to_their_end(start_run, workload):
     measurement = await start_run(workload).measure(0.05 + workload.pace_s)
 

@@ -25,6 +25,7 @@ class Workload:
     pace_s: float = 0.0  # how long the upstream takes on purpose; latencies are reported without it
     cache_status: bytes = b"fwd=bypass"  # part of the Cache-Status header of every answer of Headgate
     dialect: str = ""  # how the upstream writes the events, where several are compared
+    is_socket: bool = False  # whether the requests are messages in WebSocket mode
 
 
 def build_body(model: str, **fields: object) -> bytes:
@@ -50,10 +51,15 @@ def build_burst(dialect: str) -> Workload:
     return Workload("burst", label, body, 16, events=BURST_EVENTS, dialect=dialect)
 
 
+SOCKETS = f"WebSocket, burst of {BURST_DELTAS} deltas"
 PACED = f"100 streams at once, {PACED_DELTAS} deltas {1000 * TICK_S:g} ms apart"
 WORKLOADS = (
     Workload("json", "JSON", build_body("json"), 32),
     *map(build_burst, DIALECTS),
+    Workload(
+        "websocket", SOCKETS, build_body("burst compact", type="response.create", stream=True), 16,
+        events=BURST_EVENTS - 1, is_socket=True,
+    ),
     Workload("paced", PACED, build_body("paced", stream=True), 100, events=PACED_EVENTS, pace_s=PACED_S),
     Workload(
         "hits", "JSON, cache hit", build_body("json", prompt_cache_key="bench"), 32, cache_status=b"headgate; hit",

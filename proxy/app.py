@@ -74,7 +74,10 @@ def build_dispatcher(
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     ingress = Ingress(directory, config.server, memory, workers, rules.followed, names)
     relays = Relays(rules, RelayedIds(pipeline.ownership, denies_unknown=config.unknown_ids == "deny"))
-    health, websocket = _health(config, audit, recorder), WebSocketEndpoint(ingress, pipeline)
+    health, websocket = (
+        _health(config, audit, recorder),
+        WebSocketEndpoint(ingress, pipeline, BodyMemory(config.server.memory_bytes // 4)),
+    )
     router = Router(
         [
             *Responses(ingress, pipeline).endpoints(),

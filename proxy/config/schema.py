@@ -31,7 +31,8 @@ class ServerTable(Table):
     max_body_values: PositiveInt = 200_000
     """The most values (strings, numbers, objects, arrays ...) in the JSON of a request body."""
     memory_bytes: PositiveInt = 2_147_483_648
-    """The memory for bodies of requests and answers of all calls together, in bytes; beyond it calls get 503."""
+    """The memory for bodies of requests and answers of all calls together, in bytes; beyond it calls get 503. What
+    WebSocket connections keep of responses may take a quarter more."""
     head_timeout_s: PositiveFloat = 20
     """How long a request's head may take to arrive, in seconds."""
     body_timeout_s: PositiveFloat = 20

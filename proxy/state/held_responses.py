@@ -15,8 +15,9 @@ import orjson
 from proxy.context import Context, Slot
 from proxy.state.items import StoredItem, with_ids
 from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.errors import Unavailable
 from proxy.wire.items import JSON
-from proxy.workers import BodyMemory, MemoryLease
+from proxy.workers import BodyMemory
 
 MAX_HELD_BYTES = 67_108_864
 """How much one connection keeps, in bytes; the response that was kept first is dropped for a new one."""
@@ -55,30 +56,30 @@ class HeldResponse:
 
 
 class HeldResponses:
-    """The responses that one connection keeps, by lane, within the memory for bodies."""
+    """The responses that one connection keeps, by lane, within what all connections may keep together."""
 
     def __init__(self, budget: BodyMemory) -> None:
         self._budget = budget
-        self._held: dict[str | None, tuple[HeldResponse, MemoryLease]] = {}
+        self._held: dict[str | None, HeldResponse] = {}
 
     def find(self, response_id: object) -> HeldResponse | None:
-        return next((held for held, _ in self._held.values() if held.id == response_id), None)
+        return next((held for held in self._held.values() if held.id == response_id), None)
 
     def keep(self, lane: str | None, response: HeldResponse) -> None:
         """Keep a response in place of the last one of its lane. Raises Unavailable if there is no memory for it."""
         self._drop(lane)
         size = len(response.items)
-        while self._held and size + sum(len(held.items) for held, _ in self._held.values()) > MAX_HELD_BYTES:
+        while self._held and size + sum(len(held.items) for held in self._held.values()) > MAX_HELD_BYTES:
             self._drop(next(iter(self._held)))
         if size > MAX_HELD_BYTES:
             return
-        memory = MemoryLease(self._budget)
-        memory.grow(size)
-        self._held[lane] = response, memory
+        if not self._budget.take(size):
+            raise Unavailable("The connections keep as much as they may together.", code="memory_exhausted")
+        self._held[lane] = response
 
     def evict(self, lane: str | None, response_id: object) -> None:
         """Drop the last response of a lane if it has this id: a call that continued it has failed."""
-        if lane in self._held and self._held[lane][0].id == response_id:
+        if lane in self._held and self._held[lane].id == response_id:
             self._drop(lane)
 
     def clear(self) -> None:
@@ -87,7 +88,7 @@ class HeldResponses:
 
     def _drop(self, lane: str | None) -> None:
         if (found := self._held.pop(lane, None)) is not None:
-            found[1].release()
+            self._budget.give_back(len(found.items))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from proxy.state.held_responses import (
 )
 from proxy.state.items import StoredItem
 from proxy.wire.errors import Unavailable
-from proxy.workers import FREE_BYTES, BodyMemory
+from proxy.workers import BodyMemory
 from tests.examples import make_context
 
 
@@ -70,19 +70,20 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch):
     assert [held.find(f"resp_{number}") for number in (1, 2, 3, 4)] == [None] * 4
 
 
-def test_what_is_kept_is_memory_of_all_bodies():
+def test_all_connections_share_a_limit():
     """It is given back when it is dropped."""
-    budget = BodyMemory(100_000)
-    held = HeldResponses(budget)
-    large = [{"role": "user", "content": "a" * 120_000}]
-    held.keep(None, HeldResponse.of({"id": "resp_1"}, (), large, None))
+    large = HeldResponse.of({"id": "resp_1"}, (), [{"role": "user", "content": "a" * 120_000}], None)
+    budget = BodyMemory(len(large.items) + 10)
+    first, second = HeldResponses(budget), HeldResponses(budget)
+    first.keep(None, large)
+    with pytest.raises(Unavailable, match="as much as they may"):
+        second.keep("a", response("resp_2"))
     used = budget.used_bytes
-    with pytest.raises(Unavailable, match="no memory"):
-        held.keep("a", HeldResponse.of({"id": "resp_2"}, (), large, None))
-    held.clear()
+    first.clear()
+    second.keep("a", response("resp_2"))
 
-    assert used > 120_000 - FREE_BYTES
-    assert (budget.used_bytes, held.find("resp_1")) == (0, None)
+    assert used == len(large.items)
+    assert (first.find("resp_1"), budget.used_bytes) == (None, len(response("resp_2").items))
 
 
 def test_a_call_finds_what_its_connection_keeps():

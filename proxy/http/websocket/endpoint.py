@@ -14,6 +14,7 @@ from proxy.http.websocket.session import Session
 from proxy.http.websocket.socket import Socket, Upgrade, accept_key
 from proxy.pipeline import Pipeline
 from proxy.wire.errors import HeadgateError, RequestError
+from proxy.workers import BodyMemory
 
 VERSION = "13"
 KEY_CHARS = 24
@@ -32,6 +33,7 @@ class WebSocketEndpoint:
 
     ingress: Ingress
     pipeline: Pipeline
+    held: BodyMemory  # what the responses that connections keep may take together
     open: Counter[str] = field(default_factory=Counter)  # how many connections each caller has
 
     async def connect(self, exchange: Exchange) -> web.StreamResponse:
@@ -68,11 +70,16 @@ class WebSocketEndpoint:
         request.writer.send_headers()
         exchange.record.status, exchange.event = response.status, "websocket.closed"
         socket = Socket(request, connection, self.ingress.server, self.ingress.memory)
-        session = Session(exchange, caller, socket, self.ingress, self.pipeline)
+        session = Session(exchange, caller, socket, self.ingress, self.pipeline, held=self.held)
         connection.on_drain = session.drain
         if connection.is_draining:
             session.drain()
-        await session.run()
+        try:
+            await session.run()
+        except Exception:
+            if request.transport is not None:
+                request.transport.abort()  # an answer in HTTP would be read as frames
+            raise
         return response
 
     def _is_served(self) -> bool:

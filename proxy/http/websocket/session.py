@@ -17,6 +17,7 @@ from proxy.wire.client_message import STEER, ClientMessage, error_message, in_la
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 from proxy.wire.frames import GOING_AWAY
 from proxy.wire.headers import forwarded_headers
+from proxy.workers import BodyMemory
 
 MAX_AGE_S = 3600.0
 """How long one connection may last, in seconds. Source: https://platform.openai.com/docs/guides/websocket-mode."""
@@ -26,14 +27,22 @@ class Session:
     """The turns of one connection. Leaving `run` ends the work behind all of them."""
 
     def __init__(
-        self, exchange: Exchange, caller: Caller, socket: Socket, ingress: Ingress, pipeline: Pipeline
+        self,
+        exchange: Exchange,
+        caller: Caller,
+        socket: Socket,
+        ingress: Ingress,
+        pipeline: Pipeline,
+        *,
+        held: BodyMemory,
     ) -> None:
+        """`held` is the memory for responses that connections keep."""
         self._exchange = exchange
         self._socket = socket
         self._ingress = ingress
         self._routes = pipeline.routes
         self._headers: Mapping[str, str] = forwarded_headers(exchange.request.headers, ingress.header_names)
-        self._held = HeldResponses(ingress.memory)
+        self._held = HeldResponses(held)
         self._runner = TurnRunner(socket, caller, self._held, ingress, pipeline)
         self._lanes: Lanes[Turn] = Lanes(self._runner.run, Turn.finish, self._end_if_due)
         self._end: HeadgateError | None = None  # why no more turns are begun

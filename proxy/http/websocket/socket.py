@@ -73,6 +73,7 @@ class Socket:
         self._parser = FrameParser(server.max_body_bytes)
         self._partial = MemoryLease(budget)
         self._inbox: list[Received] = []  # an idle connection should be small: no deque, no events
+        self._is_paused = False  # whether the socket is not read, because too many messages wait
         self._is_ended = False
         self._is_closing = False  # whether a close was sent: nothing follows it
         self._is_gone = False  # whether the caller has closed, or its connection is lost
@@ -120,7 +121,9 @@ class Socket:
         if self._is_ended:
             return None
         received = self._inbox.pop(0)
-        if len(self._inbox) == MAX_WAITING // 2 and self._connection._reading_paused:  # noqa: SLF001
+        if self._is_paused and len(self._inbox) <= MAX_WAITING // 2:
+            self._is_paused = False
+            self._heard = self._loop.time()
             self._connection.resume_reading()
         return received
 
@@ -165,6 +168,7 @@ class Socket:
             self._inbox.append(Received(message, memory))
             self._wake()
             if len(self._inbox) >= MAX_WAITING:
+                self._is_paused = True
                 self._connection.pause_reading()
 
     async def _wait(self) -> None:
@@ -197,6 +201,10 @@ class Socket:
         """Ping a silent client, and disconnect one that does not answer or sends a message too slowly."""
         now, server = self._loop.time(), self._server
         self._timer = self._loop.call_later(server.keep_alive_s, self._check)
+        if self._is_paused:  # the client cannot be heard; a ping notices one that has left
+            self._began = None if self._began is None else now
+            self._write(ping_frame())
+            return
         silent_s = now - self._heard
         if self._began is not None:
             limit_s = server.body_timeout_s + self._parser.pending_bytes / BYTES_PER_SECOND

@@ -5,11 +5,12 @@ import asyncio
 import orjson
 import pytest
 
+from proxy.http.websocket.socket import MAX_WAITING
 from tests.conftest import tables_for
 from tests.http.test_write_timeout import finished, slow_client
 from tests.raw import no_tasks_left, serves, until, wire  # noqa: F401
 from tests.sockets import calling, frames_in, masked, raw_socket, upgrade
-from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
+from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
 
 CREATE = orjson.dumps({"type": "response.create", "model": "m", "input": "Hi"})
 FIRST = CANONICAL[: CANONICAL.index(b"\n\n") + 2]
@@ -188,3 +189,23 @@ async def test_a_flood_of_messages_is_read_as_fast_as_it_is_answered(gateway: st
 async def _flood(caller) -> None:
     for _ in range(500):
         await caller.socket.send_str("[")
+
+
+async def test_a_client_whose_messages_wait_is_not_taken_for_a_silent_one(start_gateway, upstream: FakeUpstream):
+    """Its socket is not read until turns have ended, for longer than a silent client may stay."""
+    waiting = asyncio.Event()
+
+    async def answer(request):
+        await waiting.wait()
+        return await canonical(request)
+
+    upstream.answer = answer
+    gateway = await start_gateway(tables_for(upstream, server={"keep_alive_s": 0.05, "write_timeout_s": 0.1}))
+    async with calling(gateway) as caller:
+        for _ in range(2 * MAX_WAITING + 50):
+            await caller.create()
+        await asyncio.sleep(0.5)
+        waiting.set()
+        answers = [(await caller.turn())[-1]["type"] for _ in range(2 * MAX_WAITING + 50)]
+
+    assert {*answers} == {"response.completed"}

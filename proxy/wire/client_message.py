@@ -17,6 +17,7 @@ from proxy.wire.event import Reply
 from proxy.wire.refusals import invalid_type, invalid_value
 
 CREATE, STEER = "response.create", "response.steer"
+BETA = "responses_websockets"  # coding agents send it with the upgrade
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}", re.ASCII)
 OWN_FIELDS = ("type", "stream_id", "generate", "background")
 """The fields of a message that a call over HTTP does not have, or that mean nothing here."""
@@ -55,6 +56,17 @@ def parse_message(
     except RequestError as error:
         return ClientMessage(CREATE, stream_id, refusal=error.with_traceback(None))
     return ClientMessage(CREATE, stream_id, call, generates)
+
+
+def call_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a connection as those of each of its calls, which backends receive by POST.
+
+    One idempotency key for all of them would answer them all alike.
+    """
+    betas = [beta.strip() for beta in headers.get("openai-beta", "").split(",")]
+    kept = ", ".join([beta for beta in betas if beta and not beta.startswith(BETA)])
+    others = {name: value for name, value in headers.items() if name not in ("idempotency-key", "openai-beta")}
+    return others | ({"openai-beta": kept} if kept else {})
 
 
 def error_message(error: HeadgateError, headers: Mapping[str, str]) -> bytes:

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.wire.client_message import (
     ClientMessage,
+    call_headers,
     error_message,
     in_lane,
     parse_message,
@@ -67,6 +68,23 @@ def test_a_call_may_want_no_output():
 )
 def test_what_is_not_valid_is_refused(fields: dict[str, Any], expected: tuple[str, str]):
     assert refusal(**fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("responses_websockets=2026-02-06", None),
+        ("a=1, responses_websockets=2026-02-06,b", "a=1, b"),
+        ("a=1", "a=1"),
+        (None, None),
+    ],
+)
+def test_what_a_client_says_of_its_upgrade_is_no_header_of_its_calls(sent: str | None, kept: str | None):
+    headers = call_headers(
+        {"user-agent": "x", "idempotency-key": "k"} | ({} if sent is None else {"openai-beta": sent})
+    )
+
+    assert headers == {"user-agent": "x"} | ({} if kept is None else {"openai-beta": kept})
 
 
 def test_a_refusal_knows_its_lane():

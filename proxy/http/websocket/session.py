@@ -13,7 +13,15 @@ from proxy.http.websocket.turn import Turn, TurnRunner
 from proxy.pipeline import Pipeline
 from proxy.shutdown import ShuttingDown, cancel_for_shutdown, shutdown_error
 from proxy.state.held_responses import HeldResponses
-from proxy.wire.client_message import STEER, ClientMessage, error_message, in_lane, parse_message, steering_failed
+from proxy.wire.client_message import (
+    STEER,
+    ClientMessage,
+    call_headers,
+    error_message,
+    in_lane,
+    parse_message,
+    steering_failed,
+)
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 from proxy.wire.frames import GOING_AWAY
 from proxy.wire.headers import forwarded_headers
@@ -41,7 +49,9 @@ class Session:
         self._socket = socket
         self._ingress = ingress
         self._routes = pipeline.routes
-        self._headers: Mapping[str, str] = forwarded_headers(exchange.request.headers, ingress.header_names)
+        self._headers: Mapping[str, str] = call_headers(
+            forwarded_headers(exchange.request.headers, ingress.header_names)
+        )
         self._held = HeldResponses(held)
         self._runner = TurnRunner(socket, caller, self._held, ingress, pipeline)
         self._lanes: Lanes[Turn] = Lanes(self._runner.run, Turn.finish, self._end_if_due)

@@ -17,7 +17,7 @@ from proxy.http.websocket.lanes import MAX_ACTIVE, MAX_NAMES
 from tests.conftest import tables_for
 from tests.http.test_write_timeout import finished
 from tests.raw import no_tasks_left, until  # noqa: F401
-from tests.sockets import SocketCaller, calling
+from tests.sockets import SocketCaller, calling, masked, raw_socket
 from tests.stopping import StoppableGateway
 from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
 
@@ -219,3 +219,14 @@ async def test_each_turn_has_a_span_that_is_linked_to_the_connection(start_gatew
     assert [link.context.span_id for span in turns for link in span.links] == [connection.context.span_id] * 2
     assert {span.context.trace_id for span in (*turns, connection)} == {int(trace_id, 16)}
     assert [span.attributes["http.response.status_code"] for span in turns] == [200, 400]
+
+
+async def test_a_crash_of_the_connection_resets_it(gateway: str, monkeypatch: pytest.MonkeyPatch, logged):
+    """An answer in HTTP would be read as frames."""
+    monkeypatch.setattr(module.Session, "_accept", lambda *_: 1 / 0)
+    async with raw_socket(gateway) as connection:
+        await connection.send(masked(1, b"{}"))
+
+        assert await connection.rest() == b""
+    await until(lambda: any(line["event"] == "websocket.closed" for line in logged))
+    assert any(line["event"] == "request.crashed" for line in logged)

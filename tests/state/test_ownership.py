@@ -27,20 +27,21 @@ class FaultyStore(MemoryStore):
     """A store whose methods in `faults` fail."""
 
     faults: tuple[str, ...] = ()
+    reason: str = "no connection"
 
     async def get(self, key: str) -> bytes | None:
         if "get" in self.faults:
-            raise StoreError("no connection")
+            raise StoreError(self.reason)
         return await super().get(key)
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         if "put" in self.faults:
-            raise StoreError("no connection")
+            raise StoreError(self.reason)
         return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
 
     async def delete(self, key: str) -> None:
         if "delete" in self.faults:
-            raise StoreError("no connection")
+            raise StoreError(self.reason)
         await super().delete(key)
 
 
@@ -434,6 +435,14 @@ async def test_a_store_that_fails_costs_no_answer(logged):
     await ownership.forget(RETRIEVE, context)
 
     assert [line["event"] for line in logged] == ["ownership.write_failed"] * 3
+
+
+async def test_a_long_fault_of_the_store_is_logged_in_part(logged):
+    """The text comes from outside and has no limit of its own."""
+    ownership = Ownership(FaultyStore(faults=("put",), reason="x" * 1_000))
+    await ownership.bind_id("conversation", "conv_1", "b", make_context())
+
+    assert [line["error"] for line in logged] == ["x" * 200]
 
 
 async def test_an_owner_that_cannot_be_read_refuses_the_request():

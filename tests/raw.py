@@ -50,6 +50,10 @@ class RawConnection:
         self._writer.write(data)
         await self._writer.drain()
 
+    async def exactly(self, size: int) -> bytes:
+        """Return so many bytes. Raises IncompleteReadError if the gateway closes the connection before."""
+        return await self._reader.readexactly(size)
+
     async def line(self) -> bytes:
         return await self._reader.readline()
 

@@ -79,7 +79,7 @@ class Socket:
         self._is_gone = False  # whether the caller has closed, or its connection is lost
         self._waiter: asyncio.Future[None] | None = None  # of `receive` or `close`
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
+        self._silent_checks = 0  # since something was received: a busy event loop makes fewer of them
         self._began: float | None = None  # when the message that is being received began
         self._timer = self._loop.call_later(server.keep_alive_s, self._check)
         connection.keep_alive(val=False)
@@ -92,7 +92,7 @@ class Socket:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Read what arrived; aiohttp calls it."""
-        self._heard = self._loop.time()
+        self._silent_checks = 0
         if self.fault is None and self.closed is None:
             try:
                 for message in self._parser.feed(data):
@@ -106,7 +106,7 @@ class Socket:
             except Unavailable as error:
                 self._fail(FrameError(TRY_AGAIN, error.message))
             if self._began is None and self._parser.pending_bytes:
-                self._began = self._heard
+                self._began = self._loop.time()
         return False, b""
 
     def feed_eof(self) -> None:
@@ -123,7 +123,7 @@ class Socket:
         received = self._inbox.pop(0)
         if self._is_paused and len(self._inbox) <= MAX_WAITING // 2:
             self._is_paused = False
-            self._heard = self._loop.time()
+            self._silent_checks = 0
             self._connection.resume_reading()
         return received
 
@@ -205,14 +205,15 @@ class Socket:
             self._began = None if self._began is None else now
             self._write(ping_frame())
             return
-        silent_s = now - self._heard
+        self._silent_checks += 1
         if self._began is not None:
             limit_s = server.body_timeout_s + self._parser.pending_bytes / BYTES_PER_SECOND
             if now - self._began > limit_s and self.fault is None:
                 self._fail(FrameError(POLICY, f"The message did not arrive within {server.body_timeout_s:g} s."))
-        if silent_s < server.keep_alive_s or self._connection.writing_paused or self._connection.is_draining:
+        if self._connection.writing_paused or self._connection.is_draining:
             return
         transport = self._connection.transport
+        silent_s = (self._silent_checks - 1) * server.keep_alive_s
         if silent_s > server.keep_alive_s + server.write_timeout_s and transport is not None:
             transport.abort()
         else:

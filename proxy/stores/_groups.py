@@ -20,13 +20,12 @@ class GroupedCache(Generic[T]):
         self._groups: dict[str, TLRUCache[str, T]] = {}
         self._group_of: dict[str, str] = {}  # of each entry, and of some that have expired
         self._clean_at = SPARE_KEYS
+        self._counts: dict[str, int] = {}  # how many entries a group had when it was last used
+        self._puts = 0  # since the last `count_again`
         self.most_size = 0.0
         """How large all entries are together, at most: what expired unnoticed counts until `count_again`."""
-
-    @property
-    def most_entries(self) -> int:
+        self.most_entries = 0
         """How many entries there are, at most."""
-        return len(self._group_of)
 
     def get(self, key: str) -> T | None:
         """Return the entry unless it has expired; it is then the one that its group used last."""
@@ -42,17 +41,24 @@ class GroupedCache(Generic[T]):
             entries = self._groups[group] = self._make()
         before = entries.currsize
         entries[key] = entry
-        self.most_size += entries.currsize - before
+        self._note(group, before)
         self._group_of[key] = group
+        self._puts += 1
         if len(self._group_of) > self._clean_at:
             self.count_again()
+
+    @property
+    def is_count_due(self) -> bool:
+        """Whether so much was put since the last `count_again` that the next one costs little for each entry."""
+        return self._puts >= self.most_entries // 8
 
     def count_again(self) -> None:
         """Drop what has expired, so that the bounds are exact. It takes time by the number of entries."""
         self._group_of = {key: name for name, entries in self._groups.items() for key in entries}
         self._groups = {name: entries for name, entries in self._groups.items() if len(entries)}
         self._clean_at = 2 * len(self._group_of) + SPARE_KEYS
-        self.most_size = self.size
+        self._counts = {name: len(entries) for name, entries in self._groups.items()}
+        self.most_size, self.most_entries, self._puts = self.size, sum(self._counts.values()), 0
 
     def pop(self, key: str) -> T | None:
         """Remove and return an entry."""
@@ -62,17 +68,27 @@ class GroupedCache(Generic[T]):
         entries = self._groups[group]
         before = entries.currsize
         entry = entries.pop(key, None)
-        self.most_size += entries.currsize - before
+        self._note(group, before)
         return entry
 
     def evict(self, *, by_size: bool) -> None:
         """Remove what the group with the most entries, or with the largest together, has not used for longest."""
-        sizes = {name: entries.currsize if by_size else len(entries) for name, entries in self._groups.items()}
-        entries = self._groups[max(sizes, key=sizes.__getitem__)]
+        sizes = {name: entries.currsize for name, entries in self._groups.items()} if by_size else self._counts
+        group = max(sizes, key=sizes.__getitem__)
+        entries = self._groups[group]
         before = entries.currsize
-        key, _ = entries.popitem()
-        self.most_size += entries.currsize - before
-        self._group_of.pop(key, None)
+        if len(entries):
+            key, _ = entries.popitem()
+            self._group_of.pop(key, None)
+        self._note(group, before)
+
+    def _note(self, group: str, size_before: float) -> None:
+        """Correct the bounds after a change of a group."""
+        entries = self._groups[group]
+        count = len(entries)
+        self.most_size += entries.currsize - size_before
+        self.most_entries += count - self._counts.get(group, 0)
+        self._counts[group] = count
 
     def count(self, group: str) -> int:
         """Return how many entries a group has."""

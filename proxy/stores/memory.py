@@ -23,8 +23,6 @@ from pydantic import PositiveInt
 from proxy.stores import LONGEST_S, Grant, Store, StoreError, grantable
 from proxy.stores._groups import GroupedCache
 
-SPARE_SHARE = 128
-"""Where the store is full, so small a share of its values is dropped at once."""
 ENTRY_BYTES = 64
 """What an entry of a journal is charged beside its own bytes, so that many small ones are bounded too."""
 
@@ -114,19 +112,14 @@ class MemoryStore(Store):
         return True
 
     def _make_room(self, size_bytes: int) -> None:
-        """Drop values, if expired ones do not leave enough room for one of this size.
-
-        Room is made for some more values at once: to find the largest group takes time by the number of groups.
-        """
+        """Drop values, if expired ones do not leave enough room for one of this size."""
         values = self._values
-        values.count_again()
-        if values.most_size + size_bytes > self.store_max_bytes:
-            largest = self.store_max_bytes - self.store_max_bytes // SPARE_SHARE - size_bytes
-            while values.most_size > max(0, largest):
-                values.evict(by_size=True)
-        if values.most_entries >= self.store_max_entries:
-            while values.most_entries >= self.store_max_entries - self.store_max_entries // SPARE_SHARE:
-                values.evict(by_size=False)
+        if values.is_count_due:
+            values.count_again()
+        while values.most_size and values.most_size + size_bytes > self.store_max_bytes:
+            values.evict(by_size=True)
+        while values.most_entries >= self.store_max_entries:
+            values.evict(by_size=False)
 
     async def delete(self, key: str) -> None:
         self._values.pop(key)

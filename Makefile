@@ -18,11 +18,14 @@ test: .venv/.tests
 	@sh .ci/redis
 	$(PYTEST)
 
-# About a minute on two idle cores. It leaves out local models, training, benchmarks, clusters, soak tests, restarts of whole
+# About a minute on two idle cores. It leaves out local models, stores and stored state, the upstream client, training, benchmarks, clusters, soak tests, restarts of whole
 # processes, and property tests (selected by the mark that hypothesis sets). It lists paths, because then no test needs a
 # mark, and a path that no longer exists is not an error.
 SLOW := tests/backends/local tests/backends/training tests/bench tests/commands/test_model.py tests/test_app.py \
-  tests/test_background_processes.py tests/test_local_model.py tests/test_newcomer.py
+  tests/test_background_processes.py tests/test_local_model.py tests/test_newcomer.py \
+  tests/backends/upstream tests/soak tests/stores tests/state tests/config tests/http/websocket tests/test_attacks.py \
+  tests/test_background.py tests/test_compaction.py tests/test_disconnects.py tests/test_history.py \
+  tests/test_stored_state.py tests/test_stored_state_endpoints.py tests/test_websocket.py tests/http/test_large_bodies.py
 SLOW_NAMES := *cluster* *soak* *_deep.py
 
 quick: .venv/.tests

@@ -69,7 +69,8 @@ class Backend(Table, ABC):
 
         Raises BackendError while opening, and from the answer's chunks. Only for a backend that `can_relay`.
         """
-        raise NotImplementedError
+        del request, context
+        raise unsupported("relayed paths")
 
     def check(self) -> None:
         """Raises ValueError or OSError for what `start` would refuse, as far as that needs no work."""

@@ -54,7 +54,7 @@ class RelayedIds:
     def check_form(self, request: RelayRequest, context: Context) -> RelayRequest:
         """Return the request with a form that is checked while it passes: its stream raises what `check` does.
 
-        Raises RequestError for a form whose parts cannot be told apart.
+        Raises RequestError for a form whose parts cannot be distinguished.
         """
         content_type = request.types.get("Content-Type", "")
         if request.stream is None or not content_type.lower().startswith(FORM):

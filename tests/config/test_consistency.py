@@ -54,7 +54,7 @@ def test_a_selector_that_matches_no_caller_is_a_fault():
 
 
 def test_an_empty_selector_is_a_fault():
-    """Somebody may mean all by it."""
+    """It may be meant as all."""
     assert faults(policy=[RULE | {"callers": []}]) == [
         "policy[0].callers: it is empty, so that the policy applies to no call; leave it out for all"
     ]

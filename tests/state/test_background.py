@@ -399,7 +399,7 @@ async def test_its_end_has_a_line_in_the_log(simple: GatewayProcess, logged: lis
 
 
 async def test_a_conversation_is_written_at_the_end(gateway: GatewayProcess):
-    """Nobody else can write it until then."""
+    """No other process can write it until then."""
     first = await gateway.create(conversation={})
     name = first["conversation"]["id"]
     error = await refusal(gateway, conversation=name)

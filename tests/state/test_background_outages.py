@@ -85,7 +85,7 @@ async def broken() -> AsyncIterator[tuple[BrokenStore, GatewayProcess, GatewayPr
 
 @pytest.mark.parametrize("verb", ["claim", "put", "get"])
 async def test_a_response_is_not_begun_without_its_state(broken: Any, verb: str):
-    """Nobody could find it. Its place is free again."""
+    """No request could find it. Its place is free again."""
     store, working, _ = broken
     options = {"conversation": {}} if verb == "get" else {}
     store.break_verbs(verb)
@@ -142,7 +142,7 @@ async def test_events_that_cannot_be_deleted_are_an_error(broken: Any):
 
 @pytest.mark.parametrize("verb", ["put", "append", "tail"])
 async def test_the_end_of_a_dead_process_is_written_later(broken: Any, verb: str):
-    """Whoever could not write it leaves the lease to the next."""
+    """A process that could not write it leaves the lease to the next."""
     store, working, elsewhere = broken
     name = (await working.create())["id"]
     await working.started()

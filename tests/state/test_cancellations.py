@@ -115,7 +115,7 @@ async def test_a_deleted_response_is_cancelled(gateway: GatewayProcess, elsewher
 
 
 async def test_a_process_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    """Nobody waits for it for long; it cancels when it can."""
+    """No request waits for it for long; it cancels when it can."""
     monkeypatch.setattr(background, "CANCEL_S", 0.01)
     store = MemoryStore()
     gateway, elsewhere = GatewayProcess(store), GatewayProcess(store)

@@ -362,7 +362,7 @@ def test_an_entry_survives_its_encoding():
 
 
 async def test_a_sealed_journal_is_read_by_its_team_only(store: Store, key: JournalKey):
-    """Whoever reads the store cannot read it, and an entry of another journal counts as nothing."""
+    """A reader of the store cannot read it, and an entry of another journal counts as nothing."""
     sealed = Journals(store, WINDOW_S, Sealing(SecretStr("a secret of more than 32 characters."), store))
     writer, other = sealed.open(key), JournalKey(secrets.token_hex(32), key.team)
     await writer.write([delta("a prompt")])

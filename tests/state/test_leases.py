@@ -70,7 +70,7 @@ async def test_a_lease_is_renewed_and_its_loss_is_reported(
 
 
 async def test_a_wait_ends_with_the_lease(leases: Leases, elsewhere: Leases, key: str):
-    """Whoever waits polls."""
+    """A waiting process polls."""
     await leases.claim(key, ignore)
     waiting = asyncio.create_task(elsewhere.wait_until_free(key, 0.001))
     await asyncio.sleep(0)

@@ -109,7 +109,7 @@ async def test_a_record_is_sealed_for_its_team_and_kind(store: Store):
 
 
 async def test_with_a_secret_a_plain_record_is_none():
-    """Whoever can write the store cannot write a record."""
+    """Write access to the store does not suffice to write a record."""
     store, context = MemoryStore(), make_context()
     await TeamRecords(store, 60).put("kind", "name", {}, context)
     secret = SecretStr("a-secret-of-at-least-thirty-two-characters")

@@ -47,6 +47,10 @@ class Backend(Table, ABC):
         """Return the names of the callers' headers that it sends on or reads: the cache key has their values."""
         return DEFAULT_HEADERS
 
+    def shares_objects(self, other: "Backend") -> bool:
+        """Whether what another backend has created can be named here: both are one account of one server."""
+        return other is self
+
     @abstractmethod
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
         """Open a reply. Leaving the block ends the work behind it, finished or not.

@@ -9,6 +9,7 @@ from proxy.cache.cache import Cache, CacheSlot
 from proxy.context import Context
 from proxy.history import History
 from proxy.routing.attempts import Attempts
+from proxy.routing.keepers import match_keepers
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.state.background import Background
@@ -48,9 +49,9 @@ class Pipeline:
             context.record.model = call.model or None  # a policy may have replaced an alias
             context.record.max_output_tokens = call.body.get("max_output_tokens")
             with step("ownership"):
-                await self.ownership.check(call, context)
+                kept = await self.ownership.check(call, context)
             with step("route"):
-                route = self.routes.match(call)
+                route = match_keepers(call, kept, self.routes, self.resources.backends)
                 is_background = self.background.takes(call, route)
             with step("cache"):
                 slot = CacheSlot() if is_warm_up(context) else await self.cache.slot(call, route, context)

@@ -96,6 +96,11 @@ class Upstream(Backend):
     def compacts(self) -> bool:
         return self.keeps_state if self.compaction is None else self.compaction
 
+    def shares_objects(self, other: Backend) -> bool:
+        if not isinstance(other, Upstream):
+            return False
+        return (self._origin, self._path, self.api_key) == (other._origin, other._path, other.api_key)  # noqa: SLF001
+
     @cached_property
     def header_names(self) -> HeaderNames:
         return HeaderNames(self.forward_headers)

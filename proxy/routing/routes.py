@@ -55,7 +55,16 @@ class Routes:
 
     def match(self, call: Call) -> Route:
         """Return the route of a call's model, the default one for a call without a model. Raises UnknownModel."""
-        return self.default if not call.model and self.default is not None else self.route_of(call.model)
+        return self.matching(call)[0]
+
+    def matching(self, call: Call) -> Sequence[Route]:
+        """Return every route that serves a call's model, in the order of the config. Raises UnknownModel."""
+        if not call.model and self.default is not None:
+            return [self.default]
+        found = [route for pattern, route in self._routes if pattern.match(call.model)]
+        if not found:
+            raise UnknownModel(call.model)
+        return found
 
     def with_model(self, call: Call) -> Call:
         """Return the call with the default route's model if it names neither a model nor a prompt that may have one."""

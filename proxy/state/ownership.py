@@ -18,6 +18,7 @@ import structlog
 from proxy.context import Context, Slot
 from proxy.state.held_responses import held_response
 from proxy.state.references import (
+    KeptReference,
     Kind,
     Reference,
     containers_of,
@@ -47,6 +48,8 @@ AT_ONCE = 16
 """How many ids of one request are read or written at a time."""
 KINDS: Mapping[str, Kind] = {"responses": "response", "conversations": "conversation"}
 CHAIN = Slot[str]("ownership.chain")
+KEPT = Slot[Sequence[KeptReference]]("ownership.kept")
+"""What a request for something that exists names of the team's own."""
 _OWNERS = Slot[dict[tuple[Kind, str], "Owner | None"]]("ownership.owners")
 _UNBOUND = Slot[bool]("ownership.unbound")
 
@@ -81,9 +84,13 @@ class Ownership:
         self._ttl_s = ttl_s
         self._allows_unknown = allows_unknown
 
-    async def check(self, call: Call, context: Context) -> None:
-        """Refuse an id of another team with the words for an unknown one. Raises RequestError, Unavailable."""
-        await self._check(await context.run(len(call.encoded), find_references, call), context)
+    async def check(self, call: Call, context: Context) -> Sequence[KeptReference]:
+        """Return the ids in a call that are known to be the team's own.
+
+        Refuses an id of another team with the words for an unknown one. Raises RequestError, Unavailable.
+        """
+        references = await context.run(len(call.encoded), find_references, call)
+        return await self._check(references, context)
 
     async def check_resource(self, request: ResourceRequest, context: Context) -> Owner | None:
         """Return the owner of what a request names; None if it is unknown, or names nothing yet.
@@ -96,7 +103,7 @@ class Ownership:
         if request.body:
             call = resource_call(request)
             references += await context.run(len(call.encoded), find_references, call)
-        await self._check(references, context)
+        context.set(KEPT, await self._check(references, context))
         return None if named is None else (await self.owners([named], context))[0]
 
     async def chain_of(self, call: Call, context: Context) -> str:
@@ -167,8 +174,9 @@ class Ownership:
         except StoreError as error:
             _log_failure(error, context)
 
-    async def _check(self, references: Sequence[Reference], context: Context) -> None:
-        """Refuse ids that the caller may not use, after the owners of all were read: the work is always the same.
+    async def _check(self, references: Sequence[Reference], context: Context) -> Sequence[KeptReference]:
+        """Return the ids that are the team's own. Those that the caller may not use are refused, after the owners of
+        all were read: the work is always the same.
 
         The refusal names the first id that is not the team's own, as the refusal of an unknown one does.
         """
@@ -177,14 +185,16 @@ class Ownership:
             if reference.kind != "response" or held_response(reference.id, context) is None  # of this connection
         ]  # fmt: skip
         if not references:
-            return
+            return ()
         owners = await self.owners(references, context)
         team = context.caller.team
         if all(self._allows_unknown if owner is None else owner.team == team for owner in owners):
-            return
+            pairs = zip(references, owners, strict=True)
+            return [KeptReference(*reference, owner.target) for reference, owner in pairs if owner is not None]
         for reference, owner in zip(references, owners, strict=True):
             if owner is None or owner.team != team:
                 raise not_found(reference.param, reference.id, reference.kind)
+        return ()
 
     async def owners(self, references: Sequence[Reference], context: Context) -> list["Owner | None"]:
         """Return the owners of what a request names, each read once a request. Raises Unavailable."""

@@ -43,6 +43,15 @@ class Reference(NamedTuple):
     param: str | None
 
 
+class KeptReference(NamedTuple):
+    """An id in a request that is the team's own, and the name of the backend that keeps what it names."""
+
+    kind: Kind
+    id: str
+    param: str | None
+    target: str
+
+
 def continued(body: Mapping[str, Any]) -> list[Reference]:
     """Return what a call continues; the first reference decides its chain. Raises RequestError for overlong ids."""
     found = []

@@ -16,7 +16,7 @@ from proxy.context import Context
 from proxy.routing.attempts import before_deadline, log_failure
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
-from proxy.state.ownership import Owner, Ownership
+from proxy.state.ownership import KEPT, Owner, Ownership
 from proxy.state.references import conversation_id, is_id
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError
@@ -81,7 +81,7 @@ class Resources:
 
     async def _reply(self, request: ResourceRequest, owner: Owner | None, context: Context) -> Reply:
         """The reply of the part that keeps what is named, whose ids are bound."""
-        targets = self._targets(request, owner)
+        targets = self._targets(request, owner, context)
         if not targets or (owner is None and request.id is not None):
             try:
                 reply = await self.local.answer(request, context)
@@ -101,15 +101,19 @@ class Resources:
         names = [name for name, backend in self.backends.items() if not backend.keeps_state]
         return owner.target if owner is not None else next(iter(names), "")
 
-    def _targets(self, request: ResourceRequest, owner: Owner | None) -> Sequence[Backend]:
+    def _targets(self, request: ResourceRequest, owner: Owner | None, context: Context) -> Sequence[Backend]:
         """The backends that may keep what is named, in the order in which they are asked; none: the gateway does.
 
         An id without a known owner may be any of theirs; one whose backend was removed from the config may have moved.
+        A new conversation is created where the first thing is that its items name.
         """
         if owner is not None and (target := self.backends.get(owner.target)) is not None:
             return [target] if target.keeps_state else []
         if request.id is not None:
             return self.routes.stateful
+        named = [reference.target for reference in context.get(KEPT) or ()]
+        if found := [target for target in self.routes.stateful if target.name in named[:1]]:
+            return found
         default = self.routes.default
         return self.routes.stateful[:1] if default is None or default.keeps_state else []
 

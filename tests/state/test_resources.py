@@ -112,3 +112,15 @@ async def test_a_reply_without_an_id_binds_nothing():
     resources = make_resources(KeepingBackend(name="b", reply={"id": 7}))
 
     assert await ask(resources, "POST") == {"id": 7}
+
+
+async def test_a_new_conversation_is_created_where_the_things_are_that_its_items_name():
+    """Another backend could not resolve them."""
+    first, second = KeepingBackend(name="first"), KeepingBackend(name="second")
+    resources = make_resources(first, second)
+    await resources.ownership.bind_id("file", "file_1", "second", make_context())
+    item = {"role": "user", "content": [{"type": "input_file", "file_id": "file_1"}]}
+    async with resources.reply_to(ResourceRequest("POST", "conversations", body={"items": [item]}), make_context()):
+        pass
+
+    assert (len(first._requests), len(second._requests)) == (0, 1)

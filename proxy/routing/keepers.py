@@ -1,0 +1,61 @@
+"""The route of a call that names what a backend keeps: the call goes to that backend, if it serves the model.
+
+responses, conversations        kept by their backend; the gateway's own by any backend that keeps no state
+files, vector stores, containers   kept by the upstream that created them; a local model looks none of them up
+items                           preferred only: a conversation may bring items of other backends along
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from backends import Backend
+from proxy.routing.routes import Route, Routes
+from proxy.state.references import KeptReference, Kind
+from proxy.wire.call import Call
+from proxy.wire.errors import RequestError
+from proxy.wire.refusals import shorten
+
+CONTINUED: frozenset[Kind] = frozenset({"response", "conversation"})
+
+
+def match_keepers(
+    call: Call, kept: Sequence[KeptReference], routes: Routes, backends: Mapping[str, Backend]
+) -> Route:  # fmt: skip
+    """Return the first route of a call's model with a target that can resolve what the call names.
+
+    A reference to a backend that is no longer configured decides nothing. Raises UnknownModel, and RequestError if no
+    route of the model leads to what the call names.
+    """
+    candidates = routes.matching(call)
+    known = [(reference, backends[reference.target]) for reference in kept if reference.target in backends]
+    if not known:
+        return candidates[0]
+    binding = [pair for pair in known if pair[0].kind != "item"]
+    for wanted in (known, binding):
+        for route in candidates:
+            targets = tuple(
+                target for target in route.targets if all(_resolves(target, *pair) for pair in wanted)
+            )  # fmt: skip
+            if targets:
+                return route if targets == route.targets else replace(route, targets=targets)
+    target = candidates[0].targets[0]
+    raise _elsewhere(call, next((pair[0] for pair in binding if not _resolves(target, *pair)), binding[0][0]))
+
+
+def _resolves(target: Backend, reference: KeptReference, keeper: Backend) -> bool:
+    """Whether a call that this target answers finds what the keeper has."""
+    if reference.kind not in CONTINUED:
+        return keeper.shares_objects(target) or (reference.kind != "item" and not target.can_relay)
+    if target.keeps_state and keeper.keeps_state:
+        return keeper.shares_objects(target)
+    return target.keeps_state == keeper.keeps_state
+
+
+def _elsewhere(call: Call, reference: KeptReference) -> RequestError:
+    """Return the refusal of a call whose model is not served where the thing is that it names."""
+    kind = reference.kind.replace("_", " ")
+    message = (
+        f"The {kind} '{shorten(reference.id)}' is kept by a backend that does not serve the model "
+        f"'{shorten(call.model)}'. Use a model of that backend, or send the content in place of the id."
+    )
+    return RequestError(message, code="kept_elsewhere", param=reference.param)

@@ -60,6 +60,14 @@ class Backend(Table, ABC):
         types in `context.followed` must be Events; the others may be Runs.
         """
 
+    async def preview(self, call: Call, context: Context) -> Mapping[str, str]:
+        """Return the headers of the answer that a call will get, for one that is answered before its work begins.
+
+        Raises RequestError for what `respond` would refuse in the call, as far as that is known without the work.
+        """
+        del call, context
+        return {}
+
     def forward(self, request: ResourceRequest, context: Context) -> AbstractAsyncContextManager[Reply]:
         """Open the reply to a request for something that this backend keeps. Used only with `keeps_state`.
 

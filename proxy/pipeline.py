@@ -1,8 +1,8 @@
 """The path of one call. HTTP and every other way in are consumers of this one path."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from proxy.cache.cache import Cache, CacheSlot
@@ -66,12 +66,20 @@ class Pipeline:
                 context.on_reply(partial(self.ownership.bind_output, call, context))
                 open_reply = self._answering(whole, route, context)
                 if is_background:
-                    yield await self.background.reply(call, whole, route, open_reply, context)
+                    headers = await self._preview(whole, route, context)
+                    queued = await self.background.reply(call, whole, route, open_reply, context)
+                    yield replace(queued, headers={**headers, **queued.headers})
                     return
                 slot.reply = await context.cleanup.enter_async_context(open_reply(whole, route, context))
                 self.cache.keep(slot, call, context)
             reply = await self.rules.guard(call, slot.reply, context)
             yield await convert(reply, context.transcript, context, stream=call.is_stream)
+
+    async def _preview(self, whole: Call, route: Route, context: Context) -> Mapping[str, str]:
+        """Return the headers that a background response gets from its backend. Raises RequestError."""
+        if self.compaction.is_due(whole, route):
+            return {}
+        return await self.attempts.preview(whole.without_fields("background"), route, context)
 
     def _answering(self, call: Call, route: Route, context: Context) -> OpenReply:
         """Return what answers a call: a backend, or the gateway itself."""

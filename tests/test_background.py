@@ -168,3 +168,48 @@ async def test_a_number_to_start_after_is_checked(address: str, query: str, stat
     assert answer.status == status
     assert message in text
     assert text.endswith("data: [DONE]\n\n") == (status == 200)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 7}, "temperature"),
+        ({"max_output_tokens": 1}, "max_output_tokens"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/b.png"}]}]},
+         "input[0].content[0]"),
+        ({"input": "word " * 10_000}, "input"),
+        ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "nothing"}}}}, "text.format.schema"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("address", ["memory"], indirect=True)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_model_refuses_is_refused_at_once(
+    address: str, fields: dict[str, Any], param: str, stream: bool
+):
+    """With the answer that a synchronous call gets."""
+    headers = {"Authorization": f"Bearer {KEYS['anna']}"}
+    call = {"model": MODEL, "input": "Hi", "stream": stream, **fields}
+    async with aiohttp.ClientSession(address, headers=headers) as http:
+        async with http.post("/v1/responses", json=call) as answer:
+            synchronous = answer.status, await answer.json()
+        async with http.post("/v1/responses", json={**call, "background": True}) as answer:
+            refused = answer.status, await answer.json()
+
+    assert refused == synchronous
+    assert (refused[0], refused[1]["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("address", ["memory"], indirect=True)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_has_no_effect_is_named_when_it_is_queued(address: str, stream: bool):
+    """As in the answer to a synchronous call."""
+    headers = {"Authorization": f"Bearer {KEYS['anna']}"}
+    call = {"model": MODEL, "input": "Hi", "seed": 7, "background": True, "stream": stream}
+    async with (
+        aiohttp.ClientSession(address, headers=headers) as http,
+        http.post("/v1/responses?verbose=1", json=call) as answer,
+    ):
+        await answer.read()
+
+    assert answer.headers["x-headgate-ignored"] == "seed, query.verbose"

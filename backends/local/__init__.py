@@ -207,14 +207,13 @@ class Local(Backend):
     async def ready(self) -> bool:
         return self._engine.is_running
 
+    async def preview(self, call: Call, context: Context) -> Mapping[str, str]:
+        return _headers(call, await self._parse(call, context))
+
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
-        team, has_tools = context.caller.team, call.body.get("tools") or b'"additional_tools"' in call.encoded
-        plain = not has_tools and not call.body.get("text")
-        read = functools.partial(self._read, call, team, context.history_items)
-        request = await self._executor.run(read, len(call.encoded), team=team, plain=plain)
-        in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
-        headers = ignored_header([*request.ignored, *in_query])
+        team, request = context.caller.team, await self._parse(call, context)
+        headers = _headers(call, request)
         if call.operation == "input_tokens":
             counted = {"object": "response.input_tokens", "input_tokens": len(request.prompt)}
             yield response_reply(counted, headers)
@@ -223,12 +222,25 @@ class Local(Backend):
         async with self._engine.generate(request.prompt, request.options, team=team) as generation:
             yield Reply(200, headers, batches=builder.batches(generation))
 
+    async def _parse(self, call: Call, context: Context) -> LocalRequest:
+        """Return a call as the engine needs it. Raises RequestError, and BackendError while too many wait."""
+        team, has_tools = context.caller.team, call.body.get("tools") or b'"additional_tools"' in call.encoded
+        plain = not has_tools and not call.body.get("text")
+        read = functools.partial(self._read, call, team, context.history_items)
+        return await self._executor.run(read, len(call.encoded), team=team, plain=plain)
+
     def _read(self, call: Call, team: str, history_items: int) -> LocalRequest:
         defaults = GenerationParameters(self.max_output_tokens, self.temperature)
         return read_request(
             call.body, self._model, defaults,
             team=team, ignore_unknown_tools=self.ignore_unknown_tools, history_items=history_items,
         )  # fmt: skip
+
+
+def _headers(call: Call, request: LocalRequest) -> dict[str, str]:
+    """Return the header that names what had no effect, parameters in the query included."""
+    in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
+    return ignored_header([*request.ignored, *in_query])
 
 
 def _cores() -> int:

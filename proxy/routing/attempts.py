@@ -1,7 +1,7 @@
 """Opens the reply to a call at a target of its route."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
@@ -23,6 +23,16 @@ R = TypeVar("R")
 
 class Attempts:
     """One attempt at the first target. Leaving the block ends the work behind the reply."""
+
+    async def preview(self, call: Call, route: Route, context: Context) -> Mapping[str, str]:
+        """Return the headers of an answer whose work begins later. Raises RequestError for a call that is refused.
+
+        A backend that is busy or out of order refuses nothing now.
+        """
+        try:
+            return await route.targets[0].preview(call, context)
+        except BackendError:
+            return {}
 
     @asynccontextmanager
     async def reply(self, call: Call, route: Route, context: Context) -> AsyncIterator[Reply]:

@@ -1,16 +1,20 @@
-"""Background responses while Redis is paused or restarted."""
+"""Background responses while Redis is paused, restarted or replaced by another one."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from proxy.state import job_runner, journal, leases
 from proxy.stores.redis import RedisStore
 from proxy.wire.errors import HeadgateError
 from tests.redis_server import RedisServer
 from tests.state.gateways import TIMEOUT_S, BrokenStore, GatewayProcess
+from tests.stores.test_redis_failover import MovingAddress
 
 
 @pytest.fixture
@@ -169,3 +173,52 @@ async def test_a_job_goes_on_without_the_store(broken: Any, monkeypatch: pytest.
     store.break_verbs()
 
     assert (await elsewhere.end(first))["status"] == "completed"
+
+
+async def test_a_failover_in_the_middle_is_survived(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The primary becomes a replica, whose writes are refused with READONLY, and another one has its data."""
+    monkeypatch.setattr(journal, "RETRY_INTERVAL_S", 0.02)
+    monkeypatch.setattr(job_runner, "SAVE_PAUSES_S", (0.02,) * 1_000)
+    replacement = RedisServer(tmp_path)
+    replacement.start()
+    old, new = redis.Redis.from_url(redis_server.url), redis.Redis.from_url(replacement.url)
+    moving = MovingAddress(redis_server)
+    server = await asyncio.start_server(moving.forward, "127.0.0.1", 0)
+    store = RedisStore(url=f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", timeout_ms=5_000)
+    await store.start()
+    process = GatewayProcess(store)
+    try:
+        name = (await process.create())["id"]
+        await process.started()
+        following = asyncio.create_task(process.events(name))
+        await process.events_seen(name, 4)
+        new.execute_command("REPLICAOF", "127.0.0.1", str(redis_server.port))
+        await asyncio.to_thread(_wait_for_replica, old)
+        new.execute_command("REPLICAOF", "NO", "ONE")
+        old.execute_command("REPLICAOF", "127.0.0.1", str(replacement.port))
+        moving.server = replacement
+        process.open_gate()
+        async with asyncio.timeout(TIMEOUT_S):
+            events = await following
+        found, kept = await process.get(name), new.keys("headgate:response:*")
+    finally:
+        await process.pipeline.background.close(0)
+        await store.close()
+        server.close()
+        old.execute_command("REPLICAOF", "NO", "ONE")
+        replacement.stop()
+
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[-1]["type"] == "response.completed"
+    assert found["output"][0]["content"][0]["text"] == "Hello"
+    assert len(kept) >= 1
+
+
+def _wait_for_replica(primary: Any) -> None:
+    """Return when a replica has received everything."""
+    while not primary.info("replication").get("connected_slaves"):
+        time.sleep(0.01)
+    primary.set("headgate:test", "1")
+    assert primary.wait(1, TIMEOUT_S * 1000) == 1

@@ -59,7 +59,7 @@ class Cache:
         if reason is not None:
             _report(context, "bypass", f"fwd=bypass; detail={reason}")
             return CacheSlot()
-        key = await context.run(len(call.encoded), cache_key, call, context.caller, route.name, route.headers(call))
+        key = await context.run(len(call.encoded), _key_of, call, context.caller.team, route)
         if "no-cache" in directives:
             _report(context, "refresh", "fwd=request")
             return CacheSlot(key)
@@ -151,6 +151,10 @@ class Cache:
         if isinstance(response_id, str):
             index = _index_key(context.caller.team, response_id)
             await self._store.put(index, key.encode(), ttl_s=self._settings.ttl_s)
+
+
+def _key_of(call: Call, team: str, route: Route) -> str:
+    return cache_key(call, (team,), route.name, route.headers(call))
 
 
 def _index_key(team: str, response_id: str) -> str:

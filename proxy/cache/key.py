@@ -1,52 +1,80 @@
-"""The cache key: everything that can change an answer.
+"""The cache key: everything that can change an answer, in a canonical encoding.
 
-`prompt_cache_key` is the caller's consent and a part of the key. The other parts are the team, the route, the query,
-the forwarded headers and the whole body, without the fields and headers that only identify the caller or describe the
-delivery. Unknown ones count.
+    version  route  query  headers  fields  partition
+
+Each part has its length before it. Parameters, headers, fields and the names inside a field are in the order of their
+names. Which of them count is said by classification.py.
 """
 
 import hashlib
-from collections.abc import Mapping
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import orjson
 
-from proxy.context import Caller
+from proxy.cache.classification import FIELDS_NOT_IN_KEY, PARAMETERS_NOT_IN_KEY, SIDE_EFFECTS, is_header_in_key
 from proxy.wire.call import Call
 
-VERSION = b"headgate cache 5"
-NOT_IN_KEY = frozenset({"stream", "stream_options", "metadata", "safety_identifier", "user", "store"})
-# `store` counts by its meaning: a caller that wants its response stored gets the id of a stored one.
-# Forwarded headers that name the client, a session or an attempt. Others, such as `openai-beta`, can change an answer.
-HEADERS_NOT_IN_KEY = frozenset({
-    "agent-framework-version", "idempotency-key", "originator", "session-id", "session_id", "thread-id", "user-agent",
-    "x-client-request-id", "x-initiator", "x-interaction-type", "x-irid", "x-promptfoo-version", "x-session-affinity",
-    "x-session-id",
-})  # fmt: skip
-HEADER_PREFIXES_NOT_IN_KEY = ("x-stainless-",)
+VERSION = b"headgate cache 6"
+DEFAULTS = {"store": True, "background": False}
+"""What a side effect is when the call does not name it: a call that names it so asks for nothing else."""
 
 
-def cache_key(call: Call, caller: Caller, route: str, forwarded: Mapping[str, str]) -> str:
-    """Return the hex SHA-256 of all parts, each with its length before it; names in the body are sorted.
+def cache_key(
+    call: Call, partition: Sequence[str], route: str, forwarded: Mapping[str, str], secret: bytes = b""
+) -> str:
+    """Return the hash of all that can change a call's answer, in hex: HMAC-SHA256 with a secret, SHA-256 without one.
 
-    `forwarded` are the headers of the call that a target of the route may see.
+    `partition` names those who share entries, `forwarded` are the headers of the call that a target of the route may
+    see.
     """
-    relevant = {name: value for name, value in call.body.items() if name not in NOT_IN_KEY}
-    headers = {name: value for name, value in forwarded.items() if _can_change_answer(name)}
-    digest = hashlib.sha256()
-    for part in (
+    encoded = encode_call(call, partition, route, forwarded)
+    return hmac.digest(secret, encoded, "sha256").hex() if secret else hashlib.sha256(encoded).hexdigest()
+
+
+def encode_call(call: Call, partition: Sequence[str], route: str, forwarded: Mapping[str, str]) -> bytes:
+    """Return what the key is the hash of: two calls have the same only if they have the same answer."""
+    return encode_parts((
         VERSION,
-        caller.team.encode(),
-        str(call.body["prompt_cache_key"]).encode(),
-        route.encode(),
-        call.query.encode(errors="surrogatepass"),
-        b"not stored" if call.body.get("store") is False else b"stored",
-        repr(sorted(headers.items())).encode("ascii", "backslashreplace"),  # a header may have bytes that are not UTF-8
-        orjson.dumps(relevant, option=orjson.OPT_SORT_KEYS),
-    ):
-        digest.update(len(part).to_bytes(8))
-        digest.update(part)
-    return digest.hexdigest()
+        _bytes(route),
+        encode_parts(map(_bytes, relevant_parameters(call.query))) if call.query else b"",
+        encode_parts(_bytes(text) for header in relevant_headers(forwarded) for text in header),
+        orjson.dumps(relevant_fields(call.body), option=orjson.OPT_SORT_KEYS),
+        *map(_bytes, partition),
+    ))  # fmt: skip
 
 
-def _can_change_answer(header: str) -> bool:
-    return header not in HEADERS_NOT_IN_KEY and not header.startswith(HEADER_PREFIXES_NOT_IN_KEY)
+def encode_parts(parts: Iterable[bytes]) -> bytes:
+    """Return an encoding that no other list of parts has: each has its length before it."""
+    return b"".join([piece for part in parts for piece in (len(part).to_bytes(8), part)])
+
+
+def relevant_parameters(query: str) -> list[str]:
+    """Return the parameters that count as they were sent, in the order of their names; equal names keep theirs."""
+    pairs = [pair for pair in query.split("&") if pair and name_of_parameter(pair) not in PARAMETERS_NOT_IN_KEY]
+    return sorted(pairs, key=name_of_parameter)
+
+
+def relevant_headers(forwarded: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the headers that count, in the order of their names."""
+    return sorted([header for header in forwarded.items() if is_header_in_key(header[0])])
+
+
+def relevant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that count, without side effects that the call does not ask for."""
+    return {
+        name: value
+        for name, value in body.items()
+        if name not in FIELDS_NOT_IN_KEY
+        and not (name in SIDE_EFFECTS and (value is None or value is DEFAULTS.get(name)))
+    }  # fmt: skip
+
+
+def name_of_parameter(pair: str) -> str:
+    return pair.partition("=")[0]
+
+
+def _bytes(text: str) -> bytes:
+    """Return a text as bytes. A header may have bytes that are not UTF-8, which are lone surrogates in its text."""
+    return text.encode(errors="surrogatepass")

@@ -1,5 +1,6 @@
 """The cache key: equal only for calls that have the same answer."""
 
+import random
 from typing import Any
 
 import orjson
@@ -7,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.key import cache_key
-from proxy.context import Caller
+from proxy.cache.key import cache_key, encode_call, encode_parts
 from proxy.wire.call import Call
+from tests.examples import shuffled
 
 ASKED = {"model": "m", "input": "Hi", "prompt_cache_key": "k"}
 JSON = st.recursive(
@@ -21,19 +22,16 @@ BODIES = st.dictionaries(st.text(max_size=3), JSON, max_size=4).map(lambda body:
 
 
 def key_of(
-    body: dict[str, Any], team: str = "t", route: str = "r", query: str = "", caller: str = "c", **headers: str
+    body: dict[str, Any], team: str = "t", route: str = "r", query: str = "", secret: bytes = b"", **headers: str
 ) -> str:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    return cache_key(Call(body, sent, query), Caller(caller, team), route, sent)
+    return cache_key(Call(body, sent, query), (team,), route, sent, secret)
 
 
 @given(BODIES, st.randoms())
-def test_the_key_does_not_depend_on_the_order_of_names(body: dict[str, Any], random):
-    """The same object in another order is the same call."""
-    names = list(body)
-    random.shuffle(names)
-
-    assert key_of(body) == key_of({name: body[name] for name in names})
+def test_the_key_does_not_depend_on_the_order_of_names(body: dict[str, Any], dice: random.Random):
+    """The same object in another order is the same call, at every depth."""
+    assert key_of(body) == key_of(shuffled(body, dice))
 
 
 @given(BODIES, BODIES, st.text(max_size=3), st.text(max_size=3))
@@ -58,7 +56,7 @@ def test_parts_cannot_be_shifted_into_each_other():
 
 
 def test_every_part_changes_the_key():
-    """Team, route, query, headers, prompt_cache_key and body; not the caller's name."""
+    """Team, route, query, prompt_cache_key, body and secret."""
     keys = [
         key_of(ASKED),
         key_of(ASKED, team="u"),
@@ -67,10 +65,11 @@ def test_every_part_changes_the_key():
         key_of(ASKED | {"prompt_cache_key": "l"}),
         key_of(ASKED | {"input": "Ho"}),
         key_of(ASKED | {"model": "n"}),
+        key_of(ASKED, secret=b"one"),
+        key_of(ASKED, secret=b"another"),
     ]
 
     assert len(set(keys)) == len(keys)
-    assert key_of(ASKED, caller="another") == keys[0]
 
 
 @pytest.mark.parametrize("field", ["stream", "stream_options", "metadata", "safety_identifier", "user"])
@@ -94,12 +93,12 @@ def test_headers_that_can_change_the_answer_are_in_the_key():
 @pytest.mark.parametrize("name", ["openai-project", "openai-organization", "x-openai-internal-codex-responses-lite"])
 def test_headers_that_an_operator_forwards_are_in_the_key(name: str):
     """The gateway does not know what they change."""
-    assert cache_key(Call(ASKED), Caller("c", "t"), "r", {name: "anything"}) != key_of(ASKED)
+    assert cache_key(Call(ASKED), ("t",), "r", {name: "anything"}) != key_of(ASKED)
 
 
 def test_headers_that_no_target_sees_are_not_in_the_key():
     """They cannot change its answer."""
-    assert cache_key(Call(ASKED, {"openai-beta": "a"}), Caller("c", "t"), "r", {}) == key_of(ASKED)
+    assert cache_key(Call(ASKED, {"openai-beta": "a"}), ("t",), "r", {}) == key_of(ASKED)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +106,7 @@ def test_headers_that_no_target_sees_are_not_in_the_key():
 )
 def test_headers_of_a_client_or_a_session_are_not_in_the_key(name: str):
     """They differ from call to call."""
-    assert cache_key(Call(ASKED), Caller("c", "t"), "r", {name: "anything"}) == key_of(ASKED)
+    assert cache_key(Call(ASKED), ("t",), "r", {name: "anything"}) == key_of(ASKED)
 
 
 def test_a_key_is_a_hash():
@@ -121,3 +120,46 @@ def test_store_changes_the_key_by_its_meaning():
 
     assert len(stored) == 1
     assert key_of(ASKED | {"store": False}) not in stored
+
+
+@given(st.lists(st.binary(max_size=3), max_size=4), st.lists(st.binary(max_size=3), max_size=4))
+def test_the_encoding_of_parts_is_that_of_no_other_parts(one: list[bytes], other: list[bytes]):
+    """However the bytes are divided between them."""
+    assert (encode_parts(one) == encode_parts(other)) == (one == other)
+
+
+@given(st.permutations(["include=a", "include=b", "beta=true", "x", "x=1;y=2"]))
+def test_parameters_are_compared_by_name(pairs: list[str]):
+    """In any order of their names; those of one name in the order in which they were sent."""
+    ordered = [pair for pair in pairs if pair.startswith("include")] == ["include=a", "include=b"]
+
+    assert (key_of(ASKED, query="&".join(pairs)) == key_of(ASKED, query="x&beta=true&include=a&include=b&x=1;y=2")) == (
+        ordered and pairs.index("x") < pairs.index("x=1;y=2")
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "same", "different"),
+    [
+        ("store", [None, True], [False, 1, "true"]),
+        ("background", [None, False], [True, 0]),
+        ("conversation", [None], ["", {}, "conv_1"]),
+    ],
+)
+def test_a_side_effect_that_is_not_asked_for_is_not_in_the_key(field: str, same: list[Any], different: list[Any]):
+    """Null and the default ask for what a call without the field asks for."""
+    assert {key_of(ASKED | {field: value}) for value in same} == {key_of(ASKED)}
+    assert len({key_of(ASKED), *(key_of(ASKED | {field: value}) for value in different)}) == 1 + len(different)
+
+
+def test_a_header_that_is_not_utf_8_has_a_key():
+    """Its bytes are lone surrogates in its text."""
+    assert key_of(ASKED, openai_beta="\udcff") != key_of(ASKED, openai_beta="\udcfe")
+
+
+def test_a_new_version_has_other_keys(monkeypatch: pytest.MonkeyPatch):
+    """Entries of a former version are never found."""
+    before = encode_call(Call(ASKED), ("t",), "r", {})
+    monkeypatch.setattr("proxy.cache.key.VERSION", b"another")
+
+    assert encode_call(Call(ASKED), ("t",), "r", {}) != before

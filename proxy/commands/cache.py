@@ -1,0 +1,116 @@
+"""`headgate cache`: why two requests do or do not share an entry."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from proxy.cache.classification import FIELDS, QUERY, Effect, effect_of_header
+from proxy.cache.key import cache_key, name_of_parameter, relevant_fields, relevant_headers, relevant_parameters
+from proxy.config.build import default_config, read
+from proxy.config.validation import ConfigError
+from proxy.routing.routes import Routes
+from proxy.wire.call import Call, call_of_body
+from proxy.wire.errors import HeadgateError
+
+SHARED, NOT_SHARED = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedRequest:
+    """A request as a file describes it, and its place in the cache."""
+
+    call: Call
+    team: str
+    route: str
+    headers: Mapping[str, str]
+    key: str
+
+
+def add_to(commands: Any) -> None:
+    """Add this subject's commands to a parser."""
+    cache = commands.add_parser("cache", help="what the cache keeps, and why",
+                                epilog="example: headgate cache explain first.json second.json")  # fmt: skip
+    verbs = cache.add_subparsers(required=True, metavar="VERB")
+    explain = verbs.add_parser("explain", help="print why two requests do or do not share an entry",
+                               epilog="example: headgate cache explain first.json second.json")  # fmt: skip
+    hint = 'a request\'s body in JSON, or {"body": ..., "headers": ..., "query": ..., "team": ...}'
+    explain.add_argument("first", type=Path, metavar="A.json", help=hint)
+    explain.add_argument("second", type=Path, metavar="B.json", help=hint)
+    explain.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
+    explain.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    config = default_config() if options.config is None else read(options.config)
+    routes = Routes(config.routes)
+    first, second = [_read(file, routes) for file in (options.first, options.second)]
+    is_shared = first.key == second.key
+    print("Both requests share an entry." if is_shared else "The requests do not share an entry.")
+    for line in _differences(first, second):
+        print(line)
+    return SHARED if is_shared else NOT_SHARED
+
+
+def _read(file: Path, routes: Routes) -> ExplainedRequest:
+    """Return the request in a file. Raises ConfigError for what is not one."""
+    try:
+        given = orjson.loads(file.read_bytes())
+        whole = given if isinstance(given.get("body"), dict) else {"body": given}
+        headers = {name.lower(): str(value) for name, value in whole.get("headers", {}).items()}
+        call = call_of_body(whole["body"], headers, whole.get("query", ""), received_bytes=0, needs_model=False)
+        route, team = routes.match(call), str(whole.get("team", ""))
+        forwarded = route.headers(call)
+        return ExplainedRequest(call, team, route.name, forwarded, cache_key(call, (team,), route.name, forwarded))
+    except HeadgateError as error:
+        raise ConfigError(f"{file}: {error.message}") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{file}: not a request: a JSON object was expected") from error
+
+
+def _differences(first: ExplainedRequest, second: ExplainedRequest) -> Iterator[str]:
+    """Yield a line for each part of two requests that is not the same."""
+    for name in ("team", "route"):
+        if getattr(first, name) != getattr(second, name):
+            yield f"{name}: differs"
+    for name in _changed(dict(first.headers), dict(second.headers)):
+        effect, counts = effect_of_header(name), _counts(name, map(_headers_in_key, (first, second)))
+        yield _line(f"header {name}", effect, counts=counts)
+    for name in _changed(_parameters(first.call.query.split("&")), _parameters(second.call.query.split("&"))):
+        counts = _counts(name, (_parameters(relevant_parameters(each.call.query)) for each in (first, second)))
+        yield _line(f"query {name}", QUERY.get(name, Effect.ANSWER), counts=counts)
+    for name in _changed(_encoded(first.call.body), _encoded(second.call.body)):
+        counts = _counts(name, (_encoded(relevant_fields(each.call.body)) for each in (first, second)))
+        yield _line(f"field {name}", FIELDS.get(name, Effect.ANSWER), counts=counts)
+
+
+def _line(part: str, effect: Effect, *, counts: bool) -> str:
+    return f"{part}: differs; it {effect.value}{'' if counts else ', so it is not in the key'}"
+
+
+def _headers_in_key(request: ExplainedRequest) -> Mapping[str, Any]:
+    return dict(relevant_headers(request.headers))
+
+
+def _parameters(pairs: list[str]) -> Mapping[str, Any]:
+    found: dict[str, list[str]] = {}
+    for pair in filter(None, pairs):
+        found.setdefault(name_of_parameter(pair), []).append(pair)
+    return found
+
+
+def _encoded(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: orjson.dumps(value, option=orjson.OPT_SORT_KEYS) for name, value in body.items()}
+
+
+def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the names whose values differ, or that only one of both has."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def _counts(name: str, sides: Any) -> bool:
+    one, other = sides
+    return bool(one.get(name) != other.get(name))

@@ -1,0 +1,88 @@
+"""`headgate cache` on the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.__main__ import main
+from tests.conftest import CANNED
+
+ASKED = {"model": "m", "input": "Hi", "prompt_cache_key": "k"}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A config that sends every model to a recording."""
+    file = tmp_path / "headgate.toml"
+    file.write_text(CANNED)
+    return file
+
+
+def explain(config: Path, first: Any, second: Any) -> int:
+    """Run `cache explain` on two requests and return its exit status."""
+    files = []
+    for name, request in (("first.json", first), ("second.json", second)):
+        files.append(config.parent / name)
+        files[-1].write_bytes(request if isinstance(request, bytes) else orjson.dumps(request))
+    return main(["cache", "explain", *map(str, files), "--config", str(config)])
+
+
+def test_explain_names_what_does_not_count(config: Path, capsys):
+    """Two requests that share an entry although they are not the same."""
+    headers = {"User-Agent": "x", "X-Stainless-OS": "y"}
+    second = {"body": ASKED | {"stream": True, "user": "u", "store": True}, "headers": headers}
+
+    assert explain(config, ASKED, second) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Both requests share an entry.",
+        "header user-agent: differs; it says who asks, and for whom, so it is not in the key",
+        "header x-stainless-os: differs; it says how the answer is delivered, so it is not in the key",
+        "field store: differs; it has an effect beside the answer, so it is not in the key",
+        "field stream: differs; it says how the answer is delivered, so it is not in the key",
+        "field user: differs; it says who asks, and for whom, so it is not in the key",
+    ]
+
+
+def test_explain_names_every_part_that_differs(config: Path, capsys):
+    """The team, the route, headers, parameters and fields."""
+    with config.open("a") as file:
+        file.write('[[route]]\nname = "other"\nmodel = "z"\nbackend = "canned"\n')
+    text = config.read_text().replace('model = "*"', 'model = "m"')
+    config.write_text(text)
+    second = {
+        "body": ASKED | {"model": "z", "store": False, "new_field": 1}, "headers": {"OpenAI-Beta": "b"},
+        "query": "include=a", "team": "t",
+    }  # fmt: skip
+
+    assert explain(config, ASKED, second) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "The requests do not share an entry.",
+        "team: differs",
+        "route: differs",
+        "header openai-beta: differs; it changes the answer",
+        "query include: differs; it changes the answer",
+        "field model: differs; it changes the answer",
+        "field new_field: differs; it changes the answer",
+        "field store: differs; it has an effect beside the answer",
+    ]
+
+
+def test_equal_requests_have_no_differences(config: Path, capsys):
+    """Whatever the order of their fields."""
+    assert explain(config, ASKED, dict(reversed(ASKED.items()))) == 0
+    assert capsys.readouterr().out == "Both requests share an entry.\n"
+
+
+@pytest.mark.parametrize("request_in_file", [b"", b"[]", b"3", b'{"body": {}, "headers": 3}', {"model": 7}])
+def test_what_is_not_a_request_is_refused(config: Path, request_in_file: Any, capsys):
+    """With the name of the file."""
+    assert explain(config, ASKED, request_in_file) == 2
+    assert "second.json" in capsys.readouterr().err
+
+
+def test_a_file_that_does_not_exist_is_refused(config: Path, capsys):
+    """With its name."""
+    assert main(["cache", "explain", str(config), "missing.json", "--config", str(config)]) == 2
+    assert capsys.readouterr().err

@@ -180,7 +180,7 @@ def with_items(conversation: Conversation, added: Sequence[StoredItem]) -> Conve
     ids: set[str] = set()
     for item in items:
         if item.id in ids:
-            raise duplicate_item(item.id)
+            raise duplicate_item(item.id, "items")
         ids.add(item.id)
     size_bytes = conversation.size_bytes + sum(encoded_bytes(item.item) for item in added)
     if size_bytes > MAX_BYTES:

@@ -4,6 +4,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/input-items, th
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ WITH_STATUS = frozenset({
 # Arrays that lists show, which input may leave out.
 ARRAYS = {"reasoning": "summary", "computer_call": "pending_safety_checks"}
 REFERENCE = "item_reference"
+ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,9 @@ def with_ids(items: Sequence[Any], source: str, start: int = 0) -> list[StoredIt
 
 
 def own_id(item: Mapping[str, Any]) -> str | None:
-    """Return the id that an item has itself, if it can be one."""
+    """Return the id that an item has itself, if it can be one: a path must be able to name it."""
     value = item.get("id")
-    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS else None
+    return value if isinstance(value, str) and len(value) <= MAX_ID_CHARS and ID.fullmatch(value) else None
 
 
 def item_type(item: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from proxy.context import Context
 from proxy.state.background import Background, poll_header
 from proxy.state.conversations import MAX_BYTES, Conversation, Conversations, new_items, read_metadata, with_items
+from proxy.state.item_fields import check_new_items
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type
 from proxy.state.pages import PAGE_PARAMETERS, list_object, read_integer_parameter, read_page, unknown_parameters
 from proxy.state.references import not_found
@@ -160,6 +161,7 @@ class LocalResources:
         items = input_items(given, "items")
         if len(items) > MAX_NEW_ITEMS:
             raise array_too_long("items", MAX_NEW_ITEMS, len(items))
+        check_new_items(items, "items")
         return [await self._resolve(item, context) if item_type(item) == REFERENCE else item for item in items]
 
     async def _resolve(self, reference: JSON, context: Context) -> JSON:

@@ -48,10 +48,10 @@ def without_cut_calls(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
     ]
 
 
-def duplicate_item(item_id: str) -> RequestError:
+def duplicate_item(item_id: str, param: str = "input") -> RequestError:
     return RequestError(
-        f"Duplicate item found with id {shorten(item_id)}. Remove duplicate items from your input and try again.",
-        param="input",
+        f"Duplicate item found with id {shorten(item_id)}. Remove duplicate items from your {param} and try again.",
+        param=param,
     )
 
 

@@ -1,5 +1,6 @@
 """Items with their ids, and the form that lists show."""
 
+import re
 from typing import Any
 
 import orjson
@@ -74,6 +75,15 @@ def test_ids_are_stable_and_begin_as_openai_s_do():
     assert [name.partition("_")[0] for name in found] == ["msg", "rs", "item", "item"]
     assert max(map(len, found)) <= 64
     assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("given", ["a/b?", "", "ä", "a b", "a\n"])
+def test_an_id_that_no_path_can_name_is_not_used(given: str):
+    """The item keeps it for its backend, and lists show another one."""
+    (item,) = with_ids([{"id": given, "role": "user"}], "resp_1")
+
+    assert re.fullmatch("msg_[0-9a-f]{48}", item.id)
+    assert item.item["id"] == given
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ test: .venv/.tests
 # mark, and a path that no longer exists is not an error.
 SLOW := tests/backends/local tests/backends/training tests/bench tests/commands/test_model.py tests/test_app.py \
   tests/test_background_processes.py tests/test_local_model.py tests/test_newcomer.py \
-  tests/backends/upstream tests/soak tests/stores tests/state tests/config tests/http/websocket tests/test_attacks.py \
+  tests/backends/upstream tests/clients tests/soak tests/stores tests/state tests/config tests/http/websocket tests/test_attacks.py \
   tests/test_background.py tests/test_compaction.py tests/test_disconnects.py tests/test_history.py \
   tests/test_stored_state.py tests/test_stored_state_endpoints.py tests/test_websocket.py tests/http/test_large_bodies.py
 SLOW_NAMES := *cluster* *soak* *_deep.py

@@ -1,8 +1,10 @@
 """A real server of the Responses protocol that keeps state: responses, their input items, conversations, events."""
 
+import asyncio
 import itertools
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -14,6 +16,8 @@ from proxy.wire.compose import Composer, new_id, response_object, usage
 
 JSON = dict[str, Any]
 MODELS = ("gpt-5.6", "gpt-5.6-mini")
+# Begins an answer and does not end it; while a background response of this model runs, another one gets 429.
+SLOW = "gpt-5.6-slow"
 
 
 class Refusal(Exception):
@@ -39,6 +43,11 @@ class StatefulUpstream:
     items: dict[str, list[JSON]] = field(default_factory=dict)
     override: Callable[[web.Request], web.StreamResponse | None] | None = None
     """Answers a request in place of the server, unless it returns None."""
+    background_polls: int | None = None
+    """After how many polls a background response is complete. None: it stays queued."""
+
+    _finished: dict[str, JSON] = field(default_factory=dict)
+    _polls: Counter[str] = field(default_factory=Counter)
 
     async def __aenter__(self) -> Self:
         app = web.Application()
@@ -78,7 +87,10 @@ class StatefulUpstream:
             if self.override is not None and (other := self.override(request)) is not None:
                 return other
             try:
-                made = handler(request, orjson.loads(raw or b"{}"))
+                body = orjson.loads(raw or b"{}")
+                if body.get("model") == SLOW and not body.get("background"):
+                    return await hanging(request, body)
+                made = handler(request, body)
             except Refusal as refusal:
                 return web.json_response({"error": refusal.error}, status=refusal.status)
             return made if isinstance(made, web.StreamResponse) else web.json_response(made)
@@ -94,9 +106,9 @@ class StatefulUpstream:
         if name is not None and name not in self.conversations:
             raise Refusal(404, f"Conversation with id '{name}' not found.", "conversation")
         is_background = bool(body.get("background"))
-        final = response_object(
-            {"model": "of-the-prompt", **body}, response_id=new_id("resp"), created_at=int(time.time())
-        )
+        if body.get("model") == SLOW and any(each["status"] == "queued" for each in self.responses.values()):
+            raise Refusal(429, "Rate limit reached.", code="rate_limit_exceeded")
+        final = new_response(body)
         if name is not None:
             final["conversation"] = {"id": name}
         composer = Composer(final)
@@ -108,7 +120,9 @@ class StatefulUpstream:
             self.items[name] += [*inputs, *response["output"]]
         if body.get("store") is not False:
             started = {**response, "status": "queued", "output": [], "usage": None, "background": True}
-            self.responses[response["id"]] = started if is_background else response
+            self.responses[response["id"]] = started if is_background and not body.get("stream") else response
+            if is_background:
+                self._finished[response["id"]] = {**response, "background": True}
             self.inputs[response["id"]] = inputs
             self.events[response["id"]] = [event.sse for event in batches]
         if body.get("stream"):
@@ -125,6 +139,9 @@ class StatefulUpstream:
         if request.query.get("stream") == "true":
             after = int(request.query.get("starting_after", "-1"))
             return stream_of(self.events[response["id"]][after + 1 :])
+        self._polls[response["id"]] += 1
+        if response["status"] == "queued" and self._polls[response["id"]] == self.background_polls:
+            self.responses[response["id"]] = response = self._finished[response["id"]]
         return response
 
     def _delete(self, request: web.Request, _: JSON) -> JSON:
@@ -196,6 +213,23 @@ class StatefulUpstream:
 
     def _models(self, request: web.Request, _: JSON) -> JSON:
         return {"object": "list", "data": [{"id": name, "object": "model"} for name in MODELS]}
+
+
+def new_response(body: JSON) -> JSON:
+    given = {"model": "of-the-prompt", **body}
+    store = body.get("store") is not False
+    return response_object(given, response_id=new_id("resp"), created_at=int(time.time()), store=store)
+
+
+async def hanging(request: web.Request, body: JSON) -> web.StreamResponse:
+    """Send the first events of a stream, or nothing, and wait for the client to leave."""
+    if body.get("stream"):
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        for event in Composer(new_response(body)).start():
+            await answer.write(event.sse)
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 def as_items(given: Any) -> list[JSON]:

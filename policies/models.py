@@ -4,7 +4,8 @@ Request: an alias is replaced by the model it stands for; `deny` and `allow` the
     with `not_allowed`. A model that is not a string is refused with `not_a_string`. Where models are restricted, so is
     a call without one (a prompt template may name it), and fields in which some upstreams take other models (`models`,
     `fallbacks` ...) are refused with `alternative_field`. Later policies, routes and the cache see the new name. On
-    relayed paths the same holds for a JSON body, which may have no model; forms and files are not read.
+    relayed paths the same holds for a JSON body, which may have no model, and for that field of a form, in which an
+    alias is refused; files are not read.
 Response: passes; it shows the upstream's own name of the model.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-model
 """

@@ -1,8 +1,8 @@
 """Decides which service tiers callers may request: a faster tier costs more, a slower one may fail under load.
 
 Request: sets `default` when the caller names no tier; refuses a tier that is not in `allow` with `not_allowed`, and
-    anything but a string with `not_a_string`. On relayed paths a JSON body is checked in the same way, and no tier is
-    set.
+    anything but a string with `not_a_string`. On relayed paths a JSON body or a form is checked in the same way, and
+    no tier is set.
 Response: passes; it shows the tier that was used.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-service_tier
 """

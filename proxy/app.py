@@ -38,6 +38,7 @@ from proxy.state.conversations import Conversations
 from proxy.state.journal import Journals
 from proxy.state.local_resources import LocalResources
 from proxy.state.ownership import Ownership
+from proxy.state.relayed_answers import RelayedAnswers
 from proxy.state.relayed_ids import RelayedIds
 from proxy.state.resources import Resources
 from proxy.state.responses import StoredResponses
@@ -73,7 +74,7 @@ def build_dispatcher(
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     ingress = Ingress(directory, config.server, memory, workers, rules.followed, names)
-    relays = Relays(rules, RelayedIds(pipeline.ownership, denies_unknown=config.unknown_ids == "deny"))
+    relays = _relays(config, rules, pipeline.ownership)
     health, websocket = (
         _health(config, audit, recorder),
         WebSocketEndpoint(ingress, pipeline, BodyMemory(config.server.memory_bytes // 4)),
@@ -91,6 +92,12 @@ def build_dispatcher(
         hint(relay.path for relay in config.relays),
     )
     return Dispatcher(router, _hosts(config), is_open=not config.callers, tracer=tracer)
+
+
+def _relays(config: Config, rules: Rules, ownership: Ownership) -> Relays:
+    denies = config.unknown_ids == "deny"
+    ids = RelayedIds(ownership, denies_unknown=denies)
+    return Relays(rules, ids, RelayedAnswers(ownership, denies_unknown=denies), config.backends)
 
 
 def build_pipeline(

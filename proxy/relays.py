@@ -3,22 +3,29 @@
 Everything else passes as it is: a relay knows no model, no cache and no history.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
 
 from backends import Backend
+from policies.support.alternatives import ANY, MODELS
+from policies.support.walk import plain_name
 from proxy.context import Context
 from proxy.routing.attempts import before_deadline, log_failure
 from proxy.rules import Rules
+from proxy.state.relayed_answers import RelayedAnswers, last_id, next_page
+from proxy.state.relayed_forms import FormField
 from proxy.state.relayed_ids import RelayedIds
 from proxy.wire.bounds import count_values, parsed_bytes
-from proxy.wire.errors import BackendError, Unavailable
+from proxy.wire.call import MAX_MODEL_CHARS, Call
+from proxy.wire.errors import BackendError, RequestError, Unavailable
 from proxy.wire.event import frames_of, payload_of
-from proxy.wire.large_json import TooMuchText, loads
+from proxy.wire.large_json import TooMuchText, dumps, loads
+from proxy.wire.refusals import shorten
 from proxy.wire.relay import RelayReply, RelayRequest
 
 ROUTE = "relay"
@@ -28,6 +35,13 @@ TAIL_BYTES = 262_144
 """How much of the end of a stream is kept to read its last event, in bytes."""
 EVENT_STREAM = "text/event-stream"
 SENTINEL = b"[DONE]"
+FILE_CONTENT = "/content"
+"""The end of the paths that answer with a file as it is."""
+MAX_PAGES = 20
+"""How many pages of a list are read until one has something of the team's own."""
+MODEL = "model"
+# The fields that policies of relayed paths read, by their plain names: in forms they are read too.
+CHECKED_FIELDS = {plain_name(name): name for name in (MODEL, "service_tier", *MODELS, *ANY)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +50,24 @@ class Relays:
 
     rules: Rules
     ids: RelayedIds
+    answers: RelayedAnswers
+    backends: Mapping[str, Backend]
 
     @asynccontextmanager
     async def reply_to(self, request: RelayRequest, target: Backend, context: Context) -> AsyncIterator[RelayReply]:
         """The answer to a request. Leaving the block ends the work behind it.
 
-        Raises HeadgateError before anything was passed on, and BackendError from the answer's chunks.
+        The backend that keeps the object in the path answers, as far as it is known; else `target`. Raises
+        HeadgateError before anything was passed on, and BackendError from the answer's chunks.
         """
         async with context.cleanup:
             with context.trace.step("policies"):
                 request = await self._admit(request, context)
             with context.trace.step("ownership"):
-                await self.ids.check(request, context)
-                request = self.ids.check_form(request, context)
+                keeper = await self.ids.check(request, context)
+                request = self.ids.check_form(request, partial(self._admit_field, context), context)
+            if keeper is not None and (found := self.backends.get(keeper)) is not None and found.can_relay:
+                target = found
             record = context.record
             record.route, record.backend, record.provider = ROUTE, target.name, target.provider
             context.is_sent = True
@@ -57,7 +76,7 @@ class Relays:
                     async with before_deadline(context, target.relay(request, context)) as reply:
                         context.is_answered = context.is_sent = 200 <= reply.status < 300
                         context.note_first_event()
-                        yield await self._receive(request, reply, target, context)
+                        yield await self._receive(request, reply, target, context, is_own=keeper is not None)
                 except BackendError as error:
                     context.is_sent = error.sent
                     log_failure(target, error, context)
@@ -71,42 +90,106 @@ class Relays:
         context.record.model = call.model or None
         return request if call is request.call else replace(request, call=call, body=call.encoded)
 
+    async def _admit_field(self, context: Context, field: FormField) -> None:
+        """Apply the policies to a field of a form that they read in JSON. Raises PolicyViolation, Unavailable.
+
+        A form passes as it is, so a field that a policy would change is refused with RequestError.
+        """
+        for name in sorted(field.plain_names & CHECKED_FIELDS.keys()):
+            if not field.is_whole:
+                raise RequestError(f"The field '{name}' of the form is too long.", code="invalid_value", param=name)
+            call = Call({CHECKED_FIELDS[name]: field.value}, operation="relay")
+            if (await self.rules.admit(call, context)) is not call:
+                message = (
+                    f"A form passes as it is sent: '{shorten(field.value)}' is an alias; send the name it stands for."
+                )
+                raise RequestError(message, code="alias_in_form", param=CHECKED_FIELDS[name])
+            if name == MODEL:
+                context.record.model = field.value[:MAX_MODEL_CHARS] or None
+
     async def _receive(
-        self, request: RelayRequest, reply: RelayReply, target: Backend, context: Context
+        self, request: RelayRequest, reply: RelayReply, target: Backend, context: Context, *, is_own: bool
     ) -> RelayReply:  # fmt: skip
-        """Return an answer after what the gateway needs of it was read: ids before the caller can use them."""
+        """Return an answer after what the gateway needs of it was read: ids before the caller can use them.
+
+        `is_own` is whether the path names something of the team's own.
+        """
         if reply.chunks is None or not 200 <= reply.status < 300:
             return reply
         if reply.content_type == EVENT_STREAM:
             context.record.stream = True
             return replace(reply, chunks=_with_usage(reply.chunks, context))
-        if request.method != "POST" or not reply.content_type.endswith(("/json", "+json")):
+        if request.path.endswith(FILE_CONTENT) or request.method == "DELETE" or not _may_be_json(reply):
             return reply
-        chunks = []
-        async for chunk in reply.chunks:
-            context.use_memory(len(chunk))
-            chunks.append(chunk)
-        body = b"".join(chunks)
-        if (answer := await _parse(body, context)) is not None:
+        body = await _read(reply.chunks, context)
+        answer = await _parse(body, context)
+        if request.method == "POST" and isinstance(answer, dict):
             context.record.read_relayed(answer)
-            await self.ids.bind(answer, request, target.name, context)
+            await self.answers.bind_created(answer, request, target.name, context)
+        if is_own and isinstance(answer, dict):
+            await self.answers.bind_inner(answer, target.name, context)
+        if not is_own and request.method == "GET":
+            body = await self._own_part(request, body, answer, target, context)
         return replace(reply, body=body, chunks=None)
 
+    async def _own_part(
+        self, request: RelayRequest, body: bytes, answer: Any, target: Backend, context: Context
+    ) -> bytes:  # fmt: skip
+        """Return an answer without what belongs to other teams. Of an empty page the next one is taken.
 
-async def _parse(body: bytes, context: Context) -> dict[str, Any] | None:
-    """Return the JSON object in an answer; None for anything else."""
+        Raises BackendError for an answer that cannot be searched.
+        """
+        for _ in range(MAX_PAGES):
+            if answer is None:
+                message = "The upstream's answer cannot be searched for what belongs to other teams."
+                raise BackendError(message, code="upstream_invalid_response", headers={"x-should-retry": "false"})
+            last = last_id(answer)
+            if not await self.answers.keep_own(answer, target.name, context):
+                return body
+            body = await context.run(len(body), dumps, answer, len(body))
+            if last is None or answer.get("data"):
+                return body
+            following = replace(request, query=next_page(request.query, last))
+            async with before_deadline(context, target.relay(following, context)) as reply:
+                if reply.chunks is None or reply.status != 200:
+                    return body
+                answer = await _parse(following_body := await _read(reply.chunks, context), context)
+                body = following_body
+        return body
+
+
+def _may_be_json(reply: RelayReply) -> bool:
+    return not reply.content_type or reply.content_type.endswith(("/json", "+json"))
+
+
+async def _read(chunks: AsyncIterator[bytes], context: Context) -> bytes:
+    """Return a whole answer, whose memory is counted. Raises Unavailable, BackendError."""
+    read = []
+    async for chunk in chunks:
+        context.use_memory(len(chunk))
+        read.append(chunk)
+    return b"".join(read)
+
+
+async def _parse(body: bytes, context: Context) -> dict[str, Any] | list[Any] | None:
+    """Return the JSON object or array in an answer; None for anything else."""
     values = await context.run(len(body), count_values, body, MAX_VALUES)
     if values > MAX_VALUES:
         return None
     context.use_memory(parsed_bytes(len(body), values))
-    return await context.run(len(body), _object, body)
+    return await context.run(len(body), _value, body)
 
 
-def _object(payload: bytes) -> dict[str, Any] | None:
+def _value(payload: bytes) -> dict[str, Any] | list[Any] | None:
     try:
         value = loads(payload)
     except (orjson.JSONDecodeError, TooMuchText):
         return None
+    return value if isinstance(value, dict | list) else None
+
+
+def _object(payload: bytes) -> dict[str, Any] | None:
+    value = _value(payload)
     return value if isinstance(value, dict) else None
 
 

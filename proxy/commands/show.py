@@ -58,7 +58,7 @@ def _relay_warnings(config: Config) -> Iterator[str]:
         if unread:
             yield f"relay {relay.path}: these policies do not apply to it: {unread}"
         if partly:
-            yield f"relay {relay.path}: these policies read JSON bodies only, no forms or files: {partly}"
+            yield f"relay {relay.path}: these policies read JSON bodies and fields of forms, no files: {partly}"
         if active and relay.prefix.casefold() in CALLS_IN_FILES:
             yield f"relay {relay.path}: the calls in a batch's file pass without any policy"
 

@@ -24,6 +24,7 @@ PART_BYTES = 4_096
 """How much is read of a part: its header, and the text that it may have."""
 _BOUNDARY = re.compile(r"boundary\s*=\s*(\"?)([A-Za-z0-9'()+_,./:=?-]{1,70})\1\s*(?:;|$)", re.IGNORECASE)
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n|\r\r")
+_LINE_END = re.compile(rb"\r?\n\Z")
 # Whatever may be the name of a field, in quotes of another parameter too.
 _NAME = re.compile(rb'(?<![\w-])name[*0-9]*\s*=\s*("(?:[^"\\]|\\.)*+"?|[^;\s]*)', re.IGNORECASE)
 # What every reader takes for a file.
@@ -42,14 +43,25 @@ _ENCODING = re.compile(
 
 
 class FormField(NamedTuple):
-    """A field of a form that is no file: its name as it was sent, and the beginning of its text, normalized."""
+    """A field of a form that is no file: its name and its text as they were sent, of a long one the beginning."""
 
     name: str
-    text: str
+    value: str
+    is_whole: bool = True
+
+    @property
+    def text(self) -> str:
+        """The value in the form in which ids are compared."""
+        return normalize(self.value)
+
+    @property
+    def plain_names(self) -> frozenset[str]:
+        """The parts of its name, such as those in brackets, without case and separators."""
+        return frozenset(plain_name(part) for part in re.split(r"[\[\].]", self.name) if part)
 
     def holds_id(self, endings: tuple[str, ...]) -> bool:
         """Whether a part of its name, such as that in brackets in `files[0][id]`, has one of these endings."""
-        return any(plain_name(part).endswith(endings) for part in re.split(r"[\[\].]", self.name) if part)
+        return any(name.endswith(endings) for name in self.plain_names)
 
 
 def boundary_of(content_type: str) -> bytes:
@@ -110,10 +122,10 @@ def _field(part: bytes, boundary: bytes) -> FormField | None:
         return None
     if _ENCODING.search(head):
         raise RequestError("A field of the form is in an encoding that is not relayed; send UTF-8.", status=415)
-    text = normalize(own[blank.end() :].decode(errors="replace"))
-    if not (text or is_whole):
+    value = _LINE_END.sub(b"", own[blank.end() :]).decode(errors="replace")
+    if not (value.strip() or is_whole):
         raise RequestError("A field of the form begins with too much white space.")
-    return FormField(".".join(map(_unquoted, _NAME.findall(head))) or "id", text)
+    return FormField(".".join(map(_unquoted, _NAME.findall(head))) or "id", value, is_whole)
 
 
 def _unquoted(value: bytes) -> str:

@@ -1,33 +1,30 @@
-"""Whose the objects are that a backend creates on relayed paths: files, vector stores, containers, batches ...
+"""The ids in relayed requests: of files, vector stores, containers, batches ...
 
-The `id` of a JSON answer to a POST is bound to the caller's team before the caller receives it. A later request that
-names an id of another team, in its path, its query or its body, is refused in the words for an unknown one.
+A request that names an id of another team, in its path, its query, its JSON or a field of its form, is refused in the
+words for an unknown one. `relayed_answers.py` binds the ids.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from policies.support.walk import plain_name
 from proxy.context import Context
 from proxy.state.ownership import Owner, Ownership
-from proxy.state.references import Kind, Reference, is_id
-from proxy.state.relayed_forms import FORM, boundary_of, split_form
+from proxy.state.references import Reference
+from proxy.state.relayed_answers import KINDS, MAX_ID_CHARS
+from proxy.state.relayed_forms import FORM, FormField, boundary_of, split_form
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import normalize
 from proxy.wire.query import query_pairs
 from proxy.wire.relay import RelayRequest
 
-NAMED_IN_CALLS: Mapping[str, Kind] = {"container": "container", "file": "file", "vector_store": "vector_store"}
-"""The types of objects that calls name too: their ids are bound under this kind as well."""
-KINDS: Sequence[Kind] = ("object", "container", "response", "conversation", "item")
-"""The kinds of ids that a relayed request may name. All that was created on relayed paths is an "object"."""
 MAX_IDS = 2_000
 """How many ids one request may name; OpenAI adds at most so many files to a vector store at once."""
-TRANSIENT = frozenset({"chat.completion", "text_completion"})
-"""Objects that a backend keeps only if the request says `store`: their ids would displace those of kept objects."""
+MAX_TEXT_CHARS = 2 * MAX_ID_CHARS * MAX_IDS
+"""The longest text that can be a list of ids; a longer one in such a field is a file."""
 # Ends of the names of fields that hold ids, or arrays of ids: file_id, vector_store_ids, training_file, container ...
 NAMES_OF_IDS = ("id", "ids", "file", "files", "container", "conversation")
 FREE_FORM = frozenset({"metadata", "parameters", "schema", "arguments"})
@@ -35,36 +32,53 @@ FREE_FORM = frozenset({"metadata", "parameters", "schema", "arguments"})
 _ID = re.compile(r"(?=.*[0-9])[A-Za-z][A-Za-z0-9]*[-_][A-Za-z0-9_-]{4,}")
 
 
+_SEPARATORS = re.compile(r"""[\s,;|"'\[\]{}]+""")  # between ids in one text, also in a list in JSON
+_PART = re.compile(r"(?=.*[0-9_-])[\w.:-]+")  # one of them: no word of a text has a digit or a separator
+CheckField = Callable[[FormField], Awaitable[None]]
+"""Raises what refuses a field of a form."""
+
+
 class RelayedIds:
-    """Binds ids of relayed answers, and checks those of relayed requests."""
+    """Checks the ids of relayed requests."""
 
     def __init__(self, ownership: Ownership, *, denies_unknown: bool = False) -> None:
         """`denies_unknown`: whether an id without an owner is refused too."""
         self._ownership = ownership
         self._denies_unknown = denies_unknown
 
-    async def check(self, request: RelayRequest, context: Context) -> None:
-        """Raises RequestError for an id of another team, and Unavailable while owners cannot be read."""
+    async def check(self, request: RelayRequest, context: Context) -> str | None:
+        """Return the backend that keeps the first object in the path that is the team's own; None if there is none.
+
+        Raises RequestError for an id of another team, and Unavailable while owners cannot be read.
+        """
         size = len(request.body)
         named = await context.run(size, _named_ids, request)
         if len(named) > MAX_IDS:
             raise RequestError(f"The request names {len(named)} ids; the limit is {MAX_IDS}.", code="too_many_ids")
         await self._check_all(named, context)
+        in_path = [Reference(kind, name, None) for name in request.path.split("/") for kind in KINDS]
+        owners = await self._ownership.owners(in_path, context)
+        return next((owner.target for owner in owners if owner is not None), None)
 
-    def check_form(self, request: RelayRequest, context: Context) -> RelayRequest:
+    def check_form(self, request: RelayRequest, check_field: CheckField, context: Context) -> RelayRequest:
         """Return the request with a form that is checked while it passes: its stream raises what `check` does.
 
-        Raises RequestError for a form whose parts cannot be distinguished.
+        Raises RequestError for a form whose parts cannot be distinguished. `check_field` sees every field first.
         """
         content_type = request.types.get("Content-Type", "")
         if request.stream is None or not content_type.lower().startswith(FORM):
             return request
-        return replace(request, stream=self._checked(request.stream, boundary_of(content_type), context))
+        return replace(request, stream=self._checked(request.stream, boundary_of(content_type), check_field, context))
 
-    async def _checked(self, chunks: AsyncIterator[bytes], boundary: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _checked(
+        self, chunks: AsyncIterator[bytes], boundary: bytes, check_field: CheckField, context: Context
+    ) -> AsyncIterator[bytes]:
         async for data, field in split_form(chunks, boundary):
-            if field is not None and field.holds_id(NAMES_OF_IDS) and is_id(field.text):
-                await self._check_all([field.text], context)
+            if field is not None:
+                await check_field(field)
+                if field.holds_id(NAMES_OF_IDS):
+                    _check_length(field)
+                    await self._check_all([*dict.fromkeys(_ids_of(field.text))], context)
             if data:
                 yield data
             await asyncio.sleep(0)  # one chunk can have many parts
@@ -74,18 +88,6 @@ class RelayedIds:
         owners = await self._ownership.owners(wanted, context)
         for position, value in enumerate(named):
             self._check(value, owners[position * len(KINDS) : (position + 1) * len(KINDS)], context)
-
-    async def bind(self, answer: Mapping[str, Any], request: RelayRequest, target: str, context: Context) -> None:
-        """Bind the id of what a request created. A fault of the store never fails the answer: it is logged."""
-        if answer.get("object") in TRANSIENT and not (request.call and request.call.body.get("store") is True):
-            return
-        # A completed upload contains its file. No other inner object counts: a caller may have written it.
-        file = answer.get("file") if answer.get("object") == "upload" else None
-        for created in (answer, file) if isinstance(file, dict) else (answer,):
-            if is_id(value := created.get("id")):
-                await self._ownership.bind_id("object", value, target, context)
-                if (kind := NAMED_IN_CALLS.get(str(created.get("object")))) is not None:
-                    await self._ownership.bind_id(kind, value, target, context)
 
     def _check(self, value: str, owners: Sequence[Owner | None], context: Context) -> None:
         known = [owner for owner in owners if owner is not None]
@@ -103,12 +105,23 @@ def _named_ids(request: RelayRequest) -> list[str]:
     """Return every text of a request that may be an id, each once."""
     names = [*request.path.split("/"), *(value for _, value in query_pairs(request.query) if request.query)]
     body = {} if request.call is None else request.call.body
-    return list(dict.fromkeys(name for name in (*names, *_ids_in(body)) if name and _may_be_id(name)))
+    return list(dict.fromkeys(found for name in (*names, *_ids_in(body)) for found in _ids_of(name)))
 
 
-def _may_be_id(name: str) -> bool:
-    """Whether a text can be an id, also if there is more than that around it which an upstream may overlook."""
-    return is_id(name) or is_id(normalize(name))
+def _ids_of(text: str) -> Iterator[str]:
+    """Yield what a text can name: itself, and each of the ids in a list of them.
+
+    White space and invisible characters around an id do not hide it: an upstream may overlook them.
+    """
+    if len(text) <= MAX_ID_CHARS or len(text := normalize(text)) <= MAX_TEXT_CHARS:
+        parts = filter(_PART.fullmatch, _SEPARATORS.split(text))
+        yield from (part for part in (text, *parts) if part and len(part) <= MAX_ID_CHARS)
+
+
+def _check_length(field: FormField) -> None:
+    """Raises RequestError for more ids than are read of a field. A long text in `file` is a file, and no id."""
+    if not field.is_whole and field.holds_id(("id", "ids")):
+        raise RequestError("A field of the form has more ids than are relayed; send them as JSON.", code="too_many_ids")
 
 
 def _ids_in(body: Mapping[str, Any]) -> Iterator[str]:

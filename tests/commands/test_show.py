@@ -277,9 +277,9 @@ def test_check_names_the_policies_that_do_not_apply_to_a_relay(tmp_path: Path, c
     assert "relay     /v1/embeddings -> openai (upstream)\n" in printed.out
     assert printed.err.splitlines() == [
         "warning: relay /v1/embeddings: these policies do not apply to it: metadata_limits",
-        "warning: relay /v1/embeddings: these policies read JSON bodies only, no forms or files: models",
+        "warning: relay /v1/embeddings: these policies read JSON bodies and fields of forms, no files: models",
         "warning: relay /v1/batches/*: these policies do not apply to it: metadata_limits",
-        "warning: relay /v1/batches/*: these policies read JSON bodies only, no forms or files: models",
+        "warning: relay /v1/batches/*: these policies read JSON bodies and fields of forms, no files: models",
         "warning: relay /v1/batches/*: the calls in a batch's file pass without any policy",
     ]
 

@@ -707,3 +707,129 @@ async def test_unknown_ids_can_be_refused_like_foreign_ones(upstream: FakeUpstre
 
     assert [status for status, _ in found] == [404, 200, 200, 404, 200]
     assert found[0] == found[3]
+
+
+async def test_a_model_in_a_form_is_checked(start_gateway, upstream: FakeUpstream, http, logged):
+    """Wherever it stands, before the upstream can have read it; an alias is refused, because forms pass as they are."""
+    policy = {"use": "models", "allow": ["whisper-*"], "aliases": {"fast": "whisper-1"}}
+    gateway = await start_gateway(tables_for(upstream.address, policy=[policy]))
+    upstream.answer = answering(b'{"text":"Hi"}')
+
+    async def send(*fields: tuple[str, str], is_last: bool = False) -> tuple[int, str | None]:
+        form = FormData()
+        names = [lambda: form.add_field("file", b"a" * 200_000, filename="a.wav", content_type="audio/wav")]
+        names += [lambda name=name, value=value: form.add_field(name, value) for name, value in fields]
+        for add in names if is_last else reversed(names):
+            add()
+        async with http.post(f"{gateway}/v1/audio/transcriptions", data=form) as answer:
+            return answer.status, (await answer.json()).get("error", {}).get("code")
+
+    allowed = [await send(("model", "whisper-1"), is_last=last) for last in (False, True)]
+    received = len(upstream.requests)
+    refused = [
+        await send(("model", "gpt-4o-transcribe"), is_last=last) for last in (False, True)
+    ] + [
+        await send(("model", "whisper-1"), ("Model", "gpt-4o-transcribe")),
+        await send(("model[]", "gpt-4o-transcribe")),
+        await send(("models", "whisper-1")),
+        await send(("model", "fast")),
+        await send(("model", "whisper-1" + " " * 5_000)),
+    ]  # fmt: skip
+
+    assert allowed == [(200, None)] * 2
+    assert refused == [
+        *[(400, "models.not_allowed")] * 4, (400, "models.alternative_field"), (400, "alias_in_form"),
+        (400, "invalid_value"),
+    ]  # fmt: skip
+    assert len(upstream.requests) == received
+    assert [line.get("model") for line in logged if line["event"] == "request.finished"][:2] == ["whisper-1"] * 2
+
+
+async def test_a_list_has_no_files_of_other_teams(shared_gateway: str, upstream: FakeUpstream):
+    """Pages that have none of the team's own are passed over; a page without others' files passes as it was sent."""
+    names = ["file-up1", "file-old1", "file-abc123", "file-old2", "file-old3", "upload_1"]
+
+    async def list_files(request: web.Request) -> web.StreamResponse:
+        start = names.index(request.query["after"]) + 1 if "after" in request.query else 0
+        end = start + int(request.query["limit"])
+        data = [{"id": name, "object": "file", "filename": name} for name in names[start:end]]
+        page = {"object": "list", "data": data, "first_id": data[0]["id"], "last_id": data[-1]["id"]}
+        return web.Response(
+            body=orjson.dumps({**page, "has_more": end < len(names)}, option=orjson.OPT_INDENT_2),
+            content_type="application/json",
+        )
+
+    upstream.answer = list_files
+    found = {}
+    for name, limit in (("anna", 6), ("ben", 6), ("ben", 1)):
+        async with AsyncOpenAI(base_url=f"{shared_gateway}/v1", api_key=f"{name}-key", max_retries=0) as client:
+            found[name, limit] = [file.id async for file in client.files.list(limit=limit)]
+
+    assert found["anna", 6] == names
+    assert found["ben", 6] == found["ben", 1] == ["file-old1", "file-old2", "file-old3"]
+
+
+@pytest.mark.parametrize("body", [b'{"data": [', b"no JSON", orjson.dumps({"data": [0] * 1_000_001})])
+async def test_a_list_that_cannot_be_searched_is_refused(body: bytes, shared_gateway: str, upstream, http):
+    """It could have anything of other teams. What the team's own object has passes."""
+    upstream.answer = answering(body)
+    statuses = []
+    for path in ("files", "files/file-abc123", "files/file-old/content"):
+        async with http.get(f"{shared_gateway}/v1/{path}", headers=ANNA) as answer:
+            statuses.append(answer.status)
+
+    assert statuses == [502, 200, 200]
+
+
+async def test_files_that_appear_later_belong_to_the_team_of_their_object(start_gateway, upstream: FakeUpstream, http):
+    """The output of a batch, and the files of a vector store."""
+    relays = [{"path": path, "backend": "fake"} for path in ("/v1/batches/*", "/v1/files/*", "/v1/vector_stores/*")]
+    gateway = await start_gateway(tables_for(upstream.address, caller=CALLERS, relay=relays))
+    batch = {"id": "batch_1", "object": "batch", "output_file_id": None}
+    done = batch | {"output_file_id": "file-out1", "error_file_id": "file-err1"}
+    statuses = []
+    for method, path, made, headers in (
+        ("POST", "batches", batch, ANNA),
+        ("GET", "batches/batch_1", done, ANNA),
+        ("POST", "vector_stores", {"id": "vs_1", "object": "vector_store"}, ANNA),
+        ("GET", "vector_stores/vs_1/files", {"data": [{"id": "file-in1", "object": "vector_store.file"}]}, ANNA),
+        ("GET", "files/file-out1/content", {}, ANNA),
+        ("GET", "files/file-out1/content", {}, BEN),
+        ("GET", "files/file-err1", {}, BEN),
+        ("DELETE", "files/file-in1", {}, BEN),
+        ("GET", "batches/batch_1", done, BEN),
+    ):
+        upstream.answer = answering(orjson.dumps(made))
+        async with http.request(method, f"{gateway}/v1/{path}", headers=headers) as answer:
+            statuses.append(answer.status)
+
+    assert statuses == [200] * 5 + [404] * 4
+
+
+async def test_a_request_goes_to_the_backend_that_keeps_its_object(
+    start_gateway, upstream: FakeUpstream, http, tmp_path
+):
+    """Although the path is relayed to another one by now."""
+    state = {"use": "sqlite", "path": str(tmp_path / "state")}
+    upstream.answer = answering(b'{"id":"file-abc123","object":"file"}')
+    first = await start_gateway(tables_for(upstream.address, state=state))
+    async with http.post(f"{first}/v1/files", json={}) as created:
+        assert created.status == 200
+    async with serving(answering_nothing) as other:
+        backends = [
+            {"name": name, "use": "upstream", "base_url": f"{address}/v1", "api_key": "env:GATEWAY_KEY"}
+            for name, address in (("other", other), ("fake", upstream.address))
+        ]
+        second = await start_gateway(
+            tables_for("", state=state, backend=backends, relay=[{"path": "/v1/files/*", "backend": "other"}])
+        )
+        statuses = []
+        for path in ("files/file-abc123", "files"):
+            async with http.get(f"{second}/v1/{path}") as answer:
+                statuses.append(answer.status)
+
+    assert statuses == [200, 503]
+
+
+async def answering_nothing(request: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"error": {"message": "Not here."}}, status=503)

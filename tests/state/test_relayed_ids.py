@@ -1,4 +1,4 @@
-"""The owners of what backends create on relayed paths."""
+"""The ids in relayed requests."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from proxy.context import Caller
 from proxy.state.ownership import Ownership
-from proxy.state.references import Reference
+from proxy.state.relayed_answers import RelayedAnswers
 from proxy.state.relayed_ids import RelayedIds
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
@@ -33,9 +33,9 @@ def make_request(path: str = "files", query: str = "", **fields: Any) -> RelayRe
     return RelayRequest("POST", path, query, call=call, body=call.encoded)
 
 
-async def create(ids: RelayedIds, caller: Caller = ANNA, **answer: Any) -> None:
+async def create(ids: RelayedIds, caller: Caller = ANNA, target: str = "openai", **answer: Any) -> None:
     """Let a caller create an object."""
-    await ids.bind(answer, make_request(), "openai", make_context(caller))
+    await RelayedAnswers(ids._ownership).bind_created(answer, make_request(), target, make_context(caller))
 
 
 async def is_allowed(ids: RelayedIds, request: RelayRequest, caller: Caller) -> bool:
@@ -81,26 +81,6 @@ async def test_an_unknown_id_is_refused_in_the_same_words_as_a_foreign_one():
     assert refusals[0] == refusals[1]
 
 
-@pytest.mark.parametrize("kind", ["file", "vector_store", "container"])
-async def test_ids_that_calls_name_are_bound_under_their_own_kind_too(kind: str):
-    """A call names them in tools and items."""
-    ownership = Ownership(MemoryStore())
-    await create(RelayedIds(ownership), id="x_1", object=kind)
-    (owner,) = await ownership.owners([Reference(kind, "x_1", None)], make_context())
-
-    assert owner is not None
-    assert (owner.team, owner.target) == (ANNA.team, "openai")
-
-
-@pytest.mark.parametrize("value", [None, 7, "", "x" * 300, {"id": "a"}])
-async def test_what_is_no_id_is_not_bound(value: Any):
-    """The answer passes."""
-    ids = RelayedIds(Ownership(MemoryStore()))
-    await create(ids, id=value)
-
-    assert await is_allowed(ids, make_request("files/x"), BEN)
-
-
 async def test_owners_that_cannot_be_read_refuse_the_request(logged):
     """Those that cannot be written are logged, and the answer passes."""
     ids = RelayedIds(Ownership(BrokenStore()))
@@ -109,3 +89,49 @@ async def test_owners_that_cannot_be_read_refuse_the_request(logged):
         await ids.check(make_request("files/file-1"), make_context())
 
     assert "ownership.write_failed" in {line["event"] for line in logged}
+
+
+LONG = "file-" + "a1" * 300
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        make_request("vector_stores", file_ids="file-none1, file-abc1"),
+        make_request("vector_stores", file_id="file-none1;file-abc1"),
+        make_request("vector_stores", file_ids='["file-abc1"]'),
+        make_request("files", "ids=file-none1%2Cfile-abc1"),
+        make_request("files/file-none1,file-abc1"),
+        make_request("files", f"after={LONG}"),
+        make_request("vector_stores", file_ids=[LONG]),
+        make_request("vector_stores", file_ids="x1 " * 1_000 + "file-abc1"),
+    ],
+)
+async def test_an_id_in_a_list_of_ids_and_a_long_one_are_found(request_: RelayRequest):
+    """Whatever separates them, and in whichever part of the request."""
+    ids = RelayedIds(Ownership(MemoryStore()))
+    await create(ids, id="file-abc1", object="file")
+    await create(ids, id=LONG, object="file")
+
+    assert await is_allowed(ids, request_, ANNA)
+    assert not await is_allowed(ids, request_, BEN)
+
+
+async def test_a_text_in_a_field_of_files_is_no_list_of_ids():
+    """However many words it has."""
+    ids = RelayedIds(Ownership(MemoryStore()), denies_unknown=True)
+
+    assert await is_allowed(ids, make_request("ocr", file="Once upon a time, " * 5_000), ANNA)
+    assert await is_allowed(ids, make_request("ocr", file="data:image/png;base64," + "aGk=" * 100_000), ANNA)
+
+
+@pytest.mark.parametrize(
+    ("path", "keeper"),
+    [("files/file-abc1/content", "second"), ("vector_stores/vs_x/files/file-abc1", "second"), ("files", None)],
+)
+async def test_the_keeper_of_the_object_in_the_path_is_known(path: str, keeper: str | None):
+    """A request for it goes there."""
+    ids = RelayedIds(Ownership(MemoryStore()))
+    await create(ids, target="second", id="file-abc1", object="file")
+
+    assert await ids.check(make_request(path, file_id="file-abc1"), make_context()) == keeper

@@ -51,6 +51,11 @@ class Backend(Table, ABC):
         """Whether what another backend has created can be named here: both are one account of one server."""
         return other is self
 
+    @property
+    def slow_start_s(self) -> float | None:
+        """Return how late an answer may begin before that speaks against it, in seconds; None: any time is fine."""
+        return None
+
     @abstractmethod
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
         """Open a reply. Leaving the block ends the work behind it, finished or not.

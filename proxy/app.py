@@ -31,6 +31,7 @@ from proxy.pipeline import Pipeline
 from proxy.relays import Relays
 from proxy.routing.attempts import Attempts
 from proxy.routing.routes import Routes
+from proxy.routing.targets import Targets
 from proxy.rules import Rules
 from proxy.state.background import Background
 from proxy.state.compaction import Compaction
@@ -114,10 +115,11 @@ def build_pipeline(
     journals = Journals(content, config.state_settings.resume_window_s, seals)
     background = Background(config.state, journals, config.state_settings, rules, kept)
     local = LocalResources(kept, conversations, background)
-    resources = Resources(rules, ownership, routes, config.backends, local, cache.forget)
+    targets = Targets()
+    resources = Resources(rules, ownership, routes, config.backends, local, cache.forget, targets)
     history = History(kept, conversations)
     return Pipeline(
-        rules, ownership, routes, cache, history, Attempts(), resources, Compaction(sealing), background
+        rules, ownership, routes, cache, history, Attempts(targets), resources, Compaction(sealing), background
     )  # fmt: skip
 
 

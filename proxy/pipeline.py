@@ -59,7 +59,7 @@ class Pipeline:
                 await self.history.complete(call, route, context)  # its connection keeps what it continues
             if slot.reply is None:
                 with step("history"):
-                    call = await self.resources.open_conversation(call, route, context)
+                    call, route = await self.resources.open_conversation(call, route, context)
                     whole = await self.history.complete(call, route, context)
                     whole = await self.compaction.open(whole, context)
                 context.on_response(partial(self.ownership.bind, call, context))

@@ -15,7 +15,8 @@ from backends import Backend
 from policies.support.alternatives import ANY, MODELS
 from policies.support.walk import plain_name
 from proxy.context import Context
-from proxy.routing.attempts import before_deadline, log_failure
+from proxy.routing.attempt import log_failure
+from proxy.routing.deadline import before_deadline
 from proxy.rules import Rules
 from proxy.state.relayed_answers import RelayedAnswers, last_id, next_page
 from proxy.state.relayed_forms import FormField
@@ -79,7 +80,7 @@ class Relays:
                         yield await self._receive(request, reply, target, context, is_own=keeper is not None)
                 except BackendError as error:
                     context.is_sent = error.sent
-                    log_failure(target, error, context)
+                    log_failure(target.name, error, context)
                     raise
 
     async def _admit(self, request: RelayRequest, context: Context) -> RelayRequest:

@@ -140,7 +140,14 @@ def test_the_keys_of_every_store_are_in_the_example_of_each_table(table: str, st
 
 def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):
     """The reference manual therefore stays valid."""
-    for name in ("SEARCH_APP_KEY", "OPENAI_API_KEY", "SAFETY_KEY", "REDIS_PASSWORD", "STATE_SECRET"):
+    for name in (
+        "SEARCH_APP_KEY",
+        "OPENAI_API_KEY",
+        "OPENAI_BATCH_API_KEY",
+        "SAFETY_KEY",
+        "REDIS_PASSWORD",
+        "STATE_SECRET",
+    ):
         monkeypatch.setenv(name, "secret-enough-for-everything-here")
     config = read(ROOT / "config.example.toml")
 

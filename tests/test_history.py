@@ -605,7 +605,7 @@ async def test_a_call_that_creates_nothing_opens_no_conversation(parrot: Parrot)
     chat = Chat(parrot, kept)
     call, context = Call({"model": "m", "input": "one", "conversation": {}}, operation="input_tokens"), make_context()
     route = chat.pipeline.routes.match(call)
-    opened = await chat.pipeline.resources.open_conversation(call, route, context)
+    opened, _ = await chat.pipeline.resources.open_conversation(call, route, context)
     whole = await chat.pipeline.history.complete(opened, route, context)
 
     assert whole.body == {"model": "m", "input": "one", "store": False}

@@ -184,7 +184,7 @@ async def test_an_error_of_a_backend_is_raised_or_passed_on():
     """It is raised if there is no answer, and forwarded with its status and body if there is one."""
     with pytest.raises(BackendError):
         await answer_of(make_pipeline(ScriptedBackend(answer=CUT)), make_call(), make_context())
-    refused = Reply(429, {"retry-after": "2"}, body=b'{"error":{}}')
+    refused = Reply(402, {"retry-after": "2"}, body=b'{"error":{}}')
     async with make_pipeline(ScriptedBackend(answer=refused)).reply_to(make_call(stream=True), make_context()) as reply:
         assert reply is refused
 

@@ -15,7 +15,7 @@ from proxy.cache.entry import KEPT_HEADERS, Entry, echoed_fields
 from proxy.cache.key import cache_key
 from proxy.config.schema import CacheTable
 from proxy.context import Context
-from proxy.routing.routes import Route
+from proxy.routing.routes import FALLBACK, Route
 from proxy.state.responses import NOT_KEPT
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
@@ -77,6 +77,8 @@ class Cache:
         """Keep the reply in the slot once it is complete."""
         reply = slot.reply
         if slot.key is None or self._settings is None or reply is None or reply.status != 200:
+            return
+        if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
             return
         if reply.batches is not None:
             context.transcript.keep_frames(self._settings.max_reply_bytes)

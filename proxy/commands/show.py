@@ -14,6 +14,7 @@ from policies import Policy
 from proxy.config.build import Config, build, default_config, read
 from proxy.config.plugins import load
 from proxy.config.table import Table
+from proxy.routing.routes import Route
 from proxy.rules.rule import Rule
 from proxy.stores import Store
 
@@ -85,8 +86,7 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
     denied = ", unknown ids are denied" if config.unknown_ids == "deny" else ""
     yield f"state     {type(config.state).__module__.removeprefix('proxy.stores.')}{denied}"
     for route in config.routes:
-        targets = ", ".join(f"{target.name} ({type(target).__name__.lower()})" for target in route.targets)
-        yield f"route     {route.model} -> {targets}{' [default]' if route.is_default else ''}"
+        yield _route(route)
     for relay in config.relays:
         yield f"relay     {relay.path} -> {relay.target.name} ({type(relay.target).__name__.lower()})"
     if config.audit is not None:
@@ -94,6 +94,15 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
     if config.record is not None:
         yield f"record    {config.record.path}, {config.record.share:.1%} of requests"
     yield f"cache     {'none' if config.cache is None else f'{config.cache.use}, ttl {config.cache.ttl_s:g} s'}"
+
+
+def _route(route: Route) -> str:
+    """A route in one line: its backends in order, and the routes it falls back to."""
+    targets = ", ".join(f"{target.name} ({type(target).__name__.lower()})" for target in route.targets)
+    strategy = f" [{route.pool.strategy}]" if len(route.targets) > 1 else ""
+    others = [f"{each.route.name} ({each.model or 'same model'})" for each in route.fallbacks]
+    fallbacks = f", then {', '.join(others)}" if others else ""
+    return f"route     {route.model} -> {targets}{strategy}{fallbacks}{' [default]' if route.is_default else ''}"
 
 
 def _selected(rule: Rule, typed: Mapping[str, Any]) -> Iterator[str]:

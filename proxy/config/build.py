@@ -6,6 +6,7 @@ Every error names its key as a path from the top: `policy[0].max_pairs`.
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from backends import Backend
 from policies import Policy
+from policies.support.globs import is_glob
 from proxy.config import consistency
 from proxy.config.plugins import load
+from proxy.config.route_faults import route_faults
 from proxy.config.schema import (
     CacheTable,
     CallerTable,
@@ -27,7 +30,7 @@ from proxy.config.schema import (
 )
 from proxy.config.validation import ConfigError, M, validate
 from proxy.routing.relay import Relay
-from proxy.routing.routes import Route
+from proxy.routing.routes import Fallback, PoolSettings, Route
 from proxy.rules.rule import Rule, compile_selector
 from proxy.stores import Store
 from proxy.telemetry.audit import AuditTable
@@ -114,7 +117,7 @@ def build(typed: Mapping[str, Any]) -> Config:
         raise ConfigError("\n".join(faults))
     faults += consistency.caller_faults(tables.caller)
     if parts["backends"] is not None:
-        faults += consistency.route_faults(tables.route, parts["backends"])
+        faults += route_faults(tables.route, parts["backends"])
         faults += consistency.relay_faults(tables.relay, parts["backends"])
     if parts["rules"] is not None:
         faults += consistency.selector_faults(tables.policy, tables.caller)
@@ -124,7 +127,7 @@ def build(typed: Mapping[str, Any]) -> Config:
         raise ConfigError("\n".join(faults))
     warnings = tuple(consistency.idle_policies(parts["rules"], tables.policy, tables.route))
     callers = [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.caller]
-    routes = [_route(parts["backends"], route) for route in tables.route]
+    routes = _routes(parts["backends"], tables.route)
     relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
     shared = {"server": tables.server, "audit": tables.audit, "record": tables.record}
     return Config(**shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings)
@@ -232,9 +235,28 @@ def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
     return backends
 
 
-def _route(backends: Mapping[str, Backend], route: RouteTable) -> Route:
-    backend = backends[route.backend]
-    return Route(route.name or backend.name, route.model, (backend,), is_default=route.default)
+def _routes(backends: Mapping[str, Backend], tables: Sequence[RouteTable]) -> list[Route]:
+    """Return the routes in order, each with those that it falls back to."""
+    plain = [_route(backends, table) for table in tables]
+    by_name = {route.name: route for route in plain}
+    routes = []
+    for table, route in zip(tables, plain, strict=True):
+        fallbacks = [_fallback(by_name[fallback.route], fallback.model) for fallback in table.fallback]
+        routes.append(replace(route, fallbacks=tuple(fallbacks)))
+    return routes
+
+
+def _route(backends: Mapping[str, Backend], table: RouteTable) -> Route:
+    targets = tuple(backends[name] for name in table.backend_names)
+    pool = PoolSettings(
+        strategy=table.strategy, weights=table.weights, attempts=table.attempts or max(2, len(targets)),
+        retry_within_s=table.retry_within_s,
+    )  # fmt: skip
+    return Route(table.shown_name, table.model, targets, is_default=table.default, pool=pool)
+
+
+def _fallback(route: Route, model: str) -> Fallback:
+    return Fallback(route, model or (None if is_glob(route.model) else route.model))
 
 
 def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[str, Any]]:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from backends import Backend
-from policies.support.globs import compile_globs, covers, is_glob, overlap
+from policies.support.globs import compile_globs, overlap
 from proxy.config.schema import CallerTable, RelayTable, RouteTable, ServerTable
 from proxy.identity.directory import ANONYMOUS, KEY
 from proxy.rules.rule import Rule
@@ -63,28 +63,6 @@ def selector_faults(policies: Sequence[Mapping[str, Any]], callers: Sequence[Cal
             if not any(map(compile_globs([glob]).match, names)):
                 shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
                 yield f"policy[{index}].callers: '{glob}' matches no [[caller]]; known: {shown}"
-
-
-def route_faults(routes: Sequence[RouteTable], backends: Mapping[str, Backend]) -> Iterator[str]:
-    """Routes to unknown backends, routes that no call reaches, more than one default, and one without a model."""
-    if not routes:
-        yield "route: there is no [[route]]; at least one must name a model and its backend"
-    known = ", ".join(backends) or "there is none"
-    for index, route in enumerate(routes):
-        if route.backend not in backends:
-            yield f"route[{index}].backend: there is no backend called '{route.backend}'; known: {known}"
-        for before, earlier in enumerate(routes[:index]):
-            if covers(earlier.model, route.model):
-                found = f"'{route.model}' is never reached, because route[{before}] has '{earlier.model}'"
-                yield f"route[{index}].model: {found}; put it before that one"
-                break
-    defaults = [index for index, route in enumerate(routes) if route.default]
-    for index in defaults[1:]:
-        yield f"route[{index}].default: route[{defaults[0]}] is the default already; keep one"
-    for index in defaults:
-        backend, model = backends.get(routes[index].backend), routes[index].model
-        if backend is not None and backend.needs_model and is_glob(model):
-            yield f"route[{index}].default: '{backend.name}' needs a model's name, and '{model}' has wildcards"
 
 
 def relay_faults(relays: Sequence[RelayTable], backends: Mapping[str, Backend]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from proxy.config.table import Table
 
 Mode = Literal["enforce", "report", "off"]
 UnknownIds = Literal["allow", "deny"]
+Strategy = Literal["order", "weighted", "least_inflight", "affinity"]
 RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
 MIN_SECRET_CHARS = 32
 SERVED = frozenset({"responses", "conversations", "models"})
@@ -69,16 +70,51 @@ class CallerTable(Table):
         return hashlib.sha256(self.key.get_secret_value().encode() if self.key else b"").digest()
 
 
+class FallbackTable(Table):
+    """A route that is tried when the targets of another one fail."""
+
+    route: str
+    """The name of the [[route]]."""
+    model: str = ""
+    """The model that its backends are asked for. Default: the model of that route, or the call's own if that has
+    wildcards."""
+
+
 class RouteTable(Table):
     model: str
     """The model's name; `*` and `?` are wildcards. The first route that matches is taken."""
-    backend: str
+    backend: str = ""
     """The name of the [[backend]] that answers."""
+    backends: tuple[str, ...] = ()
+    """Or the names of several, which can take each other's place: servers, regions, keys of one provider."""
     name: str = ""
-    """The route's name in the cache key, logs and spans. Default: the backend's name."""
+    """The route's name in the cache key, logs and spans. Default: the names of its backends."""
     default: bool = False
     """Whether it serves calls without a model, which a prompt template may name; at most one route. Such a call gets
     the route's model if that has no wildcards and the call no prompt. New conversations are created at its backend."""
+    strategy: Strategy = "order"
+    """Which of several backends is asked first: "order": the first in the list; "weighted": at random, by `weights`;
+    "least_inflight": the one with the fewest calls; "affinity": always the same for a prompt_cache_key, or for a team
+    and safety_identifier without one, so that cached prompts are found."""
+    weights: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """With "weighted": the weight of each backend by its name; default 1."""
+    fallback: tuple[FallbackTable, ...] = ()
+    """Routes to other models that are tried in this order when all backends of this one fail."""
+    attempts: PositiveInt | None = None
+    """How often a call may be sent to backends of this route, repetitions by the caller's SDK included. Default: 2, or
+    the number of backends if that is larger. 1: never again."""
+    retry_within_s: PositiveFloat = 60
+    """How long after a call's first attempt another one may begin, in seconds."""
+
+    @property
+    def backend_names(self) -> tuple[str, ...]:
+        """The names of its backends in order; empty if it has none."""
+        return self.backends or ((self.backend,) if self.backend else ())
+
+    @property
+    def shown_name(self) -> str:
+        """Its name, or the names of its backends."""
+        return self.name or "+".join(self.backend_names)
 
 
 class RelayTable(Table):

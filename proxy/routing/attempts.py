@@ -1,28 +1,32 @@
-"""Opens the reply to a call at a target of its route."""
+"""Opens the reply to a call: at a target of its route, and after a failure at another one, or again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeVar
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import structlog
 
-from backends import Backend, unsupported
 from proxy.context import Context
-from proxy.routing.routes import Route
-from proxy.rules.guard import require_stream
+from proxy.routing.attempt import Attempt
+from proxy.routing.budget import RetryBudget
+from proxy.routing.outcome import AttemptOutcome, Next
+from proxy.routing.plan import Choice, Plan
+from proxy.routing.routes import FALLBACK, Route
+from proxy.routing.targets import Targets
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
-from proxy.wire.loggable import summarize_error
 
 log = structlog.get_logger()
 
-R = TypeVar("R")
-
 
 class Attempts:
-    """One attempt at the first target. Leaving the block ends the work behind the reply."""
+    """Attempts at the targets of a route until one begins to answer, or nothing is left that may be tried."""
+
+    def __init__(self, targets: Targets | None = None) -> None:
+        self._targets = Targets() if targets is None else targets
+        self._budgets: dict[str, RetryBudget] = {}  # by route
 
     async def preview(self, call: Call, route: Route, context: Context) -> Mapping[str, str]:
         """Return the headers of an answer whose work begins later. Raises RequestError for a call that is refused.
@@ -36,47 +40,62 @@ class Attempts:
 
     @asynccontextmanager
     async def reply(self, call: Call, route: Route, context: Context) -> AsyncIterator[Reply]:
-        """Open a reply. Raises BackendError, Unavailable."""
-        target = route.targets[0]
-        record = context.record
-        record.route, record.backend, record.provider = route.name, target.name, target.provider
-        sent = require_stream(call, context, target.enforces)
-        context.is_sent = True
-        with context.trace.model_call(record):
-            try:
-                if call.operation not in target.operations:
-                    raise unsupported(f"the operation {call.operation}")
-                async with before_deadline(context, target.respond(sent, context)) as reply:
-                    context.is_answered = context.is_sent = reply.status == 200
-                    context.target = target.name if context.is_answered else None
-                    yield reply
-            except BackendError as error:
-                context.is_sent = error.sent
-                log_failure(target, error, context)
-                raise
-            finally:
-                record.read(context.transcript)
+        """Open a reply whose first event is there; leaving the block ends the work behind it.
+
+        After that nothing is tried again: the caller may have received something. What the last attempt came to is
+        the reply, or the error. Raises BackendError, Unavailable.
+        """
+        budget = self._budgets.get(route.name)
+        if budget is None:
+            budget = self._budgets[route.name] = RetryBudget()
+        budget.add_call()
+        plan = Plan(call, route, context, self._targets, budget)
+        choice, attempts, may_have_run = plan.first(), 1, False
+        while True:
+            if choice.delay_s:
+                await asyncio.sleep(choice.delay_s)
+            context.is_sent = True
+            async with Attempt(choice, context) as outcome:
+                may_have_run = may_have_run or outcome.may_have_run
+                following = plan.after(choice, outcome)
+                if following is None:
+                    context.is_sent = may_have_run
+                    _note_answer(choice, outcome, route, attempts, context)
+                    yield _settled(outcome, attempts)
+                    return
+                _log_retry(choice, outcome, following, context)
+            choice, attempts = following, attempts + 1
 
 
-def before_deadline(context: Context, opening: AbstractAsyncContextManager[R]) -> AbstractAsyncContextManager[R]:
-    """Return an opening that fails if it takes longer than the request may wait for its backend."""
-    return opening if context.deadline is None else _before(context.deadline, opening)
+def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts: int, context: Context) -> None:
+    """Note which target has answered, and after how many attempts."""
+    reply = outcome.reply
+    context.is_answered = reply is not None and reply.status == 200
+    context.target = choice.target.backend.name if context.is_answered else None
+    if attempts > 1:
+        context.record.attempts = attempts
+    if choice.route is not route:
+        context.set(FALLBACK, choice.route.name)
+        context.add_header("x-headgate-route", choice.route.name)
 
 
-def log_failure(target: Backend, error: BackendError, context: Context) -> None:
-    cause = summarize_error(error.__cause__) if error.__cause__ else None
-    log.warning("backend.failed", backend=target.name, code=error.code, cause=cause, request_id=context.request_id)
+def _settled(outcome: AttemptOutcome, attempts: int) -> Reply:
+    """Return the reply of the last attempt, or raise its error, saying truthfully whether another one may help."""
+    if outcome.is_success or attempts == 1:
+        advice = {}
+    else:
+        advice = {"x-should-retry": "true" if outcome.next is Next.ANY_TARGET else "false"}
+    if outcome.reply is None:
+        error = outcome.error
+        if error is None:
+            raise RuntimeError("An attempt came to neither a reply nor an error.")
+        error.headers = {**advice, **error.headers}
+        raise error
+    return replace(outcome.reply, headers={**advice, **outcome.reply.headers}) if advice else outcome.reply
 
 
-@asynccontextmanager
-async def _before(deadline: float, opening: AbstractAsyncContextManager[R]) -> AsyncIterator[R]:
-    """The reply, if it is opened before the deadline."""
-    try:
-        async with asyncio.timeout_at(deadline) as timeout, opening as reply:
-            timeout.reschedule(None)
-            yield reply
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise
-        message = "The backend did not begin to answer before the request's deadline."
-        raise BackendError(message, status=504, code="deadline_exceeded", source="upstream", retryable=False) from error
+def _log_retry(choice: Choice, outcome: AttemptOutcome, following: Choice, context: Context) -> None:
+    log.info(
+        "backend.retried", backend=choice.target.backend.name, code=outcome.code, status=outcome.status,
+        next=following.target.backend.name, delay_ms=round(following.delay_s * 1000), request_id=context.request_id,
+    )  # fmt: skip

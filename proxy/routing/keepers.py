@@ -3,18 +3,23 @@
 responses, conversations        kept by their backend; the gateway's own by any backend that keeps no state
 files, vector stores, containers   kept by the upstream that created them; a local model looks none of them up
 items                           preferred only: a conversation may bring items of other backends along
+
+Of several targets only those that can resolve what the call names are left, and routes to fall back to only if all of
+theirs can. Where all can, the one that answered before is preferred: it may have the prompt in its cache. What a target
+may keep whose owner is unknown is always looked for at the first one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from backends import Backend
 from proxy.routing.routes import Route, Routes
-from proxy.state.references import KeptReference, Kind
+from proxy.state.references import KeptReference, Kind, continued
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError
 from proxy.wire.refusals import shorten
 
+Kept = tuple[KeptReference, Backend]
+"""An id, and the backend that keeps what it names."""
 CONTINUED: frozenset[Kind] = frozenset({"response", "conversation"})
 
 
@@ -29,17 +34,32 @@ def match_keepers(
     candidates = routes.matching(call)
     known = [(reference, backends[reference.target]) for reference in kept if reference.target in backends]
     if not known:
-        return candidates[0]
+        first = candidates[0]
+        return first.narrowed_to(first.targets[:1]) if first.keeps_state and continued(call.body) else first
     binding = [pair for pair in known if pair[0].kind != "item"]
     for wanted in (known, binding):
         for route in candidates:
-            targets = tuple(
-                target for target in route.targets if all(_resolves(target, *pair) for pair in wanted)
-            )  # fmt: skip
-            if targets:
-                return route if targets == route.targets else replace(route, targets=targets)
+            if targets := _resolving(route.targets, wanted):
+                return _narrowed(route, targets, wanted)
     target = candidates[0].targets[0]
     raise _elsewhere(call, next((pair[0] for pair in binding if not _resolves(target, *pair)), binding[0][0]))
+
+
+def _narrowed(route: Route, targets: Sequence[Backend], wanted: Sequence[Kept]) -> Route:
+    """Return a route with these of its targets, and the fallbacks that can take their place."""
+    fallbacks = [
+        fallback for fallback in route.fallbacks
+        if len(_resolving(fallback.route.targets, wanted)) == len(fallback.route.targets)
+    ]  # fmt: skip
+    if len(targets) < len(route.targets) or len(fallbacks) < len(route.fallbacks):
+        route = route.narrowed_to(targets, fallbacks)
+    if len(targets) > 1 and wanted and (keeper := wanted[0][1]) in targets:
+        return route.preferring(keeper)
+    return route
+
+
+def _resolving(targets: Sequence[Backend], wanted: Sequence[Kept]) -> Sequence[Backend]:
+    return [target for target in targets if all(_resolves(target, *pair) for pair in wanted)]
 
 
 def _resolves(target: Backend, reference: KeptReference, keeper: Backend) -> bool:

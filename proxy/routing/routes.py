@@ -2,17 +2,39 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from backends import Backend
 from policies.support.globs import compile_globs, is_glob
 from proxy.cached_result import CachedResult
+from proxy.config.schema import Strategy
+from proxy.context import Slot
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, UnknownModel
 
+FALLBACK = Slot[str]("routing.fallback")
+"""The name of the route that answered in place of the call's own."""
 LIST_TTL_S = 60
 LIST_TIMEOUT_S = 5
 """How long one backend may take to list its models, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A route that is tried after another one, and the model that its targets are asked for; None: the call's own."""
+
+    route: "Route"
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How the targets of a route are chosen, and how often a call may be sent: see `RouteTable`."""
+
+    strategy: Strategy = "order"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    attempts: int = 2
+    retry_within_s: float = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +48,22 @@ class Route:
     model: str
     targets: tuple[Backend, ...]
     is_default: bool = False
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    fallbacks: tuple[Fallback, ...] = ()
 
     @property
     def keeps_state(self) -> bool:
         """Whether its targets resolve the ids of responses and conversations themselves."""
         return all(target.keeps_state for target in self.targets)
+
+    def narrowed_to(self, targets: Sequence[Backend], fallbacks: Sequence[Fallback] = ()) -> "Route":
+        """Return the route with fewer targets and fallbacks: the others could not answer a call."""
+        return replace(self, targets=tuple(targets), fallbacks=tuple(fallbacks))
+
+    def preferring(self, target: Backend) -> "Route":
+        """Return the route with one of its targets first, whatever its strategy."""
+        others = [each for each in self.targets if each is not target]
+        return replace(self, targets=(target, *others), pool=replace(self.pool, strategy="order"))
 
     def headers(self, call: Call) -> Mapping[str, str]:
         """Return the headers of a call that one of its targets may see."""

@@ -44,6 +44,11 @@ def require_stream(call: Call, context: Context, enforced: Sequence[str]) -> Cal
     return call
 
 
+def stream_cut() -> BackendError:
+    """Return the error of a stream without a terminal event."""
+    return BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
+
+
 class Guard:
     """Applies the reply checks that admission chose for a call."""
 
@@ -95,7 +100,7 @@ class Guard:
                     return
                 if transcript.terminal is not None:
                     return
-            failure = BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
+            failure = stream_cut()
         except (BackendError, Unavailable) as error:
             failure = error
         except asyncio.CancelledError as cancelled:

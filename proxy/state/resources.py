@@ -5,7 +5,7 @@ The part that keeps it answers: a backend that keeps state, or the gateway for a
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,8 +13,10 @@ import orjson
 
 from backends import Backend, unsupported
 from proxy.context import Context
-from proxy.routing.attempts import before_deadline, log_failure
+from proxy.routing.attempt import log_failure
+from proxy.routing.deadline import before_deadline
 from proxy.routing.routes import Route, Routes
+from proxy.routing.targets import Targets
 from proxy.rules import Rules
 from proxy.state.ownership import KEPT, Owner, Ownership
 from proxy.state.references import conversation_id, is_id
@@ -44,6 +46,7 @@ class Resources:
     backends: Mapping[str, Backend]
     local: LocalState
     forget: Forget
+    targets: Targets = field(default_factory=Targets)
 
     @asynccontextmanager
     async def reply_to(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
@@ -55,18 +58,18 @@ class Resources:
                 owner = await self.ownership.check_resource(request, context)
             yield await self._reply(request, owner, context)
 
-    async def open_conversation(self, call: Call, route: Route, context: Context) -> Call:
-        """Return a call that asks for a new conversation with the id of one that was created for it.
+    async def open_conversation(self, call: Call, route: Route, context: Context) -> tuple[Call, Route]:
+        """Return a call that asks for a new conversation with the id of one that was created for it, and its route.
 
         The backend creates it if it keeps state, otherwise the gateway. Raises HeadgateError, with the upstream's own
         status if it refuses.
         """
         wanted = call.body.get("conversation")
         if not isinstance(wanted, dict) or conversation_id(call.body) is not None:
-            return call
+            return call, route
         if not route.keeps_state and call.operation != "create":
-            return call  # it would stay empty
-        target = route.targets[0]
+            return call, route  # it would stay empty
+        target = self.targets.preferred(route)
         body = {name: value for name, value in wanted.items() if name != "id"}
         request = ResourceRequest("POST", "conversations", body=body, headers=call.headers)
         request = await self.rules.admit_resource(request, context)
@@ -77,7 +80,7 @@ class Resources:
         if reply.status != 200 or not is_id(created):
             raise _refusal(reply)
         await self.ownership.bind_id("conversation", created, target.name, context)
-        return call.with_fields(conversation=created)
+        return call.with_fields(conversation=created), route.narrowed_to([target]) if route.keeps_state else route
 
     async def _reply(self, request: ResourceRequest, owner: Owner | None, context: Context) -> Reply:
         """The reply of the part that keeps what is named, whose ids are bound."""
@@ -125,7 +128,7 @@ class Resources:
                 opening = before_deadline(context, target.forward(request, context))
                 return await context.cleanup.enter_async_context(opening)
         except BackendError as error:
-            log_failure(target, error, context)
+            log_failure(target.name, error, context)
             raise
 
     async def _bind(

@@ -34,6 +34,8 @@ class RequestRecord:
     route: str | None = None
     backend: str | None = None
     provider: str | None = None
+    attempts: int | None = None
+    """How often the call was sent to targets, if more than once."""
     cache: str | None = None
     max_output_tokens: Any = None
     """The caller's own value, of whatever type it is."""

@@ -106,7 +106,7 @@ BROKEN = {
     "a key of a backend": ('[[backend]]\nname = "b"\nuse = "replay"\npath = "x"\npace = 3', "backend[1].pace: unknown key; did you mean pace_ms?"),
     "a key of the cache": ('[cache]\nuse = "memory"\nstore_max_byte = 3', "cache.store_max_byte: unknown key; did you mean store_max_bytes?"),
     "a key of the audit": ('[audit]\npath = "x"\nallow = true', "audit.allow: unknown key; did you mean allowed?"),
-    "a key of a route": ('[[route]]\nmodel = "m"\nbackends = "canned"', "route[1].backends: unknown key; did you mean backend?"),
+    "a key of a route": ('[[route]]\nmodel = "m"\nbackend = "canned"\nbackens = []', "route[1].backens: unknown key; did you mean backends?"),
     "a key without a similar one": ("[server]\nxyzzy = 1", "server.xyzzy: unknown key"),
     # Values of the wrong type or size.
     "a port that is text": ('[server]\nport = "http"', "server.port: Input should be a valid integer"),
@@ -136,7 +136,7 @@ BROKEN = {
     "a backend without a name": ('[[backend]]\nuse = "replay"\npath = "x"', "backend[1].name: missing"),
     "a caller without a name": ('[[caller]]\nkey = "env:GATEWAY_KEY"', "caller[0].name: missing"),
     "a policy without its key": ('[[policy]]\nuse = "max_tool_calls"', "policy[0].max: missing"),
-    "a route without a backend": ('[[route]]\nmodel = "m"', "route[1].backend: missing"),
+    "a route without a backend": ('[[route]]\nmodel = "m"', "route[1].backend: missing; name a [[backend]]"),
     # Names of what does not exist.
     "an unknown policy": ('[[policy]]\nuse = "metadata_limit"', "policy[0].use: there is no module policies.metadata_limit"),
     "a policy of an unknown package": ('[[policy]]\nuse = "acme.rules"', "policy[0].use: there is no module acme.rules"),

@@ -1,6 +1,7 @@
 """A call goes to the backend that keeps what it names."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from backends import Backend
 from backends.replay import Replay
 from backends.upstream import Upstream
 from proxy.routing.keepers import match_keepers
-from proxy.routing.routes import Route, Routes
+from proxy.routing.routes import Fallback, PoolSettings, Route, Routes
 from proxy.state.references import KeptReference, Kind
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
@@ -124,3 +125,39 @@ async def test_a_response_is_continued_by_the_upstream_that_made_it():
         await second.close()
 
     assert (text, new.requests) == ("Hello from old.", [])
+
+
+OTHER, LOCAL_TWO = upstream("other"), Replay(name="local-2", path=Path("recorded.sse"))
+
+
+def match_pool(call: Call, *references: KeptReference, strategy: Any = "least_inflight") -> tuple[list[str], list[str]]:
+    """Return the names of the targets and the fallbacks that are left of pools: of upstreams, or of recordings."""
+    pool = PoolSettings(strategy=strategy)
+    fallbacks = (Fallback(Route("third", "x", (upstream("third"),)), None),)
+    local_fallbacks = (Fallback(Route("more", "y", (LOCAL,)), None),)
+    routes = Routes([
+        Route("clouds", "gpt-*", (CLOUD, OTHER), pool=pool, fallbacks=fallbacks),
+        Route("locals", "*", (LOCAL, LOCAL_TWO), pool=pool, fallbacks=local_fallbacks),
+    ])  # fmt: skip
+    backends = {backend.name: backend for backend in (CLOUD, OTHER, LOCAL, LOCAL_TWO)}
+    route = match_keepers(call, references, routes, backends)
+    assert route.pool.strategy in (strategy, "order")
+    return [target.name for target in route.targets], [fallback.route.name for fallback in route.fallbacks]
+
+
+def test_of_a_pool_only_the_keeper_is_left():
+    """No other target, and no other model, can continue what it keeps."""
+    assert match_pool(make_call(model="gpt-5"), kept("response", "other")) == (["other"], [])
+    assert match_pool(make_call(model="gpt-5"), kept("file", "other")) == (["other"], [])
+
+
+def test_what_the_gateway_keeps_can_be_continued_by_all_of_a_pool():
+    """The target that answered before is preferred, whatever the strategy."""
+    assert match_pool(make_call(model="llama"), kept("response", "local-2")) == (["local-2", "local"], ["more"])
+
+
+def test_what_has_an_unknown_owner_is_looked_for_at_the_first_target():
+    """Always at the same one; a call that continues nothing may go to all."""
+    assert match_pool(make_call(model="gpt-5", previous_response_id="resp_1")) == (["cloud"], [])
+    assert match_pool(make_call(model="llama", previous_response_id="resp_1")) == (["local", "local-2"], ["more"])
+    assert match_pool(make_call(model="gpt-5")) == (["cloud", "other"], ["third"])

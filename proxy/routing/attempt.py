@@ -1,0 +1,111 @@
+"""One attempt: a target is sent a call, and its reply is open until the attempt ends."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+
+import structlog
+
+from backends import unsupported
+from proxy.context import Context
+from proxy.routing.deadline import deadline_exceeded
+from proxy.routing.outcome import AttemptOutcome, begin
+from proxy.routing.plan import Choice
+from proxy.rules.guard import require_stream
+from proxy.telemetry.trace import ModelCall
+from proxy.wire.call import Call
+from proxy.wire.errors import BackendError
+from proxy.wire.event import Reply
+from proxy.wire.loggable import summarize_error
+
+log = structlog.get_logger()
+
+BREAKS = frozenset({"upstream_cut", "upstream_invalid_response", "upstream_reset", "upstream_timeout"})
+"""Codes of faults that break off a reply after it has begun."""
+
+
+class Attempt:
+    """A context manager. Entering it returns an outcome, leaving it ends the work behind the reply.
+
+    A BackendError before the first event is an outcome too; every other error is raised.
+    """
+
+    __slots__ = ("_choice", "_context", "_failure", "_model_call", "_opening")
+
+    def __init__(self, choice: Choice, context: Context) -> None:
+        self._choice = choice
+        self._context = context
+        self._failure: BackendError | None = None
+        self._opening: AbstractAsyncContextManager[Reply] | None = None
+        self._model_call: ModelCall
+
+    async def __aenter__(self) -> AttemptOutcome:
+        choice, context = self._choice, self._context
+        target, backend, record = choice.target, choice.target.backend, context.record
+        record.route, record.backend, record.provider = choice.route.name, backend.name, backend.provider
+        self._model_call = context.trace.model_call(record)
+        started = target.start()
+        try:
+            outcome = await self._open(require_stream(choice.call, context, backend.enforces))
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        target.note(outcome, started)
+        return outcome
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the work. An error of the backend that broke the reply off is logged, and counts against its target."""
+        target, context = self._choice.target, self._context
+        target.end()
+        try:
+            if self._opening is not None:
+                await self._opening.__aexit__(kind, error, traceback)
+        finally:
+            if isinstance(error, BackendError) and error is not self._failure:
+                context.is_sent = error.sent
+                log_failure(target.backend.name, error, context)
+            if self._failure is None and (code := _code_of_break(error, context)) is not None:
+                target.note_break(code)
+            context.record.read(context.transcript)
+            failure = error or self._failure
+            self._model_call.__exit__(None if failure is None else type(failure), failure, traceback)
+
+    async def _open(self, call: Call) -> AttemptOutcome:
+        """Send the call and wait for the first event, until the deadline."""
+        context, backend = self._context, self._choice.target.backend
+        try:
+            if call.operation not in backend.operations:
+                raise unsupported(f"the operation {call.operation}")
+            if context.deadline is None:
+                return await self._begin(call)
+            try:
+                async with asyncio.timeout_at(context.deadline) as timeout:
+                    return await self._begin(call)
+            except TimeoutError as error:
+                if not timeout.expired():
+                    raise
+                raise deadline_exceeded() from error
+        except BackendError as error:
+            self._failure = error
+            log_failure(backend.name, error, context)
+            return AttemptOutcome(call, error=error)
+
+    async def _begin(self, call: Call) -> AttemptOutcome:
+        opening = self._choice.target.backend.respond(call, self._context)
+        reply = await opening.__aenter__()
+        self._opening = opening
+        reply, first_error = await begin(reply)
+        return AttemptOutcome(call, reply, first_error=first_error)
+
+
+def _code_of_break(error: BaseException | None, context: Context) -> str | None:
+    """Return the code of the fault that broke a reply off: raised, or in the events with which its stream ended."""
+    code = error.code if isinstance(error, BackendError) else context.record.code
+    return code if code in BREAKS else None
+
+
+def log_failure(backend: str, error: BackendError, context: Context) -> None:
+    cause = summarize_error(error.__cause__) if error.__cause__ else None
+    log.warning("backend.failed", backend=backend, code=error.code, cause=cause, request_id=context.request_id)

@@ -1,0 +1,189 @@
+"""What one attempt came to, and what may follow it.
+
+    outcome                                               again there    another target
+    not sent: no connection, no free place                yes            yes
+    not sent, and never will be: TLS, our key refused     no             yes
+    408, 429, 5xx (409, and others with advice)           yes            yes
+    429 without quota; x-should-retry: false              no             429 only
+    connection broken, or stream ended, before an event   no             yes, unless tools may have run
+    stream that begins with an error of the server        as 5xx
+    everything else                                       no             no
+
+A call whose target may still work on it (a timeout) is not sent again.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Self
+
+import orjson
+
+from policies.support.tools import has_server_tools
+from proxy.routing.advice import delay_of, wants_retry
+from proxy.rules.guard import stream_cut
+from proxy.wire.call import Call
+from proxy.wire.errors import BackendError
+from proxy.wire.event import Batch, Event, Reply
+
+REFUSED_FOR_NOW = frozenset({408, 429})
+NEVER_AGAIN = frozenset({501, 505})
+BROKEN_OFF = frozenset({"upstream_reset", "upstream_cut"})
+FINAL = frozenset({"deadline_exceeded", "not_supported"})
+NO_FAULT = FINAL | {"upstream_too_large"}
+"""Codes of errors that do not speak against a target: limits of the gateway's own."""
+TRANSIENT_CODES = frozenset({"server_error", "rate_limit_exceeded", "overloaded", "server_is_overloaded", "slow_down"})
+"""The codes of errors with which a stream may begin, and that may be gone a moment later."""
+OPENERS = frozenset({"response.created", "response.queued", "response.in_progress"})
+MAX_COMMENTS = 100
+
+
+class Next(Enum):
+    """What may follow an attempt."""
+
+    NOTHING = "nothing"
+    ANOTHER_TARGET = "another target"
+    ANY_TARGET = "any target"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOutcome:
+    """A reply whose first event is there, or the error that came instead."""
+
+    call: Call
+    reply: Reply | None = None
+    error: BackendError | None = None
+    first_error: str | None = None
+    """The code of the error with which the stream begins."""
+
+    @property
+    def is_success(self) -> bool:
+        return self.reply is not None and self.reply.status == 200 and self.first_error is None
+
+    @property
+    def status(self) -> int:
+        failed = self.error if self.reply is None else self.reply
+        return 502 if failed is None or self.first_error else failed.status
+
+    @property
+    def code(self) -> str | None:
+        return self.error.code if self.error is not None else self.first_error
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the answer, with names in lower case."""
+        failed = self.error if self.reply is None else self.reply
+        return {} if failed is None else {name.lower(): value for name, value in failed.headers.items()}
+
+    @property
+    def may_have_run(self) -> bool:
+        """Whether the target may have worked on the call, or may still do so."""
+        return self.reply.status == 200 if self.reply is not None else self.error is not None and self.error.sent
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether it speaks against the target: a busy one is not at fault, nor is one that refuses what it is sent."""
+        return self.status >= 500 and self.status not in NEVER_AGAIN and self.code not in NO_FAULT
+
+    @property
+    def next(self) -> Next:
+        """What may follow."""
+        if self.is_success:
+            return Next.NOTHING
+        if self.error is not None and self.error.status not in REFUSED_FOR_NOW:
+            return self._after_error(self.error)
+        return self._after_refusal()
+
+    def _after_error(self, error: BackendError) -> Next:
+        if error.code in FINAL:
+            return Next.NOTHING
+        if not error.sent:
+            return Next.ANY_TARGET if error.retryable else Next.ANOTHER_TARGET
+        is_broken = error.code in BROKEN_OFF and not has_server_tools(self.call.body)
+        return Next.ANOTHER_TARGET if is_broken else Next.NOTHING
+
+    def _after_refusal(self) -> Next:
+        advice = wants_retry(self.headers)
+        if self.first_error is not None:
+            return Next.ANY_TARGET if self.first_error in TRANSIENT_CODES else Next.NOTHING
+        if self.status == 429 and (advice is False or _has_no_quota(self.reply)):
+            return Next.ANOTHER_TARGET
+        if advice is False or self.status in NEVER_AGAIN:
+            return Next.NOTHING
+        is_busy = self.status == 409 and delay_of(self.headers) is not None
+        if advice or is_busy or self.status in REFUSED_FOR_NOW or self.status >= 500:
+            return Next.ANY_TARGET
+        return Next.NOTHING
+
+
+async def begin(reply: Reply) -> tuple[Reply, str | None]:
+    """Return a reply once its first event is there, and the code of the error if that is one.
+
+    Raises what the reply raises before, and BackendError for a stream without any event.
+    """
+    batches = reply.batches
+    if batches is None:
+        return reply, None
+    first: list[Any] = []
+    async for batch in batches:
+        first += batch
+        if not all(map(_is_comment, batch)) or len(first) > MAX_COMMENTS:
+            break
+    else:
+        raise stream_cut()
+    begun = _Begun(first, batches)
+    return Reply(reply.status, reply.headers, batches=begun, response=reply.response), _first_error(first)
+
+
+class _Begun:
+    """The batches of a reply whose first one was read already."""
+
+    __slots__ = ("_batches", "_first")
+
+    def __init__(self, first: Batch, batches: AsyncIterator[Batch]) -> None:
+        self._first: Batch | None = first
+        self._batches = batches
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[Batch]:
+        return self._batches.__anext__() if self._first is None else self._take_first()
+
+    async def _take_first(self) -> Batch:
+        first, self._first = self._first or (), None
+        return first
+
+
+def _is_comment(unit: Any) -> bool:
+    """Whether a unit of a batch has comments only, with which some servers fill the time until the first event."""
+    return unit.type == "" and unit.sse.startswith(b":") and b"data" not in unit.sse
+
+
+def _first_error(batch: Batch) -> str | None:
+    """Return the code of a failure with which a stream begins: nothing but opening events and comments is before it."""
+    for unit in batch:
+        if isinstance(unit, Event) and unit.type in ("error", "response.failed"):
+            return _code_of(unit.data) or "upstream_error"
+        if unit.type not in OPENERS and not _is_comment(unit):
+            return None
+    return None
+
+
+def _code_of(data: Mapping[str, Any]) -> str | None:
+    """The code in an `error` event, in any of its forms, or in a failed response."""
+    response = data.get("response")
+    error = (response if isinstance(response, dict) else data).get("error")
+    error = error if isinstance(error, dict) else data
+    return next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), None)
+
+
+def _has_no_quota(reply: Reply | None) -> bool:
+    """Whether a refusal says that the account has nothing left: waiting does not help."""
+    if reply is None or not reply.body or b"insufficient_quota" not in reply.body:
+        return False
+    try:
+        error = orjson.loads(reply.body)["error"]
+        return "insufficient_quota" in (error.get("code"), error.get("type"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 
 from proxy.wire.compose import Composer, new_id, response_object, usage
+from proxy.wire.event import Event
 
 JSON = dict[str, Any]
 MODELS = ("gpt-5.6", "gpt-5.6-mini")
@@ -105,6 +106,7 @@ class StatefulUpstream:
         name = conversation["id"] if isinstance(conversation, dict) else conversation
         if name is not None and name not in self.conversations:
             raise Refusal(404, f"Conversation with id '{name}' not found.", "conversation")
+        self._check_outputs(body)
         is_background = bool(body.get("background"))
         if body.get("model") == SLOW and any(each["status"] == "queued" for each in self.responses.values()):
             raise Refusal(429, "Rate limit reached.", code="rate_limit_exceeded")
@@ -112,7 +114,7 @@ class StatefulUpstream:
         if name is not None:
             final["conversation"] = {"id": name}
         composer = Composer(final)
-        batches = [*composer.start(), *composer.open_message(), *composer.delta(f"Hello from {self.name}.")]
+        batches = [*composer.start(), *composed_item(composer, body, f"Hello from {self.name}.")]
         batches += composer.finish(usage(input_tokens=3, output_tokens=4))
         response = batches[-1].data["response"]
         inputs = [with_id(item) for item in as_items(body.get("input"))]
@@ -128,6 +130,19 @@ class StatefulUpstream:
         if body.get("stream"):
             return stream_of([event.sse for event in batches])
         return self.responses[response["id"]] if is_background else response
+
+    def _check_outputs(self, body: JSON) -> None:
+        """Raise Refusal for the output of a function that neither the input nor what it continues has called."""
+        items, previous = as_items(body.get("input")), body.get("previous_response_id")
+        outputs = [item["call_id"] for item in items if item.get("type") == "function_call_output"]
+        while previous is not None:
+            response = self.responses[previous]
+            items = [*self.inputs[previous], *response["output"], *items]
+            previous = response["previous_response_id"]
+        calls = {item["call_id"] for item in items if item.get("type") == "function_call"}
+        for unknown in (call_id for call_id in outputs if call_id not in calls):
+            message = f"No tool call found for function call output with call_id {unknown}."
+            raise Refusal(400, message, "input")
 
     def _response(self, request: web.Request) -> JSON:
         if (found := self.responses.get(request.match_info["id"])) is None:
@@ -219,6 +234,15 @@ def new_response(body: JSON) -> JSON:
     given = {"model": "of-the-prompt", **body}
     store = body.get("store") is not False
     return response_object(given, response_id=new_id("resp"), created_at=int(time.time()), store=store)
+
+
+def composed_item(composer: Composer, body: JSON, text: str) -> list[Event]:
+    """Return the events of the answer: a call of the first function for a user who asks, a message otherwise."""
+    items = as_items(body.get("input"))
+    functions = [tool["name"] for tool in body.get("tools") or [] if tool.get("type") == "function"]
+    if functions and items and items[-1].get("role") == "user":
+        return [*composer.open_function_call(functions[0]), *composer.delta("{}")]
+    return [*composer.open_message(), *composer.delta(text)]
 
 
 async def hanging(request: web.Request, body: JSON) -> web.StreamResponse:

@@ -24,6 +24,7 @@ class Gateway:
 
     def __init__(self, process: Process, address: str) -> None:
         self.process = process
+        self.address = address
         self.client = AsyncOpenAI(base_url=address, api_key="none", max_retries=0, timeout=TIMEOUT_S)
 
     @staticmethod

@@ -12,7 +12,7 @@ from openai.types.responses import CompactedResponse
 
 from tests.conftest import StartGateway
 from tests.upstream import FakeUpstream, final_body
-from tests.wire.contract import object_faults
+from tests.wire.contract import answer_faults
 
 MODEL = "headgate-demo"
 TALK: list[dict[str, Any]] = [
@@ -74,7 +74,7 @@ async def test_a_compacted_conversation_has_its_user_messages_and_one_sealed_ite
     response = raw.parse()
     users, (item,) = response.output[:-1], response.output[-1:]
 
-    assert object_faults(orjson.loads(raw.content)) == []
+    assert answer_faults("POST /responses/compact", orjson.loads(raw.content)) == []
     assert (response.object, response.id[:5]) == ("response.compaction", "resp_")
     assert [(user.id, user.role, user.status, user.content[0].text) for user in users] == [
         (users[0].id, "user", "completed", "My name is Ada."), ("msg_b", "user", "completed", "And now?"),
@@ -238,7 +238,7 @@ async def test_the_tokens_of_an_input_are_counted_exactly(gateway: str):
             counted = await client.responses.input_tokens.count(model=MODEL, **fields)
             answer = await client.responses.create(model=MODEL, **fields)
 
-            assert object_faults(counted.model_dump()) == []
+            assert answer_faults("POST /responses/input_tokens", counted.model_dump()) == []
             assert counted.input_tokens == answer.usage.input_tokens
 
 

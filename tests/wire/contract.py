@@ -10,7 +10,15 @@ import orjson
 from aiohttp import web
 from jsonschema import Draft202012Validator
 from openai import AsyncOpenAI
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types import Model
+from openai.types.conversations import (
+    Conversation,
+    ConversationDeletedResource,
+    ConversationItem,
+    ConversationItemList,
+)
+from openai.types.responses import Response, ResponseItemList, ResponsesServerEvent, ResponseStreamEvent
+from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from pydantic import TypeAdapter
 
 from proxy.wire.event import TERMINALS, Event
@@ -48,13 +56,22 @@ _EVENT_VALIDATORS = {
     source: {kind: _validator(schema, name) for kind, name in schema["events"].items()}
     for source, schema in SCHEMAS.items()
 }
-_OPENAI = "openai-openapi-2026-08-21"
-_OBJECT_VALIDATORS = {
-    kind: {_OPENAI: _validator(SCHEMAS[_OPENAI], SCHEMAS[_OPENAI]["answers"][endpoint])}
-    for kind, endpoint in {
-        "response.compaction": "POST /responses/compact", "response.input_tokens": "POST /responses/input_tokens",
+_OPENAI, _OPEN_RESPONSES = "openai-openapi-2026-08-21", "openresponses-2026-04-24"
+# By the name of a definition in OpenAI's document: what the SDK reads it as. Its type of a compaction has no messages of
+# users, which every compaction has.
+_READ_AS: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(kind)
+    for name, kind in {
+        "Response": Response, "TokenCountsResource": InputTokenCountResponse,
+        "ResponseItemList": ResponseItemList, "ConversationResource": Conversation, "Model": Model,
+        "DeletedConversationResource": ConversationDeletedResource, "ConversationItem": ConversationItem,
+        "ConversationItemList": ConversationItemList,
     }.items()
 }  # fmt: skip
+_MESSAGE = TypeAdapter(ResponsesServerEvent)
+_ERROR_MESSAGE_VALIDATORS = {
+    source: _validator(SCHEMAS[source], SCHEMAS[source]["websocket_error"]) for source in (_OPENAI, _OPEN_RESPONSES)
+}
 _RESPONSE_VALIDATORS = {source: _validator(schema, schema["response"]) for source, schema in SCHEMAS.items()}
 
 
@@ -74,9 +91,37 @@ def response_faults(response: Mapping[str, Any]) -> list[str]:
     return _faults(_RESPONSE_VALIDATORS, response)
 
 
-def object_faults(value: Mapping[str, Any]) -> list[str]:
-    """Return how a compaction or a count of tokens violates OpenAI's schema."""
-    return _faults(_OBJECT_VALIDATORS[value["object"]], value)
+def answer_faults(endpoint: str, answer: Any) -> list[str]:
+    """Return how the answer of an endpoint violates the schemas. Raises ValidationError like `event_faults`.
+
+    `endpoint` is a method and a path of OpenAI's document, such as "POST /responses/compact".
+    """
+    name = SCHEMAS[_OPENAI]["answers"][endpoint]
+    validators = {_OPENAI: _validator(SCHEMAS[_OPENAI], name)}
+    if name == "Response":
+        validators = _RESPONSE_VALIDATORS
+    elif name == "CompactResource":
+        open_responses = SCHEMAS[_OPEN_RESPONSES]
+        validators = validators | {_OPEN_RESPONSES: _validator(open_responses, open_responses["compaction"])}
+    if name in _READ_AS:
+        _READ_AS[name].validate_json(orjson.dumps(answer), strict=True)
+    return _faults(validators, answer)
+
+
+def error_faults(body: Any) -> list[str]:
+    """Return how the body of a refusal violates OpenAI's schema."""
+    return _faults({_OPENAI: _validator(SCHEMAS[_OPENAI], SCHEMAS[_OPENAI]["error"])}, body)
+
+
+def message_faults(message: Mapping[str, Any]) -> list[str]:
+    """Return how a message of WebSocket mode violates the schemas. Raises ValidationError like `event_faults`."""
+    kind = message["type"]
+    if kind == "error":  # of another form than the event of this name, which is what the SDK reads it as
+        return _faults(_ERROR_MESSAGE_VALIDATORS, message)
+    _MESSAGE.validate_json(orjson.dumps(message), strict=True)
+    if kind.startswith("response.steer."):
+        return []  # in the SDK only
+    return event_faults({name: value for name, value in message.items() if name != "stream_id"})
 
 
 def _faults(validators: Mapping[str, Draft202012Validator], value: Mapping[str, Any]) -> list[str]:

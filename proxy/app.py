@@ -24,6 +24,7 @@ from proxy.http.relay import RelayEndpoints, hint
 from proxy.http.resources import ResourceEndpoints
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
+from proxy.http.send import Heartbeats
 from proxy.http.server import Server, connection_limit
 from proxy.http.websocket.endpoint import WebSocketEndpoint
 from proxy.identity.directory import Directory
@@ -74,7 +75,8 @@ def build_dispatcher(
     rules = pipeline.rules
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
-    ingress = Ingress(directory, config.server, memory, workers, rules.followed, names)
+    heartbeats = Heartbeats(config.server.keep_alive_s)
+    ingress = Ingress(directory, config.server, memory, workers, rules.followed, heartbeats, names)
     relays = _relays(config, rules, pipeline.ownership)
     health, websocket = (
         _health(config, audit, recorder),

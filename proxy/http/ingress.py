@@ -13,7 +13,7 @@ from proxy.config.schema import ServerTable
 from proxy.context import Caller, Context
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
-from proxy.http.send import send
+from proxy.http.send import Heartbeats, send
 from proxy.identity.directory import Directory
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import RequestError
@@ -33,6 +33,7 @@ class Ingress:
     memory: BodyMemory
     workers: Workers
     followed: frozenset[str]
+    heartbeats: Heartbeats
     header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
 
     def identify(self, exchange: Exchange) -> Caller:
@@ -99,9 +100,7 @@ class Ingress:
 
     async def send(self, exchange: Exchange, reply: Reply) -> web.StreamResponse:
         """Send a reply, and record its status: a client that disconnects from here on has its whole stream."""
-        response = await send(
-            exchange.request, reply, exchange.common_headers, keep_alive_s=self.server.keep_alive_s
-        )  # fmt: skip
+        response = await send(exchange.request, reply, exchange.common_headers, self.heartbeats)
         exchange.record.status = response.status
         return response
 

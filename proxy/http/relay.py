@@ -1,7 +1,7 @@
 """Relayed paths: identify -> parse -> reply_to -> send. What is no JSON is sent on while it is received."""
 
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from backends import Backend
+from proxy.http.answer import Answer
 from proxy.http.body import body_too_large, content_coding
 from proxy.http.body_stream import BodyStream
 from proxy.http.errors import printable
@@ -144,38 +145,22 @@ def _is_json(request: web.BaseRequest) -> bool:
 async def _send(exchange: Exchange, reply: RelayReply) -> web.StreamResponse:
     """Send an answer as it arrives. Raises what its chunks raise before anything was written."""
     request, chunks = exchange.request, reply.chunks
+    first = b"" if chunks is None or request.method == "HEAD" else await anext(chunks, b"")
+    answer = Answer(request, reply.status, {**SAFE_HEADERS, **reply.headers, **exchange.common_headers()})
     if chunks is None:
-        headers = {**SAFE_HEADERS, **reply.headers, **exchange.common_headers()}
-        whole = web.Response(status=reply.status, headers=headers, body=reply.body or b"")
-        await whole.prepare(request)
-        await whole.write_eof()
-        exchange.record.status = whole.status
-        return whole
-    is_head = request.method == "HEAD"
-    first = b"" if is_head else await anext(chunks, b"")
-    response = web.StreamResponse(
-        status=reply.status, headers={**SAFE_HEADERS, **reply.headers, **exchange.common_headers()}
-    )
-    await response.prepare(request)
-    exchange.record.status = response.status
-    if is_head:
-        await response.write_eof()
-    else:
-        await _write(request, response, first, chunks)
-    return response
-
-
-async def _write(
-    request: web.BaseRequest, response: web.StreamResponse, first: bytes, chunks: AsyncIterator[bytes]
-) -> None:
-    """Write the chunks of an answer. If they break off, so does the answer: a regular end would look complete."""
+        await answer.send(reply.body or b"")
+        exchange.record.status = answer.status
+        return answer
+    answer.begin_stream()
+    exchange.record.status = answer.status
     try:
         if first:
-            await response.write(first)
-        async for chunk in chunks:
-            await response.write(chunk)
-        await response.write_eof()
+            await answer.write_chunk(first)
+            async for chunk in chunks:
+                await answer.write_chunk(chunk)
+        await answer.end_stream()
     except Exception:
         if request.transport is not None:
-            request.transport.abort()
+            request.transport.abort()  # a regular end would look like a complete answer
         raise
+    return answer

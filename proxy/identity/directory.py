@@ -1,7 +1,6 @@
 """The Authorization header -> Caller."""
 
 import hashlib
-import hmac
 import re
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +15,7 @@ _BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
 
 
 class Directory:
-    """Knows callers by the SHA-256 of their key."""
+    """Knows callers by the SHA-256 of their key: how long a lookup takes says nothing about a key."""
 
     def __init__(self, callers: Mapping[bytes, Caller]) -> None:
         self._callers = dict(callers)
@@ -39,8 +38,7 @@ class Directory:
             raise Unauthenticated("The request has more than one Authorization header; exactly one is allowed.")
         match = _BEARER.fullmatch(authorization[0])
         if match is not None:  # an empty key matches no caller, not even one whose key is empty
-            digest = hashlib.sha256(match[1].encode()).digest()
-            for known, caller in self._callers.items():
-                if hmac.compare_digest(known, digest):
-                    return caller
+            caller = self._callers.get(hashlib.sha256(match[1].encode()).digest())
+            if caller is not None:
+                return caller
         raise Unauthenticated("Incorrect API key provided. Ask the operator of this gateway for a key.")

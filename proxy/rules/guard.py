@@ -190,6 +190,8 @@ def _with_fields(response: Mapping[str, Any], context: Context) -> Mapping[str, 
 
 def _complete_body(reply: Reply, context: Context) -> Reply:
     """Return a body with the fields that the gateway sets. One nested too deeply to be encoded is left as it is."""
+    if not context.response_fields:
+        return reply
     response = _with_fields(reply.response or {}, context)
     with suppress(orjson.JSONEncodeError):
         if response is not None:

@@ -60,7 +60,8 @@ class LineQueue:
             else:
                 self._lines.append(line)
                 self._size += len(line)
-            self._is_idle.clear()
+            if self._is_idle.is_set():  # clearing it takes a lock of its own
+                self._is_idle.clear()
         if not self._has_work.is_set():
             self._has_work.set()
 

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, Sampler
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -57,8 +59,9 @@ class Trace:
         if tracer is not None:
             context = _PROPAGATOR.extract(self._incoming) if self._incoming else None
             links = [] if linked is None else [Link(linked.get_span_context())]
-            self.span = tracer.start_span("request", context=context, kind=SpanKind.SERVER, links=links)
-            self.is_recording = self.span.is_recording()
+            if context is not None or linked is not None or _is_sampled(tracer):
+                self.span = tracer.start_span("request", context=context, kind=SpanKind.SERVER, links=links)
+                self.is_recording = self.span.is_recording()
 
     def elapsed_s(self) -> float:
         """Return the seconds since the request's head was read."""
@@ -189,6 +192,41 @@ class ModelCall:
         _end_span(self.span, error)
 
 
+class TraceIds(RandomIdGenerator):
+    """Random ids of traces, the first of which can be known before its span is started."""
+
+    def __init__(self) -> None:
+        self._next: int | None = None
+
+    def peek(self) -> int:
+        """Return the id that the next trace will have."""
+        if self._next is None:
+            self._next = super().generate_trace_id()
+        return self._next
+
+    def generate_trace_id(self) -> int:
+        trace_id, self._next = self.peek(), None
+        return trace_id
+
+    def drop(self) -> None:
+        """Let the next trace have another id."""
+        self._next = None
+
+
+def _is_sampled(tracer: Tracer) -> bool:
+    """Whether a new trace will be recorded: most are not, and starting a span to learn that costs as much as a check.
+
+    A tracer with other ids than `TraceIds` is asked by starting a span.
+    """
+    ids, sampler = getattr(tracer, "id_generator", None), getattr(tracer, "sampler", None)
+    if not isinstance(ids, TraceIds) or not isinstance(sampler, Sampler):
+        return True
+    if sampler.should_sample(None, ids.peek(), "request", SpanKind.SERVER).decision is not Decision.DROP:
+        return True
+    ids.drop()
+    return False
+
+
 def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:
     """Set the attributes in the table whose fields are known."""
     for field, value in record.known().items():
@@ -214,7 +252,7 @@ def tracer_provider() -> TracerProvider | None:
 
     # OTEL_SERVICE_NAME of the environment has precedence.
     name = os.environ.get("OTEL_SERVICE_NAME", "headgate")
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False, id_generator=TraceIds())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 

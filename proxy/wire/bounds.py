@@ -2,7 +2,7 @@
 
 VALUE_BYTES = 128
 """How much memory a parsed value takes beside its text, in bytes: the largest are small objects."""
-SEPARATORS = (b",", b"[", b"{")
+SEPARATORS = b",[{"
 WINDOW_BYTES = 1_048_576  # counted at a time: other threads may run in between, and counting ends at the limit
 
 
@@ -16,7 +16,7 @@ def count_values(raw: bytes, limit: int) -> int:
     separators = _count(raw, SEPARATORS, 0, len(raw), limit)
     if separators < limit:
         return separators + 1
-    if _count(raw, (b'"',), 0, len(raw), 4 * limit) > 4 * limit:  # too many strings, or a waste of time
+    if _count(raw, b'"', 0, len(raw), 4 * limit) > 4 * limit:  # too many strings, or a waste of time
         return limit + 1
     return _count_outside_strings(raw, limit)
 
@@ -40,13 +40,13 @@ def parsed_bytes(size: int, values: int) -> int:
     return 2 * size + VALUE_BYTES * values
 
 
-def _count(raw: bytes, characters: tuple[bytes, ...], start: int, end: int, limit: int) -> int:
+def _count(raw: bytes, characters: bytes, start: int, end: int, limit: int) -> int:
     """How often the characters occur, counted until there are more than `limit`."""
     count = 0
     while start < end and count <= limit:
         stop = min(start + WINDOW_BYTES, end)
-        for character in characters:
-            count += raw.count(character, start, stop)
+        window = raw if stop - start == len(raw) else raw[start:stop]
+        count += len(window) - len(window.translate(None, characters))  # faster than one search for each character
         start = stop
     return count
 

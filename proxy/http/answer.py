@@ -1,0 +1,119 @@
+"""Writes answers onto the connections of their requests: a head and a whole body, or a head and a stream.
+
+aiohttp's own responses build a multidict of headers and write each part by itself, which is a fifth of the cost of a
+small answer. Errors and probes use them; replies of models are written here.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+
+from aiohttp import web
+
+STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+WITHOUT_BODY = frozenset({204, 304})
+LAST_CHUNK = b"0\r\n\r\n"
+LARGE_BYTES = 65_536
+"""From this size on a body is not copied behind its head."""
+
+
+class Answer(web.StreamResponse):
+    """One answer. The first write contains its head, so that an error before it can still have a status of its own.
+
+    A stream is sent in chunks; a client of HTTP/1.0 knows none, so the end of its connection is the end of the stream.
+    Writing raises ConnectionError when the client has disconnected, and waits while the client reads too slowly.
+    """
+
+    def __init__(self, request: web.BaseRequest, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(status=status)
+        self._request = request
+        self._fields = headers
+        self._is_chunked = request.version >= (1, 1)
+        self._has_body = request.method != "HEAD" and status not in WITHOUT_BODY
+        self._unsent_head = b""
+        self.written_at = 0.0
+        """When something was written last, on the monotonic clock."""
+
+    async def send(self, body: bytes) -> None:
+        """Write the head and the whole body."""
+        self._keep_alive = self._request.keep_alive
+        head = self._encode_head("" if self.status in WITHOUT_BODY else f"Content-Length: {len(body)}\r\n")
+        if not self._has_body:
+            body = b""
+        if len(body) < LARGE_BYTES:
+            await self._write(head + body)
+        else:
+            await self._write(head)
+            await self._write(body)
+
+    def begin_stream(self) -> None:
+        """Prepare the head of a stream; it is sent with the first write."""
+        self._keep_alive = self._request.keep_alive and (self._is_chunked or not self._has_body)
+        is_chunked = self._is_chunked and self._has_body
+        self._unsent_head = self._encode_head("Transfer-Encoding: chunked\r\n" if is_chunked else "")
+
+    async def write_chunk(self, data: bytes) -> None:
+        """Write a part of the stream."""
+        await self._write(self._take_head() + self._chunk(data))
+
+    async def end_stream(self, data: bytes = b"") -> None:
+        """Write the last part of the stream, and its end."""
+        if not self._has_body:
+            await self._write(self._take_head())
+        else:
+            await self._write(self._take_head() + self._chunk(data) + (LAST_CHUNK if self._is_chunked else b""))
+
+    def write_between(self, data: bytes) -> None:
+        """Write something between two parts of the stream, unless the client has left or reads too slowly."""
+        transport, connection = self._request.transport, self._request.protocol
+        if transport is not None and not transport.is_closing() and not connection.writing_paused:
+            self._put(transport, self._chunk(data))
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """aiohttp calls this when all is written."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """aiohttp calls this when all is written."""
+
+    def _chunk(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked and data else data
+
+    def _take_head(self) -> bytes:
+        head, self._unsent_head = self._unsent_head, b""
+        return head
+
+    def _encode_head(self, framing: str) -> bytes:
+        """Return the head. Raises ValueError if a field could be read as more than one."""
+        version = self._request.version
+        fields = "".join([f"{name}: {value}\r\n" for name, value in self._fields.items()])
+        if fields.count("\n") != len(self._fields) or fields.count("\r") != len(self._fields) or "\0" in fields:
+            raise ValueError("A header of an answer has a line end in its name or value.")
+        connection = ""
+        if self._keep_alive:
+            connection = "Connection: keep-alive\r\n" if version == (1, 0) else ""
+        elif version == (1, 1):
+            connection = "Connection: close\r\n"
+        line = STATUS_LINES.get(self.status) or f"{self.status} "
+        fields += f"{framing}Date: {_format_date(int(time.time()))}\r\n{connection}"
+        return f"HTTP/{version[0]}.{version[1]} {line}\r\n{fields}\r\n".encode("utf-8", "surrogateescape")
+
+    async def _write(self, data: bytes) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has disconnected")
+        self._put(transport, data)
+        await self._request.writer.drain()
+
+    def _put(self, transport: asyncio.Transport, data: bytes) -> None:
+        transport.write(data)
+        self._request.writer.output_size += len(data)
+        self.written_at = time.monotonic()
+
+
+@lru_cache(maxsize=1)
+def _format_date(second: int) -> str:
+    """Source: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7"""
+    return formatdate(second, usegmt=True)

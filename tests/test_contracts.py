@@ -147,6 +147,7 @@ def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):
         "SAFETY_KEY",
         "REDIS_PASSWORD",
         "STATE_SECRET",
+        "CACHE_SECRET",
     ):
         monkeypatch.setenv(name, "secret-enough-for-everything-here")
     config = read(ROOT / "config.example.toml")

@@ -1,20 +1,19 @@
 """Looks up and keeps whole replies. A fault of the store is a miss and one log line, never an error."""
 
-import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import orjson
 import structlog
 
 from policies.support.tools import has_server_tools
 from proxy.cache.entry import KEPT_HEADERS, Entry, echoed_fields
-from proxy.cache.key import cache_key
+from proxy.cache.key import encode_call
+from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
-from proxy.context import Context
+from proxy.context import Caller, Context
 from proxy.routing.routes import FALLBACK, Route
 from proxy.state.responses import NOT_KEPT
 from proxy.stores import Store, StoreError
@@ -28,9 +27,9 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class CacheSlot:
-    """The place of one call in the cache. With a reply no backend is called; without a key the answer is not kept."""
+    """The place of one call in the cache. With a reply no backend is called; without a place the answer is not kept."""
 
-    key: str | None = None
+    place: Place | None = None
     reply: Reply | None = None
 
 
@@ -41,13 +40,14 @@ class Cache:
         self, settings: CacheTable | None, store: Store | None, *, clock: Callable[[], float] = time.time
     ) -> None:
         """`clock` returns the time in seconds, the same for all processes that share the store."""
-        self._settings = settings
-        self._store = store
+        self._settings = settings if store is not None else None
+        secrets = () if settings is None else settings.secrets_in_order
+        self._vault = None if store is None or settings is None else Vault(store, secrets)
         self._clock = clock
 
     async def slot(self, call: Call, route: Route, context: Context) -> CacheSlot:
         """Return the call's slot, with the kept reply if there is one that the caller accepts."""
-        if self._settings is None or self._store is None:
+        if self._settings is None or self._vault is None:
             return CacheSlot()
         directives = _directives(context.received.get("cache-control", ""))
         is_kept = call.operation == "create"
@@ -59,30 +59,45 @@ class Cache:
         if reason is not None:
             _report(context, "bypass", f"fwd=bypass; detail={reason}")
             return CacheSlot()
-        key = await context.run(len(call.encoded), _key_of, call, context.caller.team, route)
+        encoded = await context.run(len(call.encoded), encode_call, call, route.name, route.headers(call))
+        place = self._vault.place(encoded, partition_of(call, context.caller, self._settings.share))
         if "no-cache" in directives:
             _report(context, "refresh", "fwd=request")
-            return CacheSlot(key)
-        entry = await self._get(key)
+            return CacheSlot(place)
+        try:
+            entry = await self._vault.read(place)
+        except StoreError as error:
+            log.warning("cache.read_failed", error=str(error)[:200])
+            _report(context, "miss", "fwd=uri-miss")
+            return CacheSlot()  # a store that cannot be read is not written either
         reply = None if entry is None else entry.reply(call, context.followed)
         if entry is None or reply is None:
             _report(context, "miss", "fwd=uri-miss")
-            return CacheSlot(key)
+            return CacheSlot(place)
         age_s = max(0.0, self._clock() - entry.stored_at)
         _report(context, "hit", f"hit; ttl={int(self._settings.ttl_s - age_s)}")
         context.add_header("Age", str(int(age_s)))
-        return CacheSlot(key, reply)
+        return CacheSlot(place, reply)
 
     def keep(self, slot: CacheSlot, call: Call, context: Context) -> None:
         """Keep the reply in the slot once it is complete."""
         reply = slot.reply
-        if slot.key is None or self._settings is None or reply is None or reply.status != 200:
+        if slot.place is None or self._settings is None or reply is None or reply.status != 200:
             return
         if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
             return
         if reply.batches is not None:
             context.transcript.keep_frames(self._settings.max_reply_bytes)
-        context.on_reply(partial(self._put, slot.key, call, reply, context))
+        context.on_reply(partial(self._put, slot.place, call, reply, context))
+
+    async def forget(self, team: str, response_id: str) -> None:
+        """Drop the kept reply with this id, which its owner has deleted. A fault of the store is one log line."""
+        if self._vault is None:
+            return
+        try:
+            await self._vault.forget_response(team, response_id)
+        except StoreError as error:
+            log.warning("cache.delete_failed", error=str(error)[:200])
 
     async def _bypass_reason(self, call: Call, context: Context) -> str | None:
         """Why this call is never answered from the cache, as a word for `Cache-Status`."""
@@ -100,31 +115,10 @@ class Cache:
                 return "tools"
         return None
 
-    async def _get(self, key: str) -> Entry | None:
-        try:
-            value = await self._store.get(key) if self._store else None
-        except StoreError as error:
-            log.warning("cache.read_failed", error=str(error)[:200])
-            return None
-        return None if value is None else Entry.decode(value, key)
-
-    async def forget(self, team: str, response_id: str) -> None:
-        """Drop the kept reply with this id, which its owner has deleted. A fault of the store is one log line."""
-        if self._store is None:
-            return
-        index = _index_key(team, response_id)
-        try:
-            key = await self._store.get(index)
-            if key is not None:
-                await self._store.delete(key.decode(errors="replace"))
-                await self._store.delete(index)
-        except StoreError as error:
-            log.warning("cache.delete_failed", error=str(error)[:200])
-
-    async def _put(self, key: str, call: Call, reply: Reply, context: Context, transcript: Transcript) -> None:
+    async def _put(self, place: Place, call: Call, reply: Reply, context: Context, transcript: Transcript) -> None:
         """Keep a reply that ended in a completed response, is as the backend sent it, and is within the size limit."""
         terminal = transcript.terminal
-        if self._settings is None or self._store is None or terminal is None or terminal.type != "response.completed":
+        if self._settings is None or self._vault is None or terminal is None or terminal.type != "response.completed":
             return
         if terminal.response.get("status") != "completed":
             return
@@ -135,34 +129,32 @@ class Cache:
         frames = transcript.frames() if reply.batches is not None else b""
         if frames is None or len(reply.body or b"") > self._settings.max_reply_bytes:
             return
-        headers = {name: value for name, value in reply.headers.items() if name.startswith(KEPT_HEADERS)}
         try:
-            text = frames.decode() if reply.batches is not None else None
-            entry = Entry(self._clock(), echoed_fields(call), headers, text, transcript.response)
-            await self._index(key, call, transcript.response, context)
-            await self._store.put(key, entry.encode(key), ttl_s=self._settings.ttl_s)
-        except (StoreError, UnicodeDecodeError, orjson.JSONEncodeError) as error:
+            entry = self._entry(call, reply, frames, context)
+            response_id = transcript.response.get("id")
+            if isinstance(response_id, str) and call.body.get("store") is not False:
+                await self._vault.note_response(
+                    place, context.caller.team, response_id, ttl_s=self._settings.ttl_s
+                )  # fmt: skip
+            await self._vault.write(place, entry.encode(), ttl_s=self._settings.ttl_s)
+        except (StoreError, orjson.JSONEncodeError) as error:
             found = str(error)[:200] if isinstance(error, StoreError) else summarize_error(error)
             log.warning("cache.write_failed", error=found)
 
-    async def _index(self, key: str, call: Call, response: Mapping[str, Any], context: Context) -> None:
-        """Note under which key the reply with this id is kept, for `forget`."""
-        response_id = response.get("id")
-        if self._store is None or self._settings is None or call.body.get("store") is False:
-            return
-        if isinstance(response_id, str):
-            index = _index_key(context.caller.team, response_id)
-            await self._store.put(index, key.encode(), ttl_s=self._settings.ttl_s)
+    def _entry(self, call: Call, reply: Reply, frames: bytes, context: Context) -> Entry:
+        """Return the entry of a reply. Raises JSONEncodeError for one that is nested too deeply."""
+        headers = {name: value for name, value in reply.headers.items() if name.startswith(KEPT_HEADERS)}
+        body = orjson.dumps(context.transcript.response) if reply.batches is not None else reply.body or b""
+        labels = {"team": context.caller.team, "model": call.model, "prompt_cache_key": call.body["prompt_cache_key"]}
+        return Entry(self._clock(), echoed_fields(call), headers, body, frames, labels)
 
 
-def _key_of(call: Call, team: str, route: Route) -> str:
-    return cache_key(call, (team,), route.name, route.headers(call))
-
-
-def _index_key(team: str, response_id: str) -> str:
-    parts = (team.encode(errors="surrogatepass"), response_id.encode(errors="surrogatepass"))
-    digest = hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts))
-    return f"headgate:cached:{digest.hexdigest()}"
+def partition_of(call: Call, caller: Caller, share: str) -> Partition:
+    """Return those who share the answer to a call. A stored answer has an id that no other team may continue."""
+    if share == "caller":
+        return Partition("caller", caller.team, caller.name)
+    is_public = share == "all" and call.body.get("store") is False and call.body.get("previous_response_id") is None
+    return Partition("all") if is_public else Partition("team", caller.team)
 
 
 def _directives(cache_control: str) -> frozenset[str]:

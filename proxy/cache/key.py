@@ -1,14 +1,12 @@
 """The cache key: everything that can change an answer, in a canonical encoding.
 
-    version  route  query  headers  fields  partition
+    version  route  query  headers  fields
 
 Each part has its length before it. Parameters, headers, fields and the names inside a field are in the order of their
 names. Which of them count is said by classification.py.
 """
 
-import hashlib
-import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -21,27 +19,18 @@ DEFAULTS = {"store": True, "background": False}
 """What a side effect is when the call does not name it: a call that names it so asks for nothing else."""
 
 
-def cache_key(
-    call: Call, partition: Sequence[str], route: str, forwarded: Mapping[str, str], secret: bytes = b""
-) -> str:
-    """Return the hash of all that can change a call's answer, in hex: HMAC-SHA256 with a secret, SHA-256 without one.
+def encode_call(call: Call, route: str, forwarded: Mapping[str, str]) -> bytes:
+    """Return what the key is the hash of: two calls have the same only if they have the same answer.
 
-    `partition` names those who share entries, `forwarded` are the headers of the call that a target of the route may
-    see.
+    `forwarded` are the headers of the call that a target of the route may see. Who shares the answer is added by the
+    vault.
     """
-    encoded = encode_call(call, partition, route, forwarded)
-    return hmac.digest(secret, encoded, "sha256").hex() if secret else hashlib.sha256(encoded).hexdigest()
-
-
-def encode_call(call: Call, partition: Sequence[str], route: str, forwarded: Mapping[str, str]) -> bytes:
-    """Return what the key is the hash of: two calls have the same only if they have the same answer."""
     return encode_parts((
         VERSION,
         _bytes(route),
         encode_parts(map(_bytes, relevant_parameters(call.query))) if call.query else b"",
         encode_parts(_bytes(text) for header in relevant_headers(forwarded) for text in header),
         orjson.dumps(relevant_fields(call.body), option=orjson.OPT_SORT_KEYS),
-        *map(_bytes, partition),
     ))  # fmt: skip
 
 

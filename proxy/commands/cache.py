@@ -1,22 +1,28 @@
-"""`headgate cache`: why two requests do or do not share an entry."""
+"""`headgate cache`: why two requests do or do not share an entry, and entries that are removed."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from proxy.cache.classification import FIELDS, QUERY, Effect, effect_of_header
-from proxy.cache.key import cache_key, name_of_parameter, relevant_fields, relevant_headers, relevant_parameters
-from proxy.config.build import default_config, read
+from proxy.cache.key import encode_call, name_of_parameter, relevant_fields, relevant_headers, relevant_parameters
+from proxy.cache.vault import Partition, Vault
+from proxy.config.build import Config, default_config, read
 from proxy.config.validation import ConfigError
 from proxy.routing.routes import Routes
+from proxy.stores import StoreError
+from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call, call_of_body
 from proxy.wire.errors import HeadgateError
 
-SHARED, NOT_SHARED = 0, 1
+T = TypeVar("T")
+SUCCESS = SHARED = 0
+NOT_SHARED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ class ExplainedRequest:
     team: str
     route: str
     headers: Mapping[str, str]
-    key: str
+    encoded: bytes
 
 
 def add_to(commands: Any) -> None:
@@ -42,17 +48,48 @@ def add_to(commands: Any) -> None:
     explain.add_argument("second", type=Path, metavar="B.json", help=hint)
     explain.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
     explain.set_defaults(run=_explain)
+    forget = verbs.add_parser("forget", help="make all entries of a team unreadable at once, on every machine",
+                              epilog="example: headgate cache forget --team search --config my.toml")  # fmt: skip
+    forget.add_argument("--team", required=True)
+    forget.add_argument("--config", type=Path, required=True)
+    forget.set_defaults(run=_forget)
 
 
 def _explain(options: argparse.Namespace) -> int:
     config = default_config() if options.config is None else read(options.config)
     routes = Routes(config.routes)
     first, second = [_read(file, routes) for file in (options.first, options.second)]
-    is_shared = first.key == second.key
+    is_shared = (first.team, first.encoded) == (second.team, second.encoded)
     print("Both requests share an entry." if is_shared else "The requests do not share an entry.")
     for line in _differences(first, second):
         print(line)
     return SHARED if is_shared else NOT_SHARED
+
+
+def _forget(options: argparse.Namespace) -> int:
+    asyncio.run(_with_vault(read(options.config), lambda vault: vault.forget(Partition("team", options.team))))
+    print(f"The entries of team '{options.team}' cannot be read any more.")
+    return SUCCESS
+
+
+async def _with_vault(config: Config, work: Callable[[Vault], Awaitable[T]]) -> T:
+    """Return what is done with the entries of a config. Raises ConfigError if that fails, or cannot reach them."""
+    store = config.cache_store
+    if config.cache is None or store is None:
+        raise ConfigError("cache: this config has no [cache]")
+    if isinstance(store, MemoryStore):
+        message = '"memory" is private to the serving process; this needs [cache] use = "sqlite" or "redis"'
+        raise ConfigError(f"cache.use: {message}")
+    try:
+        await store.start()
+    except ValueError as error:
+        raise ConfigError(f"cache: {error}") from error
+    try:
+        return await work(Vault(store, config.cache.secrets_in_order))
+    except StoreError as error:
+        raise ConfigError(f"cache: {error}") from error
+    finally:
+        await store.close()
 
 
 def _read(file: Path, routes: Routes) -> ExplainedRequest:
@@ -64,7 +101,7 @@ def _read(file: Path, routes: Routes) -> ExplainedRequest:
         call = call_of_body(whole["body"], headers, whole.get("query", ""), received_bytes=0, needs_model=False)
         route, team = routes.match(call), str(whole.get("team", ""))
         forwarded = route.headers(call)
-        return ExplainedRequest(call, team, route.name, forwarded, cache_key(call, (team,), route.name, forwarded))
+        return ExplainedRequest(call, team, route.name, forwarded, encode_call(call, route.name, forwarded))
     except HeadgateError as error:
         raise ConfigError(f"{file}: {error.message}") from error
     except (ValueError, AttributeError, TypeError) as error:

@@ -2,18 +2,26 @@
 
 import hashlib
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from proxy.config.secrets import Secret
+from proxy.config.secrets import LongSecret, Secret
 from proxy.config.table import Table
 
 Mode = Literal["enforce", "report", "off"]
 UnknownIds = Literal["allow", "deny"]
 Strategy = Literal["order", "weighted", "least_inflight", "affinity"]
+Share = Literal["caller", "team", "all"]
 RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
-MIN_SECRET_CHARS = 32
 SERVED = frozenset({"responses", "conversations", "models"})
 """The first segments of the paths that the gateway serves itself; some upstreams compare them in any case."""
 
@@ -149,7 +157,7 @@ class StateTable(Table):
     """The keys of [state] that every store has: stored responses, owners, budgets and blocked identifiers are there."""
 
     use: str = "memory"
-    secret: Secret | None = None
+    secret: LongSecret | None = None
     """What keys of sealed values are derived from, of 32 characters or more. With one, responses and conversations are
     sealed in the store. Default: a random one in the store, for compacted conversations only."""
     ttl_days: PositiveFloat = 30
@@ -168,13 +176,6 @@ class StateTable(Table):
     background_lease_s: Annotated[float, Field(ge=0.5)] = 30
     """How long after the end of its process a background response counts as running, in seconds; then it failed."""
 
-    @field_validator("secret")
-    @classmethod
-    def _check_secret(cls, secret: Secret | None) -> Secret | None:
-        if secret is not None and len(secret.get_secret_value()) < MIN_SECRET_CHARS:
-            raise ValueError(f"a secret has at least {MIN_SECRET_CHARS} characters: openssl rand -base64 32 makes one")
-        return secret
-
     @property
     def ttl_s(self) -> float:
         return self.ttl_days * 86_400
@@ -190,3 +191,22 @@ class CacheTable(Table):
     """The largest answer that is kept, in bytes."""
     server_tools: bool = False
     """Whether answers to calls with tools that the server runs are kept too."""
+    share: Share = "team"
+    """Who gets an answer again: "caller", "team", or "all" teams; a stored answer is never another team's."""
+    secret: LongSecret | None = None
+    """What keys of entries are derived from, of 32 characters or more. With one, entries are sealed in the store, and
+    their keys say nothing. Default: none, entries are not sealed."""
+    secrets: tuple[LongSecret, ...] = ()
+    """Instead of `secret`, while it is being replaced: the new one, then the old ones, whose entries are still read."""
+
+    @model_validator(mode="after")
+    def _one_list_of_secrets(self) -> Self:
+        if self.secret is not None and self.secrets:
+            raise ValueError("give either secret or secrets")
+        return self
+
+    @property
+    def secrets_in_order(self) -> list[bytes]:
+        """The secrets, the one that entries are written with first."""
+        found = self.secrets if self.secret is None else (self.secret,)
+        return [secret.get_secret_value().encode() for secret in found]

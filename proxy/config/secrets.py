@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+MIN_SECRET_CHARS = 32
 
 
 def _read_secret(value: object) -> SecretStr:
@@ -34,3 +36,14 @@ def _read_secret(value: object) -> SecretStr:
 
 
 Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]
+
+
+def _check_length(secret: SecretStr) -> SecretStr:
+    """Raises ValueError for a secret that could be guessed."""
+    if len(secret.get_secret_value()) < MIN_SECRET_CHARS:
+        raise ValueError(f"a secret has at least {MIN_SECRET_CHARS} characters: openssl rand -base64 32 makes one")
+    return secret
+
+
+LongSecret = Annotated[Secret, AfterValidator(_check_length)]
+"""A secret that keys are derived from."""

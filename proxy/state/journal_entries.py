@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from proxy.state.sealing import Cipher, Sealing
+from proxy.ciphers import Cipher
+from proxy.state.sealing import Sealing
 from proxy.stores import Store
 
 FRAME_END = b"\n\n"

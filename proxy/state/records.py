@@ -10,8 +10,9 @@ from typing import Any
 
 import orjson
 
+from proxy.ciphers import Cipher
 from proxy.context import Context
-from proxy.state.sealing import Cipher, Sealing
+from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import Unavailable

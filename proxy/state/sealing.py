@@ -3,53 +3,25 @@
 A sealed value is bound to a purpose and a team: it opens for no other. The key of each pair is derived from one secret,
 that of [state], or a random one that the store keeps for all processes that share it.
 
-    sealed  version (1 byte)  nonce (12 bytes)  AES-256-GCM ciphertext and tag      in URL-safe Base64 without padding
-
-Source: https://www.rfc-editor.org/rfc/rfc5869 (HKDF), https://csrc.nist.gov/pubs/sp/800/38/d/final (GCM)
+A sealed text is a value of ciphers.py in URL-safe Base64 without padding.
 """
 
 import base64
 import binascii
 import secrets
-from dataclasses import dataclass
 
 import structlog
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
+from proxy.ciphers import KEY_BYTES, VERSION, Cipher, bind, derive_key
 from proxy.stores import LONGEST_S, Store, StoreError
 from proxy.wire.errors import Unavailable
 
 log = structlog.get_logger()
 
-VERSION = b"\x01"
-NONCE_BYTES, KEY_BYTES, TAG_BYTES = 12, 32, 16
 STORED_SECRET = "headgate:secret"  # noqa: S105  the key under which the store has it
 MAX_KEYS = 1024  # derived keys that are kept in memory
-
-
-@dataclass(frozen=True, slots=True)
-class Cipher:
-    """Seals and opens the values of one purpose and team, as bytes."""
-
-    key: AESGCM
-    bound: bytes
-
-    def seal(self, data: bytes) -> bytes:
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        return VERSION + nonce + self.key.encrypt(nonce, data, self.bound)
-
-    def open(self, sealed: bytes) -> bytes | None:
-        """Return the data in a sealed value; None for a value of another gateway, purpose or team."""
-        if sealed[:1] != VERSION or len(sealed) < 1 + NONCE_BYTES + TAG_BYTES:
-            return None
-        try:
-            return self.key.decrypt(sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :], self.bound)
-        except InvalidTag:
-            return None
 
 
 class Sealing:
@@ -91,16 +63,15 @@ class Sealing:
 
     async def cipher(self, purpose: str, team: str) -> Cipher:
         """Return what seals values of this purpose and team. Raises Unavailable."""
-        return Cipher(await self._key(purpose, team), _bound(purpose, team))
+        return Cipher(await self._key(purpose, team), bind(purpose, team))
 
     async def _key(self, purpose: str, team: str) -> AESGCM:
         key = self._keys.get((purpose, team))
         if key is None:
             secret = self._secret or await self._read_secret()
-            derived = HKDF(SHA256(), KEY_BYTES, salt=b"headgate sealing", info=_bound(purpose, team)).derive(secret)
             if len(self._keys) >= MAX_KEYS:
                 self._keys.clear()
-            self._keys[purpose, team] = key = AESGCM(derived)
+            self._keys[purpose, team] = key = AESGCM(derive_key(secret, purpose, team))
         return key
 
     async def _read_secret(self) -> bytes:
@@ -114,9 +85,3 @@ class Sealing:
         if self._secret is None:
             raise Unavailable("The store kept no key for sealed values.", code="state_unavailable")
         return self._secret
-
-
-def _bound(purpose: str, team: str) -> bytes:
-    """What a value is bound to: each part with its length before it."""
-    parts = [VERSION, purpose.encode(), team.encode()]
-    return b"".join(len(part).to_bytes(8) + part for part in parts)

@@ -32,10 +32,10 @@ class Store(Table, ABC):
 
     A key holds one kind of data at a time:
 
-        value     get, put, put_new    bytes
-        counter   take, give           how much of a limit is in use in the current window
-        journal   append, tail         entries at the positions 1, 2, 3, ...
-        lease     claim, release       the owner
+        value     get, get_many, put, put_new    bytes
+        counter   take, give                     how much of a limit is in use in the current window
+        journal   append, tail                   entries at the positions 1, 2, 3, ...
+        lease     claim, release                 the owner
 
     `put` replaces whatever the key holds, `delete` removes it, and `scan` lists keys of every kind. Every other verb
     raises StoreError on a key that holds another kind, and changes nothing.
@@ -47,6 +47,10 @@ class Store(Table, ABC):
     @abstractmethod
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None."""
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Return the value of each key, or None. Where a command is a round trip, these take one together."""
+        return [await self.get(key) for key in keys]
 
     @abstractmethod
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:

@@ -129,6 +129,13 @@ class RedisStore(Store):
         value: bytes | None = await self._ask(self._redis.get(key))
         return value
 
+    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        pipeline = self._redis.pipeline(transaction=False)  # MGET would hide that a key holds another kind
+        for key in keys:
+            pipeline.get(key)
+        values: list[bytes | None] = await self._ask(pipeline.execute())
+        return values
+
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
         return bool(await self._ask(self._enqueue(key, value, _milliseconds(ttl_s), if_absent)))

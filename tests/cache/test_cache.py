@@ -6,9 +6,11 @@ from typing import Any
 import orjson
 import pytest
 from openai import AsyncOpenAI
+from pydantic import SecretStr
 
 from backends import Backend
 from proxy.cache.cache import Cache
+from proxy.cache.vault import ENTRIES, PREFIX, Partition, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller
 from proxy.pipeline import Pipeline
@@ -26,6 +28,8 @@ from tests.wire.streams import CANONICAL, RECORDING, events_in, frame
 BEN, CAROL = Caller("ben", "search"), Caller("carol", "sales")
 ASKED = {"input": "Hi", "prompt_cache_key": "k"}
 STREAMED = b"".join(CANONICAL)
+HIT, MISS = "hit", "fwd=uri-miss"
+SECRET, OLD = [SecretStr(f"a secret of at least 32 characters: {name}") for name in ("new", "old")]
 
 
 class SettableClock:
@@ -57,6 +61,14 @@ class BrokenStore(MemoryStore):
 
 def make_cache(store: Store | None = None, clock: SettableClock | None = None, **settings: Any) -> Cache:
     return Cache(CacheTable(use="memory", **settings), store or MemoryStore(), clock=clock or SettableClock())
+
+
+def nested(levels: int) -> list[Any]:
+    """Return an array of so many levels."""
+    deep: list[Any] = []
+    for _ in range(levels):
+        deep = [deep]
+    return deep
 
 
 def cached(backend: Backend, rules: Any = (), **options: Any) -> Pipeline:
@@ -162,9 +174,70 @@ async def test_echoed_fields_are_those_of_the_answered_call(stream: bool):
 async def test_answers_are_shared_within_a_team():
     """The same call of another team is another call."""
     pipeline = cached(ScriptedBackend(answer=RESPONSE))
-    statuses = [(await status_of(pipeline, caller)).partition(";")[0] for caller in (ANNA, BEN, CAROL)]
 
-    assert statuses == ["fwd=uri-miss", "hit", "fwd=uri-miss"]
+    assert [(await status_of(pipeline, caller)).partition(";")[0] for caller in (ANNA, BEN, CAROL)] == [MISS, HIT, MISS]
+
+
+async def test_answers_can_be_shared_by_nobody_else():
+    """`share = "caller"`: another caller of the team asks the backend."""
+    pipeline = cached(ScriptedBackend(answer=RESPONSE), share="caller")
+    callers = (ANNA, BEN, ANNA, BEN)
+
+    assert [(await status_of(pipeline, caller)).partition(";")[0] for caller in callers] == [MISS, MISS, HIT, HIT]
+
+
+@pytest.mark.parametrize(
+    ("fields", "carol"),
+    [({"store": False}, HIT), ({}, MISS), ({"store": False, "previous_response_id": "resp_1"}, MISS)],
+)
+async def test_answers_can_be_shared_by_all_teams(fields: dict[str, Any], carol: str):
+    """`share = "all"`: but no stored answer, whose id belongs to a team, and none that continues one."""
+    pipeline = cached(ScriptedBackend(answer=RESPONSE, keeps_state=True), share="all")
+    statuses = [(await status_of(pipeline, caller, **fields)).partition(";")[0] for caller in (ANNA, BEN, CAROL)]
+
+    assert statuses == [MISS, HIT, carol]
+
+
+async def test_entries_are_sealed_with_a_secret():
+    """Nothing of them, nor who shares them, can be read in the store; the answers are the same."""
+    store, backend = MemoryStore(), ScriptedBackend(answer=STREAMED)
+    pipeline = cached(backend, store=store, secrets=(SECRET,))
+    answers = [await answer_of(pipeline, make_call(**ASKED, stream=True), make_context()) for _ in range(2)]
+    stored = b"".join([key.encode() + (await store.get(key) or b"") async for key in store.scan("")])
+
+    assert (answers, len(backend._calls)) == ([STREAMED, STREAMED], 1)
+    assert [
+        text for text in (b"Hello", b"response", b"search", b"completed", RESPONSE["id"].encode()) if text in stored
+    ] == []
+
+
+async def test_the_secret_can_be_replaced():
+    """Entries of the old one are read until they expire, and written with the new one."""
+    store, backend = MemoryStore(), ScriptedBackend(answer=RESPONSE)
+    old, both, new = [cached(backend, store=store, secrets=of) for of in ((OLD,), (SECRET, OLD), (SECRET,))]
+    found = [
+        await status_of(old),
+        await status_of(both),
+        await status_of(new),
+        await status_of(both, input="2"),
+        await status_of(new, input="2"),
+    ]
+
+    assert [status.partition(";")[0] for status in found] == [MISS, HIT, MISS, MISS, HIT]
+
+
+async def test_a_team_s_entries_are_forgotten_at_once():
+    """Those of its callers and no others; the next answer is kept again."""
+    for options in ({}, {"secrets": (SECRET, OLD)}, {"share": "caller"}):
+        store, backend = MemoryStore(), ScriptedBackend(answer=RESPONSE)
+        pipeline = cached(backend, store=store, **options)
+        vault = Vault(store, CacheTable(use="memory", **options).secrets_in_order)
+        for caller in (ANNA, CAROL):
+            await status_of(pipeline, caller)
+        await vault.forget(Partition("team", "search"))
+
+        found = [(await status_of(pipeline, caller)).partition(";")[0] for caller in (ANNA, CAROL, ANNA)]
+        assert found == [MISS, HIT, HIT]
 
 
 async def test_teams_of_the_config_share_answers(start_gateway, http, upstream: FakeUpstream):
@@ -344,8 +417,8 @@ async def test_a_damaged_entry_is_a_miss():
     backend = ScriptedBackend(answer=RESPONSE)
     pipeline = cached(backend, store=store)
     await status_of(pipeline)
-    (key,) = [key async for key in store.scan("") if not key.startswith("headgate:cached:")]
-    for value in (b"{}", b"[]", orjson.dumps({"key": key, "frames": ""})):
+    (key,) = [key async for key in store.scan(ENTRIES)]
+    for value in (b"{}", b"[]", (await store.get(key) or b"")[:-2000]):
         await store.put(key, value, ttl_s=60)
 
         assert await status_of(pipeline) == "fwd=uri-miss"
@@ -357,35 +430,42 @@ async def test_an_entry_whose_stream_has_no_end_is_a_miss():
     store = MemoryStore()
     pipeline = cached(ScriptedBackend(answer=STREAMED), store=store)
     await status_of(pipeline, stream=True)
-    (key,) = [key async for key in store.scan("") if not key.startswith("headgate:cached:")]
-    entry = orjson.loads(await store.get(key) or b"")
-    await store.put(key, orjson.dumps(entry | {"frames": ": hi\n\n"}), ttl_s=60)
+    (key,) = [key async for key in store.scan(ENTRIES)]
+    value = await store.get(key) or b""
+    await store.put(key, value[: value.rindex(b"event: response.completed")], ttl_s=60)
 
     assert (await status_of(pipeline)).startswith("hit")
     assert await status_of(pipeline, stream=True) == "fwd=uri-miss"
 
 
-async def test_a_stream_that_is_not_utf_8_passes_and_is_not_kept(logged):
-    """An entry is JSON; the bytes that were received are passed on."""
+async def test_a_stream_that_is_not_utf_8_is_kept_as_it_is():
+    """A hit has the bytes that were received."""
     invalid = STREAMED.replace(b'"delta":"Hel"', b'"delta":"H\xff"')
     assert invalid != STREAMED
-    pipeline = cached(ScriptedBackend(answer=invalid))
+    backend = ScriptedBackend(answer=invalid)
+    pipeline = cached(backend)
     answers = [await answer_of(pipeline, make_call(**ASKED, stream=True), make_context()) for _ in range(2)]
 
-    assert answers == [invalid, invalid]
-    assert [line["event"] for line in logged] == ["cache.write_failed"] * 2
+    assert (answers, len(backend._calls)) == ([invalid, invalid], 1)
 
 
-async def test_a_response_of_254_levels_passes_and_is_not_kept(logged):
-    """An entry would be one level deeper than JSON can be encoded."""
-    deep: list[Any] = []
-    for _ in range(252):
-        deep = [deep]
-    response = {"status": "completed", "deep": deep}
-    pipeline = cached(ScriptedBackend(answer=response, keeps_state=True))
+async def test_a_response_of_254_levels_is_kept_as_it_is():
+    """It is not encoded again."""
+    backend = ScriptedBackend(answer={"status": "completed", "deep": nested(252)}, keeps_state=True)
+    pipeline = cached(backend)
     answers = [await answer_of(pipeline, make_call(**ASKED), make_context()) for _ in range(2)]
 
-    assert answers == [orjson.dumps(response)] * 2
+    assert (answers, len(backend._calls)) == ([orjson.dumps(backend.answer)] * 2, 1)
+
+
+async def test_a_stream_whose_response_cannot_be_encoded_passes_and_is_not_kept(logged):
+    """Its object has more levels than JSON can be written with."""
+    last = CANONICAL[-1].replace(b'"output":[', b'"deep":' + b"[" * 300 + b"]" * 300 + b',"output":[')
+    deep = b"".join([*CANONICAL[:-1], last])
+    pipeline = cached(ScriptedBackend(answer=deep, keeps_state=True))
+    answers = [await answer_of(pipeline, make_call(**ASKED, stream=True), make_context()) for _ in range(2)]
+
+    assert answers == [deep, deep]
     assert [line["event"] for line in logged] == ["cache.write_failed"] * 2
 
 
@@ -452,7 +532,8 @@ async def test_nothing_is_noted_of_an_answer_that_is_not_stored():
     await status_of(cached(ScriptedBackend(answer=RESPONSE), store=store), store=False)
     await Cache(None, None).forget("search", RESPONSE["id"])
 
-    assert len([key async for key in store.scan("")]) == 1
+    assert [key async for key in store.scan(f"{PREFIX}i:")] == []
+    assert len([key async for key in store.scan(ENTRIES)]) == 1
 
 
 async def test_a_fault_of_the_store_does_not_fail_a_deletion(logged):

@@ -4,28 +4,32 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.cache.entry import ECHOED, Entry, echoed_fields
+from proxy.cache.entry import ECHOED, LENGTHS, PLAIN, Entry, echoed_fields
 from proxy.wire.event import FOLLOWED
-from tests.examples import make_call
+from tests.examples import NO_DEADLINE, make_call
 from tests.rules.samples import RESPONSE, sent
 from tests.wire.streams import CANONICAL, events_in, frame
 
 FIRST = {"metadata": {"who": "first"}, "safety_identifier": "first", "user": "first"}
-FRAMES = b"".join(CANONICAL).decode()
+FRAMES = b"".join(CANONICAL)
+FACTS = {
+    "stored_at": 5.0, "echoed": dict(FIRST), "headers": {"x-headgate-ignored": "seed"}, "labels": {"team": "search"},
+}  # fmt: skip
 
 
-def entry_of(**changes: Any) -> dict[str, Any]:
-    """Return the stored form of an entry as an object, with some fields changed."""
-    entry = {
-        "key": "k", "stored_at": 5.0, "echoed": dict(FIRST), "headers": {"x-headgate-ignored": "seed"}, "frames": FRAMES,
-        "response": RESPONSE,
-    }  # fmt: skip
-    return entry | changes
+def stored(
+    facts: Any = FACTS, body: bytes = orjson.dumps(RESPONSE), frames: bytes = FRAMES, flags: int = PLAIN
+) -> bytes:
+    """Return the stored form of an entry with these parts."""
+    text = facts if isinstance(facts, bytes) else orjson.dumps(facts)
+    return LENGTHS.pack(flags, len(text), len(body)) + text + body + frames
 
 
-def decoded(**changes: Any) -> Entry:
-    entry = Entry.decode(orjson.dumps(entry_of(**changes)), "k")
+def decoded(response: Any = RESPONSE, frames: bytes = FRAMES, **facts: Any) -> Entry:
+    entry = Entry.decode(stored(FACTS | facts, orjson.dumps(response), frames))
     assert entry is not None
     return entry
 
@@ -46,11 +50,11 @@ def body_for(entry: Entry, **fields: Any) -> Any:
 
 
 def test_an_entry_survives_its_encoding():
-    """Under its own key only: a store that mixes up two values causes a miss."""
+    """Byte for byte, in one value."""
     entry = decoded()
 
-    assert Entry.decode(entry.encode("k"), "k") == entry
-    assert Entry.decode(entry.encode("k"), "other") is None
+    assert Entry.decode(entry.encode()) == entry
+    assert entry.encode() == stored()
 
 
 @pytest.mark.parametrize(
@@ -60,20 +64,20 @@ def test_an_entry_survives_its_encoding():
         b"\xff",
         b"{",
         b"null",
-        b"3",
-        b'"text"',
-        b"[]",
-        b"{}",
-        b'["key"]',
         b"[" * 2000,
-        orjson.dumps({"key": "k"}),
-        *[orjson.dumps({name: value for name, value in entry_of().items() if name != left_out}) for left_out in entry_of()],
+        stored()[:8],
+        stored(flags=PLAIN + 100),
+        stored(b"null"),
+        stored(b"[]"),
+        stored(b"{"),
+        LENGTHS.pack(PLAIN, 2, 2**32 - 1) + b"{}",
+        LENGTHS.pack(PLAIN, 2**32 - 1, 0) + b"{}",
+        *[stored({name: value for name, value in FACTS.items() if name != left_out}) for left_out in FACTS if left_out != "labels"],
         *[
-            orjson.dumps(entry_of(**changes))
+            stored(FACTS | changes)
             for changes in (
-                {"key": None},
-                {"key": ["k"]},
                 {"unknown": 1},
+                {"body": "x"},
                 {"stored_at": None},
                 {"stored_at": "5"},
                 {"stored_at": True},
@@ -86,25 +90,39 @@ def test_an_entry_survives_its_encoding():
                 {"headers": {"x-headgate-a": "b\r\nSet-Cookie: c"}},
                 {"headers": {"x-headgate-a\n": "b"}},
                 {"headers": {"Content-Length": "3"}},
-                {"frames": 3},
-                {"frames": ["a"]},
-                {"frames": {}},
-                {"response": None},
-                {"response": []},
-                {"response": "text"},
-                {"response": {}},
-                {"response": {"status": "failed"}},
+                {"labels": []},
+                {"labels": {"team": 3}},
             )
         ],
     ],
 )  # fmt: skip
 def test_a_value_of_another_shape_is_no_entry(value: bytes):
     """A store may return what another program, or another version, has written."""
-    assert Entry.decode(value, "k") is None
+    assert Entry.decode(value) is None
 
 
-@pytest.mark.parametrize("frames", ["", "text", ": hi\n\n", "data: [DONE]\n\n", FRAMES[:4000], "data: {}\n\n"])
-def test_frames_without_a_completed_response_are_no_answer(frames: str):
+@NO_DEADLINE
+@given(st.binary(max_size=40), st.integers(0, len(stored())))
+def test_random_bytes_are_no_entry(noise: bytes, at: int):
+    """Nothing is raised for what someone else has put there."""
+    entry = Entry.decode(stored()[:at] + noise)
+    if entry is not None:
+        entry.reply(make_call(), FOLLOWED)
+        entry.reply(make_call(stream=True), FOLLOWED)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b"3", b"{}", b'{"status":"failed"}'])
+def test_a_body_without_a_completed_response_is_no_answer(body: bytes):
+    """Whatever was stored."""
+    entry = Entry.decode(stored(body=body, frames=b""))
+
+    assert entry is not None
+    assert entry.reply(make_call(), FOLLOWED) is None
+    assert entry.reply(make_call(stream=True), FOLLOWED) is None
+
+
+@pytest.mark.parametrize("frames", [b"text", b": hi\n\n", b"data: [DONE]\n\n", FRAMES[:4000], b"data: {}\n\n"])
+def test_frames_without_a_completed_response_are_no_answer(frames: bytes):
     """A call for a body still has the response object."""
     entry = decoded(frames=frames)
 
@@ -114,30 +132,28 @@ def test_frames_without_a_completed_response_are_no_answer(frames: str):
 
 def test_a_response_that_cannot_be_encoded_again_is_no_answer():
     """JSON may be parsed deeper than it may be written."""
-    value = orjson.dumps(entry_of(frames=None)).replace(
-        b'"output":[', b'"deep":' + b"[" * 300 + b"]" * 300 + b',"output":['
-    )
-    entry = Entry.decode(value, "k")
-    frames = frame(type="response.created", response={"user": "u"}).replace(
-        b'"u"', b'"u","deep":' + b"[" * 300 + b"]" * 300
-    )
-    stream = decoded(frames=(frames + frame(type="response.completed", response=RESPONSE)).decode())
+    deep = b"[" * 300 + b"]" * 300
+    body = orjson.dumps(RESPONSE).replace(b'"output":[', b'"deep":' + deep + b',"output":[')
+    entry = Entry.decode(stored(body=body, frames=b""))
+    frames = frame(type="response.created", response={"user": "u"}).replace(b'"u"', b'"u","deep":' + deep)
+    stream = decoded(frames=frames + frame(type="response.completed", response=RESPONSE))
 
     assert entry is not None
     assert entry.reply(make_call(), FOLLOWED) is None
+    assert entry.reply(make_call(**FIRST), FOLLOWED) is not None
     assert stream.reply(make_call(stream=True, user="second"), FOLLOWED) is None
     assert stream.reply(make_call(stream=True, **FIRST), FOLLOWED) is not None
 
 
 async def test_a_stream_is_answered_with_the_kept_frames():
     """Byte for byte, when the echoed fields are the same."""
-    assert await frames_for(decoded(), **FIRST) == FRAMES.encode()
+    assert await frames_for(decoded(), **FIRST) == FRAMES
     assert body_for(decoded(), **FIRST) == RESPONSE
 
 
 def test_an_entry_of_a_body_answers_a_stream_with_a_body():
     """The path converts it."""
-    reply = decoded(frames=None).reply(make_call(stream=True), FOLLOWED)
+    reply = decoded(frames=b"").reply(make_call(stream=True), FOLLOWED)
 
     assert reply is not None
     assert (reply.batches, reply.headers) == (None, {"x-headgate-ignored": "seed"})
@@ -148,12 +164,12 @@ async def test_each_echoed_field_is_the_one_of_the_answered_call(name: str):
     """In a body and in every lifecycle event; the other fields and events are as kept."""
     own = FIRST | {name: {"who": "second"} if name == "metadata" else "second"}
     kept = RESPONSE | FIRST
-    frames = FRAMES.encode()
+    frames = FRAMES
     for event in events_in(frames):
         if "response" in event:
             changed = event | {"response": event["response"] | FIRST}
             frames = frames.replace(orjson.dumps(event), orjson.dumps(changed))
-    entry = decoded(response=kept, frames=frames.decode())
+    entry = decoded(response=kept, frames=frames)
     events = events_in(await frames_for(entry, **own))
 
     assert body_for(entry, **own) == RESPONSE | own
@@ -165,9 +181,7 @@ async def test_each_echoed_field_is_the_one_of_the_answered_call(name: str):
 
 async def test_metadata_that_a_call_leaves_out_is_empty():
     """As OpenAI answers it; the other fields are null."""
-    entry = decoded(
-        response=RESPONSE | FIRST, frames=frame(type="response.completed", response=RESPONSE | FIRST).decode()
-    )
+    entry = decoded(response=RESPONSE | FIRST, frames=frame(type="response.completed", response=RESPONSE | FIRST))
     expected = {"metadata": {}, "safety_identifier": None, "user": None}
 
     assert body_for(entry) == RESPONSE | expected
@@ -179,7 +193,7 @@ async def test_only_fields_that_the_response_has_are_replaced():
     created = frame(type="response.created", response={"id": "r", "user": "first"})
     entry = decoded(
         response={"status": "completed", "id": "r"},
-        frames=(created + frame(type="response.completed", response={"id": "r"})).decode(),
+        frames=created + frame(type="response.completed", response={"id": "r"}),
     )
     events = events_in(await frames_for(entry, user="second"))
 

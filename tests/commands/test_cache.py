@@ -1,5 +1,7 @@
 """`headgate cache` on the command line."""
 
+import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,8 @@ import orjson
 import pytest
 
 from proxy.__main__ import main
-from tests.conftest import CANNED
+from tests.conftest import CANNED, StartGateway, tables_for
+from tests.upstream import FakeUpstream
 
 ASKED = {"model": "m", "input": "Hi", "prompt_cache_key": "k"}
 
@@ -86,3 +89,52 @@ def test_a_file_that_does_not_exist_is_refused(config: Path, capsys):
     """With its name."""
     assert main(["cache", "explain", str(config), "missing.json", "--config", str(config)]) == 2
     assert capsys.readouterr().err
+
+
+async def status_of(http, address: str, team: str) -> str:
+    """Return what the cache did for one call of a team."""
+    headers = {"Authorization": f"Bearer key-of-{team}"}
+    async with http.post(f"{address}/v1/responses", json=ASKED, headers=headers) as answer:
+        assert answer.status == 200
+        return answer.headers["Cache-Status"].split(";")[1].strip()
+
+
+@pytest.mark.parametrize("secret", [None, "env:CACHE_SECRET"])
+async def test_forget_makes_a_team_s_entries_unreadable(
+    secret: str | None, start_gateway: StartGateway, http, upstream: FakeUpstream, tmp_path: Path, monkeypatch
+):  # fmt: skip
+    """While gateways run, for that team only."""
+    monkeypatch.setenv("CACHE_SECRET", "a secret of at least 32 characters")
+    cache = {"use": "sqlite", "path": str(tmp_path / "cache.db"), "timeout_ms": 20_000}
+    cache |= {} if secret is None else {"secret": secret}
+    callers = [
+        {"name": name, "team": name, "key_sha256": hashlib.sha256(f"key-of-{name}".encode()).hexdigest()}
+        for name in ("red", "blue")
+    ]
+    address = await start_gateway(tables_for(upstream, policy=[], cache=cache, caller=callers))
+    for team in ("red", "blue"):
+        await status_of(http, address, team)
+    config = tmp_path / "headgate.toml"
+    lines = "\n".join(f"{name} = {orjson.dumps(value).decode()}" for name, value in cache.items())
+    config.write_text(f"{CANNED}[cache]\n{lines}\n")
+    code = await asyncio.to_thread(main, ["cache", "forget", "--team", "red", "--config", str(config)])
+
+    assert code == 0
+    assert [await status_of(http, address, team) for team in ("red", "blue", "red")] == ["fwd=uri-miss", "hit", "hit"]
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ("", "cache: this config has no [cache]"),
+        ('[cache]\nuse = "memory"\n', 'cache.use: "memory" is private'),
+        ('[cache]\nuse = "sqlite"\npath = "/nowhere/at/all"\n', "cache: "),
+        ('[cache]\nuse = "redis"\nurl = "unix:///nowhere"\n', "cache: "),
+    ],
+)
+def test_forget_needs_a_cache_that_it_can_reach(config: Path, table: str, fault: str, capsys):
+    """With a message that begins with the key at fault."""
+    config.write_text(CANNED + table)
+
+    assert main(["cache", "forget", "--team", "red", "--config", str(config)]) == 2
+    assert capsys.readouterr().err.startswith(fault)

@@ -18,6 +18,7 @@ FILL: dict[str, Callable[[Store, str], Awaitable[object]]] = {
 # Each method that needs a kind of data, and that kind.
 USE: dict[str, tuple[str, Callable[[Store, str], Awaitable[object]]]] = {
     "get": ("value", lambda store, key: store.get(key)),
+    "get_many": ("value", lambda store, key: store.get_many([f"{key}x", key])),
     "take": ("counter", FILL["counter"]),
     "give": ("counter", lambda store, key: store.give(key, 1, window=1)),
     "append": ("journal", FILL["journal"]),
@@ -135,6 +136,16 @@ async def test_what_is_put_under_several_keys_expires(store: Store, key: str, ad
     advance(11)
 
     assert [await store.get(name) for name in (key, f"{key}2")] == [None, None]
+
+
+async def test_many_values_are_got_together(store: Store, key: str, advance):
+    """Each under its own key, in their order; none for keys that are free or expired."""
+    for name, ttl_s in (("a", 60), ("b", 10), ("c", 60)):
+        await store.put(f"{key}{name}", name.encode(), ttl_s=ttl_s)
+    advance(11)
+
+    assert list(await store.get_many([f"{key}{name}" for name in "cbxac"])) == [b"c", None, None, b"a", b"c"]
+    assert list(await store.get_many([])) == []
 
 
 async def test_keys_do_not_mix(store: Store, key: str):

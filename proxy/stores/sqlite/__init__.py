@@ -61,6 +61,9 @@ class SqliteStore(Store):
     async def get(self, key: str) -> bytes | None:
         return await self._read(Transaction.get, key)
 
+    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        return await self._read(lambda transaction: [transaction.get(key) for key in keys])
+
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
         return await self._write(Transaction.put, key, value, ttl_s, if_absent=if_absent)

@@ -1,0 +1,172 @@
+"""Entries in a store: under keys that say nothing, readable only for those who share them.
+
+Who shares entries is a partition: a team, a caller, or all. A team has a generation, a random number in the store: an
+entry can only be read in the generation in which it was written, so removing the generation makes all entries of the
+team unreadable at once. With secrets, keys are HMACs, and entries are sealed under a key of the partition and its
+generation; the first secret writes, all of them read.
+
+    headgate:cache:e:KEY   an entry, and of an unsealed one its generation and key before it
+    headgate:cache:g:ID    the generation of a partition
+    headgate:cache:i:ID    the key of the entry that holds a response
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from proxy.cache.entry import Entry
+from proxy.ciphers import Cipher, bind, derive_key
+from proxy.stores import LONGEST_S, Store
+
+PREFIX = "headgate:cache:"
+ENTRIES = f"{PREFIX}e:"
+UNSEALED, SEALED = b"\x01", b"\x02"
+GENERATION_BYTES = 16
+MAX_KEYS = 1024
+"""How many derived keys of each kind are kept in memory."""
+
+
+class Partition(NamedTuple):
+    """Those who share entries: `share` says of what kind they are, `team` and `caller` who, as far as that matters."""
+
+    share: str
+    team: str = ""
+    caller: str = ""
+
+
+@dataclass(slots=True)
+class Place:
+    """Where the entry of one call is: its key under each secret, and the generation that a read has found."""
+
+    partition: Partition
+    keys: Sequence[str]
+    generation: bytes | None = None
+
+
+class Vault:
+    """Reads and writes the entries of a store."""
+
+    def __init__(self, store: Store, secrets_: Sequence[bytes] = ()) -> None:
+        """Without secrets entries are not sealed."""
+        self._store = store
+        self._rings = [VaultKeys(secret) for secret in secrets_] or [VaultKeys(b"")]
+
+    def place(self, encoded_call: bytes, partition: Partition) -> Place:
+        """Return the place of a call, by the encoding of everything that can change its answer."""
+        return Place(partition, [ring.key_of(encoded_call, partition) for ring in self._rings])
+
+    async def read(self, place: Place) -> Entry | None:
+        """Return the entry at a place, if there is one that can be read. Raises StoreError."""
+        names = [
+            name for ring, key in self._pairs(place) for name in (ENTRIES + key, ring.generation_of(place.partition))
+        ]
+        values = await self._store.get_many(names)
+        place.generation = _generation(values[1])
+        for (ring, key), value, generation in zip(self._pairs(place), values[::2], values[1::2], strict=True):
+            if value is not None and generation is not None:
+                opened = ring.open(value, key, place.partition, generation)
+                entry = None if opened is None else Entry.decode(opened)
+                if entry is not None:
+                    return entry
+        return None
+
+    async def write(self, place: Place, entry: bytes, *, ttl_s: float) -> None:
+        """Keep an encoded entry. Raises StoreError."""
+        ring, key = self._rings[0], place.keys[0]
+        generation = place.generation or await self._begin(ring, place.partition)
+        sealed = ring.seal(entry, key, place.partition, generation)
+        await self._store.put(ENTRIES + key, sealed, ttl_s=ttl_s, group=place.partition.team)
+
+    async def delete(self, place: Place) -> None:
+        """Remove the entry at a place. Raises StoreError."""
+        for key in place.keys:
+            await self._store.delete(ENTRIES + key)
+
+    async def note_response(self, place: Place, team: str, response_id: str, *, ttl_s: float) -> None:
+        """Note that the entry at a place holds a response of a team, for `forget_response`. Raises StoreError."""
+        name = self._rings[0].index_of(team, response_id)
+        await self._store.put(name, place.keys[0].encode(), ttl_s=ttl_s, group=team)
+
+    async def forget_response(self, team: str, response_id: str) -> None:
+        """Remove the entry that holds a response of a team. Raises StoreError."""
+        names = [ring.index_of(team, response_id) for ring in self._rings]
+        for name, key in zip(names, await self._store.get_many(names), strict=True):
+            if key is not None:
+                await self._store.delete(ENTRIES + key.decode(errors="replace"))
+                await self._store.delete(name)
+
+    async def forget(self, partition: Partition) -> None:
+        """Make all entries of a partition unreadable at once. Raises StoreError."""
+        for ring in self._rings:
+            await self._store.delete(ring.generation_of(partition))
+
+    async def _begin(self, ring: "VaultKeys", partition: Partition) -> bytes:
+        """Return the generation of a partition, a new one if it has none. Raises StoreError."""
+        name, new = ring.generation_of(partition), secrets.token_bytes(GENERATION_BYTES)
+        if await self._store.put(name, new, ttl_s=LONGEST_S, if_absent=True, group=partition.team):
+            return new
+        found = _generation(await self._store.get(name))
+        if found is None:  # it has just expired, or is not one
+            await self._store.put(name, new, ttl_s=LONGEST_S, group=partition.team)
+        return found or new
+
+    def _pairs(self, place: Place) -> Sequence[tuple["VaultKeys", str]]:
+        return list(zip(self._rings, place.keys, strict=True))
+
+
+class VaultKeys:
+    """The keys and ciphers of one secret; without one, hashes, and entries that are only checked."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._hash_key = lru_cache(MAX_KEYS)(partial(derive_key, secret))
+        self._entry_key = lru_cache(MAX_KEYS)(self._derive_entry_key)
+        self.generation_of = lru_cache(MAX_KEYS)(self._generation_of)
+        """Returns the name of a partition's generation; the callers of a team share one."""
+
+    def key_of(self, encoded_call: bytes, partition: Partition) -> str:
+        """Return the key of a call's entry."""
+        return self._hash(encoded_call, "cache key", *partition)
+
+    def index_of(self, team: str, response_id: str) -> str:
+        """Return the name under which the key of a response's entry is noted."""
+        return f"{PREFIX}i:{self._hash(response_id.encode(errors='surrogatepass'), 'cache index', team)}"
+
+    def seal(self, entry: bytes, key: str, partition: Partition, generation: bytes) -> bytes:
+        """Return an entry as it is stored under its key."""
+        if not self._secret:
+            return b"".join([UNSEALED, generation, key.encode(), entry])
+        return SEALED + self._cipher(key, partition, generation).seal(entry)
+
+    def open(self, value: bytes, key: str, partition: Partition, generation: bytes) -> bytes | None:
+        """Return the entry in a stored value; None for one of another key, partition or generation."""
+        if self._secret:
+            return self._cipher(key, partition, generation).open(value[1:]) if value[:1] == SEALED else None
+        before = b"".join([UNSEALED, generation, key.encode()])
+        return value[len(before) :] if value.startswith(before) else None
+
+    def _hash(self, data: bytes, purpose: str, *owner: str) -> str:
+        if not self._secret:
+            return hashlib.sha256(bind(purpose, *owner) + data).hexdigest()
+        return hmac.digest(self._hash_key(purpose, *owner), data, "sha256").hex()
+
+    def _generation_of(self, partition: Partition) -> str:
+        return f"{PREFIX}g:{self._hash(b'', 'cache generation', 'team' if partition.team else 'all', partition.team)}"
+
+    def _cipher(self, key: str, partition: Partition, generation: bytes) -> Cipher:
+        """Return what seals the entry with this key: a value copied to another key or partition cannot be opened."""
+        return Cipher(self._entry_key(partition, generation), bind("cache entry", *partition, key))
+
+    def _derive_entry_key(self, partition: Partition, generation: bytes) -> AESGCM:
+        return AESGCM(derive_key(self._secret, "cache entry", *partition, generation.hex()))
+
+
+def _generation(value: bytes | None) -> bytes | None:
+    """Return a stored generation; None if there is none that could have been written."""
+    return value if value is not None and len(value) == GENERATION_BYTES else None

@@ -252,7 +252,8 @@ def tracer_provider() -> TracerProvider | None:
 
     # OTEL_SERVICE_NAME of the environment has precedence.
     name = os.environ.get("OTEL_SERVICE_NAME", "headgate")
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False, id_generator=TraceIds())
+    resource = Resource.create({SERVICE_NAME: name})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=TraceIds())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 

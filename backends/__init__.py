@@ -43,6 +43,11 @@ class Backend(Table, ABC):
         return False
 
     @property
+    def speaks_websocket(self) -> bool:
+        """Whether it answers callers in WebSocket mode by a connection of its own, warm-ups included."""
+        return False
+
+    @property
     def header_names(self) -> HeaderNames:
         """Return the names of the callers' headers that it sends on or reads: the cache key has their values."""
         return DEFAULT_HEADERS

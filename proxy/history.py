@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from proxy.context import Context
+from proxy.lane import offer_brief
 from proxy.routing.routes import Route
 from proxy.state.conversations import (
     MAX_BYTES,
@@ -223,6 +224,8 @@ async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
         _check_size(items, 0)
         check_items(items)
         changed = changed.with_fields(input=items)
+        if "previous_response_id" in call.body and not _has_references(call.body.get("input")):
+            offer_brief(call if call.body.get("store") is False else call.with_fields(store=False), context)
     whole = changed if call.body.get("store") is False else changed.with_fields(store=False)
     await context.run(len(call.encoded) + past.size_bytes, _encode, whole)
     return whole

@@ -8,13 +8,14 @@ from functools import partial
 from proxy.cache.cache import Cache, CacheSlot
 from proxy.context import Context
 from proxy.history import History
+from proxy.lane import has_own_reply, is_warm_up
 from proxy.routing.attempts import Attempts
-from proxy.routing.keepers import match_keepers
+from proxy.routing.keepers import follow_reply, match_keepers
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.state.background import Background
 from proxy.state.compaction import Compaction
-from proxy.state.held_responses import LANE_MEMORY, is_warm_up
+from proxy.state.held_responses import LANE_MEMORY
 from proxy.state.jobs import OpenReply
 from proxy.state.ownership import Ownership
 from proxy.state.resources import Resources
@@ -52,9 +53,10 @@ class Pipeline:
                 kept = await self.ownership.check(call, context)
             with step("route"):
                 route = match_keepers(call, kept, self.routes, self.resources.backends)
+                route = follow_reply(route, self.resources.backends, context)
                 is_background = self.background.takes(call, route)
             with step("cache"):
-                slot = CacheSlot() if is_warm_up(context) else await self.cache.slot(call, route, context)
+                slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)
             if slot.reply is not None and context.get(LANE_MEMORY) is not None and call.body.get("store") is False:
                 await self.history.complete(call, route, context)  # its connection keeps what it continues
             if slot.reply is None:
@@ -83,6 +85,6 @@ class Pipeline:
 
     def _answering(self, call: Call, route: Route, context: Context) -> OpenReply:
         """Return what answers a call: a backend, or the gateway itself."""
-        if is_warm_up(context):
+        if is_warm_up(context) and not any(target.speaks_websocket for target in route.targets):
             return warm_up_reply
         return self.compaction.reply if self.compaction.is_due(call, route) else self.attempts.reply

@@ -5,8 +5,9 @@ import itertools
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import Any, Self
 
 import orjson
@@ -53,6 +54,7 @@ class StatefulUpstream:
     async def __aenter__(self) -> Self:
         app = web.Application()
         for method, path, handler in (
+            ("GET", "/responses", self._upgrade),
             ("POST", "/responses", self._create),
             ("POST", "/responses/compact", self._compact),
             ("POST", "/responses/input_tokens", self._count),
@@ -92,21 +94,35 @@ class StatefulUpstream:
                 if body.get("model") == SLOW and not body.get("background"):
                     return await hanging(request, body)
                 made = handler(request, body)
+                made = await made if isawaitable(made) else made
             except Refusal as refusal:
                 return web.json_response({"error": refusal.error}, status=refusal.status)
             return made if isinstance(made, web.StreamResponse) else web.json_response(made)
 
         return answer
 
+    def _upgrade(self, request: web.Request, _: JSON) -> Any:
+        """It has no WebSocket mode."""
+        return web.json_response({"error": "Use POST."}, status=405)
+
     def _create(self, request: web.Request, body: JSON) -> Any:
+        events = self.generate(body)
+        response = events[-1].response
+        if body.get("stream"):
+            return stream_of([event.sse for event in events])
+        return self.responses[response["id"]] if body.get("background") else response
+
+    def generate(self, body: JSON, known: Container[str] = ()) -> list[Event]:
+        """Return the events of a new response, and store it. `known` are ids that are not stored. Raises Refusal."""
         previous, conversation = body.get("previous_response_id"), body.get("conversation")
-        if previous is not None and previous not in self.responses:
+        if previous is not None and previous not in self.responses and previous not in known:
             message = f"Previous response with id '{previous}' not found."
             raise Refusal(400, message, "previous_response_id", "previous_response_not_found")
         name = conversation["id"] if isinstance(conversation, dict) else conversation
         if name is not None and name not in self.conversations:
             raise Refusal(404, f"Conversation with id '{name}' not found.", "conversation")
-        self._check_outputs(body)
+        if previous not in known:
+            self._check_outputs(body)
         is_background = bool(body.get("background"))
         if body.get("model") == SLOW and any(each["status"] == "queued" for each in self.responses.values()):
             raise Refusal(429, "Rate limit reached.", code="rate_limit_exceeded")
@@ -114,7 +130,9 @@ class StatefulUpstream:
         if name is not None:
             final["conversation"] = {"id": name}
         composer = Composer(final)
-        batches = [*composer.start(), *composed_item(composer, body, f"Hello from {self.name}.")]
+        batches = [*composer.start()]
+        if body.get("generate") is not False:
+            batches += composed_item(composer, body, f"Hello from {self.name}.")
         batches += composer.finish(usage(input_tokens=3, output_tokens=4))
         response = batches[-1].data["response"]
         inputs = [with_id(item) for item in as_items(body.get("input"))]
@@ -127,9 +145,7 @@ class StatefulUpstream:
                 self._finished[response["id"]] = {**response, "background": True}
             self.inputs[response["id"]] = inputs
             self.events[response["id"]] = [event.sse for event in batches]
-        if body.get("stream"):
-            return stream_of([event.sse for event in batches])
-        return self.responses[response["id"]] if is_background else response
+        return batches
 
     def _check_outputs(self, body: JSON) -> None:
         """Raise Refusal for the output of a function that neither the input nor what it continues has called."""

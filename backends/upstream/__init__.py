@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from ssl import SSLContext
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -19,20 +20,31 @@ import orjson
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from backends import Backend, unsupported
-from backends.upstream.answer import AnswerLimits, Stream, names_missing_endpoint, read_body, read_rest, reply_of
+from backends.upstream.answer import (
+    AnswerLimits,
+    Stream,
+    UpstreamAnswer,
+    names_missing_endpoint,
+    read_body,
+    read_rest,
+    reply_of,
+)
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
-from backends.upstream.http1 import Answer, BodySource, Client, Origin, Timeouts, create_tls_context, encode_head
+from backends.upstream.http1 import BodySource, Client, Origin, Timeouts, create_tls_context, encode_head
 from backends.upstream.relay import relay_reply_of
 from backends.upstream.scrub import Scrubber
+from backends.upstream.websocket import FixedAnswer, SocketDialer, TurnAnswer, UpstreamLink
 from proxy.config.secrets import Secret
 from proxy.context import Context
+from proxy.lane import LANE_CALL, LaneCall
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from proxy.wire.headers import FORWARDED, HeaderNames, scope_idempotency_key
 from proxy.wire.relay import RelayReply, RelayRequest
 from proxy.wire.resource import ResourceRequest
+from proxy.wire.warm_up import warm_up_response
 
 MAX_LIST_BYTES = 4_194_304  # the largest list of models
 PATHS: Mapping[Operation, str] = {
@@ -62,6 +74,8 @@ class Upstream(Backend):
     """A file of the authorities (PEM) that sign its certificate. Default: those of the system."""
     max_answer_bytes: PositiveInt = 268_435_456
     """The largest answer that is not a stream, in bytes."""
+    websocket: bool = False
+    """Whether it speaks WebSocket mode: callers' connections then have one to it each. One that refuses gets POSTs."""
     compaction: bool | None = None
     """Whether it compacts conversations (/responses/compact, `compaction_trigger`); default: as keeps_state says."""
     forward_headers: tuple[str, ...] = FORWARDED
@@ -101,6 +115,10 @@ class Upstream(Backend):
             return False
         return (self._origin, self._path, self.api_key) == (other._origin, other._path, other.api_key)  # noqa: SLF001
 
+    @property
+    def speaks_websocket(self) -> bool:
+        return self.websocket
+
     @cached_property
     def header_names(self) -> HeaderNames:
         return HeaderNames(self.forward_headers)
@@ -136,7 +154,16 @@ class Upstream(Backend):
         timeouts = Timeouts(
             self.connect_timeout_s, self.first_byte_timeout_s, self.between_bytes_timeout_s, self.idle_timeout_s
         )
-        return Client(self._origin, timeouts, create_tls_context(self.ca_file) if self._origin.is_tls else None)
+        return Client(self._origin, timeouts, self._tls)
+
+    @cached_property
+    def _tls(self) -> SSLContext | None:
+        return create_tls_context(self.ca_file) if self._origin.is_tls else None
+
+    @cached_property
+    def _dialer(self) -> SocketDialer:
+        address = f"{'https' if self._origin.is_tls else 'http'}://{self._origin.authority}{self._path}/responses"
+        return SocketDialer(self.name, address, self.connect_timeout_s, self._tls)
 
     def check(self) -> None:
         if self.ca_file is not None:
@@ -146,17 +173,16 @@ class Upstream(Backend):
         _ = self._client
 
     async def close(self) -> None:
+        await self._dialer.close()
         await self._client.close()
 
     @asynccontextmanager
     async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
-        headers = self._headers(call.headers, context)
-        path = PATHS[call.operation]
-        answer = await self._request("POST", path, call.encoded, headers, call.query)
+        answer = await self._ask(call, context)
         try:
             reply = await reply_of(answer, context, self._limits, has_id=call.operation == "create")
             if call.operation != "create" and names_missing_endpoint(reply):
-                raise unsupported(f"POST /v1/{path}")
+                raise unsupported(f"POST /v1/{PATHS[call.operation]}")
             yield reply
             if isinstance(reply.batches, Stream) and reply.batches.is_complete:
                 await read_rest(answer)
@@ -207,6 +233,32 @@ class Upstream(Backend):
         answer.close()
         return True
 
+    async def _ask(self, call: Call, context: Context) -> UpstreamAnswer:
+        """Send a call and return the answer: by WebSocket if caller and upstream speak it. Raises BackendError."""
+        place = context.get(LANE_CALL)
+        if place is not None and self.websocket and call.operation == "create":
+            answer = await self._ask_by_websocket(call, place, context)
+            if answer is not None:
+                return answer
+            if not place.generates:
+                return FixedAnswer(200, {}, warm_up_response(call))
+        headers = self._headers(call.headers, context)
+        return await self._request("POST", PATHS[call.operation], call.encoded, headers, call.query)
+
+    async def _ask_by_websocket(self, call: Call, place: LaneCall, context: Context) -> UpstreamAnswer | None:
+        """Return the answer to a call, or the reply that has begun already; None if the upstream refuses upgrades."""
+        if isinstance(place.reply, TurnAnswer):
+            return place.reply
+        link = place.connection.part(
+            self.name,
+            lambda: UpstreamLink(
+                place.connection, self._dialer, self._limits.scrubber.data, first_s=self.first_byte_timeout_s,
+                between_s=self.between_bytes_timeout_s,
+            ),
+        )  # fmt: skip
+        headers = {**self._probe_headers, **self._headers(place.connection.headers, context), **self._own_headers}
+        return await link.ask(call, place, headers, context)
+
     def _headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
         """Return the headers of a request: the caller's that it may see, and those of the trace."""
         forwarded = scope_idempotency_key(self.header_names.select(received), context.caller.team)
@@ -214,7 +266,7 @@ class Upstream(Backend):
 
     async def _request(
         self, method: str, path: str, body: bytes | BodySource, headers: Mapping[str, str], query: str = ""
-    ) -> Answer:
+    ) -> UpstreamAnswer:
         """Send a request and return the answer once its head has arrived.
 
         A body is JSON unless a header says otherwise. Raises BackendError, and what a streamed body raises.

@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import orjson
 
 from backends.upstream.decode import Decoder
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
-from backends.upstream.http1 import Answer
 from backends.upstream.scrub import Scrubber
 from proxy.context import Context
 from proxy.wire.bounds import count_values, has_more_values, parsed_bytes
@@ -41,7 +40,31 @@ class AnswerLimits:
     headers: HeaderFilter
 
 
-async def reply_of(answer: Answer, context: Context, limits: AnswerLimits, *, has_id: bool = True) -> Reply:
+class UpstreamAnswer(Protocol):
+    """An answer whose head has arrived, by whichever transport."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """Its headers; names in lower case."""
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole body has arrived."""
+
+    async def read(self) -> bytes:
+        """Return what has arrived of the body since the last read; b"" at its end. Raises HeadgateError."""
+
+    def close(self) -> None:
+        """Give up what was not read."""
+
+
+async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimits, *, has_id: bool = True) -> Reply:
     """Return an answer as a reply; `has_id` is whether the object in its body has an id, as lists have none.
 
     Raises BackendError, Unavailable.
@@ -67,7 +90,7 @@ async def reply_of(answer: Answer, context: Context, limits: AnswerLimits, *, ha
 class Stream:
     """The batches of a streamed answer: one batch is what one read brought. Does not own the answer."""
 
-    def __init__(self, answer: Answer, context: Context, limits: AnswerLimits) -> None:
+    def __init__(self, answer: UpstreamAnswer, context: Context, limits: AnswerLimits) -> None:
         self._answer = answer
         self._parser = SSEParser(context.followed)
         self._context = context
@@ -110,7 +133,7 @@ class Stream:
         return self._limits.scrubber.batch(self._parser.feed(chunk) if chunk else self._parser.close())
 
 
-async def read_body(answer: Answer, limits: AnswerLimits, context: Context | None = None) -> bytes:
+async def read_body(answer: UpstreamAnswer, limits: AnswerLimits, context: Context | None = None) -> bytes:
     """Return the whole body, without secrets. Raises BackendError.
 
     With a context, its memory is counted (Unavailable if none is left), and a large one is searched in a thread.
@@ -140,7 +163,7 @@ def _parse_response(body: bytes, has_id: bool) -> Mapping[str, Any]:  # noqa: FB
     return response
 
 
-async def read_rest(answer: Answer) -> None:
+async def read_rest(answer: UpstreamAnswer) -> None:
     """Read what follows the terminal event, so that the connection can be reused."""
     with suppress(BackendError, TimeoutError):
         if not answer.is_complete:
@@ -149,7 +172,7 @@ async def read_rest(answer: Answer) -> None:
                     pass
 
 
-async def refusal(answer: Answer, headers: dict[str, str], limits: AnswerLimits) -> Reply:
+async def refusal(answer: UpstreamAnswer, headers: dict[str, str], limits: AnswerLimits) -> Reply:
     """The upstream's own refusal. A body that clients of the protocol cannot read is replaced; the status stays."""
     if answer.status == 401:
         message = "The upstream refused the gateway's own credentials."
@@ -166,7 +189,7 @@ async def refusal(answer: Answer, headers: dict[str, str], limits: AnswerLimits)
     return Reply(answer.status, headers, body=body)
 
 
-async def _read_refusal(answer: Answer, limits: AnswerLimits) -> bytes:
+async def _read_refusal(answer: UpstreamAnswer, limits: AnswerLimits) -> bytes:
     """The body of a refusal; nothing if it is too large."""
     try:
         return await read_body(answer, replace(limits, max_bytes=min(limits.max_bytes, MAX_REFUSAL_BYTES)))
@@ -176,19 +199,19 @@ async def _read_refusal(answer: Answer, limits: AnswerLimits) -> bytes:
         return b""
 
 
-def _content_type(answer: Answer, limits: AnswerLimits) -> str:
+def _content_type(answer: UpstreamAnswer, limits: AnswerLimits) -> str:
     """The type of an answer's body, fit for a message."""
     return limits.scrubber.text(answer.content_type)[:64]
 
 
-def decoder_of(answer: Answer) -> Decoder:
+def decoder_of(answer: UpstreamAnswer) -> Decoder:
     try:
         return Decoder(answer.fields.get("content-encoding", ""))
     except ValueError as error:
         raise invalid_answer(str(error)) from error
 
 
-async def read_chunk(answer: Answer, decoder: Decoder) -> bytes:
+async def read_chunk(answer: UpstreamAnswer, decoder: Decoder) -> bytes:
     """Return what the network brings next, decompressed; b"" at the end."""
     try:
         while chunk := await answer.read():

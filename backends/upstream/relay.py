@@ -2,8 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from backends.upstream.answer import AnswerLimits, decoder_of, read_chunk, refusal
-from backends.upstream.http1 import Answer
+from backends.upstream.answer import AnswerLimits, UpstreamAnswer, decoder_of, read_chunk, refusal
 from backends.upstream.scrub import StreamScrubber
 from proxy.wire.errors import BackendError
 from proxy.wire.relay import RelayReply
@@ -11,7 +10,7 @@ from proxy.wire.relay import RelayReply
 EVENT_STREAM = "text/event-stream"
 
 
-async def relay_reply_of(answer: Answer, limits: AnswerLimits) -> RelayReply:
+async def relay_reply_of(answer: UpstreamAnswer, limits: AnswerLimits) -> RelayReply:
     """Return an answer as it is; a refusal in the form that all clients read. Raises BackendError."""
     headers = limits.headers.forwarded(answer.fields, limits.scrubber)
     if not 200 <= answer.status < 300:
@@ -22,7 +21,7 @@ async def relay_reply_of(answer: Answer, limits: AnswerLimits) -> RelayReply:
     return RelayReply(answer.status, headers, chunks=_chunks(answer, limits))
 
 
-async def _chunks(answer: Answer, limits: AnswerLimits) -> AsyncIterator[bytes]:
+async def _chunks(answer: UpstreamAnswer, limits: AnswerLimits) -> AsyncIterator[bytes]:
     """The body as the network brings it. Raises BackendError if it breaks off, or is too large for one answer."""
     is_stream = answer.content_type == EVENT_STREAM
     decoder, scrubber = decoder_of(answer), StreamScrubber(limits.scrubber, everywhere=not is_stream)

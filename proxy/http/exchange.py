@@ -14,7 +14,7 @@ from proxy.http.send import BODY_HEADERS
 from proxy.identity.directory import Directory
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
-from proxy.wire.errors import HeadgateError, NotFound
+from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
 
 log = structlog.get_logger()
 
@@ -47,6 +47,11 @@ class Exchange:
         caller = directory.identify(self.request.headers.getall("Authorization", []))
         self.record.caller, self.record.team = caller.name, caller.team
         return caller
+
+    def identify_as(self, caller: Caller, directory: Directory) -> None:
+        """Raises Unauthenticated if the request does not come from this caller any more."""
+        if directory.identify(self.request.headers.getall("Authorization", [])) != caller:
+            raise Unauthenticated("The key of this connection belongs to another caller now; connect again.")
 
     def common_headers(self) -> dict[str, str]:
         """Return the headers that every answer carries: id, timing, and what the steps added."""

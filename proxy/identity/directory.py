@@ -19,15 +19,16 @@ class Directory:
 
     def __init__(self, callers: Mapping[bytes, Caller]) -> None:
         self._callers = dict(callers)
+        self.is_open = not callers
+        """Whether there are no callers, so that every client is answered without a key. It never opens later."""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether there are no callers, so that every client is answered without a key."""
-        return not self._callers
+    def replace(self, callers: Mapping[bytes, Caller]) -> None:
+        """Know these callers from now on. Open WebSocket connections of others end within a minute."""
+        self._callers = dict(callers)
 
     def identify(self, authorization: Sequence[str]) -> Caller:
         """Return the caller that these values of the Authorization header name. Raises Unauthenticated."""
-        if not self._callers:
+        if self.is_open:
             return ANONYMOUS
         if not authorization:
             raise Unauthenticated(

@@ -8,10 +8,12 @@ import structlog
 
 from backends import unsupported
 from proxy.context import Context
+from proxy.lane import is_warm_up
 from proxy.routing.deadline import deadline_exceeded
 from proxy.routing.outcome import AttemptOutcome, begin
 from proxy.routing.plan import Choice
 from proxy.rules.guard import require_stream
+from proxy.state.warm_up import warm_up_reply
 from proxy.telemetry.trace import ModelCall
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
@@ -92,8 +94,15 @@ class Attempt:
             log_failure(backend.name, error, context)
             return AttemptOutcome(call, error=error)
 
+    def _answering(self, call: Call) -> AbstractAsyncContextManager[Reply]:
+        """Return what opens the reply: a warm-up is the gateway's own where the target has none."""
+        backend = self._choice.target.backend
+        if is_warm_up(self._context) and not backend.speaks_websocket:
+            return warm_up_reply(call, self._choice.route, self._context)
+        return backend.respond(call, self._context)
+
     async def _begin(self, call: Call) -> AttemptOutcome:
-        opening = self._choice.target.backend.respond(call, self._context)
+        opening = self._answering(call)
         reply = await opening.__aenter__()
         self._opening = opening
         reply, first_error = await begin(reply)

@@ -12,6 +12,8 @@ may keep whose owner is unknown is always looked for at the first one.
 from collections.abc import Mapping, Sequence
 
 from backends import Backend
+from proxy.context import Context
+from proxy.lane import LANE_CALL
 from proxy.routing.routes import Route, Routes
 from proxy.state.references import KeptReference, Kind, continued
 from proxy.wire.call import Call
@@ -43,6 +45,14 @@ def match_keepers(
                 return _narrowed(route, targets, wanted)
     target = candidates[0].targets[0]
     raise _elsewhere(call, next((pair[0] for pair in binding if not _resolves(target, *pair)), binding[0][0]))
+
+
+def follow_reply(route: Route, backends: Mapping[str, Backend], context: Context) -> Route:
+    """Return the route of a call whose reply a backend has begun before the call was made: it leads there only."""
+    place = context.get(LANE_CALL)
+    if place is None or place.begun_by is None:
+        return route
+    return route.narrowed_to([backends[place.begun_by]])
 
 
 def _narrowed(route: Route, targets: Sequence[Backend], wanted: Sequence[Kept]) -> Route:

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from proxy.context import Context
+from proxy.lane import offer_brief
 from proxy.routing.routes import Route
 from proxy.state.sealing import Sealing
 from proxy.state.summary import is_system, is_user, summarize, text_of
@@ -59,7 +60,10 @@ class Compaction:
             opened = await self.open_item(item, context.caller.team)
             for each in [item] if opened is None else opened:
                 (system if opened is not None and is_system(each) else items).append(each)
-        return call if len(items) == len(given) and items == given else call.with_fields(input=[*system, *items])
+        if len(items) == len(given) and items == given:
+            return call
+        offer_brief(None, context)  # it may have the same items unopened
+        return call.with_fields(input=[*system, *items])
 
     async def open_item(self, item: Any, team: str) -> list[JSON] | None:
         """Return the messages in a compaction item; None for another item, or one that this team cannot open."""

@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 
 from proxy.context import Context
-from proxy.state.held_responses import LANE_MEMORY, HeldResponse, LaneMemory, held_response, is_warm_up, replayable
+from proxy.lane import is_warm_up, offer_brief
+from proxy.state.held_responses import LANE_MEMORY, HeldResponse, LaneMemory, held_response, replayable
 from proxy.state.items import StoredItem, input_items, kept_input
-from proxy.state.references import is_id
+from proxy.state.references import is_id, not_found
 from proxy.state.responses import report_not_kept
 from proxy.wire.call import Call
 from proxy.wire.errors import Unavailable
@@ -24,17 +25,21 @@ async def complete_held_call(call: Call, context: Context) -> Call:
 
     Raises RequestError for an input that is not a list, Unavailable.
     """
-    if context.get(LANE_MEMORY) is None or call.operation != "create" or call.body.get("conversation") is not None:
+    memory = context.get(LANE_MEMORY)
+    if memory is None or call.operation != "create" or call.body.get("conversation") is not None:
         return call
     previous, given = call.body.get("previous_response_id"), call.body.get("input")
     held = held_response(previous, context)
     if held is None:
+        if memory.responses.is_evicted(previous):
+            raise not_found("previous_response_id", str(previous))
         hold_reply(HeldTurn(kept_input(given), base=previous), call, context)
         return call
     past, own = await held.read(context), input_items(given)
     context.response_fields = {"previous_response_id": previous}
     context.history_items = len(past)
     hold_reply(HeldTurn(own, past, held.base), call, context)
+    offer_brief(call, context)
     whole = call.without_fields("previous_response_id")
     if held.base is not None:
         whole = whole.with_fields(previous_response_id=held.base)

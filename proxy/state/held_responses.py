@@ -21,6 +21,8 @@ from proxy.workers import BodyMemory
 
 MAX_HELD_BYTES = 67_108_864
 """How much one connection keeps, in bytes; the response that was kept first is dropped for a new one."""
+MAX_EVICTED = 64
+"""How many ids of responses that failed calls have continued are remembered."""
 MAX_VALUES = 10_000_000
 """How far the values of what is kept are counted for its memory."""
 
@@ -61,6 +63,11 @@ class HeldResponses:
     def __init__(self, budget: BodyMemory) -> None:
         self._budget = budget
         self._held: dict[str | None, HeldResponse] = {}
+        self._evicted: dict[object, None] = {}  # ids in the order in which they were evicted
+
+    def is_evicted(self, response_id: object) -> bool:
+        """Whether a call has failed that continued this response: then a backend that may have it is not asked."""
+        return response_id in self._evicted
 
     def find(self, response_id: object) -> HeldResponse | None:
         return next((held for held in self._held.values() if held.id == response_id), None)
@@ -81,6 +88,9 @@ class HeldResponses:
         """Drop the last response of a lane if it has this id: a call that continued it has failed."""
         if lane in self._held and self._held[lane].id == response_id:
             self._drop(lane)
+            self._evicted[response_id] = None
+            if len(self._evicted) > MAX_EVICTED:
+                del self._evicted[next(iter(self._evicted))]
 
     def clear(self) -> None:
         for lane in [*self._held]:
@@ -93,11 +103,10 @@ class HeldResponses:
 
 @dataclass(frozen=True, slots=True)
 class LaneMemory:
-    """The responses of a connection, for a call in one of its lanes. `generates` is false for a warm-up."""
+    """The responses of a connection, for a call in one of its lanes."""
 
     responses: HeldResponses
     lane: str | None
-    generates: bool
 
     def keep(self, response: HeldResponse) -> None:
         self.responses.keep(self.lane, response)
@@ -111,11 +120,6 @@ def held_response(response_id: object, context: Context) -> HeldResponse | None:
     """Return a response that the connection of a call keeps."""
     memory = context.get(LANE_MEMORY)
     return None if memory is None else memory.responses.find(response_id)
-
-
-def is_warm_up(context: Context) -> bool:
-    memory = context.get(LANE_MEMORY)
-    return memory is not None and not memory.generates
 
 
 def replayable(items: Sequence[StoredItem]) -> list[JSON]:

@@ -15,8 +15,9 @@ from proxy.wire.call import Call, call_of_body
 from proxy.wire.errors import HeadgateError, RequestError, envelope
 from proxy.wire.event import Reply
 from proxy.wire.refusals import invalid_type, invalid_value
+from proxy.wire.side_message import INJECT, INJECT_BETA, STEER, SideMessage
 
-CREATE, STEER = "response.create", "response.steer"
+CREATE = "response.create"
 BETA = "responses_websockets"  # coding agents send it with the upgrade
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}", re.ASCII)
 OWN_FIELDS = ("type", "stream_id", "generate", "background")
@@ -27,7 +28,8 @@ OWN_FIELDS = ("type", "stream_id", "generate", "background")
 class ClientMessage:
     """One message: what it asks for, its lane, and either its call or why it is refused.
 
-    `generates` is false for a call that only prepares a conversation. `call` is None for a steering message.
+    `generates` is false for a call that only prepares a conversation. `side` is set for a message that concerns a
+    response while it is generated; it has no call.
     """
 
     type: str
@@ -35,6 +37,7 @@ class ClientMessage:
     call: Call | None = None
     generates: bool = True
     refusal: HeadgateError | None = None
+    side: SideMessage | None = None
 
 
 def parse_message(
@@ -45,8 +48,8 @@ def parse_message(
     try:
         body, _ = parse_object(raw, query=query, max_values=max_values)
         stream_id = _stream_id(body)
-        if body.get("type") == STEER:
-            return ClientMessage(STEER, stream_id)
+        if body.get("type") == STEER or (body.get("type") == INJECT and INJECT_BETA in headers.get("openai-beta", "")):
+            return ClientMessage(str(body["type"]), stream_id, side=SideMessage.of(body))
         if body.get("type") != CREATE:
             raise invalid_value("type", str(body.get("type")), f"'{CREATE}' and '{STEER}'")
         generates = _generates(body)
@@ -90,13 +93,6 @@ def refusal_message(reply: Reply, headers: Mapping[str, str]) -> bytes:
         {**defaults, **fields, "code": "upstream_error" if code is None else str(code)},
         {**reply.headers, **headers},
     )
-
-
-def steering_failed() -> bytes:
-    """Return the answer to a steering message: no backend can change a response that it generates."""
-    text = "This model does not support steering; send the input with the next response.create."
-    error = {"type": "invalid_request_error", "code": "steering_not_supported", "message": text}
-    return orjson.dumps({"type": "response.steer.failed", "sequence_number": 0, "error": error})
 
 
 def in_lane(payload: bytes, stream_id: str | None) -> bytes:

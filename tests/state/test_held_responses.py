@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.lane import LANE_CALL, CallerConnection, LaneCall, is_warm_up
 from proxy.state import held_responses as module
 from proxy.state.held_responses import (
     LANE_MEMORY,
@@ -12,7 +13,6 @@ from proxy.state.held_responses import (
     HeldResponses,
     LaneMemory,
     held_response,
-    is_warm_up,
     replayable,
 )
 from proxy.state.items import StoredItem
@@ -88,8 +88,9 @@ def test_all_connections_share_a_limit():
 
 def test_a_call_finds_what_its_connection_keeps():
     held, context, other = HeldResponses(BodyMemory(1_000_000)), make_context(), make_context()
-    context.set(LANE_MEMORY, LaneMemory(held, "a", generates=False))
-    LaneMemory(held, "a", generates=True).keep(response("resp_1"))
+    context.set(LANE_MEMORY, LaneMemory(held, "a"))
+    context.set(LANE_CALL, LaneCall(CallerConnection({}, print, print), "a", generates=False))
+    LaneMemory(held, "a").keep(response("resp_1"))
 
     assert held_response("resp_1", context) is held.find("resp_1") is not None
     assert held_response("resp_1", other) is None

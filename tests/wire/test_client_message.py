@@ -12,10 +12,10 @@ from proxy.wire.client_message import (
     in_lane,
     parse_message,
     refusal_message,
-    steering_failed,
 )
 from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.event import Reply
+from proxy.wire.side_message import SideMessage
 
 
 def parse(**message: Any) -> ClientMessage:
@@ -93,7 +93,11 @@ def test_a_refusal_knows_its_lane():
 
 
 def test_a_steering_message_has_no_call():
-    assert parse(type="response.steer", input="x", previous_response_id="resp_1") == ClientMessage("response.steer")
+    side = SideMessage("response.steer", "resp_1", "x")
+
+    assert parse(type="response.steer", input="x", previous_response_id="resp_1") == ClientMessage(
+        "response.steer", side=side
+    )
 
 
 def test_an_error_has_a_status_and_a_code_that_is_a_string():
@@ -132,12 +136,6 @@ def test_a_refusal_of_an_upstream_has_every_field(body: bytes | None, message: s
         "message": message, "type": "server_error", "param": None, "code": code,
         "headers": {"retry-after": "1", "x-request-id": "r"},
     }  # fmt: skip
-
-
-def test_steering_is_answered_as_not_supported():
-    found = orjson.loads(steering_failed())
-
-    assert (found["type"], found["error"]["code"]) == ("response.steer.failed", "steering_not_supported")
 
 
 @pytest.mark.parametrize(

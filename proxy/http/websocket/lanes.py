@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -54,12 +54,27 @@ class Lanes(Generic[T]):
             self._waiting[lane].append(turn)
         else:
             self._waiting[lane] = deque([turn])
-            task = asyncio.create_task(self._serve(lane))
-            self._tasks.add(task)
-            task.add_done_callback(self._note_done)
+            self._start(self._serve(lane))
         if self._count >= MAX_WAITING:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
+
+    def add_next(self, lane: str | None, turn: T, after: T | None) -> None:
+        """Run a turn that has begun by itself: before those that wait for `after`, or at once if that has ended."""
+        self._count += 1
+        waiting = self._waiting.get(lane)
+        if waiting and waiting[0] is after:
+            waiting.insert(1, turn)
+        elif waiting:
+            self._start(self._run_alone(turn))
+        else:
+            self._waiting[lane] = deque([turn])
+            self._start(self._serve(lane))
+
+    @property
+    def running(self) -> list[T]:
+        """The turns that run, or wait for a place."""
+        return [turns[0] for turns in self._waiting.values() if turns]
 
     def cancel(self, cancel: Callable[[asyncio.Task[None]], object]) -> None:
         """Cancel all turns that run."""
@@ -86,6 +101,18 @@ class Lanes(Generic[T]):
             for turn in turns:
                 self._drop(turn)
             self._note_end()
+
+    async def _run_alone(self, turn: T) -> None:
+        try:
+            await self._run(turn)
+        finally:
+            self._count -= 1
+            self._note_end()
+
+    def _start(self, serving: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(serving)
+        self._tasks.add(task)
+        task.add_done_callback(self._note_done)
 
     def _note_done(self, task: asyncio.Task[None]) -> None:
         """Forget a lane that has no more turns. One that has lost its client ends with a ConnectionError."""

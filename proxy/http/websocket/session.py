@@ -2,31 +2,32 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from proxy.context import Caller
 from proxy.http.exchange import Exchange
 from proxy.http.ingress import Ingress
 from proxy.http.websocket.lanes import MAX_NAMES, Lanes
+from proxy.http.websocket.side import SideMessages
 from proxy.http.websocket.socket import Received, Socket
 from proxy.http.websocket.turn import Turn, TurnRunner
+from proxy.lane import CallerConnection, UnaskedReply
 from proxy.pipeline import Pipeline
 from proxy.shutdown import ShuttingDown, cancel_for_shutdown, shutdown_error
 from proxy.state.held_responses import HeldResponses
-from proxy.wire.client_message import (
-    STEER,
-    ClientMessage,
-    call_headers,
-    error_message,
-    in_lane,
-    parse_message,
-    steering_failed,
-)
-from proxy.wire.errors import HeadgateError, RequestError, Unavailable
-from proxy.wire.frames import GOING_AWAY
-from proxy.wire.headers import forwarded_headers
-from proxy.workers import BodyMemory
+from proxy.wire.call import Call
+from proxy.wire.client_message import CREATE, ClientMessage, call_headers, error_message, in_lane, parse_message
+from proxy.wire.errors import HeadgateError, RequestError, Unauthenticated, Unavailable
+from proxy.wire.frames import GOING_AWAY, POLICY
+from proxy.wire.headers import IDEMPOTENCY_KEY, forwarded_headers
+from proxy.wire.side_message import STEER, SideMessage
+from proxy.workers import BodyMemory, MemoryLease
 
+IDENTIFY_S = 30.0
+"""How often a connection's key is checked again, in seconds: one that was revoked ends it within a minute."""
 MAX_AGE_S = 3600.0
 """How long one connection may last, in seconds. Source: https://platform.openai.com/docs/guides/websocket-mode."""
 
@@ -46,20 +47,29 @@ class Session:
     ) -> None:
         """`held` is the memory for responses that connections keep."""
         self._exchange = exchange
+        self._caller = caller
         self._socket = socket
         self._ingress = ingress
         self._routes = pipeline.routes
-        self._headers: Mapping[str, str] = call_headers(
-            forwarded_headers(exchange.request.headers, ingress.header_names)
-        )
+        received = forwarded_headers(exchange.request.headers, ingress.header_names)
+        self._headers: Mapping[str, str] = call_headers(received)
+        received.pop(IDEMPOTENCY_KEY, None)
+        self._connection = CallerConnection(received, self._notify, self._adopt)
+        self._side = SideMessages(self._connection, pipeline)
+        self._steered: dict[object, tuple[Call, list[Any]]] = {}  # the call and the new input, by the response's id
+        self._notices: set[asyncio.Task[None]] = set()
         self._held = HeldResponses(held)
-        self._runner = TurnRunner(socket, caller, self._held, ingress, pipeline)
+        self._runner = TurnRunner(
+            socket, caller, self._connection, self._held, ingress, pipeline, check_caller=self._check_caller
+        )
         self._lanes: Lanes[Turn] = Lanes(self._runner.run, Turn.finish, self._end_if_due)
         self._end: HeadgateError | None = None  # why no more turns are begun
 
     async def run(self) -> None:
         """Answer messages until the connection ends; say then why, if the client can still read it."""
-        expiry = asyncio.get_running_loop().call_later(MAX_AGE_S, self.end_with, expired())
+        loop = asyncio.get_running_loop()
+        expiry = loop.call_later(MAX_AGE_S, self.end_with, expired())
+        self._recheck = loop.call_later(IDENTIFY_S, self._identify_again)
         try:
             try:
                 while (received := await self._socket.receive()) is not None:
@@ -71,10 +81,14 @@ class Session:
             await self._close()
         finally:
             expiry.cancel()
+            self._recheck.cancel()
             self._lanes.cancel(asyncio.Task.cancel)
-            await self._lanes.wait()
-            self._socket.release()
-            self._held.clear()
+            try:
+                await self._lanes.wait()
+            finally:
+                self._connection.close()
+                self._socket.release()
+                self._held.clear()
 
     def drain(self) -> None:
         """Begin no more turns, and end when those that there are have ended: the gateway shuts down."""
@@ -91,10 +105,7 @@ class Session:
 
     async def _accept(self, received: Received) -> None:
         """Put a message in its lane, after the turns that came before it."""
-        exchange = Exchange(self._exchange.request, self._exchange.trace.of_turn())
-        exchange.record.method = "WEBSOCKET"
-        exchange.record.path = self._exchange.record.path
-        exchange.record.caller, exchange.record.team = self._exchange.record.caller, self._exchange.record.team
+        exchange = self._new_exchange()
         try:
             message = await self._parse(received, exchange)
         except HeadgateError as error:  # no memory
@@ -102,18 +113,74 @@ class Session:
         except BaseException:
             received.memory.release()
             raise
-        if message.type == STEER:
-            received.memory.release()
-            await self._socket.send([in_lane(steering_failed(), message.stream_id)])
-            exchange.record.status, exchange.record.code = 400, "steering_not_supported"
-            exchange.finish()
-            return
         turn = Turn(exchange, message, received.memory)
+        if message.side is not None:
+            await self._pass_on(message.side, turn)
+            return
         if self._end is not None:
             turn.refuse(self._end)
         elif not self._lanes.admit(message.stream_id):
             turn.refuse(too_many_lanes())
         await self._lanes.add(message.stream_id, turn)
+
+    def _new_exchange(self) -> Exchange:
+        """Return the exchange of one message."""
+        exchange = Exchange(self._exchange.request, self._exchange.trace.of_turn())
+        exchange.record.method = "WEBSOCKET"
+        exchange.record.path = self._exchange.record.path
+        exchange.record.caller, exchange.record.team = self._exchange.record.caller, self._exchange.record.team
+        return exchange
+
+    async def _pass_on(self, message: SideMessage, turn: Turn) -> None:
+        """Answer a message that begins no turn, or let the backend answer it that generates the response."""
+        running = next((other for other in self._lanes.running if other.response_id == message.response_id), None)
+        call = None if running is None else running.message.call
+        try:
+            self._check_caller()
+            failure = await self._side.pass_on(message, call, self._runner.context(turn))
+            if failure is not None:
+                await self._socket.send([in_lane(failure, turn.message.stream_id)])
+            elif call is not None and message.kind == STEER:
+                known = self._steered.setdefault(message.response_id, (call, []))
+                known[1].extend(message.items or ())
+        except Unauthenticated as error:
+            turn.exchange.record.status, turn.exchange.record.code = error.status, error.code
+        finally:
+            turn.finish()
+
+    def _notify(self, payload: bytes, lane: str | None) -> None:
+        """Send a message beside those of turns."""
+        task = asyncio.create_task(self._send_notice(in_lane(payload, lane)))
+        self._notices.add(task)
+        task.add_done_callback(self._notices.discard)
+
+    async def _send_notice(self, payload: bytes) -> None:
+        with suppress(ConnectionError):
+            await self._socket.send([payload])
+
+    def _adopt(self, reply: UnaskedReply, backend: str, steered: object) -> None:
+        """Begin a turn for a response that continues a steered one: with the settings of that one and the new input."""
+        call, items = self._steered.pop(steered, (None, []))
+        message = ClientMessage(CREATE, reply.lane, refusal=self._end)
+        if call is not None:
+            message = replace(message, call=call.with_fields(previous_response_id=steered, input=items))
+        turn = Turn(self._new_exchange(), message, MemoryLease(self._ingress.memory), reply=reply, begun_by=backend)
+        running = next((other for other in self._lanes.running if other.response_id == steered), None)
+        self._lanes.add_next(reply.lane, turn, running)
+
+    def _check_caller(self) -> None:
+        """Raises Unauthenticated if the key of the connection does not name its caller any more, and ends it."""
+        try:
+            self._exchange.identify_as(self._caller, self._ingress.directory)
+        except Unauthenticated as error:
+            self._end = error.with_traceback(None)
+            self._socket.end()
+            raise
+
+    def _identify_again(self) -> None:
+        self._recheck = asyncio.get_running_loop().call_later(IDENTIFY_S, self._identify_again)
+        with suppress(Unauthenticated):
+            self._check_caller()
 
     async def _parse(self, received: Received, exchange: Exchange) -> ClientMessage:
         if received.message.kind != "text":
@@ -131,7 +198,8 @@ class Session:
     async def _close(self) -> None:
         """Say why the connection ends. The turns of a client that has left end first."""
         socket = self._socket
-        if socket.closed is not None or socket.fault is not None:
+        is_revoked = isinstance(self._end, Unauthenticated)
+        if socket.closed is not None or socket.fault is not None or is_revoked:
             self._lanes.cancel(asyncio.Task.cancel)
             await self._lanes.wait()
         record = self._exchange.record
@@ -144,7 +212,7 @@ class Session:
             record.code = self._end.code
             if not isinstance(self._end, Unavailable):
                 await socket.send([error_message(self._end, {})])
-            await socket.close(GOING_AWAY)
+            await socket.close(POLICY if is_revoked else GOING_AWAY)
 
 
 def expired() -> RequestError:

@@ -1,7 +1,7 @@
 """One turn: a message that creates a response -> the path of every call -> one message for each event."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
@@ -12,6 +12,7 @@ from proxy.http.dispatch import CLIENT_CLOSED_REQUEST
 from proxy.http.exchange import Exchange
 from proxy.http.ingress import Ingress
 from proxy.http.websocket.socket import Socket
+from proxy.lane import LANE_CALL, CallerConnection, LaneCall, UnaskedReply
 from proxy.pipeline import Pipeline
 from proxy.shutdown import shutdown_error
 from proxy.state.held_responses import LANE_MEMORY, HeldResponses, LaneMemory
@@ -32,6 +33,9 @@ class Turn:
     exchange: Exchange
     message: ClientMessage
     memory: MemoryLease
+    reply: UnaskedReply | None = None  # of a turn that a backend has begun by itself
+    begun_by: str | None = None  # its name
+    response_id: str | None = None
     is_begun: bool = False
     is_ended: bool = False
     is_finished: bool = False
@@ -44,20 +48,35 @@ class Turn:
         if self.is_finished:
             return
         self.is_finished = True
+        if self.reply is not None:
+            self.reply.close()
         self.memory.release()
         self.exchange.record.status = self.exchange.record.status or CLIENT_CLOSED_REQUEST
         self.exchange.finish()
 
 
 class TurnRunner:
-    """Answers the turns of one connection. With a `refusal` those that have not begun are refused."""
+    """Answers the turns of one connection. With a `refusal` those that have not begun are refused.
 
-    def __init__(
-        self, socket: Socket, caller: Caller, held: HeldResponses, ingress: Ingress, pipeline: Pipeline
+    `check_caller` raises Unauthenticated for a caller that is not known any more.
+    """
+
+    def __init__(  # noqa: PLR0913  each a part of its own
+        self,
+        socket: Socket,
+        caller: Caller,
+        connection: CallerConnection,
+        held: HeldResponses,
+        ingress: Ingress,
+        pipeline: Pipeline,
+        *,
+        check_caller: Callable[[], None],
     ) -> None:
         self.refusal: HeadgateError | None = None
         self._socket = socket
         self._caller = caller
+        self._connection = connection
+        self._check_caller = check_caller
         self._held = held
         self._ingress = ingress
         self._pipeline = pipeline
@@ -78,8 +97,9 @@ class TurnRunner:
 
     async def _answer(self, turn: Turn) -> None:
         exchange = turn.exchange
-        context = self._context(turn)
+        context = self.context(turn)
         try:
+            self._check_caller()
             call = self._call(turn.message)
             exchange.record.model, exchange.record.stream = call.model or None, True
             try:
@@ -107,12 +127,15 @@ class TurnRunner:
             raise refusal or HeadgateError("The message has no call.", code="internal_error")
         return self._pipeline.routes.with_model(message.call)
 
-    def _context(self, turn: Turn) -> Context:
+    def context(self, turn: Turn) -> Context:
+        """Return the context of a turn."""
         context = self._ingress.context(turn.exchange, self._caller, turn.memory)
         deadline_s = self._ingress.server.deadline_s
         if deadline_s is not None:  # a turn waits for those before it
             context.deadline = asyncio.get_running_loop().time() + deadline_s
-        context.set(LANE_MEMORY, LaneMemory(self._held, turn.message.stream_id, turn.message.generates))
+        lane, generates = turn.message.stream_id, turn.message.generates
+        context.set(LANE_MEMORY, LaneMemory(self._held, lane))
+        context.set(LANE_CALL, LaneCall(self._connection, lane, generates, reply=turn.reply, begun_by=turn.begun_by))
         return context
 
     async def _send_reply(self, reply: Reply, turn: Turn, context: Context) -> None:
@@ -125,6 +148,8 @@ class TurnRunner:
         async for batch in reply.batches:
             is_error = context.transcript.has_error and context.transcript.created is None
             payloads = [_first_error(batch, _headers(turn))] if is_error else [*_payloads(batch)]
+            if context.transcript.created is not None and turn.response_id is None:
+                turn.response_id = str(context.transcript.created.response.get("id"))
             if payloads and not turn.is_ended:
                 turn.is_begun, turn.is_ended = True, is_error or batch[-1].type in TERMINALS
                 await self._socket.send([in_lane(payload, lane) for payload in payloads])

@@ -1,0 +1,118 @@
+"""Opens WebSocket connections to an upstream, and remembers for a while that it refuses them."""
+
+import asyncio
+import ssl
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from backends.upstream.errors import invalid_answer, timed_out, unreachable, was_reset
+
+log = structlog.get_logger()
+
+REFUSED_S = 600.0
+"""How long an upstream that has no WebSocket mode is not asked again, in seconds."""
+HAS_NONE = frozenset({400, 404, 405, 426, 501})
+"""The statuses with which servers answer an upgrade that they do not know."""
+CLOSE_S = 1.0
+"""How long an upstream has to answer a close, in seconds."""
+MAX_MESSAGE_BYTES = 67_108_864
+"""The largest message of an upstream, in bytes: as large as a frame of a stream may be."""
+AUTOMATIC_HEADERS = ("User-Agent", "Accept", "Accept-Encoding")
+
+Socket = aiohttp.ClientWebSocketResponse[bool]
+
+
+class UpgradeRefused(Exception):
+    """The upstream answered an upgrade with this status. It has received nothing of any call."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+class SocketDialer:
+    """Opens connections to one address, the same for all callers."""
+
+    def __init__(self, name: str, address: str, connect_timeout_s: float, tls: ssl.SSLContext | None) -> None:
+        """`name` is that of the backend in the log."""
+        self.name = name
+        self._address = address
+        self._connect_s = connect_timeout_s
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+        self._refused_until = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the upstream has said that it has no WebSocket mode."""
+        return asyncio.get_running_loop().time() < self._refused_until
+
+    async def connect(self, query: str, headers: Mapping[str, str]) -> Socket:
+        """Open a connection; the upgrade has its connect timeout too. Raises UpgradeRefused, BackendError."""
+        url = URL(f"{self._address}?{query}" if query else self._address, encoded=True)
+        fields = {name: value for name, value in headers.items() if value.isprintable()}
+        try:
+            async with asyncio.timeout(self._connect_s):
+                return await self._opened().ws_connect(
+                    url, headers=fields, autoping=False, max_msg_size=MAX_MESSAGE_BYTES, decode_text=False,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+                )  # fmt: skip
+        except UpgradeRefused as refusal:
+            self._remember(refusal.status)
+            raise
+        except TimeoutError as error:
+            raise timed_out(sent=False) from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise unreachable(retryable=False) from error
+        except aiohttp.ClientConnectorError as error:
+            raise unreachable() from error
+        except (aiohttp.ServerConnectionError, OSError) as error:
+            raise was_reset(sent=False) from error
+        except aiohttp.ClientError as error:
+            raise invalid_answer("an answer to the upgrade that is not valid", sent=False) from error
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run work of a connection, which may outlast the connection of its caller."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """End all connections. Called after the last caller's connection has ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=True if self._tls is None else self._tls),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),
+                skip_auto_headers=AUTOMATIC_HEADERS,
+                middlewares=(_accept_only_upgrades,),
+            )
+        return self._session
+
+    def _remember(self, status: int) -> None:
+        if status in HAS_NONE:
+            log.warning("backend.upgrade_refused", backend=self.name, status=status)
+            self._refused_until = asyncio.get_running_loop().time() + REFUSED_S
+
+
+async def _accept_only_upgrades(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Refuse every answer but the upgrade: a redirect would lead prompts to an address that is not configured."""
+    response = await handler(request)
+    if response.status != 101:
+        response.close()
+        raise UpgradeRefused(response.status)
+    return response

@@ -1,0 +1,134 @@
+"""The connection to one upstream for one connection of a caller."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from backends.upstream.errors import was_reset
+from backends.upstream.websocket.answers import FixedAnswer, TurnAnswer
+from backends.upstream.websocket.connection import UpstreamSocket
+from backends.upstream.websocket.dial import HAS_NONE, SocketDialer, UpgradeRefused
+from backends.upstream.websocket.messages import create_message, refusal_of
+from backends.upstream.websocket.steering import Steering
+from proxy.context import Context
+from proxy.lane import CallerConnection, LaneCall
+from proxy.wire.call import Call
+
+ATTEMPTS = 3
+"""How often a call is sent that an upstream refuses for what its connection has lost, or has become too old for."""
+TOO_OLD = "websocket_connection_limit_reached"
+LOST = "previous_response_not_found"
+
+
+class UpstreamLink:
+    """Opens a connection for the first turn, and another one when it was lost. A refused one is not tried again."""
+
+    def __init__(
+        self,
+        caller: CallerConnection,
+        dialer: SocketDialer,
+        scrub: Callable[[bytes], bytes],
+        *,
+        first_s: float,
+        between_s: float,
+    ) -> None:
+        self._caller = caller
+        self._dialer = dialer
+        self._scrub = scrub
+        self._first_s, self._between_s = first_s, between_s
+        self._socket: UpstreamSocket | None = None
+        self._former: set[UpstreamSocket] = set()  # that may still have turns
+        self._opening = asyncio.Lock()
+        self._is_refused = False
+        self._is_closed = False
+
+    async def ask(
+        self, call: Call, place: LaneCall, headers: Mapping[str, str], context: Context
+    ) -> TurnAnswer | FixedAnswer | None:
+        """Return what the upstream answers to a call; None if it has no WebSocket mode. Raises BackendError."""
+        for attempt in range(ATTEMPTS):
+            socket = await self._connected(call, headers)
+            if socket is None:
+                return None
+            brief = place.brief
+            if brief is not None and not _fits(brief, call, socket):
+                brief = None
+            turn = await self._begin(socket, brief or call, place, context)
+            if turn is None:
+                continue
+            kind, payload = await _first_of(turn)
+            if kind != "error":
+                return turn
+            turn.close()
+            status, fields, error = refusal_of(payload)
+            if attempt < ATTEMPTS - 1 and self._is_repeated(socket, error.get("code"), brief):
+                continue
+            return FixedAnswer(status, fields, {"error": error})
+        raise was_reset(sent=False)
+
+    def generates(self, response_id: str) -> bool:
+        return self._socket is not None and self._socket.is_usable and self._socket.generates(response_id)
+
+    async def send(self, message: bytes) -> None:
+        if self._socket is not None:
+            await self._socket.send(message)
+
+    def close(self) -> None:
+        self._is_closed = True
+        for socket in (*self._former, *([] if self._socket is None else [self._socket])):
+            socket.close()
+
+    async def _connected(self, call: Call, headers: Mapping[str, str]) -> UpstreamSocket | None:
+        """Return a connection on which a turn can begin; None if the upstream refuses one. Raises BackendError."""
+        async with self._opening:
+            if self._socket is not None and self._socket.is_usable:
+                return self._socket
+            if self._socket is not None:
+                self._former = {former for former in (*self._former, self._socket) if not former.is_closed}
+                self._socket = None
+            if self._is_refused or self._dialer.is_refused:
+                return None
+            try:
+                opened = await self._dialer.connect(call.query.partition("#")[0], headers)
+            except UpgradeRefused as refusal:
+                self._is_refused = refusal.status in HAS_NONE
+                return None
+            if self._is_closed:  # the caller has left meanwhile
+                await opened.close()
+                raise was_reset(sent=False)
+            self._socket = UpstreamSocket(
+                opened, self._dialer, Steering(self._caller, self._dialer.name, self._scrub), first_s=self._first_s,
+                between_s=self._between_s,
+            )  # fmt: skip
+            return self._socket
+
+    async def _begin(self, socket: UpstreamSocket, call: Call, place: LaneCall, context: Context) -> TurnAnswer | None:
+        def encode() -> bytes:
+            return create_message(call, place.lane, generates=place.generates)
+
+        message = await context.run(max(call.received_bytes, len(call.encoded)), encode)
+        return await socket.begin(place.lane, call.body.get("previous_response_id"), message, context.memory)
+
+    @staticmethod
+    def _is_repeated(socket: UpstreamSocket, code: object, brief: Call | None) -> bool:
+        """Whether a refusal leads to another attempt: nothing was run, and the next one is not refused for this."""
+        if code == TOO_OLD:
+            socket.retire()
+            return True
+        if code == LOST and brief is not None:
+            socket.forget(brief.body.get("previous_response_id"))
+            return True
+        return False
+
+
+def _fits(brief: Call, call: Call, socket: UpstreamSocket) -> bool:
+    """Whether the brief form can be sent: a fallback may ask for another model."""
+    return brief.model == call.model and socket.keeps(brief.body.get("previous_response_id"))
+
+
+async def _first_of(turn: TurnAnswer) -> tuple[str, bytes]:
+    """Return the first message of a turn; a turn without one is given up."""
+    try:
+        return await turn.wait_for_first()
+    except BaseException:
+        turn.close()
+        raise

@@ -1,0 +1,114 @@
+"""What a call in WebSocket mode has beside its body: its lane, and the connection of its caller.
+
+A backend that speaks WebSocket keeps one connection of its own for each connection of a caller, so that what it
+remembers of a connection is remembered for that caller, and ends with it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from proxy.context import Context, Slot
+from proxy.wire.call import Call
+
+
+class ConnectionPart(Protocol):
+    """What a backend keeps for one connection of a caller."""
+
+    def generates(self, response_id: str) -> bool:
+        """Whether a response is the last one of a lane here, finished or not."""
+
+    async def send(self, message: bytes) -> None:
+        """Send a message that concerns such a response."""
+
+    def close(self) -> None:
+        """Begin to end it, and the work behind it."""
+
+
+class UnaskedReply(Protocol):
+    """A reply that a backend has begun without a call: it continues a response that was steered."""
+
+    @property
+    def lane(self) -> str | None: ...
+
+    def close(self) -> None:
+        """Give up what was not read of it."""
+
+
+P = TypeVar("P", bound=ConnectionPart)
+
+
+class CallerConnection:
+    """One WebSocket connection of a caller, as backends see it.
+
+    `headers` are those of the upgrade that they may see. `notify` sends the caller a message in a lane beside the
+    events of its turns. `adopt` makes a turn of a reply that continues a response without a call: the reply, the
+    backend's name, and the response's id.
+    """
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        notify: Callable[[bytes, str | None], None],
+        adopt: Callable[[UnaskedReply, str, object], None],
+    ) -> None:
+        self.headers = headers
+        self.notify = notify
+        self.adopt = adopt
+        self._parts: dict[str, ConnectionPart] = {}
+
+    def part(self, backend: str, make: Callable[[], P]) -> P:
+        """Return what the backend of this name keeps for the connection, made when it is first asked for."""
+        found = self._parts.get(backend)
+        if found is None:
+            found = self._parts[backend] = make()
+        return found  # type: ignore[return-value]  # each backend asks for its own kind
+
+    def part_of(self, response_id: str) -> ConnectionPart | None:
+        """Return the part in which a response is the last one of a lane."""
+        return next((part for part in self._parts.values() if part.generates(response_id)), None)
+
+    def close(self) -> None:
+        """Close what backends keep, when the caller's connection ends."""
+        while self._parts:
+            self._parts.popitem()[1].close()
+
+
+@dataclass(slots=True)
+class LaneCall:
+    """The place of a call in WebSocket mode. `generates` is false for a warm-up.
+
+    `brief` is the call as a backend receives it whose connection still has the response that the call continues: with
+    the id of that response and new input only. None: the call has one form. `reply` was begun by
+    the backend of this name before the call was made.
+    """
+
+    connection: CallerConnection
+    lane: str | None
+    generates: bool = True
+    brief: Call | None = None
+    reply: UnaskedReply | None = None
+    begun_by: str | None = None
+
+
+LANE_CALL = Slot[LaneCall]("lane.call")
+"""Set for calls in WebSocket mode."""
+
+
+def is_warm_up(context: Context) -> bool:
+    """Whether a call wants no output."""
+    place = context.get(LANE_CALL)
+    return place is not None and not place.generates
+
+
+def has_own_reply(context: Context) -> bool:
+    """Whether a call must not be answered from the cache: a warm-up, or one whose reply has begun."""
+    place = context.get(LANE_CALL)
+    return place is not None and (place.reply is not None or not place.generates)
+
+
+def offer_brief(call: Call | None, context: Context) -> None:
+    """Offer backends the brief form of a call in WebSocket mode; None withdraws it."""
+    place = context.get(LANE_CALL)
+    if place is not None:
+        place.brief = call

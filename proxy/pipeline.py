@@ -43,27 +43,28 @@ class Pipeline:
 
         Raises HeadgateError before anything was passed on, and from the reply's batches while nothing was.
         """
-        step = context.trace.step
+        begin = context.trace.begin
         async with context.cleanup:
-            with step("policies"):
-                call = await self.rules.admit(call, context)
+            begin("policies")
+            call = await self.rules.admit(call, context)
             context.record.model = call.model or None  # a policy may have replaced an alias
             context.record.max_output_tokens = call.body.get("max_output_tokens")
-            with step("ownership"):
-                kept = await self.ownership.check(call, context)
-            with step("route"):
-                route = match_keepers(call, kept, self.routes, self.resources.backends)
-                route = follow_reply(route, self.resources.backends, context)
-                is_background = self.background.takes(call, route)
-            with step("cache"):
-                slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)
+            begin("ownership")
+            kept = await self.ownership.check(call, context)
+            begin("route")
+            route = match_keepers(call, kept, self.routes, self.resources.backends)
+            route = follow_reply(route, self.resources.backends, context)
+            is_background = self.background.takes(call, route)
+            begin("cache")
+            slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)
             if slot.reply is not None and context.get(LANE_MEMORY) is not None and call.body.get("store") is False:
                 await self.history.complete(call, route, context)  # its connection keeps what it continues
             if slot.reply is None:
-                with step("history"):
-                    call, route = await self.resources.open_conversation(call, route, context)
-                    whole = await self.history.complete(call, route, context)
-                    whole = await self.compaction.open(whole, context)
+                begin("history")
+                call, route = await self.resources.open_conversation(call, route, context)
+                whole = await self.history.complete(call, route, context)
+                whole = await self.compaction.open(whole, context)
+                context.trace.end_step()
                 context.on_response(partial(self.ownership.bind, call, context))
                 context.on_reply(partial(self.ownership.bind_output, call, context))
                 open_reply = self._answering(whole, route, context)
@@ -74,6 +75,7 @@ class Pipeline:
                     return
                 slot.reply = await context.cleanup.enter_async_context(open_reply(whole, route, context))
                 self.cache.keep(slot, call, context)
+            context.trace.end_step()
             reply = await self.rules.guard(call, slot.reply, context)
             yield await convert(reply, context.transcript, context, stream=call.is_stream)
 

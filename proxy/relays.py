@@ -62,11 +62,11 @@ class Relays:
         HeadgateError before anything was passed on, and BackendError from the answer's chunks.
         """
         async with context.cleanup:
-            with context.trace.step("policies"):
-                request = await self._admit(request, context)
-            with context.trace.step("ownership"):
-                keeper = await self.ids.check(request, context)
-                request = self.ids.check_form(request, partial(self._admit_field, context), context)
+            context.trace.begin("policies")
+            request = await self._admit(request, context)
+            context.trace.begin("ownership")
+            keeper = await self.ids.check(request, context)
+            request = self.ids.check_form(request, partial(self._admit_field, context), context)
             if keeper is not None and (found := self.backends.get(keeper)) is not None and found.can_relay:
                 target = found
             record = context.record

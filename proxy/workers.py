@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from inspect import iscoroutine
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from proxy.wire.errors import Unavailable
@@ -153,7 +153,7 @@ class BodyMemory:
 
 
 class MemoryLease:
-    """What one call has taken of the budget."""
+    """What one call has taken of the budget. It is released when a `with` block of it is left."""
 
     def __init__(self, budget: BodyMemory | None = None) -> None:
         self._budget = budget
@@ -188,6 +188,12 @@ class MemoryLease:
         other._needed, other._taken = self._needed, self._taken
         self._needed = self._taken = 0
         return other
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give everything back."""

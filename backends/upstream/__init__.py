@@ -138,6 +138,10 @@ class Upstream(Backend):
         }  # fmt: skip
 
     @cached_property
+    def _default_headers(self) -> Mapping[str, str]:
+        return {**self._probe_headers, "Content-Type": "application/json"}
+
+    @cached_property
     def _own_headers(self) -> Mapping[str, str]:
         headers = {"Host": self._origin.authority, "Accept-Encoding": "identity"}
         if self.api_key is not None:
@@ -277,6 +281,5 @@ class Upstream(Backend):
             framing = body.framing
         else:
             framing = {"Content-Length": str(len(body))} if body or method == "POST" else {}
-        fields = {**self._probe_headers, "Content-Type": "application/json", **headers}
-        head = encode_head(method, target, {**fields, **self._own_headers, **framing})
+        head = encode_head(method, target, {**self._default_headers, **headers, **self._own_headers, **framing})
         return await self._client.request(head, body)

@@ -6,8 +6,10 @@ browsers, sets cookies, or concerns one connection.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from backends.upstream.scrub import Scrubber
+from proxy.wire.headers import MAX_NAME_CHARS
 
 UPSTREAM_ID = "x-upstream-request-id"
 """The upstream's own `x-request-id`, beside the gateway's."""
@@ -46,6 +48,7 @@ class HeaderFilter:
                 raise ValueError(f"'{name}' is never forwarded")
         self._names = FORWARDED.union(known)
         self._prefixes = (*FORWARDED_PREFIXES, *(name[:-1] for name in known if name.endswith("*")))
+        self._selected = lru_cache(1024)(self._select)
 
     def forwarded(self, received: Mapping[str, str], scrubber: Scrubber) -> dict[str, str]:
         """Return the chosen headers, with names in lower case, without secrets, and at most MAX_BYTES of them.
@@ -55,22 +58,24 @@ class HeaderFilter:
         chosen: dict[str, str] = {}
         excluded = _named_by_connection(received)
         for name, value in received.items():
-            lower = name.lower()
-            if (lower in self._names or lower.startswith(self._prefixes)) and not _is_refused(lower, excluded):
-                chosen[lower] = f"{chosen[lower]}, {value}" if lower in chosen else value
+            if len(name) > MAX_NAME_CHARS or (lower := self._selected(name)) is None or lower in excluded:
+                continue
+            chosen[lower] = f"{chosen[lower]}, {value}" if lower in chosen else value
         if upstream_id := received.get("x-request-id"):
             chosen[UPSTREAM_ID] = upstream_id
         return _within_limits(chosen, scrubber)
+
+    def _select(self, name: str) -> str | None:
+        """Return a name in lower case; None if headers of this name are not forwarded."""
+        lower = name.lower()
+        is_listed = lower in self._names or lower.startswith(self._prefixes)
+        return lower if is_listed and lower not in REFUSED and not lower.startswith(REFUSED_PREFIXES) else None
 
 
 def _named_by_connection(received: Mapping[str, str]) -> Sequence[str]:
     """The names of headers that concern this connection only."""
     named = received.get("connection")
     return [name.strip().lower() for name in named.split(",")] if named else ()
-
-
-def _is_refused(name: str, excluded: Sequence[str]) -> bool:
-    return name in REFUSED or name.startswith(REFUSED_PREFIXES) or name in excluded
 
 
 def _within_limits(chosen: Mapping[str, str], scrubber: Scrubber) -> dict[str, str]:

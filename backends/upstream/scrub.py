@@ -46,7 +46,8 @@ class Scrubber:
 
     def is_in_name(self, name: str) -> bool:
         """Whether the name of a header has the secret in it: names are the same in any case."""
-        return any(secret in name.lower() for secret in self._names)
+        lower = name.lower()
+        return any(secret in lower for secret in self._names)
 
     def data(self, data: bytes) -> bytes:
         """Return bytes without the secret: the same object where it does not occur."""

@@ -61,6 +61,7 @@ class Exchange:
 
     def refusal_headers(self, error: HeadgateError) -> dict[str, str]:
         """Return the headers of an error. How far the request came would tell another team's id from an unknown one."""
+        self.trace.fail_step(error.code)
         headers = self.common_headers()
         if isinstance(error, NotFound):
             headers.pop("Cache-Status", None)

@@ -1,8 +1,7 @@
 """What every endpoint with a backend behind it does first: identify the caller, read the body, make the context."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -38,17 +37,12 @@ class Ingress:
 
     def identify(self, exchange: Exchange) -> Caller:
         """Return the authenticated caller. Raises Unauthenticated."""
-        with exchange.trace.step("identify"):
-            return exchange.identify(self.directory)
+        exchange.trace.begin("identify")
+        return exchange.identify(self.directory)
 
-    @contextmanager
-    def lease(self) -> Iterator[MemoryLease]:
-        """Count what a request takes of the memory for bodies until it is answered."""
-        memory = MemoryLease(self.memory)
-        try:
-            yield memory
-        finally:
-            memory.release()
+    def lease(self) -> MemoryLease:
+        """Count what a request takes of the memory for bodies inside a `with` block, in which it is answered."""
+        return MemoryLease(self.memory)
 
     async def read(
         self, exchange: Exchange, memory: MemoryLease, parse: Callable[..., T], *, is_optional: bool = False

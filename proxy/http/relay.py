@@ -63,8 +63,8 @@ class RelayEndpoints:
     async def forward(self, target: Backend, exchange: Exchange) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
         with self.ingress.lease() as memory:
-            with exchange.trace.step("parse"):
-                request = await self._parse(exchange, memory)
+            exchange.trace.begin("parse")
+            request = await self._parse(exchange, memory)
             context = self.ingress.context(exchange, caller, memory)
             async with self.relays.reply_to(request, target, context) as reply:
                 return await _send(exchange, reply)

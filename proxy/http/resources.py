@@ -44,8 +44,8 @@ class ResourceEndpoints:
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
         with self.ingress.lease() as memory:
-            with exchange.trace.step("parse"):
-                request = await self._parse(exchange, memory)
+            exchange.trace.begin("parse")
+            request = await self._parse(exchange, memory)
             context = self.ingress.context(exchange, caller, memory)
             async with self.resources.reply_to(request, context) as reply:
                 return await self.ingress.send(exchange, reply)

@@ -45,8 +45,8 @@ class Responses:
             needs_model=operation == "compact" or routes.default is None,
         )
         with self.ingress.lease() as memory:
-            with exchange.trace.step("parse"):
-                call = routes.with_model(await self.ingress.read(exchange, memory, parse))
+            exchange.trace.begin("parse")
+            call = routes.with_model(await self.ingress.read(exchange, memory, parse))
             record = exchange.record
             record.model, record.stream = call.model or None, call.is_stream
             context = self.ingress.context(exchange, caller, memory)

@@ -265,5 +265,8 @@ def _key(kind: Kind, value: str) -> str:
 
 def _digest(*parts: str) -> str:
     """A key contains hashes only, no text of a caller's."""
-    encoded = [part.encode(errors="surrogatepass") for part in parts]
-    return hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in encoded)).hexdigest()
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode(errors="surrogatepass")
+        digest.update(len(encoded).to_bytes(8) + encoded)
+    return digest.hexdigest()

@@ -52,10 +52,10 @@ class Resources:
     async def reply_to(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
         """The reply to a request. Leaving the block ends the work behind it. Raises HeadgateError."""
         async with context.cleanup:
-            with context.trace.step("policies"):
-                request = await self.rules.admit_resource(request, context)
-            with context.trace.step("ownership"):
-                owner = await self.ownership.check_resource(request, context)
+            context.trace.begin("policies")
+            request = await self.rules.admit_resource(request, context)
+            context.trace.begin("ownership")
+            owner = await self.ownership.check_resource(request, context)
             yield await self._reply(request, owner, context)
 
     async def open_conversation(self, call: Call, route: Route, context: Context) -> tuple[Call, Route]:
@@ -124,12 +124,14 @@ class Resources:
         """The reply of a backend, which is open until the request is answered. Raises BackendError, Unavailable."""
         context.record.backend = target.name
         try:
-            with context.trace.step("backend"):
-                opening = before_deadline(context, target.forward(request, context))
-                return await context.cleanup.enter_async_context(opening)
+            context.trace.begin("backend")
+            opening = before_deadline(context, target.forward(request, context))
+            reply = await context.cleanup.enter_async_context(opening)
+            context.trace.end_step()
         except BackendError as error:
             log_failure(target.name, error, context)
             raise
+        return reply
 
     async def _bind(
         self, request: ResourceRequest, reply: Reply, owner: Owner | None, target: str, context: Context

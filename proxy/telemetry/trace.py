@@ -42,7 +42,10 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 class Trace:
     """The spans and durations of one request. Without a tracer it only measures durations."""
 
-    __slots__ = ("_incoming", "_model_call", "_started", "_tracer", "durations", "is_recording", "span")
+    __slots__ = (
+        "_incoming", "_model_call", "_started", "_step", "_step_began", "_step_span", "_tracer", "durations",
+        "is_recording", "span",
+    )  # fmt: skip
 
     def __init__(
         self, tracer: Tracer | None = None, headers: Mapping[str, str] | None = None, linked: Span | None = None
@@ -53,6 +56,9 @@ class Trace:
         self.is_recording = False
         self._tracer = tracer
         self._model_call: ModelCall | None = None
+        self._step: str | None = None
+        self._step_began = 0.0
+        self._step_span: Span | None = None
         self._started = time.perf_counter()
         headers = headers or {}
         self._incoming = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
@@ -67,12 +73,36 @@ class Trace:
         """Return the seconds since the request's head was read."""
         return time.perf_counter() - self._started
 
-    def step(self, name: str) -> "StepTimer":
-        """Measure one step of the path: `with trace.step("cache"): ...`."""
-        return StepTimer(self, name)
+    def begin(self, step: str) -> None:
+        """Begin a step of the path, which lasts until the next one begins, or until `end_step`."""
+        now = time.perf_counter()
+        if self._step is not None:
+            self._note_step(now)
+        self._step, self._step_began = step, now
+        if self.is_recording and step in WAITING_STEPS:
+            self._step_span = self.start_child(step, SpanKind.INTERNAL)
+
+    def end_step(self) -> None:
+        """End the step that has begun, if one has: what follows is none."""
+        if self._step is not None:
+            self._note_step(time.perf_counter())
+            self._step = None
+
+    def _note_step(self, now: float) -> None:
+        self.durations.append((self._step or "", now - self._step_began))
+        if self._step_span is not None:
+            self._step_span.end()
+            self._step_span = None
+
+    def fail_step(self, code: str | None) -> None:
+        """End the step in which the request failed, if it was in one."""
+        if self._step_span is not None:
+            self._step_span.set_status(StatusCode.ERROR, code)
+        self.end_step()
 
     def model_call(self, record: RequestRecord, *, relays: str | None = None) -> "ModelCall":
         """Measure the call of a backend, from opening it to the end of its reply; `relays` is a path that it relays."""
+        self.end_step()
         self._model_call = ModelCall(self, record, relays)
         return self._model_call
 
@@ -102,6 +132,7 @@ class Trace:
 
         Source: https://www.w3.org/TR/server-timing/
         """
+        self.end_step()
         durations = (has_steps and self.durations) or [("total", self.elapsed_s())]
         return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in durations])
 
@@ -125,6 +156,9 @@ class Trace:
 
     def end(self, record: RequestRecord) -> None:
         """End the request's span with the attributes of its record."""
+        if record.code is not None:
+            self.fail_step(record.code)
+        self.end_step()
         if self.span is None or not self.is_recording:
             return
         if name := f"{record.method or ''} {record.path or ''}".strip():
@@ -136,29 +170,6 @@ class Trace:
         if record.status is None or record.status >= 500:
             self.span.set_status(StatusCode.ERROR)
         self.span.end()
-
-
-class StepTimer:
-    """One step of the path, as a context manager."""
-
-    __slots__ = ("_name", "_span", "_started", "_trace")
-
-    def __init__(self, trace: Trace, name: str) -> None:
-        self._trace = trace
-        self._name = name
-        self._span: Span | None = None
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-        if self._trace.is_recording and self._name in WAITING_STEPS:
-            self._span = self._trace.start_child(self._name, SpanKind.INTERNAL)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._trace.durations.append((self._name, time.perf_counter() - self._started))
-        if self._span is not None:
-            _end_span(self._span, error)
 
 
 class ModelCall:

@@ -48,6 +48,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = math.inf
+        self._readable = select.poll()
         self._is_active = self._is_written = False
         self._is_reading_paused = self._is_writing_paused = False
         self._written_bytes = 0
@@ -58,7 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def is_usable(self) -> bool:
         """Whether an idle connection can send a request: nothing arrived on it, not even its end."""
-        return not self._transport.is_closing() and not _is_readable(self._transport)
+        return not self._transport.is_closing() and not self._readable.poll(0)
 
     @property
     def is_complete(self) -> bool:
@@ -130,6 +131,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._readable.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         if self._error is not None:
@@ -257,12 +259,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(timed_out())
         elif self._is_active:
             self._start_timer()
-
-
-def _is_readable(transport: asyncio.Transport) -> bool:
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _unacknowledged_bytes(transport: asyncio.Transport) -> int:

@@ -192,8 +192,8 @@ class Session:
             query=exchange.query,
             needs_model=self._routes.default is None,
         )
-        with exchange.trace.step("parse"):
-            return await self._ingress.parse(received.message.data, exchange, received.memory, parse)
+        exchange.trace.begin("parse")
+        return await self._ingress.parse(received.message.data, exchange, received.memory, parse)
 
     async def _close(self) -> None:
         """Say why the connection ends. The turns of a client that has left end first."""

@@ -56,8 +56,8 @@ class SideMessages:
 
     async def _check(self, call: Call, context: Context) -> Call:
         """Return the input as the policies allow it. Raises HeadgateError."""
-        with context.trace.step("policies"):
-            call = await self._pipeline.rules.admit(call, context)
-        with context.trace.step("ownership"):
-            await self._pipeline.ownership.check(call, context)
+        context.trace.begin("policies")
+        call = await self._pipeline.rules.admit(call, context)
+        context.trace.begin("ownership")
+        await self._pipeline.ownership.check(call, context)
         return call

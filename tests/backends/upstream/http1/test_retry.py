@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from backends.upstream.http1 import Client
-from backends.upstream.http1 import connection as connection_module
+from backends.upstream.http1.connection import UpstreamConnection
 from proxy.wire.errors import BackendError
 from tests.backends.upstream.http1.clients import ask, client_of, in_turn, request
 from tests.raw import RawUpstream, no_tasks_left, playing, until, whole  # noqa: F401
@@ -56,7 +56,7 @@ async def test_an_end_that_the_loop_has_not_seen_is_noticed(blocking: BlockingUp
 
 async def test_a_request_that_its_upstream_did_not_receive_is_sent_again(blocking, monkeypatch: pytest.MonkeyPatch):
     """The upstream's end was on its way when the request was written; no byte of it was acknowledged."""
-    monkeypatch.setattr(connection_module, "_is_readable", lambda _: False)
+    monkeypatch.setattr(UpstreamConnection, "is_usable", property(lambda self: not self._transport.is_closing()))
     async with client_of(blocking) as client:
         (await answered(client, blocking)).close()
         (await answered(client, blocking)).close()
@@ -64,7 +64,7 @@ async def test_a_request_that_its_upstream_did_not_receive_is_sent_again(blockin
 
 async def test_a_request_is_sent_again_once(blocking: BlockingUpstream, monkeypatch: pytest.MonkeyPatch):
     """The second connection is a fresh one; if it fails as well, the error is that of a connection that was never used."""
-    monkeypatch.setattr(connection_module, "_is_readable", lambda _: False)
+    monkeypatch.setattr(UpstreamConnection, "is_usable", property(lambda self: not self._transport.is_closing()))
     async with client_of(blocking) as client:
         accepted = await answered(client, blocking)
         accepted.close()
@@ -111,7 +111,7 @@ async def test_an_answer_that_begins_is_not_requested_again(upstream: RawUpstrea
 
 async def test_an_answer_that_begins_unasked_is_not_a_reason_to_send_again(blocking, monkeypatch: pytest.MonkeyPatch):
     """Although no byte of the request was acknowledged: who sends such bytes is not to be trusted with another one."""
-    monkeypatch.setattr(connection_module, "_is_readable", lambda _: False)
+    monkeypatch.setattr(UpstreamConnection, "is_usable", property(lambda self: not self._transport.is_closing()))
     async with client_of(blocking) as client:
         accepted = await answered(client, blocking)
         accepted.send(b"HTTP/1.1 408")

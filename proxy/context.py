@@ -9,6 +9,7 @@ import structlog
 
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
+from proxy.wire.call import Call
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import FOLLOWED
 from proxy.wire.transcript import Transcript
@@ -96,15 +97,19 @@ class Context:
         """Return what a function returns that works on a body of this size: in a thread if it is large."""
         return await self.run_large(function, *args) if self.is_large(size_bytes) else function(*args)
 
+    async def encode(self, call: Call) -> bytes:
+        """Return the encoding of a call; one that was changed is encoded in a thread if it is large."""
+        return call.encoded if call.is_encoded else await self.run(call.received_bytes, call.encode)
+
     def use_memory(self, size_bytes: int) -> None:
         """Count memory for a body of this call. Raises Unavailable when all bodies together have too much."""
         self.memory.grow(size_bytes)
 
     async def run_large(self, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns, called in a thread if there are any."""
-        return (
-            function(*args) if self.workers is None else await self.workers.run_for(self.caller.name, function, *args)
-        )
+        if self.workers is None:
+            return function(*args)
+        return await self.workers.run_for(self.caller.name, self.memory.needed_bytes, function, *args)
 
     def is_large(self, size_bytes: int) -> bool:
         """Whether work on a body of this size, or on this call's own body, belongs in a thread."""

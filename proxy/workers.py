@@ -7,12 +7,13 @@ bodies share one budget of memory.
 import asyncio
 import gc
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import Any, Self, TypeVar
-from weakref import WeakValueDictionary
 
 from proxy.wire.errors import Unavailable
 
@@ -22,6 +23,8 @@ SOME_VALUES = 512
 """From this many JSON values on other requests are served between two checks of a body."""
 MANY_VALUES = 4096
 """From this many JSON values on it is, too: checking a body takes time by its values, up to 10 us for each."""
+HEAVY_BYTES = 8_388_608
+"""From this much memory on work for a call is heavy, in bytes: it takes 0.1 s and more."""
 FREE_BYTES = 65_536
 """What each call may use without counting, in bytes: small requests are answered when the budget is used up."""
 
@@ -51,16 +54,71 @@ class Pace:
         return max(0.0, self._reached_s - now_s)
 
 
-class Workers:
-    """A few threads for work on large bodies, and the pace at which large amounts of data are read.
+class FairSlot:
+    """A slot for one piece of work at a time. When it is free, the caller with the least work so far is next.
 
-    Each caller has one thread at a time, so that the bodies of one caller do not wait for all those of another.
+    A caller that comes back begins where the others are: it has no claim to the time in which it had no work.
     """
 
-    def __init__(self, threads: int = 2) -> None:
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._used_s: dict[str, float] = {}  # of callers that had more work than the last one that was next
+        self._least_s = 0.0  # how much work that one had
+
+    async def take(self, caller: str) -> None:
+        """Wait until it is this caller's turn."""
+        if not self._is_taken:
+            self._is_taken = True
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._forget(caller, turn)
+            else:  # it was this caller's turn just then
+                self.release(caller, 0.0)
+            raise
+
+    def release(self, caller: str, used_s: float) -> None:
+        """Give the slot to the next caller, after work that took this long."""
+        self._used_s[caller] = self._work_of(caller) + used_s
+        if not self._waiting:
+            self._is_taken = False
+            self._used_s.clear()
+            self._least_s = 0.0
+            return
+        following = min(self._waiting, key=self._work_of)
+        self._least_s = self._work_of(following)
+        self._used_s = {name: used for name, used in self._used_s.items() if used > self._least_s}
+        turn = self._waiting[following][0]
+        self._forget(following, turn)
+        turn.set_result(None)
+
+    def _work_of(self, caller: str) -> float:
+        return max(self._used_s.get(caller, 0.0), self._least_s)
+
+    def _forget(self, caller: str, turn: asyncio.Future[None]) -> None:
+        turns = self._waiting[caller]
+        turns.remove(turn)
+        if not turns:
+            del self._waiting[caller]
+
+
+class Workers:
+    """Threads for work on large bodies, and the pace at which large amounts of data are read.
+
+    A thread that works in Python competes with the event loop for the interpreter, so at most two do: one for heavy
+    work, and one for all other work, which need not wait for the heavy work of other callers. What releases the
+    interpreter (decompressing, joining) has a thread of its own.
+    """
+
+    def __init__(self) -> None:
         self.pace = Pace()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="body")
+        self._heavy, self._moderate = FairSlot(), FairSlot()
+        self._pool = ThreadPoolExecutor(3, thread_name_prefix="body")
         self._lock = threading.Lock()
         self._running = 0
 
@@ -70,16 +128,16 @@ class Workers:
             return function(*args)
         return await self._run_in_thread(function, args)
 
-    async def run_for(self, caller: str, function: Callable[..., T], *args: Any) -> T:
+    async def run_for(self, caller: str, memory_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """Return what the function returns, called in a thread when it is this caller's turn.
 
-        The turn ends with the work, also for a call that was cancelled: its thread cannot be stopped.
+        `memory_bytes` is what its call takes: the size and the values of its bodies, by which the work takes time. The
+        turn ends with the work, also for a call that was cancelled: its thread cannot be stopped.
         """
-        turn = self._turns.get(caller)
-        if turn is None:
-            turn = self._turns[caller] = asyncio.Lock()
-        await turn.acquire()
-        return await self._run_in_thread(function, args, turn.release)
+        slot = self._heavy if memory_bytes >= HEAVY_BYTES else self._moderate
+        await slot.take(caller)
+        began = time.monotonic()
+        return await self._run_in_thread(function, args, lambda: slot.release(caller, time.monotonic() - began))
 
     async def _run_in_thread(
         self, function: Callable[..., T], args: tuple[Any, ...], on_end: Callable[[], None] = lambda: None

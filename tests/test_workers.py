@@ -14,7 +14,7 @@ import pytest
 
 from proxy.__main__ import SWITCH_INTERVAL_S
 from proxy.wire.errors import Unavailable
-from proxy.workers import FREE_BYTES, LARGE_BYTES, BodyMemory, MemoryLease, Workers
+from proxy.workers import FREE_BYTES, HEAVY_BYTES, LARGE_BYTES, BodyMemory, FairSlot, MemoryLease, Workers
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,8 +51,8 @@ async def test_an_exception_reaches_the_caller(workers: Workers, size: int):
         await workers.run(size, int, "x")
 
 
-async def test_a_caller_has_one_thread_at_a_time(workers: Workers):
-    """The bodies of another caller wait for one of them, not for all."""
+async def test_a_caller_waits_for_one_piece_of_work_of_another_one(workers: Workers):
+    """Not for all that the other one has."""
     first_runs, first_may_end, order = threading.Event(), threading.Event(), list[str]()
 
     def first() -> None:
@@ -61,15 +61,93 @@ async def test_a_caller_has_one_thread_at_a_time(workers: Workers):
         order.append("anna's first")
 
     anna = [
-        asyncio.create_task(workers.run_for("anna", work)) for work in (first, lambda: order.append("anna's second"))
+        asyncio.create_task(workers.run_for("anna", 0, work)) for work in (first, lambda: order.append("anna's second"))
     ]
     await asyncio.to_thread(first_runs.wait, 20)
-    await workers.run_for("ben", order.append, "ben's")
+    ben = asyncio.create_task(workers.run_for("ben", 0, order.append, "ben's"))
+    await asyncio.sleep(0)
     first_may_end.set()
-    await asyncio.gather(*anna)
+    await asyncio.gather(*anna, ben)
 
-    assert order == ["ben's", "anna's first", "anna's second"]
-    assert len(workers._turns) == 0
+    assert order == ["anna's first", "ben's", "anna's second"]
+
+
+async def test_moderate_work_does_not_wait_for_heavy_work(workers: Workers):
+    """Nor does what releases the interpreter's lock wait for either."""
+    may_end, runs = threading.Event(), [threading.Event(), threading.Event()]
+
+    def work(number: int) -> str:
+        runs[number].set()
+        may_end.wait(20)
+        return "worked"
+
+    heavy = asyncio.create_task(workers.run_for("anna", HEAVY_BYTES, work, 0))
+    moderate = asyncio.create_task(workers.run_for("anna", HEAVY_BYTES - 1, work, 1))
+    for running in runs:
+        await asyncio.to_thread(running.wait, 20)
+    joined = await workers.run(LARGE_BYTES, b"".join, [b"a", b"b"])
+    may_end.set()
+
+    assert (joined, await heavy, await moderate) == (b"ab", "worked", "worked")
+
+
+async def test_heavy_work_is_done_one_after_the_other(workers: Workers):
+    """Each thread that works in Python takes time from the event loop, whoever it works for."""
+    running = most = 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        sum(range(1000))
+        with lock:
+            running -= 1
+
+    await asyncio.gather(*(workers.run_for(f"caller {n}", HEAVY_BYTES, work) for n in range(20)))
+
+    assert most == 1
+
+
+async def test_the_caller_with_the_least_work_is_next():
+    """One that comes later begins where the others are."""
+    slot, order = FairSlot(), list[str]()
+
+    async def use(caller: str, used_s: float) -> None:
+        await slot.take(caller)
+        order.append(caller)
+        for _ in range(5):  # until all that were started meanwhile wait
+            await asyncio.sleep(0)
+        slot.release(caller, used_s)
+
+    uses = [("anna", 5.0), ("anna", 5.0), ("anna", 5.0), ("ben", 2.0), ("ben", 2.0), ("ben", 2.0), ("ben", 2.0)]
+    running = [asyncio.create_task(use(*each)) for each in uses]
+    while len(order) < 5:  # noqa: ASYNC110  there is no event to wait for
+        await asyncio.sleep(0)
+    running += [asyncio.create_task(use("carl", 1.0)), asyncio.create_task(use("carl", 1.0))]
+    await asyncio.gather(*running)
+
+    assert order == ["anna", "ben", "ben", "ben", "anna", "carl", "ben", "carl", "anna"]
+    assert slot._waiting == slot._used_s == {}
+
+
+async def test_a_turn_that_is_not_used_any_more_passes_to_the_next():
+    """A call can be cancelled while it waits, and when its turn has just come."""
+    slot = FairSlot()
+    await slot.take("anna")
+    waiting = [asyncio.create_task(slot.take(name)) for name in ("ben", "carl", "dora")]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    slot.release("anna", 1.0)
+    waiting[1].cancel()  # it has the slot, and has not run yet
+    await asyncio.gather(*waiting[:2], return_exceptions=True)
+    await waiting[2]
+    slot.release("dora", 1.0)
+    await slot.take("anna")
+
+    assert [task.cancelled() for task in waiting] == [True, True, False]
 
 
 async def test_a_cancelled_call_keeps_its_turn_until_its_thread_ends(workers: Workers):
@@ -81,16 +159,17 @@ async def test_a_cancelled_call_keeps_its_turn_until_its_thread_ends(workers: Wo
         may_end.wait(20)
         order.append("cancelled")
 
-    first = asyncio.create_task(workers.run_for("anna", work))
+    first = asyncio.create_task(workers.run_for("anna", 0, work))
     await asyncio.to_thread(runs.wait, 20)
     first.cancel()
     await asyncio.wait([first])
-    second = asyncio.create_task(workers.run_for("anna", order.append, "second"))
-    await workers.run_for("ben", order.append, "ben's")
+    second = asyncio.create_task(workers.run_for("anna", 0, order.append, "second"))
+    ben = asyncio.create_task(workers.run_for("ben", 0, order.append, "ben's"))
+    await asyncio.sleep(0)
     may_end.set()
-    await second
+    await asyncio.gather(second, ben)
 
-    assert order == ["ben's", "cancelled", "second"]
+    assert order == ["cancelled", "ben's", "second"]
 
 
 async def test_a_closed_pool_refuses_work_and_ends_the_turn(workers: Workers):
@@ -98,7 +177,7 @@ async def test_a_closed_pool_refuses_work_and_ends_the_turn(workers: Workers):
     workers.close()
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            await workers.run_for("anna", int)
+            await workers.run_for("anna", 0, int)
 
 
 async def test_the_collector_is_paused_while_a_thread_works(workers: Workers):

@@ -73,7 +73,7 @@ class Ingress:
         exchange.values = values
         if len(raw) < LARGE_BYTES and values < MANY_VALUES:
             return parse(raw)
-        return await self.workers.run_for(exchange.record.caller or "", parse, raw)
+        return await self.workers.run_for(exchange.record.caller or "", memory.needed_bytes, parse, raw)
 
     def context(self, exchange: Exchange, caller: Caller, memory: MemoryLease) -> Context:
         """Return the context in which a request is answered."""

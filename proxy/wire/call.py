@@ -58,9 +58,16 @@ class Call:
     def encoded(self) -> bytes:
         """The body as a backend receives it, encoded once: the object that was checked, not the bytes received."""
         encoded = self._encoded
-        if encoded is None:
-            encoded = dumps(self.body, self.received_bytes)
-            object.__setattr__(self, "_encoded", encoded)
+        return self.encode() if encoded is None else encoded
+
+    @property
+    def is_encoded(self) -> bool:
+        return self._encoded is not None
+
+    def encode(self) -> bytes:
+        """Encode the body now."""
+        encoded = dumps(self.body, self.received_bytes)
+        object.__setattr__(self, "_encoded", encoded)
         return encoded
 
 

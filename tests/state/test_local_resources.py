@@ -113,9 +113,9 @@ class ObservedWorkers(Workers):
         super().__init__()
         self.functions: list[Any] = []
 
-    async def run_for(self, caller: str, function: Any, *args: Any) -> Any:
+    async def run_for(self, caller: str, memory_bytes: int, function: Any, *args: Any) -> Any:
         self.functions.append(function)
-        return await super().run_for(caller, function, *args)
+        return await super().run_for(caller, memory_bytes, function, *args)
 
 
 @pytest.mark.parametrize("path", ["responses/{0}", "responses/{0}/input_items", "conversations/{1}/items"])

@@ -62,6 +62,7 @@ class Pipeline:
             if slot.reply is None:
                 begin("history")
                 call, route = await self.resources.open_conversation(call, route, context)
+                await context.encode(call)
                 whole = await self.history.complete(call, route, context)
                 whole = await self.compaction.open(whole, context)
                 context.trace.end_step()

@@ -89,7 +89,7 @@ class Relays:
             return request
         call = await self.rules.admit(request.call, context)
         context.record.model = call.model or None
-        return request if call is request.call else replace(request, call=call, body=call.encoded)
+        return request if call is request.call else replace(request, call=call, body=await context.encode(call))
 
     async def _admit_field(self, context: Context, field: FormField) -> None:
         """Apply the policies to a field of a form that they read in JSON. Raises PolicyViolation, Unavailable.
@@ -169,7 +169,7 @@ async def _read(chunks: AsyncIterator[bytes], context: Context) -> bytes:
     async for chunk in chunks:
         context.use_memory(len(chunk))
         read.append(chunk)
-    return b"".join(read)
+    return await context.run(sum(map(len, read)), b"".join, read)
 
 
 async def _parse(body: bytes, context: Context) -> dict[str, Any] | list[Any] | None:

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,14 +13,19 @@ from proxy.workers import LARGE_BYTES
 
 ROOT = Path(__file__).parent.parent
 GATEWAY = tuple(f"{ROOT / name}/" for name in ("proxy", "policies", "backends"))
-# Functions of libraries that read the whole of a text in one call.
+# Functions of libraries that read the whole of a text in one call, and those that copy it.
 READERS = frozenset({"count", "find", "fullmatch", "loads", "search", "sha256", "split", "update"})
+COPIERS = frozenset({
+    "decode", "dumps", "encode", "join", "removeprefix", "replace", "splitlines", "write", "writelines",
+})  # fmt: skip
+TRANSPORT = "asyncio/selector_events.py"  # its `write` copies what is not sent at once
+MOST_LOOKED_AT = 200
 
 
 class LoopWork:
     """What the gateway's code calls in the thread of the event loop, and in threads that are started later.
 
-    `on_loop`, `in_threads`: which READERS were applied to large texts there. `decompressions`: how many steps of
+    `on_loop`, `in_threads`: which READERS and COPIERS were applied to large texts there. `decompressions`: how many steps of
     decompression the loop's thread made. `most_calls`: the most calls of the gateway's functions in one step of the loop.
     """
 
@@ -35,7 +41,9 @@ class LoopWork:
         """Record a call; see `sys.setprofile`."""
         code = frame.f_code
         is_loop = threading.get_ident() == self._thread
-        if not code.co_filename.startswith(GATEWAY):
+        if event == "call" and code.co_name == "write" and code.co_filename.endswith(TRANSPORT):
+            self._record_write(frame)
+        elif not code.co_filename.startswith(GATEWAY):
             if (
                 is_loop
                 and event == "call"
@@ -52,12 +60,34 @@ class LoopWork:
     def _record_library_call(self, frame: FrameType, name: str, *, is_loop: bool) -> None:
         if name == "decompress":
             self.decompressions += is_loop
-        elif name in READERS and any(_is_large(value) for value in frame.f_locals.values()):
-            (self.on_loop if is_loop else self.in_threads).add(name)
+        elif name in READERS:
+            if any(isinstance(value, bytes | str) and len(value) >= LARGE_BYTES for value in frame.f_locals.values()):
+                self._record(name, is_loop=is_loop)
+        elif name in COPIERS and any(_is_larger(value) for value in frame.f_locals.values()):
+            self._record(name, is_loop=is_loop)
+
+    def _record_write(self, frame: FrameType) -> None:
+        writer = frame.f_back
+        if writer and writer.f_code.co_filename.startswith(GATEWAY) and len(frame.f_locals["data"]) > LARGE_BYTES:
+            self._record("write", is_loop=True)
+
+    def _record(self, name: str, *, is_loop: bool) -> None:
+        (self.on_loop if is_loop else self.in_threads).add(name)
 
 
-def _is_large(value: object) -> bool:
-    return isinstance(value, bytes | str) and len(value) >= LARGE_BYTES
+def _is_larger(root: object) -> bool:
+    """Whether a value is larger than one read of a socket: a text, or a container of texts that are so together."""
+    waiting, looked_at, size = [root], 0, 0
+    while waiting and looked_at < MOST_LOOKED_AT:
+        value = waiting.pop()
+        looked_at += 1
+        if isinstance(value, bytes | bytearray | str):
+            size += len(value)
+        elif isinstance(value, dict):
+            waiting += islice(value.values(), MOST_LOOKED_AT)
+        elif isinstance(value, list | tuple):
+            waiting += islice(value, MOST_LOOKED_AT)
+    return size > LARGE_BYTES
 
 
 @contextmanager

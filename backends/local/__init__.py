@@ -224,10 +224,11 @@ class Local(Backend):
 
     async def _parse(self, call: Call, context: Context) -> LocalRequest:
         """Return a call as the engine needs it. Raises RequestError, and BackendError while too many wait."""
-        team, has_tools = context.caller.team, call.body.get("tools") or b'"additional_tools"' in call.encoded
+        encoded = await context.encode(call)
+        team, has_tools = context.caller.team, call.body.get("tools") or b'"additional_tools"' in encoded
         plain = not has_tools and not call.body.get("text")
         read = functools.partial(self._read, call, team, context.history_items)
-        return await self._executor.run(read, len(call.encoded), team=team, plain=plain)
+        return await self._executor.run(read, len(encoded), team=team, plain=plain)
 
     def _read(self, call: Call, team: str, history_items: int) -> LocalRequest:
         defaults = GenerationParameters(self.max_output_tokens, self.temperature)

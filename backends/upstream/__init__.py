@@ -42,6 +42,7 @@ from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from proxy.wire.headers import FORWARDED, HeaderNames, scope_idempotency_key
+from proxy.wire.large_json import dumps
 from proxy.wire.relay import RelayReply, RelayRequest
 from proxy.wire.resource import ResourceRequest
 from proxy.wire.warm_up import warm_up_response
@@ -196,7 +197,7 @@ class Upstream(Backend):
     @asynccontextmanager
     async def forward(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
         headers = self._headers(request.headers, context)
-        body = orjson.dumps(request.body) if request.body or (request.method, request.rest) == ("POST", ()) else b""
+        body = await _body_of(request, context)
         answer = await self._request(request.method, request.path, body, headers, request.query)
         try:
             reply = await reply_of(answer, context, self._limits, has_id=False)
@@ -247,7 +248,7 @@ class Upstream(Backend):
             if not place.generates:
                 return FixedAnswer(200, {}, warm_up_response(call))
         headers = self._headers(call.headers, context)
-        return await self._request("POST", PATHS[call.operation], call.encoded, headers, call.query)
+        return await self._request("POST", PATHS[call.operation], await context.encode(call), headers, call.query)
 
     async def _ask_by_websocket(self, call: Call, place: LaneCall, context: Context) -> UpstreamAnswer | None:
         """Return the answer to a call, or the reply that has begun already; None if the upstream refuses upgrades."""
@@ -283,3 +284,11 @@ class Upstream(Backend):
             framing = {"Content-Length": str(len(body))} if body or method == "POST" else {}
         head = encode_head(method, target, {**self._default_headers, **headers, **self._own_headers, **framing})
         return await self._client.request(head, body)
+
+
+async def _body_of(request: ResourceRequest, context: Context) -> bytes:
+    """Return the body of a request for something that exists."""
+    if not request.body and (request.method, request.rest) != ("POST", ()):
+        return b""
+    size = context.memory.needed_bytes  # of the body as it was received, and more
+    return await context.run(size, dumps, request.body, size)

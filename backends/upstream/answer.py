@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, Self
 
 import orjson
@@ -148,8 +149,12 @@ async def read_body(answer: UpstreamAnswer, limits: AnswerLimits, context: Conte
         if context is not None:
             context.memory.grow(len(chunk))
         chunks.append(chunk)
-    body = b"".join(chunks)
-    return limits.scrubber.data(body) if context is None else await context.run(size, limits.scrubber.data, body)
+    joined = partial(_without_secrets, chunks, limits.scrubber)
+    return joined() if context is None else await context.run(size, joined)
+
+
+def _without_secrets(chunks: list[bytes], scrubber: Scrubber) -> bytes:
+    return scrubber.data(b"".join(chunks))
 
 
 def _parse_response(body: bytes, has_id: bool) -> Mapping[str, Any]:  # noqa: FBT001  it is passed to a thread

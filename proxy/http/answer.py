@@ -6,12 +6,14 @@ small answer. Errors and probes use them; replies of models are written here.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
 from aiohttp import web
+
+from proxy.http.pieces import pieces_of
 
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 WITHOUT_BODY = frozenset({204, 304})
@@ -34,6 +36,7 @@ class Answer(web.StreamResponse):
         self._is_chunked = request.version >= (1, 1)
         self._has_body = request.method != "HEAD" and status not in WITHOUT_BODY
         self._unsent_head = b""
+        self._is_in_frame = False  # whether a part of a frame was written, and the rest was not
         self.written_at = 0.0
         """When something was written last, on the monotonic clock."""
 
@@ -47,7 +50,9 @@ class Answer(web.StreamResponse):
             await self._write(head + body)
         else:
             await self._write(head)
-            await self._write(body)
+            for piece in pieces_of([body]):
+                await self._write(piece)
+                await asyncio.sleep(0)  # `_write` waits only for a client that reads slowly
 
     def begin_stream(self) -> None:
         """Prepare the head of a stream; it is sent with the first write."""
@@ -59,6 +64,18 @@ class Answer(web.StreamResponse):
         """Write a part of the stream."""
         await self._write(self._take_head() + self._chunk(data))
 
+    async def write_frames(self, frames: Iterable[bytes], *, is_last: bool = False) -> None:
+        """Write whole frames, in pieces if they are long; nothing is written between the pieces of one call."""
+        last = b""
+        for piece in pieces_of(frames):
+            if last:
+                self._is_in_frame = True
+                await self.write_chunk(last)
+                await asyncio.sleep(0)
+            last = piece
+        self._is_in_frame = False
+        await (self.end_stream(last) if is_last else self.write_chunk(last))
+
     async def end_stream(self, data: bytes = b"") -> None:
         """Write the last part of the stream, and its end."""
         if not self._has_body:
@@ -67,8 +84,10 @@ class Answer(web.StreamResponse):
             await self._write(self._take_head() + self._chunk(data) + (LAST_CHUNK if self._is_chunked else b""))
 
     def write_between(self, data: bytes) -> None:
-        """Write something between two parts of the stream, unless the client has left or reads too slowly."""
+        """Write something between two frames of the stream, unless the client has left or reads too slowly."""
         transport, connection = self._request.transport, self._request.protocol
+        if self._is_in_frame:
+            return
         if transport is not None and not transport.is_closing() and not connection.writing_paused:
             self._put(transport, self._chunk(data))
 

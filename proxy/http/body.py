@@ -24,7 +24,7 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
     if (request.content_length or 0) > server.max_body_bytes:
         raise body_too_large(server)
     await continue_if_expected(request)
-    raw = await _receive(request, server, memory)
+    raw = await _receive(request, server, memory, workers)
     if encoding == "identity":
         return raw
     try:
@@ -40,7 +40,9 @@ async def continue_if_expected(request: web.BaseRequest) -> None:
         request.writer.output_size = 0
 
 
-async def _receive(request: web.BaseRequest, server: ServerTable, memory: MemoryLease) -> bytes:
+async def _receive(
+    request: web.BaseRequest, server: ServerTable, memory: MemoryLease, workers: Workers
+) -> bytes:  # fmt: skip
     """The body as it was sent."""
     content = request.content
     if content.is_eof():
@@ -66,7 +68,7 @@ async def _receive(request: web.BaseRequest, server: ServerTable, memory: Memory
     except web.RequestPayloadError as error:
         raise incomplete_body() from error
     else:
-        return b"".join(chunks)
+        return await workers.run(size, b"".join, chunks)
     finally:
         chunks.clear()  # the traceback of a failure keeps this frame until the next garbage collection
 
@@ -91,7 +93,7 @@ async def _decompress(raw: bytes, encoding: str, server: ServerTable, memory: Me
             step_bytes = STEP_BYTES
     if not decompressor.eof or decompressor.unused_data:
         raise incomplete_body()
-    return b"".join(parts)
+    return await workers.run(size, b"".join, parts)
 
 
 def _check_size(size: int, raw_size: int, server: ServerTable) -> None:

@@ -54,23 +54,19 @@ async def _write_stream(answer: Answer, first: Batch | None, batches: AsyncItera
     batch = first
     while batch is not None:
         if batch and batch[-1].type in TERMINALS:
-            await answer.end_stream(_frames(batch) + SENTINEL)
+            await answer.write_frames([*(unit.sse for unit in batch), SENTINEL], is_last=True)
             async for _ in batches:  # nothing follows, but what was opened ends now
                 pass
             return
-        await answer.write_chunk(_frames(batch))
+        await answer.write_frames([unit.sse for unit in batch])
         batch = await anext(batches, None)
     await answer.end_stream(SENTINEL)
-
-
-def _frames(batch: Batch) -> bytes:
-    return batch[0].sse if len(batch) == 1 else b"".join([unit.sse for unit in batch])
 
 
 class Heartbeats:
     """Writes a comment into each stream that has been silent for an interval, checked four times in each.
 
-    A frame is one write, so none is interrupted. One timer serves all streams.
+    No frame is interrupted. One timer serves all streams.
     """
 
     def __init__(self, interval_s: float) -> None:

@@ -93,6 +93,7 @@ class RequestAdmission:
         if call.operation in MODEL_OPERATIONS:
             prepare = partial(_reply_checks, applied, call, context)  # it may look through the whole request
             context.set(REPLY_CHECKS, await context.run_large(prepare) if is_large else prepare())
+        await context.encode(call)  # everything that follows reads it
         return call
 
     def _refuse(self, rule: Rule, call: Call, context: Context, error: Unavailable | PolicyViolation) -> None:

@@ -5,9 +5,10 @@ transcript, pass it on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -21,7 +22,8 @@ from proxy.wire.call import Call
 from proxy.wire.ending import failure_events, incomplete_events, incomplete_response
 from proxy.wire.errors import BackendError, BackendRefusal, Unavailable
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop, events_of_body, terminal_of_body
-from proxy.wire.transcript import Transcript
+from proxy.wire.large_json import dumps
+from proxy.workers import LARGE_BYTES
 
 log = structlog.get_logger()
 
@@ -71,19 +73,19 @@ class Guard:
     async def _pass_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
         transcript = context.transcript
         context.note_first_event()
-        reply = _complete_body(reply, context)
+        reply = await _complete_body(reply, context)
         response = reply.response or {}
         await context.see_response(response)
         received: Batch = events_of_body(response) if checks else [terminal_of_body(response)]
         events, stopped_by = await self._check(received, checks, call, context) if checks else (received, None)
         transcript.see_body(events)
         if stopped_by is not None:
-            reply = _with_response(reply, incomplete_response(response, transcript, stopped_by), transcript)
+            reply = await _with_response(reply, incomplete_response(response, transcript, stopped_by), context)
         elif transcript.is_changed:
             changed = _changed_response(events, items_changed=events[1:-1] != received[1:-1])
-            reply = _with_response(reply, changed, transcript)
+            reply = await _with_response(reply, changed, context)
         await context.complete_reply()
-        return _complete_body(reply, context)  # whether it is stored is only known now
+        return await _complete_body(reply, context)  # whether it is stored is only known now
 
     async def _pass_stream(
         self, call: Call, batches: AsyncIterator[Batch], checks: list[ActiveCheck], context: Context
@@ -115,7 +117,7 @@ class Guard:
         if not context.transcript.is_started:
             context.note_first_event()
         if context.response_fields:
-            received = [_complete_event(unit, context) for unit in received]
+            received = [await _complete_event(unit, context) for unit in received]
         for unit in received:
             if isinstance(unit, Event) and unit.type in LIFECYCLE:
                 await context.see_response(unit.response)
@@ -188,25 +190,34 @@ def _with_fields(response: Mapping[str, Any], context: Context) -> Mapping[str, 
     return {**response, **fields}
 
 
-def _complete_body(reply: Reply, context: Context) -> Reply:
+async def _complete_body(reply: Reply, context: Context) -> Reply:
     """Return a body with the fields that the gateway sets. One nested too deeply to be encoded is left as it is."""
     if not context.response_fields:
         return reply
     response = _with_fields(reply.response or {}, context)
     with suppress(orjson.JSONEncodeError):
         if response is not None:
-            return replace(reply, body=orjson.dumps(response), response=response)
+            return await _encode_response(reply, response, context)
     return reply
 
 
-def _complete_event(unit: Event | Run, context: Context) -> Event | Run:
+async def _encode_response(reply: Reply, response: Mapping[str, Any], context: Context) -> Reply:
+    """Return a body with another response object, which is about as long."""
+    size = len(reply.body or b"")
+    return replace(reply, body=await context.run(size, dumps, response, size), response=response)
+
+
+async def _complete_event(unit: Event | Run, context: Context) -> Event | Run:
     """Return a lifecycle event like `_complete_body`, and any other unit as it is."""
     if isinstance(unit, Event) and unit.type in LIFECYCLE:
         response = _with_fields(unit.response, context)
         with suppress(orjson.JSONEncodeError):
             if response is not None:
                 changed = Event(unit.type, data={**unit.data, "response": response})
-                return Event(unit.type, changed.sse, changed.data)
+                size = unit.received_bytes
+                is_large = size >= LARGE_BYTES
+                sse = await context.run_large(changed.encode, size) if is_large else changed.sse
+                return Event(unit.type, sse, changed.data)
     return unit
 
 
@@ -218,10 +229,10 @@ def until_terminal(batch: Batch) -> Batch:
     return batch
 
 
-def _with_response(reply: Reply, response: Mapping[str, Any], transcript: Transcript) -> Reply:
+async def _with_response(reply: Reply, response: Mapping[str, Any], context: Context) -> Reply:
     """Return a body with another response object, and record that one as the final response."""
-    transcript.see_body(events_of_body(response)[-1:])
-    return replace(reply, body=orjson.dumps(response), response=response)
+    context.transcript.see_body(events_of_body(response)[-1:])
+    return await _encode_response(reply, response, context)
 
 
 def _changed_response(events: Batch, *, items_changed: bool) -> Mapping[str, Any]:
@@ -237,7 +248,7 @@ def _changed_response(events: Batch, *, items_changed: bool) -> Mapping[str, Any
 async def _complete(batch: Batch, context: Context) -> Batch:
     """Return the last batch of a reply after what needs the whole reply has run: now it is known what is stored."""
     await context.complete_reply()
-    completed = [_complete_event(unit, context) for unit in batch]
+    completed = [await _complete_event(unit, context) for unit in batch]
     if completed[-1:] != batch[-1:]:
         context.transcript.see_body(completed[-1:])
     return completed
@@ -245,7 +256,7 @@ async def _complete(batch: Batch, context: Context) -> Batch:
 
 async def _end_incomplete(reason: str, context: Context) -> Batch:
     """Return the events that end a reply where a rule stopped it."""
-    return await _complete(incomplete_events(context.transcript, reason), context)
+    return await _complete(await _end(partial(incomplete_events, context.transcript, reason), context), context)
 
 
 async def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:
@@ -255,4 +266,17 @@ async def _end_failed(failure: BackendError | Unavailable, call: Call, context: 
     if not isinstance(failure, ShuttingDown | BackendRefusal):
         log.warning("backend.failed", code=failure.code, message=failure.message)
     context.record.code = failure.code
-    return await _complete(failure_events(context.transcript, failure), context)
+    return await _complete(await _end(partial(failure_events, context.transcript, failure), context), context)
+
+
+async def _end(events: Callable[[], Sequence[Event]], context: Context) -> Batch:
+    """Return the events that end a reply early, encoded: they repeat all items that came before."""
+    size = context.transcript.kept_bytes
+    return await context.run(size, _encoded, events, size)
+
+
+def _encoded(events: Callable[[], Sequence[Event]], size_bytes: int) -> Batch:
+    composed = events()
+    for event in composed:
+        event.encode(size_bytes)
+    return composed

@@ -32,6 +32,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.event import Batch, Reply
+from proxy.wire.large_json import dumps
 from proxy.wire.refusals import invalid_type, out_of_range, shorten
 
 log = structlog.get_logger()
@@ -102,7 +103,8 @@ class Background:
             check = partial(self._is_running, job)
             return Reply(200, {}, batches=self._journals.follow(job.keys.journal, -1, check, memory))
         response = job.stored.response
-        body = await context.run(len(call.encoded), orjson.dumps, response)
+        size = len(await context.encode(call))
+        body = await context.run(size, dumps, response, size)
         return Reply(200, poll_header(job.stored), body=body, response=response)
 
     async def current(self, stored: StoredResponse, context: Context) -> StoredResponse:

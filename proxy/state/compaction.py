@@ -52,7 +52,7 @@ class Compaction:
         Items of other origin stay as they are: whether a backend can read them is its own matter.
         """
         given = call.body.get("input")
-        if not isinstance(given, list) or b'"compaction"' not in call.encoded:
+        if not isinstance(given, list) or not await context.run(len(call.encoded), _may_have_compaction, call):
             return call
         system: list[JSON] = []
         items: list[Any] = []
@@ -157,3 +157,7 @@ async def _summary_chars(call: Call, route: Route) -> int:
     known: Mapping[str, Any] = await route.targets[0].describe(call.model)
     length = known.get("context_length")
     return min(length, MAX_CHARS) if isinstance(length, int) else USUAL_CHARS
+
+
+def _may_have_compaction(call: Call) -> bool:
+    return b'"compaction"' in call.encoded

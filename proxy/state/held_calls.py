@@ -69,6 +69,6 @@ async def _hold(memory: LaneMemory, turn: HeldTurn, call: Call, context: Context
         return
     size = len(call.encoded) + transcript.kept_bytes
     try:
-        memory.keep(await context.run(size, HeldResponse.of, response, turn.past, turn.own, turn.base))
+        memory.keep(await context.run(size, HeldResponse.of, response, turn.past, turn.own, turn.base, size))
     except (Unavailable, orjson.JSONEncodeError) as error:
         report_not_kept(context, error)

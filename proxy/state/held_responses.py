@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from proxy.context import Context, Slot
 from proxy.state.items import StoredItem, with_ids
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import Unavailable
 from proxy.wire.items import JSON
+from proxy.wire.large_json import dumps, loads_own
 from proxy.workers import BodyMemory
 
 MAX_HELD_BYTES = 67_108_864
@@ -41,20 +40,28 @@ class HeldResponse:
 
     @classmethod
     def of(
-        cls, response: Mapping[str, Any], past: Sequence[StoredItem], own: Sequence[Any], base: str | None
+        cls,
+        response: Mapping[str, Any],
+        past: Sequence[StoredItem],
+        own: Sequence[Any],
+        base: str | None,
+        size_bytes: int = 0,
     ) -> "HeldResponse":
-        """Return a response with what it continues. Raises orjson.JSONEncodeError if it is nested too deeply."""
+        """Return a response with what it continues; `size_bytes` is about how long the items are.
+
+        Raises orjson.JSONEncodeError if it is nested too deeply.
+        """
         name, output = str(response.get("id")), response.get("output")
         output = output if isinstance(output, list) else []
         items = [*past, *with_ids(own, name), *with_ids(output, name, start=len(own))]
-        return cls(name, orjson.dumps([(item.id, item.item) for item in items]), base)
+        return cls(name, dumps([(item.id, item.item) for item in items], size_bytes), base)
 
     async def read(self, context: Context) -> list[StoredItem]:
         """Return its items. Raises Unavailable if there is no memory for them."""
         size = len(self.items)
         values = await context.run(size, count_values, self.items, MAX_VALUES)
         context.use_memory(parsed_bytes(size, values))
-        return [StoredItem(name, item) for name, item in await context.run(size, orjson.loads, self.items)]
+        return [StoredItem(name, item) for name, item in await context.run(size, loads_own, self.items)]
 
 
 class HeldResponses:

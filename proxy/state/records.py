@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from proxy.ciphers import Cipher
 from proxy.context import Context
 from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import Unavailable
+from proxy.wire.large_json import dumps, loads_own
 
 MAX_VALUES = 10_000_000
 """How far the values of a record are counted for its memory; what callers send has fewer."""
@@ -46,7 +45,7 @@ class TeamRecords:
         Raises StoreError and Unavailable if it cannot be kept, orjson.JSONEncodeError if it is nested too deeply.
         """
         key, cipher = record_key(kind, context, name), await self._cipher(kind, context)
-        encoded = await context.run(size_bytes, _encode, key, value, cipher)
+        encoded = await context.run(size_bytes, _encode, key, value, cipher, size_bytes)
         if not await self.store.put(key, encoded, ttl_s=self._ttl_s, group=context.caller.team):
             raise StoreError(f"a record of {len(encoded)} bytes exceeds what the store keeps")
 
@@ -90,15 +89,15 @@ def record_key(kind: str, context: Context, name: str) -> str:
     return f"headgate:{kind}:{digest.hexdigest()}"
 
 
-def _encode(key: str, value: Mapping[str, Any], cipher: Cipher | None) -> bytes:
-    encoded = orjson.dumps({"key": key, "value": value})
+def _encode(key: str, value: Mapping[str, Any], cipher: Cipher | None, size_bytes: int) -> bytes:
+    encoded = dumps({"key": key, "value": value}, size_bytes)
     return encoded if cipher is None else cipher.seal(encoded)
 
 
 def _decode(encoded: bytes, key: str) -> Mapping[str, Any] | None:
     """Return the object in a stored value; None for a value that is not ours, or is stored under another key."""
     try:
-        stored = orjson.loads(encoded)
+        stored = loads_own(encoded)
         value = stored["value"] if stored["key"] == key else None
     except (ValueError, TypeError, KeyError):
         return None

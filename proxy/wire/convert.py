@@ -46,7 +46,7 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
         if reply.batches is None:
             size = len(reply.body or b"")
             work.use_memory(COMPOSED_RATIO * size)
-            events = await work.run(size, _encoded_events, reply.response or {})
+            events = await work.run(size, _encoded_events, reply.response or {}, size)
             return replace(reply, headers=headers, body=None, batches=_one_batch(events))
         response, size = transcript.response, transcript.kept_bytes
         return Reply(200, headers, body=await work.run(size, dumps, response, size), response=response)
@@ -55,9 +55,9 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
         raise BackendError(message, code="upstream_invalid_response") from error
 
 
-def _encoded_events(response: Mapping[str, Any]) -> Batch:
+def _encoded_events(response: Mapping[str, Any], size_bytes: int) -> Batch:
     """Return the events of a response; each is encoded now, because an error can still be a status."""
-    return [Event(event.type, event.sse, event.data) for event in events_of(response)]
+    return [Event(event.type, event.encode(size_bytes), event.data) for event in events_of(response)]
 
 
 async def _one_batch(batch: Batch) -> AsyncIterator[Batch]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.large_json import loads
+from proxy.wire.large_json import dumps, loads
 
 # Source: https://platform.openai.com/docs/api-reference/responses-streaming (the last event of a response)
 TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -22,6 +22,10 @@ FOLLOWED = TERMINALS | {
     "response.created", "response.queued", "response.in_progress", "response.output_item.added",
     "response.output_item.done", "error",
 }  # fmt: skip
+
+
+LONG_FRAME_BYTES = 1_048_576
+"""From this size on the lines of a frame are not split all at once, in bytes."""
 
 
 class Event:
@@ -54,8 +58,12 @@ class Event:
     @property
     def sse(self) -> bytes:
         """The event as one server-sent frame, its blank line included."""
+        return self.encode(0)
+
+    def encode(self, size_bytes: int) -> bytes:
+        """Return the same, encoded now if it is not yet; `size_bytes` is about how long it is."""
         if self._sse is None:
-            self._sse = b"event: %b\ndata: %b\n\n" % (self.type.encode(), orjson.dumps(self._data))
+            self._sse = b"".join((b"event: ", self.type.encode(), b"\ndata: ", dumps(self._data, size_bytes), b"\n\n"))
         return self._sse
 
     def payloads(self) -> Iterator[bytes]:
@@ -145,8 +153,26 @@ def frames_of(sse: bytes) -> Iterator[bytes]:
 
 def payload_of(frame: bytes) -> bytes:
     """The data lines of one frame, joined."""
-    lines = [line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:")]
+    if len(frame) >= LONG_FRAME_BYTES:
+        lines = [*_data_lines(frame)]
+    else:
+        lines = [line[5:].removeprefix(b" ") for line in frame.splitlines() if line.startswith(b"data:")]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
+
+
+def _data_lines(frame: bytes) -> Iterator[bytes]:
+    """Yield what follows `data:` in the lines of a long frame. Only that is copied; other threads run in between."""
+    position = 0
+    has_cr = b"\r" in frame
+    while position < len(frame):
+        end = frame.find(b"\n", position)
+        end = len(frame) if end < 0 else end
+        if has_cr and (cr := frame.find(b"\r", position, end)) >= 0:
+            end = cr
+        if frame.startswith(b"data:", position):
+            start = position + 5
+            yield frame[start + frame.startswith(b" ", start) : end]
+        position = end + 1
 
 
 def parse_payload(payload: bytes) -> Mapping[str, Any]:

@@ -28,13 +28,25 @@ class FrameError(Exception):
         self.code = code
 
 
+PART_BYTES = 131_072
+"""A longer message is kept in parts of about this size, in bytes, and so is one that is sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message, whole. `code` is the status of a close, NO_STATUS if it has none."""
+    """One message, whole. `code` is the status of a close, NO_STATUS if it has none.
+
+    A long one has its data in `parts`, and none in `data`: joining them takes time.
+    """
 
     kind: Kind
     data: bytes
     code: int = NO_STATUS
+    parts: tuple[bytes, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data) + sum(map(len, self.parts))
 
 
 class FrameParser:
@@ -44,38 +56,50 @@ class FrameParser:
         self._limit = max_message_bytes
         self._buffer = bytearray()
         self._head: _Head | None = None  # of the frame whose payload is being received
-        self._payload = bytearray()
         self._opcode = CONTINUATION  # of the message whose first frames were received; CONTINUATION: none
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._payload = bytearray()  # the end of what is kept of a message
+        self._parts: list[bytes] = []  # what is kept before it
+        self._parts_bytes = 0
+        self._frames = 0  # of the message that are complete
+        self._size = 0  # of these frames
+        self._control = bytearray()  # the payload of a control frame
 
     @property
     def pending_bytes(self) -> int:
         """How many bytes are kept of a message that is not complete."""
-        return self._size + len(self._payload) + len(self._buffer)
+        return self._parts_bytes + len(self._payload) + len(self._control) + len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Yield the messages that are complete now. Raises FrameError, after which nothing more can be read."""
         self._buffer += data
-        while (frame := self._next_frame()) is not None:
-            if (message := self._message(*frame)) is not None:
+        while (head := self._next_frame()) is not None:
+            if (message := self._message(head)) is not None:
                 yield message
 
-    def _next_frame(self) -> tuple[int, bytes] | None:
-        """Take what there is of a frame; return its first byte and its payload when it is complete."""
+    def _next_frame(self) -> "_Head | None":
+        """Take what there is of a frame; return its head when it is complete."""
         head = self._head = self._head or self._read_head()
         if head is None:
             return None
         taken = min(head.left, len(self._buffer))
         if taken:
-            self._payload += _unmask(self._buffer[:taken], head.mask)
+            self._keep(head, _unmask(self._buffer[:taken], head.mask))
             del self._buffer[:taken]
             head.advance(taken)
         if head.left:
             return None
-        payload = bytes(self._payload)
-        self._head, self._payload = None, bytearray()
-        return head.first, payload
+        self._head = None
+        return head
+
+    def _keep(self, head: "_Head", data: bytearray) -> None:
+        if head.first & 0x0F >= CLOSE:
+            self._control += data
+            return
+        self._payload += data
+        if len(self._payload) >= PART_BYTES:
+            self._parts.append(bytes(self._payload))
+            self._parts_bytes += len(self._payload)
+            self._payload = bytearray()
 
     def _read_head(self) -> "_Head | None":
         """Take the head of a frame from the buffer, if all of it is there. Raises FrameError."""
@@ -108,34 +132,34 @@ class FrameParser:
         if opcode < CLOSE and (opcode == CONTINUATION) != (self._opcode != CONTINUATION):
             raise FrameError(PROTOCOL_ERROR, "The frame does not continue the message before it.")
 
-    def _message(self, first: int, payload: bytes) -> Message | None:
+    def _message(self, head: "_Head") -> Message | None:
         """Return the message that this frame completes, if it does."""
-        opcode = first & 0x0F
+        opcode = head.first & 0x0F
         if opcode >= CLOSE:
+            payload, self._control = bytes(self._control), bytearray()
             return _close(payload) if opcode == CLOSE else Message(KINDS[opcode], payload)
-        if opcode != CONTINUATION:
-            if first & FIN:
-                return Message(KINDS[opcode], payload)
-            self._opcode = opcode
-        self._parts.append(payload)
-        self._size += len(payload)
-        if len(self._parts) > MAX_FRAGMENTS:
+        self._opcode = opcode or self._opcode
+        self._frames += 1
+        self._size += head.length
+        if self._frames > MAX_FRAGMENTS:
             raise FrameError(TOO_BIG, f"The message has too many frames; the limit is {MAX_FRAGMENTS}.")
-        if not first & FIN:
+        if not head.first & FIN:
             return None
-        message = Message(KINDS[self._opcode], b"".join(self._parts))
-        self._opcode, self._parts, self._size = CONTINUATION, [], 0
+        kind, end = KINDS[self._opcode], bytes(self._payload)
+        message = Message(kind, b"", parts=(*self._parts, end)) if self._parts else Message(kind, end)
+        self._opcode, self._payload, self._parts, self._parts_bytes = CONTINUATION, bytearray(), [], 0
+        self._frames = self._size = 0
         return message
 
 
 class _Head:
-    """A frame's first byte, how much of its payload is still to come, and the mask of what comes next."""
+    """A frame's first byte, how long its payload is, how much of that is still to come, and the mask of what comes."""
 
-    __slots__ = ("first", "left", "mask")
+    __slots__ = ("first", "left", "length", "mask")
 
-    def __init__(self, first: int, left: int, mask: bytes) -> None:
+    def __init__(self, first: int, length: int, mask: bytes) -> None:
         self.first = first
-        self.left = left
+        self.length = self.left = length
         self.mask = mask
 
     def advance(self, size: int) -> None:
@@ -144,9 +168,11 @@ class _Head:
         self.mask = self.mask[turn:] + self.mask[:turn]
 
 
-def text_frame(payload: bytes) -> bytes:
-    """Return a text message as one frame of a server. The payload is UTF-8."""
-    return _frame(TEXT, payload)
+def text_frames(payload: bytes) -> Iterator[bytes]:
+    """Yield the frames of a text message of a server: one, or for a long one several. The payload is UTF-8."""
+    for start in range(0, max(1, len(payload)), PART_BYTES):
+        is_last = start + PART_BYTES >= len(payload)
+        yield _frame(CONTINUATION if start else TEXT, payload[start : start + PART_BYTES], is_last=is_last)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
@@ -163,13 +189,13 @@ def pong_frame(payload: bytes) -> bytes:
     return _frame(PONG, payload)
 
 
-def _frame(opcode: int, payload: bytes) -> bytes:
-    size = len(payload)
+def _frame(opcode: int, payload: bytes, *, is_last: bool = True) -> bytes:
+    size, first = len(payload), FIN | opcode if is_last else opcode
     if size <= MAX_CONTROL_BYTES:
-        return bytes((FIN | opcode, size)) + payload
+        return bytes((first, size)) + payload
     if size < 65_536:
-        return bytes((FIN | opcode, 126)) + size.to_bytes(2) + payload
-    return bytes((FIN | opcode, 127)) + size.to_bytes(8) + payload
+        return bytes((first, 126)) + size.to_bytes(2) + payload
+    return bytes((first, 127)) + size.to_bytes(8) + payload
 
 
 def _close(payload: bytes) -> Message:

@@ -58,6 +58,17 @@ def loads(text: bytes) -> Any:
     return value[0]
 
 
+def loads_own(text: bytes) -> Any:
+    """Return the value of a JSON text of the gateway's own, whatever it has beside long strings.
+
+    Raises orjson.JSONDecodeError.
+    """
+    try:
+        return loads(text)
+    except TooMuchText:
+        return orjson.loads(text)
+
+
 def dumps(value: Any, size_bytes: int) -> bytes:
     """Return the JSON text of a value; `size_bytes` is about how long it is. Raises orjson.JSONEncodeError."""
     if size_bytes < LARGE_BYTES:

@@ -22,6 +22,8 @@ from proxy.wire.large_json import TooMuchText
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
+MAX_FRAME_BYTES = 33_554_432
+"""The longest frame, in bytes: a few images in base64. Copying and searching a longer one would delay other calls."""
 MAX_FRAME_VALUES = 200_000
 """The most values in the JSON of one followed frame: parsing more would delay other calls."""
 # A line ends in LF, CR or CRLF, and a frame ends in two line ends: every pair of these bytes but the CRLF itself.
@@ -34,7 +36,7 @@ class SSEParser:
     The sentinel `data: [DONE]` is dropped, since the sender of a stream writes its own.
     """
 
-    def __init__(self, followed: frozenset[str], *, max_frame_bytes: int = 67_108_864) -> None:
+    def __init__(self, followed: frozenset[str], *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._followed = followed
         self._max_frame_bytes = max_frame_bytes
         self._patterns = _candidate_patterns(followed)
@@ -65,7 +67,9 @@ class SSEParser:
         if received is not tail or end:
             self._tail = bytearray(received[end:])
         self._check_length(self._tail)
-        return self._split(bytes(received[:end])) if end else []
+        if not end:
+            return []
+        return self._split(received[:end] if isinstance(received, bytes) else bytes(memoryview(received)[:end]))
 
     def close(self) -> list[Event | Run]:
         """Return a last frame whose blank line is missing, if its data is a whole JSON object."""

@@ -9,6 +9,7 @@ import aiohttp
 import orjson
 import pytest
 
+from proxy.http.pieces import pieces_of
 from tests.conftest import tables_for
 from tests.loop_work import LoopWork, observed_loop
 from tests.raw import ask, no_tasks_left, post, serves, until, wire  # noqa: F401
@@ -135,22 +136,33 @@ async def test_small_requests_are_answered_beside_a_long_conversation(start_gate
     assert len(upstream.requests[0].body["input"]) == len(orjson.loads(body)["input"])
 
 
+MESSAGE = b'{"type":"message","id":"m","role":"assistant","content":[{"type":"output_text","text":"%b"}]}'
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("output", "status"),
-    [(b"[]," * 5_000_000 + b"[]", 502), (b'"%b"' % (b"a" * 15_000_000), 200)],
+    [(b"[]," * 5_000_000 + b"[]", 502), (MESSAGE % (b"a" * 15_000_000), 200)],
     ids=["arrays", "text"],
 )
 async def test_small_requests_are_answered_beside_a_large_answer(
-    gateway: str, upstream: FakeUpstream, logged, output: bytes, status: int
+    gateway: str, upstream: FakeUpstream, logged, output: bytes, status: int, *, stream: bool
 ):
-    """The upstream sends 15 MB of JSON; an answer with too many values is refused before it is parsed."""
+    """The upstream sends 15 MB of JSON; an answer with too many values is refused before it is parsed.
+
+    As a stream its text is five times as long.
+    """
 
     async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
-        return aiohttp.web.Response(body=b'{"id":"resp_1","output":[%b]}' % output, content_type="application/json")
+        response = aiohttp.web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for piece in pieces_of([b'{"id":"resp_1","output":[%b]}' % output]):
+            await response.write(piece)
+        return response
 
     upstream.answer = answer
     async with small_requests(gateway, threads=status != 200) as work:
-        received = await ask(gateway, post())
+        received = await ask(gateway, post(b'{"model":"m","stream":%b}' % str(stream).lower().encode()))
 
     assert received.status == status
     assert status == 200 or received.error["code"] == "upstream_invalid_response"

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from openai import APIError, APIStatusError, AsyncOpenAI, BadRequestError
 
+from proxy.http.answer import Answer
+from proxy.http.pieces import PIECE_BYTES
 from tests.conftest import tables_for
 from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
 from tests.timeouts import TIMEOUT_S
@@ -222,3 +224,23 @@ async def test_a_client_that_disconnects_is_logged_with_499(gateway: str, upstre
 
     await until(lambda: any(line["event"] == "request.finished" for line in logged))
     assert [line["status"] for line in logged if line["event"] == "request.finished"] == [499]
+
+
+async def test_no_comment_is_written_inside_a_large_frame(
+    gateway: str, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+):
+    """It is written in pieces, and a comment may be due between any two of them."""
+    write_chunk = Answer.write_chunk
+
+    async def write(answer: Answer, data: bytes) -> None:
+        await write_chunk(answer, data)
+        answer.write_between(COMMENT)
+
+    monkeypatch.setattr(Answer, "write_chunk", write)
+    large = b"data: " + b"a" * 3 * PIECE_BYTES + b"\n\n"
+    upstream.answer = streaming(FRAMES[0], large, *FRAMES[1:])
+    body = (await ask(gateway, STREAM)).body
+
+    assert large in body
+    assert body.replace(COMMENT, b"") == FRAMES[0] + large + b"".join(FRAMES[1:])
+    assert COMMENT in body

@@ -8,6 +8,7 @@ from proxy.wire import frames as module
 from proxy.wire.frames import (
     CLOSE,
     NO_STATUS,
+    PART_BYTES,
     PROTOCOL_ERROR,
     TOO_BIG,
     FrameError,
@@ -16,9 +17,9 @@ from proxy.wire.frames import (
     close_frame,
     ping_frame,
     pong_frame,
-    text_frame,
+    text_frames,
 )
-from tests.sockets import MASK, masked
+from tests.sockets import MASK, frames_in, masked
 
 
 def read(data: bytes, piece: int, limit: int = 1_000_000) -> list[Message]:
@@ -92,10 +93,34 @@ def test_a_close_has_a_code_and_a_reason_or_neither():
 
 
 def test_frames_of_a_server_are_not_masked():
-    assert text_frame(b"a") == b"\x81\x01a"
-    assert text_frame(b"a" * 126) == b"\x81\x7e\x00\x7e" + b"a" * 126
-    assert text_frame(b"a" * 65_536) == b"\x81\x7f" + (65_536).to_bytes(8) + b"a" * 65_536
+    assert [*text_frames(b"")] == [b"\x81\x00"]
+    assert [*text_frames(b"a")] == [b"\x81\x01a"]
+    assert [*text_frames(b"a" * 126)] == [b"\x81\x7e\x00\x7e" + b"a" * 126]
+    assert [*text_frames(b"a" * 65_536)] == [b"\x81\x7f" + (65_536).to_bytes(8) + b"a" * 65_536]
     assert (ping_frame(), pong_frame(b"x")) == (b"\x89\x00", b"\x8a\x01x")
     assert close_frame(NO_STATUS) == b"\x88\x00"
     assert close_frame(1001, "é") == b"\x88\x03\x03\xe9?"
     assert len(close_frame(1001, "a" * 200)) == 127
+
+
+@pytest.mark.parametrize("piece", [1000, 65_536, 10**7])
+def test_a_long_message_is_kept_in_parts(piece: int):
+    """Joining them takes time; its fragments make no difference, nor do control frames between them."""
+    payload = random.Random(piece).randbytes(5 * PART_BYTES)
+    whole = masked(1, payload)
+    fragments = masked(1, payload[:10], fin=False) + masked(9, b"?") + masked(0, payload[10:])
+    (first,), (ping, second) = read(whole, piece, 10**7), read(fragments, piece, 10**7)
+
+    for message in (first, second):
+        assert (message.kind, message.data, message.size_bytes) == ("text", b"", len(payload))
+        assert b"".join(message.parts) == payload
+    assert ping == Message("ping", b"?")
+
+
+def test_a_long_message_of_a_server_has_several_frames():
+    """Pings may come between them."""
+    payload = random.Random(1).randbytes(2 * PART_BYTES + 7)
+    frames = [frame for data in text_frames(payload) for frame in frames_in(data)]
+
+    assert [first for first, _ in frames] == [0x01, 0x00, 0x80]
+    assert b"".join(part for _, part in frames) == payload

@@ -193,7 +193,9 @@ class Session:
             needs_model=self._routes.default is None,
         )
         exchange.trace.begin("parse")
-        return await self._ingress.parse(received.message.data, exchange, received.memory, parse)
+        message = received.message
+        data = await self._ingress.workers.run(message.size_bytes, b"".join, message.parts) or message.data
+        return await self._ingress.parse(data, exchange, received.memory, parse)
 
     async def _close(self) -> None:
         """Say why the connection ends. The turns of a client that has left end first."""

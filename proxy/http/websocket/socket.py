@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -11,10 +11,12 @@ from aiohttp import web
 
 from proxy.config.schema import ServerTable
 from proxy.http.body import BYTES_PER_SECOND
+from proxy.http.pieces import pieces_of
 from proxy.http.server import Connection
 from proxy.wire.errors import Unavailable
 from proxy.wire.frames import (
     GOING_AWAY,
+    PART_BYTES,
     POLICY,
     TRY_AGAIN,
     FrameError,
@@ -23,7 +25,7 @@ from proxy.wire.frames import (
     close_frame,
     ping_frame,
     pong_frame,
-    text_frame,
+    text_frames,
 )
 from proxy.workers import BodyMemory, MemoryLease
 
@@ -78,6 +80,7 @@ class Socket:
         self._is_closing = False  # whether a close was sent: nothing follows it
         self._is_gone = False  # whether the caller has closed, or its connection is lost
         self._waiter: asyncio.Future[None] | None = None  # of `receive` or `close`
+        self._sending = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._silent_checks = 0  # since something was received: a busy event loop makes fewer of them
         self._began: float | None = None  # when the message that is being received began
@@ -133,10 +136,31 @@ class Socket:
         self._wake()
 
     async def send(self, payloads: list[bytes]) -> None:
-        """Send each payload as a text message. Raises ConnectionError when the client has disconnected."""
-        if self._is_closing:
-            raise ConnectionResetError("the connection is closed")
-        await self._writer.write(b"".join([text_frame(payload) for payload in payloads]))
+        """Send each payload as a text message, a long one in several frames; no other message comes in between.
+
+        Raises ConnectionError when the client has disconnected.
+        """
+        frames = (frame for payload in payloads for frame in text_frames(payload))
+        async with self._sending:
+            if self._is_closing:
+                raise ConnectionResetError("the connection is closed")
+            if sum(map(len, payloads)) < PART_BYTES:
+                await self._writer.write(b"".join(frames))
+            else:
+                await self._send_in_pieces(frames)
+
+    async def _send_in_pieces(self, frames: Iterable[bytes]) -> None:
+        is_whole = False
+        try:
+            for piece in pieces_of(frames):
+                if self._is_closing:
+                    raise ConnectionResetError("the connection is closed")
+                await self._writer.write(piece)
+                await asyncio.sleep(0)
+            is_whole = True
+        finally:
+            if not is_whole and self._connection.transport is not None:
+                self._connection.transport.abort()  # nothing can follow a part of a message
 
     async def close(self, code: int = GOING_AWAY, reason: str = "") -> None:
         """Say why the connection ends, and give the client a moment to answer."""
@@ -164,7 +188,7 @@ class Socket:
             self.end()
         elif message.kind != "pong":
             memory = MemoryLease(self._budget)
-            memory.grow(len(message.data))
+            memory.grow(message.size_bytes)
             self._inbox.append(Received(message, memory))
             self._wake()
             if len(self._inbox) >= MAX_WAITING:

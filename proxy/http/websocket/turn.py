@@ -1,7 +1,7 @@
 """One turn: a message that creates a response -> the path of every call -> one message for each event."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
@@ -21,7 +21,7 @@ from proxy.wire.client_message import ClientMessage, error_message, in_lane, ref
 from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import TERMINALS, Batch, Event, Reply
-from proxy.workers import MemoryLease
+from proxy.workers import LARGE_BYTES, MemoryLease
 
 log = structlog.get_logger()
 
@@ -147,12 +147,17 @@ class TurnRunner:
             return
         async for batch in reply.batches:
             is_error = context.transcript.has_error and context.transcript.created is None
-            payloads = [_first_error(batch, _headers(turn))] if is_error else [*_payloads(batch)]
+            if is_error:
+                payloads = [in_lane(_first_error(batch, _headers(turn)), lane)]
+            elif sum([unit.received_bytes for unit in batch]) < LARGE_BYTES:
+                payloads = _payloads(batch, lane)
+            else:
+                payloads = await context.run_large(_payloads, batch, lane)
             if context.transcript.created is not None and turn.response_id is None:
                 turn.response_id = str(context.transcript.created.response.get("id"))
             if payloads and not turn.is_ended:
                 turn.is_begun, turn.is_ended = True, is_error or batch[-1].type in TERMINALS
-                await self._socket.send([in_lane(payload, lane) for payload in payloads])
+                await self._socket.send(payloads)
         record.status = 200
 
     async def _send_refusal(self, refusal: HeadgateError, turn: Turn, context: Context) -> None:
@@ -170,11 +175,15 @@ def _headers(turn: Turn) -> dict[str, str]:
     return {"x-request-id": turn.exchange.request_id, **turn.exchange.answer_headers}
 
 
-def _payloads(batch: Batch) -> Iterator[bytes]:
-    """Yield the JSON of each event. `error` events are left out: the failed response after them is the last message."""
-    for unit in batch:
-        if unit.type != "error":
-            yield from (payload for payload in unit.payloads() if payload.lstrip().startswith(b"{"))
+def _payloads(batch: Batch, lane: str | None) -> list[bytes]:
+    """Return the JSON of each event but `error`: the failed response after that is the last message."""
+    return [
+        in_lane(payload, lane)
+        for unit in batch
+        if unit.type != "error"
+        for payload in unit.payloads()
+        if payload.lstrip().startswith(b"{")
+    ]
 
 
 def _first_error(batch: Batch, headers: Mapping[str, str]) -> bytes:

@@ -1,0 +1,75 @@
+"""Large events of a stream and large messages of a WebSocket do not delay the small requests of other clients."""
+
+import orjson
+import pytest
+from aiohttp import web
+
+from proxy.http.pieces import pieces_of
+from tests.conftest import tables_for
+from tests.http.test_large_bodies import small_requests
+from tests.raw import ask, no_tasks_left, post  # noqa: F401
+from tests.sockets import calling
+from tests.upstream import CANONICAL, FakeUpstream
+
+FIRST, REST = CANONICAL[: CANONICAL.index(b"\n\n") + 2], CANONICAL[CANONICAL.index(b"\n\n") + 2 :]
+TEXT = b"a" * 12_000_000
+DONE = (
+    b'{"type":"response.output_item.done","output_index":0,"item":{"type":"message","id":"m","role":"assistant",'
+    b'"content":[{"type":"output_text","text":"%b"}]}}' % TEXT
+)
+DELTA = b'{"type":"response.output_text.delta","output_index":0,"content_index":0,"delta":"%b"}' % TEXT
+EVENTS = {
+    "followed": b"data: " + DONE + b"\n\n",
+    "followed, CRLF": b"data: " + DONE + b"\r\n\r\n",
+    "passed": b"event: response.output_text.delta\ndata: " + DELTA + b"\n\n",
+    "many lines": b"".join(b"data: " + b"x" * 74 + b"\r\n" for _ in range(100_000)) + b"\r\n",
+}
+
+
+def sending(*parts: bytes):
+    """Return an upstream's stream of these parts, which are written in pieces."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in pieces_of(parts):
+            await response.write(piece)
+        return response
+
+    return answer
+
+
+@pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
+async def test_small_requests_are_answered_beside_a_large_event(gateway: str, upstream: FakeUpstream, logged, event):
+    """It is passed on as it was received."""
+    upstream.answer = sending(FIRST, event, REST)
+    async with small_requests(gateway, threads=False):
+        answer = await ask(gateway, post(b'{"model":"m","stream":true}'))
+
+    assert answer.status == 200
+    assert event in answer.body
+    assert b"response.completed" in answer.body
+
+
+async def test_small_requests_are_answered_beside_the_end_of_a_large_stream(gateway, upstream: FakeUpstream, logged):
+    """The events that end a broken stream repeat its items."""
+    upstream.answer = sending(FIRST, EVENTS["followed"])
+    async with small_requests(gateway, threads=False):
+        answer = await ask(gateway, post(b'{"model":"m","stream":true}'))
+
+    assert answer.body.count(TEXT) == 2
+    assert b"response.failed" in answer.body
+
+
+async def test_small_requests_are_answered_beside_large_messages_of_a_websocket(
+    start_gateway, upstream: FakeUpstream, logged
+):
+    """A large event is sent in several frames."""
+    gateway = await start_gateway(tables_for(upstream))
+    upstream.answer = sending(FIRST, EVENTS["followed"], REST)
+    async with calling(gateway) as caller, small_requests(gateway, threads=False):
+        await caller.create()
+        messages = await caller.turn()
+
+    assert TEXT.decode() in orjson.dumps(messages).decode()
+    assert messages[-1]["type"] == "response.completed"

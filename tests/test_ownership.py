@@ -22,7 +22,8 @@ async def address(upstream: FakeUpstream, start_gateway: StartGateway, monkeypat
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)
     callers = [{"name": name, "team": TEAMS[name], "key": f"env:KEY_{name}"} for name in KEYS]
-    return await start_gateway(tables_for(upstream, caller=callers))
+    state = {"use": "memory", "unknown_ids": "allow"}  # ids that the upstream has from before
+    return await start_gateway(tables_for(upstream, caller=callers, state=state))
 
 
 async def ask(http: aiohttp.ClientSession, address: str, caller: str, **fields: Any) -> tuple[int, Any]:

@@ -165,9 +165,10 @@ def start_teams(start_gateway: StartGateway, upstream: StatefulUpstream, http, m
 
     async def start(unknown_ids: str) -> Teams:
         path = tmp_path / "state.sqlite3"
+        setting = {} if unknown_ids == "default" else {"unknown_ids": unknown_ids}
         address = await start_gateway({
             "caller": [{"name": name, "team": TEAMS[name].team, "key": f"env:KEY_{name}"} for name in KEYS],
-            "state": {"use": "sqlite", "path": str(path), "unknown_ids": unknown_ids},
+            "state": {"use": "sqlite", "path": str(path), **setting},
             "backend": [{"name": "b", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True}],
             "route": [{"model": "*", "backend": "b"}],
         })  # fmt: skip
@@ -204,7 +205,7 @@ def start_teams(start_gateway: StartGateway, upstream: StatefulUpstream, http, m
     return start
 
 
-@pytest.mark.parametrize("unknown_ids", ["allow", "deny"])
+@pytest.mark.parametrize("unknown_ids", ["allow", "default"])
 async def test_no_place_of_a_request_reaches_another_team(start_teams, upstream: StatefulUpstream, unknown_ids: str):
     """The id is not found, and the upstream receives no request."""
     teams = await start_teams(unknown_ids)
@@ -222,7 +223,7 @@ async def test_no_place_of_a_request_reaches_another_team(start_teams, upstream:
 
 async def test_foreign_and_unknown_ids_get_the_same_answer(start_teams, upstream: StatefulUpstream):
     """To the byte, but for the id itself, which a caller sent."""
-    teams = await start_teams("deny")
+    teams = await start_teams("default")
     unknown = other(teams.ids)
     for place in PLACES.values():
         foreign = await teams.ask("ben", place, teams.ids)
@@ -242,6 +243,7 @@ async def test_foreign_and_unknown_ids_of_the_gateway_s_own_get_the_same_answer(
         monkeypatch.setenv(f"KEY_{name}", key)
     address = await start_gateway({
         "caller": [{"name": name, "team": TEAMS[name].team, "key": f"env:KEY_{name}"} for name in KEYS],
+        "state": {"use": "memory", "unknown_ids": "allow"},
         "cache": {"use": "memory"},
         "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread"}],
         "route": [{"model": "*", "backend": "demo"}],
@@ -270,7 +272,7 @@ async def test_foreign_and_unknown_ids_of_the_gateway_s_own_get_the_same_answer(
     assert different == {}
 
 
-@pytest.mark.parametrize("unknown_ids", ["allow", "deny"])
+@pytest.mark.parametrize("unknown_ids", ["allow", "default"])
 async def test_a_team_reaches_everything_of_its_own(start_teams, upstream: StatefulUpstream, unknown_ids: str):
     """The same requests reach the upstream."""
     teams = await start_teams(unknown_ids)
@@ -301,7 +303,7 @@ async def test_unknown_ids_reach_the_upstream_where_they_are_allowed(start_teams
 
 async def test_what_an_upstream_hands_out_is_bound_before_it_is_used(start_teams, upstream: StatefulUpstream):
     """Items of lists, of background responses that are polled or streamed, and containers of calls."""
-    teams = await start_teams("deny")
+    teams = await start_teams("default")
     response = upstream.responses[teams.ids["response"]]
     made = {"id": "ci_1", "type": "code_interpreter_call", "container_id": "cntr_1", "code": "1"}
     shell = {
@@ -342,7 +344,7 @@ async def test_a_conversation_that_a_team_adds_to_becomes_its_own(start_teams, u
 
 async def test_a_deleted_id_belongs_to_nobody(start_teams, upstream: StatefulUpstream):
     """Its owner is forgotten: where unknown ids are denied, its own team is refused by the gateway."""
-    teams = await start_teams("deny")
+    teams = await start_teams("default")
     for name, kind in (("delete", "retrieve"), ("deletion of a conversation", "conversation")):
         assert (await teams.ask("anna", PATHS[name], teams.ids))[0] == 200
         upstream.requests.clear()

@@ -129,8 +129,14 @@ def build(typed: Mapping[str, Any]) -> Config:
     callers = [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.caller]
     routes = _routes(parts["backends"], tables.route)
     relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
+    parts["unknown_ids"] = parts["unknown_ids"] or _unknown_ids(callers)
     shared = {"server": tables.server, "audit": tables.audit, "record": tables.record}
     return Config(**shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings)
+
+
+def _unknown_ids(callers: Sequence[CallerTable]) -> UnknownIds:
+    """Return what happens to ids without an owner unless the config says so."""
+    return "deny" if len({caller.team for caller in callers}) > 1 else "allow"
 
 
 def _parts(faults: list[str], tables: ConfigFile) -> dict[str, Any]:

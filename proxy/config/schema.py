@@ -18,7 +18,7 @@ from proxy.config.secrets import LongSecret, Secret
 from proxy.config.table import Table
 
 Mode = Literal["enforce", "report", "off"]
-UnknownIds = Literal["allow", "deny"]
+UnknownIds = Literal["deny", "allow"]
 Strategy = Literal["order", "weighted", "least_inflight", "affinity"]
 Share = Literal["caller", "team", "all"]
 RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
@@ -162,9 +162,10 @@ class StateTable(Table):
     sealed in the store. Default: a random one in the store, for compacted conversations only."""
     ttl_days: PositiveFloat = 30
     """How long responses, conversations and owners of ids are kept, in days; a conversation from its last use."""
-    unknown_ids: UnknownIds = "allow"
-    """What happens to an id without a known owner: "allow" leaves the decision to the upstream, as ids from before the
-    gateway or before a restart with use = "memory" need it; "deny" answers it like an id of another team."""
+    unknown_ids: UnknownIds | None = None
+    """What happens to an id without a known owner: "deny" answers it like an id of another team, "allow" leaves the
+    decision to the upstream, as ids from before the gateway or before a restart with use = "memory" need it. Default:
+    "deny" if the callers are in more than one team, otherwise "allow": there is no other team."""
 
     resume_window_s: PositiveFloat = 300
     """How long after its end the events of a background response can be streamed again, in seconds."""

@@ -87,3 +87,27 @@ def caller_tables(callers: list[tuple[str, str]]) -> list[dict[str, str]]:
         {"name": name, "key_sha256": f"{index:064x}"} | ({"team": team} if team else {})
         for index, (name, team) in enumerate(callers)
     ]
+
+
+@pytest.mark.parametrize(
+    ("teams", "setting", "unknown_ids"),
+    [
+        ([], None, "allow"),
+        (["search"], None, "allow"),
+        (["search", "search"], None, "allow"),
+        (["search", "ads"], None, "deny"),
+        (["", ""], None, "deny"),  # a caller without a team is one of its own
+        (["search", "ads"], "allow", "allow"),
+        (["search"], "deny", "deny"),
+    ],
+)
+def test_unknown_ids_are_refused_where_there_are_several_teams(teams: list[str], setting: str | None, unknown_ids: str):
+    """A single team has nothing to find out about others."""
+    digests = [f"{number:064x}" for number in range(1, 3)]
+    callers = [
+        {"name": f"caller-{number}", "key_sha256": digests[number], **({"team": team} if team else {})}
+        for number, team in enumerate(teams)
+    ]
+    state = {} if setting is None else {"unknown_ids": setting}
+
+    assert build({**config_with(), "caller": callers, "state": state}).unknown_ids == unknown_ids

@@ -591,7 +591,8 @@ ANNA, BEN = {"Authorization": "Bearer anna-key"}, {"Authorization": "Bearer ben-
 @pytest.fixture
 async def shared_gateway(upstream: FakeUpstream, start_gateway, http) -> str:
     """A gateway with two teams, of which the first has created a file, a vector store, an upload and a completion."""
-    gateway = await start_gateway(tables_for(upstream.address, caller=CALLERS))
+    state = {"use": "memory", "unknown_ids": "allow"}
+    gateway = await start_gateway(tables_for(upstream.address, caller=CALLERS, state=state))
     for path, body, answer in (
         ("files", {}, {"id": "file-abc123", "object": "file"}),
         (
@@ -689,10 +690,9 @@ async def test_a_request_with_too_many_ids_is_refused(gateway: str, upstream: Fa
 
 
 async def test_unknown_ids_can_be_refused_like_foreign_ones(upstream: FakeUpstream, start_gateway, http):
-    """What the team has created still passes, and so do words of a path."""
+    """By default. What the team has created still passes, and so do words of a path."""
     upstream.answer = answering(b'{"id":"file-abc123","object":"file"}')
-    state = {"use": "memory", "unknown_ids": "deny"}
-    gateway = await start_gateway(tables_for(upstream.address, caller=CALLERS, state=state))
+    gateway = await start_gateway(tables_for(upstream.address, caller=CALLERS))
     found = []
     for method, path, headers in (
         ("GET", "/v1/files/file-abc123", ANNA),

@@ -95,6 +95,14 @@ class History:
                 hold_reply(HeldTurn(kept_input(own), past.items), call, context)
         return await _whole(call, own, past, context)
 
+    async def check(self, call: Call, route: Route, context: Context) -> None:
+        """Raises RequestError if something that a call refers to is no longer kept, so that no kept answer is given."""
+        if route.keeps_state:
+            return
+        past, own = await self._past(call, context, creates=False), call.body.get("input")
+        if _has_references(own):
+            await self._resolve(input_items(own), past, context)
+
     async def _past(self, call: Call, context: Context, *, creates: bool) -> Past:
         previous, conversation = call.body.get("previous_response_id"), call.body.get("conversation")
         if previous is not None:

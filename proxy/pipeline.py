@@ -57,8 +57,8 @@ class Pipeline:
             is_background = self.background.takes(call, route)
             begin("cache")
             slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)
-            if slot.reply is not None and context.get(LANE_MEMORY) is not None and call.body.get("store") is False:
-                await self.history.complete(call, route, context)  # its connection keeps what it continues
+            if slot.reply is not None:
+                await self._check_hit(call, route, context)
             if slot.reply is None:
                 begin("history")
                 call, route = await self.resources.open_conversation(call, route, context)
@@ -79,6 +79,13 @@ class Pipeline:
             context.trace.end_step()
             reply = await self.rules.guard(call, slot.reply, context)
             yield await convert(reply, context.transcript, context, stream=call.is_stream)
+
+    async def _check_hit(self, call: Call, route: Route, context: Context) -> None:
+        """Refuse a call that continues what was deleted, although its answer is kept. Raises RequestError."""
+        if context.get(LANE_MEMORY) is not None and call.body.get("store") is False:
+            await self.history.complete(call, route, context)  # its connection keeps what it continues
+        else:
+            await self.history.check(call, route, context)
 
     async def _preview(self, whole: Call, route: Route, context: Context) -> Mapping[str, str]:
         """Return the headers that a background response gets from its backend. Raises RequestError."""

@@ -120,14 +120,16 @@ class Relays:
         if reply.content_type == EVENT_STREAM:
             context.record.stream = True
             return replace(reply, chunks=_with_usage(reply.chunks, context))
-        if request.path.endswith(FILE_CONTENT) or request.method == "DELETE" or not _may_be_json(reply):
+        if request.path.endswith(FILE_CONTENT) or not _may_be_json(reply):
             return reply
         body = await _read(reply.chunks, context)
         answer = await _parse(body, context)
         if request.method == "POST" and isinstance(answer, dict):
             context.record.read_relayed(answer)
             await self.answers.bind_created(answer, request, target.name, context)
-        if is_own and isinstance(answer, dict):
+        if request.method == "DELETE" and isinstance(answer, dict):
+            await self.answers.forget(answer, request, context)
+        elif is_own and isinstance(answer, dict):
             await self.answers.bind_inner(answer, target.name, context)
         if not is_own and request.method == "GET":
             body = await self._own_part(request, body, answer, target, context)

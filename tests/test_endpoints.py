@@ -457,3 +457,19 @@ async def test_an_sse_answer_to_a_compaction_is_no_stream_for_the_caller(client:
         body = {"model": MODEL, "input": "Hi", "stream": True}
         async with http.post(f"{client.base_url}responses/compact", json=body) as answer:
             assert (answer.status, answer.content_type) == (200, "application/json")
+
+
+async def test_what_continues_a_deleted_response_is_asked_of_its_upstream(start_gateway, upstream: StatefulUpstream):
+    """And not answered from the cache, which has the answer of before."""
+    address = await start_gateway(tables(upstream, cache={"use": "memory"}))
+    async with AsyncOpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0) as client:
+        first = await client.responses.create(model="gpt-5.6", input="Hi")
+        ask: dict[str, Any] = {
+            "model": "gpt-5.6", "input": "And?", "previous_response_id": first.id, "prompt_cache_key": "k",
+        }  # fmt: skip
+        kept = [await client.responses.create(**ask) for _ in range(2)]
+        await client.responses.delete(first.id)
+        with pytest.raises(BadRequestError, match="not found"):
+            await client.responses.create(**ask)
+
+    assert kept[0].id == kept[1].id

@@ -40,7 +40,7 @@ async def address(
         monkeypatch.setenv(f"KEY_{name}", key)
     return await start_gateway({
         "caller": [{"name": name, "key": f"env:KEY_{name}"} for name in KEYS],
-        "state": state, "cache": {"use": "memory"},
+        "state": state, "cache": {**state, **({"path": str(tmp_path / "cache")} if "path" in state else {})},
         "backend": [BACKEND], "route": [{"model": MODEL, "backend": "demo"}],
     })  # fmt: skip
 
@@ -147,6 +147,40 @@ async def test_an_answer_from_the_cache_can_be_continued(client: AsyncOpenAI):
     assert first.id == second.id != unstored.id
     assert second.store is True  # type: ignore[attr-defined]
     assert "Emma" in third.output_text
+
+
+async def test_what_continues_a_deleted_response_is_not_answered_from_the_cache(client: AsyncOpenAI):
+    """Neither directly, nor further on in its chain, nor by an item of it."""
+    first = await client.responses.create(model=MODEL, input="My name is Emma.")
+    second = await client.responses.create(model=MODEL, input="Hi", previous_response_id=first.id)
+    reference: Any = [{"type": "item_reference", "id": first.output[0].id}, {"role": "user", "content": "Hi"}]
+    calls: list[dict[str, Any]] = [
+        {"input": "What is my name?", "previous_response_id": first.id},
+        {"input": "What is my name?", "previous_response_id": second.id},
+        {"input": reference},
+    ]
+    found = []
+    for call in calls * 2:
+        raw = await client.responses.with_raw_response.create(model=MODEL, prompt_cache_key="k", **call)
+        found.append(raw.headers["cache-status"].partition(";")[2].strip().partition(";")[0])
+    await client.responses.delete(first.id)
+    for call in calls:
+        with pytest.raises((BadRequestError, NotFoundError), match="not found"):
+            await client.responses.create(model=MODEL, prompt_cache_key="k", **call)
+
+    assert found == ["fwd=uri-miss"] * 3 + ["hit"] * 3
+
+
+async def test_a_deleted_response_is_gone_from_the_cache(client: AsyncOpenAI):
+    """The next call is answered anew, with another id."""
+    ask: dict[str, Any] = {"model": MODEL, "input": "My name is Emma.", "prompt_cache_key": "k"}
+    first = await client.responses.create(**ask)
+    kept = await client.responses.create(**ask)
+    await client.responses.delete(first.id)
+    again = await client.responses.create(**ask)
+
+    assert kept.id == first.id != again.id
+    assert (await client.responses.retrieve(again.id)).id == again.id
 
 
 async def test_a_chain_that_is_too_long_for_the_model(client: AsyncOpenAI):

@@ -15,6 +15,7 @@ from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller, Context
 from proxy.routing.routes import FALLBACK, Route
+from proxy.state.ownership import HAS_UNKNOWN
 from proxy.state.responses import NOT_KEPT
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
@@ -102,12 +103,15 @@ class Cache:
     async def _bypass_reason(self, call: Call, context: Context) -> str | None:
         """Why this call is never answered from the cache, as a word for `Cache-Status`."""
         body = call.body
-        if not isinstance(body.get("prompt_cache_key"), str):
-            return "no-prompt-cache-key"
-        if body.get("background"):
-            return "background"
-        if body.get("conversation") is not None:
-            return "conversation"
+        reasons = {
+            "no-prompt-cache-key": not isinstance(body.get("prompt_cache_key"), str),
+            "background": body.get("background"),
+            "conversation": body.get("conversation") is not None,
+            "unknown-id": context.get(HAS_UNKNOWN),  # it may have been deleted since the answer was kept
+        }
+        for reason, applies in reasons.items():
+            if applies:
+                return reason
         if self._settings is not None and not self._settings.server_tools:
             if body.get("prompt") is not None:
                 return "prompt"

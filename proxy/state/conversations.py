@@ -16,6 +16,7 @@ import orjson
 import structlog
 
 from proxy.context import Context
+from proxy.state.credentials import without_credentials
 from proxy.state.items import StoredItem, item_prefix, own_id
 from proxy.state.records import TeamRecords, record_key
 from proxy.state.sealing import Sealing
@@ -136,7 +137,7 @@ class Conversations:
         value = {
             "created_at": conversation.created_at,
             "metadata": conversation.metadata,
-            "items": [[item.id, item.item] for item in conversation.items],
+            "items": [[item.id, without_credentials(item.item)] for item in conversation.items],
         }
         size_bytes = conversation.size_bytes
         await self._records.put(CONVERSATION, conversation.id, value, context, size_bytes=size_bytes)

@@ -13,6 +13,7 @@ from contextlib import suppress
 import orjson
 import structlog
 
+from proxy.state.credentials import without_credentials
 from proxy.state.journal_entries import FRAME_END, JournalEntries, JournalEntry, JournalKey, RunSized, run_here
 from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
@@ -42,6 +43,8 @@ POLLS_PER_CHECK = 8
 READ_ENTRIES = 16
 UNFINISHED_TTL_S = 86_400.0
 """How long a journal is kept after an entry that is not the last, in seconds."""
+HOLDERS = frozenset({"response", "item"})
+"""The fields of an event that can have tools."""
 OPENING = b": events follow\n\n"
 """A comment, which begins an answer while there is no event yet."""
 
@@ -269,6 +272,9 @@ def _frames(batch: Batch, number: int) -> list[bytes]:
         for payload in unit.payloads():
             try:
                 data = {**parse_leniently(payload), "sequence_number": number + len(frames)}
+                for name in HOLDERS & data.keys():
+                    if isinstance(data[name], dict):
+                        data[name] = without_credentials(data[name])
                 kind = data.get("type")
                 if not (isinstance(kind, str) and kind.isprintable()):
                     continue

@@ -28,8 +28,7 @@ from proxy.wire.refusals import array_too_long, invalid_type, missing_parameter,
 from proxy.wire.resource import ResourceRequest
 
 MAX_NEW_ITEMS = 20
-RETRIEVE_PARAMETERS = frozenset({"include", "stream", "starting_after", "include_obfuscation"})
-INCLUDE = frozenset({"include"})
+RETRIEVE_PARAMETERS = frozenset({"stream", "starting_after", "include_obfuscation"})  # nothing can be included later
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -131,10 +130,10 @@ class LocalResources:
                 return await _large_json(page, request, PAGE_PARAMETERS, context, conversation.size_bytes)
             case "POST", ("items",):
                 added = await self._add(request, name, context)
-                return _json(list_object(added), request, INCLUDE, fields={"items"})
+                return _json(list_object(added), request, NOTHING, fields={"items"})
             case "GET", ("items", item_id):
                 item = _item_of(await self._find(name, context), item_id)
-                return _json(item.listed, request, INCLUDE)
+                return _json(item.listed, request, NOTHING)
             case "DELETE", ("items", item_id):
                 async with self._conversations.locked(name, context):
                     conversation = await self._find(name, context)

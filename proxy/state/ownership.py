@@ -50,6 +50,8 @@ KINDS: Mapping[str, Kind] = {"responses": "response", "conversations": "conversa
 CHAIN = Slot[str]("ownership.chain")
 KEPT = Slot[Sequence[KeptReference]]("ownership.kept")
 """What a request for something that exists names of the team's own."""
+HAS_UNKNOWN = Slot[bool]("ownership.has_unknown")
+"""Set if a request names something without a known owner, such as something that its owner has deleted."""
 _OWNERS = Slot[dict[tuple[Kind, str], "Owner | None"]]("ownership.owners")
 _UNBOUND = Slot[bool]("ownership.unbound")
 
@@ -167,10 +169,10 @@ class Ownership:
         except StoreError as error:
             _log_failure(error, context)
 
-    async def forget(self, request: ResourceRequest, context: Context) -> None:
+    async def forget(self, kind: Kind, value: str, context: Context) -> None:
         """Forget the owner of what was deleted. A fault of the store is logged."""
         try:
-            await self._store.delete(_key(KINDS[request.kind], request.id or ""))
+            await self._store.delete(_key(kind, value))
         except StoreError as error:
             _log_failure(error, context)
 
@@ -188,6 +190,8 @@ class Ownership:
             return ()
         owners = await self.owners(references, context)
         team = context.caller.team
+        if None in owners:
+            context.set(HAS_UNKNOWN, True)
         if all(self._allows_unknown if owner is None else owner.team == team for owner in owners):
             pairs = zip(references, owners, strict=True)
             return [KeptReference(*reference, owner.target) for reference, owner in pairs if owner is not None]

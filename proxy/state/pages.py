@@ -13,7 +13,7 @@ from proxy.wire.query import query_pairs
 from proxy.wire.refusals import invalid_value, out_of_range, shorten
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
-PAGE_PARAMETERS = frozenset({"limit", "order", "after", "include"})
+PAGE_PARAMETERS = frozenset({"limit", "order", "after"})
 MAX_DIGITS = 9
 
 

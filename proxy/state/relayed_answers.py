@@ -84,6 +84,13 @@ class RelayedAnswers:
             _correct_ends(answer)
         return bool(hidden)
 
+    async def forget(self, answer: JSON, request: RelayRequest, context: Context) -> None:
+        """Forget the owner of an object that was deleted; one that was removed from another object still exists."""
+        _, _, value = request.path.partition("/")
+        if answer.get("deleted") is True and value and "/" not in value:
+            for kind in ("object", *dict.fromkeys(NAMED_IN_CALLS.values())):
+                await self._ownership.forget(kind, value, context)
+
     def _is_hidden(self, known: Sequence[Owner], context: Context) -> bool:
         return any(owner.team != context.caller.team for owner in known) or (self._denies_unknown and not known)
 

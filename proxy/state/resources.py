@@ -18,7 +18,7 @@ from proxy.routing.deadline import before_deadline
 from proxy.routing.routes import Route, Routes
 from proxy.routing.targets import Targets
 from proxy.rules import Rules
-from proxy.state.ownership import KEPT, Owner, Ownership
+from proxy.state.ownership import KEPT, KINDS, Owner, Ownership
 from proxy.state.references import conversation_id, is_id
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, RequestError
@@ -141,7 +141,7 @@ class Resources:
             return reply
         body = reply.response or {}
         if request.method == "DELETE" and not request.rest:
-            await self.ownership.forget(request, context)
+            await self.ownership.forget(KINDS[request.kind], request.id or "", context)
             if request.kind == "responses":
                 await self.forget(context.caller.team, request.id or "")
             return reply

@@ -14,6 +14,7 @@ import orjson
 import structlog
 
 from proxy.context import Context, Slot
+from proxy.state.credentials import items_without_credentials, without_credentials
 from proxy.state.items import StoredItem, with_ids
 from proxy.state.records import TeamRecords
 from proxy.state.sealing import Sealing
@@ -26,7 +27,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 RESPONSE, ITEM = "response", "item"
-CREDENTIALS = frozenset({"authorization", "headers"})
 AT_ONCE = 8
 """How many records are read or written at the same time."""
 NOT_KEPT = Slot[bool]("state.not_kept")
@@ -58,10 +58,11 @@ class StoredResponse:
 
     def encode(self) -> JSON:
         """Return the record. It has no credentials of MCP servers, which some servers repeat in their responses."""
-        tools, response = self.response.get("tools"), self.response
-        if isinstance(tools, list):
-            response = {**response, "tools": [*map(_without_credentials, tools)]}
-        return {"response": response, "input": self.input, "chain": self.chain, "before": self.before}
+        response = dict(without_credentials(self.response))
+        if isinstance(output := response.get("output"), list):
+            response["output"] = items_without_credentials(output)
+        own = items_without_credentials(self.input)
+        return {"response": response, "input": own, "chain": self.chain, "before": self.before}
 
 
 UNFINISHED = Slot[StoredResponse]("state.unfinished")
@@ -120,12 +121,6 @@ class StoredResponses:
         stored = None if place is None else await self.get(str(place.value.get("response")), context)
         items = [] if stored is None else stored.output_items
         return next((item for item in items if item.id == item_id), None)
-
-
-def _without_credentials(tool: Any) -> Any:
-    if not isinstance(tool, dict) or tool.get("type") != "mcp":
-        return tool
-    return {name: value for name, value in tool.items() if name not in CREDENTIALS}
 
 
 def _groups(values: Sequence[T]) -> Iterator[Sequence[T]]:

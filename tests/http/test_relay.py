@@ -833,3 +833,22 @@ async def test_a_request_goes_to_the_backend_that_keeps_its_object(
 
 async def answering_nothing(request: web.BaseRequest) -> web.StreamResponse:
     return web.json_response({"error": {"message": "Not here."}}, status=503)
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "is_forgotten"),
+    [
+        ("files/file-abc123", {"id": "file-abc123", "deleted": True}, True),
+        ("files/file-abc123", {"id": "file-abc123", "deleted": False}, False),
+        ("vector_stores/vs_abc123/files/file-abc123", {"id": "file-abc123", "deleted": True}, False),
+    ],
+)
+async def test_what_was_deleted_has_no_owner(
+    path: str, answer: Any, is_forgotten: bool, shared_gateway, upstream, http
+):
+    """A file that was only removed from a vector store still has one."""
+    upstream.answer = answering(orjson.dumps(answer))
+    async with http.delete(f"{shared_gateway}/v1/{path}", headers=ANNA) as deleted:
+        assert deleted.status == 200
+    async with http.get(f"{shared_gateway}/v1/files/file-abc123", headers=BEN) as found:
+        assert found.status == (200 if is_forgotten else 404)

@@ -362,7 +362,7 @@ async def test_parameters_without_effect_are_named():
     ]
 
     assert [reply.headers.get("x-headgate-ignored") for reply in replies] == [
-        "query.beta, query.starting_after", "query.before", None, "query.include_obfuscation",
+        "query.include, query.beta, query.starting_after", "query.before", "query.include", "query.include_obfuscation",
     ]  # fmt: skip
 
 

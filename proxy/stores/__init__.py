@@ -9,6 +9,8 @@ from proxy.config.table import Table
 
 LONGEST_S = 10 * 365 * 86_400
 """The longest time that a store counts; a longer one is cut to it. Redis refuses times beyond its clock's range."""
+PROBE_KEY, PROBE_TTL_S = "headgate:probe", 60.0
+"""What is written to find out whether a store takes writes, and for how long it is kept, in seconds."""
 LARGEST = 2**53 - 1
 """The largest amount and limit; a larger one is cut to it. Numbers in Redis's scripts are exact up to here."""
 
@@ -119,7 +121,7 @@ class Store(Table, ABC):
         """Close it."""
 
     async def ready(self) -> bool:
-        """Whether the store can be reached now."""
+        """Whether the store can be reached now, and takes writes."""
         return True
 
 

@@ -1,7 +1,7 @@
 """A store in Redis, shared by every process and machine that uses it.
 
 Keeps: until an entry expires or Redis evicts it. A value is a string, a counter and a lease are hashes, a journal is a
-    list, each under the key itself. Time is the server's own.
+    stream whose ids are `<position>-0`, each under the key itself. Time is the server's own.
 Fails: with StoreError when Redis cannot be reached, answers with an error, or does not answer within `timeout_ms`. A
     command is sent once, because a repeated one could be carried out twice. A command that is cancelled or timed out
     closes its connection, so that its late answer cannot reach another command. Values that are put while others are on
@@ -25,12 +25,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from proxy.config.secrets import Secret
-from proxy.stores import LARGEST, LONGEST_S, Grant, Store, StoreError
+from proxy.stores import LARGEST, LONGEST_S, PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 
 AT_ONCE = 256
 """How many values are sent together at most."""
 SCAN_COUNT = 1000
 """How many keys Redis examines for one step of a scan."""
+
+FIELD = b"v"
+"""The field of an entry in a stream."""
 
 _USED = """
 local found = redis.call('HMGET', KEYS[1], 'used', 'window')
@@ -57,7 +60,8 @@ if found[2] == ARGV[2] then redis.call('HSET', KEYS[1], 'used', math.max(0, used
 return 0
 """
 _APPEND = """
-local position = redis.call('RPUSH', KEYS[1], ARGV[1])
+local position = redis.call('XLEN', KEYS[1]) + 1
+redis.call('XADD', KEYS[1], string.format('%d-0', position), 'v', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return position
 """
@@ -168,7 +172,9 @@ class RedisStore(Store):
         after = max(0, after)
         if limit <= 0:
             return []
-        return list(enumerate(await self._ask(self._redis.lrange(key, after, after + limit - 1)), after + 1))
+        streams = await self._ask(self._redis.xread({key: f"{after}-0"}, count=limit))
+        entries = streams[0][1] if streams else []
+        return [(int(position.partition(b"-")[0]), fields[FIELD]) for position, fields in entries]
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
         return bool(await self._run(_CLAIM, key, owner, _milliseconds(lease_s)))
@@ -187,8 +193,9 @@ class RedisStore(Store):
             seen.update(keys)
 
     async def ready(self) -> bool:
+        """Whether it takes writes: a replica answers reads, and is of no use."""
         try:
-            return bool(await self._ask(self._redis.ping()))
+            return bool(await self._ask(self._redis.set(PROBE_KEY, b"1", px=_milliseconds(PROBE_TTL_S))))
         except StoreError:
             return False
 

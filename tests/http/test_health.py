@@ -6,9 +6,11 @@ import socket
 import aiohttp
 import orjson
 import pytest
+import redis
 
 from tests.conftest import tables_for
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, until  # noqa: F401
+from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
 
@@ -168,3 +170,18 @@ async def test_files_that_lose_lines_are_reported_as_degraded(start_gateway, ups
         200,
         {"status": "degraded", "backends": {"fake": "up"}, "state": "up", "audit": "up", "record": "degraded"},
     )
+
+
+async def test_a_state_that_cannot_be_written_is_down(
+    start_gateway, upstream: FakeUpstream, redis_server: RedisServer, unreachable: str
+):
+    """A replica answers a ping, but owners and responses are lost there."""
+    server = redis.Redis.from_url(redis_server.url)
+    server.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        state = {"use": "redis", "url": redis_server.url, "timeout_ms": 5_000}
+        status, report = await get(await start_gateway(tables_for(upstream, cache=None, state=state)), "/readyz")
+    finally:
+        server.execute_command("REPLICAOF", "NO", "ONE")
+
+    assert (status, report) == (200, {"status": "degraded", "backends": {"fake": "up"}, "state": "down"})

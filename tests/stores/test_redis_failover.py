@@ -87,3 +87,18 @@ async def test_connections_to_a_server_that_became_a_replica_are_replaced(
     await store.close()
 
     assert found
+
+
+async def test_a_replica_is_not_ready(primary: RedisServer, replacement: RedisServer):
+    """It answers reads, but refuses what has to be written."""
+    store = RedisStore(url=primary.url, timeout_ms=5000)
+    await store.start()
+    server = redis.Redis.from_url(primary.url)
+    before = await store.ready()
+    server.execute_command("REPLICAOF", "127.0.0.1", str(replacement.port))
+    as_replica = await store.ready()
+    server.execute_command("REPLICAOF", "NO", "ONE")
+    after = await store.ready()
+    await store.close()
+
+    assert (before, as_replica, after) == (True, False, True)

@@ -72,7 +72,7 @@ async def delayed_store(request: pytest.FixtureRequest, redis_server: RedisServe
             for i in range(200):
                 filling.set(f"own{i}", i)
                 filling.delete(f"journal{i}")
-                filling.rpush(f"journal{i}", i)
+                filling.xadd(f"journal{i}", {"v": i}, id="1-0")
                 filling.hset(f"counter{i}", mapping={"used": 0, "window": i})
             filling.execute()
         yield store

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import AfterValidator, PositiveInt, PrivateAttr
 
-from proxy.stores import Grant, Store, StoreError
+from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores.sqlite.commit_thread import CommitThread, StoreCommand
 from proxy.stores.sqlite.database import open_database
 from proxy.stores.sqlite.transaction import Transaction
@@ -101,8 +101,9 @@ class SqliteStore(Store):
             last = keys[-1]
 
     async def ready(self) -> bool:
+        """Whether it takes writes: a file on a full disk can be read, and is of no use."""
         try:
-            await self._read(Transaction.has_expired)
+            await self.put(PROBE_KEY, b"1", ttl_s=PROBE_TTL_S)
         except StoreError:
             return False
         return True

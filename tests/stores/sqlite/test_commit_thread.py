@@ -13,6 +13,7 @@ import pytest
 from proxy.stores import StoreError
 from proxy.stores.sqlite import SqliteStore
 from proxy.stores.sqlite.transaction import Transaction
+from tests.full_disk import disk_full_at
 from tests.raw import no_tasks_left  # noqa: F401
 from tests.stores.conftest import LONG_TIMEOUT_MS
 from tests.stores.sqlite.conftest import busy, open_store, send
@@ -220,3 +221,12 @@ async def test_a_closed_store_refuses_commands_and_keeps_those_before(path: Path
 
         assert await asyncio.gather(*waiting) == list(range(1, 11))
         assert await store.ready() is False
+
+
+async def test_a_store_on_a_full_disk_is_not_ready(sqlite: SqliteStore):
+    """It can be read, but what has to be kept would be lost."""
+    before = await sqlite.ready()
+    with disk_full_at(1):
+        full = await sqlite.ready()
+
+    assert (before, full) == (True, False)

@@ -189,6 +189,7 @@ async def running(
         workers = Workers()
         resources.callback(workers.close)
         pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder)
+        resources.push_async_callback(pipeline.cache.close)
         server = Server(
             build_dispatcher(config, pipeline, workers, audit=audit, recorder=recorder, tracer=tracer),
             head_timeout_s=settings.head_timeout_s,

@@ -159,6 +159,15 @@ class Context:
         for callback in callbacks:
             await callback(self.transcript)
 
+    def for_refresh(self) -> "Context":
+        """Return the context of the same call that is made again beside its request, for the sake of the cache."""
+        again = Context(
+            self.request_id, self.caller, received={**self.received, "cache-control": "no-cache"},
+            followed=self.followed, memory=self.memory.begin_another(), workers=self.workers,
+        )  # fmt: skip
+        again.values = self.values
+        return again
+
     def continue_in_background(self) -> None:
         """Separate the call from its request, which is answered now: what ends with a call ends later."""
         self.cleanup = self.cleanup.pop_all()

@@ -22,7 +22,7 @@ from proxy.state.resources import Resources
 from proxy.state.warm_up import warm_up_reply
 from proxy.wire.call import Call
 from proxy.wire.convert import convert
-from proxy.wire.event import Reply
+from proxy.wire.event import Batch, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Pipeline:
 
         Raises HeadgateError before anything was passed on, and from the reply's batches while nothing was.
         """
-        begin = context.trace.begin
+        begin, received = context.trace.begin, call
         async with context.cleanup:
             begin("policies")
             call = await self.rules.admit(call, context)
@@ -57,6 +57,8 @@ class Pipeline:
             is_background = self.background.takes(call, route)
             begin("cache")
             slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)
+            if slot.is_stale:
+                self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
             if slot.reply is not None:
                 await self._check_hit(call, route, context)
             if slot.reply is None:
@@ -74,8 +76,8 @@ class Pipeline:
                     queued = await self.background.reply(call, whole, route, open_reply, context)
                     yield replace(queued, headers={**headers, **queued.headers})
                     return
-                slot.reply = await context.cleanup.enter_async_context(open_reply(whole, route, context))
-                self.cache.keep(slot, call, context)
+                opening = self.cache.fill(slot, open_reply(whole, route, context), call, context)
+                slot.reply = await context.cleanup.enter_async_context(opening)
             context.trace.end_step()
             reply = await self.rules.guard(call, slot.reply, context)
             yield await convert(reply, context.transcript, context, stream=call.is_stream)
@@ -86,6 +88,12 @@ class Pipeline:
             await self.history.complete(call, route, context)  # its connection keeps what it continues
         else:
             await self.history.check(call, route, context)
+
+    async def _ask_again(self, call: Call, context: Context) -> None:
+        """Make a call that no client waits for, whose answer the cache keeps. Raises HeadgateError."""
+        async with self.reply_to(call, context) as reply:
+            async for _ in reply.batches or _nothing():
+                pass
 
     async def _preview(self, whole: Call, route: Route, context: Context) -> Mapping[str, str]:
         """Return the headers that a background response gets from its backend. Raises RequestError."""
@@ -98,3 +106,9 @@ class Pipeline:
         if is_warm_up(context) and not any(target.speaks_websocket for target in route.targets):
             return warm_up_reply
         return self.compaction.reply if self.compaction.is_due(call, route) else self.attempts.reply
+
+
+async def _nothing() -> AsyncIterator[Batch]:
+    """Yield no batches."""
+    return
+    yield []

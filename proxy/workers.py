@@ -240,6 +240,10 @@ class MemoryLease:
         """How much of the whole budget this call has; 0 without a budget."""
         return 0 if self._budget is None else self._budget.share(self._taken)
 
+    def begin_another(self) -> "MemoryLease":
+        """Return an empty lease of the same budget."""
+        return MemoryLease(self._budget)
+
     def hand_over(self) -> "MemoryLease":
         """Return a lease that has all that this one has; this one has nothing then."""
         other = MemoryLease(self._budget)

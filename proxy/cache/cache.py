@@ -1,15 +1,20 @@
 """Looks up and keeps whole replies. A fault of the store is a miss and one log line, never an error."""
 
+import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import orjson
 import structlog
 
-from policies.support.tools import has_server_tools
+from proxy.cache.cacheable import reason_not_to_keep, reason_to_bypass, runs_tools
 from proxy.cache.entry import KEPT_HEADERS, Entry, echoed_fields
+from proxy.cache.freshness import Ages, Directives, Freshness, parse_directives
 from proxy.cache.key import encode_call
 from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
@@ -19,19 +24,28 @@ from proxy.state.ownership import HAS_UNKNOWN
 from proxy.state.responses import NOT_KEPT
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
+from proxy.wire.errors import BackendError, HeadgateError, RequestError
 from proxy.wire.event import Reply
 from proxy.wire.loggable import summarize_error
 from proxy.wire.transcript import Transcript
 
 log = structlog.get_logger()
 
+FAILED = frozenset({500, 502, 503, 504})
+"""The statuses in place of which a stale answer may be given. Source: https://www.rfc-editor.org/rfc/rfc5861#section-4."""
+
 
 @dataclass(slots=True)
 class CacheSlot:
-    """The place of one call in the cache. With a reply no backend is called; without a place the answer is not kept."""
+    """The place of one call in the cache. With a reply no backend is called; without a place the answer is not kept.
+
+    `is_stale`: a new answer is to be asked for beside the call. `fallback` is given if the backend fails.
+    """
 
     place: Place | None = None
     reply: Reply | None = None
+    is_stale: bool = False
+    fallback: Entry | None = None
 
 
 class Cache:
@@ -41,55 +55,111 @@ class Cache:
         self, settings: CacheTable | None, store: Store | None, *, clock: Callable[[], float] = time.time
     ) -> None:
         """`clock` returns the time in seconds, the same for all processes that share the store."""
-        self._settings = settings if store is not None else None
-        secrets = () if settings is None else settings.secrets_in_order
-        self._vault = None if store is None or settings is None else Vault(store, secrets)
+        self._settings = CacheTable(use="none") if settings is None else settings
+        is_off = settings is None or store is None
+        self._vault = None if is_off or store is None else Vault(store, self._settings.secrets_in_order)
+        self._ages = Ages(
+            self._settings.ttl_s, self._settings.stale_while_revalidate_s, self._settings.stale_if_error_s
+        )  # fmt: skip
         self._clock = clock
+        self._refreshes: dict[str, asyncio.Task[None]] = {}
 
     async def slot(self, call: Call, route: Route, context: Context) -> CacheSlot:
-        """Return the call's slot, with the kept reply if there is one that the caller accepts."""
-        if self._settings is None or self._vault is None:
-            return CacheSlot()
-        directives = _directives(context.received.get("cache-control", ""))
-        is_kept = call.operation == "create"
-        reason = (
-            "no-store" if "no-store" in directives
-            else await self._bypass_reason(call, context) if is_kept
-            else call.operation
-        )  # fmt: skip
+        """Return the call's slot, with the kept reply if there is one that the caller accepts.
+
+        Raises RequestError for a call that accepts nothing else, and for which there is none.
+        """
+        directives = parse_directives(context.received.get("cache-control", ""))
+        slot = await self._find(self._vault, call, route, directives, context) if self._vault else CacheSlot()
+        if directives.only_if_cached and slot.reply is None:
+            message = "The answer is not in the cache, and Cache-Control: only-if-cached forbids to ask a backend."
+            raise RequestError(message, status=504, code="only_if_cached")
+        return slot
+
+    async def _find(
+        self, vault: Vault, call: Call, route: Route, directives: Directives, context: Context
+    ) -> CacheSlot:
+        reason = "no-store" if directives.no_store else reason_to_bypass(call, route.cache or self._settings.when)
+        if reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
+            reason = "unknown-id"
+        if reason is None and not self._settings.server_tools:
+            reason = await context.run(len(call.encoded), runs_tools, call)
         if reason is not None:
-            _report(context, "bypass", f"fwd=bypass; detail={reason}")
+            _report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
             return CacheSlot()
         encoded = await context.run(len(call.encoded), encode_call, call, route.name, route.headers(call))
-        place = self._vault.place(encoded, partition_of(call, context.caller, self._settings.share))
-        if "no-cache" in directives:
-            _report(context, "refresh", "fwd=request")
-            return CacheSlot(place)
+        place = vault.place(encoded, partition_of(call, context.caller, self._settings.share))
         try:
-            entry = await self._vault.read(place)
+            entry = await vault.read(place)
         except StoreError as error:
             log.warning("cache.read_failed", error=str(error)[:200])
             _report(context, "miss", "fwd=uri-miss")
             return CacheSlot()  # a store that cannot be read is not written either
-        reply = None if entry is None else entry.reply(call, context.followed)
-        if entry is None or reply is None:
-            _report(context, "miss", "fwd=uri-miss")
-            return CacheSlot(place)
-        age_s = max(0.0, self._clock() - entry.stored_at)
-        _report(context, "hit", f"hit; ttl={int(self._settings.ttl_s - age_s)}")
-        context.add_header("Age", str(int(age_s)))
-        return CacheSlot(place, reply)
+        return self._slot_of(place, entry, call, directives, context)
 
-    def keep(self, slot: CacheSlot, call: Call, context: Context) -> None:
-        """Keep the reply in the slot once it is complete."""
-        reply = slot.reply
-        if slot.place is None or self._settings is None or reply is None or reply.status != 200:
+    def _slot_of(
+        self, place: Place, entry: Entry | None, call: Call, directives: Directives, context: Context
+    ) -> CacheSlot:
+        """Return the slot of a call whose place has this entry."""
+        freshness = Freshness.EXPIRED if entry is None else self._ages.of(self._age_s(entry), directives)
+        if entry is not None and freshness in (Freshness.FRESH, Freshness.STALE):
+            reply = entry.reply(call, context.followed, paced=self._settings.pace == "recorded")
+            if reply is not None:
+                is_stale = freshness is Freshness.STALE
+                self._report_hit(entry, "stale" if is_stale else "hit", context)
+                return CacheSlot(place, reply, is_stale=is_stale)
+            entry = None
+        if directives.no_cache or freshness is Freshness.REFUSED:
+            _report(context, "refresh", "fwd=request")
+        elif entry is not None:
+            _report(context, "miss", "fwd=stale", "stale")
+        else:
+            _report(context, "miss", "fwd=uri-miss")
+        return CacheSlot(place, fallback=entry if freshness is Freshness.FALLBACK else None)
+
+    @asynccontextmanager
+    async def fill(
+        self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
+    ) -> AsyncIterator[Reply]:
+        """Open the reply of a backend and keep it once it is complete; if it fails, give a stale one.
+
+        Raises what the opening raises.
+        """
+        fallback = None if slot.fallback is None else slot.fallback.reply(call, context.followed)
+        if slot.fallback is None or fallback is None:
+            async with opening as reply:
+                self._keep(slot, reply, call, context)
+                yield reply
             return
-        if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
+        try:
+            reply = await context.cleanup.enter_async_context(opening)
+        except BackendError as error:
+            failed = error.status if error.status in FAILED else None
+            if failed is None:
+                raise
+        else:
+            failed = reply.status if reply.status in FAILED else None
+        if failed is None:
+            self._keep(slot, reply, call, context)
+            yield reply
             return
-        if reply.batches is not None:
-            context.transcript.keep_frames(self._settings.max_reply_bytes)
-        context.on_reply(partial(self._put, slot.place, call, reply, context))
+        self._report_hit(slot.fallback, "stale", context, failed)
+        yield fallback
+
+    def refresh(self, slot: CacheSlot, ask_again: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Ask for a new answer beside a call that got a stale one, once at a time for each entry."""
+        key = slot.place.keys[0] if slot.place is not None else ""
+        if key in self._refreshes:
+            return
+        task = self._refreshes[key] = asyncio.create_task(_log_failure(ask_again))
+        task.add_done_callback(lambda _: self._refreshes.pop(key, None))
+
+    async def close(self) -> None:
+        """End what asks for new answers."""
+        tasks = [*self._refreshes.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def forget(self, team: str, response_id: str) -> None:
         """Drop the kept reply with this id, which its owner has deleted. A fault of the store is one log line."""
@@ -100,31 +170,23 @@ class Cache:
         except StoreError as error:
             log.warning("cache.delete_failed", error=str(error)[:200])
 
-    async def _bypass_reason(self, call: Call, context: Context) -> str | None:
-        """Why this call is never answered from the cache, as a word for `Cache-Status`."""
-        body = call.body
-        reasons = {
-            "no-prompt-cache-key": not isinstance(body.get("prompt_cache_key"), str),
-            "background": body.get("background"),
-            "conversation": body.get("conversation") is not None,
-            "unknown-id": context.get(HAS_UNKNOWN),  # it may have been deleted since the answer was kept
-        }
-        for reason, applies in reasons.items():
-            if applies:
-                return reason
-        if self._settings is not None and not self._settings.server_tools:
-            if body.get("prompt") is not None:
-                return "prompt"
-            if await context.run(len(call.encoded), has_server_tools, body):
-                return "tools"
-        return None
-
-    async def _put(self, place: Place, call: Call, reply: Reply, context: Context, transcript: Transcript) -> None:
-        """Keep a reply that ended in a completed response, is as the backend sent it, and is within the size limit."""
-        terminal = transcript.terminal
-        if self._settings is None or self._vault is None or terminal is None or terminal.type != "response.completed":
+    def _keep(self, slot: CacheSlot, reply: Reply, call: Call, context: Context) -> None:
+        """Keep a reply in its slot once it is complete."""
+        if slot.place is None or self._vault is None or reply.status != 200:
             return
-        if terminal.response.get("status") != "completed":
+        if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
+            return
+        if reply.batches is not None:
+            clock = time.monotonic if self._settings.pace == "recorded" else None
+            context.transcript.keep_frames(self._settings.max_reply_bytes, clock)
+        context.on_reply(partial(self._put, self._vault, slot.place, call, reply, context))
+
+    async def _put(
+        self, vault: Vault, place: Place, call: Call, reply: Reply, context: Context, transcript: Transcript
+    ) -> None:  # fmt: skip
+        """Keep a reply that is complete, is as the backend sent it, and is within the size limit."""
+        terminal = transcript.terminal
+        if terminal is None or terminal.type != "response.completed" or reason_not_to_keep(transcript.response):
             return
         if transcript.is_changed:  # by a rule that may not apply to the next caller
             return
@@ -134,23 +196,38 @@ class Cache:
         if frames is None or len(reply.body or b"") > self._settings.max_reply_bytes:
             return
         try:
-            entry = self._entry(call, reply, frames, context)
+            size = len(frames) + len(reply.body or b"")
+            entry = await context.run(size, self._encode_entry, call, reply, frames, context)
+            writes = [vault.write(place, entry, ttl_s=self._ages.kept_s)]
             response_id = transcript.response.get("id")
             if isinstance(response_id, str) and call.body.get("store") is not False:
-                await self._vault.note_response(
-                    place, context.caller.team, response_id, ttl_s=self._settings.ttl_s
-                )  # fmt: skip
-            await self._vault.write(place, entry.encode(), ttl_s=self._settings.ttl_s)
+                team = context.caller.team
+                writes.append(vault.note_response(place, team, response_id, ttl_s=self._ages.kept_s))
+            await asyncio.gather(*writes)  # together, as a store may send them in one round trip
         except (StoreError, orjson.JSONEncodeError) as error:
             found = str(error)[:200] if isinstance(error, StoreError) else summarize_error(error)
             log.warning("cache.write_failed", error=found)
 
-    def _entry(self, call: Call, reply: Reply, frames: bytes, context: Context) -> Entry:
+    def _encode_entry(self, call: Call, reply: Reply, frames: bytes, context: Context) -> bytes:
         """Return the entry of a reply. Raises JSONEncodeError for one that is nested too deeply."""
+        transcript, key = context.transcript, call.body.get("prompt_cache_key")
         headers = {name: value for name, value in reply.headers.items() if name.startswith(KEPT_HEADERS)}
-        body = orjson.dumps(context.transcript.response) if reply.batches is not None else reply.body or b""
-        labels = {"team": context.caller.team, "model": call.model, "prompt_cache_key": call.body["prompt_cache_key"]}
-        return Entry(self._clock(), echoed_fields(call), headers, body, frames, labels)
+        body = orjson.dumps(transcript.response) if reply.batches is not None else reply.body or b""
+        labels = {"team": context.caller.team, "model": call.model}
+        labels |= {"prompt_cache_key": key} if isinstance(key, str) else {}
+        marks = transcript.marks
+        return Entry(self._clock(), echoed_fields(call), headers, body, frames, labels, marks).encode()
+
+    def _age_s(self, entry: Entry) -> float:
+        return max(0.0, self._clock() - entry.stored_at)
+
+    def _report_hit(self, entry: Entry, outcome: str, context: Context, failed: int | None = None) -> None:
+        """Report an entry that is given; `failed` is the status of the backend that it stands in for."""
+        age_s = self._age_s(entry)
+        more = "" if failed is None else f"; fwd=stale; fwd-status={failed}"
+        status = f"hit; ttl={math.floor(self._settings.ttl_s - age_s)}{more}"
+        _report(context, outcome, status, None if failed is None else "backend-failed")
+        context.answer_headers["Age"] = str(int(age_s))
 
 
 def partition_of(call: Call, caller: Caller, share: str) -> Partition:
@@ -161,12 +238,15 @@ def partition_of(call: Call, caller: Caller, share: str) -> Partition:
     return Partition("all") if is_public else Partition("team", caller.team)
 
 
-def _directives(cache_control: str) -> frozenset[str]:
-    """The names of the request's cache directives. Source: https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1."""
-    return frozenset(name.strip().lower().partition("=")[0] for name in cache_control.split(",")) - {""}
+async def _log_failure(ask_again: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Ask for a new answer. A failure is one log line: the next call asks again."""
+    try:
+        await ask_again()
+    except HeadgateError as error:
+        log.warning("cache.refresh_failed", code=error.code)
 
 
-def _report(context: Context, outcome: str, status: str) -> None:
+def _report(context: Context, outcome: str, status: str, detail: str | None = None) -> None:
     """Record the outcome and return it to the caller. Source: https://www.rfc-editor.org/rfc/rfc9211."""
-    context.record.cache = outcome
-    context.add_header("Cache-Status", f"headgate; {status}")
+    context.record.cache, context.record.cache_detail = outcome, detail
+    context.answer_headers["Cache-Status"] = f"headgate; {status}"

@@ -1,13 +1,15 @@
 """One kept reply: what is stored of it, and how it becomes the answer to another call.
 
-    entry  flags (1 byte)  length of the facts (4)  length of the body (4)  facts in JSON  body  frames
+    entry  form (1 byte)  length of the facts (4)  length of the body (4)  facts in JSON  body  frames
 
 `body` is the response object as JSON, as it is sent to a caller that wants no stream. `frames` are those of the stream
-that filled the entry; they are empty if a body did.
+that filled the entry; they are empty if a body did. Above COMPRESS_BYTES body and frames are compressed together.
 """
 
+import asyncio
 import struct
-from collections.abc import AsyncIterator, Mapping
+import zlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +24,12 @@ ECHOED = ("metadata", "safety_identifier", "user")
 KEPT_HEADERS = "x-headgate-"  # the gateway's own statements about an answer apply to the same answer replayed
 LIFECYCLE = TERMINALS | {"response.created", "response.in_progress", "response.queued"}
 LENGTHS = struct.Struct(">BII")
-PLAIN = 0
-"""The flags of an entry whose facts, body and frames are as they are."""
+PLAIN, COMPRESSED = 0, 1
+COMPRESS_BYTES = 16_384
+"""From this size on body and frames are compressed, in bytes."""
+MAX_BYTES = 268_435_456
+"""The largest body and frames of an entry together, in bytes: a store may return what others wrote."""
+LEVEL = 1  # of zlib: a stream repeats its names so much that a higher one saves little
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +42,32 @@ class Entry:
     body: bytes
     frames: bytes = b""
     labels: Mapping[str, str] | None = None
+    marks: Sequence[tuple[float, int]] = ()
+    """When frames arrived: seconds since the first ones, and how many bytes there were then."""
 
     def encode(self) -> bytes:
         """Return the stored form. Raises JSONEncodeError for echoed fields that are nested too deeply."""
         facts = orjson.dumps({
             "stored_at": self.stored_at, "echoed": self.echoed, "headers": self.headers, "labels": self.labels or {},
+            **({"marks": self.marks} if self.marks else {}),
         })  # fmt: skip
-        return b"".join([LENGTHS.pack(PLAIN, len(facts), len(self.body)), facts, self.body, self.frames])
+        content, form = self.body + self.frames, PLAIN
+        if len(content) >= COMPRESS_BYTES:
+            content, form = zlib.compress(content, LEVEL), COMPRESSED
+        return b"".join([LENGTHS.pack(form, len(facts), len(self.body)), facts, content])
 
     @staticmethod
     def decode(stored: bytes) -> "Entry | None":
         """Return the entry in its stored form; None for bytes that are not one."""
         try:
-            flags, facts_bytes, body_bytes = LENGTHS.unpack_from(stored)
-            body_at = LENGTHS.size + facts_bytes
-            frames_at = body_at + body_bytes
-            if flags != PLAIN or frames_at > len(stored):
+            form, facts_bytes, body_bytes = LENGTHS.unpack_from(stored)
+            content_at = LENGTHS.size + facts_bytes
+            content = stored[content_at:] if form == PLAIN else _decompress(stored[content_at:])
+            if form not in (PLAIN, COMPRESSED) or body_bytes > len(content):
                 return None
-            facts = orjson.loads(stored[LENGTHS.size : body_at])
-            entry = Entry(**facts, body=stored[body_at:frames_at], frames=stored[frames_at:])
-        except (struct.error, ValueError, TypeError):
+            facts = orjson.loads(stored[LENGTHS.size : content_at])
+            entry = Entry(**facts, body=content[:body_bytes], frames=content[body_bytes:])
+        except (struct.error, zlib.error, ValueError, TypeError):
             return None
         return entry if entry._is_well_formed() else None
 
@@ -69,10 +81,14 @@ class Entry:
             and all(_is_kept_header(name, value) for name, value in self.headers.items())
             and isinstance(labels, dict)
             and all(isinstance(value, str) for value in labels.values())
+            and isinstance(self.marks, list | tuple)
+            and all(_is_mark(mark) for mark in self.marks)
         )
 
-    def reply(self, call: Call, followed: frozenset[str]) -> Reply | None:
+    def reply(self, call: Call, followed: frozenset[str], *, paced: bool = False) -> Reply | None:
         """Return the kept reply as the answer to a call: fields that echo the request echo this call's.
+
+        `paced`: a stream takes the time that it took first, as far as that is known.
 
         None if it is not a completed response, or if something is nested too deeply to be encoded again.
         """
@@ -81,12 +97,26 @@ class Entry:
         try:
             if not (call.is_stream and self.frames):
                 return self._body_reply(own)
-            parser = SSEParser(followed | LIFECYCLE)
-            batch: Batch = [_with_echo(unit, own) for unit in (*parser.feed(self.frames), *parser.close())]
+            batches = self._batches(followed, own, self.marks if paced else ())
         except (ValueError, orjson.JSONEncodeError):
             return None
-        is_complete = bool(batch) and batch[-1].type == "response.completed"
-        return Reply(200, self.headers, batches=_one_batch(batch)) if is_complete else None
+        is_complete = bool(batches) and batches[-1][1][-1].type == "response.completed"
+        return Reply(200, self.headers, batches=_in_time(batches)) if is_complete else None
+
+    def _batches(
+        self, followed: frozenset[str], own: Mapping[str, Any] | None, marks: Sequence[tuple[float, int]]
+    ) -> list[tuple[float, Batch]]:
+        """Return the frames as batches, each with the seconds after which it is sent. Raises ValueError."""
+        parser, start = SSEParser(followed | LIFECYCLE), 0
+        batches: list[tuple[float, Batch]] = []
+        for after_s, end in (*marks, (marks[-1][0] if marks else 0.0, len(self.frames))):
+            batch = [_with_echo(unit, own) for unit in parser.feed(self.frames[start:end])]
+            start = max(start, end)
+            if batch:
+                batches.append((after_s, batch))
+        if last := [_with_echo(unit, own) for unit in parser.close()]:
+            batches.append((batches[-1][0] if batches else 0.0, last))
+        return batches
 
     def _body_reply(self, own: Mapping[str, Any] | None) -> Reply | None:
         """Return the response object as it was stored, or with the caller's own fields. Raises ValueError."""
@@ -123,5 +153,24 @@ def _with_echo(unit: Event | Run, own: Mapping[str, Any] | None) -> Event | Run:
     return Event(unit.type, changed.sse, changed.data)
 
 
-async def _one_batch(batch: Batch) -> AsyncIterator[Batch]:
-    yield batch
+def _is_mark(mark: object) -> bool:
+    return isinstance(mark, list | tuple) and [type(part) for part in mark] == [float, int] and min(mark) >= 0
+
+
+def _decompress(content: bytes) -> bytes:
+    """Return what was compressed. Raises ValueError for more than an entry may have, and zlib.error."""
+    decompressor = zlib.decompressobj()
+    found = decompressor.decompress(content, MAX_BYTES)
+    if not decompressor.eof:
+        raise ValueError("an entry is cut off, or too large")
+    return found
+
+
+async def _in_time(batches: Sequence[tuple[float, Batch]]) -> AsyncIterator[Batch]:
+    """Yield batches, each after its seconds have passed since the first one."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    for after_s, batch in batches:
+        if after_s > 0:
+            await asyncio.sleep(started + after_s - loop.time())
+        yield batch

@@ -258,7 +258,7 @@ def _route(backends: Mapping[str, Backend], table: RouteTable) -> Route:
         strategy=table.strategy, weights=table.weights, attempts=table.attempts or max(2, len(targets)),
         retry_within_s=table.retry_within_s,
     )  # fmt: skip
-    return Route(table.shown_name, table.model, targets, is_default=table.default, pool=pool)
+    return Route(table.shown_name, table.model, targets, is_default=table.default, pool=pool, cache=table.cache)
 
 
 def _fallback(route: Route, model: str) -> Fallback:

@@ -21,6 +21,8 @@ Mode = Literal["enforce", "report", "off"]
 UnknownIds = Literal["deny", "allow"]
 Strategy = Literal["order", "weighted", "least_inflight", "affinity"]
 Share = Literal["caller", "team", "all"]
+CacheWhen = Literal["prompt_cache_key", "deterministic", "always", "never"]
+Pacing = Literal["instant", "recorded"]
 RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
 SERVED = frozenset({"responses", "conversations", "models"})
 """The first segments of the paths that the gateway serves itself; some upstreams compare them in any case."""
@@ -111,6 +113,8 @@ class RouteTable(Table):
     attempts: PositiveInt | None = None
     """How often a call may be sent to backends of this route, repetitions by the caller's SDK included. Default: 2, or
     the number of backends if that is larger. 1: never again."""
+    cache: CacheWhen | None = None
+    """Which of its calls are cached: see `when` of [cache], which is the default."""
     retry_within_s: PositiveFloat = 60
     """How long after a call's first attempt another one may begin, in seconds."""
 
@@ -192,6 +196,15 @@ class CacheTable(Table):
     """The largest answer that is kept, in bytes."""
     server_tools: bool = False
     """Whether answers to calls with tools that the server runs are kept too."""
+    when: CacheWhen = "prompt_cache_key"
+    """Which calls are cached, for routes without a `cache` of their own: those with a "prompt_cache_key"; those that
+    are "deterministic", with the temperature 0; "always" or "never"."""
+    stale_while_revalidate_s: NonNegativeFloat = 0
+    """How long after `ttl_s` an answer may still be given, in seconds, while a new one is asked for."""
+    stale_if_error_s: NonNegativeFloat = 0
+    """How long after `ttl_s` an answer may still be given, in seconds, if the backend fails."""
+    pace: Pacing = "instant"
+    """How fast a stream is given again: "instant" at once, "recorded" in the time that it took first."""
     share: Share = "team"
     """Who gets an answer again: "caller", "team", or "all" teams; a stored answer is never another team's."""
     secret: LongSecret | None = None

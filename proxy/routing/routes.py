@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from backends import Backend
 from policies.support.globs import compile_globs, is_glob
 from proxy.cached_result import CachedResult
-from proxy.config.schema import Strategy
+from proxy.config.schema import CacheWhen, Strategy
 from proxy.context import Slot
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, UnknownModel
@@ -50,6 +50,7 @@ class Route:
     is_default: bool = False
     pool: PoolSettings = field(default_factory=PoolSettings)
     fallbacks: tuple[Fallback, ...] = ()
+    cache: CacheWhen | None = None
 
     @property
     def keeps_state(self) -> bool:

@@ -25,7 +25,7 @@ REQUEST_ATTRIBUTES = {
     "method": "http.request.method", "path": "url.path", "status": "http.response.status_code",
     "caller": "headgate.caller", "team": "headgate.team", "policy": "headgate.policy", "code": "error.type",
     "outcome": "headgate.policy.outcome", "route": "headgate.route", "backend": "headgate.backend",
-    "cache": "headgate.cache", "attempts": "headgate.attempts",
+    "cache": "headgate.cache", "cache_detail": "headgate.cache.detail", "attempts": "headgate.attempts",
 }  # fmt: skip
 # ... and of the model call's. Source: https://github.com/open-telemetry/semantic-conventions-genai
 MODEL_CALL_ATTRIBUTES = {

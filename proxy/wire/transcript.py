@@ -4,7 +4,7 @@ the whole reply reads it: close-out, cache, conversion, ownership and telemetry.
 Deltas are parsed only when an item has to be closed before its end.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from proxy.wire.event import TERMINALS, Batch, Event, Run, parse_payload
@@ -13,6 +13,9 @@ from proxy.wire.items import JSON, PART_TYPES
 MAX_EXACT = 2**53 - 1  # the greatest integer that JavaScript clients read exactly
 LOG_BYTES = 16_777_216
 """How much of a stream is kept to close its open items with, in bytes; of longer items the beginning is kept."""
+
+MAX_MARKS = 10_000
+"""How many moments are noted at which frames came; later frames come with the last one."""
 
 ITEM_EVENTS = frozenset({"response.output_item.added", "response.output_item.done"})
 # The field of an item that each type of delta adds to ...
@@ -56,12 +59,18 @@ class Transcript:
         self._log_bytes = 0
         self._is_log_full = False
         self._frame_limit: int | None = None
+        self._clock: Callable[[], float] | None = None
+        self._marks: list[tuple[float, int]] = []
         self._numbered: Event | Run | None = None  # the last unit with a sequence number
         self._item_bytes = 0
 
-    def keep_frames(self, limit_bytes: int) -> None:
-        """Keep every frame for `frames`, as long as they fit. Call it before the first batch."""
+    def keep_frames(self, limit_bytes: int, clock: Callable[[], float] | None = None) -> None:
+        """Keep every frame for `frames`, as long as they fit. Call it before the first batch.
+
+        With a clock, in seconds, it is noted when they came.
+        """
         self._frame_limit = limit_bytes
+        self._clock = clock
 
     def see(self, batch: Batch) -> None:
         """Record a batch that is about to be passed on."""
@@ -81,6 +90,13 @@ class Transcript:
                 self._log_bytes = 0
                 self._is_log_full = False
         self.is_started = self.is_started or bool(batch)
+        if self._clock is not None and len(self._marks) < MAX_MARKS:
+            self._marks.append((self._clock(), self._log_bytes))
+
+    @property
+    def marks(self) -> list[tuple[float, int]]:
+        """When frames came: seconds since the first ones, and how many bytes `frames` had then."""
+        return [(at - self._marks[0][0], size) for at, size in self._marks]
 
     def see_body(self, events: Batch) -> None:
         """Record events that stand for a response that came as one body. They take no memory beside it."""

@@ -1,6 +1,8 @@
 """Kept answers: for the same call of the same team, and for no other."""
 
+import asyncio
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -9,14 +11,16 @@ from openai import AsyncOpenAI
 from pydantic import SecretStr
 
 from backends import Backend
-from proxy.cache.cache import Cache
+from proxy.cache.cache import Cache, partition_of
 from proxy.cache.vault import ENTRIES, PREFIX, Partition, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller
 from proxy.pipeline import Pipeline
+from proxy.routing.routes import Route, Routes
 from proxy.rules.rule import compile_selector
 from proxy.stores import Store, StoreError
 from proxy.stores.memory import MemoryStore
+from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import Reply
 from tests.conftest import DATA, tables_for
 from tests.examples import ANNA, make_call, make_context
@@ -186,16 +190,20 @@ async def test_answers_can_be_shared_by_nobody_else():
     assert [(await status_of(pipeline, caller)).partition(";")[0] for caller in callers] == [MISS, MISS, HIT, HIT]
 
 
-@pytest.mark.parametrize(
-    ("fields", "carol"),
-    [({"store": False}, HIT), ({}, MISS), ({"store": False, "previous_response_id": "resp_1"}, MISS)],
-)
+@pytest.mark.parametrize(("fields", "carol"), [({"store": False}, HIT), ({}, MISS)])
 async def test_answers_can_be_shared_by_all_teams(fields: dict[str, Any], carol: str):
     """`share = "all"`: but no stored answer, whose id belongs to a team, and none that continues one."""
     pipeline = cached(ScriptedBackend(answer=RESPONSE, keeps_state=True), share="all")
     statuses = [(await status_of(pipeline, caller, **fields)).partition(";")[0] for caller in (ANNA, BEN, CAROL)]
 
     assert statuses == [MISS, HIT, carol]
+
+
+def test_an_answer_that_continues_a_response_is_its_team_s_own():
+    """The id of that response belongs to the team."""
+    call = make_call(store=False, previous_response_id="resp_1")
+
+    assert partition_of(call, ANNA, "all") == Partition("team", "search")
 
 
 async def test_entries_are_sealed_with_a_secret():
@@ -345,14 +353,195 @@ async def test_answers_over_the_limit_are_not_kept(form: Any, size: int):
         assert (await status_of(pipeline)).partition(";")[0] == second
 
 
-async def test_the_request_s_own_cache_control_is_obeyed():
-    """no-store bypasses the cache, no-cache asks the backend again and keeps the new answer."""
-    backend = ScriptedBackend(answer=RESPONSE)
-    pipeline = cached(backend)
-    statuses = [await status_of(pipeline, cache_control=value) for value in ("no-store", "max-age=0, NO-CACHE", "")]
+@pytest.mark.parametrize(
+    ("directives", "age_s", "status"),
+    [
+        ("no-store", 0, "fwd=bypass; detail=no-store"),
+        ("no-cache", 0, "fwd=request"),
+        ("max-age=5, NO-CACHE", 0, "fwd=request"),
+        ("max-age=0", 0, "fwd=request"),
+        ("max-age=10", 10, "hit; ttl=90"),
+        ("max-age=10", 11, "fwd=request"),
+        ("min-fresh=80", 20, "hit; ttl=80"),
+        ("min-fresh=80", 21, "fwd=request"),
+        ("only-if-cached", 20, "hit; ttl=80"),
+        ("", 100, "fwd=stale"),
+    ],
+)
+async def test_the_request_s_own_cache_control_is_obeyed(directives: str, age_s: int, status: str):
+    """A call that asks for a newer answer gets one, and it is kept."""
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, clock=clock, ttl_s=100)
+    await status_of(pipeline)
+    clock.now_s += age_s
 
-    assert statuses == ["fwd=bypass; detail=no-store", "fwd=request", "hit; ttl=3600"]
-    assert len(backend._calls) == 2
+    assert await status_of(pipeline, cache_control=directives) == status
+    assert len(backend._calls) == (1 if status.startswith("hit") else 2)
+    if status in ("fwd=request", "fwd=stale"):
+        assert await status_of(pipeline) == "hit; ttl=100"
+
+
+@pytest.mark.parametrize("fields", [{}, {"prompt_cache_key": None}, {"input": "Ho"}, {"background": True}])
+@pytest.mark.parametrize("cache", [None, Cache(None, None)])
+async def test_only_if_cached_asks_no_backend(fields: dict[str, Any], cache: Cache | None):
+    """Whether the answer is missing, never kept, or there is no cache at all."""
+    backend = ScriptedBackend(answer=RESPONSE, keeps_state=True)
+    pipeline = make_pipeline(backend, cache=cache or make_cache())
+    with pytest.raises(RequestError) as caught:
+        await status_of(pipeline, cache_control="only-if-cached", **fields)
+
+    assert (caught.value.status, caught.value.code, backend._calls) == (504, "only_if_cached", [])
+
+
+async def test_a_stale_answer_is_given_while_a_new_one_is_asked_for():
+    """Once, however many calls get the stale one meanwhile; then the new one is given."""
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
+    cache = make_cache(clock=clock, ttl_s=100, stale_while_revalidate_s=50)
+    pipeline = make_pipeline(backend, cache=cache)
+    await status_of(pipeline)
+    clock.now_s += 130.5
+    backend.__dict__["answer"] = RESPONSE | {"id": "resp_new"}
+    contexts = [make_context() for _ in range(3)]
+    old = [await object_of(pipeline, make_call(**ASKED), context) for context in contexts]
+    await asyncio.gather(*cache._refreshes.values())
+    new = await object_of(pipeline, make_call(**ASKED), make_context())
+
+    assert [answer["id"] for answer in (*old, new)] == [RESPONSE["id"]] * 3 + ["resp_new"]
+    assert contexts[0].answer_headers == {"Cache-Status": "headgate; hit; ttl=-31", "Age": "130"}
+    assert (contexts[0].record.cache, len(backend._calls)) == ("stale", 2)
+
+
+async def test_a_request_with_an_age_of_its_own_gets_nothing_stale():
+    """It would be older than the request allows, or it did not ask for something stale."""
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, clock=clock, ttl_s=100, stale_while_revalidate_s=50, stale_if_error_s=50)
+    await status_of(pipeline)
+    clock.now_s += 130
+
+    assert await status_of(pipeline, cache_control="max-age=1000") == "fwd=request"
+
+
+async def test_a_refresh_that_fails_is_logged(logged):
+    """The next call tries again."""
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
+    cache = make_cache(clock=clock, ttl_s=100, stale_while_revalidate_s=50)
+    pipeline = make_pipeline(backend, cache=cache)
+    await status_of(pipeline)
+    clock.now_s += 130
+    backend.__dict__["answer"] = BackendError("The backend failed.", code="upstream_error")
+    for _ in range(2):
+        await status_of(pipeline)
+        await asyncio.gather(*cache._refreshes.values())
+
+    assert [line["event"] for line in logged if line["event"].startswith("cache")] == ["cache.refresh_failed"] * 2
+    assert len(backend._calls) == 3
+
+
+async def test_closing_the_cache_ends_refreshes():
+    """They would outlive the gateway."""
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
+    cache = make_cache(clock=clock, ttl_s=100, stale_while_revalidate_s=50)
+    pipeline = make_pipeline(backend, cache=cache)
+    await status_of(pipeline)
+    clock.now_s += 130
+    await status_of(pipeline)
+    await cache.close()
+    await asyncio.sleep(0)
+
+    assert (cache._refreshes, len(backend._calls)) == ({}, 1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (BackendError("It failed."), "hit; ttl=-30; fwd=stale; fwd-status=502"),
+        (BackendError("It is slow.", status=504), "hit; ttl=-30; fwd=stale; fwd-status=504"),
+        (Reply(503, {}, body=b"{}"), "hit; ttl=-30; fwd=stale; fwd-status=503"),
+        (Reply(429, {}, body=b"{}"), "fwd=stale"),
+        (RESPONSE, "fwd=stale"),
+    ],
+)
+async def test_a_stale_answer_is_given_when_the_backend_fails(failure: Any, status: str, stream: bool):
+    """Not when it refuses the call, and not when it answers."""
+    clock, backend = SettableClock(), ScriptedBackend(answer=STREAMED)
+    pipeline = cached(backend, clock=clock, ttl_s=100, stale_if_error_s=50)
+    await status_of(pipeline, stream=stream)
+    clock.now_s += 130
+    backend.__dict__["answer"] = failure
+    context = make_context()
+    answer = await answer_of(pipeline, make_call(**ASKED, stream=stream), context)
+
+    assert context.answer_headers["Cache-Status"] == f"headgate; {status}"
+    assert (b"Hello" in answer) == (failure is RESPONSE or status.startswith("hit"))
+
+
+async def test_an_answer_is_too_old_at_some_time():
+    """Then the backend's failure is the answer."""
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, clock=clock, ttl_s=100, stale_if_error_s=50)
+    await status_of(pipeline)
+    clock.now_s += 151
+    backend.__dict__["answer"] = BackendError("The backend failed.")
+    with pytest.raises(BackendError):
+        await status_of(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("when", "fields", "statuses"),
+    [
+        ("always", {"prompt_cache_key": None}, [MISS, HIT]),
+        ("always", {"background": True}, ["fwd=bypass"] * 2),
+        ("always", {"tools": [{"type": "web_search"}]}, ["fwd=bypass"] * 2),
+        ("deterministic", {}, ["fwd=bypass"] * 2),
+        ("deterministic", {"prompt_cache_key": None, "temperature": 0}, [MISS, HIT]),
+        ("never", {"temperature": 0}, ["fwd=bypass"] * 2),
+        (None, {}, [MISS, HIT]),
+        (None, {"prompt_cache_key": None}, ["fwd=bypass"] * 2),
+    ],
+)
+async def test_each_route_has_its_own_rule(when: Any, fields: dict[str, Any], statuses: list[str]):
+    """That of [cache] is the default."""
+    backend = ScriptedBackend(answer=RESPONSE, keeps_state=True)
+    pipeline = cached(backend)
+    pipeline = replace(pipeline, routes=Routes([Route("route", "*", (backend,), cache=when)]))
+
+    assert [(await status_of(pipeline, **fields)).partition(";")[0] for _ in range(2)] == statuses
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        [],
+        [{"type": "reasoning", "summary": []}],
+        [{"type": "message", "content": []}],
+        [{"type": "message", "content": [{"type": "output_text", "text": ""}]}],
+        [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}],
+        [{"type": "message", "content": [{"type": "output_text", "text": "I"}, {"type": "refusal", "refusal": "No."}]}],
+        [{"type": "message", "status": "incomplete", "content": [{"type": "output_text", "text": "I"}]}],
+    ],
+)
+async def test_refusals_empty_and_cut_answers_are_not_kept(output: list[Any]):
+    """The next attempt may succeed."""
+    for answer in (
+        RESPONSE | {"output": output},
+        frame(type="response.completed", response=RESPONSE | {"output": output}),
+    ):
+        pipeline = cached(ScriptedBackend(answer=answer, keeps_state=True))
+
+        assert [await status_of(pipeline) for _ in range(2)] == [MISS] * 2
+
+
+async def test_a_stream_can_take_the_time_that_it_took():
+    """`pace = "recorded"`: in the batches in which it came; a body is given at once."""
+    pipeline = cached(ScriptedBackend(answer=STREAMED), pace="recorded")
+    await answer_of(pipeline, make_call(**ASKED, stream=True), make_context())
+    async with pipeline.reply_to(make_call(**ASKED, stream=True), make_context()) as reply:
+        batches = [batch async for batch in reply.batches or ()]
+
+    assert len(batches) == len(STREAMED) // 1000 + 1
+    assert b"".join([unit.sse for batch in batches for unit in batch]) == STREAMED
+    assert await object_of(pipeline, make_call(**ASKED), make_context()) == RESPONSE
 
 
 async def test_the_cache_control_of_a_request_reaches_the_cache(start_gateway, http, upstream: FakeUpstream):
@@ -451,7 +640,7 @@ async def test_a_stream_that_is_not_utf_8_is_kept_as_it_is():
 
 async def test_a_response_of_254_levels_is_kept_as_it_is():
     """It is not encoded again."""
-    backend = ScriptedBackend(answer={"status": "completed", "deep": nested(252)}, keeps_state=True)
+    backend = ScriptedBackend(answer=RESPONSE | {"deep": nested(252)}, keeps_state=True)
     pipeline = cached(backend)
     answers = [await answer_of(pipeline, make_call(**ASKED), make_context()) for _ in range(2)]
 

@@ -1,5 +1,8 @@
 """One kept reply: its stored form, and the answers that it becomes."""
 
+import asyncio
+import zlib
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -7,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache.entry import ECHOED, LENGTHS, PLAIN, Entry, echoed_fields
+from proxy.cache.entry import COMPRESS_BYTES, COMPRESSED, ECHOED, LENGTHS, PLAIN, Entry, echoed_fields
 from proxy.wire.event import FOLLOWED
 from tests.examples import NO_DEADLINE, make_call
 from tests.rules.samples import RESPONSE, sent
@@ -90,6 +93,12 @@ def test_an_entry_survives_its_encoding():
                 {"headers": {"x-headgate-a": "b\r\nSet-Cookie: c"}},
                 {"headers": {"x-headgate-a\n": "b"}},
                 {"headers": {"Content-Length": "3"}},
+                {"marks": 3},
+                {"marks": [3]},
+                {"marks": [[1.0, -1]]},
+                {"marks": [[-1.0, 1]]},
+                {"marks": [["a", 1]]},
+                {"marks": [[1.0, 1, 1]]},
                 {"labels": []},
                 {"labels": {"team": 3}},
             )
@@ -99,6 +108,44 @@ def test_an_entry_survives_its_encoding():
 def test_a_value_of_another_shape_is_no_entry(value: bytes):
     """A store may return what another program, or another version, has written."""
     assert Entry.decode(value) is None
+
+
+def test_a_long_entry_is_compressed():
+    """Body and frames together, to a fraction."""
+    entry = replace(decoded(), body=orjson.dumps(RESPONSE | {"text": "a" * COMPRESS_BYTES}))
+    encoded = entry.encode()
+
+    assert Entry.decode(encoded) == entry
+    assert len(encoded) < COMPRESS_BYTES / 4
+
+
+def test_what_cannot_be_decompressed_is_no_entry(monkeypatch: pytest.MonkeyPatch):
+    """Nor what is larger than an entry may be."""
+    content = zlib.compress(orjson.dumps(RESPONSE))
+    facts = orjson.dumps(FACTS)
+    head = LENGTHS.pack(COMPRESSED, len(facts), 3) + facts
+
+    assert Entry.decode(head + content) is not None
+    assert Entry.decode(head + content[:-1]) is None
+    assert Entry.decode(head + b"x" + content) is None
+    monkeypatch.setattr("proxy.cache.entry.MAX_BYTES", 100)
+    assert Entry.decode(head + content) is None
+
+
+async def test_a_paced_stream_has_its_batches_in_time():
+    """Each at its moment, whatever the marks are."""
+    ends = [len(FRAMES) // 3, len(FRAMES) // 2, len(FRAMES) // 2, len(FRAMES) + 7]
+    entry = decoded(marks=[[0.0, ends[0]], [0.01, ends[1]], [0.02, ends[2]], [0.03, ends[3]]])
+    reply = entry.reply(make_call(stream=True, **FIRST), FOLLOWED, paced=True)
+    assert reply is not None
+    assert reply.batches is not None
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    found = [(loop.time() - started, b"".join([unit.sse for unit in batch])) async for batch in reply.batches]
+
+    assert b"".join([frames for _, frames in found]) == FRAMES
+    assert [found[0][0] >= 0, found[1][0] >= 0.01, found[-1][0] >= 0.03] == [True] * 3
+    assert await frames_for(entry, **FIRST) == FRAMES
 
 
 @NO_DEADLINE

@@ -150,6 +150,7 @@ async def test_a_request_is_one_log_line(gateway: str, http, logged: list[dict[s
             "stream": False,
             "max_output_tokens": 64,
             "cache": "bypass",
+            "cache_detail": "no-prompt-cache-key",
             "route": "fake",
             "backend": "fake",
             "provider": "openai",

@@ -53,6 +53,7 @@ KEPT = Slot[Sequence[KeptReference]]("ownership.kept")
 HAS_UNKNOWN = Slot[bool]("ownership.has_unknown")
 """Set if a request names something without a known owner, such as something that its owner has deleted."""
 _OWNERS = Slot[dict[tuple[Kind, str], "Owner | None"]]("ownership.owners")
+_OUTPUT_BOUND = Slot[bool]("ownership.output_bound")
 _UNBOUND = Slot[bool]("ownership.unbound")
 
 
@@ -136,7 +137,7 @@ class Ownership:
         try:
             owner = self._owner_of(context, context.target, await self._chain(call, context))
             if is_kept and is_id(response_id := response.get("id")):
-                await self._put("response", response_id, owner)
+                await self._put("response", response_id, owner, along=self._keys_along(call, response, context))
             if is_id(conversation):
                 await self._put("conversation", conversation, owner, keep_chain=True)
         except (StoreError, Unavailable) as error:
@@ -145,7 +146,7 @@ class Ownership:
 
     async def bind_output(self, call: Call, context: Context, transcript: Transcript) -> None:
         """Bind the items of a complete response that a backend keeps, and the containers in which its tools ran."""
-        if context.target is None or call.operation != "create":
+        if context.target is None or call.operation != "create" or context.get(_OUTPUT_BOUND):
             return
         output, is_kept = transcript.response.get("output"), call.body.get("store") is not False
         await self.bind_items(output, context.target, context, are_kept=is_kept)
@@ -153,8 +154,7 @@ class Ownership:
     async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
         """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
         value, team = self._owner_of(context, target, "").encode(), context.caller.team
-        keys = [_key("container", container) for container in containers_of(items)]
-        keys += [_key("item", item_id) for item_id in ids_of(items)] if are_kept else []
+        keys = _keys_of(items, are_kept=are_kept)
         try:
             for some in _portions(keys):
                 await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)
@@ -237,10 +237,25 @@ class Ownership:
     def _owner_of(context: Context, target: str, chain: str) -> Owner:
         return Owner(context.caller.team, context.caller.name, target, chain)
 
-    async def _put(self, kind: Kind, value: str, owner: Owner, *, keep_chain: bool = False) -> None:
-        """The first team that receives an id owns it: no upstream can move another upstream's id."""
+    @staticmethod
+    def _keys_along(call: Call, response: Mapping[str, Any], context: Context) -> Sequence[str]:
+        """Return the keys of what is in a response that came as one body: they are written with its own."""
+        keys = [] if call.body.get("store") is False else _keys_of(response.get("output"), are_kept=True)
+        if call.operation != "create" or not 0 < len(keys) < AT_ONCE:
+            return []
+        context.set(_OUTPUT_BOUND, True)
+        return keys
+
+    async def _put(
+        self, kind: Kind, value: str, owner: Owner, *, keep_chain: bool = False, along: Sequence[str] = ()
+    ) -> None:
+        """The first team that receives an id owns it: no upstream can move another upstream's id.
+
+        `along` are keys of the same owner that are written with this one, as far as they are free.
+        """
         key, encoded = _key(kind, value), owner.encode()
-        if await self._store.put(key, encoded, ttl_s=self._ttl_s, if_absent=True, group=owner.team):
+        is_new, *_ = await self._store.put_new([key, *along], encoded, ttl_s=self._ttl_s, group=owner.team)
+        if is_new:
             return
         stored = await self._store.get(key)
         known = owner if stored == encoded else Owner.decode(stored)
@@ -256,6 +271,12 @@ def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield values in portions that the store is asked for at a time."""
     for start in range(0, len(values), AT_ONCE):
         yield values[start : start + AT_ONCE]
+
+
+def _keys_of(items: object, *, are_kept: bool) -> list[str]:
+    """Return the keys of items, if they are kept, and of the containers in which their tools ran."""
+    keys = [_key("container", container) for container in containers_of(items)]
+    return keys + ([_key("item", item_id) for item_id in ids_of(items)] if are_kept else [])
 
 
 def _log_failure(error: Exception, context: Context) -> None:

@@ -61,12 +61,14 @@ class Store(Table, ABC):
         Where a store is full, values of one group (a team) make room for each other before any of another group does.
         """
 
-    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> None:
-        """Keep one value under each of these keys that is free; the others keep what they hold."""
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
+        """Keep one value under each of these keys that is free, and return which were; the others keep what they hold.
+
+        A store may write them with one command.
+        """
         if len(keys) == 1:  # a task for it would be most of the work
-            await self.put(keys[0], value, ttl_s=ttl_s, if_absent=True, group=group)
-        else:
-            await asyncio.gather(*(self.put(key, value, ttl_s=ttl_s, if_absent=True, group=group) for key in keys))
+            return [await self.put(keys[0], value, ttl_s=ttl_s, if_absent=True, group=group)]
+        return await asyncio.gather(*(self.put(key, value, ttl_s=ttl_s, if_absent=True, group=group) for key in keys))
 
     @abstractmethod
     async def delete(self, key: str) -> None:

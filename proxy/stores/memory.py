@@ -111,6 +111,9 @@ class MemoryStore(Store):
         values.put(key, (value, ttl_s), group)
         return True
 
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
+        return [await self.put(key, value, ttl_s=ttl_s, if_absent=True, group=group) for key in keys]  # none waits
+
     def _make_room(self, size_bytes: int) -> None:
         """Drop values, if expired ones do not leave enough room for one of this size."""
         values = self._values

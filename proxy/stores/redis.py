@@ -11,11 +11,10 @@ Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://re
 """
 
 import asyncio
-import hashlib
 import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, PositiveInt, PrivateAttr, field_validator
@@ -26,65 +25,27 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from proxy.config.secrets import Secret
 from proxy.stores import LARGEST, LONGEST_S, PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
+from proxy.stores._redis_scripts import APPEND, CLAIM, DIGESTS, GIVE, PUT, RELEASE, TAKE
 
 AT_ONCE = 256
-"""How many values are sent together at most."""
+"""How many puts are sent together at most."""
+SCRIPT_BYTES = 262_144
+"""How large values may be together that one script sets: larger ones would be copied once more by Redis."""
 SCAN_COUNT = 1000
 """How many keys Redis examines for one step of a scan."""
 
 FIELD = b"v"
 """The field of an entry in a stream."""
 
-_USED = """
-local found = redis.call('HMGET', KEYS[1], 'used', 'window')
-local used = tonumber(found[1] or '0')
-if not found[1] and redis.call('EXISTS', KEYS[1]) == 1 then
-  return redis.error_reply('WRONGTYPE the key does not hold a counter')
-end
-"""
-_TAKE = f"""{_USED}
-local amount, limit, window = tonumber(ARGV[1]), tonumber(ARGV[2]), found[2]
-local granted = math.max(0, math.min(amount, limit - used))
-if ARGV[3] == '1' and granted < amount then granted = 0 end
-if not window then
-  if granted == 0 then return {{0, 0, '0', tonumber(ARGV[4])}} end
-  window = ARGV[5]
-  redis.call('HSET', KEYS[1], 'used', '0', 'window', window)
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
-end
-if granted > 0 then used = redis.call('HINCRBY', KEYS[1], 'used', granted) end
-return {{granted, used, window, redis.call('PTTL', KEYS[1])}}
-"""
-_GIVE = f"""{_USED}
-if found[2] == ARGV[2] then redis.call('HSET', KEYS[1], 'used', math.max(0, used - tonumber(ARGV[1]))) end
-return 0
-"""
-_APPEND = """
-local position = redis.call('XLEN', KEYS[1]) + 1
-redis.call('XADD', KEYS[1], string.format('%d-0', position), 'v', ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return position
-"""
-_OWNER = """
-local owner = redis.call('HGET', KEYS[1], 'owner')
-if not owner and redis.call('EXISTS', KEYS[1]) == 1 then
-  return redis.error_reply('WRONGTYPE the key does not hold a lease')
-end
-"""
-_CLAIM = f"""{_OWNER}
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'owner', ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1
-"""
-_RELEASE = f"""{_OWNER}
-if owner == ARGV[1] then redis.call('DEL', KEYS[1]) end
-return 0
-"""
-_DIGESTS = {
-    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (_TAKE, _GIVE, _APPEND, _CLAIM, _RELEASE)
-}
+
+class Waiting(NamedTuple):
+    """Keys that wait to be set to a value, and the future that gets whether each was set."""
+
+    keys: Sequence[str]
+    value: bytes
+    ttl_ms: int
+    if_absent: bool
+    answer: asyncio.Future[Any]
 
 
 class RedisStore(Store):
@@ -98,7 +59,7 @@ class RedisStore(Store):
     """How many connections are open at most."""
 
     _redis: Redis = PrivateAttr()
-    _waiting: list[tuple[str, bytes, int, bool, asyncio.Future[Any]]] = PrivateAttr(default_factory=list)
+    _waiting: list[Waiting] = PrivateAttr(default_factory=list)
     _writing: asyncio.Task[None] | None = PrivateAttr(default=None)
 
     @field_validator("url")
@@ -142,11 +103,12 @@ class RedisStore(Store):
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
-        return bool(await self._ask(self._enqueue(key, value, _milliseconds(ttl_s), if_absent)))
+        (is_kept,) = await self._enqueue([key], value, ttl_s, if_absent=if_absent)
+        return is_kept
 
-    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> None:
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         del group  # it evicts nothing
-        await self._ask(asyncio.gather(*(self._enqueue(key, value, _milliseconds(ttl_s), True) for key in keys)))
+        return await self._enqueue(keys, value, ttl_s, if_absent=True) if keys else []
 
     async def delete(self, key: str) -> None:
         await self._ask(self._redis.unlink(key))
@@ -157,16 +119,16 @@ class RedisStore(Store):
         del group  # it evicts nothing
         window = secrets.randbits(53) or 1  # becomes the window's id if this take begins one
         granted, used, found, resets_in_ms = await self._run(
-            _TAKE, key, _amount(amount), _amount(limit), int(whole), _milliseconds(window_s), window
+            TAKE, key, _amount(amount), _amount(limit), int(whole), _milliseconds(window_s), window
         )
         return Grant(granted, used, int(found), resets_in_ms / 1000)
 
     async def give(self, key: str, amount: int, *, window: int) -> None:
-        await self._run(_GIVE, key, _amount(amount), window)
+        await self._run(GIVE, key, _amount(amount), window)
 
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         del group  # it evicts nothing
-        return int(await self._run(_APPEND, key, value, _milliseconds(ttl_s)))
+        return int(await self._run(APPEND, key, value, _milliseconds(ttl_s)))
 
     async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
         after = max(0, after)
@@ -177,10 +139,10 @@ class RedisStore(Store):
         return [(int(position.partition(b"-")[0]), fields[FIELD]) for position, fields in entries]
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
-        return bool(await self._run(_CLAIM, key, owner, _milliseconds(lease_s)))
+        return bool(await self._run(CLAIM, key, owner, _milliseconds(lease_s)))
 
     async def release(self, key: str, owner: str) -> None:
-        await self._run(_RELEASE, key, owner)
+        await self._run(RELEASE, key, owner)
 
     async def scan(self, prefix: str) -> AsyncIterator[str]:
         pattern = re.sub(r"[*?\[\]\\]", r"\\\g<0>", prefix) + "*"
@@ -200,41 +162,57 @@ class RedisStore(Store):
             return False
 
     async def _run(self, script: str, key: str, *arguments: str | bytes | int) -> Any:
-        """Run a script atomically in one round trip; a server that does not know it yet needs a second one."""
+        """Run a script of one key atomically."""
+        return await self._run_many(script, [key], *arguments)
+
+    async def _run_many(self, script: str, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
+        """Run a script in one round trip; a server that does not know it yet needs a second one."""
 
         async def run() -> Any:
             try:
-                return await self._redis.evalsha(_DIGESTS[script], 1, key, *arguments)
+                return await self._redis.evalsha(DIGESTS[script], len(keys), *keys, *arguments)
             except NoScriptError:
-                return await self._redis.eval(script, 1, key, *arguments)
+                return await self._redis.eval(script, len(keys), *keys, *arguments)
 
         return await self._ask(run())
 
-    def _enqueue(self, key: str, value: bytes, ttl_ms: int, if_absent: bool) -> asyncio.Future[Any]:  # noqa: FBT001
-        """Return what setting a value will answer."""
+    async def _enqueue(self, keys: Sequence[str], value: bytes, ttl_s: float, *, if_absent: bool) -> Sequence[bool]:
+        """Set keys to a value with the next command, and return for each whether it was set. Raises StoreError."""
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, value, ttl_ms, if_absent, answer))
+        self._waiting.append(Waiting(keys, value, _milliseconds(ttl_s), if_absent, answer))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
-        return answer
+        kept: Sequence[bool] = await self._ask(answer)
+        return kept
 
     async def _write(self) -> None:
         """Send the values that wait, and those that came meanwhile, until there are none."""
         try:
             while self._waiting:
-                values, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-                pipeline = self._redis.pipeline(transaction=False)
-                for key, value, ttl_ms, if_absent, _ in values:
-                    pipeline.set(key, value, px=ttl_ms, nx=if_absent)
+                puts, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
                 try:
-                    answers = await self._ask(pipeline.execute(raise_on_error=False))
+                    answers = iter(await self._put_all(puts))
                 except StoreError as error:
-                    answers = [error] * len(values)
-                for (*_, future), answer in zip(values, answers, strict=True):
-                    if not future.done():  # its caller may have left, or waited long enough
-                        _settle(future, answer)
+                    answers = iter([error] * sum(len(put.keys) for put in puts))
+                for put in puts:
+                    kept = [next(answers) for _ in put.keys]
+                    if not put.answer.done():  # its caller may have left, or waited long enough
+                        _settle(put.answer, kept)
         finally:
             self._writing = None
+
+    async def _put_all(self, puts: Sequence[Waiting]) -> Sequence[Any]:
+        """Return what Redis answers for each key: small values are set by one command, whose answers are one list."""
+        each = [(key, put) for put in puts for key in put.keys]
+        if sum(len(put.value) for _, put in each) <= SCRIPT_BYTES:
+            arguments = [part for _, put in each for part in (put.value, put.ttl_ms, int(put.if_absent))]
+            answers: Sequence[Any] = await self._run_many(PUT, [key for key, _ in each], *arguments)
+            return answers
+        pipeline = self._redis.pipeline(transaction=False)
+        for key, put in each:
+            pipeline.set(key, put.value, px=put.ttl_ms, nx=put.if_absent)
+        found: Sequence[Any] = await self._ask(pipeline.execute(raise_on_error=False))
+        return found
 
     async def _ask(self, command: Any) -> Any:
         try:
@@ -246,11 +224,13 @@ class RedisStore(Store):
             raise StoreError(f"{type(error).__name__}: {error}") from error
 
 
-def _settle(future: asyncio.Future[Any], answer: Any) -> None:
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
+def _settle(answer: asyncio.Future[Any], kept: Sequence[Any]) -> None:
+    """Pass on whether each key was set, or the first error."""
+    error = next((each for each in kept if isinstance(each, Exception)), None)
+    if error is not None:
+        answer.set_exception(error)
     else:
-        future.set_result(answer)
+        answer.set_result([bool(each) for each in kept])
 
 
 def _amount(number: int) -> int:

@@ -1,5 +1,6 @@
 """The owners of responses and conversations, and the chains that they belong to."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -420,7 +421,7 @@ async def test_what_was_deleted_has_no_owner():
     ownership, context = Ownership(MemoryStore()), make_context()
     await ownership.bind_id("response", "resp_1", "b", context)
     known = await ownership.check_resource(RETRIEVE, make_context())
-    await ownership.forget(RETRIEVE, context)
+    await ownership.forget("response", "resp_1", context)
 
     assert known is not None
     assert (known.team, known.target) == ("search", "b")
@@ -432,7 +433,7 @@ async def test_a_store_that_fails_costs_no_answer(logged):
     ownership, context = Ownership(FaultyStore(faults=("put", "delete"))), make_context()
     await ownership.bind_id("conversation", "conv_1", "b", context)
     await ownership.bind_items([{"id": "msg_1"}], "b", context)
-    await ownership.forget(RETRIEVE, context)
+    await ownership.forget("response", "resp_1", context)
 
     assert [line["event"] for line in logged] == ["ownership.write_failed"] * 3
 
@@ -449,3 +450,36 @@ async def test_an_owner_that_cannot_be_read_refuses_the_request():
     """The id may be another team's."""
     with pytest.raises(Unavailable):
         await Ownership(FaultyStore(faults=("get",))).check_resource(RETRIEVE, make_context())
+
+
+class PutsStore(MemoryStore):
+    """A store that counts the commands that write, and the keys that each has."""
+
+    _puts: list[int] = PrivateAttr(default_factory=list)
+
+    async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
+        self._puts.append(len(keys))
+        return await super().put_new(keys, value, ttl_s=ttl_s, group=group)
+
+
+@pytest.mark.parametrize(
+    ("store", "items", "puts"), [(True, 2, [4]), (True, 0, [1]), (True, 20, [1, 16, 4]), (False, 2, [])]
+)
+async def test_a_response_in_one_body_is_bound_by_one_command(store: bool, items: int, puts: list[int]):
+    """With its items and its container; a response of very many items needs more, and one that is not kept none."""
+    counting = PutsStore()
+    ownership, context = Ownership(counting), make_context()
+    context.target = "b"
+    call = Call({"model": "m", "store": store})
+    output: list[dict[str, Any]] = [{"id": f"msg_{number}"} for number in range(items)]
+    if items == 2:
+        output[1] = {"id": "ci_1", "container_id": "cntr_1"}
+    response = {"id": "resp_1", "output": output if store else []}
+    await ownership.bind(call, context, response)
+    await ownership.bind_output(call, context, transcript_of(*response["output"]))
+
+    assert counting._puts == puts
+    for item in response["output"]:
+        reference = [{"type": "item_reference", "id": item["id"]}]
+        with pytest.raises(RequestError):
+            await ownership.check(make_call(input=reference), make_context(BEN))

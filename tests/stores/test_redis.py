@@ -11,7 +11,7 @@ import redis
 from pydantic import ValidationError
 
 from proxy.stores import StoreError
-from proxy.stores.redis import RedisStore
+from proxy.stores.redis import SCRIPT_BYTES, RedisStore
 from tests.conftest import tables_for
 from tests.raw import RawAnswer, ask, no_tasks_left, post, until  # noqa: F401
 from tests.redis_server import RedisServer
@@ -246,3 +246,24 @@ def test_a_password_in_the_address_is_refused(url: str):
     with pytest.raises(ValidationError, match=r'set password = "env:NAME" instead'):
         RedisStore(url=url)
     assert RedisStore(url="redis://user@h:1/0").url == "redis://user@h:1/0"
+
+
+@pytest.mark.parametrize("size", [10, SCRIPT_BYTES])
+async def test_values_that_are_put_at_the_same_time_are_one_round_trip(redis_server: RedisServer, size: int):
+    """Each caller gets its own answer, whether a script sets the values or a pipeline."""
+    store = RedisStore(url=redis_server.url, timeout_ms=30_000)
+    await store.start()
+    names = [f"together:{secrets.token_hex(8)}" for _ in range(3)]
+    value = b"v" * size
+    await store.put(names[0], b"before", ttl_s=60)
+    answers = await asyncio.gather(
+        store.put(names[0], value, ttl_s=60, if_absent=True),
+        store.put_new(names, value, ttl_s=60),
+        store.put(names[2], b"last", ttl_s=60),
+        store.put(names[1], value, ttl_s=60, if_absent=True),
+    )
+    found = [await store.get(name) for name in names]
+    await store.close()
+
+    assert answers == [False, [False, True, True], True, False]
+    assert found == [b"before", value, b"last"]

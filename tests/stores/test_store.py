@@ -121,9 +121,10 @@ async def test_one_value_is_put_under_all_keys_that_are_free(store: Store, key: 
     names = [f"{key}{name}" for name in ("new", *FILL)]
     for name, fill in FILL.items():
         await fill(store, f"{key}{name}")
-    await store.put_new(names, b"owner", ttl_s=60)
-    await store.put_new([], b"owner", ttl_s=60)
+    kept = await store.put_new(names, b"owner", ttl_s=60)
+    none = await store.put_new([], b"owner", ttl_s=60)
 
+    assert ([*kept], [*none]) == ([True, *[False] * len(FILL)], [])
     assert [await store.get(f"{key}{name}") for name in ("new", "value")] == [b"owner", b"7"]
     assert await keys(store, key) == sorted(names)
     for name in FILL.keys() - {"value"}:

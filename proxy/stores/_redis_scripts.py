@@ -1,0 +1,69 @@
+"""The scripts that Redis runs in one step. Each has its keys first, then its arguments.
+
+Source: https://redis.io/docs/latest/commands/eval/
+"""
+
+import hashlib
+
+_USED = """
+local found = redis.call('HMGET', KEYS[1], 'used', 'window')
+local used = tonumber(found[1] or '0')
+if not found[1] and redis.call('EXISTS', KEYS[1]) == 1 then
+  return redis.error_reply('WRONGTYPE the key does not hold a counter')
+end
+"""
+TAKE = f"""{_USED}
+local amount, limit, window = tonumber(ARGV[1]), tonumber(ARGV[2]), found[2]
+local granted = math.max(0, math.min(amount, limit - used))
+if ARGV[3] == '1' and granted < amount then granted = 0 end
+if not window then
+  if granted == 0 then return {{0, 0, '0', tonumber(ARGV[4])}} end
+  window = ARGV[5]
+  redis.call('HSET', KEYS[1], 'used', '0', 'window', window)
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
+if granted > 0 then used = redis.call('HINCRBY', KEYS[1], 'used', granted) end
+return {{granted, used, window, redis.call('PTTL', KEYS[1])}}
+"""
+GIVE = f"""{_USED}
+if found[2] == ARGV[2] then redis.call('HSET', KEYS[1], 'used', math.max(0, used - tonumber(ARGV[1]))) end
+return 0
+"""
+APPEND = """
+local position = redis.call('XLEN', KEYS[1]) + 1
+redis.call('XADD', KEYS[1], string.format('%d-0', position), 'v', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return position
+"""
+# Sets each key to its value with its end; '1' before them: only a free key. Returns for each whether it was set.
+PUT = """
+local kept = {}
+for i, key in ipairs(KEYS) do
+  local value, ttl, is_new = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i] == '1'
+  local done
+  if is_new then done = redis.call('SET', key, value, 'PX', ttl, 'NX')
+  else done = redis.call('SET', key, value, 'PX', ttl) end
+  kept[i] = done and 1 or 0
+end
+return kept
+"""
+_OWNER = """
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if not owner and redis.call('EXISTS', KEYS[1]) == 1 then
+  return redis.error_reply('WRONGTYPE the key does not hold a lease')
+end
+"""
+CLAIM = f"""{_OWNER}
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'owner', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+RELEASE = f"""{_OWNER}
+if owner == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 0
+"""
+DIGESTS = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    for script in (TAKE, GIVE, APPEND, PUT, CLAIM, RELEASE)
+}

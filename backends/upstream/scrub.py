@@ -62,8 +62,9 @@ class Scrubber:
         Raises ValueError for an event that cannot be parsed without it.
         """
         for unit in batch:
+            frames = unit.sse
             for secret in self._plain if isinstance(unit, Run) else self._bytes:
-                if secret in unit.sse:
+                if secret in frames:
                     return [self._unit(unit) for unit in batch]
         return batch
 

@@ -60,8 +60,9 @@ class Trace:
         self._step_began = 0.0
         self._step_span: Span | None = None
         self._started = time.perf_counter()
-        headers = headers or {}
-        self._incoming = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        self._incoming: dict[str, str] = {}
+        if headers is not None and "traceparent" in headers:
+            self._incoming = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
         if tracer is not None:
             context = _PROPAGATOR.extract(self._incoming) if self._incoming else None
             links = [] if linked is None else [Link(linked.get_span_context())]
@@ -76,20 +77,20 @@ class Trace:
     def begin(self, step: str) -> None:
         """Begin a step of the path, which lasts until the next one begins, or until `end_step`."""
         now = time.perf_counter()
-        if self._step is not None:
-            self._note_step(now)
+        if self._step_span is not None:
+            self.end_step()
+        elif self._step is not None:
+            self.durations.append((self._step, now - self._step_began))
         self._step, self._step_began = step, now
         if self.is_recording and step in WAITING_STEPS:
             self._step_span = self.start_child(step, SpanKind.INTERNAL)
 
     def end_step(self) -> None:
         """End the step that has begun, if one has: what follows is none."""
-        if self._step is not None:
-            self._note_step(time.perf_counter())
-            self._step = None
-
-    def _note_step(self, now: float) -> None:
-        self.durations.append((self._step or "", now - self._step_began))
+        if self._step is None:
+            return
+        self.durations.append((self._step, time.perf_counter() - self._step_began))
+        self._step = None
         if self._step_span is not None:
             self._step_span.end()
             self._step_span = None

@@ -11,6 +11,9 @@ run: .venv/.runs
 
 setup: .venv/.runs
 
+# Tests start many Python processes: each would otherwise compile every source again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A process for each core, and each file in one process: fixtures such as loaded models are made once for a file.
 PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
@@ -18,11 +21,13 @@ test: .venv/.tests
 	@sh .ci/redis
 	$(PYTEST)
 
-# About a minute on two idle cores. It leaves out local models, stores and stored state, the upstream client, training, benchmarks, clusters, soak tests, restarts of whole
-# processes, and property tests (selected by the mark that hypothesis sets). It lists paths, because then no test needs a
-# mark, and a path that no longer exists is not an error.
+# Less than a minute on two idle cores, for use while working. It leaves out what is slow by nature: local models, stores
+# and stored state, the upstream client, WebSocket mode, training, benchmarks, clusters, soak tests, whole processes, and
+# property tests (selected by the mark that hypothesis sets). It lists paths, because then no test needs a mark, and a
+# path that no longer exists is not an error.
 SLOW := tests/backends/local tests/backends/training tests/bench tests/commands/test_model.py tests/test_app.py \
-  tests/test_background_processes.py tests/test_local_model.py tests/test_newcomer.py \
+  tests/test_background_processes.py tests/test_local_model.py tests/test_newcomer.py tests/test_main.py \
+  tests/test_second_signal.py tests/test_workers.py tests/telemetry/test_logs.py tests/telemetry/test_planted_secrets.py \
   tests/backends/upstream tests/clients tests/soak tests/stores tests/state tests/config tests/http/websocket tests/test_attacks.py \
   tests/test_background.py tests/test_compaction.py tests/test_disconnects.py tests/test_history.py \
   tests/test_stored_state.py tests/test_stored_state_endpoints.py tests/test_websocket.py tests/http/test_large_bodies.py

@@ -1,5 +1,6 @@
 """Fixtures with a real gateway, a real upstream and a real redis-server, each on its own port."""
 
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -27,6 +28,12 @@ model = "*"
 backend = "canned"
 """
 StartGateway = Callable[..., Awaitable[str]]
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what has been imported from garbage collection, as the server does: it would be searched in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 import structlog
 from structlog._config import BoundLoggerLazyProxy
 
+OURS = ("proxy.", "policies.", "backends.", "tests.")
+_seen: set[str] = set()  # names of modules
+_loggers: list[BoundLoggerLazyProxy] = []  # of the seen modules
+
 
 @contextmanager
 def isolated_logs() -> Iterator[None]:
@@ -22,9 +26,11 @@ def isolated_logs() -> Iterator[None]:
 
 def _reset() -> None:
     structlog.reset_defaults()
-    for name, module in list(sys.modules.items()):
-        if not name.startswith(("proxy.", "policies.", "backends.", "tests.")):
-            continue  # skip some hundred modules of libraries, which would be visited twice per test
-        log = getattr(module, "log", None)
-        if isinstance(log, BoundLoggerLazyProxy):
-            vars(log).pop("bind", None)  # a cached logger
+    if len(sys.modules) != len(_seen):
+        for name in sys.modules.keys() - _seen:
+            log = getattr(sys.modules[name], "log", None) if name.startswith(OURS) else None
+            if isinstance(log, BoundLoggerLazyProxy):
+                _loggers.append(log)
+        _seen.update(sys.modules)
+    for log in _loggers:
+        vars(log).pop("bind", None)  # a cached logger

@@ -1,6 +1,5 @@
 """use = "name" -> the class that the module of that name defines."""
 
-import inspect
 from importlib import import_module
 from typing import TypeVar
 
@@ -23,8 +22,8 @@ def load(use: str, package: str, kind: type[T]) -> type[T]:
         raise ValueError(f"there is no module {module_name}") from error
     classes = [
         found
-        for _, found in inspect.getmembers(module, inspect.isclass)
-        if issubclass(found, kind) and found.__module__ == module_name
+        for found in vars(module).values()
+        if isinstance(found, type) and issubclass(found, kind) and found.__module__ == module_name
     ]
     if len(classes) != 1:
         raise ValueError(f"{module_name} defines {len(classes)} classes of {kind.__name__}; it must define one")

@@ -42,7 +42,6 @@ def test_known_fields_are_in_the_order_of_the_class():
     assert list(record.known()) == FIELDS
 
 
-@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize(
     ("value", "recorded"),
     [
@@ -70,10 +69,10 @@ def test_known_fields_are_in_the_order_of_the_class():
         "array",
     ],
 )
-def test_texts_are_clipped_and_other_values_are_replaced_by_their_type(field: str, value: Any, recorded: Any):
+def test_texts_are_clipped_and_other_values_are_replaced_by_their_type(value: Any, recorded: Any):
     """This holds for every field, because most values come from clients and upstreams."""
     assert LONGEST_CHARS == 256
-    assert RequestRecord(**{field: value}).known() == {field: recorded}
+    assert [RequestRecord(**{field: value}).known() for field in FIELDS] == [{field: recorded} for field in FIELDS]
 
 
 def test_the_final_response_fills_in_ids_and_token_counts():

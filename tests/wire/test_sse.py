@@ -382,15 +382,12 @@ def test_the_limit_holds_for_a_frame_inside_one_chunk(size: int, before: bytes, 
 
 
 def cost(stream: bytes, chunk_bytes: int = 4096) -> float:
-    """Return the least CPU time of several runs, in seconds."""
-    costs = []
-    for _ in range(3):
-        parser = SSEParser(FOLLOWED)
-        start = time.process_time()
-        for i in range(0, len(stream), chunk_bytes):
-            parser.feed(stream[i : i + chunk_bytes])
-        costs.append(time.process_time() - start)
-    return min(costs)
+    """Return the CPU time of a run, in seconds."""
+    parser = SSEParser(FOLLOWED)
+    start = time.process_time()
+    for i in range(0, len(stream), chunk_bytes):
+        parser.feed(stream[i : i + chunk_bytes])
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -408,11 +405,12 @@ def test_cost_grows_with_the_bytes_and_not_with_their_square(begin: bytes, unit:
     """Four times the bytes cost about four times as much; quadratic work would cost sixteen times as much.
 
     This compares CPU times in one process with a wide margin, as nothing counts the bytes that `re` and `find` read.
+    Two more runs are made only if something else disturbed the first.
     """
     size = 1 << 18
     small, large = ((begin + unit * (n // len(unit))).replace(b"\n", end) + end * 2 for n in (size, 4 * size))
 
-    assert cost(large) < 8 * cost(small) + 0.005
+    assert any(cost(large) < 8 * cost(small) + 0.005 for _ in range(3))
 
 
 SETTINGS = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])

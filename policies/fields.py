@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from policies import Policy, PolicyState, RequestCheck
 from policies.support import alternatives
-from policies.support.alternatives import printable
+from policies.support.alternatives import short_name
 from policies.support.walk import plain_name
 from proxy.context import Context
 from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
@@ -54,11 +54,11 @@ class Fields(Policy):
             known = FIELDS_OF[call.operation]
             for name in call.body:
                 if plain_name(name) in denied:
-                    message = f"The body has a field '{printable(name)}'; it is not allowed."
-                    raise PolicyViolation("denied", message, param=printable(name))
+                    message = f"The body has a field '{short_name(name)}'; it is not allowed."
+                    raise PolicyViolation("denied", message, param=short_name(name))
                 if refuses_unknown and name not in known:
-                    message = f"The body has a field '{printable(name)}'; only the protocol's fields are allowed."
-                    raise PolicyViolation("unknown", message, param=printable(name))
+                    message = f"The body has a field '{short_name(name)}'; only the protocol's fields are allowed."
+                    raise PolicyViolation("unknown", message, param=short_name(name))
             return call
 
         return check

@@ -26,6 +26,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import TERMINALS, Event, Stop
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -197,7 +198,7 @@ class ChainBudget:
         try:
             await self._store.give(self._key, unused, window=self._window)
         except StoreError as error:
-            log.warning("budget.failed", policy=FIELD, error=str(error)[:200])
+            log.warning("budget.failed", policy=FIELD, error=short_message(error))
 
 
 async def _settle(budget: ChainBudget, context: Context) -> None:

@@ -26,6 +26,7 @@ from proxy.context import Caller, Context
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -178,7 +179,7 @@ async def _has_key(store: Store, key: str) -> bool:
     try:
         return await store.get(key) is not None
     except StoreError as error:
-        log.warning("blocklist.failed", error=str(error)[:200])
+        log.warning("blocklist.failed", error=short_message(error))
         return False
 
 

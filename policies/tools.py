@@ -202,7 +202,8 @@ def _each(lists: Sequence[ToolList]) -> Iterator[tuple[str, Tool]]:
     """Yield every tool with its param. Raises PolicyViolation for anything but a list of objects that have a type."""
     for found in lists:
         if found.name != TOOLS:
-            message = f"A list of tools is called '{alternatives.printable(found.name)[:32]}'; only 'tools' is allowed."
+            shown = alternatives.short_name(found.name)[:32]
+            message = f"A list of tools is called '{shown}'; only 'tools' is allowed."
             raise PolicyViolation("lookalike", message, param=found.param)
         if found.value is None:
             continue

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from policies.support.walk import plain_name
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.loggable import in_ascii
 
 # Other models than `model`: a list of models to try (OpenRouter: `models`), models to try after an error (LiteLLM, by
 # reason), `route`, which lets OpenRouter choose one, a preset that has one, and a list of deployments or the name of
@@ -56,13 +57,13 @@ def alternatives_check(*fields: Iterable[str]) -> Callable[[Mapping[str, object]
             return
         for name, value in body.items():
             if value is not None and plain_name(name) in names:
-                shown = printable(name)
+                shown = short_name(name)
                 found = f"The body has '{shown}', which some servers read; use the protocol's own fields."
                 raise PolicyViolation("alternative_field", found, param=shown)
 
     return refuse
 
 
-def printable(name: str) -> str:
+def short_name(name: str) -> str:
     """Return the beginning of a name in ASCII, for a message."""
-    return name[:48].encode("ascii", "backslashreplace").decode()[:48]
+    return in_ascii(name, 48)[:48]

@@ -13,6 +13,7 @@ from policies.support.globs import LONGEST_CACHED_CHARS, AllowList
 from policies.support.walk import CONTAINERS, PLAIN_TOOL_FIELDS, SCHEMAS, TOOLS, plain_name, tool_lists, tool_lists_in
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import fold_name
+from proxy.wire.loggable import in_ascii
 
 CALLER_TYPES = frozenset({
     "function", "custom", "local_shell", "apply_patch", "computer", "computer_use", "computer_use_preview",
@@ -55,7 +56,7 @@ def find_lookalike(tool: object) -> str | None:
     for holder in tool_parts(tool):
         for name in sorted(holder.keys() - PLAIN_TOOL_FIELDS - CHECKED_FIELDS):
             if plain_name(name) in _CHECKED_PLAIN_NAMES:
-                return name[:32].encode("ascii", "backslashreplace").decode()[:48]
+                return in_ascii(name, 32)[:48]
     return None
 
 

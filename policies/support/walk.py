@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import fold_name
+from proxy.wire.loggable import in_ascii
 
 MAX_VALUES = 1_000_000  # about half a second of work
 TOOLS = "tools"
@@ -212,7 +213,7 @@ def _tools_and_containers(value: dict[str, Any], *, allows_texts: bool) -> list[
 
 
 def _param(field: str, index: int | None) -> str:
-    shown = field[:64].encode("ascii", "backslashreplace").decode()
+    shown = in_ascii(field, 64)
     return shown if index is None else f"{shown}[{index}]"
 
 

@@ -26,7 +26,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, HeadgateError, RequestError
 from proxy.wire.event import Reply
-from proxy.wire.loggable import summarize_error
+from proxy.wire.loggable import short_message, summarize_error
 from proxy.wire.transcript import Transcript
 
 log = structlog.get_logger()
@@ -92,7 +92,7 @@ class Cache:
         try:
             entry = await vault.read(place)
         except StoreError as error:
-            log.warning("cache.read_failed", error=str(error)[:200])
+            log.warning("cache.read_failed", error=short_message(error))
             _report(context, "miss", "fwd=uri-miss")
             return CacheSlot()  # a store that cannot be read is not written either
         return self._slot_of(place, entry, call, directives, context)
@@ -168,7 +168,7 @@ class Cache:
         try:
             await self._vault.forget_response(team, response_id)
         except StoreError as error:
-            log.warning("cache.delete_failed", error=str(error)[:200])
+            log.warning("cache.delete_failed", error=short_message(error))
 
     def _keep(self, slot: CacheSlot, reply: Reply, call: Call, context: Context) -> None:
         """Keep a reply in its slot once it is complete."""
@@ -205,7 +205,7 @@ class Cache:
                 writes.append(vault.note_response(place, team, response_id, ttl_s=self._ages.kept_s))
             await asyncio.gather(*writes)  # together, as a store may send them in one round trip
         except (StoreError, orjson.JSONEncodeError) as error:
-            found = str(error)[:200] if isinstance(error, StoreError) else summarize_error(error)
+            found = short_message(error) if isinstance(error, StoreError) else summarize_error(error)
             log.warning("cache.write_failed", error=found)
 
     def _encode_entry(self, call: Call, reply: Reply, frames: bytes, context: Context) -> bytes:

@@ -6,9 +6,9 @@ import zlib
 from aiohttp import web
 
 from proxy.config.schema import ServerTable
-from proxy.http.errors import printable
 from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
 from proxy.wire.errors import RequestError
+from proxy.wire.loggable import in_ascii
 from proxy.workers import LARGE_BYTES, MemoryLease, Workers
 
 BYTES_PER_SECOND = 65_536  # the slowest upload that is not timed out
@@ -110,10 +110,10 @@ def _check_type(request: web.BaseRequest) -> str:
     content_type = request.headers.get("Content-Type")
     if content_type is not None and not request.content_type.endswith(("/json", "+json")):
         found = request.content_type[:64]
-        raise RequestError(f"The body is {printable(found)}; only application/json is supported.", status=415)
+        raise RequestError(f"The body is {in_ascii(found)}; only application/json is supported.", status=415)
     encoding = content_coding(request)
     if encoding not in CODINGS:
-        raise unsupported_encoding(f"as {printable(encoding)[:64]}")
+        raise unsupported_encoding(f"as {in_ascii(encoding)[:64]}")
     return encoding
 
 

@@ -9,12 +9,13 @@ import structlog
 from aiohttp import web
 from opentelemetry.trace import Tracer
 
-from proxy.http.errors import FramingError, error_response, printable
+from proxy.http.errors import FramingError, error_response
 from proxy.http.exchange import Exchange
 from proxy.http.router import Router
 from proxy.shutdown import shutdown_error
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
+from proxy.wire.loggable import in_ascii
 
 log = structlog.get_logger()
 
@@ -36,7 +37,7 @@ class Dispatcher:
         trace = Trace(self.tracer, request.headers)
         exchange = Exchange(request, trace)
         record = exchange.record
-        record.method, record.path = request.method, printable(exchange.path)
+        record.method, record.path = request.method, in_ascii(exchange.path)
         try:
             response = await self._answer(exchange)
             record.status = response.status
@@ -97,7 +98,7 @@ class Dispatcher:
             return
         name = re.sub(r":\d*$", "", hosts[0]) if hosts else ""
         if name.lower() not in self.hosts:
-            raise RequestError(f"The host '{printable(name)}' is not served here.", status=421)
+            raise RequestError(f"The host '{in_ascii(name)}' is not served here.", status=421)
 
 
 def _check_site(request: web.BaseRequest) -> None:

@@ -28,8 +28,3 @@ def _encode(error: HeadgateError) -> bytes:
     except orjson.JSONEncodeError:
         error.message = error.message.encode("ascii", "backslashreplace").decode()
         return orjson.dumps(envelope(error))
-
-
-def printable(text: str) -> str:
-    """Return the beginning of a caller's text, fit for a message or a log."""
-    return text[:128].encode("ascii", "backslashreplace").decode()

@@ -8,13 +8,13 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from proxy.context import Caller
-from proxy.http.errors import printable
 from proxy.http.exchange import Exchange
 from proxy.http.router import Endpoint
 from proxy.identity.directory import Directory
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.wire.errors import UnknownModel
+from proxy.wire.loggable import in_ascii
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ModelEndpoints:
         models = await self._models(exchange.identify(self.directory))
         name = unquote(exchange.path_values["name"])  # SDKs write acme%2Fsmall
         if name not in models:
-            raise UnknownModel(printable(name))
+            raise UnknownModel(in_ascii(name))
         model, route = models[name]
         target = route.targets[0]
         return exchange.json_response({**_model(name, target.name), **await target.describe(model)})

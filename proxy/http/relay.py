@@ -12,7 +12,6 @@ from backends import Backend
 from proxy.http.answer import Answer
 from proxy.http.body import body_too_large, content_coding
 from proxy.http.body_stream import BodyStream
-from proxy.http.errors import printable
 from proxy.http.exchange import Exchange
 from proxy.http.ingress import Ingress
 from proxy.http.router import Endpoint
@@ -22,6 +21,7 @@ from proxy.wire.body import parse_object
 from proxy.wire.call import Call
 from proxy.wire.errors import RequestError
 from proxy.wire.headers import forwarded_headers
+from proxy.wire.loggable import in_ascii
 from proxy.wire.query import refuse_body_fields
 from proxy.wire.relay import RelayReply, RelayRequest
 from proxy.workers import MemoryLease
@@ -92,7 +92,7 @@ class RelayEndpoints:
         if exchange.query:
             refuse_body_fields(exchange.query)
         if not sent.content_type.startswith(STREAMED_TYPES):
-            found = printable(sent.content_type[:64])
+            found = in_ascii(sent.content_type[:64])
             message = f"The body is {found}; JSON, multipart forms, audio, images, video and bytes are relayed."
             raise RequestError(message, status=415)
         if content_coding(sent) != "identity":
@@ -133,7 +133,7 @@ def hint(paths: Iterable[str]) -> str:
 def _path(path: str) -> str:
     """Return the path behind the API's base address. Raises RequestError for one that can be read in two ways."""
     if (found := PATH.fullmatch(path)) is None:
-        message = f"The path {printable(path)} has characters or segments that are not relayed."
+        message = f"The path {in_ascii(path)} has characters or segments that are not relayed."
         raise RequestError(message, status=404)
     return found[1]
 

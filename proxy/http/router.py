@@ -11,9 +11,9 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.http.errors import printable
 from proxy.http.exchange import Exchange
 from proxy.wire.errors import RequestError
+from proxy.wire.loggable import in_ascii
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
@@ -54,14 +54,14 @@ class Router:
         """Return the handler of a request and the values of its template. Raises RequestError: 404, 405."""
         handlers, values = self._handlers(path)
         if handlers is None:
-            message = f"Unknown request URL: {method} {printable(path)}. {self._hint(path)}"
+            message = f"Unknown request URL: {method} {in_ascii(path)}. {self._hint(path)}"
             if self._hint_of_others:
                 message = f"{message} {self._hint_of_others}"
             raise RequestError(message, status=404)
         handler = handlers.get(method)
         if handler is None:
             allowed = ", ".join(handlers)
-            message = f"{method} is not allowed at {printable(path)}; allowed: {allowed}."
+            message = f"{method} is not allowed at {in_ascii(path)}; allowed: {allowed}."
             raise RequestError(message, status=405, headers={"Allow": allowed})
         return handler, values
 
@@ -78,7 +78,7 @@ class Router:
         """Return what to send instead: the path that a wrong base address or a trailing slash leads away from."""
         for meant in _corrections(path):
             if self._handlers(meant)[0] is not None:
-                return f"The path is {printable(meant)}; check the client's base_url, which ends in /{VERSION}."
+                return f"The path is {in_ascii(meant)}; check the client's base_url, which ends in /{VERSION}."
         return f"Responses are created by POST /{VERSION}/responses."
 
 

@@ -33,6 +33,7 @@ from proxy.wire.call import Call
 from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.event import Batch, Reply
 from proxy.wire.large_json import dumps
+from proxy.wire.loggable import short_message
 from proxy.wire.refusals import invalid_type, out_of_range, shorten
 
 log = structlog.get_logger()
@@ -269,7 +270,7 @@ class Background:
         try:
             await self._records.note(job)
         except StoreError as error:
-            log.warning("background.note_failed", request_id=job.context.request_id, error=str(error)[:200])
+            log.warning("background.note_failed", request_id=job.context.request_id, error=short_message(error))
 
     async def _is_running(self, job: BackgroundJob) -> bool:
         return not job.ended.is_set()

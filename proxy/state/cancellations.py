@@ -16,6 +16,7 @@ from proxy.state.journal import POLL_S
 from proxy.state.journal_entries import JournalKey
 from proxy.state.leases import Leases
 from proxy.stores import Store, StoreError
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -68,7 +69,7 @@ class Cancellations:
                 is_failing = False
             except StoreError as error:
                 if not is_failing:
-                    log.warning("background.watch_failed", error=str(error)[:200])
+                    log.warning("background.watch_failed", error=short_message(error))
                 is_failing = True
 
     async def _look(self) -> None:

@@ -24,6 +24,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.compose import new_id
 from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.items import JSON
+from proxy.wire.loggable import short_message
 from proxy.wire.pairing import duplicate_item
 from proxy.wire.refusals import array_too_long, invalid_type, string_too_long
 
@@ -88,7 +89,7 @@ class ConversationLock:
         try:
             await self._store.release(self._key, self._owner)
         except StoreError as error:
-            log.warning("conversation.release_failed", error=str(error)[:200])
+            log.warning("conversation.release_failed", error=short_message(error))
 
     async def _renew(self) -> None:
         while True:
@@ -96,7 +97,7 @@ class ConversationLock:
             try:
                 await self.claim()
             except StoreError as error:
-                log.warning("conversation.renewal_failed", error=str(error)[:200])
+                log.warning("conversation.renewal_failed", error=short_message(error))
 
 
 class Conversations:

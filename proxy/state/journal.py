@@ -20,6 +20,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.errors import Unavailable
 from proxy.wire.event import FOLLOWED, Batch, Event, Run, parse_leniently
 from proxy.wire.large_json import dumps
+from proxy.wire.loggable import short_message
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import Transcript
 from proxy.workers import MemoryLease
@@ -92,7 +93,7 @@ class JournalWriter:
                 await self._append(is_last=False)
             except (StoreError, Unavailable) as error:
                 if not self._is_failing:
-                    log.warning("journal.write_failed", error=str(error)[:200])
+                    log.warning("journal.write_failed", error=short_message(error))
                 self._is_failing = True
                 if self._collected_bytes > MAX_WAITING_BYTES:
                     self._drop()
@@ -112,7 +113,7 @@ class JournalWriter:
                     await self._append(is_last=True)
                 except (StoreError, Unavailable) as error:
                     if asyncio.get_running_loop().time() > end:
-                        log.warning("journal.write_failed", error=str(error)[:200])
+                        log.warning("journal.write_failed", error=short_message(error))
                         return
                     await asyncio.sleep(RETRY_INTERVAL_S)
                 else:

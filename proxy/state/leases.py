@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from proxy.stores import Store, StoreError
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -45,7 +46,7 @@ class Leases:
         try:
             await self._store.release(key, self.owner)
         except StoreError as error:
-            log.warning("lease.release_failed", error=str(error)[:200])
+            log.warning("lease.release_failed", error=short_message(error))
 
     async def take_over(self, key: str) -> str | None:
         """Take a free lease for a moment, and return its owner for `give_back`. Raises StoreError."""
@@ -74,7 +75,7 @@ class Leases:
         try:
             return await self._store.claim(key, self.owner, lease_s=self.lease_s)
         except StoreError as error:
-            log.warning("lease.renewal_failed", error=str(error)[:200])
+            log.warning("lease.renewal_failed", error=short_message(error))
             return None
 
     async def _renew(self) -> None:

@@ -33,6 +33,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, resource_call
 from proxy.wire.errors import Unavailable
 from proxy.wire.fields import normalize
+from proxy.wire.loggable import short_message
 from proxy.wire.resource import ResourceRequest
 from proxy.wire.transcript import Transcript
 
@@ -280,7 +281,7 @@ def _keys_of(items: object, *, are_kept: bool) -> list[str]:
 
 
 def _log_failure(error: Exception, context: Context) -> None:
-    log.warning("ownership.write_failed", request_id=context.request_id, error=str(error)[:200])
+    log.warning("ownership.write_failed", request_id=context.request_id, error=short_message(error))
 
 
 def _key(kind: Kind, value: str) -> str:

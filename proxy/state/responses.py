@@ -21,6 +21,7 @@ from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.errors import Unavailable
 from proxy.wire.items import JSON
+from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -130,4 +131,4 @@ def _groups(values: Sequence[T]) -> Iterator[Sequence[T]]:
 def report_not_kept(context: Context, error: StoreError | Unavailable | orjson.JSONEncodeError) -> None:
     """Record that the reply of a call could not be kept. The caller gets it anyway."""
     context.set(NOT_KEPT, True)
-    log.warning("state.write_failed", request_id=context.request_id, error=str(error)[:200])
+    log.warning("state.write_failed", request_id=context.request_id, error=short_message(error))

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from proxy.wire.errors import RequestError
+from proxy.wire.loggable import in_ascii
 
 # The fields that policies, routes and the cache read.
 FIELDS = frozenset({
@@ -34,7 +35,7 @@ def refuse_lookalikes(names: Iterable[str]) -> None:
     """Raises RequestError for a name that folds to a field without being one, by case, width, script or visibility."""
     for name in names:
         if name not in FIELDS and (field := _WITHOUT_UNDERSCORES.get(fold_name(name).replace("_", ""))) is not None:
-            shown = name[:64].encode("ascii", "backslashreplace").decode()
+            shown = in_ascii(name, 64)
             message = f"The body has a field '{shown}', which resembles '{field}'; only '{field}' itself is allowed."
             raise RequestError(message, code="lookalike_field", param=shown)
 

@@ -9,6 +9,7 @@ from itertools import islice
 from traceback import walk_tb
 
 LONGEST_CHARS = 128
+MAX_MESSAGE_CHARS = 200
 MAX_ERRORS = 8
 """How many errors that caused one another are named."""
 MAX_FRAMES = 32
@@ -21,6 +22,16 @@ def printable(text: str, max_chars: int = LONGEST_CHARS) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)[:max_chars]
+
+
+def in_ascii(text: str, max_chars: int = LONGEST_CHARS) -> str:
+    """Return the beginning of a text with all that is not ASCII escaped, so that characters that look alike differ."""
+    return text[:max_chars].encode("ascii", "backslashreplace").decode()
+
+
+def short_message(error: Exception) -> str:
+    """Return the beginning of the message of an error whose words are the gateway's own, such as a StoreError."""
+    return printable(str(error), MAX_MESSAGE_CHARS)
 
 
 def summarize_error(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from urllib.parse import unquote_plus
 
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import FIELDS, fold_name
+from proxy.wire.loggable import in_ascii
 
 INCLUDE = "include"
 _SEPARATOR = re.compile(r"[&;]")
@@ -26,6 +27,6 @@ def refuse_body_fields(query: str) -> None:
     """
     for name, _ in query_pairs(query):
         if name != INCLUDE and name.replace("_", "") in _FIELDS_WITHOUT_UNDERSCORES:
-            shown = name[:64].encode("ascii", "backslashreplace").decode()
+            shown = in_ascii(name, 64)
             message = f"The query has '{shown}', which is a field of the body; it is only allowed there."
             raise RequestError(message, code="query_not_allowed", param=shown)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.fields import DENIED_FIELDS, FIELDS_OF, PROTOCOL_FIELDS, Fields
-from policies.support.alternatives import printable
+from policies.support.alternatives import short_name
 from policies.support.walk import plain_name
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import FIELDS
@@ -52,7 +52,7 @@ async def test_fields_of_other_protocols_are_denied(name: str):
 )
 async def test_a_field_is_denied_in_any_spelling(name: str):
     """By the fold that recognises fields of the protocol."""
-    assert await refusal(Fields(), **{name: ["m"]}) == ("denied", printable(name))
+    assert await refusal(Fields(), **{name: ["m"]}) == ("denied", short_name(name))
     assert await refusal(Fields(deny=("Models",)), models=["m"]) == ("denied", "models")
 
 
@@ -60,7 +60,7 @@ async def test_other_unknown_fields_pass_unless_they_are_refused():
     """An upstream may have fields of its own, such as a seed."""
     for name in ("seed", "top_k", "acme:quota", "\u00e4" * 99, ""):
         assert await refusal(Fields(), **{name: 1}) is None
-        assert await refusal(STRICT, **{name: 1}) == ("unknown", printable(name))
+        assert await refusal(STRICT, **{name: 1}) == ("unknown", short_name(name))
 
 
 async def test_the_config_decides_what_is_denied():

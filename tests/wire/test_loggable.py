@@ -4,7 +4,15 @@ import errno
 
 import pytest
 
-from proxy.wire.loggable import MAX_ERRORS, MAX_FRAMES, describe_crash, printable, summarize_error
+from proxy.wire.loggable import (
+    MAX_ERRORS,
+    MAX_FRAMES,
+    describe_crash,
+    in_ascii,
+    printable,
+    short_message,
+    summarize_error,
+)
 
 SECRET = "a text of a caller"
 
@@ -43,6 +51,19 @@ def test_a_text_is_bounded(text: str):
     """Escaping does not make it longer than the limit."""
     assert len(printable(text)) <= 128
     assert len(printable(text, 20)) == 20
+
+
+def test_characters_that_look_alike_differ_in_ascii():
+    """A name in Cyrillic letters is not shown as the Latin name that it resembles; the text is cut before."""
+    assert in_ascii("m\u043edel", 10) == "m\\u043edel"
+    assert in_ascii("\x1b\udce9") == "\x1b\\udce9"
+    assert in_ascii("\u043e" * 9, 2) == "\\u043e\\u043e"
+    assert len(in_ascii("x" * 1000)) == 128
+
+
+def test_a_message_of_our_own_is_cut_and_printable():
+    """A store's message may end in what a server said."""
+    assert short_message(ValueError("the store failed:\n" + "x" * 1000)) == "the store failed:\\n" + "x" * 181
 
 
 def test_an_error_is_summarized_by_its_type_and_place():

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 import structlog
 
+from proxy.__main__ import COLLECTION_THRESHOLDS
 from proxy.app import running
 from proxy.config.build import build
 from tests.logs import isolated_logs
@@ -31,9 +32,10 @@ StartGateway = Callable[..., Awaitable[str]]
 
 
 def pytest_collection_finish() -> None:
-    """Exempt what has been imported from garbage collection, as the server does: it would be searched in every test."""
+    """Collect garbage as the server does: rarely, and without what has been imported, which is most of the memory."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 
 from tests.conftest import StartGateway
 from tests.redis_server import RedisServer
+from tests.sdk import connect_sdk
 from tests.test_stored_state import BACKEND, KEYS, MODEL
 
 DATA = Path(__file__).parent / "data"
@@ -42,7 +43,7 @@ async def address(
 
 @pytest.fixture
 async def client(address: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["anna"], max_retries=0) as client:
+    async with connect_sdk(address, KEYS["anna"]) as client:
         yield client
 
 
@@ -127,7 +128,7 @@ async def test_a_running_response_is_deleted(client: AsyncOpenAI):
 async def test_another_team_s_response_is_unknown(client: AsyncOpenAI, address: str):
     """While it runs and afterwards, on every endpoint."""
     running = await client.responses.create(model="slow", input="Hi", background=True)
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["ben"], max_retries=0) as stranger:
+    async with connect_sdk(address, KEYS["ben"]) as stranger:
         for name in (running.id, "resp_unknown"):
             for ask in (stranger.responses.retrieve, stranger.responses.cancel, stranger.responses.delete):
                 with pytest.raises(NotFoundError, match=f"Response with id '{name}' not found"):

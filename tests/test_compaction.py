@@ -11,6 +11,7 @@ from openai import AsyncOpenAI, BadRequestError, InternalServerError
 from openai.types.responses import CompactedResponse
 
 from tests.conftest import StartGateway
+from tests.sdk import connect_sdk
 from tests.upstream import FakeUpstream, final_body
 from tests.wire.contract import answer_faults
 
@@ -47,7 +48,7 @@ def tables_for(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def client_of(address: str, caller: str = "anna") -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=f"{caller}-key", max_retries=0) as client:
+    async with connect_sdk(address, f"{caller}-key") as client:
         yield client
 
 

@@ -12,6 +12,7 @@ from yarl import URL
 
 from proxy.wire.compose import new_id
 from tests.conftest import StartGateway
+from tests.sdk import connect_sdk
 from tests.stateful_upstream import StatefulUpstream, stream_of
 
 MODEL = "gpt-5.6"
@@ -36,7 +37,7 @@ async def address(upstream: StatefulUpstream, start_gateway: StartGateway) -> st
 
 @pytest.fixture
 async def client(address: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key="anything", max_retries=0) as client:
+    async with connect_sdk(address) as client:
         yield client
 
 
@@ -345,7 +346,7 @@ async def test_for_a_backend_that_keeps_nothing_the_gateway_does(
     config = tables(upstream)
     config["backend"][0]["keeps_state"] = False
     address = await start_gateway(config)
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key="anything", max_retries=0) as client:
+    async with connect_sdk(address) as client:
         with pytest.raises(NotFoundError, match="Response with id 'resp_1' not found"):
             await client.responses.retrieve("resp_1")
         created = await client.conversations.create(metadata={"topic": "rain"})
@@ -365,7 +366,7 @@ async def test_an_unknown_id_is_looked_for_in_every_backend(start_gateway: Start
             "route": [{"model": MODEL, "backend": "fake"}, {"model": "*", "backend": "second"}],
         }
         before = [await start_gateway(config), await start_gateway(config)]
-        clients = [AsyncOpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) for address in before]
+        clients = [connect_sdk(address, "k") for address in before]
         created = await clients[0].responses.create(model="other", input="Hi")
         upstream.requests.clear()
         known = await clients[0].responses.retrieve(created.id)
@@ -389,9 +390,9 @@ async def test_a_response_stays_reachable_when_its_backend_gets_another_name(
     renamed = tables(upstream, state=state)
     renamed["backend"][0]["name"] = renamed["route"][0]["backend"] = "renamed"
     second = await start_gateway(renamed)
-    async with AsyncOpenAI(base_url=f"{first}/v1", api_key="k") as client:
+    async with connect_sdk(first, "k", max_retries=2) as client:
         created = await client.responses.create(model=MODEL, input="Hi")
-    async with AsyncOpenAI(base_url=f"{second}/v1", api_key="k") as client:
+    async with connect_sdk(second, "k", max_retries=2) as client:
         assert await client.responses.retrieve(created.id) == created
 
 
@@ -443,7 +444,7 @@ async def test_new_conversations_are_created_at_the_default_route(start_gateway:
         config["route"][1]["default"] = True
         addresses.append(await start_gateway(config))
         for address in addresses:
-            async with AsyncOpenAI(base_url=f"{address}/v1", api_key="k") as client:
+            async with connect_sdk(address, "k", max_retries=2) as client:
                 await client.conversations.create()
 
         assert [len(upstream.conversations), len(second.conversations)] == [1, 1]

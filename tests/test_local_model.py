@@ -10,6 +10,7 @@ from openai import AsyncOpenAI, BadRequestError
 from pydantic import BaseModel
 
 from tests.conftest import StartGateway
+from tests.sdk import connect_sdk
 
 MODEL = "headgate-demo"
 WEATHER: dict[str, Any] = {
@@ -38,7 +39,7 @@ async def client(start_gateway: StartGateway) -> AsyncIterator[AsyncOpenAI]:
         "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "ignore_unknown_tools": True}],
         "route": [{"model": MODEL, "backend": "demo"}],
     })  # fmt: skip
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key="anything", max_retries=0) as client:
+    async with connect_sdk(address) as client:
         yield client
 
 

@@ -15,6 +15,7 @@ from proxy.wire.event import Reply
 from tests.examples import make_call, make_context
 from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
 from tests.rules.samples import CUT, RESPONSE, ItemBudget, Refusal, make_rule
+from tests.sdk import connect_sdk
 from tests.timeouts import TIMEOUT_S
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 from tests.wire.contract import order_faults
@@ -25,7 +26,7 @@ from tests.wire.streams import events_in
 @pytest.fixture
 async def client(gateway: str):
     """The SDK's client for the gateway."""
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="callers-own", max_retries=0) as client:
+    async with connect_sdk(gateway, "callers-own") as client:
         yield client
 
 

@@ -12,6 +12,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.stores.sqlite import SqliteStore
 from tests.conftest import StartGateway
 from tests.redis_server import RedisServer
+from tests.sdk import connect_sdk
 
 MODEL = "headgate-demo"
 BACKEND = {"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread", "context_length": 512}
@@ -47,14 +48,14 @@ async def address(
 
 @pytest.fixture
 async def client(address: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["anna"], max_retries=0) as client:
+    async with connect_sdk(address, KEYS["anna"]) as client:
         yield client
 
 
 @pytest.fixture
 async def stranger(address: str) -> AsyncIterator[AsyncOpenAI]:
     """A client of another team."""
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["ben"], max_retries=0) as client:
+    async with connect_sdk(address, KEYS["ben"]) as client:
         yield client
 
 

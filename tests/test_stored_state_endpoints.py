@@ -9,6 +9,7 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
 from tests.conftest import StartGateway
 from tests.redis_server import RedisServer
+from tests.sdk import connect_sdk
 from tests.stateful_upstream import StatefulUpstream
 
 MODEL = "headgate-demo"
@@ -49,7 +50,7 @@ async def address(request: pytest.FixtureRequest, start_gateway: StartGateway, t
 
 
 def client_of(address: str, caller: str) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS[caller], max_retries=0)
+    return connect_sdk(address, KEYS[caller])
 
 
 @pytest.fixture

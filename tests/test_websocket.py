@@ -12,6 +12,7 @@ from openai import AsyncOpenAI
 from tests.conftest import StartGateway, tables_for
 from tests.policies.test_max_tool_calls import Spending
 from tests.raw import no_tasks_left  # noqa: F401
+from tests.sdk import connect_sdk
 from tests.sockets import SocketCaller, calling
 from tests.stateful_upstream import StatefulUpstream
 from tests.test_stored_state import BACKEND, KEYS, MODEL, WEATHER
@@ -35,7 +36,7 @@ async def address(start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 async def client(address: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["anna"], max_retries=0) as client:
+    async with connect_sdk(address, KEYS["anna"]) as client:
         yield client
 
 
@@ -194,7 +195,7 @@ async def test_another_team_s_response_is_unknown(chat: Chat, address: str):
     stored = await chat.ask(input="Hi")
     held = await chat.ask(input="Hi", store=False)
     async with (
-        AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["ben"]) as other,
+        connect_sdk(address, KEYS["ben"], max_retries=2) as other,
         other.responses.connect() as connection,
     ):
         for name in (stored.id, held.id, "resp_unknown"):

@@ -6,9 +6,9 @@ from pathlib import Path
 import aiohttp
 import orjson
 import pytest
-from openai import AsyncOpenAI
 
 from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
+from tests.sdk import connect_sdk
 from tests.upstream import CANONICAL, final_body
 
 DATA = Path(__file__).parent.parent / "data"
@@ -52,7 +52,7 @@ async def test_the_stream_helper_of_the_sdk_reads_a_replay(start_gateway):
     """It accepts the replay as it accepted the recorded stream."""
     gateway = await start_gateway(tables(DATA / "canonical.sse", pace_ms=1))
     async with (
-        AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client,
+        connect_sdk(gateway, "x") as client,
         client.responses.stream(model="m", input="Hi") as stream,
     ):
         assert (await stream.get_final_response()).output_text == "Hello."

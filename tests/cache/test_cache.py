@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 import pytest
-from openai import AsyncOpenAI
 from pydantic import SecretStr
 
 from backends import Backend
@@ -26,6 +25,7 @@ from tests.conftest import DATA, tables_for
 from tests.examples import ANNA, make_call, make_context
 from tests.pipelines import ScriptedBackend, answer_of, make_pipeline, object_of
 from tests.rules.samples import RESPONSE, Capitals, ItemBudget, make_rule
+from tests.sdk import connect_sdk
 from tests.upstream import FakeUpstream
 from tests.wire.streams import CANONICAL, RECORDING, events_in, frame
 
@@ -139,7 +139,7 @@ async def test_headers_of_the_gateway_are_kept_with_the_answer(stream: bool):
 async def test_one_entry_serves_bodies_and_streams(start_gateway, upstream: FakeUpstream, first: bool):
     """The SDK reads the final object of a kept stream, and the events of a kept body."""
     gateway = await start_gateway(tables_for(upstream, policy=[]))
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client:
+    async with connect_sdk(gateway, "x") as client:
         texts = []
         for stream in (first, not first):
             if stream:

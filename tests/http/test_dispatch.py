@@ -4,10 +4,11 @@ import hashlib
 
 import aiohttp
 import pytest
-from openai import AsyncOpenAI, AuthenticationError, NotFoundError
+from openai import AuthenticationError, NotFoundError
 
 from tests.conftest import tables_for
 from tests.raw import ask, no_tasks_left, post, serves, wire  # noqa: F401
+from tests.sdk import connect_sdk
 from tests.upstream import FakeUpstream, canonical
 
 SEARCH, BATCH, GATEWAY_KEY = "sk-search-0123456789", "sk-batch-0123456789", "sk-gateway-0123456789"
@@ -78,7 +79,7 @@ async def test_a_request_without_a_valid_key_is_refused_on_every_path(
 
 async def test_the_sdk_raises_an_authentication_error(gateway_with_callers: str):
     """Its code, request id and message are like those of OpenAI."""
-    async with AsyncOpenAI(base_url=f"{gateway_with_callers}/v1", api_key="sk-wrong", max_retries=0) as client:
+    async with connect_sdk(gateway_with_callers, "sk-wrong") as client:
         with pytest.raises(AuthenticationError) as refused:
             await client.responses.create(model="m", input="Hi")
 
@@ -230,7 +231,7 @@ async def test_the_listed_models_are_those_that_routes_serve(start_gateway, upst
     """They are the names in routes and the models that the backend of a glob lists; each can be retrieved, also with a slash."""
     routes = [{"model": "acme/small", "backend": "fake"}, {"model": "*", "backend": "fake"}]
     gateway = await start_gateway(tables_for(upstream, route=routes))
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client:
+    async with connect_sdk(gateway, "x") as client:
         listed = [model.id async for model in client.models.list()]
         named = [(await client.models.retrieve(model)).id for model in listed]
         with pytest.raises(NotFoundError) as unknown:

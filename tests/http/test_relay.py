@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import ClientPayloadError, FormData, web
-from openai import AsyncOpenAI, BadRequestError
+from openai import BadRequestError
 
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, whole, wire  # noqa: F401
+from tests.sdk import connect_sdk
 from tests.upstream import FakeUpstream
 
 RELAYS = [
@@ -95,7 +96,7 @@ async def test_a_json_request_and_its_answer_pass_byte_for_byte(gateway: str, up
 
 async def test_the_sdk_uses_relayed_paths(gateway: str, upstream: FakeUpstream):
     """Embeddings, chat as a stream, uploads, downloads and audio."""
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="any", max_retries=0) as client:
+    async with connect_sdk(gateway, "any") as client:
         upstream.answer = answering(EMBEDDING)
         made = await client.embeddings.create(model="text-embedding-3-small", input="Hi", encoding_format="float")
         upstream.answer = answering(b"".join(CHAT), "text/event-stream")
@@ -574,7 +575,7 @@ async def test_a_policy_that_only_reports_changes_nothing(start_gateway, upstrea
 async def test_the_sdk_reads_a_refusal(start_gateway, upstream: FakeUpstream):
     """It is in the envelope of the protocol."""
     gateway = await start_gateway(tables_for(upstream.address, policy=POLICIES))
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="any", max_retries=0) as client:
+    async with connect_sdk(gateway, "any") as client:
         with pytest.raises(BadRequestError) as refused:
             await client.chat.completions.create(model="secret-1", messages=[])
 

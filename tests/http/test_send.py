@@ -3,12 +3,13 @@
 import asyncio
 
 import pytest
-from openai import APIError, APIStatusError, AsyncOpenAI, BadRequestError
+from openai import APIError, APIStatusError, BadRequestError
 
 from proxy.http.answer import Answer
 from proxy.http.pieces import PIECE_BYTES
 from tests.conftest import tables_for
 from tests.raw import ask, events, no_tasks_left, post, until, wire  # noqa: F401
+from tests.sdk import connect_sdk
 from tests.timeouts import TIMEOUT_S
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
@@ -62,7 +63,7 @@ async def test_the_stream_helper_of_the_sdk_ignores_the_comments(
     """It reads a stream with pauses like one without."""
     upstream.answer = pausing_after(FRAMES[0], proceed, b"".join(FRAMES[1:]))
     async with (
-        AsyncOpenAI(base_url=f"{heartbeat_gateway}/v1", api_key="x", max_retries=0) as client,
+        connect_sdk(heartbeat_gateway, "x") as client,
         client.responses.stream(model="m", input="Hi") as stream,
     ):
         await asyncio.sleep(0.2)  # time for comments to be sent; the test holds without them, too
@@ -166,7 +167,7 @@ async def test_a_crash_in_the_middle_of_a_stream_aborts_the_connection(start_gat
 
 async def test_the_sdk_raises_a_violation_as_a_bad_request(gateway: str):
     """This includes streams: before the first event an error is an HTTP status with a body."""
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=2) as client:
+    async with connect_sdk(gateway, "x", max_retries=2) as client:
         for stream in (False, True):
             with pytest.raises(BadRequestError) as refused:
                 await client.responses.create(model="m", input="Hi", metadata=[], stream=stream)  # type: ignore[arg-type]
@@ -177,7 +178,7 @@ async def test_the_sdk_raises_a_violation_as_a_bad_request(gateway: str):
 
 async def test_a_refusal_is_not_retried_by_the_sdk(gateway: str, logged):
     """`x-should-retry: false` prevents it."""
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=2) as client:
+    async with connect_sdk(gateway, "x", max_retries=2) as client:
         with pytest.raises(APIStatusError):
             await client.responses.create(model="m", input="Hi", max_tool_calls=0)
 
@@ -187,7 +188,7 @@ async def test_a_refusal_is_not_retried_by_the_sdk(gateway: str, logged):
 async def test_a_failed_upstream_is_retried_by_the_sdk(gateway: str, upstream: FakeUpstream, logged):
     """A 502 without `x-should-retry` is retried as usual."""
     upstream.answer = streaming(b"")
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=1) as client:
+    async with connect_sdk(gateway, "x", max_retries=1) as client:
         with pytest.raises(APIError):
             await client.responses.create(model="m", input="Hi", stream=True)
 

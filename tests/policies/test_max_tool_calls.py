@@ -12,7 +12,6 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from openai import AsyncOpenAI
 from pydantic import PrivateAttr, ValidationError
 
 from policies import Policy, PolicyState, ReplyCheck, ReplyCheckFactory, RequestCheck
@@ -33,6 +32,7 @@ from tests.conftest import StartGateway, tables_for
 from tests.examples import ANNA, JSON, NO_DEADLINE, apply_policy, draw_examples, make_call, make_context, reply_check_of
 from tests.raw import events, until
 from tests.redis_server import RedisServer
+from tests.sdk import connect_sdk
 from tests.upstream import FakeUpstream, hang
 
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "in_progress"}
@@ -934,7 +934,7 @@ async def test_the_sdk_reads_a_stream_that_was_stopped(gateway_with: Any, upstre
     """As an incomplete response with the items that were finished."""
     gateway = await gateway_with(max=2)
     upstream.answer = Spending("message", "web_search_call", "mcp_call", "web_search_call", "message", before_end=hang)
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client:
+    async with connect_sdk(gateway, "x") as client:
         raw = [event async for event in await client.responses.create(model="m", input="Hi", tools=TOOLS, stream=True)]
         async with client.responses.stream(model="m", input="Hi", tools=TOOLS) as reading:
             helped = [event async for event in reading]

@@ -5,9 +5,10 @@ import socket
 
 import orjson
 import pytest
-from openai import APIError, AsyncOpenAI, InternalServerError
+from openai import APIError, InternalServerError
 
 from tests.raw import RawUpstream, ask, events, no_tasks_left, playing, post, until, whole  # noqa: F401
+from tests.sdk import connect_sdk
 from tests.upstream import CANONICAL, final_body
 
 FINAL = final_body()
@@ -192,7 +193,7 @@ async def test_a_stream_that_fails_is_an_error_status_for_a_json_call(
 
 async def test_the_sdk_raises_the_fault(gateway: str, upstream: RawUpstream):
     """It raises by status before the first event and by the `error` event after it; a truncated answer never looks complete."""
-    async with AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client:
+    async with connect_sdk(gateway, "x") as client:
         upstream.play = playing(end="reset")
         with pytest.raises(InternalServerError) as before:
             await client.responses.create(model="m", input="Hi", stream=True)
@@ -234,7 +235,7 @@ async def test_an_answer_has_the_form_that_was_requested(gateway: str, upstream:
     body = await ask(gateway, post())
     stream = await ask(gateway, STREAM)
     async with (
-        AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=0) as client,
+        connect_sdk(gateway, "x") as client,
         client.responses.stream(model="m", input="Hi") as helped,
     ):
         final = await helped.get_final_response()

@@ -463,7 +463,7 @@ async def test_an_sse_answer_to_a_compaction_is_no_stream_for_the_caller(client:
 async def test_what_continues_a_deleted_response_is_asked_of_its_upstream(start_gateway, upstream: StatefulUpstream):
     """And not answered from the cache, which has the answer of before."""
     address = await start_gateway(tables(upstream, cache={"use": "memory"}))
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0) as client:
+    async with connect_sdk(address) as client:
         first = await client.responses.create(model="gpt-5.6", input="Hi")
         ask: dict[str, Any] = {
             "model": "gpt-5.6", "input": "And?", "previous_response_id": first.id, "prompt_cache_key": "k",

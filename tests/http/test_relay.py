@@ -763,7 +763,7 @@ async def test_a_list_has_no_files_of_other_teams(shared_gateway: str, upstream:
     upstream.answer = list_files
     found = {}
     for name, limit in (("anna", 6), ("ben", 6), ("ben", 1)):
-        async with AsyncOpenAI(base_url=f"{shared_gateway}/v1", api_key=f"{name}-key", max_retries=0) as client:
+        async with connect_sdk(shared_gateway, f"{name}-key") as client:
             found[name, limit] = [file.id async for file in client.files.list(limit=limit)]
 
     assert found["anna", 6] == names

@@ -61,12 +61,11 @@ class Pipeline:
                 self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
             if slot.reply is not None:
                 await self._check_hit(call, route, context)
-            if slot.reply is None:
+            else:
                 begin("history")
                 call, route = await self.resources.open_conversation(call, route, context)
                 await context.encode(call)
-                whole = await self.history.complete(call, route, context)
-                whole = await self.compaction.open(whole, context)
+                whole = await self.compaction.open(await self.history.complete(call, route, context), context)
                 context.trace.end_step()
                 context.on_response(partial(self.ownership.bind, call, context))
                 context.on_reply(partial(self.ownership.bind_output, call, context))

@@ -15,7 +15,7 @@ What it leaves out: proxies, cookies, redirects, decompression, HTTP/2, pipelini
 
 from backends.upstream.http1.connection import Timeouts
 from backends.upstream.http1.dial import create_tls_context
-from backends.upstream.http1.pool import Answer, Client
+from backends.upstream.http1.pool import Client, HttpAnswer
 from backends.upstream.http1.request import BodySource, Origin, encode_head
 
-__all__ = ["Answer", "BodySource", "Client", "Origin", "Timeouts", "create_tls_context", "encode_head"]
+__all__ = ["BodySource", "Client", "HttpAnswer", "Origin", "Timeouts", "create_tls_context", "encode_head"]

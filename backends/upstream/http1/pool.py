@@ -22,7 +22,7 @@ class Client:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    async def request(self, head: bytes, body: bytes | BodySource) -> "Answer":
+    async def request(self, head: bytes, body: bytes | BodySource) -> "HttpAnswer":
         """Send a request and return its answer once its head has arrived. Raises BackendError.
 
         It is sent a second time only if the upstream had closed a reused connection before it received a byte. A body
@@ -30,12 +30,12 @@ class Client:
         """
         if isinstance(body, bytes) and (reused := self._take_idle()) is not None:
             try:
-                return Answer(self, reused, await reused.send(head, body))
+                return HttpAnswer(self, reused, await reused.send(head, body))
             except BackendError:
                 if not reused.was_refused_unread:
                     raise
         fresh = await self._dialer.connect()
-        return Answer(self, fresh, await fresh.send(head, body))
+        return HttpAnswer(self, fresh, await fresh.send(head, body))
 
     def release(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose answer is complete; close it otherwise."""
@@ -76,7 +76,7 @@ class Client:
             self._sweep_timer = loop.call_at(self._idle[0].idle_since + self._idle_s, self._sweep)
 
 
-class Answer:
+class HttpAnswer:
     """An answer whose head has arrived. Its connection belongs to it until `close`."""
 
     __slots__ = ("_client", "_connection", "fields", "status")

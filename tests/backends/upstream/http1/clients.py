@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from backends.upstream.http1 import Answer, Client, Origin, Timeouts, encode_head
+from backends.upstream.http1 import Client, HttpAnswer, Origin, Timeouts, encode_head
 from tests.raw import RawUpstream
 
 TIMEOUTS = {"connect_s": 5.0, "first_byte_s": 10.0, "between_bytes_s": 10.0, "idle_s": 10.0}
@@ -26,7 +26,7 @@ async def client_of(upstream: RawUpstream, **timeouts: float) -> AsyncIterator[C
         await client.close()
 
 
-async def read_whole(answer: Answer) -> bytes:
+async def read_whole(answer: HttpAnswer) -> bytes:
     """Read a body to its end and return the connection."""
     try:
         return b"".join([chunk async for chunk in _chunks(answer)])
@@ -40,7 +40,7 @@ async def ask(client: Client, body: bytes = b"{}") -> tuple[int, bytes]:
     return answer.status, await read_whole(answer)
 
 
-async def _chunks(answer: Answer) -> AsyncIterator[bytes]:
+async def _chunks(answer: HttpAnswer) -> AsyncIterator[bytes]:
     while chunk := await answer.read():
         yield chunk
 

@@ -180,10 +180,7 @@ async def running(
         for part in parts:
             await part.start()
             resources.push_async_callback(part.close)
-        if config.callers and isinstance(config.state, MemoryStore):
-            log.warning("state.not_durable", consequence="a restart forgets responses, owners, budgets and blocks")
-        for warning in config.warnings:
-            log.warning("config.warned", reason=warning)
+        _log_warnings(config)
         audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
         settings = config.server
         workers = Workers()
@@ -205,6 +202,13 @@ async def running(
         await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _log_warnings(config: Config) -> None:
+    if config.callers and isinstance(config.state, MemoryStore):
+        log.warning("state.not_durable", consequence="a restart forgets responses, owners, budgets and blocks")
+    for warning in config.warnings:
+        log.warning("config.warned", reason=warning)
 
 
 async def _drain(runner: web.ServerRunner, background: Background, drain_s: float) -> None:

@@ -71,9 +71,7 @@ class Pipeline:
                 context.on_reply(partial(self.ownership.bind_output, call, context))
                 open_reply = self._answering(whole, route, context)
                 if is_background:
-                    headers = await self._preview(whole, route, context)
-                    queued = await self.background.reply(call, whole, route, open_reply, context)
-                    yield replace(queued, headers={**headers, **queued.headers})
+                    yield await self._queue(call, whole, route, open_reply, context)
                     return
                 opening = self.cache.fill(slot, open_reply(whole, route, context), call, context)
                 slot.reply = await context.cleanup.enter_async_context(opening)
@@ -93,6 +91,12 @@ class Pipeline:
         async with self.reply_to(call, context) as reply:
             async for _ in reply.batches or _nothing():
                 pass
+
+    async def _queue(self, call: Call, whole: Call, route: Route, open_reply: OpenReply, context: Context) -> Reply:
+        """Queue a background response, and return the answer that says so. Raises RequestError."""
+        headers = await self._preview(whole, route, context)
+        queued = await self.background.reply(call, whole, route, open_reply, context)
+        return replace(queued, headers={**headers, **queued.headers})
 
     async def _preview(self, whole: Call, route: Route, context: Context) -> Mapping[str, str]:
         """Return the headers that a background response gets from its backend. Raises RequestError."""

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import WSMsgType, web
 
-from tests.stateful_upstream import JSON, Refusal, StatefulUpstream
+from tests.stateful_upstream import JSON, SLOW, Refusal, StatefulUpstream
 
 Write = Callable[[JSON], str]
 
@@ -43,8 +43,6 @@ class SocketUpstream(StatefulUpstream):
     write: Write = json.dumps
     script: Script | None = None
     peers: list[Peer] = field(default_factory=list)
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the gateway closes a connection."""
 
     @property
     def messages(self) -> list[JSON]:
@@ -67,8 +65,10 @@ class SocketUpstream(StatefulUpstream):
                 del peer.kept[lane]
             await self.send(peer, lane, {"type": "error", "status": refusal.status, "error": refusal.error})
             return None
-        for event in events:
+        for event in events[:1] if message["model"] == SLOW else events:
             await self.send(peer, lane, dict(event.data))
+        if message["model"] == SLOW:
+            await asyncio.Event().wait()
         peer.kept[lane] = events[-1].response["id"]
         return peer.kept[lane]
 

@@ -48,11 +48,16 @@ class StatefulUpstream:
     background_polls: int | None = None
     """After how many polls a background response is complete. None: it stays queued."""
 
+    first_items: list[JSON] = field(default_factory=list)
+    """Items with which every answer begins."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a client has left an answer that does not end, or a connection was closed."""
+
     _finished: dict[str, JSON] = field(default_factory=dict)
     _polls: Counter[str] = field(default_factory=Counter)
 
     async def __aenter__(self) -> Self:
-        app = web.Application()
+        app = web.Application(client_max_size=2**30)
         for method, path, handler in (
             ("GET", "/responses", self._upgrade),
             ("POST", "/responses", self._create),
@@ -92,7 +97,10 @@ class StatefulUpstream:
             try:
                 body = orjson.loads(raw or b"{}")
                 if body.get("model") == SLOW and not body.get("background"):
-                    return await hanging(request, body)
+                    try:
+                        return await hanging(request, body)
+                    finally:
+                        self.left.set()
                 made = handler(request, body)
                 made = await made if isawaitable(made) else made
             except Refusal as refusal:
@@ -132,6 +140,7 @@ class StatefulUpstream:
         composer = Composer(final)
         batches = [*composer.start()]
         if body.get("generate") is not False:
+            batches += [event for item in self.first_items for event in composer.item(item)]
             batches += composed_item(composer, body, f"Hello from {self.name}.")
         batches += composer.finish(usage(input_tokens=3, output_tokens=4))
         response = batches[-1].data["response"]

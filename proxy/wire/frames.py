@@ -69,12 +69,24 @@ class FrameParser:
         """How many bytes are kept of a message that is not complete."""
         return self._parts_bytes + len(self._payload) + len(self._control) + len(self._buffer)
 
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """Yield the messages that are complete now. Raises FrameError, after which nothing more can be read."""
+    def push(self, data: bytes) -> None:
+        """Add what has arrived."""
         self._buffer += data
-        while (head := self._next_frame()) is not None:
+
+    def read(self, max_frames: int) -> tuple[list[Message], bool]:
+        """Return the messages that the next frames complete, and whether more frames may be there.
+
+        Short frames cost far more time than their bytes take to arrive, so a caller's are read in portions. Raises
+        FrameError, after which nothing more can be read.
+        """
+        messages: list[Message] = []
+        for _ in range(max_frames):
+            head = self._next_frame()
+            if head is None:
+                return messages, False
             if (message := self._message(head)) is not None:
-                yield message
+                messages.append(message)
+        return messages, True
 
     def _next_frame(self) -> "_Head | None":
         """Take what there is of a frame; return its head when it is complete."""

@@ -14,8 +14,9 @@ FORWARDED = (
 """The default: sessions, SDKs, attempts and betas of the clients that exist, never the caller's identity."""
 NEVER_FORWARDED = frozenset({
     "accept-encoding", "api-key", "authorization", "connection", "content-encoding", "content-length", "content-type",
-    "cookie", "expect", "host", "keep-alive", "proxy-authorization", "proxy-connection", "te", "traceparent",
-    "tracestate", "trailer", "transfer-encoding", "upgrade", "x-api-key",
+    "cookie", "expect", "host", "keep-alive", "proxy-authorization", "proxy-connection",
+    "sec-websocket-accept", "sec-websocket-extensions", "sec-websocket-key", "sec-websocket-protocol",
+    "sec-websocket-version", "te", "traceparent", "tracestate", "trailer", "transfer-encoding", "upgrade", "x-api-key",
 })  # fmt: skip
 """Keys and cookies of callers, headers of one connection, and those that the gateway writes itself."""
 MAX_NAME_CHARS = 128  # a longer name is no client's, and would only fill the cache of names

@@ -26,7 +26,11 @@ def read(data: bytes, piece: int, limit: int = 1_000_000) -> list[Message]:
     """Return the messages in bytes that arrive in pieces of one size."""
     parser = FrameParser(limit)
     pieces = (data[start : start + piece] for start in range(0, len(data), piece))
-    return [message for each in pieces for message in parser.feed(each)]
+    messages: list[Message] = []
+    for each in pieces:
+        parser.push(each)
+        messages += parser.read(len(data) + 1)[0]
+    return messages
 
 
 @pytest.mark.parametrize("piece", [1, 3, 7, 65_536, 10**7])
@@ -80,10 +84,22 @@ def test_a_message_has_a_limit_of_frames(monkeypatch: pytest.MonkeyPatch):
 
 def test_what_is_kept_of_an_incomplete_message_is_counted():
     parser = FrameParser(1000)
-    assert [*parser.feed(masked(1, b"a" * 50, fin=False) + masked(0, b"b" * 50)[:-10])] == []
+    parser.push(masked(1, b"a" * 50, fin=False) + masked(0, b"b" * 50)[:-10])
+    assert parser.read(10) == ([], False)
     assert parser.pending_bytes == 90
-    assert [*parser.feed(masked(0, b"b" * 50)[-10:])] != []
+    parser.push(masked(0, b"b" * 50)[-10:])
+    assert parser.read(10) == ([Message("text", b"a" * 50 + b"b" * 50)], False)
     assert parser.pending_bytes == 0
+
+
+def test_frames_are_read_in_portions():
+    """Also those that complete no message."""
+    parser = FrameParser(1000)
+    parser.push(masked(1, b"a", fin=False) + masked(0, b"b", fin=False) + masked(0, b"c") + masked(9))
+
+    assert parser.read(2) == ([], True)
+    assert parser.read(2) == ([Message("text", b"abc"), Message("ping", b"")], True)
+    assert parser.read(2) == ([], False)
 
 
 def test_a_close_has_a_code_and_a_reason_or_neither():

@@ -129,11 +129,12 @@ class TurnAnswer:
             return
         self.is_closed = True
         self._memory.grow(-self._size)
-        self._pieces, self._size = [], 0
+        self._pieces, self._size, self.first = [], 0, None
         _wake(self._writer)
         if not self.is_complete:
             self._owner.abandon(self)
-        for action in self.after:
+        after, self.after = self.after, []
+        for action in after:
             action()
 
     async def _wait(self, timeout_s: float) -> None:

@@ -196,6 +196,8 @@ class UpstreamSocket:
             await self._socket.ping()
 
     async def _deliver(self, payload: bytes) -> None:
+        if not payload.lstrip().startswith(b"{"):
+            raise invalid_answer("a message that is no JSON object")
         payload, lane = split_lane(payload)
         kind = event_type(payload)
         if kind.startswith(SIDE):

@@ -18,7 +18,9 @@ REFUSED_S = 600.0
 HAS_NONE = frozenset({400, 404, 405, 426, 501})
 """The statuses with which servers answer an upgrade that they do not know."""
 CLOSE_S = 1.0
-"""How long an upstream has to answer a close, in seconds."""
+"""How long a connection may take to end, in seconds."""
+HANDSHAKE_S = 0.25
+"""How long an upstream has to answer a close, in seconds. What it sends meanwhile is read and dropped."""
 MAX_MESSAGE_BYTES = 67_108_864
 """The largest message of an upstream, in bytes: as large as a frame of a stream may be."""
 AUTOMATIC_HEADERS = ("User-Agent", "Accept", "Accept-Encoding")
@@ -60,7 +62,7 @@ class SocketDialer:
             async with asyncio.timeout(self._connect_s):
                 return await self._opened().ws_connect(
                     url, headers=fields, autoping=False, max_msg_size=MAX_MESSAGE_BYTES, decode_text=False,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+                    timeout=aiohttp.ClientWSTimeout(ws_close=HANDSHAKE_S),
                 )  # fmt: skip
         except UpgradeRefused as refusal:
             self._remember(refusal.status)

@@ -39,7 +39,7 @@ class WebSocketEndpoint:
     async def connect(self, exchange: Exchange) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
         request, limit = exchange.request, self.ingress.server.websockets_per_caller
-        if request.headers.get("Upgrade", "").strip().lower() != "websocket":
+        if [value.strip().lower() for value in request.headers.getall("Upgrade", [])] != ["websocket"]:
             message = f"{request.method} is not allowed at /v1/responses; allowed: POST."
             raise RequestError(message, status=405, headers={"Allow": "POST"})
         if not limit or not self._is_served():

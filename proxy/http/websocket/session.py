@@ -28,6 +28,8 @@ from proxy.workers import BodyMemory, MemoryLease
 
 IDENTIFY_S = 30.0
 """How often a connection's key is checked again, in seconds: one that was revoked ends it within a minute."""
+MAX_STEERED = 32
+"""Of how many steered responses the settings are kept until another response follows."""
 MAX_AGE_S = 3600.0
 """How long one connection may last, in seconds. Source: https://platform.openai.com/docs/guides/websocket-mode."""
 
@@ -142,6 +144,8 @@ class Session:
                 await self._socket.send([in_lane(failure, turn.message.stream_id)])
             elif call is not None and message.kind == STEER:
                 known = self._steered.setdefault(message.response_id, (call, []))
+                if len(self._steered) > MAX_STEERED:
+                    del self._steered[next(iter(self._steered))]
                 known[1].extend(message.items or ())
         except Unauthenticated as error:
             turn.exchange.record.status, turn.exchange.record.code = error.status, error.code

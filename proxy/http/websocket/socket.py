@@ -31,6 +31,10 @@ from proxy.workers import BodyMemory, MemoryLease
 
 MAX_WAITING = 64
 """How many messages of one connection wait to be read; then its socket is not read."""
+FRAMES_AT_ONCE = 64
+"""How many frames of one connection are read before others are served."""
+MAX_CONTROL_FRAMES = 1024
+"""How many pings and pongs a client may send between two checks, which are `keep_alive_s` apart."""
 CLOSE_S = 1.0
 """How long the client has to answer a close, in seconds."""
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # Source: https://www.rfc-editor.org/rfc/rfc6455#section-1.3
@@ -75,7 +79,10 @@ class Socket:
         self._parser = FrameParser(server.max_body_bytes)
         self._partial = MemoryLease(budget)
         self._inbox: list[Received] = []  # an idle connection should be small: no deque, no events
-        self._is_paused = False  # whether the socket is not read, because too many messages wait
+        self._is_paused = False  # whether too many messages wait
+        self._is_stopped = False  # whether the socket is not read
+        self._advancing: asyncio.Handle | None = None  # while frames have arrived that are not read
+        self._control_frames = 0  # since the last check
         self._is_ended = False
         self._is_closing = False  # whether a close was sent: nothing follows it
         self._is_gone = False  # whether the caller has closed, or its connection is lost
@@ -89,6 +96,11 @@ class Socket:
         connection.set_parser(self)  # type: ignore[arg-type]  # it has the two methods that aiohttp calls
 
     @property
+    def _is_unreadable(self) -> bool:
+        """Whether what arrives has no meaning any more."""
+        return self.fault is not None or self.closed is not None
+
+    @property
     def is_stalled(self) -> bool:
         """Whether the connection was closed because its client did not read."""
         return self._connection.is_stalled
@@ -96,21 +108,43 @@ class Socket:
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Read what arrived; aiohttp calls it."""
         self._silent_checks = 0
-        if self.fault is None and self.closed is None:
-            try:
-                for message in self._parser.feed(data):
-                    self._partial.release()
-                    self._began = None
-                    self._take(message)
-                self._partial.release()
-                self._partial.grow(self._parser.pending_bytes)
-            except FrameError as error:
-                self._fail(error)
-            except Unavailable as error:
-                self._fail(FrameError(TRY_AGAIN, error.message))
-            if self._began is None and self._parser.pending_bytes:
-                self._began = self._loop.time()
+        if not self._is_unreadable:
+            self._parser.push(data)
+            if self._advancing is None and not self._is_paused:
+                self._advance()
         return False, b""
+
+    def _advance(self) -> None:
+        """Read some of the frames that have arrived; others are served before the rest is read."""
+        self._advancing = None
+        has_more = False
+        try:
+            messages, has_more = self._parser.read(FRAMES_AT_ONCE)
+            for message in messages:
+                self._partial.release()
+                self._began = None
+                self._take(message)
+                if self._is_unreadable:
+                    return
+            self._partial.release()
+            self._partial.grow(self._parser.pending_bytes)
+        except FrameError as error:
+            self._fail(error)
+        except Unavailable as error:
+            self._fail(FrameError(TRY_AGAIN, error.message))
+        if self._began is None and self._parser.pending_bytes:
+            self._began = self._loop.time()
+        self._pace(has_more=has_more)
+
+    def _pace(self, *, has_more: bool) -> None:
+        """Read the socket only when the frames that have arrived are read, and few messages wait."""
+        self._is_paused = len(self._inbox) >= MAX_WAITING
+        if has_more and not self._is_paused and not self._is_unreadable:
+            self._advancing = self._loop.call_soon(self._advance)
+        is_stopped = self._is_paused or self._advancing is not None
+        if is_stopped != self._is_stopped:
+            self._is_stopped = is_stopped
+            (self._connection.pause_reading if is_stopped else self._connection.resume_reading)()
 
     def feed_eof(self) -> None:
         """The connection is lost; aiohttp calls it."""
@@ -125,9 +159,8 @@ class Socket:
             return None
         received = self._inbox.pop(0)
         if self._is_paused and len(self._inbox) <= MAX_WAITING // 2:
-            self._is_paused = False
             self._silent_checks = 0
-            self._connection.resume_reading()
+            self._advance()
         return received
 
     def end(self) -> None:
@@ -174,11 +207,18 @@ class Socket:
     def release(self) -> None:
         """Stop the timer, and give back the memory of what was not read."""
         self._timer.cancel()
+        if self._advancing is not None:
+            self._advancing.cancel()
         self._partial.release()
         while self._inbox:
             self._inbox.pop().memory.release()
 
     def _take(self, message: Message) -> None:
+        """Answer a control frame, or put a message where `receive` finds it. Raises FrameError for a flood."""
+        if message.kind in ("ping", "pong"):
+            self._control_frames += 1
+            if self._control_frames > MAX_CONTROL_FRAMES:
+                raise FrameError(POLICY, f"More than {MAX_CONTROL_FRAMES} pings in a short time are not allowed.")
         if message.kind == "ping":
             if not self._connection.writing_paused:  # a client that does not read gets no answers to read
                 self._write(pong_frame(message.data))
@@ -191,9 +231,6 @@ class Socket:
             memory.grow(message.size_bytes)
             self._inbox.append(Received(message, memory))
             self._wake()
-            if len(self._inbox) >= MAX_WAITING:
-                self._is_paused = True
-                self._connection.pause_reading()
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()
@@ -225,6 +262,7 @@ class Socket:
         """Ping a silent client, and disconnect one that does not answer or sends a message too slowly."""
         now, server = self._loop.time(), self._server
         self._timer = self._loop.call_later(server.keep_alive_s, self._check)
+        self._control_frames = 0
         if self._is_paused:  # the client cannot be heard; a ping notices one that has left
             self._began = None if self._began is None else now
             self._write(ping_frame())

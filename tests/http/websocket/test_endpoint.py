@@ -5,10 +5,13 @@ import hashlib
 import aiohttp
 import pytest
 
+from backends.upstream import Upstream
+from proxy.app import running
+from proxy.config.build import build
 from proxy.http.websocket.socket import accept_key
 from tests.conftest import tables_for
 from tests.raw import ask, no_tasks_left, post, until, wire  # noqa: F401
-from tests.sockets import KEY, calling, masked, upgrade
+from tests.sockets import KEY, calling, frames_in, masked, upgrade
 from tests.upstream import FakeUpstream
 
 KEYS = {"anna": "sk-anna-1", "ben": "sk-ben-1"}
@@ -141,3 +144,74 @@ async def test_only_get_upgrades(gateway: str):
         await connection.send(upgrade().replace(b"GET", b"HEAD"))
 
         assert b" 426 " in await connection.line()
+
+
+async def test_a_gateway_whose_backends_create_no_responses_refuses_all(start_gateway, upstream: FakeUpstream):
+    """Before the upgrade."""
+
+    class Counting(Upstream):
+        operations = frozenset({"input_tokens"})
+
+    config = build(tables_for(upstream, server={"port": 0, "drain_s": 0}))
+    route = config.routes[0]
+    counting = Counting.model_validate(route.targets[0].model_dump())
+    backends = {counting.name: counting}
+    changed = config.model_copy(update={"routes": [route.narrowed_to([counting])], "backends": backends})
+    async with running(changed) as gateway:
+        answer = await ask(gateway, upgrade())
+
+    assert (answer.status, answer.headers["connection"]) == (426, "close")
+    assert "POST /v1/responses" in answer.error["message"]
+
+
+async def test_compression_is_not_negotiated(gateway: str):
+    """A few bytes could become a message of any size; a frame that is compressed anyway ends the connection."""
+    async with wire(gateway) as connection:
+        await connection.send(upgrade("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"))
+        answer = await connection.answer()
+        await connection.send(masked(1 | 0x40, b"\xaa\x56\x2a\xa9\x2c\x48\x55\xb2\x52\x50\x02\x00"))
+
+        (opcode, payload), *_ = frames_in(await connection.rest())
+
+    assert (opcode, payload[:2]) == (0x88, (1002).to_bytes(2))
+    assert (answer.status, "sec-websocket-extensions" in answer.headers) == (101, False)
+
+
+async def test_keys_in_sub_protocols_are_not_read(start_gateway, upstream: FakeUpstream, logged):
+    """A page could hold only a key that every visitor can read. None is selected, logged or sent on."""
+    gateway = await start_gateway(tables_for(upstream, caller=callers()))
+    offered = f"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{KEYS['anna']}"
+    refused = await ask(gateway, upgrade(offered))
+    async with wire(gateway) as connection:
+        await connection.send(upgrade(offered, f"Authorization: Bearer {KEYS['anna']}"))
+        answer = await connection.answer()
+
+    assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
+    assert (answer.status, "sec-websocket-protocol" in answer.headers) == (101, False)
+    assert KEYS["anna"] not in str(logged)
+
+
+SMUGGLED = post(b'{"model":"smuggled"}')
+AMBIGUOUS = {
+    "chunked": (upgrade("Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n", 400),
+    "a length of zero and a request": (upgrade("Content-Length: 0") + SMUGGLED, 101),
+    "two lengths": (upgrade("Content-Length: 0", f"Content-Length: {len(SMUGGLED)}") + SMUGGLED, 400),
+    "two upgrades": (upgrade("Upgrade: h2c") + SMUGGLED, 405),
+    "a list of upgrades": (upgrade().replace(b"Upgrade: WebSocket", b"Upgrade: h2c, websocket") + SMUGGLED, 405),
+    "another upgrade": (upgrade().replace(b"Upgrade: WebSocket", b"Upgrade: h2c") + SMUGGLED, 405),
+    "two connections": (upgrade("Connection: close") + SMUGGLED, 101),
+    "no version": (upgrade().replace(b"Sec-WebSocket-Version: 13\r\n", b"") + SMUGGLED, 426),
+}
+
+
+@pytest.mark.parametrize(("data", "status"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+async def test_what_follows_an_upgrade_is_never_a_request(gateway: str, upstream: FakeUpstream, data, status: int):
+    """Granted, it is frames; refused, the connection ends."""
+    async with wire(gateway) as connection:
+        await connection.send(data)
+        answer = await connection.answer()
+        rest = await connection.rest()
+
+    assert answer.status == status
+    assert b"HTTP/1.1" not in rest
+    assert upstream.requests == []

@@ -5,7 +5,8 @@ import asyncio
 import orjson
 import pytest
 
-from proxy.http.websocket.socket import MAX_WAITING
+from proxy.http.websocket.socket import FRAMES_AT_ONCE, MAX_WAITING
+from proxy.wire.frames import FrameParser, Message
 from tests.conftest import tables_for
 from tests.http.test_write_timeout import finished, slow_client
 from tests.raw import no_tasks_left, serves, until, wire  # noqa: F401
@@ -208,3 +209,55 @@ async def test_a_client_whose_messages_wait_is_not_taken_for_a_silent_one(start_
         answers = [(await caller.turn())[-1]["type"] for _ in range(2 * MAX_WAITING + 50)]
 
     assert {*answers} == {"response.completed"}
+
+
+FLOODS = {
+    "pings": (masked(9) * 40_000, 1008),
+    "pongs": (masked(10, b"x") * 40_000, 1008),
+    "empty fragments": (masked(1, fin=False) + masked(0, fin=False) * 70_000, 1009),
+}
+
+
+@pytest.mark.parametrize(("data", "code"), FLOODS.values(), ids=FLOODS)
+async def test_a_flood_of_frames_ends_the_connection(gateway: str, data: bytes, code: int):
+    """Each costs more to read than to send."""
+    async with raw_socket(gateway) as connection:
+        sending = asyncio.create_task(connection.send(data))
+        received = await connection.rest()
+        await asyncio.wait([sending])
+        sending.exception()
+
+    assert close_code(received) == code
+
+
+async def test_a_flood_of_frames_is_read_in_portions(gateway: str, monkeypatch: pytest.MonkeyPatch):
+    """Others are served in between: no portion has more frames than one turn of the event loop should read."""
+    portions: list[int] = []
+    read = FrameParser.read
+
+    def count(parser: FrameParser, max_frames: int) -> tuple[list[Message], bool]:
+        portions.append(max_frames)
+        return read(parser, max_frames)
+
+    monkeypatch.setattr(FrameParser, "read", count)
+    async with raw_socket(gateway) as connection:
+        await connection.send(masked(1, fin=False) + masked(0, fin=False) * 10_000 + masked(0, b"["))
+
+        assert (await connection.exactly(1)) == b"\x81"
+    assert len(portions) > 10_000 // FRAMES_AT_ONCE
+    assert {*portions} == {FRAMES_AT_ONCE}
+
+
+async def test_empty_messages_without_end_wait_for_their_turns(gateway: str):
+    """All are answered in order, and no more of them are kept than may wait."""
+    async with calling(gateway) as caller:
+        sending = asyncio.create_task(_send_empty(caller, 3000))
+        answers = [await caller.read() for _ in range(3000)]
+        await sending
+
+    assert {answer["error"]["code"] for answer in answers} == {"invalid_json"}
+
+
+async def _send_empty(caller, count: int) -> None:
+    for _ in range(count):
+        await caller.socket.send_str("")

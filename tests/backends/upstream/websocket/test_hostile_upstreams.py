@@ -1,0 +1,258 @@
+"""Upstreams in WebSocket mode that break the protocol, do not answer, or send without end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import orjson
+import pytest
+
+from backends.upstream.websocket import connection as module
+from proxy.http.websocket.socket import accept_key
+from tests.conftest import StartGateway
+from tests.http.test_write_timeout import finished, slow_client
+from tests.raw import no_tasks_left, until  # noqa: F401
+from tests.sockets import calling, masked, upgrade
+
+CREATED = (
+    b'{"type":"response.created","response":{"id":"resp_1","object":"response","status":"in_progress","output":[]}}'
+)
+DONE = b'{"type":"response.completed","response":{"id":"resp_1","object":"response","status":"completed","output":[]}}'
+Serve = Callable[["RawUpstream", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def frame(payload: bytes, opcode: int = 0x81) -> bytes:
+    """Return a frame of a server."""
+    size = len(payload)
+    length = (
+        bytes((size,)) if size < 126 else b"\x7e" + size.to_bytes(2) if size < 65_536 else b"\x7f" + size.to_bytes(8)
+    )
+    return bytes((opcode,)) + length + payload
+
+
+class RawUpstream:
+    """A server on a raw socket: it grants upgrades (`accept` is the value of Sec-WebSocket-Accept), then `serve` runs."""
+
+    def __init__(self) -> None:
+        self.serve: Serve | None = None
+        self.heads: list[bytes] = []
+        self.status = b"101 Switching Protocols"
+        self.accept: str | None = None
+        self.is_silent = False
+        self.ended = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+        self.address = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        self._server.close()
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.heads.append(head)
+            if self.is_silent:
+                await asyncio.Event().wait()
+            key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0].decode()
+            accept = accept_key(key) if self.accept is None else self.accept
+            lines = [b"HTTP/1.1 " + self.status, b"Upgrade: websocket", b"Connection: Upgrade"]
+            writer.write(b"\r\n".join([*lines, b"Sec-WebSocket-Accept: " + accept.encode(), b"", b""]))
+            if self.serve is not None:
+                await self.serve(self, reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.ended += 1
+            writer.transport.abort()
+
+
+@pytest.fixture
+async def hostile() -> AsyncIterator[RawUpstream]:
+    upstream = RawUpstream()
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+@pytest.fixture
+async def gateway(hostile: RawUpstream, start_gateway: StartGateway) -> str:
+    return await start_gateway(tables(hostile))
+
+
+def tables(hostile: RawUpstream, **backend: object) -> dict[str, object]:
+    own = {
+        "name": "up", "use": "upstream", "base_url": f"{hostile.address}/v1", "keeps_state": True, "websocket": True,
+        "connect_timeout_s": 0.5, **backend,
+    }  # fmt: skip
+    route = {"model": "*", "backend": "up", "attempts": 1}
+    return {"backend": [own], "route": [route], "server": {"write_timeout_s": 0.5}}
+
+
+def sending(*data: bytes) -> Serve:
+    """Return what waits for a message, sends these bytes, and waits for the end."""
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        for each in data:
+            writer.write(each)
+            await writer.drain()
+        while await reader.read(65_536):
+            pass
+
+    return serve
+
+
+BROKEN = {
+    "compressed": frame(b"\xaa\x56\x2a\x01\x00", 0xC1),
+    "masked": b"\x81\x82abcdxx",
+    "binary": frame(CREATED, 0x82),
+    "not UTF-8": frame(b"\xff\xfe"),
+    "no object": frame(b"[]"),
+    "too large": b"\x81\x7f" + (2**32).to_bytes(8),
+    "a reserved opcode": frame(b"", 0x83),
+    "a fragmented ping": frame(b"", 0x09),
+    "no text at all": b"HTTP/1.1 200 OK\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+async def test_frames_that_break_the_protocol_end_the_turn(
+    gateway: str, hostile: RawUpstream, data: bytes, begun: bool
+):
+    """With one last message; the next turn has a connection of its own."""
+    hostile.serve = sending(*([frame(CREATED)] if begun else []), data)
+    async with calling(gateway) as caller:
+        ended = await caller.turn_of()
+        hostile.serve = sending(frame(CREATED), frame(DONE))
+        again = await caller.ask()
+
+    if begun:
+        assert [message["type"] for message in ended] == ["response.created", "response.failed"]
+    else:
+        assert [(message["type"], message["status"]) for message in ended] == [("error", 502)]
+    assert (again["type"], len(hostile.heads)) == ("response.completed", 2)
+
+
+HANDSHAKES = {"another key": (b"101 Switching Protocols", "x"), "no key": (b"101 Switching Protocols", "")}
+
+
+@pytest.mark.parametrize(("status", "accept"), HANDSHAKES.values(), ids=HANDSHAKES)
+async def test_a_handshake_that_proves_nothing_is_refused(gateway: str, hostile: RawUpstream, status, accept):
+    """No call is sent to a server that may not have understood it as one."""
+    hostile.status, hostile.accept = status, accept
+    async with calling(gateway) as caller:
+        refused = await caller.ask(input="secret")
+
+    assert (refused["status"], refused["error"]["code"]) == (502, "upstream_invalid_response")
+    assert all(b"secret" not in head for head in hostile.heads)
+
+
+async def test_an_upgrade_that_is_not_answered_is_given_up(gateway: str, hostile: RawUpstream):
+    hostile.is_silent = True
+    async with calling(gateway) as caller:
+        refused = await caller.ask()
+    for task in [task for task in asyncio.all_tasks() if "RawUpstream._handle" in repr(task)]:
+        task.cancel()
+
+    assert (refused["status"], refused["error"]["code"]) == (504, "upstream_timeout")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_an_upstream_that_says_nothing_is_given_up(start_gateway, hostile: RawUpstream, begun: bool):
+    hostile.serve = sending(*([frame(CREATED)] if begun else []))
+    timeouts = {"first_byte_timeout_s": 5 if begun else 0.2, "between_bytes_timeout_s": 0.2}
+    async with calling(await start_gateway(tables(hostile, **timeouts))) as caller:
+        ended = (await caller.turn_of())[-1]
+        await until(lambda: hostile.ended == 1)
+
+    assert (ended["type"], ended.get("status")) == (("response.failed", None) if begun else ("error", 504))
+
+
+async def test_a_connection_that_is_half_open_is_given_up(gateway: str, hostile: RawUpstream, monkeypatch):
+    """An upstream that answers no ping: the next turn does not wait for it."""
+    monkeypatch.setattr(module, "PING_S", 0.1)
+    pings: list[bytes] = []
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write(frame(CREATED) + frame(DONE))
+        while data := await reader.read(65_536):
+            pings.append(data)
+
+    hostile.serve = serve
+    async with calling(gateway) as caller:
+        assert (await caller.ask())["type"] == "response.completed"
+        await until(lambda: hostile.ended == 1)
+        assert (await caller.ask())["type"] == "response.completed"
+
+    assert any(data[:1] == b"\x89" for data in pings)
+    assert len(hostile.heads) == 2
+
+
+async def test_pings_of_an_upstream_are_answered(gateway: str, hostile: RawUpstream):
+    answered = asyncio.Event()
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write(frame(b"?", 0x89) * 1000 + frame(CREATED))
+        received = b""
+        while received.count(b"\x8a\x81") < 900:  # a masked payload may look like the head of a frame
+            received += await reader.read(65_536)
+        answered.set()
+        writer.write(frame(DONE))
+        await reader.read()
+
+    hostile.serve = serve
+    async with calling(gateway) as caller:
+        assert (await caller.ask())["type"] == "response.completed"
+
+    assert answered.is_set()
+
+
+async def test_events_without_a_turn_are_dropped(gateway: str, hostile: RawUpstream):
+    """An answer that nothing asked for must not become that of the next turn."""
+    stray = CREATED.replace(b"resp_1", b"resp_0"), DONE.replace(b"resp_1", b"resp_0")
+    asked = 0
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while await reader.read(65_536):
+            asked += 1
+            writer.write(frame(CREATED) + frame(DONE) + b"".join(map(frame, stray)) * 1000 + frame(b"{}") * 10)
+            await writer.drain()
+
+    hostile.serve = serve
+    async with calling(gateway) as caller:
+        for _ in range(2):
+            assert (await caller.ask())["response"]["id"] == "resp_1"
+
+    assert asked >= 2
+
+
+async def test_a_caller_that_does_not_read_stops_an_upstream_that_sends_without_end(
+    gateway: str, hostile: RawUpstream, logged
+):
+    """What is not read waits at the upstream; after a while the caller is disconnected, and the upstream as well."""
+    sent = 0
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readexactly(2)
+        writer.write(frame(CREATED))
+        while True:
+            event = frame(b'{"type":"response.x","text":"%b"}' % (b"a" * 65_536))
+            writer.write(event)
+            await writer.drain()
+            sent += len(event)
+
+    hostile.serve = serve
+    create = orjson.dumps({"type": "response.create", "model": "m", "input": "Hi"})
+    async with slow_client(gateway) as client:
+        await asyncio.get_running_loop().sock_sendall(client, upgrade() + masked(1, create))
+        await until(lambda: finished(logged) != [])
+        received = sent
+        await until(lambda: hostile.ended == 1)
+
+    assert finished(logged) == [(499, "write_timeout")]
+    assert received < 64_000_000

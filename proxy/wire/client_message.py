@@ -85,14 +85,20 @@ def refusal_message(reply: Reply, headers: Mapping[str, str]) -> bytes:
     except orjson.JSONDecodeError:
         body = None
     found = body.get("error") if isinstance(body, dict) else None
-    fields = found if isinstance(found, dict) else {"message": str(found or "The upstream refused this call.")}
-    defaults = {"message": "", "type": "server_error", "param": None}
-    code = fields.get("code")
-    return _error(
-        reply.status,
-        {**defaults, **fields, "code": "upstream_error" if code is None else str(code)},
-        {**reply.headers, **headers},
-    )
+    fields = found if isinstance(found, dict) else {"message": found}
+    message, code = fields.get("message"), fields.get("code")
+    texts = {
+        "message": str(message) if message else "The upstream refused this call.",
+        "type": _text_of(fields, "type") or "server_error",
+        "param": _text_of(fields, "param"),
+        "code": "upstream_error" if code is None else str(code),
+    }
+    return _error(reply.status, {**fields, **texts}, {**reply.headers, **headers})
+
+
+def _text_of(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    return value if isinstance(value, str) else None
 
 
 def in_lane(payload: bytes, stream_id: str | None) -> bytes:

@@ -121,6 +121,8 @@ def test_an_error_has_a_status_and_a_code_that_is_a_string():
     [
         (b'{"error":{"message":"No.","code":"x"}}', "No.", "x"),
         (b'{"error":{"message":"No.","code":429}}', "No.", "429"),
+        (b'{"error":{"message":"No.","code":"x","type":null,"param":7}}', "No.", "x"),
+        (b'{"error":{"message":null,"code":"x"}}', "The upstream refused this call.", "x"),
         (b'{"error":"No."}', "No.", "upstream_error"),
         (b'{"detail":"No."}', "The upstream refused this call.", "upstream_error"),
         (b"[]", "The upstream refused this call.", "upstream_error"),

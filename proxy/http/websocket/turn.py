@@ -1,7 +1,7 @@
 """One turn: a message that creates a response -> the path of every call -> one message for each event."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
@@ -20,7 +20,7 @@ from proxy.wire.call import Call
 from proxy.wire.client_message import ClientMessage, error_message, in_lane, refusal_message
 from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
-from proxy.wire.event import TERMINALS, Batch, Event, Reply
+from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, parse_leniently
 from proxy.workers import LARGE_BYTES, MemoryLease
 
 log = structlog.get_logger()
@@ -36,6 +36,8 @@ class Turn:
     reply: UnaskedReply | None = None  # of a turn that a backend has begun by itself
     begun_by: str | None = None  # its name
     response_id: str | None = None
+    left_out: int = 0
+    """How many events were not sent; the numbers of later events go on without a gap."""
     is_begun: bool = False
     is_ended: bool = False
     is_finished: bool = False
@@ -150,9 +152,9 @@ class TurnRunner:
             if is_error:
                 payloads = [in_lane(_first_error(batch, _headers(turn)), lane)]
             elif sum([unit.received_bytes for unit in batch]) < LARGE_BYTES:
-                payloads = _payloads(batch, lane)
+                payloads = _payloads(batch, turn)
             else:
-                payloads = await context.run_large(_payloads, batch, lane)
+                payloads = await context.run_large(_payloads, batch, turn)
             if context.transcript.created is not None and turn.response_id is None:
                 turn.response_id = str(context.transcript.created.response.get("id"))
             if payloads and not turn.is_ended:
@@ -165,25 +167,41 @@ class TurnRunner:
         if turn.is_ended:
             return
         if turn.is_begun:
-            payload = failure_events(context.transcript, refusal)[-1].json
+            events = failure_events(context.transcript, refusal)
+            payloads = [payload for event in events for payload in _unit_payloads(event, turn)]
         else:
-            payload = error_message(refusal, _headers(turn))
-        await self._socket.send([in_lane(payload, turn.message.stream_id)])
+            payloads = [in_lane(error_message(refusal, _headers(turn)), turn.message.stream_id)]
+        await self._socket.send(payloads)
 
 
 def _headers(turn: Turn) -> dict[str, str]:
     return {"x-request-id": turn.exchange.request_id, **turn.exchange.answer_headers}
 
 
-def _payloads(batch: Batch, lane: str | None) -> list[bytes]:
-    """Return the JSON of each event but `error`: the failed response after that is the last message."""
-    return [
-        in_lane(payload, lane)
-        for unit in batch
-        if unit.type != "error"
-        for payload in unit.payloads()
-        if payload.lstrip().startswith(b"{")
-    ]
+def _payloads(batch: Batch, turn: Turn) -> list[bytes]:
+    """Return the JSON of each event that is sent, with its lane."""
+    return [payload for unit in batch for payload in _unit_payloads(unit, turn)]
+
+
+def _unit_payloads(unit: Event | Run, turn: Turn) -> Iterator[bytes]:
+    """Yield the JSON of each event but `error`: the failed response after that is the last message."""
+    if unit.type == "error":
+        turn.left_out += 1
+        return
+    for payload in unit.payloads():
+        if payload.lstrip().startswith(b"{"):
+            numbered = _renumbered(payload, turn.left_out) if turn.left_out else payload
+            yield in_lane(numbered, turn.message.stream_id)
+
+
+def _renumbered(payload: bytes, left_out: int) -> bytes:
+    """Return an event with the number that it has after `left_out` events that were not sent."""
+    try:
+        data = parse_leniently(payload)
+    except ValueError:
+        return payload
+    number = data.get("sequence_number")
+    return orjson.dumps({**data, "sequence_number": number - left_out}) if isinstance(number, int) else payload
 
 
 def _first_error(batch: Batch, headers: Mapping[str, str]) -> bytes:

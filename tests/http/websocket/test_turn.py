@@ -227,10 +227,10 @@ async def test_a_crash_in_a_response_fails_it(gateway: str, upstream: FakeUpstre
     """With one last message, though the events after the crash had one."""
     real = module._payloads
 
-    def broken(batch, lane):
+    def broken(batch, turn):
         if batch[-1].type in LAST:
             raise RuntimeError
-        return real(batch, lane)
+        return real(batch, turn)
 
     ready = asyncio.Event()
 

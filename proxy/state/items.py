@@ -6,6 +6,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/input-items, th
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,14 @@ WITH_STATUS = frozenset({
     "computer_call_output", "local_shell_call", "shell_call", "shell_call_output", "apply_patch_call",
     "apply_patch_call_output", "tool_search_call", "tool_search_output", "program_output",
 })  # fmt: skip
-# Arrays that lists show, which input may leave out.
-ARRAYS = {"reasoning": "summary", "computer_call": "pending_safety_checks"}
+# Other fields that lists show, which input may leave out, with what they mean then.
+DEFAULTS: dict[str, JSON] = {
+    "reasoning": {"summary": []}, "computer_call": {"pending_safety_checks": []},
+    "tool_search_call": {"call_id": None, "execution": "server"},
+    "tool_search_output": {"call_id": None, "execution": "server"},
+    "shell_call": {"environment": None, "action": {"timeout_ms": None, "max_output_length": None}},
+    "shell_call_output": {"max_output_length": None},
+}  # fmt: skip
 REFERENCE = "item_reference"
 ID = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -50,8 +57,12 @@ class StoredItem:
             shown["status"] = "completed"
         if kind == "message":
             shown["content"] = _listed_content(shown.get("content"), shown.get("role"))
-        if kind in ARRAYS and shown.get(ARRAYS[kind]) is None:
-            shown[ARRAYS[kind]] = []
+        for name, default in DEFAULTS.get(kind, {}).items():
+            value = shown.get(name)
+            if value is None:
+                shown[name] = copy(default)
+            elif isinstance(default, dict) and isinstance(value, dict):
+                shown[name] = default | value
         return shown
 
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from proxy.state.items import StoredItem, input_items, item_type, kept_input, with_ids
 from proxy.wire.errors import RequestError
 from tests.examples import JSON, NO_DEADLINE
-from tests.wire.contract import SCHEMAS, _validator
+from tests.wire.contract import SCHEMAS, _validator, answer_faults
 
 _ITEM = TypeAdapter[Any](ResponseItem)
 _RESOURCES = {
@@ -53,6 +53,79 @@ def test_a_listed_item_has_what_typed_clients_require(item: dict[str, Any], sche
 
     assert _ITEM.validate_json(orjson.dumps(shown), strict=True).id == stored.id
     assert schema is None or [*_RESOURCES[schema].iter_errors(shown)] == []
+
+
+# What input has at least, of every type that conversations list.
+LEAST: list[dict[str, Any]] = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hi"},
+    {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "call_1", "output": "7"},
+    {"type": "file_search_call", "id": "fs_1", "queries": ["x"]},
+    {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "x"}},
+    {"type": "image_generation_call", "id": "ig_1", "result": None},
+    {"type": "computer_call", "id": "cu_1", "call_id": "call_1", "action": {"type": "wait"}},
+    {
+        "type": "computer_call_output", "call_id": "call_1",
+        "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,AAAA"},
+    },
+    {"type": "tool_search_call", "arguments": {}},
+    {"type": "tool_search_output", "tools": []},
+    {"type": "additional_tools", "role": "developer", "tools": []},
+    {"type": "reasoning"},
+    {"type": "program", "call_id": "call_1", "code": "x", "fingerprint": "y"},
+    {"type": "program_output", "call_id": "call_1", "result": "x"},
+    {"type": "compaction", "encrypted_content": "x"},
+    {"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1", "code": None, "outputs": None},
+    {"type": "local_shell_call", "call_id": "call_1", "action": {"type": "exec", "command": ["ls"], "env": {}}},
+    {"type": "local_shell_call_output", "id": "lsho_1", "call_id": "call_1", "output": "x"},
+    {"type": "shell_call", "call_id": "call_1", "action": {"commands": ["ls"]}},
+    {
+        "type": "shell_call_output", "call_id": "call_1",
+        "output": [{"stdout": "", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}],
+    },
+    {"type": "apply_patch_call", "call_id": "call_1", "operation": {"type": "delete_file", "path": "a"}},
+    {"type": "apply_patch_call_output", "call_id": "call_1"},
+    {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "x", "tools": []},
+    {"type": "mcp_approval_request", "id": "mcpr_1", "server_label": "x", "name": "f", "arguments": "{}"},
+    {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
+    {"type": "mcp_call", "id": "mcp_1", "server_label": "x", "name": "f", "arguments": "{}"},
+    {"type": "custom_tool_call", "call_id": "call_1", "name": "f", "input": "x"},
+    {"type": "custom_tool_call_output", "call_id": "call_1", "output": "x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("item", LEAST, ids=item_type)
+def test_an_item_that_left_fields_out_is_listed_with_them(item: dict[str, Any]):
+    """Of every type: OpenAI's document allows it in a list, and the SDK reads it strictly."""
+    shown = with_ids([item], "resp_1")[0].listed
+    undefined = {"request_id": ""} if shown["type"] == "mcp_approval_response" else {}  # required, but defined nowhere
+    ends = {"first_id": shown["id"], "last_id": shown["id"]}
+    page = {"object": "list", "data": [shown | undefined], **ends, "has_more": False}
+
+    assert answer_faults("GET /conversations/{conversation_id}/items", page) == []
+    assert _ITEM.validate_json(orjson.dumps(shown), strict=True).id == shown["id"]
+
+
+def test_every_type_that_conversations_list_is_tested():
+    """All types of OpenAI's document."""
+    definitions = SCHEMAS["openai-openapi-2026-08-21"]["$defs"]
+    text = orjson.dumps(definitions["ConversationItem"]).decode()
+    kinds = set()
+    for name in re.findall(r"#/\$defs/(\w+)", text):
+        kinds |= set(re.findall(r'"type":\{"type":"string","enum":\["(\w+)"\]', types_in(definitions, name)))
+
+    assert kinds > {"message", "mcp_call"}
+    assert kinds - {item_type(item) for item in LEAST} == set()
+
+
+def types_in(definitions: dict[str, Any], name: str) -> str:
+    """Return the definition of an item, and what it is composed of, without its properties' own definitions."""
+    definition = definitions[name]
+    others = [part["$ref"].rpartition("/")[2] for part in definition.get("allOf", []) if "$ref" in part]
+    own = [part.get("properties", {}).get("type", {}) for part in (definition, *definition.get("allOf", []))]
+    text = "".join(orjson.dumps({"type": {"type": "string", **kind}}).decode() for kind in own if "enum" in kind)
+    return text + "".join(types_in(definitions, other) for other in others)
 
 
 def test_a_text_is_one_user_message():

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from proxy.cache.cache import Cache, CacheSlot
+from proxy.cache.cache import Cache
+from proxy.cache.slot import CacheSlot
 from proxy.context import Context
 from proxy.history import History
 from proxy.lane import has_own_reply, is_warm_up

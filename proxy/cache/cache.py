@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,8 +13,10 @@ import structlog
 
 from proxy.cache.cacheable import reason_not_to_keep, reason_to_bypass, runs_tools
 from proxy.cache.entry import KEPT_HEADERS, Entry, echoed_fields
-from proxy.cache.freshness import Ages, Directives, Freshness, parse_directives
+from proxy.cache.flights import Flights
+from proxy.cache.freshness import ANY, Ages, Directives, Freshness, parse_directives
 from proxy.cache.key import encode_call
+from proxy.cache.slot import CacheSlot, report
 from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller, Context
@@ -35,19 +36,6 @@ FAILED = frozenset({500, 502, 503, 504})
 """The statuses in place of which a stale answer may be given. Source: https://www.rfc-editor.org/rfc/rfc5861#section-4."""
 
 
-@dataclass(slots=True)
-class CacheSlot:
-    """The place of one call in the cache. With a reply no backend is called; without a place the answer is not kept.
-
-    `is_stale`: a new answer is to be asked for beside the call. `fallback` is given if the backend fails.
-    """
-
-    place: Place | None = None
-    reply: Reply | None = None
-    is_stale: bool = False
-    fallback: Entry | None = None
-
-
 class Cache:
     """The cache of a gateway; without settings or a store it keeps nothing."""
 
@@ -62,6 +50,7 @@ class Cache:
             self._settings.ttl_s, self._settings.stale_while_revalidate_s, self._settings.stale_if_error_s
         )  # fmt: skip
         self._clock = clock
+        self._flights = Flights(self._settings)
         self._refreshes: dict[str, asyncio.Task[None]] = {}
 
     async def slot(self, call: Call, route: Route, context: Context) -> CacheSlot:
@@ -85,17 +74,20 @@ class Cache:
         if reason is None and not self._settings.server_tools:
             reason = await context.run(len(call.encoded), runs_tools, call)
         if reason is not None:
-            _report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
+            report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
             return CacheSlot()
         encoded = await context.run(len(call.encoded), encode_call, call, route.name, route.headers(call))
         place = vault.place(encoded, partition_of(call, context.caller, self._settings.share))
+        flights_ended = self._flights.ended
         try:
             entry = await vault.read(place)
         except StoreError as error:
             log.warning("cache.read_failed", error=short_message(error))
-            _report(context, "miss", "fwd=uri-miss")
+            report(context, "miss", "fwd=uri-miss")
             return CacheSlot()  # a store that cannot be read is not written either
-        return self._slot_of(place, entry, call, directives, context)
+        slot = self._slot_of(place, entry, call, directives, context)
+        slot.flights_ended = flights_ended
+        return slot
 
     def _slot_of(
         self, place: Place, entry: Entry | None, call: Call, directives: Directives, context: Context
@@ -110,21 +102,26 @@ class Cache:
                 return CacheSlot(place, reply, is_stale=is_stale)
             entry = None
         if directives.no_cache or freshness is Freshness.REFUSED:
-            _report(context, "refresh", "fwd=request")
+            report(context, "refresh", "fwd=request")
         elif entry is not None:
-            _report(context, "miss", "fwd=stale", "stale")
+            report(context, "miss", "fwd=stale", "stale")
         else:
-            _report(context, "miss", "fwd=uri-miss")
-        return CacheSlot(place, fallback=entry if freshness is Freshness.FALLBACK else None)
+            report(context, "miss", "fwd=uri-miss")
+        fallback = entry if freshness is Freshness.FALLBACK else None
+        return CacheSlot(place, fallback=fallback, can_be_shared=self._settings.collapse != "off" and directives == ANY)
 
     @asynccontextmanager
     async def fill(
         self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
     ) -> AsyncIterator[Reply]:
-        """Open the reply of a backend and keep it once it is complete; if it fails, give a stale one.
+        """Open the reply of a backend, or join an identical call; if the backend fails, give a stale one.
 
-        Raises what the opening raises.
+        It is kept once it is complete. Raises what the opening raises.
         """
+        if slot.can_be_shared and (late := await self._look_again(slot, call, context)) is not None:
+            yield late
+            return
+        opening = self._flights.share(slot, opening, call, context) if slot.can_be_shared else opening
         fallback = None if slot.fallback is None else slot.fallback.reply(call, context.followed)
         if slot.fallback is None or fallback is None:
             async with opening as reply:
@@ -145,6 +142,20 @@ class Cache:
             return
         self._report_hit(slot.fallback, "stale", context, failed)
         yield fallback
+
+    async def _look_again(self, slot: CacheSlot, call: Call, context: Context) -> Reply | None:
+        """Return the kept reply of a flight that has ended while the call was looked up; else None."""
+        if self._vault is None or slot.place is None or not self._flights.has_ended_since(slot):
+            return None
+        try:
+            entry = await self._vault.read(slot.place)
+        except StoreError:
+            return None
+        reply = None if entry is None else entry.reply(call, context.followed)
+        if entry is not None and reply is not None:
+            slot.is_collapsed = True
+            self._report_hit(entry, "hit", context)
+        return reply
 
     def refresh(self, slot: CacheSlot, ask_again: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Ask for a new answer beside a call that got a stale one, once at a time for each entry."""
@@ -172,7 +183,7 @@ class Cache:
 
     def _keep(self, slot: CacheSlot, reply: Reply, call: Call, context: Context) -> None:
         """Keep a reply in its slot once it is complete."""
-        if slot.place is None or self._vault is None or reply.status != 200:
+        if slot.place is None or self._vault is None or reply.status != 200 or slot.is_collapsed:
             return
         if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
             return
@@ -226,7 +237,7 @@ class Cache:
         age_s = self._age_s(entry)
         more = "" if failed is None else f"; fwd=stale; fwd-status={failed}"
         status = f"hit; ttl={math.floor(self._settings.ttl_s - age_s)}{more}"
-        _report(context, outcome, status, None if failed is None else "backend-failed")
+        report(context, outcome, status, None if failed is None else "backend-failed")
         context.answer_headers["Age"] = str(int(age_s))
 
 
@@ -244,9 +255,3 @@ async def _log_failure(ask_again: Callable[[], Coroutine[Any, Any, None]]) -> No
         await ask_again()
     except HeadgateError as error:
         log.warning("cache.refresh_failed", code=error.code)
-
-
-def _report(context: Context, outcome: str, status: str, detail: str | None = None) -> None:
-    """Record the outcome and return it to the caller. Source: https://www.rfc-editor.org/rfc/rfc9211."""
-    context.record.cache, context.record.cache_detail = outcome, detail
-    context.answer_headers["Cache-Status"] = f"headgate; {status}"

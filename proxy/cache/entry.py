@@ -10,7 +10,7 @@ import asyncio
 import struct
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -93,7 +93,7 @@ class Entry:
         None if it is not a completed response, or if something is nested too deeply to be encoded again.
         """
         fields = echoed_fields(call)
-        own = None if fields == self.echoed else fields | {"metadata": fields["metadata"] or {}}
+        own = None if fields == self.echoed else own_fields(fields)
         try:
             if not (call.is_stream and self.frames):
                 return self._body_reply(own)
@@ -126,6 +126,26 @@ class Entry:
         if own is None:
             return response_reply(response, self.headers, self.body)
         return response_reply(_with_own(response, own), self.headers)
+
+
+def with_own_fields(reply: Reply, call: Call, own: Mapping[str, Any]) -> Reply:
+    """Return the reply to a call as the answer to another one, which has these fields of its own."""
+    if own == echoed_fields(call) or reply.status != 200:
+        return reply
+    own = own_fields(own)
+    if reply.batches is not None:
+        return replace(reply, batches=_with_echoes(reply.batches, own))
+    return response_reply(_with_own(reply.response or {}, own), reply.headers)
+
+
+async def _with_echoes(batches: AsyncIterator[Batch], own: Mapping[str, Any]) -> AsyncIterator[Batch]:
+    async for batch in batches:
+        yield [_with_echo(unit, own) for unit in batch]
+
+
+def own_fields(echoed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's echoed fields as a response has them: metadata that it leaves out are empty."""
+    return {**echoed, "metadata": echoed["metadata"] or {}}
 
 
 def echoed_fields(call: Call) -> dict[str, Any]:

@@ -23,6 +23,7 @@ Strategy = Literal["order", "weighted", "least_inflight", "affinity"]
 Share = Literal["caller", "team", "all"]
 CacheWhen = Literal["prompt_cache_key", "deterministic", "always", "never"]
 Pacing = Literal["instant", "recorded"]
+Collapse = Literal["off", "process"]
 RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
 SERVED = frozenset({"responses", "conversations", "models"})
 """The first segments of the paths that the gateway serves itself; some upstreams compare them in any case."""
@@ -203,6 +204,10 @@ class CacheTable(Table):
     """How long after `ttl_s` an answer may still be given, in seconds, while a new one is asked for."""
     stale_if_error_s: NonNegativeFloat = 0
     """How long after `ttl_s` an answer may still be given, in seconds, if the backend fails."""
+    collapse: Collapse = "process"
+    """Whether identical calls that are in flight share one call of the backend: "off", or within a "process"."""
+    collapsed_cost: Literal["leader", "each"] = "leader"
+    """Who is charged for a shared call in budgets: the first caller, or each of them."""
     pace: Pacing = "instant"
     """How fast a stream is given again: "instant" at once, "recorded" in the time that it took first."""
     share: Share = "team"

@@ -37,7 +37,7 @@ class RequestRecord:
     attempts: int | None = None
     """How often the call was sent to targets, if more than once."""
     cache: str | None = None
-    """What the cache did: hit, stale, miss, refresh or bypass."""
+    """What the cache did: hit, stale, miss, refresh, collapsed or bypass."""
     cache_detail: str | None = None
     """Why it did that, where the outcome does not say it."""
     max_output_tokens: Any = None

@@ -1,0 +1,99 @@
+"""The flights of a process by the keys of their entries: a call joins an identical one, or becomes the first."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from proxy.cache.entry import echoed_fields, with_own_fields
+from proxy.cache.single_flight import Flight
+from proxy.cache.slot import CacheSlot, report
+from proxy.config.schema import CacheTable
+from proxy.context import Context
+from proxy.routing.deadline import deadline_exceeded
+from proxy.routing.routes import FALLBACK
+from proxy.wire.call import Call
+from proxy.wire.errors import HeadgateError
+from proxy.wire.event import Reply
+
+MAX_ENDED = 1024
+"""How many ended flights are remembered, for calls that were looked up before and join after their end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedCall:
+    """A flight, and the call that began it."""
+
+    flight: Flight
+    call: Call
+    context: Context
+
+
+class Flights:
+    """The calls in flight that others may join."""
+
+    def __init__(self, settings: CacheTable) -> None:
+        self._settings = settings
+        self._calls: dict[str, SharedCall] = {}
+        self._ended: LRUCache[str, int] = LRUCache(MAX_ENDED)  # by key: the number of the last flight that ended
+        self.ended = 0
+        """How many flights have ended."""
+
+    def has_ended_since(self, slot: CacheSlot) -> bool:
+        """Whether a flight with the key of a slot has ended since the slot was looked up: its answer may be kept."""
+        return slot.place is not None and self._ended.get(slot.place.keys[0], 0) > slot.flights_ended
+
+    @asynccontextmanager
+    async def share(
+        self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
+    ) -> AsyncIterator[Reply]:
+        """The reply of an identical call in flight, or else the one that is opened now, for this call and others.
+
+        A call whose first one fails or is refused opens its own reply. Raises what the opening raises.
+        """
+        key = slot.place.keys[0] if slot.place is not None else ""
+        shared = self._calls.get(key)
+        if shared is None or not shared.flight.can_be_joined:
+            async with self._lead(key, opening, call, context) as reply:
+                yield reply
+            return
+        async with AsyncExitStack() as stack:
+            joined = await self._join(shared, stack, call, context)
+            slot.is_collapsed = joined is not None
+            yield await stack.enter_async_context(opening) if joined is None else joined
+
+    @asynccontextmanager
+    async def _lead(
+        self, key: str, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
+    ) -> AsyncIterator[Reply]:
+        """The reply that is opened now. While its caller reads it, others can join."""
+        own = SharedCall(Flight(opening, self._settings.max_reply_bytes), call, context)
+        self._calls[key] = own
+        try:
+            async with own.flight.join() as reply:
+                yield reply
+        finally:
+            self.ended += 1
+            self._ended[key] = self.ended
+            if self._calls.get(key) is own:
+                del self._calls[key]
+
+    async def _join(self, shared: SharedCall, stack: AsyncExitStack, call: Call, context: Context) -> Reply | None:
+        """Return the reply of a flight, which the stack leaves; None for one that no other call should get."""
+        first = shared.context
+        try:
+            async with asyncio.timeout_at(context.deadline):
+                reply = await stack.enter_async_context(shared.flight.join())
+        except HeadgateError:
+            return None
+        except TimeoutError as error:
+            raise deadline_exceeded() from error
+        if reply.status != 200 or first.get(FALLBACK) is not None:
+            await stack.aclose()
+            return None
+        context.target = first.target  # where its id is kept
+        context.is_answered = self._settings.collapsed_cost == "each"
+        report(context, "collapsed", "fwd=uri-miss; collapsed")
+        return with_own_fields(reply, shared.call, echoed_fields(call))

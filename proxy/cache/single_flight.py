@@ -1,0 +1,139 @@
+"""One reply of a backend for several calls: identical calls in flight share one upstream call.
+
+A flight reads the reply in a task of its own, as fast as its fastest reader. Each reader gets every batch from the
+first one on. The work ends when the last reader leaves.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+
+from proxy.wire.errors import BackendError
+from proxy.wire.event import Batch, Reply
+
+AHEAD_BYTES = 262_144
+"""How far a flight reads ahead of its fastest reader, in bytes."""
+
+
+class Flight:
+    """One opening of a reply, and those who read it."""
+
+    def __init__(self, opening: AbstractAsyncContextManager[Reply], keep_bytes: int) -> None:
+        """`keep_bytes` is how much of a reply is kept for calls that join, and how far a reader may be behind."""
+        self._keep_bytes = keep_bytes
+        self._head: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._batches: list[Batch] = []
+        self._ends: list[int] = []  # of each batch: how many bytes of the reply there are after it
+        self._dropped = self._dropped_bytes = 0  # batches that are no longer kept
+        self._positions: dict[int, int] = {}  # of each reader: the number of its next batch
+        self._readers = 0
+        self._failure: BaseException | None = None
+        self._is_ended = False
+        self._waiting: list[asyncio.Future[None]] = []
+        self._task = asyncio.create_task(self._run(opening))
+
+    @property
+    def can_be_joined(self) -> bool:
+        """Whether a call that joins now gets the whole reply."""
+        return self._dropped == 0 and self._failure is None
+
+    @asynccontextmanager
+    async def join(self) -> AsyncIterator[Reply]:
+        """The reply from its beginning. Raises what opening it raises. The last reader that leaves ends the work."""
+        self._readers += 1
+        reader = self._readers
+        self._positions[reader] = 0
+        try:
+            head = await asyncio.shield(self._head)
+            yield head if head.batches is None else replace(head, batches=self._read(reader))
+        finally:
+            self._positions.pop(reader, None)
+            self._wake()  # the flight may have waited for this reader
+            if not self._positions:
+                await self._end()
+
+    async def _read(self, reader: int) -> AsyncIterator[Batch]:
+        """Yield the batches of one reader. Raises what the reply raises, and BackendError for one that is too slow."""
+        while True:
+            number = self._positions[reader]
+            if number < self._dropped:
+                message = "This client reads too slowly for an answer that it shares with others; send the call again."
+                raise BackendError(message, status=503, code="reader_too_slow", source="gateway", retryable=True)
+            if number < self._next:
+                self._positions[reader] = number + 1
+                yield self._batches[number - self._dropped]
+                if self._waiting:
+                    self._wake()
+            elif self._failure is not None:
+                raise self._failure
+            elif self._is_ended:
+                return
+            else:
+                await self._wait()
+
+    async def _run(self, opening: AbstractAsyncContextManager[Reply]) -> None:
+        try:
+            async with opening as reply:
+                self._head.set_result(reply)
+                if reply.batches is not None:
+                    async for batch in reply.batches:
+                        await self._add(batch)
+        except asyncio.CancelledError:
+            self._head.cancel()
+            raise
+        except BaseException as error:  # noqa: BLE001  each reader raises it
+            self._failure = error
+            if not self._head.done():
+                self._head.set_exception(error)
+                self._head.exception()  # seen, even if every reader has left
+        finally:
+            self._is_ended = True
+            self._wake()
+
+    async def _add(self, batch: Batch) -> None:
+        """Keep a batch for the readers, and wait while even the fastest one is far behind."""
+        end = self._bytes_before(self._next) + sum([len(unit.sse) for unit in batch])
+        self._batches.append(batch)
+        self._ends.append(end)
+        self._wake()
+        while self._positions and end - self._bytes_before(max(self._positions.values())) > AHEAD_BYTES:
+            await self._wait()
+        if end > self._keep_bytes:
+            self._drop(end)
+
+    def _drop(self, end: int) -> None:
+        """Drop the batches that every reader has, and those that only a reader far behind lacks."""
+        until = min(self._positions.values(), default=self._next)
+        while until < self._next and end - self._bytes_before(until) > self._keep_bytes + AHEAD_BYTES:
+            until += 1
+        count = until - self._dropped
+        if count > 0:
+            self._dropped, self._dropped_bytes = until, self._bytes_before(until)
+            del self._batches[:count], self._ends[:count]
+
+    @property
+    def _next(self) -> int:
+        """The number of the next batch."""
+        return self._dropped + len(self._batches)
+
+    def _bytes_before(self, number: int) -> int:
+        """Return how many bytes the batches before this one have."""
+        return self._dropped_bytes if number <= self._dropped else self._ends[number - self._dropped - 1]
+
+    async def _wait(self) -> None:
+        """Wait until something has changed."""
+        change = asyncio.get_running_loop().create_future()
+        self._waiting.append(change)
+        await change
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for change in waiting:
+            if not change.done():
+                change.set_result(None)
+
+    async def _end(self) -> None:
+        """End the work, and wait until it has ended."""
+        self._task.cancel()
+        await asyncio.wait([self._task])

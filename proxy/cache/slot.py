@@ -1,0 +1,32 @@
+"""The place of one call in the cache, and what is reported about it."""
+
+from dataclasses import dataclass
+
+from proxy.cache.entry import Entry
+from proxy.cache.vault import Place
+from proxy.context import Context
+from proxy.wire.event import Reply
+
+
+@dataclass(slots=True)
+class CacheSlot:
+    """The place of one call in the cache. With a reply no backend is called; without a place the answer is not kept.
+
+    `is_stale`: a new answer is to be asked for beside the call. `fallback` is given if the backend fails.
+    `can_be_shared`: an identical call that is in flight is the answer too; `is_collapsed`: it was. `flights_ended` is
+    how many flights had ended before the lookup.
+    """
+
+    place: Place | None = None
+    reply: Reply | None = None
+    is_stale: bool = False
+    fallback: Entry | None = None
+    can_be_shared: bool = False
+    is_collapsed: bool = False
+    flights_ended: int = 0
+
+
+def report(context: Context, outcome: str, status: str, detail: str | None = None) -> None:
+    """Record the outcome and return it to the caller. Source: https://www.rfc-editor.org/rfc/rfc9211."""
+    context.record.cache, context.record.cache_detail = outcome, detail
+    context.answer_headers["Cache-Status"] = f"headgate; {status}"

@@ -3,7 +3,9 @@
 Answers: the upstream's status, body and frames, and the headers that clients of the protocol read.
 Fails: 501 `not_supported` (it has no such endpoint), 502 `upstream_unreachable`, `upstream_reset`,
     `upstream_invalid_response`, `upstream_too_large`, `upstream_auth` (it refused the gateway's own key, which is not
-    the caller's fault), and 504 `upstream_timeout`.
+    the caller's fault), and 504
+    `upstream_connect_timeout`, `upstream_timeout` (no first event), `upstream_stalled` (no other event) and
+    `upstream_total_timeout`.
 Source: https://platform.openai.com/docs/api-reference/responses
 """
 
@@ -65,10 +67,15 @@ class Upstream(Backend):
     """The gateway's own key for it. Default: none is sent. A caller's key is never sent."""
     connect_timeout_s: PositiveFloat = 5
     """How long connecting may take, TLS included, in seconds."""
-    first_byte_timeout_s: PositiveFloat = 600
-    """How long it may take to begin its answer, in seconds."""
-    between_bytes_timeout_s: PositiveFloat = 300
-    """How long it may be silent within an answer, in seconds. The whole answer has no limit."""
+    first_event_timeout_s: PositiveFloat = 600
+    """How long the first event of its answer, or the answer itself if it is no stream, may take, in seconds."""
+    between_events_timeout_s: PositiveFloat = 300
+    """How long another event of a stream, or another part of an answer that is none, may take, in seconds."""
+    total_timeout_s: PositiveFloat | None = None
+    """How long a whole answer may take, in seconds. Default: no limit."""
+    slow_start_after_s: PositiveFloat | None = None
+    """How late answers may begin, in seconds, before that counts against it in a route with several backends. Default:
+    any time is fine."""
     idle_timeout_s: PositiveFloat = 30
     """How long a connection without a call is kept open for the next one, in seconds."""
     ca_file: Path | None = None
@@ -106,6 +113,10 @@ class Upstream(Backend):
                 raise ValueError(f"it ends in {path}, which every call adds to it; leave that out")
         encode_head("GET", urlsplit(base_url).path, {"Host": Origin.of(base_url).authority})
         return base_url
+
+    @property
+    def slow_start_s(self) -> float | None:
+        return self.slow_start_after_s
 
     @property
     def compacts(self) -> bool:
@@ -157,8 +168,9 @@ class Upstream(Backend):
     @cached_property
     def _client(self) -> Client:
         timeouts = Timeouts(
-            self.connect_timeout_s, self.first_byte_timeout_s, self.between_bytes_timeout_s, self.idle_timeout_s
-        )
+            self.connect_timeout_s, self.first_event_timeout_s, self.between_events_timeout_s, self.idle_timeout_s,
+            self.total_timeout_s,
+        )  # fmt: skip
         return Client(self._origin, timeouts, self._tls)
 
     @cached_property
@@ -257,8 +269,8 @@ class Upstream(Backend):
         link = place.connection.part(
             self.name,
             lambda: UpstreamLink(
-                place.connection, self._dialer, self._limits.scrubber.data, first_s=self.first_byte_timeout_s,
-                between_s=self.between_bytes_timeout_s,
+                place.connection, self._dialer, self._limits.scrubber.data, first_s=self.first_event_timeout_s,
+                between_s=self.between_events_timeout_s,
             ),
         )  # fmt: skip
         headers = {**self._probe_headers, **self._headers(place.connection.headers, context), **self._own_headers}

@@ -100,6 +100,7 @@ class Stream:
         self._decoder = decoder_of(answer)
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
+        answer.count_events()
 
     def __aiter__(self) -> Self:
         return self
@@ -110,6 +111,7 @@ class Stream:
             self._is_ended = not chunk
             self._received = chunk[STEP_BYTES:]
             if batch := await self._parse(chunk[:STEP_BYTES]):
+                self._answer.note_event()
                 self.is_complete = any(unit.type in TERMINALS for unit in batch)
                 return batch
             await asyncio.sleep(0)  # a flood of frames that come to nothing must not keep other calls waiting

@@ -1,25 +1,76 @@
-"""The errors of an upstream that did not answer, or not with valid HTTP. `sent` is whether it may run the request."""
+"""The errors of an upstream that did not answer, or not with valid HTTP. `sent` is whether it may run the request.
+
+`reason` is for the operator: it is logged and on the span, and no caller sees it.
+"""
+
+import errno
+import os
+import socket
+import ssl
 
 from proxy.wire.errors import BackendError
 
+MAX_REASON_CHARS = 200
 
-def unreachable(*, retryable: bool = True) -> BackendError:
+
+def unreachable(reason: str | None = None, *, retryable: bool = True) -> BackendError:
     message = "The upstream cannot be reached."
-    return BackendError(message, code="upstream_unreachable", source="network", retryable=retryable, sent=False)
-
-
-def timed_out(*, sent: bool = True) -> BackendError:
-    message = "The upstream did not answer in time."
     return BackendError(
-        message, status=504, code="upstream_timeout", source="upstream" if sent else "network", retryable=not sent,
-        sent=sent,
+        message, code="upstream_unreachable", source="network", retryable=retryable, sent=False, reason=reason
     )  # fmt: skip
 
 
-def was_reset(*, sent: bool = True) -> BackendError:
+def connect_timed_out(after_s: float) -> BackendError:
+    message, reason = "The upstream did not accept a connection in time.", f"timeout: no connection in {after_s:g} s"
+    return BackendError(
+        message, status=504, code="upstream_connect_timeout", source="network", retryable=True, sent=False,
+        reason=reason,
+    )  # fmt: skip
+
+
+def timed_out(after_s: float) -> BackendError:
+    """Return the error of an answer that did not begin in time."""
+    message, reason = "The upstream did not answer in time.", f"timeout: no event in {after_s:g} s"
+    return BackendError(message, status=504, code="upstream_timeout", reason=reason)
+
+
+def stalled(after_s: float) -> BackendError:
+    """Return the error of an answer that began, and then stopped."""
+    message, reason = "The upstream stopped sending its answer.", f"timeout: no other event in {after_s:g} s"
+    return BackendError(message, status=504, code="upstream_stalled", reason=reason)
+
+
+def overran(after_s: float) -> BackendError:
+    """Return the error of an answer that took too long as a whole."""
+    message, reason = "The upstream did not finish its answer in time.", f"timeout: no end in {after_s:g} s"
+    return BackendError(message, status=504, code="upstream_total_timeout", reason=reason)
+
+
+def was_reset(reason: str | None = None, *, sent: bool = True) -> BackendError:
     message = "The upstream broke off the connection."
-    return BackendError(message, code="upstream_reset", source="network", retryable=True, sent=sent)
+    return BackendError(
+        message, code="upstream_reset", source="network", retryable=True, sent=sent, reason=reason
+    )  # fmt: skip
 
 
 def invalid_answer(found: str, *, sent: bool = True) -> BackendError:
     return BackendError(f"The upstream sent {found}.", code="upstream_invalid_response", sent=sent)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an operator can act on in an error of the network: `TLS: self-signed certificate`."""
+    return _describe(error)[:MAX_REASON_CHARS]
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {getattr(error, 'verify_message', None) or 'the certificate is not valid'}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(getattr(error, 'reason', None) or 'the handshake failed').replace('_', ' ').lower()}"
+    if isinstance(error, socket.gaierror):
+        return f"DNS: {error.strerror}"
+    if isinstance(error, ConnectionRefusedError | ConnectionResetError):
+        return "connection refused" if isinstance(error, ConnectionRefusedError) else "connection reset"
+    if isinstance(error, OSError) and error.errno in errno.errorcode:
+        return os.strerror(error.errno or 0).lower()
+    return type(error).__name__

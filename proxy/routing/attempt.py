@@ -22,7 +22,10 @@ from proxy.wire.loggable import summarize_error
 
 log = structlog.get_logger()
 
-BREAKS = frozenset({"upstream_cut", "upstream_invalid_response", "upstream_reset", "upstream_timeout"})
+BREAKS = frozenset({
+    "upstream_cut", "upstream_invalid_response", "upstream_reset", "upstream_stalled", "upstream_timeout",
+    "upstream_total_timeout",
+})  # fmt: skip
 """Codes of faults that break off a reply after it has begun."""
 
 
@@ -117,4 +120,5 @@ def _code_of_break(error: BaseException | None, context: Context) -> str | None:
 
 def log_failure(backend: str, error: BackendError, context: Context) -> None:
     cause = summarize_error(error.__cause__) if error.__cause__ else None
-    log.warning("backend.failed", backend=backend, code=error.code, cause=cause, request_id=context.request_id)
+    known = {"code": error.code, "cause": cause} | ({"reason": error.reason} if error.reason else {})
+    log.warning("backend.failed", backend=backend, **known, request_id=context.request_id)

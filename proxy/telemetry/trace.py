@@ -17,6 +17,7 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, set_sp
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
+from proxy.wire.errors import BackendError
 from proxy.wire.loggable import printable
 
 WAITING_STEPS = frozenset({"cache", "history"})
@@ -271,6 +272,8 @@ def tracer_provider() -> TracerProvider | None:
 
 
 def _end_span(span: Span, error: BaseException | None) -> None:
+    if isinstance(error, BackendError) and error.reason:
+        span.set_attribute("headgate.reason", error.reason)
     if isinstance(error, Exception):
         span.set_status(StatusCode.ERROR, type(error).__name__)
     span.end()

@@ -112,7 +112,8 @@ class BackendError(HeadgateError):
 
     `source` is whose fault it was: the upstream's, the network's on the way to it, or the gateway's own (its
     credentials, its limits). `retryable` is true when another attempt may succeed. `sent` is false only when no
-    upstream can be running the request: no byte of it was sent, or it was refused as a whole.
+    upstream can be running the request: no byte of it was sent, or it was refused as a whole. `reason` is what an
+    operator can act on, for log and span; no caller sees it.
     """
 
     def __init__(  # noqa: PLR0913  one keyword for each thing that a retry decides by
@@ -125,9 +126,11 @@ class BackendError(HeadgateError):
         source: Source = "upstream",
         retryable: bool = False,
         sent: bool = True,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message, status=status, code=code, headers=headers)
         self.source = source
+        self.reason = reason
         self.retryable = retryable
         self.sent = sent
 

@@ -76,8 +76,8 @@ use = "upstream"
 base_url = "http://127.0.0.1:{hostile_port}/v1"
 api_key = "env:SOAK_UPSTREAM_KEY"
 keeps_state = true
-first_byte_timeout_s = 3
-between_bytes_timeout_s = 3
+first_event_timeout_s = 3
+between_events_timeout_s = 3
 [[route]]
 model = "polite-*"
 backend = "polite"

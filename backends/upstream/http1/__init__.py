@@ -13,9 +13,9 @@ connections, a timeout for the whole answer. What is left is small enough to be 
 What it leaves out: proxies, cookies, redirects, decompression, HTTP/2, pipelining, `Expect: 100-continue`, trailers.
 """
 
-from backends.upstream.http1.connection import Timeouts
 from backends.upstream.http1.dial import create_tls_context
 from backends.upstream.http1.pool import Client, HttpAnswer
 from backends.upstream.http1.request import BodySource, Origin, encode_head
+from backends.upstream.http1.timeouts import Timeouts
 
 __all__ = ["BodySource", "Client", "HttpAnswer", "Origin", "Timeouts", "create_tls_context", "encode_head"]

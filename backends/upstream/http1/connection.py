@@ -11,28 +11,18 @@ import select
 import sys
 import termios
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import cast
 
-from backends.upstream.errors import invalid_answer, timed_out, was_reset
+from backends.upstream.errors import invalid_answer, overran, reason_of, stalled, timed_out, was_reset
 from backends.upstream.http1.parser import AnswerHead, InvalidHttp, ResponseParser
 from backends.upstream.http1.request import BodySource
+from backends.upstream.http1.timeouts import Timeouts
 from proxy.wire.errors import BackendError
 
 HIGH_WATER_BYTES = 65_536
 """How much of an answer may wait for its reader before the upstream is paused."""
 PIECE_BYTES = 262_144
 """A larger body is written in pieces of this size, so that other calls are served in between."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long connecting, the wait for an answer, silence within it, and idleness after it may take, in seconds."""
-
-    connect_s: float
-    first_byte_s: float
-    between_bytes_s: float
-    idle_s: float
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -47,7 +37,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._error: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline = math.inf
+        self._deadline = math.inf  # of what is waited for; infinite while nothing is
+        self._ends = math.inf  # when the whole answer must be there
+        self._event_deadline: float | None = None  # of the event that is waited for
+        self._has_event = self._counts_parts = False
         self._readable = select.poll()
         self._is_active = self._is_written = False
         self._is_reading_paused = self._is_writing_paused = False
@@ -68,8 +61,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def send(self, head: bytes, body: bytes | BodySource) -> AnswerHead:
         """Send a request and return the head of its answer. Raises BackendError, and what a BodySource raises."""
-        self._is_active = True
-        self._start_wait(self._timeouts.first_byte_s)
+        self._is_active, self._has_event, self._counts_parts = True, False, True
+        if self._timeouts.total_s is not None:
+            self._ends = self._loop.time() + self._timeouts.total_s
+        self._start_wait(self._timeouts.first_event_s)
+        self._event_deadline = self._deadline
         try:
             if self._error is None:
                 await (self._write(head, body) if isinstance(body, bytes) else self._write_source(head, body))
@@ -100,13 +96,25 @@ class UpstreamConnection(asyncio.Protocol):
 
         Raises BackendError.
         """
+        if self._counts_parts:
+            self.note_event()  # the head, or the part before
         while not self._chunks:
             if self._parser.is_complete:
                 return b""
-            self._start_wait(self._timeouts.between_bytes_s)
+            if self._event_deadline is None:
+                self._event_deadline = self._loop.time() + self._timeouts.between_events_s
+            self._wait_until(self._event_deadline)
             await self._wait()
             self._deadline = math.inf
         return self.read_nowait()
+
+    def count_events(self) -> None:
+        """Count events as the caller notes them, not each part of the body that arrives: a trickle is none."""
+        self._counts_parts = False
+
+    def note_event(self) -> None:
+        """Note that an event is there: from now on the next one is waited for."""
+        self._has_event, self._event_deadline = True, None
 
     def finish(self) -> bool:
         """End the call. Return whether another one can follow; if not, the connection is closed."""
@@ -116,7 +124,7 @@ class UpstreamConnection(asyncio.Protocol):
             and self._is_written and not self._transport.is_closing() and not self._transport.get_write_buffer_size()
         )  # fmt: skip
         self._is_active = False
-        self._deadline = math.inf
+        self._deadline = self._ends = math.inf
         if is_reusable:
             self.read_nowait()
             parser.reset()
@@ -207,12 +215,12 @@ class UpstreamConnection(asyncio.Protocol):
                     return
                 self._transport.write(piece)
                 self._written_bytes += len(piece)
-                self._start_wait(self._timeouts.first_byte_s)
+                self._start_wait(self._timeouts.first_event_s)
                 while self._is_writing_paused and not self._has_answered:
                     await self._wait()
                 self._deadline = math.inf
         self._is_written = True
-        self._start_wait(self._timeouts.first_byte_s)
+        self._start_wait(self._timeouts.first_event_s)
 
     @property
     def _has_answered(self) -> bool:
@@ -221,7 +229,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _end(self, exc: Exception | None) -> None:
         """Nothing more arrives: the answer is complete if its end is that of the connection."""
         if self._error is None and not (exc is None and self._parser.finish()):
-            self._error = was_reset(sent=self._is_active and not self.was_refused_unread)
+            reason = "connection closed" if exc is None else reason_of(exc)
+            self._error = was_reset(reason, sent=self._is_active and not self.was_refused_unread)
         self._wake()
 
     def _fail(self, error: BackendError) -> None:
@@ -244,19 +253,27 @@ class UpstreamConnection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _start_wait(self, seconds: float) -> None:
+        self._wait_until(self._loop.time() + seconds)
+
+    def _wait_until(self, deadline: float) -> None:
         """Set the deadline. The timer is due no later than the next deadline can be, so it need not be moved."""
-        self._deadline = self._loop.time() + seconds
+        self._deadline = deadline
         if self._timer is None:
             self._start_timer()
 
     def _start_timer(self) -> None:
-        shortest_s = min(self._timeouts.first_byte_s, self._timeouts.between_bytes_s)
-        self._timer = self._loop.call_at(min(self._deadline, self._loop.time() + shortest_s), self._check_deadline)
+        shortest_s = min(self._timeouts.first_event_s, self._timeouts.between_events_s)
+        due = min(self._deadline, self._ends, self._loop.time() + shortest_s)
+        self._timer = self._loop.call_at(due, self._check_deadline)
 
     def _check_deadline(self) -> None:
         self._timer = None
-        if self._loop.time() >= self._deadline:
-            self._fail(timed_out())
+        now = self._loop.time()
+        if now >= self._ends:
+            self._fail(overran(self._timeouts.total_s or 0))
+        elif now >= self._deadline:
+            limits = self._timeouts
+            self._fail(stalled(limits.between_events_s) if self._has_event else timed_out(limits.first_event_s))
         elif self._is_active:
             self._start_timer()
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import aiohappyeyeballs
 from aiohappyeyeballs import AddrInfoType
 
-from backends.upstream.errors import timed_out, unreachable
-from backends.upstream.http1.connection import Timeouts, UpstreamConnection
+from backends.upstream.errors import connect_timed_out, reason_of, unreachable
+from backends.upstream.http1.connection import UpstreamConnection
 from backends.upstream.http1.request import Origin
+from backends.upstream.http1.timeouts import Timeouts
 
 ADDRESSES_TTL_S = 10.0
 """How long addresses are kept, in seconds: a burst of connections needs one lookup."""
@@ -43,10 +44,11 @@ class Dialer:
                 return await self._connect()
         except TimeoutError as error:
             self._addresses.forget()
-            raise timed_out(sent=False) from error
-        except OSError as error:
+            raise connect_timed_out(self._timeouts.connect_s) from error
+        except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError for some faults of the network
             self._addresses.forget()
-            raise unreachable(retryable=not isinstance(error, ssl.SSLCertVerificationError)) from error
+            is_lasting = isinstance(error, ssl.SSLCertVerificationError)
+            raise unreachable(reason_of(error), retryable=not is_lasting) from error
 
     async def _connect(self) -> UpstreamConnection:
         addresses = await self._addresses.look_up()

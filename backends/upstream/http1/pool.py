@@ -5,10 +5,11 @@ import ssl
 from collections import deque
 from collections.abc import Mapping
 
-from backends.upstream.http1.connection import Timeouts, UpstreamConnection
+from backends.upstream.http1.connection import UpstreamConnection
 from backends.upstream.http1.dial import Dialer
 from backends.upstream.http1.parser import AnswerHead
 from backends.upstream.http1.request import BodySource, Origin
+from backends.upstream.http1.timeouts import Timeouts
 from proxy.wire.errors import BackendError
 
 
@@ -104,6 +105,14 @@ class HttpAnswer:
         Raises BackendError.
         """
         return await self._owned().read()
+
+    def count_events(self) -> None:
+        """Limit the time between events, which `note_event` notes, and not that between parts of the body."""
+        self._owned().count_events()
+
+    def note_event(self) -> None:
+        """Note that an event has arrived."""
+        self._owned().note_event()
 
     def close(self) -> None:
         """Give up what was not read. The connection is reused if its answer has arrived as a whole, else closed."""

@@ -8,7 +8,7 @@ from typing import Any
 from backends.upstream.http1 import Client, HttpAnswer, Origin, Timeouts, encode_head
 from tests.raw import RawUpstream
 
-TIMEOUTS = {"connect_s": 5.0, "first_byte_s": 10.0, "between_bytes_s": 10.0, "idle_s": 10.0}
+TIMEOUTS = {"connect_s": 5.0, "first_event_s": 10.0, "between_events_s": 10.0, "idle_s": 10.0}
 
 
 def request(body: bytes = b"{}") -> tuple[bytes, bytes]:

@@ -37,18 +37,30 @@ async def test_a_batch_is_what_one_read_brought(upstream: RawUpstream):
 
 
 SILENCES = {
-    "before the answer": (playing(end="hang"), {"first_byte_s": 0.1}),
-    "for longer than bytes may take": (playing(end="hang"), {"first_byte_s": 0.3, "between_bytes_s": 0.1}),
-    "in its head": (playing(OK[:20], end="hang"), {"first_byte_s": 0.1}),
-    "after an interim answer": (playing(b"HTTP/1.1 100 Continue\r\n\r\n", end="hang"), {"first_byte_s": 0.1}),
-    "in its body": (playing(OK[:-1], end="hang"), {"between_bytes_s": 0.1}),
-    "for longer than a head may take": (playing(OK[:-1], end="hang"), {"first_byte_s": 0.1, "between_bytes_s": 0.3}),
-    "between chunks": (playing(HEAD + b"1\r\na\r\n", end="hang"), {"between_bytes_s": 0.1}),
+    "before the answer": (playing(end="hang"), {"first_event_s": 0.1}, "upstream_timeout"),
+    "for longer than bytes may take": (
+        playing(end="hang"),
+        {"first_event_s": 0.3, "between_events_s": 0.1},
+        "upstream_timeout",
+    ),
+    "in its head": (playing(OK[:20], end="hang"), {"first_event_s": 0.1}, "upstream_timeout"),
+    "after an interim answer": (
+        playing(b"HTTP/1.1 100 Continue\r\n\r\n", end="hang"),
+        {"first_event_s": 0.1},
+        "upstream_timeout",
+    ),
+    "in its body": (playing(OK[:-1], end="hang"), {"between_events_s": 0.1}, "upstream_stalled"),
+    "for longer than a head may take": (
+        playing(OK[:-1], end="hang"),
+        {"first_event_s": 0.1, "between_events_s": 0.3},
+        "upstream_stalled",
+    ),
+    "between chunks": (playing(HEAD + b"1\r\na\r\n", end="hang"), {"between_events_s": 0.1}, "upstream_stalled"),
 }
 
 
-@pytest.mark.parametrize(("play", "timeouts"), SILENCES.values(), ids=SILENCES)
-async def test_silence_is_limited(upstream: RawUpstream, play, timeouts: dict[str, float]):
+@pytest.mark.parametrize(("play", "timeouts", "code"), SILENCES.values(), ids=SILENCES)
+async def test_silence_is_limited(upstream: RawUpstream, play, timeouts: dict[str, float], code: str):
     """The connection is closed; the other limit, which is longer, does not matter."""
     upstream.play = play
     async with client_of(upstream, **timeouts) as client:
@@ -56,7 +68,8 @@ async def test_silence_is_limited(upstream: RawUpstream, play, timeouts: dict[st
             await ask(client)
         await until(lambda: upstream.open == 0)
 
-    assert (failed.value.code, failed.value.status, failed.value.sent) == ("upstream_timeout", 504, True)
+    assert (failed.value.code, failed.value.status, failed.value.sent) == (code, 504, True)
+    assert (failed.value.reason or "").startswith("timeout: no ")
 
 
 async def test_an_answer_may_take_longer_than_its_silences(upstream: RawUpstream):
@@ -70,14 +83,14 @@ async def test_an_answer_may_take_longer_than_its_silences(upstream: RawUpstream
         writer.write(b"0\r\n\r\n")
 
     upstream.play = answer
-    async with client_of(upstream, first_byte_s=1, between_bytes_s=1) as client:
+    async with client_of(upstream, first_event_s=1, between_events_s=1) as client:
         assert await ask(client) == (200, b"aaaaaa")
 
 
 async def test_a_reader_that_is_slow_itself_does_not_time_out(upstream: RawUpstream):
     """Only waiting for the upstream counts."""
     upstream.play = playing(OK)
-    async with client_of(upstream, first_byte_s=0.5, between_bytes_s=0.5) as client:
+    async with client_of(upstream, first_event_s=0.5, between_events_s=0.5) as client:
         reply = await client.request(*request())
         await asyncio.sleep(0.6)
         assert await read_whole(reply) == b"ok"
@@ -169,8 +182,8 @@ async def test_an_answer_that_comes_before_its_request_was_written_is_read():
 
 
 async def test_a_body_that_is_not_read_waits_in_pieces():
-    """No more than a few pieces are handed to the socket; the upstream has `first_byte_s` to read and answer."""
-    async with UnreadUpstream(b"") as upstream, client_of(upstream, first_byte_s=0.5) as client:
+    """No more than a few pieces are handed to the socket; the upstream has `first_event_s` to read and answer."""
+    async with UnreadUpstream(b"") as upstream, client_of(upstream, first_event_s=0.5) as client:
         asking = asyncio.create_task(ask(client, BODY))
         await until(lambda: upstream.writers)
         with pytest.raises(BackendError) as failed:
@@ -244,3 +257,55 @@ async def test_what_arrived_before_the_end_of_a_connection_is_read(upstream: Raw
         reply.close()
 
     assert (failed.value.code, failed.value.sent) == ("upstream_reset", True)
+
+
+async def test_the_whole_answer_can_have_a_limit(upstream: RawUpstream):
+    """It holds while the answer is not read, too."""
+
+    async def answer(_, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        while not writer.is_closing():
+            writer.write(b"1\r\na\r\n")
+            await asyncio.sleep(0.01)
+
+    upstream.play = answer
+    async with client_of(upstream, total_s=0.2) as client:
+        with pytest.raises(BackendError) as failed:
+            await ask(client)
+        unread = await client.request(*request())
+        await until(lambda: upstream.open == 0)
+        with pytest.raises(BackendError) as late:
+            await read_whole(unread)
+
+    assert (failed.value.code, late.value.code) == ("upstream_total_timeout", "upstream_total_timeout")
+
+
+async def test_a_total_limit_ends_with_its_answer(upstream: RawUpstream):
+    """The next one on the connection has its own, and so has the time in between."""
+    async with client_of(upstream, total_s=0.2) as client:
+        for _ in range(2):
+            assert (await ask(client))[0] == 200
+            await asyncio.sleep(0.3)
+
+    assert upstream.opened == 1
+
+
+async def test_a_trickle_is_no_event(upstream: RawUpstream):
+    """Where events are counted, single bytes do not extend the time."""
+
+    async def answer(_, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        while not writer.is_closing():
+            writer.write(b"1\r\na\r\n")
+            await asyncio.sleep(0.02)
+
+    upstream.play = answer
+    async with client_of(upstream, first_event_s=0.3, between_events_s=0.2) as client:
+        for noted, code in ((False, "upstream_timeout"), (True, "upstream_stalled")):
+            trickle = await client.request(*request())
+            trickle.count_events()
+            if noted:
+                trickle.note_event()
+            with pytest.raises(BackendError) as failed:
+                await read_whole(trickle)
+            assert failed.value.code == code

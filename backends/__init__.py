@@ -111,6 +111,10 @@ class Backend(Table, ABC):
         """Return what is known of a model beside its name: capabilities, context length."""
         return {}
 
+    async def reach(self) -> str | None:
+        """Return why calls would not be answered, in words for the operator; None if they are. It is started then."""
+        return None if await self.ready() else "it is not ready"
+
     async def ready(self) -> bool:
         """Whether it can answer a call at the moment."""
         return True

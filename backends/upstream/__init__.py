@@ -16,10 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from ssl import SSLContext
 from typing import ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import orjson
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from backends import Backend, unsupported
 from backends.upstream.answer import (
@@ -31,19 +30,19 @@ from backends.upstream.answer import (
     read_rest,
     reply_of,
 )
+from backends.upstream.credentials import Credentials
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
-from backends.upstream.http1 import BodySource, Client, Origin, Timeouts, create_tls_context, encode_head
+from backends.upstream.http1 import BodySource, Client, Origin, Proxy, Timeouts, create_tls_context, encode_head
 from backends.upstream.relay import relay_reply_of
-from backends.upstream.scrub import Scrubber
+from backends.upstream.settings import UpstreamSettings
 from backends.upstream.websocket import FixedAnswer, SocketDialer, TurnAnswer, UpstreamLink
-from proxy.config.secrets import Secret
 from proxy.context import Context
 from proxy.lane import LANE_CALL, LaneCall
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
-from proxy.wire.headers import FORWARDED, HeaderNames, scope_idempotency_key
+from proxy.wire.headers import HeaderNames, scope_idempotency_key
 from proxy.wire.large_json import dumps
 from proxy.wire.relay import RelayReply, RelayRequest
 from proxy.wire.resource import ResourceRequest
@@ -53,66 +52,12 @@ MAX_LIST_BYTES = 4_194_304  # the largest list of models
 PATHS: Mapping[Operation, str] = {
     "create": "responses", "compact": "responses/compact", "input_tokens": "responses/input_tokens",
 }  # fmt: skip
-ENDPOINTS = ("/responses", "/chat/completions", "/models")
 
 
-class Upstream(Backend):
+class Upstream(UpstreamSettings):
     operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS
     needs_model: ClassVar[bool] = False
     can_relay: ClassVar[bool] = True
-
-    base_url: str = Field(pattern=r"^https?://[^?#@]+$")
-    """The address of the API, version included: https://api.openai.com/v1"""
-    api_key: Secret | None = None
-    """The gateway's own key for it. Default: none is sent. A caller's key is never sent."""
-    connect_timeout_s: PositiveFloat = 5
-    """How long connecting may take, TLS included, in seconds."""
-    first_event_timeout_s: PositiveFloat = 600
-    """How long the first event of its answer, or the answer itself if it is no stream, may take, in seconds."""
-    between_events_timeout_s: PositiveFloat = 300
-    """How long another event of a stream, or another part of an answer that is none, may take, in seconds."""
-    total_timeout_s: PositiveFloat | None = None
-    """How long a whole answer may take, in seconds. Default: no limit."""
-    slow_start_after_s: PositiveFloat | None = None
-    """How late answers may begin, in seconds, before that counts against it in a route with several backends. Default:
-    any time is fine."""
-    idle_timeout_s: PositiveFloat = 30
-    """How long a connection without a call is kept open for the next one, in seconds."""
-    ca_file: Path | None = None
-    """A file of the authorities (PEM) that sign its certificate. Default: those of the system."""
-    max_answer_bytes: PositiveInt = 268_435_456
-    """The largest answer that is not a stream, in bytes."""
-    websocket: bool = False
-    """Whether it speaks WebSocket mode: callers' connections then have one to it each. One that refuses gets POSTs."""
-    compaction: bool | None = None
-    """Whether it compacts conversations (/responses/compact, `compaction_trigger`); default: as keeps_state says."""
-    forward_headers: tuple[str, ...] = FORWARDED
-    """The callers' headers that it receives, such as "openai-project"; a name may end in `*`. Replaces the default."""
-    forward_answer_headers: tuple[str, ...] = ()
-    """More headers of its answers for callers, as names or as beginnings that end in *, such as "x-ms-*".
-
-    Limits, retries, and what SDKs and coding agents read (openai-*, x-ratelimit-*, x-codex-* ...) always are."""
-
-    @field_validator("forward_headers")
-    @classmethod
-    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(HeaderNames(names).names))
-
-    @field_validator("forward_answer_headers")
-    @classmethod
-    def _may_be_forwarded(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        HeaderFilter(names)
-        return names
-
-    @field_validator("base_url")
-    @classmethod
-    def _check_base_url(cls, base_url: str) -> str:
-        """Raises ValueError for an address that no request can be sent to, and for that of one endpoint."""
-        for path in ENDPOINTS:
-            if base_url.rstrip("/").endswith(path):
-                raise ValueError(f"it ends in {path}, which every call adds to it; leave that out")
-        encode_head("GET", urlsplit(base_url).path, {"Host": Origin.of(base_url).authority})
-        return base_url
 
     @property
     def slow_start_s(self) -> float | None:
@@ -125,7 +70,11 @@ class Upstream(Backend):
     def shares_objects(self, other: Backend) -> bool:
         if not isinstance(other, Upstream):
             return False
-        return (self._origin, self._path, self.api_key) == (other._origin, other._path, other.api_key)  # noqa: SLF001
+        return self._account == other._account  # noqa: SLF001  the same class
+
+    @property
+    def _account(self) -> tuple[object, ...]:
+        return (self._origin, self._path, self.api_key, self.token_command, self.token_file, self.headers, self.query)
 
     @property
     def speaks_websocket(self) -> bool:
@@ -141,7 +90,11 @@ class Upstream(Backend):
 
     @cached_property
     def _path(self) -> str:
-        return urlsplit(self.base_url).path.rstrip("/")
+        return urlsplit(self.base_url).path.rstrip("/") or "/v1"
+
+    @cached_property
+    def _query(self) -> str:
+        return urlencode(self.query)
 
     @cached_property
     def _probe_headers(self) -> Mapping[str, str]:
@@ -154,16 +107,13 @@ class Upstream(Backend):
         return {**self._probe_headers, "Content-Type": "application/json"}
 
     @cached_property
-    def _own_headers(self) -> Mapping[str, str]:
-        headers = {"Host": self._origin.authority, "Accept-Encoding": "identity"}
-        if self.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
-        return headers
+    def _credentials(self) -> Credentials:
+        return Credentials(self, {"Host": self._origin.authority, "Accept-Encoding": "identity"})
 
     @cached_property
     def _limits(self) -> AnswerLimits:
-        key = None if self.api_key is None else self.api_key.get_secret_value()
-        return AnswerLimits(self.max_answer_bytes, Scrubber(key), HeaderFilter(self.forward_answer_headers))
+        more = HeaderFilter(self.forward_answer_headers)
+        return AnswerLimits(self.max_answer_bytes, self._credentials.scrubber, more)
 
     @cached_property
     def _client(self) -> Client:
@@ -171,20 +121,29 @@ class Upstream(Backend):
             self.connect_timeout_s, self.first_event_timeout_s, self.between_events_timeout_s, self.idle_timeout_s,
             self.total_timeout_s,
         )  # fmt: skip
-        return Client(self._origin, timeouts, self._tls)
+        return Client(self._origin, timeouts, self._tls, self._proxy)
+
+    @cached_property
+    def _proxy(self) -> Proxy | None:
+        auth = None if self.proxy_auth is None else self.proxy_auth.get_secret_value()
+        return None if self.proxy is None else Proxy.of(self.proxy, auth)
 
     @cached_property
     def _tls(self) -> SSLContext | None:
-        return create_tls_context(self.ca_file) if self._origin.is_tls else None
+        return create_tls_context(*self._tls_files) if self._origin.is_tls else None
+
+    @property
+    def _tls_files(self) -> tuple[Path | None, Path | None, Path | None]:
+        return self.ca_file, self.client_cert_file, self.client_key_file
 
     @cached_property
     def _dialer(self) -> SocketDialer:
         address = f"{'https' if self._origin.is_tls else 'http'}://{self._origin.authority}{self._path}/responses"
-        return SocketDialer(self.name, address, self.connect_timeout_s, self._tls)
+        return SocketDialer(self.name, address, self.connect_timeout_s, self._tls, query=self._query, proxy=self._proxy)
 
     def check(self) -> None:
-        if self.ca_file is not None:
-            create_tls_context(self.ca_file)
+        if self.ca_file is not None or self.client_cert_file is not None:
+            create_tls_context(*self._tls_files)
 
     async def start(self) -> None:
         _ = self._client
@@ -241,6 +200,17 @@ class Upstream(Backend):
         finally:
             answer.close()
 
+    async def reach(self) -> str | None:
+        """Return why calls would not be answered, in words for the operator; None if they are."""
+        try:
+            answer = await self._request("GET", "models", b"", {})
+        except BackendError as error:
+            return error.reason or error.message
+        answer.close()
+        if answer.status in (401, 403):
+            return f"its key was refused ({answer.status})"
+        return f"it answers with {answer.status}" if answer.status >= 500 else None
+
     async def ready(self) -> bool:
         """Whether it answers at all. The probe carries no key: anyone may request `/readyz`."""
         try:
@@ -273,7 +243,9 @@ class Upstream(Backend):
                 between_s=self.between_events_timeout_s,
             ),
         )  # fmt: skip
-        headers = {**self._probe_headers, **self._headers(place.connection.headers, context), **self._own_headers}
+        own = self._credentials.current
+        own = await self._credentials.read() if own is None else own
+        headers = {**self._probe_headers, **self._headers(place.connection.headers, context), **own}
         return await link.ask(call, place, headers, context)
 
     def _headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
@@ -289,13 +261,22 @@ class Upstream(Backend):
         A body is JSON unless a header says otherwise. Raises BackendError, and what a streamed body raises.
         """
         query = query.partition("#")[0]  # a fragment is not part of a request
+        if self._query:
+            query = f"{query}&{self._query}" if query else self._query
         target = f"{self._path}/{path}?{query}" if query else f"{self._path}/{path}"
         if isinstance(body, BodySource):
             framing = body.framing
         else:
             framing = {"Content-Length": str(len(body))} if body or method == "POST" else {}
-        head = encode_head(method, target, {**self._default_headers, **headers, **self._own_headers, **framing})
-        return await self._client.request(head, body)
+        own = self._credentials.current
+        own = await self._credentials.read() if own is None else own
+        fields = {**self._default_headers, **headers, **own, **framing}
+        head = encode_head(method, target, fields)
+        answer = await self._client.request(head, body)
+        if answer.status == 401 and isinstance(body, bytes) and (new := await self._credentials.renew(own)):
+            answer.close()  # the key had expired before its time; nothing was done
+            return await self._client.request(encode_head(method, target, {**fields, **new}), body)
+        return answer
 
 
 async def _body_of(request: ResourceRequest, context: Context) -> bytes:

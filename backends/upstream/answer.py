@@ -61,6 +61,12 @@ class UpstreamAnswer(Protocol):
     async def read(self) -> bytes:
         """Return what has arrived of the body since the last read; b"" at its end. Raises HeadgateError."""
 
+    def count_events(self) -> None:
+        """Limit the time between events, which `note_event` notes, and not that between parts of the body."""
+
+    def note_event(self) -> None:
+        """Note that an event has arrived."""
+
     def close(self) -> None:
         """Give up what was not read."""
 

@@ -20,6 +20,14 @@ def unreachable(reason: str | None = None, *, retryable: bool = True) -> Backend
     )  # fmt: skip
 
 
+class TunnelRefused(OSError):
+    """A proxy did not open a tunnel. `reason` says why, in words of the gateway."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 def connect_timed_out(after_s: float) -> BackendError:
     message, reason = "The upstream did not accept a connection in time.", f"timeout: no connection in {after_s:g} s"
     return BackendError(
@@ -28,10 +36,13 @@ def connect_timed_out(after_s: float) -> BackendError:
     )  # fmt: skip
 
 
-def timed_out(after_s: float) -> BackendError:
+def timed_out(after_s: float, *, sent: bool = True) -> BackendError:
     """Return the error of an answer that did not begin in time."""
     message, reason = "The upstream did not answer in time.", f"timeout: no event in {after_s:g} s"
-    return BackendError(message, status=504, code="upstream_timeout", reason=reason)
+    return BackendError(
+        message, status=504, code="upstream_timeout", source="upstream" if sent else "network", retryable=not sent,
+        sent=sent, reason=reason,
+    )  # fmt: skip
 
 
 def stalled(after_s: float) -> BackendError:
@@ -73,4 +84,4 @@ def _describe(error: BaseException) -> str:
         return "connection refused" if isinstance(error, ConnectionRefusedError) else "connection reset"
     if isinstance(error, OSError) and error.errno in errno.errorcode:
         return os.strerror(error.errno or 0).lower()
-    return type(error).__name__
+    return error.reason if isinstance(error, TunnelRefused) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Removes the gateway's own key from what an upstream sends: some echo it in a refusal, and callers must not see it."""
+"""Removes the gateway's own keys from what an upstream sends: some echo them in refusals, for callers to see."""
 
 import json
 import re
@@ -19,17 +19,22 @@ URL_SAFE = str.maketrans("+/", "-_")
 
 
 class Scrubber:
-    """Replaces one secret in every form in which servers write it. None: nothing is replaced.
+    """Replaces secrets in every form in which servers write them. None of them: nothing is replaced.
 
     The forms are the secret itself, as JSON may escape it, as URLs have it, and within base64. Base64 is not searched
     for in the parts of a stream that nothing follows (texts and arguments as they are generated): it would be a large
     part of the cost of forwarding them.
     """
 
-    def __init__(self, secret: str | None) -> None:
-        known = secret if secret and len(secret) >= SHORTEST_CHARS else None
-        plain = tuple(dict.fromkeys(_plain_forms(known))) if known else ()
-        self._texts = tuple(dict.fromkeys([*plain, *_base64_forms(known)])) if known else ()
+    def __init__(self, *secrets: str | None) -> None:
+        self.search_for(*secrets)
+
+    def search_for(self, *secrets: str | None) -> None:
+        """Replace these secrets from now on, and no others. One that is empty or very short is left out."""
+        known = [secret for secret in secrets if secret and len(secret) >= SHORTEST_CHARS]
+        plain = tuple(dict.fromkeys(form for secret in known for form in _plain_forms(secret)))
+        encoded = (form for secret in known for form in _base64_forms(secret))
+        self._texts = tuple(dict.fromkeys([*plain, *encoded]))
         self._names = tuple(text.lower() for text in self._texts)
         self._plain = tuple(text.encode() for text in plain)
         self._bytes = tuple(text.encode() for text in self._texts)

@@ -1,6 +1,7 @@
 """`headgate check` and `headgate explain`: what a config does, and which keys it can have."""
 
 import argparse
+import asyncio
 import inspect
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from typing import Any
 
 from backends import Backend
 from policies import Policy
+from proxy.commands.reach import reach
 from proxy.config.build import Config, build, default_config, read
 from proxy.config.plugins import load
 from proxy.config.table import Table
@@ -18,7 +20,7 @@ from proxy.routing.routes import Route
 from proxy.rules.rule import Rule
 from proxy.stores import Store
 
-SUCCESS, INPUT_ERROR = 0, 2
+SUCCESS, NOT_REACHED, INPUT_ERROR = 0, 1, 2
 CALLS_IN_FILES = frozenset({"/v1/batches"})  # paths on which an uploaded file contains calls
 PACKAGES: dict[str, type[Table]] = {"policies": Policy, "backends": Backend, "proxy.stores": Store}
 
@@ -28,6 +30,7 @@ def add_to(commands: Any) -> None:
     check = commands.add_parser("check", help="read the config and print the path of a call",
                                 epilog="example: headgate check --config my.toml")  # fmt: skip
     check.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
+    check.add_argument("--reach", action="store_true", help="send each backend one request, and print the outcome")
     check.set_defaults(run=_check)
     explain = commands.add_parser("explain", help="print what a policy, backend or store does, and its keys",
                                   epilog="example: headgate explain max_tool_calls")  # fmt: skip
@@ -47,7 +50,15 @@ def _check(options: argparse.Namespace) -> int:
         print(line)
     for warning in (*config.warnings, *_relay_warnings(config)):
         print(f"warning: {warning}", file=sys.stderr)
-    return SUCCESS
+    return _reach_all(config) if options.reach else SUCCESS
+
+
+def _reach_all(config: Config) -> int:
+    """Print one line for each backend: whether it answers, or why not."""
+    found = asyncio.run(reach(config.backends.values()))
+    for name, reason in found.items():
+        print(f"{name}: {reason or 'ok'}")
+    return NOT_REACHED if any(found.values()) else SUCCESS
 
 
 def _relay_warnings(config: Config) -> Iterator[str]:

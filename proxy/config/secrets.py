@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 MIN_SECRET_CHARS = 32
 
 
-def _read_secret(value: object) -> SecretStr:
-    """Raises ValueError for a value that does not name a secret, or names one that cannot be read.
+def read_secret(value: object) -> SecretStr:
+    """Return a secret. Raises ValueError for a value that does not name a secret, or names one that cannot be read.
 
     No message repeats the value: it may be the secret itself, written in the wrong place.
     """
@@ -35,7 +35,7 @@ def _read_secret(value: object) -> SecretStr:
     return SecretStr(secret)
 
 
-Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]
+Secret = Annotated[SecretStr, BeforeValidator(read_secret)]
 
 
 def _check_length(secret: SecretStr) -> SecretStr:

@@ -8,14 +8,16 @@ connections, a timeout for the whole answer. What is left is small enough to be 
     parser.py      bytes of a connection -> heads and bodies of answers; refuses what is not valid HTTP
     connection.py  one connection: writing, reading, backpressure, timeouts
     dial.py        opens connections: addresses, TLS
+    tunnel.py      ... through a proxy, by CONNECT
     pool.py        Client: reuses connections, retries on a fresh one, hands out Answers
 
-What it leaves out: proxies, cookies, redirects, decompression, HTTP/2, pipelining, `Expect: 100-continue`, trailers.
+What it leaves out: cookies, redirects, decompression, HTTP/2, pipelining, `Expect: 100-continue`, trailers.
 """
 
 from backends.upstream.http1.dial import create_tls_context
 from backends.upstream.http1.pool import Client, HttpAnswer
 from backends.upstream.http1.request import BodySource, Origin, encode_head
 from backends.upstream.http1.timeouts import Timeouts
+from backends.upstream.http1.tunnel import Proxy
 
-__all__ = ["BodySource", "Client", "HttpAnswer", "Origin", "Timeouts", "create_tls_context", "encode_head"]
+__all__ = ["BodySource", "Client", "HttpAnswer", "Origin", "Proxy", "Timeouts", "create_tls_context", "encode_head"]

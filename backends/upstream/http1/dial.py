@@ -14,6 +14,7 @@ from backends.upstream.errors import connect_timed_out, reason_of, unreachable
 from backends.upstream.http1.connection import UpstreamConnection
 from backends.upstream.http1.request import Origin
 from backends.upstream.http1.timeouts import Timeouts
+from backends.upstream.http1.tunnel import Proxy
 
 ADDRESSES_TTL_S = 10.0
 """How long addresses are kept, in seconds: a burst of connections needs one lookup."""
@@ -21,21 +22,36 @@ NEXT_ADDRESS_S = 0.25
 """How long one address is tried before the next one is tried beside it. Source: RFC 8305, 8."""
 
 
-def create_tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a context that verifies certificates, by a file of authorities or by the system's. Raises OSError."""
+def create_tls_context(
+    ca_file: Path | None, cert_file: Path | None = None, key_file: Path | None = None
+) -> ssl.SSLContext:
+    """Return a context that verifies certificates, by a file of authorities or by the system's.
+
+    `cert_file` has the certificate that the gateway shows, and its key unless that is in `key_file`. Raises OSError.
+    """
     context = ssl.create_default_context(cafile=ca_file)
+    if cert_file is not None:
+        context.load_cert_chain(cert_file, key_file, _no_password)
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _no_password() -> str:
+    """Refuse a key that needs a password, which would be asked for on the terminal."""
+    raise OSError("the key in client_key_file or client_cert_file needs a password")
 
 
 class Dialer:
     """Opens connections to one origin."""
 
-    def __init__(self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None, proxy: Proxy | None) -> None:
+        self._origin = origin
+        self._proxy = proxy
         self._timeouts = timeouts
         self._tls = tls
         self._server_name = None if tls is None else origin.host
-        self._addresses = _Addresses(origin.host, origin.port)
+        dialled = origin if proxy is None else proxy.origin
+        self._addresses = _Addresses(dialled.host, dialled.port)
 
     async def connect(self) -> UpstreamConnection:
         """Open a connection. Raises BackendError; no byte of a request was sent then."""
@@ -53,10 +69,19 @@ class Dialer:
     async def _connect(self) -> UpstreamConnection:
         addresses = await self._addresses.look_up()
         connected = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
+        if self._proxy is not None:
+            await self._open_tunnel(self._proxy, connected)
         _, connection = await asyncio.get_running_loop().create_connection(  # closes the socket if it fails
             lambda: UpstreamConnection(self._timeouts), sock=connected, ssl=self._tls, server_hostname=self._server_name
         )
         return connection
+
+    async def _open_tunnel(self, proxy: Proxy, connected: socket.socket) -> None:
+        try:
+            await proxy.open_tunnel(connected, self._origin)
+        except BaseException:
+            connected.close()
+            raise
 
 
 class _Addresses:

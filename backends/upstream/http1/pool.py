@@ -10,14 +10,17 @@ from backends.upstream.http1.dial import Dialer
 from backends.upstream.http1.parser import AnswerHead
 from backends.upstream.http1.request import BodySource, Origin
 from backends.upstream.http1.timeouts import Timeouts
+from backends.upstream.http1.tunnel import Proxy
 from proxy.wire.errors import BackendError
 
 
 class Client:
     """Sends requests to one origin, each on a connection of its own."""
 
-    def __init__(self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None) -> None:
-        self._dialer = Dialer(origin, timeouts, tls)
+    def __init__(
+        self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None, proxy: Proxy | None = None
+    ) -> None:
+        self._dialer = Dialer(origin, timeouts, tls, proxy)
         self._idle_s = timeouts.idle_s
         self._idle: deque[UpstreamConnection] = deque()  # the longest idle first
         self._sweep_timer: asyncio.TimerHandle | None = None

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import orjson
 
-from backends.upstream.errors import timed_out
+from backends.upstream.errors import stalled, timed_out
 from backends.upstream.websocket.messages import LAST, sse_frame
-from proxy.wire.errors import HeadgateError
+from proxy.wire.errors import BackendError, HeadgateError
 from proxy.workers import MemoryLease
 
 PIECE_BYTES = 65_536
@@ -38,6 +38,12 @@ class FixedAnswer:
     async def read(self) -> bytes:
         body, self._body = self._body, b""
         return body
+
+    def count_events(self) -> None:
+        """There is nothing to wait for."""
+
+    def note_event(self) -> None:
+        """There is nothing to wait for."""
 
     def close(self) -> None:
         """There is nothing to give up."""
@@ -99,15 +105,15 @@ class TurnAnswer:
     async def wait_for_first(self) -> tuple[str, bytes]:
         """Return the type and the payload of the first message. Raises HeadgateError."""
         if self.first is None:
-            await self._wait(self._first_s)
+            await self._wait(timed_out(self._first_s), self._first_s)
         if self.first is None:
-            raise self._error or timed_out()
+            raise self._error or timed_out(self._first_s)
         return self.first
 
     async def read(self) -> bytes:
         """Return what has arrived since the last read, at least a byte; b"" at the end. Raises HeadgateError."""
         if not self._pieces and not self.is_complete:
-            await self._wait(self._between_s)
+            await self._wait(stalled(self._between_s), self._between_s)
         if not self._pieces and self._error is not None:
             raise self._error
         chunk = b""
@@ -123,6 +129,12 @@ class TurnAnswer:
         _wake(self._writer)
         return chunk
 
+    def count_events(self) -> None:
+        """Each message is an event."""
+
+    def note_event(self) -> None:
+        """Each message is an event."""
+
     def close(self) -> None:
         """Give up what was not read."""
         if self.is_closed:
@@ -137,8 +149,8 @@ class TurnAnswer:
         for action in after:
             action()
 
-    async def _wait(self, timeout_s: float) -> None:
-        """Wait for a message or the end. Raises BackendError when none comes in time."""
+    async def _wait(self, late: BackendError, timeout_s: float) -> None:
+        """Wait for a message or the end. Raises `late` when none comes in time."""
         if self._error is not None:
             return
         self._reader = asyncio.get_running_loop().create_future()
@@ -146,7 +158,7 @@ class TurnAnswer:
             async with asyncio.timeout(timeout_s):
                 await self._reader
         except TimeoutError as error:
-            raise timed_out() from error
+            raise late from error
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 import aiohttp
 from aiohttp import WSMsgType
 
-from backends.upstream.errors import invalid_answer, timed_out, was_reset
+from backends.upstream.errors import invalid_answer, stalled, timed_out, was_reset
 from backends.upstream.websocket.answers import TurnAnswer
 from backends.upstream.websocket.dial import CLOSE_S, Socket, SocketDialer
 from backends.upstream.websocket.messages import LAST, event_type, fields_of, split_lane
@@ -81,7 +81,7 @@ class UpstreamSocket:
                 await self._socket.send_frame(message, WSMsgType.TEXT)
         except TimeoutError as error:
             turn.close()
-            raise timed_out() from error
+            raise timed_out(self._first_s) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             turn.close()
             raise was_reset() from error
@@ -135,7 +135,7 @@ class UpstreamSocket:
             async with asyncio.timeout(self._first_s):
                 await waiter
         except TimeoutError as error:
-            raise timed_out(sent=False) from error
+            raise timed_out(self._first_s, sent=False) from error
 
     async def _close(self) -> None:
         with suppress(TimeoutError):
@@ -185,7 +185,7 @@ class UpstreamSocket:
         if is_heard:
             self._is_pinged = False
         elif self._is_pinged:
-            self._fail_all(timed_out())
+            self._fail_all(stalled(PING_S))
             self.retire()
         else:
             self._is_pinged = True

@@ -9,7 +9,8 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from backends.upstream.errors import invalid_answer, timed_out, unreachable, was_reset
+from backends.upstream.errors import connect_timed_out, invalid_answer, reason_of, unreachable, was_reset
+from backends.upstream.http1 import Proxy
 
 log = structlog.get_logger()
 
@@ -39,8 +40,13 @@ class UpgradeRefused(Exception):
 class SocketDialer:
     """Opens connections to one address, the same for all callers."""
 
-    def __init__(self, name: str, address: str, connect_timeout_s: float, tls: ssl.SSLContext | None) -> None:
-        """`name` is that of the backend in the log."""
+    def __init__(
+        self, name: str, address: str, connect_timeout_s: float, tls: ssl.SSLContext | None, *, query: str = "",
+        proxy: Proxy | None = None,
+    ) -> None:  # fmt: skip
+        """`name` is that of the backend in the log; `query` is added to that of every connection."""
+        self._query = query
+        self._proxy = proxy
         self.name = name
         self._address = address
         self._connect_s = connect_timeout_s
@@ -56,23 +62,27 @@ class SocketDialer:
 
     async def connect(self, query: str, headers: Mapping[str, str]) -> Socket:
         """Open a connection; the upgrade has its connect timeout too. Raises UpgradeRefused, BackendError."""
-        url = URL(f"{self._address}?{query}" if query else self._address, encoded=True)
+        whole = "&".join(filter(None, (query, self._query)))
+        url = URL(f"{self._address}?{whole}" if whole else self._address, encoded=True)
         fields = {name: value for name, value in headers.items() if value.isprintable()}
         try:
             async with asyncio.timeout(self._connect_s):
-                return await self._opened().ws_connect(
+                opened: Socket = await self._opened().ws_connect(
                     url, headers=fields, autoping=False, max_msg_size=MAX_MESSAGE_BYTES, decode_text=False,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=HANDSHAKE_S),
+                    timeout=aiohttp.ClientWSTimeout(ws_close=HANDSHAKE_S), **self._proxied(),
                 )  # fmt: skip
+                return opened
         except UpgradeRefused as refusal:
             self._remember(refusal.status)
             raise
         except TimeoutError as error:
-            raise timed_out(sent=False) from error
+            raise connect_timed_out(self._connect_s) from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise unreachable(f"proxy: {error.status}") from error
         except aiohttp.ClientConnectorCertificateError as error:
-            raise unreachable(retryable=False) from error
+            raise unreachable(reason_of(error.certificate_error), retryable=False) from error
         except aiohttp.ClientConnectorError as error:
-            raise unreachable() from error
+            raise unreachable(reason_of(error.os_error)) from error
         except (aiohttp.ServerConnectionError, OSError) as error:
             raise was_reset(sent=False) from error
         except aiohttp.ClientError as error:
@@ -91,6 +101,14 @@ class SocketDialer:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
         if self._session is not None:
             await self._session.close()
+
+    def _proxied(self) -> dict[str, Any]:
+        proxy = self._proxy
+        if proxy is None:
+            return {}
+        user, _, password = (proxy.auth or "").partition(":")
+        auth = None if proxy.auth is None else aiohttp.BasicAuth(user, password)
+        return {"proxy": f"http://{proxy.origin.authority}", "proxy_auth": auth}
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

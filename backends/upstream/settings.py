@@ -1,0 +1,134 @@
+"""The keys of an upstream in the config."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+
+from backends import Backend
+from backends.upstream.headers import HeaderFilter
+from backends.upstream.http1 import Origin, encode_head
+from proxy.config.secrets import Secret, read_secret
+from proxy.wire.headers import FORWARDED, HeaderNames
+
+ENDPOINTS = ("/responses", "/chat/completions", "/models")
+OWN_HEADERS = frozenset({
+    "accept", "accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "traceparent",
+    "tracestate", "transfer-encoding", "upgrade",
+})  # fmt: skip
+
+
+def _header_value(value: object) -> object:
+    return read_secret(value) if isinstance(value, str) and value.startswith(("env:", "file:")) else value
+
+
+HeaderValue = Annotated[SecretStr | str, BeforeValidator(_header_value)]
+
+
+def plain_value(value: SecretStr | str) -> str:
+    """Return the text of a value that may be a secret."""
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+class UpstreamSettings(Backend):
+    """How a server is reached, and what of its answers is passed on."""
+
+    base_url: str = Field(pattern=r"^https?://[^?#@]+$")
+    """The address of the API, version included: https://api.openai.com/v1; /v1 is added to one without a path."""
+    api_key: Secret | None = None
+    """The gateway's own key for it. Default: none is sent. A caller's key is never sent."""
+    auth: Literal["bearer", "api-key"] = "bearer"
+    """How the key is sent: as "Authorization: Bearer KEY", or as "api-key: KEY"."""
+    token_command: tuple[str, ...] = ()
+    """Instead of api_key: a command and its arguments that prints a key which expires, as clouds have them."""
+    token_file: Path | None = None
+    """Or a file that has it, and that something else keeps up to date."""
+    token_ttl_s: PositiveFloat = 300
+    """How long such a key is used before the command is run or the file is read again, in seconds; or until a 401."""
+    headers: dict[str, HeaderValue] = Field(default_factory=dict)
+    """Headers of every request: text, or secrets as "env:NAME" and "file:PATH"."""
+    query: dict[str, str] = Field(default_factory=dict)
+    """Parameters in the query of every request, such as {api-version = "preview"}."""
+    proxy: str | None = Field(default=None, pattern=r"^http://[^/?#@]+$")
+    """A proxy through which it is reached, by CONNECT: http://proxy.example:3128. Default: none, whatever the
+    environment says."""
+    proxy_auth: Secret | None = None
+    """What the proxy asks for, as "user:password"."""
+    connect_timeout_s: PositiveFloat = 5
+    """How long connecting may take, TLS included, in seconds."""
+    first_event_timeout_s: PositiveFloat = 600
+    """How long the first event of its answer, or the answer itself if it is no stream, may take, in seconds."""
+    between_events_timeout_s: PositiveFloat = 300
+    """How long another event of a stream, or another part of an answer that is none, may take, in seconds."""
+    total_timeout_s: PositiveFloat | None = None
+    """How long a whole answer may take, in seconds. Default: no limit."""
+    slow_start_after_s: PositiveFloat | None = None
+    """How late answers may begin, in seconds, before that counts against it in a route with several backends. Default:
+    any time is fine."""
+    idle_timeout_s: PositiveFloat = 30
+    """How long a connection without a call is kept open for the next one, in seconds."""
+    ca_file: Path | None = None
+    """A file of the authorities (PEM) that sign its certificate. Default: those of the system."""
+    client_cert_file: Path | None = None
+    """A file (PEM) with the certificate that it asks the gateway for. Default: none."""
+    client_key_file: Path | None = None
+    """A file (PEM) with the key of that certificate. Default: it is in the same file."""
+    max_answer_bytes: PositiveInt = 268_435_456
+    """The largest answer that is not a stream, in bytes."""
+    websocket: bool = False
+    """Whether it speaks WebSocket mode: callers' connections then have one to it each. One that refuses gets POSTs."""
+    compaction: bool | None = None
+    """Whether it compacts conversations (/responses/compact, `compaction_trigger`); default: as keeps_state says."""
+    forward_headers: tuple[str, ...] = FORWARDED
+    """The callers' headers that it receives, such as "openai-project"; a name may end in `*`. Replaces the default."""
+    forward_answer_headers: tuple[str, ...] = ()
+    """More headers of its answers for callers, as names or as beginnings that end in *, such as "x-ms-*".
+
+    Limits, retries, and what SDKs and coding agents read (openai-*, x-ratelimit-*, x-codex-* ...) always are."""
+
+    @field_validator("forward_headers")
+    @classmethod
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(HeaderNames(names).names))
+
+    @field_validator("forward_answer_headers")
+    @classmethod
+    def _may_be_forwarded(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        HeaderFilter(names)
+        return names
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, base_url: str) -> str:
+        """Raises ValueError for an address that no request can be sent to, and for that of one endpoint."""
+        for path in ENDPOINTS:
+            if base_url.rstrip("/").endswith(path):
+                raise ValueError(f"it ends in {path}, which every call adds to it; leave that out")
+        encode_head("GET", urlsplit(base_url).path, {"Host": Origin.of(base_url).authority})
+        return base_url
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, headers: dict[str, HeaderValue]) -> dict[str, HeaderValue]:
+        """Raises ValueError for a header that a request cannot have, and for one that the gateway itself sends."""
+        encode_head("GET", "/", {name: plain_value(value) for name, value in headers.items()})
+        for name in headers:
+            if name.lower() in OWN_HEADERS:
+                raise ValueError(f"the gateway itself sends '{name}'")
+        return headers
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        """Raises ValueError for keys that exclude one another, and for those without effect."""
+        given = [name for name in ("api_key", "token_command", "token_file") if getattr(self, name)]
+        names = {name.lower() for name in self.headers}
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} are two keys; give one")
+        if given and ("authorization" if self.auth == "bearer" else "api-key") in names:
+            raise ValueError(f"{given[0]} and headers have the same header; give one")
+        if self.proxy_auth is not None and self.proxy is None:
+            raise ValueError("proxy_auth has no effect without proxy")
+        if self.client_key_file is not None and self.client_cert_file is None:
+            raise ValueError("client_key_file has no effect without client_cert_file")
+        return self

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from proxy.config.table import Table
@@ -13,6 +14,15 @@ from proxy.wire.event import Reply
 from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
 from proxy.wire.relay import RelayReply, RelayRequest
 from proxy.wire.resource import ResourceRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """How many calls a backend may have at a time, how many more may wait, and for how many seconds."""
+
+    at_once: int
+    max_waiting: int
+    max_wait_s: float
 
 
 class Backend(Table, ABC):
@@ -55,6 +65,11 @@ class Backend(Table, ABC):
     def shares_objects(self, other: "Backend") -> bool:
         """Whether what another backend has created can be named here: both are one account of one server."""
         return other is self
+
+    @property
+    def concurrency(self) -> Concurrency | None:
+        """Return how many calls it may have at a time; None if the gateway need not limit them."""
+        return None
 
     @property
     def slow_start_s(self) -> float | None:

@@ -31,6 +31,7 @@ from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
 from proxy.relays import Relays
 from proxy.routing.attempts import Attempts
+from proxy.routing.ejections import SharedEjections
 from proxy.routing.routes import Routes
 from proxy.routing.targets import Targets
 from proxy.rules import Rules
@@ -61,7 +62,7 @@ LAST_LINES_S = 0.5
 """How long the second signal waits for queued lines of logs, audit and record, in seconds: a disk may be stuck."""
 
 
-def build_dispatcher(
+def build_dispatcher(  # noqa: PLR0913  each a part of its own
     config: Config,
     pipeline: Pipeline,
     workers: Workers,
@@ -69,8 +70,9 @@ def build_dispatcher(
     audit: Audit | None = None,
     recorder: Recorder | None = None,
     tracer: Tracer | None = None,
+    ending: asyncio.Event | None = None,
 ) -> Dispatcher:
-    """Connect everything that answers requests; nothing is started."""
+    """Connect everything that answers requests; nothing is started. Once `ending` is set /readyz says so."""
     memory = BodyMemory(config.server.memory_bytes)
     rules = pipeline.rules
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
@@ -79,7 +81,7 @@ def build_dispatcher(
     ingress = Ingress(directory, config.server, memory, workers, rules.followed, heartbeats, names)
     relays = _relays(config, rules, pipeline.ownership)
     health, websocket = (
-        _health(config, audit, recorder),
+        _health(config, pipeline, audit, recorder, ending),
         WebSocketEndpoint(ingress, pipeline, BodyMemory(config.server.memory_bytes // 4)),
     )
     router = Router(
@@ -117,7 +119,8 @@ def build_pipeline(
     journals = Journals(content, config.state_settings.resume_window_s, seals)
     background = Background(config.state, journals, config.state_settings, rules, kept)
     local = LocalResources(kept, conversations, background)
-    targets = Targets()
+    # Other processes cannot read a store in memory.
+    targets = Targets(None if isinstance(config.state, MemoryStore) else SharedEjections(config.state))
     resources = Resources(rules, ownership, routes, config.backends, local, cache.forget, targets)
     history = History(kept, conversations)
     return Pipeline(
@@ -147,10 +150,12 @@ async def _sealing(config: Config) -> Sealing:
     return sealing
 
 
-def _health(config: Config, audit: Audit | None, recorder: Recorder | None) -> Health:
+def _health(
+    config: Config, pipeline: Pipeline, audit: Audit | None, recorder: Recorder | None, ending: asyncio.Event | None
+) -> Health:
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
     stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
-    return Health(config.backends, stores, files)
+    return Health(config.backends, stores, files, pipeline.attempts.targets, ending or asyncio.Event())
 
 
 def _stop(stop: asyncio.Event, flushes: Sequence[Flush], signal_number: int) -> None:
@@ -165,9 +170,12 @@ def _stop(stop: asyncio.Event, flushes: Sequence[Flush], signal_number: int) -> 
 
 @asynccontextmanager
 async def running(
-    config: Config, tracer: Tracer | None = None, flushes: list[Flush] | None = None
+    config: Config,
+    tracer: Tracer | None = None,
+    flushes: list[Flush] | None = None,
+    ending: asyncio.Event | None = None,
 ) -> AsyncIterator[str]:
-    """Start the gateway and give its address. Leaving the block drains and closes it.
+    """Start the gateway and give its address. Leaving the block drains and closes it, and `ending` announces that.
 
     Functions that write queued lines of its files are added to `flushes`.
 
@@ -187,8 +195,9 @@ async def running(
         resources.callback(workers.close)
         pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder)
         resources.push_async_callback(pipeline.cache.close)
+        resources.push_async_callback(pipeline.attempts.targets.close)
         server = Server(
-            build_dispatcher(config, pipeline, workers, audit=audit, recorder=recorder, tracer=tracer),
+            build_dispatcher(config, pipeline, workers, audit=audit, recorder=recorder, tracer=tracer, ending=ending),
             head_timeout_s=settings.head_timeout_s,
             write_timeout_s=settings.write_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
@@ -248,12 +257,13 @@ async def serve(config: Config, greet: Callable[[str, Sequence[str]], None], flu
     provider = tracer_provider()
     try:
         tracer = provider.get_tracer("headgate") if provider else None
-        async with running(config, tracer, flushes) as address:
+        async with running(config, tracer, flushes, stop) as address:
             models = [route.model for route in config.routes]
             log.info("server.started", address=f"{address}/v1", models=models)
             greet(address, models)
             await stop.wait()
             log.info("server.stopping", drain_s=config.server.drain_s)
+            await asyncio.sleep(config.server.drain_delay_s)
     finally:
         if provider is not None:
             await asyncio.to_thread(provider.shutdown)

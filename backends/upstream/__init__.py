@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from backends import Backend, unsupported
+from backends import Backend, Concurrency, unsupported
 from backends.upstream.answer import (
     AnswerLimits,
     Stream,
@@ -58,6 +58,11 @@ class Upstream(UpstreamSettings):
     operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS
     needs_model: ClassVar[bool] = False
     can_relay: ClassVar[bool] = True
+
+    @property
+    def concurrency(self) -> Concurrency | None:
+        limit = self.max_concurrent
+        return None if limit is None else Concurrency(limit, self.max_waiting, self.max_wait_s)
 
     @property
     def slow_start_s(self) -> float | None:

@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from backends import Backend
 from backends.upstream.headers import HeaderFilter
@@ -63,6 +72,12 @@ class UpstreamSettings(Backend):
     """How long another event of a stream, or another part of an answer that is none, may take, in seconds."""
     total_timeout_s: PositiveFloat | None = None
     """How long a whole answer may take, in seconds. Default: no limit."""
+    max_concurrent: PositiveInt | None = None
+    """How many calls it may have at a time, from each process of the gateway. Default: no limit."""
+    max_waiting: NonNegativeInt = 100
+    """How many more may wait for a place, where teams take turns; one more gets 429."""
+    max_wait_s: PositiveFloat = 10
+    """How long each of them may wait, in seconds; then it gets 503."""
     slow_start_after_s: PositiveFloat | None = None
     """How late answers may begin, in seconds, before that counts against it in a route with several backends. Default:
     any time is fine."""

@@ -38,6 +38,8 @@ class ServerTable(Table):
     """The Host names that are served. Default: with callers any, without callers those of loopback only."""
     drain_s: NonNegativeFloat = 30
     """How long running calls may continue after SIGTERM, in seconds."""
+    drain_delay_s: NonNegativeFloat = 0
+    """How long /readyz says 503 before that, while requests are still accepted, in seconds: load balancers notice."""
     max_body_bytes: PositiveInt = 134_217_728
     """The largest request body, in bytes; real requests with files reach 73 MB."""
     max_body_values: PositiveInt = 200_000

@@ -9,10 +9,13 @@ from aiohttp import web
 from backends import Backend
 from proxy.cached_result import CachedResult
 from proxy.http.exchange import Exchange
+from proxy.routing.targets import FORBIDDEN, Targets
 from proxy.stores import Store
 
 REPORT_TTL_S = 1  # anyone may request it; backends and store are probed once a second at most
 PROBE_TIMEOUT_S = 3
+
+SERVING = frozenset({"up", FORBIDDEN})
 
 Report = tuple[int, dict[str, object]]
 
@@ -28,9 +31,16 @@ class Health:
     """Reports liveness and readiness, to load balancers and to people."""
 
     def __init__(
-        self, backends: Mapping[str, Backend], stores: Mapping[str, Store], files: Mapping[str, FileWriter]
+        self,
+        backends: Mapping[str, Backend],
+        stores: Mapping[str, Store],
+        files: Mapping[str, FileWriter],
+        targets: Targets,
+        ending: asyncio.Event,
     ) -> None:
-        """Stores and files have the names that they get in the report."""
+        """Stores and files have the names that they get in the report. `ending` is set when the gateway shuts down."""
+        self._targets = targets
+        self._ending = ending
         self._backends = backends
         self._stores = stores
         self._files = files
@@ -44,19 +54,27 @@ class Health:
         return exchange.json_response(report, status=status)
 
     async def report(self) -> Report:
-        """Return a status and what was found: 503 only if no backend can be reached, as the rest is still served."""
+        """Return a status and what was found: 503 only if no backend can be reached, or the gateway shuts down."""
+        if self._ending.is_set():
+            return 503, {"status": "draining"}
         return await self._report.get()
 
+    async def _word(self, backend: Backend) -> str:
+        """Return how a backend is. One that calls were made to is not asked for that."""
+        known = self._targets.report(backend)
+        return known or self._targets.note_probe(backend, is_ready=await _is_ready(backend))
+
     async def _probe(self) -> Report:
-        reached = await asyncio.gather(*map(_is_ready, self._backends.values()))
+        words = await asyncio.gather(*map(self._word, self._backends.values()))
+        reached = [word == "up" for word in words]
         stored = await asyncio.gather(*map(_is_ready, self._stores.values()))
         files = {name: file.is_healthy for name, file in self._files.items()}
         is_whole = all((*reached, *stored, *files.values()))
-        status = "ready" if is_whole else "degraded" if any(reached) else "unready"
-        words = {True: "up", False: "down"}
-        backends = {name: words[up] for name, up in zip(self._backends, reached, strict=True)}
-        report: dict[str, object] = {"status": status, "backends": backends}
-        report |= {name: words[up] for name, up in zip(self._stores, stored, strict=True)}
+        is_served = any(word in SERVING for word in words)
+        status = "ready" if is_whole else "degraded" if is_served else "unready"
+        report: dict[str, object] = {"status": status, "backends": dict(zip(self._backends, words, strict=True))}
+        up_or_down = {True: "up", False: "down"}
+        report |= {name: up_or_down[up] for name, up in zip(self._stores, stored, strict=True)}
         report |= {name: "up" if healthy else "degraded" for name, healthy in files.items()}
         return 503 if status == "unready" else 200, report
 

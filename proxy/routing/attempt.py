@@ -11,6 +11,7 @@ from proxy.context import Context
 from proxy.lane import is_warm_up
 from proxy.routing.deadline import deadline_exceeded
 from proxy.routing.outcome import AttemptOutcome, begin
+from proxy.routing.places import Places
 from proxy.routing.plan import Choice
 from proxy.rules.guard import require_stream
 from proxy.state.warm_up import warm_up_reply
@@ -35,12 +36,13 @@ class Attempt:
     A BackendError before the first event is an outcome too; every other error is raised.
     """
 
-    __slots__ = ("_choice", "_context", "_failure", "_model_call", "_opening")
+    __slots__ = ("_choice", "_context", "_failure", "_is_turned_away", "_model_call", "_opening")
 
     def __init__(self, choice: Choice, context: Context) -> None:
         self._choice = choice
         self._context = context
         self._failure: BackendError | None = None
+        self._is_turned_away = False
         self._opening: AbstractAsyncContextManager[Reply] | None = None
         self._model_call: ModelCall
 
@@ -49,6 +51,8 @@ class Attempt:
         target, backend, record = choice.target, choice.target.backend, context.record
         record.route, record.backend, record.provider = choice.route.name, backend.name, backend.provider
         self._model_call = context.trace.model_call(record)
+        if target.places is not None and (refusal := await self._take_place(target.places)) is not None:
+            return refusal
         started = target.start()
         try:
             outcome = await self._open(require_stream(choice.call, context, backend.enforces))
@@ -63,6 +67,9 @@ class Attempt:
     ) -> None:
         """End the work. An error of the backend that broke the reply off is logged, and counts against its target."""
         target, context = self._choice.target, self._context
+        if self._is_turned_away:
+            self._model_call.__exit__(kind, error, traceback)
+            return
         target.end()
         try:
             if self._opening is not None:
@@ -76,6 +83,16 @@ class Attempt:
             context.record.read(context.transcript)
             failure = error or self._failure
             self._model_call.__exit__(None if failure is None else type(failure), failure, traceback)
+
+    async def _take_place(self, places: Places) -> AttemptOutcome | None:
+        """Wait for a place; return the outcome if there is none."""
+        try:
+            await places.take(self._context.caller.team)
+        except BackendError as error:
+            self._is_turned_away = True
+            log_failure(self._choice.target.backend.name, error, self._context)
+            return AttemptOutcome(self._choice.call, error=error)
+        return None
 
     async def _open(self, call: Call) -> AttemptOutcome:
         """Send the call and wait for the first event, until the deadline."""

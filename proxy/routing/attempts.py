@@ -25,7 +25,7 @@ class Attempts:
     """Attempts at the targets of a route until one begins to answer, or nothing is left that may be tried."""
 
     def __init__(self, targets: Targets | None = None) -> None:
-        self._targets = Targets() if targets is None else targets
+        self.targets = Targets() if targets is None else targets
         self._budgets: dict[str, RetryBudget] = {}  # by route
 
     async def preview(self, call: Call, route: Route, context: Context) -> Mapping[str, str]:
@@ -49,7 +49,9 @@ class Attempts:
         if budget is None:
             budget = self._budgets[route.name] = RetryBudget()
         budget.add_call()
-        plan = Plan(call, route, context, self._targets, budget)
+        if len(route.targets) > 1:
+            self.targets.poll(route)
+        plan = Plan(call, route, context, self.targets, budget)
         choice, attempts, may_have_run = plan.first(), 1, False
         while True:
             if choice.delay_s:

@@ -30,7 +30,8 @@ REFUSED_FOR_NOW = frozenset({408, 429})
 NEVER_AGAIN = frozenset({501, 505})
 BROKEN_OFF = frozenset({"upstream_reset", "upstream_cut"})
 FINAL = frozenset({"deadline_exceeded", "not_supported"})
-NO_FAULT = FINAL | {"upstream_too_large"}
+NO_PLACE = frozenset({"upstream_busy", "upstream_queue_full"})
+NO_FAULT = FINAL | NO_PLACE | {"upstream_limited", "upstream_too_large"}
 """Codes of errors that do not speak against a target: limits of the gateway's own."""
 TRANSIENT_CODES = frozenset({"server_error", "rate_limit_exceeded", "overloaded", "server_is_overloaded", "slow_down"})
 """The codes of errors with which a stream may begin, and that may be gone a moment later."""
@@ -90,6 +91,8 @@ class AttemptOutcome:
         """What may follow."""
         if self.is_success:
             return Next.NOTHING
+        if self.code in NO_PLACE:  # it has waited already
+            return Next.ANOTHER_TARGET
         if self.error is not None and self.error.status not in REFUSED_FOR_NOW:
             return self._after_error(self.error)
         return self._after_refusal()

@@ -69,7 +69,7 @@ class Plan:
         If all targets are ejected the preferred one is asked: the last one never is.
         """
         now = self._started
-        target = self._next_available(now)
+        target = self._next_available(now) or self._next_available(now, is_free=False)
         if target is not None:
             return self._choose(target)
         route, call, queue = self._route, self._call, self._queue
@@ -116,10 +116,10 @@ class Plan:
         targets = [self._targets.of(backend) for backend in able]
         return in_order(targets, route.pool.strategy, route.pool.weights, self._call, self._context)
 
-    def _next_available(self, now: float) -> Target | None:
-        """Return the next target that this call did not ask yet, and that may be asked."""
+    def _next_available(self, now: float, *, is_free: bool = True) -> Target | None:
+        """Return the next target that this call did not ask yet, and that may be asked: at once, or in its queue."""
         for target in self._queue:
-            if target not in self._tried and target.may_be_asked(now):
+            if target not in self._tried and target.may_be_asked(now) and (target.has_place or not is_free):
                 return target
         return None
 

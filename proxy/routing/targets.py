@@ -1,7 +1,9 @@
 """What this process knows of each target: calls in flight, how the last ones went, until when it is not asked."""
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import structlog
 
@@ -9,19 +11,41 @@ from backends import Backend
 from proxy.routing.advice import LONGEST_LIMIT_S, delay_of, limited_for_s
 from proxy.routing.breaker import Breaker
 from proxy.routing.outcome import AttemptOutcome
+from proxy.routing.places import Places
 from proxy.routing.routes import Route
 from proxy.wire.event import Reply
 
 log = structlog.get_logger()
 
+FORBIDDEN = "forbidden"
+REPORT_TTL_S = 10.0
+"""For how long it counts how a target was, in seconds: after that `/readyz` asks it."""
+WORDS = {None: "up", "upstream_auth": "unauthorized", FORBIDDEN: FORBIDDEN}
+"""How a target is, by the code of its last fault; any other is "down"."""
+
 OnEjected = Callable[["Target", float], None]
 """Called with a target and for how many seconds it is ejected."""
+
+
+class Ejections(Protocol):
+    """What shares ejections with other processes."""
+
+    def publish(self, target: "Target", seconds: float) -> None:
+        """Let others know that a target is ejected."""
+
+    def poll(self, targets: Iterable["Target"], now: float) -> None:
+        """Apply, now or later, what others know."""
+
+    async def close(self) -> None:
+        """Give up what is not shared yet."""
 
 
 class Target:
     """A backend, and how it is at the moment. Times are those of the event loop's clock."""
 
-    __slots__ = ("_on_ejected", "answered_at", "backend", "breaker", "fault", "in_flight", "limited_until")
+    __slots__ = (
+        "_on_ejected", "backend", "breaker", "fault", "in_flight", "limited_until", "noted_at", "places",
+    )  # fmt: skip
 
     def __init__(self, backend: Backend, on_ejected: OnEjected) -> None:
         self.backend = backend
@@ -29,11 +53,18 @@ class Target:
         self.in_flight = 0
         self.limited_until = 0.0
         """Until when nothing remains of its limits."""
-        self.answered_at = 0.0
-        """When it last sent an answer of any kind."""
+        self.noted_at = -math.inf
+        """When it was last known how it is."""
         self.fault: str | None = None
         """The code of the fault with which the last call ended; None after one without."""
         self._on_ejected = on_ejected
+        limits = backend.concurrency
+        self.places = None if limits is None else Places(limits)
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a call need not wait for others."""
+        return self.places is None or self.places.is_free
 
     def may_be_asked(self, now: float) -> bool:
         """Whether it is neither ejected nor at its limit."""
@@ -48,12 +79,13 @@ class Target:
 
     def note(self, outcome: AttemptOutcome, started: float) -> None:
         """Note what a call came to that was sent at a time."""
-        now = asyncio.get_running_loop().time()
+        self.noted_at = now = asyncio.get_running_loop().time()
         if outcome.reply is not None:
-            self.answered_at = now
             self._note_limits(outcome.reply, outcome, now)
         if outcome.is_fault:
             self._fail(outcome.code or f"status_{outcome.status}", now)
+        elif outcome.status == 403:
+            self._note_forbidden()
         else:
             self.fault = None
             slow_s = self.backend.slow_start_s
@@ -68,6 +100,14 @@ class Target:
         """Note that a call ended; one without a result leaves the target as it was."""
         self.in_flight -= 1
         self.breaker.forget_probe()
+        if self.places is not None:
+            self.places.give_back()
+
+    def _note_forbidden(self) -> None:
+        """Note that it refused the gateway's key, or what one caller asked for: it does not say which."""
+        if self.fault != FORBIDDEN:
+            log.warning("backend.forbidden", backend=self.backend.name)
+        self.fault = FORBIDDEN
 
     def _fail(self, code: str, now: float) -> None:
         self.fault = code
@@ -91,10 +131,9 @@ class Target:
 class Targets:
     """The targets of all routes: a backend is the same target in each of them."""
 
-    def __init__(self, backends: Iterable[Backend] = ()) -> None:
+    def __init__(self, shared: Ejections | None = None) -> None:
         self._targets: dict[str, Target] = {}
-        for backend in backends:
-            self.of(backend)
+        self._shared = shared
 
     def of(self, backend: Backend) -> Target:
         """Return the target that a backend is."""
@@ -103,6 +142,33 @@ class Targets:
             target = self._targets[backend.name] = Target(backend, self._share)
         return target
 
+    def report(self, backend: Backend) -> str | None:
+        """Return how a target is, in one word; None if that is not known. Nothing is asked for that."""
+        target = self._targets.get(backend.name)
+        if target is None or asyncio.get_running_loop().time() > target.noted_at + REPORT_TTL_S:
+            return None
+        return WORDS.get(target.fault, "down")
+
+    def note_probe(self, backend: Backend, *, is_ready: bool) -> str:
+        """Note what a probe has found, and return it in one word. A key that was refused is still refused."""
+        target = self.of(backend)
+        target.noted_at = asyncio.get_running_loop().time()
+        if is_ready and target.fault not in WORDS:
+            target.fault = None
+        elif not is_ready:
+            target.fault = "unready"
+        return WORDS.get(target.fault, "down")
+
+    def poll(self, route: Route) -> None:
+        """Ask now and then which targets of a route other processes have ejected."""
+        if self._shared is not None:
+            self._shared.poll(map(self.of, route.targets), asyncio.get_running_loop().time())
+
+    async def close(self) -> None:
+        """Give up what is not shared yet."""
+        if self._shared is not None:
+            await self._shared.close()
+
     def preferred(self, route: Route) -> Backend:
         """Return the first target of a route that may be asked, or its first one."""
         now = asyncio.get_running_loop().time()
@@ -110,4 +176,5 @@ class Targets:
         return next(able, route.targets[0])
 
     def _share(self, target: Target, seconds: float) -> None:
-        """Nothing is shared yet."""
+        if self._shared is not None:
+            self._shared.publish(target, seconds)

@@ -89,7 +89,7 @@ class Answer(web.StreamResponse):
         if self._is_in_frame:
             return
         if transport is not None and not transport.is_closing() and not connection.writing_paused:
-            self._put(transport, self._chunk(data))
+            self._put(transport, self._take_head() + self._chunk(data))
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """aiohttp calls this when all is written."""

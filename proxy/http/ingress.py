@@ -10,6 +10,7 @@ from aiohttp import web
 
 from proxy.config.schema import ServerTable
 from proxy.context import Caller, Context
+from proxy.http.answer import Answer
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
 from proxy.http.send import Heartbeats, send
@@ -92,9 +93,11 @@ class Ingress:
         context.values = exchange.values
         return context
 
-    async def send(self, exchange: Exchange, reply: Reply) -> web.StreamResponse:
+    async def send(
+        self, exchange: Exchange, reply: Reply, begun: Callable[[], Answer | None] = lambda: None
+    ) -> web.StreamResponse:
         """Send a reply, and record its status: a client that disconnects from here on has its whole stream."""
-        response = await send(exchange.request, reply, exchange.common_headers, self.heartbeats)
+        response = await send(exchange.request, reply, exchange.common_headers, self.heartbeats, begun)
         exchange.record.status = response.status
         return response
 

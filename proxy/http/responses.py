@@ -1,16 +1,22 @@
 """POST /v1/responses, .../compact and .../input_tokens: identify -> parse -> reply_to -> send."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import web
 
+from proxy.context import Context
+from proxy.http.early import EarlyStream
 from proxy.http.exchange import Exchange
 from proxy.http.ingress import Ingress
 from proxy.http.router import Endpoint
 from proxy.pipeline import Pipeline
-from proxy.wire.call import Operation, parse_call
+from proxy.shutdown import shutdown_error
+from proxy.wire.call import Call, Operation, parse_call
+from proxy.wire.ending import refusal_of
+from proxy.wire.errors import HeadgateError
 from proxy.wire.headers import forwarded_headers
 
 
@@ -51,8 +57,28 @@ class Responses:
             record.model, record.stream = call.model or None, call.is_stream
             context = self.ingress.context(exchange, caller, memory)
             try:
+                if call.is_stream:
+                    return await self._stream(call, exchange, context)
                 async with self.pipeline.reply_to(call, context) as reply:
                     return await self.ingress.send(exchange, reply)
             finally:
                 if context.record is record:  # a background response has its own
                     record.read(context.transcript)
+
+    async def _stream(self, call: Call, exchange: Exchange, context: Context) -> web.StreamResponse:
+        """Answer a call for a stream, whose head may be written before its first event is there."""
+        early = EarlyStream(exchange.request, exchange.common_headers)
+        refusal: HeadgateError
+        try:
+            with early.kept_alive(self.ingress.heartbeats):
+                async with self.pipeline.reply_to(call, context) as reply:
+                    if reply.batches is None and early.take() is not None:
+                        raise refusal_of(reply)
+                    return await self.ingress.send(exchange, reply, early.take)
+        except HeadgateError as error:
+            refusal = error.with_traceback(None)
+        except asyncio.CancelledError as cancelled:
+            if early.take() is None:
+                raise
+            refusal = shutdown_error(cancelled)
+        return await early.fail(refusal, call, context)

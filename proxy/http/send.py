@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 from aiohttp import web
 
@@ -20,10 +21,26 @@ STREAM_HEADERS = {
 BODY_HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store"}
 
 
+class Silent(Protocol):
+    """A stream into which comments are written while it is silent."""
+
+    written_at: float
+    """When something was written last, on the monotonic clock."""
+
+    def write_between(self, data: bytes) -> None:
+        """Write something between two frames."""
+
+
 async def send(
-    request: web.BaseRequest, reply: Reply, common_headers: Callable[[], Mapping[str, str]], heartbeats: "Heartbeats"
+    request: web.BaseRequest,
+    reply: Reply,
+    common_headers: Callable[[], Mapping[str, str]],
+    heartbeats: "Heartbeats",
+    begun: Callable[[], Answer | None] = lambda: None,
 ) -> web.StreamResponse:
     """Send a reply. `common_headers` is called when the first event is there, so that it can include its timing.
+
+    `begun` returns the answer if its head was written already, without the headers of the reply.
 
     Raises what the reply raises before anything was written, and ConnectionError when the client has disconnected.
     """
@@ -34,9 +51,11 @@ async def send(
     batches = aiter(reply.batches)
     is_head = request.method == "HEAD"
     first = None if is_head else await anext(batches, None)  # a default of () is a SystemError in Python 3.11
-    headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
-    answer = Answer(request, 200, {**headers, **STREAM_HEADERS, **common_headers()})
-    answer.begin_stream()
+    answer = begun()
+    if answer is None:
+        headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
+        answer = Answer(request, 200, {**headers, **STREAM_HEADERS, **common_headers()})
+        answer.begin_stream()
     if is_head:
         await answer.end_stream()
         return answer
@@ -71,19 +90,19 @@ class Heartbeats:
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        self._answers: set[Answer] = set()
+        self._streams: set[Silent] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
-    def __call__(self, answer: Answer) -> Iterator[None]:
+    def __call__(self, stream: Silent) -> Iterator[None]:
         """Keep a stream alive inside the block."""
-        self._answers.add(answer)
+        self._streams.add(stream)
         if self._timer is None:
             self._schedule()
         try:
             yield
         finally:
-            self._answers.discard(answer)
+            self._streams.discard(stream)
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._interval_s / 4, self._check)
@@ -91,8 +110,8 @@ class Heartbeats:
     def _check(self) -> None:
         self._timer = None
         silent_since = time.monotonic() - self._interval_s
-        for answer in self._answers:
-            if answer.written_at <= silent_since:
-                answer.write_between(COMMENT)
-        if self._answers:
+        for stream in self._streams:
+            if stream.written_at <= silent_since:
+                stream.write_between(COMMENT)
+        if self._streams:
             self._schedule()

@@ -20,7 +20,7 @@ from proxy.state.responses import NOT_KEPT, StoredResponses, report_not_kept
 from proxy.state.turns import Turns
 from proxy.stores import StoreError
 from proxy.wire.convert import convert
-from proxy.wire.ending import failure_events
+from proxy.wire.ending import failure_events, refusal_of
 from proxy.wire.errors import BackendRefusal, HeadgateError, Unavailable
 from proxy.wire.event import TERMINALS, Batch, Reply
 
@@ -128,7 +128,7 @@ class JobRunner:
         async with AsyncExitStack() as stack:
             reply = await stack.enter_async_context(job.open_reply(job.whole))
             if reply.status != 200:
-                raise _refusal(reply)
+                raise refusal_of(reply)
             reply = await convert(reply, context.transcript, context, stream=True)
             context.cleanup.push_async_exit(stack.pop_all())
             return reply
@@ -179,18 +179,6 @@ def _pause_s(retry_after: str) -> float:
     """Return how long to wait for a busy backend: as long as it says, if it says that in whole seconds."""
     is_number = retry_after.isascii() and retry_after.isdigit()
     return max(MIN_PAUSE_S, min(int(retry_after[:6]), MAX_PAUSE_S)) if is_number else MIN_PAUSE_S
-
-
-def _refusal(reply: Reply) -> BackendRefusal:
-    """Return the refusal of an upstream as an error."""
-    try:
-        error = orjson.loads(reply.body or b"")["error"]
-        message, code = str(error["message"]), error.get("code")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, code = f"The upstream refused the request with the status {reply.status}.", None
-    retry_after = next((value for name, value in reply.headers.items() if name.lower() == "retry-after"), "1")
-    code = code if isinstance(code, str) else "upstream_error"
-    return BackendRefusal(message, status=reply.status, code=code, headers={"Retry-After": retry_after})
 
 
 def _as_failure(error: HeadgateError) -> HeadgateError:

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.errors import HeadgateError, envelope
-from proxy.wire.event import Event
+from proxy.wire.errors import BackendRefusal, HeadgateError, envelope
+from proxy.wire.event import Event, Reply
 from proxy.wire.items import JSON
 from proxy.wire.transcript import Transcript
 
@@ -29,6 +29,18 @@ def failure_events(transcript: Transcript, error: HeadgateError) -> list[Event]:
         events.append(_compose(transcript, "error", **flat, error=fields))
     failed = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
     return [*events, _terminal(transcript, failed)]
+
+
+def refusal_of(reply: Reply) -> BackendRefusal:
+    """Return the refusal of an upstream as an error, when it can no longer be the status of an answer."""
+    try:
+        error = orjson.loads(reply.body or b"")["error"]
+        message, code = str(error["message"]), error.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, code = f"The upstream refused the request with the status {reply.status}.", None
+    retry_after = next((value for name, value in reply.headers.items() if name.lower() == "retry-after"), "1")
+    code = code if isinstance(code, str) else "upstream_error"
+    return BackendRefusal(message, status=reply.status, code=code, headers={"Retry-After": retry_after})
 
 
 def incomplete_events(transcript: Transcript, reason: str) -> list[Event]:

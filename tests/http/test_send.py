@@ -73,14 +73,14 @@ async def test_the_stream_helper_of_the_sdk_ignores_the_comments(
     assert final.output_text == "Hello."
 
 
-async def test_nothing_is_sent_before_the_first_event(heartbeat_gateway: str, upstream: FakeUpstream, proceed):
-    """Before it an error can still be a status, so neither a head nor a comment is written."""
+async def test_nothing_is_sent_before_the_first_event(gateway: str, upstream: FakeUpstream, proceed):
+    """Within `keep_alive_s` an error can still be a status, so neither a head nor a comment is written."""
     upstream.answer = pausing_after(b"", proceed, b"")
-    async with wire(heartbeat_gateway) as connection:
+    async with wire(gateway) as connection:
         await connection.send(STREAM)
         await upstream.arrived.wait()
         first = asyncio.create_task(connection.line())
-        await asyncio.sleep(0.2)  # time for four comments
+        await asyncio.sleep(0.2)  # of the 15 s
         waiting = not first.done()
         proceed.set()
 

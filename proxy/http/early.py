@@ -1,0 +1,79 @@
+"""The beginning of a stream before its first event: its head, and comments, once that has been silent for a while.
+
+Proxies in front of the gateway end a request that is answered with nothing for too long, and so do clients. From then
+on the status is 200, so that an error can only end the stream.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from proxy.context import Context
+from proxy.http.answer import Answer
+from proxy.http.send import SENTINEL, STREAM_HEADERS, Heartbeats
+from proxy.wire.call import Call
+from proxy.wire.compose import new_id, response_object
+from proxy.wire.ending import failure_events
+from proxy.wire.errors import HeadgateError
+from proxy.wire.event import Event
+
+
+class EarlyStream:
+    """A stream whose first event is awaited."""
+
+    __slots__ = ("_answer", "_common_headers", "_is_taken", "_request", "written_at")
+
+    def __init__(self, request: web.BaseRequest, common_headers: Callable[[], Mapping[str, str]]) -> None:
+        self._request = request
+        self._common_headers = common_headers
+        self._answer: Answer | None = None
+        self._is_taken = False
+        self.written_at = time.monotonic()
+        """When it began to wait, or when something was written last, on the monotonic clock."""
+
+    def write_between(self, data: bytes) -> None:
+        """Write a comment, after the head if it is the first one."""
+        if self._is_taken:
+            return
+        if self._answer is None:
+            self._answer = Answer(self._request, 200, {**STREAM_HEADERS, **self._common_headers()})
+            self._answer.begin_stream()
+        self._answer.write_between(data)
+        self.written_at = time.monotonic()
+
+    def take(self) -> Answer | None:
+        """Write no more comments; return the answer if its head was written."""
+        self._is_taken = True
+        return self._answer
+
+    @contextmanager
+    def kept_alive(self, heartbeats: Heartbeats) -> Iterator[None]:
+        """Write comments in the block. A crash in it ends the connection: a regular end would look complete."""
+        try:
+            with heartbeats(self):
+                yield
+        except HeadgateError:
+            raise
+        except Exception:
+            if self._answer is not None and self._request.transport is not None:
+                self._request.transport.abort()
+            raise
+
+    async def fail(self, error: HeadgateError, call: Call, context: Context) -> web.StreamResponse:
+        """End the stream with an error: a response is created that has failed. Raises the error if nothing was sent."""
+        if self._answer is None:
+            raise error
+        context.record.status, context.record.code = 200, error.code
+        transcript = context.transcript
+        events: list[Event] = []
+        if transcript.created is None:
+            body = {"model": call.model, **call.body}
+            response = response_object(body, response_id=new_id("resp"), created_at=int(time.time()))
+            data = {"type": "response.created", "sequence_number": transcript.next_number, "response": response}
+            events.append(Event("response.created", data=data))
+            transcript.see(events)
+        events += failure_events(transcript, error)
+        await self._answer.write_frames([*(event.sse for event in events), SENTINEL], is_last=True)
+        return self._answer

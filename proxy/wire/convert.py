@@ -18,6 +18,8 @@ from proxy.wire.transcript import Transcript
 T = TypeVar("T")
 
 
+LONG_BYTES = 1_048_576
+"""From this size on the events of a response are passed on one by one, in bytes."""
 COMPOSED_RATIO = 5
 """How large the events of a response are together, as a multiple of its body: a text occurs in five of them."""
 
@@ -47,7 +49,7 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
             size = len(reply.body or b"")
             work.use_memory(COMPOSED_RATIO * size)
             events = await work.run(size, _encoded_events, reply.response or {}, size)
-            return replace(reply, headers=headers, body=None, batches=_one_batch(events))
+            return replace(reply, headers=headers, body=None, batches=_batches(events, size))
         response, size = transcript.response, transcript.kept_bytes
         return Reply(200, headers, body=await work.run(size, dumps, response, size), response=response)
     except orjson.JSONEncodeError as error:
@@ -55,10 +57,16 @@ async def convert(reply: Reply, transcript: Transcript, work: Work, *, stream: b
         raise BackendError(message, code="upstream_invalid_response") from error
 
 
-def _encoded_events(response: Mapping[str, Any], size_bytes: int) -> Batch:
+def _encoded_events(response: Mapping[str, Any], size_bytes: int) -> list[Event]:
     """Return the events of a response; each is encoded now, because an error can still be a status."""
     return [Event(event.type, event.encode(size_bytes), event.data) for event in events_of(response)]
 
 
-async def _one_batch(batch: Batch) -> AsyncIterator[Batch]:
-    yield batch
+async def _batches(events: list[Event], size_bytes: int) -> AsyncIterator[Batch]:
+    """Yield the events of a response of this size: large ones one by one, so that each is freed when it was written."""
+    if size_bytes < LONG_BYTES:
+        yield events
+        return
+    events.reverse()
+    while events:
+        yield [events.pop()]

@@ -12,7 +12,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import chain, groupby, pairwise
+from itertools import groupby
 
 import orjson
 
@@ -26,8 +26,6 @@ MAX_FRAME_BYTES = 33_554_432
 """The longest frame, in bytes: a few images in base64. Copying and searching a longer one would delay other calls."""
 MAX_FRAME_VALUES = 200_000
 """The most values in the JSON of one followed frame: parsing more would delay other calls."""
-# A line ends in LF, CR or CRLF, and a frame ends in two line ends: every pair of these bytes but the CRLF itself.
-_BLANK_LINE = re.compile(rb"\n\n|[\n\r]\r\n?+")
 
 
 class SSEParser:
@@ -66,7 +64,8 @@ class SSEParser:
         end = _last_frame_end(received, searched, len(received) - received.endswith(b"\r"))
         if received is not tail or end:
             self._tail = bytearray(received[end:])
-        self._check_length(self._tail)
+        if len(self._tail) > self._max_frame_bytes:
+            raise self._too_long()
         if not end:
             return []
         return self._split(received[:end] if isinstance(received, bytes) else bytes(memoryview(received)[:end]))
@@ -84,12 +83,21 @@ class SSEParser:
                 frame = b""
         return self._split(blank_lines + frame)
 
-    def _check_length(self, frames: bytes | bytearray) -> None:
+    def _check_length(self, frames: bytes) -> None:
+        """Raises ValueError if one of these whole frames is too long."""
         if len(frames) <= self._max_frame_bytes:
             return
-        ends = chain([0], (match.end() for match in _BLANK_LINE.finditer(frames)), [len(frames)])
-        if any(end - start > self._max_frame_bytes for start, end in pairwise(ends)):
-            raise ValueError(f"a server-sent frame is longer than {self._max_frame_bytes} bytes")
+        pairs = _pairs_in(frames, 0, len(frames))
+        end = len(frames) - len(frames.lstrip(b"\r\n"))
+        while end < len(frames):
+            start, end = end, _first_frame_end(frames, end, pairs)
+            if end - start > self._max_frame_bytes:
+                raise self._too_long()
+            while end < len(frames) and frames[end] in b"\r\n":
+                end += 1
+
+    def _too_long(self) -> ValueError:
+        return ValueError(f"a server-sent frame is longer than {self._max_frame_bytes} bytes")
 
     def _split(self, frames: bytes) -> list[Event | Run]:
         """Return whole frames as followed events and runs, without sentinels."""

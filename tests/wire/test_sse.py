@@ -1,6 +1,7 @@
 """Bytes in chunks of any size become followed events and runs that keep their own bytes."""
 
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.wire import large_json
 from proxy.wire.event import FOLLOWED, Event, Run, parse_payload, payload_of
-from proxy.wire.sse import SSEParser
+from proxy.wire.sse import MAX_FRAME_BYTES, SSEParser
 
 BOM = b"\xef\xbb\xbf"  # U+FEFF in UTF-8
 DATA = Path(__file__).parent.parent / "data"
@@ -379,6 +380,30 @@ def test_the_limit_holds_for_a_frame_inside_one_chunk(size: int, before: bytes, 
     else:
         with pytest.raises(ValueError, match="longer than 100 bytes"):
             parser.feed(stream)
+
+
+def test_many_frames_beyond_the_limit_together_pass():
+    """In any line ends, with blank lines before, between and after them."""
+    for stream in (DELTA * 40, b"\n\n" + (DELTA + b"\n") * 40 + b"\n", (DELTA + b"\r\n") * 40 + b":\n\n"):
+        parser = SSEParser(FOLLOWED, max_frame_bytes=len(DELTA) + 1)
+        passed = b"".join(part.sse for part in (*parser.feed(stream), *parser.close()))
+
+        assert passed == stream
+
+
+def test_the_length_of_a_frame_is_found_in_few_steps():
+    """A regular expression over all of it took 0.8 s, during which no other thread could run."""
+    parser = SSEParser(FOLLOWED)
+    parser.feed(b"data: " + b"x" * (MAX_FRAME_BYTES - 6))
+    calls: list[str] = []
+    sys.setprofile(lambda _frame, event, function: calls.append(function.__name__) if event == "c_call" else None)
+    try:
+        with pytest.raises(ValueError):  # noqa: PT011  `match` would search, too
+            parser.feed(b"x")
+    finally:
+        sys.setprofile(None)
+
+    assert not {"finditer", "search"} & set(calls)
 
 
 def cost(stream: bytes, chunk_bytes: int = 4096) -> float:

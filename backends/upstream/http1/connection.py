@@ -2,6 +2,11 @@
 
 It belongs to one call at a time, so at most one task waits for it. What one `data_received` brings is parsed at once
 and is one batch. There is one timer, which is not moved when data arrives: it checks the deadline when it is due.
+
+An answer in HTTP/1.1 does not say which request it belongs to. What arrives on an idle connection, or before the
+upstream's machine has acknowledged a byte of the request, answers an earlier one: the connection is closed. An upstream
+that answers a request twice, and the second time after it has received the next request, cannot be told from a correct
+one. Such an upstream needs connections that are not reused: `idle_timeout_s` as short as its mistakes are late.
 """
 
 import asyncio
@@ -42,7 +47,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._event_deadline: float | None = None  # of the event that is waited for
         self._has_event = self._counts_parts = False
         self._readable = select.poll()
-        self._is_active = self._is_written = False
+        self._is_active = self._is_written = self._is_reused = False
         self._is_reading_paused = self._is_writing_paused = False
         self._written_bytes = 0
         self.idle_since = 0.0
@@ -128,6 +133,7 @@ class UpstreamConnection(asyncio.Protocol):
         if is_reusable:
             self.read_nowait()
             parser.reset()
+            self._is_reused = True
             self.idle_since = self._loop.time()
         else:
             self.abort()
@@ -144,8 +150,8 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._error is not None:
             return
-        if not self._is_active:
-            self._fail(invalid_answer("an answer before its request", sent=False))
+        if not self._is_active or (self._is_reused and not self._parser.has_begun and not self._can_be_received):
+            self._fail(invalid_answer("an answer before its request", sent=self._is_active))
             return
         try:
             chunk = self._parser.feed(data)
@@ -167,8 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
     def eof_received(self) -> None:
         """Note whether the request can have been received: the end of a connection says how far it was."""
         if self._is_active and not self._parser.has_begun:
-            unread_bytes = self._transport.get_write_buffer_size() + _unacknowledged_bytes(self._transport)
-            self.was_refused_unread = unread_bytes >= self._written_bytes
+            self.was_refused_unread = not self._can_be_received
         self._end(None)
         self._transport.abort()
 
@@ -221,6 +226,12 @@ class UpstreamConnection(asyncio.Protocol):
                 self._deadline = math.inf
         self._is_written = True
         self._start_wait(self._timeouts.first_event_s)
+
+    @property
+    def _can_be_received(self) -> bool:
+        """Whether the upstream's machine has received a byte of the request: nothing that comes before answers it."""
+        unread_bytes = self._transport.get_write_buffer_size() + _unacknowledged_bytes(self._transport)
+        return unread_bytes < self._written_bytes
 
     @property
     def _has_answered(self) -> bool:

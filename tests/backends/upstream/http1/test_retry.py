@@ -119,7 +119,7 @@ async def test_an_answer_that_begins_unasked_is_not_a_reason_to_send_again(block
         with pytest.raises(BackendError) as failed:
             await ask(client)
 
-    assert failed.value.code == "upstream_reset"
+    assert failed.value.code == "upstream_invalid_response"
 
 
 async def test_a_fresh_connection_that_is_closed_at_once_received_nothing(blocking: BlockingUpstream):
@@ -132,3 +132,24 @@ async def test_a_fresh_connection_that_is_closed_at_once_received_nothing(blocki
             await connection.send(*request())
 
     assert (failed.value.code, failed.value.sent, failed.value.retryable) == ("upstream_reset", False, True)
+
+
+async def test_an_unasked_answer_that_the_loop_has_not_seen_is_noticed(blocking: BlockingUpstream):
+    """The socket is checked before a request is written: nothing may have arrived on it."""
+    async with client_of(blocking) as client:
+        with await answered(client, blocking) as accepted:
+            accepted.send(whole(b"stolen"))
+            (await answered(client, blocking)).close()
+
+
+async def test_an_answer_that_arrives_before_its_request_can_have_is_refused(blocking, monkeypatch: pytest.MonkeyPatch):
+    """It was on its way when the request was written, of which the upstream acknowledged no byte."""
+    monkeypatch.setattr(UpstreamConnection, "is_usable", property(lambda self: not self._transport.is_closing()))
+    async with client_of(blocking) as client:
+        with await answered(client, blocking) as accepted:
+            accepted.send(whole(b"stolen"))
+        with pytest.raises(BackendError) as refused:
+            await ask(client)
+        (await answered(client, blocking)).close()
+
+    assert (refused.value.code, refused.value.sent) == ("upstream_invalid_response", True)

@@ -13,7 +13,8 @@ Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://re
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,6 +27,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 from proxy.config.secrets import Secret
 from proxy.stores import LARGEST, LONGEST_S, PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores._redis_scripts import APPEND, CLAIM, DIGESTS, GIVE, PUT, RELEASE, TAKE
+from proxy.wire.loggable import name_failure
 
 AT_ONCE = 256
 """How many puts are sent together at most."""
@@ -36,6 +38,9 @@ SCAN_COUNT = 1000
 
 FIELD = b"v"
 """The field of an entry in a stream."""
+
+ODD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
+"""What reading an answer fails with that is not one of the command's."""
 
 
 class Waiting(NamedTuple):
@@ -91,15 +96,13 @@ class RedisStore(Store):
         await self._redis.connection_pool.disconnect()
 
     async def get(self, key: str) -> bytes | None:
-        value: bytes | None = await self._ask(self._redis.get(key))
-        return value
+        return _value(await self._ask(self._redis.get(key)))
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         pipeline = self._redis.pipeline(transaction=False)  # MGET would hide that a key holds another kind
         for key in keys:
             pipeline.get(key)
-        values: list[bytes | None] = await self._ask(pipeline.execute())
-        return values
+        return [_value(value) for value in await self._ask(pipeline.execute())]
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
@@ -118,25 +121,30 @@ class RedisStore(Store):
     ) -> Grant:
         del group  # it evicts nothing
         window = secrets.randbits(53) or 1  # becomes the window's id if this take begins one
-        granted, used, found, resets_in_ms = await self._run(
+        answer = await self._run(
             TAKE, key, _amount(amount), _amount(limit), int(whole), _milliseconds(window_s), window
         )
-        return Grant(granted, used, int(found), resets_in_ms / 1000)
+        with _reading():
+            granted, used, found, resets_in_ms = answer
+            return Grant(int(granted), int(used), int(found), resets_in_ms / 1000)
 
     async def give(self, key: str, amount: int, *, window: int) -> None:
         await self._run(GIVE, key, _amount(amount), window)
 
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         del group  # it evicts nothing
-        return int(await self._run(APPEND, key, value, _milliseconds(ttl_s)))
+        answer = await self._run(APPEND, key, value, _milliseconds(ttl_s))
+        with _reading():
+            return int(answer)
 
     async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
         after = max(0, after)
         if limit <= 0:
             return []
         streams = await self._ask(self._redis.xread({key: f"{after}-0"}, count=limit))
-        entries = streams[0][1] if streams else []
-        return [(int(position.partition(b"-")[0]), fields[FIELD]) for position, fields in entries]
+        with _reading():
+            entries = streams[0][1] if streams else []
+            return [(int(position.partition(b"-")[0]), _bytes(fields[FIELD])) for position, fields in entries]
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
         return bool(await self._run(CLAIM, key, owner, _milliseconds(lease_s)))
@@ -150,9 +158,11 @@ class RedisStore(Store):
         cursor = None
         while cursor != 0:
             cursor, keys = await self._ask(self._redis.scan(cursor or 0, match=pattern, count=SCAN_COUNT))
-            for key in set(keys) - seen:
+            with _reading():
+                found = {_bytes(key) for key in keys} - seen
+            for key in found:
                 yield key.decode(errors="replace")
-            seen.update(keys)
+            seen |= found
 
     async def ready(self) -> bool:
         """Whether it takes writes: a replica answers reads, and is of no use."""
@@ -206,7 +216,9 @@ class RedisStore(Store):
         each = [(key, put) for put in puts for key in put.keys]
         if sum(len(put.value) for _, put in each) <= SCRIPT_BYTES:
             arguments = [part for _, put in each for part in (put.value, put.ttl_ms, int(put.if_absent))]
-            answers: Sequence[Any] = await self._run_many(PUT, [key for key, _ in each], *arguments)
+            answers = await self._run_many(PUT, [key for key, _ in each], *arguments)
+            if not isinstance(answers, list) or len(answers) != len(each):
+                raise _unreadable()
             return answers
         pipeline = self._redis.pipeline(transaction=False)
         for key, put in each:
@@ -221,7 +233,32 @@ class RedisStore(Store):
         except (RedisError, OSError, TimeoutError) as error:
             if isinstance(error, ReadOnlyError):  # the server became a replica: its address may lead to another by now
                 await self._redis.connection_pool.disconnect(inuse_connections=False)
-            raise StoreError(f"{type(error).__name__}: {error}") from error
+            raise StoreError(f"Redis: {name_failure(error)}") from error
+        except ODD_ANSWER as error:
+            raise _unreadable() from error
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raises StoreError for an answer in another form than the command has."""
+    try:
+        yield
+    except ODD_ANSWER as error:
+        raise _unreadable() from error
+
+
+def _value(answer: object) -> bytes | None:
+    return None if answer is None else _bytes(answer)
+
+
+def _bytes(answer: object) -> bytes:
+    if isinstance(answer, bytes):
+        return answer
+    raise _unreadable()
+
+
+def _unreadable() -> StoreError:
+    return StoreError("Redis answered in another form than the command has")
 
 
 def _settle(answer: asyncio.Future[Any], kept: Sequence[Any]) -> None:

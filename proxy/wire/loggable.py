@@ -4,6 +4,7 @@ The message of an exception may quote what a caller or an upstream sent, so only
 """
 
 import errno
+import re
 from collections.abc import Iterator
 from itertools import islice
 from traceback import walk_tb
@@ -12,6 +13,8 @@ LONGEST_CHARS = 128
 MAX_MESSAGE_CHARS = 200
 MAX_ERRORS = 8
 """How many errors that caused one another are named."""
+_SERVER_CODE = re.compile("(?:WRONGTYPE|READONLY|NOAUTH|WRONGPASS|NOPERM|OOM|LOADING|MISCONF|MOVED|CLUSTERDOWN)(?= )")
+"""What begins an error of Redis; other words could be a secret."""
 MAX_FRAMES = 32
 """How many frames of each error are named, from where it was raised."""
 
@@ -38,6 +41,16 @@ def summarize_error(error: BaseException) -> str:
     """Return the type of an error and where it was raised: "OSError ENOSPC at wire/a.py:12 in read"."""
     places = _places(error)
     return f"{_name(error)} at {places[-1]}" if places else _name(error)
+
+
+def name_failure(error: BaseException) -> str:
+    """Return what a library says of a failure, without its text: its type and its code.
+
+    "OSError ENOSPC", "OperationalError SQLITE_FULL", "ResponseError WRONGTYPE", "ConnectionError (OSError EPIPE)".
+    """
+    cause = error.__cause__ or error.__context__
+    behind = f" ({_name(cause)})" if isinstance(cause, OSError) and not isinstance(error, OSError) else ""
+    return f"{_name(error)}{behind}"
 
 
 def describe_crash(error: BaseException) -> str:
@@ -67,9 +80,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _name(error: BaseException) -> str:
-    """The type of an error, with the name of the system's error if it has one."""
-    number = error.errno if isinstance(error, OSError) else None
-    code = None if number is None else errno.errorcode.get(number)
+    """The type of an error, with the code of the system, of SQLite or of a server if it has one."""
+    code: object = getattr(error, "sqlite_errorname", None)
+    if isinstance(error, OSError) and error.errno is not None:
+        code = errno.errorcode.get(error.errno)
+    elif code is None and error.args and (found := _SERVER_CODE.match(str(error.args[0])[:32])):
+        code = found[0]
     return type(error).__name__ if code is None else f"{type(error).__name__} {code}"
 
 

@@ -1,14 +1,17 @@
 """What is logged of texts and exceptions from outside."""
 
 import errno
+import sqlite3
 
 import pytest
+import redis
 
 from proxy.wire.loggable import (
     MAX_ERRORS,
     MAX_FRAMES,
     describe_crash,
     in_ascii,
+    name_failure,
     printable,
     short_message,
     summarize_error,
@@ -115,3 +118,20 @@ def test_a_crash_is_described_within_limits():
 
     assert len(describe_crash(raised(recurse)).splitlines()) == 1 + MAX_FRAMES
     assert len([line for line in describe_crash(error).splitlines() if "ValueError" in line]) == MAX_ERRORS
+
+
+def test_a_failure_of_a_library_is_named_by_its_codes():
+    """Its text may quote anything."""
+    connection = redis.exceptions.ConnectionError("Error 111 connecting to 10.0.0.1 with hunter2")
+    connection.__context__ = ConnectionRefusedError(errno.ECONNREFUSED, "hunter2")
+    full = sqlite3.OperationalError("hunter2")
+    full.sqlite_errorname = "SQLITE_FULL"  # as the library sets it
+    named = {
+        name_failure(error)
+        for error in (connection, full, ValueError("hunter2"), redis.exceptions.ResponseError("WRONGTYPE hunter2"))
+    }
+
+    assert named == {
+        "ConnectionError (ConnectionRefusedError ECONNREFUSED)", "OperationalError SQLITE_FULL", "ValueError",
+        "ResponseError WRONGTYPE",
+    }  # fmt: skip

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from backends.local.decoding.failure import describe_failure
 from backends.local.decoding.grammar_matcher import GrammarCompiler, GrammarMatcher
 from backends.local.decoding.job import EmitToken, EndRun, Job, RunEnd, Token
 from backends.local.decoding.sampling import sampling_arguments
@@ -39,7 +40,7 @@ def run_batch(  # noqa: PLR0913  the three ways to run jobs share this signature
             **sampling_arguments(jobs[0].options, len(vocabulary)),
         )  # fmt: skip
     except Exception as error:  # noqa: BLE001  any error of the library fails this batch only
-        run.fail_open_rows(f"{type(error).__name__}: {error}")
+        run.fail_open_rows(describe_failure(error))
     run.fail_open_rows("The library returned before the answer was complete.")
 
 

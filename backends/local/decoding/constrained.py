@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from backends.local.decoding.failure import describe_failure
 from backends.local.decoding.grammar_matcher import GrammarCompiler, GrammarMatcher
 from backends.local.decoding.job import EmitToken, EndRun, Job, RunEnd, Token
 from backends.local.decoding.restarts import RestartCosts
@@ -50,7 +51,7 @@ def run_constrained(  # noqa: PLR0913, PLR0917  the three ways to run jobs share
             _call(generator, vocabulary, answer)
     except Exception as error:  # noqa: BLE001  any error of the libraries fails this job only
         grammars.forget(job.options.grammar)
-        end(job, "failed", f"{type(error).__name__}: {error}")
+        end(job, "failed", describe_failure(error))
     else:
         end(job, answer.end or "stop", "")
 

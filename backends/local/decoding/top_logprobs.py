@@ -7,6 +7,7 @@ memory, a long answer is decoded in several calls, each of which continues where
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from backends.local.decoding.failure import describe_failure
 from backends.local.decoding.job import EmitToken, EndRun, FinishReason, Job
 from backends.local.decoding.sampling import read_logits, sampling_arguments, token_with_logprobs
 
@@ -34,7 +35,7 @@ def run_with_top_logprobs(  # noqa: PLR0913  the three ways to run jobs share th
             )  # fmt: skip
             row.raise_error()
     except Exception as error:  # noqa: BLE001  any error of the library fails this job only
-        end(row.job, "failed", f"{type(error).__name__}: {error}")
+        end(row.job, "failed", describe_failure(error))
     else:
         end(row.job, row.finish, "")
     on_step()

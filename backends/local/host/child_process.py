@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import structlog
 
+from backends.local.decoding.failure import OUT_OF_MEMORY
 from backends.local.decoding.job import DecodingStep, Job
 from backends.local.host.ipc import (
     MAX_BYTES,
@@ -40,7 +41,6 @@ STDERR = 2
 FIRST_MESSAGE_S = 60.0
 GRACE_S = 2.0
 PINGS_PER_TIMEOUT = 5
-OUT_OF_MEMORY = ("out of memory", "bad_alloc", "memoryerror", "failed to allocate memory")  # as libraries report it
 LOADING_LIMITS = (
     *OUT_OF_MEMORY,
     "resource temporarily unavailable",

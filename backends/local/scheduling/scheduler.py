@@ -21,6 +21,7 @@ from typing import Any
 
 from backends.local.decoding import constrained
 from backends.local.decoding.batch import run_batch
+from backends.local.decoding.failure import describe_failure
 from backends.local.decoding.job import DecodingStep, FinishReason, Job, Token
 from backends.local.decoding.sampling import sampling_arguments
 from backends.local.decoding.top_logprobs import run_with_top_logprobs
@@ -230,7 +231,7 @@ class Scheduler:
             self._preempting_until = 0.0
         self._free_workers += 1
         error = run.exception()
-        message = "the run returned without an end" if error is None else f"{type(error).__name__}: {error}"
+        message = "the run returned without an end" if error is None else describe_failure(error)
         for scheduled in batch:
             self._outbox.end(scheduled.job, "failed", message)  # ignored if the job has ended before
         self._flush()

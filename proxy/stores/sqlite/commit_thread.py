@@ -11,6 +11,7 @@ from typing import Any
 
 from proxy.stores import StoreError
 from proxy.stores.sqlite.transaction import Transaction
+from proxy.wire.loggable import name_failure
 
 BATCH_MAX = 256
 """How many commands are committed together at most."""
@@ -95,7 +96,7 @@ class CommitThread:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._database.rollback()
-            outcomes, more = [(None, StoreError(f"SQLite: {error}")) for _ in batch], False
+            outcomes, more = [(None, StoreError(f"SQLite: {name_failure(error)}")) for _ in batch], False
         if batch:
             with suppress(RuntimeError):  # the event loop has ended without closing the store
                 self._loop.call_soon_threadsafe(_finish, batch, outcomes)
@@ -120,9 +121,11 @@ class CommitThread:
             outcome: Outcome = (command.run(transaction), None)
         except (StoreError, sqlite3.Error, ValueError, OverflowError) as error:
             if not self._database.in_transaction:
-                raise sqlite3.OperationalError(str(error)) from error  # SQLite rolled back, as it does on a full disk
+                if isinstance(error, sqlite3.Error):
+                    raise  # SQLite rolled back, as it does on a full disk
+                raise sqlite3.OperationalError from error
             self._database.execute("ROLLBACK TO command")
-            outcome = (None, error if isinstance(error, StoreError) else StoreError(f"SQLite: {error}"))
+            outcome = (None, error if isinstance(error, StoreError) else StoreError(f"SQLite: {name_failure(error)}"))
         self._database.execute("RELEASE command")
         return outcome
 

@@ -217,7 +217,7 @@ async def test_an_error_of_the_library_fails_its_job_only(random_model):
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [(MemoryError("all of it"), "MemoryError: all of it"), (None, "the run returned without an end")],
+    [(MemoryError("all of it"), "MemoryError: memoryerror"), (None, "the run returned without an end")],
 )
 async def test_each_job_has_an_end_whatever_happens_to_its_run(random_model, monkeypatch, fault, message):
 

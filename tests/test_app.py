@@ -20,6 +20,7 @@ import pytest
 from yarl import URL
 
 from tests.raw import RawAnswer, ask, events, no_tasks_left, post, until, wire  # noqa: F401
+from tests.sockets import calling
 from tests.upstream import CANONICAL
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +123,20 @@ async def test_a_running_stream_is_finished_before_the_process_ends(serve: Serve
         rest = await answer.read()
 
     assert first + rest == CANONICAL
+    assert await gateway.end() == 0
+
+
+@pytest.mark.parametrize(("drain_s", "last"), [(20, "response.completed"), (0.2, "response.failed")])
+async def test_open_sockets_at_sigterm(serve: Serve, drain_s: float, last: str):
+    """Idle ones close with 1001; a turn may end during the drain, or ends with it, and then its socket closes too."""
+    gateway = await serve(pace_ms=60 if drain_s > 1 else 2000, drain_s=drain_s)
+    async with calling(gateway.address) as idle, calling(gateway.address) as busy:
+        await busy.create()
+        await busy.read()
+        gateway.process.send_signal(signal.SIGTERM)
+        codes = [await idle.closed(), (await busy.turn())[-1]["type"], await busy.closed()]
+
+    assert codes == [1001, last, 1001]
     assert await gateway.end() == 0
 
 

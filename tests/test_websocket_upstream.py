@@ -447,3 +447,56 @@ async def test_the_upstream_s_json_may_have_any_form(caller: SocketCaller, nativ
     assert {event["stream_id"] for event in message} == {"a"}
     assert [event.get("stream_id") for event in plain] == [None] * len(plain)
     assert plain[-1]["response"]["metadata"] == {"stream_id": "b"}
+
+
+async def test_turns_of_other_lanes_go_on_when_one_is_stopped(front: StartFront, native: SocketUpstream):
+    """The connection ends with the last of them; the lane that was stopped has a new one at once."""
+    finish = asyncio.Event()
+    item = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
+
+    async def search(upstream: SocketUpstream, peer: Peer, message: JSON) -> None:
+        lane = message["stream_id"]
+        created, *_, last = upstream.generate({"input": "x"})
+        await upstream.send(peer, lane, dict(created.data))
+        if lane == "b":
+            for number in range(2):
+                event = {"output_index": number, "item": item | {"id": f"ws_{number}"}, "sequence_number": number + 1}
+                await upstream.send(peer, lane, {"type": "response.output_item.done", **event})
+            await asyncio.Event().wait()
+        await finish.wait()
+        await upstream.send(peer, lane, dict(last.data))
+
+    native.script = scripted(search, 2)
+    async with calling(await front(policy=[{"use": "max_tool_calls", "max": 1}])) as caller:
+        await caller.create(stream_id="a")
+        assert (await caller.read())["type"] == "response.created"
+        stopped = (await caller.turn_of(stream_id="b", tools=[{"type": "web_search"}]))[-1]
+        again = await caller.ask(stream_id="b")
+        was_open = native.peers[0].is_open
+        finish.set()
+        ended = (await caller.turn())[-1]
+        await until(lambda: not native.peers[0].is_open)
+
+    assert (stopped["type"], stopped["stream_id"]) == ("response.incomplete", "b")
+    assert (again["type"], was_open, len(native.peers)) == ("response.completed", True, 2)
+    assert (ended["type"], ended["stream_id"]) == ("response.completed", "a")
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_an_upstream_that_keeps_nothing_else_gets_new_input_only(
+    front: StartFront, native: SocketUpstream, store: bool
+):
+    """It remembers its connection's responses, whose ids the gateway resolves for every other one."""
+    async with calling(await front({"keeps_state": False})) as caller:
+        first = await caller.ask(input="1", store=store)
+        second = await caller.ask(input="2", store=store, previous_response_id=first["response"]["id"])
+        await native.peers[0].socket.close(code=1012)
+        await until(lambda: not native.peers[0].is_open)
+        third = await caller.ask(input="3", store=store, previous_response_id=second["response"]["id"])
+    sent = native.messages
+
+    assert [answer["response"]["store"] for answer in (first, second, third)] == [store] * 3
+    assert (sent[1]["input"], sent[1]["previous_response_id"]) == ("2", first["response"]["id"])
+    assert "previous_response_id" not in sent[2]
+    assert [item["content"] for item in sent[2]["input"] if item["role"] == "user"] == ["1", "2", "3"]
+    assert [message["store"] for message in sent] == [False] * 3

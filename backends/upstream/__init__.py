@@ -239,8 +239,9 @@ class Upstream(UpstreamSettings):
 
     async def _ask_by_websocket(self, call: Call, place: LaneCall, context: Context) -> UpstreamAnswer | None:
         """Return the answer to a call, or the reply that has begun already; None if the upstream refuses upgrades."""
-        if isinstance(place.reply, TurnAnswer):
-            return place.reply
+        begun, place.reply = place.reply, None  # another attempt asks for a response of its own
+        if isinstance(begun, TurnAnswer):
+            return begun
         link = place.connection.part(
             self.name,
             lambda: UpstreamLink(

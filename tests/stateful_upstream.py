@@ -55,6 +55,7 @@ class StatefulUpstream:
 
     _finished: dict[str, JSON] = field(default_factory=dict)
     _polls: Counter[str] = field(default_factory=Counter)
+    _calls: dict[str | None, set[str]] = field(default_factory=dict)
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=2**30)
@@ -129,8 +130,7 @@ class StatefulUpstream:
         name = conversation["id"] if isinstance(conversation, dict) else conversation
         if name is not None and name not in self.conversations:
             raise Refusal(404, f"Conversation with id '{name}' not found.", "conversation")
-        if previous not in known:
-            self._check_outputs(body)
+        calls = self._checked_calls(body)
         is_background = bool(body.get("background"))
         if body.get("model") == SLOW and any(each["status"] == "queued" for each in self.responses.values()):
             raise Refusal(429, "Rate limit reached.", code="rate_limit_exceeded")
@@ -144,6 +144,7 @@ class StatefulUpstream:
             batches += composed_item(composer, body, f"Hello from {self.name}.")
         batches += composer.finish(usage(input_tokens=3, output_tokens=4))
         response = batches[-1].data["response"]
+        self._calls[response["id"]] = calls | calls_in(response["output"])
         inputs = [with_id(item) for item in as_items(body.get("input"))]
         if name is not None:
             self.items[name] += [*inputs, *response["output"]]
@@ -156,18 +157,20 @@ class StatefulUpstream:
             self.events[response["id"]] = [event.sse for event in batches]
         return batches
 
-    def _check_outputs(self, body: JSON) -> None:
-        """Raise Refusal for the output of a function that neither the input nor what it continues has called."""
+    def _checked_calls(self, body: JSON) -> set[str]:
+        """Return the functions that the input and what it continues have called. Raises Refusal for another's output.
+
+        What continues the answer of a script is not checked.
+        """
         items, previous = as_items(body.get("input")), body.get("previous_response_id")
-        outputs = [item["call_id"] for item in items if item.get("type") == "function_call_output"]
-        while previous is not None:
-            response = self.responses[previous]
-            items = [*self.inputs[previous], *response["output"], *items]
-            previous = response["previous_response_id"]
-        calls = {item["call_id"] for item in items if item.get("type") == "function_call"}
-        for unknown in (call_id for call_id in outputs if call_id not in calls):
-            message = f"No tool call found for function call output with call_id {unknown}."
-            raise Refusal(400, message, "input")
+        calls = self._calls.get(previous, set()) | calls_in(items)
+        if previous is not None and previous not in self._calls:
+            return calls
+        for output in (item for item in items if item.get("type") == "function_call_output"):
+            if output["call_id"] not in calls:
+                message = f"No tool call found for function call output with call_id {output['call_id']}."
+                raise Refusal(400, message, "input")
+        return calls
 
     def _response(self, request: web.Request) -> JSON:
         if (found := self.responses.get(request.match_info["id"])) is None:
@@ -279,6 +282,11 @@ async def hanging(request: web.Request, body: JSON) -> web.StreamResponse:
             await answer.write(event.sse)
     await asyncio.Event().wait()
     raise AssertionError
+
+
+def calls_in(items: list[JSON]) -> set[str]:
+    """Return the ids of the functions that items call."""
+    return {item["call_id"] for item in items if item.get("type") == "function_call"}
 
 
 def as_items(given: Any) -> list[JSON]:

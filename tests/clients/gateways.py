@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartGateway
+from tests.socket_upstream import SocketUpstream
 from tests.stateful_upstream import SLOW, StatefulUpstream
 
 KINDS = ("demo", "upstream")
+SOCKET_KINDS = (*KINDS, "native")
+"""Also an upstream that is spoken to in WebSocket mode."""
 KEYS = {"anna": "sk-anna-1", "ben": "sk-ben-1"}
 CANONICAL = Path(__file__).parent.parent / "data" / "canonical.sse"
 
@@ -42,9 +45,11 @@ def demo_tables(**state: Any) -> dict[str, Any]:
     return _common(state) | {"backend": [demo, slow], "route": routes}
 
 
-def upstream_tables(address: str, **state: Any) -> dict[str, Any]:
+def upstream_tables(address: str, *, websocket: bool = False, **state: Any) -> dict[str, Any]:
     """Return the config tables of a gateway in front of an upstream that keeps state."""
-    fake = {"name": "fake", "use": "upstream", "base_url": f"{address}/v1", "keeps_state": True}
+    fake = {
+        "name": "fake", "use": "upstream", "base_url": f"{address}/v1", "keeps_state": True, "websocket": websocket,
+    }  # fmt: skip
     return _common(state) | {"backend": [fake], "route": [{"model": "gpt-*", "backend": "fake"}]}
 
 
@@ -60,13 +65,13 @@ def _common(state: dict[str, Any]) -> dict[str, Any]:
 async def serving(
     kind: str, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, **state: Any
 ) -> AsyncIterator[Served]:
-    """Start a gateway of one of the KINDS; `state` adds keys to `[state]`."""
+    """Start a gateway of one of the SOCKET_KINDS; `state` adds keys to `[state]`."""
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)
     if kind == "demo":
         yield Served(kind, await start_gateway(demo_tables(**state)), "headgate-demo", "slow")
         return
-    async with StatefulUpstream(background_polls=2) as upstream:
-        yield Served(
-            kind, await start_gateway(upstream_tables(upstream.address, **state)), "gpt-5.6", SLOW, upstream
-        )  # fmt: skip
+    native = kind == "native"
+    async with (SocketUpstream if native else StatefulUpstream)(background_polls=2) as upstream:
+        tables = upstream_tables(upstream.address, websocket=native, **state)
+        yield Served(kind, await start_gateway(tables), "gpt-5.6", SLOW, upstream)

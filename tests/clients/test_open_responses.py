@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 import pytest
 
-from tests.clients.gateways import KEYS, KINDS, Served, serving
+from tests.clients.gateways import KEYS, SOCKET_KINDS, Served, serving
 from tests.conftest import StartGateway
 from tests.sockets import SocketCaller, calling
 from tests.wire.contract import answer_faults, error_faults, event_faults, message_faults, order_faults
@@ -51,7 +51,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SOCKET_KINDS)
 async def served(
     request: pytest.FixtureRequest, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Served]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.gateways import CANONICAL, KEYS, KINDS, serving
+from tests.clients.gateways import CANONICAL, KEYS, SOCKET_KINDS, serving
 from tests.clients.node_sdk import NodeSdk, install
 from tests.conftest import StartGateway
 from tests.test_background_processes import Gateway
@@ -38,7 +38,7 @@ def node() -> NodeSdk:
     return install()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOCKET_KINDS)
 async def test_conversations_on_a_connection(
     node: NodeSdk, kind: str, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, logged
 ):

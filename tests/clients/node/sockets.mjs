@@ -184,5 +184,8 @@ export const steeringIsRefused = (given) =>
     chat.socket.send({ type: "response.steer", previous_response_id: "resp_1", input });
     const failed = await chat.next();
 
-    assert.deepEqual([failed.type, failed.error.code], ["response.steer.failed", "steering_not_supported"]);
+    const code = given.kind === "native" ? "response_not_found" : "steering_not_supported";
+
+    assert.deepEqual([failed.type, failed.error.code], ["response.steer.failed", code]);
+    assert.deepEqual(failed.steer, { previous_response_id: "resp_1", input });
   });

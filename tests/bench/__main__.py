@@ -22,9 +22,9 @@ from tests.bench.event_loop import run_until_signal
 from tests.bench.load import LoadRun, Measurement, UnexpectedAnswer
 from tests.bench.machine import CpuSnapshot, describe_disturbance, describe_machine
 from tests.bench.processes import ServerProcess, start_server
-from tests.bench.servers import SERVERS, ServerCommand
-from tests.bench.table import compare_dialects, render_table
-from tests.bench.workloads import WORKLOADS, Workload
+from tests.bench.servers import SERVERS, ServerCommand, Servers, rival
+from tests.bench.table import compare_dialects, describe_memory, render_table
+from tests.bench.workloads import WORKLOADS, Workload, compare_with
 
 Rounds = dict[str, list[list[Measurement]]]  # by the workload's label, the rounds of each of its servers
 UPSTREAM = ServerCommand([sys.executable, "-m", "tests.bench.upstream"], {})
@@ -36,24 +36,36 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=1.5, help="for each server, row and round (default 1.5)")
     options.add_argument("--rounds", type=int, default=5, help="how often each row is measured per start (default 5)")
     options.add_argument("--starts", type=int, default=1, help="how often all servers are started (default 1)")
+    options.add_argument(
+        "--rival", action="append", default=[], metavar="NAME=COMMAND",
+        help="another gateway for the rows with a bare relay; {upstream}, {port} and {key} are filled in",
+    )  # fmt: skip
     options.add_argument("--only", action="append", choices=names, help="the rows to run; may be repeated")
     chosen = options.parse_args()
-    workloads = [workload for workload in WORKLOADS if chosen.only is None or workload.name in chosen.only]
+    rivals = {name: rival(command) for name, _, command in (each.partition("=") for each in chosen.rival)}
+    workloads = [
+        each
+        for workload in WORKLOADS
+        if chosen.only is None or workload.name in chosen.only
+        for each in (workload, *compare_with(rivals, workload))
+    ]
     try:
-        finished = run_until_signal(bench(workloads, chosen.starts, chosen.rounds, chosen.seconds))
+        finished = run_until_signal(
+            bench(workloads, {**SERVERS, **rivals}, chosen.starts, chosen.rounds, chosen.seconds)
+        )
     except (UnexpectedAnswer, RuntimeError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     sys.exit(0 if finished else 130)
 
 
-async def bench(workloads: Sequence[Workload], starts: int, rounds: int, seconds: float) -> None:
+async def bench(workloads: Sequence[Workload], servers: Servers, starts: int, rounds: int, seconds: float) -> None:
     """Start all servers as often as requested, measure, and print the table."""
     load_before = os.getloadavg()[0]
     notes: list[str] = []
     measured: Rounds = {workload.label: [[] for _ in workload.servers] for workload in workloads}
     own_start, start = sum(os.times()[:4]), CpuSnapshot.now()
     for _ in range(starts):
-        notes = await _measure_one_start(workloads, measured, rounds, seconds)
+        notes = await _measure_one_start(workloads, servers, measured, rounds, seconds)
     own_s = sum(os.times()[:4]) - own_start  # includes the servers, because they have exited
     command = shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]])
     _print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{command}`, {describe_machine()}.")
@@ -63,19 +75,23 @@ async def bench(workloads: Sequence[Workload], starts: int, rounds: int, seconds
         _print(line)
     if comparison := compare_dialects(rows):
         _print(f"\n{comparison}")
+    if memory := describe_memory(rows):
+        _print(f"\n{memory}")
     often = "" if starts == 1 else f"{starts} times "
     _print(f"\nMedians of {often}{rounds} rounds of {seconds:g} s; latencies of paced streams are without the pace.")
     for line in notes:  # of the last start
         _print(line)
 
 
-async def _measure_one_start(workloads: Sequence[Workload], measured: Rounds, rounds: int, seconds: float) -> list[str]:
+async def _measure_one_start(
+    workloads: Sequence[Workload], commands: Servers, measured: Rounds, rounds: int, seconds: float
+) -> list[str]:
     """Start all servers, measure every round, and return lines about start times, memory and traces."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="headgate-bench-")))
         upstream = await stack.enter_async_context(start_server("upstream", UPSTREAM, folder))
         servers = {
-            name: await stack.enter_async_context(start_server(name, SERVERS[name](upstream.port, folder), folder))
+            name: await stack.enter_async_context(start_server(name, commands[name](upstream.port, folder), folder))
             for name in dict.fromkeys(name for workload in workloads for name in workload.servers)
         }
         await _measure(workloads, servers, measured, rounds, seconds)
@@ -94,7 +110,10 @@ async def _measure(
         turns = list(zip(measured[workload.label], workload.servers, strict=True))
         # The second server of a round is a little slower, so the order alternates.
         for results, name in reversed(turns) if len(turns[0][0]) % 2 else turns:
-            load = LoadRun(workload, servers[name], is_headgate=name != "bare", numbers=numbers)
+            load = LoadRun(
+                workload, servers[name], is_headgate=name.startswith("headgate"), numbers=numbers,
+                is_rival=name not in SERVERS,
+            )  # fmt: skip
             result = await load.measure(seconds)
             results.append(result)
             rate = f"{result.answers / result.seconds:,.0f}/s"

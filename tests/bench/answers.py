@@ -15,11 +15,14 @@ from proxy.wire.event import Event
 
 DONE_DATA = b"[DONE]"
 DELTA = " measured"
+LARGE_DELTAS = 22_000
 BURST_DELTAS, PACED_DELTAS, TICK_S = 200, 50, 0.02
 # Frames beside the deltas: created, in_progress, item and part added, four that close them, and [DONE].
 FRAMES_BEFORE_DELTAS, FRAMES_AROUND = 4, 9
 BURST_EVENTS, PACED_EVENTS = BURST_DELTAS + FRAMES_AROUND, PACED_DELTAS + FRAMES_AROUND
 PACED_S = PACED_DELTAS * TICK_S
+SLOW_TICK_S = 0.2
+SLOW_S = PACED_DELTAS * SLOW_TICK_S
 
 BODY_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: req_bench\r\nContent-Length: %d\r\n\r\n"
@@ -74,6 +77,11 @@ class Template:
 def build_json_answer() -> bytes:
     """Return a completed response of about 1.5 kB."""
     return with_content_length(orjson.dumps(_compose(40)[1]))
+
+
+def build_large_answer() -> bytes:
+    """Return a completed response of about 200 kB."""
+    return with_content_length(orjson.dumps(_compose(LARGE_DELTAS)[1]))
 
 
 def with_content_length(body: bytes) -> bytes:

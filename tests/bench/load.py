@@ -16,6 +16,7 @@ from tests.bench.workloads import COUNTER, Workload
 
 DATA_LINE = b"\ndata: "  # once in every frame of every dialect; JSON contains no raw line end
 END_OF_STREAM = (b"data: [DONE]\n\n\r\n0\r\n\r\n", b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
+LAST_CHUNK = (b"\r\n0\r\n\r\n",)
 TAIL_BYTES = max(map(len, END_OF_STREAM))
 REQUEST_HEAD = (
     "POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
@@ -46,13 +47,22 @@ class Measurement:
     events: int
     cpu_s: float
     latencies_s: list[float]  # sorted
+    grown_kib: float = 0.0  # how much memory the server had more than before its connections, for each of them
 
 
 class LoadRun:
-    """One workload on one server, measured once. `numbers` yields the value of the counter in each request."""
+    """One workload on one server, measured once. `numbers` yields the value of the counter in each request.
 
-    def __init__(self, workload: Workload, server: ServerProcess, *, is_headgate: bool, numbers: Iterator[int]) -> None:
+    A rival may write other events than its upstream, and end a stream without a sentinel.
+    """
+
+    def __init__(
+        self, workload: Workload, server: ServerProcess, *, is_headgate: bool, numbers: Iterator[int],
+        is_rival: bool = False,
+    ) -> None:  # fmt: skip
         self.workload = workload
+        self.is_rival = is_rival
+        self.end_of_stream = LAST_CHUNK if is_rival else END_OF_STREAM
         self.cache_status = workload.cache_status if is_headgate else b""
         self.upgrade = UPGRADE.format(port=server.port, key=API_KEY).encode()
         size = len(workload.body)
@@ -91,6 +101,7 @@ class LoadRun:
             await self._wait_closed()
 
     async def _measure(self, seconds: float) -> Measurement:
+        before_kib = self._server.memory_kib()
         await self._connect()
         await self._wait(WARM_UP_S)
         started, cpu_started = time.perf_counter(), self._server.cpu_s()
@@ -99,11 +110,12 @@ class LoadRun:
         await self._wait(seconds)
         self.measuring = False
         elapsed, cpu_s = time.perf_counter() - started, self._server.cpu_s() - cpu_started
-        measurement = Measurement(elapsed, self.answers, self.events, cpu_s, sorted(self.latencies_s))
+        grown_kib = (self._server.memory_kib() - before_kib) / self.workload.connections
+        measurement = Measurement(elapsed, self.answers, self.events, cpu_s, sorted(self.latencies_s), grown_kib)
         self.sending = False
         closed = asyncio.ensure_future(self._wait_closed())
         ends: set[asyncio.Future[Any]] = {closed, self._failure}
-        await asyncio.wait(ends, timeout=ANSWER_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends, timeout=ANSWER_TIMEOUT_S + self.workload.pace_s, return_when=asyncio.FIRST_COMPLETED)
         if not closed.done() or not measurement.answers:
             self.fail("no answer arrived, or one does not end")
         if self._failure.done():
@@ -177,7 +189,7 @@ class LoadConnection(asyncio.Protocol):
             self._load.fail(f"the status is not 200: {head!r}")
         if self._load.measuring and self._load.cache_status not in head:
             self._load.fail(f"{self._load.cache_status!r} is not in the head: {head!r}")
-        at = head.find(b"Content-Length: ")
+        at = head.lower().find(b"content-length: ")
         self._left = int(head[at + 16 :].partition(b"\r\n")[0]) if at >= 0 else 0
         if (at < 0) != bool(self._load.workload.events):
             self._load.fail(f"a stream instead of a body, or a body instead of a stream: {head!r}")
@@ -188,8 +200,8 @@ class LoadConnection(asyncio.Protocol):
         self._events += events
         self._load.events += events
         self._tail = received[-TAIL_BYTES:]
-        if received.endswith(END_OF_STREAM):
-            if self._events != self._load.workload.events:
+        if received.endswith(self._load.end_of_stream):
+            if self._events != self._load.workload.events and not self._load.is_rival:
                 self._load.fail(f"{self._events} events arrived; {self._load.workload.events} were sent")
             self._finish()
 

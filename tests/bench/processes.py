@@ -6,13 +6,14 @@ import re
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.servers import ServerCommand
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 ROOT = Path(__file__).parent.parent.parent
 START_TIMEOUT_S, STOP_TIMEOUT_S = 20, 5
 
@@ -29,6 +30,10 @@ class ServerProcess:
         """Return the processor time that all its threads have used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+    def memory_kib(self) -> int:
+        """Return the memory that it uses now."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_KIB
 
     def peak_mb(self) -> float:
         """Return the most memory that it has used so far."""
@@ -57,7 +62,7 @@ async def start_server(name: str, server: ServerCommand, folder: Path) -> AsyncI
             start_new_session=True,  # Ctrl-C reaches only the benchmark, which then stops its servers
         )
     try:
-        port = await _read_port(process)
+        port = await (_read_port(process) if server.port == 0 else _await_port(process, server.port))
         if port is None:
             raise RuntimeError(f"{name} does not start: {await asyncio.to_thread(log.read_text)}")
         yield ServerProcess(process.pid, port, time.perf_counter() - started)
@@ -74,6 +79,18 @@ async def _read_port(process: Process) -> int | None:
         return None
     found = re.search(rb"http://[^/]*:(\d+)", line)
     return int(found[1]) if found else None
+
+
+async def _await_port(process: Process, port: int) -> int | None:
+    """Return the port once the process accepts connections there; None if it ends before, or takes too long."""
+    end = time.monotonic() + START_TIMEOUT_S
+    while process.returncode is None and time.monotonic() < end:
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return port
+        await asyncio.sleep(0.05)
+    return None
 
 
 async def _stop(process: Process) -> None:

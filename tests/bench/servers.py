@@ -1,5 +1,7 @@
 """The servers under test, each with the command that starts it. To add one, add a function to SERVERS."""
 
+import shlex
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +12,11 @@ API_KEY = "bench-key"  # callers send it to Headgate, and Headgate sends it to i
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
-    """The command that starts a server. The server prints its address, with the port, as its first line."""
+    """The command that starts a server. Without a port the server prints its address as its first line."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
+    port: int = 0
 
 
 POLICIES = """
@@ -109,7 +112,24 @@ backend = "fake"
     return ServerCommand([sys.executable, "-m", "proxy", "serve", "--config", str(config)], environment)
 
 
-SERVERS: Mapping[str, Callable[[int, Path], ServerCommand]] = {
+def rival(command: str) -> Callable[[int, Path], ServerCommand]:
+    """Return the server that a command starts; `{upstream}` and `{port}` in it are replaced by ports, `{key}` by a key.
+
+    Raises KeyError and ValueError for other words in braces.
+    """
+
+    def start(upstream: int, _folder: Path) -> ServerCommand:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        words = [word.format(upstream=upstream, port=port, key=API_KEY) for word in shlex.split(command)]
+        return ServerCommand(words, {}, port)
+
+    return start
+
+
+Servers = Mapping[str, Callable[[int, Path], ServerCommand]]
+"""By the name of a server, how it is started: with the port of the upstream and a folder for its files."""
+SERVERS: Servers = {
     "bare": relay,
     "headgate": headgate_with_three_policies,
     "headgate, no policies": headgate_without_policies,

@@ -39,6 +39,19 @@ def compare_dialects(measured: Measured) -> str:
     )
 
 
+def describe_memory(measured: Measured) -> str:
+    """Return one line with the most memory that a stream of the row with the most streams took; "" without streams."""
+    streams = [row for row in measured if row[0].pace_s]
+    if not streams:
+        return ""
+    workload, servers = max(streams, key=lambda row: row[0].connections)
+    each = [
+        f"{name} {max(round_.grown_kib for round_ in rounds):.0f} KiB"
+        for name, rounds in zip(workload.servers, servers, strict=True)
+    ]
+    return f"Memory of one of {workload.connections:,} streams at once: {', '.join(each)}."
+
+
 def _figures(workload: Workload, rounds: Sequence[Measurement]) -> list[str]:
     unit = "events" if workload.pace_s else "requests"
     return [

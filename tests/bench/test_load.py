@@ -48,8 +48,11 @@ async def test_the_messages_of_a_socket_are_counted(start_relayed_run, workload)
         await start_relayed_run(replace(workload, events=workload.events + 1)).measure(0.2)
 
 
-@pytest.mark.parametrize("workload", [each for each in WORKLOADS if not each.is_socket], ids=lambda each: each.label)
+@pytest.mark.parametrize(
+    "workload", [each for each in WORKLOADS if not each.is_socket and each.name != "many"], ids=lambda each: each.label
+)
 async def test_the_answers_of_every_workload_are_read_to_their_end(start_run, workload):
+    """ "many" reads like "paced", for half a minute."""
     measurement = await start_run(workload).measure(0.05 + workload.pace_s)
 
     assert measurement.answers > 0

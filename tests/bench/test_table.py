@@ -1,8 +1,17 @@
-"""The table: medians, ratios round by round, and the line that compares the dialects."""
+"""The table: medians, ratios round by round, and the lines below it. Rivals: their rows, and how they are started."""
+
+import asyncio
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from tests.bench.load import Measurement
-from tests.bench.table import HEADINGS, compare_dialects, render_table
-from tests.bench.workloads import build_burst
+from tests.bench.processes import start_server
+from tests.bench.servers import rival
+from tests.bench.table import HEADINGS, compare_dialects, describe_memory, render_table
+from tests.bench.workloads import WORKLOADS, build_burst, compare_with
 
 
 def rounds(*cpu_ms):
@@ -35,3 +44,43 @@ def test_the_costliest_dialect_is_compared_with_the_cheapest_by_the_cpu_of_headg
 
 def test_one_dialect_alone_is_not_compared():
     assert compare_dialects([(build_burst("compact"), (rounds(1), rounds(1)))]) == ""
+
+
+def test_the_memory_of_a_stream_is_that_of_the_row_with_most_streams():
+    """It is the most of all rounds; rows without streams say nothing."""
+    few, many = (next(each for each in WORKLOADS if each.name == name) for name in ("paced", "many"))
+    bare, headgate = rounds(1), [replace(rounds(1)[0], grown_kib=kib) for kib in (20, 31.4)]
+
+    assert describe_memory([(few, (headgate, bare)), (many, (bare, headgate))]) == (
+        "Memory of one of 1,000 streams at once: bare 0 KiB, headgate 31 KiB."
+    )
+    assert describe_memory([(build_burst("compact"), (bare, headgate))]) == ""
+
+
+def test_a_rival_is_compared_in_the_rows_that_any_gateway_can_serve():
+    """WebSocket mode and the cache are Headgate's own."""
+    compared = {each.name: each for workload in WORKLOADS for each in compare_with(["other"], workload)}
+
+    assert set(compared) == {"json", "large", "burst", "paced", "many"}
+    assert compared["json"].servers == ("bare", "other")
+    assert compared["json"].label == "JSON, other"
+
+
+async def test_a_rival_listens_on_the_port_that_it_is_given(tmp_path: Path):
+    start = rival(f"{sys.executable} -m http.server --bind 127.0.0.1 {{port}}")
+    command = start(1, tmp_path)
+    async with start_server("other", command, tmp_path) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+
+    assert server.port == command.port
+    assert answer.startswith(b"HTTP/1.0 200 ")
+
+
+async def test_a_rival_that_ends_is_reported_with_what_it_said(tmp_path: Path):
+    start = rival(f"{sys.executable} -c 'import sys; sys.exit(\"no {{upstream}}\")'")
+    with pytest.raises(RuntimeError, match="other does not start: no 80"):
+        async with start_server("other", start(80, tmp_path), tmp_path):
+            pass

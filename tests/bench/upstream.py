@@ -1,6 +1,6 @@
 """A fake upstream that costs next to nothing: `python -m tests.bench.upstream` prints its address and serves.
 
-The model of a request selects the answer: "json", "paced", or "burst" with a dialect. The upstream also accepts traces
+The model of a request selects the answer: "json", "large", "paced", "slow", or "burst" with a dialect. The upstream also accepts traces
 on /v1/traces, and GET /traces returns how many posts it got.
 """
 
@@ -11,10 +11,12 @@ from typing import cast
 
 from tests.bench.answers import (
     DIALECTS,
+    SLOW_TICK_S,
     TICK_S,
     Template,
     build_burst_answer,
     build_json_answer,
+    build_large_answer,
     build_paced_answer,
     with_content_length,
 )
@@ -24,8 +26,10 @@ MODEL = re.compile(rb'"model":"([^"]*)"')
 PACED = [Template(part) for part in build_paced_answer()]
 ANSWERS = {
     b"json": Template(build_json_answer()),
+    b"large": Template(build_large_answer()),
     **{f"burst {dialect}".encode(): Template(build_burst_answer(dialect)) for dialect in DIALECTS},
 }
+TICKS_S = {b"paced": TICK_S, b"slow": SLOW_TICK_S}
 NUMBERS = itertools.count()
 TRACES_ACCEPTED = with_content_length(b"")
 
@@ -70,7 +74,8 @@ class UpstreamConnection(asyncio.Protocol):
         found = MODEL.search(body)
         model = found[1] if found else b""
         self._number = next(NUMBERS)
-        if model == b"paced":
+        if (tick_s := TICKS_S.get(model)) is not None:
+            self._tick_s = tick_s
             self._transport.write(PACED[0].with_id(self._number))
             self._schedule(1, self._loop.time())
         else:
@@ -78,7 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _schedule(self, index: int, started: float) -> None:
         """Schedule the write of part `index`. Its time counts from the start, so that one late write delays no other."""
-        self._timer = self._loop.call_at(started + index * TICK_S, self._write, index, started)
+        self._timer = self._loop.call_at(started + index * self._tick_s, self._write, index, started)
 
     def _write(self, index: int, started: float) -> None:
         self._transport.write(PACED[index].with_id(self._number))

@@ -3,11 +3,22 @@
 To add a row, add a Workload to WORKLOADS.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import orjson
 
-from tests.bench.answers import BURST_DELTAS, BURST_EVENTS, DIALECTS, PACED_DELTAS, PACED_EVENTS, PACED_S, TICK_S
+from tests.bench.answers import (
+    BURST_DELTAS,
+    BURST_EVENTS,
+    DIALECTS,
+    PACED_DELTAS,
+    PACED_EVENTS,
+    PACED_S,
+    SLOW_S,
+    SLOW_TICK_S,
+    TICK_S,
+)
 
 COUNTER = b"00000000"  # the load replaces it with a number that is different in every request
 
@@ -26,6 +37,11 @@ class Workload:
     cache_status: bytes = b"fwd=bypass"  # part of the Cache-Status header of every answer of Headgate
     dialect: str = ""  # how the upstream writes the events, where several are compared
     is_socket: bool = False  # whether the requests are messages in WebSocket mode
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether Headgate looks it up in its cache."""
+        return self.cache_status != b"fwd=bypass"
 
 
 def build_body(model: str, **fields: object) -> bytes:
@@ -51,16 +67,30 @@ def build_burst(dialect: str) -> Workload:
     return Workload("burst", label, body, 16, events=BURST_EVENTS, dialect=dialect)
 
 
+def compare_with(rivals: Iterable[str], workload: Workload) -> Iterator[Workload]:
+    """Yield a row for each of these servers beside the bare relay, if the workload is one that any gateway can serve."""
+    if workload.servers == ("bare", "headgate") and not workload.is_socket and not workload.is_cached:
+        for name in rivals:
+            yield replace(workload, label=f"{workload.label}, {name}", servers=("bare", name), dialect="")
+
+
+LARGE_CHARS = 200_000
+MANY = f"1,000 streams at once, {PACED_DELTAS} deltas {1000 * SLOW_TICK_S:g} ms apart"
 SOCKETS = f"WebSocket, burst of {BURST_DELTAS} deltas"
 PACED = f"100 streams at once, {PACED_DELTAS} deltas {1000 * TICK_S:g} ms apart"
 WORKLOADS = (
     Workload("json", "JSON", build_body("json"), 32),
+    Workload("large", "JSON, 200 kB each way", build_body("large", instructions="x" * LARGE_CHARS), 8),
+    Workload(
+        "everything", "JSON, all policies", build_body("json"), 32, servers=("bare", "headgate, all policies"),
+    ),
     *map(build_burst, DIALECTS),
     Workload(
         "websocket", SOCKETS, build_body("burst compact", type="response.create", stream=True), 16,
         events=BURST_EVENTS - 1, is_socket=True,
     ),
     Workload("paced", PACED, build_body("paced", stream=True), 100, events=PACED_EVENTS, pace_s=PACED_S),
+    Workload("many", MANY, build_body("slow", stream=True), 1000, events=PACED_EVENTS, pace_s=SLOW_S),
     Workload(
         "hits", "JSON, cache hit", build_body("json", prompt_cache_key="bench"), 32, cache_status=b"headgate; hit",
     ),

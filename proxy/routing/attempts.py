@@ -48,7 +48,6 @@ class Attempts:
         budget = self._budgets.get(route.name)
         if budget is None:
             budget = self._budgets[route.name] = RetryBudget()
-        budget.add_call()
         if len(route.targets) > 1:
             self.targets.poll(route)
         plan = Plan(call, route, context, self.targets, budget)

@@ -59,6 +59,7 @@ class Plan:
         self._targets = targets
         self._budget = budget
         self._started = asyncio.get_running_loop().time()
+        budget.add_call(self._started)
         self._fallbacks = iter(route.fallbacks)
         self._made_before: int | None = None
         self._enter(route, call)
@@ -84,8 +85,9 @@ class Plan:
 
     def another(self) -> Choice | None:
         """Return a target of the route beside the one that is asked, for the same call; None if none may be asked."""
-        target = self._next_available(asyncio.get_running_loop().time())
-        return None if target is None or not self._budget.take() else self._choose(target)
+        now = asyncio.get_running_loop().time()
+        target = self._next_available(now)
+        return None if target is None or not self._budget.take(now) else self._choose(target)
 
     def after(self, choice: Choice, outcome: AttemptOutcome) -> Choice | None:
         """Return the choice after the outcome of one; None if that was the last."""
@@ -138,7 +140,7 @@ class Plan:
         delay_s = 0.0 if fresh is not None else self._pause_s(outcome)
         if delay_s > LONGEST_PAUSE_S or not self._is_in_time(now + delay_s):
             return None
-        if (outcome.reply is not None or outcome.may_have_run) and not self._budget.take():
+        if (outcome.reply is not None or outcome.may_have_run) and not self._budget.take(now):
             return None
         return self._choose(fresh or self._repeatable.pop(0), delay_s)
 

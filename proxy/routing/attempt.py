@@ -36,13 +36,13 @@ class Attempt:
     A BackendError before the first event is an outcome too; every other error is raised.
     """
 
-    __slots__ = ("_choice", "_context", "_failure", "_is_turned_away", "_model_call", "_opening")
+    __slots__ = ("_choice", "_context", "_failure", "_has_begun_well", "_is_turned_away", "_model_call", "_opening")
 
     def __init__(self, choice: Choice, context: Context) -> None:
         self._choice = choice
         self._context = context
         self._failure: BackendError | None = None
-        self._is_turned_away = False
+        self._is_turned_away = self._has_begun_well = False
         self._opening: AbstractAsyncContextManager[Reply] | None = None
         self._model_call: ModelCall
 
@@ -60,6 +60,7 @@ class Attempt:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
         target.note(outcome, started)
+        self._has_begun_well = not outcome.is_fault
         return outcome
 
     async def __aexit__(
@@ -70,7 +71,6 @@ class Attempt:
         if self._is_turned_away:
             self._model_call.__exit__(kind, error, traceback)
             return
-        target.end()
         try:
             if self._opening is not None:
                 await self._opening.__aexit__(kind, error, traceback)
@@ -78,8 +78,10 @@ class Attempt:
             if isinstance(error, BackendError) and error is not self._failure:
                 context.is_sent = error.sent
                 log_failure(target.backend.name, error, context)
-            if self._failure is None and (code := _code_of_break(error, context)) is not None:
+            code = None if self._failure is not None else _code_of_break(error, context)
+            if code is not None:
                 target.note_break(code)
+            target.end(is_well=self._has_begun_well and code is None and kind is None)
             context.record.read(context.transcript)
             failure = error or self._failure
             self._model_call.__exit__(None if failure is None else type(failure), failure, traceback)

@@ -49,18 +49,22 @@ class Breaker:
         """Note that a call ended: if it tried the target without a result, another one may try."""
         self._is_probed = False
 
-    def succeed(self, now: float, *, is_slow: bool = False) -> bool:
-        """Note a call that went well; return whether that opened the breaker, because too many began too late."""
+    def begin(self, now: float, *, is_slow: bool = False) -> bool:
+        """Note an answer that began; return whether that opened the breaker, because too many began too late."""
         self._count(now)
-        self._in_a_row = 0
         if self.open_until and not is_slow and now >= self.open_until:
             self._close()
         self._slow += is_slow
         return is_slow and self._is_over(self._slow + self._slow_before) and self._open(now)
 
-    def fail(self, now: float) -> bool:
-        """Note a fault; return whether that opened the breaker."""
-        self._count(now)
+    def end_well(self) -> None:
+        """Note that an answer ended as it should: a row of faults ends."""
+        self._in_a_row = 0
+
+    def fail(self, now: float, *, has_begun: bool = False) -> bool:
+        """Note a fault, of an answer that had begun or of one that did not; return whether it opened the breaker."""
+        if not has_begun:
+            self._count(now)
         self._faults += 1
         self._in_a_row += 1
         is_failed_probe = self.open_until != 0 and now >= self.open_until
@@ -83,7 +87,7 @@ class Breaker:
         return True
 
     def _close(self) -> None:
-        self.open_until, self._open_s, self._is_probed = 0.0, OPEN_S, False
+        self.open_until, self._open_s, self._is_probed, self._in_a_row = 0.0, OPEN_S, False, 0
         self._calls = self._calls_before = self._faults = self._faults_before = self._slow = self._slow_before = 0
 
     def _count(self, now: float) -> None:

@@ -89,17 +89,19 @@ class Target:
         else:
             self.fault = None
             slow_s = self.backend.slow_start_s
-            if self.breaker.succeed(now, is_slow=slow_s is not None and now - started > slow_s):
+            if self.breaker.begin(now, is_slow=slow_s is not None and now - started > slow_s):
                 self._eject("slow", now)
 
     def note_break(self, code: str | None) -> None:
         """Note that an answer broke off that had begun well."""
-        self._fail(code or "upstream_error", asyncio.get_running_loop().time())
+        self._fail(code or "upstream_error", asyncio.get_running_loop().time(), has_begun=True)
 
-    def end(self) -> None:
-        """Note that a call ended; one without a result leaves the target as it was."""
+    def end(self, *, is_well: bool) -> None:
+        """Note that a call ended: as it should, or without that the target is known to be well."""
         self.in_flight -= 1
         self.breaker.forget_probe()
+        if is_well:
+            self.breaker.end_well()
         if self.places is not None:
             self.places.give_back()
 
@@ -109,9 +111,9 @@ class Target:
             log.warning("backend.forbidden", backend=self.backend.name)
         self.fault = FORBIDDEN
 
-    def _fail(self, code: str, now: float) -> None:
+    def _fail(self, code: str, now: float, *, has_begun: bool = False) -> None:
         self.fault = code
-        if self.breaker.fail(now):
+        if self.breaker.fail(now, has_begun=has_begun):
             self._eject(code, now)
 
     def _note_limits(self, reply: Reply, outcome: AttemptOutcome, now: float) -> None:

@@ -12,6 +12,21 @@ def opened(now: float = 0.0) -> Breaker:
     return breaker
 
 
+def began(breaker: Breaker, now: float) -> bool:
+    """Let a call begin and end well."""
+    has_opened = breaker.begin(now)
+    breaker.end_well()
+    return has_opened
+
+
+def test_answers_that_begin_and_break_off_are_faults():
+    """That each of them began does not end the row."""
+    breaker = Breaker()
+    outcomes = [(breaker.begin(0), breaker.fail(0, has_begun=True))[1] for _ in range(FAULTS_IN_A_ROW)]
+
+    assert outcomes == [False] * (FAULTS_IN_A_ROW - 1) + [True]
+
+
 def test_it_opens_after_faults_in_a_row():
     """Until its time is over no call is sent."""
     breaker = opened()
@@ -24,8 +39,8 @@ def test_a_call_that_goes_well_ends_a_row():
     breaker = Breaker()
     for _ in range(MIN_CALLS // 4):
         breaker.fail(0)
-        breaker.succeed(0)
-        breaker.succeed(0)
+        began(breaker, 0)
+        began(breaker, 0)
 
     assert breaker.allows(0)
 
@@ -33,7 +48,7 @@ def test_a_call_that_goes_well_ends_a_row():
 def test_it_opens_when_half_of_the_calls_are_faults():
     """They need not follow one another."""
     breaker = Breaker()
-    outcomes = [breaker.succeed(0) if number % 2 else breaker.fail(0) for number in range(MIN_CALLS + 1)]
+    outcomes = [began(breaker, 0) if number % 2 else breaker.fail(0) for number in range(MIN_CALLS + 1)]
 
     assert outcomes.index(True) == MIN_CALLS
     assert not breaker.allows(0)
@@ -44,10 +59,10 @@ def test_faults_of_long_ago_do_not_count():
     breaker = Breaker()
     for number in range(MIN_CALLS):
         if number % 2:
-            breaker.succeed(0)
+            began(breaker, 0)
         elif number:
             breaker.fail(0)
-    breaker.succeed(2 * WINDOW_S)
+    began(breaker, 2 * WINDOW_S)
 
     assert not breaker.fail(2 * WINDOW_S)
 
@@ -55,7 +70,7 @@ def test_faults_of_long_ago_do_not_count():
 def test_it_opens_when_half_of_the_answers_begin_too_late():
     """A slow target is no fault of a single call."""
     breaker = Breaker()
-    outcomes = [breaker.succeed(0, is_slow=True) for _ in range(MIN_CALLS)]
+    outcomes = [breaker.begin(0, is_slow=True) for _ in range(MIN_CALLS)]
 
     assert outcomes == [False] * (MIN_CALLS - 1) + [True]
 
@@ -74,7 +89,7 @@ def test_it_closes_when_the_try_goes_well():
     """Then everything begins anew: one more fault does not open it."""
     breaker = opened()
     breaker.start(OPEN_S)
-    breaker.succeed(OPEN_S)
+    began(breaker, OPEN_S)
 
     assert not breaker.fail(OPEN_S)
     assert breaker.allows(OPEN_S)
@@ -104,7 +119,7 @@ def test_calls_that_were_already_sent_do_not_open_it_again():
 def test_a_late_answer_of_before_does_not_close_it():
     """Only a call that was sent after the time may."""
     breaker = opened()
-    breaker.succeed(1)
+    began(breaker, 1)
 
     assert not breaker.allows(1)
 

@@ -182,12 +182,7 @@ async def running(
     Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
     """
     async with AsyncExitStack() as resources:
-        parts: list[Backend | Store] = [config.state, *config.backends.values()]
-        if config.cache_store is not None:
-            parts.append(config.cache_store)
-        for part in parts:
-            await part.start()
-            resources.push_async_callback(part.close)
+        await _start_parts(config, resources)
         _log_warnings(config)
         audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
         settings = config.server
@@ -211,6 +206,16 @@ async def running(
         await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _start_parts(config: Config, resources: AsyncExitStack) -> None:
+    """Start the stores and the backends. Raises ValueError or OSError if one cannot start."""
+    parts: list[Backend | Store] = [config.state, *config.backends.values()]
+    if config.cache_store is not None:
+        parts.append(config.cache_store)
+    for part in parts:
+        await part.start()
+        resources.push_async_callback(part.close)
 
 
 def _log_warnings(config: Config) -> None:

@@ -1,12 +1,9 @@
 """The HTTP server: aiohttp's, with timeouts for request heads, a bounded shutdown, and errors in the envelope."""
 
 import asyncio
-import fcntl
 import logging
 import resource
 import secrets
-import sys
-import termios
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -19,6 +16,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
 from proxy.http.pacing import PacedConnection
+from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
 from proxy.wire.errors import HeadgateError, RequestError
 from proxy.workers import Pace
@@ -186,7 +184,7 @@ class Connection(PacedConnection):
         if self.transport is None or self._current_request is None:
             return 0
         written = self._current_request.writer.output_size
-        return written - self.transport.get_write_buffer_size() - _unacknowledged_bytes(self.transport)
+        return written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  aiohttp's name
         """Let the running call finish for `timeout` seconds, then cancel it so that it can end its answer.
@@ -272,18 +270,6 @@ class Connection(PacedConnection):
         response = error_response(refusal, {"Server": "headgate", "x-request-id": request_id})
         response.force_close()
         return response
-
-
-def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
-    """What the kernel holds of an answer. It takes more only after megabytes of it have left, which can take minutes.
-
-    Source: https://man7.org/linux/man-pages/man7/tcp.7.html (SIOCOUTQ, the same number as TIOCOUTQ)
-    """
-    try:
-        held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-    except OSError:  # not a TCP socket of this system
-        return 0
-    return int.from_bytes(held, sys.byteorder)
 
 
 def _make_request(max_body_bytes: int, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:

@@ -10,11 +10,8 @@ one. Such an upstream needs connections that are not reused: `idle_timeout_s` as
 """
 
 import asyncio
-import fcntl
 import math
 import select
-import sys
-import termios
 from contextlib import aclosing
 from typing import cast
 
@@ -22,6 +19,7 @@ from backends.upstream.errors import invalid_answer, overran, reason_of, stalled
 from backends.upstream.http1.parser import AnswerHead, InvalidHttp, ResponseParser
 from backends.upstream.http1.request import BodySource
 from backends.upstream.http1.timeouts import Timeouts
+from proxy.send_queue import unacknowledged_bytes
 from proxy.wire.errors import BackendError
 
 HIGH_WATER_BYTES = 65_536
@@ -230,7 +228,7 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def _can_be_received(self) -> bool:
         """Whether the upstream's machine has received a byte of the request: nothing that comes before answers it."""
-        unread_bytes = self._transport.get_write_buffer_size() + _unacknowledged_bytes(self._transport)
+        unread_bytes = self._transport.get_write_buffer_size() + unacknowledged_bytes(self._transport)
         return unread_bytes < self._written_bytes
 
     @property
@@ -287,15 +285,3 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(stalled(limits.between_events_s) if self._has_event else timed_out(limits.first_event_s))
         elif self._is_active:
             self._start_timer()
-
-
-def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
-    """How much of what was sent the upstream's machine has not received. 0 if this system cannot tell.
-
-    Source: https://man7.org/linux/man-pages/man7/tcp.7.html (SIOCOUTQ, the same number as TIOCOUTQ)
-    """
-    try:
-        held = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-    except (OSError, ValueError):
-        return 0
-    return int.from_bytes(held, sys.byteorder)

@@ -23,7 +23,11 @@ from pydantic import AfterValidator, PositiveInt, PrivateAttr
 from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores.sqlite.commit_thread import CommitThread, StoreCommand
 from proxy.stores.sqlite.database import open_database
-from proxy.stores.sqlite.transaction import Transaction
+from proxy.stores.sqlite.transaction import Pieces, Transaction
+
+PIECE_BYTES = 1_048_576
+"""A longer value is written and read in pieces, in bytes: the commands of other calls are carried out in between."""
+GET_TRIES = 3
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +49,7 @@ class SqliteStore(Store):
     """How many commands may wait at most."""
 
     _thread: CommitThread | None = PrivateAttr(default=None)
+    _in_pieces: asyncio.Lock = PrivateAttr(default_factory=asyncio.Lock)  # one at a time: no batch has many pieces
 
     @cached_property
     def _clock(self) -> Callable[[], float]:
@@ -59,14 +64,25 @@ class SqliteStore(Store):
             await asyncio.to_thread(self._thread.close)
 
     async def get(self, key: str) -> bytes | None:
-        return await self._read(Transaction.get, key)
+        found = await self._read(Transaction.get, key)
+        return await self._get_in_pieces(key) if isinstance(found, Pieces) else found
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        return await self._read(lambda transaction: [transaction.get(key) for key in keys])
+        found = await self._read(lambda transaction: [transaction.get(key) for key in keys])
+        values = []
+        for key, value in zip(keys, found, strict=True):
+            values.append(await self._get_in_pieces(key) if isinstance(value, Pieces) else value)
+        return values
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
-        return await self._write(Transaction.put, key, value, ttl_s, if_absent=if_absent)
+        if len(value) <= PIECE_BYTES:
+            return await self._write(Transaction.put, key, value, ttl_s, if_absent=if_absent)
+        async with self._in_pieces:
+            record = await self._write(Transaction.begin_pieces)
+            for position, start in enumerate(range(0, len(value), PIECE_BYTES), 1):
+                await self._write(Transaction.add_piece, record, position, value[start : start + PIECE_BYTES])
+            return await self._write(Transaction.finish_pieces, record, key, ttl_s, if_absent=if_absent)
 
     async def delete(self, key: str) -> None:
         await self._write(Transaction.delete, key)
@@ -107,6 +123,26 @@ class SqliteStore(Store):
         except StoreError:
             return False
         return True
+
+    async def _get_in_pieces(self, key: str) -> bytes | None:
+        """Return a value that was in pieces when it was looked up: another one may have replaced it since."""
+        async with self._in_pieces:
+            for _ in range(GET_TRIES):
+                found = await self._read(Transaction.get, key)
+                value = await self._read_pieces(found) if isinstance(found, Pieces) else found
+                if found is None or value is not None:
+                    return value
+        raise StoreError("the value was replaced again and again while it was read")
+
+    async def _read_pieces(self, pieces: Pieces) -> bytes | None:
+        """Return a value in pieces; None if it was replaced and swept meanwhile."""
+        read = []
+        for position in range(1, pieces.number + 1):
+            piece = await self._read(Transaction.piece, pieces.record, position)
+            if piece is None:
+                return None
+            read.append(piece)
+        return await asyncio.to_thread(b"".join, read)
 
     async def _read(self, verb: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         result: T = await self._ask(lambda transaction: verb(transaction, *args, **kwargs), writes=False)

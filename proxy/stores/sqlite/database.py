@@ -8,13 +8,14 @@ from pathlib import Path
 SCHEMA_VERSION = 1
 SCHEMA = (
     "CREATE TABLE schema (version INTEGER NOT NULL)",
-    # key: NULL in a row that was deleted or replaced and waits for the sweep. kind: value, counter, journal or lease.
-    # data: the bytes of a value, the owner of a lease. number: what is in use of a counter, the length of a journal.
+    # key: NULL in a row that was deleted or replaced and waits for the sweep, and while the pieces of a large value are
+    # written. kind: value, large (a value in pieces), counter, journal or lease. data: the bytes of a value, the owner
+    # of a lease. number: what is in use of a counter, the length of a journal, the number of pieces.
     # window: identifies the window of a counter. expires_at: seconds since 1970.
     """CREATE TABLE record (id INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT NOT NULL, data BLOB, number INTEGER,
         window INTEGER, expires_at REAL NOT NULL)""",
     "CREATE INDEX record_expires_at ON record (expires_at)",
-    # The entries of a journal; `journal` is the id of its record.
+    # The entries of a journal, or the pieces of a value; `journal` is the id of the record.
     """CREATE TABLE entry (journal INTEGER NOT NULL, position INTEGER NOT NULL, data BLOB NOT NULL,
         PRIMARY KEY (journal, position)) WITHOUT ROWID""",
 )

@@ -9,6 +9,12 @@ from proxy.stores import LONGEST_S, Grant, StoreError, grantable
 
 SCAN_MAX = 500
 VALUE, COUNTER, JOURNAL, LEASE = "value", "counter", "journal", "lease"
+LARGE = "large"
+"""The kind of a value in pieces, which are entries of its record; `number` is how many there are."""
+UNFINISHED_S = 60.0
+"""How long after its last piece a value that is not complete is kept, in seconds."""
+SWEPT_PIECES = 4
+"""How many pieces a transaction removes at most: they are long."""
 
 
 class KeyRow(NamedTuple):
@@ -22,6 +28,13 @@ class KeyRow(NamedTuple):
     expires_at: float
 
 
+class Pieces(NamedTuple):
+    """Where the pieces of a value are."""
+
+    record: int
+    number: int
+
+
 class Transaction:
     """The verbs at one moment in time. Each looks before it writes, so one that fails has changed nothing."""
 
@@ -29,9 +42,40 @@ class Transaction:
         self._execute = database.execute
         self._now = now
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> bytes | Pieces | None:
         found = self._find(key, VALUE)
-        return None if found is None else found.data
+        if found is None:
+            return None
+        return Pieces(found.id, found.number) if found.kind == LARGE else found.data
+
+    def piece(self, record: int, position: int) -> bytes | None:
+        """Return a piece of a value; None if the value was replaced and swept meanwhile."""
+        select = "SELECT data FROM entry WHERE journal = ? AND position = ?"
+        row = self._execute(select, (record, position)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def begin_pieces(self) -> int:
+        """Return the id of a record for a value in pieces. It has no key yet, and is swept if nothing follows."""
+        insert = "INSERT INTO record (kind, number, expires_at) VALUES (?, 0, ?)"
+        return self._execute(insert, (LARGE, self._now + UNFINISHED_S)).lastrowid or 0
+
+    def add_piece(self, record: int, position: int, data: bytes) -> None:
+        """Write the next piece. Raises StoreError if the record was swept."""
+        update = "UPDATE record SET number = ?, expires_at = ? WHERE id = ? AND key IS NULL"
+        if not self._execute(update, (position, self._now + UNFINISHED_S, record)).rowcount:
+            raise StoreError("the value was not written in time")
+        self._execute("INSERT INTO entry VALUES (?, ?, ?)", (record, position, data))
+
+    def finish_pieces(self, record: int, key: str, ttl_s: float, *, if_absent: bool) -> bool:
+        """Give the pieces their key, as `put` does; return whether they are kept."""
+        if if_absent and self._any(key) is not None:
+            self._execute("UPDATE record SET expires_at = 0 WHERE id = ?", (record,))
+            return False
+        self.delete(key)
+        update = "UPDATE record SET key = ?, expires_at = ? WHERE id = ? AND key IS NULL"
+        if not self._execute(update, (key, self._end(ttl_s), record)).rowcount:
+            raise StoreError("the value was not written in time")
+        return True
 
     def put(self, key: str, value: bytes, ttl_s: float, *, if_absent: bool) -> bool:
         if if_absent and self._any(key) is not None:
@@ -107,6 +151,8 @@ class Transaction:
         """Remove at most `limit` rows that have expired, and return whether more may be left."""
         select = "SELECT id, kind FROM record WHERE expires_at <= ? ORDER BY expires_at LIMIT ?"
         for record, kind in self._execute(select, (self._now, limit)).fetchall():
+            if kind == LARGE and self._sweep_entries(record, SWEPT_PIECES) == SWEPT_PIECES:
+                return True
             if kind == JOURNAL:
                 limit -= self._sweep_entries(record, limit)
             if limit <= 0:
@@ -130,8 +176,11 @@ class Transaction:
     def _find(self, key: str, kind: str) -> KeyRow | None:
         """Return the unexpired record of that kind. Raises StoreError when the key holds another kind."""
         found = self._any(key)
-        if found is not None and found.kind != kind:
-            raise StoreError(f"the key holds a {found.kind}, not a {kind}")
+        if found is None:
+            return None
+        held = VALUE if found.kind == LARGE else found.kind
+        if held != kind:
+            raise StoreError(f"the key holds a {held}, not a {kind}")
         return found
 
     def _insert(
@@ -144,8 +193,8 @@ class Transaction:
         return self._execute(insert, row).lastrowid or 0
 
     def _retire_journal(self, key: str) -> None:
-        """Take the key from a journal. The sweep removes its entries, which may be many, in slices."""
-        update = "UPDATE record SET key = NULL, expires_at = 0 WHERE key = ? AND kind = 'journal'"
+        """Take the key from a journal or a value in pieces. The sweep removes the entries, in slices."""
+        update = "UPDATE record SET key = NULL, expires_at = 0 WHERE key = ? AND kind IN ('journal', 'large')"
         self._execute(update, (key,))
 
     def _end(self, ttl_s: float) -> float:

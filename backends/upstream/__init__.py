@@ -252,7 +252,10 @@ class Upstream(UpstreamSettings):
         own = self._credentials.current
         own = await self._credentials.read() if own is None else own
         headers = {**self._probe_headers, **self._headers(place.connection.headers, context), **own}
-        return await link.ask(call, place, headers, context)
+        answer = await link.ask(call, place, headers, context)
+        if isinstance(answer, TurnAnswer) and self.total_timeout_s is not None:
+            answer.end_within(self.total_timeout_s)
+        return answer
 
     def _headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
         """Return the headers of a request: the caller's that it may see, and those of the trace."""

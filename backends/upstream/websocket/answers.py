@@ -6,7 +6,7 @@ from typing import Protocol
 
 import orjson
 
-from backends.upstream.errors import stalled, timed_out
+from backends.upstream.errors import overran, stalled, timed_out
 from backends.upstream.websocket.messages import LAST, sse_frame
 from proxy.wire.errors import BackendError, HeadgateError
 from proxy.workers import MemoryLease
@@ -74,12 +74,13 @@ class TurnAnswer:
         self._pieces: list[bytes] = []
         self._size = 0
         self._error: HeadgateError | None = None
+        self._end: asyncio.TimerHandle | None = None
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
 
     async def put(self, kind: str, payload: bytes) -> None:
         """Add a message. Waits while too much of the turn is unread; what comes after `close` is dropped."""
-        if self.is_closed:
+        if self.is_closed or self._error is not None:
             return
         self.first = self.first or (kind, payload)
         frame = sse_frame(kind, payload)
@@ -101,6 +102,10 @@ class TurnAnswer:
         if not self.is_complete:
             self._error = self._error or error
         _wake(self._reader)
+
+    def end_within(self, total_s: float) -> None:
+        """Fail if the turn has not ended by then."""
+        self._end = asyncio.get_running_loop().call_later(total_s, self.fail, overran(total_s))
 
     async def wait_for_first(self) -> tuple[str, bytes]:
         """Return the type and the payload of the first message. Raises HeadgateError."""
@@ -140,6 +145,8 @@ class TurnAnswer:
         if self.is_closed:
             return
         self.is_closed = True
+        if self._end is not None:
+            self._end.cancel()
         self._memory.grow(-self._size)
         self._pieces, self._size, self.first = [], 0, None
         _wake(self._writer)

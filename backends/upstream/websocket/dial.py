@@ -107,8 +107,8 @@ class SocketDialer:
         if proxy is None:
             return {}
         user, _, password = (proxy.auth or "").partition(":")
-        auth = None if proxy.auth is None else aiohttp.BasicAuth(user, password)
-        return {"proxy": f"http://{proxy.origin.authority}", "proxy_auth": auth}
+        headers = {} if proxy.auth is None else {"Proxy-Authorization": aiohttp.encode_basic_auth(user, password)}
+        return {"proxy": f"http://{proxy.origin.authority}", "proxy_headers": headers}
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -155,18 +155,37 @@ async def test_an_upgrade_that_is_not_answered_is_given_up(gateway: str, hostile
     for task in [task for task in asyncio.all_tasks() if "RawUpstream._handle" in repr(task)]:
         task.cancel()
 
-    assert (refused["status"], refused["error"]["code"]) == (504, "upstream_timeout")
+    assert (refused["status"], refused["error"]["code"]) == (504, "upstream_connect_timeout")
 
 
 @pytest.mark.parametrize("begun", [False, True])
 async def test_an_upstream_that_says_nothing_is_given_up(start_gateway, hostile: RawUpstream, begun: bool):
     hostile.serve = sending(*([frame(CREATED)] if begun else []))
-    timeouts = {"first_byte_timeout_s": 5 if begun else 0.2, "between_bytes_timeout_s": 0.2}
+    timeouts = {"first_event_timeout_s": 5 if begun else 0.2, "between_events_timeout_s": 0.2}
     async with calling(await start_gateway(tables(hostile, **timeouts))) as caller:
         ended = (await caller.turn_of())[-1]
         await until(lambda: hostile.ended == 1)
 
     assert (ended["type"], ended.get("status")) == (("response.failed", None) if begun else ("error", 504))
+
+
+async def test_an_answer_has_a_longest_time_as_a_whole(start_gateway, hostile: RawUpstream):
+    """However busy it is; the connection ends with it."""
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write(frame(CREATED))
+        while True:
+            writer.write(frame(b'{"type":"response.x"}'))
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+    hostile.serve = serve
+    async with calling(await start_gateway(tables(hostile, total_timeout_s=0.3))) as caller:
+        ended = (await caller.turn_of())[-1]
+        await until(lambda: hostile.ended == 1)
+
+    assert ended["type"] == "response.failed"
 
 
 async def test_a_connection_that_is_half_open_is_given_up(gateway: str, hostile: RawUpstream, monkeypatch):

@@ -15,7 +15,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, PositiveInt, PrivateAttr, field_validator
@@ -26,6 +26,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from proxy.config.secrets import Secret
 from proxy.stores import LARGEST, LONGEST_S, PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
+from proxy.stores._redis_link import ReadOnlyServer, ScriptFailed, ScriptLink, Waiting
 from proxy.stores._redis_scripts import APPEND, CLAIM, DIGESTS, GIVE, PUT, RELEASE, TAKE
 from proxy.wire.loggable import name_failure
 
@@ -43,16 +44,6 @@ ODD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, RecursionError
 """What reading an answer fails with that is not one of the command's."""
 
 
-class Waiting(NamedTuple):
-    """Keys that wait to be set to a value, and the future that gets whether each was set."""
-
-    keys: Sequence[str]
-    value: bytes
-    ttl_ms: int
-    if_absent: bool
-    answer: asyncio.Future[Any]
-
-
 class RedisStore(Store):
     url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
     """The address of Redis: redis://host:port/db, rediss:// for TLS, unix:///path."""
@@ -64,6 +55,7 @@ class RedisStore(Store):
     """How many connections are open at most."""
 
     _redis: Redis = PrivateAttr()
+    _link: ScriptLink | None = PrivateAttr(default=None)
     _waiting: list[Waiting] = PrivateAttr(default_factory=list)
     _writing: asyncio.Task[None] | None = PrivateAttr(default=None)
 
@@ -92,6 +84,9 @@ class RedisStore(Store):
     async def close(self) -> None:
         if self._writing is not None:
             await self._writing
+        if self._link is not None:
+            self._link.close()
+            await self._link.closed.wait()
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 
@@ -172,17 +167,13 @@ class RedisStore(Store):
             return False
 
     async def _run(self, script: str, key: str, *arguments: str | bytes | int) -> Any:
-        """Run a script of one key atomically."""
-        return await self._run_many(script, [key], *arguments)
-
-    async def _run_many(self, script: str, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
-        """Run a script in one round trip; a server that does not know it yet needs a second one."""
+        """Run a script atomically in one round trip; a server that does not know it yet needs a second one."""
 
         async def run() -> Any:
             try:
-                return await self._redis.evalsha(DIGESTS[script], len(keys), *keys, *arguments)
+                return await self._redis.evalsha(DIGESTS[script], 1, key, *arguments)
             except NoScriptError:
-                return await self._redis.eval(script, len(keys), *keys, *arguments)
+                return await self._redis.eval(script, 1, key, *arguments)
 
         return await self._ask(run())
 
@@ -207,17 +198,30 @@ class RedisStore(Store):
                 for put in puts:
                     kept = [next(answers) for _ in put.keys]
                     if not put.answer.done():  # its caller may have left, or waited long enough
-                        _settle(put.answer, kept)
+                        put.settle(kept)
         finally:
             self._writing = None
+
+    async def _open_link(self) -> ScriptLink:
+        """Return a connection that redis-py has opened, and no longer knows. Raises RedisError, OSError."""
+        connection: Any = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        await connection.connect()
+        writer = connection._writer  # noqa: SLF001  it has no other name
+        connection._reader = connection._writer = None  # noqa: SLF001  or it would close what it no longer has
+        return ScriptLink(writer.transport, writer)
+
+    def _close_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     async def _put_all(self, puts: Sequence[Waiting]) -> Sequence[Any]:
         """Return what Redis answers for each key: small values are set by one command, whose answers are one list."""
         each = [(key, put) for put in puts for key in put.keys]
         if sum(len(put.value) for _, put in each) <= SCRIPT_BYTES:
-            arguments = [part for _, put in each for part in (put.value, put.ttl_ms, int(put.if_absent))]
-            answers = await self._run_many(PUT, [key for key, _ in each], *arguments)
-            if not isinstance(answers, list) or len(answers) != len(each):
+            arguments = [part for _, put in each for part in (put.value, b"%d" % put.ttl_ms, b"%d" % put.if_absent)]
+            answers: Sequence[Any] = await self._ask(self._set([key.encode() for key, _ in each], arguments))
+            if len(answers) != len(each):
                 raise _unreadable()
             return answers
         pipeline = self._redis.pipeline(transaction=False)
@@ -226,13 +230,23 @@ class RedisStore(Store):
         found: Sequence[Any] = await self._ask(pipeline.execute(raise_on_error=False))
         return found
 
+    async def _set(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Sequence[int]:
+        """Run the script that sets values. Raises RedisError, OSError, ScriptFailed."""
+        link = self._link
+        if link is None or not link.is_open:
+            link = self._link = await self._open_link()
+        return await link.run(PUT, keys, arguments)
+
     async def _ask(self, command: Any) -> Any:
         try:
             async with asyncio.timeout(self.timeout_ms / 1000):
                 return await command
-        except (RedisError, OSError, TimeoutError) as error:
-            if isinstance(error, ReadOnlyError):  # the server became a replica: its address may lead to another by now
+        except (RedisError, ScriptFailed, OSError, TimeoutError) as error:
+            if isinstance(
+                error, ReadOnlyError | ReadOnlyServer
+            ):  # the server became a replica: its address may lead to another by now
                 await self._redis.connection_pool.disconnect(inuse_connections=False)
+                self._close_link()
             raise StoreError(f"Redis: {name_failure(error)}") from error
         except ODD_ANSWER as error:
             raise _unreadable() from error
@@ -259,15 +273,6 @@ def _bytes(answer: object) -> bytes:
 
 def _unreadable() -> StoreError:
     return StoreError("Redis answered in another form than the command has")
-
-
-def _settle(answer: asyncio.Future[Any], kept: Sequence[Any]) -> None:
-    """Pass on whether each key was set, or the first error."""
-    error = next((each for each in kept if isinstance(each, Exception)), None)
-    if error is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result([bool(each) for each in kept])
 
 
 def _amount(number: int) -> int:

@@ -15,6 +15,7 @@ from proxy.wire.errors import HeadgateError
 from tests.redis_server import RedisServer
 from tests.state.gateways import TIMEOUT_S, BrokenStore, GatewayProcess
 from tests.stores.test_redis_failover import MovingAddress
+from tests.wire.streams import events_in
 
 
 @pytest.fixture
@@ -37,8 +38,11 @@ async def test_a_pause_delays_events_and_loses_none(
     """Those who follow the response get them when the store answers again; what comes new is refused meanwhile."""
     name = (await gateway.create())["id"]
     await gateway.started()
-    following = asyncio.create_task(gateway.events(name))
     await gateway.events_seen(name, 4)
+    reply = await gateway.ask("GET", name, query="stream=true")
+    assert reply.batches is not None
+    batches = aiter(reply.batches)
+    read = [await anext(batches)]  # the reader has begun
     redis_server.pause()
     try:
         gateway.open_gate()
@@ -50,7 +54,8 @@ async def test_a_pause_delays_events_and_loses_none(
     finally:
         redis_server.resume()
     async with asyncio.timeout(TIMEOUT_S):
-        events = await following
+        read += [batch async for batch in batches]
+    events = events_in(b"".join([unit.sse for batch in read for unit in batch]))
 
     assert refused.value.code == "state_unavailable"
     assert seen.count("journal.write_failed") <= 1

@@ -191,15 +191,10 @@ async def running(
         pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder)
         resources.push_async_callback(pipeline.cache.close)
         resources.push_async_callback(pipeline.attempts.targets.close)
-        server = Server(
-            build_dispatcher(config, pipeline, workers, audit=audit, recorder=recorder, tracer=tracer, ending=ending),
-            head_timeout_s=settings.head_timeout_s,
-            write_timeout_s=settings.write_timeout_s,
-            idle_timeout_s=settings.idle_timeout_s,
-            max_connections=settings.max_connections or connection_limit(),
-            max_body_bytes=settings.max_body_bytes,
-            pace=workers.pace,
+        dispatcher = build_dispatcher(
+            config, pipeline, workers, audit=audit, recorder=recorder, tracer=tracer, ending=ending
         )
+        server = _server(config, dispatcher, workers)
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
         await runner.setup()
         resources.push_async_callback(_drain, runner, pipeline.background, settings.drain_s)
@@ -216,6 +211,19 @@ async def _start_parts(config: Config, resources: AsyncExitStack) -> None:
     for part in parts:
         await part.start()
         resources.push_async_callback(part.close)
+
+
+def _server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Server:
+    settings = config.server
+    return Server(
+        dispatcher,
+        head_timeout_s=settings.head_timeout_s,
+        write_timeout_s=settings.write_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+        max_connections=settings.max_connections or connection_limit(),
+        max_body_bytes=settings.max_body_bytes,
+        pace=workers.pace,
+    )
 
 
 def _log_warnings(config: Config) -> None:

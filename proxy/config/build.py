@@ -257,6 +257,7 @@ def _route(backends: Mapping[str, Backend], table: RouteTable) -> Route:
     pool = PoolSettings(
         strategy=table.strategy, weights=table.weights, attempts=table.attempts or max(2, len(targets)),
         retry_within_s=table.retry_within_s,
+        hedge_after_s=None if table.hedge_after_ms is None else table.hedge_after_ms / 1000,
     )  # fmt: skip
     return Route(table.shown_name, table.model, targets, is_default=table.default, pool=pool, cache=table.cache)
 

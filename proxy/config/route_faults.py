@@ -41,6 +41,8 @@ def _backend_faults(path: str, route: RouteTable, backends: Mapping[str, Backend
         if count > 1:
             yield f"{path}.backends: '{name}' is listed {count} times"
     yield from _weight_faults(path, route)
+    if route.hedge_after_ms is not None and len(route.backend_names) == 1:
+        yield f"{path}.hedge_after_ms: it has no effect with one backend"
     named = [backends[name] for name in route.backend_names if name in backends]
     for other in named[1:]:
         if found := _difference(named[0], other):

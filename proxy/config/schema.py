@@ -120,6 +120,9 @@ class RouteTable(Table):
     """Which of its calls are cached: see `when` of [cache], which is the default."""
     retry_within_s: PositiveFloat = 60
     """How long after a call's first attempt another one may begin, in seconds."""
+    hedge_after_ms: PositiveFloat | None = None
+    """How long the first event may take before another backend is asked too, in milliseconds; the later one of both is
+    cancelled, but may have to be paid. Default: never. Calls with tools that the server runs are not asked twice."""
 
     @property
     def backend_names(self) -> tuple[str, ...]:

@@ -36,10 +36,10 @@ class Attempt:
     A BackendError before the first event is an outcome too; every other error is raised.
     """
 
-    __slots__ = ("_choice", "_context", "_failure", "_has_begun_well", "_is_turned_away", "_model_call", "_opening")
+    __slots__ = ("_context", "_failure", "_has_begun_well", "_is_turned_away", "_model_call", "_opening", "choice")
 
     def __init__(self, choice: Choice, context: Context) -> None:
-        self._choice = choice
+        self.choice = choice
         self._context = context
         self._failure: BackendError | None = None
         self._is_turned_away = self._has_begun_well = False
@@ -47,10 +47,10 @@ class Attempt:
         self._model_call: ModelCall
 
     async def __aenter__(self) -> AttemptOutcome:
-        choice, context = self._choice, self._context
-        target, backend, record = choice.target, choice.target.backend, context.record
-        record.route, record.backend, record.provider = choice.route.name, backend.name, backend.provider
-        self._model_call = context.trace.model_call(record)
+        choice, context = self.choice, self._context
+        target, backend = choice.target, choice.target.backend
+        self.note_target()
+        self._model_call = context.trace.model_call(context.record)
         if target.places is not None and (refusal := await self._take_place(target.places)) is not None:
             return refusal
         started = target.start()
@@ -63,11 +63,16 @@ class Attempt:
         self._has_begun_well = not outcome.is_fault
         return outcome
 
+    def note_target(self) -> None:
+        """Record the target as the one that answers, or fails."""
+        backend, record = self.choice.target.backend, self._context.record
+        record.route, record.backend, record.provider = self.choice.route.name, backend.name, backend.provider
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the work. An error of the backend that broke the reply off is logged, and counts against its target."""
-        target, context = self._choice.target, self._context
+        target, context = self.choice.target, self._context
         if self._is_turned_away:
             self._model_call.__exit__(kind, error, traceback)
             return
@@ -92,13 +97,13 @@ class Attempt:
             await places.take(self._context.caller.team)
         except BackendError as error:
             self._is_turned_away = True
-            log_failure(self._choice.target.backend.name, error, self._context)
-            return AttemptOutcome(self._choice.call, error=error)
+            log_failure(self.choice.target.backend.name, error, self._context)
+            return AttemptOutcome(self.choice.call, error=error)
         return None
 
     async def _open(self, call: Call) -> AttemptOutcome:
         """Send the call and wait for the first event, until the deadline."""
-        context, backend = self._context, self._choice.target.backend
+        context, backend = self._context, self.choice.target.backend
         try:
             if call.operation not in backend.operations:
                 raise unsupported(f"the operation {call.operation}")
@@ -118,9 +123,9 @@ class Attempt:
 
     def _answering(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         """Return what opens the reply: a warm-up is the gateway's own where the target has none."""
-        backend = self._choice.target.backend
+        backend = self.choice.target.backend
         if is_warm_up(self._context) and not backend.speaks_websocket:
-            return warm_up_reply(call, self._choice.route, self._context)
+            return warm_up_reply(call, self.choice.route, self._context)
         return backend.respond(call, self._context)
 
     async def _begin(self, call: Call) -> AttemptOutcome:

@@ -10,6 +10,7 @@ import structlog
 from proxy.context import Context
 from proxy.routing.attempt import Attempt
 from proxy.routing.budget import RetryBudget
+from proxy.routing.hedge import HedgedAttempt, may_hedge
 from proxy.routing.outcome import AttemptOutcome, Next
 from proxy.routing.plan import Choice, Plan
 from proxy.routing.routes import FALLBACK, Route
@@ -56,7 +57,9 @@ class Attempts:
             if choice.delay_s:
                 await asyncio.sleep(choice.delay_s)
             context.is_sent = True
-            async with Attempt(choice, context) as outcome:
+            attempt = HedgedAttempt(plan, choice, context) if may_hedge(choice, context) else Attempt(choice, context)
+            async with attempt as outcome:
+                choice = attempt.choice
                 may_have_run = may_have_run or outcome.may_have_run
                 following = plan.after(choice, outcome)
                 if following is None:

@@ -35,6 +35,7 @@ class PoolSettings:
     weights: Mapping[str, float] = field(default_factory=dict)
     attempts: int = 2
     retry_within_s: float = 60
+    hedge_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ class RequestRecord:
     provider: str | None = None
     attempts: int | None = None
     """How often the call was sent to targets, if more than once."""
+    hedged: str | None = None
+    """The backend whose attempt was cancelled because another one was faster; it may have to be paid."""
     cache: str | None = None
     """What the cache did: hit, stale, miss, refresh, collapsed or bypass."""
     cache_detail: str | None = None

@@ -40,8 +40,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._error: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline = math.inf  # of what is waited for; infinite while nothing is
-        self._ends = math.inf  # when the whole answer must be there
+        self._deadline = self._ends = math.inf  # of what is waited for, and of the whole answer; infinite: none
         self._event_deadline: float | None = None  # of the event that is waited for
         self._has_event = self._counts_parts = False
         self._readable = select.poll()

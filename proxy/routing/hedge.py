@@ -1,0 +1,135 @@
+"""A second attempt beside one that is late: the first that begins to answer wins, and the other one is cancelled.
+
+Each attempt has a task of its own, in which it is entered and left, because its time limits belong to that task.
+"""
+
+import asyncio
+from types import TracebackType
+
+import structlog
+
+from policies.support.tools import has_server_tools
+from proxy.context import Context
+from proxy.lane import LANE_CALL
+from proxy.routing.attempt import Attempt
+from proxy.routing.outcome import AttemptOutcome
+from proxy.routing.plan import Choice, Plan
+
+log = structlog.get_logger()
+
+
+def may_hedge(choice: Choice, context: Context) -> bool:
+    """Whether a call may run at two targets at a time: not if it may have effects, nor on the caller's connection."""
+    pool = choice.route.pool
+    if pool.hedge_after_s is None or len(choice.route.targets) < 2 or context.get(LANE_CALL) is not None:
+        return False
+    return not has_server_tools(choice.call.body)
+
+
+class HedgedAttempt:
+    """A context manager like `Attempt`; `choice` is that of the attempt whose outcome it is."""
+
+    def __init__(self, plan: Plan, choice: Choice, context: Context) -> None:
+        self.choice = choice
+        self._plan = plan
+        self._context = context
+        self._running: list[_RunningAttempt] = []
+
+    async def __aenter__(self) -> AttemptOutcome:
+        try:
+            winner = await self._race()
+        except BaseException:
+            await asyncio.gather(*(each.cancel() for each in self._running))
+            raise
+        losers = [each for each in self._running if each is not winner]
+        self._running = [winner]
+        for loser in losers:
+            await loser.cancel()
+            log.info(
+                "backend.hedged", backend=winner.name, cancelled=loser.name, ran_ms=loser.elapsed_ms(),
+                request_id=self._context.request_id,
+            )  # fmt: skip
+            self._context.record.hedged = loser.name
+        winner.attempt.note_target()
+        self.choice = winner.attempt.choice
+        return winner.outcome.result()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._running[0].end(error)
+
+    async def _race(self) -> "_RunningAttempt":
+        """Return the attempt that has begun to answer, or the last one that failed."""
+        first = self._start(self.choice)
+        await asyncio.wait([first.outcome], timeout=self.choice.route.pool.hedge_after_s)
+        another = None if first.outcome.done() else self._plan.another()
+        if another is None:
+            await first.outcome
+            return first
+        second = self._start(another)
+        await asyncio.wait([first.outcome, second.outcome], return_when=asyncio.FIRST_COMPLETED)
+        early, late = (first, second) if first.outcome.done() else (second, first)
+        if early.outcome.result().is_success:
+            return early
+        await late.outcome
+        return late
+
+    def _start(self, choice: Choice) -> "_RunningAttempt":
+        running = _RunningAttempt(Attempt(choice, self._context))
+        self._running.append(running)
+        return running
+
+
+class _RunningAttempt:
+    """An attempt in a task. `outcome` has its outcome, or the error that it raised instead."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        loop = asyncio.get_running_loop()
+        self.attempt = attempt
+        self.outcome: asyncio.Future[AttemptOutcome] = loop.create_future()
+        self._started = loop.time()
+        self._ended: asyncio.Future[BaseException | None] = loop.create_future()
+        self._task = loop.create_task(self._run())
+
+    @property
+    def name(self) -> str:
+        return self.attempt.choice.target.backend.name
+
+    def elapsed_ms(self) -> int:
+        return round((asyncio.get_running_loop().time() - self._started) * 1000)
+
+    async def end(self, error: BaseException | None) -> None:
+        """End the work behind the reply, which the caller has read, or has given up with an error."""
+        self._ended.set_result(error)
+        await asyncio.shield(self._task)
+
+    async def cancel(self) -> None:
+        """Give the attempt up, whatever it has come to."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()  # it is not missed
+        if self.outcome.done() and not self.outcome.cancelled():
+            self.outcome.exception()
+        else:
+            self.outcome.cancel()
+
+    async def _run(self) -> None:
+        try:
+            outcome = await self.attempt.__aenter__()
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self.outcome.cancel()
+            elif not self.outcome.done():
+                self.outcome.set_exception(error)
+            raise
+        self.outcome.set_result(outcome)
+        reason: BaseException | None = None
+        try:
+            reason = await self._ended
+        except asyncio.CancelledError as cancelled:
+            reason = cancelled
+            raise
+        finally:
+            await self.attempt.__aexit__(None if reason is None else type(reason), reason, None)

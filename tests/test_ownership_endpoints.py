@@ -34,6 +34,11 @@ PATHS: dict[str, Place] = {
     "retrieve, in capitals": lambda ids: ("GET", f"responses/{ids['response'].upper()}", None),
     "stream": lambda ids: ("GET", f"responses/{ids['response']}?stream=true", None),
     "head": lambda ids: ("HEAD", f"responses/{ids['response']}", None),
+    "head of input items": lambda ids: ("HEAD", f"responses/{ids['response']}/input_items", None),
+    "stream of the rest": lambda ids: ("GET", f"responses/{ids['response']}?stream=true&starting_after=1", None),
+    "head of a conversation": lambda ids: ("HEAD", f"conversations/{ids['conversation']}", None),
+    "head of items": lambda ids: ("HEAD", f"conversations/{ids['conversation']}/items", None),
+    "head of an item": lambda ids: ("HEAD", f"conversations/{ids['conversation']}/items/{ids['item']}", None),
     "delete": lambda ids: ("DELETE", f"responses/{ids['response']}", None),
     "cancel": lambda ids: ("POST", f"responses/{ids['response']}/cancel", {}),
     "input items": lambda ids: ("GET", f"responses/{ids['response']}/input_items", None),
@@ -53,6 +58,11 @@ CONTINUED: dict[str, Callable[[dict[str, str]], dict[str, Any]]] = {
     "conversation as an object": lambda ids: {"conversation": {"id": ids["conversation"]}},
     "compared response": lambda ids: {"prompt_cache_options": {"comparison_response_id": ids["response"]}},
     "vector store": lambda ids: {"tools": [{"type": "file_search", "vector_store_ids": [ids["vector_store"]]}]},
+    "vector store in a namespace": lambda ids: {
+        "tools": [
+            {"type": "namespace", "name": "n", "tools": [{"type": "file_search", "vector_store_ids": [ids["vector_store"]]}]}
+        ]
+    },
     "container": lambda ids: {"tools": [{"type": "code_interpreter", "container": ids["container"]}]},
     "file of a container": lambda ids: {
         "tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": [ids["file"]]}}]
@@ -84,6 +94,16 @@ ITEMS: dict[str, Callable[[dict[str, str]], dict[str, Any]]] = {
     },
     "container of an earlier call": lambda ids: {
         "type": "code_interpreter_call", "id": "ci_1", "container_id": ids["container"], "code": "1",
+    },
+    "container of a shell's call": lambda ids: {
+        "type": "shell_call", "call_id": "c", "action": {"commands": ["ls"]},
+        "environment": {"type": "container_reference", "container_id": ids["container"]},
+    },
+    "file of a custom tool": lambda ids: {
+        "type": "custom_tool_call_output", "call_id": "c", "output": [{"type": "input_image", "file_id": ids["file"]}],
+    },
+    "tools that were found": lambda ids: {
+        "type": "tool_search_output", "tools": [{"type": "file_search", "vector_store_ids": [ids["vector_store"]]}],
     },
     "additional tools": lambda ids: {
         "type": "additional_tools", "role": "developer",
@@ -217,7 +237,9 @@ async def test_no_place_of_a_request_reaches_another_team(start_teams, upstream:
         for path in ("responses", "responses/compact", "responses/input_tokens")
         for field in ("previous_response_id", "compared response")
     }
-    assert [name for name, answer in refused.items() if b"not found." not in answer[2] and name != "head"] == []
+    assert [
+        name for name, answer in refused.items() if b"not found." not in answer[2] and not name.startswith("head")
+    ] == []
     assert upstream.requests == []
 
 

@@ -16,6 +16,7 @@ from proxy.cache.entry import KEPT_HEADERS, Entry, echoed_fields
 from proxy.cache.flights import Flights
 from proxy.cache.freshness import ANY, Ages, Directives, Freshness, parse_directives
 from proxy.cache.key import encode_call
+from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, report
 from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
@@ -50,8 +51,14 @@ class Cache:
             self._settings.ttl_s, self._settings.stale_while_revalidate_s, self._settings.stale_if_error_s
         )  # fmt: skip
         self._clock = clock
-        self._flights = Flights(self._settings)
+        self._flights = Flights(self._settings, self._across(store))
         self._refreshes: dict[str, asyncio.Task[None]] = {}
+
+    def _across(self, store: Store | None) -> SharedFlights | None:
+        """Return what shares flights with other processes, if that is asked for."""
+        if store is None or self._vault is None or self._settings.collapse != "shared":
+            return None
+        return SharedFlights(store, self._vault, is_charged=self._settings.collapsed_cost == "each")
 
     async def slot(self, call: Call, route: Route, context: Context) -> CacheSlot:
         """Return the call's slot, with the kept reply if there is one that the caller accepts.
@@ -118,10 +125,12 @@ class Cache:
 
         It is kept once it is complete. Raises what the opening raises.
         """
-        if slot.can_be_shared and (late := await self._look_again(slot, call, context)) is not None:
-            yield late
-            return
-        opening = self._flights.share(slot, opening, call, context) if slot.can_be_shared else opening
+        if slot.can_be_shared:
+            look_again = partial(self._look_again, slot, call, context)
+            if self._flights.has_ended_since(slot) and (late := await look_again()) is not None:
+                yield late
+                return
+            opening = self._flights.share(slot, opening, call, context, look_again)
         fallback = None if slot.fallback is None else slot.fallback.reply(call, context.followed)
         if slot.fallback is None or fallback is None:
             async with opening as reply:
@@ -144,15 +153,17 @@ class Cache:
         yield fallback
 
     async def _look_again(self, slot: CacheSlot, call: Call, context: Context) -> Reply | None:
-        """Return the kept reply of a flight that has ended while the call was looked up; else None."""
-        if self._vault is None or slot.place is None or not self._flights.has_ended_since(slot):
+        """Return the reply that was kept since the call was looked up, if there is one."""
+        if self._vault is None or slot.place is None:
             return None
         try:
             entry = await self._vault.read(slot.place)
         except StoreError:
             return None
-        reply = None if entry is None else entry.reply(call, context.followed)
-        if entry is not None and reply is not None:
+        if entry is None or self._age_s(entry) >= self._settings.ttl_s:
+            return None
+        reply = entry.reply(call, context.followed)
+        if reply is not None:
             slot.is_collapsed = True
             self._report_hit(entry, "hit", context)
         return reply

@@ -128,9 +128,9 @@ class Entry:
         return response_reply(_with_own(response, own), self.headers)
 
 
-def with_own_fields(reply: Reply, call: Call, own: Mapping[str, Any]) -> Reply:
-    """Return the reply to a call as the answer to another one, which has these fields of its own."""
-    if own == echoed_fields(call) or reply.status != 200:
+def with_own_fields(reply: Reply, first: Mapping[str, Any], own: Mapping[str, Any]) -> Reply:
+    """Return the reply to a call with the echoed fields `first` as the answer to one that has fields of its own."""
+    if own == first or reply.status != 200:
         return reply
     own = own_fields(own)
     if reply.batches is not None:

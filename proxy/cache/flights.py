@@ -1,14 +1,16 @@
 """The flights of a process by the keys of their entries: a call joins an identical one, or becomes the first."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from cachetools import LRUCache
 
 from proxy.cache.entry import echoed_fields, with_own_fields
-from proxy.cache.single_flight import Flight
+from proxy.cache.shared_flight import Opening, SharedFlights, SharedOpening
+from proxy.cache.single_flight import Flight, IsWanted
 from proxy.cache.slot import CacheSlot, report
 from proxy.config.schema import CacheTable
 from proxy.context import Context
@@ -18,6 +20,7 @@ from proxy.wire.call import Call
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import Reply
 
+LookAgain = Callable[[], Awaitable[Reply | None]]
 MAX_ENDED = 1024
 """How many ended flights are remembered, for calls that were looked up before and join after their end."""
 
@@ -34,8 +37,10 @@ class SharedCall:
 class Flights:
     """The calls in flight that others may join."""
 
-    def __init__(self, settings: CacheTable) -> None:
+    def __init__(self, settings: CacheTable, across: SharedFlights | None = None) -> None:
+        """`across` shares them with other processes."""
         self._settings = settings
+        self._across = across
         self._calls: dict[str, SharedCall] = {}
         self._ended: LRUCache[str, int] = LRUCache(MAX_ENDED)  # by key: the number of the last flight that ended
         self.ended = 0
@@ -47,16 +52,17 @@ class Flights:
 
     @asynccontextmanager
     async def share(
-        self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain
     ) -> AsyncIterator[Reply]:
         """The reply of an identical call in flight, or else the one that is opened now, for this call and others.
 
-        A call whose first one fails or is refused opens its own reply. Raises what the opening raises.
+        `look_again` returns the reply that was kept meanwhile, if there is one. A call whose first one fails or is
+        refused opens its own reply. Raises what the opening raises.
         """
         key = slot.place.keys[0] if slot.place is not None else ""
         shared = self._calls.get(key)
         if shared is None or not shared.flight.can_be_joined:
-            async with self._lead(key, opening, call, context) as reply:
+            async with self._begin(slot, opening, call, context, look_again) as reply:
                 yield reply
             return
         async with AsyncExitStack() as stack:
@@ -65,11 +71,30 @@ class Flights:
             yield await stack.enter_async_context(opening) if joined is None else joined
 
     @asynccontextmanager
+    async def _begin(
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain
+    ) -> AsyncIterator[Reply]:
+        """The reply that this process opens, or one of those that share flights."""
+        across, place = self._across, slot.place
+        if across is None or place is None:
+            key = "" if place is None else place.keys[0]
+            async with self._lead(key, opening, call, context) as reply:
+                yield reply
+            return
+        shared = SharedOpening(slot, place, opening, call, context, look_again)
+        wanted = partial(across.is_wanted, shared.token)
+        try:
+            async with self._lead(place.keys[0], across.open(shared), call, context, wanted) as reply:
+                yield reply
+        finally:
+            await across.release(shared)  # now the answer is kept
+
+    @asynccontextmanager
     async def _lead(
-        self, key: str, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
+        self, key: str, opening: Opening, call: Call, context: Context, is_wanted: IsWanted | None = None
     ) -> AsyncIterator[Reply]:
         """The reply that is opened now. While its caller reads it, others can join."""
-        own = SharedCall(Flight(opening, self._settings.max_reply_bytes), call, context)
+        own = SharedCall(Flight(opening, self._settings.max_reply_bytes, is_wanted), call, context)
         self._calls[key] = own
         try:
             async with own.flight.join() as reply:
@@ -96,4 +121,4 @@ class Flights:
         context.target = first.target  # where its id is kept
         context.is_answered = self._settings.collapsed_cost == "each"
         report(context, "collapsed", "fwd=uri-miss; collapsed")
-        return with_own_fields(reply, shared.call, echoed_fields(call))
+        return with_own_fields(reply, echoed_fields(shared.call), echoed_fields(call))

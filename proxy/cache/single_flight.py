@@ -5,7 +5,7 @@ first one on. The work ends when the last reader leaves.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
@@ -15,12 +15,22 @@ from proxy.wire.event import Batch, Reply
 AHEAD_BYTES = 262_144
 """How far a flight reads ahead of its fastest reader, in bytes."""
 
+WANTED_S = 1.0
+"""How often it is asked whether someone else needs the work, in seconds."""
+IsWanted = Callable[[], Awaitable[bool]]
+
 
 class Flight:
     """One opening of a reply, and those who read it."""
 
-    def __init__(self, opening: AbstractAsyncContextManager[Reply], keep_bytes: int) -> None:
-        """`keep_bytes` is how much of a reply is kept for calls that join, and how far a reader may be behind."""
+    def __init__(
+        self, opening: AbstractAsyncContextManager[Reply], keep_bytes: int, is_wanted: IsWanted | None = None
+    ) -> None:
+        """`keep_bytes` is how much of a reply is kept for calls that join, and how far a reader may be behind.
+
+        `is_wanted` says whether someone else needs the work when every reader has left.
+        """
+        self._is_wanted = is_wanted
         self._keep_bytes = keep_bytes
         self._head: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._batches: list[Batch] = []
@@ -30,6 +40,7 @@ class Flight:
         self._readers = 0
         self._failure: BaseException | None = None
         self._is_ended = False
+        self._ending: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._task = asyncio.create_task(self._run(opening))
 
@@ -134,6 +145,16 @@ class Flight:
                 change.set_result(None)
 
     async def _end(self) -> None:
-        """End the work, and wait until it has ended."""
+        """End the work, and wait until it has ended; if someone else needs it, it ends later."""
+        if self._is_wanted is not None and not self._is_ended and await self._is_wanted():
+            self._ending = asyncio.create_task(self._end_later(self._is_wanted))
+            return
         self._task.cancel()
         await asyncio.wait([self._task])
+
+    async def _end_later(self, is_wanted: IsWanted) -> None:
+        while True:
+            await asyncio.sleep(WANTED_S)
+            if self._is_ended or not (self._positions or await is_wanted()):
+                self._task.cancel()
+                return

@@ -23,7 +23,7 @@ Strategy = Literal["order", "weighted", "least_inflight", "affinity"]
 Share = Literal["caller", "team", "all"]
 CacheWhen = Literal["prompt_cache_key", "deterministic", "always", "never"]
 Pacing = Literal["instant", "recorded"]
-Collapse = Literal["off", "process"]
+Collapse = Literal["off", "process", "shared"]
 RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
 SERVED = frozenset({"responses", "conversations", "models"})
 """The first segments of the paths that the gateway serves itself; some upstreams compare them in any case."""
@@ -210,7 +210,8 @@ class CacheTable(Table):
     stale_if_error_s: NonNegativeFloat = 0
     """How long after `ttl_s` an answer may still be given, in seconds, if the backend fails."""
     collapse: Collapse = "process"
-    """Whether identical calls that are in flight share one call of the backend: "off", or within a "process"."""
+    """Whether identical calls that are in flight share one call of the backend: "off", within a "process", or "shared"
+    by all processes that share the store."""
     collapsed_cost: Literal["leader", "each"] = "leader"
     """Who is charged for a shared call in budgets: the first caller, or each of them."""
     pace: Pacing = "instant"

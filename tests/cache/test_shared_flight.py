@@ -1,0 +1,273 @@
+"""Identical calls in flight in several processes: one of them calls the backend."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from proxy.cache.entry import echoed_fields
+from proxy.cache.shared_flight import POLL_S
+from proxy.cache.vault import PREFIX, Vault
+from proxy.stores import Store, StoreError
+from proxy.stores.memory import MemoryStore
+from proxy.stores.redis import RedisStore
+from proxy.wire.errors import BackendError
+from proxy.wire.event import Reply
+from tests.cache.test_cache import ASKED, OLD, SECRET, STREAMED, cached
+from tests.cache.test_flights import COLLAPSED, GatedBackend, asking
+from tests.examples import make_call, make_context
+from tests.pipelines import ScriptedBackend, answer_of
+from tests.redis_server import RedisServer
+from tests.rules.samples import RESPONSE
+from tests.sockets import calling
+from tests.test_background_processes import Gateway
+from tests.upstream import FakeUpstream, streaming
+from tests.wire.streams import CANONICAL, events_in
+
+TIMEOUT_MS = 30_000
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """A store that two caches share as two processes do."""
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    server: RedisServer = request.getfixturevalue("redis_server")
+    redis = RedisStore(url=server.url, timeout_ms=TIMEOUT_MS)
+    await redis.start()
+    yield redis
+    await redis.close()
+
+
+def processes(store: Store, *backends: Any, **options: Any) -> list[Any]:
+    """Return the pipelines of processes that share a store, each with its backend."""
+    return [cached(backend, store=store, collapse="shared", **options) for backend in backends]
+
+
+def unique() -> dict[str, Any]:
+    """Return the fields of a call that no other test makes."""
+    return {"input": secrets.token_hex(8)}
+
+
+async def called(*backends: Any, count: int = 1) -> None:
+    """Wait until backends have been called so often, all together."""
+    async with asyncio.timeout(60):
+        while sum(len(backend._calls) for backend in backends) < count:  # noqa: ASYNC110  across stores
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("form", [STREAMED, RESPONSE])
+@pytest.mark.parametrize("options", [{}, {"secrets": (SECRET, OLD)}])
+async def test_processes_share_one_call(store: Store, form: Any, options: dict[str, Any]):
+    """Streamed or not, sealed or not; nothing is left in the way of the next one."""
+    backends = [GatedBackend(answer=form) for _ in range(3)]
+    pipelines, fields = processes(store, *backends, **options), unique()
+    calls = [asking(pipeline, stream=stream, **fields) for stream in (True, False) for pipeline in pipelines]
+    await called(*backends)
+    for backend in backends:
+        backend._gate.set()
+    answers = await asyncio.gather(*(task for _, task in calls))
+
+    assert sum(len(backend._calls) for backend in backends) == 1
+    for answer in answers:
+        assert (orjson.loads(answer) if answer.startswith(b"{") else events_in(answer)[-1]["response"]) == RESPONSE
+    if form is STREAMED:
+        assert answers[:3] == [STREAMED] * 3
+    statuses = sorted(context.answer_headers["Cache-Status"] for context, _ in calls)
+    assert statuses.count("headgate; fwd=uri-miss") == 1
+    assert statuses.count(COLLAPSED) == 5
+    assert [name async for name in store.scan(f"{PREFIX}f:")] == []
+
+
+async def test_another_process_gets_its_own_echoed_fields(store: Store):
+    """The journal has those of the first caller."""
+    backends = [GatedBackend(answer=RESPONSE | {"user": "first"}), GatedBackend(answer=RESPONSE)]
+    pipelines, fields = processes(store, *backends), unique()
+    first = asking(pipelines[0], user="first", **fields)[1]
+    await called(*backends)
+    second = asking(pipelines[1], user="second", **fields)[1]
+    backends[0]._gate.set()
+
+    assert [orjson.loads(await task)["user"] for task in (first, second)] == ["first", "second"]
+    assert len(backends[1]._calls) == 0
+
+
+@pytest.mark.parametrize("failure", [BackendError("It failed."), Reply(400, {}, body=b"{}")])
+async def test_another_process_is_released_by_a_failure(store: Store, failure: Any):
+    """It asks its own backend."""
+    backends = [GatedBackend(answer=failure), ScriptedBackend(answer=RESPONSE)]
+    pipelines, fields = processes(store, *backends), unique()
+    first = asking(pipelines[0], **fields)[1]
+    await called(*backends)
+    second = asking(pipelines[1], **fields)[1]
+    await asyncio.sleep(2 * POLL_S)
+    backends[0]._gate.set()
+    await asyncio.wait([first])
+
+    assert orjson.loads(await second) == RESPONSE
+
+
+async def test_the_work_goes_on_for_another_process(store: Store):
+    """Every caller of the process that leads has left."""
+    backends = [GatedBackend(answer=STREAMED), GatedBackend(answer=STREAMED)]
+    pipelines, fields = processes(store, *backends), unique()
+    first = asking(pipelines[0], stream=True, **fields)[1]
+    await called(*backends)
+    second = asking(pipelines[1], stream=True, **fields)[1]
+    token = (await store.get(await flight_name(store, pipelines[0], fields)) or b"").decode()
+    async with asyncio.timeout(60):
+        while await store.get(f"{PREFIX}w:{token}") is None:  # noqa: ASYNC110  across stores
+            await asyncio.sleep(0.01)
+    first.cancel()
+    await asyncio.wait([first])
+    backends[0]._gate.set()
+
+    assert await second == STREAMED
+    assert len(backends[1]._calls) == 0
+
+
+async def test_the_work_ends_when_no_process_needs_it(store: Store):
+    """The upstream's connection is closed at once."""
+    backend = GatedBackend(answer=STREAMED)
+    (pipeline,) = processes(store, backend)
+    first = asking(pipeline, stream=True, **unique())[1]
+    await called(backend)
+    first.cancel()
+    await asyncio.wait([first])
+
+    assert backend._closed == 1
+
+
+async def test_a_follower_leads_when_the_leader_is_gone(store: Store):
+    """Nothing was passed on yet; the lease of a process that died runs out."""
+    backend = ScriptedBackend(answer=RESPONSE)
+    (pipeline,) = processes(store, backend)
+    fields = unique()
+    name = await flight_name(store, pipeline, fields)
+    await store.put(name, b"a process that died", ttl_s=1.0)
+    answer = await answer_of(pipeline, make_call(**ASKED | fields), make_context())
+
+    assert orjson.loads(answer) == RESPONSE
+    assert len(backend._calls) == 1
+
+
+async def test_a_reply_breaks_off_when_its_leader_dies(store: Store):
+    """What was passed on cannot be taken back: the stream ends as failed, and no backend is asked."""
+    backend = ScriptedBackend(answer=STREAMED)
+    (pipeline,) = processes(store, backend)
+    fields, token = unique(), secrets.token_hex(16)
+    vault, probe = Vault(store), make_call(**ASKED | fields)
+    place = (await pipeline.cache.slot(probe, pipeline.routes.match(probe), make_context())).place
+    head = {"kind": "head", "headers": {}, "target": None, "echoed": echoed_fields(probe), "is_body": False}
+    for number, (facts, content) in enumerate([(head, b""), ({"kind": "frames"}, b"".join(CANONICAL[:5]))], 1):
+        text = orjson.dumps(facts)
+        message = vault.seal_message(place, f"{token}:{number}", len(text).to_bytes(4) + text + content)
+        await store.append(f"{PREFIX}j:{token}", message, ttl_s=60)
+    await store.put(f"{PREFIX}a:{token}", b"1", ttl_s=1.0)
+    await store.put(f"{PREFIX}f:{place.keys[0]}", token.encode(), ttl_s=60)
+    events = events_in(await answer_of(pipeline, make_call(**ASKED | fields, stream=True), make_context()))
+
+    assert events[0]["type"] == "response.created"
+    assert events[-1]["type"] == "response.failed"
+    assert len(backend._calls) == 0
+
+
+async def flight_name(store: Store, pipeline: Any, fields: dict[str, Any]) -> str:
+    """Return the name of the flight of a call."""
+    probe = make_call(**ASKED | fields)
+    slot = await pipeline.cache.slot(probe, pipeline.routes.match(probe), make_context())
+    return f"{PREFIX}f:{slot.place.keys[0]}"
+
+
+async def test_garbage_in_a_journal_shares_nothing(store: Store):
+    """The call asks its own backend once the lease is over."""
+    backend = ScriptedBackend(answer=RESPONSE)
+    (pipeline,) = processes(store, backend)
+    fields = unique()
+    token = secrets.token_hex(16)
+    await store.append(f"{PREFIX}j:{token}", b"garbage", ttl_s=60)
+    await store.put(await flight_name(store, pipeline, fields), token.encode(), ttl_s=1.0)
+
+    assert orjson.loads(await answer_of(pipeline, make_call(**ASKED | fields), make_context())) == RESPONSE
+
+
+class FailingStore(MemoryStore):
+    """Fails the verbs named in `failing`."""
+
+    failing: tuple[str, ...] = ()
+
+    async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
+        if "append" in self.failing:
+            raise StoreError("down")
+        return await super().append(key, value, ttl_s=ttl_s, group=group)
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
+        if "put" in self.failing:
+            raise StoreError("down")
+        return await super().put(key, value, ttl_s=ttl_s, if_absent=if_absent, group=group)
+
+
+@pytest.mark.parametrize("verb", ["append", "put"])
+async def test_a_store_that_fails_shares_nothing(verb: str):
+    """The call is answered without the others."""
+    backend = ScriptedBackend(answer=STREAMED)
+    (pipeline,) = processes(FailingStore(failing=(verb,)), backend)
+
+    assert await answer_of(pipeline, make_call(**ASKED, stream=True), make_context()) == STREAMED
+    assert len(backend._calls) == 1
+
+
+async def test_200_calls_over_three_processes_make_one_call_of_the_upstream(
+    redis_server: RedisServer, upstream: FakeUpstream, http, tmp_path: Path
+):
+    """Streamed, in one body and by WebSocket, at once; all answers are equal."""
+    arrived = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        arrived.set()
+        await asyncio.sleep(1)  # the others are on their way; no less is one call because they come later
+        if (await request.json()).get("stream"):
+            return await streaming(STREAMED)(request)
+        return web.json_response(RESPONSE)
+
+    upstream.answer = answer
+    config = tmp_path / "headgate.toml"
+    config.write_text(
+        f'[server]\nport = 0\n[cache]\nuse = "redis"\nurl = "{redis_server.url}"\ntimeout_ms = {TIMEOUT_MS}\n'
+        f'collapse = "shared"\n[[backend]]\nuse = "upstream"\nname = "fake"\nbase_url = "{upstream.address}/v1"\n'
+        'keeps_state = true\n[[route]]\nmodel = "*"\nbackend = "fake"\n'
+    )
+    fields = {**ASKED, "model": "m", **unique()}
+
+    async def by_post(address: str, *, stream: bool) -> Any:
+        async with http.post(f"{address}/responses", json=fields | {"stream": stream}) as got:
+            body = await got.read()
+        return events_in(body)[-1]["response"] if stream else orjson.loads(body)
+
+    async def by_socket(address: str) -> Any:
+        async with calling(address.removesuffix("/v1")) as socket:
+            return (await socket.ask(**fields))["response"]
+
+    async with AsyncExitStack() as stack:
+        gateways = [await Gateway.start(config) for _ in range(3)]
+        for gateway in gateways:
+            stack.push_async_callback(gateway.close)
+        calls = []
+        for number in range(200):
+            address = gateways[number % 3].address
+            work = (by_post(address, stream=True), by_post(address, stream=False), by_socket(address))
+            calls.append(work[number // 3 % 3])
+            for unused in work:
+                if unused is not calls[-1]:
+                    unused.close()
+        answers = await asyncio.gather(*calls)
+
+    assert answers == [RESPONSE] * 200
+    assert len(upstream.requests) == 1

@@ -61,6 +61,17 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.stop()
 
 
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def state_table(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """The table `[state]` of each store."""
+    more: dict[str, Any] = {}
+    if request.param == "redis":
+        more = {"url": request.getfixturevalue("redis_server").url, "timeout_ms": 30_000}
+    elif request.param == "sqlite":
+        more = {"path": str(tmp_path / "state"), "timeout_ms": 30_000}
+    return {"use": request.param, **more}
+
+
 @pytest.fixture
 async def start_gateway() -> AsyncIterator[StartGateway]:
     """Start gateways: `await start_gateway(tables, tracer=None)` returns the address of one with these config tables.

@@ -11,7 +11,6 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from openai.types.responses import Response, ResponseStreamEvent
 
 from tests.conftest import StartGateway
-from tests.redis_server import RedisServer
 from tests.sdk import connect_sdk
 from tests.test_stored_state import BACKEND, KEYS, MODEL
 
@@ -20,23 +19,16 @@ SLOW = {"name": "slow", "use": "replay", "path": str(DATA / "canonical.sse"), "p
 TIMEOUT_S = 60
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-async def address(
-    request: pytest.FixtureRequest, start_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> str:
+@pytest.fixture
+async def address(state_table: dict[str, Any], start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gateway with the demo model, a model that hardly begins, two teams, and each store; one is sealed."""
-    state: dict[str, Any] = {"use": request.param}
-    if request.param == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        state |= {"url": server.url, "timeout_ms": 30_000}
-    elif request.param == "sqlite":
-        monkeypatch.setenv("STATE_SECRET", "a secret of more than 32 characters.")
-        state |= {"path": str(tmp_path / "state"), "timeout_ms": 30_000, "secret": "env:STATE_SECRET"}
+    monkeypatch.setenv("STATE_SECRET", "a secret of more than 32 characters.")
+    sealed = {"secret": "env:STATE_SECRET"} if state_table["use"] == "sqlite" else {}
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)
     return await start_gateway({
         "caller": [{"name": name, "key": f"env:KEY_{name}"} for name in KEYS],
-        "state": state, "cache": {"use": "memory"}, "backend": [BACKEND, SLOW],
+        "state": state_table | sealed, "cache": {"use": "memory"}, "backend": [BACKEND, SLOW],
         "route": [{"model": MODEL, "backend": "demo"}, {"model": "slow", "backend": "slow"}],
     })  # fmt: skip
 

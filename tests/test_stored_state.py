@@ -11,7 +11,6 @@ from proxy.app import content_store
 from proxy.stores.memory import MemoryStore
 from proxy.stores.sqlite import SqliteStore
 from tests.conftest import StartGateway
-from tests.redis_server import RedisServer
 from tests.sdk import connect_sdk
 
 MODEL = "headgate-demo"
@@ -26,22 +25,17 @@ WEATHER: dict[str, Any] = {
 KEYS = {"anna": "sk-anna-1", "ben": "sk-ben-1"}
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture
 async def address(
-    request: pytest.FixtureRequest, start_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state_table: dict[str, Any], start_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> str:
     """A gateway with the demo model, two teams, and each store."""
-    state: dict[str, Any] = {"use": request.param}
-    if request.param == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        state |= {"url": server.url, "timeout_ms": 30_000}
-    elif request.param == "sqlite":
-        state |= {"path": str(tmp_path / "state"), "timeout_ms": 30_000}
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)
     return await start_gateway({
         "caller": [{"name": name, "key": f"env:KEY_{name}"} for name in KEYS],
-        "state": state, "cache": {**state, **({"path": str(tmp_path / "cache")} if "path" in state else {})},
+        "state": state_table,
+        "cache": state_table | ({"path": str(tmp_path / "cache")} if "path" in state_table else {}),
         "backend": [BACKEND], "route": [{"model": MODEL, "backend": "demo"}],
     })  # fmt: skip
 

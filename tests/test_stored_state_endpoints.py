@@ -119,18 +119,6 @@ async def test_conversations_and_items_are_managed(client: AsyncOpenAI, stranger
         await client.conversations.retrieve(created.id)
 
 
-async def test_a_deleted_response_is_not_given_again_by_the_cache(client: AsyncOpenAI):
-    """The same call gets another answer, which can be retrieved."""
-    ask: dict[str, Any] = {"model": MODEL, "input": "Hello!", "prompt_cache_key": "k"}
-    first = await client.responses.create(**ask)
-    hit = await client.responses.create(**ask)
-    await client.responses.delete(first.id)
-    second = await client.responses.create(**ask)
-
-    assert hit.id == first.id != second.id
-    assert (await client.responses.retrieve(second.id)).id == second.id
-
-
 async def test_items_of_input_can_be_read_where_unknown_ids_are_denied(client: AsyncOpenAI):
     """A list names them first."""
     answer = await client.responses.create(model=MODEL, input="Hello!", conversation={})  # type: ignore[typeddict-item]

@@ -4,11 +4,11 @@ import asyncio
 import gzip
 import re
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.certificates import make_certificate
 from tests.conftest import tables_for
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, until, whole, wire  # noqa: F401
 from tests.upstream import CANONICAL, FakeUpstream, canonical, final_body
@@ -215,28 +215,9 @@ async def test_the_query_is_forwarded_unchanged(raw_gateway: str, raw: RawUpstre
 @pytest.fixture
 def self_signed(tmp_path: Path) -> ssl.SSLContext:
     """A self-signed certificate for 127.0.0.1."""
-    options = [
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=localhost",
-    ]
-    try:
-        subprocess.run(
-            ["openssl", "req", "-x509", *options, "-addext", "subjectAltName=IP:127.0.0.1"],
-            cwd=tmp_path, check=True, capture_output=True,
-        )  # fmt: skip
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        pytest.skip("openssl cannot make a certificate here")
+    make_certificate(tmp_path, "cert", subject="IP:127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "cert.key")
     return context
 
 

@@ -18,6 +18,7 @@ from backends.upstream import credentials as credentials_module
 from proxy.__main__ import main
 from proxy.wire.errors import BackendError
 from tests.backends.upstream.http1.clients import in_turn
+from tests.certificates import make_certificate
 from tests.examples import make_call, make_context
 from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, until, whole  # noqa: F401
 from tests.upstream import final_body
@@ -320,9 +321,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a server's and a client's self-signed certificate, and the client's key with a password."""
     folder = tmp_path_factory.mktemp("tls")
     for name in ("server", "client"):
-        options = ["-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "1"]
-        names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"]
-        subprocess.run(["openssl", "req", "-x509", *options, *names], cwd=folder, check=True, capture_output=True)
+        make_certificate(folder, name)
     locked = ["-aes128", "-passout", "pass:x", "-in", "client.key", "-out", "locked.key"]
     subprocess.run(["openssl", "rsa", *locked], cwd=folder, check=True, capture_output=True)
     return folder

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from backends.upstream import Upstream
 from backends.upstream.http1 import Client, Origin, Timeouts, create_tls_context
 from proxy.wire.errors import BackendError
 from tests.backends.upstream.http1.clients import TIMEOUTS, ask, read_whole, request
+from tests.certificates import make_certificate
 from tests.raw import RawUpstream, no_tasks_left, playing, until, whole  # noqa: F401
 from tests.raw import ask as ask_gateway
 from tests.raw import post as post_to_gateway
@@ -24,26 +24,7 @@ LARGE = bytes(range(256)) * 4 * 2048  # 2 MiB
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a self-signed certificate for the name `localhost`, and its key."""
     folder = tmp_path_factory.mktemp("tls")
-    options = [
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=x",
-    ]
-    try:
-        subprocess.run(
-            ["openssl", "req", "-x509", *options, "-addext", "subjectAltName=DNS:localhost"],
-            cwd=folder, check=True, capture_output=True,
-        )  # fmt: skip
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        pytest.skip("openssl cannot make a certificate here")
+    make_certificate(folder, "cert")
     return folder
 
 
@@ -52,7 +33,7 @@ class TlsUpstream(RawUpstream):
 
     def __init__(self, play, folder: Path) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+        context.load_cert_chain(folder / "cert.pem", folder / "cert.key")
         context.sni_callback = lambda _socket, name, _context: self.names.append(name)
         super().__init__(play, tls=context)
         self.names: list[str | None] = []

@@ -62,6 +62,36 @@ max_text_chars = 1_000_000
 """
 
 
+ROUTE = """
+[[route]]
+model = "*"
+backend = "fake"
+"""
+POOL = """
+max_concurrent = 1_000
+total_timeout_s = 600
+slow_start_after_s = 30
+[[backend]]
+name = "twin"
+use = "upstream"
+base_url = "http://127.0.0.1:UPSTREAM/v1"
+api_key = "env:BENCH_KEY"
+keeps_state = true
+max_concurrent = 1_000
+total_timeout_s = 600
+slow_start_after_s = 30
+[[route]]
+model = "*"
+backends = ["fake", "twin"]
+strategy = "affinity"
+fallback = [{ route = "last" }]
+[[route]]
+model = "last"
+name = "last"
+backend = "twin"
+"""
+
+
 def relay(upstream: int, _folder: Path) -> ServerCommand:
     """Return the command of the bare relay."""
     return ServerCommand([sys.executable, "-m", "tests.bench.relay", str(upstream)], {})
@@ -79,7 +109,12 @@ def headgate_with_all_policies(upstream: int, folder: Path) -> ServerCommand:
     return headgate(upstream, folder / "all_policies.toml", ALL_POLICIES)
 
 
-def headgate(upstream: int, config: Path, policies: str) -> ServerCommand:
+def headgate_with_a_pool(upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate whose route has everything: two backends with limits, affinity and a fallback."""
+    return headgate(upstream, folder / "pool.toml", POLICIES, POOL)
+
+
+def headgate(upstream: int, config: Path, policies: str, route: str = ROUTE) -> ServerCommand:
     """Return the command of a Headgate set up as in production.
 
     It has callers with keys, policies, a cache in memory, one log line per request, and sends 1 % of the traces.
@@ -99,9 +134,7 @@ use = "upstream"
 base_url = "http://127.0.0.1:{upstream}/v1"
 api_key = "env:BENCH_KEY"
 keeps_state = true
-[[route]]
-model = "*"
-backend = "fake"
+{route.replace("UPSTREAM", str(upstream))}
 """)
     environment = {
         "BENCH_KEY": API_KEY,
@@ -132,6 +165,7 @@ Servers = Mapping[str, Callable[[int, Path], ServerCommand]]
 SERVERS: Servers = {
     "bare": relay,
     "headgate": headgate_with_three_policies,
+    "headgate, a pool": headgate_with_a_pool,
     "headgate, no policies": headgate_without_policies,
     "headgate, all policies": headgate_with_all_policies,
 }

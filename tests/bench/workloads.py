@@ -99,6 +99,9 @@ WORKLOADS = (
         build_body("json", prompt_cache_key="bench", seed=COUNTER.decode()), 32, cache_status=b"fwd=uri-miss",
     ),
     Workload(
+        "pools", "JSON, one backend and a pool", build_body("json"), 32, servers=("headgate", "headgate, a pool"),
+    ),
+    Workload(
         "policies", "JSON, no policies and all policies", build_body("json"), 32,
         servers=("headgate, no policies", "headgate, all policies"),
     ),

@@ -18,6 +18,7 @@ DEFAULT_RESET_S = 1.0
 """When a limit resets that does not say when, in seconds."""
 EPOCH_S = 1e9  # a larger number is a time, not a duration
 LIMITS = ("requests", "tokens")
+REQUESTS_LEFT, TOKENS_LEFT = (f"x-ratelimit-remaining-{limit}" for limit in LIMITS)
 _NUMBER = re.compile(r"\d{1,12}(?:\.\d{1,9})?", re.ASCII)
 _PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _DURATION = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
@@ -46,6 +47,8 @@ def wants_retry(headers: Mapping[str, str]) -> bool | None:
 
 def limited_for_s(headers: Mapping[str, str]) -> float:
     """Return for how many seconds nothing remains of a limit; 0 while something does."""
+    if "ratelimit" not in headers and headers.get(REQUESTS_LEFT) != "0" and headers.get(TOKENS_LEFT) != "0":
+        return 0.0  # almost always
     waits = [
         _reset_s(headers.get(f"x-ratelimit-reset-{limit}"))
         for limit in LIMITS

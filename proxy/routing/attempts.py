@@ -57,11 +57,12 @@ class Attempts:
             if choice.delay_s:
                 await asyncio.sleep(choice.delay_s)
             context.is_sent = True
-            attempt = HedgedAttempt(plan, choice, context) if may_hedge(choice, context) else Attempt(choice, context)
+            is_hedged = choice.route.pool.hedge_after_s is not None and may_hedge(choice, context)
+            attempt = HedgedAttempt(plan, choice, context) if is_hedged else Attempt(choice, context)
             async with attempt as outcome:
                 choice = attempt.choice
                 may_have_run = may_have_run or outcome.may_have_run
-                following = plan.after(choice, outcome)
+                following = None if outcome.is_success else plan.after(choice, outcome)
                 if following is None:
                     context.is_sent = may_have_run
                     _note_answer(choice, outcome, route, attempts, context)
@@ -85,17 +86,16 @@ def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts
 
 def _settled(outcome: AttemptOutcome, attempts: int) -> Reply:
     """Return the reply of the last attempt, or raise its error, saying truthfully whether another one may help."""
-    if outcome.is_success or attempts == 1:
-        advice = {}
-    else:
-        advice = {"x-should-retry": "true" if outcome.next is Next.ANY_TARGET else "false"}
+    if outcome.reply is not None and (attempts == 1 or outcome.is_success):
+        return outcome.reply
+    advice = {} if attempts == 1 else {"x-should-retry": "true" if outcome.next is Next.ANY_TARGET else "false"}
     if outcome.reply is None:
         error = outcome.error
         if error is None:
             raise RuntimeError("An attempt came to neither a reply nor an error.")
         error.headers = {**advice, **error.headers}
         raise error
-    return replace(outcome.reply, headers={**advice, **outcome.reply.headers}) if advice else outcome.reply
+    return replace(outcome.reply, headers={**advice, **outcome.reply.headers})
 
 
 def _log_retry(choice: Choice, outcome: AttemptOutcome, following: Choice, context: Context) -> None:

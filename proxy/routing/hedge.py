@@ -20,8 +20,7 @@ log = structlog.get_logger()
 
 def may_hedge(choice: Choice, context: Context) -> bool:
     """Whether a call may run at two targets at a time: not if it may have effects, nor on the caller's connection."""
-    pool = choice.route.pool
-    if pool.hedge_after_s is None or len(choice.route.targets) < 2 or context.get(LANE_CALL) is not None:
+    if len(choice.route.targets) < 2 or context.get(LANE_CALL) is not None:
         return False
     return not has_server_tools(choice.call.body)
 

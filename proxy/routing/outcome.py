@@ -47,7 +47,7 @@ class Next(Enum):
     ANY_TARGET = "any target"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: every call makes one, and that would triple the cost
 class AttemptOutcome:
     """A reply whose first event is there, or the error that came instead."""
 

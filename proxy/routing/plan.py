@@ -23,7 +23,7 @@ RETRY_COUNT = "x-stainless-retry-count"
 """How often the caller's SDK has sent this call before. Source: openai-python."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as AttemptOutcome
 class Choice:
     """A target, the call that it is sent, the route by which it is, and how long to wait before, in seconds."""
 
@@ -70,6 +70,9 @@ class Plan:
         If all targets are ejected the preferred one is asked: the last one never is.
         """
         now = self._started
+        preferred = self._queue[0]
+        if preferred.may_be_asked(now) and preferred.has_place:  # almost always
+            return self._choose(preferred)
         target = self._next_available(now) or self._next_available(now, is_free=False)
         if target is not None:
             return self._choose(target)
@@ -77,11 +80,11 @@ class Plan:
         if (fallback := self._fall_back(now)) is not None:
             return fallback
         self._enter(route, call)
-        preferred = min(queue, key=lambda target: max(0.0, target.limited_until - now))
-        wait_s = max(0.0, preferred.limited_until - now)
+        least = min(queue, key=lambda target: max(0.0, target.limited_until - now))
+        wait_s = max(0.0, least.limited_until - now)
         if wait_s > LONGEST_PAUSE_S:
             raise _at_limit(wait_s)
-        return self._choose(preferred, wait_s)
+        return self._choose(least, wait_s)
 
     def another(self) -> Choice | None:
         """Return a target of the route beside the one that is asked, for the same call; None if none may be asked."""

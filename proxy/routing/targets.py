@@ -80,11 +80,12 @@ class Target:
     def note(self, outcome: AttemptOutcome, started: float) -> None:
         """Note what a call came to that was sent at a time."""
         self.noted_at = now = asyncio.get_running_loop().time()
-        if outcome.reply is not None:
-            self._note_limits(outcome.reply, outcome, now)
-        if outcome.is_fault:
+        reply = outcome.reply
+        if reply is not None and (wait_s := _limit_s(reply, outcome)):
+            self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
+        if not outcome.is_success and outcome.is_fault:
             self._fail(outcome.code or f"status_{outcome.status}", now)
-        elif outcome.status == 403:
+        elif reply is not None and reply.status == 403:
             self._note_forbidden()
         else:
             self.fault = None
@@ -116,18 +117,16 @@ class Target:
         if self.breaker.fail(now, has_begun=has_begun):
             self._eject(code, now)
 
-    def _note_limits(self, reply: Reply, outcome: AttemptOutcome, now: float) -> None:
-        """Note what the answer says about limits: a target without anything left is not asked until it resets."""
-        wait_s = limited_for_s(reply.headers)
-        if reply.status == 429:
-            wait_s = max(wait_s, delay_of(outcome.headers) or 0)
-        if wait_s:
-            self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
-
     def _eject(self, reason: str, now: float) -> None:
         seconds = self.breaker.open_until - now
         log.warning("backend.ejected", backend=self.backend.name, code=reason, for_s=round(seconds, 1))
         self._on_ejected(self, seconds)
+
+
+def _limit_s(reply: Reply, outcome: AttemptOutcome) -> float:
+    """Return for how long an answer says that nothing is left, or that it is too early to ask again, in seconds."""
+    left_s = limited_for_s(reply.headers)
+    return left_s if reply.status != 429 else max(left_s, delay_of(outcome.headers) or 0)
 
 
 class Targets:

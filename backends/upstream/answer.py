@@ -1,7 +1,7 @@
 """What an upstream answers, as a reply: status, headers, body or stream, and the errors it can fail with."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -58,7 +58,7 @@ class UpstreamAnswer(Protocol):
     def is_complete(self) -> bool:
         """Whether the whole body has arrived."""
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """Return what has arrived of the body since the last read; b"" at its end. Raises HeadgateError."""
 
     def count_events(self) -> None:
@@ -115,31 +115,28 @@ class Stream:
         while not self._is_ended:
             chunk = self._received or await read_chunk(self._answer, self._decoder)
             self._is_ended = not chunk
-            self._received = chunk[STEP_BYTES:]
-            if batch := await self._parse(chunk[:STEP_BYTES]):
+            if len(chunk) > STEP_BYTES:
+                self._received, chunk = chunk[STEP_BYTES:], chunk[:STEP_BYTES]
+            else:
+                self._received = b""
+            before = self._parser.pending_bytes
+            batch = self._parse(chunk) if before < LARGE_BYTES else await self._context.run_large(self._parse, chunk)
+            if self._parser.pending_bytes != before:
+                self._context.memory.grow(self._parser.pending_bytes - before)
+            if batch:
                 self._answer.note_event()
-                self.is_complete = any(unit.type in TERMINALS for unit in batch)
+                for unit in batch:
+                    self.is_complete = self.is_complete or unit.type in TERMINALS
                 return batch
             await asyncio.sleep(0)  # a flood of frames that come to nothing must not keep other calls waiting
         raise StopAsyncIteration
 
-    async def _parse(self, chunk: bytes) -> Batch:
-        """Return the frames that a chunk completes; an empty one ends the stream. Raises BackendError, Unavailable."""
-        before = self._parser.pending_bytes
+    def _parse(self, chunk: bytes) -> Batch:
+        """Return the frames that a chunk completes; an empty one ends the stream. Raises BackendError."""
         try:
-            batch = (
-                self._parse_frames(chunk)
-                if before < LARGE_BYTES
-                else await self._context.run_large(self._parse_frames, chunk)
-            )
+            return self._limits.scrubber.batch(self._parser.feed(chunk) if chunk else self._parser.close())
         except ValueError as error:
             raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
-        if self._parser.pending_bytes != before:
-            self._context.memory.grow(self._parser.pending_bytes - before)
-        return batch
-
-    def _parse_frames(self, chunk: bytes) -> Batch:
-        return self._limits.scrubber.batch(self._parser.feed(chunk) if chunk else self._parser.close())
 
 
 async def read_body(answer: UpstreamAnswer, limits: AnswerLimits, context: Context | None = None) -> bytes:
@@ -228,6 +225,8 @@ async def read_chunk(answer: UpstreamAnswer, decoder: Decoder) -> bytes:
     """Return what the network brings next, decompressed; b"" at the end."""
     try:
         while chunk := await answer.read():
+            if decoder.is_plain:
+                return chunk
             if data := await decoder.decode(chunk):
                 return data
         decoder.close()

@@ -17,13 +17,15 @@ class Decoder:
         self._coding = coding.strip().lower() or "identity"
         if self._coding not in CODINGS:
             raise ValueError("an answer in an unsupported content coding")
+        self.is_plain = self._coding == "identity"
+        """Whether chunks are what they decompress to."""
         self._decompressor: Any = None
         self._received = 0
         self._size = 0
 
     async def decode(self, chunk: bytes) -> bytes:
         """Return what a chunk decompresses to, which may be nothing yet. Raises ValueError."""
-        if self._coding == "identity":
+        if self.is_plain:
             return chunk
         if self._decompressor is None:
             self._decompressor = decompressor_for(self._coding, chunk)

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from backends.upstream.http1.connection import UpstreamConnection
 from backends.upstream.http1.dial import Dialer
@@ -102,12 +102,12 @@ class HttpAnswer:
         """Whether the whole body has arrived."""
         return self._owned().is_complete
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """Return what has arrived of the body since the last read, at least a byte; b"" at its end.
 
         Raises BackendError.
         """
-        return await self._owned().read()
+        return self._owned().read()
 
     def count_events(self) -> None:
         """Limit the time between events, which `note_event` notes, and not that between parts of the body."""

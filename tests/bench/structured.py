@@ -56,7 +56,7 @@ class CountingGenerator:
     """Passes calls to the library's generator and counts them."""
 
     def __init__(self, generator: Any) -> None:
-        self.generator, self.calls = generator, 0
+        self.generator, self.calls, self.device = generator, 0, generator.device
 
     def generate_batch(self, *args, **options):
         self.calls += 1

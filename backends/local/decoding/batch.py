@@ -14,7 +14,13 @@ from typing import Any
 from backends.local.decoding.failure import describe_failure
 from backends.local.decoding.grammar_matcher import GrammarCompiler, GrammarMatcher
 from backends.local.decoding.job import EmitToken, EndRun, Job, RunEnd, Token
-from backends.local.decoding.sampling import sampling_arguments
+from backends.local.decoding.sampling import (
+    MAX_MISDRAWS,
+    draws_on_gpu,
+    is_misdraw_error,
+    is_misdrawn,
+    sampling_arguments,
+)
 
 # How long the grammar of one row may delay the other rows in total before its job has to continue alone.
 MAX_GRAMMAR_S = 0.5
@@ -30,16 +36,19 @@ def run_batch(  # noqa: PLR0913  the three ways to run jobs share this signature
     `on_step` is called after each step of all rows. The library calls the callbacks in a thread of its own. With
     `grammars` a row ends as "continue_alone" before a token that its grammar rejects, or when its grammar is slow.
     """
-    run = BatchRun(jobs, emit, end, on_step, grammars)
+    draws = draws_on_gpu(generator, jobs[0].options)
+    run = BatchRun(jobs, emit, end, on_step, grammars, check_below=len(vocabulary) if draws else 0)
     try:
         generator.generate_batch(
             [[vocabulary[token] for token in job.prompt[len(prefix):]] for job in run.jobs],
             static_prompt=[vocabulary[token] for token in prefix] or None, include_prompt_in_result=False,
             max_length=max(job.options.max_tokens for job in jobs), end_token=[], callback=run.on_token,
-            return_scores=any(job.options.top_logprobs is not None for job in jobs),
+            return_scores=draws or any(job.options.top_logprobs is not None for job in jobs),
             **sampling_arguments(jobs[0].options, len(vocabulary)),
         )  # fmt: skip
     except Exception as error:  # noqa: BLE001  any error of the library fails this batch only
+        if draws and is_misdraw_error(error):
+            run.continue_open_rows()
         run.fail_open_rows(describe_failure(error))
     run.fail_open_rows("The library returned before the answer was complete.")
 
@@ -49,8 +58,9 @@ class BatchRun:
 
     def __init__(
         self, jobs: Sequence[Job], emit: EmitToken, end: EndRun, on_step: Callable[[], None],
-        grammars: GrammarCompiler | None = None,
+        grammars: GrammarCompiler | None = None, *, check_below: int = 0,
     ) -> None:  # fmt: skip
+        """`check_below` is the size of the vocabulary when tokens may be misdrawn, else 0."""
         self.jobs = sorted(jobs, key=lambda job: -len(job.prompt))
         self._generated = [0] * len(jobs)
         self._open = [True] * len(jobs)
@@ -59,6 +69,7 @@ class BatchRun:
         self._end = end
         self._on_step = on_step
         self._grammars = grammars
+        self._check_below = check_below
         self._matchers: dict[int, GrammarMatcher] = {}  # row -> matcher, created at the row's first token
         self._grammar_s = [0.0] * len(jobs)
 
@@ -76,6 +87,14 @@ class BatchRun:
         except BaseException:  # noqa: BLE001  the row stays open, so it is reported as failed after the call
             return True
         return ends
+
+    def continue_open_rows(self) -> None:
+        """Let all rows that are still open continue in a later batch, except those that often got no token."""
+        for row, is_open in enumerate(self._open):
+            job = self.jobs[row]
+            job.misdraws = 0 if self._generated[row] else job.misdraws + 1
+            if is_open and job.misdraws <= MAX_MISDRAWS:
+                self._close_row(row, "preempted")
 
     def fail_open_rows(self, message: str) -> None:
         """End all rows that are still open as failed."""
@@ -95,7 +114,7 @@ class BatchRun:
         job, token_id = self.jobs[row], result.token_id
         if job.cancelled:
             return "stop"
-        end = self._end_before(row, token_id)
+        end = self._end_before(row, result)
         if end is not None:
             return end
         self._generated[row] += 1
@@ -108,8 +127,11 @@ class BatchRun:
             return "preempted"
         return "continue_alone" if self._grammar_s[row] > MAX_GRAMMAR_S else None
 
-    def _end_before(self, row: int, token_id: int) -> RunEnd | None:
+    def _end_before(self, row: int, result: Any) -> RunEnd | None:
         """Return how the row ends without this token, if it does: at a stop token, or one that its grammar rejects."""
+        if self._check_below and is_misdrawn(result, self._check_below):
+            return "preempted"  # the token is drawn again in the next batch
+        token_id: int = result.token_id
         try:
             matcher = self._matcher(row)
         except ValueError:

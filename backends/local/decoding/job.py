@@ -63,6 +63,7 @@ class Job:
     preempted: bool = False  # only read in a batch
     answer_tokens: int = 0  # how many tokens at the end of the prompt belong to the answer
     team: str = ""  # of the caller: teams take turns
+    misdraws: int = 0  # how many runs in succession ended without a token of it, because a GPU drew none
 
     @property
     def partial_answer(self) -> Sequence[int]:
@@ -79,7 +80,10 @@ class Job:
             self.options, max_tokens=self.options.max_tokens - len(generated), allows_free_text=allows_free_text
         )
         prompt = [*self.prompt, *generated]
-        return Job(self.id, prompt, options, answer_tokens=self.answer_tokens + len(generated), team=self.team)
+        return Job(
+            self.id, prompt, options, answer_tokens=self.answer_tokens + len(generated), team=self.team,
+            misdraws=0 if generated else self.misdraws,
+        )  # fmt: skip
 
 
 # Called by a run for each token, and once for each job at its end, with a message when it failed.

@@ -3,6 +3,7 @@
 Source: https://opennmt.net/CTranslate2/generation.html#random-sampling
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ TOP_P_CANDIDATES, MAX_TOP_P_CANDIDATES = 128, 256
 # The library divides by the temperature; below these values only one token is left to choose anyway.
 MIN_TEMPERATURE = 1e-3
 MIN_TOP_P = 1e-6
+# A GPU that returns the last token of the vocabulary with a smaller logprob has not drawn it.
+MIN_LAST_LOGPROB = -8.0
+# How often in succession a GPU may return a token beyond the vocabulary before the answer fails: without probabilities
+# it does so every time.
+MAX_MISDRAWS = 20
 
 
 def sampling_arguments(options: DecodingOptions, vocabulary_size: int) -> dict[str, Any]:
@@ -36,6 +42,35 @@ def sampling_arguments(options: DecodingOptions, vocabulary_size: int) -> dict[s
 def is_greedy(options: DecodingOptions) -> bool:
     """Return whether the options leave only the most likely token."""
     return options.temperature < MIN_TEMPERATURE or options.top_p < MIN_TOP_P or options.top_k == 1
+
+
+def draws_on_gpu(generator: Any, options: DecodingOptions) -> bool:
+    """Return whether tokens are drawn on a GPU, so that some of them may be misdrawn.
+
+    The probabilities there are rounded to the model's type. When they add up to less than the random number, the
+    library takes the last entry, however unlikely it is: in bfloat16 for about one token in 3,000. That is the last
+    token of the vocabulary (`is_misdrawn`), or one beyond it, because the library pads the vocabulary to a multiple
+    of 8 or 16; then the whole call fails (`is_misdraw_error`). Either way the token has to be drawn again.
+    Source: https://github.com/OpenNMT/CTranslate2/blob/v4.8.1/src/ops/multinomial_gpu.cu
+    """
+    return not is_greedy(options) and generator.device == "cuda"
+
+
+def is_misdrawn(result: Any, vocabulary_size: int) -> bool:
+    """Return whether a GPU returned this token without having drawn it; needs its logprob.
+
+    Raises ArithmeticError when there are no probabilities: the library then returns the last token every time.
+    """
+    if result.token_id != vocabulary_size - 1:
+        return False
+    if math.isnan(result.log_prob):
+        raise ArithmeticError("The model returned no probabilities: a number was too large for its type.")
+    return bool(result.log_prob < MIN_LAST_LOGPROB)
+
+
+def is_misdraw_error(error: Exception) -> bool:
+    """Return whether the library failed because a GPU returned a token beyond the vocabulary."""
+    return isinstance(error, ValueError) and str(error).startswith("Invalid token ID")
 
 
 def read_logits(result: Any, vocabulary_size: int) -> Logits:

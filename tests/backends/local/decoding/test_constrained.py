@@ -39,7 +39,7 @@ class RunCounter:
     """The generator of the library, with a counter of calls."""
 
     def __init__(self, generator):
-        self.generator, self.calls = generator, 0
+        self.generator, self.calls, self.device = generator, 0, generator.device
 
     def generate_batch(self, *args, **options):
         self.calls += 1

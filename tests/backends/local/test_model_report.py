@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import ctranslate2
 import pytest
 
 from backends.local.model_report import describe_model
@@ -12,10 +13,11 @@ from tests.models import START, write_model
 def test_properties_are_listed_in_the_order_of_work(folder):
     """First those of the files, then those of the engine."""
     found = dict(describe_model(folder, "cpu"))
+    gpus = [f"on cuda {number}" for number in range(ctranslate2.get_cuda_device_count())]
 
     assert list(found) == [
         "model", "architecture", "layers", "vocabulary", "context", "end tokens", "tools", "reasoning", "JSON", "weights",
-        "memory", "prompt", "on cpu", "runs on", "first token",
+        "memory", "prompt", "on cpu", *gpus, "runs on", "first token",
     ]  # fmt: skip
     assert {
         "model": str(folder),

@@ -164,7 +164,7 @@ async def test_the_back_off_grows_with_each_failure(folder, start, monkeypatch, 
 async def test_a_model_that_cannot_be_loaded_fails_the_start(folder, start):
     """With the message of the child."""
     with pytest.raises(OSError, match=f"The model in {folder} cannot be loaded on cpu as int8_bfloat16: Requested"):
-        await start(folder, compute_type="int8_bfloat16")
+        await start(folder, device="cpu", compute_type="int8_bfloat16")
     assert engine_processes() == []
 
 

@@ -10,7 +10,6 @@ Source: https://opennmt.net/CTranslate2/, https://platform.openai.com/docs/api-r
 
 import asyncio
 import functools
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateA
 from backends import Backend
 from backends.local.answer import ResponseBuilder
 from backends.local.decoding.grammar_matcher import GrammarCompiler
-from backends.local.host.device import Placement, check_placement
+from backends.local.host.device import Placement, check_placement, count_cores
 from backends.local.host.engine import Engine
 from backends.local.host.ipc import EngineSpec
 from backends.local.host.memory import check_model_fits, free_bytes, shared_budget
@@ -65,7 +64,7 @@ class Local(Backend):
     compute_type: str = "default"
     """The type of computation: "default" is the stored type, on a GPU its best one; or "int8", "bfloat16" ..."""
     workers: Annotated[int, Field(ge=1, le=256)] | None = None
-    """How many answers or batches are generated at the same time; left out: one per core."""
+    """How many answers or batches are generated at the same time; left out: one per core, on a GPU 2."""
     intra_threads: PositiveInt = 1
     """How many threads each worker uses; more than 1 helps only very large models."""
     context_length: Annotated[int, Field(ge=64)] | None = None
@@ -77,7 +76,9 @@ class Local(Backend):
     max_wait_s: PositiveFloat = 60.0
     """The longest wait, estimated from measured speed; a call that would wait longer is answered 429."""
     kv_bytes: PositiveInt | None = None
-    """Memory for the key-value cache of all running answers; left out: a quarter of the memory free at the start."""
+    """Memory for the key-value cache of all running answers; left out: a quarter of the memory free at the start.
+
+    On a GPU at most half of what is free there when the model is loaded."""
     prefix_cache_bytes: NonNegativeInt = 268_435_456
     """Memory for beginnings of prompts that repeat and are then not processed again; 0: none are kept."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
@@ -131,7 +132,7 @@ class Local(Backend):
         )
         kv_bytes = self._kv_bytes(self._model)
         placement, token_bytes = self._placement(), self._model.kv_bytes_per_token
-        workers = placement.workers
+        workers = placement.workers or count_cores()  # until the model is loaded
         admission = JobAdmission(self.max_waiting, workers, kv_bytes, self.max_wait_s, kv_bytes_per_token=token_bytes)
         if self.engine == "process":
             self._engine = await self._start_in_process(admission, placement, kv_bytes)
@@ -139,7 +140,8 @@ class Local(Backend):
             self._engine = await self._start_in_thread(admission, placement)
         log.info(
             "backend.started", backend=self.name, device=self._engine.device or "not loaded yet",
-            compute_type=self._engine.compute_type, workers=workers, context_length=self._model.context_length,
+            compute_type=self._engine.compute_type, workers=admission.workers,
+            context_length=self._model.context_length,
         )  # fmt: skip
 
     def _read_model(self) -> Model:
@@ -154,7 +156,7 @@ class Local(Backend):
 
     def _placement(self) -> Placement:
         cards = (self.device_index,) if isinstance(self.device_index, int) else self.device_index
-        return Placement(self.device, cards, self.compute_type, self.workers or _cores(), self.intra_threads)
+        return Placement(self.device, cards, self.compute_type, self.workers, self.intra_threads)
 
     async def _start_in_process(self, admission: JobAdmission, placement: Placement, kv_bytes: int) -> Engine:
         model = self._model
@@ -242,8 +244,3 @@ def _headers(call: Call, request: LocalRequest) -> dict[str, str]:
     """Return the header that names what had no effect, parameters in the query included."""
     in_query = [f"query.{name}" for name, _ in query_pairs(call.query) if name]
     return ignored_header([*request.ignored, *in_query])
-
-
-def _cores() -> int:
-    """Return how many cores this process may use, in a container fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -24,6 +24,7 @@ import structlog
 from backends.local.decoding.grammar_matcher import GrammarCompiler
 from backends.local.decoding.job import DecodingStep
 from backends.local.host.device import Placement, load_generator
+from backends.local.host.gpu import measure_engine
 from backends.local.host.ipc import (
     Channel,
     EngineReady,
@@ -33,7 +34,7 @@ from backends.local.host.ipc import (
     encode_message,
     encode_steps,
 )
-from backends.local.scheduling.costs import Costs, measure_costs
+from backends.local.scheduling.costs import Costs
 from backends.local.scheduling.prefix_cache import PrefixCache
 from backends.local.scheduling.scheduler import Scheduler
 
@@ -50,6 +51,7 @@ class ChildServer:
         self._channel = channel
         self._loop = asyncio.get_running_loop()
         self._scheduler: Scheduler | None = None
+        self._is_on_gpu = False
 
     async def serve(self) -> None:
         """Handle messages until the gateway sends "close" or has exited; no clean-up then. Raises IpcError."""
@@ -57,7 +59,7 @@ class ChildServer:
             while (message := await self._channel.receive()) is not None:
                 match message:
                     case ["ping"]:
-                        self._channel.send(encode_message("pong", read_resident_bytes()))
+                        self._channel.send(encode_message("pong", self._resident_bytes()))
                     case ["start", spec]:
                         tasks.create_task(self._load(EngineSpec(**spec)))
                     case ["job", *content] if self._scheduler is not None:
@@ -78,12 +80,17 @@ class ChildServer:
             self._channel.send(encode_message("failed", str(error)))
             return
         generator, costs = loaded.generator, loaded.costs
+        self._is_on_gpu = generator.device == "cuda"
         self._scheduler = Scheduler(
             generator, loaded.vocabulary, costs, workers=costs.workers, deliver=self._deliver,
-            prefixes=PrefixCache(spec.prefix_cache_bytes, spec.kv_bytes_per_token), grammars=loaded.grammars,
+            prefixes=PrefixCache(spec.prefix_cache_bytes, costs.kv_bytes_per_token), grammars=loaded.grammars,
         )  # fmt: skip
         ready = EngineReady(generator.device, generator.compute_type, costs)
         self._channel.send(encode_message("ready", ready))
+
+    def _resident_bytes(self) -> int:
+        """Return 0 on a GPU: there this is the memory of its libraries, and the model is elsewhere."""
+        return 0 if self._is_on_gpu else read_resident_bytes()
 
     def _deliver(self, steps: Sequence[DecodingStep]) -> None:
         self._channel.send(encode_steps(steps))
@@ -117,7 +124,7 @@ def load_model(spec: EngineSpec) -> LoadedEngine:
         raise ValueError(f"The model in {path} has changed since the gateway was started; restart the gateway.")
     placement = Placement(**{**spec.placement, "device_index": tuple(spec.placement["device_index"])})
     generator = load_generator(path, vocabulary, placement)
-    costs = measure_costs(generator, vocabulary, generator.num_generators, spec.kv_bytes_per_token)
+    costs = measure_engine(generator, vocabulary, spec.kv_bytes_per_token, spec.prefix_cache_bytes)
     tokenizer = (path / "tokenizer.json").read_text(encoding="utf-8")
     return LoadedEngine(generator, vocabulary, costs, GrammarCompiler(tokenizer, spec.vocabulary_size, spec.stop_ids))
 

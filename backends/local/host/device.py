@@ -4,6 +4,7 @@ Source: https://opennmt.net/CTranslate2/quantization.html, https://opennmt.net/C
 """
 
 import ctypes
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,6 +21,12 @@ CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
 PREFERRED_ON_CUDA = ("bfloat16", "float16", "int8_float16", "int8", "float32")
 # Compute types that every device accepts.
 PORTABLE_TYPES = frozenset({"default", "auto"})
+# The workers of each GPU: one runs a batch of all that wait, one those that come meanwhile. They slow each other down.
+GPU_WORKERS = 2
+NO_CUBLAS = (
+    "A GPU needs cuBLAS 12, and libcublas.so.12 was not found (CUDA 13 has libcublas.so.13): "
+    'pip install "headgate[cuda]".'
+)
 NO_GPU = 'device is "cuda", but there is no GPU with a driver; "auto" and "cpu" work without one.'
 
 
@@ -30,13 +37,18 @@ class Placement:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     device_index: tuple[int, ...] = (0,)
     compute_type: str = "default"
-    workers: int = 1
+    workers: int | None = 1  # None: one for each core, or GPU_WORKERS for each GPU
     intra_threads: int = 1
 
     def __post_init__(self) -> None:
         # The library accepts 0 and then hangs.
-        if self.workers < 1 or self.intra_threads < 1 or not self.device_index:
+        if (self.workers is not None and self.workers < 1) or self.intra_threads < 1 or not self.device_index:
             raise ValueError("A model needs at least one worker, one thread and one device.")
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use, in a container fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_placement(placement: Placement) -> None:
@@ -104,7 +116,7 @@ def _load_on_cuda(path: Path, vocabulary: Sequence[str], placement: Placement) -
     import ctranslate2
 
     if not preload_cublas():
-        raise OSError('A GPU needs cuBLAS 12, which is not installed: pip install "headgate[cuda]".')
+        raise OSError(NO_CUBLAS)
     if placement.compute_type != "default":
         return _load(path, vocabulary, placement, "cuda", placement.compute_type)
     try:
@@ -119,10 +131,11 @@ def _load_on_cuda(path: Path, vocabulary: Sequence[str], placement: Placement) -
 def _load(path: Path, vocabulary: Sequence[str], placement: Placement, device: str, compute_type: str) -> Any:
     import ctranslate2
 
+    workers = placement.workers or (GPU_WORKERS if device == "cuda" else count_cores())
     try:
         generator = ctranslate2.Generator(
             str(path), device=device, device_index=list(placement.device_index) if device == "cuda" else 0,
-            compute_type=compute_type, inter_threads=placement.workers, intra_threads=placement.intra_threads,
+            compute_type=compute_type, inter_threads=workers, intra_threads=placement.intra_threads,
             max_queued_batches=-1,  # by default a submission blocks when the queue is full
         )  # fmt: skip
         # Faults of a driver or its libraries show at the first multiplication, not while loading.

@@ -8,8 +8,8 @@ from typing import Any
 from backends.local.decoding.job import Job
 from backends.local.host.device import Placement, load_generator
 from backends.local.host.engine import Engine
+from backends.local.host.gpu import measure_engine
 from backends.local.scheduling.admission import JobAdmission
-from backends.local.scheduling.costs import measure_costs
 from backends.local.scheduling.prefix_cache import PrefixCache
 from backends.local.scheduling.scheduler import Scheduler
 from proxy.wire.errors import BackendError
@@ -29,14 +29,19 @@ class ThreadEngine(Engine):
     ) -> "ThreadEngine":  # fmt: skip
         """Load a model and measure its costs. Raises OSError when it cannot be loaded."""
         generator = await asyncio.to_thread(load_generator, path, vocabulary, placement)
-        workers = generator.num_generators
-        costs = await asyncio.to_thread(measure_costs, generator, vocabulary, workers, kv_bytes_per_token)
+        costs = await asyncio.to_thread(measure_engine, generator, vocabulary, kv_bytes_per_token, prefix_cache_bytes)
         admission.set_costs(costs)
         engine = cls(admission, len(vocabulary))
         engine.device, engine.compute_type = generator.device, generator.compute_type
-        prefixes = PrefixCache(prefix_cache_bytes, kv_bytes_per_token)
+        prefixes = PrefixCache(prefix_cache_bytes, costs.kv_bytes_per_token)
         engine._scheduler = Scheduler(
-            generator, vocabulary, costs, workers=workers, deliver=engine.receive, prefixes=prefixes, grammars=grammars
+            generator,
+            vocabulary,
+            costs,
+            workers=costs.workers,
+            deliver=engine.receive,
+            prefixes=prefixes,
+            grammars=grammars,
         )
         return engine
 

@@ -76,7 +76,7 @@ class JobAdmission:
     ) -> None:  # fmt: skip
         self._max_waiting = max_waiting
         self._workers = workers
-        self._kv_bytes = kv_bytes
+        self._kv_bytes = self._configured_kv_bytes = kv_bytes
         self._max_wait_s = max_wait_s
         self._costs = replace(DEFAULT_COSTS, kv_bytes_per_token=kv_bytes_per_token)
         self._jobs: dict[int, AdmittedJob] = {}
@@ -88,6 +88,13 @@ class JobAdmission:
         """Use the costs that were measured when the model was loaded."""
         self._costs = costs
         self._workers = costs.workers
+        limits = (self._configured_kv_bytes, costs.max_kv_bytes)
+        self._kv_bytes = min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def workers(self) -> int:
+        """How many batches run at once."""
+        return self._workers
 
     @contextmanager
     def admit(self, job: Job) -> Iterator[None]:

@@ -28,6 +28,8 @@ class Costs:
     prefill_s_per_token: float
     kv_bytes_per_token: int
     workers: int
+    gpus: int = 0  # how many GPUs the workers share; 0: each worker has a core of its own
+    max_kv_bytes: int | None = None  # what the GPU has free for answers; None: not on a GPU
 
     @property
     def max_rows(self) -> int:
@@ -63,14 +65,27 @@ class BatchLoad:
 
 def measure_costs(generator: Any, vocabulary: Sequence[str], workers: int, kv_bytes_per_token: int) -> Costs:
     """Return the costs of a loaded model. Runs it for about a second."""
-    word = vocabulary[0]
-    _, one_row_s = _fastest(generator, [[word] * 2], TRIAL_STEPS)
-    _, many_rows_s = _fastest(generator, [[word] * 2] * TRIAL_ROWS, TRIAL_STEPS)
-    short_s, _ = _fastest(generator, [[word] * 2], 1)
-    long_s, _ = _fastest(generator, [[word] * TRIAL_TOKENS], 1)
+    (_, one_row_s), (_, many_rows_s), (short_s, _), (long_s, _) = (
+        _fastest(generator, prompts, steps) for prompts, steps in _trials(vocabulary)
+    )
     slope = max(0.0, (many_rows_s / one_row_s - 1) / (TRIAL_ROWS - 1))
     prefill_s = max(MIN_PREFILL_FRACTION * one_row_s, (long_s - short_s) / (TRIAL_TOKENS - 2))
     return Costs(one_row_s, slope, prefill_s, kv_bytes_per_token, workers)
+
+
+def run_trials(generator: Any, vocabulary: Sequence[str]) -> None:
+    """Do once what `measure_costs` measures, however long it takes."""
+    for prompts, steps in _trials(vocabulary):
+        generator.generate_batch(prompts, max_length=steps, end_token=[], include_prompt_in_result=False)
+
+
+def _trials(vocabulary: Sequence[str]) -> Iterator[tuple[list[list[str]], int]]:
+    """Yield prompts and steps: one row, many rows, a short prompt and a long one."""
+    word = vocabulary[0]
+    yield [[word] * 2], TRIAL_STEPS
+    yield [[word] * 2] * TRIAL_ROWS, TRIAL_STEPS
+    yield [[word] * 2], 1
+    yield [[word] * TRIAL_TOKENS], 1
 
 
 def _fastest(generator: Any, prompts: list[list[str]], steps: int) -> tuple[float, float]:

@@ -2,8 +2,9 @@
 
 The first job of the queue leads the first batch; the queue is in the order of turns, so no job waits forever. The most
 similar jobs, of any team, join it as long as that costs less than running them separately. When more workers are free
-than there are batches, the largest batches are split. Workers that will be free soon count as well: some jobs wait for
-them where that answers all jobs sooner.
+than there are batches, the largest batches are split: not among the workers of one GPU, which slow each other down by
+more than smaller batches gain. Workers that will be free soon count as well: some jobs wait for them where that answers
+all jobs sooner.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -62,7 +63,7 @@ def plan_batches(queue: Sequence[ScheduledJob], free: int, costs: Costs) -> list
         grouped = set(map(id, group))
         groups.append(group)
         rest = [each for each in rest if id(each) not in grouped]
-    workers = _assign_workers(groups, free, costs)
+    workers = _assign_workers(groups, min(free, costs.gpus or free), costs)
     return [part for group, count in zip(groups, workers, strict=True) for part in _split(group, count, costs)]
 
 
@@ -146,7 +147,7 @@ def _group_around(first: ScheduledJob, queue: Sequence[ScheduledJob], costs: Cos
 
 
 def _assign_workers(groups: Sequence[Sequence[ScheduledJob]], free: int, costs: Costs) -> list[int]:
-    """Return how many workers each group gets: one, and the remaining ones where a worker has most to do."""
+    """Return how many workers each group gets: one, and the remaining ones of `free` where a worker has most to do."""
     workers = [1] * len(groups)
     times = [costs.batch_s(_load(group)) for group in groups]
     while groups and sum(workers) < free:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from backends.local import Local
+from backends.local.host.device import count_cores
 from proxy.wire.errors import BackendError, RequestError
 from tests.backends.local.conftest import WEATHER, ask, respond
 from tests.models import write_model
@@ -163,6 +164,13 @@ async def test_the_start_is_logged(folder, start_local, capsys):
 
     assert "backend.started" in logged
     assert all(field in logged for field in ("backend=local", "device=cpu", "compute_type=int8_float32", "workers=3"))
+
+
+async def test_the_number_of_workers_is_logged_without_a_configured_one(folder, start_local, logged):
+    """On a CPU one for each core."""
+    await start_local(folder, device="cpu")
+
+    assert [line["workers"] for line in logged if line["event"] == "backend.started"] == [count_cores()]
 
 
 @pytest.mark.parametrize("keys", [{"path": "nowhere"}, {"path": "."}])

@@ -10,7 +10,14 @@ import pytest
 import structlog
 
 from backends.local.host import device
-from backends.local.host.device import CUBLAS, Placement, check_placement, load_generator, preload_cublas
+from backends.local.host.device import (
+    CUBLAS,
+    Placement,
+    check_placement,
+    count_cores,
+    load_generator,
+    preload_cublas,
+)
 
 PLACEMENT = Placement("auto")
 without_gpu = pytest.mark.skipif(ctranslate2.get_cuda_device_count() > 0, reason="for machines without a GPU")
@@ -47,6 +54,18 @@ def test_cublas_is_found_in_its_wheel(tmp_path, monkeypatch):
         assert preload_cublas()
     finally:
         sys.modules.pop("nvidia", None)
+
+
+def test_a_worker_for_each_core_is_the_default_on_a_cpu(greeting_model):
+    generator = load_generator(*greeting_model, Placement("cpu", workers=None))
+
+    assert generator.num_generators == count_cores()
+
+
+@with_gpu
+def test_two_workers_are_the_default_on_a_gpu(greeting_model):
+    """One per core made 16 callers ten times slower: a batch is one worker's work."""
+    assert load_generator(*greeting_model, Placement("cuda", workers=None)).num_generators == 2
 
 
 @with_gpu
@@ -88,7 +107,7 @@ def test_a_gpu_that_does_not_work_is_skipped(greeting_model, monkeypatch):
     with structlog.testing.capture_logs() as lines:
         assert load_generator(*greeting_model, PLACEMENT).device == "cpu"
     assert [(line["event"], line["log_level"]) for line in lines] == [("gpu.unusable", "warning")]
-    assert 'pip install "headgate[cuda]"' in lines[0]["error"]
+    assert all(part in lines[0]["error"] for part in ("libcublas.so.12 was not found", 'pip install "headgate[cuda]"'))
 
     monkeypatch.setattr(device, "preload_cublas", lambda: True)
     with pytest.raises(OSError, match="GPU 0, 2 cannot be used: "):

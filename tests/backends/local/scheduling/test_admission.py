@@ -1,6 +1,7 @@
 """Tests of admission."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -228,3 +229,20 @@ def test_retry_after_is_at_most_ten_minutes():
 
 def test_steps_of_jobs_that_have_left_are_ignored():
     AdmissionFixture().admission.record_step(DecodingStep(7, [], "stop"))
+
+
+def test_a_gpu_may_have_less_memory_than_configured():
+    """Until the model is loaded on another device."""
+    fixture = AdmissionFixture(kv_bytes=100_000, costs=replace(COSTS, max_kv_bytes=30_000))
+    on_gpu = fixture.refused(error=RequestError, prompt=300, max_tokens=100)
+    fixture.admission.set_costs(COSTS)
+    fixture.enter(1, prompt=300, max_tokens=100)
+
+    assert on_gpu.code == "local_model_memory"
+    assert "this model has memory for 300" in on_gpu.message
+
+
+def test_the_memory_of_a_gpu_counts_without_a_limit():
+    fixture = AdmissionFixture(kv_bytes=None, costs=replace(COSTS, max_kv_bytes=0))
+
+    assert fixture.refused(error=RequestError).code == "local_model_memory"

@@ -1,5 +1,7 @@
 """Tests of which jobs run together."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +106,21 @@ def test_the_group_with_most_work_gets_more_workers():
     jobs = [*queue_of([64] * 2, "hot"), *queue_of([64] * 12)]
 
     assert plan_lengths(jobs, 3) == [[64] * 2, [64] * 6, [64] * 6]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "free", "batches"),
+    [(1, 2, [[64] * 12]), (1, 16, [[64] * 12]), (2, 4, [[64] * 6] * 2), (3, 2, [[64] * 6] * 2)],
+)
+def test_the_workers_of_one_gpu_do_not_share_a_batch(gpus, free, batches):
+    """They would slow each other down."""
+    assert plan_lengths(queue_of([64] * 12), free, replace(COSTS, gpus=gpus)) == batches
+
+
+def test_jobs_that_cannot_share_a_batch_use_all_workers_of_a_gpu():
+    jobs = [*queue_of([64] * 2, "hot"), *queue_of([64] * 12)]
+
+    assert plan_lengths(jobs, 2, replace(COSTS, gpus=1)) == [[64] * 2, [64] * 12]
 
 
 def prefill_lengths(groups):

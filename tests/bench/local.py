@@ -25,7 +25,7 @@ from tests.bench.local_headgate import headgate_with_models, process_tree_cpu_s
 from tests.bench.local_library import start_library
 from tests.bench.local_rows import CALLERS, ROWS, STORY_STEPS, LocalBench, LocalRow, Values
 from tests.bench.local_table import render_local_table
-from tests.bench.machine import CpuSnapshot, describe_disturbance, describe_machine
+from tests.bench.machine import CpuSnapshot, describe_disturbance, describe_engine, describe_machine
 from tests.bench.models import SIZES, ModelSize, write_random, write_saying
 from tests.bench.processes import start_server
 
@@ -62,7 +62,9 @@ async def bench(rows: Sequence[LocalRow], rounds: int, size: ModelSize, placemen
         measured = await _measure(running, rows, rounds)
         end, own_s = CpuSnapshot.now(), _own_cpu_s(running) - own_start
         command = shlex.join(["python", "-m", "tests.bench.local", *sys.argv[1:]])
-        _print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{command}`, {describe_machine()}.")
+        _print(
+            f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{command}`, {describe_machine()}, {describe_engine(placement.device)}."
+        )
         _print(f"Load average at the start {load_before:.1f}; {describe_disturbance(start, end, own_s)}.\n")
         for line in render_local_table([(row, measured[row.name]) for row in rows]):
             _print(line)

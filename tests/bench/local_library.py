@@ -46,7 +46,7 @@ async def start_library(folder: Path, placement: Placement) -> AsyncIterator[Lib
     """Start the process and wait until it has loaded the model. Leaving the block stops it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.bench.local_library", str(folder), placement.device, placement.compute_type,
-        str(placement.workers), cwd=ROOT, stdin=PIPE, stdout=PIPE, start_new_session=True,
+        str(library_workers(placement)), cwd=ROOT, stdin=PIPE, stdout=PIPE, start_new_session=True,
     )  # fmt: skip
     try:
         library = LibraryProcess(process)
@@ -56,6 +56,11 @@ async def start_library(folder: Path, placement: Placement) -> AsyncIterator[Lib
         if process.stdin is not None:
             process.stdin.close()
         await process.wait()
+
+
+def library_workers(placement: Placement) -> int:
+    """Return with how many workers the library is fastest: on a GPU one batch of all prompts."""
+    return 1 if placement.device == "cuda" else placement.workers or 1
 
 
 def main(folder: Path, placement: Placement) -> None:
@@ -68,12 +73,13 @@ def main(folder: Path, placement: Placement) -> None:
             texts, max_length=tokens, end_token=[], include_prompt_in_result=False, sampling_topk=1
         )
 
-    with ThreadPoolExecutor(placement.workers) as threads:
+    workers = library_workers(placement)
+    with ThreadPoolExecutor(workers) as threads:
         for line in sys.stdin:
             prompts, tokens = orjson.loads(line)
             started = time.perf_counter()
             ordered = sorted(prompts, key=len)
-            size = -(-len(ordered) // placement.workers)
+            size = -(-len(ordered) // workers)
             batches = [ordered[at : at + size] for at in range(0, len(ordered), size)]
             list(threads.map(generate, batches, [tokens] * len(batches)))
             print(time.perf_counter() - started, flush=True)  # noqa: T201

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import subprocess
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -36,6 +37,16 @@ def describe_machine() -> str:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     versions = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop"))
     return f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
+
+
+def describe_engine(device: str) -> str:
+    """Return the version of the engine, and for "cuda" the GPU and its driver, which `nvidia-smi` names."""
+    engine = f"CTranslate2 {version('ctranslate2')}"
+    if device != "cuda":
+        return engine
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    return f"{engine} on {'; '.join(line.replace(', ', ', driver ') for line in lines)}"
 
 
 def describe_disturbance(start: CpuSnapshot, end: CpuSnapshot, own_s: float) -> str:

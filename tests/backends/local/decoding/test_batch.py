@@ -128,13 +128,13 @@ def test_an_exception_in_a_callback_does_not_reach_the_library(generator, random
 
 
 def test_an_error_of_the_library_fails_all_rows(generator, random_model):
-    """Each once, with the message of the library."""
+    """Each once, with the type of the error."""
     jobs = jobs_of(PROMPTS[:2], temperature=1.0, top_p=7.0)
     run_log = run(generator, random_model.vocabulary, jobs)
 
     assert [len(run_log.ends[job.id]) for job in jobs] == [1, 1]
     assert run_log.ends[0][0][0] == "failed"
-    assert run_log.ends[0][0][1].startswith("ValueError: ")
+    assert run_log.ends[0][0][1].startswith("ValueError at ")
 
 
 def test_a_prefix_does_not_change_the_answers(generator, random_model):

@@ -18,7 +18,7 @@ from proxy.cache.freshness import ANY, Ages, Directives, Freshness, parse_direct
 from proxy.cache.key import encode_call
 from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, report
-from proxy.cache.vault import Partition, Place, Vault
+from proxy.cache.vault import Partition, Place, UnknownGeneration, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller, Context
 from proxy.routing.routes import FALLBACK, Route
@@ -91,7 +91,7 @@ class Cache:
         except StoreError as error:
             log.warning("cache.read_failed", error=short_message(error))
             report(context, "miss", "fwd=uri-miss")
-            return CacheSlot()  # a store that cannot be read is not written either
+            return CacheSlot(place)  # what is kept there may be what cannot be read: it is replaced
         slot = self._slot_of(place, entry, call, directives, context)
         slot.flights_ended = flights_ended
         return slot
@@ -226,6 +226,8 @@ class Cache:
                 team = context.caller.team
                 writes.append(vault.note_response(place, team, response_id, ttl_s=self._ages.kept_s))
             await asyncio.gather(*writes)  # together, as a store may send them in one round trip
+        except UnknownGeneration as error:
+            log.warning("cache.read_failed", error=short_message(error))
         except (StoreError, orjson.JSONEncodeError) as error:
             found = short_message(error) if isinstance(error, StoreError) else summarize_error(error)
             log.warning("cache.write_failed", error=found)

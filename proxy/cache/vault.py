@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from proxy.cache.entry import Entry
 from proxy.ciphers import Cipher, bind, derive_key
-from proxy.stores import LONGEST_S, Store
+from proxy.stores import LONGEST_S, Store, StoreError
 
 PREFIX = "headgate:cache:"
 ENTRIES = f"{PREFIX}e:"
@@ -49,6 +49,10 @@ class Place:
     partition: Partition
     keys: Sequence[str]
     generation: bytes | None = None
+
+
+class UnknownGeneration(StoreError):
+    """The generation of a partition cannot be read, so nothing can be written for it."""
 
 
 class Vault:
@@ -79,7 +83,7 @@ class Vault:
         return None
 
     async def write(self, place: Place, entry: bytes, *, ttl_s: float) -> None:
-        """Keep an encoded entry. Raises StoreError."""
+        """Keep an encoded entry. Raises StoreError, UnknownGeneration."""
         ring, key = self._rings[0], place.keys[0]
         generation = place.generation or await self._begin(ring, place.partition)
         sealed = ring.seal(entry, key, place.partition, generation)
@@ -109,11 +113,14 @@ class Vault:
             await self._store.delete(ring.generation_of(partition))
 
     async def _begin(self, ring: "VaultKeys", partition: Partition) -> bytes:
-        """Return the generation of a partition, a new one if it has none. Raises StoreError."""
+        """Return the generation of a partition, a new one if it has none. Raises StoreError, UnknownGeneration."""
         name, new = ring.generation_of(partition), secrets.token_bytes(GENERATION_BYTES)
         if await self._store.put(name, new, ttl_s=LONGEST_S, if_absent=True, group=partition.team):
             return new
-        found = _generation(await self._store.get(name))
+        try:
+            found = _generation(await self._store.get(name))
+        except StoreError as error:
+            raise UnknownGeneration(*error.args) from error
         if found is None:  # it has just expired, or is not one
             await self._store.put(name, new, ttl_s=LONGEST_S, group=partition.team)
         return found or new

@@ -1,6 +1,7 @@
 """A real Redis that cannot be reached, dies, does not answer, or returns what Headgate did not write."""
 
 import asyncio
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import redis
 from pydantic import ValidationError
 
+from proxy.cache.vault import ENTRIES
 from proxy.stores import StoreError
 from proxy.stores.redis import SCRIPT_BYTES, RedisStore
 from tests.conftest import tables_for
@@ -120,13 +122,9 @@ async def test_a_redis_that_never_answers_is_a_miss(server: RedisServer, start_g
     assert failures(logged) == ["cache.read_failed", "cache.write_failed"]
 
 
-INDEX = "headgate:cached:"
-"""What keys begin with that tell where the answer with an id is kept."""
-
-
 def entries_in(direct: redis.Redis) -> list[bytes]:
     """Return the keys of answers."""
-    return [key for key in direct.keys("*") if not key.startswith(INDEX.encode())]
+    return direct.keys(f"{ENTRIES}*")
 
 
 GARBAGE = [b"", b"{", b"null", b"[]", b"7", b"{}", b"\xff\xfe", b'{"key":7}', b"[" * 100_000]
@@ -174,7 +172,8 @@ async def test_keys_in_redis_hold_no_text_of_callers(redis_server: RedisServer, 
         await ask(gateway, question(input="a", prompt_cache_key="tenant:*\r\nFLUSHALL"))
         keys = direct.keys()
 
-    assert {len(bytes.fromhex(key.decode().removeprefix(INDEX))) for key in keys} == {32}
+    assert len(keys) == 3
+    assert [key for key in keys if not re.fullmatch(rb"headgate:cache:[egi]:[0-9a-f]{64}", key)] == []
 
 
 async def test_a_full_redis_is_logged(redis_server: RedisServer, start_gateway, upstream, logged):

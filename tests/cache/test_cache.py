@@ -487,6 +487,15 @@ async def test_an_answer_is_too_old_at_some_time():
         await status_of(pipeline)
 
 
+async def test_routes_share_no_answers():
+    """Another route has other backends, which may answer the same call in another way."""
+    pipeline = cached(ScriptedBackend(answer=RESPONSE, keeps_state=True))
+    routes = [replace(pipeline.routes.match(make_call()), name=name) for name in ("one", "two", "one")]
+    pipelines = [replace(pipeline, routes=Routes([route])) for route in routes]
+
+    assert [(await status_of(each)).partition(";")[0] for each in pipelines] == [MISS, MISS, HIT]
+
+
 @pytest.mark.parametrize(
     ("when", "fields", "statuses"),
     [

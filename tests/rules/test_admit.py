@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -249,6 +250,16 @@ async def test_requests_are_recorded_with_the_code_of_their_refusal(tmp_path: Pa
 
     assert [line["code"] for line in lines] == ["refusal.never", None]
     assert all("marks" not in line["request"] for line in lines)
+
+
+async def test_only_calls_that_create_responses_are_recorded(tmp_path: Path):
+    """A recording is tried on policies as such calls."""
+    recorder = Recorder(RecordTable(path=tmp_path / "record"))
+    recorder.open()
+    await make_rules(recorder=recorder).admit(replace(make_call(), operation="compact"), make_context())
+    recorder.close()
+
+    assert (tmp_path / "record").read_bytes() == b""
 
 
 class ThreadNotingRecorder(Recorder):

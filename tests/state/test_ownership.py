@@ -10,7 +10,7 @@ from pydantic import PrivateAttr
 
 from proxy.context import Caller, Context
 from proxy.state.ownership import Ownership
-from proxy.state.references import NOT_PERSISTED
+from proxy.state.references import MAX_ID_CHARS, NOT_PERSISTED, Reference
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
@@ -404,6 +404,15 @@ async def test_items_that_nobody_keeps_are_not_bound(target: str | None, operati
     await Ownership(store).bind_output(Call({"model": "m"}, operation=operation), context, transcript_of({"id": "m_1"}))
 
     assert [key async for key in store.scan("")] == []
+
+
+@pytest.mark.parametrize(("field", "kind"), [("id", "response"), ("conversation", "conversation")])
+async def test_an_id_that_is_too_long_is_not_bound(field: str, kind: Any):
+    """No request can name it, and an upstream may send one of any length."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1", field: "x" * (MAX_ID_CHARS + 1)})
+
+    assert await gateway.ownership.owners([Reference(kind, "x" * (MAX_ID_CHARS + 1), None)], make_context()) == [None]
 
 
 async def test_counting_tokens_binds_nothing():

@@ -2,14 +2,17 @@
 
 import asyncio
 import socket
+from functools import partial
 
 import aiohttp
 import orjson
 import pytest
 import redis
 
+from proxy.http import health as health_module
+from proxy.routing import targets as targets_module
 from tests.conftest import tables_for
-from tests.raw import RawUpstream, ask, no_tasks_left, playing, until  # noqa: F401
+from tests.raw import RawUpstream, ask, no_tasks_left, playing, post, until  # noqa: F401
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
 
@@ -185,3 +188,64 @@ async def test_a_state_that_cannot_be_written_is_down(
         server.execute_command("REPLICAOF", "NO", "ONE")
 
     assert (status, report) == (200, {"status": "degraded", "backends": {"fake": "up"}, "state": "down"})
+
+
+async def answer_with(status: int, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+    return aiohttp.web.json_response({"error": {"message": "no"}}, status=status)
+
+
+@pytest.mark.parametrize(
+    ("status", "word", "ready"),
+    [
+        (200, "up", (200, "ready")),
+        (400, "up", (200, "ready")),
+        (401, "unauthorized", (503, "unready")),
+        (403, "forbidden", (200, "degraded")),
+        (429, "up", (200, "ready")),
+        (500, "down", (503, "unready")),
+    ],
+)
+async def test_a_backend_is_as_its_last_call_found_it(
+    start_gateway, upstream: FakeUpstream, logged, status: int, word: str, ready: tuple[int, str]
+):
+    """It is not asked again for that. 403 may be about one caller only, so that it stays in service."""
+    tables = tables_for(upstream, cache=None)
+    gateway = await start_gateway(tables | {"route": [each | {"attempts": 1} for each in tables["route"]]})
+    upstream.answer = None if status == 200 else partial(answer_with, status)
+    for _ in range(3):
+        await ask(gateway, post())
+    asked = len(upstream.requests)
+    code, report = await get(gateway, "/readyz")
+
+    assert (code, report["status"], report["backends"]) == (*ready, {"fake": word})
+    assert (asked, len(upstream.requests)) == (3, 3)
+    assert [line["event"] for line in logged if line["event"] == "backend.forbidden"] == [
+        "backend.forbidden"
+    ] * (status == 403)  # fmt: skip
+
+
+async def test_a_probe_does_not_clear_a_key_that_was_refused(start_gateway, upstream: FakeUpstream, monkeypatch):
+    """It is sent without the key, so that it cannot know; a call that succeeds clears it."""
+    monkeypatch.setattr(targets_module, "REPORT_TTL_S", -1)
+    monkeypatch.setattr(health_module, "REPORT_TTL_S", 0)
+    gateway = await start_gateway(tables_for(upstream, cache=None))
+    words = []
+    for status in (401, 200):
+        upstream.answer = partial(answer_with, status) if status != 200 else None
+        await ask(gateway, post())
+        upstream.answer = None
+        words.append((await get(gateway, "/readyz"))[1]["backends"]["fake"])
+
+    assert words == ["unauthorized", "up"]
+
+
+async def test_a_gateway_that_shuts_down_is_unready_and_still_answers(start_gateway, upstream: FakeUpstream):
+    """Load balancers send their requests elsewhere before the listener closes."""
+    ending = asyncio.Event()
+    gateway = await start_gateway(tables_for(upstream), ending=ending)
+    before = (await get(gateway, "/readyz"))[0]
+    ending.set()
+
+    assert (before, await get(gateway, "/readyz")) == (200, (503, {"status": "draining"}))
+    assert (await ask(gateway, post())).status == 200
+    assert (await get(gateway, "/healthz"))[0] == 200

@@ -152,6 +152,12 @@ class Connection(PacedConnection):
             # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
 
+    def stop_head_checks(self) -> None:
+        """Expect no more requests: the connection was upgraded."""
+        if self._head_check is not None:
+            self._head_check.cancel()
+            self._head_check = None
+
     def connection_lost(self, exc: BaseException | None) -> None:
         for check in (self._head_check, self._write_check):
             if check is not None:

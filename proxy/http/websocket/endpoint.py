@@ -60,16 +60,12 @@ class WebSocketEndpoint:
                 del self.open[caller.name]
 
     async def _serve(self, exchange: Exchange, caller: Caller) -> web.StreamResponse:
-        request, connection = exchange.request, exchange.request.protocol
+        connection = exchange.request.protocol
         if not isinstance(connection, Connection):
             raise TypeError("the server's connections are of another class")
-        headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
-        headers["Sec-WebSocket-Accept"] = accept_key(request.headers["Sec-WebSocket-Key"].strip())
-        response = Upgrade({**exchange.common_headers(), **headers})
-        await response.prepare(request)
-        request.writer.send_headers()
+        response = await _upgrade(exchange)
         exchange.record.status, exchange.event = response.status, "websocket.closed"
-        socket = Socket(request, connection, self.ingress.server, self.ingress.memory)
+        socket = Socket(exchange.request, connection, self.ingress.server, self.ingress.memory)
         session = Session(exchange, caller, socket, self.ingress, self.pipeline, held=self.held)
         connection.on_drain = session.drain
         if connection.is_draining:
@@ -77,8 +73,8 @@ class WebSocketEndpoint:
         try:
             await session.run()
         except Exception:
-            if request.transport is not None:
-                request.transport.abort()  # an answer in HTTP would be read as frames
+            if connection.transport is not None:
+                connection.transport.abort()  # an answer in HTTP would be read as frames
             raise
         return response
 
@@ -98,6 +94,18 @@ def _handshake_fault(request: web.BaseRequest) -> str | None:
     if len(keys) != 1 or len(keys[0].strip()) != KEY_CHARS or not keys[0].isascii():
         return f"The upgrade needs one Sec-WebSocket-Key of {KEY_CHARS} characters."
     return None
+
+
+async def _upgrade(exchange: Exchange) -> Upgrade:
+    """Send the answer to a valid upgrade. What is kept for the time of the connection should be small."""
+    request = exchange.request
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    headers["Sec-WebSocket-Accept"] = accept_key(request.headers["Sec-WebSocket-Key"].strip())
+    response = Upgrade({**exchange.common_headers(), **headers})
+    await response.prepare(request)
+    request.writer.send_headers()
+    response.headers.clear()
+    return response
 
 
 def _upgrade_required(exchange: Exchange, message: str) -> web.Response:

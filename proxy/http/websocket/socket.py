@@ -93,6 +93,7 @@ class Socket:
         self._began: float | None = None  # when the message that is being received began
         self._timer = self._loop.call_later(server.keep_alive_s, self._check)
         connection.keep_alive(val=False)
+        connection.stop_head_checks()
         connection.set_parser(self)  # type: ignore[arg-type]  # it has the two methods that aiohttp calls
 
     @property

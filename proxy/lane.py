@@ -15,7 +15,7 @@ from proxy.wire.call import Call
 class ConnectionPart(Protocol):
     """What a backend keeps for one connection of a caller."""
 
-    def generates(self, response_id: str) -> bool:
+    def generates(self, response_id: object) -> bool:
         """Whether a response is the last one of a lane here, finished or not."""
 
     async def send(self, message: bytes) -> None:
@@ -64,9 +64,13 @@ class CallerConnection:
             found = self._parts[backend] = make()
         return found  # type: ignore[return-value]  # each backend asks for its own kind
 
-    def part_of(self, response_id: str) -> ConnectionPart | None:
+    def part_of(self, response_id: object) -> ConnectionPart | None:
         """Return the part in which a response is the last one of a lane."""
         return next((part for part in self._parts.values() if part.generates(response_id)), None)
+
+    def backend_of(self, response_id: object) -> str | None:
+        """Return the name of the backend in whose part a response is the last one of a lane."""
+        return next((name for name, part in self._parts.items() if part.generates(response_id)), None)
 
     def close(self) -> None:
         """Close what backends keep, when the caller's connection ends."""

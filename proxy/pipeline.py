@@ -1,6 +1,6 @@
 """The path of one call. HTTP and every other way in are consumers of this one path."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,14 +11,15 @@ from proxy.context import Context
 from proxy.history import History
 from proxy.lane import has_own_reply, is_warm_up
 from proxy.routing.attempts import Attempts
-from proxy.routing.keepers import follow_reply, match_keepers
+from proxy.routing.keepers import follow_connection, match_keepers
 from proxy.routing.routes import Route, Routes
 from proxy.rules import Rules
 from proxy.state.background import Background
 from proxy.state.compaction import Compaction
-from proxy.state.held_responses import LANE_MEMORY
+from proxy.state.held_responses import LANE_MEMORY, is_held_whole
 from proxy.state.jobs import OpenReply
 from proxy.state.ownership import Ownership
+from proxy.state.references import KeptReference
 from proxy.state.resources import Resources
 from proxy.state.warm_up import warm_up_reply
 from proxy.wire.call import Call
@@ -53,8 +54,7 @@ class Pipeline:
             begin("ownership")
             kept = await self.ownership.check(call, context)
             begin("route")
-            route = match_keepers(call, kept, self.routes, self.resources.backends)
-            route = follow_reply(route, self.resources.backends, context)
+            route = self._route(call, kept, context)
             is_background = self.background.takes(call, route)
             begin("cache")
             slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)
@@ -79,6 +79,13 @@ class Pipeline:
             context.trace.end_step()
             reply = await self.rules.guard(call, slot.reply, context)
             yield await convert(reply, context.transcript, context, stream=call.is_stream)
+
+    def _route(self, call: Call, kept: Sequence[KeptReference], context: Context) -> Route:
+        """Return the route of a call that names these ids. Raises RequestError."""
+        backends = self.resources.backends
+        is_whole = is_held_whole(call.body.get("previous_response_id"), context)
+        route = match_keepers(call, kept, self.routes, backends, is_whole=is_whole)
+        return follow_connection(call, route, backends, context)
 
     async def _check_hit(self, call: Call, route: Route, context: Context) -> None:
         """Refuse a call that continues what was deleted, although its answer is kept. Raises RequestError."""

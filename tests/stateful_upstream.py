@@ -87,6 +87,10 @@ class StatefulUpstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End all connections, and accept no more."""
         await self._runner.cleanup()
 
     def _answer(self, handler: Callable[[web.Request, JSON], Any]) -> Callable[[web.Request], Any]:

@@ -6,7 +6,8 @@ items                           preferred only: a conversation may bring items o
 
 Of several targets only those that can resolve what the call names are left, and routes to fall back to only if all of
 theirs can. Where all can, the one that answered before is preferred: it may have the prompt in its cache. What a target
-may keep whose owner is unknown is always looked for at the first one.
+may keep whose owner is unknown is always looked for at the first one. A response that only a WebSocket connection keeps
+is continued with all of its items, so any target can; the stored response before them, if there is one, decides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +27,12 @@ CONTINUED: frozenset[Kind] = frozenset({"response", "conversation"})
 
 
 def match_keepers(
-    call: Call, kept: Sequence[KeptReference], routes: Routes, backends: Mapping[str, Backend]
+    call: Call, kept: Sequence[KeptReference], routes: Routes, backends: Mapping[str, Backend], *,
+    is_whole: bool = False,
 ) -> Route:  # fmt: skip
     """Return the first route of a call's model with a target that can resolve what the call names.
 
+    `is_whole` is whether all items that the call continues are sent along: its connection keeps them.
     A reference to a backend that is no longer configured decides nothing. Raises UnknownModel, and RequestError if no
     route of the model leads to what the call names.
     """
@@ -37,7 +40,8 @@ def match_keepers(
     known = [(reference, backends[reference.target]) for reference in kept if reference.target in backends]
     if not known:
         first = candidates[0]
-        return first.narrowed_to(first.targets[:1]) if first.keeps_state and continued(call.body) else first
+        is_unknown = first.keeps_state and not is_whole and continued(call.body)
+        return first.narrowed_to(first.targets[:1]) if is_unknown else first
     binding = [pair for pair in known if pair[0].kind != "item"]
     for wanted in (known, binding):
         for route in candidates:
@@ -47,12 +51,19 @@ def match_keepers(
     raise _elsewhere(call, next((pair[0] for pair in binding if not _resolves(target, *pair)), binding[0][0]))
 
 
-def follow_reply(route: Route, backends: Mapping[str, Backend], context: Context) -> Route:
-    """Return the route of a call whose reply a backend has begun before the call was made: it leads there only."""
+def follow_connection(call: Call, route: Route, backends: Mapping[str, Backend], context: Context) -> Route:
+    """Return the route of a call in WebSocket mode: with the target first whose connection has what the call continues.
+
+    A call whose reply a backend has begun before the call was made leads there only.
+    """
     place = context.get(LANE_CALL)
-    if place is None or place.begun_by is None:
+    if place is None:
         return route
-    return route.narrowed_to([backends[place.begun_by]])
+    if place.begun_by is not None:
+        return route.narrowed_to([backends[place.begun_by]])
+    name = place.connection.backend_of(call.body.get("previous_response_id"))
+    preferred = next((target for target in route.targets if target.name == name), None)
+    return route if preferred is None or len(route.targets) == 1 else route.preferring(preferred)
 
 
 def _narrowed(route: Route, targets: Sequence[Backend], wanted: Sequence[Kept]) -> Route:

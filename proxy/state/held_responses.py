@@ -12,6 +12,7 @@ from typing import Any
 
 from proxy.context import Context, Slot
 from proxy.state.items import StoredItem, with_ids
+from proxy.state.references import Reference
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import Unavailable
 from proxy.wire.items import JSON
@@ -127,6 +128,23 @@ def held_response(response_id: object, context: Context) -> HeldResponse | None:
     """Return a response that the connection of a call keeps."""
     memory = context.get(LANE_MEMORY)
     return None if memory is None else memory.responses.find(response_id)
+
+
+def is_held_whole(response_id: object, context: Context) -> bool:
+    """Whether the connection keeps all items that a response continues."""
+    held = held_response(response_id, context)
+    return held is not None and held.base is None
+
+
+def stored_reference(reference: Reference, context: Context) -> Reference | None:
+    """Return what a reference leads to that is stored: for a response that the connection keeps the one before it.
+
+    None if a response that the connection keeps has all items that it continues.
+    """
+    held = held_response(reference.id, context) if reference.kind == "response" else None
+    if held is None:
+        return reference
+    return None if held.base is None else reference._replace(id=held.base)
 
 
 def replayable(items: Sequence[StoredItem]) -> list[JSON]:

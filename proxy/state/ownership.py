@@ -16,7 +16,7 @@ import orjson
 import structlog
 
 from proxy.context import Context, Slot
-from proxy.state.held_responses import held_response
+from proxy.state.held_responses import stored_reference
 from proxy.state.references import (
     KeptReference,
     Kind,
@@ -183,10 +183,7 @@ class Ownership:
 
         The refusal names the first id that is not the team's own, as the refusal of an unknown one does.
         """
-        references = [
-            reference for reference in references
-            if reference.kind != "response" or held_response(reference.id, context) is None  # of this connection
-        ]  # fmt: skip
+        references = [found for each in references if (found := stored_reference(each, context)) is not None]
         if not references:
             return ()
         owners = await self.owners(references, context)

@@ -65,7 +65,7 @@ class UpstreamLink:
             return FixedAnswer(status, fields, {"error": error})
         raise was_reset(sent=False)
 
-    def generates(self, response_id: str) -> bool:
+    def generates(self, response_id: object) -> bool:
         return self._socket is not None and self._socket.is_usable and self._socket.generates(response_id)
 
     async def send(self, message: bytes) -> None:

@@ -211,6 +211,7 @@ async def _start_parts(config: Config, resources: AsyncExitStack) -> None:
     for part in parts:
         await part.start()
         resources.push_async_callback(part.close)
+    await config.state.check_durable()
 
 
 def _server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Server:

@@ -139,6 +139,7 @@ def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):
         "OPENAI_BATCH_API_KEY",
         "SAFETY_KEY",
         "REDIS_PASSWORD",
+        "REDIS_USER",
         "STATE_SECRET",
         "CACHE_SECRET",
     ):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+from cachetools import LRUCache
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from proxy.cache.entry import Entry
@@ -44,11 +45,12 @@ class Partition(NamedTuple):
 
 @dataclass(slots=True)
 class Place:
-    """Where the entry of one call is: its key under each secret, and the generation that a read has found."""
+    """Where the entry of one call is: its key under each secret, and the generation that a read has found, if any."""
 
     partition: Partition
     keys: Sequence[str]
     generation: bytes | None = None
+    is_read: bool = False
 
 
 class UnknownGeneration(StoreError):
@@ -61,6 +63,7 @@ class Vault:
     def __init__(self, store: Store, secrets_: Sequence[bytes] = ()) -> None:
         """Without secrets entries are not sealed."""
         self._store = store
+        self._known: LRUCache[Partition, bytes | None] = LRUCache(MAX_KEYS)  # the generations that were read last
         self._rings = [VaultKeys(secret) for secret in secrets_] or [VaultKeys(b"")]
 
     def place(self, encoded_call: bytes, partition: Partition) -> Place:
@@ -73,7 +76,8 @@ class Vault:
             name for ring, key in self._pairs(place) for name in (ENTRIES + key, ring.generation_of(place.partition))
         ]
         values = await self._store.get_many(names)
-        place.generation = _generation(values[1])
+        place.generation, place.is_read = _generation(values[1]), True
+        self._known[place.partition] = place.generation
         for (ring, key), value, generation in zip(self._pairs(place), values[::2], values[1::2], strict=True):
             if value is not None and generation is not None:
                 opened = ring.open(value, key, place.partition, generation)
@@ -85,7 +89,8 @@ class Vault:
     async def write(self, place: Place, entry: bytes, *, ttl_s: float) -> None:
         """Keep an encoded entry. Raises StoreError, UnknownGeneration."""
         ring, key = self._rings[0], place.keys[0]
-        generation = place.generation or await self._begin(ring, place.partition)
+        known = place.generation if place.is_read else self._known.get(place.partition)
+        generation = known or await self._begin(ring, place.partition)
         sealed = ring.seal(entry, key, place.partition, generation)
         await self._store.put(ENTRIES + key, sealed, ttl_s=ttl_s, group=place.partition.team)
 
@@ -116,6 +121,7 @@ class Vault:
         """Return the generation of a partition, a new one if it has none. Raises StoreError, UnknownGeneration."""
         name, new = ring.generation_of(partition), secrets.token_bytes(GENERATION_BYTES)
         if await self._store.put(name, new, ttl_s=LONGEST_S, if_absent=True, group=partition.team):
+            self._known[partition] = new
             return new
         try:
             found = _generation(await self._store.get(name))

@@ -122,6 +122,9 @@ class Store(Table, ABC):
     async def close(self) -> None:
         """Close it."""
 
+    async def check_durable(self) -> None:
+        """Raises ValueError if the store may drop values to make room; if it cannot be reached, nothing is checked."""
+
     async def ready(self) -> bool:
         """Whether the store can be reached now, and takes writes."""
         return True

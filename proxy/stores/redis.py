@@ -6,26 +6,30 @@ Fails: with StoreError when Redis cannot be reached, answers with an error, or d
     command is sent once, because a repeated one could be carried out twice. A command that is cancelled or timed out
     closes its connection, so that its late answer cannot reach another command. Values that are put while others are on
     their way are sent together afterwards: the client's work for each command is most of the cost. After a write that a
-    replica refuses connections are opened anew, so that after a failover they reach the new primary.
+    replica refuses connections are opened anew, to reach the new primary. After several commands without an answer
+    none is sent for a while.
 Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://redis.io/docs/latest/commands/eval/
 """
 
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, PositiveInt, PrivateAttr, field_validator
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as ServerTimeout
 
 from proxy.config.secrets import Secret
 from proxy.stores import LARGEST, LONGEST_S, PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
+from proxy.stores._breaker import StoreBreaker
+from proxy.stores._redis_address import check_address
+from proxy.stores._redis_answers import ODD_ANSWER, bytes_in, reading, unreadable, value_in
 from proxy.stores._redis_link import ReadOnlyServer, ScriptFailed, ScriptLink, Waiting
 from proxy.stores._redis_scripts import APPEND, CLAIM, DIGESTS, GIVE, PUT, RELEASE, TAKE
 from proxy.wire.loggable import name_failure
@@ -40,37 +44,41 @@ SCAN_COUNT = 1000
 FIELD = b"v"
 """The field of an entry in a stream."""
 
-ODD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
-"""What reading an answer fails with that is not one of the command's."""
+UNANSWERED = (OSError, TimeoutError, NotConnected, ServerTimeout)
+"""What a command fails with that reached no server, or got no answer."""
 
 
 class RedisStore(Store):
     url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
     """The address of Redis: redis://host:port/db, rediss:// for TLS, unix:///path."""
+    user: Secret | None = None
+    """The user of Redis, if it has users: "env:NAME" or "file:PATH"."""
     password: Secret | None = None
     """The password of Redis, if it has one."""
     timeout_ms: PositiveInt = 50
     """How long any one command may take, including the wait for a connection, in milliseconds."""
     max_connections: PositiveInt = 32
     """How many connections are open at most."""
+    max_faults: PositiveInt = 5
+    """How many commands in a row may get no answer before none is sent for 0.5 to 5 seconds at a time."""
 
     _redis: Redis = PrivateAttr()
     _link: ScriptLink | None = PrivateAttr(default=None)
     _waiting: list[Waiting] = PrivateAttr(default_factory=list)
     _writing: asyncio.Task[None] | None = PrivateAttr(default=None)
+    _breaker: StoreBreaker = PrivateAttr()
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
-            raise ValueError('it has a password; set password = "env:NAME" instead')
+        check_address(url)
         return url
 
     async def start(self) -> None:
         seconds = self.timeout_ms / 1000
         pool = BlockingConnectionPool.from_url(
             self.url,
+            username=None if self.user is None else self.user.get_secret_value(),
             password=None if self.password is None else self.password.get_secret_value(),
             max_connections=self.max_connections,
             timeout=seconds,
@@ -80,6 +88,7 @@ class RedisStore(Store):
             protocol=2,
         )
         self._redis = Redis(connection_pool=pool)
+        self._breaker = StoreBreaker(self.max_faults)
 
     async def close(self) -> None:
         if self._writing is not None:
@@ -91,13 +100,13 @@ class RedisStore(Store):
         await self._redis.connection_pool.disconnect()
 
     async def get(self, key: str) -> bytes | None:
-        return _value(await self._ask(self._redis.get(key)))
+        return value_in(await self._ask(self._redis.get(key)))
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         pipeline = self._redis.pipeline(transaction=False)  # MGET would hide that a key holds another kind
         for key in keys:
             pipeline.get(key)
-        return [_value(value) for value in await self._ask(pipeline.execute())]
+        return [value_in(value) for value in await self._ask(pipeline.execute())]
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
@@ -119,7 +128,7 @@ class RedisStore(Store):
         answer = await self._run(
             TAKE, key, _amount(amount), _amount(limit), int(whole), _milliseconds(window_s), window
         )
-        with _reading():
+        with reading():
             granted, used, found, resets_in_ms = answer
             return Grant(int(granted), int(used), int(found), resets_in_ms / 1000)
 
@@ -129,7 +138,7 @@ class RedisStore(Store):
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         del group  # it evicts nothing
         answer = await self._run(APPEND, key, value, _milliseconds(ttl_s))
-        with _reading():
+        with reading():
             return int(answer)
 
     async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
@@ -137,9 +146,9 @@ class RedisStore(Store):
         if limit <= 0:
             return []
         streams = await self._ask(self._redis.xread({key: f"{after}-0"}, count=limit))
-        with _reading():
+        with reading():
             entries = streams[0][1] if streams else []
-            return [(int(position.partition(b"-")[0]), _bytes(fields[FIELD])) for position, fields in entries]
+            return [(int(position.partition(b"-")[0]), bytes_in(fields[FIELD])) for position, fields in entries]
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
         return bool(await self._run(CLAIM, key, owner, _milliseconds(lease_s)))
@@ -153,11 +162,22 @@ class RedisStore(Store):
         cursor = None
         while cursor != 0:
             cursor, keys = await self._ask(self._redis.scan(cursor or 0, match=pattern, count=SCAN_COUNT))
-            with _reading():
-                found = {_bytes(key) for key in keys} - seen
+            with reading():
+                found = {bytes_in(key) for key in keys} - seen
             for key in found:
                 yield key.decode(errors="replace")
             seen |= found
+
+    async def check_durable(self) -> None:
+        try:
+            memory = await self._ask(self._redis.info("memory"))
+        except StoreError:
+            return
+        if (policy := memory.get("maxmemory_policy", "noeviction")) != "noeviction":
+            message = (
+                f"this Redis evicts values when it is full (maxmemory-policy {str(policy)[:32]}); it must be noeviction"
+            )
+            raise ValueError(message)
 
     async def ready(self) -> bool:
         """Whether it takes writes: a replica answers reads, and is of no use."""
@@ -183,7 +203,7 @@ class RedisStore(Store):
         self._waiting.append(Waiting(keys, value, _milliseconds(ttl_s), if_absent, answer))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
-        kept: Sequence[bool] = await self._ask(answer)
+        kept: Sequence[bool] = await self._wait(answer)
         return kept
 
     async def _write(self) -> None:
@@ -222,7 +242,7 @@ class RedisStore(Store):
             arguments = [part for _, put in each for part in (put.value, b"%d" % put.ttl_ms, b"%d" % put.if_absent)]
             answers: Sequence[Any] = await self._ask(self._set([key.encode() for key, _ in each], arguments))
             if len(answers) != len(each):
-                raise _unreadable()
+                raise unreadable()
             return answers
         pipeline = self._redis.pipeline(transaction=False)
         for key, put in each:
@@ -238,41 +258,37 @@ class RedisStore(Store):
         return await link.run(PUT, keys, arguments)
 
     async def _ask(self, command: Any) -> Any:
+        """Return the answer to a command, unless Redis has not answered for some time. Raises StoreError."""
+        loop = asyncio.get_running_loop()
+        if not self._breaker.begin(loop.time()):
+            command.close()
+            raise StoreError("Redis: not asked, because it has not answered")
+        try:
+            answer = await self._wait(command)
+        except StoreError as error:
+            if isinstance(error.__cause__, UNANSWERED):
+                self._breaker.fail(loop.time())
+            else:
+                self._breaker.succeed()
+            raise
+        except BaseException:
+            self._breaker.give_up()
+            raise
+        self._breaker.succeed()
+        return answer
+
+    async def _wait(self, answer: Any) -> Any:
+        """Return an answer. Raises StoreError for a fault, and for one that takes too long."""
         try:
             async with asyncio.timeout(self.timeout_ms / 1000):
-                return await command
+                return await answer
         except (RedisError, ScriptFailed, OSError, TimeoutError) as error:
-            if isinstance(
-                error, ReadOnlyError | ReadOnlyServer
-            ):  # the server became a replica: its address may lead to another by now
+            if isinstance(error, ReadOnlyError | ReadOnlyServer):  # its address may lead to another server by now
                 await self._redis.connection_pool.disconnect(inuse_connections=False)
                 self._close_link()
             raise StoreError(f"Redis: {name_failure(error)}") from error
         except ODD_ANSWER as error:
-            raise _unreadable() from error
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """Raises StoreError for an answer in another form than the command has."""
-    try:
-        yield
-    except ODD_ANSWER as error:
-        raise _unreadable() from error
-
-
-def _value(answer: object) -> bytes | None:
-    return None if answer is None else _bytes(answer)
-
-
-def _bytes(answer: object) -> bytes:
-    if isinstance(answer, bytes):
-        return answer
-    raise _unreadable()
-
-
-def _unreadable() -> StoreError:
-    return StoreError("Redis answered in another form than the command has")
+            raise unreadable() from error
 
 
 def _amount(number: int) -> int:

@@ -239,12 +239,109 @@ async def test_values_put_at_once_are_sent_together_even_if_one_caller_leaves(re
         assert direct.info("stats")["total_connections_received"] - connections == 1
 
 
-@pytest.mark.parametrize("url", ["redis://:pass-1@h:1/0", "rediss://u:pass-1@h/0", "unix:///s.sock?password=pass-1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:pass-1@h:1/0", "rediss://u:pass-1@h/0", "unix:///s.sock?password=pass-1", "redis://:pass/-1@h:1/0",
+        "redis://u:pass?-1@h:1/0", "redis://:pass#-1@h:1/0", "redis://pass/-1@h", "unix://u:pass-1@/s.sock",
+    ],
+)  # fmt: skip
 def test_a_password_in_the_address_is_refused(url: str):
     """Secrets are never in a config. A user is none."""
     with pytest.raises(ValidationError, match=r'set password = "env:NAME" instead'):
         RedisStore(url=url)
     assert RedisStore(url="redis://user@h:1/0").url == "redis://user@h:1/0"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:1/0?family=0", "redis://h:1/0?ssl_cert_reqs=none", "redis://h:1/0?db=x", "redis://h:x/0", "redis://h:0/0",
+        "redis://h:99999/0", "redis://h:1/x", "redis://h:1/0/1", "redis://h:1/0#x", "redis://h:1/0?retry=1", "unix:///s?db=-1",
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_work_is_refused(url: str):
+    """By check, and not by each call; the message does not repeat it."""
+    with pytest.raises(ValidationError) as caught:
+        RedisStore(url=url)
+    assert url not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h", "redis://h:1", "redis://h:1/", "redis://[::1]:1/15", "redis://h:1?db=3", "rediss://h:1/0?ssl_ca_certs=/a.pem",
+     "unix:///run/redis.sock?db=2", "unix:///run/redis@1.sock"],
+)  # fmt: skip
+def test_addresses_of_every_form_are_allowed(url: str):
+    """With the parameters that the client knows."""
+    assert RedisStore(url=url).url == url
+
+
+async def test_a_user_and_a_password_come_from_the_environment(redis_server: RedisServer, monkeypatch):
+    """As Redis has them since its version 6."""
+    monkeypatch.setenv("REDIS_NAME", "headgate")
+    monkeypatch.setenv("REDIS_KEY", "hush-hush")
+    with redis.Redis(port=redis_server.port) as direct:
+        direct.acl_setuser("headgate", enabled=True, passwords=["+hush-hush"], keys=["*"], commands=["+@all"])
+        try:
+            for user, works in (("env:REDIS_NAME", True), ("env:REDIS_KEY", False)):
+                options = {"user": user, "password": "env:REDIS_KEY", "timeout_ms": LONG_TIMEOUT_MS}
+                store = RedisStore.model_validate({"url": redis_server.url, **options})
+                await store.start()
+
+                assert await store.ready() is works
+                await store.close()
+        finally:
+            direct.acl_deluser("headgate")
+
+
+@pytest.mark.parametrize("policy", ["noeviction", "allkeys-lru", "volatile-ttl"])
+async def test_state_is_not_kept_where_it_may_be_evicted(
+    redis_server: RedisServer, start_gateway, upstream, policy: str
+):
+    """A budget that is evicted is reset; the cache may be evicted."""
+    with redis.Redis(port=redis_server.port) as direct:
+        direct.config_set("maxmemory-policy", policy)
+        try:
+            await start_gateway(tables(upstream, redis_server.url, timeout_ms=LONG_TIMEOUT_MS))
+            state = {"use": "redis", "url": redis_server.url, "timeout_ms": LONG_TIMEOUT_MS}
+            starting = start_gateway(tables_for(upstream, state=state))
+            if policy == "noeviction":
+                await starting
+            else:
+                with pytest.raises(ValueError, match=rf"maxmemory-policy {policy}"):
+                    await starting
+        finally:
+            direct.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_state_in_a_redis_that_cannot_be_reached_is_not_checked():
+    """The gateway starts; the store is asked again by the calls that need it."""
+    store = RedisStore(url="unix:///nowhere")
+    await store.start()
+    await store.check_durable()
+    await store.close()
+
+
+async def test_a_redis_that_is_silent_costs_its_timeout_once_in_a_while(server: RedisServer, logged):
+    """After five commands in a row nothing is sent; it is tried again, and used once it answers."""
+    store = RedisStore(url=server.url)
+    await store.start()
+    server.pause()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    for _ in range(1000):
+        with pytest.raises(StoreError):
+            await store.get("k")
+    passed_s = loop.time() - started
+    server.resume()
+    async with asyncio.timeout(20):
+        while not await store.ready():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await store.close()
+
+    assert passed_s < 1000 * 0.05 / 4
+    assert [line["event"] for line in logged] == ["store.suspended", "store.resumed"]
 
 
 @pytest.mark.parametrize("size", [10, SCRIPT_BYTES])

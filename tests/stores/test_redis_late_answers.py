@@ -66,7 +66,9 @@ async def delayed_store(request: pytest.FixtureRequest, redis_server: RedisServe
     """A store with few connections behind a slow proxy, and 200 values, entries and windows that contain the number of their key."""
     async with DelayingProxy(redis_server.port, seed=7) as proxy:
         short = request.param == "timed out"
-        store = RedisStore(url=proxy.url, timeout_ms=25 if short else LONG_TIMEOUT_MS, max_connections=8)
+        store = RedisStore(
+            url=proxy.url, timeout_ms=25 if short else LONG_TIMEOUT_MS, max_connections=8, max_faults=10**6
+        )
         await store.start()
         with redis.Redis(port=redis_server.port) as direct, direct.pipeline() as filling:
             for i in range(200):

@@ -1,0 +1,32 @@
+"""Reads what Redis answers: a value in another form than a command has is a fault of the store."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from proxy.stores import StoreError
+
+ODD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
+"""What reading an answer fails with that is not one of the command's."""
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raises StoreError for an answer in another form than the command has."""
+    try:
+        yield
+    except ODD_ANSWER as error:
+        raise unreadable() from error
+
+
+def value_in(answer: object) -> bytes | None:
+    return None if answer is None else bytes_in(answer)
+
+
+def bytes_in(answer: object) -> bytes:
+    if isinstance(answer, bytes):
+        return answer
+    raise unreadable()
+
+
+def unreadable() -> StoreError:
+    return StoreError("Redis answered in another form than the command has")

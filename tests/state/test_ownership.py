@@ -202,6 +202,7 @@ async def test_calls_that_continue_an_unknown_id_in_parallel_are_one_chain():
         assert await gateway.chain(**fields) != await gateway.chain(BEN, **fields)
     assert await gateway.chain(conversation="conv_x") == await gateway.chain(conversation={"id": "conv_x"})
     assert await gateway.chain(conversation="x") != await gateway.chain(previous_response_id="x")
+    assert await gateway.chain(conversation=" CONV_x") == await gateway.chain(conversation="conv_x")
 
 
 async def test_a_call_of_another_team_is_not_in_the_chain():
@@ -261,6 +262,15 @@ async def test_a_response_that_no_backend_keeps_is_bound_only_in_a_counted_chain
     await gateway.respond({"id": "resp_1"}, **options)
 
     assert (await gateway.refusal(BEN, previous_response_id="resp_1") is not None) is is_bound
+
+
+async def test_the_conversation_of_a_response_that_is_kept_nowhere_is_bound():
+    """The conversation has been changed, and can be continued."""
+    gateway = Gateway()
+    await gateway.respond({"id": "resp_1", "conversation": "conv_1"}, store=False)
+
+    assert await gateway.refusal(BEN, conversation="conv_1") is not None
+    assert await gateway.refusal(BEN, previous_response_id="resp_1") is None
 
 
 async def test_an_owner_that_cannot_be_read_is_a_503():
@@ -352,6 +362,14 @@ async def test_foreign_and_unknown_ids_take_the_same_work():
         counts.add(len(store._reads))
 
     assert counts == {10}
+
+
+async def test_an_id_that_is_named_twice_is_read_once():
+    """The path and the body of a request may name the same item."""
+    store, named = CountingStore(), Reference("item", "msg_1", None)
+    owners = await Ownership(store).owners([named, named], make_context())
+
+    assert (owners, len(store._reads)) == ([None, None], 1)
 
 
 @pytest.mark.parametrize(("allows", "is_refused"), [(True, False), (False, True)])

@@ -13,7 +13,7 @@ generation; the first secret writes, all of them read.
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -31,6 +31,8 @@ UNSEALED, SEALED = b"\x01", b"\x02"
 GENERATION_BYTES = 16
 FLYING = bytes(GENERATION_BYTES)
 """In place of the generation of what is never kept."""
+READ_AT_ONCE = 100
+"""How many entries are read together when all of them are."""
 MAX_KEYS = 1024
 """How many derived keys of each kind are kept in memory."""
 
@@ -55,6 +57,14 @@ class Place:
 
 class UnknownGeneration(StoreError):
     """The generation of a partition cannot be read, so nothing can be written for it."""
+
+
+class StoredEntry(NamedTuple):
+    """An entry as an administrator sees it."""
+
+    name: str
+    size_bytes: int
+    labels: Mapping[str, str] | None
 
 
 class Vault:
@@ -98,6 +108,32 @@ class Vault:
         """Remove the entry at a place. Raises StoreError."""
         for key in place.keys:
             await self._store.delete(ENTRIES + key)
+
+    async def entries(self, partitions: Sequence[Partition]) -> AsyncIterator[StoredEntry]:
+        """Yield every entry of the store; one that none of these partitions can read has no labels. Raises StoreError.
+
+        The labels of an entry say what it is: the team, the model, prompt_cache_key.
+        """
+        pairs = [(ring, partition) for ring in self._rings for partition in partitions]
+        generations = await self._store.get_many([ring.generation_of(partition) for ring, partition in pairs])
+        names = [name async for name in self._store.scan(ENTRIES)]
+        for start in range(0, len(names), READ_AT_ONCE):
+            some = names[start : start + READ_AT_ONCE]
+            for name, value in zip(some, await self._store.get_many(some), strict=True):
+                if value is not None:
+                    key = name.removeprefix(ENTRIES)
+                    found = (
+                        ring.open(value, key, partition, generation)
+                        for (ring, partition), generation in zip(pairs, generations, strict=True)
+                        if generation is not None
+                    )
+                    opened = next((each for each in found if each is not None), None)
+                    entry = None if opened is None else Entry.decode(opened)
+                    yield StoredEntry(name, len(value), None if entry is None else entry.labels)
+
+    async def remove(self, name: str) -> None:
+        """Remove an entry by its name in the store. Raises StoreError."""
+        await self._store.delete(name)
 
     async def note_response(self, place: Place, team: str, response_id: str, *, ttl_s: float) -> None:
         """Note that the entry at a place holds a response of a team, for `forget_response`. Raises StoreError."""

@@ -14,6 +14,8 @@ from proxy.cache.key import encode_call, name_of_parameter, relevant_fields, rel
 from proxy.cache.vault import Partition, Vault
 from proxy.config.build import Config, default_config, read
 from proxy.config.validation import ConfigError
+from proxy.context import Caller
+from proxy.identity.directory import ANONYMOUS
 from proxy.routing.routes import Routes
 from proxy.stores import StoreError
 from proxy.stores.memory import MemoryStore
@@ -48,11 +50,28 @@ def add_to(commands: Any) -> None:
     explain.add_argument("second", type=Path, metavar="B.json", help=hint)
     explain.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
     explain.set_defaults(run=_explain)
-    forget = verbs.add_parser("forget", help="make all entries of a team unreadable at once, on every machine",
-                              epilog="example: headgate cache forget --team search --config my.toml")  # fmt: skip
+    _add_store_commands(verbs)
+
+
+def _add_store_commands(verbs: Any) -> None:
+    """Add the commands that work on the entries in a store."""
+    forget = _add_verb(verbs, "forget", _forget, "make all entries of a team unreadable at once, on every machine")
     forget.add_argument("--team", required=True)
-    forget.add_argument("--config", type=Path, required=True)
-    forget.set_defaults(run=_forget)
+    purge = _add_verb(verbs, "purge", _purge, "remove the entries that all of these apply to")
+    purge.add_argument("--team")
+    purge.add_argument("--model")
+    purge.add_argument("--prompt-cache-key")
+    _add_verb(verbs, "stats", _stats, "print how many entries each team and model has, and their bytes")
+
+
+def _add_verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], description: str
+) -> argparse.ArgumentParser:
+    example = f"example: headgate cache {name}{' --team search' if name != 'stats' else ''} --config my.toml"
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=description, epilog=example)
+    verb.add_argument("--config", type=Path, required=True)
+    verb.set_defaults(run=run)
+    return verb
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -70,6 +89,56 @@ def _forget(options: argparse.Namespace) -> int:
     asyncio.run(_with_vault(read(options.config), lambda vault: vault.forget(Partition("team", options.team))))
     print(f"The entries of team '{options.team}' cannot be read any more.")
     return SUCCESS
+
+
+def _purge(options: argparse.Namespace) -> int:
+    wanted = {"team": options.team, "model": options.model, "prompt_cache_key": options.prompt_cache_key}
+    wanted = {label: value for label, value in wanted.items() if value is not None}
+    if not wanted:
+        raise ConfigError("cache purge: name what to remove: --team, --model or --prompt-cache-key")
+    config = read(options.config)
+    partitions = _partitions(config, options.team)
+
+    async def purge(vault: Vault) -> int:
+        count = 0
+        async for entry in vault.entries(partitions):
+            if entry.labels is not None and wanted.items() <= entry.labels.items():
+                await vault.remove(entry.name)
+                count += 1
+        return count
+
+    print(f"{asyncio.run(_with_vault(config, purge))} entries removed.")
+    return SUCCESS
+
+
+def _stats(options: argparse.Namespace) -> int:
+    config = read(options.config)
+    partitions = _partitions(config, None)
+
+    async def count(vault: Vault) -> Mapping[tuple[str, str], list[int]]:
+        found: dict[tuple[str, str], list[int]] = {}
+        async for entry in vault.entries(partitions):
+            labels = entry.labels or {"team": "(unreadable)"}
+            sizes = found.setdefault((labels.get("team", ""), labels.get("model", "")), [])
+            sizes.append(entry.size_bytes)
+        return found
+
+    found = asyncio.run(_with_vault(config, count))
+    print("team, model, entries, bytes")
+    for (team, model), sizes in sorted(found.items()):
+        print(f"{team}, {model}, {len(sizes)}, {sum(sizes)}")
+    return SUCCESS
+
+
+def _partitions(config: Config, team: str | None) -> list[Partition]:
+    """Return all those who may share entries by a config, and a team that it may no longer have."""
+    callers = [Caller(caller.name, caller.team) for caller in config.callers] or [ANONYMOUS]
+    teams = dict.fromkeys([*(caller.team for caller in callers), *([] if team is None else [team])])
+    return [
+        *(Partition("team", name) for name in teams),
+        *(Partition("caller", caller.team, caller.name) for caller in callers),
+        Partition("all"),
+    ]
 
 
 async def _with_vault(config: Config, work: Callable[[Vault], Awaitable[T]]) -> T:

@@ -1,6 +1,8 @@
 """Entries in a store: readable for those who share them only, and only where they were written."""
 
+import gc
 import random
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -168,3 +170,25 @@ async def test_two_teams_never_read_each_other_s_entries():
                 if not found and dice.random() < 0.5:
                     await write(vault, call, partition)
                     written.add((call, partition))
+
+
+async def test_a_small_entry_in_memory_takes_little_beside_itself():
+    """One value of bytes under one key: a few hundred bytes, and one object for the garbage collector to visit."""
+    store = MemoryStore()
+    vault, count = Vault(store), 2_000
+    await write(vault)
+    calls = [b"%d" % number for number in range(count)]
+    gc.collect()
+    objects = len(gc.get_objects())
+    tracemalloc.start()
+    try:
+        for call in calls:
+            place = vault.place(call, SEARCH)
+            await vault.write(place, ENTRY, ttl_s=60)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    gc.collect()
+
+    assert kept_bytes / count - len(ENTRY) < 1_000
+    assert (len(gc.get_objects()) - objects) / count < 2

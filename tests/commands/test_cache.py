@@ -15,6 +15,12 @@ from tests.upstream import FakeUpstream
 ASKED = {"model": "m", "input": "Hi", "prompt_cache_key": "k"}
 
 
+@pytest.fixture(autouse=True)
+def _cache_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the secret that some configs name."""
+    monkeypatch.setenv("CACHE_SECRET", "a secret of at least 32 characters")
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A config that sends every model to a recording."""
@@ -101,10 +107,9 @@ async def status_of(http, address: str, team: str) -> str:
 
 @pytest.mark.parametrize("secret", [None, "env:CACHE_SECRET"])
 async def test_forget_makes_a_team_s_entries_unreadable(
-    secret: str | None, start_gateway: StartGateway, http, upstream: FakeUpstream, tmp_path: Path, monkeypatch
+    secret: str | None, start_gateway: StartGateway, http, upstream: FakeUpstream, tmp_path: Path
 ):  # fmt: skip
     """While gateways run, for that team only."""
-    monkeypatch.setenv("CACHE_SECRET", "a secret of at least 32 characters")
     cache = {"use": "sqlite", "path": str(tmp_path / "cache.db"), "timeout_ms": 20_000}
     cache |= {} if secret is None else {"secret": secret}
     callers = [
@@ -138,3 +143,50 @@ def test_forget_needs_a_cache_that_it_can_reach(config: Path, table: str, fault:
 
     assert main(["cache", "forget", "--team", "red", "--config", str(config)]) == 2
     assert capsys.readouterr().err.startswith(fault)
+
+
+@pytest.mark.parametrize("secret", [None, "env:CACHE_SECRET"])
+async def test_purge_removes_what_it_names_and_stats_counts_the_rest(
+    secret: str | None, start_gateway: StartGateway, http, upstream: FakeUpstream, tmp_path: Path, capsys
+):  # fmt: skip
+    """By team, model and prompt_cache_key, sealed or not."""
+    cache = {"use": "sqlite", "path": str(tmp_path / "cache.db"), "timeout_ms": 20_000}
+    cache |= {} if secret is None else {"secret": secret}
+    tables = {"cache": cache, "caller": [
+        {"name": name, "team": name, "key_sha256": hashlib.sha256(f"key-of-{name}".encode()).hexdigest()}
+        for name in ("red", "blue")
+    ]}  # fmt: skip
+    address = await start_gateway(tables_for(upstream, policy=[], **tables))
+    for team in ("red", "blue"):
+        for changes in ({}, {"model": "n"}, {"prompt_cache_key": "l"}):
+            headers = {"Authorization": f"Bearer key-of-{team}"}
+            async with http.post(f"{address}/v1/responses", json=ASKED | changes, headers=headers) as answer:
+                assert answer.status == 200
+    config = tmp_path / "headgate.toml"
+    lines = [f"{name} = {orjson.dumps(value).decode()}" for name, value in cache.items()]
+    people = [
+        "[[caller]]\n" + "\n".join(f"{name} = {orjson.dumps(value).decode()}" for name, value in caller.items())
+        for caller in tables["caller"]
+    ]
+    config.write_text("\n".join([CANNED, "[cache]", *lines, *people]))
+    found = []
+    for arguments in (["stats"], ["purge", "--team", "red", "--model", "m", "--prompt-cache-key", "k"], ["stats"],
+                      ["purge", "--model", "n"], ["stats"]):  # fmt: skip
+        capsys.readouterr()
+        assert await asyncio.to_thread(main, ["cache", *arguments, "--config", str(config)]) == 0
+        found.append([line.rpartition(",")[0] or line for line in capsys.readouterr().out.splitlines()])
+
+    head = "team, model, entries"
+    assert found == [
+        [head, "blue, m, 2", "blue, n, 1", "red, m, 2", "red, n, 1"],
+        ["1 entries removed."],
+        [head, "blue, m, 2", "blue, n, 1", "red, m, 1", "red, n, 1"],
+        ["2 entries removed."],
+        [head, "blue, m, 2", "red, m, 1"],
+    ]
+
+
+def test_purge_needs_something_to_remove(config: Path, capsys):
+    """Not everything by mistake."""
+    assert main(["cache", "purge", "--config", str(config)]) == 2
+    assert capsys.readouterr().err.startswith("cache purge: ")

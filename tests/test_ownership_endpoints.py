@@ -19,7 +19,7 @@ from tests.stateful_upstream import StatefulUpstream
 KEYS = {"anna": "sk-anna-1", "ben": "sk-ben-1"}
 TEAMS = {"anna": Caller("anna", "search"), "ben": Caller("ben", "ads")}
 MODEL = "gpt-5.6"
-FILES: tuple[Kind, ...] = ("file", "vector_store", "container")
+FILES: tuple[Kind, ...] = ("file", "vector_store", "container", "skill")
 # Method, path and body of a request, made from ids by their kind. `item` is one of the conversation, `output` one of
 # the response.
 Place = Callable[[dict[str, str]], tuple[str, str, dict[str, Any] | None]]
@@ -69,6 +69,13 @@ CONTINUED: dict[str, Callable[[dict[str, str]], dict[str, Any]]] = {
     },
     "container of a shell": lambda ids: {
         "tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": ids["container"]}}]
+    },
+    "skill of a shell": lambda ids: {
+        "tools": [
+            {"type": "shell", "environment": {
+                "type": "container_auto", "skills": [{"type": "skill_reference", "skill_id": ids["skill"]}],
+            }}
+        ]
     },
     "mask of an image": lambda ids: {"tools": [{"type": "image_generation", "input_image_mask": {"file_id": ids["file"]}}]},
     "file in a prompt": lambda ids: {

@@ -71,8 +71,12 @@ def _relay_warnings(config: Config) -> Iterator[str]:
             yield f"relay {relay.path}: these policies do not apply to it: {unread}"
         if partly:
             yield f"relay {relay.path}: these policies read JSON bodies and fields of forms, no files: {partly}"
-        if active and relay.prefix.casefold() in CALLS_IN_FILES:
+        if relay.prefix.casefold() not in CALLS_IN_FILES:
+            continue
+        if active:
             yield f"relay {relay.path}: the calls in a batch's file pass without any policy"
+        if len({caller.team for caller in config.callers}) > 1:
+            yield f"relay {relay.path}: the ids in a batch's file are not checked for their owners"
 
 
 def _read(file: Path) -> tuple[Config, list[Mapping[str, Any]]]:

@@ -1,8 +1,8 @@
 """The route of a call that names what a backend keeps: the call goes to that backend, if it serves the model.
 
-responses, conversations        kept by their backend; the gateway's own by any backend that keeps no state
-files, vector stores, containers   kept by the upstream that created them; a local model looks none of them up
-items                           preferred only: a conversation may bring items of other backends along
+responses, conversations           kept by their backend; the gateway's own by any backend that keeps no state
+files, stores, containers, skills  kept by the upstream that created them; a local model looks none of them up
+items                              preferred only: a conversation may bring items of other backends along
 
 Of several targets only those that can resolve what the call names are left, and routes to fall back to only if all of
 theirs can. Where all can, the one that answered before is preferred: it may have the prompt in its cache. What a target

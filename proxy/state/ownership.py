@@ -27,6 +27,7 @@ from proxy.state.references import (
     find_references,
     ids_of,
     is_id,
+    is_public,
     not_found,
 )
 from proxy.stores import Store, StoreError
@@ -186,14 +187,14 @@ class Ownership:
         references = [found for each in references if (found := stored_reference(each, context)) is not None]
         if not references:
             return ()
-        owners = await self.owners(references, context)
+        pairs = zip(references, await self.owners(references, context), strict=True)
+        named = [(reference, owner) for reference, owner in pairs if owner is not None or not is_public(reference)]
         team = context.caller.team
-        if None in owners:
+        if any(owner is None for _, owner in named):
             context.set(HAS_UNKNOWN, True)
-        if all(self._allows_unknown if owner is None else owner.team == team for owner in owners):
-            pairs = zip(references, owners, strict=True)
-            return [KeptReference(*reference, owner.target) for reference, owner in pairs if owner is not None]
-        for reference, owner in zip(references, owners, strict=True):
+        if all(self._allows_unknown if owner is None else owner.team == team for _, owner in named):
+            return [KeptReference(*reference, owner.target) for reference, owner in named if owner is not None]
+        for reference, owner in named:
             if owner is None or owner.team != team:
                 raise not_found(reference.param, reference.id, reference.kind)
         return ()

@@ -1,4 +1,4 @@
-"""The ids in a request: of responses, conversations, items, files, vector stores and containers.
+"""The ids in a request: of responses, conversations, items, files, vector stores, containers and skills.
 
 An id that only says where something came from (annotations, results) gives access to nothing, and is none of these.
 """
@@ -13,7 +13,7 @@ from policies.support.walk import FIELDS_WITHOUT_LISTS, ITEM_FIELDS, SCHEMAS, pl
 from proxy.wire.call import Call
 from proxy.wire.errors import NotFound, RequestError
 
-Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "object"]
+Kind = Literal["response", "conversation", "item", "file", "vector_store", "container", "skill", "object"]
 """What an id names; "object" is anything that was created on a relayed path."""
 MAX_REFERENCES = 1_000
 """The most different ids in one request: the owner of each is read."""
@@ -22,6 +22,7 @@ MAX_ID_CHARS = 256
 ID_FIELDS: Mapping[str, Kind] = {
     "fileid": "file", "fileids": "file", "vectorstoreid": "vector_store", "vectorstoreids": "vector_store",
     "container": "container", "containerid": "container", "comparisonresponseid": "response",
+    "skillid": "skill",
 }  # fmt: skip
 # Items that an upstream looks up by their id if none of the fields with their content is there, by their plain type.
 CONTENT_OF_ITEMS = {"reasoning": ("encrypted_content", "content"), "imagegenerationcall": ("result",)}
@@ -108,6 +109,14 @@ def is_id(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= MAX_ID_CHARS
 
 
+def is_public(reference: Reference) -> bool:
+    """Whether an id without an owner names something of the provider's own, such as the skill `openai-spreadsheets`.
+
+    The id of a skill that was created has a digit.
+    """
+    return reference.kind == "skill" and not any(map(str.isdigit, reference.id))
+
+
 NOT_PERSISTED = (
     " Items are not persisted when `store` is set to false. Try again with `store` set to true, or remove this item "
     "from your input."
@@ -152,7 +161,7 @@ def _is_stored(item: Mapping[str, Any]) -> bool:
 
 
 def _ids_inside(body: Mapping[str, Any]) -> Iterator[Reference]:
-    """Yield the ids of files, vector stores, containers and compared responses, wherever in a body they are."""
+    """Yield the ids of files, vector stores, containers, skills and compared responses, wherever in a body they are."""
     for field, value in body.items():
         waiting: list[Any] = [] if field in FIELDS_WITHOUT_LISTS else [{field: value}]
         while waiting:

@@ -24,7 +24,7 @@ MAX_ID_CHARS = 1_024
 """The longest id that is bound; a longer one could not be protected."""
 NAMED_IN_CALLS: Mapping[str, Kind] = {
     "container": "container", "file": "file", "vector_store": "vector_store", "vector_store.file": "file",
-    "container.file": "file",
+    "container.file": "file", "skill": "skill",
 }  # fmt: skip
 """The types of objects that calls name too: their ids are bound under this kind as well."""
 TRANSIENT = frozenset({"chat.completion", "text_completion"})

@@ -284,6 +284,19 @@ def test_check_names_the_policies_that_do_not_apply_to_a_relay(tmp_path: Path, c
     ]
 
 
+def test_check_warns_of_ids_in_batches_of_several_teams(tmp_path: Path, capsys, monkeypatch):
+    """A call in a batch's file may continue what another team owns."""
+    for name in ("anna", "ben"):
+        monkeypatch.setenv(f"KEY_{name}", f"sk-{name}-1")
+    callers = "".join(f'[[caller]]\nname = "{name}"\nkey = "env:KEY_{name}"\n' for name in ("anna", "ben"))
+    (tmp_path / "my.toml").write_text(callers + RELAYING[RELAYING.index("[[backend]]") :])
+
+    assert main(["check", "--config", str(tmp_path / "my.toml")]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: relay /v1/batches/*: the ids in a batch's file are not checked for their owners"
+    ]
+
+
 def test_check_has_nothing_to_warn_of_without_policies(tmp_path: Path, capsys):
     (tmp_path / "my.toml").write_text(RELAYING[RELAYING.index("[[backend]]") :])
 

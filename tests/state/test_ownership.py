@@ -389,6 +389,25 @@ async def test_unknown_ids_pass_only_where_they_are_allowed(allows: bool, is_ref
     assert refused == ([(404, None), (404, "items"), (404, None)] if is_refused else [])
 
 
+@pytest.mark.parametrize(
+    ("skill", "is_refused"),
+    [("skill_1", True), ("skill_2", True), ("openai-spreadsheets", False), ("named-by-hand", True)],
+)
+async def test_skills_of_the_provider_belong_to_no_team(skill: str, is_refused: bool):
+    """Also where unknown ids are denied; a skill that a team has created is its own, whatever its id."""
+    ownership = Ownership(MemoryStore(), allows_unknown=False)
+    for created in ("skill_1", "named-by-hand"):
+        await ownership.bind_id("skill", created, "b", make_context(BEN))
+    environment = {"type": "container_auto", "skills": [{"type": "skill_reference", "skill_id": skill}]}
+    call, refused = make_call(tools=[{"type": "shell", "environment": environment}]), []
+    try:
+        assert await ownership.check(call, make_context()) == []
+    except RequestError as error:
+        refused.append((error.status, error.message))
+
+    assert refused == ([(404, f"Skill with id '{skill}' not found.")] if is_refused else [])
+
+
 async def test_the_items_of_a_response_belong_to_its_team():
     """An item can be referenced by the team only; a container too, even if the response is not stored."""
     ownership = Ownership(MemoryStore())

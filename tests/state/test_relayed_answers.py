@@ -28,7 +28,7 @@ async def owner(ownership: Ownership, kind: Kind, value: str) -> tuple[str, str]
     return None if found is None else (found.team, found.target)
 
 
-@pytest.mark.parametrize("kind", ["file", "vector_store", "container"])
+@pytest.mark.parametrize("kind", ["file", "vector_store", "container", "skill"])
 async def test_ids_that_calls_name_are_bound_under_their_own_kind_too(ownership: Ownership, kind: Any):
     """A call names them in tools and items."""
     created = {"id": "x_1", "object": kind}

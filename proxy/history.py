@@ -16,14 +16,7 @@ import orjson
 from proxy.context import Context
 from proxy.lane import offer_brief
 from proxy.routing.routes import Route
-from proxy.state.conversations import (
-    MAX_BYTES,
-    MAX_ITEMS,
-    Conversation,
-    ConversationLock,
-    Conversations,
-    with_items,
-)
+from proxy.state.conversations import MAX_BYTES, MAX_ITEMS, Conversation, ConversationLock, Conversations, add_items
 from proxy.state.held_calls import CONTINUABLE, HeldTurn, complete_held_call, hold_reply
 from proxy.state.held_responses import held_response
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, kept_input
@@ -88,7 +81,7 @@ class History:
         if creates:
             context.response_fields = {"store": store is not False, **past.fields}
             if call.body.get("background"):
-                context.set(UNFINISHED, _stored({}, kept_input(own), past, size_bytes=len(call.encoded)))
+                context.set(UNFINISHED, _stored({}, kept_input(own), past, size_bytes=call.size_bytes))
             if store is not False or past.lock is not None:
                 context.on_reply(partial(self._keep, call, own, past, context))
             else:
@@ -184,7 +177,7 @@ class History:
     async def _write(
         self, call: Call, own: Sequence[Any], past: Past, response: Mapping[str, Any], context: Context
     ) -> None:
-        stored = _stored(response, own, past, size_bytes=len(call.encoded) + context.transcript.kept_bytes)
+        stored = _stored(response, own, past, size_bytes=call.size_bytes + context.transcript.kept_bytes)
         if call.body.get("store") is not False:
             await self._save(stored, call, context)
         if past.lock is None or response.get("status", "completed") not in CONTINUABLE:
@@ -208,7 +201,7 @@ class History:
 
     async def _append(self, conversation: Conversation, items: Sequence[StoredItem], context: Context) -> None:
         try:
-            await self._conversations.write(with_items(conversation, items), context)
+            await self._conversations.write(await add_items(conversation, items, context), context)
         except RequestError as error:
             raise StoreError(error.message) from error
 
@@ -235,7 +228,7 @@ async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
         if "previous_response_id" in call.body and not _has_references(call.body.get("input")):
             offer_brief(call if call.body.get("store") is False else call.with_fields(store=False), context)
     whole = changed if call.body.get("store") is False else changed.with_fields(store=False)
-    await context.run(len(call.encoded) + past.size_bytes, _encode, whole)
+    await context.run(call.size_bytes + past.size_bytes, _encode, whole)
     return whole
 
 

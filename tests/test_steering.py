@@ -189,6 +189,33 @@ async def test_input_that_cannot_steer_is_given_back(front, native, given: Any):
     assert len(native.messages) == 1
 
 
+async def accept_steering(upstream: SocketUpstream, peer: Peer, message: JSON) -> bool:
+    """Begin a response that does not end, and accept all steering of it."""
+    if message["type"] == "response.create":
+        await upstream.send(peer, None, dict(upstream.generate({"input": "x"})[0].data))
+        await asyncio.Event().wait()
+    steer = {"id": "steer_1", "previous_response_id": message["previous_response_id"]}
+    await upstream.send(peer, None, {"type": "response.steer.accepted", "sequence_number": 0, "steer": steer})
+    return True
+
+
+async def test_what_responses_are_steered_with_is_counted(front, native):  # noqa: F811
+    """It is kept for the response that follows; when the connection ends, its memory is free again."""
+    native.script = accept_steering
+    gateway = await front(server={"memory_bytes": 8_000_000, "max_body_bytes": 1_000_000})
+    answers = []
+    for _ in range(2):
+        async with calling(gateway) as caller:
+            response_id = await begin(caller)
+            answers.append([await steer(caller, response_id, "a" * 500_000) for _ in range(20)])
+
+    for given in answers:
+        codes = [answer.get("error", {}).get("code") for answer in given]
+        assert codes[0] is None
+        assert codes[-1] == "memory_exhausted"
+        assert given[-1]["steer"]["input"] == "a" * 500_000
+
+
 async def test_only_a_response_of_the_connection_can_be_steered(front, native):  # noqa: F811
     native.script = Steered()
     gateway = await front()

@@ -79,11 +79,11 @@ class Cache:
         if reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
             reason = "unknown-id"
         if reason is None and not self._settings.server_tools:
-            reason = await context.run(len(call.encoded), runs_tools, call)
+            reason = await context.run(call.size_bytes, runs_tools, call)
         if reason is not None:
             report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
             return CacheSlot()
-        encoded = await context.run(len(call.encoded), encode_call, call, route.name, route.headers(call))
+        encoded = await context.run(call.size_bytes, encode_call, call, route.name, route.headers(call))
         place = vault.place(encoded, partition_of(call, context.caller, self._settings.share))
         flights_ended = self._flights.ended
         try:

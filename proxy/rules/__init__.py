@@ -42,7 +42,7 @@ class Rules:
 
         Raises PolicyViolation, Unavailable.
         """
-        call = resource_call(request)
+        call = resource_call(request, context.memory.needed_bytes)
         admitted = await self._admission.admit(call, context)
         return request if admitted is call else replace(request, body=admitted.body)
 

@@ -65,11 +65,11 @@ class RequestAdmission:
             code = error.code
             raise
         finally:
-            await context.run(len(call.encoded), self._recorder.write, call, context.caller, code)
+            await context.run(call.size_bytes, self._recorder.write, call, context.caller, code)
 
     async def _check(self, call: Call, context: Context) -> Call:
         decisions, recorded = self._decisions, self._decisions.are_recorded(context)
-        is_large = context.is_large(len(call.encoded))
+        is_large = context.is_large(call.size_bytes)
         applied: list[tuple[Rule, ReplyCheckFactory]] = []
         for rule, check, reply_check in self._plans[call.operation]:
             # A later policy may change the model: which rules apply to the reply is decided by what each one saw.

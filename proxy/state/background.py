@@ -211,7 +211,7 @@ class Background:
         """Write a response as queued; return its job. Raises Unavailable, RequestError."""
         stored = queue_response(call, context)
         keys = JobKeys.of(stored.id, context)
-        writer = self._journals.open(keys.journal, context.run, call_bytes=len(call.encoded))
+        writer = self._journals.open(keys.journal, context.run, call_bytes=call.size_bytes)
         job = BackgroundJob(
             call,
             whole,

@@ -52,7 +52,7 @@ class Compaction:
         Items of other origin stay as they are: whether a backend can read them is its own matter.
         """
         given = call.body.get("input")
-        if not isinstance(given, list) or not await context.run(len(call.encoded), _may_have_compaction, call):
+        if not isinstance(given, list) or not await context.run(call.size_bytes, _may_have_compaction, call):
             return call
         system: list[JSON] = []
         items: list[Any] = []
@@ -90,11 +90,11 @@ class Compaction:
         if call.operation == "compact":
             users = [_user_message(item) for item in items if is_user(item)]
             rest = [item for item in items if not is_user(item)]
-            sealed = await self._seal(rest, len(call.encoded), max_chars, context)
+            sealed = await self._seal(rest, call.size_bytes, max_chars, context)
             yield response_reply(_compacted([*users, sealed]), {})
         else:
             composer = Composer(response_object(call.body, response_id=new_id("resp"), created_at=int(time.time())))
-            composer.item(await self._seal(items[:-1], len(call.encoded), max_chars, context))
+            composer.item(await self._seal(items[:-1], call.size_bytes, max_chars, context))
             composer.finish(usage(input_tokens=0, output_tokens=0))  # no model was called
             yield response_reply(composer.response, {})
 

@@ -24,6 +24,7 @@ from proxy.stores import Store, StoreError
 from proxy.wire.compose import new_id
 from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.items import JSON
+from proxy.wire.large_json import dumps
 from proxy.wire.loggable import short_message
 from proxy.wire.pairing import duplicate_item
 from proxy.wire.refusals import array_too_long, invalid_type, string_too_long
@@ -113,7 +114,7 @@ class Conversations:
     async def create(self, items: Sequence[JSON], metadata: Mapping[str, Any], context: Context) -> Conversation:
         """Create a conversation with these items. Raises RequestError."""
         empty = Conversation(new_id("conv"), int(time.time()), metadata)
-        return await self.save(with_items(empty, new_items(items)), context)
+        return await self.save(await add_items(empty, new_items(items), context), context)
 
     async def get(self, conversation_id: str, context: Context) -> Conversation | None:
         record = await self._records.get(CONVERSATION, conversation_id, context)
@@ -174,8 +175,20 @@ def new_items(items: Sequence[JSON]) -> list[StoredItem]:
     return [StoredItem(own_id(item) or new_id(item_prefix(item)), item) for item in items]
 
 
-def with_items(conversation: Conversation, added: Sequence[StoredItem]) -> Conversation:
-    """Return a conversation with items added. Raises RequestError for duplicate ids, and for too many or too large."""
+async def add_items(conversation: Conversation, added: Sequence[StoredItem], context: Context) -> Conversation:
+    """Return a conversation with items added that the call's bodies have: large ones are measured in a thread.
+
+    Raises RequestError like `with_items`.
+    """
+    size_bytes = context.memory.needed_bytes
+    return await context.run(size_bytes, with_items, conversation, added, size_bytes)
+
+
+def with_items(conversation: Conversation, added: Sequence[StoredItem], added_bytes: int = 0) -> Conversation:
+    """Return a conversation with items added, which have at most about `added_bytes` together.
+
+    Raises RequestError for duplicate ids, and for too many or too large.
+    """
     items = (*conversation.items, *added)
     if len(items) > MAX_ITEMS:
         raise array_too_long("items", MAX_ITEMS, len(items))
@@ -184,17 +197,20 @@ def with_items(conversation: Conversation, added: Sequence[StoredItem]) -> Conve
         if item.id in ids:
             raise duplicate_item(item.id, "items")
         ids.add(item.id)
-    size_bytes = conversation.size_bytes + sum(encoded_bytes(item.item) for item in added)
+    size_bytes = conversation.size_bytes + sum(encoded_bytes(item.item, added_bytes) for item in added)
     if size_bytes > MAX_BYTES:
         message = f"The conversation would have {size_bytes} bytes; the limit is {MAX_BYTES}."
         raise RequestError(message, code="context_length_exceeded", param="items")
     return replace(conversation, items=items, size_bytes=size_bytes)
 
 
-def encoded_bytes(item: Mapping[str, Any]) -> int:
-    """Return the length of an item's encoding. Raises RequestError for one that is nested too deeply."""
+def encoded_bytes(item: Mapping[str, Any], most_bytes: int = 0) -> int:
+    """Return the length of an item's encoding, of about `most_bytes` at most.
+
+    Raises RequestError for one that is nested too deeply.
+    """
     try:
-        return len(orjson.dumps(item))
+        return len(dumps(item, most_bytes))
     except orjson.JSONEncodeError as error:
         raise RequestError("An item is nested too deeply; the limit is 254 levels.", code="invalid_json") from error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from proxy.context import Context
 from proxy.state.background import Background, poll_header
-from proxy.state.conversations import MAX_BYTES, Conversation, Conversations, new_items, read_metadata, with_items
+from proxy.state.conversations import MAX_BYTES, Conversation, Conversations, add_items, new_items, read_metadata
 from proxy.state.item_fields import check_new_items
 from proxy.state.items import REFERENCE, StoredItem, input_items, item_type
 from proxy.state.pages import PAGE_PARAMETERS, list_object, read_integer_parameter, read_page, unknown_parameters
@@ -130,10 +130,12 @@ class LocalResources:
                 return await _large_json(page, request, PAGE_PARAMETERS, context, conversation.size_bytes)
             case "POST", ("items",):
                 added = await self._add(request, name, context)
-                return _json(list_object(added), request, NOTHING, fields={"items"})
+                size = context.memory.needed_bytes
+                return await _large_json(list_object(added), request, NOTHING, context, size, fields={"items"})
             case "GET", ("items", item_id):
-                item = _item_of(await self._find(name, context), item_id)
-                return _json(item.listed, request, NOTHING)
+                conversation = await self._find(name, context)
+                item = _item_of(conversation, item_id)
+                return await _large_json(item.listed, request, NOTHING, context, conversation.size_bytes)
             case "DELETE", ("items", item_id):
                 async with self._conversations.locked(name, context):
                     conversation = await self._find(name, context)
@@ -150,7 +152,7 @@ class LocalResources:
             if given is None:
                 raise missing_parameter("items")
             added = new_items(await self._read_items(given, context))
-            await self._conversations.save(with_items(conversation, added), context)
+            await self._conversations.save(await add_items(conversation, added, context), context)
         return added
 
     async def _read_items(self, given: Any, context: Context) -> list[JSON]:
@@ -190,10 +192,13 @@ def _json(
 
 
 async def _large_json(
-    value: Mapping[str, Any], request: ResourceRequest, known: Collection[str], context: Context, size_bytes: int
-) -> Reply:
+    value: Mapping[str, Any], request: ResourceRequest, known: Collection[str], context: Context, size_bytes: int, *,
+    fields: Collection[str] = NOTHING,
+) -> Reply:  # fmt: skip
     """Return a reply of about so many bytes: a large one is encoded in a thread."""
-    return response_reply(value, _ignored(request, known), await context.run(size_bytes, dumps, value, size_bytes))
+    return response_reply(
+        value, _ignored(request, known, fields), await context.run(size_bytes, dumps, value, size_bytes)
+    )
 
 
 def _ignored(request: ResourceRequest, known: Collection[str], fields: Collection[str] = NOTHING) -> dict[str, str]:

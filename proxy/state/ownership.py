@@ -94,7 +94,7 @@ class Ownership:
 
         Refuses an id of another team with the words for an unknown one. Raises RequestError, Unavailable.
         """
-        references = await context.run(len(call.encoded), find_references, call)
+        references = await context.run(call.size_bytes, find_references, call)
         return await self._check(references, context)
 
     async def check_resource(self, request: ResourceRequest, context: Context) -> Owner | None:
@@ -106,8 +106,8 @@ class Ownership:
         references = [] if named is None else [named]
         references += [Reference("item", item, None) for item in request.rest[1:]]
         if request.body:
-            call = resource_call(request)
-            references += await context.run(len(call.encoded), find_references, call)
+            call = resource_call(request, context.memory.needed_bytes)
+            references += await context.run(call.size_bytes, find_references, call)
         context.set(KEPT, await self._check(references, context))
         return None if named is None else (await self.owners([named], context))[0]
 

@@ -64,6 +64,11 @@ class Call:
     def is_encoded(self) -> bool:
         return self._encoded is not None
 
+    @property
+    def size_bytes(self) -> int:
+        """How long the encoding is; of a body that is not encoded yet, how large it was when it was received."""
+        return self.received_bytes if self.received_bytes and not self.is_encoded else len(self.encoded)
+
     def encode(self) -> bytes:
         """Encode the body now."""
         encoded = dumps(self.body, self.received_bytes)
@@ -141,8 +146,10 @@ def _check_references(body: Mapping[str, Any]) -> None:
         raise RequestError(message, code="mutually_exclusive_parameters", param="previous_response_id")
 
 
-def resource_call(request: ResourceRequest) -> Call:
+def resource_call(request: ResourceRequest, received_bytes: int) -> Call:
     """Return a request for something that exists as a call without a model, so that policies can check its fields.
+
+    `received_bytes` is how large its body was, or more.
 
     Its operation is "conversation" where a conversation is created or updated, "items" where items are added to one,
     and "access" for all others, which have no fields but those of their query.
@@ -150,4 +157,4 @@ def resource_call(request: ResourceRequest) -> Call:
     operation: Operation = "access"
     if request.method == "POST" and request.kind == "conversations":
         operation = "items" if request.rest else "conversation"
-    return Call(request.body or {}, request.headers, request.query, operation)
+    return Call(request.body or {}, request.headers, request.query, operation, received_bytes)

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from proxy.wire.call import Call
 from proxy.wire.items import JSON
+from proxy.wire.large_json import dumps
 
 STEER, INJECT = "response.steer", "response.inject"
 RESPONSE_FIELDS = {STEER: "previous_response_id", INJECT: "response_id"}
@@ -43,23 +42,28 @@ class SideMessage:
             return None
         return given if self.kind == INJECT or all(map(_is_user_message, given)) else None
 
-    def call(self, headers: Mapping[str, str], query: str) -> Call:
-        """Return the message as a request that policies check: one that adds items to what exists."""
-        return Call({"items": self.items}, headers, query, "items")
+    def call(self, headers: Mapping[str, str], query: str, received_bytes: int) -> Call:
+        """Return the message, which had about so many bytes, as a request that policies check.
 
-    def encode(self, items: object) -> bytes:
-        """Return the message as its backend receives it, with the items that the policies have passed."""
-        return orjson.dumps({"type": self.kind, RESPONSE_FIELDS[self.kind]: self.response_id, "input": items})
+        It is one that adds items to what exists.
+        """
+        return Call({"items": self.items}, headers, query, "items", received_bytes)
 
-    def failed(self, code: str, message: str) -> bytes:
-        """Return the answer that gives the input back."""
+    def encode(self, items: object, size_bytes: int) -> bytes:
+        """Return the message, of about so many bytes, as its backend receives it, with items that policies passed."""
+        message = {"type": self.kind, RESPONSE_FIELDS[self.kind]: self.response_id, "input": items}
+        return dumps(message, size_bytes)
+
+    def failed(self, code: str, message: str, size_bytes: int) -> bytes:
+        """Return the answer, of about so many bytes, that gives the input back."""
         error = {"code": code, "message": message}
         failure: JSON = {"type": f"{self.kind}.failed", "sequence_number": 0}
         if self.kind == INJECT:
-            return orjson.dumps(failure | {"response_id": self.response_id, "input": self.given, "error": error})
+            inject = {"response_id": self.response_id, "input": self.given, "error": error}
+            return dumps(failure | inject, size_bytes)
         error["type"] = "invalid_request_error"
         steer = {"previous_response_id": self.response_id, "input": self.given}
-        return orjson.dumps(failure | {"steer": steer, "error": error})
+        return dumps(failure | {"steer": steer, "error": error}, size_bytes)
 
 
 def _is_user_message(item: Mapping[str, Any]) -> bool:

@@ -167,3 +167,21 @@ async def test_small_requests_are_answered_beside_a_large_answer(
     assert received.status == status
     assert status == 200 or received.error["code"] == "upstream_invalid_response"
     assert "loads" not in work.in_threads  # an answer that is refused was not parsed
+
+
+async def test_small_requests_are_answered_beside_large_items_of_a_conversation(
+    start_gateway, upstream: FakeUpstream, logged
+):
+    """The gateway keeps them itself: they are measured, written, read and shown."""
+    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": False}
+    gateway = await start_gateway(tables_for(upstream, backend=[backend]))
+    item = b'{"type":"message","id":"msg_%d","role":"user","content":"' + b"a" * 12_000_000 + b'"}'
+    async with small_requests(gateway, threads=False):
+        created = await ask(gateway, post(b'{"items":[%b]}' % (item % 1), target="/v1/conversations"))
+        path = f"/v1/conversations/{orjson.loads(created.body)['id']}/items"
+        added = await ask(gateway, post(b'{"items":[%b]}' % (item % 2), target=path))
+        read = await ask(gateway, f"GET {path}/msg_2 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    assert [answer.status for answer in (created, added, read)] == [200] * 3
+    assert orjson.loads(read.body)["id"] == "msg_2"
+    assert min(len(added.body), len(read.body)) > 12_000_000

@@ -73,3 +73,20 @@ async def test_small_requests_are_answered_beside_large_messages_of_a_websocket(
 
     assert TEXT.decode() in orjson.dumps(messages).decode()
     assert messages[-1]["type"] == "response.completed"
+
+
+@pytest.mark.parametrize("kind", ["response.steer", "response.inject"])
+async def test_small_requests_are_answered_beside_large_input_that_is_given_back(start_gateway, upstream, logged, kind):
+    """It cannot steer, and is a part of the answer."""
+    gateway = await start_gateway(tables_for(upstream))
+    names = {"response_id": "resp_1", "previous_response_id": "resp_1"}
+    data = orjson.dumps({"type": kind, "input": [{"role": "user", "content": TEXT.decode()}], **names}).decode()
+    async with (
+        calling(gateway, openai_beta="responses_multi_agent=v1") as caller,
+        small_requests(gateway, threads=False),
+    ):
+        await caller.socket.send_str(data)
+        failed = await caller.read()
+
+    assert failed["type"] == f"{kind}.failed"
+    assert TEXT.decode() in orjson.dumps(failed).decode()

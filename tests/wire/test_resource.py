@@ -21,13 +21,13 @@ from proxy.wire.resource import ResourceRequest
 )
 def test_a_request_has_a_path_and_an_operation(request_: ResourceRequest, path: str, operation: str):
     """The path is what follows the base address; policies choose by the operation."""
-    assert (request_.path, resource_call(request_).operation) == (path, operation)
+    assert (request_.path, resource_call(request_, 0).operation) == (path, operation)
 
 
 def test_a_request_is_a_call_without_a_model_for_policies():
     """They see its body, headers and query."""
     request = ResourceRequest("POST", "conversations", query="a=b", body={"items": []}, headers={"openai-beta": "x"})
-    call = resource_call(request)
+    call = resource_call(request, 0)
 
     assert (call.body, call.headers, call.query, call.model) == ({"items": []}, {"openai-beta": "x"}, "a=b", "")
-    assert resource_call(ResourceRequest("GET", "responses", "resp_1")).body == {}
+    assert resource_call(ResourceRequest("GET", "responses", "resp_1"), 0).body == {}

@@ -48,16 +48,16 @@ def test_a_message_is_encoded_with_the_items_that_have_passed():
     """Without fields that it does not have."""
     message = of(type="response.steer", previous_response_id="r", input="x", stream_id="a", model="m")
 
-    assert orjson.loads(message.encode([USER])) == {
+    assert orjson.loads(message.encode([USER], 0)) == {
         "type": "response.steer", "previous_response_id": "r", "input": [USER],
     }  # fmt: skip
-    assert message.call({"a": "b"}, "q").body == {"items": [{"type": "message", **USER}]}
-    assert message.call({"a": "b"}, "q").operation == "items"
+    assert message.call({"a": "b"}, "q", 0).body == {"items": [{"type": "message", **USER}]}
+    assert message.call({"a": "b"}, "q", 0).operation == "items"
 
 
 def test_a_failure_gives_the_input_back():
-    steer = of(type="response.steer", previous_response_id="r", input="x").failed("c", "m")
-    inject = of(type="response.inject", response_id="r", input=[USER]).failed("c", "m")
+    steer = of(type="response.steer", previous_response_id="r", input="x").failed("c", "m", 0)
+    inject = of(type="response.inject", response_id="r", input=[USER]).failed("c", "m", 0)
 
     assert orjson.loads(steer) == {
         "type": "response.steer.failed", "sequence_number": 0, "steer": {"previous_response_id": "r", "input": "x"},

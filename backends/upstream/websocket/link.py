@@ -105,7 +105,7 @@ class UpstreamLink:
         def encode() -> bytes:
             return create_message(call, place.lane, generates=place.generates)
 
-        message = await context.run(max(call.received_bytes, len(call.encoded)), encode)
+        message = await context.run(max(call.received_bytes, call.size_bytes), encode)
         return await socket.begin(place.lane, call.body.get("previous_response_id"), message, context.memory)
 
     @staticmethod

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from proxy.context import Caller
 from proxy.http.exchange import Exchange
@@ -18,18 +17,15 @@ from proxy.lane import CallerConnection, UnaskedReply
 from proxy.pipeline import Pipeline
 from proxy.shutdown import ShuttingDown, cancel_for_shutdown, shutdown_error
 from proxy.state.held_responses import HeldResponses
-from proxy.wire.call import Call
 from proxy.wire.client_message import CREATE, ClientMessage, call_headers, error_message, in_lane, parse_message
 from proxy.wire.errors import HeadgateError, RequestError, Unauthenticated, Unavailable
 from proxy.wire.frames import GOING_AWAY, POLICY
 from proxy.wire.headers import IDEMPOTENCY_KEY, forwarded_headers
-from proxy.wire.side_message import STEER, SideMessage
+from proxy.wire.side_message import SideMessage
 from proxy.workers import BodyMemory, MemoryLease
 
 IDENTIFY_S = 30.0
 """How often a connection's key is checked again, in seconds: one that was revoked ends it within a minute."""
-MAX_STEERED = 32
-"""Of how many steered responses the settings are kept until another response follows."""
 MAX_AGE_S = 3600.0
 """How long one connection may last, in seconds. Source: https://platform.openai.com/docs/guides/websocket-mode."""
 
@@ -58,7 +54,6 @@ class Session:
         received.pop(IDEMPOTENCY_KEY, None)
         self._connection = CallerConnection(received, self._notify, self._adopt)
         self._side = SideMessages(self._connection, pipeline)
-        self._steered: dict[object, tuple[Call, list[Any]]] = {}  # the call and the new input, by the response's id
         self._notices: set[asyncio.Task[None]] = set()
         self._held = HeldResponses(held)
         self._runner = TurnRunner(
@@ -91,6 +86,7 @@ class Session:
                 self._connection.close()
                 self._socket.release()
                 self._held.clear()
+                self._side.release()
 
     def drain(self) -> None:
         """Begin no more turns, and end when those that there are have ended: the gateway shuts down."""
@@ -142,11 +138,6 @@ class Session:
             failure = await self._side.pass_on(message, call, self._runner.context(turn))
             if failure is not None:
                 await self._socket.send([in_lane(failure, turn.message.stream_id)])
-            elif call is not None and message.kind == STEER:
-                known = self._steered.setdefault(message.response_id, (call, []))
-                if len(self._steered) > MAX_STEERED:
-                    del self._steered[next(iter(self._steered))]
-                known[1].extend(message.items or ())
         except Unauthenticated as error:
             turn.exchange.record.status, turn.exchange.record.code = error.status, error.code
         finally:
@@ -164,11 +155,12 @@ class Session:
 
     def _adopt(self, reply: UnaskedReply, backend: str, steered: object) -> None:
         """Begin a turn for a response that continues a steered one: with the settings of that one and the new input."""
-        call, items = self._steered.pop(steered, (None, []))
+        kept = self._side.take(steered)
         message = ClientMessage(CREATE, reply.lane, refusal=self._end)
-        if call is not None:
-            message = replace(message, call=call.with_fields(previous_response_id=steered, input=items))
-        turn = Turn(self._new_exchange(), message, MemoryLease(self._ingress.memory), reply=reply, begun_by=backend)
+        if kept is not None:
+            message = replace(message, call=kept.call.with_fields(previous_response_id=steered, input=kept.items))
+        memory = MemoryLease(self._ingress.memory) if kept is None else kept.memory
+        turn = Turn(self._new_exchange(), message, memory, reply=reply, begun_by=backend)
         running = next((other for other in self._lanes.running if other.response_id == steered), None)
         self._lanes.add_next(reply.lane, turn, running)
 

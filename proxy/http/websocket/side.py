@@ -1,15 +1,30 @@
 """Steering and injected input: checked by the policies, and passed on to the backend that generates the response."""
 
+from dataclasses import dataclass, field
+
 from proxy.context import Context
 from proxy.lane import CallerConnection, ConnectionPart
 from proxy.pipeline import Pipeline
 from proxy.wire.call import Call
 from proxy.wire.errors import HeadgateError, RequestError
-from proxy.wire.side_message import INJECT, SideMessage
+from proxy.wire.items import JSON
+from proxy.wire.side_message import INJECT, STEER, SideMessage
+from proxy.workers import MemoryLease
 
 NOT_SUPPORTED = "This model does not support steering; send the input with the next response.create."
 INVALID = "The input must have messages of the user, with text, images or files."
 NOT_FOUND = "This connection has no response with this id that is being generated."
+MAX_STEERED = 32
+"""Of how many responses a connection keeps the input that they were steered with."""
+
+
+@dataclass(frozen=True, slots=True)
+class SteeredInput:
+    """The call whose response was steered, the new input, and the memory that this takes."""
+
+    call: Call
+    memory: MemoryLease
+    items: list[JSON] = field(default_factory=list)
 
 
 class SideMessages:
@@ -18,24 +33,46 @@ class SideMessages:
     def __init__(self, connection: CallerConnection, pipeline: Pipeline) -> None:
         self._connection = connection
         self._pipeline = pipeline
+        self._steered: dict[object, SteeredInput] = {}  # by the response's id
 
     async def pass_on(self, message: SideMessage, running: Call | None, context: Context) -> bytes | None:
         """Return the answer to a message that is refused; None for one that its backend answers.
 
         `running` is the call whose response the message names, None if no turn generates it.
         """
-        record = context.record
+        record, size = context.record, context.memory.needed_bytes
         try:
             part = self._part_of(message, running)
             record.model = running.model if running is not None else None
             async with context.cleanup:
-                checked = await self._check(self._call(message, running), context)
+                call = await context.run(size, self._call, message, running, size)
+                checked = await self._check(call, context)
+            if running is not None and message.kind == STEER:
+                self._keep(message, running, context)
         except HeadgateError as error:
             record.status, record.code = error.status, error.code
-            return message.failed(error.code or error.type, error.message)
-        await part.send(message.encode(checked.body.get("items")))
+            return await context.run(size, message.failed, error.code or error.type, error.message, size)
+        await part.send(await context.run(size, message.encode, checked.body.get("items"), size))
         record.status = 200
         return None
+
+    def take(self, response_id: object) -> SteeredInput | None:
+        """Return the input that a response was steered with, and keep it no longer; None if it was not."""
+        return self._steered.pop(response_id, None)
+
+    def release(self) -> None:
+        """Give back the memory of what is kept."""
+        while self._steered:
+            self._steered.popitem()[1].memory.release()
+
+    def _keep(self, message: SideMessage, running: Call, context: Context) -> None:
+        """Keep the input for the response that continues this one. Raises Unavailable if there is no memory for it."""
+        kept = self._steered.get(message.response_id) or SteeredInput(running, context.memory.begin_another())
+        kept.memory.grow(context.memory.needed_bytes)
+        kept.items.extend(message.items or ())
+        self._steered[message.response_id] = kept
+        if len(self._steered) > MAX_STEERED:
+            self._steered.pop(next(iter(self._steered))).memory.release()
 
     def _part_of(self, message: SideMessage, running: Call | None) -> ConnectionPart:
         """Return where the response is generated. Raises RequestError."""
@@ -48,11 +85,11 @@ class SideMessages:
         raise RequestError(NOT_SUPPORTED, code="steering_not_supported")
 
     @staticmethod
-    def _call(message: SideMessage, running: Call | None) -> Call:
+    def _call(message: SideMessage, running: Call | None, size_bytes: int) -> Call:
         """Return the input as a request that policies check. Raises RequestError for one that is not valid."""
         if running is None or message.items is None:
             raise RequestError(INVALID, code="invalid_input")
-        return message.call(running.headers, running.query)
+        return message.call(running.headers, running.query, size_bytes)
 
     async def _check(self, call: Call, context: Context) -> Call:
         """Return the input as the policies allow it. Raises HeadgateError."""

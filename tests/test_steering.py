@@ -129,12 +129,12 @@ async def test_what_follows_a_response_comes_after_its_last_event(front, native,
     async with calling(await front()) as caller:
         await steer(caller, await begin(caller))
         ended = await caller.turn()
-        told = await caller.read()
+        message = await caller.read()
         again = await caller.ask()
 
     assert (ended[-1]["type"], again["type"]) == ("response.completed", "response.completed")
-    assert told["type"] == f"response.steer.{outcome}"
-    assert SDK_KEY not in str(told)
+    assert message["type"] == f"response.steer.{outcome}"
+    assert SDK_KEY not in str(message)
 
 
 async def test_steering_passes_the_policies(front, native):  # noqa: F811

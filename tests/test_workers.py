@@ -92,7 +92,7 @@ async def test_moderate_work_does_not_wait_for_heavy_work(workers: Workers):
 
 
 async def test_heavy_work_is_done_one_after_the_other(workers: Workers):
-    """Each thread that works in Python takes time from the event loop, whoever it works for."""
+    """Each thread that works in Python takes time from the event loop, whichever caller it works for."""
     running = most = 0
     lock = threading.Lock()
 

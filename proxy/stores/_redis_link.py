@@ -78,7 +78,7 @@ class ScriptLink(asyncio.Protocol):
             raise
 
     def close(self) -> None:
-        """Close the connection at once: an answer that is late must reach nobody else."""
+        """Close the connection at once: an answer that is late must not reach another call."""
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:

@@ -79,7 +79,7 @@ async def test_calls_in_flight_share_one_call_of_the_backend(stream: bool):
 
 
 async def test_each_has_its_own_echoed_fields():
-    """Those of the first caller reach nobody else."""
+    """Those of the first caller reach no other one."""
     backend = GatedBackend(answer=RESPONSE | {"user": "first", "metadata": {"who": "first"}})
     pipeline = cached(backend)
     first = asking(pipeline, user="first", metadata={"who": "first"})

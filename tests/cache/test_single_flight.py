@@ -102,7 +102,7 @@ async def test_the_work_has_ended_when_the_last_reader_has_left():
 
 
 async def test_every_reader_gets_a_failure():
-    """After what came before it; nobody can join any more."""
+    """After what came before it; no call can join any more."""
     source = Source()
     flight = Flight(source.opening(), 1000)
     readers = [asyncio.create_task(read_all(flight)) for _ in range(2)]
@@ -140,8 +140,8 @@ async def test_a_flight_that_was_cancelled_before_it_began_ends():
     assert flight._task.done()
 
 
-async def test_a_slow_reader_delays_nobody_and_is_cut():
-    """It is told so once what it lacks is no longer kept; the fast one has everything."""
+async def test_a_slow_reader_delays_no_other_one_and_is_cut():
+    """It gets an error once what it lacks is no longer kept; the fast one has everything."""
     source = Source()
     flight = Flight(source.opening(), 1000)
     block = b"x" * 100_000

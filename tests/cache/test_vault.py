@@ -111,7 +111,7 @@ async def test_an_entry_written_before_its_partition_was_forgotten_is_not_read()
 
 
 async def test_a_generation_that_is_none_is_replaced():
-    """Whoever wrote it."""
+    """It does not matter who wrote it."""
     store = MemoryStore()
     vault = Vault(store)
     await store.put(VaultKeys(b"").generation_of(SEARCH), b"garbage", ttl_s=60)

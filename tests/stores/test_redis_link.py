@@ -72,7 +72,7 @@ async def test_answers_reach_their_senders_in_order(link: ScriptLink, size: int)
     "received", [b"+OK\r\n", b"$1\r\na\r\n", b"*x\r\n", b":1\r\n", b"*1\r\n-ERR\r\n", b"*0\r\n*0\r\n"]
 )
 async def test_what_is_no_answer_of_a_script_closes_the_link(wire: Wire, link: ScriptLink, received: bytes):
-    """Nobody could tell whose the next answer is."""
+    """It would not be known whose the next answer is."""
     link.ask(b"a")
     link.data_received(received)
 

@@ -5,8 +5,8 @@ and is one batch. There is one timer, which is not moved when data arrives: it c
 
 An answer in HTTP/1.1 does not say which request it belongs to. What arrives on an idle connection, or before the
 upstream's machine has acknowledged a byte of the request, answers an earlier one: the connection is closed. An upstream
-that answers a request twice, and the second time after it has received the next request, cannot be told from a correct
-one. Such an upstream needs connections that are not reused: `idle_timeout_s` as short as its mistakes are late.
+that answers a request twice, and the second time after it has received the next request, looks like a correct one. It
+needs connections that are not reused: `idle_timeout_s` as short as its mistakes are late.
 """
 
 import asyncio

@@ -12,6 +12,7 @@ import orjson
 
 from proxy.wire.compose import Composer, response_object, usage
 from proxy.wire.event import Event
+from proxy.wire.frames import text_frames
 
 DONE_DATA = b"[DONE]"
 DELTA = " measured"
@@ -91,6 +92,12 @@ def with_content_length(body: bytes) -> bytes:
 def build_burst_answer(dialect: str) -> bytes:
     """Return a stream whose events are all in one chunk."""
     return STREAM_HEAD + _chunk(b"".join(build_frames(BURST_DELTAS, dialect))) + _chunk(b"")
+
+
+def build_burst_messages() -> bytes:
+    """Return the events of a burst as WebSocket messages."""
+    events = (orjson.dumps({"type": event.data["type"], **event.data}) for event in _compose(BURST_DELTAS)[0])
+    return b"".join(frame for event in events for frame in text_frames(event))
 
 
 def build_paced_answer() -> Sequence[bytes]:

@@ -1,7 +1,8 @@
 """The baseline: aiohttp's server and aiohttp's client with nothing in between. `python -m tests.bench.relay PORT`.
 
 It reads a body, posts it to the upstream at that port, and relays the answer: a body as a whole, a stream as it is read.
-Of a WebSocket it posts each message, and sends each event of the answer as one message.
+Of a WebSocket it posts each message, and sends each event of the answer as one message. With `websocket` as a second
+argument it opens a WebSocket to the upstream for each one that is opened to it, and relays the messages of both.
 """
 
 import asyncio
@@ -12,8 +13,15 @@ from aiohttp import web
 
 from tests.bench.event_loop import run_until_signal
 
+Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
-async def serve(upstream: int) -> None:
+
+async def _relay(source: Side, target: Side) -> None:
+    async for message in source:
+        await target.send_str(message.data)
+
+
+async def serve(upstream: int, *, is_socket: bool = False) -> None:
     url = f"http://127.0.0.1:{upstream}/v1/responses"
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
@@ -42,8 +50,19 @@ async def serve(upstream: int) -> None:
                             await socket.send_str(line[6:-1].decode())
             return socket
 
+        async def relay_both_ways(request: web.BaseRequest) -> web.StreamResponse:
+            socket = web.WebSocketResponse(compress=False)
+            await socket.prepare(request)
+            async with session.ws_connect(url) as other:
+                answering = asyncio.create_task(_relay(other, socket))
+                await _relay(socket, other)
+                answering.cancel()
+            return socket
+
+        of_socket = relay_both_ways if is_socket else relay_messages
+
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            return await (relay_messages if "Upgrade" in request.headers else relay)(request)
+            return await (of_socket if "Upgrade" in request.headers else relay)(request)
 
         runner = web.ServerRunner(web.Server(handle, access_log=None))
         await runner.setup()
@@ -53,4 +72,4 @@ async def serve(upstream: int) -> None:
 
 
 if __name__ == "__main__":
-    run_until_signal(serve(int(sys.argv[1])))
+    run_until_signal(serve(int(sys.argv[1]), is_socket="websocket" in sys.argv[2:]))

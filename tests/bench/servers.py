@@ -97,6 +97,11 @@ def relay(upstream: int, _folder: Path) -> ServerCommand:
     return ServerCommand([sys.executable, "-m", "tests.bench.relay", str(upstream)], {})
 
 
+def socket_relay(upstream: int, _folder: Path) -> ServerCommand:
+    """Return the command of the bare relay that speaks WebSocket with the upstream."""
+    return ServerCommand([sys.executable, "-m", "tests.bench.relay", str(upstream), "websocket"], {})
+
+
 def headgate_with_three_policies(upstream: int, folder: Path) -> ServerCommand:
     return headgate(upstream, folder / "three_policies.toml", POLICIES)
 
@@ -112,6 +117,11 @@ def headgate_with_all_policies(upstream: int, folder: Path) -> ServerCommand:
 def headgate_with_a_pool(upstream: int, folder: Path) -> ServerCommand:
     """Return a Headgate whose route has everything: two backends with limits, affinity and a fallback."""
     return headgate(upstream, folder / "pool.toml", POLICIES, POOL)
+
+
+def headgate_before_websocket(upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate that speaks WebSocket with the upstream."""
+    return headgate(upstream, folder / "websocket.toml", POLICIES, f"websocket = true\n{ROUTE}")
 
 
 def headgate(upstream: int, config: Path, policies: str, route: str = ROUTE) -> ServerCommand:
@@ -164,8 +174,10 @@ Servers = Mapping[str, Callable[[int, Path], ServerCommand]]
 """By the name of a server, how it is started: with the port of the upstream and a folder for its files."""
 SERVERS: Servers = {
     "bare": relay,
+    "bare, WebSocket": socket_relay,
     "headgate": headgate_with_three_policies,
     "headgate, a pool": headgate_with_a_pool,
+    "headgate, WebSocket": headgate_before_websocket,
     "headgate, no policies": headgate_without_policies,
     "headgate, all policies": headgate_with_all_policies,
 }

@@ -1,6 +1,7 @@
 """The load: it accepts the answers of its workloads and reports any other."""
 
 import itertools
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -29,13 +30,17 @@ async def start_run(tmp_path_factory):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def start_relayed_run(tmp_path_factory):
-    """Prepare a load on the bare relay, which speaks WebSocket: `start_relayed_run(workload)`."""
+    """Prepare a load on the bare relay of a workload, which speaks WebSocket: `start_relayed_run(workload)`."""
     folder = tmp_path_factory.mktemp("relay")
-    async with (
-        start_server("upstream", UPSTREAM, folder) as upstream,
-        start_server("bare", SERVERS["bare"](upstream.port, folder), folder) as relay,
-    ):
-        yield lambda workload: LoadRun(workload, relay, is_headgate=False, numbers=itertools.count())
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(start_server("upstream", UPSTREAM, folder))
+        relays = {
+            name: await stack.enter_async_context(start_server(name, SERVERS[name](upstream.port, folder), folder))
+            for name in {workload.servers[0] for workload in SOCKETS}
+        }
+        yield lambda workload: LoadRun(
+            workload, relays[workload.servers[0]], is_headgate=False, numbers=itertools.count()
+        )
 
 
 @pytest.mark.parametrize("workload", SOCKETS, ids=lambda workload: workload.label)

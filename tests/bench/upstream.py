@@ -1,7 +1,7 @@
 """A fake upstream that costs next to nothing: `python -m tests.bench.upstream` prints its address and serves.
 
 The model of a request selects the answer: "json", "large", "paced", "slow", or "burst" with a dialect. The upstream also accepts traces
-on /v1/traces, and GET /traces returns how many posts it got.
+on /v1/traces, and GET /traces returns how many posts it got. After an upgrade it answers every message with a burst.
 """
 
 import asyncio
@@ -9,12 +9,14 @@ import itertools
 import re
 from typing import cast
 
+from proxy.http.websocket.socket import accept_key
 from tests.bench.answers import (
     DIALECTS,
     SLOW_TICK_S,
     TICK_S,
     Template,
     build_burst_answer,
+    build_burst_messages,
     build_json_answer,
     build_large_answer,
     build_paced_answer,
@@ -29,6 +31,12 @@ ANSWERS = {
     b"large": Template(build_large_answer()),
     **{f"burst {dialect}".encode(): Template(build_burst_answer(dialect)) for dialect in DIALECTS},
 }
+MESSAGES = Template(build_burst_messages())
+UPGRADED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
+)
+KEY = re.compile(rb"\r\nsec-websocket-key: *(\S+)", re.IGNORECASE)
+TEXT, CLOSE = 0x81, 0x88
 TICKS_S = {b"paced": TICK_S, b"slow": SLOW_TICK_S}
 NUMBERS = itertools.count()
 TRACES_ACCEPTED = with_content_length(b"")
@@ -41,6 +49,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._received = b""
+        self._is_upgraded = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,8 +62,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         received = self._received = self._received + data
+        if self._is_upgraded:
+            self._received = received[self._answer_messages(received) :]
+            return
         end = received.find(b"\r\n\r\n") + 4
         if end < 4:
+            return
+        if (key := KEY.search(received, 0, end)) is not None:
+            self._received, self._is_upgraded = received[end:], True
+            self._transport.write(UPGRADED % accept_key(key[1].decode()).encode())
             return
         head = received[:end].lower()
         at = head.find(b"content-length:")
@@ -80,6 +96,22 @@ class UpstreamConnection(asyncio.Protocol):
             self._schedule(1, self._loop.time())
         else:
             self._transport.write(ANSWERS[model].with_id(self._number))
+
+    def _answer_messages(self, received: bytes) -> int:
+        """Answer each text frame; return where the first incomplete frame begins. All are masked and below 64 KiB."""
+        position = 0
+        while position + 4 <= len(received):
+            kind, length, start = received[position], received[position + 1] & 0x7F, position + 6
+            if length == 126:
+                length, start = int.from_bytes(received[position + 2 : position + 4]), position + 8
+            if start + length > len(received):
+                break
+            position = start + length
+            if kind == TEXT:
+                self._transport.write(MESSAGES.with_id(next(NUMBERS)))
+            elif kind == CLOSE:
+                self._transport.close()
+        return position
 
     def _schedule(self, index: int, started: float) -> None:
         """Schedule the write of part `index`. Its time counts from the start, so that one late write delays no other."""

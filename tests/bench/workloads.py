@@ -76,6 +76,7 @@ def compare_with(rivals: Iterable[str], workload: Workload) -> Iterator[Workload
 
 LARGE_CHARS = 200_000
 MANY = f"1,000 streams at once, {PACED_DELTAS} deltas {1000 * SLOW_TICK_S:g} ms apart"
+SOCKETS_BEHIND = f"WebSocket at both ends, burst of {BURST_DELTAS} deltas"
 SOCKETS = f"WebSocket, burst of {BURST_DELTAS} deltas"
 PACED = f"100 streams at once, {PACED_DELTAS} deltas {1000 * TICK_S:g} ms apart"
 WORKLOADS = (
@@ -88,6 +89,10 @@ WORKLOADS = (
     Workload(
         "websocket", SOCKETS, build_body("burst compact", type="response.create", stream=True), 16,
         events=BURST_EVENTS - 1, is_socket=True,
+    ),
+    Workload(
+        "websocket", SOCKETS_BEHIND, build_body("burst compact", type="response.create", stream=True), 16,
+        servers=("bare, WebSocket", "headgate, WebSocket"), events=BURST_EVENTS - 1, is_socket=True,
     ),
     Workload("paced", PACED, build_body("paced", stream=True), 100, events=PACED_EVENTS, pace_s=PACED_S),
     Workload("many", MANY, build_body("slow", stream=True), 1000, events=PACED_EVENTS, pace_s=SLOW_S),

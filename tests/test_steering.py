@@ -216,6 +216,28 @@ async def test_what_responses_are_steered_with_is_counted(front, native):  # noq
         assert given[-1]["steer"]["input"] == "a" * 500_000
 
 
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [({}, "response_not_found"), ({"previous_response_id": None}, "response_not_found"), (None, "invalid_input")],
+)
+async def test_a_refusal_has_all_fields_though_the_message_had_not(
+    front,  # noqa: F811
+    native,  # noqa: F811
+    message: JSON | None,
+    code: str,
+):
+    """Typed clients read a text and a list there. None: the message names the response, and has no input."""
+    native.script = Steered()
+    async with calling(await front()) as caller:
+        response_id = await begin(caller)
+        sent = {"previous_response_id": response_id} if message is None else message
+        await caller.send({"type": "response.steer", **sent})
+        failed = await caller.read()
+
+    assert failed["error"]["code"] == code
+    assert failed["steer"] == {"previous_response_id": response_id if message is None else "", "input": []}
+
+
 async def test_only_a_response_of_the_connection_can_be_steered(front, native):  # noqa: F811
     native.script = Steered()
     gateway = await front()

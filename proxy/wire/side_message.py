@@ -30,7 +30,8 @@ class SideMessage:
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "SideMessage":
         kind = str(body.get("type"))
-        return cls(kind, str(body.get(RESPONSE_FIELDS[kind])), body.get("input"))
+        named = body.get(RESPONSE_FIELDS[kind])
+        return cls(kind, "" if named is None else str(named), body.get("input", []))
 
     @property
     def items(self) -> Sequence[JSON] | None:

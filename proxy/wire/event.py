@@ -97,9 +97,14 @@ class Run:
 
     def payloads(self) -> Iterator[bytes]:
         """The payload of each frame that has one; comments have none."""
-        for frame in frames_of(self.sse):
-            if payload := payload_of(frame):
-                yield payload
+        lines: list[bytes] = []
+        for line in (*self.sse.splitlines(), b""):
+            if line.startswith(b"data:"):
+                lines.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif not line and lines:
+                if payload := lines[0] if len(lines) == 1 else b"\n".join(lines):
+                    yield payload
+                lines = []
 
     def __repr__(self) -> str:
         return f"Run({self.sse!r})"

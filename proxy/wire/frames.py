@@ -5,7 +5,7 @@ No extension is negotiated, so messages are never compressed.
 Source: https://www.rfc-editor.org/rfc/rfc6455
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +28,7 @@ class FrameError(Exception):
         self.code = code
 
 
+_TEXT_HEAD = bytes((FIN | TEXT, 126))  # before a length of two bytes
 PART_BYTES = 131_072
 """A longer message is kept in parts of about this size, in bytes, and so is one that is sent."""
 
@@ -185,6 +186,18 @@ def text_frames(payload: bytes) -> Iterator[bytes]:
     for start in range(0, max(1, len(payload)), PART_BYTES):
         is_last = start + PART_BYTES >= len(payload)
         yield _frame(CONTINUATION if start else TEXT, payload[start : start + PART_BYTES], is_last=is_last)
+
+
+def short_frames(payloads: Iterable[bytes]) -> bytes:
+    """Return the frames of text messages that are no longer than PART_BYTES, in one piece."""
+    parts: list[bytes] = []
+    for payload in payloads:
+        size = len(payload)
+        if MAX_CONTROL_BYTES < size < 65_536:
+            parts += (_TEXT_HEAD, size.to_bytes(2), payload)
+        else:
+            parts.append(_frame(TEXT, payload))
+    return b"".join(parts)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:

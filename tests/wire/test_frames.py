@@ -17,6 +17,7 @@ from proxy.wire.frames import (
     close_frame,
     ping_frame,
     pong_frame,
+    short_frames,
     text_frames,
 )
 from tests.sockets import MASK, frames_in, masked
@@ -140,3 +141,11 @@ def test_a_long_message_of_a_server_has_several_frames():
 
     assert [first for first, _ in frames] == [0x01, 0x00, 0x80]
     assert b"".join(part for _, part in frames) == payload
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, PART_BYTES])
+def test_short_messages_have_one_frame_each(size: int):
+    """The same frames as one by one."""
+    payloads = [b"a" * size, b"b" * size]
+
+    assert short_frames(payloads) == b"".join(frame for payload in payloads for frame in text_frames(payload))

@@ -78,22 +78,34 @@ class TurnAnswer:
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
 
-    async def put(self, kind: str, payload: bytes) -> None:
-        """Add a message. Waits while too much of the turn is unread; what comes after `close` is dropped."""
+    def put(self, kind: str, payload: bytes) -> None:
+        """Add a message. What comes after `close` is dropped."""
         if self.is_closed or self._error is not None:
             return
         self.first = self.first or (kind, payload)
         frame = sse_frame(kind, payload)
+        size = len(frame)
         try:
-            self._memory.grow(len(frame))
+            self._memory.grow(size)
         except HeadgateError as error:
             self.fail(error)
             return
-        self._pieces += [frame[start : start + PIECE_BYTES] for start in range(0, len(frame), PIECE_BYTES)]
-        self._size += len(frame)
+        if size <= PIECE_BYTES:
+            self._pieces.append(frame)
+        else:
+            self._pieces += [frame[start : start + PIECE_BYTES] for start in range(0, size, PIECE_BYTES)]
+        self._size += size
         self.is_complete = kind in LAST
         _wake(self._reader)
-        while self._size > HIGH_WATER_BYTES and not self.is_complete and not self.is_closed:
+
+    @property
+    def is_full(self) -> bool:
+        """Whether too much of the turn is unread for more of it to be received."""
+        return self._size > HIGH_WATER_BYTES and not self.is_complete and not self.is_closed
+
+    async def wait_for_room(self) -> None:
+        """Wait until enough of the turn was read."""
+        while self.is_full:
             self._writer = asyncio.get_running_loop().create_future()
             await self._writer
 

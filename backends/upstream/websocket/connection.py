@@ -21,6 +21,7 @@ from proxy.workers import MemoryLease
 PING_S = 30.0
 """How long an upstream may be silent before it is pinged, and then before it is given up, in seconds."""
 GOING_AWAY = 1001
+FOLLOWED = LAST | {"response.created"}
 CONTINUABLE = frozenset({"response.completed", "response.incomplete"})
 
 
@@ -150,9 +151,11 @@ class UpstreamSocket:
         error: HeadgateError = was_reset()
         try:
             while (payload := await self._receive()) is not None:
-                self._is_delivering = True
-                await self._deliver(payload)
-                self._is_delivering = False
+                turn = self._deliver(payload)
+                if turn is not None and turn.is_full:
+                    self._is_delivering = True
+                    await turn.wait_for_room()
+                    self._is_delivering = False
         except BackendError as fault:
             error = fault
         except (aiohttp.ClientError, ConnectionError):
@@ -195,25 +198,28 @@ class UpstreamSocket:
         with suppress(aiohttp.ClientError, ConnectionError):
             await self._socket.ping()
 
-    async def _deliver(self, payload: bytes) -> None:
-        if not payload.lstrip().startswith(b"{"):
+    def _deliver(self, payload: bytes) -> TurnAnswer | None:
+        """Give a message to its turn, and return that. Raises BackendError for what is no message of the protocol."""
+        if not payload.startswith(b"{") and not payload.lstrip().startswith(b"{"):
             raise invalid_answer("a message that is no JSON object")
         payload, lane = split_lane(payload)
         kind = event_type(payload)
         if kind.startswith(SIDE):
             self._steering.answer(kind, payload, self._current)
             self._note_change()
-            return
+            return None
         turn = self._turn_of(lane, kind)
         if turn is None:
             if kind == "error":  # it concerns the connection
                 self.retire()
-            return
+            return None
         if lane is not None and not self._names_lanes:
             self._names_lanes = True
             self._note_change()
-        self._follow(turn, kind, payload)
-        await turn.put(kind, payload)
+        if kind in FOLLOWED:
+            self._follow(turn, kind, payload)
+        turn.put(kind, payload)
+        return turn
 
     def _turn_of(self, lane: str | None, kind: str) -> TurnAnswer | None:
         """Return the turn that an event belongs to: a response that nothing asked for continues a steered one."""

@@ -25,6 +25,7 @@ from proxy.wire.frames import (
     close_frame,
     ping_frame,
     pong_frame,
+    short_frames,
     text_frames,
 )
 from proxy.workers import BodyMemory, MemoryLease
@@ -174,14 +175,13 @@ class Socket:
 
         Raises ConnectionError when the client has disconnected.
         """
-        frames = (frame for payload in payloads for frame in text_frames(payload))
         async with self._sending:
             if self._is_closing:
                 raise ConnectionResetError("the connection is closed")
             if sum(map(len, payloads)) < PART_BYTES:
-                await self._writer.write(b"".join(frames))
+                await self._writer.write(short_frames(payloads))
             else:
-                await self._send_in_pieces(frames)
+                await self._send_in_pieces(frame for payload in payloads for frame in text_frames(payload))
 
     async def _send_in_pieces(self, frames: Iterable[bytes]) -> None:
         is_whole = False

@@ -3,6 +3,7 @@
 Everything else passes as it is: a relay knows no model, no cache and no history.
 """
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ TAIL_BYTES = 262_144
 """How much of the end of a stream is kept to read its last event, in bytes."""
 EVENT_STREAM = "text/event-stream"
 SENTINEL = b"[DONE]"
+DATA = b"data:"
+END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r")
 FILE_CONTENT = "/content"
 """The end of the paths that answer with a file as it is."""
 MAX_PAGES = 20
@@ -119,7 +122,8 @@ class Relays:
             return reply
         if reply.content_type == EVENT_STREAM:
             context.record.stream = True
-            return replace(reply, chunks=_with_usage(reply.chunks, context))
+            chunks = self._bind_first(reply.chunks, request, target, context)
+            return replace(reply, chunks=_with_usage(chunks, context))
         if request.path.endswith(FILE_CONTENT) or not _may_be_json(reply):
             return reply
         body = await _read(reply.chunks, context)
@@ -134,6 +138,33 @@ class Relays:
         if not is_own and request.method == "GET":
             body = await self._own_part(request, body, answer, target, context)
         return replace(reply, body=body, chunks=None)
+
+    async def _bind_first(
+        self, chunks: AsyncIterator[bytes], request: RelayRequest, target: Backend, context: Context
+    ) -> AsyncIterator[bytes]:  # fmt: skip
+        """The chunks of a stream, untouched. The first event passes when the id of what it created was bound.
+
+        Raises BackendError for an id that is too long to be protected.
+        """
+        held = bytearray()
+        async for chunk in chunks:
+            already = len(held)
+            held += chunk
+            position = held.find(DATA)
+            if position < 0:  # comments and names of events have no id
+                if lines := max(held.rfind(b"\n"), held.rfind(b"\r")) + 1:
+                    yield bytes(held[:lines])
+                    del held[:lines]
+            elif END_OF_EVENT.search(held, max(position, already - 3)) or len(held) > TAIL_BYTES:
+                break
+        first = next(filter(None, map(payload_of, frames_of(bytes(held)))), b"")
+        created = _object(first) if request.method == "POST" and count_values(first, MAX_VALUES) <= MAX_VALUES else None
+        if created is not None:
+            await self.answers.bind_created(created, request, target.name, context)
+        if held:
+            yield bytes(held)
+        async for chunk in chunks:
+            yield chunk
 
     async def _own_part(
         self, request: RelayRequest, body: bytes, answer: Any, target: Backend, context: Context

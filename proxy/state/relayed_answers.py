@@ -27,7 +27,7 @@ NAMED_IN_CALLS: Mapping[str, Kind] = {
     "container.file": "file", "skill": "skill",
 }  # fmt: skip
 """The types of objects that calls name too: their ids are bound under this kind as well."""
-TRANSIENT = frozenset({"chat.completion", "text_completion"})
+TRANSIENT = frozenset({"chat.completion", "chat.completion.chunk", "text_completion"})
 """Objects that a backend keeps only if the request says `store`: their ids would displace those of kept objects."""
 # Fields in which a server names files that it has made. No other inner field counts: a caller may have written it.
 RESULTS: Mapping[str, Sequence[str]] = {

@@ -613,6 +613,56 @@ async def shared_gateway(upstream: FakeUpstream, start_gateway, http) -> str:
     return gateway
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+async def test_what_a_stream_creates_is_bound_before_it_passes(
+    shared_gateway, upstream, http, ending: bytes, step: int
+):
+    """The first event has the id of a completion that is stored. It passes untouched, however it arrives."""
+    stream = b"".join([b": hello\n\nevent: x\n", *CHAT]).replace(b"\n", ending)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for start in range(0, len(stream), step):
+            await response.write(stream[start : start + step])
+        return response
+
+    found = []
+    for store in (None, True):
+        upstream.answer = answer
+        body = {"model": "m", "stream": True, "store": store}
+        async with http.post(f"{shared_gateway}/v1/chat/completions", json=body, headers=ANNA) as reply:
+            assert await reply.read() == stream
+        upstream.answer = answering(b"{}")
+        for headers in (BEN, ANNA):
+            async with http.get(f"{shared_gateway}/v1/files/chatcmpl-1", headers=headers) as reply:
+                found.append(reply.status)
+
+    assert found == [200, 200, 404, 200]
+
+
+async def test_comments_before_an_event_pass_at_once(gateway: str, upstream: FakeUpstream, http):
+    """They keep the connection alive while the event is awaited."""
+    received = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b": hello\n\n: da")
+        await received.wait()
+        await response.write(b"ta\n\ndata: {}\n\n")
+        return response
+
+    upstream.answer = answer
+    async with http.post(f"{gateway}/v1/chat/completions", json={"model": "m", "stream": True}) as reply:
+        begun = await reply.content.readexactly(9)
+        received.set()
+        rest = await reply.content.read()
+
+    assert (begun, rest) == (b": hello\n\n", b": data\n\ndata: {}\n\n")
+
+
 NAMED = [
     ("GET", "/v1/files/file-abc123", None),
     ("GET", "/v1/files/file-abc123/content", None),

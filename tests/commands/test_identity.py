@@ -350,7 +350,7 @@ async def test_a_blocked_person_stays_blocked_after_a_rotation(
             'state.use: "memory" is private to the serving process; block needs [state] use = "sqlite" or "redis"\n',
         ),
         ('[state]\nuse = "sqlite"\npath = "/nowhere/state.db"\n', "state: "),
-        ('[state]\nuse = "redis"\nurl = "redis://127.0.0.1:1/0"\n', "state: ConnectionError: "),
+        ('[state]\nuse = "redis"\nurl = "redis://127.0.0.1:1/0"\n', "state: Redis: ConnectionError "),
     ],
     ids=["none", "memory", "sqlite", "redis"],
 )

@@ -25,6 +25,10 @@ def body_with(value: bytes) -> bytes:
     return b'{"model":"m","input":%b}' % value
 
 
+def body_with_model(model: str) -> bytes:
+    return orjson.dumps({"model": model})
+
+
 def nested(levels: int) -> bytes:
     """Return a body of so many levels, its own object among them."""
     return body_with(b"[" * (levels - 1) + b"]" * (levels - 1))
@@ -140,8 +144,10 @@ def test_depth_hidden_behind_a_duplicate_name_is_refused(depth: int):
 def test_colons_inside_strings_pass():
     """Escaped or not, and beside text that looks like an escape."""
     raw = b'{"model":"m","input":[":","a:b","\\u003a","\\\\u003a","\\u003A::"],"x":{":":":"}}'
+    runs = b'{"model":"m","input":["\\\\\\u003a","\\\\\\\\u003a","\\\\\\\\\\u003A"]}'
 
     assert parse_call(raw).body["input"] == [":", "a:b", ":", "\\u003a", ":::"]
+    assert parse_call(runs).body["input"] == ["\\:", "\\\\u003a", "\\\\:"]
 
 
 @pytest.mark.parametrize("levels", [255, 300, 1_000, 200_000])
@@ -203,6 +209,23 @@ def test_a_model_of_another_type_is_refused(model: bytes):
     error = error_of(b'{"model":%b}' % model)
 
     assert (error.code, error.param) == ("invalid_type", "model")
+
+
+@pytest.mark.parametrize("previous", [b"1", b"[]", b'{"id":"resp_1"}', b"true"])
+def test_a_continued_response_is_named_by_a_string(previous: bytes):
+    """No owner could be found for anything else."""
+    error = error_of(b'{"model":"m","previous_response_id":%b}' % previous)
+
+    assert (error.message, error.code) == ("previous_response_id must be a string.", "invalid_type")
+    assert error.param == "previous_response_id"
+
+
+def test_a_model_of_more_than_256_characters_is_refused():
+    """It is in the log and in the span."""
+    error = error_of(body_with_model("m" * 257))
+
+    assert (error.message, error.code) == ("model has 257 characters; the limit is 256.", "invalid_value")
+    assert parse_call(body_with_model("m" * 256)).model == "m" * 256
 
 
 @pytest.mark.parametrize("stream", [b"1", b"0", b'"true"', b"[]", b"{}", b"1.0"])

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import APIError
 
-from proxy.wire.ending import failure_events, incomplete_events, incomplete_response
+from proxy.wire.ending import failure_events, incomplete_events, incomplete_response, refusal_of
 from proxy.wire.errors import BackendError
-from proxy.wire.event import TERMINALS, Event, Run, events_of_body
+from proxy.wire.event import TERMINALS, Event, Reply, Run, events_of_body
 from proxy.wire.items import JSON
 from proxy.wire.transcript import Transcript
 from tests import examples
@@ -121,6 +121,28 @@ async def test_the_sdk_raises_the_error_of_a_failed_stream():
             raised.append((caught.value.message, caught.value.code))
 
     assert raised == [(CUT.message, "upstream_cut")] * len(CUTS)
+
+
+REFUSED = "The upstream refused the request with the status 429."
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        (b'{"error":{"message":"Slow.","code":"rate"}}', {"Retry-After": "7"}, ("Slow.", "rate", "7")),
+        (b'{"error":{"message":"Slow.","code":7}}', {}, ("Slow.", "upstream_error", "1")),
+        (b'{"error":{"message":"Slow."}}', {"retry-after": "2"}, ("Slow.", "upstream_error", "2")),
+        *((body, {}, (REFUSED, "upstream_error", "1")) for body in (b"", b"<html>", b"[]", b'{"error":"Slow."}')),
+    ],
+)
+def test_a_refusal_after_the_beginning_of_an_answer_is_an_error(
+    body: bytes, headers: dict[str, str], expected: tuple[str, str, str]
+):
+    """It has the words of the upstream, if these can be found."""
+    refusal = refusal_of(Reply(429, headers, body=body))
+
+    assert (refusal.message, refusal.code, refusal.headers["Retry-After"]) == expected
+    assert refusal.status == 429
 
 
 def test_an_error_event_has_both_forms():

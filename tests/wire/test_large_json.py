@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire import large_json
-from proxy.wire.large_json import TooMuchText, dumps, loads
+from proxy.wire.large_json import TooMuchText, dumps, loads, loads_own
 from tests.examples import NO_DEADLINE
 
 LONG = 24
@@ -100,6 +100,7 @@ def test_long_names_and_repeated_ones_are_refused(text: bytes):
     """No request and no answer has them; orjson would have to read the whole text."""
     with pytest.raises(TooMuchText):
         loads(text)
+    assert loads_own(text) == orjson.loads(text)  # what the gateway wrote is read whole
 
 
 def test_json_beside_long_strings_is_bounded(monkeypatch: pytest.MonkeyPatch):

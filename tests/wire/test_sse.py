@@ -367,6 +367,15 @@ def test_a_frame_beyond_the_limit_is_a_value_error(end: bytes):
         parser.feed(b"x")
 
 
+def test_a_followed_frame_of_too_many_values_is_a_value_error():
+    """Parsing them would take long; a frame that is not followed is not parsed."""
+    many = b'data: {"type":"%b","a":[' + b"1," * 200_000 + b"1]}\n\n"
+
+    assert SSEParser(FOLLOWED).feed(many % b"keepalive")
+    with pytest.raises(ValueError, match="more than 200000 values"):
+        SSEParser(FOLLOWED).feed(many % b"response.completed")
+
+
 @pytest.mark.parametrize("size", [98, 99])
 @pytest.mark.parametrize("before", [b"", DELTA])
 @pytest.mark.parametrize("after", [b"", DELTA])

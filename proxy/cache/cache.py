@@ -18,7 +18,7 @@ from proxy.cache.freshness import ANY, Ages, Directives, Freshness, parse_direct
 from proxy.cache.key import encode_call
 from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, report
-from proxy.cache.vault import Partition, Place, UnknownGeneration, Vault
+from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller, Context
 from proxy.routing.routes import FALLBACK, Route
@@ -220,14 +220,11 @@ class Cache:
         try:
             size = len(frames) + len(reply.body or b"")
             entry = await context.run(size, self._encode_entry, call, reply, frames, context)
-            writes = [vault.write(place, entry, ttl_s=self._ages.kept_s)]
             response_id = transcript.response.get("id")
+            response = None
             if isinstance(response_id, str) and call.body.get("store") is not False:
-                team = context.caller.team
-                writes.append(vault.note_response(place, team, response_id, ttl_s=self._ages.kept_s))
-            await asyncio.gather(*writes)  # together, as a store may send them in one round trip
-        except UnknownGeneration as error:
-            log.warning("cache.read_failed", error=short_message(error))
+                response = (context.caller.team, response_id)
+            await vault.write(place, entry, ttl_s=self._ages.kept_s, response=response)
         except (StoreError, orjson.JSONEncodeError) as error:
             found = short_message(error) if isinstance(error, StoreError) else summarize_error(error)
             log.warning("cache.write_failed", error=found)

@@ -96,13 +96,20 @@ class Vault:
                     return entry
         return None
 
-    async def write(self, place: Place, entry: bytes, *, ttl_s: float) -> None:
-        """Keep an encoded entry. Raises StoreError, UnknownGeneration."""
+    async def write(
+        self, place: Place, entry: bytes, *, ttl_s: float, response: tuple[str, str] | None = None
+    ) -> None:  # fmt: skip
+        """Keep an encoded entry. Raises StoreError.
+
+        `response` are the team and the id of a response in it, by which `forget_response` finds it.
+        """
         ring, key = self._rings[0], place.keys[0]
         known = place.generation if place.is_read else self._known.get(place.partition)
         generation = known or await self._begin(ring, place.partition)
-        sealed = ring.seal(entry, key, place.partition, generation)
-        await self._store.put(ENTRIES + key, sealed, ttl_s=ttl_s, group=place.partition.team)
+        values = [(ENTRIES + key, ring.seal(entry, key, place.partition, generation))]
+        if response is not None:
+            values.append((ring.index_of(*response), key.encode()))
+        await self._store.put_many(values, ttl_s=ttl_s, group=place.partition.team)
 
     async def delete(self, place: Place) -> None:
         """Remove the entry at a place. Raises StoreError."""
@@ -134,11 +141,6 @@ class Vault:
     async def remove(self, name: str) -> None:
         """Remove an entry by its name in the store. Raises StoreError."""
         await self._store.delete(name)
-
-    async def note_response(self, place: Place, team: str, response_id: str, *, ttl_s: float) -> None:
-        """Note that the entry at a place holds a response of a team, for `forget_response`. Raises StoreError."""
-        name = self._rings[0].index_of(team, response_id)
-        await self._store.put(name, place.keys[0].encode(), ttl_s=ttl_s, group=team)
 
     async def forget_response(self, team: str, response_id: str) -> None:
         """Remove the entry that holds a response of a team. Raises StoreError."""

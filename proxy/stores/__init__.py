@@ -34,10 +34,10 @@ class Store(Table, ABC):
 
     A key holds one kind of data at a time:
 
-        value     get, get_many, put, put_new    bytes
-        counter   take, give                     how much of a limit is in use in the current window
-        journal   append, tail                   entries at the positions 1, 2, 3, ...
-        lease     claim, release                 the owner
+        value     get, get_many, put, put_many, put_new    bytes
+        counter   take, give                               how much of a limit is in use in the current window
+        journal   append, tail                             entries at the positions 1, 2, 3, ...
+        lease     claim, release                           the owner
 
     `put` replaces whatever the key holds, `delete` removes it, and `scan` lists keys of every kind. Every other verb
     raises StoreError on a key that holds another kind, and changes nothing.
@@ -60,6 +60,11 @@ class Store(Table, ABC):
 
         Where a store is full, values of one group (a team) make room for each other before any of another group does.
         """
+
+    async def put_many(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float, group: str = "") -> None:
+        """Keep each of these values under its key. Where a command is a round trip, these take one together."""
+        for key, value in values:
+            await self.put(key, value, ttl_s=ttl_s, group=group)
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         """Keep one value under each of these keys that is free, and return which were; the others keep what they hold.

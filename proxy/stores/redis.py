@@ -26,11 +26,12 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as ServerTimeout
 
 from proxy.config.secrets import Secret
-from proxy.stores import LARGEST, LONGEST_S, PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
+from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_address import check_address
 from proxy.stores._redis_answers import ODD_ANSWER, bytes_in, reading, unreadable, value_in
 from proxy.stores._redis_link import ReadOnlyServer, ScriptFailed, ScriptLink, Waiting
+from proxy.stores._redis_numbers import amount_in_range, milliseconds
 from proxy.stores._redis_scripts import APPEND, CLAIM, DIGESTS, GIVE, PUT, RELEASE, TAKE
 from proxy.wire.loggable import name_failure
 
@@ -113,6 +114,10 @@ class RedisStore(Store):
         (is_kept,) = await self._enqueue([key], value, ttl_s, if_absent=if_absent)
         return is_kept
 
+    async def put_many(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float, group: str = "") -> None:
+        del group  # it evicts nothing
+        await asyncio.gather(*(self._enqueue([key], value, ttl_s, if_absent=False) for key, value in values))
+
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         del group  # it evicts nothing
         return await self._enqueue(keys, value, ttl_s, if_absent=True) if keys else []
@@ -126,18 +131,18 @@ class RedisStore(Store):
         del group  # it evicts nothing
         window = secrets.randbits(53) or 1  # becomes the window's id if this take begins one
         answer = await self._run(
-            TAKE, key, _amount(amount), _amount(limit), int(whole), _milliseconds(window_s), window
+            TAKE, key, amount_in_range(amount), amount_in_range(limit), int(whole), milliseconds(window_s), window
         )
         with reading():
             granted, used, found, resets_in_ms = answer
             return Grant(int(granted), int(used), int(found), resets_in_ms / 1000)
 
     async def give(self, key: str, amount: int, *, window: int) -> None:
-        await self._run(GIVE, key, _amount(amount), window)
+        await self._run(GIVE, key, amount_in_range(amount), window)
 
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         del group  # it evicts nothing
-        answer = await self._run(APPEND, key, value, _milliseconds(ttl_s))
+        answer = await self._run(APPEND, key, value, milliseconds(ttl_s))
         with reading():
             return int(answer)
 
@@ -151,7 +156,7 @@ class RedisStore(Store):
             return [(int(position.partition(b"-")[0]), bytes_in(fields[FIELD])) for position, fields in entries]
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
-        return bool(await self._run(CLAIM, key, owner, _milliseconds(lease_s)))
+        return bool(await self._run(CLAIM, key, owner, milliseconds(lease_s)))
 
     async def release(self, key: str, owner: str) -> None:
         await self._run(RELEASE, key, owner)
@@ -182,7 +187,7 @@ class RedisStore(Store):
     async def ready(self) -> bool:
         """Whether it takes writes: a replica answers reads, and is of no use."""
         try:
-            return bool(await self._ask(self._redis.set(PROBE_KEY, b"1", px=_milliseconds(PROBE_TTL_S))))
+            return bool(await self._ask(self._redis.set(PROBE_KEY, b"1", px=milliseconds(PROBE_TTL_S))))
         except StoreError:
             return False
 
@@ -200,7 +205,7 @@ class RedisStore(Store):
     async def _enqueue(self, keys: Sequence[str], value: bytes, ttl_s: float, *, if_absent: bool) -> Sequence[bool]:
         """Set keys to a value with the next command, and return for each whether it was set. Raises StoreError."""
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(keys, value, _milliseconds(ttl_s), if_absent, answer))
+        self._waiting.append(Waiting(keys, value, milliseconds(ttl_s), if_absent, answer))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
         kept: Sequence[bool] = await self._wait(answer)
@@ -289,12 +294,3 @@ class RedisStore(Store):
             raise StoreError(f"Redis: {name_failure(error)}") from error
         except ODD_ANSWER as error:
             raise unreadable() from error
-
-
-def _amount(number: int) -> int:
-    return max(0, min(number, LARGEST))
-
-
-def _milliseconds(seconds: float) -> int:
-    """Return a time within the range that Redis accepts."""
-    return max(1, int(min(seconds, LONGEST_S) * 1000))

@@ -145,8 +145,7 @@ async def test_a_response_is_forgotten_under_an_old_secret():
     """And no other response."""
     store = MemoryStore()
     vault = Vault(store, (OLD,))
-    await write(vault)
-    await vault.note_response(vault.place(b"call", SEARCH), "search", "resp_1", ttl_s=60)
+    await vault.write(vault.place(b"call", SEARCH), ENTRY, ttl_s=60, response=("search", "resp_1"))
     newer = Vault(store, (SECRET, OLD))
     await newer.forget_response("sales", "resp_1")
     await newer.forget_response("search", "resp_2")

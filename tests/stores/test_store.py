@@ -149,6 +149,17 @@ async def test_many_values_are_got_together(store: Store, key: str, advance):
     assert list(await store.get_many([])) == []
 
 
+async def test_many_values_are_put_together(store: Store, key: str, advance):
+    """Each replaces what its key held, and they expire together."""
+    await store.put(f"{key}a", b"before", ttl_s=60)
+    await store.put_many([(f"{key}{name}", name.encode()) for name in "ab"], ttl_s=10)
+    await store.put_many([], ttl_s=10)
+    found = list(await store.get_many([f"{key}a", f"{key}b"]))
+    advance(11)
+
+    assert (found, list(await store.get_many([f"{key}a", f"{key}b"]))) == ([b"a", b"b"], [None, None])
+
+
 async def test_keys_do_not_mix(store: Store, key: str):
     """Parallel commands each get their own value."""
     names = [f"{key}{i}" for i in range(100)]

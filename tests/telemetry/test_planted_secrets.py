@@ -180,7 +180,8 @@ async def test_no_output_contains_a_secret(http, upstream: FakeUpstream, redis_s
         first = await process.stdout.readline()
         gateway = first.decode().split()[3].removesuffix("/v1.")
         try:
-            answers = [await answer_of(http, "POST", f"{gateway}/v1/responses", *request) for request in REQUESTS]
+            answers = [await answer_of(http, "GET", f"{gateway}/readyz", CALLER, b"")]  # it asks each backend once
+            answers += [await answer_of(http, "POST", f"{gateway}/v1/responses", *request) for request in REQUESTS]
             for method, path in (("GET", "/v1/models"), ("GET", "/readyz"), ("GET", "/none"), ("PUT", "/v1/responses")):
                 answers.append(await answer_of(http, method, f"{gateway}{path}", CALLER, b""))
             process.send_signal(signal.SIGTERM)

@@ -64,6 +64,19 @@ def was_reset(reason: str | None = None, *, sent: bool = True) -> BackendError:
     )  # fmt: skip
 
 
+def files_exhausted() -> BackendError:
+    """The process has so many files open that the last ones are kept for callers."""
+    message = "The gateway has no free connections; try again later."
+    return BackendError(
+        message, status=503, code="connections_exhausted", headers={"Retry-After": "1"}, source="gateway", sent=False,
+        reason="the limit on open files is reached",
+    )  # fmt: skip
+
+
+RESERVED_FILES = 128
+"""How many last files a connection to an upstream may not have: callers, and what refuses them, need some."""
+
+
 def invalid_answer(found: str, *, sent: bool = True) -> BackendError:
     return BackendError(f"The upstream sent {found}.", code="upstream_invalid_response", sent=sent)
 

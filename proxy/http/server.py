@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
 from proxy.http.pacing import PacedConnection
+from proxy.open_files import is_reserved
 from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
 from proxy.wire.errors import HeadgateError, RequestError
@@ -30,6 +31,8 @@ IDLE_GRACE_S = 0.5  # how long an idle connection may still send a request after
 POLL_S = 0.02  # how often a paused connection is checked at shutdown
 RESERVED_FILES = 128  # for files, stores, the listener, and connections that are refused
 REFUSED_CONNECTIONS = 64  # how many connections beyond the limit get an answer; more are closed without one
+REFUSED_FILES = 64  # of how many last files a connection is refused, whatever has opened the others
+LAST_FILES = 16  # of how many it is closed without an answer
 MIN_READ_BYTES = 16_384  # a client that reads less of its answer than this within the write timeout has stalled
 MIN_CONNECTIONS = 32
 _SILENT = logging.getLogger("headgate.aiohttp")
@@ -81,18 +84,17 @@ class Server(web.Server):
         timeouts = {"head_timeout_s": self._head_timeout_s, "write_timeout_s": self._write_timeout_s}
         return Connection(self, pace=self._pace, loop=self._loop, **timeouts, **self._kwargs)
 
-    def admit_connection(self) -> bool:
-        """Whether one more connection is within the limit. The first one beyond it is logged."""
-        is_full = len(self.connections) > self._max_connections
+    def admit_connection(self, file: int) -> bool:
+        """Whether one more connection is within the limits; `file` is its number. The first one beyond is logged."""
+        is_full = len(self.connections) > self._max_connections or is_reserved(file, REFUSED_FILES)
         if is_full and not self._is_full:
             log.warning("connections.exhausted", limit=self._max_connections)
         self._is_full = is_full
         return not is_full
 
-    @property
-    def is_overrun(self) -> bool:
-        """Whether there are so many connections that not even a refusal can be sent on one more."""
-        return len(self.connections) > self._max_connections + REFUSED_CONNECTIONS
+    def is_overrun(self, file: int) -> bool:
+        """Whether there are so many connections or files that not even a refusal can be sent on one more."""
+        return len(self.connections) > self._max_connections + REFUSED_CONNECTIONS or is_reserved(file, LAST_FILES)
 
 
 class Request(web.BaseRequest):
@@ -133,8 +135,9 @@ class Connection(PacedConnection):
         super().connection_made(transport)
         manager = self._manager
         if isinstance(manager, Server):
-            self.is_admitted = manager.admit_connection()
-            if manager.is_overrun:
+            file = transport.get_extra_info("socket").fileno()
+            self.is_admitted = manager.admit_connection(file)
+            if manager.is_overrun(file):
                 self.force_close()
         self._head_began = self._loop.time()  # a client that connects is expected to send a request
         self._check_later()

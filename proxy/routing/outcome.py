@@ -31,7 +31,7 @@ NEVER_AGAIN = frozenset({501, 505})
 BROKEN_OFF = frozenset({"upstream_reset", "upstream_cut"})
 FINAL = frozenset({"deadline_exceeded", "not_supported"})
 NO_PLACE = frozenset({"upstream_busy", "upstream_queue_full"})
-NO_FAULT = FINAL | NO_PLACE | {"upstream_limited", "upstream_too_large"}
+NO_FAULT = FINAL | NO_PLACE | {"connections_exhausted", "upstream_limited", "upstream_too_large"}
 """Codes of errors that do not speak against a target: limits of the gateway's own."""
 TRANSIENT_CODES = frozenset({"server_error", "rate_limit_exceeded", "overloaded", "server_is_overloaded", "slow_down"})
 """The codes of errors with which a stream may begin, and that may be gone a moment later."""

@@ -1,11 +1,14 @@
 """The limit on connections, and requests that arrive during shutdown."""
 
 import asyncio
+import os
 import resource
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 
 import pytest
 
+from backends.upstream.errors import RESERVED_FILES
 from proxy.http import server as http_server
 from tests.conftest import tables_for
 from tests.raw import RawAnswer, RawConnection, ask, no_tasks_left, post, serves, wire  # noqa: F401
@@ -69,6 +72,49 @@ async def test_connections_far_beyond_the_limit_are_closed_without_an_answer(two
         assert (await waiting[-1].answer()).status == 503
     async with AsyncExitStack() as stack:
         assert await connect(stack, two_connection_gateway, 2)
+
+
+@contextmanager
+def files_left(number: int) -> Iterator[None]:
+    """Let the process have this many files left to open, whatever has opened the others."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = 512
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
+    opened = [os.dup(0)]
+    try:
+        while opened[-1] < soft - number - 1:
+            opened.append(os.dup(0))
+        yield
+    finally:
+        for file in opened:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_the_last_files_are_kept_for_callers_and_their_refusals(start_gateway, upstream: FakeUpstream, logged):
+    """Turns of WebSockets and background responses open connections to upstreams, and have none of a caller."""
+    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True}
+    gateway = await start_gateway(tables_for(upstream, backend=[backend], server={"max_connections": 1000}))
+    async with AsyncExitStack() as stack:  # none is closed before the end: its number would be free again
+
+        async def ask_on_new_connection(data: bytes) -> RawAnswer:
+            connection = await stack.enter_async_context(wire(gateway))
+            await connection.send(data)
+            return await connection.answer()
+
+        with files_left(RESERVED_FILES):
+            call, health = await ask_on_new_connection(post()), await ask_on_new_connection(HEALTH)
+        with files_left(http_server.REFUSED_FILES):
+            refused = [await ask_on_new_connection(HEALTH) for _ in range(2)]
+        with files_left(http_server.LAST_FILES):
+            closed = await (await stack.enter_async_context(wire(gateway))).rest()
+    again = await ask(gateway, post())
+
+    assert [(answer.status, answer.error["code"]) for answer in (call, *refused)] == [
+        (503, "connections_exhausted")
+    ] * 3
+    assert (health.status, closed, again.status) == (200, b"", 200)
+    assert [line["event"] for line in logged].count("connections.exhausted") == 1
 
 
 def test_the_limit_on_connections_leaves_open_files_for_upstreams():

@@ -69,6 +69,7 @@ def failed(code: str | None) -> Event:
         (failure("upstream_timeout", status=504), NOTHING, True),
         (failure("upstream_invalid_response"), NOTHING, True),
         (failure("upstream_too_large"), NOTHING, False),
+        (failure("connections_exhausted", status=503, sent=False), ANOTHER, False),
         (failure("deadline_exceeded", status=504), NOTHING, False),
         (failure("not_supported", status=501, sent=False), NOTHING, False),
         (failure("local_model_busy", status=429), ANY, False),

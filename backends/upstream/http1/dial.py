@@ -10,11 +10,12 @@ from pathlib import Path
 import aiohappyeyeballs
 from aiohappyeyeballs import AddrInfoType
 
-from backends.upstream.errors import connect_timed_out, reason_of, unreachable
+from backends.upstream.errors import RESERVED_FILES, connect_timed_out, files_exhausted, reason_of, unreachable
 from backends.upstream.http1.connection import UpstreamConnection
 from backends.upstream.http1.request import Origin
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.tunnel import Proxy
+from proxy.open_files import is_reserved
 
 ADDRESSES_TTL_S = 10.0
 """How long addresses are kept, in seconds: a burst of connections needs one lookup."""
@@ -69,6 +70,9 @@ class Dialer:
     async def _connect(self) -> UpstreamConnection:
         addresses = await self._addresses.look_up()
         connected = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
+        if is_reserved(connected.fileno(), RESERVED_FILES):
+            connected.close()
+            raise files_exhausted()
         if self._proxy is not None:
             await self._open_tunnel(self._proxy, connected)
         _, connection = await asyncio.get_running_loop().create_connection(  # closes the socket if it fails

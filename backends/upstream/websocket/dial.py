@@ -9,8 +9,17 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from backends.upstream.errors import connect_timed_out, invalid_answer, reason_of, unreachable, was_reset
+from backends.upstream.errors import (
+    RESERVED_FILES,
+    connect_timed_out,
+    files_exhausted,
+    invalid_answer,
+    reason_of,
+    unreachable,
+    was_reset,
+)
 from backends.upstream.http1 import Proxy
+from proxy.open_files import is_reserved
 
 log = structlog.get_logger()
 
@@ -71,7 +80,6 @@ class SocketDialer:
                     url, headers=fields, autoping=False, max_msg_size=MAX_MESSAGE_BYTES, decode_text=False,
                     timeout=aiohttp.ClientWSTimeout(ws_close=HANDSHAKE_S), **self._proxied(),
                 )  # fmt: skip
-                return opened
         except UpgradeRefused as refusal:
             self._remember(refusal.status)
             raise
@@ -87,6 +95,10 @@ class SocketDialer:
             raise was_reset(sent=False) from error
         except aiohttp.ClientError as error:
             raise invalid_answer("an answer to the upgrade that is not valid", sent=False) from error
+        if is_reserved(opened.get_extra_info("socket").fileno(), RESERVED_FILES):
+            await opened.close()
+            raise files_exhausted()
+        return opened
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work of a connection, which may outlast the connection of its caller."""

@@ -8,7 +8,10 @@ from proxy.http.pieces import pieces_of
 from tests.conftest import tables_for
 from tests.http.test_large_bodies import small_requests
 from tests.raw import ask, no_tasks_left, post  # noqa: F401
+from tests.socket_upstream import Peer, SocketUpstream
 from tests.sockets import calling
+from tests.stateful_upstream import JSON
+from tests.test_websocket_upstream import front, native  # noqa: F401
 from tests.upstream import CANONICAL, FakeUpstream
 
 FIRST, REST = CANONICAL[: CANONICAL.index(b"\n\n") + 2], CANONICAL[CANONICAL.index(b"\n\n") + 2 :]
@@ -90,3 +93,39 @@ async def test_small_requests_are_answered_beside_large_input_that_is_given_back
 
     assert failed["type"] == f"{kind}.failed"
     assert TEXT.decode() in orjson.dumps(failed).decode()
+
+
+MESSAGES = {
+    "begins a response": {"type": "response.created"},
+    "type is not first": {"a": 1, "type": "response.created"},
+    "an event": {"type": "response.output_text.delta"},
+    "a refusal": {"type": "error"},
+    "no turn's": {"type": "response.steer.pending"},
+}
+
+
+@pytest.mark.parametrize("lane", [None, "a"])
+@pytest.mark.parametrize("fields", MESSAGES.values(), ids=MESSAGES)
+async def test_small_requests_are_answered_beside_large_messages_of_an_upstream(front, native, logged, fields, lane):  # noqa: F811
+    """Their lane is taken out of them, and their keys; a refusal that is too large loses its words."""
+
+    async def send(upstream: SocketUpstream, peer: Peer, message: JSON) -> bool:
+        created, *_, last = [dict(event.data) for event in upstream.generate({"model": "m", "input": "x"})]
+        large = fields | {"text": TEXT.decode()}
+        if "created" in fields["type"]:
+            created |= large
+        events = [large] if fields["type"] == "error" else [created, large, last]
+        for event in [created, last] if "created" in fields["type"] else events:
+            await upstream.send(peer, lane, event)
+        return True
+
+    native.script = send
+    gateway = await front()
+    async with calling(gateway) as caller, small_requests(gateway, threads=False):
+        messages = await caller.turn_of(stream_id=lane)
+
+    if fields["type"] == "error":
+        assert [(message["type"], message["status"]) for message in messages] == [("error", 502)]
+    else:
+        assert messages[-1]["type"] == "response.completed"
+        assert TEXT.decode() in orjson.dumps(messages).decode()

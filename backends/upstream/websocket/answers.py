@@ -7,12 +7,10 @@ from typing import Protocol
 import orjson
 
 from backends.upstream.errors import overran, stalled, timed_out
-from backends.upstream.websocket.messages import LAST, sse_frame
+from backends.upstream.websocket.messages import LAST, PIECE_BYTES, UpstreamMessage
 from proxy.wire.errors import BackendError, HeadgateError
 from proxy.workers import MemoryLease
 
-PIECE_BYTES = 65_536
-"""The largest chunk of a turn, in bytes."""
 HIGH_WATER_BYTES = 65_536
 """How much of a turn may wait for its reader before the connection is not read any more, in bytes."""
 
@@ -50,7 +48,9 @@ class FixedAnswer:
 
 
 class TurnAnswer:
-    """The messages of one turn, as a stream. `first` is its first message once that has arrived."""
+    """The messages of one turn, as a stream. `first` is the type of its first message once that has arrived, and of
+    an error its payload.
+    """
 
     status = 200
     content_type = "text/event-stream"
@@ -78,24 +78,19 @@ class TurnAnswer:
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
 
-    def put(self, kind: str, payload: bytes) -> None:
+    def put(self, message: UpstreamMessage) -> None:
         """Add a message. What comes after `close` is dropped."""
         if self.is_closed or self._error is not None:
             return
-        self.first = self.first or (kind, payload)
-        frame = sse_frame(kind, payload)
-        size = len(frame)
+        self.first = self.first or (message.kind, message.payload)
         try:
-            self._memory.grow(size)
+            self._memory.grow(message.frame_bytes)
         except HeadgateError as error:
             self.fail(error)
             return
-        if size <= PIECE_BYTES:
-            self._pieces.append(frame)
-        else:
-            self._pieces += [frame[start : start + PIECE_BYTES] for start in range(0, size, PIECE_BYTES)]
-        self._size += size
-        self.is_complete = kind in LAST
+        self._pieces += message.frame
+        self._size += message.frame_bytes
+        self.is_complete = message.kind in LAST
         _wake(self._reader)
 
     @property
@@ -120,7 +115,7 @@ class TurnAnswer:
         self._end = asyncio.get_running_loop().call_later(total_s, self.fail, overran(total_s))
 
     async def wait_for_first(self) -> tuple[str, bytes]:
-        """Return the type and the payload of the first message. Raises HeadgateError."""
+        """Return the type of the first message, and of an error its payload. Raises HeadgateError."""
         if self.first is None:
             await self._wait(timed_out(self._first_s), self._first_s)
         if self.first is None:

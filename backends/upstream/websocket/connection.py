@@ -5,7 +5,9 @@ turn at a time: the Open Responses specification has no lanes, and events withou
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import aiohttp
 from aiohttp import WSMsgType
@@ -13,15 +15,16 @@ from aiohttp import WSMsgType
 from backends.upstream.errors import invalid_answer, stalled, timed_out, was_reset
 from backends.upstream.websocket.answers import TurnAnswer
 from backends.upstream.websocket.dial import CLOSE_S, Socket, SocketDialer
-from backends.upstream.websocket.messages import LAST, event_type, fields_of, split_lane
-from backends.upstream.websocket.steering import SIDE, Steering
-from proxy.wire.errors import BackendError, HeadgateError
-from proxy.workers import MemoryLease
+from backends.upstream.websocket.messages import LAST, SIDE, UpstreamMessage, read_message
+from backends.upstream.websocket.steering import Steering
+from proxy.wire.errors import HeadgateError
+from proxy.workers import LARGE_BYTES, MemoryLease
 
 PING_S = 30.0
 """How long an upstream may be silent before it is pinged, and then before it is given up, in seconds."""
 GOING_AWAY = 1001
 FOLLOWED = LAST | {"response.created"}
+RunLarge = Callable[..., Awaitable[Any]]
 CONTINUABLE = frozenset({"response.completed", "response.incomplete"})
 
 
@@ -29,11 +32,14 @@ class UpstreamSocket:
     """A connection, and the task that reads it."""
 
     def __init__(
-        self, socket: Socket, dialer: SocketDialer, steering: Steering, *, first_s: float, between_s: float
-    ) -> None:
+        self, socket: Socket, dialer: SocketDialer, steering: Steering, run_large: RunLarge, *, first_s: float,
+        between_s: float,
+    ) -> None:  # fmt: skip
+        """`run_large` calls a function that works on so many bytes, in a thread."""
         self._socket = socket
         self._dialer = dialer
         self._steering = steering
+        self._run_large = run_large
         self._first_s, self._between_s = first_s, between_s
         self._turns: dict[str | None, TurnAnswer] = {}  # those whose last message has not arrived
         self._current: dict[str | None, TurnAnswer] = {}  # the last one of each lane
@@ -151,12 +157,18 @@ class UpstreamSocket:
         error: HeadgateError = was_reset()
         try:
             while (payload := await self._receive()) is not None:
-                turn = self._deliver(payload)
+                if len(payload) < LARGE_BYTES:
+                    message = read_message(payload, self._steering.scrub)
+                else:
+                    self._is_delivering = True
+                    message = await self._run_large(len(payload), read_message, payload, self._steering.scrub)
+                    self._is_delivering = False
+                turn = self._deliver(message)
                 if turn is not None and turn.is_full:
                     self._is_delivering = True
                     await turn.wait_for_room()
                     self._is_delivering = False
-        except BackendError as fault:
+        except HeadgateError as fault:
             error = fault
         except (aiohttp.ClientError, ConnectionError):
             pass
@@ -198,14 +210,11 @@ class UpstreamSocket:
         with suppress(aiohttp.ClientError, ConnectionError):
             await self._socket.ping()
 
-    def _deliver(self, payload: bytes) -> TurnAnswer | None:
-        """Give a message to its turn, and return that. Raises BackendError for what is no message of the protocol."""
-        if not payload.startswith(b"{") and not payload.lstrip().startswith(b"{"):
-            raise invalid_answer("a message that is no JSON object")
-        payload, lane = split_lane(payload)
-        kind = event_type(payload)
+    def _deliver(self, message: UpstreamMessage) -> TurnAnswer | None:
+        """Give a message to its turn, and return that."""
+        kind, lane = message.kind, message.lane
         if kind.startswith(SIDE):
-            self._steering.answer(kind, payload, self._current)
+            self._steering.answer(message, self._current)
             self._note_change()
             return None
         turn = self._turn_of(lane, kind)
@@ -217,8 +226,8 @@ class UpstreamSocket:
             self._names_lanes = True
             self._note_change()
         if kind in FOLLOWED:
-            self._follow(turn, kind, payload)
-        turn.put(kind, payload)
+            self._follow(turn, message)
+        turn.put(message)
         return turn
 
     def _turn_of(self, lane: str | None, kind: str) -> TurnAnswer | None:
@@ -232,10 +241,11 @@ class UpstreamSocket:
             self._steering.adopt(turn, before)
         return turn
 
-    def _follow(self, turn: TurnAnswer, kind: str, payload: bytes) -> None:
+    def _follow(self, turn: TurnAnswer, message: UpstreamMessage) -> None:
         """Note which response a turn has, and whether the upstream keeps it for the next one."""
+        kind = message.kind
         if kind == "response.created":
-            response = fields_of(payload).get("response")
+            response = message.fields.get("response")
             turn.response_id = response.get("id") if isinstance(response, dict) else None
         if kind not in LAST:
             return

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from backends.upstream.errors import was_reset
 from backends.upstream.websocket.answers import FixedAnswer, TurnAnswer
-from backends.upstream.websocket.connection import UpstreamSocket
+from backends.upstream.websocket.connection import RunLarge, UpstreamSocket
 from backends.upstream.websocket.dial import HAS_NONE, SocketDialer, UpgradeRefused
 from backends.upstream.websocket.messages import create_message, refusal_of
 from backends.upstream.websocket.steering import Steering
@@ -46,7 +47,7 @@ class UpstreamLink:
     ) -> TurnAnswer | FixedAnswer | None:
         """Return what the upstream answers to a call; None if it has no WebSocket mode. Raises BackendError."""
         for attempt in range(ATTEMPTS):
-            socket = await self._connected(call, headers)
+            socket = await self._connected(call, headers, context)
             if socket is None:
                 return None
             brief = place.brief
@@ -77,7 +78,7 @@ class UpstreamLink:
         for socket in (*self._former, *([] if self._socket is None else [self._socket])):
             socket.close()
 
-    async def _connected(self, call: Call, headers: Mapping[str, str]) -> UpstreamSocket | None:
+    async def _connected(self, call: Call, headers: Mapping[str, str], context: Context) -> UpstreamSocket | None:
         """Return a connection on which a turn can begin; None if the upstream refuses one. Raises BackendError."""
         async with self._opening:
             if self._socket is not None and self._socket.is_usable:
@@ -96,8 +97,8 @@ class UpstreamLink:
                 await opened.close()
                 raise was_reset(sent=False)
             self._socket = UpstreamSocket(
-                opened, self._dialer, Steering(self._caller, self._dialer.name, self._scrub), first_s=self._first_s,
-                between_s=self._between_s,
+                opened, self._dialer, Steering(self._caller, self._dialer.name, self._scrub), _worker_for(context),
+                first_s=self._first_s, between_s=self._between_s,
             )  # fmt: skip
             return self._socket
 
@@ -118,6 +119,20 @@ class UpstreamLink:
             socket.forget(brief.body.get("previous_response_id"))
             return True
         return False
+
+
+def _worker_for(context: Context) -> RunLarge:
+    """Return what calls a function that works on so many bytes, which are counted meanwhile, for the same caller."""
+    memory, workers, caller = context.memory.begin_another(), context.workers, context.caller.name
+
+    async def run(size_bytes: int, function: Callable[..., Any], *args: Any) -> Any:
+        if workers is None:
+            return function(*args)
+        with memory.begin_another() as taken:
+            taken.grow(size_bytes)
+            return await workers.run_for(caller, size_bytes, function, *args)
+
+    return run
 
 
 def _fits(brief: Call, call: Call, socket: UpstreamSocket) -> bool:

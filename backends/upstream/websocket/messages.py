@@ -7,14 +7,16 @@ Source: https://platform.openai.com/docs/guides/websocket-mode
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import orjson
-
+from backends.upstream.answer import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
+from backends.upstream.errors import invalid_answer
+from proxy.wire.bounds import has_more_values
 from proxy.wire.call import Call
 from proxy.wire.event import TERMINALS, parse_leniently
 from proxy.wire.large_json import dumps
+from proxy.wire.sse import MAX_FRAME_VALUES
 
 SMALL_BYTES = 4096
 """Up to this size a message whose type is not its first key is parsed to find it, in bytes."""
@@ -26,6 +28,25 @@ _MAY_MATTER = re.compile(
 )
 LAST = TERMINALS | {"error"}
 """The types of the message that ends a turn."""
+SIDE = ("response.steer.", "response.inject.")
+"""How the types of messages begin that are no events of a turn."""
+PIECE_BYTES = 65_536
+"""The largest piece of a frame, in bytes."""
+
+
+class UpstreamMessage(NamedTuple):
+    """A message of an upstream, read as far as its connection needs that.
+
+    `payload` is kept of an error and of a message that belongs to no turn, from which keys were removed; `fields` are
+    those of the latter, and of one that begins a response. `frame` is an event as the frame of a stream, in pieces.
+    """
+
+    kind: str
+    lane: str | None
+    payload: bytes = b""
+    fields: Mapping[str, Any] = {}
+    frame: Sequence[bytes] = ()
+    frame_bytes: int = 0
 
 
 def create_message(call: Call, lane: str | None, *, generates: bool) -> bytes:
@@ -39,6 +60,23 @@ def create_message(call: Call, lane: str | None, *, generates: bool) -> bytes:
     return dumps(fields, call.received_bytes)
 
 
+def read_message(payload: bytes, scrub: Callable[[bytes], bytes]) -> UpstreamMessage:
+    """Read a message. Raises BackendError for one that is no JSON object, or has too many values."""
+    if not payload.startswith(b"{") and not payload.lstrip().startswith(b"{"):
+        raise invalid_answer("a message that is no JSON object")
+    if has_more_values(payload, MAX_FRAME_VALUES):
+        raise invalid_answer(f"a message of more than {MAX_FRAME_VALUES} values")
+    payload, lane = split_lane(payload)
+    kind = event_type(payload)
+    if kind.startswith(SIDE):
+        return UpstreamMessage(kind, lane, scrub(payload), fields_of(payload))
+    frame = sse_frame(kind, payload)
+    size = len(frame)
+    pieces = [frame] if size <= PIECE_BYTES else [frame[at : at + PIECE_BYTES] for at in range(0, size, PIECE_BYTES)]
+    fields = fields_of(payload) if kind == "response.created" else {}
+    return UpstreamMessage(kind, lane, payload if kind == "error" else b"", fields, pieces, size)
+
+
 def split_lane(payload: bytes) -> tuple[bytes, str | None]:
     """Return a message without the lane that it names, and the lane. A message without one stays as it is."""
     if b'"stream_id"' not in payload:
@@ -50,7 +88,7 @@ def split_lane(payload: bytes) -> tuple[bytes, str | None]:
     lane = fields.get("stream_id")
     if not isinstance(lane, str):
         return payload, None
-    return orjson.dumps({name: value for name, value in fields.items() if name != "stream_id"}), lane
+    return dumps({name: value for name, value in fields.items() if name != "stream_id"}, len(payload)), lane
 
 
 def event_type(payload: bytes) -> str:
@@ -81,9 +119,11 @@ def sse_frame(kind: str, payload: bytes) -> bytes:
 def refusal_of(payload: bytes) -> tuple[int, dict[str, str], Mapping[str, Any]]:
     """Return the status, the headers (names in lower case) and the error of an `error` message.
 
+    One that is too large to be forwarded has an error without words.
     A message without a status is a fault of the upstream. Some servers have the fields of the error at the top level.
     """
-    fields = fields_of(payload)
+    is_large = len(payload) > MAX_REFUSAL_BYTES or has_more_values(payload, MAX_REFUSAL_VALUES)
+    fields = {} if is_large else fields_of(payload)
     inner = fields.get("error")
     error = dict(inner) if isinstance(inner, dict) else {
         name: fields.get(name) for name in ("code", "message", "param")

@@ -10,11 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from backends.upstream.websocket.answers import TurnAnswer
-from backends.upstream.websocket.messages import fields_of
+from backends.upstream.websocket.messages import UpstreamMessage
 from proxy.lane import CallerConnection
-
-SIDE = ("response.steer.", "response.inject.")
-"""How the types of messages begin that are no events of a turn."""
 
 
 class Steering:
@@ -24,7 +21,7 @@ class Steering:
     def __init__(self, caller: CallerConnection, backend: str, scrub: Callable[[bytes], bytes]) -> None:
         self._caller = caller
         self._backend = backend
-        self._scrub = scrub
+        self.scrub = scrub
         self._accepted: Counter[object] = Counter()  # by the response that is steered
         self._expected: dict[str | None, object] = {}  # the steered response of a lane, until it is clear what follows
 
@@ -43,16 +40,16 @@ class Steering:
         self._accepted.pop(steered, None)
         _after(before, lambda: self._caller.adopt(turn, self._backend, steered))
 
-    def answer(self, kind: str, payload: bytes, turns: Mapping[str | None, TurnAnswer]) -> None:
+    def answer(self, message: UpstreamMessage, turns: Mapping[str | None, TurnAnswer]) -> None:
         """Pass an answer on to the caller. `turns` are the last ones of each lane."""
-        fields = fields_of(payload)
+        fields = message.fields
         steer = fields.get("steer")
         named = steer if isinstance(steer, dict) else {}
         response_id = named.get("previous_response_id", fields.get("response_id"))
         turn = next((turn for turn in turns.values() if turn.response_id == response_id), None)
         lane = None if turn is None else turn.lane
-        self._count(kind, response_id, turn, has_id="id" in named)
-        _after(turn, lambda: self._caller.notify(self._scrub(payload), lane))
+        self._count(message.kind, response_id, turn, has_id="id" in named)
+        _after(turn, lambda: self._caller.notify(message.payload, lane))
 
     def _count(self, kind: str, response_id: object, turn: TurnAnswer | None, *, has_id: bool) -> None:
         if kind == "response.steer.accepted" and turn is not None:

@@ -26,6 +26,8 @@ from proxy.workers import BodyMemory, MemoryLease
 
 IDENTIFY_S = 30.0
 """How often a connection's key is checked again, in seconds: one that was revoked ends it within a minute."""
+MAX_NOTICES = 256
+"""How many messages beside those of turns wait to be sent."""
 MAX_AGE_S = 3600.0
 """How long one connection may last, in seconds. Source: https://platform.openai.com/docs/guides/websocket-mode."""
 
@@ -144,13 +146,23 @@ class Session:
             turn.finish()
 
     def _notify(self, payload: bytes, lane: str | None) -> None:
-        """Send a message beside those of turns."""
-        task = asyncio.create_task(self._send_notice(in_lane(payload, lane)))
+        """Send a message beside those of turns. A backend that sends more of them than the caller reads is given up."""
+        memory = MemoryLease(self._ingress.memory)
+        try:
+            memory.grow(len(payload))
+        except Unavailable:
+            self._connection.close()
+            return
+        if len(self._notices) >= MAX_NOTICES:
+            memory.release()
+            self._connection.close()
+            return
+        task = asyncio.create_task(self._send_notice(in_lane(payload, lane), memory))  # in order
         self._notices.add(task)
         task.add_done_callback(self._notices.discard)
 
-    async def _send_notice(self, payload: bytes) -> None:
-        with suppress(ConnectionError):
+    async def _send_notice(self, payload: bytes, memory: MemoryLease) -> None:
+        with memory, suppress(ConnectionError):
             await self._socket.send([payload])
 
     def _adopt(self, reply: UnaskedReply, backend: str, steered: object) -> None:

@@ -275,3 +275,25 @@ async def test_a_caller_that_does_not_read_stops_an_upstream_that_sends_without_
 
     assert finished(logged) == [(499, "write_timeout")]
     assert received < 64_000_000
+
+
+async def test_an_upstream_that_sends_answers_to_steering_without_end_is_given_up(start_gateway, hostile: RawUpstream):
+    """They belong to no turn, whose reader the upstream would have to wait for. The caller does not read."""
+    sent = 0
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readexactly(2)
+        while True:
+            writer.write(frame(b'{"type":"response.steer.pending","text":"%b"}' % (b"a" * 65_536)))
+            await writer.drain()
+            sent += 65_536
+
+    hostile.serve = serve
+    gateway = await start_gateway(tables(hostile) | {"server": {"write_timeout_s": 60, "drain_s": 0}})
+    create = orjson.dumps({"type": "response.create", "model": "m", "input": "Hi"})
+    async with slow_client(gateway) as client:
+        await asyncio.get_running_loop().sock_sendall(client, upgrade() + masked(1, create))
+        await until(lambda: hostile.ended == 1)
+
+    assert sent < 64_000_000

@@ -3,15 +3,19 @@
 import orjson
 import pytest
 
+from backends.upstream.answer import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
 from backends.upstream.websocket.messages import (
     SMALL_BYTES,
     create_message,
     event_type,
+    read_message,
     refusal_of,
     split_lane,
     sse_frame,
 )
 from proxy.wire.call import Call
+from proxy.wire.errors import BackendError
+from proxy.wire.sse import MAX_FRAME_VALUES
 
 
 def test_a_message_has_the_fields_of_the_call_without_those_of_http():
@@ -62,6 +66,21 @@ LARGE = b'"' + b"a" * SMALL_BYTES + b'"'
 )
 def test_the_type_is_found_in_any_form(payload: bytes, kind: str):
     assert event_type(payload) == kind
+
+
+@pytest.mark.parametrize("payload", [b"[]", b"7", b"", b'{"a":[%b]}' % b",".join([b"0"] * (MAX_FRAME_VALUES + 1))])
+def test_what_is_no_message_is_refused(payload: bytes):
+    """Neither is one whose parsing would take long."""
+    with pytest.raises(BackendError) as refused:
+        read_message(payload, bytes)
+
+    assert refused.value.code == "upstream_invalid_response"
+
+
+def test_an_error_beyond_the_limits_has_no_words():
+    """It is not parsed."""
+    assert refusal_of(b'{"status":429,"error":{"message":"%b"}}' % (b"a" * MAX_REFUSAL_BYTES))[0] == 502
+    assert refusal_of(b'{"status":429,"error":[%b]}' % b",".join([b"0"] * (MAX_REFUSAL_VALUES + 1)))[0] == 502
 
 
 def test_a_message_is_one_frame():

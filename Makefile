@@ -21,22 +21,23 @@ test: .venv/.tests
 	@sh .ci/redis
 	$(PYTEST)
 
-# Less than a minute on two idle cores, for use while working. It leaves out what is slow by nature: local models, stores
-# and stored state, the upstream client, WebSocket mode, training, benchmarks, clusters, soak tests, whole processes,
-# crowds of callers, measurements, and property tests (selected by the mark that hypothesis sets). It lists paths, because
-# then no test needs a mark, and a path that no longer exists is not an error.
-SLOW := tests/backends/local tests/backends/training tests/bench tests/commands/test_model.py tests/test_app.py \
-  tests/test_background_processes.py tests/test_local_model.py tests/test_newcomer.py tests/test_main.py \
-  tests/test_second_signal.py tests/test_workers.py tests/telemetry/test_logs.py \
-  tests/backends/upstream tests/clients tests/soak tests/stores tests/state tests/config tests/http/websocket tests/test_attacks.py \
-  tests/test_background.py tests/test_compaction.py tests/test_disconnects.py tests/test_history.py \
-  tests/test_ownership_endpoints.py \
-  tests/test_stored_state.py tests/test_stored_state_endpoints.py tests/test_websocket.py tests/http/test_large_bodies.py
-SLOW_NAMES := *cluster* *soak* *_deep.py
+# About a minute on two idle cores, for use while working. It leaves out what is slow by nature: local models, stores and
+# stored state, the upstream client, WebSocket mode, training, benchmarks, clusters, soak tests, whole processes, crowds of
+# callers, large bodies, measurements, and property tests (selected by the mark that hypothesis sets). It lists paths,
+# because then no test needs a mark, and a path that no longer exists is not an error.
+SLOW := tests/backends/local tests/backends/training tests/backends/upstream tests/bench tests/clients tests/config \
+  tests/http/websocket tests/soak tests/state tests/stores tests/commands/test_model.py tests/telemetry/test_logs.py \
+  tests/test_app.py tests/test_attacks.py tests/test_background.py tests/test_compaction.py \
+  tests/test_composed_schemas.py tests/test_disconnects.py tests/test_drain_delay.py tests/test_endpoint_schemas.py \
+  tests/test_history.py tests/test_local_model.py tests/test_main.py tests/test_newcomer.py \
+  tests/test_ownership_endpoints.py tests/test_pool_kill.py tests/test_request_forms.py tests/test_second_signal.py \
+  tests/test_stored_state.py tests/test_stored_state_endpoints.py tests/test_upstream_faults.py tests/test_workers.py
+SLOW_NAMES := *cluster* *soak* *_deep.py *_large_* *_processes.py *shared_flight* *websocket*
 SLOW_TESTS := tests/wire/test_sse.py::test_cost_grows tests/wire/test_sse.py::test_a_recording_can_be_cut \
   tests/wire/test_frames.py::test_a_message_of_any_length \
   tests/policies/test_max_tool_calls.py::test_two_hundred_parallel_calls \
   tests/policies/test_max_tool_calls.py::test_parallel_calls_that_use_less \
+  tests/cache/test_vault.py::test_two_teams_never_read tests/cache/test_vault.py::test_a_small_entry_in_memory \
   tests/telemetry/test_planted_secrets.py::test_no_output_contains_a_secret
 
 quick: .venv/.tests

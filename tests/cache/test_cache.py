@@ -487,6 +487,17 @@ async def test_an_answer_is_too_old_at_some_time():
         await status_of(pipeline)
 
 
+async def test_a_stale_answer_replaces_no_other_failure():
+    """What the backend cannot do it could not do when it was asked first."""
+    clock, backend = SettableClock(), ScriptedBackend(answer=RESPONSE)
+    pipeline = cached(backend, clock=clock, ttl_s=100, stale_if_error_s=50)
+    await status_of(pipeline)
+    clock.now_s += 130
+    backend.__dict__["answer"] = BackendError("The backend has no such call.", status=501)
+    with pytest.raises(BackendError, match="no such call"):
+        await status_of(pipeline)
+
+
 async def test_routes_share_no_answers():
     """Another route has other backends, which may answer the same call in another way."""
     pipeline = cached(ScriptedBackend(answer=RESPONSE, keeps_state=True))

@@ -159,6 +159,20 @@ async def test_a_large_body_is_converted_in_a_thread_and_its_memory_is_counted()
     assert max(sizes) > 400_000
 
 
+async def test_the_events_of_a_very_large_body_come_one_by_one():
+    """Each is freed when it was written."""
+    workers = Workers()
+    context = make_context(workers=workers, memory=MemoryLease(BodyMemory(2**30)))
+    response = FINAL | {"instructions": "x" * 1_048_576}
+    reply = await convert(response_reply(response, {}), Transcript(), context, stream=True)
+    assert reply.batches is not None
+    batches = [batch async for batch in reply.batches]
+    workers.close()
+
+    assert [len(batch) for batch in batches] == [1] * len(batches)
+    assert [event.type for (event,) in batches] == [event.type for event in events_of(response)]
+
+
 async def test_a_body_without_memory_for_its_events_is_refused():
     """Before any event is composed."""
     context = make_context(memory=MemoryLease(BodyMemory(0)))

@@ -110,8 +110,8 @@ def test_an_event_and_a_run_show_their_content():
 
 @pytest.mark.parametrize("end", ENDS)
 def test_a_run_has_the_payload_of_each_frame(end: bytes):
-    """Comments and blank lines have none."""
-    run = Run(b'\n: ping\n\ndata: {"a":\ndata: 1}\n\n\n\nevent: x\ndata: {"b":2}\n\n'.replace(b"\n", end))
+    """Comments, blank lines and empty data have none."""
+    run = Run(b'\n: ping\n\ndata:\n\ndata: {"a":\ndata: 1}\n\n\n\nevent: x\ndata: {"b":2}\n\n'.replace(b"\n", end))
 
     assert run.type == ""
     assert list(run.payloads()) == [b'{"a":\n1}', b'{"b":2}']

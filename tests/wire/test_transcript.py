@@ -378,6 +378,17 @@ def test_all_frames_are_kept_on_demand():
         assert transcript.frames() == b"".join(CANONICAL)
 
 
+def test_it_is_noted_when_frames_came():
+    """In seconds since the first ones, with the length of all frames that had come then."""
+    times, transcript = iter([100.0, 100.5, 102.0]), Transcript()
+    transcript.keep_frames(len(RECORDING), times.__next__)
+    for received in CANONICAL[:3]:
+        transcript.see([Run(received)])
+
+    lengths = [*map(len, CANONICAL[:3])]
+    assert transcript.marks == [(0.0, lengths[0]), (0.5, sum(lengths[:2])), (2.0, sum(lengths))]
+
+
 @pytest.mark.parametrize("missing_bytes", [1, 500, 5000])
 def test_frames_beyond_the_limit_are_not_kept_at_all(missing_bytes: int):
     """Half a stream is no stream; items are closed as before."""

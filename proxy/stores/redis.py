@@ -14,7 +14,8 @@ Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://re
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field, PositiveInt, PrivateAttr, field_validator
@@ -101,13 +102,13 @@ class RedisStore(Store):
         await self._redis.connection_pool.disconnect()
 
     async def get(self, key: str) -> bytes | None:
-        return value_in(await self._ask(self._redis.get(key)))
+        return value_in(await self._ask(partial(self._redis.get, key)))
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         pipeline = self._redis.pipeline(transaction=False)  # MGET would hide that a key holds another kind
         for key in keys:
             pipeline.get(key)
-        return [value_in(value) for value in await self._ask(pipeline.execute())]
+        return [value_in(value) for value in await self._ask(pipeline.execute)]
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
@@ -123,7 +124,7 @@ class RedisStore(Store):
         return await self._enqueue(keys, value, ttl_s, if_absent=True) if keys else []
 
     async def delete(self, key: str) -> None:
-        await self._ask(self._redis.unlink(key))
+        await self._ask(partial(self._redis.unlink, key))
 
     async def take(
         self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""
@@ -150,7 +151,7 @@ class RedisStore(Store):
         after = max(0, after)
         if limit <= 0:
             return []
-        streams = await self._ask(self._redis.xread({key: f"{after}-0"}, count=limit))
+        streams = await self._ask(partial(self._redis.xread, {key: f"{after}-0"}, count=limit))
         with reading():
             entries = streams[0][1] if streams else []
             return [(int(position.partition(b"-")[0]), bytes_in(fields[FIELD])) for position, fields in entries]
@@ -166,7 +167,7 @@ class RedisStore(Store):
         seen: set[bytes] = set()  # Redis may list a key twice
         cursor = None
         while cursor != 0:
-            cursor, keys = await self._ask(self._redis.scan(cursor or 0, match=pattern, count=SCAN_COUNT))
+            cursor, keys = await self._ask(partial(self._redis.scan, cursor or 0, match=pattern, count=SCAN_COUNT))
             with reading():
                 found = {bytes_in(key) for key in keys} - seen
             for key in found:
@@ -175,7 +176,7 @@ class RedisStore(Store):
 
     async def check_durable(self) -> None:
         try:
-            memory = await self._ask(self._redis.info("memory"))
+            memory = await self._ask(partial(self._redis.info, "memory"))
         except StoreError:
             return
         if (policy := memory.get("maxmemory_policy", "noeviction")) != "noeviction":
@@ -187,7 +188,7 @@ class RedisStore(Store):
     async def ready(self) -> bool:
         """Whether it takes writes: a replica answers reads, and is of no use."""
         try:
-            return bool(await self._ask(self._redis.set(PROBE_KEY, b"1", px=milliseconds(PROBE_TTL_S))))
+            return bool(await self._ask(partial(self._redis.set, PROBE_KEY, b"1", px=milliseconds(PROBE_TTL_S))))
         except StoreError:
             return False
 
@@ -200,7 +201,7 @@ class RedisStore(Store):
             except NoScriptError:
                 return await self._redis.eval(script, 1, key, *arguments)
 
-        return await self._ask(run())
+        return await self._ask(run)
 
     async def _enqueue(self, keys: Sequence[str], value: bytes, ttl_s: float, *, if_absent: bool) -> Sequence[bool]:
         """Set keys to a value with the next command, and return for each whether it was set. Raises StoreError."""
@@ -245,14 +246,14 @@ class RedisStore(Store):
         each = [(key, put) for put in puts for key in put.keys]
         if sum(len(put.value) for _, put in each) <= SCRIPT_BYTES:
             arguments = [part for _, put in each for part in (put.value, b"%d" % put.ttl_ms, b"%d" % put.if_absent)]
-            answers: Sequence[Any] = await self._ask(self._set([key.encode() for key, _ in each], arguments))
+            answers: Sequence[Any] = await self._ask(partial(self._set, [key.encode() for key, _ in each], arguments))
             if len(answers) != len(each):
                 raise unreadable()
             return answers
         pipeline = self._redis.pipeline(transaction=False)
         for key, put in each:
             pipeline.set(key, put.value, px=put.ttl_ms, nx=put.if_absent)
-        found: Sequence[Any] = await self._ask(pipeline.execute(raise_on_error=False))
+        found: Sequence[Any] = await self._ask(partial(pipeline.execute, raise_on_error=False))
         return found
 
     async def _set(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Sequence[int]:
@@ -262,14 +263,13 @@ class RedisStore(Store):
             link = self._link = await self._open_link()
         return await link.run(PUT, keys, arguments)
 
-    async def _ask(self, command: Any) -> Any:
-        """Return the answer to a command, unless Redis has not answered for some time. Raises StoreError."""
+    async def _ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        """Send a command and return the answer, unless Redis has not answered for some time. Raises StoreError."""
         loop = asyncio.get_running_loop()
         if not self._breaker.begin(loop.time()):
-            command.close()
             raise StoreError("Redis: not asked, because it has not answered")
         try:
-            answer = await self._wait(command)
+            answer = await self._wait(command())
         except StoreError as error:
             if isinstance(error.__cause__, UNANSWERED):
                 self._breaker.fail(loop.time())

@@ -16,6 +16,7 @@ from proxy.cache.cache import Cache
 from proxy.config.build import Config
 from proxy.context import Caller
 from proxy.history import History
+from proxy.http.admission import connection_limit
 from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
 from proxy.http.health import Health
 from proxy.http.ingress import Ingress
@@ -25,7 +26,7 @@ from proxy.http.resources import ResourceEndpoints
 from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
 from proxy.http.send import Heartbeats
-from proxy.http.server import Server, connection_limit
+from proxy.http.server import Server
 from proxy.http.websocket.endpoint import WebSocketEndpoint
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
@@ -35,6 +36,7 @@ from proxy.routing.ejections import SharedEjections
 from proxy.routing.routes import Routes
 from proxy.routing.targets import Targets
 from proxy.rules import Rules
+from proxy.shares import Shares
 from proxy.state.background import Background
 from proxy.state.compaction import Compaction
 from proxy.state.conversations import Conversations
@@ -73,7 +75,8 @@ def build_dispatcher(  # noqa: PLR0913  each a part of its own
     ending: asyncio.Event | None = None,
 ) -> Dispatcher:
     """Connect everything that answers requests; nothing is started. Once `ending` is set /readyz says so."""
-    memory = BodyMemory(config.server.memory_bytes)
+    memory = BodyMemory(config.server.memory_bytes, has_teams=config.has_teams)
+    held = BodyMemory(config.server.memory_bytes // 4, has_teams=config.has_teams)
     rules = pipeline.rules
     directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
@@ -82,7 +85,7 @@ def build_dispatcher(  # noqa: PLR0913  each a part of its own
     relays = _relays(config, rules, pipeline.ownership)
     health, websocket = (
         _health(config, pipeline, audit, recorder, ending),
-        WebSocketEndpoint(ingress, pipeline, BodyMemory(config.server.memory_bytes // 4)),
+        WebSocketEndpoint(ingress, pipeline, held),
     )
     router = Router(
         [
@@ -96,7 +99,12 @@ def build_dispatcher(  # noqa: PLR0913  each a part of its own
         ],
         hint(relay.path for relay in config.relays),
     )
-    return Dispatcher(router, _hosts(config), is_open=not config.callers, tracer=tracer)
+    calls = Shares(_max_connections(config), has_teams=True) if config.has_teams else None
+    return Dispatcher(router, _hosts(config), is_open=not config.callers, tracer=tracer, calls=calls)
+
+
+def _max_connections(config: Config) -> int:
+    return config.server.max_connections or connection_limit()
 
 
 def _relays(config: Config, rules: Rules, ownership: Ownership) -> Relays:
@@ -120,7 +128,9 @@ def build_pipeline(
     background = Background(config.state, journals, config.state_settings, rules, kept)
     local = LocalResources(kept, conversations, background)
     # Other processes cannot read a store in memory.
-    targets = Targets(None if isinstance(config.state, MemoryStore) else SharedEjections(config.state))
+    targets = Targets(
+        None if isinstance(config.state, MemoryStore) else SharedEjections(config.state), has_teams=config.has_teams
+    )
     resources = Resources(rules, ownership, routes, config.backends, local, cache.forget, targets)
     history = History(kept, conversations)
     return Pipeline(
@@ -221,9 +231,10 @@ def _server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Server:
         head_timeout_s=settings.head_timeout_s,
         write_timeout_s=settings.write_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
-        max_connections=settings.max_connections or connection_limit(),
+        max_connections=_max_connections(config),
         max_body_bytes=settings.max_body_bytes,
         pace=workers.pace,
+        yields=config.has_teams,
     )
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import Any, Self, TypeVar
 
+from proxy.shares import Shares
 from proxy.wire.errors import Unavailable
 
 LARGE_BYTES = 262_144
@@ -184,37 +185,24 @@ def _close_result(working: Future[Any]) -> None:
         result.close()
 
 
-class BodyMemory:
-    """How much memory all bodies may use together, in bytes."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._used_bytes = 0
+class BodyMemory(Shares):
+    """How much memory all bodies may use together, in bytes, and of each team."""
 
     @property
     def used_bytes(self) -> int:
-        return self._used_bytes
+        return self._used
 
     def share(self, amount: int) -> float:
         """Return how much of the whole budget an amount is."""
-        return amount / self._limit_bytes
-
-    def take(self, amount: int) -> bool:
-        """Take an amount if it is left."""
-        if self._used_bytes + amount > self._limit_bytes:
-            return False
-        self._used_bytes += amount
-        return True
-
-    def give_back(self, amount: int) -> None:
-        self._used_bytes -= amount
+        return amount / self._limit
 
 
 class MemoryLease:
-    """What one call has taken of the budget. It is released when a `with` block of it is left."""
+    """What one call of a team has taken of the budget. It is released when a `with` block of it is left."""
 
-    def __init__(self, budget: BodyMemory | None = None) -> None:
+    def __init__(self, budget: BodyMemory | None = None, team: str = "") -> None:
         self._budget = budget
+        self._team = team
         self._needed = 0
         self._taken = 0
 
@@ -224,7 +212,7 @@ class MemoryLease:
         if self._budget is None or missing <= 0:
             self._needed += amount
             return
-        if not self._budget.take(missing):
+        if not self._budget.take(missing, self._team):
             message = "The gateway has no memory left for a request of this size; try again later."
             raise Unavailable(message, code="memory_exhausted")
         self._needed += amount
@@ -242,11 +230,11 @@ class MemoryLease:
 
     def begin_another(self) -> "MemoryLease":
         """Return an empty lease of the same budget."""
-        return MemoryLease(self._budget)
+        return MemoryLease(self._budget, self._team)
 
     def hand_over(self) -> "MemoryLease":
         """Return a lease that has all that this one has; this one has nothing then."""
-        other = MemoryLease(self._budget)
+        other = MemoryLease(self._budget, self._team)
         other._needed, other._taken = self._needed, self._taken
         self._needed = self._taken = 0
         return other
@@ -259,6 +247,6 @@ class MemoryLease:
 
     def release(self) -> None:
         """Give everything back."""
-        if self._budget is not None:
-            self._budget.give_back(self._taken)
+        if self._budget is not None and self._taken:
+            self._budget.give_back(self._taken, self._team)
         self._needed = self._taken = 0

@@ -73,7 +73,8 @@ class UpstreamSettings(Backend):
     total_timeout_s: PositiveFloat | None = None
     """How long a whole answer may take, in seconds. Default: no limit."""
     max_concurrent: PositiveInt | None = None
-    """How many calls it may have at a time, from each process of the gateway. Default: no limit."""
+    """How many calls it may have at a time, from each process of the gateway; a quarter is kept for teams that have
+    few. Default: no limit of its own, but `[server] max_connections` limits the calls of each team."""
     max_waiting: NonNegativeInt = 100
     """How many more may wait for a place, where teams take turns; one more gets 429."""
     max_wait_s: PositiveFloat = 10

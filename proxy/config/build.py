@@ -81,6 +81,11 @@ class Config(BaseModel):
     warnings: tuple[str, ...] = ()
     """What has no effect, one sentence each, with the path of its key."""
 
+    @property
+    def has_teams(self) -> bool:
+        """Whether there is more than one team."""
+        return len({caller.team for caller in self.callers}) > 1
+
 
 def read(path: Path) -> Config:
     """Read a config file. Raises ConfigError."""

@@ -46,7 +46,8 @@ class ServerTable(Table):
     """The most values (strings, numbers, objects, arrays ...) in the JSON of a request body."""
     memory_bytes: PositiveInt = 2_147_483_648
     """The memory for bodies of requests and answers of all calls together, in bytes; beyond it calls get 503. What
-    WebSocket connections keep of responses may take a quarter more."""
+    WebSocket connections keep of responses may take a quarter more. A quarter of each is kept for teams that have
+    little, if there are several teams."""
     head_timeout_s: PositiveFloat = 20
     """How long a request's head may take to arrive, in seconds."""
     body_timeout_s: PositiveFloat = 20
@@ -58,7 +59,9 @@ class ServerTable(Table):
     write_timeout_s: PositiveFloat = 60
     """How long a client may leave an answer unread while more of it waits to be sent, in seconds."""
     max_connections: PositiveInt | None = None
-    """How many connections are served at once; one more gets 503. Default: what the limit on open files allows."""
+    """How many connections are served at once; one more gets 503. Default: what the limit on open files allows. With
+    several teams an idle connection is closed for one more, and no team has all calls: of as many, WebSocket turns
+    included, a quarter is kept for teams that have few; one more gets 429."""
     websockets_per_caller: NonNegativeInt = 256
     """How many WebSocket connections a caller may have at once; one more gets 429. 0: none, an upgrade gets 426."""
     deadline_s: PositiveFloat | None = None

@@ -12,6 +12,7 @@ from opentelemetry.trace import Tracer
 from proxy.http.errors import FramingError, error_response
 from proxy.http.exchange import Exchange
 from proxy.http.router import Router
+from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
@@ -32,10 +33,11 @@ class Dispatcher:
     hosts: frozenset[str]  # the Host names that are served; empty: any
     is_open: bool  # whether it has no callers, so that every client on this machine may use it
     tracer: Tracer | None = None
+    calls: Shares | None = None  # of all calls that run; None: there is one team only
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         trace = Trace(self.tracer, request.headers)
-        exchange = Exchange(request, trace)
+        exchange = Exchange(request, trace, self.calls)
         record = exchange.record
         record.method, record.path = request.method, in_ascii(exchange.path)
         try:

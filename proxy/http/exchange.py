@@ -12,6 +12,7 @@ from aiohttp import web
 from proxy.context import Caller
 from proxy.http.send import BODY_HEADERS
 from proxy.identity.directory import Directory
+from proxy.shares import Shares
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
@@ -19,16 +20,27 @@ from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
 log = structlog.get_logger()
 
 
+class TooManyCalls(HeadgateError):
+    """A team has its share of all calls. Source: https://platform.openai.com/docs/guides/rate-limits."""
+
+    type = "requests"
+
+
 class Exchange:
     """A request, its id, trace and record, the headers that steps add to its answer, and the values of its path.
 
-    `event` is the event of its log line.
+    `event` is the event of its log line. `calls` are the shares of teams in all calls; None: there is one team only.
     """
 
-    __slots__ = ("answer_headers", "event", "path", "path_values", "record", "request", "request_id", "trace", "values")
+    __slots__ = (
+        "_is_counted", "answer_headers", "calls", "event", "path", "path_values", "record", "request", "request_id",
+        "trace", "values",
+    )  # fmt: skip
 
-    def __init__(self, request: web.BaseRequest, trace: Trace) -> None:
+    def __init__(self, request: web.BaseRequest, trace: Trace, calls: Shares | None = None) -> None:
         self.request = request
+        self.calls = calls
+        self._is_counted = False
         self.request_id = f"req_{secrets.token_hex(16)}"
         self.trace = trace
         self.event = "request.finished"
@@ -43,10 +55,20 @@ class Exchange:
         return self.request.raw_path.partition("?")[2]
 
     def identify(self, directory: Directory) -> Caller:
-        """Return the authenticated caller, and record it. Raises Unauthenticated."""
+        """Return the authenticated caller, and record it. Raises Unauthenticated, TooManyCalls."""
         caller = directory.identify(self.request.headers.getall("Authorization", []))
         self.record.caller, self.record.team = caller.name, caller.team
+        if self.calls is not None:
+            self.count_call()
         return caller
+
+    def count_call(self) -> None:
+        """Count this as a call of its team until it ends. Raises TooManyCalls."""
+        if self.calls is not None:
+            self._is_counted = self.calls.take(1, self.record.team or "")
+            if not self._is_counted:
+                message = "Your team has as many calls in progress as it may have; try again when one has ended."
+                raise TooManyCalls(message, status=429, code="too_many_calls", headers={"Retry-After": "1"})
 
     def identify_as(self, caller: Caller, directory: Directory) -> None:
         """Raises Unauthenticated if the request does not come from this caller any more."""
@@ -74,6 +96,9 @@ class Exchange:
 
     def finish(self) -> None:
         """Write the log line and end the span."""
+        if self._is_counted and self.calls is not None:
+            self._is_counted = False
+            self.calls.give_back(1, self.record.team or "")
         duration_ms = round(self.trace.elapsed_s() * 1e3, 2)
         fields = self.record.known()
         with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail the request

@@ -41,9 +41,9 @@ class Ingress:
         exchange.trace.begin("identify")
         return exchange.identify(self.directory)
 
-    def lease(self) -> MemoryLease:
+    def lease(self, caller: Caller) -> MemoryLease:
         """Count what a request takes of the memory for bodies inside a `with` block, in which it is answered."""
-        return MemoryLease(self.memory)
+        return MemoryLease(self.memory, caller.team)
 
     async def read(
         self, exchange: Exchange, memory: MemoryLease, parse: Callable[..., T], *, is_optional: bool = False

@@ -43,7 +43,7 @@ class ResourceEndpoints:
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
-        with self.ingress.lease() as memory:
+        with self.ingress.lease(caller) as memory:
             exchange.trace.begin("parse")
             request = await self._parse(exchange, memory)
             context = self.ingress.context(exchange, caller, memory)

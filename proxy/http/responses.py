@@ -50,7 +50,7 @@ class Responses:
             operation=operation,
             needs_model=operation == "compact" or routes.default is None,
         )
-        with self.ingress.lease() as memory:
+        with self.ingress.lease(caller) as memory:
             exchange.trace.begin("parse")
             call = routes.with_model(await self.ingress.read(exchange, memory, parse))
             record = exchange.record

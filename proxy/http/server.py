@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import resource
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,10 +12,10 @@ import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import ContentEncodingError
 
+from proxy.http.admission import Admission
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
 from proxy.http.pacing import PacedConnection
-from proxy.open_files import is_reserved
 from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
 from proxy.wire.errors import HeadgateError, RequestError
@@ -29,20 +28,9 @@ GRACE_S = 2.0  # how long to wait at shutdown for a client that must read before
 END_S = 0.5  # how long the client has to read the end itself
 IDLE_GRACE_S = 0.5  # how long an idle connection may still send a request after shutdown began
 POLL_S = 0.02  # how often a paused connection is checked at shutdown
-RESERVED_FILES = 128  # for files, stores, the listener, and connections that are refused
-REFUSED_CONNECTIONS = 64  # how many connections beyond the limit get an answer; more are closed without one
-REFUSED_FILES = 64  # of how many last files a connection is refused, whatever has opened the others
-LAST_FILES = 16  # of how many it is closed without an answer
 MIN_READ_BYTES = 16_384  # a client that reads less of its answer than this within the write timeout has stalled
-MIN_CONNECTIONS = 32
 _SILENT = logging.getLogger("headgate.aiohttp")
 _SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, keys included
-
-
-def connection_limit() -> int:
-    """Return how many connections the limit on open files allows: a call may need one to its backend as well."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(MIN_CONNECTIONS, (soft - RESERVED_FILES) // 2)
 
 
 class Server(web.Server):
@@ -50,7 +38,8 @@ class Server(web.Server):
 
     `head_timeout_s`: how long a request's head may take to arrive. `write_timeout_s`: how long a client may leave an
     answer unread while more of it waits to be sent. `max_connections`: how many clients are served at once. `pace`:
-    how fast all of them together may upload.
+    how fast all of them together may upload. `yields`: whether, beyond the limit, idle connections are closed for new
+    ones: those of one team must not keep others out.
     """
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -63,12 +52,12 @@ class Server(web.Server):
         max_connections: int,
         max_body_bytes: int,
         pace: Pace | None = None,
+        yields: bool = False,
     ) -> None:
         self._head_timeout_s = head_timeout_s
         self._write_timeout_s = write_timeout_s
-        self._max_connections = max_connections
+        self._admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
-        self._is_full = False
         super().__init__(
             handler,
             request_factory=partial(_make_request, max_body_bytes),
@@ -84,17 +73,12 @@ class Server(web.Server):
         timeouts = {"head_timeout_s": self._head_timeout_s, "write_timeout_s": self._write_timeout_s}
         return Connection(self, pace=self._pace, loop=self._loop, **timeouts, **self._kwargs)
 
-    def admit_connection(self, file: int) -> bool:
-        """Whether one more connection is within the limits; `file` is its number. The first one beyond is logged."""
-        is_full = len(self.connections) > self._max_connections or is_reserved(file, REFUSED_FILES)
-        if is_full and not self._is_full:
-            log.warning("connections.exhausted", limit=self._max_connections)
-        self._is_full = is_full
-        return not is_full
-
-    def is_overrun(self, file: int) -> bool:
-        """Whether there are so many connections or files that not even a refusal can be sent on one more."""
-        return len(self.connections) > self._max_connections + REFUSED_CONNECTIONS or is_reserved(file, LAST_FILES)
+    def admit(self, connection: "Connection", file: int) -> None:
+        """Let a new connection be served, refused, or closed at once; `file` is its number."""
+        connections: Any = self._connections
+        connection.is_admitted = self._admission.admit(connections, file, self._loop.time())
+        if not connection.is_admitted and self._admission.is_overrun(connections, file):
+            connection.force_close()
 
 
 class Request(web.BaseRequest):
@@ -135,10 +119,7 @@ class Connection(PacedConnection):
         super().connection_made(transport)
         manager = self._manager
         if isinstance(manager, Server):
-            file = transport.get_extra_info("socket").fileno()
-            self.is_admitted = manager.admit_connection(file)
-            if manager.is_overrun(file):
-                self.force_close()
+            manager.admit(self, transport.get_extra_info("socket").fileno())
         self._head_began = self._loop.time()  # a client that connects is expected to send a request
         self._check_later()
 
@@ -154,6 +135,14 @@ class Connection(PacedConnection):
         if self._request_count > complete and (body := self._unfinished_body()):
             # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when it has no request, on the event loop's clock; None while it has one, or is closing."""
+        if self._waiter is None or self.transport is None or self._messages:
+            return None
+        began = self._head_began
+        return self._next_keepalive_close_time - self._keepalive_timeout if began is None else began
 
     def stop_head_checks(self) -> None:
         """Expect no more requests: the connection was upgraded."""

@@ -87,6 +87,8 @@ class Attempt:
             if code is not None:
                 target.note_break(code)
             target.end(is_well=self._has_begun_well and code is None and kind is None)
+            if target.places is not None:
+                target.places.give_back(context.caller.team)
             context.record.read(context.transcript)
             failure = error or self._failure
             self._model_call.__exit__(None if failure is None else type(failure), failure, traceback)

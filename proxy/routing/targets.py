@@ -47,7 +47,7 @@ class Target:
         "_on_ejected", "backend", "breaker", "fault", "in_flight", "limited_until", "noted_at", "places",
     )  # fmt: skip
 
-    def __init__(self, backend: Backend, on_ejected: OnEjected) -> None:
+    def __init__(self, backend: Backend, on_ejected: OnEjected, *, has_teams: bool = False) -> None:
         self.backend = backend
         self.breaker = Breaker()
         self.in_flight = 0
@@ -59,7 +59,7 @@ class Target:
         """The code of the fault with which the last call ended; None after one without."""
         self._on_ejected = on_ejected
         limits = backend.concurrency
-        self.places = None if limits is None else Places(limits)
+        self.places = None if limits is None else Places(limits, has_teams=has_teams)
 
     @property
     def has_place(self) -> bool:
@@ -103,8 +103,6 @@ class Target:
         self.breaker.forget_probe()
         if is_well:
             self.breaker.end_well()
-        if self.places is not None:
-            self.places.give_back()
 
     def _note_forbidden(self) -> None:
         """Note that it refused the gateway's key, or what one caller asked for: it does not say which."""
@@ -132,15 +130,17 @@ def _limit_s(reply: Reply, outcome: AttemptOutcome) -> float:
 class Targets:
     """The targets of all routes: a backend is the same target in each of them."""
 
-    def __init__(self, shared: Ejections | None = None) -> None:
+    def __init__(self, shared: Ejections | None = None, *, has_teams: bool = False) -> None:
+        """`has_teams` is whether there is more than one team, of which none may have all places of a target."""
         self._targets: dict[str, Target] = {}
         self._shared = shared
+        self._has_teams = has_teams
 
     def of(self, backend: Backend) -> Target:
         """Return the target that a backend is."""
         target = self._targets.get(backend.name)
         if target is None:
-            target = self._targets[backend.name] = Target(backend, self._share)
+            target = self._targets[backend.name] = Target(backend, self._share, has_teams=self._has_teams)
         return target
 
     def report(self, backend: Backend) -> str | None:

@@ -68,8 +68,9 @@ class HeldResponse:
 class HeldResponses:
     """The responses that one connection keeps, by lane, within what all connections may keep together."""
 
-    def __init__(self, budget: BodyMemory) -> None:
+    def __init__(self, budget: BodyMemory, team: str = "") -> None:
         self._budget = budget
+        self._team = team
         self._held: dict[str | None, HeldResponse] = {}
         self._evicted: dict[object, None] = {}  # ids in the order in which they were evicted
 
@@ -88,7 +89,7 @@ class HeldResponses:
             self._drop(next(iter(self._held)))
         if size > MAX_HELD_BYTES:
             return
-        if not self._budget.take(size):
+        if not self._budget.take(size, self._team):
             raise Unavailable("The connections keep as much as they may together.", code="memory_exhausted")
         self._held[lane] = response
 
@@ -106,7 +107,7 @@ class HeldResponses:
 
     def _drop(self, lane: str | None) -> None:
         if (found := self._held.pop(lane, None)) is not None:
-            self._budget.give_back(len(found.items))
+            self._budget.give_back(len(found.items), self._team)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, contextmanager
 import pytest
 
 from backends.upstream.errors import RESERVED_FILES
-from proxy.http import server as http_server
+from proxy.http import admission
 from tests.conftest import tables_for
 from tests.raw import RawAnswer, RawConnection, ask, no_tasks_left, post, serves, wire  # noqa: F401
 from tests.stopping import StoppableGateway
@@ -62,8 +62,7 @@ async def test_connections_far_beyond_the_limit_are_closed_without_an_answer(two
     async with AsyncExitStack() as stack:
         await connect(stack, two_connection_gateway, 2)
         waiting = [
-            await stack.enter_async_context(wire(two_connection_gateway))
-            for _ in range(http_server.REFUSED_CONNECTIONS)
+            await stack.enter_async_context(wire(two_connection_gateway)) for _ in range(admission.REFUSED_CONNECTIONS)
         ]
         beyond = await stack.enter_async_context(wire(two_connection_gateway))
 
@@ -104,9 +103,9 @@ async def test_the_last_files_are_kept_for_callers_and_their_refusals(start_gate
 
         with files_left(RESERVED_FILES):
             call, health = await ask_on_new_connection(post()), await ask_on_new_connection(HEALTH)
-        with files_left(http_server.REFUSED_FILES):
+        with files_left(admission.REFUSED_FILES):
             refused = [await ask_on_new_connection(HEALTH) for _ in range(2)]
-        with files_left(http_server.LAST_FILES):
+        with files_left(admission.LAST_FILES):
             closed = await (await stack.enter_async_context(wire(gateway))).rest()
     again = await ask(gateway, post())
 
@@ -121,8 +120,8 @@ def test_the_limit_on_connections_leaves_open_files_for_upstreams():
     """Each call may need a connection to its upstream, and some files are reserved."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    assert 2 * http_server.connection_limit() + http_server.RESERVED_FILES <= max(
-        soft, 2 * http_server.MIN_CONNECTIONS + http_server.RESERVED_FILES
+    assert 2 * admission.connection_limit() + admission.RESERVED_FILES <= max(
+        soft, 2 * admission.MIN_CONNECTIONS + admission.RESERVED_FILES
     )
 
 

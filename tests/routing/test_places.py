@@ -44,7 +44,7 @@ async def test_teams_take_turns():
     await at.take("a")
     tasks, order = await queued(at, "a", "a", "a", "b", "c", "b")
     for _ in tasks:
-        at.give_back()
+        at.give_back("a")
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
@@ -78,7 +78,7 @@ async def test_a_queue_of_one_can_be_used():
     at = places(max_waiting=1)
     await at.take("a")
     tasks, order = await queued(at, "a")
-    at.give_back()
+    at.give_back("a")
     await asyncio.gather(*tasks)
 
     assert order == ["a"]
@@ -98,7 +98,7 @@ async def test_the_wait_has_a_limit():
     await at.take("a")
     with pytest.raises(BackendError) as late:
         await at.take("b")
-    at.give_back()
+    at.give_back("a")
 
     assert (late.value.status, late.value.code, late.value.sent) == (503, "upstream_busy", False)
     assert at.is_free
@@ -111,13 +111,13 @@ async def test_a_call_that_is_given_up_leaves_no_gap(was_given: bool):
     await at.take("a")
     tasks, order = await queued(at, "b", "c")
     if was_given:
-        at.give_back()
+        at.give_back("a")
     tasks[0].cancel()
     await asyncio.gather(tasks[0], return_exceptions=True)
     if not was_given:
-        at.give_back()
+        at.give_back("a")
     await tasks[1]
-    at.give_back()
+    at.give_back("a")
 
     assert (order, at.is_free) == (["c"], True)
 
@@ -136,7 +136,7 @@ async def test_no_place_is_lost_or_given_twice():
                 await asyncio.sleep(0)
         finally:
             running -= 1
-            at.give_back()
+            at.give_back("a")
 
     tasks: list[Any] = [asyncio.create_task(call(number)) for number in range(300)]
     for task in tasks[::11]:

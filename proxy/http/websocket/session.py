@@ -57,7 +57,7 @@ class Session:
         self._connection = CallerConnection(received, self._notify, self._adopt)
         self._side = SideMessages(self._connection, pipeline)
         self._notices: set[asyncio.Task[None]] = set()
-        self._held = HeldResponses(held)
+        self._held = HeldResponses(held, caller.team)
         self._runner = TurnRunner(
             socket, caller, self._connection, self._held, ingress, pipeline, check_caller=self._check_caller
         )
@@ -125,7 +125,7 @@ class Session:
 
     def _new_exchange(self) -> Exchange:
         """Return the exchange of one message."""
-        exchange = Exchange(self._exchange.request, self._exchange.trace.of_turn())
+        exchange = Exchange(self._exchange.request, self._exchange.trace.of_turn(), self._exchange.calls)
         exchange.record.method = "WEBSOCKET"
         exchange.record.path = self._exchange.record.path
         exchange.record.caller, exchange.record.team = self._exchange.record.caller, self._exchange.record.team
@@ -147,7 +147,7 @@ class Session:
 
     def _notify(self, payload: bytes, lane: str | None) -> None:
         """Send a message beside those of turns. A backend that sends more of them than the caller reads is given up."""
-        memory = MemoryLease(self._ingress.memory)
+        memory = self._ingress.lease(self._caller)
         try:
             memory.grow(len(payload))
         except Unavailable:
@@ -171,7 +171,7 @@ class Session:
         message = ClientMessage(CREATE, reply.lane, refusal=self._end)
         if kept is not None:
             message = replace(message, call=kept.call.with_fields(previous_response_id=steered, input=kept.items))
-        memory = MemoryLease(self._ingress.memory) if kept is None else kept.memory
+        memory = self._ingress.lease(self._caller) if kept is None else kept.memory
         turn = Turn(self._new_exchange(), message, memory, reply=reply, begun_by=backend)
         running = next((other for other in self._lanes.running if other.response_id == steered), None)
         self._lanes.add_next(reply.lane, turn, running)

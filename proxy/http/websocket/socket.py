@@ -28,7 +28,7 @@ from proxy.wire.frames import (
     short_frames,
     text_frames,
 )
-from proxy.workers import BodyMemory, MemoryLease
+from proxy.workers import MemoryLease
 
 MAX_WAITING = 64
 """How many messages of one connection wait to be read; then its socket is not read."""
@@ -69,16 +69,15 @@ class Socket:
     """
 
     def __init__(
-        self, request: web.BaseRequest, connection: Connection, server: ServerTable, budget: BodyMemory
+        self, request: web.BaseRequest, connection: Connection, server: ServerTable, memory: MemoryLease
     ) -> None:
         self.fault: FrameError | None = None
         self.closed: Message | None = None
         self._writer = request.writer
         self._connection = connection
         self._server = server
-        self._budget = budget
         self._parser = FrameParser(server.max_body_bytes)
-        self._partial = MemoryLease(budget)
+        self._partial = memory  # of a message that is not complete
         self._inbox: list[Received] = []  # an idle connection should be small: no deque, no events
         self._is_paused = False  # whether too many messages wait
         self._is_stopped = False  # whether the socket is not read
@@ -228,7 +227,7 @@ class Socket:
             self._is_gone = True
             self.end()
         elif message.kind != "pong":
-            memory = MemoryLease(self._budget)
+            memory = self._partial.begin_another()
             memory.grow(message.size_bytes)
             self._inbox.append(Received(message, memory))
             self._wake()

@@ -102,6 +102,7 @@ class TurnRunner:
         context = self.context(turn)
         try:
             self._check_caller()
+            exchange.count_call()
             call = self._call(turn.message)
             exchange.record.model, exchange.record.stream = call.model or None, True
             try:

@@ -1,0 +1,83 @@
+"""How many clients may be connected at once, and which of them make room for others: those without a request.
+
+A client that opens connections and sends nothing would otherwise keep those of every other team out.
+"""
+
+import resource
+from collections.abc import Collection
+from itertools import islice
+from typing import Protocol, TypeVar
+
+import structlog
+
+from proxy.open_files import is_reserved
+
+log = structlog.get_logger()
+
+RESERVED_FILES = 128
+"""How many files are kept for files, stores, the listener, and connections that are refused."""
+REFUSED_CONNECTIONS = 64
+"""How many connections beyond the limit get an answer; more are closed without one."""
+REFUSED_FILES = 64
+"""Of how many last files a connection is refused, whatever has opened the others."""
+LAST_FILES = 16
+"""Of how many it is closed without an answer."""
+MIN_CONNECTIONS = 32
+CANDIDATES = 64
+"""Among how many idle connections, the oldest ones, the one is chosen that has been idle for longest."""
+SCAN_INTERVAL_S = 0.1
+"""How long after a search without result the next one is made, in seconds: it takes time by all connections."""
+
+
+def connection_limit() -> int:
+    """Return how many connections the limit on open files allows: a call may need one to its backend as well."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(MIN_CONNECTIONS, (soft - RESERVED_FILES) // 2)
+
+
+class MayBeIdle(Protocol):
+    @property
+    def idle_since(self) -> float | None:
+        """Since when it has no request, on the event loop's clock; None while it has one, or is closing."""
+
+    def force_close(self) -> None:
+        """Close it now."""
+
+
+C = TypeVar("C", bound=MayBeIdle)
+
+
+class Admission:
+    """Decides about each new connection; `yields` is whether idle ones are closed for it."""
+
+    def __init__(self, max_connections: int, *, yields: bool) -> None:
+        self._max_connections = max_connections
+        self._yields = yields
+        self._is_full = False
+        self._next_scan_s = 0.0
+
+    def admit(self, connections: Collection[C], file: int, now_s: float) -> bool:
+        """Whether one more connection is within the limits; `file` is its number. The first one beyond is logged."""
+        is_full = is_reserved(file, REFUSED_FILES) or (
+            len(connections) > self._max_connections and not self._make_room(connections, now_s)
+        )
+        if is_full and not self._is_full:
+            log.warning("connections.exhausted", limit=self._max_connections)
+        self._is_full = is_full
+        return not is_full
+
+    def is_overrun(self, connections: Collection[C], file: int) -> bool:
+        """Whether there are so many connections or files that not even a refusal can be sent on one more."""
+        return len(connections) > self._max_connections + REFUSED_CONNECTIONS or is_reserved(file, LAST_FILES)
+
+    def _make_room(self, connections: Collection[C], now_s: float) -> bool:
+        """Close a connection that has had no request for long; return whether there was one."""
+        if not self._yields or now_s < self._next_scan_s:
+            return False
+        idle = ((since, each) for each in connections if (since := each.idle_since) is not None)
+        found = min(islice(idle, CANDIDATES), key=lambda pair: pair[0], default=None)
+        if found is None:
+            self._next_scan_s = now_s + SCAN_INTERVAL_S
+            return False
+        found[1].force_close()
+        return True

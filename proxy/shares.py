@@ -1,0 +1,46 @@
+"""Shares of something limited: one team cannot hold all of it while there are others.
+
+A quarter is kept for teams that hold little. Of that quarter a team may have as much as it leaves, so the next team
+always finds some. With one team only nothing is kept.
+"""
+
+KEPT = 1 / 4
+
+
+class Shares:
+    """How much of a limit is in use, and how much of that each team holds."""
+
+    __slots__ = ("_held", "_kept", "_limit", "_used")
+
+    def __init__(self, limit: int, *, has_teams: bool = False) -> None:
+        """`has_teams` is whether there is more than one team."""
+        self._limit = limit
+        self._kept = int(limit * KEPT) if has_teams else 0
+        self._used = 0
+        self._held: dict[str, int] = {}
+
+    @property
+    def has_common(self) -> bool:
+        """Whether any team may take something."""
+        return self._used < self._limit - self._kept
+
+    def take(self, amount: int, team: str = "") -> bool:
+        """Take an amount for a team, if there is as much that it may have."""
+        left = self._limit - self._used - amount
+        if left < 0:
+            return False
+        if self._kept:
+            held = self._held.get(team, 0) + amount
+            if left < self._kept and held > left + 1:  # the last one may be taken
+                return False
+            self._held[team] = held
+        self._used += amount
+        return True
+
+    def give_back(self, amount: int, team: str = "") -> None:
+        """Give back an amount that the team has taken."""
+        self._used -= amount
+        if self._kept:
+            self._held[team] -= amount
+            if not self._held[team]:
+                del self._held[team]

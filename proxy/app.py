@@ -12,39 +12,24 @@ from aiohttp import web
 from opentelemetry.trace import Tracer
 
 from backends import Backend
+from proxy.admin.observer import Observer
+from proxy.admin.operating import make_observer, operating
 from proxy.cache.cache import Cache
 from proxy.config.build import Config
-from proxy.context import Caller
 from proxy.history import History
-from proxy.http.admission import connection_limit
-from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
-from proxy.http.health import Health
-from proxy.http.ingress import Ingress
-from proxy.http.models import ModelEndpoints
-from proxy.http.relay import RelayEndpoints, hint
-from proxy.http.resources import ResourceEndpoints
-from proxy.http.responses import Responses
-from proxy.http.router import Endpoint, Router
-from proxy.http.send import Heartbeats
-from proxy.http.server import Server
-from proxy.http.websocket.endpoint import WebSocketEndpoint
-from proxy.identity.directory import Directory
+from proxy.http.assembly import build_dispatcher, build_health, build_server
 from proxy.pipeline import Pipeline
-from proxy.relays import Relays
 from proxy.routing.attempts import Attempts
 from proxy.routing.ejections import SharedEjections
 from proxy.routing.routes import Routes
 from proxy.routing.targets import Targets
 from proxy.rules import Rules
-from proxy.shares import Shares
 from proxy.state.background import Background
 from proxy.state.compaction import Compaction
 from proxy.state.conversations import Conversations
 from proxy.state.journal import Journals
 from proxy.state.local_resources import LocalResources
 from proxy.state.ownership import Ownership
-from proxy.state.relayed_answers import RelayedAnswers
-from proxy.state.relayed_ids import RelayedIds
 from proxy.state.resources import Resources
 from proxy.state.responses import StoredResponses
 from proxy.state.sealing import Sealing
@@ -53,7 +38,6 @@ from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
-from proxy.wire.headers import DEFAULT_HEADERS
 from proxy.workers import BodyMemory, Workers
 
 log = structlog.get_logger()
@@ -62,55 +46,6 @@ Flush = Callable[[float], object]
 """Writes the lines that are queued, for at most so many seconds."""
 LAST_LINES_S = 0.5
 """How long the second signal waits for queued lines of logs, audit and record, in seconds: a disk may be stuck."""
-
-
-def build_dispatcher(  # noqa: PLR0913  each a part of its own
-    config: Config,
-    pipeline: Pipeline,
-    workers: Workers,
-    *,
-    audit: Audit | None = None,
-    recorder: Recorder | None = None,
-    tracer: Tracer | None = None,
-    ending: asyncio.Event | None = None,
-) -> Dispatcher:
-    """Connect everything that answers requests; nothing is started. Once `ending` is set /readyz says so."""
-    memory = BodyMemory(config.server.memory_bytes, has_teams=config.has_teams)
-    held = BodyMemory(config.server.memory_bytes // 4, has_teams=config.has_teams)
-    rules = pipeline.rules
-    directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
-    names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
-    heartbeats = Heartbeats(config.server.keep_alive_s)
-    ingress = Ingress(directory, config.server, memory, workers, rules.followed, heartbeats, names)
-    relays = _relays(config, rules, pipeline.ownership)
-    health, websocket = (
-        _health(config, pipeline, audit, recorder, ending),
-        WebSocketEndpoint(ingress, pipeline, held),
-    )
-    router = Router(
-        [
-            *Responses(ingress, pipeline).endpoints(),
-            *ResourceEndpoints(ingress, pipeline.resources).endpoints(),
-            Endpoint("GET", "/v1/responses", websocket.connect),
-            *ModelEndpoints(directory, pipeline.routes, rules).endpoints(),
-            Endpoint("GET", "/healthz", health.alive),
-            Endpoint("GET", "/readyz", health.ready),
-            *RelayEndpoints(ingress, relays).of(config.relays),
-        ],
-        hint(relay.path for relay in config.relays),
-    )
-    calls = Shares(_max_connections(config), has_teams=True) if config.has_teams else None
-    return Dispatcher(router, _hosts(config), is_open=not config.callers, tracer=tracer, calls=calls)
-
-
-def _max_connections(config: Config) -> int:
-    return config.server.max_connections or connection_limit()
-
-
-def _relays(config: Config, rules: Rules, ownership: Ownership) -> Relays:
-    denies = config.unknown_ids == "deny"
-    ids = RelayedIds(ownership, denies_unknown=denies)
-    return Relays(rules, ids, RelayedAnswers(ownership, denies_unknown=denies), config.backends)
 
 
 def build_pipeline(
@@ -147,25 +82,12 @@ def content_store(state: Store) -> Store:
     return MemoryStore.model_validate(state.model_dump()) if isinstance(state, MemoryStore) else state
 
 
-def _hosts(config: Config) -> frozenset[str]:
-    """The Host names that are served; empty: any."""
-    return frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
-
-
 async def _sealing(config: Config) -> Sealing:
     """What seals values. Without callers and a durable state a lost key has no consequence: no warning is due."""
     sealing = Sealing(config.state_secret, config.state)
     if config.callers or not isinstance(config.state, MemoryStore):
         await sealing.start()
     return sealing
-
-
-def _health(
-    config: Config, pipeline: Pipeline, audit: Audit | None, recorder: Recorder | None, ending: asyncio.Event | None
-) -> Health:
-    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
-    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
-    return Health(config.backends, stores, files, pipeline.attempts.targets, ending or asyncio.Event())
 
 
 def _stop(stop: asyncio.Event, flushes: Sequence[Flush], signal_number: int) -> None:
@@ -192,6 +114,8 @@ async def running(
     Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
     """
     async with AsyncExitStack() as resources:
+        observer = make_observer(config.admin)
+        config = config if observer is None else _measured(config, observer)
         await _start_parts(config, resources)
         _log_warnings(config)
         audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
@@ -201,16 +125,28 @@ async def running(
         pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder)
         resources.push_async_callback(pipeline.cache.close)
         resources.push_async_callback(pipeline.attempts.targets.close)
-        dispatcher = build_dispatcher(
-            config, pipeline, workers, audit=audit, recorder=recorder, tracer=tracer, ending=ending
-        )
-        server = _server(config, dispatcher, workers)
+        memory = BodyMemory(settings.memory_bytes, has_teams=config.has_teams)
+        health = build_health(config, pipeline, audit, recorder, ending)
+        metrics = None if observer is None else observer.requests
+        dispatcher = build_dispatcher(config, pipeline, workers, memory, health, tracer=tracer, metrics=metrics)
+        server = build_server(config, dispatcher, workers)
+        if observer is not None:
+            observer.watch(server, memory, pipeline)
+            await resources.enter_async_context(operating(config.admin, observer, health.report))
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
         await runner.setup()
         resources.push_async_callback(_drain, runner, pipeline.background, settings.drain_s)
         await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _measured(config: Config, observer: Observer) -> Config:
+    """Return a config whose stores are measured."""
+    cache = config.cache_store
+    stores = {"state": observer.measured(config.state, "state")}
+    stores |= {} if cache is None else {"cache_store": observer.measured(cache, "cache")}
+    return config.model_copy(update=stores)
 
 
 async def _start_parts(config: Config, resources: AsyncExitStack) -> None:
@@ -222,20 +158,6 @@ async def _start_parts(config: Config, resources: AsyncExitStack) -> None:
         await part.start()
         resources.push_async_callback(part.close)
     await config.state.check_durable()
-
-
-def _server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Server:
-    settings = config.server
-    return Server(
-        dispatcher,
-        head_timeout_s=settings.head_timeout_s,
-        write_timeout_s=settings.write_timeout_s,
-        idle_timeout_s=settings.idle_timeout_s,
-        max_connections=_max_connections(config),
-        max_body_bytes=settings.max_body_bytes,
-        pace=workers.pace,
-        yields=config.has_teams,
-    )
 
 
 def _log_warnings(config: Config) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
 from proxy.wire.call import Call
 from proxy.wire.errors import HeadgateError
@@ -52,7 +53,7 @@ class Context:
 
     __slots__ = (
         "_reply_callbacks", "_response_callbacks", "_seen_ids", "_slots", "answer_headers", "caller", "cleanup",
-        "deadline", "followed", "history_items", "is_answered", "is_sent", "memory", "received", "record",
+        "deadline", "followed", "history_items", "is_answered", "is_sent", "memory", "metrics", "received", "record",
         "request_id", "response_fields", "target", "trace", "transcript", "values", "workers",
     )  # fmt: skip
 
@@ -69,6 +70,7 @@ class Context:
         deadline: float | None = None,
         memory: MemoryLease | None = None,
         workers: Workers | None = None,
+        metrics: RequestMetrics | None = None,
     ) -> None:
         self.request_id = request_id
         self.caller = caller
@@ -80,6 +82,7 @@ class Context:
         self.deadline = deadline
         self.memory = MemoryLease() if memory is None else memory
         self.workers = workers
+        self.metrics = metrics
         self.values = 0
         self.transcript = Transcript()
         self.is_answered = False

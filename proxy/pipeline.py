@@ -55,6 +55,7 @@ class Pipeline:
             kept = await self.ownership.check(call, context)
             begin("route")
             route = self._route(call, kept, context)
+            context.record.route = route.name
             is_background = self.background.takes(call, route)
             begin("cache")
             slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)

@@ -249,6 +249,7 @@ class Cache:
         status = f"hit; ttl={math.floor(self._settings.ttl_s - age_s)}{more}"
         report(context, outcome, status, None if failed is None else "backend-failed")
         context.answer_headers["Age"] = str(int(age_s))
+        context.record.cache_bytes = len((context.record.stream and entry.frames) or entry.body)
 
 
 def partition_of(call: Call, caller: Caller, share: str) -> Partition:

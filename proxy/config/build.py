@@ -19,6 +19,7 @@ from proxy.config import consistency
 from proxy.config.plugins import load
 from proxy.config.route_faults import route_faults
 from proxy.config.schema import (
+    AdminTable,
     CacheTable,
     CallerTable,
     RelayTable,
@@ -47,6 +48,7 @@ class ConfigFile(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     server: ServerTable = ServerTable()
+    admin: AdminTable | None = None
     caller: list[CallerTable] = []
     policy: list[dict[str, Any]] = []
     state: dict[str, Any] = {}
@@ -64,6 +66,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     server: ServerTable
+    admin: AdminTable | None
     callers: list[CallerTable]
     rules: list[Rule]
     state: Store
@@ -135,7 +138,7 @@ def build(typed: Mapping[str, Any]) -> Config:
     routes = _routes(parts["backends"], tables.route)
     relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
     parts["unknown_ids"] = parts["unknown_ids"] or _unknown_ids(callers)
-    shared = {"server": tables.server, "audit": tables.audit, "record": tables.record}
+    shared = {"server": tables.server, "admin": tables.admin, "audit": tables.audit, "record": tables.record}
     return Config(**shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings)
 
 

@@ -68,6 +68,15 @@ class ServerTable(Table):
     """How long after a request arrives its backend may begin to answer, in seconds. Default: no limit but its own."""
 
 
+class AdminTable(Table):
+    """The listener of operators, for metrics and health; without this table there is none."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. It asks for no key: on any other than loopback a firewall has to protect it."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    """The port; 0 picks a free one."""
+
+
 class CallerTable(Table):
     name: Annotated[str, Field(min_length=1, max_length=128)]
     """The caller's name in logs, spans and the selectors of policies."""

@@ -14,6 +14,7 @@ from proxy.http.exchange import Exchange
 from proxy.http.router import Router
 from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
+from proxy.telemetry.request_metrics import METHODS, RequestMetrics
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 from proxy.wire.loggable import in_ascii
@@ -22,6 +23,7 @@ log = structlog.get_logger()
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})  # as parsed from a URL
+OTHER_METHOD = "_OTHER"
 CLIENT_CLOSED_REQUEST = 499  # the status in the log when the client disconnected; it is never sent
 
 
@@ -34,12 +36,17 @@ class Dispatcher:
     is_open: bool  # whether it has no callers, so that every client on this machine may use it
     tracer: Tracer | None = None
     calls: Shares | None = None  # of all calls that run; None: there is one team only
+    metrics: RequestMetrics | None = None
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         trace = Trace(self.tracer, request.headers)
-        exchange = Exchange(request, trace, self.calls)
+        exchange = Exchange(request, trace, self.calls, self.metrics)
         record = exchange.record
         record.method, record.path = request.method, in_ascii(exchange.path)
+        if self.metrics is not None:
+            exchange.template = self.router.template(exchange.path)
+            method = request.method if request.method in METHODS else OTHER_METHOD
+            self.metrics.active[method] += 1
         try:
             response = await self._answer(exchange)
             record.status = response.status
@@ -49,6 +56,8 @@ class Dispatcher:
                 record.code = "write_timeout"
             raise
         finally:
+            if self.metrics is not None:
+                self.metrics.active[method] -= 1
             exchange.finish()
         return response
 

@@ -14,6 +14,7 @@ from proxy.http.send import BODY_HEADERS
 from proxy.identity.directory import Directory
 from proxy.shares import Shares
 from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
 
@@ -29,17 +30,26 @@ class TooManyCalls(HeadgateError):
 class Exchange:
     """A request, its id, trace and record, the headers that steps add to its answer, and the values of its path.
 
-    `event` is the event of its log line. `calls` are the shares of teams in all calls; None: there is one team only.
+    `event` is the event of its log line, `template` the one that its path matches. `calls` are the shares of teams in
+    all calls; None: there is one team only.
     """
 
     __slots__ = (
-        "_is_counted", "answer_headers", "calls", "event", "path", "path_values", "record", "request", "request_id",
-        "trace", "values",
+        "_is_counted", "answer_headers", "calls", "event", "metrics", "path", "path_values", "record", "request",
+        "request_id", "template", "trace", "values",
     )  # fmt: skip
 
-    def __init__(self, request: web.BaseRequest, trace: Trace, calls: Shares | None = None) -> None:
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        trace: Trace,
+        calls: Shares | None = None,
+        metrics: RequestMetrics | None = None,
+    ) -> None:
         self.request = request
         self.calls = calls
+        self.metrics = metrics
+        self.template: str | None = None
         self._is_counted = False
         self.request_id = f"req_{secrets.token_hex(16)}"
         self.trace = trace
@@ -95,12 +105,14 @@ class Exchange:
         return web.Response(status=status, headers={**BODY_HEADERS, **self.common_headers()}, body=orjson.dumps(body))
 
     def finish(self) -> None:
-        """Write the log line and end the span."""
+        """Write the log line, add the request to the metrics, and end the span."""
         if self._is_counted and self.calls is not None:
             self._is_counted = False
             self.calls.give_back(1, self.record.team or "")
-        duration_ms = round(self.trace.elapsed_s() * 1e3, 2)
+        duration_s = self.trace.elapsed_s()
         fields = self.record.known()
         with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail the request
-            log.info(self.event, request_id=self.request_id, **fields, duration_ms=duration_ms)
+            log.info(self.event, request_id=self.request_id, **fields, duration_ms=round(duration_s * 1e3, 2))
+        if self.metrics is not None:
+            self.metrics.record(self.record, duration_s, self.trace.durations, self.template)
         self.trace.end(self.record)

@@ -89,6 +89,7 @@ class Ingress:
             deadline=self._deadline(exchange.trace.elapsed_s()),
             memory=memory,
             workers=self.workers,
+            metrics=exchange.metrics,
         )
         context.values = exchange.values
         return context

@@ -62,8 +62,10 @@ class Responses:
                 async with self.pipeline.reply_to(call, context) as reply:
                     return await self.ingress.send(exchange, reply)
             finally:
-                if context.record is record:  # a background response has its own
+                if context.record is record:
                     record.read(context.transcript)
+                else:  # a background response has its own, with its tokens
+                    record.finish_reason = "queued"
 
     async def _stream(self, call: Call, exchange: Exchange, context: Context) -> web.StreamResponse:
         """Answer a call for a stream, whose head may be written before its first event is there."""

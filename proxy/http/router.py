@@ -37,7 +37,7 @@ class Router:
         """`hint` is what the answer to an unknown path says of others."""
         self._hint_of_others = hint
         self._exact: dict[str, dict[str, Handler]] = {}
-        self._templates: list[tuple[re.Pattern[str], dict[str, Handler]]] = []
+        self._templates: list[tuple[str, re.Pattern[str], dict[str, Handler]]] = []
         by_template: dict[str, dict[str, Handler]] = {}
         for endpoint in endpoints:
             handlers = by_template.setdefault(endpoint.template, {})
@@ -46,7 +46,7 @@ class Router:
                 handlers["HEAD"] = endpoint.handler
         for template, handlers in by_template.items():
             if "{" in template:
-                self._templates.append((compile_template(template), handlers))
+                self._templates.append((template, compile_template(template), handlers))
             else:
                 self._exact[template] = handlers
 
@@ -65,11 +65,17 @@ class Router:
             raise RequestError(message, status=405, headers={"Allow": allowed})
         return handler, values
 
+    def template(self, path: str) -> str | None:
+        """Return the template that a path matches, None for an unknown one."""
+        if path in self._exact:
+            return path
+        return next((template for template, pattern, _ in self._templates if pattern.fullmatch(path)), None)
+
     def _handlers(self, path: str) -> tuple[dict[str, Handler] | None, Mapping[str, Any]]:
         exact = self._exact.get(path)
         if exact is not None:
             return exact, {}
-        for pattern, handlers in self._templates:
+        for _, pattern, handlers in self._templates:
             if (found := pattern.fullmatch(path)) is not None:
                 return handlers, found.groupdict()
         return None, {}

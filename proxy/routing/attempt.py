@@ -95,12 +95,18 @@ class Attempt:
 
     async def _take_place(self, places: Places) -> AttemptOutcome | None:
         """Wait for a place; return the outcome if there is none."""
+        started = asyncio.get_running_loop().time()
+        is_free = places.is_free
         try:
             await places.take(self._context.caller.team)
         except BackendError as error:
             self._is_turned_away = True
+            self.choice.target.attempts[error.status, error.code] += 1
             log_failure(self.choice.target.backend.name, error, self._context)
             return AttemptOutcome(self.choice.call, error=error)
+        finally:
+            if not is_free:
+                self._context.record.queue_s = round(asyncio.get_running_loop().time() - started, 4)
         return None
 
     async def _open(self, call: Call) -> AttemptOutcome:

@@ -9,6 +9,8 @@ It opens after FAULTS_IN_A_ROW, or when of MIN_CALLS and more in about WINDOW_S 
 too late. All times are those of the event loop's clock, in seconds. Nothing here waits.
 """
 
+from typing import Literal
+
 FAULTS_IN_A_ROW = 5
 WINDOW_S = 10.0
 MIN_CALLS = 20
@@ -35,6 +37,12 @@ class Breaker:
         self._calls = self._calls_before = 0
         self._faults = self._faults_before = 0
         self._slow = self._slow_before = 0
+
+    def state(self, now: float) -> Literal["closed", "half-open", "open"]:
+        """Return what it is now."""
+        if not self.open_until:
+            return "closed"
+        return "open" if now < self.open_until else "half-open"
 
     def allows(self, now: float) -> bool:
         """Whether a call may be sent: it is closed, or it is time to try, and no other call does."""

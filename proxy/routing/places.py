@@ -34,6 +34,11 @@ class Places:
         """Whether a call of any team gets a place at once."""
         return self._shares.has_common
 
+    @property
+    def waiting(self) -> int:
+        """How many calls wait."""
+        return self._waiting_count
+
     async def take(self, team: str) -> None:
         """Take a place, when it is the team's turn. Raises BackendError if the queue is full, or the wait too long."""
         if self._shares.take(1, team):

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import structlog
@@ -44,13 +45,17 @@ class Target:
     """A backend, and how it is at the moment. Times are those of the event loop's clock."""
 
     __slots__ = (
-        "_on_ejected", "backend", "breaker", "fault", "in_flight", "limited_until", "noted_at", "places",
+        "_on_ejected", "attempts", "backend", "breaker", "ejections", "fault", "in_flight", "limited_until", "noted_at",
+        "places",
     )  # fmt: skip
 
     def __init__(self, backend: Backend, on_ejected: OnEjected, *, has_teams: bool = False) -> None:
         self.backend = backend
         self.breaker = Breaker()
         self.in_flight = 0
+        self.attempts: Counter[tuple[int, str | None]] = Counter()
+        """How many attempts began to be answered, or failed before, by their status and the code of their error."""
+        self.ejections = 0
         self.limited_until = 0.0
         """Until when nothing remains of its limits."""
         self.noted_at = -math.inf
@@ -80,11 +85,12 @@ class Target:
     def note(self, outcome: AttemptOutcome, started: float) -> None:
         """Note what a call came to that was sent at a time."""
         self.noted_at = now = asyncio.get_running_loop().time()
-        reply = outcome.reply
+        reply, status = outcome.reply, outcome.status
+        self.attempts[status, None if outcome.error is None else outcome.error.code] += 1
         if reply is not None and (wait_s := _limit_s(reply, outcome)):
             self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
         if not outcome.is_success and outcome.is_fault:
-            self._fail(outcome.code or f"status_{outcome.status}", now)
+            self._fail(outcome.code or f"status_{status}", now)
         elif reply is not None and reply.status == 403:
             self._note_forbidden()
         else:
@@ -117,6 +123,7 @@ class Target:
 
     def _eject(self, reason: str, now: float) -> None:
         seconds = self.breaker.open_until - now
+        self.ejections += 1
         log.warning("backend.ejected", backend=self.backend.name, code=reason, for_s=round(seconds, 1))
         self._on_ejected(self, seconds)
 
@@ -142,6 +149,10 @@ class Targets:
         if target is None:
             target = self._targets[backend.name] = Target(backend, self._share, has_teams=self._has_teams)
         return target
+
+    def __iter__(self) -> Iterator[Target]:
+        """The targets that were asked, or looked at."""
+        return iter([*self._targets.values()])
 
     def report(self, backend: Backend) -> str | None:
         """Return how a target is, in one word; None if that is not known. Nothing is asked for that."""

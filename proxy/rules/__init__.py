@@ -31,7 +31,7 @@ class Rules:
         recorder: Recorder | None = None,
     ) -> None:
         active = [rule for rule in rules if rule.mode != "off"]
-        decisions = Decisions(active, audit)
+        self.decisions = decisions = Decisions(active, audit)
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
         self._rules = active
         self._admission = RequestAdmission(active, _states(rules, store, chains), decisions, recorder)

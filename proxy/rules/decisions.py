@@ -1,5 +1,6 @@
 """Reports what rules decide: to the log, the trace, the audit file, and the caller."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
@@ -19,6 +20,8 @@ class Decisions:
     def __init__(self, rules: Sequence[Rule], audit: Audit | None) -> None:
         self._versions = {id(rule): rule.version() for rule in rules}
         self._audit = audit
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        """How many decisions there were other than to let a call pass: by policy, decision and code."""
 
     def are_recorded(self, context: Context) -> bool:
         """Whether decisions that let a call pass are recorded anywhere."""
@@ -34,7 +37,9 @@ class Decisions:
         code: str | None = None,
         param: str | None = None,
     ) -> None:
-        """Record one decision in the trace and the audit file."""
+        """Count one decision, and record it in the trace and the audit file."""
+        if decision != "allowed":
+            self.counts[rule.name, decision, code or ""] += 1
         if not self.are_recorded(context):
             return
         version, model = self._versions[id(rule)], printable(call.model)

@@ -107,14 +107,17 @@ class BackgroundJob:
             cancel_for_shutdown(self.task)
 
     def report(self) -> None:
-        """Write the log line of its end, and end its trace and its use of memory."""
+        """Write the log line of its end, add it to the metrics, and end its trace and its use of memory."""
         context, record = self.context, self.context.record
         record.read(context.transcript)
         record.response_id, record.status = self.stored.id, 200
         record.finish_reason = record.finish_reason or self.stop or "failed"
-        duration_ms = round(context.trace.elapsed_s() * 1e3, 2)
+        duration_s = context.trace.elapsed_s()
+        fields = {**record.known(), "duration_ms": round(duration_s * 1e3, 2)}
         with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail it
-            log.info("background.finished", request_id=context.request_id, **record.known(), duration_ms=duration_ms)
+            log.info("background.finished", request_id=context.request_id, **fields)
+        if context.metrics is not None:
+            context.metrics.record(record, duration_s, context.trace.durations)
         context.trace.end(record)
         context.memory.release()
         self.ended.set()

@@ -42,6 +42,12 @@ class RequestRecord:
     """What the cache did: hit, stale, miss, refresh, collapsed or bypass."""
     cache_detail: str | None = None
     """Why it did that, where the outcome does not say it."""
+    cache_bytes: int | None = None
+    """How long the answer is that the cache gave."""
+    queue_s: float | None = None
+    """How long the call waited for a place at its backend, if it did."""
+    inference_s: float | None = None
+    """How long backends worked on it: from the first attempt to the end of the last one."""
     max_output_tokens: Any = None
     """The caller's own value, of whatever type it is."""
     first_event_s: float | None = None

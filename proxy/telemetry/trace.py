@@ -4,7 +4,6 @@ A step that waits for something else becomes a span; the others are durations on
 in `Server-Timing`.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -16,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from proxy.telemetry.otlp import is_wanted, make_exporter, resource
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.wire.errors import BackendError
 from proxy.wire.loggable import printable
@@ -46,7 +46,7 @@ class Trace:
 
     __slots__ = (
         "_incoming", "_model_call", "_started", "_step", "_step_began", "_step_span", "_tracer", "durations",
-        "is_recording", "span",
+        "inference_began", "is_recording", "span",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,7 @@ class Trace:
         self.is_recording = False
         self._tracer = tracer
         self._model_call: ModelCall | None = None
+        self.inference_began: float | None = None  # when the first backend was called
         self._step: str | None = None
         self._step_began = 0.0
         self._step_span: Span | None = None
@@ -107,6 +108,7 @@ class Trace:
         """Measure the call of a backend, from opening it to the end of its reply; `relays` is a path that it relays."""
         self.end_step()
         self._model_call = ModelCall(self, record, relays)
+        self.inference_began = self.inference_began or self._model_call.started
         return self._model_call
 
     def end_wait(self) -> None:
@@ -194,6 +196,7 @@ class ModelCall:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._trace.end_wait()
+        self._record.inference_s = round(time.perf_counter() - (self._trace.inference_began or self.started), 4)
         if self.span is None:
             return
         if self._relays is None:
@@ -250,25 +253,17 @@ def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) 
 
 
 def tracer_provider() -> TracerProvider | None:
-    """Return a provider that exports OTLP over HTTP if the standard variables ask for it, else None.
+    """Return a provider that exports OTLP if the standard variables ask for it, else None.
 
+    Raises ValueError for a protocol that is not available.
     Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
     """
-    endpoint = any(
-        os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    )
-    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if disabled or not endpoint or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+    if not is_wanted("traces"):
         return None
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # OTEL_SERVICE_NAME of the environment has precedence.
-    name = os.environ.get("OTEL_SERVICE_NAME", "headgate")
-    resource = Resource.create({SERVICE_NAME: name})
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=TraceIds())
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider = TracerProvider(resource=resource(), shutdown_on_exit=False, id_generator=TraceIds())
+    provider.add_span_processor(BatchSpanProcessor(make_exporter("traces")))
     return provider
 
 

@@ -125,7 +125,8 @@ class Session:
 
     def _new_exchange(self) -> Exchange:
         """Return the exchange of one message."""
-        exchange = Exchange(self._exchange.request, self._exchange.trace.of_turn(), self._exchange.calls)
+        connection = self._exchange
+        exchange = Exchange(connection.request, connection.trace.of_turn(), connection.calls, connection.metrics)
         exchange.record.method = "WEBSOCKET"
         exchange.record.path = self._exchange.record.path
         exchange.record.caller, exchange.record.team = self._exchange.record.caller, self._exchange.record.team

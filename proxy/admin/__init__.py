@@ -1,0 +1,1 @@
+"""The second listener, for operators: metrics and health."""

@@ -1,0 +1,115 @@
+"""What is measured of the gateway as a whole: reads its parts when a snapshot is taken, and watches the event loop."""
+
+import asyncio
+import os
+import resource
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from proxy.http.server import Connection, Server
+from proxy.pipeline import Pipeline
+from proxy.routing.targets import Targets
+from proxy.stores import Store
+from proxy.stores._measured import MeasuredStore
+from proxy.stores.memory import MemoryStore
+from proxy.telemetry import metrics
+from proxy.telemetry.instruments import Instruments, Metric, Point, Snapshot
+from proxy.telemetry.request_metrics import RequestMetrics
+from proxy.workers import BodyMemory
+
+LAG_CHECK_S = 0.25
+"""How often the lag of the event loop is measured, in seconds."""
+STATES = {"closed": 0, "half-open": 1, "open": 2}
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Observer:
+    """The instruments of a gateway, and what they read. Without one nothing is measured."""
+
+    def __init__(self) -> None:
+        self._instruments = Instruments()
+        self.requests = RequestMetrics(self._instruments)
+        self._stores = self._instruments.histogram(metrics.STORE_DURATION)
+        self._lag = self._instruments.histogram(metrics.LOOP_LAG).of()
+        self._started_at = time.time()
+        self._instruments.observe(self._read_process)
+
+    def snapshot(self) -> Snapshot:
+        return self._instruments.snapshot()
+
+    def measured(self, store: Store, name: str) -> Store:
+        """Return a store whose operations are measured; one in memory as it is, because they take no time."""
+        if isinstance(store, MemoryStore):
+            return store
+        system = type(store).__module__.rpartition(".")[2]
+        return MeasuredStore.of(store, system, name, self._stores)
+
+    def watch(self, server: Server, memory: BodyMemory, pipeline: Pipeline) -> None:
+        """Read the connections of a server, the memory of its bodies, its targets, and what its policies decide."""
+        observe = self._instruments.observe
+        observe(lambda: _read_server(server, memory))
+        observe(lambda: _read_targets(pipeline.attempts.targets))
+        counts = pipeline.rules.decisions.counts
+        observe(lambda: [(metrics.POLICY_DECISIONS, labels, count) for labels, count in counts.items()])
+
+    def watch_losses(self, losses: Mapping[str, Callable[[], int]]) -> None:
+        """Read how many lines and spans were lost, by what they are of."""
+        self._instruments.observe(lambda: [(metrics.LOST, (name,), read()) for name, read in losses.items()])
+
+    def watch_events(self, events: Mapping[tuple[str, str], int]) -> None:
+        """Read how often each event was logged: by event and level."""
+        self._instruments.observe(lambda: [(metrics.EVENTS, labels, count) for labels, count in [*events.items()]])
+
+    @asynccontextmanager
+    async def watching_loop(self) -> AsyncIterator[None]:
+        """Measure inside the block how late the event loop runs timers."""
+        watching = asyncio.create_task(self._watch_loop())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_CHECK_S
+            await asyncio.sleep(LAG_CHECK_S)
+            self._lag.add(max(0.0, loop.time() - due))
+
+    def _read_process(self) -> Iterable[Point]:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        yield metrics.CPU_TIME, ("user",), used.ru_utime
+        yield metrics.CPU_TIME, ("system",), used.ru_stime
+        yield metrics.START_TIME, (), self._started_at
+        yield from _resident(metrics.RESIDENT)
+
+
+def _read_server(server: Server, memory: BodyMemory) -> Iterable[Point]:
+    sockets = sum(isinstance(each, Connection) and each.on_drain is not None for each in server.connections)
+    yield metrics.CONNECTIONS, ("websocket",), sockets
+    yield metrics.CONNECTIONS, ("http",), len(server.connections) - sockets
+    yield metrics.BODY_MEMORY, (), memory.used_bytes
+
+
+def _read_targets(targets: Targets) -> Iterable[Point]:
+    now = asyncio.get_running_loop().time()
+    for target in targets:
+        name = target.backend.name
+        yield metrics.TARGET_IN_FLIGHT, (name,), target.in_flight
+        yield metrics.TARGET_EJECTIONS, (name,), target.ejections
+        yield metrics.BREAKER, (name,), STATES[target.breaker.state(now)]
+        if target.places is not None:
+            yield metrics.TARGET_WAITING, (name,), target.places.waiting
+        for (status, code), count in target.attempts.items():
+            yield metrics.ATTEMPTS, (name, str(status), code or ""), count
+
+
+def _resident(metric: Metric) -> Iterable[Point]:
+    """Return the physical memory of the process; nothing where the system does not say it."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return []
+    return [(metric, (), pages * PAGE_BYTES)]

@@ -1,0 +1,40 @@
+"""What runs beside the gateway for its operators: the listener, the export of metrics, the watch on the event loop."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from proxy.admin.listener import listening
+from proxy.admin.observer import Observer
+from proxy.config.schema import AdminTable
+from proxy.http.health import Report
+from proxy.telemetry.otlp import is_wanted
+
+log = structlog.get_logger()
+
+
+def make_observer(settings: AdminTable | None) -> Observer | None:
+    """Return what measures the gateway; None if its metrics are neither served nor sent."""
+    return Observer() if settings is not None or is_wanted("metrics") else None
+
+
+@asynccontextmanager
+async def operating(
+    settings: AdminTable | None, observer: Observer, report: Callable[[], Awaitable[Report]]
+) -> AsyncIterator[None]:
+    """Serve and send metrics inside the block. `report` returns what /readyz answers.
+
+    Raises OSError if the port is taken, ValueError if metrics cannot be sent as it is asked for.
+    """
+    async with AsyncExitStack() as resources:
+        await resources.enter_async_context(observer.watching_loop())
+        if is_wanted("metrics"):
+            from proxy.telemetry.otlp_metrics import metric_exporter, pushing
+
+            push = await resources.enter_async_context(pushing(metric_exporter(), observer.snapshot))
+            observer.watch_losses({"metrics": lambda: push.failures})
+        if settings is not None:
+            address = await resources.enter_async_context(listening(settings, observer.snapshot, report))
+            log.info("admin.started", address=address)
+        yield

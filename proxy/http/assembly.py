@@ -1,0 +1,108 @@
+"""Config -> what answers requests: the server, its endpoints, and the report of its health. Nothing is started here."""
+
+import asyncio
+
+from opentelemetry.trace import Tracer
+
+from proxy.config.build import Config
+from proxy.context import Caller
+from proxy.http.admission import connection_limit
+from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
+from proxy.http.health import Health
+from proxy.http.ingress import Ingress
+from proxy.http.models import ModelEndpoints
+from proxy.http.relay import RelayEndpoints, hint
+from proxy.http.resources import ResourceEndpoints
+from proxy.http.responses import Responses
+from proxy.http.router import Endpoint, Router
+from proxy.http.send import Heartbeats
+from proxy.http.server import Server
+from proxy.http.websocket.endpoint import WebSocketEndpoint
+from proxy.identity.directory import Directory
+from proxy.pipeline import Pipeline
+from proxy.relays import Relays
+from proxy.rules import Rules
+from proxy.shares import Shares
+from proxy.state.ownership import Ownership
+from proxy.state.relayed_answers import RelayedAnswers
+from proxy.state.relayed_ids import RelayedIds
+from proxy.telemetry.audit import Audit
+from proxy.telemetry.recorder import Recorder
+from proxy.telemetry.request_metrics import RequestMetrics
+from proxy.wire.headers import DEFAULT_HEADERS
+from proxy.workers import BodyMemory, Workers
+
+
+def build_dispatcher(  # noqa: PLR0913  each a part of its own
+    config: Config,
+    pipeline: Pipeline,
+    workers: Workers,
+    memory: BodyMemory,
+    health: Health,
+    *,
+    tracer: Tracer | None = None,
+    metrics: RequestMetrics | None = None,
+) -> Dispatcher:
+    """Connect everything that answers requests; nothing is started. `memory` is that of bodies."""
+    held = BodyMemory(config.server.memory_bytes // 4, has_teams=config.has_teams)
+    rules = pipeline.rules
+    directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
+    names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
+    heartbeats = Heartbeats(config.server.keep_alive_s)
+    ingress = Ingress(directory, config.server, memory, workers, rules.followed, heartbeats, names)
+    relays = _relays(config, rules, pipeline.ownership)
+    websocket = WebSocketEndpoint(ingress, pipeline, held)
+    router = Router(
+        [
+            *Responses(ingress, pipeline).endpoints(),
+            *ResourceEndpoints(ingress, pipeline.resources).endpoints(),
+            Endpoint("GET", "/v1/responses", websocket.connect),
+            *ModelEndpoints(directory, pipeline.routes, rules).endpoints(),
+            Endpoint("GET", "/healthz", health.alive),
+            Endpoint("GET", "/readyz", health.ready),
+            *RelayEndpoints(ingress, relays).of(config.relays),
+        ],
+        hint(relay.path for relay in config.relays),
+    )
+    calls = Shares(_max_connections(config), has_teams=True) if config.has_teams else None
+    is_open = not config.callers
+    return Dispatcher(router, _hosts(config), is_open=is_open, tracer=tracer, calls=calls, metrics=metrics)
+
+
+def _max_connections(config: Config) -> int:
+    return config.server.max_connections or connection_limit()
+
+
+def _relays(config: Config, rules: Rules, ownership: Ownership) -> Relays:
+    denies = config.unknown_ids == "deny"
+    ids = RelayedIds(ownership, denies_unknown=denies)
+    return Relays(rules, ids, RelayedAnswers(ownership, denies_unknown=denies), config.backends)
+
+
+def build_health(
+    config: Config, pipeline: Pipeline, audit: Audit | None, recorder: Recorder | None, ending: asyncio.Event | None
+) -> Health:
+    """Return what reports liveness and readiness. Once `ending` is set /readyz says so."""
+    files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
+    stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
+    return Health(config.backends, stores, files, pipeline.attempts.targets, ending or asyncio.Event())
+
+
+def build_server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Server:
+    """Return a server that is not started."""
+    settings = config.server
+    return Server(
+        dispatcher,
+        head_timeout_s=settings.head_timeout_s,
+        write_timeout_s=settings.write_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+        max_connections=_max_connections(config),
+        max_body_bytes=settings.max_body_bytes,
+        pace=workers.pace,
+        yields=config.has_teams,
+    )
+
+
+def _hosts(config: Config) -> frozenset[str]:
+    """The Host names that are served; empty: any."""
+    return frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)

@@ -1,0 +1,186 @@
+"""Adds each finished request to the metrics: one call for a request, from its record."""
+
+from collections import Counter as Count
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.telemetry import metrics
+from proxy.telemetry.instruments import Buckets, Cell, Instruments, Names, Point
+from proxy.telemetry.record import RequestRecord
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
+"""Any other method is recorded as `_OTHER`. Source: https://opentelemetry.io/docs/specs/semconv/http/http-metrics/."""
+OPERATIONS = {
+    "/v1/responses": "chat", "/v1/responses/compact": "compact", "/v1/responses/input_tokens": "count_tokens",
+}  # fmt: skip
+"""The names of operations by the templates of paths that call a model; the conventions allow names of one's own."""
+SOCKET, RELAY = "WEBSOCKET", "relay"
+FROM_CACHE = frozenset({"hit", "stale", "collapsed"})
+"""The outcomes of the cache with which no backend was called for this request."""
+LOOKED_UP = FROM_CACHE | {"miss", "refresh"}
+LARGEST_COUNT = 2**53
+MAX_PLANS = 2000
+"""How many combinations of labels are remembered; then all are made again as they come."""
+
+Steps = Sequence[tuple[str, float]]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The series to which requests with equal labels are added."""
+
+    http: Buckets | None = None
+    counted: list[Cell] = field(default_factory=list)
+    summed: list[tuple[str, Cell]] = field(default_factory=list)
+    """Fields of the record that are added to a counter ..."""
+    inference: Buckets | None = None
+    per_token: Buckets | None = None
+    steps: dict[str, Buckets] = field(default_factory=dict)
+    """... and steps of the path whose durations are added to a histogram."""
+
+
+class RequestMetrics:
+    """What is measured of requests. Looking up ten series for each would cost more than adding to them."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        counter, histogram = instruments.counter, instruments.histogram
+        self.active: Count[str] = Count()
+        """How many requests of each method are being answered."""
+        self._http, self._calls = histogram(metrics.HTTP_DURATION), counter(metrics.CALLS)
+        self._inference = histogram(metrics.INFERENCE_DURATION)
+        self._first_chunk, self._per_token = histogram(metrics.FIRST_CHUNK), histogram(metrics.PER_TOKEN)
+        self._tokens = {name: counter(metric) for name, metric in metrics.USED_TOKENS.items()}
+        self._lookups, self._lookup_duration = counter(metrics.CACHE_LOOKUPS), histogram(metrics.CACHE_DURATION)
+        self._cache_bytes, self._cache_tokens = counter(metrics.CACHE_BYTES), counter(metrics.CACHE_TOKENS)
+        self._retries, self._queue = counter(metrics.RETRIES), histogram(metrics.QUEUE_DURATION)
+        self._models, self._codes = Names(), Names()
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
+        instruments.observe(self._read_active)
+
+    def record(self, record: RequestRecord, seconds: float, steps: Steps, template: str | None = None) -> None:
+        """Add a finished request. `template` is that of its path, `steps` are the durations of its steps."""
+        plan = self._plan_of(record, template)
+        if plan.http is not None:
+            plan.http.add(seconds)
+        for cell in plan.counted:
+            cell.value += 1
+        for name, cell in plan.summed:
+            count = getattr(record, name)
+            if type(count) is int and 0 < count < LARGEST_COUNT:  # an upstream may have sent anything
+                cell.value += count
+        if record.attempts is not None:
+            self._retries.of(record.route or "", record.backend or "").value += record.attempts - 1
+        if record.queue_s is not None:
+            self._queue.of(record.backend or "").add(record.queue_s)
+        if plan.steps or plan.inference is not None:
+            self._add_durations(plan, record, steps)
+
+    @staticmethod
+    def _add_durations(plan: _Plan, record: RequestRecord, steps: Steps) -> None:
+        """Add how long the cache and the backend took, and how fast its stream was after the first event."""
+        first_s = 0.0
+        for step, lasted_s in steps:
+            if step in plan.steps:
+                plan.steps[step].add(lasted_s)
+                first_s = lasted_s
+        inference_s, tokens = record.inference_s, record.output_tokens
+        if plan.inference is None or inference_s is None:
+            return
+        plan.inference.add(inference_s)
+        if plan.per_token is not None and type(tokens) is int and 1 < tokens < LARGEST_COUNT:
+            plan.per_token.add(max(0.0, inference_s - first_s) / (tokens - 1))
+
+    def _plan_of(self, record: RequestRecord, template: str | None) -> _Plan:
+        key = (
+            template, record.method, record.status, record.code, record.outcome, record.finish_reason, record.stream,
+            record.team, record.model, record.route, record.backend, record.cache, record.cache_detail,
+            record.inference_s is None,
+        )  # fmt: skip
+        try:
+            plan = self._plans.get(key)
+        except TypeError:  # a value of the upstream's that is no scalar
+            return self._plan(record, template)
+        if plan is None:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = self._plan(record, template)
+        return plan
+
+    def _plan(self, record: RequestRecord, template: str | None) -> _Plan:
+        """Return where requests like this one are added."""
+        plan = _Plan()
+        outcome, error = outcome_of(record)
+        error = error and self._codes.label(error, is_proven=True)
+        if record.method not in (None, SOCKET) and record.status != 101:  # an upgrade lasts as long as its connection
+            method = record.method if record.method in METHODS else "_OTHER"
+            plan.http = self._http.of(method or "", "http", template or "", str(record.status or ""), error)
+        if not is_model_call(record, template):
+            return plan
+        team, route, target = record.team or "", record.route or "", record.backend or ""
+        is_answered = record.status == 200 and route != "" and outcome in ("success", "stopped")
+        model = self._models.label(record.model, is_proven=is_answered) if record.model else ""
+        plan.counted.append(self._calls.of(team, model, route, target, transport_of(record), outcome, error))
+        if record.cache is not None:
+            self._plan_cache(plan, record.cache, record.cache_detail or "", (team, route, model))
+        operation = RELAY if route == RELAY else OPERATIONS.get(template or "", "chat")
+        inference = (operation, record.provider or "", model, team, route, target)
+        if record.inference_s is not None:
+            plan.inference = self._inference.of(*inference, error)
+            if record.stream:
+                plan.steps["backend"] = self._first_chunk.of(*inference)
+                plan.per_token = self._per_token.of(*inference) if outcome == "success" else None
+        if record.cache not in FROM_CACHE:
+            plan.summed += [(name, counter.of(*inference, "unknown")) for name, counter in self._tokens.items()]
+        return plan
+
+    def _plan_cache(self, plan: _Plan, outcome: str, reason: str, labels: tuple[str, str, str]) -> None:
+        team, route, model = labels
+        plan.counted.append(self._lookups.of(team, route, outcome, reason))
+        if outcome in LOOKED_UP:
+            plan.steps["cache"] = self._lookup_duration.of(outcome)
+        if outcome in FROM_CACHE:
+            plan.summed.append(("cache_bytes", self._cache_bytes.of(team, route)))
+            for name, kind in (("input_tokens", "input"), ("output_tokens", "output")):
+                plan.summed.append((name, self._cache_tokens.of(team, model, route, kind)))
+
+    def _read_active(self) -> Iterable[Point]:
+        return [(metrics.ACTIVE, (method, "http"), count) for method, count in self.active.items()]
+
+
+def outcome_of(record: RequestRecord) -> tuple[str, str]:
+    """Return how a request ended, in one word, and the code of the error with which it did, "" for none."""
+    status = record.status or 0
+    code = record.code or (str(status) if status >= 400 else "")
+    ends = (
+        (status == 499, "client_closed"),
+        (record.outcome == "stopped", "stopped"),
+        (record.outcome == "refused" and status >= 400, "refused"),
+        (record.finish_reason == "cancelled", "cancelled"),
+        (400 <= status < 500, "rejected"),
+        (status >= 500 or record.code is not None, "failed"),
+    )
+    if record.finish_reason == "failed":
+        code = code or "response_failed"
+    return next((outcome for is_so, outcome in ends if is_so), "failed" if code else "success"), code
+
+
+def is_model_call(record: RequestRecord, template: str | None) -> bool:
+    """Whether a request calls a model: by POST, by a message of WebSocket mode, in the background, or relayed.
+
+    One that queues a background response does not: that is a call of its own when it ends.
+    """
+    if record.finish_reason == "queued":
+        return False
+    if record.method in (None, SOCKET) or record.route == RELAY:
+        return True
+    return record.method == "POST" and template in OPERATIONS
+
+
+def transport_of(record: RequestRecord) -> str:
+    """Return the way on which a call came."""
+    if record.method is None:
+        return "background"
+    if record.method == SOCKET:
+        return "websocket"
+    return RELAY if record.route == RELAY else "stream" if record.stream else "json"

@@ -102,6 +102,7 @@ def test_the_readme_has_no_other_rows():
     "table",
     [
         schema.ServerTable,
+        schema.AdminTable,
         schema.CallerTable,
         schema.RouteTable,
         schema.RelayTable,

@@ -136,6 +136,7 @@ async def test_a_request_is_one_log_line(gateway: str, http, logged: list[dict[s
 
     assert line.pop("duration_ms") > 0
     assert line.pop("first_event_s") > 0
+    assert line.pop("inference_s") > 0
     assert (status, line) == (
         200,
         {

@@ -1,0 +1,55 @@
+"""The listener of operators."""
+
+import pytest
+
+from tests.conftest import tables_for
+from tests.metrics import admin_of, parse
+
+
+@pytest.fixture
+async def admin(start_gateway, upstream, logged) -> str:
+    """The address of the admin listener of a gateway."""
+    await start_gateway(tables_for(upstream, admin={"port": 0}))
+    return admin_of(logged)
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status", "kind"),
+    [
+        ("/metrics", None, 200, "text/plain"),
+        ("/healthz", None, 200, "application/json"),
+        ("/readyz", "localhost:1", 200, "application/json"),
+        ("/metrics", "evil.example", 421, "application/json"),
+        ("/v1/responses", None, 404, "text/plain"),
+    ],
+)
+async def test_what_it_answers(http, admin: str, path: str, host: str | None, status: int, kind: str):
+    """A web page cannot read it through a DNS name of its own."""
+    headers = {} if host is None else {"Host": host}
+    async with http.get(admin + path, headers=headers) as answer:
+        assert (answer.status, answer.content_type) == (status, kind)
+        assert path != "/metrics" or status != 200 or parse(await answer.text())
+
+
+async def test_there_is_none_without_its_table(start_gateway, upstream, logged):
+    """A port that is not asked for is not opened."""
+    await start_gateway(tables_for(upstream))
+
+    assert [line for line in logged if line["event"] == "admin.started"] == []
+
+
+async def test_operations_of_a_store_are_measured(http, start_gateway, upstream, logged, tmp_path):
+    """Those of a store in memory are not, because they take no time."""
+    state = {"use": "sqlite", "path": str(tmp_path / "state")}
+    gateway = await start_gateway(tables_for(upstream, admin={"port": 0}, state=state))
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m", "input": "x"}) as answer:
+        await answer.read()
+    async with http.get(f"{admin_of(logged)}/metrics") as answer:
+        found = parse(await answer.text())
+    systems = {
+        dict(labels)["headgate_store"]: dict(labels)["db_system_name"]
+        for (name, labels), value in found.items()
+        if name == "db_client_operation_duration_seconds_count" and value
+    }
+
+    assert systems == {"state": "sqlite"}

@@ -1,0 +1,206 @@
+"""What each end of a call adds to the metrics, as a scraper sees it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from proxy.telemetry import metrics
+from proxy.telemetry.instruments import MAX_NAMES, Instruments
+from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.request_metrics import MAX_PLANS, RequestMetrics
+from tests.conftest import tables_for
+from tests.metrics import admin_of, changes, scrape
+from tests.sockets import calling
+from tests.timeouts import TIMEOUT_S
+from tests.upstream import CANONICAL, FakeUpstream, final_body, hang, streaming
+
+SHOWN = {
+    "headgate_calls_total": ("call", "headgate_transport", "headgate_outcome", "error_type"),
+    "http_server_request_duration_seconds_count": ("http", "http_response_status_code"),
+    "gen_ai_client_inference_duration_seconds_count": ("inference", "error_type"),
+    "gen_ai_client_inference_time_to_first_chunk_seconds_count": ("first chunk",),
+    "gen_ai_server_time_per_output_token_seconds_count": ("per token",),
+    "gen_ai_client_inference_usage_input_tokens_total": ("input",),
+    "gen_ai_client_inference_usage_output_tokens_total": ("output",),
+    "headgate_cache_lookups_total": ("cache", "headgate_cache_outcome"),
+    "headgate_cache_saved_tokens_total": ("saved", "gen_ai_token_type"),
+    "headgate_cache_served_bytes_total": ("bytes",),
+    "headgate_retries_total": ("retries",),
+    "headgate_target_attempts_total": ("attempt", "http_response_status_code", "error_type"),
+    "headgate_policy_decisions_total": ("policy", "headgate_policy", "headgate_policy_decision"),
+}
+USED = {"input": 5, "output": 7}
+JSON = USED | {"http 200": 1, "inference": 1, "attempt 200": 1, "cache bypass": 1}
+STREAM = JSON | {"first chunk": 1, "per token": 1}
+BROKEN = {"http 200": 1, "attempt 200": 1, "cache bypass": 1, "first chunk": 1}
+SIZE = len(final_body())
+FAILED = b'event: response.failed\ndata: {"type":"response.failed","sequence_number":1,"response":{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"server_error","message":"no"},"usage":null}}\n\n'
+BEGUN = CANONICAL[: CANONICAL.index(b"response.output_text.delta")].rpartition(b"\n\n")[0] + b"\n\n"
+
+
+BODY = {"model": "m", "input": "x"}
+
+
+def refusing(status: int) -> Callable[[web.Request], Any]:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "no", "code": "own", "type": "t", "param": None}}, status=status)
+
+    return answer
+
+
+@dataclass
+class Scene:
+    """A gateway whose metrics are read."""
+
+    http: aiohttp.ClientSession
+    upstream: FakeUpstream
+    gateway: str
+    admin: str
+
+    async def post(self, body: dict[str, Any]) -> None:
+        async with self.http.post(f"{self.gateway}/v1/responses", json=BODY | body) as answer:
+            await answer.read()
+
+    async def post_twice(self, body: dict[str, Any]) -> None:
+        """The second one is answered by the cache."""
+        await self.post(body)
+        await self.post(body)
+
+    async def leave(self, body: dict[str, Any]) -> None:
+        """Disconnect when the upstream has the call."""
+        sending = asyncio.create_task(self.post(body))
+        await self.upstream.arrived.wait()
+        sending.cancel()
+
+    async def talk(self, body: dict[str, Any]) -> None:
+        """Send a message on a WebSocket."""
+        async with calling(self.gateway) as caller:
+            await caller.turn_of(**body)
+
+    async def get(self, _: dict[str, Any]) -> None:
+        """Send what is no call."""
+        async with self.http.get(f"{self.gateway}/v1/responses"):
+            pass
+
+
+@pytest.fixture
+async def scene(http, start_gateway, upstream: FakeUpstream, logged) -> Scene:
+    """The upstream times out when it says nothing for 0.2 s."""
+    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "first_event_timeout_s": 0.2}
+    backends = [backend | {"keeps_state": True}, backend | {"name": "stateless"}]
+    routes = [{"model": "own", "backend": "stateless"}, {"model": "*", "backend": "fake"}]
+    policies = [{"use": "metadata_limits"}, {"use": "max_tool_calls", "max": 8, "models": ["clamped"]}]
+    tables = tables_for(upstream, admin={"port": 0}, policy=policies, backend=backends, route=routes)
+    gateway = await start_gateway(tables)
+    return Scene(http, upstream, gateway, admin_of(logged))
+
+
+@pytest.mark.parametrize(
+    ("send", "answer", "body", "expected"),
+    [
+        (Scene.post, None, {}, JSON | {"call json success": 1}),
+        (Scene.post, None, {"stream": True}, STREAM | {"call stream success": 1}),
+        (Scene.talk, None, {}, STREAM | {"http 200": 0, "call websocket success": 1}),
+        (
+            Scene.post, None, {"model": "own", "background": True, "store": True},
+            JSON | {"call background success": 1},
+        ),
+        (
+            Scene.post_twice, None, {"prompt_cache_key": "k"},
+            JSON | {"http 200": 2, "call json success": 2, "cache bypass": 0, "cache miss": 1, "cache hit": 1, "saved input": 5,
+                    "saved output": 7, "bytes": SIZE},
+        ),
+        (
+            Scene.post_twice, None, {"prompt_cache_key": "k", "stream": True},
+            STREAM | {"http 200": 2, "call stream success": 2, "cache bypass": 0, "cache miss": 1, "cache hit": 1,
+                      "saved input": 5, "saved output": 7, "bytes": len(CANONICAL.removesuffix(b"data: [DONE]\n\n"))},
+        ),
+        (
+            Scene.post, None, {"metadata": {"k": 1}},
+            {"http 400": 1, "policy metadata_limits refused": 1,
+             "call json refused metadata_limits.value_not_a_string": 1},
+        ),
+        (Scene.post, None, {"model": "clamped"}, JSON | {"call json success": 1, "policy max_tool_calls changed": 1}),
+        (Scene.post, None, {"model": 7}, {"http 400": 1, "call json rejected invalid_type": 1}),
+        (
+            Scene.talk, None, {"metadata": {"k": 1}},
+            {"policy metadata_limits refused": 1, "call websocket refused metadata_limits.value_not_a_string": 1},
+        ),
+        (
+            Scene.post, refusing(400), {},
+            {"http 400": 1, "inference 400": 1, "attempt 400": 1, "cache bypass": 1, "call json rejected 400": 1},
+        ),
+        (
+            Scene.post, refusing(500), {},
+            {"http 500": 1, "inference 500": 1, "attempt 500": 2, "retries": 1, "cache bypass": 1,
+             "call json failed 500": 1},
+        ),
+        (
+            Scene.post, streaming(BEGUN, FAILED), {"stream": True},
+            BROKEN | {"inference response_failed": 1, "call stream failed response_failed": 1},
+        ),
+        (
+            Scene.post, streaming(BEGUN), {"stream": True},
+            BROKEN | {"inference upstream_cut": 1, "call stream failed upstream_cut": 1},
+        ),
+        (
+            Scene.talk, streaming(BEGUN), {},
+            BROKEN | {"http 200": 0, "inference upstream_cut": 1, "call websocket failed upstream_cut": 1},
+        ),
+        (
+            Scene.post, hang, {},
+            {"http 504": 1, "inference upstream_timeout": 1, "attempt 504 upstream_timeout": 1, "cache bypass": 1,
+             "call json failed upstream_timeout": 1},
+        ),
+        (
+            Scene.leave, hang, {},
+            {"http 499": 1, "inference 499": 1, "cache bypass": 1, "call json client_closed 499": 1},
+        ),
+        (Scene.get, None, {}, {"http 405": 1}),
+    ],
+    ids=[
+        "JSON", "stream", "WebSocket", "background", "hit", "hit as a stream", "refused", "changed", "invalid",
+        "refused on a WebSocket", "400", "500", "failed in a 200", "cut", "cut on a WebSocket", "timeout", "caller left",
+        "no call",
+    ],
+)  # fmt: skip
+async def test_what_the_end_of_a_call_changes(
+    scene: Scene, send, answer, body: dict[str, Any], expected: dict[str, float]
+):
+    """Nothing is missing and nothing is counted twice; tokens are the same on each way."""
+    scene.upstream.answer = answer
+    expected = {key: value for key, value in expected.items() if value}
+    before = await scrape(scene.http, scene.admin)
+    await send(scene, body)
+    async with asyncio.timeout(TIMEOUT_S):
+        while (found := changes(before, await scrape(scene.http, scene.admin), SHOWN)).keys() != expected.keys():
+            assert found.keys() <= expected.keys(), found
+
+    assert found == expected
+
+
+def test_names_from_outside_are_bounded():
+    """A model that no backend has answered for is `other`, as are those beyond the limit and odd values."""
+    instruments = Instruments()
+    own = RequestMetrics(instruments)
+
+    def call(model: str, status: int = 200, **more: Any) -> None:
+        own.record(RequestRecord(method=None, status=status, model=model, route="r", **more), 0.1, ())
+
+    call("early", 404)
+    for number in range(MAX_PLANS + 2):
+        call(f"m{number}")
+    call("m0", 404)
+    call("m1", finish_reason={}, input_tokens="5", output_tokens=-1)
+    counted = instruments.snapshot()[metrics.CALLS]
+    by_model = {labels[1]: value for labels, value in counted.items() if "success" in labels}
+
+    assert len(by_model) == MAX_NAMES + 1
+    assert (by_model["m0"], by_model["m1"], by_model["other"]) == (1, 2, MAX_PLANS + 2 - MAX_NAMES)
+    assert [labels[1] for labels in counted if "rejected" in labels] == ["other", "m0"]
+    assert sum(instruments.snapshot()[metrics.USED_TOKENS["input_tokens"]].values()) == 0

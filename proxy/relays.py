@@ -19,7 +19,7 @@ from proxy.context import Context
 from proxy.routing.attempt import log_failure
 from proxy.routing.deadline import before_deadline
 from proxy.rules import Rules
-from proxy.state.relayed_answers import RelayedAnswers, last_id, next_page
+from proxy.state.relayed_answers import RelayedAnswers, count_listed, last_id, next_page
 from proxy.state.relayed_forms import FormField
 from proxy.state.relayed_ids import RelayedIds
 from proxy.wire.bounds import count_values, parsed_bytes
@@ -33,6 +33,8 @@ from proxy.wire.relay import RelayReply, RelayRequest
 ROUTE = "relay"
 MAX_VALUES = 1_000_000
 """An answer of more JSON values is not parsed: only large lists of numbers have so many."""
+MAX_LISTED, MAX_LISTED_VALUES = 10_000, 200_000
+"""A longer list is not searched for what other teams own. Those of OpenAI have up to 10,000 objects."""
 TAIL_BYTES = 262_144
 """How much of the end of a stream is kept to read its last event, in bytes."""
 EVENT_STREAM = "text/event-stream"
@@ -127,7 +129,8 @@ class Relays:
         if request.path.endswith(FILE_CONTENT) or not _may_be_json(reply):
             return reply
         body = await _read(reply.chunks, context)
-        answer = await _parse(body, context)
+        is_searched = not is_own and request.method == "GET"
+        answer = await _parse(body, context, MAX_LISTED_VALUES if is_searched else MAX_VALUES)
         if request.method == "POST" and isinstance(answer, dict):
             context.record.read_relayed(answer)
             await self.answers.bind_created(answer, request, target.name, context)
@@ -135,7 +138,7 @@ class Relays:
             await self.answers.forget(answer, request, context)
         elif is_own and isinstance(answer, dict):
             await self.answers.bind_inner(answer, target.name, context)
-        if not is_own and request.method == "GET":
+        if is_searched:
             body = await self._own_part(request, body, answer, target, context)
         return replace(reply, body=body, chunks=None)
 
@@ -174,7 +177,7 @@ class Relays:
         Raises BackendError for an answer that cannot be searched.
         """
         for _ in range(MAX_PAGES):
-            if answer is None:
+            if answer is None or count_listed(answer) > MAX_LISTED:
                 message = "The upstream's answer cannot be searched for what belongs to other teams."
                 raise BackendError(message, code="upstream_invalid_response", headers={"x-should-retry": "false"})
             last = last_id(answer)
@@ -187,7 +190,7 @@ class Relays:
             async with before_deadline(context, target.relay(following, context)) as reply:
                 if reply.chunks is None or reply.status != 200:
                     return body
-                answer = await _parse(following_body := await _read(reply.chunks, context), context)
+                answer = await _parse(following_body := await _read(reply.chunks, context), context, MAX_LISTED_VALUES)
                 body = following_body
         return body
 
@@ -205,10 +208,10 @@ async def _read(chunks: AsyncIterator[bytes], context: Context) -> bytes:
     return await context.run(sum(map(len, read)), b"".join, read)
 
 
-async def _parse(body: bytes, context: Context) -> dict[str, Any] | list[Any] | None:
-    """Return the JSON object or array in an answer; None for anything else."""
-    values = await context.run(len(body), count_values, body, MAX_VALUES)
-    if values > MAX_VALUES:
+async def _parse(body: bytes, context: Context, max_values: int) -> dict[str, Any] | list[Any] | None:
+    """Return the JSON object or array in an answer of at most so many values; None for anything else."""
+    values = await context.run(len(body), count_values, body, max_values)
+    if values > max_values:
         return None
     context.use_memory(parsed_bytes(len(body), values))
     return await context.run(len(body), _value, body)

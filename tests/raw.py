@@ -54,6 +54,10 @@ class RawConnection:
         """Return so many bytes. Raises IncompleteReadError if the gateway closes the connection before."""
         return await self._reader.readexactly(size)
 
+    async def some(self) -> bytes:
+        """Return what has arrived, once there is something."""
+        return await self._reader.read(65_536)
+
     async def line(self) -> bytes:
         return await self._reader.readline()
 

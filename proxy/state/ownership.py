@@ -6,10 +6,10 @@ conversation; what is budgeted over a chain is keyed by its id.
 """
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
@@ -17,15 +17,14 @@ import structlog
 
 from proxy.context import Context, Slot
 from proxy.state.held_responses import stored_reference
+from proxy.state.owner_keys import digest_of, item_keys, owner_key
 from proxy.state.references import (
     KeptReference,
     Kind,
     Reference,
-    containers_of,
     continued,
     conversation_id,
     find_references,
-    ids_of,
     is_id,
     is_public,
     not_found,
@@ -48,6 +47,7 @@ Source: https://platform.openai.com/docs/guides/your-data
 """
 AT_ONCE = 16
 """How many ids of one request are read or written at a time."""
+ITEM_BYTES = 512  # finding the keys of an item is as much work as reading so many bytes
 KINDS: Mapping[str, Kind] = {"responses": "response", "conversations": "conversation"}
 CHAIN = Slot[str]("ownership.chain")
 KEPT = Slot[Sequence[KeptReference]]("ownership.kept")
@@ -156,10 +156,12 @@ class Ownership:
     async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
         """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
         value, team = self._owner_of(context, target, "").encode(), context.caller.team
-        keys = _keys_of(items, are_kept=are_kept)
+        size = ITEM_BYTES * len(items) if isinstance(items, list) else 0
+        keys = await context.run(size, partial(item_keys, items, are_kept=are_kept))
         try:
             for some in _portions(keys):
                 await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)
+                await _let_others_run(some)
         except StoreError as error:
             _log_failure(error, context)
 
@@ -174,7 +176,7 @@ class Ownership:
     async def forget(self, kind: Kind, value: str, context: Context) -> None:
         """Forget the owner of what was deleted. A fault of the store is logged."""
         try:
-            await self._store.delete(_key(kind, value))
+            await self._store.delete(owner_key(kind, value))
         except StoreError as error:
             _log_failure(error, context)
 
@@ -215,8 +217,9 @@ class Ownership:
 
     async def _read(self, keys: Sequence[tuple[Kind, str]]) -> list["Owner | None"]:
         if len(keys) == 1:  # the usual case, without the cost of a task
-            return [Owner.decode(await self._store.get(_key(*keys[0])))]
-        values = await asyncio.gather(*(self._store.get(_key(*key)) for key in keys))
+            return [Owner.decode(await self._store.get(owner_key(*keys[0])))]
+        values = await self._store.get_many([owner_key(*key) for key in keys])
+        await _let_others_run(keys)
         return [*map(Owner.decode, values)]
 
     async def _chain(self, call: Call, context: Context) -> str:
@@ -230,7 +233,7 @@ class Ownership:
         if owner is not None and owner.team == context.caller.team:
             return owner.chain
         first = references[0]
-        return _digest("chain", context.caller.team, first.kind, normalize(first.id))  # the same for parallel calls
+        return digest_of("chain", context.caller.team, first.kind, normalize(first.id))  # the same for parallel calls
 
     @staticmethod
     def _owner_of(context: Context, target: str, chain: str) -> Owner:
@@ -239,7 +242,9 @@ class Ownership:
     @staticmethod
     def _keys_along(call: Call, response: Mapping[str, Any], context: Context) -> Sequence[str]:
         """Return the keys of what is in a response that came as one body: they are written with its own."""
-        keys = [] if call.body.get("store") is False else _keys_of(response.get("output"), are_kept=True)
+        output = response.get("output")
+        is_short = isinstance(output, list) and len(output) <= AT_ONCE and call.body.get("store") is not False
+        keys = item_keys(output, are_kept=True) if is_short else []
         if call.operation != "create" or not 0 < len(keys) < AT_ONCE:
             return []
         context.set(_OUTPUT_BOUND, True)
@@ -252,7 +257,7 @@ class Ownership:
 
         `along` are keys of the same owner that are written with this one, as far as they are free.
         """
-        key, encoded = _key(kind, value), owner.encode()
+        key, encoded = owner_key(kind, value), owner.encode()
         is_new, *_ = await self._store.put_new([key, *along], encoded, ttl_s=self._ttl_s, group=owner.team)
         if is_new:
             return
@@ -266,31 +271,15 @@ class Ownership:
         await self._store.put(key, owner.encode(), ttl_s=self._ttl_s, group=owner.team)
 
 
+async def _let_others_run(portion: Sequence[Any]) -> None:
+    if len(portion) == AT_ONCE:  # perhaps one of many, and a store in memory does not wait
+        await asyncio.sleep(0)
+
+
 def _portions(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield values in portions that the store is asked for at a time."""
-    for start in range(0, len(values), AT_ONCE):
-        yield values[start : start + AT_ONCE]
-
-
-def _keys_of(items: object, *, are_kept: bool) -> list[str]:
-    """Return the keys of items, if they are kept, and of the containers in which their tools ran."""
-    keys = [_key("container", container) for container in containers_of(items)]
-    return keys + ([_key("item", item_id) for item_id in ids_of(items)] if are_kept else [])
+    return (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
 
 
 def _log_failure(error: Exception, context: Context) -> None:
     log.warning("ownership.write_failed", request_id=context.request_id, error=short_message(error))
-
-
-def _key(kind: Kind, value: str) -> str:
-    """An id in another case or with white space is the same: an upstream may overlook both."""
-    return f"headgate:owner:{_digest(kind, normalize(value))}"
-
-
-def _digest(*parts: str) -> str:
-    """A key contains hashes only, no text of a caller's."""
-    digest = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode(errors="surrogatepass")
-        digest.update(len(encoded).to_bytes(8) + encoded)
-    return digest.hexdigest()

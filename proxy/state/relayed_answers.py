@@ -7,6 +7,7 @@ answered without those of others.
 Source: https://platform.openai.com/docs/api-reference/batch/object, /vector-stores-files/file-object
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote_plus
@@ -20,6 +21,8 @@ from proxy.wire.relay import RelayRequest
 JSON = dict[str, Any]
 KINDS: Sequence[Kind] = ("object", "container", "response", "conversation", "item")
 """The kinds of ids that a relayed request may name. All that was created on relayed paths is an "object"."""
+AT_ONCE = 16
+"""How many objects of a list are compared or bound before others are served."""
 MAX_ID_CHARS = 1_024
 """The longest id that is bound; a longer one could not be protected."""
 NAMED_IN_CALLS: Mapping[str, Kind] = {
@@ -58,10 +61,12 @@ class RelayedAnswers:
 
     async def bind_inner(self, answer: JSON, target: str, context: Context) -> None:
         """Bind what is in an object of the team's own: the elements of its lists, and the files of its results."""
-        for listed in (answer, *_elements(answer)):
-            if listed is not answer:
-                await self._bind_object(listed, target, context)
+        await self._bind_results(answer, target, context)
+        for position, listed in enumerate(_elements(answer)):
+            await self._bind_object(listed, target, context)
             await self._bind_results(listed, target, context)
+            if position % AT_ONCE == AT_ONCE - 1:  # a store in memory does not let others run
+                await asyncio.sleep(0)
 
     async def keep_own(self, answer: JSON | list[Any], target: str, context: Context) -> bool:
         """Remove what the team may not see from the lists of an answer; return whether anything was removed.
@@ -69,6 +74,17 @@ class RelayedAnswers:
         Results of the team's own objects are bound. Raises Unavailable.
         """
         elements = [element for element in _elements(answer) if isinstance(element.get("id"), str)]
+        hidden: set[int] = set()
+        for start in range(0, len(elements), AT_ONCE):
+            hidden |= await self._hidden_of(elements[start : start + AT_ONCE], target, context)
+        for holder in _lists(answer) if hidden else ():
+            holder[:] = [element for element in holder if id(element) not in hidden]
+        if hidden and isinstance(answer, dict):
+            _correct_ends(answer)
+        return bool(hidden)
+
+    async def _hidden_of(self, elements: Sequence[JSON], target: str, context: Context) -> set[int]:
+        """Return which of these objects the team may not see, as their numbers in this process."""
         wanted = [Reference(kind, element["id"], None) for element in elements for kind in KINDS]
         owners = await self._ownership.owners(wanted, context)
         hidden: set[int] = set()
@@ -78,11 +94,7 @@ class RelayedAnswers:
                 hidden.add(id(element))
             elif known:
                 await self._bind_results(element, target, context)
-        for holder in _lists(answer) if hidden else ():
-            holder[:] = [element for element in holder if id(element) not in hidden]
-        if hidden and isinstance(answer, dict):
-            _correct_ends(answer)
-        return bool(hidden)
+        return hidden
 
     async def forget(self, answer: JSON, request: RelayRequest, context: Context) -> None:
         """Forget the owner of an object that was deleted; one that was removed from another object still exists."""
@@ -110,6 +122,11 @@ class RelayedAnswers:
             value = owned.get(name)
             for result in value if isinstance(value, list) else [value]:
                 await self._bind_object({"id": result, "object": "file"}, target, context)
+
+
+def count_listed(answer: JSON | list[Any]) -> int:
+    """Return how many elements the lists of an answer have."""
+    return sum(map(len, _lists(answer)))
 
 
 def last_id(answer: JSON | list[Any]) -> str | None:

@@ -13,6 +13,7 @@ from proxy.http.pieces import pieces_of
 from tests.conftest import tables_for
 from tests.loop_work import LoopWork, observed_loop
 from tests.raw import ask, no_tasks_left, post, serves, until, wire  # noqa: F401
+from tests.sockets import masked, upgrade
 from tests.upstream import FakeUpstream, final_body
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -185,3 +186,31 @@ async def test_small_requests_are_answered_beside_large_items_of_a_conversation(
     assert [answer.status for answer in (created, added, read)] == [200] * 3
     assert orjson.loads(read.body)["id"] == "msg_2"
     assert min(len(added.body), len(read.body)) > 12_000_000
+
+
+async def test_small_requests_are_answered_beside_a_long_list_of_a_relay(start_gateway, upstream: FakeUpstream, logged):
+    """The owner of each object is looked up, in a store that answers at once."""
+    body = b'{"object":"list","data":[%b]}' % b",".join(b'{"id":"file-%05d"}' % number for number in range(2_000))
+
+    async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        return aiohttp.web.Response(body=body, content_type="application/json")
+
+    upstream.answer = answer
+    gateway = await start_gateway(tables_for(upstream, relay=[{"path": "/v1/files", "backend": "fake"}]))
+    async with small_requests(gateway, threads=False):
+        listed = await ask(gateway, b"GET /v1/files HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    assert (listed.status, len(orjson.loads(listed.body)["data"])) == (200, 2_000)
+
+
+async def test_small_requests_are_answered_between_messages_of_a_websocket(gateway: str, logged):
+    """All of them have arrived, in one lane, and each is refused."""
+    count = 64
+    flood = b"".join(masked(1, b'{"type":"x"}') for _ in range(count))
+    async with small_requests(gateway, threads=False), wire(gateway) as connection:
+        await connection.send(upgrade() + flood)
+        received = b""
+        while received.count(b'"status":400') < count:
+            received += await connection.some()
+
+    assert received.count(b'"status":') == count

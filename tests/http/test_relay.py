@@ -820,7 +820,10 @@ async def test_a_list_has_no_files_of_other_teams(shared_gateway: str, upstream:
     assert found["ben", 6] == found["ben", 1] == ["file-old1", "file-old2", "file-old3"]
 
 
-@pytest.mark.parametrize("body", [b'{"data": [', b"no JSON", orjson.dumps({"data": [0] * 1_000_001})])
+LONG_LIST = orjson.dumps([{"id": "file-1"}] * 10_001)
+
+
+@pytest.mark.parametrize("body", [b'{"data": [', b"no JSON", orjson.dumps({"data": [0] * 1_000_001}), LONG_LIST])
 async def test_a_list_that_cannot_be_searched_is_refused(body: bytes, shared_gateway: str, upstream, http):
     """It could have anything of other teams. What the team's own object has passes."""
     upstream.answer = answering(body)

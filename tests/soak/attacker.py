@@ -13,12 +13,16 @@ from collections import Counter
 import orjson
 
 from tests.soak import bodies
-from tests.soak.clients import BODIES, CLIENTS, Target
+from tests.soak.clients import BODIES, CLIENTS
 from tests.soak.gateway import UPSTREAM_KEY
+from tests.soak.kept import KEPT_STATE
+from tests.soak.relayed import RELAYED
+from tests.soak.sockets import SOCKETS
 from tests.soak.upstreams import BEHAVIOURS
-from tests.soak.wire import call, repeat
+from tests.soak.wire import Target, call, repeat
 
 CALLERS = 4
+ALL_CLIENTS = CLIENTS | KEPT_STATE | RELAYED | SOCKETS
 
 
 async def call_upstream(target: Target, behaviour: str) -> None:
@@ -39,7 +43,7 @@ async def attack(name: str, target: Target, seconds: float) -> None:
     """Run one attack for this long."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await (call_upstream(target, name) if name in BEHAVIOURS else CLIENTS[name](target))
+            await (call_upstream(target, name) if name in BEHAVIOURS else ALL_CLIENTS[name](target))
 
 
 if __name__ == "__main__":

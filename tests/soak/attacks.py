@@ -16,7 +16,7 @@ import orjson
 
 from tests.bench.processes import ROOT
 from tests.soak import operators
-from tests.soak.clients import CLIENTS
+from tests.soak.attacker import ALL_CLIENTS
 from tests.soak.gateway import Gateway, Options
 from tests.soak.upstreams import BEHAVIOURS
 from tests.soak.wire import Outcomes
@@ -41,6 +41,10 @@ def prepare_few_files(_folder: Path) -> AbstractContextManager[tuple[Options, Di
     return nullcontext((Options(max_files=CONNECTION_FILES), disturb_nothing))
 
 
+def prepare_state_in_memory(_folder: Path) -> AbstractContextManager[tuple[Options, Disturbance]]:
+    return nullcontext((Options(state='use = "memory"'), disturb_nothing))
+
+
 @dataclass(frozen=True, slots=True)
 class Attack:
     """An attack. `attacker` is the name of the attack in `attacker.py`, "" for none."""
@@ -51,13 +55,17 @@ class Attack:
     prepare: Preparation = prepare_nothing
 
 
+PREPARED: dict[str, Preparation] = {
+    "connections": prepare_few_files,
+    "kept_memory": prepare_state_in_memory,
+    "kept_redis": operators.prepare_state_in_redis,
+}
+NOT_HOSTILE = ("hello", "medium_json", "file_list")
+"""Behaviours of the upstream that hostile clients use."""
 ATTACKS = (
     Attack("none", "baseline"),
-    *(
-        Attack(name, "client", name, prepare_few_files if name == "connections" else prepare_nothing)
-        for name in CLIENTS
-    ),
-    *(Attack(name, "upstream", name) for name in BEHAVIOURS if name != "hello"),
+    *(Attack(name, "client", name, PREPARED.get(name, prepare_nothing)) for name in ALL_CLIENTS),
+    *(Attack(name, "upstream", name) for name in BEHAVIOURS if name not in NOT_HOSTILE),
     Attack("stderr_unread", "operator", "unknown_keys", operators.prepare_unread_stderr),
     Attack("audit_disk_full", "operator", "", operators.prepare_full_audit_disk),
     Attack("redis_paused", "operator", "", operators.prepare_paused_redis),

@@ -8,6 +8,7 @@ import orjson
 ARRAYS_BYTES = 120_000_000
 ESCAPED_BYTES = 64_000_000
 CONVERSATION_BYTES = 8_000_000
+MAX_VALUES, INCLUDES = 200_000, 100_000
 LARGEST_BYTES = 134_217_728  # the gateway's max_body_bytes
 
 
@@ -44,6 +45,18 @@ def conversation() -> bytes:
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
     tools = [{"type": "function", "name": "weather", "parameters": parameters}]
     return orjson.dumps({"model": "hello", "input": turns, "tools": tools, "stream": False})
+
+
+@functools.cache
+def many_values() -> bytes:
+    """Return an input of as many values as a body may have."""
+    return b'{"model":"hello","input":[%b]}' % b",".join([b'{"role":"user","content":"Hi"}'] * (MAX_VALUES // 3 - 2))
+
+
+@functools.cache
+def includes() -> bytes:
+    """Return a request that asks for 100,000 fields."""
+    return orjson.dumps({"model": "hello", "input": "Hi", "include": [f"field.{n}" for n in range(INCLUDES)]})
 
 
 @functools.cache

@@ -4,29 +4,18 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from tests.soak import bodies
-from tests.soak.wire import Outcomes, build_head, call, read_answer, repeat, reset
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a hostile client sends its requests."""
-
-    port: int
-    outcomes: Outcomes
-
-
-Client = Callable[[Target], Awaitable[None]]
+from tests.soak.wire import Client, Target, build_head, call, read_answer, repeat, reset
 
 GET_READYZ = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 GET_HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 UNAUTHORIZED = build_head(2).replace(b"Bearer hostile", b"Bearer unknown") + b"{}"
 HALF_BODIES, HALF_BODY_BYTES = 200, 10_000_000
-SLOW_HEADS, UNREAD_STREAMS, READYZ, CONNECTIONS = 300, 40, 300, 1200
+SLOW_HEADS, UNREAD_STREAMS, READYZ, CONNECTIONS = 1000, 40, 300, 1200
+MANY_VALUES_CALLERS = 8
 HOLD_S = 4
 
 
@@ -44,6 +33,15 @@ async def send_one_escape(target: Target) -> None:
 
 async def send_conversation(target: Target) -> None:
     await _repeat_call(target, 4, bodies.conversation())
+
+
+async def send_many_values(target: Target) -> None:
+    """Send eight bodies at once that have as many values as one may have: each holds the interpreter for long."""
+    await _repeat_call(target, MANY_VALUES_CALLERS, bodies.many_values())
+
+
+async def send_includes(target: Target) -> None:
+    await _repeat_call(target, 4, bodies.includes())
 
 
 async def send_largest_bodies(target: Target) -> None:
@@ -253,6 +251,8 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "one_escape": bodies.one_escape,
     "conversation": bodies.conversation,
     "largest_bodies": bodies.largest,
+    "many_values": bodies.many_values,
+    "includes": bodies.includes,
 }
 """The bodies that take time to build; they are cached."""
 CLIENTS: dict[str, Client] = {
@@ -262,6 +262,8 @@ CLIENTS: dict[str, Client] = {
     "conversation": send_conversation,
     "half_bodies": send_half_bodies,
     "largest_bodies": send_largest_bodies,
+    "many_values": send_many_values,
+    "includes": send_includes,
     "slow_heads": send_slow_heads,
     "never_read": never_read,
     "reconnect": reconnect,

@@ -57,8 +57,7 @@ max = 32_768
 [[policy]]
 use = "input_urls"
 [state]
-use = "sqlite"
-path = "{folder}/state.sqlite3"
+{state}
 [audit]
 path = "{folder}/audit.jsonl"
 [record]
@@ -78,13 +77,24 @@ api_key = "env:SOAK_UPSTREAM_KEY"
 keeps_state = true
 first_event_timeout_s = 3
 between_events_timeout_s = 3
+[[backend]]
+name = "kept"
+use = "upstream"
+base_url = "http://127.0.0.1:{hostile_port}/v1"
 [[route]]
 model = "polite-*"
 backend = "polite"
 [[route]]
+model = "kept-*"
+backend = "kept"
+[[route]]
 model = "*"
 backend = "hostile"
+[[relay]]
+path = "/v1/files/*"
+backend = "hostile"
 """
+SQLITE = 'use = "sqlite"\npath = "{folder}/state.sqlite3"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,7 @@ class Options:
     """How a gateway differs from the usual one. 0: no limit."""
 
     cache: str = 'use = "memory"'
+    state: str = SQLITE
     max_files: int = 0
     max_file_bytes: int = 0
     is_stderr_unread: bool = False
@@ -192,6 +203,7 @@ async def start_gateway(options: Options, folder: Path, polite_port: int, hostil
             drain_s=DRAIN_S,
             folder=folder,
             cache=options.cache,
+            state=options.state.format(folder=folder),
             polite_port=polite_port,
             hostile_port=hostile_port,
         )

@@ -91,6 +91,18 @@ def prepare_killed_redis(folder: Path) -> Prepared:
 
 
 @contextmanager
+def prepare_state_in_redis(folder: Path) -> Prepared:
+    """Use a Redis as [state]."""
+
+    async def disturb(_gateway: Gateway, seconds: float) -> Outcomes:
+        await asyncio.sleep(seconds)
+        return Counter()
+
+    with _redis(folder) as (server, _):
+        yield Options(state=f'use = "redis"\nurl = "{server.url}"\ntimeout_ms = 5000'), disturb
+
+
+@contextmanager
 def _redis(folder: Path) -> Iterator[tuple[RedisServer, Options]]:
     server = RedisServer(folder)
     server.start()

@@ -19,6 +19,9 @@ FRAME_BYTES = 60_000_000
 BLANK_BYTES = 9_000_000
 OPEN_ITEMS, DELTAS, TINY_FRAMES = 3_000, 500, 1_000_000
 STALL_S = 30
+MEDIUM_BYTES, FILES = 12_000_000, 100_000
+KEPT = "kept-"
+"""How models begin whose responses the gateway keeps itself."""
 
 Behaviour = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
 
@@ -113,9 +116,25 @@ async def big_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
     await _write(writer, JSON_HEAD % len(body) + body)
 
 
+async def medium_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """Send a correct response with 12 MB of text: as a stream it has 60 MB."""
+    await _write_text(writer, MEDIUM_BYTES)
+
+
+async def file_list(writer: asyncio.StreamWriter, _head: bytes) -> None:
+    """Send a list of 100,000 files."""
+    files = b",".join(b'{"id":"file-%07d","object":"file"}' % number for number in range(FILES))
+    body = b'{"object":"list","has_more":false,"data":[' + files + b"]}"
+    await _write(writer, JSON_HEAD % len(body) + body)
+
+
 async def long_json(writer: asyncio.StreamWriter, _head: bytes) -> None:
     """Send a correct response with 60 MB of text."""
-    content = [{"type": "output_text", "text": "a" * FRAME_BYTES, "annotations": []}]
+    await _write_text(writer, FRAME_BYTES)
+
+
+async def _write_text(writer: asyncio.StreamWriter, size: int) -> None:
+    content = [{"type": "output_text", "text": "a" * size, "annotations": []}]
     message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": content}
     response = {"id": new_id("resp"), "object": "response", "status": "completed", "output": [message]}
     body = orjson.dumps(response)
@@ -198,7 +217,7 @@ async def hello(writer: asyncio.StreamWriter, _head: bytes) -> None:
 BEHAVIOURS: dict[str, Behaviour] = {
     behaviour.__name__: behaviour
     for behaviour in (
-        endless_item, open_items, blank_lines, continues, crlf_frame, big_json, long_json, endless_headers, stall_head,
+        endless_item, open_items, blank_lines, continues, crlf_frame, big_json, long_json, medium_json, file_list, endless_headers, stall_head,
         stall_middle, tiny_frames, no_terminal, invalid_json, reset_middle, key_echo, hello,
     )
 }  # fmt: skip
@@ -217,13 +236,20 @@ async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     await writer.drain()
 
 
+def _behaviour_of(head: bytes, body: bytes) -> str:
+    """Return the name of a behaviour: a list for requests of files, else what the model says."""
+    if b" /v1/files" in head:
+        return "file_list" if head.startswith(b"GET") else "hello"
+    model: str = orjson.loads(body)["model"] if body else "hello"
+    return model.removeprefix(KEPT)
+
+
 async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer the requests of one connection until it ends."""
     with suppress(asyncio.IncompleteReadError, ConnectionError):
         while not writer.is_closing():
             head, body = await read_request(reader)
-            model = orjson.loads(body)["model"] if body else "hello"
-            await BEHAVIOURS.get(model, hello)(writer, head)
+            await BEHAVIOURS.get(_behaviour_of(head, body), hello)(writer, head)
     writer.close()
 
 

@@ -17,6 +17,17 @@ PAUSE_S = 0.01
 TERMINAL = re.compile(rb"event: response\.(completed|incomplete|failed)")
 
 Outcomes = Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a hostile client sends its requests."""
+
+    port: int
+    outcomes: Outcomes
+
+
+Client = Callable[[Target], Awaitable[None]]
 Action = Callable[[], Awaitable[str]]
 
 

@@ -95,6 +95,8 @@ class Lanes(Generic[T]):
                 turns.popleft()
                 self._count -= 1
                 self._note_end()
+                if turns:  # refused ones would follow each other without a pause
+                    await asyncio.sleep(0)
         finally:
             del self._waiting[lane]
             self._count -= len(turns)

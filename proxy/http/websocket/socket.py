@@ -152,6 +152,11 @@ class Socket:
         self._is_gone = True
         self.end()
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether the next message has arrived."""
+        return bool(self._inbox)
+
     async def receive(self) -> Received | None:
         """Return the next message, None when no more are to be read."""
         while not self._inbox and not self._is_ended:

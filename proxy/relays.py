@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import orjson
-
 from backends import Backend
 from policies.support.alternatives import ANY, MODELS
 from policies.support.walk import plain_name
@@ -26,7 +24,7 @@ from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.call import MAX_MODEL_CHARS, Call
 from proxy.wire.errors import BackendError, RequestError, Unavailable
 from proxy.wire.event import frames_of, payload_of
-from proxy.wire.large_json import TooMuchText, dumps, loads
+from proxy.wire.large_json import dumps, loads_leniently
 from proxy.wire.refusals import shorten
 from proxy.wire.relay import RelayReply, RelayRequest
 
@@ -219,8 +217,8 @@ async def _parse(body: bytes, context: Context, max_values: int) -> dict[str, An
 
 def _value(payload: bytes) -> dict[str, Any] | list[Any] | None:
     try:
-        value = loads(payload)
-    except (orjson.JSONDecodeError, TooMuchText):
+        value = loads_leniently(payload)
+    except ValueError:
         return None
     return value if isinstance(value, dict | list) else None
 

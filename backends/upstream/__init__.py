@@ -25,7 +25,6 @@ from backends.upstream.answer import (
     AnswerLimits,
     Stream,
     UpstreamAnswer,
-    names_missing_endpoint,
     read_body,
     read_rest,
     reply_of,
@@ -34,6 +33,7 @@ from backends.upstream.credentials import Credentials
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.http1 import BodySource, Client, Origin, Proxy, Timeouts, create_tls_context, encode_head
+from backends.upstream.refusals import names_missing_endpoint
 from backends.upstream.relay import relay_reply_of
 from backends.upstream.settings import UpstreamSettings
 from backends.upstream.websocket import FixedAnswer, SocketDialer, TurnAnswer, UpstreamLink

@@ -1,25 +1,29 @@
 """What an upstream answers, as a reply: status, headers, body or stream, and the errors it can fail with."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self
 
-import orjson
-
 from backends.upstream.decode import Decoder
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
+from backends.upstream.refusals import MAX_REFUSAL_BYTES, check_status, refusal_in_success, refusal_of_body
 from backends.upstream.scrub import Scrubber
 from proxy.context import Context
-from proxy.wire.bounds import count_values, has_more_values, parsed_bytes
-from proxy.wire.errors import BackendError, RequestError, envelope
-from proxy.wire.event import TERMINALS, Batch, Reply, parse_payload, response_reply
+from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.errors import BackendError
+from proxy.wire.event import TERMINALS, Batch, Reply, parse_leniently, response_reply
 from proxy.wire.sse import SSEParser
 from proxy.workers import LARGE_BYTES
 
+EVENT_STREAM = "text/event-stream"
+# How a stream begins, and how JSON does: after a byte order mark and blank lines.
+_FIELD_START = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*+(?:event|data|id|retry)?:")
+_JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+[{\[]")
 REST_TIMEOUT_S = 0.5
 MAX_VALUES = 1_000_000
 """The most values in the JSON of an answer."""
@@ -27,9 +31,8 @@ MAX_ITEMS = 10_000
 """The most output items of an answer."""
 STEP_BYTES = 65_536
 """How much of a stream is parsed before other calls have a turn, in bytes."""
-MAX_REFUSAL_VALUES = 10_000
-MAX_REFUSAL_BYTES = 1_048_576
-"""The largest refusal that is forwarded as it is, in bytes."""
+SHORTEST_START = 8
+"""How much of a body shows what it is, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +80,48 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     Raises BackendError, Unavailable.
     """
     headers = limits.headers.forwarded(answer.fields, limits.scrubber)
-    if answer.status != 200:
+    if not 200 <= answer.status < 300:
         return await refusal(answer, headers, limits)
-    if answer.content_type == "text/event-stream":
-        return Reply(200, headers, batches=Stream(answer, context, limits))
-    body = await read_body(answer, limits, context)
+    decoder = decoder_of(answer)
+    is_called_stream = answer.content_type == EVENT_STREAM
+    if is_called_stream:
+        answer.count_events()
+    start = await _read_start(answer, decoder)
+    if (_JSON_START.match(start) is None) if is_called_stream else _FIELD_START.match(start):
+        if not is_called_stream:
+            answer.count_events()
+        return Reply(200, headers, batches=Stream(answer, context, limits, decoder, start))
+    body = await read_body(answer, limits, context, decoder, start)
     values = await context.run(len(body), count_values, body, MAX_VALUES)
     if values > MAX_VALUES:
         raise invalid_answer(f"a response of more than {MAX_VALUES} values")
     context.memory.grow(parsed_bytes(len(body), values))
+    found = f"{answer.status} with {_content_type(answer, limits)} that is not"
     try:
-        response = await context.run(len(body), _parse_response, body, has_id)
-    except (ValueError, KeyError) as error:
-        found = "a response" if has_id else "a JSON object"
-        raise invalid_answer(f"200 with {_content_type(answer, limits)} that is not {found}") from error
-    return response_reply(response, headers, body)
+        response = await context.run(len(body), _parse_response, body)
+    except ValueError as error:
+        raise invalid_answer(f"{found} {'a response' if has_id else 'a JSON object'}") from error
+    refused = refusal_in_success(response, headers, has_id=has_id)
+    if refused is None and has_id and "id" not in response:
+        raise invalid_answer(f"{found} a response")
+    return response_reply(response, headers, body) if refused is None else refused
 
 
 class Stream:
     """The batches of a streamed answer: one batch is what one read brought. Does not own the answer."""
 
-    def __init__(self, answer: UpstreamAnswer, context: Context, limits: AnswerLimits) -> None:
+    def __init__(
+        self, answer: UpstreamAnswer, context: Context, limits: AnswerLimits, decoder: Decoder, start: bytes
+    ) -> None:
+        """`start` is what was read already."""
         self._answer = answer
         self._parser = SSEParser(context.followed)
         self._context = context
-        self._received = b""  # what was read and not parsed yet
+        self._received = start  # and not parsed yet
         self._limits = limits
-        self._decoder = decoder_of(answer)
+        self._decoder = decoder
         self._is_ended = False
         self.is_complete = False  # whether the response's terminal event was received
-        answer.count_events()
 
     def __aiter__(self) -> Self:
         return self
@@ -139,15 +154,27 @@ class Stream:
             raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
 
 
-async def read_body(answer: UpstreamAnswer, limits: AnswerLimits, context: Context | None = None) -> bytes:
-    """Return the whole body, without secrets. Raises BackendError.
+async def _read_start(answer: UpstreamAnswer, decoder: Decoder) -> bytes:
+    """Return the first bytes of a body, enough to show what it is, or all of it. Raises BackendError."""
+    start = await read_chunk(answer, decoder)
+    while len(start) < SHORTEST_START and (more := await read_chunk(answer, decoder)):
+        start += more
+    return start
+
+
+async def read_body(
+    answer: UpstreamAnswer, limits: AnswerLimits, context: Context | None = None, decoder: Decoder | None = None,
+    start: bytes = b"",
+) -> bytes:  # fmt: skip
+    """Return the whole body, without secrets. Raises BackendError. `start` is what the decoder gave already.
 
     With a context, its memory is counted (Unavailable if none is left), and a large one is searched in a thread.
     """
     chunks: list[bytes] = []
     size = 0
-    decoder = decoder_of(answer)
-    while chunk := await read_chunk(answer, decoder):
+    decoder = decoder_of(answer) if decoder is None else decoder
+    while chunk := start or await read_chunk(answer, decoder):
+        start = b""
         size += len(chunk)
         if size > limits.max_bytes:
             raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
@@ -162,11 +189,9 @@ def _without_secrets(chunks: list[bytes], scrubber: Scrubber) -> bytes:
     return scrubber.data(b"".join(chunks))
 
 
-def _parse_response(body: bytes, has_id: bool) -> Mapping[str, Any]:  # noqa: FBT001  it is passed to a thread
-    """Raises ValueError or KeyError for what is not a JSON object, or has no id although it should."""
-    response = parse_payload(body)
-    if has_id:
-        _ = response["id"]
+def _parse_response(body: bytes) -> Mapping[str, Any]:
+    """Raises ValueError for what is not a JSON object."""
+    response = parse_leniently(body)
     output = response.get("output")
     if isinstance(output, list) and len(output) > MAX_ITEMS:
         raise BackendError("The upstream's answer has too many items.", code="upstream_too_large", source="gateway")
@@ -182,21 +207,16 @@ async def read_rest(answer: UpstreamAnswer) -> None:
                     pass
 
 
-async def refusal(answer: UpstreamAnswer, headers: dict[str, str], limits: AnswerLimits) -> Reply:
-    """The upstream's own refusal. A body that clients of the protocol cannot read is replaced; the status stays."""
-    if answer.status == 401:
-        message = "The upstream refused the gateway's own credentials."
-        raise BackendError(
-            message, code="upstream_auth", headers={"x-should-retry": "false"}, source="gateway", sent=False
-        )
-    if not 400 <= answer.status < 600:  # redirects are not followed: the prompt would go to another address
-        raise invalid_answer(f"status {answer.status}")
+async def refusal(
+    answer: UpstreamAnswer, headers: dict[str, str], limits: AnswerLimits, *, is_relayed: bool = False
+) -> Reply:
+    """Return the upstream's own refusal. Raises BackendError for one that concerns the gateway alone.
+
+    `is_relayed`: an error object passes as it is, since the path may be one of another protocol.
+    """
+    check_status(answer.status)
     body = await _read_refusal(answer, limits)
-    if not _is_envelope(body):
-        message = f"The upstream answered {answer.status} with {_content_type(answer, limits)}."
-        kind = RequestError if answer.status < 500 else BackendError
-        body = orjson.dumps(envelope(kind(message, status=answer.status, code="upstream_error")))
-    return Reply(answer.status, headers, body=body)
+    return refusal_of_body(answer.status, headers, body, _content_type(answer, limits), is_relayed=is_relayed)
 
 
 async def _read_refusal(answer: UpstreamAnswer, limits: AnswerLimits) -> bytes:
@@ -233,26 +253,3 @@ async def read_chunk(answer: UpstreamAnswer, decoder: Decoder) -> bytes:
     except ValueError as error:
         raise invalid_answer(str(error)) from error
     return b""
-
-
-def names_missing_endpoint(reply: Reply) -> bool:
-    """Whether a refusal says that the server has no such path, rather than that something it looked for is missing.
-
-    A server of the protocol names what it looked for in a code, a param or the message ("Item with id ... not found.");
-    a router of a web framework does not.
-    """
-    if reply.status != 404:
-        return reply.status == 405
-    error = orjson.loads(reply.body or b"{}").get("error", {})
-    has_reason = isinstance(error.get("param"), str) or " id " in str(error.get("message"))
-    return not has_reason and error.get("code") in (None, 404, "404", "upstream_error")
-
-
-def _is_envelope(body: bytes) -> bool:
-    if has_more_values(body, MAX_REFUSAL_VALUES):
-        return False
-    try:
-        refusal: Any = orjson.loads(body)
-    except ValueError:
-        return False
-    return isinstance(refusal, Mapping) and isinstance(refusal.get("error"), Mapping)

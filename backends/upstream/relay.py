@@ -14,7 +14,7 @@ async def relay_reply_of(answer: UpstreamAnswer, limits: AnswerLimits) -> RelayR
     """Return an answer as it is; a refusal in the form that all clients read. Raises BackendError."""
     headers = limits.headers.forwarded(answer.fields, limits.scrubber)
     if not 200 <= answer.status < 300:
-        reply = await refusal(answer, headers, limits)
+        reply = await refusal(answer, headers, limits, is_relayed=True)
         return RelayReply(reply.status, {**reply.headers, "Content-Type": "application/json"}, body=reply.body)
     if content_type := answer.fields.get("content-type"):
         headers["Content-Type"] = limits.scrubber.text(content_type)

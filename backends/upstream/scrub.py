@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import orjson
 
-from proxy.wire.event import Batch, Event, Run, parse_payload, payload_of
+from proxy.wire.event import Batch, Event, Run, parse_leniently, payload_of
 
 REPLACEMENT = "[redacted]"
 SHORTEST_CHARS = 8
@@ -77,7 +77,7 @@ class Scrubber:
         frames = self.data(unit.sse)
         if isinstance(unit, Run):
             return Run(frames)
-        return Event(unit.type, frames, parse_payload(payload_of(frames)))
+        return Event(unit.type, frames, parse_leniently(payload_of(frames)))
 
 
 class StreamScrubber:

@@ -17,6 +17,7 @@ import orjson
 
 from proxy.wire.call import Call
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, response_reply
+from proxy.wire.large_json import loads_leniently
 from proxy.wire.sse import SSEParser
 
 ECHOED = ("metadata", "safety_identifier", "user")
@@ -120,7 +121,7 @@ class Entry:
 
     def _body_reply(self, own: Mapping[str, Any] | None) -> Reply | None:
         """Return the response object as it was stored, or with the caller's own fields. Raises ValueError."""
-        response = orjson.loads(self.body)
+        response = loads_leniently(self.body)
         if not isinstance(response, dict) or response.get("status") != "completed":
             return None
         if own is None:

@@ -27,7 +27,7 @@ from proxy.routing.routes import FALLBACK
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
-from proxy.wire.event import Batch, Reply, response_reply
+from proxy.wire.event import Batch, Reply, parse_leniently, response_reply
 from proxy.wire.sse import SSEParser
 
 log = structlog.get_logger()
@@ -143,7 +143,7 @@ class SharedFlights:
         context.target, context.is_answered = head["target"], self._is_charged
         report(context, "collapsed", "fwd=uri-miss; collapsed")
         if head["is_body"]:
-            reply = response_reply(orjson.loads(head["content"]), head["headers"], head["content"])
+            reply = response_reply(parse_leniently(head["content"]), head["headers"], head["content"])
         else:
             reply = Reply(200, head["headers"], batches=_batches(messages, context.followed))
         return with_own_fields(reply, head["echoed"], echoed_fields(shared.call))

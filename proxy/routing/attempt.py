@@ -24,7 +24,8 @@ from proxy.wire.loggable import summarize_error
 log = structlog.get_logger()
 
 BREAKS = frozenset({
-    "upstream_cut", "upstream_invalid_response", "upstream_reset", "upstream_stalled", "upstream_timeout",
+    "server_error", "upstream_cut", "upstream_error",
+    "upstream_invalid_response", "upstream_reset", "upstream_stalled", "upstream_timeout",
     "upstream_total_timeout",
 })  # fmt: skip
 """Codes of faults that break off a reply after it has begun."""

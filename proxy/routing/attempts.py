@@ -75,7 +75,7 @@ class Attempts:
 def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts: int, context: Context) -> None:
     """Note which target has answered, and after how many attempts."""
     reply = outcome.reply
-    context.is_answered = reply is not None and reply.status == 200
+    context.is_answered = reply is not None and reply.status == 200 and not outcome.is_refused
     context.target = choice.target.backend.name if context.is_answered else None
     if attempts > 1:
         context.record.attempts = attempts
@@ -86,16 +86,17 @@ def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts
 
 def _settled(outcome: AttemptOutcome, attempts: int) -> Reply:
     """Return the reply of the last attempt, or raise its error, saying truthfully whether another one may help."""
-    if outcome.reply is not None and (attempts == 1 or outcome.is_success):
-        return outcome.reply
+    reply = outcome.refusal() or outcome.reply
+    if reply is not None and (attempts == 1 or outcome.is_success):
+        return reply
     advice = {} if attempts == 1 else {"x-should-retry": "true" if outcome.next is Next.ANY_TARGET else "false"}
-    if outcome.reply is None:
+    if reply is None:
         error = outcome.error
         if error is None:
             raise RuntimeError("An attempt came to neither a reply nor an error.")
         error.headers = {**advice, **error.headers}
         raise error
-    return replace(outcome.reply, headers={**advice, **outcome.reply.headers})
+    return replace(reply, headers={**advice, **reply.headers})
 
 
 def _log_retry(choice: Choice, outcome: AttemptOutcome, following: Choice, context: Context) -> None:

@@ -6,7 +6,7 @@
     408, 429, 5xx (409, and others with advice)           yes            yes
     429 without quota; x-should-retry: false              no             429 only
     connection broken, or stream ended, before an event   no             yes, unless tools may have run
-    stream that begins with an error of the server        as 5xx
+    stream whose first event is an error of the server    as 5xx; its status is then that of the answer
     everything else                                       no             no
 
 A call whose target may still work on it (a timeout) is not sent again.
@@ -23,8 +23,10 @@ from policies.support.tools import has_server_tools
 from proxy.routing.advice import delay_of, wants_retry
 from proxy.rules.guard import stream_cut
 from proxy.wire.call import Call
-from proxy.wire.errors import BackendError
+from proxy.wire.errors import BackendError, envelope
 from proxy.wire.event import Batch, Event, Reply
+from proxy.wire.foreign_errors import ForeignError
+from proxy.wire.stream_errors import error_in, refusal_of_error
 
 REFUSED_FOR_NOW = frozenset({408, 429})
 NEVER_AGAIN = frozenset({501, 505})
@@ -33,7 +35,10 @@ FINAL = frozenset({"deadline_exceeded", "not_supported"})
 NO_PLACE = frozenset({"upstream_busy", "upstream_queue_full"})
 NO_FAULT = FINAL | NO_PLACE | {"connections_exhausted", "upstream_limited", "upstream_too_large"}
 """Codes of errors that do not speak against a target: limits of the gateway's own."""
-TRANSIENT_CODES = frozenset({"server_error", "rate_limit_exceeded", "overloaded", "server_is_overloaded", "slow_down"})
+TRANSIENT_CODES = frozenset({
+    "server_error", "rate_limit_exceeded", "overloaded", "server_is_overloaded", "slow_down",
+    "408", "429", "500", "502", "503", "529",
+})  # fmt: skip
 """The codes of errors with which a stream may begin, and that may be gone a moment later."""
 OPENERS = frozenset({"response.created", "response.queued", "response.in_progress"})
 MAX_COMMENTS = 100
@@ -64,6 +69,8 @@ class AttemptOutcome:
     @property
     def status(self) -> int:
         failed = self.error if self.reply is None else self.reply
+        if self.reply is not None and isinstance(self.reply.batches, _Refusing):
+            return self.reply.batches.error.status or 502
         return 502 if failed is None or self.first_error else failed.status
 
     @property
@@ -79,7 +86,22 @@ class AttemptOutcome:
     @property
     def may_have_run(self) -> bool:
         """Whether the target may have worked on the call, or may still do so."""
-        return self.reply.status == 200 if self.reply is not None else self.error is not None and self.error.sent
+        if self.reply is not None:
+            return self.reply.status == 200 and not self.is_refused
+        return self.error is not None and self.error.sent
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the reply is a stream of which the first event is an error."""
+        return self.reply is not None and isinstance(self.reply.batches, _Refusing)
+
+    def refusal(self) -> Reply | None:
+        """Return that error as an answer with its status, as nothing was sent yet; None for all other replies."""
+        reply = self.reply
+        if reply is None or not isinstance(reply.batches, _Refusing):
+            return None
+        refused = refusal_of_error(reply.batches.error)
+        return Reply(refused.status, {**refused.headers, **reply.headers}, body=orjson.dumps(envelope(refused)))
 
     @property
     def is_fault(self) -> bool:
@@ -134,7 +156,10 @@ async def begin(reply: Reply) -> tuple[Reply, str | None]:
             break
     else:
         raise stream_cut()
-    begun = _Begun(first, batches)
+    begun, error = _Begun(first, batches), _refusal_in(first)
+    if error is not None:
+        refusing = Reply(reply.status, reply.headers, batches=_Refusing(first, batches, error))
+        return refusing, error.code or error.type or "upstream_error"
     return Reply(reply.status, reply.headers, batches=begun, response=reply.response), _first_error(first)
 
 
@@ -156,6 +181,26 @@ class _Begun:
     async def _take_first(self) -> Batch:
         first, self._first = self._first or (), None
         return first
+
+
+class _Refusing(_Begun):
+    """The batches of a stream whose first event is an error."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, first: Batch, batches: AsyncIterator[Batch], error: ForeignError) -> None:
+        super().__init__(first, batches)
+        self.error = error
+
+
+def _refusal_in(batch: Batch) -> ForeignError | None:
+    """Return the error with which a stream begins, before any other event; None for almost all streams."""
+    if batch[0].type in OPENERS:
+        return None
+    for unit in batch:
+        if not _is_comment(unit):
+            return error_in(unit)
+    return None
 
 
 def _is_comment(unit: Any) -> bool:

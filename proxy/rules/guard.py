@@ -23,6 +23,8 @@ from proxy.wire.ending import failure_events, incomplete_events, incomplete_resp
 from proxy.wire.errors import BackendError, BackendRefusal, Unavailable
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop, events_of_body, terminal_of_body
 from proxy.wire.large_json import dumps
+from proxy.wire.stream_errors import error_in, refusal_of_error
+from proxy.wire.transcript import Transcript
 from proxy.workers import LARGE_BYTES
 
 log = structlog.get_logger()
@@ -264,12 +266,21 @@ async def _end_incomplete(reason: str, context: Context) -> Batch:
 
 async def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:
     """Return the events that report a failure. Raises it while nothing was sent: then it is still an HTTP status."""
+    if isinstance(failure, BackendError):
+        failure = _reason_of(context.transcript) or failure
     if not (call.is_stream and context.transcript.is_started):
         raise failure
-    if not isinstance(failure, ShuttingDown | BackendRefusal):
-        log.warning("backend.failed", code=failure.code, message=failure.message)
+    if not isinstance(failure, ShuttingDown):
+        words = {} if isinstance(failure, BackendRefusal) else {"message": failure.message}
+        log.warning("backend.failed", code=failure.code, **words)
     context.record.code = failure.code
     return await _complete(await _end(partial(failure_events, context.transcript, failure), context), context)
+
+
+def _reason_of(transcript: Transcript) -> BackendError | None:
+    """Return the error that the upstream itself sent before its stream ended, if it did."""
+    error = error_in(transcript.last) if transcript.error is None else error_in(transcript.error)
+    return None if error is None else refusal_of_error(error)
 
 
 async def _end(events: Callable[[], Sequence[Event]], context: Context) -> Batch:

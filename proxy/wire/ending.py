@@ -16,6 +16,15 @@ from proxy.wire.event import Event, Reply
 from proxy.wire.items import JSON
 from proxy.wire.transcript import Transcript
 
+# The codes that typed clients know in a response. All others are in the `error` event only. Source: openai-python.
+RESPONSE_CODES = frozenset({
+    "server_error", "rate_limit_exceeded", "invalid_prompt", "data_residency_mismatch", "bio_policy",
+    "misalignment_policy_violation", "vector_store_timeout", "invalid_image", "invalid_image_format",
+    "invalid_base64_image", "invalid_image_url", "image_too_large", "image_too_small", "image_parse_error",
+    "image_content_policy_violation", "invalid_image_mode", "image_file_too_large", "unsupported_image_media_type",
+    "empty_image_file", "failed_to_download_image", "image_file_not_found",
+})  # fmt: skip
+
 
 def failure_events(transcript: Transcript, error: HeadgateError) -> list[Event]:
     """Return the events that end a stream with a failure. An `error` event already sent is not repeated.
@@ -23,11 +32,12 @@ def failure_events(transcript: Transcript, error: HeadgateError) -> list[Event]:
     Open items are closed first: some clients read nothing after an `error` event.
     """
     events = _close_items(transcript)
-    if not transcript.has_error:
+    if transcript.error is None:
         fields = envelope(error)["error"]
         flat = {name: fields[name] for name in ("code", "message", "param")}
         events.append(_compose(transcript, "error", **flat, error=fields))
-    failed = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
+    code = error.code if isinstance(error, BackendRefusal) and error.code in RESPONSE_CODES else "server_error"
+    failed = {"status": "failed", "error": {"code": code, "message": error.message}}
     return [*events, _terminal(transcript, failed)]
 
 

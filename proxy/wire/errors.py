@@ -21,7 +21,7 @@ Source = Literal["upstream", "network", "gateway"]
 class HeadgateError(Exception):
     """An answer other than a reply: a status, a message, and the field and code it concerns."""
 
-    type: ClassVar[str] = "server_error"
+    type: str = "server_error"
     retry: ClassVar[bool | None] = None  # the value of `x-should-retry`; None leaves the decision to the caller's SDK
 
     def __init__(

@@ -6,14 +6,13 @@ received are kept as they are and forwarded untouched.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from proxy.wire.large_json import dumps, loads
+from proxy.wire.large_json import dumps, loads, loads_leniently
 
 # Source: https://platform.openai.com/docs/api-reference/responses-streaming (the last event of a response)
 TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -42,7 +41,7 @@ class Event:
     def data(self) -> Mapping[str, Any]:
         """The event's JSON object, parsed at the first access. Raises ValueError when the frame holds none."""
         if self._data is None:
-            self._data = parse_payload(payload_of(self.sse))
+            self._data = parse_leniently(payload_of(self.sse))
         return self._data
 
     @property
@@ -191,18 +190,15 @@ def parse_payload(payload: bytes) -> Mapping[str, Any]:
 def parse_leniently(payload: bytes) -> Mapping[str, Any]:
     """Return the JSON object in a payload, also of JSON that clients read although it is not strictly valid.
 
-    Lone surrogates and invalid UTF-8 become replacement characters, NaN and infinities null. Raises ValueError for what
-    is not an object even so.
+    Raises ValueError for what is not an object even so.
     """
     try:
         return parse_payload(payload)
     except orjson.JSONDecodeError:
-        text = payload.decode(errors="replace")
-    try:
-        data = json.loads(text, parse_constant=lambda _: None, strict=False)
-        return parse_payload(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
-    except RecursionError as error:
-        raise ValueError("an event is nested too deeply") from error
+        data = loads_leniently(payload)
+    if not isinstance(data, dict):
+        raise ValueError("an event's data is not an object")  # noqa: TRY004  as in parse_payload
+    return data
 
 
 def terminal_type(status: object) -> str:

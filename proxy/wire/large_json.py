@@ -5,6 +5,7 @@ large have long strings, mostly files in base64. Those are converted in pieces, 
 placeholders stand for them. Small texts go to orjson as they are.
 """
 
+import json
 import re
 import secrets
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ PIECE_BYTES = 1_048_576
 """How much of a string is converted at a time, in bytes or characters."""
 MAX_REST_BYTES = 25_165_824
 """How large a text may be beside its long strings, in bytes: parsing and encoding that takes less than 0.1 s."""
+MAX_LENIENT_BYTES = 33_554_432
+"""The longest text that is read leniently, in bytes: that holds the interpreter's lock for longer."""
 # Where a string can be cut: far enough from an escape, and before a character. Escapes have at most twelve bytes.
 _CUT = re.compile(rb"[^\\]{12}[^\\\x80-\xbf]")
 CUT_SEARCHED_BYTES = 65_536
@@ -56,6 +59,24 @@ def loads(text: bytes) -> Any:
     if strings:
         raise TooMuchText(f"a name of more than {LONG_BYTES} bytes, or a name twice in one object")
     return value[0]
+
+
+def loads_leniently(text: bytes) -> Any:
+    """Return the value of a JSON text, also of one that clients read although it is not strictly valid.
+
+    A byte order mark is skipped; lone surrogates and invalid UTF-8 become replacement characters, NaN and infinities
+    null. Raises ValueError for what is no JSON even so, or is odd and has more than MAX_LENIENT_BYTES.
+    """
+    try:
+        return loads(text)
+    except orjson.JSONDecodeError:
+        if len(text) > MAX_LENIENT_BYTES:
+            raise
+    try:
+        data = json.loads(text.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, strict=False)
+        return orjson.loads(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
 
 
 def loads_own(text: bytes) -> Any:

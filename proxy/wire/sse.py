@@ -17,7 +17,7 @@ from itertools import groupby
 import orjson
 
 from proxy.wire.bounds import has_more_values
-from proxy.wire.event import Event, Run, parse_leniently, parse_payload, payload_of
+from proxy.wire.event import Event, Run, parse_leniently, payload_of
 from proxy.wire.large_json import TooMuchText
 
 BOM = b"\xef\xbb\xbf"
@@ -78,7 +78,7 @@ class SSEParser:
         if not _last_frame_end(frame, 0, len(frame)):
             frame = frame.rstrip(b"\r\n") + b"\n\n"
             try:
-                parse_payload(payload_of(frame))
+                parse_leniently(payload_of(frame))
             except ValueError:
                 frame = b""
         return self._split(blank_lines + frame)

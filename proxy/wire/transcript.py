@@ -7,7 +7,7 @@ Deltas are parsed only when an item has to be closed before its end.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from proxy.wire.event import TERMINALS, Batch, Event, Run, parse_payload
+from proxy.wire.event import TERMINALS, Batch, Event, Run, parse_leniently
 from proxy.wire.items import JSON, PART_TYPES
 
 MAX_EXACT = 2**53 - 1  # the greatest integer that JavaScript clients read exactly
@@ -51,7 +51,8 @@ class Transcript:
         self.is_started = False  # whether a batch was passed on: before that an error is still an HTTP status
         self.created: Event | None = None
         self.terminal: Event | None = None
-        self.has_error = False  # whether an `error` event was passed on
+        self.error: Event | None = None  # the `error` event that was passed on
+        self.last: Event | Run | None = None  # what was passed on last
         self.is_changed = False  # whether a reply check changed an event: the cache keeps only what a backend said
         self._items: dict[tuple[int, str | None], Any] = {}  # the finished items, by output_index and id
         self._open: dict[int, tuple[int, Event]] = {}  # by output_index: where it is in the log, and its `added` event
@@ -89,7 +90,8 @@ class Transcript:
                 self._log.clear()
                 self._log_bytes = 0
                 self._is_log_full = False
-        self.is_started = self.is_started or bool(batch)
+        if batch:
+            self.is_started, self.last = True, batch[-1]
         if self._clock is not None and len(self._marks) < MAX_MARKS:
             self._marks.append((self._clock(), self._log_bytes))
 
@@ -176,7 +178,7 @@ class Transcript:
         elif event.type in TERMINALS:
             self.terminal = event
         elif event.type == "error":
-            self.has_error = True
+            self.error = event
 
     def _append(self, unit: Event | Run) -> None:
         size_bytes = self._log_bytes + len(unit.sse)
@@ -242,6 +244,6 @@ def _data_of(unit: Event | Run) -> Iterator[Mapping[str, Any]]:
         return
     for payload in unit.payloads():
         try:
-            yield parse_payload(payload)
+            yield parse_leniently(payload)
         except ValueError:
             continue

@@ -83,7 +83,7 @@ def test_the_first_lifecycle_event_and_errors_are_recorded():
 
     assert transcript.created is not None
     assert transcript.created.response["id"] == "resp_0001"
-    assert (transcript.has_error, transcript_of(CANONICAL).has_error) == (True, False)
+    assert (transcript.error is not None, transcript_of(CANONICAL).error) == (True, None)
 
 
 def test_items_are_in_the_order_of_their_output_index():

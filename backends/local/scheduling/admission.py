@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from backends.local.decoding.job import DecodingStep, Job
 from backends.local.scheduling.costs import Costs
@@ -34,7 +33,7 @@ DEFAULT_COSTS = Costs(0.02, 0.1, 0.0005, 0, 1)
 class Busy(BackendError):
     """Source: https://platform.openai.com/docs/guides/rate-limits (429: the error's type names the limit)."""
 
-    type: ClassVar[str] = "requests"
+    type: str = "requests"
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from backends.upstream.answer import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
 from backends.upstream.errors import invalid_answer
+from backends.upstream.refusals import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
 from proxy.wire.bounds import has_more_values
 from proxy.wire.call import Call
 from proxy.wire.event import TERMINALS, parse_leniently

@@ -149,7 +149,7 @@ class TurnRunner:
             await self._socket.send([in_lane(refusal_message(reply, _headers(turn)), lane)])
             return
         async for batch in reply.batches:
-            is_error = context.transcript.has_error and context.transcript.created is None
+            is_error = context.transcript.error and context.transcript.created is None
             if is_error:
                 payloads = [in_lane(_first_error(batch, _headers(turn)), lane)]
             elif sum([unit.received_bytes for unit in batch]) < LARGE_BYTES:

@@ -1,6 +1,7 @@
 """Faults, refusals and dialects of an upstream, played on a raw socket."""
 
 import gzip
+import re
 import socket
 
 import orjson
@@ -80,11 +81,6 @@ FAULTS = {
     "200 with nothing": (playing(whole(b"", JSON)), 502, "upstream_invalid_response"),
     "200 with a list": (playing(whole(b"[]", JSON)), 502, "upstream_invalid_response"),
     "200 with half a JSON": (playing(whole(FINAL[:-9], JSON)), 502, "upstream_invalid_response"),
-    "events under a wrong name": (
-        playing(whole(CANONICAL, "Content-Type: text/plain")),
-        502,
-        "upstream_invalid_response",
-    ),
     "an unknown encoding": (playing(whole(FINAL, JSON, "Content-Encoding: br")), 502, "upstream_invalid_response"),
     "a stream of no events": (playing(whole(b"", SSE)), 502, "upstream_cut"),
     "a stream of the sentinel": (playing(whole(b"data: [DONE]\n\n", SSE)), 502, "upstream_cut"),
@@ -215,11 +211,24 @@ WHOLE = {
     "JSON with a charset": playing(whole(FINAL, "content-type: application/json; charset=utf-8")),
     "JSON without a name": playing(whole(FINAL)),
     "JSON under a wrong name": playing(whole(FINAL, "Content-Type: text/html")),
+    "JSON with 201": playing(whole(FINAL, JSON, status="201 Created")),
+    "JSON with 202": playing(whole(FINAL, JSON, status="202 Accepted")),
+    "JSON called events": playing(whole(b"\r\n " + FINAL, SSE)),
+    "JSON after a byte order mark": playing(whole(b"\xef\xbb\xbf" + FINAL, JSON)),
     "JSON that ends with the connection": playing(b"HTTP/1.0 200 OK\r\n\r\n" + FINAL, end="close"),
     "unrequested gzip of JSON": playing(whole(gzip.compress(FINAL), JSON, "Content-Encoding: gzip")),
     "events": playing(whole(CANONICAL, SSE)),
     "events with a charset": playing(whole(CANONICAL, "content-type: Text/Event-Stream; charset=utf-8")),
     "unrequested gzip of events": playing(whole(gzip.compress(CANONICAL), SSE, "Content-Encoding: gzip")),
+    "events with 201": playing(whole(CANONICAL, SSE, status="201 Created")),
+    "events under a wrong name": playing(whole(CANONICAL, "Content-Type: text/plain")),
+    "events called JSON": playing(whole(CANONICAL, JSON)),
+    "events without a name": playing(whole(CANONICAL)),
+    "events without a name, after a comment": playing(whole(b": hello\n\n" + CANONICAL)),
+    "events without a name, after a byte order mark": playing(whole(b"\xef\xbb\xbf\n" + CANONICAL)),
+    "events without a name or an event line": playing(
+        b"HTTP/1.0 200 OK\r\n\r\n", *(bytes([byte]) for byte in re.sub(rb"event: .*\n", b"", CANONICAL)), end="close"
+    ),
     "events byte by byte": playing(OPEN_ENDED, *(bytes([byte]) for byte in CANONICAL), end="close"),
     "events whose sentinel is missing": playing(OPEN_ENDED + b"".join(FRAMES[:-1]), end="close"),
     "events whose last line end is missing": playing(OPEN_ENDED + b"".join(FRAMES[:-1])[:-2], end="close"),
@@ -242,11 +251,56 @@ async def test_an_answer_has_the_form_that_was_requested(gateway: str, upstream:
 
     assert (body.status, body.headers["content-type"]) == (200, "application/json")
     assert (stream.status, stream.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-    assert orjson.loads(body.body) == orjson.loads(FINAL)
+    assert orjson.loads(body.body.removeprefix(b"\xef\xbb\xbf")) == orjson.loads(FINAL)
     assert events(stream.body)[-2]["response"] == orjson.loads(FINAL)
     assert events(stream.body)[-1] == "[DONE]"
     assert final.output_text == "Hello."
     assert {body.headers.get("content-encoding"), stream.headers.get("content-encoding")} == {None}
+
+
+ODD = {
+    "a lone surrogate": (rb"\ud800", "?"),
+    "an infinity": (b'","metadata":-Infinity,"x":"', ""),
+    "a byte that is no UTF-8": (b"\xff", "\ufffd"),
+}
+
+
+@pytest.mark.parametrize(("odd", "text"), ODD.values(), ids=ODD)
+async def test_json_that_only_lenient_readers_accept_passes_as_it_is(gateway, upstream, odd: bytes, text: str):
+    """The bytes of a body and of frames are the upstream's; what the gateway composes of them is valid JSON."""
+    body, frames = FINAL.replace(b"Hello.", b"Hello." + odd), CANONICAL.replace(b'"Hello."', b'"Hello.%b"' % odd)
+    upstream.play = playing(whole(body, JSON))
+    relayed, composed = await ask(gateway, post()), await ask(gateway, STREAM)
+    upstream.play = playing(whole(frames, SSE))
+    streamed, converted = await ask(gateway, STREAM), await ask(gateway, post())
+
+    assert (relayed.body, streamed.body) == (body, frames)
+    assert b"Hello.%b" % text.encode() in converted.body
+    assert orjson.loads(converted.body)["status"] == events(composed.body)[-2]["response"]["status"] == "completed"
+
+
+ODD_FRAMES = {
+    "data that is no JSON": b"event: response.output_item.done\ndata: {nope\n\n",
+    "data that is no object": b"data: null\n\ndata: 1\n\ndata: []\n\n",
+    "no data": b"event: response.output_text.delta\n\n",
+    "an item that is none": b'data: {"type":"response.output_item.added","output_index":"x","item":7}\n\n',
+    "an item without its end": b'data: {"type":"response.output_item.added","output_index":5,"item":null}\n\n',
+    "a response that is none": b'data: {"type":"response.in_progress","response":[1]}\n\n',
+    "a number that is none": b'data: {"type":"response.created","sequence_number":-Infinity,"response":null}\n\n',
+    "odd fields": b"id: 5\nretry: x\nnonsense\n\n",
+    "a type that is none": b'data: {"type":["response.completed"]}\n\n',
+}
+
+
+@pytest.mark.parametrize("odd", ODD_FRAMES.values(), ids=ODD_FRAMES)
+async def test_an_odd_frame_fails_no_stream(gateway: str, upstream: RawUpstream, odd: bytes):
+    """It passes as it is, and the response ends as it would without it."""
+    frames = b"".join([*FRAMES[:6], odd, *FRAMES[6:]])
+    upstream.play = playing(whole(frames, SSE))
+    streamed, converted = await ask(gateway, STREAM), await ask(gateway, post())
+
+    assert streamed.body == frames
+    assert (converted.status, orjson.loads(converted.body)) == (200, orjson.loads(FINAL))
 
 
 REFUSALS = {
@@ -261,6 +315,66 @@ REFUSALS = {
     "400 with a word": (whole(b'{"error":"no"}', JSON, status="400 No"), 400, None),
     "413 with a list": (whole(b"[]", JSON, status="413 No"), 413, None),
 }
+
+
+LENGTH = b'"code":"context_length_exceeded","message":"Too long.","type":"invalid_request_error","param":"input"'
+TOO_LONG = (400, "context_length_exceeded", "Too long.")
+# Errors that come with a status of success, as bodies and as the first event of a stream.
+UNCALLED = {
+    "an object in a body": (whole(b'{ "error": {%b} }' % LENGTH, JSON), *TOO_LONG),
+    "a text in a body": (whole(b'{"error" : "No model."}', JSON), 502, "upstream_error", "No model."),
+    "a flat body": (
+        whole(b'{"object":"error","message":"Busy.","type":"x","code":503}', JSON), 503, "503", "Busy."
+    ),
+    "a key that was refused": (
+        whole(b'{"error":{"message":"sk-gateway","code":401}}', JSON), 502, "upstream_auth",
+        "The upstream refused the gateway's own credentials.",
+    ),
+    "a nested event": (whole(frame_of("error", b'{"type":"error","error":{%b}}' % LENGTH), SSE), *TOO_LONG),
+    "a flat event": (whole(b': hi\n\ndata:{%b , "type" : "error"}\r\n\r\n' % LENGTH.replace(b',"type":"invalid_request_error"', b""), SSE), *TOO_LONG),
+    "an event without a type": (whole(b'data: {"x": 1, "error" : {%b}}\n\ndata: [DONE]\n\n' % LENGTH, SSE), *TOO_LONG),
+    "an event of words": (whole(b"event: error\ndata: It broke.\n\n", SSE), 502, "upstream_error", "It broke."),
+    "an event with a detail": (whole(b'data: {"detail":"No.","status":429}\n\n', SSE), 429, "upstream_error", "No."),
+    "an event about the key": (
+        whole(b'data: {"error":{"message":"sk-gateway","status":401}}\n\n', SSE), 502, "upstream_auth",
+        "The upstream refused the gateway's own credentials.",
+    ),
+}  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize(("data", "status", "code", "message"), UNCALLED.values(), ids=UNCALLED)
+async def test_an_error_with_a_status_of_success_is_a_refusal(gateway, upstream, call, data, status, code, message):  # noqa: PLR0913, PLR0917
+    """Nothing was sent yet, so that its reason comes with a status of its own."""
+    upstream.play = playing(data)
+    answer = await ask(gateway, post(call))
+
+    assert (answer.status, answer.error["code"], answer.error["message"]) == (status, code, message)
+    assert answer.error["param"] == ("input" if code == "context_length_exceeded" else None)
+    assert "sk-gateway" not in str(answer)
+
+
+LATE_ERRORS = {
+    "nested": frame_of("error", b'{"type":"error","sequence_number":6,"error":{%b}}' % LENGTH),
+    "without a type": b'data: {"error": {%b}}\n\n' % LENGTH,
+    "without a type, then the sentinel": b'data: {"error":{%b}}\n\ndata: [DONE]\n\n' % LENGTH,
+}
+
+
+@pytest.mark.parametrize("error", LATE_ERRORS.values(), ids=LATE_ERRORS)
+@pytest.mark.parametrize("end", ["close", "reset", "hang"])
+async def test_the_reason_of_an_error_in_a_stream_survives(short_timeout_gateway, upstream, error: bytes, end: str):
+    """A stream ends with it, however the upstream ends; a call for a body gets its status."""
+    upstream.play = playing(OPEN_ENDED + FIRST_FRAMES, error, end=end)
+    stream, body = await ask(short_timeout_gateway, STREAM), await ask(short_timeout_gateway, post())
+    *_, failed, _ = events(stream.body)
+    last_error = [event for event in events(stream.body)[:-1] if event.get("type") == "error"][-1]
+
+    assert failed["response"]["error"] == {"code": "server_error", "message": "Too long."}  # a code that clients know
+    assert last_error["error"]["code"] == "context_length_exceeded"
+    assert stream.body.startswith(FIRST_FRAMES + error.replace(b"data: [DONE]\n\n", b""))
+    assert (body.status, body.error["code"], body.error["message"]) == TOO_LONG
+    assert (body.error["type"], body.error["param"]) == ("invalid_request_error", "input")
 
 
 @BOTH

@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from backends.upstream.answer import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
+from backends.upstream.refusals import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
 from backends.upstream.websocket.messages import (
     SMALL_BYTES,
     create_message,

@@ -64,13 +64,12 @@ class ForeignError:
 
 
 def is_envelope(data: object) -> bool:
-    """Whether a JSON value is the protocol's envelope, with all four fields and no others' types."""
+    """Whether a JSON value is the protocol's envelope: it has a message, and no field has a foreign type."""
     error = data.get("error") if isinstance(data, Mapping) else None
     return (
         isinstance(error, Mapping)
         and isinstance(error.get("message"), str)
-        and isinstance(error.get("type"), str)
-        and all(name in error and isinstance(error[name], str | None) for name in ("param", "code"))
+        and all(isinstance(error.get(name), str | None) for name in ("type", "param", "code"))
     )
 
 

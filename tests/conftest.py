@@ -73,6 +73,18 @@ def state_table(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any
 
 
 @pytest.fixture
+def shared_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let gateways of this process share what reading and measuring the demo model gives, most of a start's work.
+
+    Each gateway loads weights of its own.
+    """
+    from tests import demo_model  # the engine is imported where it is needed
+
+    monkeypatch.setattr(demo_model.local, "read_model", demo_model.read_once)
+    monkeypatch.setattr(demo_model.thread_engine, "measure_engine", demo_model.measure_once)
+
+
+@pytest.fixture
 async def start_gateway() -> AsyncIterator[StartGateway]:
     """Start gateways: `await start_gateway(tables, tracer=None)` returns the address of one with these config tables.
 

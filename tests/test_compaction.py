@@ -29,7 +29,7 @@ SUMMARY = 'Summary of the conversation so far:\nAssistant: Hello Ada.\nget_weath
 
 
 @pytest.fixture(autouse=True)
-def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def keys(monkeypatch: pytest.MonkeyPatch, shared_demo: None) -> None:
     for name in ("ANNA", "BEN"):
         monkeypatch.setenv(f"{name}_KEY", f"{name.lower()}-key")
     monkeypatch.setenv("STATE_SECRET", "a-secret-of-at-least-thirty-two-characters")

@@ -19,6 +19,7 @@ RETRIEVE = "GET /responses/{response_id}"
 LANES = 32
 DEMO = {"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread", "context_length": 512}
 RECORDED = ("canonical", "incomplete", "failing", "failed_only")
+pytestmark = pytest.mark.usefixtures("shared_demo")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from tests.wire.contract import SCHEMAS, answer_faults, error_faults
 
 DOCUMENT = SCHEMAS["openai-openapi-2026-08-21"]
 DEMO = {"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread", "context_length": 512}
+pytestmark = pytest.mark.usefixtures("shared_demo")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from tests.sdk import connect_sdk
 
 MODEL = "headgate-demo"
 BACKEND = {"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread", "context_length": 512}
+pytestmark = pytest.mark.usefixtures("shared_demo")
 WEATHER: dict[str, Any] = {
     "type": "function", "name": "get_weather", "strict": True, "description": "The weather in a city",
     "parameters": {

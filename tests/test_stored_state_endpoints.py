@@ -27,7 +27,7 @@ def tables(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def keys(monkeypatch: pytest.MonkeyPatch, shared_demo: None) -> None:
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)
     monkeypatch.setenv("STATE_SECRET", "a-secret-of-at-least-thirty-two-characters")

@@ -22,7 +22,7 @@ TIMEOUT_S = 60
 
 
 @pytest.fixture
-async def address(start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch) -> str:
+async def address(start_gateway: StartGateway, shared_demo: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gateway with the demo model, a policy, and two teams."""
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)

@@ -18,6 +18,7 @@ from tests.sockets import SocketCaller, calling
 from tests.wire.contract import answer_faults, error_faults, event_faults, message_faults, order_faults
 
 KEY = {"Authorization": f"Bearer {KEYS['anna']}"}
+pytestmark = pytest.mark.usefixtures("shared_demo")
 CREATE, COMPACT = "POST /responses", "POST /responses/compact"
 WEATHER: dict[str, Any] = {
     "type": "function", "name": "get_weather", "description": "The weather in a place",

@@ -9,6 +9,8 @@ from tests.clients.node_sdk import NodeSdk, install
 from tests.conftest import StartGateway
 from tests.timeouts import TIMEOUT_S
 
+pytestmark = pytest.mark.usefixtures("shared_demo")
+
 # What the SDK has beside endpoints, by the file whose cases do not call it.
 OTHERS = {
     "responses.mjs": {"conversations", "conversations.items"},

@@ -10,6 +10,8 @@ from tests.clients.node_sdk import NodeSdk, install
 from tests.conftest import StartGateway
 from tests.test_background_processes import Gateway
 
+pytestmark = pytest.mark.usefixtures("shared_demo")
+
 TABLES = f"""
 [server]
 port = 0

@@ -21,6 +21,8 @@ from tests.clients.gateways import KEYS, KINDS, Served, serving
 from tests.conftest import StartGateway
 from tests.timeouts import TIMEOUT_S
 
+pytestmark = pytest.mark.usefixtures("shared_demo")
+
 USER: Any = {"type": "message", "role": "user", "content": "One"}
 RESOURCES = (
     "responses",

@@ -539,16 +539,19 @@ async def test_more_values_than_can_be_checked_are_refused():
     assert await reason(InputUrls(), make_call(input=[many, many])) is None
 
 
-LETTERS = [chr(code) for code in range(sys.maxunicode) if chr(code).casefold().isascii() and chr(code).isalpha()]
+@pytest.fixture(scope="module")
+def letters() -> list[str]:
+    """Every character that folds to ASCII letters."""
+    return [chr(code) for code in range(sys.maxunicode) if chr(code).casefold().isascii() and chr(code).isalpha()]
 
 
 @pytest.mark.parametrize("suffix", REFERENCE_SUFFIXES)
-def test_the_fast_filter_finds_every_spelling_of_a_name(suffix: str):
+def test_the_fast_filter_finds_every_spelling_of_a_name(suffix: str, letters: list[str]):
     """With any character that folds to letters of the suffix, and with hyphens and underscores between them."""
     length = len(suffix)
     names = [
         f"x{suffix[:start]}{letter}{suffix[end:]}"
-        for letter in LETTERS
+        for letter in letters
         for start in range(length)
         for end in range(start, length + 1)
     ]

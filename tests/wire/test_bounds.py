@@ -90,12 +90,10 @@ def test_counting_continues_across_windows():
     assert count_values(text, WINDOW_BYTES) > WINDOW_BYTES
 
 
-@pytest.mark.parametrize(
-    "text",
-    [b"[]," * 20_000_000, b'"' * 60_000_000, b"\\" * 60_000_000, b'"' + b'\\"' * 30_000_000, b'"",' * 20_000_000],
-)
-def test_counting_ends_soon_after_the_limit(text: bytes):
+@pytest.mark.parametrize(("begin", "unit"), [(b"", b"[],"), (b"", b'"'), (b"", b"\\"), (b'"', b'\\"'), (b"", b'"",')])
+def test_counting_ends_soon_after_the_limit(begin: bytes, unit: bytes):
     """60 MB of separators, quotes or backslashes are no work: counting is linear and ends at the limit."""
+    text = begin + unit * (60_000_000 // len(unit))
     with fail_if_stuck():
         assert count_values(text, 1000) >= 1
 

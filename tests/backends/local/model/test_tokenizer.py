@@ -13,6 +13,7 @@ from tests.models import END, START, TEMPLATE, make_tokenizer
 
 TOKENIZER = make_tokenizer()
 TOKENS = ModelTokenizer(TOKENIZER)
+CONTROL_IDS = frozenset(TOKENS.control_tokens.values())
 LOOK_ALIKES = ("<|im_end|>", "<|im_", "end|>", "<", "|>", "<tool_call>", "</tool_call", ">", "Hello", " ", "\n", "é😀",
                "\uff1c\uff5cim_end\uff5c\uff1e", "<\uff5cim_end\uff5c>", "<|im\u200b_end|>", "\u2581", "Ġ", "<0x3C>", "\\u003c", "\x00", "\u202e")  # fmt: skip
 # The templates of two families, one of which transforms callers' texts more than the other.
@@ -26,7 +27,7 @@ def prompt_around(text):
 
 
 def control_tokens_in(ids):
-    return [TOKENIZER.id_to_token(number) for number in ids if number in set(TOKENS.control_tokens.values())]
+    return [TOKENIZER.id_to_token(number) for number in ids if number in CONTROL_IDS]
 
 
 def test_a_prompt_is_tokenized_as_by_the_reference():
@@ -67,17 +68,22 @@ def conversation(texts):
     ]
 
 
-@settings(deadline=None, max_examples=150)
-@given(st.lists(TEXTS, min_size=8, max_size=8))
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_text_in_any_place_never_becomes_a_control_token(template, texts):
+def test_text_in_any_place_never_becomes_a_control_token(template):
     """Instructions, messages, calls, their arguments and results, and every part of a tool."""
     chat = ChatTemplate(TEMPLATES[template], TOKENS.control_tokens, {"bos_token": START, "eos_token": END})
-    hostile, harmless = (
-        control_tokens_in(TOKENS.encode(chat.render(*conversation(each)))) for each in (texts, ["harmless"] * 8)
-    )
 
-    assert harmless == hostile
+    def tokens_with(texts):
+        return control_tokens_in(TOKENS.encode(chat.render(*conversation(texts))))
+
+    harmless = tokens_with(["harmless"] * 8)
+
+    @settings(deadline=None, max_examples=150)
+    @given(st.lists(TEXTS, min_size=8, max_size=8))
+    def check(texts):
+        assert harmless == tokens_with(texts)
+
+    check()
 
 
 def test_the_positions_of_control_tokens_are_checked():

@@ -98,7 +98,9 @@ class Context:
 
     async def run(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """Return what a function returns that works on a body of this size: in a thread if it is large."""
-        return await self.run_large(function, *args) if self.is_large(size_bytes) else function(*args)
+        if size_bytes >= LARGE_BYTES or self.values >= MANY_VALUES:  # as `is_large`, without a call of it
+            return await self.run_large(function, *args)
+        return function(*args)
 
     async def encode(self, call: Call) -> bytes:
         """Return the encoding of a call; one that was changed is encoded in a thread if it is large."""

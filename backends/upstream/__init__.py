@@ -10,9 +10,9 @@ Source: https://platform.openai.com/docs/api-reference/responses
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from ssl import SSLContext
 from typing import ClassVar
@@ -23,16 +23,15 @@ import orjson
 from backends import Backend, Concurrency, unsupported
 from backends.upstream.answer import (
     AnswerLimits,
-    Stream,
     UpstreamAnswer,
     read_body,
-    read_rest,
     reply_of,
 )
 from backends.upstream.credentials import Credentials
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.http1 import BodySource, Client, Origin, Proxy, Timeouts, create_tls_context, encode_head
+from backends.upstream.opening import Opening
 from backends.upstream.refusals import names_missing_endpoint
 from backends.upstream.relay import relay_reply_of
 from backends.upstream.settings import UpstreamSettings
@@ -157,33 +156,28 @@ class Upstream(UpstreamSettings):
         await self._dialer.close()
         await self._client.close()
 
-    @asynccontextmanager
-    async def respond(self, call: Call, context: Context) -> AsyncIterator[Reply]:
-        answer = await self._ask(call, context)
-        try:
+    def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
+        async def read(answer: UpstreamAnswer) -> Reply:
             reply = await reply_of(answer, context, self._limits, has_id=call.operation == "create")
             if call.operation != "create" and names_missing_endpoint(reply):
                 raise unsupported(f"POST /v1/{PATHS[call.operation]}")
-            yield reply
-            if isinstance(reply.batches, Stream) and reply.batches.is_complete:
-                await read_rest(answer)
-        finally:
-            answer.close()
+            return reply
 
-    @asynccontextmanager
-    async def forward(self, request: ResourceRequest, context: Context) -> AsyncIterator[Reply]:
-        headers = self._headers(request.headers, context)
-        body = await _body_of(request, context)
-        answer = await self._request(request.method, request.path, body, headers, request.query)
-        try:
+        return Opening(partial(self._ask, call, context), read)
+
+    def forward(self, request: ResourceRequest, context: Context) -> AbstractAsyncContextManager[Reply]:
+        async def ask() -> UpstreamAnswer:
+            headers = self._headers(request.headers, context)
+            body = await _body_of(request, context)
+            return await self._request(request.method, request.path, body, headers, request.query)
+
+        async def read(answer: UpstreamAnswer) -> Reply:
             reply = await reply_of(answer, context, self._limits, has_id=False)
             if reply.status == 405:
                 raise unsupported(f"{request.method} requests for {request.kind}")
-            yield reply
-            if isinstance(reply.batches, Stream) and reply.batches.is_complete:
-                await read_rest(answer)
-        finally:
-            answer.close()
+            return reply
+
+        return Opening(ask, read)
 
     @asynccontextmanager
     async def relay(self, request: RelayRequest, context: Context) -> AsyncIterator[RelayReply]:

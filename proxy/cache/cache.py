@@ -117,14 +117,19 @@ class Cache:
         fallback = entry if freshness is Freshness.FALLBACK else None
         return CacheSlot(place, fallback=fallback, can_be_shared=self._settings.collapse != "off" and directives == ANY)
 
+    def fill(
+        self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
+    ) -> AbstractAsyncContextManager[Reply]:
+        """Return what opens the reply of a backend, or joins an identical call; if the backend fails, a stale one.
+
+        It is kept once it is complete. Entering it raises what the opening raises.
+        """
+        return opening if slot.place is None else self._fill(slot, opening, call, context)
+
     @asynccontextmanager
-    async def fill(
+    async def _fill(
         self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
     ) -> AsyncIterator[Reply]:
-        """Open the reply of a backend, or join an identical call; if the backend fails, give a stale one.
-
-        It is kept once it is complete. Raises what the opening raises.
-        """
         if slot.can_be_shared:
             look_again = partial(self._look_again, slot, call, context)
             if self._flights.has_ended_since(slot) and (late := await look_again()) is not None:

@@ -1,6 +1,6 @@
 """One request and what its answer needs: the state that handlers share, before and beside a call's context."""
 
-import secrets
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -51,7 +51,7 @@ class Exchange:
         self.metrics = metrics
         self.template: str | None = None
         self._is_counted = False
-        self.request_id = f"req_{secrets.token_hex(16)}"
+        self.request_id = f"req_{os.urandom(16).hex()}"
         self.trace = trace
         self.event = "request.finished"
         self.record = RequestRecord()

@@ -1,9 +1,10 @@
 """Opens the reply to a call: at a target of its route, and after a failure at another one, or again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from types import TracebackType
 
 import structlog
 
@@ -39,37 +40,80 @@ class Attempts:
         except BackendError:
             return {}
 
-    @asynccontextmanager
-    async def reply(self, call: Call, route: Route, context: Context) -> AsyncIterator[Reply]:
-        """Open a reply whose first event is there; leaving the block ends the work behind it.
+    def reply(self, call: Call, route: Route, context: Context) -> AbstractAsyncContextManager[Reply]:
+        """Return what opens a reply whose first event is there; leaving the block ends the work behind it.
 
         After that nothing is tried again: the caller may have received something. What the last attempt came to is
-        the reply, or the error. Raises BackendError, Unavailable.
+        the reply, or the error. Entering it raises BackendError, Unavailable.
         """
+        return AttemptedReply(self, call, route, context)
+
+    def plan(self, call: Call, route: Route, context: Context) -> Plan:
+        """Begin the attempts of a call."""
         budget = self._budgets.get(route.name)
         if budget is None:
             budget = self._budgets[route.name] = RetryBudget()
         if len(route.targets) > 1:
             self.targets.poll(route)
-        plan = Plan(call, route, context, self.targets, budget)
-        choice, attempts, may_have_run = plan.first(), 1, False
+        return Plan(call, route, context, self.targets, budget)
+
+
+class AttemptedReply:
+    """Makes the attempts of a call when it is entered, and leaves the last one when it is left.
+
+    It is a class, because a generator costs every call ten times as many calls of functions.
+    """
+
+    __slots__ = ("_attempt", "_attempts", "_call", "_context", "_may_have_run", "_plan", "_route")
+
+    def __init__(self, attempts: Attempts, call: Call, route: Route, context: Context) -> None:
+        self._attempts = attempts
+        self._call = call
+        self._route = route
+        self._context = context
+        self._may_have_run = False
+        self._plan: Plan
+        self._attempt: Attempt | HedgedAttempt
+
+    async def __aenter__(self) -> Reply:
+        self._plan = self._attempts.plan(self._call, self._route, self._context)
+        choice, attempts = self._plan.first(), 1
         while True:
             if choice.delay_s:
                 await asyncio.sleep(choice.delay_s)
-            context.is_sent = True
-            is_hedged = choice.route.pool.hedge_after_s is not None and may_hedge(choice, context)
-            attempt = HedgedAttempt(plan, choice, context) if is_hedged else Attempt(choice, context)
-            async with attempt as outcome:
-                choice = attempt.choice
-                may_have_run = may_have_run or outcome.may_have_run
-                following = None if outcome.is_success else plan.after(choice, outcome)
+            self._context.is_sent = True
+            attempt = self._attempt_at(choice)
+            outcome = await attempt.__aenter__()
+            try:
+                following = self._following(attempt.choice, outcome, attempts)
                 if following is None:
-                    context.is_sent = may_have_run
-                    _note_answer(choice, outcome, route, attempts, context)
-                    yield _settled(outcome, attempts)
-                    return
-                _log_retry(choice, outcome, following, context)
+                    self._attempt = attempt
+                    return _settled(outcome, attempts)
+            except BaseException as error:
+                await attempt.__aexit__(type(error), error, error.__traceback__)
+                raise
+            await attempt.__aexit__(None, None, None)
             choice, attempts = following, attempts + 1
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._attempt.__aexit__(kind, error, traceback)
+
+    def _attempt_at(self, choice: Choice) -> Attempt | HedgedAttempt:
+        is_hedged = choice.route.pool.hedge_after_s is not None and may_hedge(choice, self._context)
+        return HedgedAttempt(self._plan, choice, self._context) if is_hedged else Attempt(choice, self._context)
+
+    def _following(self, choice: Choice, outcome: AttemptOutcome, attempts: int) -> Choice | None:
+        """Return the choice after an outcome; None if that is the reply, or the error."""
+        self._may_have_run = self._may_have_run or outcome.may_have_run
+        following = None if outcome.is_success else self._plan.after(choice, outcome)
+        if following is None:
+            self._context.is_sent = self._may_have_run
+            _note_answer(choice, outcome, self._route, attempts, self._context)
+        else:
+            _log_retry(choice, outcome, following, self._context)
+        return following
 
 
 def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts: int, context: Context) -> None:

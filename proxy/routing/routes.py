@@ -52,11 +52,11 @@ class Route:
     pool: PoolSettings = field(default_factory=PoolSettings)
     fallbacks: tuple[Fallback, ...] = ()
     cache: CacheWhen | None = None
+    keeps_state: bool = field(init=False, compare=False)
+    """Whether its targets resolve the ids of responses and conversations themselves."""
 
-    @property
-    def keeps_state(self) -> bool:
-        """Whether its targets resolve the ids of responses and conversations themselves."""
-        return all(target.keeps_state for target in self.targets)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keeps_state", all(target.keeps_state for target in self.targets))
 
     def narrowed_to(self, targets: Sequence[Backend], fallbacks: Sequence[Fallback] = ()) -> "Route":
         """Return the route with fewer targets and fallbacks: the others could not answer a call."""

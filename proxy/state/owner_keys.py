@@ -2,7 +2,7 @@
 
 import hashlib
 
-from proxy.state.references import Kind, containers_of, ids_of
+from proxy.state.references import Kind, ids_of_output
 from proxy.wire.fields import normalize
 
 
@@ -13,14 +13,13 @@ def owner_key(kind: Kind, value: str) -> str:
 
 def digest_of(*parts: str) -> str:
     """A key contains hashes only, no text of a caller's."""
-    digest = hashlib.sha256()
+    framed = b""
     for part in parts:
         encoded = part.encode(errors="surrogatepass")
-        digest.update(len(encoded).to_bytes(8) + encoded)
-    return digest.hexdigest()
+        framed += len(encoded).to_bytes(8) + encoded
+    return hashlib.sha256(framed).hexdigest()
 
 
 def item_keys(items: object, *, are_kept: bool) -> list[str]:
     """Return the keys of items, if they are kept, and of the containers in which their tools ran."""
-    keys = [owner_key("container", container) for container in containers_of(items)]
-    return keys + ([owner_key("item", item_id) for item_id in ids_of(items)] if are_kept else [])
+    return [owner_key(kind, value) for kind, value in ids_of_output(items) if are_kept or kind == "container"]

@@ -6,7 +6,7 @@ conversation; what is budgeted over a chain is keyed by its id.
 """
 
 import asyncio
-import secrets
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -168,7 +168,7 @@ class Ownership:
     async def bind_id(self, kind: Kind, value: str, target: str, context: Context) -> None:
         """Bind an id that was created, or is used for the first time. A fault of the store is logged."""
         try:
-            owner = self._owner_of(context, target, context.get(CHAIN) or secrets.token_hex(16))
+            owner = self._owner_of(context, target, context.get(CHAIN) or os.urandom(16).hex())
             await self._put(kind, value, owner, keep_chain=True)
         except StoreError as error:
             _log_failure(error, context)
@@ -228,7 +228,7 @@ class Ownership:
             return known
         references = continued(call.body)
         if not references:
-            return secrets.token_hex(16)
+            return os.urandom(16).hex()
         owner, *_ = await self.owners(references[:1], context)
         if owner is not None and owner.team == context.caller.team:
             return owner.chain

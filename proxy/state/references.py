@@ -3,7 +3,7 @@
 An id that only says where something came from (annotations, results) gives access to nothing, and is none of these.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 from pydantic_core import SchemaValidator, core_schema
@@ -55,6 +55,8 @@ class KeptReference(NamedTuple):
 
 def continued(body: Mapping[str, Any]) -> list[Reference]:
     """Return what a call continues; the first reference decides its chain. Raises RequestError for overlong ids."""
+    if body.get("conversation") is None and body.get("previous_response_id") is None:
+        return []
     found = []
     if (conversation := conversation_id(body)) is not None:
         found.append(Reference("conversation", conversation, "conversation"))
@@ -70,7 +72,8 @@ def find_references(call: Call) -> list[Reference]:
     body = call.body
     found = dict.fromkeys(continued(body))
     for field in ITEM_FIELDS:
-        found |= dict.fromkeys(_stored_items(body.get(field), field))
+        if isinstance(items := body.get(field), list):
+            found |= dict.fromkeys(_stored_items(items, field))
     if _find_name(call.encoded) is not None:
         found |= dict.fromkeys(_ids_inside(body))
     for reference in found:
@@ -91,17 +94,21 @@ def conversation_id(holder: Mapping[str, Any]) -> str | None:
     return conversation if isinstance(conversation, str) else None
 
 
-def ids_of(items: object) -> list[str]:
-    """Return the ids of items, in a response or a list of an upstream."""
-    listed = items if isinstance(items, list) else []
-    return [item["id"] for item in listed if isinstance(item, dict) and is_id(item.get("id"))]
-
-
-def containers_of(items: object) -> list[str]:
-    """Return the ids of the containers in which tools of these items ran: later calls can run tools there."""
-    listed = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-    holders = listed + [item["environment"] for item in listed if isinstance(item.get("environment"), dict)]
-    return [holder["container_id"] for holder in holders if is_id(holder.get("container_id"))]
+def ids_of_output(items: object) -> list[tuple[Kind, str]]:
+    """Return the ids of items, in a response or a list of an upstream, and of the containers in which their tools ran:
+    later calls can run tools there.
+    """
+    found: list[tuple[Kind, str]] = []
+    for item in items if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        environment = item.get("environment")
+        container = environment.get("container_id") if isinstance(environment, dict) else None
+        named: tuple[tuple[Kind, Any], ...] = (
+            ("item", item.get("id")), ("container", item.get("container_id")), ("container", container),
+        )  # fmt: skip
+        found += [(kind, value) for kind, value in named if value is not None and is_id(value)]
+    return found
 
 
 def is_id(value: object) -> TypeGuard[str]:
@@ -143,9 +150,9 @@ def _check_length(reference: Reference) -> None:
         raise not_found(reference.param, reference.id, reference.kind)
 
 
-def _stored_items(items: object, field: str) -> Iterator[Reference]:
+def _stored_items(items: Sequence[Any], field: str) -> Iterator[Reference]:
     """Yield the items in a field that an upstream looks up: references, and items without their content."""
-    for item in items if isinstance(items, list) else ():
+    for item in items:
         if type(item) is dict and type(item.get("id")) is str and _is_stored(item):
             yield Reference("item", item["id"], field)
 

@@ -34,14 +34,21 @@ class GroupedCache(Generic[T]):
 
     def put(self, key: str, entry: T, group: str) -> None:
         """Set an entry; its end and its size are read again."""
-        if self._group_of.get(key, group) != group:
-            self.pop(key)
         entries = self._groups.get(group)
         if entries is None:
             entries = self._groups[group] = self._make()
-        before = entries.currsize
-        entries[key] = entry
-        self._note(group, before)
+        known = self._group_of.get(key)
+        if known is None:  # almost always; what expires meanwhile counts until `count_again`
+            entries[key] = entry
+            self.most_size += entries.getsizeof(entry)
+            self.most_entries += 1
+            self._counts[group] = self._counts.get(group, 0) + 1
+        else:
+            if known != group:
+                self.pop(key)
+            before = entries.currsize
+            entries[key] = entry
+            self._note(group, before)
         self._group_of[key] = group
         self._puts += 1
         if len(self._group_of) > self._clean_at:

@@ -6,12 +6,13 @@ in `Server-Timing`.
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -233,15 +234,26 @@ class TraceIds(RandomIdGenerator):
 def _is_sampled(tracer: Tracer) -> bool:
     """Whether a new trace will be recorded: most are not, and starting a span to learn that costs as much as a check.
 
-    A tracer with other ids than `TraceIds` is asked by starting a span.
+    A tracer with other ids than `TraceIds`, or with a sampler that does not decide by the id alone, is asked by
+    starting a span.
     """
-    ids, sampler = getattr(tracer, "id_generator", None), getattr(tracer, "sampler", None)
-    if not isinstance(ids, TraceIds) or not isinstance(sampler, Sampler):
-        return True
-    if sampler.should_sample(None, ids.peek(), "request", SpanKind.SERVER).decision is not Decision.DROP:
+    ids, bound = getattr(tracer, "id_generator", None), _bound_of(getattr(tracer, "sampler", None))
+    if not isinstance(ids, TraceIds) or bound is None or ids.peek() & TraceIdRatioBased.TRACE_ID_LIMIT < bound:
         return True
     ids.drop()
     return False
+
+
+@lru_cache(maxsize=4)
+def _bound_of(sampler: object) -> int | None:
+    """Return below which number the end of an id must be to be sampled; None for a sampler that decides otherwise.
+
+    Asking the sampler costs as much as starting a span. Source: opentelemetry.sdk.trace.sampling.
+    """
+    root = getattr(sampler, "_root", None) if isinstance(sampler, ParentBased) else sampler
+    if root is ALWAYS_OFF:
+        return 0
+    return root.bound if isinstance(root, TraceIdRatioBased) else None
 
 
 def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:

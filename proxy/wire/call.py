@@ -67,7 +67,8 @@ class Call:
     @property
     def size_bytes(self) -> int:
         """How long the encoding is; of a body that is not encoded yet, how large it was when it was received."""
-        return self.received_bytes if self.received_bytes and not self.is_encoded else len(self.encoded)
+        encoded = self._encoded
+        return len(encoded) if encoded is not None else self.received_bytes or len(self.encode())
 
     def encode(self) -> bytes:
         """Encode the body now."""

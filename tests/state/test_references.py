@@ -9,10 +9,9 @@ from proxy.state.references import (
     MAX_ID_CHARS,
     MAX_REFERENCES,
     NOT_PERSISTED,
-    containers_of,
     continued,
     find_references,
-    ids_of,
+    ids_of_output,
     not_found,
 )
 from proxy.wire.errors import RequestError
@@ -130,8 +129,8 @@ def test_ids_and_containers_of_items_are_listed():
         {"environment": {"container_id": "c2"}}, {"environment": 7, "container_id": None},
     ]  # fmt: skip
 
-    assert (ids_of(items), containers_of(items)) == (["msg_1"], ["c1", "c2"])
-    assert (ids_of(None), containers_of("x")) == ([], [])
+    assert ids_of_output(items) == [("item", "msg_1"), ("container", "c1"), ("container", "c2")]
+    assert (ids_of_output(None), ids_of_output("x")) == ([], [])
 
 
 @NO_DEADLINE

@@ -99,7 +99,7 @@ class UpstreamConnection(asyncio.Protocol):
         Raises BackendError.
         """
         if self._counts_parts:
-            self.note_event()  # the head, or the part before
+            self._has_event, self._event_deadline = True, None  # `note_event`: the head, or the part before
         while not self._chunks:
             if self._parser.is_complete:
                 return b""

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Mapping
+from typing import Any
 
 from backends.upstream.http1.connection import UpstreamConnection
 from backends.upstream.http1.dial import Dialer
@@ -87,7 +88,7 @@ class HttpAnswer:
 
     def __init__(self, client: Client, connection: UpstreamConnection, head: AnswerHead) -> None:
         self._client = client
-        self._connection: UpstreamConnection | None = connection
+        self._connection: UpstreamConnection | _Closed = connection
         self.status = head.status
         self.fields: Mapping[str, str] = head.fields
         """Names in lower case; repeated values joined by a comma."""
@@ -100,30 +101,35 @@ class HttpAnswer:
     @property
     def is_complete(self) -> bool:
         """Whether the whole body has arrived."""
-        return self._owned().is_complete
+        return self._connection.is_complete
 
     def read(self) -> Awaitable[bytes]:
         """Return what has arrived of the body since the last read, at least a byte; b"" at its end.
 
         Raises BackendError.
         """
-        return self._owned().read()
+        return self._connection.read()
 
     def count_events(self) -> None:
         """Limit the time between events, which `note_event` notes, and not that between parts of the body."""
-        self._owned().count_events()
+        self._connection.count_events()
 
     def note_event(self) -> None:
         """Note that an event has arrived."""
-        self._owned().note_event()
+        self._connection.note_event()
 
     def close(self) -> None:
         """Give up what was not read. The connection is reused if its answer has arrived as a whole, else closed."""
-        if (connection := self._connection) is not None:
-            self._connection = None
+        if isinstance(connection := self._connection, UpstreamConnection):
+            self._connection = _CLOSED
             self._client.release(connection)
 
-    def _owned(self) -> UpstreamConnection:
-        if self._connection is None:
-            raise RuntimeError("An answer was read after it was closed: its connection may serve another call.")
-        return self._connection
+
+class _Closed:
+    """Stands for the connection of an answer that was closed: that may serve another call."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("An answer was read after it was closed: its connection may serve another call.")
+
+
+_CLOSED = _Closed()

@@ -5,8 +5,8 @@ on the status is 200, so that an error can only end the stream.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import Self
 
 from aiohttp import web
 
@@ -21,13 +21,19 @@ from proxy.wire.event import Event
 
 
 class EarlyStream:
-    """A stream whose first event is awaited."""
+    """A stream whose first event is awaited in a `with` block of it: comments are written there.
 
-    __slots__ = ("_answer", "_common_headers", "_is_taken", "_request", "written_at")
+    A crash in the block ends the connection: a regular end would look complete.
+    """
 
-    def __init__(self, request: web.BaseRequest, common_headers: Callable[[], Mapping[str, str]]) -> None:
+    __slots__ = ("_answer", "_common_headers", "_heartbeats", "_is_taken", "_request", "written_at")
+
+    def __init__(
+        self, request: web.BaseRequest, common_headers: Callable[[], Mapping[str, str]], heartbeats: Heartbeats
+    ) -> None:
         self._request = request
         self._common_headers = common_headers
+        self._heartbeats = heartbeats
         self._answer: Answer | None = None
         self._is_taken = False
         self.written_at = time.monotonic()
@@ -48,18 +54,15 @@ class EarlyStream:
         self._is_taken = True
         return self._answer
 
-    @contextmanager
-    def kept_alive(self, heartbeats: Heartbeats) -> Iterator[None]:
-        """Write comments in the block. A crash in it ends the connection: a regular end would look complete."""
-        try:
-            with heartbeats(self):
-                yield
-        except HeadgateError:
-            raise
-        except Exception:
-            if self._answer is not None and self._request.transport is not None:
-                self._request.transport.abort()
-            raise
+    def __enter__(self) -> Self:
+        self._heartbeats.add(self)
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._heartbeats.discard(self)
+        is_crash = isinstance(error, Exception) and not isinstance(error, HeadgateError)
+        if is_crash and self._answer is not None and self._request.transport is not None:
+            self._request.transport.abort()
 
     async def fail(self, error: HeadgateError, call: Call, context: Context) -> web.StreamResponse:
         """End the stream with an error: a response is created that has failed. Raises the error if nothing was sent."""

@@ -69,10 +69,10 @@ class Responses:
 
     async def _stream(self, call: Call, exchange: Exchange, context: Context) -> web.StreamResponse:
         """Answer a call for a stream, whose head may be written before its first event is there."""
-        early = EarlyStream(exchange.request, exchange.common_headers)
+        early = EarlyStream(exchange.request, exchange.common_headers, self.ingress.heartbeats)
         refusal: HeadgateError
         try:
-            with early.kept_alive(self.ingress.heartbeats):
+            with early:
                 async with self.pipeline.reply_to(call, context) as reply:
                     if reply.batches is None and early.take() is not None:
                         raise refusal_of(reply)

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 from aiohttp import web
@@ -59,13 +58,15 @@ async def send(
     if is_head:
         await answer.end_stream()
         return answer
+    heartbeats.add(answer)
     try:
-        with heartbeats(answer):
-            await _write_stream(answer, first, batches)
+        await _write_stream(answer, first, batches)
     except Exception:
         if request.transport is not None:
             request.transport.abort()  # a regular end would look like a complete answer
         raise
+    finally:
+        heartbeats.discard(answer)
     return answer
 
 
@@ -93,16 +94,14 @@ class Heartbeats:
         self._streams: set[Silent] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    @contextmanager
-    def __call__(self, stream: Silent) -> Iterator[None]:
-        """Keep a stream alive inside the block."""
+    def add(self, stream: Silent) -> None:
+        """Keep a stream alive until it is discarded."""
         self._streams.add(stream)
         if self._timer is None:
             self._schedule()
-        try:
-            yield
-        finally:
-            self._streams.discard(stream)
+
+    def discard(self, stream: Silent) -> None:
+        self._streams.discard(stream)
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._interval_s / 4, self._check)

@@ -69,7 +69,8 @@ class Guard:
             return reply
         checks = [*(context.get(REPLY_CHECKS) or ())]
         if reply.batches is not None:
-            return replace(reply, batches=self._pass_stream(call, reply.batches, checks, context))
+            batches = self._pass_stream(call, reply.batches, checks, context)
+            return Reply(reply.status, reply.headers, batches=batches, response=reply.response)
         return await self._pass_body(call, reply, checks, context)
 
     async def _pass_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
@@ -253,6 +254,8 @@ def _changed_response(events: Batch, *, items_changed: bool) -> Mapping[str, Any
 async def _complete(batch: Batch, context: Context) -> Batch:
     """Return the last batch of a reply after what needs the whole reply has run: now it is known what is stored."""
     await context.complete_reply()
+    if not context.response_fields:
+        return batch
     completed = [await _complete_event(unit, context) for unit in batch]
     if completed[-1:] != batch[-1:]:
         context.transcript.see_body(completed[-1:])

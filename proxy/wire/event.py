@@ -57,7 +57,7 @@ class Event:
     @property
     def sse(self) -> bytes:
         """The event as one server-sent frame, its blank line included."""
-        return self.encode(0)
+        return self.encode(0) if self._sse is None else self._sse
 
     def encode(self, size_bytes: int) -> bytes:
         """Return the same, encoded now if it is not yet; `size_bytes` is about how long it is."""
@@ -72,7 +72,8 @@ class Event:
     @property
     def response(self) -> Mapping[str, Any]:
         """The response object that a lifecycle event carries; empty for any other event."""
-        response = self.data.get("response")
+        data = self.data if self._data is None else self._data
+        response = data.get("response")
         return response if isinstance(response, dict) else {}
 
     def __repr__(self) -> str:

@@ -66,8 +66,7 @@ class Pipeline:
             else:
                 begin("history")
                 call, route = await self.resources.open_conversation(call, route, context)
-                if not call.is_encoded:
-                    await context.encode(call)
+                await context.encode(call)
                 whole = await self.compaction.open(await self.history.complete(call, route, context), context)
                 context.trace.end_step()
                 context.on_response(partial(self.ownership.bind, call, context))

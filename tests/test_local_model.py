@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import orjson
 import pytest
+import pytest_asyncio
 from openai import AsyncOpenAI, BadRequestError
 from pydantic import BaseModel
 
-from tests.conftest import StartGateway
+from proxy.app import running
+from proxy.config.build import build
 from tests.sdk import connect_sdk
 
 MODEL = "headgate-demo"
@@ -32,14 +34,18 @@ class Person(BaseModel):
     mood: Literal["happy", "sad"]
 
 
-@pytest.fixture
-async def client(start_gateway: StartGateway) -> AsyncIterator[AsyncOpenAI]:
-    """The SDK's client for a gateway with the demo model in a separate process."""
-    address = await start_gateway({
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client() -> AsyncIterator[AsyncOpenAI]:
+    """The SDK's client for a gateway with the demo model in a separate process, the same for all tests of this file."""
+    config = build({
+        "server": {"port": 0, "drain_s": 0},
         "backend": [{"name": "demo", "use": "local", "path": "backends/demo", "ignore_unknown_tools": True}],
         "route": [{"model": MODEL, "backend": "demo"}],
     })  # fmt: skip
-    async with connect_sdk(address) as client:
+    async with running(config) as address, connect_sdk(address) as client:
         yield client
 
 

@@ -169,7 +169,7 @@ async def test_a_killed_gateway_leaves_no_engine(slow, tmp_path, http):
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 async def test_a_stopped_gateway_finishes_running_answers(slow, tmp_path, http, name):
     """The signal reaches all processes; the engine continues until the gateway has drained."""
-    async with run_gateway(tmp_path, slow, max_output_tokens=3000) as (process, address):
+    async with run_gateway(tmp_path, slow, max_output_tokens=1000) as (process, address):
         stream = EndlessStream(http, address)
         await stream.until(DELTA)
         (number,) = engine_processes(process.pid)

@@ -67,7 +67,7 @@ lock:
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --extra fast --extra build -o requirements.lock pyproject.toml
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --extra fast --extra build --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	  --extra fast --extra build --extra grpc --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -17,7 +17,7 @@ from proxy.app import serve
 from proxy.commands import audit, cache, identity, model, policy, show
 from proxy.config.build import default_config, read
 from proxy.config.validation import ConfigError
-from proxy.telemetry.logs import configure_logs
+from proxy.telemetry.logs import LogTally, configure_logs
 
 SUCCESS, INPUT_ERROR = 0, 2
 SWITCH_INTERVAL_S = 0.0005
@@ -48,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] | None = options.run
     is_server = run is None
-    close_logs = configure_logs(level=logging.INFO if is_server else logging.ERROR, final=is_server)
+    tally = LogTally()
+    close_logs = configure_logs(level=logging.INFO if is_server else logging.ERROR, final=is_server, tally=tally)
     try:
-        return _serve(options, close_logs) if run is None else run(options)
+        return _serve(options, close_logs, tally) if run is None else run(options)
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return INPUT_ERROR
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         close_logs()
 
 
-def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object]) -> int:
+def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], tally: LogTally) -> int:
     config = default_config() if options.config is None else read(options.config)
     if options.port is not None:
         config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
@@ -68,7 +69,7 @@ def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object]) -
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it
             gc.set_threshold(*COLLECTION_THRESHOLDS)
-            runner.run(serve(config, _greet, flush_logs))
+            runner.run(serve(config, _greet, flush_logs, tally))
     except (OSError, ValueError) as error:  # a port in use, a missing model
         print(f"headgate cannot start: {error}", file=sys.stderr)
         return INPUT_ERROR

@@ -36,6 +36,7 @@ from proxy.state.sealing import Sealing
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
+from proxy.telemetry.logs import LogTally
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
 from proxy.workers import BodyMemory, Workers
@@ -106,10 +107,11 @@ async def running(
     tracer: Tracer | None = None,
     flushes: list[Flush] | None = None,
     ending: asyncio.Event | None = None,
+    logged: LogTally | None = None,
 ) -> AsyncIterator[str]:
     """Start the gateway and give its address. Leaving the block drains and closes it, and `ending` announces that.
 
-    Functions that write queued lines of its files are added to `flushes`.
+    Functions that write queued lines of its files are added to `flushes`. `logged` counts what this process logs.
 
     Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
     """
@@ -132,6 +134,7 @@ async def running(
         server = build_server(config, dispatcher, workers)
         if observer is not None:
             observer.watch(server, memory, pipeline)
+            observer.watch_output(logged or LogTally(), {"audit": audit, "record": recorder})
             await resources.enter_async_context(operating(config.admin, observer, health.report))
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
         await runner.setup()
@@ -191,7 +194,9 @@ def _open_files(
     return audit, recorder
 
 
-async def serve(config: Config, greet: Callable[[str, Sequence[str]], None], flush_logs: Flush) -> None:
+async def serve(
+    config: Config, greet: Callable[[str, Sequence[str]], None], flush_logs: Flush, logged: LogTally
+) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then let running calls finish; a second signal ends the process at once.
 
     `greet` receives the address and the models of the routes. Under `nohup` SIGHUP stays ignored.
@@ -204,7 +209,7 @@ async def serve(config: Config, greet: Callable[[str, Sequence[str]], None], flu
     provider = tracer_provider()
     try:
         tracer = provider.get_tracer("headgate") if provider else None
-        async with running(config, tracer, flushes, stop) as address:
+        async with running(config, tracer, flushes, stop, logged) as address:
             models = [route.model for route in config.routes]
             log.info("server.started", address=f"{address}/v1", models=models)
             greet(address, models)

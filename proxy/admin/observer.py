@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from proxy.http.server import Connection, Server
@@ -15,7 +16,9 @@ from proxy.stores import Store
 from proxy.stores._measured import MeasuredStore
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry import metrics
+from proxy.telemetry.files import QueuedFile
 from proxy.telemetry.instruments import Instruments, Metric, Point, Snapshot
+from proxy.telemetry.logs import LogTally
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.workers import BodyMemory
 
@@ -54,13 +57,16 @@ class Observer:
         counts = pipeline.rules.decisions.counts
         observe(lambda: [(metrics.POLICY_DECISIONS, labels, count) for labels, count in counts.items()])
 
-    def watch_losses(self, losses: Mapping[str, Callable[[], int]]) -> None:
-        """Read how many lines and spans were lost, by what they are of."""
-        self._instruments.observe(lambda: [(metrics.LOST, (name,), read()) for name, read in losses.items()])
+    def watch_output(self, logged: LogTally, files: Mapping[str, QueuedFile | None]) -> None:
+        """Read what was logged, and how many lines of the log and of files were lost."""
+        observe = self._instruments.observe
+        observe(lambda: [(metrics.EVENTS, labels, count) for labels, count in [*logged.events.items()]])
+        losses = {name: partial(getattr, file, "lost_lines") for name, file in files.items() if file is not None}
+        self.watch_losses({"log": logged.lost_lines, **losses})
 
-    def watch_events(self, events: Mapping[tuple[str, str], int]) -> None:
-        """Read how often each event was logged: by event and level."""
-        self._instruments.observe(lambda: [(metrics.EVENTS, labels, count) for labels, count in [*events.items()]])
+    def watch_losses(self, losses: Mapping[str, Callable[[], int]]) -> None:
+        """Read how much was lost of what is written or sent, by what it is."""
+        self._instruments.observe(lambda: [(metrics.LOST, (name,), read()) for name, read in losses.items()])
 
     @asynccontextmanager
     async def watching_loop(self) -> AsyncIterator[None]:

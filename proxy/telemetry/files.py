@@ -41,6 +41,8 @@ class LineQueue:
         self._lines: list[bytes] = []
         self._size = 0  # of the lines queued and being written
         self._lost = 0
+        self.lost_lines = 0
+        """How many lines were lost since the start."""
         self._is_closing = False
         self._lock = threading.Lock()
         self._has_work = threading.Event()
@@ -56,6 +58,7 @@ class LineQueue:
         with self._lock:
             if self._size + len(line) > self._max_bytes:
                 self._lost += 1
+                self.lost_lines += 1
                 self.is_healthy = False
             else:
                 self._lines.append(line)
@@ -89,6 +92,7 @@ class LineQueue:
             with self._lock:
                 self._size -= sum(map(len, lines))
                 self._lost += unreported
+                self.lost_lines += min(unreported, len(lines))  # the others were counted before
                 self.is_healthy = self._lost == 0
                 if self._is_closing and self._lost and lines:
                     self._has_work.set()  # one more batch, to report them
@@ -125,6 +129,11 @@ class QueuedFile(ABC):
         is_written = self._queue is None or self._queue.close()
         if self.file is not None and is_written:  # a file that a thread still writes to must stay open
             self.file.close()
+
+    @property
+    def lost_lines(self) -> int:
+        """How many lines were lost since the start."""
+        return 0 if self._queue is None else self._queue.lost_lines
 
     @property
     def is_healthy(self) -> bool:

@@ -6,9 +6,11 @@ says how many were lost.
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from threading import RLock
 from typing import Any, TextIO
 
@@ -21,8 +23,24 @@ from proxy.wire.loggable import describe_crash, printable
 log = structlog.get_logger()
 
 
+class LogTally:
+    """What was logged, and what was lost of it, since the start."""
+
+    def __init__(self) -> None:
+        self.events: Counter[tuple[str, str]] = Counter()
+        """How often something other than information was logged: by event and level."""
+        self.lost_lines: Callable[[], int] = lambda: 0
+        """Return how many lines could not be written."""
+
+    def count(self, _logger: Any, level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Count one line, as a processor of structlog."""
+        if level != "info":
+            self.events[str(fields.get("event")), level] += 1
+        return fields
+
+
 def configure_logs(
-    *, console: bool | None = None, level: int = logging.INFO, final: bool = False
+    *, console: bool | None = None, level: int = logging.INFO, final: bool = False, tally: LogTally | None = None
 ) -> Callable[..., object]:
     """Send logs of this level and above to stderr: coloured on a terminal, else JSON, with libraries' warnings.
 
@@ -32,16 +50,21 @@ def configure_logs(
     stderr: TextIO | None = sys.stderr  # None in a process without standard streams
     if console is None:
         console = stderr is not None and stderr.isatty()
+    tally = LogTally() if tally is None else tally
     for_terminal: list[Any] = [
+        tally.count,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _describe_error,
         structlog.dev.ConsoleRenderer(),
         _encode_text,
     ]
-    writer = _QueuedWriter(stderr) if final else _LineWriter(stderr)
+    writer: _QueuedWriter | _LineWriter = _LineWriter(stderr)
+    if final:
+        writer = _QueuedWriter(stderr)
+        tally.lost_lines = writer.count_lost
     structlog.configure(
-        processors=for_terminal if console else [_encode_json],
+        processors=for_terminal if console else [partial(_encode_json, tally)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=final,
@@ -50,8 +73,10 @@ def configure_logs(
     return writer.close
 
 
-def _encode_json(_logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:
+def _encode_json(tally: LogTally, _logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:
     """One JSON line, in a single processor because every request writes one."""
+    if level != "info":
+        tally.count(_logger, level, fields)
     if "exc_info" in fields:
         fields = _describe_error(_logger, level, fields)
     return orjson.dumps({"timestamp": datetime.now(UTC), "level": level, **fields}, default=str)
@@ -112,6 +137,9 @@ class _QueuedWriter:
 
     def close(self, timeout_s: float = 2.0) -> None:
         self._queue.close(timeout_s)
+
+    def count_lost(self) -> int:
+        return self._queue.lost_lines
 
     def _write(self, lines: list[bytes], lost: int) -> int:
         if lost:

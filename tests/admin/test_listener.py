@@ -2,8 +2,9 @@
 
 import pytest
 
+from proxy.telemetry.logs import LogTally
 from tests.conftest import tables_for
-from tests.metrics import admin_of, parse
+from tests.metrics import admin_of, parse, scrape
 
 
 @pytest.fixture
@@ -53,3 +54,21 @@ async def test_operations_of_a_store_are_measured(http, start_gateway, upstream,
     }
 
     assert systems == {"state": "sqlite"}
+
+
+async def test_losses_and_warnings_are_counted(http, start_gateway, upstream, logged, tmp_path):
+    """An owner that could not be written is one: its caller gets the answer, the operator a metric and a log line."""
+    tally = LogTally()
+    tally.events["ownership.write_failed", "warning"] += 3
+    audit = {"path": str(tmp_path / "audit")}
+    await start_gateway(tables_for(upstream, admin={"port": 0}, audit=audit), logged=tally)
+    found = await scrape(http, admin_of(logged))
+    lost = {
+        dict(labels)["headgate_signal"]: value
+        for (name, labels), value in found.items()
+        if name == "headgate_lost_total"
+    }
+
+    assert lost == {"log": 0, "audit": 0}
+    event = frozenset({("headgate_event", "ownership.write_failed"), ("headgate_level", "warning")})
+    assert found["headgate_log_events_total", event] == 3

@@ -119,6 +119,7 @@ def test_lines_that_do_not_fit_into_the_queue_are_counted():
     assert (is_healthy, healthy_again) == (False, True)
     assert (writer.lines, writer.lost) == ([b"0123456789"] * 4, 3)
     assert writer.batches[1] == ([b"0123456789"] * 2, 3)
+    assert queue.lost_lines == 3
 
 
 def test_a_line_larger_than_the_queue_is_reported_without_another_line():

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from proxy.telemetry.files import QUEUE_BYTES
-from proxy.telemetry.logs import configure_logs
+from proxy.telemetry.logs import LogTally, configure_logs
 from tests.conftest import StartGateway
 from tests.full_disk import disk_full_at
 from tests.timeouts import fail_if_stuck
@@ -83,7 +83,8 @@ def test_warnings_of_libraries_are_logged_without_tracebacks(monkeypatch: pytest
     """
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
-    close = configure_logs(console=False, final=final)
+    tally = LogTally()
+    close = configure_logs(console=False, final=final, tally=tally)
     library = logging.getLogger("lib")
     try:
         int("a secret")
@@ -109,6 +110,7 @@ def test_warnings_of_libraries_are_logged_without_tracebacks(monkeypatch: pytest
         ("library.warned", "lib", "red \\x1b[31m", None),
     ]
     assert b"secret" not in written.getvalue()
+    assert tally.events == {("library.warned", "warning"): 7}
 
 
 @FINAL
@@ -203,7 +205,8 @@ def test_queued_lines_that_a_full_disk_refuses_are_counted(tmp_path: Path, monke
     path = tmp_path / "log"
     with path.open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        close = configure_logs(console=False, final=True)
+        tally = LogTally()
+        close = configure_logs(console=False, final=True, tally=tally)
         log = structlog.get_logger()
         with disk_full_at(10):
             for number in range(20):
@@ -221,6 +224,7 @@ def test_queued_lines_that_a_full_disk_refuses_are_counted(tmp_path: Path, monke
     assert len(torn) == 10
     assert written == []
     assert [(report["level"], report["count"]) for report in reports] == [("warning", 20)]
+    assert tally.lost_lines() == 20
     assert parsed[-1]["event"] == "last.happened"
 
 

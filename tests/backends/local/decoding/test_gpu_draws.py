@@ -32,20 +32,26 @@ class MisdrawingGpu:
     def __init__(self, generator, vocabulary, *, last=(), beyond=()):
         self._generator, self._last_id = generator, len(vocabulary) - 1
         self._last, self._beyond = last, beyond
-        self.tokens = 0
+        self._drawn = SimpleNamespace(tokens=0)
+
+    @property
+    def tokens(self):
+        return self._drawn.tokens
 
     def generate_batch(self, *args, callback, **options):
         failed = False
+        # The library drops a callback in a thread of the generator after the call: it must not be the last reference to it.
+        drawn, last, beyond, last_id = self._drawn, self._last, self._beyond, self._last_id
 
         def on_token(result):
             nonlocal failed
-            self.tokens += not failed
-            failed = failed or self.tokens in self._beyond
+            drawn.tokens += not failed
+            failed = failed or drawn.tokens in beyond
             if failed:
                 return True
-            if self.tokens in self._last:
+            if drawn.tokens in last:
                 result = SimpleNamespace(
-                    batch_id=result.batch_id, token_id=self._last_id, log_prob=-12.0, logits=result.logits,
+                    batch_id=result.batch_id, token_id=last_id, log_prob=-12.0, logits=result.logits,
                     is_last=result.is_last,
                 )  # fmt: skip
             return callback(result)

@@ -142,8 +142,8 @@ class Upstream(UpstreamSettings):
 
     @cached_property
     def _dialer(self) -> SocketDialer:
-        address = f"{'https' if self._origin.is_tls else 'http'}://{self._origin.authority}{self._path}/responses"
-        return SocketDialer(self.name, address, self.connect_timeout_s, self._tls, query=self._query, proxy=self._proxy)
+        path = f"{self._path}/responses"
+        return SocketDialer(self.name, self._client.dialer, path, self.connect_timeout_s, query=self._query)
 
     def check(self) -> None:
         if self.ca_file is not None or self.client_cert_file is not None:
@@ -157,7 +157,9 @@ class Upstream(UpstreamSettings):
         await self._client.close()
 
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
-        async def read(answer: UpstreamAnswer) -> Reply:
+        async def read(answer: UpstreamAnswer | TurnAnswer) -> Reply:
+            if isinstance(answer, TurnAnswer):
+                return Reply(200, {}, batches=answer)
             reply = await reply_of(answer, context, self._limits, has_id=call.operation == "create")
             if call.operation != "create" and names_missing_endpoint(reply):
                 raise unsupported(f"POST /v1/{PATHS[call.operation]}")
@@ -219,7 +221,7 @@ class Upstream(UpstreamSettings):
         answer.close()
         return True
 
-    async def _ask(self, call: Call, context: Context) -> UpstreamAnswer:
+    async def _ask(self, call: Call, context: Context) -> UpstreamAnswer | TurnAnswer:
         """Send a call and return the answer: by WebSocket if caller and upstream speak it. Raises BackendError."""
         place = context.get(LANE_CALL)
         if place is not None and self.websocket and call.operation == "create":
@@ -231,7 +233,7 @@ class Upstream(UpstreamSettings):
         headers = self._headers(call.headers, context)
         return await self._request("POST", PATHS[call.operation], await context.encode(call), headers, call.query)
 
-    async def _ask_by_websocket(self, call: Call, place: LaneCall, context: Context) -> UpstreamAnswer | None:
+    async def _ask_by_websocket(self, call: Call, place: LaneCall, context: Context) -> TurnAnswer | FixedAnswer | None:
         """Return the answer to a call, or the reply that has begun already; None if the upstream refuses upgrades."""
         begun, place.reply = place.reply, None  # another attempt asks for a response of its own
         if isinstance(begun, TurnAnswer):
@@ -239,7 +241,7 @@ class Upstream(UpstreamSettings):
         link = place.connection.part(
             self.name,
             lambda: UpstreamLink(
-                place.connection, self._dialer, self._limits.scrubber.data, first_s=self.first_event_timeout_s,
+                place.connection, self._dialer, self._limits.scrubber, first_s=self.first_event_timeout_s,
                 between_s=self.between_events_timeout_s,
             ),
         )  # fmt: skip

@@ -114,7 +114,7 @@ class Stream:
         self, answer: UpstreamAnswer, context: Context, limits: AnswerLimits, decoder: Decoder, start: bytes
     ) -> None:
         """`start` is what was read already."""
-        self._answer = answer
+        self.answer = answer
         self._parser = SSEParser(context.followed)
         self._context = context
         self._received = start  # and not parsed yet
@@ -128,7 +128,7 @@ class Stream:
 
     async def __anext__(self) -> Batch:
         while not self._is_ended:
-            chunk = self._received or await read_chunk(self._answer, self._decoder)
+            chunk = self._received or await read_chunk(self.answer, self._decoder)
             self._is_ended = not chunk
             if len(chunk) > STEP_BYTES:
                 self._received, chunk = chunk[STEP_BYTES:], chunk[:STEP_BYTES]
@@ -139,7 +139,7 @@ class Stream:
             if self._parser.pending_bytes != before:
                 self._context.memory.grow(self._parser.pending_bytes - before)
             if batch:
-                self._answer.note_event()
+                self.answer.note_event()
                 for unit in batch:
                     self.is_complete = self.is_complete or unit.type in TERMINALS
                 return batch

@@ -205,7 +205,7 @@ def _refusal_in(batch: Batch) -> ForeignError | None:
 
 def _is_comment(unit: Any) -> bool:
     """Whether a unit of a batch has comments only, with which some servers fill the time until the first event."""
-    return unit.type == "" and unit.sse.startswith(b":") and b"data" not in unit.sse
+    return unit.type == "" and unit.raw.startswith(b":") and b"data" not in unit.raw
 
 
 def _first_error(batch: Batch) -> str | None:

@@ -1,11 +1,12 @@
 """What a backend sends back: a reply, which is one JSON body or batches of events.
 
 An event knows its JSON and its server-sent form; which of the two is written is decided by the sender. Bytes that were
-received are kept as they are and forwarded untouched.
+received, as frames of a stream or as messages of a WebSocket, are kept as they are and forwarded untouched.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,32 +28,50 @@ LONG_FRAME_BYTES = 1_048_576
 """From this size on the lines of a frame are not split all at once, in bytes."""
 
 
+SMALL_BYTES = 4096
+"""Up to this size a payload whose type is not its first key is parsed to find it, in bytes."""
+_TYPE_FIRST = re.compile(rb'\s*+\{\s*+"type"\s*+:\s*+"([A-Za-z0-9_.:/-]{1,128})"\s*+[,}]')
+
+
 class Event:
-    """One event of a type that is followed, received (`sse`) or composed here (`data`)."""
+    """One event of a type that is followed, received as a frame (`sse`) or a message (`payload`), or composed here
+    (`data`).
+    """
 
-    __slots__ = ("_data", "_sse", "type")
+    __slots__ = ("_data", "_payload", "_sse", "type")
 
-    def __init__(self, type: str, sse: bytes | None = None, data: Mapping[str, Any] | None = None) -> None:  # noqa: A002
+    def __init__(
+        self, type: str, sse: bytes | None = None, data: Mapping[str, Any] | None = None,  # noqa: A002
+        *, payload: bytes | None = None,
+    ) -> None:  # fmt: skip
         self.type = type
         self._sse = sse
         self._data = data
+        self._payload = payload
 
     @property
     def data(self) -> Mapping[str, Any]:
         """The event's JSON object, parsed at the first access. Raises ValueError when the frame holds none."""
         if self._data is None:
-            self._data = parse_leniently(payload_of(self.sse))
+            self._data = parse_leniently(self.json)
         return self._data
 
     @property
     def received_bytes(self) -> int:
-        """How long the frame is; 0 for an event that was composed here and is not encoded yet."""
-        return 0 if self._sse is None else len(self._sse)
+        """How long the frame or message is; 0 for an event that was composed here and is not encoded yet."""
+        return len(self._sse or self._payload or b"")
 
     @property
     def json(self) -> bytes:
         """The event's JSON object as bytes: those received, or the encoding of `data`."""
+        if self._payload is not None:
+            return self._payload
         return orjson.dumps(self._data) if self._sse is None else payload_of(self._sse)
+
+    @property
+    def raw(self) -> bytes:
+        """The event as it was received; one that was composed here as a frame."""
+        return self._sse or self._payload or self.sse
 
     @property
     def sse(self) -> bytes:
@@ -61,7 +80,9 @@ class Event:
 
     def encode(self, size_bytes: int) -> bytes:
         """Return the same, encoded now if it is not yet; `size_bytes` is about how long it is."""
-        if self._sse is None:
+        if self._payload is not None:
+            self._sse, self._payload = frame_of(self.type, self._payload), None  # a large one is kept once
+        elif self._sse is None:
             self._sse = b"".join((b"event: ", self.type.encode(), b"\ndata: ", dumps(self._data, size_bytes), b"\n\n"))
         return self._sse
 
@@ -83,12 +104,12 @@ class Event:
 class Run:
     """Consecutive frames of types that are not followed, kept as one slice of the bytes received."""
 
-    __slots__ = ("sse",)
+    __slots__ = ("raw", "sse")
 
     type = ""
 
     def __init__(self, sse: bytes) -> None:
-        self.sse = sse
+        self.sse = self.raw = sse
 
     @property
     def received_bytes(self) -> int:
@@ -108,6 +129,33 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.sse!r})"
+
+
+class MessageRun(Run):
+    """Consecutive messages of a WebSocket of types that are not followed: `raw` has the JSON text of each in a line."""
+
+    __slots__ = ("_frames",)
+
+    def __init__(self, lines: bytes) -> None:
+        self.raw = lines
+        self._frames: bytes | None = None
+
+    @property
+    def sse(self) -> bytes:  # type: ignore[override]  # it is only read, and few senders need it
+        """The messages as frames, composed at the first access."""
+        if self._frames is None:
+            self._frames = b"".join([frame_of(event_type(line), line) for line in self.raw.split(b"\n")])
+        return self._frames
+
+    @property
+    def received_bytes(self) -> int:
+        return len(self.raw)
+
+    def payloads(self) -> Iterator[bytes]:
+        yield from self.raw.split(b"\n")
+
+    def __repr__(self) -> str:
+        return f"MessageRun({self.raw!r})"
 
 
 Batch = Sequence[Event | Run]
@@ -154,6 +202,26 @@ def frames_of(sse: bytes) -> Iterator[bytes]:
             lines = []
     if lines:
         yield b"\n".join(lines)
+
+
+def frame_of(kind: str, payload: bytes) -> bytes:
+    """Return a payload as a frame. Line ends in it stand between JSON values: they become spaces."""
+    if b"\r" in payload or b"\n" in payload:
+        payload = payload.replace(b"\n", b" ").replace(b"\r", b" ")
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), payload) if kind else b"data: %b\n\n" % payload
+
+
+def event_type(payload: bytes) -> str:
+    """Return the type of an event; "" for one that is not JSON, or is large and has another key before its type."""
+    if (first := _TYPE_FIRST.match(payload)) is not None:
+        return first[1].decode()
+    if len(payload) > SMALL_BYTES:
+        return ""
+    try:
+        kind = parse_leniently(payload).get("type")
+    except ValueError:
+        return ""
+    return kind if isinstance(kind, str) and kind.isprintable() else ""
 
 
 def payload_of(frame: bytes) -> bytes:

@@ -1,11 +1,10 @@
-"""Frames of the WebSocket protocol, without I/O: bytes of a caller in, messages out.
+"""Frames of the WebSocket protocol, without I/O: bytes of the peer in, messages out.
 
-No extension is negotiated, so messages are never compressed.
+No extension is negotiated, so messages are never compressed. `frame_bytes.py` has the way back.
 
 Source: https://www.rfc-editor.org/rfc/rfc6455
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,21 +13,24 @@ Kind = Literal["text", "binary", "close", "ping", "pong"]
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 KINDS: dict[int, Kind] = {TEXT: "text", BINARY: "binary", CLOSE: "close", PING: "ping", PONG: "pong"}
 FIN, RESERVED, MASKED = 0x80, 0x70, 0x80
+WHOLE_TEXT = FIN | TEXT
 MAX_CONTROL_BYTES = 125
-GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, POLICY, TOO_BIG, TRY_AGAIN = 1001, 1002, 1005, 1008, 1009, 1013
+GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, INVALID_TEXT, POLICY, TOO_BIG, TRY_AGAIN = (
+    1001, 1002, 1005, 1007, 1008, 1009, 1013,
+)  # fmt: skip
+_LENGTH_OF_TWO_BYTES = 126
 MAX_FRAGMENTS = 65_536
 """How many frames one message may have: each costs time and memory, however short it is."""
 
 
 class FrameError(Exception):
-    """A caller broke the protocol, or sent too much; `code` is what its connection is closed with."""
+    """The peer broke the protocol, or sent too much; `code` is what its connection is closed with."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-_TEXT_HEAD = bytes((FIN | TEXT, 126))  # before a length of two bytes
 PART_BYTES = 131_072
 """A longer message is kept in parts of about this size, in bytes, and so is one that is sent."""
 
@@ -51,11 +53,14 @@ class Message:
 
 
 class FrameParser:
-    """Collects the frames of one caller. A payload is unmasked as it arrives, so that no large one is at once."""
+    """Collects the frames of one peer. A payload is unmasked as it arrives, so that no large one is at once."""
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, *, is_masked: bool = True) -> None:
+        """`is_masked` is whether the peer masks its frames, as clients must and servers must not."""
         self._limit = max_message_bytes
-        self._buffer = bytearray()
+        self._is_masked = is_masked
+        self._data = b""  # what has arrived and is not read ...
+        self._position = 0  # ... from here on
         self._head: _Head | None = None  # of the frame whose payload is being received
         self._opcode = CONTINUATION  # of the message whose first frames were received; CONTINUATION: none
         self._payload = bytearray()  # the end of what is kept of a message
@@ -67,44 +72,74 @@ class FrameParser:
 
     @property
     def pending_bytes(self) -> int:
-        """How many bytes are kept of a message that is not complete."""
-        return self._parts_bytes + len(self._payload) + len(self._control) + len(self._buffer)
+        """How many bytes are kept of what is not read, and of a message that is not complete."""
+        unread_bytes = len(self._data) - self._position
+        return self._parts_bytes + len(self._payload) + len(self._control) + unread_bytes
 
     def push(self, data: bytes) -> None:
         """Add what has arrived."""
-        self._buffer += data
+        self._data = self._data[self._position :] + data if self._position < len(self._data) else data
+        self._position = 0
 
     def read(self, max_frames: int) -> tuple[list[Message], bool]:
         """Return the messages that the next frames complete, and whether more frames may be there.
 
-        Short frames cost far more time than their bytes take to arrive, so a caller's are read in portions. Raises
+        Short frames cost far more time than their bytes take to arrive, so a peer's are read in portions. Raises
         FrameError, after which nothing more can be read.
         """
         messages: list[Message] = []
         for _ in range(max_frames):
             head = self._next_frame()
             if head is None:
+                self._data, self._position = self._data[self._position :], 0
                 return messages, False
             if (message := self._message(head)) is not None:
                 messages.append(message)
         return messages, True
+
+    def read_short_texts(self, max_bytes: int) -> list[bytes]:
+        """Return the payloads of the text messages that come next, as long as each is one whole frame without a mask.
+
+        Those are nearly all that a server sends, so they cost as little as possible. A payload of 64 KiB or more, and
+        what follows about `max_bytes`, is left for later.
+        """
+        if self._head is not None or self._opcode != CONTINUATION:
+            return []
+        data, position = self._data, self._position
+        payloads: list[bytes] = []
+        last = min(len(data) - 1, position + max_bytes)
+        while position < last and data[position] == WHOLE_TEXT:
+            length, start = data[position + 1], position + 2
+            if length == _LENGTH_OF_TWO_BYTES and start + 2 <= len(data):
+                length, start = data[start] << 8 | data[start + 1], start + 2
+            elif length > MAX_CONTROL_BYTES:
+                break
+            end = start + length
+            if end > len(data) or length > self._limit:
+                break
+            payloads.append(data[start:end])
+            position = end
+        self._position = position
+        return payloads
 
     def _next_frame(self) -> "_Head | None":
         """Take what there is of a frame; return its head when it is complete."""
         head = self._head = self._head or self._read_head()
         if head is None:
             return None
-        taken = min(head.left, len(self._buffer))
+        start = self._position
+        taken = min(head.left, len(self._data) - start)
         if taken:
-            self._keep(head, _unmask(self._buffer[:taken], head.mask))
-            del self._buffer[:taken]
+            received = self._data[start : start + taken]
+            self._keep(head, apply_mask(received, head.mask) if self._is_masked else received)
+            self._position += taken
             head.advance(taken)
         if head.left:
             return None
         self._head = None
         return head
 
-    def _keep(self, head: "_Head", data: bytearray) -> None:
+    def _keep(self, head: "_Head", data: bytes | bytearray) -> None:
         if head.first & 0x0F >= CLOSE:
             self._control += data
             return
@@ -115,31 +150,32 @@ class FrameParser:
             self._payload = bytearray()
 
     def _read_head(self) -> "_Head | None":
-        """Take the head of a frame from the buffer, if all of it is there. Raises FrameError."""
-        buffer = self._buffer
-        if len(buffer) < 2:
+        """Take the head of a frame, if all of it is there. Raises FrameError."""
+        data, at = self._data, self._position
+        available = len(data) - at
+        if available < 2:
             return None
-        first, second = buffer[0], buffer[1]
+        first, second = data[at], data[at + 1]
         self._check_head(first, second)
-        length, start = second & 0x7F, 2
-        if length >= 126:
-            start = 4 if length == 126 else 10
-        if len(buffer) < start + 4:
+        length, size = second & 0x7F, 2
+        if length >= _LENGTH_OF_TWO_BYTES:
+            size = 4 if length == _LENGTH_OF_TWO_BYTES else 10
+        mask_size = 4 if self._is_masked else 0
+        if available < size + mask_size:
             return None
-        if start > 2:
-            length = int.from_bytes(buffer[2:start])
+        if size > 2:
+            length = int.from_bytes(data[at + 2 : at + size])
         if first & 0x0F <= BINARY and self._size + length > self._limit:
             raise FrameError(TOO_BIG, f"The message is too large; the limit is {self._limit} bytes.")
-        mask = bytes(buffer[start : start + 4])
-        del buffer[: start + 4]
-        return _Head(first, length, mask)
+        self._position = at + size + mask_size
+        return _Head(first, length, data[at + size : self._position])
 
     def _check_head(self, first: int, second: int) -> None:
         opcode = first & 0x0F
         if first & RESERVED or (opcode != CONTINUATION and opcode not in KINDS):
             raise FrameError(PROTOCOL_ERROR, "The frame has reserved bits or an unknown opcode.")
-        if not second & MASKED:
-            raise FrameError(PROTOCOL_ERROR, "The frame is not masked.")
+        if bool(second & MASKED) != self._is_masked:
+            raise FrameError(PROTOCOL_ERROR, f"The frame is {'not ' if self._is_masked else ''}masked.")
         if opcode >= CLOSE and (not first & FIN or second & 0x7F > MAX_CONTROL_BYTES):
             raise FrameError(PROTOCOL_ERROR, "The control frame is fragmented or too long.")
         if opcode < CLOSE and (opcode == CONTINUATION) != (self._opcode != CONTINUATION):
@@ -181,48 +217,6 @@ class _Head:
         self.mask = self.mask[turn:] + self.mask[:turn]
 
 
-def text_frames(payload: bytes) -> Iterator[bytes]:
-    """Yield the frames of a text message of a server: one, or for a long one several. The payload is UTF-8."""
-    for start in range(0, max(1, len(payload)), PART_BYTES):
-        is_last = start + PART_BYTES >= len(payload)
-        yield _frame(CONTINUATION if start else TEXT, payload[start : start + PART_BYTES], is_last=is_last)
-
-
-def short_frames(payloads: Iterable[bytes]) -> bytes:
-    """Return the frames of text messages that are no longer than PART_BYTES, in one piece."""
-    parts: list[bytes] = []
-    for payload in payloads:
-        size = len(payload)
-        if MAX_CONTROL_BYTES < size < 65_536:
-            parts += (_TEXT_HEAD, size.to_bytes(2), payload)
-        else:
-            parts.append(_frame(TEXT, payload))
-    return b"".join(parts)
-
-
-def close_frame(code: int, reason: str = "") -> bytes:
-    """Return the frame that closes a connection; a long reason is cut."""
-    payload = b"" if code == NO_STATUS else code.to_bytes(2) + reason.encode("ascii", "replace")
-    return _frame(CLOSE, payload[:MAX_CONTROL_BYTES])
-
-
-def ping_frame() -> bytes:
-    return _frame(PING, b"")
-
-
-def pong_frame(payload: bytes) -> bytes:
-    return _frame(PONG, payload)
-
-
-def _frame(opcode: int, payload: bytes, *, is_last: bool = True) -> bytes:
-    size, first = len(payload), FIN | opcode if is_last else opcode
-    if size <= MAX_CONTROL_BYTES:
-        return bytes((first, size)) + payload
-    if size < 65_536:
-        return bytes((first, 126)) + size.to_bytes(2) + payload
-    return bytes((first, 127)) + size.to_bytes(8) + payload
-
-
 def _close(payload: bytes) -> Message:
     """Return a close. Raises FrameError for one with a code that must not be sent."""
     if not payload:
@@ -234,12 +228,12 @@ def _close(payload: bytes) -> Message:
     return Message("close", payload[2:], code)
 
 
-def _unmask(payload: bytearray, mask: bytes) -> bytearray:
-    """Return what a caller masked: every fourth byte is combined with the same byte, which a table does at once."""
-    unmasked = bytearray(len(payload))
+def apply_mask(payload: bytes, mask: bytes) -> bytearray:
+    """Mask a payload, or unmask it: every fourth byte is combined with the same byte, which a table does at once."""
+    combined = bytearray(len(payload))
     for position in range(4):
-        unmasked[position::4] = payload[position::4].translate(_TABLES[mask[position]])
-    return unmasked
+        combined[position::4] = payload[position::4].translate(_TABLES[mask[position]])
+    return combined
 
 
 _TABLES = [bytes([value ^ byte for value in range(256)]) for byte in range(256)]

@@ -37,7 +37,7 @@ class SSEParser:
     def __init__(self, followed: frozenset[str], *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._followed = followed
         self._max_frame_bytes = max_frame_bytes
-        self._patterns = _candidate_patterns(followed)
+        self._patterns = candidate_patterns(followed)
         self._tail = bytearray()  # the unfinished frame
         self._started = False
 
@@ -191,7 +191,7 @@ def _end_of_blank_line(buffer: bytes | bytearray, at: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def _candidate_patterns(followed: frozenset[str]) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
+def candidate_patterns(followed: frozenset[str]) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
     r"""Return the patterns of which each candidate has at least one, and for each a rare byte that it needs.
 
     The first finds the end of the key `"type"` before a followed value. After the key or its colon the data may

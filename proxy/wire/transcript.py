@@ -7,7 +7,7 @@ Deltas are parsed only when an item has to be closed before its end.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from proxy.wire.event import TERMINALS, Batch, Event, Run, parse_leniently
+from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Run, parse_leniently
 from proxy.wire.items import JSON, PART_TYPES
 
 MAX_EXACT = 2**53 - 1  # the greatest integer that JavaScript clients read exactly
@@ -79,10 +79,10 @@ class Transcript:
             if isinstance(unit, Event):
                 self._follow(unit)
                 if unit.type in ITEM_EVENTS:
-                    self._item_bytes += len(unit.sse)
+                    self._item_bytes += len(unit.raw)
                 if "sequence_number" in unit.data:
                     self._numbered = unit
-            elif b'"sequence_number"' in unit.sse:
+            elif b'"sequence_number"' in unit.raw:
                 self._numbered = unit
             if self._open or self._frame_limit is not None:
                 self._append(unit)
@@ -113,9 +113,10 @@ class Transcript:
 
     def size_of(self, batch: Batch) -> int:
         """Return how many bytes of a batch `see` would keep, at most."""
-        items = sum([len(unit.sse) for unit in batch if unit.type in ITEM_EVENTS])
-        is_logged = self._open or items or self._frame_limit is not None
-        return items + sum([len(unit.sse) for unit in batch]) if is_logged else 0
+        items = sum([len(unit.raw) for unit in batch if unit.type in ITEM_EVENTS])
+        if self._frame_limit is not None:
+            return items + sum([len(unit.sse) for unit in batch])
+        return items + sum([len(unit.raw) for unit in batch]) if self._open or items else 0
 
     def drop_frames(self) -> bool:
         """Stop keeping frames for `frames`; return whether they were kept."""
@@ -181,7 +182,9 @@ class Transcript:
             self.error = event
 
     def _append(self, unit: Event | Run) -> None:
-        size_bytes = self._log_bytes + len(unit.sse)
+        if self._frame_limit is not None and isinstance(unit, MessageRun):
+            unit = Run(unit.sse)
+        size_bytes = self._log_bytes + len(unit.raw if self._frame_limit is None else unit.sse)
         if self._frame_limit is not None and size_bytes > self._frame_limit:
             self._frame_limit = None
         if self._frame_limit is None and size_bytes > LOG_BYTES:

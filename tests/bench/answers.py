@@ -12,7 +12,7 @@ import orjson
 
 from proxy.wire.compose import Composer, response_object, usage
 from proxy.wire.event import Event
-from proxy.wire.frames import text_frames
+from proxy.wire.frame_bytes import text_frames
 
 DONE_DATA = b"[DONE]"
 DELTA = " measured"

@@ -9,7 +9,7 @@ import itertools
 import re
 from typing import cast
 
-from proxy.http.websocket.socket import accept_key
+from proxy.wire.upgrade import accept_key
 from tests.bench.answers import (
     DIALECTS,
     SLOW_TICK_S,

@@ -5,12 +5,16 @@ import pytest
 
 from proxy.wire.event import (
     FOLLOWED,
+    SMALL_BYTES,
     TERMINALS,
     Event,
+    MessageRun,
     Reply,
     Run,
     Stop,
+    event_type,
     events_of_body,
+    frame_of,
     frames_of,
     parse_leniently,
     parse_payload,
@@ -228,3 +232,51 @@ def test_a_stop_has_a_reason_and_a_message():
     stop = Stop("budget", "The budget is used up.")
 
     assert (stop.reason, stop.message, str(stop)) == ("budget", "The budget is used up.", "The budget is used up.")
+
+
+def test_an_event_that_came_as_a_message_becomes_a_frame_when_that_is_needed():
+    """Only one of the two forms is kept."""
+    event = Event("a.b", payload=b'{"type": "a.b"}')
+
+    assert (event.raw, event.received_bytes, event.data) == (event.json, 15, {"type": "a.b"})
+    assert event.sse == event.raw == b'event: a.b\ndata: {"type": "a.b"}\n\n'
+    assert [*event.payloads()] == [b'{"type": "a.b"}']
+    assert repr(event) == """Event('a.b', b'{"type": "a.b"}')"""
+
+
+def test_a_run_of_messages_has_both_forms():
+    run = MessageRun(b'{"type":"a"}\n{"n":1}')
+
+    assert ([*run.payloads()], run.received_bytes, run.type) == ([b'{"type":"a"}', b'{"n":1}'], 20, "")
+    assert run.sse is run.sse
+    assert run.sse == b'event: a\ndata: {"type":"a"}\n\ndata: {"n":1}\n\n'
+    assert repr(run) == "MessageRun(" + repr(run.raw) + ")"
+
+
+def test_a_message_is_one_frame():
+    """Line ends in its JSON would end the frame."""
+    assert frame_of("a.b", b'{"type":"a.b"}') == b'event: a.b\ndata: {"type":"a.b"}\n\n'
+    assert frame_of("", b'{\r\n"a":\n1}\r') == b'data: {  "a": 1} \n\n'
+
+
+LARGE = b'"' + b"a" * SMALL_BYTES + b'"'
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        (b'{"type":"response.created","a":1}', "response.created"),
+        (b' \n{ "type" : "response.x" }', "response.x"),
+        (b'{"a":1,"type":"response.x"}', "response.x"),
+        (b'{"type":"response.\\u0078"}', "response.x"),
+        (b'{"type":"response.x","a":%b}' % LARGE, "response.x"),
+        (b'{"a":%b,"type":"response.x"}' % LARGE, ""),
+        (b'{"type":7}', ""),
+        (b'{"type":"a\\nb"}', ""),
+        (b"[]", ""),
+        (b"nonsense", ""),
+    ],
+)
+def test_the_type_is_found_in_any_form(payload: bytes, kind: str):
+    """Of a large message only where it is the first key."""
+    assert event_type(payload) == kind

@@ -5,6 +5,15 @@ import random
 import pytest
 
 from proxy.wire import frames as module
+from proxy.wire.frame_bytes import (
+    close_frame,
+    masked_control,
+    masked_text,
+    ping_frame,
+    pong_frame,
+    short_frames,
+    text_frames,
+)
 from proxy.wire.frames import (
     CLOSE,
     NO_STATUS,
@@ -14,11 +23,6 @@ from proxy.wire.frames import (
     FrameError,
     FrameParser,
     Message,
-    close_frame,
-    ping_frame,
-    pong_frame,
-    short_frames,
-    text_frames,
 )
 from tests.sockets import MASK, frames_in, masked
 
@@ -149,3 +153,60 @@ def test_short_messages_have_one_frame_each(size: int):
     payloads = [b"a" * size, b"b" * size]
 
     assert short_frames(payloads) == b"".join(frame for payload in payloads for frame in text_frames(payload))
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 2 * PART_BYTES + 7])
+def test_the_frames_of_a_client_are_masked(size: int):
+    """They are read as what was sent; each message has a mask of its own."""
+    payload = random.Random(size).randbytes(size)
+    first, second = (b"".join(masked_text(payload)) for _ in range(2))
+    (message,) = read(first, 10**7)
+
+    assert message.data + b"".join(message.parts) == payload
+    assert first != second
+    assert read(masked_control(pong_frame(b"abcde")) + masked_control(close_frame(1001)), 1) == [
+        Message("pong", b"abcde"), Message("close", b"", 1001)
+    ]  # fmt: skip
+
+
+def read_of_server(data: bytes, piece: int, limit: int = 100_000) -> list[Message]:
+    """Return the messages of a server in bytes that arrive in pieces of one size."""
+    parser = FrameParser(limit, is_masked=False)
+    messages: list[Message] = []
+    for start in range(0, len(data), piece):
+        parser.push(data[start : start + piece])
+        has_more = True
+        while has_more:
+            messages += [Message("text", payload) for payload in parser.read_short_texts(100)]
+            more, has_more = parser.read(1)
+            messages += more
+    assert parser.pending_bytes == 0
+    return messages
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7, 1000, 10**7])
+def test_messages_of_a_server_are_read_in_pieces(piece: int):
+    """Of any length, whole or in fragments, with control frames between them."""
+    texts = [b"a" * size for size in (0, 1, 125, 126, 300, 65_535, 65_536)]
+    whole = b"".join(frame for text in texts for frame in text_frames(text))
+    fragments = b"\x01\x01a" + ping_frame() + b"\x80\x01b" + b"\x82\x01c"
+    expected = [Message("text", text) for text in texts]
+    others = [Message("ping", b""), Message("text", b"ab"), Message("binary", b"c")]
+
+    assert read_of_server(whole + fragments + whole, piece) == [*expected, *others, *expected]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"\x81\x80abcd", 1002), (b"\xc1\x00", 1002), (b"\x80\x00", 1002), (b"\x01\x00\x81\x00", 1002),
+     (b"\x89\x7e\x00\x80", 1002), (b"\x81\x7f" + b"\xff" * 8, 1009), (b"\x81\x7e\x00\x65", 1009),
+     (b"\x01\x32" + b"a" * 50 + b"\x80\x33", 1009)],
+    ids=["masked", "compressed", "nothing to continue", "a message in a message", "long ping", "huge", "too large",
+         "too large together"],
+)  # fmt: skip
+def test_what_a_server_must_not_send_is_refused(data: bytes, code: int):
+    """Also behind messages that are valid."""
+    for piece in (1, 1000):
+        with pytest.raises(FrameError) as caught:
+            read_of_server(b"\x81\x01a" + data, piece, limit=100)
+        assert caught.value.code == code

@@ -4,11 +4,12 @@ import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.event import FOLLOWED, Event, Run, events_of_body
+from proxy.wire.event import FOLLOWED, Event, MessageRun, Run, events_of_body, frame_of
 from proxy.wire.items import JSON
 from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import LOG_BYTES, Transcript, index_of
@@ -376,6 +377,21 @@ def test_all_frames_are_kept_on_demand():
         feed(transcript, RECORDING, size)
 
         assert transcript.frames() == b"".join(CANONICAL)
+
+
+def test_messages_are_kept_as_frames_where_frames_are_kept():
+    """Otherwise as they came, which is shorter."""
+    texts = [b'{"type":"response.output_text.delta","sequence_number":%d,"delta":"a"}' % number for number in (1, 2)]
+    opened = Event("response.output_item.added", payload=orjson.dumps(added(0, id="a")))
+    run = MessageRun(b"\n".join(texts))
+    kept, others = Transcript(), Transcript()
+    kept.keep_frames(10_000)
+    sizes = [(transcript.size_of([run, opened]), transcript.see([run, opened])) for transcript in (others, kept)]
+
+    assert kept.frames() == b"".join(frame_of("response.output_text.delta", text) for text in texts) + opened.sse
+    assert kept.kept_bytes >= len(kept.frames() or b"") > others.kept_bytes > 0
+    assert sizes[0][0] < sizes[1][0]
+    assert (kept.next_number, others.next_number) == (3, 3)
 
 
 def test_it_is_noted_when_frames_came():

@@ -14,10 +14,14 @@ connections, a timeout for the whole answer. What is left is small enough to be 
 What it leaves out: cookies, redirects, decompression, HTTP/2, pipelining, `Expect: 100-continue`, trailers.
 """
 
-from backends.upstream.http1.dial import create_tls_context
+from backends.upstream.http1.dial import Dialer, create_tls_context
+from backends.upstream.http1.parser import AnswerHead, InvalidHttp, ResponseParser
 from backends.upstream.http1.pool import Client, HttpAnswer
 from backends.upstream.http1.request import BodySource, Origin, encode_head
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.tunnel import Proxy
 
-__all__ = ["BodySource", "Client", "HttpAnswer", "Origin", "Proxy", "Timeouts", "create_tls_context", "encode_head"]
+__all__ = [
+    "AnswerHead", "BodySource", "Client", "Dialer", "HttpAnswer", "InvalidHttp", "Origin", "Proxy", "ResponseParser",
+    "Timeouts", "create_tls_context", "encode_head",
+]  # fmt: skip

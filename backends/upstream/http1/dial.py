@@ -3,19 +3,20 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import aiohappyeyeballs
 from aiohappyeyeballs import AddrInfoType
 
 from backends.upstream.errors import RESERVED_FILES, connect_timed_out, files_exhausted, reason_of, unreachable
-from backends.upstream.http1.connection import UpstreamConnection
 from backends.upstream.http1.request import Origin
-from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.tunnel import Proxy
 from proxy.open_files import is_reserved
+
+P = TypeVar("P", bound=asyncio.Protocol)
 
 ADDRESSES_TTL_S = 10.0
 """How long addresses are kept, in seconds: a burst of connections needs one lookup."""
@@ -43,31 +44,31 @@ def _no_password() -> str:
 
 
 class Dialer:
-    """Opens connections to one origin."""
+    """Opens connections to one origin, for any protocol."""
 
-    def __init__(self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None, proxy: Proxy | None) -> None:
+    def __init__(self, origin: Origin, connect_s: float, tls: ssl.SSLContext | None, proxy: Proxy | None) -> None:
         self._origin = origin
         self._proxy = proxy
-        self._timeouts = timeouts
+        self._connect_s = connect_s
         self._tls = tls
         self._server_name = None if tls is None else origin.host
         dialled = origin if proxy is None else proxy.origin
         self._addresses = _Addresses(dialled.host, dialled.port)
 
-    async def connect(self) -> UpstreamConnection:
-        """Open a connection. Raises BackendError; no byte of a request was sent then."""
+    async def connect(self, make: Callable[[], P]) -> P:
+        """Open a connection with a new protocol. Raises BackendError; no byte of a request was sent then."""
         try:
-            async with asyncio.timeout(self._timeouts.connect_s):
-                return await self._connect()
+            async with asyncio.timeout(self._connect_s):
+                return await self._connect(make)
         except TimeoutError as error:
             self._addresses.forget()
-            raise connect_timed_out(self._timeouts.connect_s) from error
+            raise connect_timed_out(self._connect_s) from error
         except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError for some faults of the network
             self._addresses.forget()
             is_lasting = isinstance(error, ssl.SSLCertVerificationError)
             raise unreachable(reason_of(error), retryable=not is_lasting) from error
 
-    async def _connect(self) -> UpstreamConnection:
+    async def _connect(self, make: Callable[[], P]) -> P:
         addresses = await self._addresses.look_up()
         connected = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
         if is_reserved(connected.fileno(), RESERVED_FILES):
@@ -75,10 +76,10 @@ class Dialer:
             raise files_exhausted()
         if self._proxy is not None:
             await self._open_tunnel(self._proxy, connected)
-        _, connection = await asyncio.get_running_loop().create_connection(  # closes the socket if it fails
-            lambda: UpstreamConnection(self._timeouts), sock=connected, ssl=self._tls, server_hostname=self._server_name
+        _, protocol = await asyncio.get_running_loop().create_connection(  # closes the socket if it fails
+            make, sock=connected, ssl=self._tls, server_hostname=self._server_name
         )
-        return connection
+        return protocol
 
     async def _open_tunnel(self, proxy: Proxy, connected: socket.socket) -> None:
         try:

@@ -47,7 +47,10 @@ class AnswerHead:
 class ResponseParser:
     """Reads one answer after another; `reset` comes between them. The `on_` methods are called by httptools."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_upgrade: bool = False) -> None:
+        """`may_upgrade` is whether the request has asked for another protocol: what follows a status of 101 is that."""
+        self._may_upgrade = may_upgrade
+        self.is_upgraded = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
         self._parser = httptools.HttpResponseParser(self)
@@ -76,7 +79,10 @@ class ResponseParser:
         return self.head is not None or self._interim_answers > 0 or bool(self._partial)
 
     def feed(self, data: bytes) -> bytes:
-        """Return the part of the body that these bytes contain. Raises InvalidHttp."""
+        """Return the part of the body that these bytes contain, or of another protocol after an upgrade.
+
+        Raises InvalidHttp.
+        """
         while self.head is None:
             found = self._split_head(data)
             if found is None:
@@ -119,7 +125,12 @@ class ResponseParser:
         self._fields = {}
         try:
             self._parser.feed_data(head)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:  # an upgrade: status 101
+        except httptools.HttpParserUpgrade as error:  # status 101, with an `Upgrade`
+            if not self._may_upgrade:
+                raise InvalidHttp("an upgrade that nothing has asked for") from error
+            self.is_upgraded, self.head = True, AnswerHead(self._parser.get_status_code(), self._fields)
+            return
+        except httptools.HttpParserError as error:
             raise InvalidHttp("a head that is not valid") from error
         status = self._parser.get_status_code()
         if status < 200:
@@ -138,7 +149,7 @@ class ResponseParser:
     def _parse_body(self, data: bytes) -> bytes:
         if self.is_complete:
             self.has_surplus = True
-            return b""
+            return data if self.is_upgraded else b""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

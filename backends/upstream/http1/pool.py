@@ -21,8 +21,8 @@ class Client:
     def __init__(
         self, origin: Origin, timeouts: Timeouts, tls: ssl.SSLContext | None, proxy: Proxy | None = None
     ) -> None:
-        self._dialer = Dialer(origin, timeouts, tls, proxy)
-        self._idle_s = timeouts.idle_s
+        self._timeouts = timeouts
+        self.dialer = Dialer(origin, timeouts.connect_s, tls, proxy)
         self._idle: deque[UpstreamConnection] = deque()  # the longest idle first
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -39,7 +39,7 @@ class Client:
             except BackendError:
                 if not reused.was_refused_unread:
                     raise
-        fresh = await self._dialer.connect()
+        fresh = await self._connect()
         return HttpAnswer(self, fresh, await fresh.send(head, body))
 
     def release(self, connection: UpstreamConnection) -> None:
@@ -51,7 +51,7 @@ class Client:
             return
         self._idle.append(connection)
         if self._sweep_timer is None:
-            self._sweep_timer = asyncio.get_running_loop().call_later(self._idle_s, self._sweep)
+            self._sweep_timer = asyncio.get_running_loop().call_later(self._timeouts.idle_s, self._sweep)
 
     async def close(self) -> None:
         """Close all idle connections; the others are closed with their answers."""
@@ -61,6 +61,9 @@ class Client:
         while self._idle:
             self._idle.pop().abort()
         await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
+
+    def _connect(self) -> Awaitable[UpstreamConnection]:
+        return self.dialer.connect(lambda: UpstreamConnection(self._timeouts))
 
     def _take_idle(self) -> UpstreamConnection | None:
         while self._idle:
@@ -73,12 +76,12 @@ class Client:
     def _sweep(self) -> None:
         """Close the connections that are idle for too long."""
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._idle_s
+        oldest = loop.time() - self._timeouts.idle_s
         while self._idle and self._idle[0].idle_since <= oldest:
             self._idle.popleft().abort()
         self._sweep_timer = None
         if self._idle:
-            self._sweep_timer = loop.call_at(self._idle[0].idle_since + self._idle_s, self._sweep)
+            self._sweep_timer = loop.call_at(self._idle[0].idle_since + self._timeouts.idle_s, self._sweep)
 
 
 class HttpAnswer:

@@ -1,18 +1,22 @@
-"""What an upstream answers in WebSocket mode, read like the answer to a POST: status, fields, body in chunks."""
+"""What an upstream answers in WebSocket mode: the events of a turn, or what reads like the answer to a POST."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
 import orjson
 
 from backends.upstream.errors import overran, stalled, timed_out
-from backends.upstream.websocket.messages import LAST, PIECE_BYTES, UpstreamMessage
+from backends.upstream.websocket.messages import LAST
 from proxy.wire.errors import BackendError, HeadgateError
+from proxy.wire.event import Batch, Event, Run
 from proxy.workers import MemoryLease
 
 HIGH_WATER_BYTES = 65_536
 """How much of a turn may wait for its reader before the connection is not read any more, in bytes."""
+STEP_BYTES = 65_536
+"""How much of it is passed on before other calls have a turn, in bytes."""
 
 
 class TurnOwner(Protocol):
@@ -20,6 +24,9 @@ class TurnOwner(Protocol):
 
     def abandon(self, turn: "TurnAnswer") -> None:
         """End the work behind a turn whose rest is not wanted."""
+
+    def note_room(self) -> None:
+        """Note that a turn which was full is not any more."""
 
 
 class FixedAnswer:
@@ -48,61 +55,55 @@ class FixedAnswer:
 
 
 class TurnAnswer:
-    """The messages of one turn, as a stream. `first` is the type of its first message once that has arrived, and of
-    an error its payload.
-    """
-
-    status = 200
-    content_type = "text/event-stream"
+    """The events of one turn, in batches. `first` is its first event, or the first run of others."""
 
     def __init__(
         self, owner: TurnOwner, lane: str | None, previous: object, *, first_s: float, between_s: float,
         memory: MemoryLease,
     ) -> None:  # fmt: skip
         """`previous` is the response that the turn continues, `memory` that of its call."""
-        self.fields: Mapping[str, str] = {}
         self.lane = lane
         self.previous = previous
         self.response_id: object = None
-        self.first: tuple[str, bytes] | None = None
+        self.first: Event | Run | None = None
         self.is_complete = False
         self.after: list[Callable[[], None]] = []  # what is due when everything of the turn was sent
         self.is_closed = False
         self._owner = owner
-        self._first_s, self._between_s = first_s, between_s
+        self._between_s = between_s
         self._memory = memory
-        self._pieces: list[bytes] = []
+        self._units: list[Event | Run] = []
         self._size = 0
+        self._was_full = False
+        self._is_behind = False  # whether more was unread than one batch
         self._error: HeadgateError | None = None
         self._end: asyncio.TimerHandle | None = None
         self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = math.inf  # of the event that is waited for
+        self._limit_s = first_s
+        self._late: Callable[[float], BackendError] = timed_out  # the error when it does not come in that time
 
-    def put(self, message: UpstreamMessage) -> None:
-        """Add a message. What comes after `close` is dropped."""
+    def put(self, unit: Event | Run) -> None:
+        """Add an event, or a run of others. What comes after `close` is dropped."""
         if self.is_closed or self._error is not None:
             return
-        self.first = self.first or (message.kind, message.payload)
         try:
-            self._memory.grow(message.frame_bytes)
+            self._memory.grow(unit.received_bytes)
         except HeadgateError as error:
             self.fail(error)
             return
-        self._pieces += message.frame
-        self._size += message.frame_bytes
-        self.is_complete = message.kind in LAST
+        self.first = self.first or unit
+        self._units.append(unit)
+        self._size += unit.received_bytes
+        self.is_complete = unit.type in LAST
         _wake(self._reader)
 
-    @property
     def is_full(self) -> bool:
-        """Whether too much of the turn is unread for more of it to be received."""
-        return self._size > HIGH_WATER_BYTES and not self.is_complete and not self.is_closed
-
-    async def wait_for_room(self) -> None:
-        """Wait until enough of the turn was read."""
-        while self.is_full:
-            self._writer = asyncio.get_running_loop().create_future()
-            await self._writer
+        """Return whether too much is unread for more to be received; the owner is notified when that has changed."""
+        self._was_full = self._size > HIGH_WATER_BYTES and not self.is_complete and not self.is_closed
+        return self._was_full
 
     def fail(self, error: HeadgateError) -> None:
         """End the turn: what has arrived is read, then this error is raised."""
@@ -112,67 +113,90 @@ class TurnAnswer:
 
     def end_within(self, total_s: float) -> None:
         """Fail if the turn has not ended by then."""
-        self._end = asyncio.get_running_loop().call_later(total_s, self.fail, overran(total_s))
+        self._end = self._loop.call_later(total_s, self.fail, overran(total_s))
 
-    async def wait_for_first(self) -> tuple[str, bytes]:
-        """Return the type of the first message, and of an error its payload. Raises HeadgateError."""
+    async def wait_for_first(self) -> Event | Run:
+        """Return the first event, or run of others. Raises HeadgateError."""
         if self.first is None:
-            await self._wait(timed_out(self._first_s), self._first_s)
+            await self._wait()
         if self.first is None:
-            raise self._error or timed_out(self._first_s)
+            raise self._error or timed_out(self._limit_s)
         return self.first
 
-    async def read(self) -> bytes:
-        """Return what has arrived since the last read, at least a byte; b"" at the end. Raises HeadgateError."""
-        if not self._pieces and not self.is_complete:
-            await self._wait(stalled(self._between_s), self._between_s)
-        if not self._pieces and self._error is not None:
-            raise self._error
-        chunk = b""
-        if self._pieces:
-            count = size = 0
-            while count < len(self._pieces) and (not count or size + len(self._pieces[count]) <= PIECE_BYTES):
-                size += len(self._pieces[count])
-                count += 1
-            chunk = b"".join(self._pieces[:count])
-            del self._pieces[:count]
-            self._size -= size
-            self._memory.grow(-size)
-        _wake(self._writer)
-        return chunk
+    def __aiter__(self) -> Self:
+        return self
 
-    def count_events(self) -> None:
-        """Each message is an event."""
+    async def __anext__(self) -> Batch:
+        """Return what has arrived since the last batch. Raises HeadgateError."""
+        if not self._units:
+            if self.is_complete or self.is_closed:
+                raise StopAsyncIteration
+            self._late, self._limit_s = stalled, self._between_s
+            await self._wait()
+            if not self._units and self._error is not None:
+                raise self._error
+        elif self._is_behind:
+            await asyncio.sleep(0)
+        return self._take()
 
-    def note_event(self) -> None:
-        """Each message is an event."""
+    def _take(self) -> Batch:
+        size = count = 0
+        for unit in self._units:
+            if count and size + unit.received_bytes > STEP_BYTES:
+                break
+            size += unit.received_bytes
+            count += 1
+        batch, self._units = self._units[:count], self._units[count:]
+        self._size -= size
+        self._is_behind = bool(self._units)
+        self._memory.grow(-size)
+        self._note_room()
+        return batch
 
     def close(self) -> None:
         """Give up what was not read."""
         if self.is_closed:
             return
         self.is_closed = True
-        if self._end is not None:
-            self._end.cancel()
+        for timer in (self._end, self._timer):
+            if timer is not None:
+                timer.cancel()
         self._memory.grow(-self._size)
-        self._pieces, self._size, self.first = [], 0, None
-        _wake(self._writer)
+        self._units, self._size, self.first = [], 0, None
+        self._note_room()
         if not self.is_complete:
             self._owner.abandon(self)
         after, self.after = self.after, []
         for action in after:
             action()
 
-    async def _wait(self, late: BackendError, timeout_s: float) -> None:
-        """Wait for a message or the end. Raises `late` when none comes in time."""
+    def _note_room(self) -> None:
+        if self._was_full and not self.is_full():
+            self._owner.note_room()
+
+    async def _wait(self) -> None:
+        """Wait for an event or the end. The turn fails when none comes in time."""
         if self._error is not None:
             return
-        self._reader = asyncio.get_running_loop().create_future()
+        self._deadline = self._loop.time() + self._limit_s
+        if self._timer is not None and self._timer.when() > self._deadline:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._check)
+        self._reader = self._loop.create_future()
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._reader
-        except TimeoutError as error:
-            raise late from error
+            await self._reader
+        finally:
+            self._deadline = math.inf
+
+    def _check(self) -> None:
+        """Fail if what is waited for has not come. The timer is not moved when it has, but checks the next deadline."""
+        self._timer = None
+        if self._loop.time() >= self._deadline:
+            self.fail(self._late(self._limit_s))
+        elif self._deadline != math.inf:
+            self._timer = self._loop.call_at(self._deadline, self._check)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -5,64 +5,59 @@ turn at a time: the Open Responses specification has no lanes, and events withou
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import aiohttp
-from aiohttp import WSMsgType
-
-from backends.upstream.errors import invalid_answer, stalled, timed_out, was_reset
+from backends.upstream.errors import timed_out, was_reset
 from backends.upstream.websocket.answers import TurnAnswer
-from backends.upstream.websocket.dial import CLOSE_S, Socket, SocketDialer
-from backends.upstream.websocket.messages import LAST, SIDE, UpstreamMessage, read_message
+from backends.upstream.websocket.frame_socket import FrameSocket
+from backends.upstream.websocket.messages import LAST, SIDE, MessageReader
 from backends.upstream.websocket.steering import Steering
-from proxy.wire.errors import HeadgateError
+from proxy.wire.errors import BackendError, HeadgateError
+from proxy.wire.event import Event, Run
 from proxy.workers import LARGE_BYTES, MemoryLease
 
-PING_S = 30.0
-"""How long an upstream may be silent before it is pinged, and then before it is given up, in seconds."""
-GOING_AWAY = 1001
-FOLLOWED = LAST | {"response.created"}
+Start = Callable[[Coroutine[Any, Any, None]], object]
 RunLarge = Callable[..., Awaitable[Any]]
+OWN_LAST = LAST | {"response.created"}
 CONTINUABLE = frozenset({"response.completed", "response.incomplete"})
 
 
 class UpstreamSocket:
-    """A connection, and the task that reads it."""
+    """The turns of a connection. It receives what arrives there."""
 
-    def __init__(
-        self, socket: Socket, dialer: SocketDialer, steering: Steering, run_large: RunLarge, *, first_s: float,
-        between_s: float,
+    def __init__(  # noqa: PLR0913  each a part of its own
+        self, socket: FrameSocket, reader: MessageReader, steering: Steering, memory: MemoryLease, run_large: RunLarge,
+        start: Start, *, first_s: float, between_s: float,
     ) -> None:  # fmt: skip
-        """`run_large` calls a function that works on so many bytes, in a thread."""
+        """`memory` is an empty lease, `run_large` calls a function that works on so many bytes in a thread, `start`
+        runs work that may outlast the connection of the caller.
+        """
         self._socket = socket
-        self._dialer = dialer
+        self._reader = reader
         self._steering = steering
+        self._memory = memory
         self._run_large = run_large
+        self._start_work = start
         self._first_s, self._between_s = first_s, between_s
         self._turns: dict[str | None, TurnAnswer] = {}  # those whose last message has not arrived
         self._current: dict[str | None, TurnAnswer] = {}  # the last one of each lane
         self._last: dict[str | None, object] = {}  # the last response of each lane
         self._names_lanes = False
         self._is_retired = False
-        self._is_heard = True  # whether something has arrived since the last check
-        self._is_delivering = False  # then the upstream is not read, because a caller is slow
-        self._is_pinged = False
+        self._is_reading_parts = False  # while a long message is read in a thread
         self._waiters: list[asyncio.Future[None]] = []
-        self._closing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(PING_S, self._check)
-        self._reading = dialer.start(self._read())
+        socket.start(self, memory.begin_another())
 
     @property
     def is_usable(self) -> bool:
         """Whether a turn can begin here."""
-        return not (self._is_retired or self._reading.done() or self._socket.closed)
+        return not self._is_retired and self._socket.is_open
 
     @property
     def is_closed(self) -> bool:
-        return self._reading.done()
+        return self._socket.closed.done()
 
     def keeps(self, response_id: object) -> bool:
         """Whether the upstream has this response as the last one of a lane of this connection."""
@@ -85,11 +80,11 @@ class UpstreamSocket:
         turn = self._start(lane, previous, memory)
         try:
             async with asyncio.timeout(self._first_s):
-                await self._socket.send_frame(message, WSMsgType.TEXT)
+                await self._socket.send(message)
         except TimeoutError as error:
             turn.close()
             raise timed_out(self._first_s) from error
-        except (aiohttp.ClientError, ConnectionError) as error:
+        except ConnectionError as error:
             turn.close()
             raise was_reset() from error
         except BaseException:
@@ -101,16 +96,16 @@ class UpstreamSocket:
         """Send a message that begins no turn. One to a connection that has ended is lost, as the turn it concerns."""
         try:
             async with asyncio.timeout(self._first_s):
-                await self._socket.send_frame(message, WSMsgType.TEXT)
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
+                await self._socket.send(message)
+        except (ConnectionError, TimeoutError):
             self.retire()
 
     def retire(self) -> None:
         """Begin no more turns, and close when those that run have ended."""
         self._is_retired = True
         self._note_change()
-        if not self._turns and self._closing is None:
-            self._closing = self._dialer.start(self._close())
+        if not self._turns:
+            self._socket.close()
 
     def abandon(self, turn: TurnAnswer) -> None:
         """The protocol has no message that ends a turn: the connection ends, once no other turn runs on it."""
@@ -121,6 +116,38 @@ class UpstreamSocket:
     def close(self) -> None:
         """End the connection, and all turns on it."""
         self._fail_all(was_reset())
+        self.retire()
+
+    def note_room(self) -> None:
+        """Receive more, unless another turn has too much unread, or a long message is being read."""
+        if not self._is_reading_parts and not any(turn.is_full() for turn in self._current.values()):
+            self._socket.resume()
+
+    def receive(self, payloads: list[bytes]) -> None:
+        """Give messages to their turns. Raises BackendError for those that are not valid."""
+        try:
+            units = self._reader.read(payloads)
+        except BackendError:
+            if len(payloads) == 1:
+                raise
+            for payload in payloads:  # those before the invalid one have arrived
+                self.receive([payload])
+            return
+        self._deliver(units)
+
+    def receive_parts(self, parts: tuple[bytes, ...]) -> None:
+        """Give a long message to its turn; one that is read in a thread keeps those after it waiting."""
+        size = sum(map(len, parts))
+        if size < LARGE_BYTES:
+            self.receive([b"".join(parts)])
+            return
+        self._is_reading_parts = True
+        self._socket.pause()
+        self._start_work(self._read_parts(size, parts))
+
+    def lose(self, error: HeadgateError) -> None:
+        """End all turns: no more messages arrive."""
+        self._fail_all(error)
         self.retire()
 
     def _must_wait(self, lane: str | None) -> bool:
@@ -144,77 +171,28 @@ class UpstreamSocket:
         except TimeoutError as error:
             raise timed_out(self._first_s, sent=False) from error
 
-    async def _close(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await self._socket.close(code=GOING_AWAY)
-        self._socket._response.close()  # noqa: SLF001  aiohttp does not release a connection that was lost
-        self._reading.cancel()
-        await asyncio.wait([self._reading])
-
-    async def _read(self) -> None:
-        """Give every message to its lane until the connection ends."""
-        error: HeadgateError = was_reset()
+    async def _read_parts(self, size: int, parts: tuple[bytes, ...]) -> None:
         try:
-            while (payload := await self._receive()) is not None:
-                if len(payload) < LARGE_BYTES:
-                    message = read_message(payload, self._steering.scrub)
-                else:
-                    self._is_delivering = True
-                    message = await self._run_large(len(payload), read_message, payload, self._steering.scrub)
-                    self._is_delivering = False
-                turn = self._deliver(message)
-                if turn is not None and turn.is_full:
-                    self._is_delivering = True
-                    await turn.wait_for_room()
-                    self._is_delivering = False
-        except HeadgateError as fault:
-            error = fault
-        except (aiohttp.ClientError, ConnectionError):
-            pass
-        finally:
-            self._timer.cancel()
+            self._deliver(await self._run_large(size, _read_joined, self._reader, parts))
+        except HeadgateError as error:
             self._fail_all(error)
             self.retire()
+        finally:
+            self._is_reading_parts = False
+            self.note_room()
 
-    async def _receive(self) -> bytes | None:
-        """Return the next message; None at the end. Raises BackendError for what is no message of the protocol."""
-        while True:
-            received = await self._socket.receive()
-            self._is_heard = True
-            if received.type is WSMsgType.TEXT:
-                return bytes(received.data)
-            if received.type is WSMsgType.PING:
-                await self._socket.pong(received.data)
-            elif received.type is WSMsgType.BINARY:
-                raise invalid_answer("a binary message")
-            elif received.type is WSMsgType.ERROR:
-                raise invalid_answer("a frame that is not valid")
-            elif received.type is not WSMsgType.PONG:
-                return None
+    def _deliver(self, units: list[tuple[str | None, Event | Run]]) -> None:
+        """Give events to their turns, and receive no more while one of those has too much unread."""
+        for lane, unit in units:
+            turn = self._receive_unit(lane, unit)
+            if turn is not None and turn.is_full():
+                self._socket.pause()
 
-    def _check(self) -> None:
-        """Ping a silent upstream, and give up one that does not answer."""
-        self._timer = self._loop.call_later(PING_S, self._check)
-        is_heard, self._is_heard = self._is_heard or self._is_delivering, False
-        if is_heard:
-            self._is_pinged = False
-        elif self._is_pinged:
-            self._fail_all(stalled(PING_S))
-            self.retire()
-        else:
-            self._is_pinged = True
-            self._dialer.start(self._ping())
-
-    async def _ping(self) -> None:
-        with suppress(aiohttp.ClientError, ConnectionError):
-            await self._socket.ping()
-
-    def _deliver(self, message: UpstreamMessage) -> TurnAnswer | None:
-        """Give a message to its turn, and return that."""
-        kind, lane = message.kind, message.lane
-        if kind.startswith(SIDE):
-            self._steering.answer(message, self._current)
+    def _receive_unit(self, lane: str | None, unit: Event | Run) -> TurnAnswer | None:
+        """Give an event to its turn, and return that."""
+        kind = unit.type
+        if kind.startswith(SIDE) and isinstance(unit, Event):
+            self._steering.answer(unit, self._current)
             self._note_change()
             return None
         turn = self._turn_of(lane, kind)
@@ -225,9 +203,9 @@ class UpstreamSocket:
         if lane is not None and not self._names_lanes:
             self._names_lanes = True
             self._note_change()
-        if kind in FOLLOWED:
-            self._follow(turn, message)
-        turn.put(message)
+        if kind in OWN_LAST and isinstance(unit, Event):
+            self._follow(turn, unit)
+        turn.put(unit)
         return turn
 
     def _turn_of(self, lane: str | None, kind: str) -> TurnAnswer | None:
@@ -237,16 +215,17 @@ class UpstreamSocket:
             return next(iter(self._turns.values()))
         if turn is None and kind == "response.created" and self._steering.is_expected(lane):
             before = self._current[lane]
-            turn = self._start(lane, before.response_id, MemoryLease())
+            memory = self._memory.begin_another()
+            turn = self._start(lane, before.response_id, memory)
+            turn.after.append(memory.release)
             self._steering.adopt(turn, before)
         return turn
 
-    def _follow(self, turn: TurnAnswer, message: UpstreamMessage) -> None:
+    def _follow(self, turn: TurnAnswer, event: Event) -> None:
         """Note which response a turn has, and whether the upstream keeps it for the next one."""
-        kind = message.kind
+        kind = event.type
         if kind == "response.created":
-            response = message.fields.get("response")
-            turn.response_id = response.get("id") if isinstance(response, dict) else None
+            turn.response_id = event.response.get("id")
         if kind not in LAST:
             return
         if self._turns.get(turn.lane) is turn:
@@ -270,3 +249,7 @@ class UpstreamSocket:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _read_joined(reader: MessageReader, parts: tuple[bytes, ...]) -> list[tuple[str | None, Event | Run]]:
+    return reader.read([b"".join(parts)])

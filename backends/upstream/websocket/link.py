@@ -5,14 +5,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backends.upstream.errors import was_reset
+from backends.upstream.scrub import Scrubber
 from backends.upstream.websocket.answers import FixedAnswer, TurnAnswer
 from backends.upstream.websocket.connection import RunLarge, UpstreamSocket
 from backends.upstream.websocket.dial import HAS_NONE, SocketDialer, UpgradeRefused
-from backends.upstream.websocket.messages import create_message, refusal_of
+from backends.upstream.websocket.messages import MessageReader, create_message, refusal_of
 from backends.upstream.websocket.steering import Steering
 from proxy.context import Context
 from proxy.lane import CallerConnection, LaneCall
 from proxy.wire.call import Call
+from proxy.wire.event import Event, Run
 
 ATTEMPTS = 3
 """How often a call is sent that an upstream refuses for what its connection has lost, or has become too old for."""
@@ -27,14 +29,14 @@ class UpstreamLink:
         self,
         caller: CallerConnection,
         dialer: SocketDialer,
-        scrub: Callable[[bytes], bytes],
+        scrubber: Scrubber,
         *,
         first_s: float,
         between_s: float,
     ) -> None:
         self._caller = caller
         self._dialer = dialer
-        self._scrub = scrub
+        self._scrubber = scrubber
         self._first_s, self._between_s = first_s, between_s
         self._socket: UpstreamSocket | None = None
         self._former: set[UpstreamSocket] = set()  # that may still have turns
@@ -56,11 +58,11 @@ class UpstreamLink:
             turn = await self._begin(socket, brief or call, place, context)
             if turn is None:
                 continue
-            kind, payload = await _first_of(turn)
-            if kind != "error":
+            first = await _first_of(turn)
+            if first.type != "error" or not isinstance(first, Event):
                 return turn
             turn.close()
-            status, fields, error = refusal_of(payload)
+            status, fields, error = refusal_of(first.json)
             if attempt < ATTEMPTS - 1 and self._is_repeated(socket, error.get("code"), brief):
                 continue
             return FixedAnswer(status, fields, {"error": error})
@@ -94,10 +96,11 @@ class UpstreamLink:
                 self._is_refused = refusal.status in HAS_NONE
                 return None
             if self._is_closed:  # the caller has left meanwhile
-                await opened.close()
+                opened.close()
                 raise was_reset(sent=False)
             self._socket = UpstreamSocket(
-                opened, self._dialer, Steering(self._caller, self._dialer.name, self._scrub), _worker_for(context),
+                opened, MessageReader(context.followed, self._scrubber), Steering(self._caller, self._dialer.name),
+                context.memory.begin_another(), _worker_for(context), self._dialer.start,
                 first_s=self._first_s, between_s=self._between_s,
             )  # fmt: skip
             return self._socket
@@ -140,8 +143,8 @@ def _fits(brief: Call, call: Call, socket: UpstreamSocket) -> bool:
     return brief.model == call.model and socket.keeps(brief.body.get("previous_response_id"))
 
 
-async def _first_of(turn: TurnAnswer) -> tuple[str, bytes]:
-    """Return the first message of a turn; a turn without one is given up."""
+async def _first_of(turn: TurnAnswer) -> Event | Run:
+    """Return the first event of a turn, or run of others; a turn without one is given up."""
     try:
         return await turn.wait_for_first()
     except BaseException:

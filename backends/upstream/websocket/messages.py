@@ -1,52 +1,100 @@
 """Messages of a connection to an upstream in WebSocket mode, without I/O.
 
-An upstream sends each event as one JSON object. The gateway reads them as the frames of a stream, so that everything
-behind this module is the same for both.
+An upstream sends each event as one JSON object. Most are deltas that only pass through: those are neither parsed nor
+looked at one by one. The messages that arrived together are put into lines, and the expressions that find followed
+events in a stream find them there, in every form of JSON.
 
 Source: https://platform.openai.com/docs/guides/websocket-mode
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any
 
 from backends.upstream.errors import invalid_answer
 from backends.upstream.refusals import MAX_REFUSAL_BYTES, MAX_REFUSAL_VALUES
+from backends.upstream.scrub import Scrubber
 from proxy.wire.bounds import has_more_values
 from proxy.wire.call import Call
-from proxy.wire.event import TERMINALS, parse_leniently
-from proxy.wire.large_json import dumps
-from proxy.wire.sse import MAX_FRAME_VALUES
+from proxy.wire.event import FOLLOWED, TERMINALS, Event, MessageRun, Run, parse_leniently
+from proxy.wire.large_json import TooMuchText, dumps
+from proxy.wire.sse import MAX_FRAME_VALUES, candidate_patterns
 
-SMALL_BYTES = 4096
-"""Up to this size a message whose type is not its first key is parsed to find it, in bytes."""
 HTTP_FIELDS = ("stream", "stream_options", "background")
 """The fields of a call over HTTP that a message does not have."""
-_TYPE_FIRST = re.compile(rb'\s*+\{\s*+"type"\s*+:\s*+"([A-Za-z0-9_.:/-]{1,128})"\s*+[,}]')
-_MAY_MATTER = re.compile(
-    rb'"type"\s*+:\s*+"(?:error|response\.(?:completed|incomplete|failed|created|steer\.|inject\.))'
-)
 LAST = TERMINALS | {"error"}
 """The types of the message that ends a turn."""
 SIDE = ("response.steer.", "response.inject.")
 """How the types of messages begin that are no events of a turn."""
-PIECE_BYTES = 65_536
-"""The largest piece of a frame, in bytes."""
+LANE = b'"stream_id"'
+_SIDE = re.compile(rb'y(?=pe"\s*+:\s*+"response\.(?:steer|inject)\.)')
+_LANE_VALUE = rb'\s*+:\s*+"([A-Za-z0-9_.-]{1,256})"\s*+'
+_LANE_FIRST = re.compile(rb'(\s*+\{\s*+(?:"type"\s*+:\s*+"[^"\\]*+"\s*+,\s*+)?+)"stream_id"%b,\s*+' % _LANE_VALUE)
+_LANE_LAST = re.compile(rb"%b(\}\s*+)" % _LANE_VALUE)
+_BEFORE_LAST = re.compile(rb",\s*+\Z")
 
 
-class UpstreamMessage(NamedTuple):
-    """A message of an upstream, read as far as its connection needs that.
+class MessageReader:
+    """Splits the messages of one connection into followed events and the runs of messages between them."""
 
-    `payload` is kept of an error and of a message that belongs to no turn, from which keys were removed; `fields` are
-    those of the latter, and of one that begins a response. `frame` is an event as the frame of a stream, in pieces.
-    """
+    def __init__(self, followed: frozenset[str], scrubber: Scrubber) -> None:
+        """`followed` are the types that others follow, beside those that the connection itself does."""
+        self._followed = FOLLOWED | followed
+        self._scrubber = scrubber
+        self._patterns = (*candidate_patterns(self._followed), (b"y", _SIDE))
 
-    kind: str
-    lane: str | None
-    payload: bytes = b""
-    fields: Mapping[str, Any] = {}
-    frame: Sequence[bytes] = ()
-    frame_bytes: int = 0
+    def read(self, payloads: list[bytes]) -> list[tuple[str | None, Event | Run]]:
+        """Return what the messages say, in their order, each with its lane, and without secrets.
+
+        Raises BackendError for a message that is no JSON object, or has too many values.
+        """
+        lines = _lines_of(payloads)
+        if LANE not in lines:
+            return [(None, unit) for unit in self._units(lines)]
+        split = map(split_lane, lines.split(b"\n"))
+        return [
+            (lane, unit)
+            for lane, group in groupby(split, key=lambda found: found[1])
+            for unit in self._units(b"\n".join([payload for payload, _ in group]))
+        ]
+
+    def _units(self, lines: bytes) -> Iterator[Event | Run]:
+        run = 0
+        for start, end in self._candidates(lines):
+            if (event := self._event(lines[start:end])) is not None:
+                if run < start:
+                    yield MessageRun(self._scrubber.run(lines[run : start - 1]))
+                yield event
+                run = end + 1
+        if run < len(lines):
+            yield MessageRun(self._scrubber.run(lines[run:]))
+
+    def _candidates(self, lines: bytes) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each line that may be a followed event."""
+        matches = [m for byte, pattern in self._patterns if byte in lines and (m := pattern.search(lines))]
+        end = 0
+        while matches:
+            at = min([match.start() for match in matches])
+            start = lines.rfind(b"\n", end, at) + 1 or end
+            end = lines.find(b"\n", at)
+            end = len(lines) if end < 0 else end
+            yield start, end
+            renewed = [match if match.start() >= end else match.re.search(lines, end) for match in matches]
+            matches = [match for match in renewed if match]
+
+    def _event(self, payload: bytes) -> Event | None:
+        """Return a message as an event, if it is a followed one."""
+        payload = self._scrubber.data(payload)
+        try:
+            data = parse_leniently(payload)
+        except TooMuchText as error:
+            raise invalid_answer(f"a message that cannot be parsed: {error}") from error
+        except ValueError:
+            return None
+        kind = data.get("type")
+        is_followed = isinstance(kind, str) and (kind in self._followed or kind.startswith(SIDE))
+        return Event(kind, data=data, payload=payload) if isinstance(kind, str) and is_followed else None
 
 
 def create_message(call: Call, lane: str | None, *, generates: bool) -> bytes:
@@ -60,27 +108,49 @@ def create_message(call: Call, lane: str | None, *, generates: bool) -> bytes:
     return dumps(fields, call.received_bytes)
 
 
-def read_message(payload: bytes, scrub: Callable[[bytes], bytes]) -> UpstreamMessage:
-    """Read a message. Raises BackendError for one that is no JSON object, or has too many values."""
-    if not payload.startswith(b"{") and not payload.lstrip().startswith(b"{"):
-        raise invalid_answer("a message that is no JSON object")
-    if has_more_values(payload, MAX_FRAME_VALUES):
+def _lines_of(payloads: list[bytes]) -> bytes:
+    """Return JSON objects as lines. Raises BackendError for what is none, as far as that is seen without parsing."""
+    lines = b"\n".join(payloads)
+    if not lines.startswith(b"{") or not lines.count(b"\n{") == lines.count(b"\n") == len(payloads) - 1:
+        lines = b"\n".join(map(_line_of, payloads))
+    if not lines.isascii():
+        try:
+            lines.decode()
+        except UnicodeDecodeError as error:
+            raise invalid_answer("a message that is not UTF-8") from error
+    if len(lines) > MAX_FRAME_VALUES and any(has_more_values(payload, MAX_FRAME_VALUES) for payload in payloads):
         raise invalid_answer(f"a message of more than {MAX_FRAME_VALUES} values")
-    payload, lane = split_lane(payload)
-    kind = event_type(payload)
-    if kind.startswith(SIDE):
-        return UpstreamMessage(kind, lane, scrub(payload), fields_of(payload))
-    frame = sse_frame(kind, payload)
-    size = len(frame)
-    pieces = [frame] if size <= PIECE_BYTES else [frame[at : at + PIECE_BYTES] for at in range(0, size, PIECE_BYTES)]
-    fields = fields_of(payload) if kind == "response.created" else {}
-    return UpstreamMessage(kind, lane, payload if kind == "error" else b"", fields, pieces, size)
+    return lines
+
+
+def _line_of(payload: bytes) -> bytes:
+    """Return a JSON object as one line: the line ends in it stand between values. Raises BackendError."""
+    line = payload.strip(b" \t\r\n")
+    if not line.startswith(b"{"):
+        raise invalid_answer("a message that is no JSON object")
+    return line.replace(b"\n", b" ")
 
 
 def split_lane(payload: bytes) -> tuple[bytes, str | None]:
-    """Return a message without the lane that it names, and the lane. A message without one stays as it is."""
-    if b'"stream_id"' not in payload:
+    """Return a message without the lane that it names, and the lane. A message without one stays as it is.
+
+    The lane is the first field, the second one after the type, or the last one, and is cut out there. It is a field of
+    the message itself: no object in it can begin or end at these places.
+    """
+    at = payload.find(LANE)
+    if at < 0:
         return payload, None
+    if payload.find(LANE, at + 1) < 0:
+        if (first := _LANE_FIRST.match(payload)) is not None:
+            return first[1] + payload[first.end() :], first[2].decode()
+        before = _BEFORE_LAST.search(payload, max(0, at - 8), at)
+        last = _LANE_LAST.fullmatch(payload, at + len(LANE))
+        if before is not None and last is not None:
+            return payload[: before.start()] + last[2], last[1].decode()
+    return _split_parsed_lane(payload)
+
+
+def _split_parsed_lane(payload: bytes) -> tuple[bytes, str | None]:
     try:
         fields = parse_leniently(payload)
     except ValueError:
@@ -91,29 +161,12 @@ def split_lane(payload: bytes) -> tuple[bytes, str | None]:
     return dumps({name: value for name, value in fields.items() if name != "stream_id"}, len(payload)), lane
 
 
-def event_type(payload: bytes) -> str:
-    """Return the type of a message; "" for one that is not JSON, or is large and of no type that ends or begins one."""
-    if (first := _TYPE_FIRST.match(payload)) is not None:
-        return first[1].decode()
-    if len(payload) > SMALL_BYTES and not _MAY_MATTER.search(payload):
-        return ""
-    kind = fields_of(payload).get("type")
-    return kind if isinstance(kind, str) and kind.isprintable() else ""
-
-
 def fields_of(payload: bytes) -> Mapping[str, Any]:
     """Return the object in a message; an empty one for a message that is none."""
     try:
         return parse_leniently(payload)
     except ValueError:
         return {}
-
-
-def sse_frame(kind: str, payload: bytes) -> bytes:
-    """Return a message as the frame of a stream. Line ends in it stand between values: they become spaces."""
-    if b"\n" in payload or b"\r" in payload:
-        payload = payload.replace(b"\n", b" ").replace(b"\r", b" ")
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), payload) if kind else b"data: %b\n\n" % payload
 
 
 def refusal_of(payload: bytes) -> tuple[int, dict[str, str], Mapping[str, Any]]:

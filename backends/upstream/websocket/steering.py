@@ -10,18 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from backends.upstream.websocket.answers import TurnAnswer
-from backends.upstream.websocket.messages import UpstreamMessage
 from proxy.lane import CallerConnection
+from proxy.wire.event import Event
 
 
 class Steering:
-    """The steering of the responses of one connection to an upstream. `backend` is its name, and
-    `scrub` removes its key from what it says."""
+    """The steering of the responses of one connection to an upstream; `backend` is its name."""
 
-    def __init__(self, caller: CallerConnection, backend: str, scrub: Callable[[bytes], bytes]) -> None:
+    def __init__(self, caller: CallerConnection, backend: str) -> None:
         self._caller = caller
         self._backend = backend
-        self.scrub = scrub
         self._accepted: Counter[object] = Counter()  # by the response that is steered
         self._expected: dict[str | None, object] = {}  # the steered response of a lane, until it is clear what follows
 
@@ -40,16 +38,16 @@ class Steering:
         self._accepted.pop(steered, None)
         _after(before, lambda: self._caller.adopt(turn, self._backend, steered))
 
-    def answer(self, message: UpstreamMessage, turns: Mapping[str | None, TurnAnswer]) -> None:
+    def answer(self, event: Event, turns: Mapping[str | None, TurnAnswer]) -> None:
         """Pass an answer on to the caller. `turns` are the last ones of each lane."""
-        fields = message.fields
+        fields = event.data
         steer = fields.get("steer")
         named = steer if isinstance(steer, dict) else {}
         response_id = named.get("previous_response_id", fields.get("response_id"))
         turn = next((turn for turn in turns.values() if turn.response_id == response_id), None)
         lane = None if turn is None else turn.lane
-        self._count(message.kind, response_id, turn, has_id="id" in named)
-        _after(turn, lambda: self._caller.notify(message.payload, lane))
+        self._count(event.type, response_id, turn, has_id="id" in named)
+        _after(turn, lambda: self._caller.notify(event.json, lane))
 
     def _count(self, kind: str, response_id: object, turn: TurnAnswer | None, *, has_id: bool) -> None:
         if kind == "response.steer.accepted" and turn is not None:

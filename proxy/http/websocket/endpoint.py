@@ -11,13 +11,11 @@ from proxy.http.exchange import Exchange
 from proxy.http.ingress import Ingress
 from proxy.http.server import Connection
 from proxy.http.websocket.session import Session
-from proxy.http.websocket.socket import Socket, Upgrade, accept_key
+from proxy.http.websocket.socket import Socket, Upgrade
 from proxy.pipeline import Pipeline
 from proxy.wire.errors import HeadgateError, RequestError
+from proxy.wire.upgrade import KEY_CHARS, VERSION, accept_key
 from proxy.workers import BodyMemory
-
-VERSION = "13"
-KEY_CHARS = 24
 
 
 class TooManyConnections(HeadgateError):

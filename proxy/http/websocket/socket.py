@@ -1,8 +1,6 @@
 """The WebSocket protocol on one connection of the server: messages in, frames out, pings, and the end."""
 
 import asyncio
-import base64
-import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
@@ -14,20 +12,8 @@ from proxy.http.body import BYTES_PER_SECOND
 from proxy.http.pieces import pieces_of
 from proxy.http.server import Connection
 from proxy.wire.errors import Unavailable
-from proxy.wire.frames import (
-    GOING_AWAY,
-    PART_BYTES,
-    POLICY,
-    TRY_AGAIN,
-    FrameError,
-    FrameParser,
-    Message,
-    close_frame,
-    ping_frame,
-    pong_frame,
-    short_frames,
-    text_frames,
-)
+from proxy.wire.frame_bytes import close_frame, ping_frame, pong_frame, short_frames, text_frames
+from proxy.wire.frames import GOING_AWAY, PART_BYTES, POLICY, TRY_AGAIN, FrameError, FrameParser, Message
 from proxy.workers import MemoryLease
 
 MAX_WAITING = 64
@@ -38,7 +24,6 @@ MAX_CONTROL_FRAMES = 1024
 """How many pings and pongs a client may send between two checks, which are `keep_alive_s` apart."""
 CLOSE_S = 1.0
 """How long the client has to answer a close, in seconds."""
-GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # Source: https://www.rfc-editor.org/rfc/rfc6455#section-1.3
 
 
 class Received(NamedTuple):
@@ -285,8 +270,3 @@ class Socket:
             transport.abort()
         else:
             self._write(ping_frame())
-
-
-def accept_key(key: str) -> str:
-    """Return what a client that sent this key expects. Source: https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2."""
-    return base64.b64encode(hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest()).decode()

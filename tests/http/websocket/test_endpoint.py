@@ -8,7 +8,7 @@ import pytest
 from backends.upstream import Upstream
 from proxy.app import running
 from proxy.config.build import build
-from proxy.http.websocket.socket import accept_key
+from proxy.wire.upgrade import accept_key
 from tests.conftest import tables_for
 from tests.raw import ask, no_tasks_left, post, until, wire  # noqa: F401
 from tests.sockets import KEY, calling, frames_in, masked, upgrade

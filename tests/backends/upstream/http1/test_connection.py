@@ -195,7 +195,7 @@ async def test_a_body_that_is_not_read_waits_in_pieces():
 async def test_the_socket_is_given_one_piece_after_another():
     """A paused transport holds one piece at most beyond its own limit."""
     async with UnreadUpstream(b"") as upstream, client_of(upstream) as client:
-        connection = await client._dialer.connect()
+        connection = await client._connect()
         sending = asyncio.create_task(connection.send(*request(BODY)))
         await until(lambda: connection._is_writing_paused)
 
@@ -219,7 +219,7 @@ async def test_an_answer_before_any_request_is_refused():
         upstream = RawUpstream(playing())
         upstream.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with client_of(upstream) as client:
-            connection = await client._dialer.connect()
+            connection = await client._connect()
             await until(connection._transport.is_closing)
             with pytest.raises(BackendError) as failed:
                 await connection.send(*request())

@@ -232,3 +232,16 @@ def test_trailers_are_bounded_after_many_chunks():
 
     with pytest.raises(InvalidHttp):
         parser.feed(b"X: %b\r\n" % (b"y" * 1000) * 200)
+
+
+@PIECES
+@pytest.mark.parametrize("rest", [b"", b"\x81\x01a\r\n\r\n"])
+def test_what_follows_an_upgrade_is_passed_on(size: int, rest: bytes):
+    """For a request that has asked for it; interim answers may come before."""
+    data = CONTINUE + b"HTTP/1.1 101 Go\r\nConnection: x, upgrade\r\nUpgrade: websocket\r\n\r\n" + rest
+    parser = ResponseParser(may_upgrade=True)
+    found = b"".join([parser.feed(data[start : start + size]) for start in range(0, len(data), size)])
+
+    assert (found, parser.is_upgraded) == (rest, True)
+    assert parser.head is not None
+    assert (parser.head.status, parser.head.fields["upgrade"]) == (101, "websocket")

@@ -125,7 +125,7 @@ async def test_an_answer_that_begins_unasked_is_not_a_reason_to_send_again(block
 async def test_a_fresh_connection_that_is_closed_at_once_received_nothing(blocking: BlockingUpstream):
     """The error says that no byte was sent, so that another backend may be tried."""
     async with client_of(blocking) as client:
-        connection = await client._dialer.connect()
+        connection = await client._connect()
         accepted, _ = await asyncio.get_running_loop().sock_accept(blocking.listener)
         accepted.close()
         with pytest.raises(BackendError) as failed:

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import orjson
 import pytest
 
-from backends.upstream.websocket import connection as module
-from proxy.http.websocket.socket import accept_key
-from tests.conftest import StartGateway
+from backends.upstream.websocket import frame_socket as module
+from proxy.wire.frames import MAX_FRAGMENTS
+from proxy.wire.upgrade import accept_key
+from tests.conftest import StartGateway, tables_for
 from tests.http.test_write_timeout import finished, slow_client
-from tests.raw import no_tasks_left, until  # noqa: F401
+from tests.raw import ask, no_tasks_left, post, until  # noqa: F401
 from tests.sockets import calling, masked, upgrade
+from tests.upstream import FakeUpstream
 
 CREATED = (
     b'{"type":"response.created","response":{"id":"resp_1","object":"response","status":"in_progress","output":[]}}'
@@ -29,14 +32,16 @@ def frame(payload: bytes, opcode: int = 0x81) -> bytes:
     return bytes((opcode,)) + length + payload
 
 
+GRANT = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ACCEPT\r\n\r\n"
+
+
 class RawUpstream:
-    """A server on a raw socket: it grants upgrades (`accept` is the value of Sec-WebSocket-Accept), then `serve` runs."""
+    """A server on a raw socket: it writes `grant` with the right key for ACCEPT, then `serve` runs."""
 
     def __init__(self) -> None:
         self.serve: Serve | None = None
         self.heads: list[bytes] = []
-        self.status = b"101 Switching Protocols"
-        self.accept: str | None = None
+        self.grant = GRANT
         self.is_silent = False
         self.ended = 0
 
@@ -54,9 +59,7 @@ class RawUpstream:
             if self.is_silent:
                 await asyncio.Event().wait()
             key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0].decode()
-            accept = accept_key(key) if self.accept is None else self.accept
-            lines = [b"HTTP/1.1 " + self.status, b"Upgrade: websocket", b"Connection: Upgrade"]
-            writer.write(b"\r\n".join([*lines, b"Sec-WebSocket-Accept: " + accept.encode(), b"", b""]))
+            writer.write(self.grant.replace(b"ACCEPT", accept_key(key).encode()))
             if self.serve is not None:
                 await self.serve(self, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -79,7 +82,7 @@ async def gateway(hostile: RawUpstream, start_gateway: StartGateway) -> str:
     return await start_gateway(tables(hostile))
 
 
-def tables(hostile: RawUpstream, **backend: object) -> dict[str, object]:
+def tables(hostile: RawUpstream, **backend: object) -> dict[str, Any]:
     own = {
         "name": "up", "use": "upstream", "base_url": f"{hostile.address}/v1", "keeps_state": True, "websocket": True,
         "connect_timeout_s": 0.5, **backend,
@@ -111,6 +114,15 @@ BROKEN = {
     "too large": b"\x81\x7f" + (2**32).to_bytes(8),
     "a reserved opcode": frame(b"", 0x83),
     "a fragmented ping": frame(b"", 0x09),
+    "a long ping": frame(b"a" * 126, 0x89),
+    "nothing to continue": frame(b"{}", 0x80),
+    "a message in a message": frame(b"{", 0x01) + frame(DONE),
+    "fragments without end": frame(b"", 0x01) + frame(b"", 0x00) * MAX_FRAGMENTS,
+    "a flood of pings": frame(b"", 0x89) * (module.MAX_CONTROL_FRAMES + 1),
+    "a flood of pongs": frame(b"", 0x8A) * (module.MAX_CONTROL_FRAMES + 1),
+    "a close with half a code": frame(b"a", 0x88),
+    "messages after a close": frame((1000).to_bytes(2), 0x88) + frame(CREATED) + frame(DONE),
+    "bytes without end after a close": frame((1011).to_bytes(2), 0x88) + bytes(10_000_000),
     "no text at all": b"HTTP/1.1 200 OK\r\n\r\n",
 }
 
@@ -134,13 +146,22 @@ async def test_frames_that_break_the_protocol_end_the_turn(
     assert (again["type"], len(hostile.heads)) == ("response.completed", 2)
 
 
-HANDSHAKES = {"another key": (b"101 Switching Protocols", "x"), "no key": (b"101 Switching Protocols", "")}
+HANDSHAKES = {
+    "another key": GRANT.replace(b"ACCEPT", b"x"),
+    "no key": GRANT.replace(b"Sec-WebSocket-Accept: ACCEPT\r\n", b""),
+    "no protocol": GRANT.replace(b"Upgrade: websocket\r\n", b""),
+    "another protocol": GRANT.replace(b"websocket", b"h2c"),
+    "an extension": GRANT.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
+    "a sub-protocol": GRANT.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chat\r\n\r\n"),
+    "a head without end": GRANT[:-2] + b"x: %b\r\n" % (b"a" * 1000) * 1000,
+    "no HTTP": frame(CREATED) + frame(DONE),
+}
 
 
-@pytest.mark.parametrize(("status", "accept"), HANDSHAKES.values(), ids=HANDSHAKES)
-async def test_a_handshake_that_proves_nothing_is_refused(gateway: str, hostile: RawUpstream, status, accept):
+@pytest.mark.parametrize("grant", HANDSHAKES.values(), ids=HANDSHAKES)
+async def test_a_handshake_that_proves_nothing_is_refused(gateway: str, hostile: RawUpstream, grant: bytes):
     """No call is sent to a server that may not have understood it as one."""
-    hostile.status, hostile.accept = status, accept
+    hostile.grant = grant
     async with calling(gateway) as caller:
         refused = await caller.ask(input="secret")
 
@@ -242,11 +263,68 @@ async def test_events_without_a_turn_are_dropped(gateway: str, hostile: RawUpstr
             await writer.drain()
 
     hostile.serve = serve
+    hostile.grant += b"".join(map(frame, stray))  # in the same packet
     async with calling(gateway) as caller:
         for _ in range(2):
             assert (await caller.ask())["response"]["id"] == "resp_1"
 
     assert asked >= 2
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_fragments_are_one_message(gateway: str, hostile: RawUpstream, size: int):
+    """Cut anywhere, also within a character, with control frames between them."""
+    event = '{"type":"response.x","text":"äöü€"}'.encode()
+    cuts = [event[start : start + size] for start in range(0, len(event), size)]
+    parts = [frame(part, 0x00 if number else 0x01) + frame(b"", 0x8A) for number, part in enumerate(cuts)]
+    hostile.serve = sending(frame(CREATED), *parts, frame(b"", 0x80), frame(DONE))
+    async with calling(gateway) as caller:
+        turn = await caller.turn_of()
+
+    assert turn == [orjson.loads(CREATED), orjson.loads(event), orjson.loads(DONE)]
+
+
+LARGEST = post(b'{"model":"well","input":"%b"}' % (b"a" * 200_000))
+UNFINISHED = {
+    "one frame": (b"\x81\x7f" + (1_000_000).to_bytes(8) + b"{" * 500_000, b"{" * 300_000),
+    "fragments": (frame(b"{" * 65_536, 0x01) + frame(b"{" * 65_536, 0x00) * 7, frame(b"{" * 65_536, 0x00) * 5),
+}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("unfinished", UNFINISHED.values(), ids=UNFINISHED)
+async def test_an_unfinished_message_counts_as_it_arrives(
+    start_gateway, hostile: RawUpstream, upstream: FakeUpstream, logged, unfinished: tuple[bytes, bytes], begun: bool
+):
+    """Towards `memory_bytes`, which others then cannot have; beyond it the turn ends, and gives its memory back."""
+    proceed = asyncio.Event()
+    data, more = unfinished
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write((frame(CREATED) if begun else b"") + data)
+        await proceed.wait()
+        writer.write(more)
+        while await reader.read(65_536):
+            pass
+
+    hostile.serve = serve
+    others = tables_for(upstream, server={"memory_bytes": 700_000}, cache=None)
+    own = tables(hostile)
+    others["route"] = [{"model": "well", "backend": "fake"}, *own["route"]]
+    others["backend"] += own["backend"]
+    gateway = await start_gateway(others)
+    async with calling(gateway) as caller:
+        await caller.create()
+        while (await ask(gateway, LARGEST)).status != 503:
+            pass
+        proceed.set()
+        ended = (await caller.turn())[-1]
+        released = await ask(gateway, LARGEST)
+
+    assert (ended["type"], ended.get("status")) == (("response.failed", None) if begun else ("error", 503))
+    assert [line["code"] for line in logged if line.get("method") == "WEBSOCKET"] == ["memory_exhausted"]
+    assert released.status == 200
 
 
 async def test_a_caller_that_does_not_read_stops_an_upstream_that_sends_without_end(

@@ -19,7 +19,7 @@ from proxy.routing.routes import Route
 from proxy.state.conversations import MAX_BYTES, MAX_ITEMS, Conversation, ConversationLock, Conversations, add_items
 from proxy.state.held_calls import CONTINUABLE, HeldTurn, complete_held_call, hold_reply
 from proxy.state.held_responses import held_response
-from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, kept_input
+from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, kept_input, work_bytes
 from proxy.state.references import conversation_id, is_id, not_found
 from proxy.state.responses import UNFINISHED, StoredResponse, StoredResponses, report_not_kept
 from proxy.stores import StoreError
@@ -76,7 +76,7 @@ class History:
         creates = call.operation == "create"
         past = await self._past(call, context, creates=creates)
         own = call.body.get("input")
-        if past.fields or _has_references(own):
+        if past.fields or await _has_references(own, context):
             own = await self._resolve(input_items(own), past, context)
         if creates:
             context.response_fields = {"store": store is not False, **past.fields}
@@ -93,7 +93,7 @@ class History:
         if route.keeps_state:
             return
         past, own = await self._past(call, context, creates=False), call.body.get("input")
-        if _has_references(own):
+        if await _has_references(own, context):
             await self._resolve(input_items(own), past, context)
 
     async def _past(self, call: Call, context: Context, *, creates: bool) -> Past:
@@ -125,7 +125,7 @@ class History:
                 raise not_found("previous_response_id", name)
             turns.append(turn)
         turns.append(last)
-        items = _items_of(turns)
+        items = await context.run(sum(turn.work_bytes for turn in turns), _items_of, turns)
         size_bytes = sum(turn.size_bytes for turn in turns)
         _check_size(items, size_bytes)
         _check_size(last.chain, 0)
@@ -219,17 +219,23 @@ async def _whole(call: Call, own: Any, past: Past, context: Context) -> Call:
     named = [name for name in ("previous_response_id", "conversation") if name in call.body]
     changed = call.without_fields(*named) if named else call
     if own is not call.body.get("input"):
-        earlier = [item.item for item in past.items if item_type(item.item) != "compaction_trigger"]
-        items = without_cut_calls([*earlier, *own])
+        items = await context.run(work_bytes(past.items, own), _joined, past, own)
         context.history_items = max(0, len(items) - len(own))
-        _check_size(items, 0)
-        check_items(items)
         changed = changed.with_fields(input=items)
-        if "previous_response_id" in call.body and not _has_references(call.body.get("input")):
+        if "previous_response_id" in call.body and not await _has_references(call.body.get("input"), context):
             offer_brief(call if call.body.get("store") is False else call.with_fields(store=False), context)
     whole = changed if call.body.get("store") is False else changed.with_fields(store=False)
     await context.run(call.size_bytes + past.size_bytes, _encode, whole)
     return whole
+
+
+def _joined(past: Past, own: Sequence[JSON]) -> Sequence[Mapping[str, Any]]:
+    """Return what a call continues and its own items. Raises RequestError for too many, or if they do not match."""
+    earlier = [item.item for item in past.items if item_type(item.item) != "compaction_trigger"]
+    items = without_cut_calls([*earlier, *own])
+    _check_size(items, 0)
+    check_items(items)
+    return items
 
 
 def _items_of(turns: Sequence[StoredResponse]) -> list[StoredItem]:
@@ -258,5 +264,9 @@ def _check_size(items: Sequence[Any], size_bytes: int) -> None:
         raise RequestError(message, code="context_length_exceeded", param="input")
 
 
-def _has_references(own: Any) -> bool:
-    return isinstance(own, list) and any(isinstance(item, dict) and item_type(item) == REFERENCE for item in own)
+async def _has_references(own: Any, context: Context) -> bool:
+    return isinstance(own, list) and await context.run(work_bytes(own), _has_reference, own)
+
+
+def _has_reference(items: Sequence[Any]) -> bool:
+    return any(isinstance(item, dict) and item_type(item) == REFERENCE for item in items)

@@ -17,8 +17,8 @@ import structlog
 
 from proxy.context import Context
 from proxy.state.credentials import without_credentials
-from proxy.state.items import StoredItem, item_prefix, own_id
-from proxy.state.records import TeamRecords, record_key
+from proxy.state.items import StoredItem, item_prefix, own_id, work_bytes
+from proxy.state.records import TeamRecord, TeamRecords, record_key
 from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.compose import new_id
@@ -120,11 +120,7 @@ class Conversations:
         record = await self._records.get(CONVERSATION, conversation_id, context)
         if record is None:
             return None
-        value = record.value
-        items = tuple(StoredItem(*pair) for pair in value["items"])
-        return Conversation(
-            conversation_id, value["created_at"], value["metadata"], items, record.size_bytes
-        )  # fmt: skip
+        return await context.run(work_bytes(record.value["items"]), _decode, conversation_id, record)
 
     async def save(self, conversation: Conversation, context: Context) -> Conversation:
         """Keep a conversation as it is now, and return it."""
@@ -136,11 +132,7 @@ class Conversations:
 
     async def write(self, conversation: Conversation, context: Context) -> None:
         """Keep a conversation as it is now. Raises StoreError, Unavailable, orjson.JSONEncodeError."""
-        value = {
-            "created_at": conversation.created_at,
-            "metadata": conversation.metadata,
-            "items": [[item.id, without_credentials(item.item)] for item in conversation.items],
-        }
+        value = await context.run(work_bytes(conversation.items), _encode, conversation)
         size_bytes = conversation.size_bytes
         await self._records.put(CONVERSATION, conversation.id, value, context, size_bytes=size_bytes)
 
@@ -168,6 +160,19 @@ class Conversations:
             yield
         finally:
             await lock.release()
+
+
+def _decode(conversation_id: str, record: TeamRecord) -> Conversation:
+    """Return the conversation in a record."""
+    value = record.value
+    items = tuple(StoredItem(*pair) for pair in value["items"])
+    return Conversation(conversation_id, value["created_at"], value["metadata"], items, record.size_bytes)
+
+
+def _encode(conversation: Conversation) -> JSON:
+    """Return the record of a conversation."""
+    items = [[item.id, without_credentials(item.item)] for item in conversation.items]
+    return {"created_at": conversation.created_at, "metadata": conversation.metadata, "items": items}
 
 
 def new_items(items: Sequence[JSON]) -> list[StoredItem]:

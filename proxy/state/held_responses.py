@@ -62,7 +62,11 @@ class HeldResponse:
         size = len(self.items)
         values = await context.run(size, count_values, self.items, MAX_VALUES)
         context.use_memory(parsed_bytes(size, values))
-        return [StoredItem(name, item) for name, item in await context.run(size, loads_own, self.items)]
+        return await context.run(size, _decode, self.items)
+
+
+def _decode(items: bytes) -> list[StoredItem]:
+    return [StoredItem(name, item) for name, item in loads_own(items)]
 
 
 class HeldResponses:

@@ -38,6 +38,7 @@ DEFAULTS: dict[str, JSON] = {
     "shell_call_output": {"max_output_length": None},
 }  # fmt: skip
 REFERENCE = "item_reference"
+ITEM_BYTES = 512
 ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -64,6 +65,11 @@ class StoredItem:
             elif isinstance(default, dict) and isinstance(value, dict):
                 shown[name] = default | value
         return shown
+
+
+def work_bytes(*lists: object) -> int:
+    """Return how many bytes take as much work as the items of these lists: finding the id of each is most of it."""
+    return ITEM_BYTES * sum(len(items) for items in lists if isinstance(items, list | tuple))
 
 
 def input_items(value: Any, param: str = "input") -> list[JSON]:

@@ -14,8 +14,8 @@ from proxy.context import Context
 from proxy.state.background import Background, poll_header
 from proxy.state.conversations import MAX_BYTES, Conversation, Conversations, add_items, new_items, read_metadata
 from proxy.state.item_fields import check_new_items
-from proxy.state.items import REFERENCE, StoredItem, input_items, item_type
-from proxy.state.pages import PAGE_PARAMETERS, list_object, read_integer_parameter, read_page, unknown_parameters
+from proxy.state.items import REFERENCE, StoredItem, input_items, item_type, work_bytes
+from proxy.state.pages import PAGE_PARAMETERS, Page, list_object, read_integer_parameter, read_page, unknown_parameters
 from proxy.state.references import not_found
 from proxy.state.responses import StoredResponse, StoredResponses
 from proxy.wire.errors import RequestError
@@ -69,8 +69,9 @@ class LocalResources:
                 cancelled = await self._background.cancel(stored, context)
                 return await _large_json(cancelled.response, request, NOTHING, context, cancelled.size_bytes)
             case "GET", ("input_items",):
-                items = await self._input_of(stored, context)
-                page = read_page(request.query).of(items)
+                turns, kept = await self._before(stored, context)
+                work = sum(turn.work_bytes for turn in (*turns, stored)) + work_bytes(kept)
+                page = await context.run(work, _page_of, read_page(request.query), turns, kept, stored)
                 return await _large_json(page, request, PAGE_PARAMETERS, context, context.memory.needed_bytes)
         raise _unknown_url(request)
 
@@ -89,16 +90,16 @@ class LocalResources:
         reply = await _large_json(current.response, request, known, context, current.size_bytes)
         return replace(reply, headers={**reply.headers, **poll_header(current)})
 
-    async def _input_of(self, stored: StoredResponse, context: Context) -> list[StoredItem]:
-        """Return all items that a response had as its input, oldest first, without those that were deleted since."""
+    async def _before(
+        self, stored: StoredResponse, context: Context
+    ) -> tuple[Sequence[StoredResponse], Sequence[StoredItem]]:  # fmt: skip
+        """Return what a response continues: responses, oldest first, and the items of a conversation."""
         earlier = await self._responses.earlier(stored, context, max_bytes=MAX_BYTES)
-        items = [item for _, turn in earlier if turn for item in (*turn.input_items, *turn.output_items)]
         conversation = stored.response.get("conversation")
+        found = None
         if stored.before and isinstance(conversation, dict):
-            kept = await self._conversations.get(str(conversation.get("id")), context)
-            before = frozenset(stored.before)
-            items += [item for item in kept.items if item.id in before] if kept else []
-        return items + stored.input_items
+            found = await self._conversations.get(str(conversation.get("id")), context)
+        return [turn for _, turn in earlier if turn], () if found is None else found.items
 
     async def _create(self, request: ResourceRequest, context: Context) -> Reply:
         body = request.body or {}
@@ -177,6 +178,15 @@ class LocalResources:
         if conversation is None:
             raise not_found(None, name, "conversation")
         return conversation
+
+
+def _page_of(
+    page: Page, turns: Sequence[StoredResponse], kept: Sequence[StoredItem], stored: StoredResponse
+) -> JSON:  # fmt: skip
+    """Return a page of all items that a response had as its input, without those that were deleted since."""
+    items = [item for turn in turns for item in (*turn.input_items, *turn.output_items)]
+    before = frozenset(stored.before)
+    return page.of([*items, *(item for item in kept if item.id in before), *stored.input_items])
 
 
 def _with_metadata(conversation: Conversation, body: Mapping[str, Any]) -> Conversation:

@@ -17,6 +17,7 @@ import structlog
 
 from proxy.context import Context, Slot
 from proxy.state.held_responses import stored_reference
+from proxy.state.items import work_bytes
 from proxy.state.owner_keys import digest_of, item_keys, owner_key
 from proxy.state.references import (
     KeptReference,
@@ -47,7 +48,6 @@ Source: https://platform.openai.com/docs/guides/your-data
 """
 AT_ONCE = 16
 """How many ids of one request are read or written at a time."""
-ITEM_BYTES = 512  # finding the keys of an item is as much work as reading so many bytes
 KINDS: Mapping[str, Kind] = {"responses": "response", "conversations": "conversation"}
 CHAIN = Slot[str]("ownership.chain")
 KEPT = Slot[Sequence[KeptReference]]("ownership.kept")
@@ -156,8 +156,7 @@ class Ownership:
     async def bind_items(self, items: object, target: str, context: Context, *, are_kept: bool = True) -> None:
         """Bind items of what the caller's team owns, and their containers. A fault of the store is logged."""
         value, team = self._owner_of(context, target, "").encode(), context.caller.team
-        size = ITEM_BYTES * len(items) if isinstance(items, list) else 0
-        keys = await context.run(size, partial(item_keys, items, are_kept=are_kept))
+        keys = await context.run(work_bytes(items), partial(item_keys, items, are_kept=are_kept))
         try:
             for some in _portions(keys):
                 await self._store.put_new(some, value, ttl_s=self._ttl_s, group=team)

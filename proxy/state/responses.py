@@ -15,7 +15,7 @@ import structlog
 
 from proxy.context import Context, Slot
 from proxy.state.credentials import items_without_credentials, without_credentials
-from proxy.state.items import StoredItem, with_ids
+from proxy.state.items import StoredItem, with_ids, work_bytes
 from proxy.state.records import TeamRecords
 from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
@@ -57,6 +57,11 @@ class StoredResponse:
         output = self.response.get("output")
         return with_ids(output if isinstance(output, list) else [], self.id, start=len(self.input))
 
+    @property
+    def work_bytes(self) -> int:
+        """How many bytes take as much work as its items."""
+        return work_bytes(self.input, self.response.get("output"))
+
     def encode(self) -> JSON:
         """Return the record. It has no credentials of MCP servers, which some servers repeat in their responses."""
         response = dict(without_credentials(self.response))
@@ -81,9 +86,10 @@ class StoredResponses:
 
         Raises StoreError, Unavailable and orjson.JSONEncodeError if it cannot be kept.
         """
-        await self._records.put(RESPONSE, stored.id, stored.encode(), context, size_bytes=stored.size_bytes)
+        value, output = await context.run(stored.work_bytes, _prepare, stored)
+        await self._records.put(RESPONSE, stored.id, value, context, size_bytes=stored.size_bytes)
         place = {"response": stored.id}
-        for items in _groups(stored.output_items):
+        for items in _groups(output):
             await asyncio.gather(*(self._records.put(ITEM, item.id, place, context) for item in items))
 
     async def get(self, response_id: str, context: Context) -> StoredResponse | None:
@@ -120,8 +126,18 @@ class StoredResponses:
         """Return an item of the output of a response that is kept. Raises Unavailable."""
         place = await self._records.get(ITEM, item_id, context)
         stored = None if place is None else await self.get(str(place.value.get("response")), context)
-        items = [] if stored is None else stored.output_items
-        return next((item for item in items if item.id == item_id), None)
+        if stored is None:
+            return None
+        return await context.run(stored.work_bytes, _find_output, stored, item_id)
+
+
+def _prepare(stored: StoredResponse) -> tuple[JSON, list[StoredItem]]:
+    """Return the record of a response, and the items of its output."""
+    return stored.encode(), stored.output_items
+
+
+def _find_output(stored: StoredResponse, item_id: str) -> StoredItem | None:
+    return next((item for item in stored.output_items if item.id == item_id), None)
 
 
 def _groups(values: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -214,3 +214,22 @@ async def test_small_requests_are_answered_between_messages_of_a_websocket(gatew
             received += await connection.some()
 
     assert received.count(b'"status":') == count
+
+
+async def test_small_requests_are_answered_beside_a_history_of_many_items(start_gateway, upstream, logged):
+    """Their ids follow from their positions; a page of them is shown, and the history is continued."""
+    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": False}
+    gateway = await start_gateway(tables_for(upstream, backend=[backend]))
+    item = b'{"role":"user","content":"Hi"}'
+    async with small_requests(gateway, threads=False):
+        created = await ask(gateway, post(b'{"model":"m","input":[%b]}' % b",".join([item] * 3_000)))
+        name = orjson.loads(created.body)["id"]
+        head = f"GET /v1/responses/{name}/input_items HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        page = await ask(gateway, head.encode())
+        result = b'{"type":"function_call_output","call_id":"call_0001","output":"4"}'
+        more = b'{"model":"m","input":[%b],"previous_response_id":"%b"}' % (result, name.encode())
+        continued = await ask(gateway, post(more))
+
+    assert [answer.status for answer in (created, page, continued)] == [200] * 3
+    assert orjson.loads(page.body)["has_more"]
+    assert len(upstream.requests[-1].body["input"]) > 3_000

@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 
 from tests.clients.gateways import KEYS
 from tests.conftest import DATA, StartGateway, tables_for
+from tests.sdk import connect_sdk
 from tests.sockets import SocketCaller, calling
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 from tests.wire.contract import answer_faults, error_faults, event_faults, message_faults, order_faults
@@ -40,7 +41,7 @@ async def address(start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 async def client(address: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEYS["anna"], max_retries=0) as client:
+    async with connect_sdk(address, KEYS["anna"]) as client:
         yield client
 
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import orjson
 import pytest
+import pytest_asyncio
 from openai import AsyncOpenAI, NotFoundError
 
 from proxy.app import running
 from proxy.config.build import default_config
+from tests.sdk import connect_sdk
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -24,16 +26,17 @@ WEATHER: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncOpenAI]:
-    """The SDK's client for a gateway without a config file."""
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    config = default_config()
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client() -> AsyncIterator[AsyncOpenAI]:
+    """The SDK's client for a gateway without a config file, the same for all tests of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OPENAI_API_KEY", raising=False)
+        config = default_config()
     server = config.server.model_copy(update={"port": 0, "drain_s": 0})
-    async with (
-        running(config.model_copy(update={"server": server})) as address,
-        AsyncOpenAI(base_url=f"{address}/v1", api_key="anything", max_retries=0) as client,
-    ):
+    async with running(config.model_copy(update={"server": server})) as address, connect_sdk(address) as client:
         yield client
 
 

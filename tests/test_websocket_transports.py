@@ -17,6 +17,7 @@ from proxy.app import running
 from proxy.config.build import build
 from tests.conftest import StartGateway
 from tests.raw import no_tasks_left, until  # noqa: F401
+from tests.sdk import connect_sdk
 from tests.socket_upstream import SocketUpstream
 from tests.sockets import calling, frames_in, masked, raw_socket
 from tests.stateful_upstream import JSON, SLOW
@@ -51,7 +52,7 @@ async def address(server: SocketUpstream, start_gateway: StartGateway) -> str:
 
 @pytest.fixture
 async def client(address: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
+    async with connect_sdk(address) as client:
         yield client
 
 

@@ -19,6 +19,7 @@ from openai import (
 
 from tests.clients.gateways import KEYS, KINDS, Served, serving
 from tests.conftest import StartGateway
+from tests.sdk import connect_sdk
 from tests.timeouts import TIMEOUT_S
 
 pytestmark = pytest.mark.usefixtures("shared_demo")
@@ -73,7 +74,7 @@ async def client(served: Served) -> AsyncIterator[AsyncOpenAI]:
 
 
 def client_of(served: Served, key: str = KEYS["anna"]) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=f"{served.address}/v1", api_key=key, max_retries=0, timeout=2 * TIMEOUT_S)
+    return connect_sdk(served.address, key, timeout=2 * TIMEOUT_S)
 
 
 async def test_every_method_of_the_sdk_is_called(served: Served, client: AsyncOpenAI):

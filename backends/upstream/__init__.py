@@ -245,9 +245,12 @@ class Upstream(UpstreamSettings):
                 between_s=self.between_events_timeout_s,
             ),
         )  # fmt: skip
-        own = self._credentials.current
-        own = await self._credentials.read() if own is None else own
-        headers = {**self._probe_headers, **self._headers(place.connection.headers, context), **own}
+
+        async def headers() -> Mapping[str, str]:
+            own = self._credentials.current
+            own = await self._credentials.read() if own is None else own
+            return {**self._probe_headers, **self._headers(place.connection.headers, context), **own}
+
         answer = await link.ask(call, place, headers, context)
         if isinstance(answer, TurnAnswer) and self.total_timeout_s is not None:
             answer.end_within(self.total_timeout_s)

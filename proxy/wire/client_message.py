@@ -19,6 +19,7 @@ from proxy.wire.side_message import INJECT, INJECT_BETA, STEER, SideMessage
 
 CREATE = "response.create"
 BETA = "responses_websockets"  # coding agents send it with the upgrade
+_EMPTY_OBJECT = re.compile(rb"\{\s*+\}(?:\n|\Z)")  # which ends a line
 STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}", re.ASCII)
 OWN_FIELDS = ("type", "stream_id", "generate", "background")
 """The fields of a message that a call over HTTP does not have, or that mean nothing here."""
@@ -109,6 +110,16 @@ def in_lane(payload: bytes, stream_id: str | None) -> bytes:
         return payload
     fields = payload.rstrip()[:-1].rstrip()
     return b'%b%b"stream_id":"%b"}' % (fields, b"" if fields == b"{" else b",", stream_id.encode())
+
+
+def lines_in_lane(lines: bytes, stream_id: str | None) -> bytes:
+    """Return JSON objects, one in each line and valid UTF-8, with the lane that they belong to."""
+    if stream_id is None:
+        return lines
+    if lines.endswith(b"}") and lines.count(b"}\n") == lines.count(b"\n") and not _EMPTY_OBJECT.search(lines):
+        end = b',"stream_id":"%b"}' % stream_id.encode()
+        return lines[:-1].replace(b"}\n", end + b"\n") + end
+    return b"\n".join([in_lane(line, stream_id) for line in lines.split(b"\n")])
 
 
 def _stream_id(body: Mapping[str, Any]) -> str | None:

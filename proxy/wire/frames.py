@@ -105,17 +105,18 @@ class FrameParser:
         """
         if self._head is not None or self._opcode != CONTINUATION:
             return []
-        data, position = self._data, self._position
+        data, position, limit = self._data, self._position, self._limit
         payloads: list[bytes] = []
-        last = min(len(data) - 1, position + max_bytes)
+        available = len(data)
+        last = min(available - 3, position + max_bytes)  # a length of two bytes can be read before it
         while position < last and data[position] == WHOLE_TEXT:
             length, start = data[position + 1], position + 2
-            if length == _LENGTH_OF_TWO_BYTES and start + 2 <= len(data):
-                length, start = data[start] << 8 | data[start + 1], start + 2
+            if length == _LENGTH_OF_TWO_BYTES:
+                length, start = data[start] << 8 | data[position + 3], position + 4
             elif length > MAX_CONTROL_BYTES:
                 break
             end = start + length
-            if end > len(data) or length > self._limit:
+            if end > available or length > limit:
                 break
             payloads.append(data[start:end])
             position = end

@@ -10,6 +10,7 @@ from proxy.wire.client_message import (
     call_headers,
     error_message,
     in_lane,
+    lines_in_lane,
     parse_message,
     refusal_message,
 )
@@ -152,3 +153,13 @@ def test_a_refusal_of_an_upstream_has_every_field(body: bytes | None, message: s
 )
 def test_an_event_names_its_lane_in_valid_utf_8(payload: bytes, stream_id: str | None, expected: bytes):
     assert in_lane(payload, stream_id) == expected
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"a":1}', b'{"a":{}}', b'{"a":"}"}', b'{"a":1} ', b"{}", b'{"a":{ }}', b"{ }", b'{"a":[{"b":1}]}']
+)
+@pytest.mark.parametrize("lane", [None, "a"])
+def test_lines_are_put_into_a_lane_as_messages_are(line: bytes, lane: str | None):
+    lines = [b'{"x":1}', line, b'{"y":1}']
+    for order in (lines, lines[::-1], lines[:2], [line]):
+        assert lines_in_lane(b"\n".join(order), lane).split(b"\n") == [in_lane(each, lane) for each in order]

@@ -1,7 +1,7 @@
 """The connection to one upstream for one connection of a caller."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from backends.upstream.errors import was_reset
@@ -15,6 +15,8 @@ from proxy.context import Context
 from proxy.lane import CallerConnection, LaneCall
 from proxy.wire.call import Call
 from proxy.wire.event import Event, Run
+
+Headers = Callable[[], Awaitable[Mapping[str, str]]]
 
 ATTEMPTS = 3
 """How often a call is sent that an upstream refuses for what its connection has lost, or has become too old for."""
@@ -45,9 +47,12 @@ class UpstreamLink:
         self._is_closed = False
 
     async def ask(
-        self, call: Call, place: LaneCall, headers: Mapping[str, str], context: Context
+        self, call: Call, place: LaneCall, headers: Headers, context: Context
     ) -> TurnAnswer | FixedAnswer | None:
-        """Return what the upstream answers to a call; None if it has no WebSocket mode. Raises BackendError."""
+        """Return what the upstream answers to a call; None if it has no WebSocket mode. Raises BackendError.
+
+        `headers` are those of a new connection.
+        """
         for attempt in range(ATTEMPTS):
             socket = await self._connected(call, headers, context)
             if socket is None:
@@ -80,7 +85,7 @@ class UpstreamLink:
         for socket in (*self._former, *([] if self._socket is None else [self._socket])):
             socket.close()
 
-    async def _connected(self, call: Call, headers: Mapping[str, str], context: Context) -> UpstreamSocket | None:
+    async def _connected(self, call: Call, headers: Headers, context: Context) -> UpstreamSocket | None:
         """Return a connection on which a turn can begin; None if the upstream refuses one. Raises BackendError."""
         async with self._opening:
             if self._socket is not None and self._socket.is_usable:
@@ -91,7 +96,7 @@ class UpstreamLink:
             if self._is_refused or self._dialer.is_refused:
                 return None
             try:
-                opened = await self._dialer.connect(call.query.partition("#")[0], headers)
+                opened = await self._dialer.connect(call.query.partition("#")[0], await headers())
             except UpgradeRefused as refusal:
                 self._is_refused = refusal.status in HAS_NONE
                 return None

@@ -17,10 +17,10 @@ from proxy.pipeline import Pipeline
 from proxy.shutdown import shutdown_error
 from proxy.state.held_responses import LANE_MEMORY, HeldResponses, LaneMemory
 from proxy.wire.call import Call
-from proxy.wire.client_message import ClientMessage, error_message, in_lane, refusal_message
+from proxy.wire.client_message import ClientMessage, error_message, in_lane, lines_in_lane, refusal_message
 from proxy.wire.ending import failure_events
 from proxy.wire.errors import HeadgateError
-from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, parse_leniently
+from proxy.wire.event import TERMINALS, Batch, Event, MessageRun, Reply, Run, parse_leniently
 from proxy.workers import LARGE_BYTES, MemoryLease
 
 log = structlog.get_logger()
@@ -181,7 +181,13 @@ def _headers(turn: Turn) -> dict[str, str]:
 
 def _payloads(batch: Batch, turn: Turn) -> list[bytes]:
     """Return the JSON of each event that is sent, with its lane."""
-    return [payload for unit in batch for payload in _unit_payloads(unit, turn)]
+    payloads: list[bytes] = []
+    for unit in batch:
+        if isinstance(unit, MessageRun) and not turn.left_out:
+            payloads += lines_in_lane(unit.raw, turn.message.stream_id).split(b"\n")
+        else:
+            payloads += _unit_payloads(unit, turn)
+    return payloads
 
 
 def _unit_payloads(unit: Event | Run, turn: Turn) -> Iterator[bytes]:

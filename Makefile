@@ -26,7 +26,7 @@ test: .venv/.tests
 # callers, large bodies, measurements, and property tests (selected by the mark that hypothesis sets). It lists paths,
 # because then no test needs a mark, and a path that no longer exists is not an error.
 SLOW := tests/backends/local tests/backends/training tests/backends/upstream tests/bench tests/clients tests/config \
-  tests/http/websocket tests/soak tests/state tests/stores tests/commands/test_model.py tests/telemetry/test_logs.py \
+  tests/deploy tests/http/websocket tests/soak tests/state tests/stores tests/commands/test_model.py tests/telemetry/test_logs.py \
   tests/test_app.py tests/test_attacks.py tests/test_background.py tests/test_compaction.py \
   tests/test_composed_schemas.py tests/test_disconnects.py tests/test_drain_delay.py tests/test_endpoint_schemas.py \
   tests/test_history.py tests/test_local_model.py tests/test_main.py tests/test_newcomer.py \

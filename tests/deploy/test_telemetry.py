@@ -1,0 +1,160 @@
+"""Alert rules and dashboards: their queries name metrics that exist, and return data of a real run."""
+
+import asyncio
+import io
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+import yaml
+
+from proxy.admin.prometheus import metric_name
+from proxy.telemetry import metrics
+from proxy.telemetry.instruments import Metric
+from proxy.telemetry.logs import LogTally, configure_logs
+from tests.conftest import StartGateway, tables_for
+from tests.prometheus_server import PROGRAM, PrometheusServer
+from tests.timeouts import TIMEOUT_S
+from tests.upstream import FakeUpstream, canonical
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "telemetry"
+DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
+VARIABLES = {"$__rate_interval": "20s", "$__range": "1m", "$instance": ".*"}
+CONDITION = re.compile(r" (==|>) [\d.]+$")
+WORD = re.compile(r"\b(?:headgate|gen_ai|http|db|process|error)_\w+")
+
+
+def alert_queries() -> Iterator[str]:
+    """Yield the query of each alert without its condition: it returns data although nothing is wrong."""
+    for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            query, count = CONDITION.subn("", rule["expr"])
+            assert count == 1, rule
+            yield query
+
+
+def panels() -> Iterator[tuple[Path, Any]]:
+    return ((path, panel) for path in DASHBOARDS for panel in orjson.loads(path.read_bytes())["panels"])
+
+
+def panel_queries() -> Iterator[str]:
+    """Yield the query of each panel, with values for its variables."""
+    for _, panel in panels():
+        for target in panel["targets"]:
+            query = target["expr"]
+            for name, value in VARIABLES.items():
+                query = query.replace(name, value)
+            yield query
+
+
+def known_words() -> Iterator[str]:
+    """Yield the names of all series and labels."""
+    defined = [*vars(metrics).values(), *metrics.USED_TOKENS.values()]
+    for metric in (each for each in defined if isinstance(each, Metric)):
+        name = metric_name(metric)
+        yield from [f"{name}{end}" for end in ("_bucket", "_sum", "_count")] if metric.bounds else [name]
+        yield from (label.replace(".", "_") for label in metric.labels)
+
+
+def test_queries_name_metrics_and_labels_that_exist():
+    """A metric that is renamed is renamed here too."""
+    known = set(known_words())
+    queries = [*alert_queries(), *panel_queries()]
+
+    assert len(queries) > 60
+    assert [word for query in queries for word in WORD.findall(query) if word not in known] == []
+
+
+def test_panels_and_legends_are_complete():
+    """Each panel has a place and a title of its own, and each legend names labels that its query keeps."""
+    assert len(DASHBOARDS) == 5
+    for path in DASHBOARDS:
+        own = [panel for each, panel in panels() if each == path]
+        assert len({panel["id"] for panel in own}) == len({panel["title"] for panel in own}) == len(own)
+        assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in own}) == len(own)
+    legends = [
+        (label, target["expr"])
+        for _, panel in panels()
+        for target in panel["targets"]
+        for label in re.findall(r"{{(\w+)}}", target.get("legendFormat", ""))
+    ]
+
+    assert [label for label, query in legends if not re.search(rf"by \([^)]*\b{label}\b[^)]*\)", query)] == []
+
+
+def test_the_pipelines_of_the_collector_are_complete():
+    """Each part that a pipeline names is configured, and each one configured is used."""
+    config = yaml.safe_load((FOLDER / "collector.yaml").read_text())
+    pipelines = config["service"]["pipelines"].values()
+
+    for kind in ("receivers", "processors", "exporters"):
+        assert {name for pipeline in pipelines for name in pipeline[kind]} == set(config[kind])
+
+
+def tables(upstream: FakeUpstream) -> dict[str, Any]:
+    """Return a config with which all goes wrong that alerts watch: its state cannot be reached."""
+    backend = {"use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True, "max_concurrent": 1}
+    names = ("fake", "refusing", "failing", "faulty")
+    crashing = {"name": "faulty", "use": "tests.crashing_backend"}
+    backends = [{"name": name, **backend} for name in names[:3]]
+    budget = {"use": "max_tool_calls", "max": 8, "scope": "chain", "models": ["budgeted"]}
+    return tables_for(
+        upstream,
+        admin={"port": 0},
+        state={"use": "redis", "url": "redis://127.0.0.1:1/0"},
+        policy=[{"use": "metadata_limits"}, budget],
+        backend=[*backends, crashing],
+        route=[*({"model": name, "backend": name} for name in names[1:]), {"model": "*", "backend": "fake"}],
+    )
+
+
+CALLS = (
+    {"model": "m"}, {"model": "m"}, {"model": "m", "stream": True}, {"model": "m", "prompt_cache_key": "k"},
+    {"model": "refusing"}, {"model": "failing"}, {"model": "faulty"}, {"model": "budgeted", "tools": [{"type": "web_search"}]}, {"model": 7},
+    {"model": "m", "metadata": {"k": 1}},
+)  # fmt: skip
+
+
+async def answer(request: Any) -> Any:
+    """Refuse the gateway's key, fail, or answer, as the model says."""
+    statuses = {"refusing": 401, "failing": 500}
+    status = statuses.get((await request.json())["model"])
+    return await canonical(request) if status is None else aiohttp.web.json_response({}, status=status)
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="there is no prometheus; install Debian's package")
+async def test_every_query_returns_data_of_a_real_run(
+    http, start_gateway: StartGateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A Prometheus scrapes a gateway, while calls of all kinds are made."""
+    written, tally = io.BytesIO(), LogTally()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
+    configure_logs(console=False, tally=tally)
+    upstream.answer = answer
+    gateway = await start_gateway(tables(upstream), logged=tally)
+    lines = map(orjson.loads, written.getvalue().splitlines())
+    admin = next(line["address"] for line in lines if line["event"] == "admin.started")
+    shutil.copytree(FOLDER, tmp_path / "telemetry")
+
+    async def call(body: dict[str, Any]) -> None:
+        async with http.post(f"{gateway}/v1/responses", json={"input": "x", **body}) as answered:
+            await answered.read()
+
+    missing = [*alert_queries(), *panel_queries()]
+    async with PrometheusServer(tmp_path / "telemetry", admin.removeprefix("http://"), http) as server:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                while missing:
+                    await asyncio.gather(*map(call, CALLS))
+                    found = await asyncio.gather(*map(server.has_data, missing))
+                    missing = [query for query, has_data in zip(missing, found, strict=True) if not has_data]
+        except TimeoutError:
+            pass
+
+    assert missing == []

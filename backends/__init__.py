@@ -76,6 +76,11 @@ class Backend(Table, ABC):
         """Return how late an answer may begin before that speaks against it, in seconds; None: any time is fine."""
         return None
 
+    @property
+    def least_values(self) -> Mapping[str, int]:
+        """Return the least values of fields of a call where it allows less than the protocol: {"max_tool_calls": 0}."""
+        return {}
+
     @abstractmethod
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
         """Open a reply. Leaving the block ends the work behind it, finished or not.

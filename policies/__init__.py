@@ -61,6 +61,8 @@ class PolicyState:
     chains: Chains = field(default_factory=_OwnChains)
     name: str = "policy"
     """Unique among the policies of a config: two of one kind have different names, by their order."""
+    least_values: Mapping[str, int] = field(default_factory=dict)
+    """The least values of fields where some backend allows less than the protocol does."""
 
 
 class Policy(Table):
@@ -92,6 +94,11 @@ class Policy(Table):
                 raise ValueError(f"{cls.__name__}.{name} is called synchronously; make the function it returns async")
             if isfunction(value) and not (name.startswith("_") or hasattr(Policy, name)):
                 raise ValueError(f"{cls.__name__}.{name} is not a hook; hooks are {', '.join(HOOKS)}")
+
+    @property
+    def holds(self) -> frozenset[str]:
+        """Return the fields of a call that its reply check enforces: a backend without them need not receive them."""
+        return frozenset()
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         """Return the function that every call goes through.

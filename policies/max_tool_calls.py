@@ -2,7 +2,7 @@
 
 Request: sends the smaller of the caller's number and what the budget allows, `default` when there is none; refuses a
     number above `max` with `too_many` when on_exceed = "reject", a chain that has nothing left with `empty`, and
-    anything but an integer of at least 1 in the protocol's own words.
+    anything but an integer of at least 1 in the protocol's own words (of at least 0, if a backend allows that).
 Response: counts calls as they pass; the one that would exceed the budget is never forwarded (`exceeded`), and the
     response ends there as incomplete, with what was finished before it.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_tool_calls
@@ -61,8 +61,12 @@ class MaxToolCalls(Policy):
             raise ValueError(f"default is {self.default}; max allows {self.max}")
         return self
 
+    @property
+    def holds(self) -> frozenset[str]:
+        return frozenset({FIELD}) if "server" in self.count else frozenset()
+
     def request_check(self, state: PolicyState) -> RequestCheck:
-        limit, number_for = self.max, self._number_rule()
+        limit, number_for = self.max, self._number_rule(state.least_values.get(FIELD, 1))
         if self.scope == "chain":
             return self._chain_check(state, number_for)
 
@@ -74,14 +78,17 @@ class MaxToolCalls(Policy):
 
         return check
 
-    def _number_rule(self) -> Callable[[object], int]:
-        """Return the function that gives the number to send for what a caller requests. It raises PolicyViolation."""
+    def _number_rule(self, least: int) -> Callable[[object], int]:
+        """Return the function that gives the number to send for what a caller requests. It raises PolicyViolation.
+
+        `least` is what may be requested at least: a backend may allow 0, which is within every budget.
+        """
         limit, default, rejects = self.max, self.default or self.max, self.on_exceed == "reject"
 
         def number_for(requested: object) -> int:
             if requested is None:
                 return default
-            number = checked_integer(requested, FIELD, least=1)
+            number = checked_integer(requested, FIELD, least=least)
             if number > limit and rejects:
                 raise PolicyViolation("too_many", f"{FIELD} is {number}; the limit is {limit}.", param=FIELD)
             return min(number, limit)
@@ -104,10 +111,10 @@ class MaxToolCalls(Policy):
                 raise _unavailable() from error
             budget = budget_of(_counter_key(chain, state.name), team=context.caller.team, is_reserved=offers)
             context.on_end(partial(_settle, budget, context))  # before the take, which may be cancelled
-            if offers:
+            if offers and wanted:
                 await budget.take(wanted)
             context.set(slot, budget)
-            if not offers:
+            if not offers or not wanted:
                 return call.with_fields(max_tool_calls=wanted)
             if budget.granted > 0:
                 return call.with_fields(max_tool_calls=budget.granted)

@@ -1,7 +1,7 @@
 """Limits how many tokens a model may generate for one response, including its reasoning.
 
 Request: sets `default` when the caller gives no number; lowers a number above `max`, or refuses it with `too_many`. A
-    number below 16, and anything but an integer, is refused in the protocol's own words.
+    number below 16 (or what a backend allows), and anything but an integer, is refused in the protocol's own words.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_output_tokens
 """
@@ -38,16 +38,16 @@ class OutputTokens(Policy):
         return self
 
     def request_check(self, state: PolicyState) -> RequestCheck:
-        del state
+        least = state.least_values.get(FIELD, MINIMUM)
         limit, default, rejects = self.max, self.default or self.max, self.on_exceed == "reject"
 
         def check(call: Call, _context: Context) -> Call:
             requested = call.body.get(FIELD)
-            if type(requested) is int and MINIMUM <= requested <= limit:
+            if type(requested) is int and least <= requested <= limit:
                 return call
             if requested is None:
                 return call.with_fields(max_output_tokens=default)
-            if checked_integer(requested, FIELD, least=MINIMUM) > limit and rejects:
+            if checked_integer(requested, FIELD, least=least) > limit and rejects:
                 raise PolicyViolation("too_many", f"{FIELD} is {requested}; the limit is {limit}.", param=FIELD)
             return call.with_fields(max_output_tokens=limit)
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -49,6 +49,14 @@ LAST_LINES_S = 0.5
 """How long the second signal waits for queued lines of logs, audit and record, in seconds: a disk may be stuck."""
 
 
+def _least_values(config: Config) -> Mapping[str, int]:
+    """Return the least values of fields that some backend allows, where that is less than the protocol does."""
+    least: dict[str, int] = {}
+    for backend in config.backends.values():
+        least |= {name: min(value, least.get(name, value)) for name, value in backend.least_values.items()}
+    return least
+
+
 def build_pipeline(
     config: Config, sealing: Sealing, *, audit: Audit | None = None, recorder: Recorder | None = None
 ) -> Pipeline:
@@ -59,7 +67,9 @@ def build_pipeline(
     kept, conversations = StoredResponses(content, ttl_s, seals), Conversations(content, ttl_s, seals)
     cache = Cache(config.cache, config.cache_store)
     routes = Routes(config.routes)
-    rules = Rules(config.rules, config.state, ownership, audit=audit, recorder=recorder)
+    rules = Rules(
+        config.rules, config.state, ownership, audit=audit, recorder=recorder, least_values=_least_values(config)
+    )
     journals = Journals(content, config.state_settings.resume_window_s, seals)
     background = Background(config.state, journals, config.state_settings, rules, kept)
     local = LocalResources(kept, conversations, background)

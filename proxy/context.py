@@ -47,14 +47,15 @@ class Context:
     backend may work on the call, `is_answered` once one began to answer; `target` is then its name. `response_fields`
     are set in every response object of the reply: what the gateway resolved in place of the backend. `history_items` is
     how many items it put before the caller's own input. `deadline` is the time on the event loop's clock by which a
-    backend must begin to answer. `memory` counts what the call's bodies take. `values` is how many JSON values
+    backend must begin to answer. `held_fields` are fields of the request that the gateway enforces itself, so that a
+    backend need not receive them. `memory` counts what the call's bodies take. `values` is how many JSON values
     the call's body has: work on it takes time by them, however short it is.
     """
 
     __slots__ = (
         "_reply_callbacks", "_response_callbacks", "_seen_ids", "_slots", "answer_headers", "caller", "cleanup",
-        "deadline", "followed", "history_items", "is_answered", "is_sent", "memory", "metrics", "received", "record",
-        "request_id", "response_fields", "target", "trace", "transcript", "values", "workers",
+        "deadline", "followed", "held_fields", "history_items", "is_answered", "is_sent", "memory", "metrics",
+        "received", "record", "request_id", "response_fields", "target", "trace", "transcript", "values", "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -90,6 +91,7 @@ class Context:
         self.target: str | None = None
         self.response_fields: Mapping[str, Any] = {}
         self.history_items = 0
+        self.held_fields: frozenset[str] = frozenset()
         self.cleanup = AsyncExitStack()
         self._response_callbacks: list[ResponseCallback] = []
         self._seen_ids: tuple[Any, Any] | None = None

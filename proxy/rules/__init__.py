@@ -1,7 +1,7 @@
 """Applies policies: to requests (`admit`), and to replies (`guard`)."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from policies import Chains, PolicyState
@@ -29,12 +29,16 @@ class Rules:
         *,
         audit: Audit | None = None,
         recorder: Recorder | None = None,
+        least_values: Mapping[str, int] | None = None,
     ) -> None:
+        """`least_values` are those of the backends, for fields where one allows less than the protocol does."""
         active = [rule for rule in rules if rule.mode != "off"]
         self.decisions = decisions = Decisions(active, audit)
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
         self._rules = active
-        self._admission = RequestAdmission(active, _states(rules, store, chains), decisions, recorder)
+        self._admission = RequestAdmission(
+            active, _states(rules, store, chains, least_values or {}), decisions, recorder
+        )
         self._guard = Guard(decisions)
 
     async def admit_resource(self, request: ResourceRequest, context: Context) -> ResourceRequest:
@@ -68,11 +72,13 @@ class Rules:
         return await self._guard.guard(call, reply, context)
 
 
-def _states(rules: Sequence[Rule], store: Store, chains: Chains) -> dict[int, PolicyState]:
+def _states(
+    rules: Sequence[Rule], store: Store, chains: Chains, least_values: Mapping[str, int]
+) -> dict[int, PolicyState]:
     """The state of each rule by its id. Rules of one policy are numbered in the order of the config, off ones too."""
     count: Counter[str] = Counter()
     states = {}
     for rule in rules:
-        states[id(rule)] = PolicyState(store, chains, f"{rule.name}:{count[rule.name]}")
+        states[id(rule)] = PolicyState(store, chains, f"{rule.name}:{count[rule.name]}", least_values)
         count[rule.name] += 1
     return states

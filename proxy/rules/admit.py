@@ -43,8 +43,9 @@ class RequestAdmission:
         self._decisions = decisions
         self._recorder = recorder
         plan = [
-            (rule, rule.policy.request_check(states[id(rule)]), rule.policy.reply_check(states[id(rule)]))
+            (rule, rule.policy.request_check(state), rule.policy.reply_check(state), rule.policy.holds)
             for rule in rules
+            for state in [states[id(rule)]]
         ]
         self._plans = {
             operation: [step for step in plan if operation in step[0].policy.operations]
@@ -70,13 +71,13 @@ class RequestAdmission:
     async def _check(self, call: Call, context: Context) -> Call:
         decisions, recorded = self._decisions, self._decisions.are_recorded(context)
         is_large = context.is_large(call.size_bytes)
-        applied: list[tuple[Rule, ReplyCheckFactory]] = []
-        for rule, check, reply_check in self._plans[call.operation]:
+        applied: list[tuple[Rule, ReplyCheckFactory, frozenset[str]]] = []
+        for rule, check, reply_check, holds in self._plans[call.operation]:
             # A later policy may change the model: which rules apply to the reply is decided by what each one saw.
             if rule.is_selective and not rule.applies_to(context.caller, call.model):
                 continue
             if reply_check is not None:
-                applied.append((rule, reply_check))
+                applied.append((rule, reply_check, holds))
             if context.values >= SOME_VALUES:
                 await asyncio.sleep(0)
             try:
@@ -120,12 +121,15 @@ class RequestAdmission:
 
 
 def _reply_checks(
-    applied: Sequence[tuple[Rule, ReplyCheckFactory]], call: Call, context: Context
+    applied: Sequence[tuple[Rule, ReplyCheckFactory, frozenset[str]]], call: Call, context: Context
 ) -> Sequence[ActiveCheck]:
-    """Return how the reply to a call is checked by the rules that were applied to it."""
+    """Return how the reply to a call is checked by the rules that were applied to it; note what they hold."""
     checks = []
-    for rule, reply_check in applied:
-        if (found := reply_check(call, context)) is not None:
-            enforced = rule.is_enforced_for(context.caller)
+    for rule, reply_check, holds in applied:
+        found = reply_check(call, context)
+        enforced = (found is not None or bool(holds)) and rule.is_enforced_for(context.caller)
+        if enforced:
+            context.held_fields |= holds
+        if found is not None:
             checks.append(ActiveCheck(rule, found.check, enforced, found.needs_stream))
     return checks

@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from backends import Backend, Concurrency, unsupported
+from backends import Backend, unsupported
 from backends.upstream.answer import (
     AnswerLimits,
     UpstreamAnswer,
@@ -28,6 +28,7 @@ from backends.upstream.answer import (
     reply_of,
 )
 from backends.upstream.credentials import Credentials
+from backends.upstream.dialects.repairs import mended
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.http1 import BodySource, Client, Origin, Proxy, Timeouts, create_tls_context, encode_head
@@ -42,6 +43,7 @@ from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from proxy.wire.headers import HeaderNames, scope_idempotency_key
+from proxy.wire.ignored import ignored_header
 from proxy.wire.large_json import dumps
 from proxy.wire.relay import RelayReply, RelayRequest
 from proxy.wire.resource import ResourceRequest
@@ -57,19 +59,6 @@ class Upstream(UpstreamSettings):
     operations: ClassVar[frozenset[Operation]] = MODEL_OPERATIONS
     needs_model: ClassVar[bool] = False
     can_relay: ClassVar[bool] = True
-
-    @property
-    def concurrency(self) -> Concurrency | None:
-        limit = self.max_concurrent
-        return None if limit is None else Concurrency(limit, self.max_waiting, self.max_wait_s)
-
-    @property
-    def slow_start_s(self) -> float | None:
-        return self.slow_start_after_s
-
-    @property
-    def compacts(self) -> bool:
-        return self.keeps_state if self.compaction is None else self.compaction
 
     def shares_objects(self, other: Backend) -> bool:
         if not isinstance(other, Upstream):
@@ -94,7 +83,7 @@ class Upstream(UpstreamSettings):
 
     @cached_property
     def _path(self) -> str:
-        return urlsplit(self.base_url).path.rstrip("/") or "/v1"
+        return urlsplit(self.base_url).path.rstrip("/") or self.path.rstrip("/")
 
     @cached_property
     def _query(self) -> str:
@@ -117,7 +106,7 @@ class Upstream(UpstreamSettings):
     @cached_property
     def _limits(self) -> AnswerLimits:
         more = HeaderFilter(self.forward_answer_headers)
-        return AnswerLimits(self.max_answer_bytes, self._credentials.scrubber, more)
+        return AnswerLimits(self.max_answer_bytes, self._credentials.scrubber, more, self.repairs)
 
     @cached_property
     def _client(self) -> Client:
@@ -157,10 +146,15 @@ class Upstream(UpstreamSettings):
         await self._client.close()
 
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
+        call, ignored = self.fitted(call, context)
+        headers = ignored_header(ignored)
+
         async def read(answer: UpstreamAnswer | TurnAnswer) -> Reply:
             if isinstance(answer, TurnAnswer):
-                return Reply(200, {}, batches=answer)
+                return Reply(200, headers, batches=mended(answer, self.repairs, context) if self.repairs else answer)
             reply = await reply_of(answer, context, self._limits, has_id=call.operation == "create")
+            if headers:
+                reply = replace(reply, headers={**reply.headers, **headers})
             if call.operation != "create" and names_missing_endpoint(reply):
                 raise unsupported(f"POST /v1/{PATHS[call.operation]}")
             return reply
@@ -238,6 +232,8 @@ class Upstream(UpstreamSettings):
         begun, place.reply = place.reply, None  # another attempt asks for a response of its own
         if isinstance(begun, TurnAnswer):
             return begun
+        if place.brief is not None:
+            place = replace(place, brief=self.fitted(place.brief, context)[0])
         link = place.connection.part(
             self.name,
             lambda: UpstreamLink(

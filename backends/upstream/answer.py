@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self
 
 from backends.upstream.decode import Decoder
+from backends.upstream.dialects.repairs import Repair, StreamRepairs
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.refusals import MAX_REFUSAL_BYTES, check_status, refusal_in_success, refusal_of_body
@@ -42,6 +43,8 @@ class AnswerLimits:
     max_bytes: int
     scrubber: Scrubber
     headers: HeaderFilter
+    repairs: Collection[Repair] = ()
+    """What is mended in streams."""
 
 
 class UpstreamAnswer(Protocol):
@@ -115,7 +118,9 @@ class Stream:
     ) -> None:
         """`start` is what was read already."""
         self.answer = answer
-        self._parser = SSEParser(context.followed)
+        model = context.record.model
+        self._repairs = StreamRepairs(limits.repairs, context.followed, model) if limits.repairs else None
+        self._parser = SSEParser(context.followed if self._repairs is None else self._repairs.followed)
         self._context = context
         self._received = start  # and not parsed yet
         self._limits = limits
@@ -149,9 +154,13 @@ class Stream:
     def _parse(self, chunk: bytes) -> Batch:
         """Return the frames that a chunk completes; an empty one ends the stream. Raises BackendError."""
         try:
-            return self._limits.scrubber.batch(self._parser.feed(chunk) if chunk else self._parser.close())
+            batch = self._limits.scrubber.batch(self._parser.feed(chunk) if chunk else self._parser.close())
         except ValueError as error:
             raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
+        if self._repairs is not None:
+            batch = self._repairs.mend(batch)
+            self._context.record.repairs = self._repairs.summary
+        return batch
 
 
 async def _read_start(answer: UpstreamAnswer, decoder: Decoder) -> bytes:

@@ -1,5 +1,6 @@
 """The keys of an upstream in the config."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -15,11 +16,17 @@ from pydantic import (
     model_validator,
 )
 
-from backends import Backend
+from backends import Backend, Concurrency
+from backends.upstream.dialects.fitting import fit
+from backends.upstream.dialects.profiles import PROFILES, ProfileName
+from backends.upstream.dialects.repairs import Repair
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.http1 import Origin, encode_head
 from proxy.config.secrets import Secret, read_secret
+from proxy.context import Context
+from proxy.wire.call import Call
 from proxy.wire.headers import FORWARDED, HeaderNames
+from proxy.wire.ignored import ignored_header
 
 ENDPOINTS = ("/responses", "/chat/completions", "/models")
 OWN_HEADERS = frozenset({
@@ -43,8 +50,13 @@ def plain_value(value: SecretStr | str) -> str:
 class UpstreamSettings(Backend):
     """How a server is reached, and what of its answers is passed on."""
 
+    profile: ProfileName = "generic"
+    """What kind of server it is: "openai", "openai-2025", "azure", "vllm", "llamacpp", "ollama", "lmstudio", "nebius",
+    "sudo", "openrouter". It sets the defaults of other keys: backends/upstream/dialects/profiles.py."""
     base_url: str = Field(pattern=r"^https?://[^?#@]+$")
-    """The address of the API, version included: https://api.openai.com/v1; /v1 is added to one without a path."""
+    """The address of the API, version included: https://api.openai.com/v1; `path` is added to one without a path."""
+    path: str = Field(default="/v1", pattern=r"^/[^?#\s]*$")
+    """The path of the API at an address without one."""
     api_key: Secret | None = None
     """The gateway's own key for it. Default: none is sent. A caller's key is never sent."""
     auth: Literal["bearer", "api-key"] = "bearer"
@@ -96,12 +108,30 @@ class UpstreamSettings(Backend):
     """Whether it speaks WebSocket mode: callers' connections then have one to it each. One that refuses gets POSTs."""
     compaction: bool | None = None
     """Whether it compacts conversations (/responses/compact, `compaction_trigger`); default: as keeps_state says."""
+    drop_fields: tuple[str, ...] = ()
+    """Fields of calls that it refuses and answers do not depend on, such as "safety_identifier" or "text.verbosity":
+    they are not sent, and named in x-headgate-ignored."""
+    includes: tuple[str, ...] | None = None
+    """The values of `include` that it knows; the others are not sent, and named in x-headgate-ignored. Default: any."""
+    minimums: dict[Literal["max_output_tokens", "max_tool_calls"], NonNegativeInt] = Field(default_factory=dict)
+    """The least values of these fields where it allows less than the protocol does: {max_output_tokens = 0}."""
+    repairs: tuple[Repair, ...] = ()
+    """What is mended in its streams: "sequence_number", "lifecycle", "openers", "item_ids", "output", "terminal"."""
     forward_headers: tuple[str, ...] = FORWARDED
     """The callers' headers that it receives, such as "openai-project"; a name may end in `*`. Replaces the default."""
     forward_answer_headers: tuple[str, ...] = ()
     """More headers of its answers for callers, as names or as beginnings that end in *, such as "x-ms-*".
 
     Limits, retries, and what SDKs and coding agents read (openai-*, x-ratelimit-*, x-codex-* ...) always are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_profile(cls, keys: object) -> object:
+        """Add the keys of the profile that are not given."""
+        if not isinstance(keys, dict):
+            return keys
+        profile = keys.get("profile")
+        return {**next((known for name, known in PROFILES.items() if name == profile), {}), **keys}
 
     @field_validator("forward_headers")
     @classmethod
@@ -143,8 +173,36 @@ class UpstreamSettings(Backend):
             raise ValueError(f"{given[0]} and {given[1]} are two keys; give one")
         if given and ("authorization" if self.auth == "bearer" else "api-key") in names:
             raise ValueError(f"{given[0]} and headers have the same header; give one")
+        if (both := sorted({*self.drop_fields} & {*self.enforces})) != []:
+            raise ValueError(f"it cannot enforce {both[0]}, which drop_fields leaves out; remove it from enforces")
         if self.proxy_auth is not None and self.proxy is None:
             raise ValueError("proxy_auth has no effect without proxy")
         if self.client_key_file is not None and self.client_cert_file is None:
             raise ValueError("client_key_file has no effect without client_cert_file")
         return self
+
+    @property
+    def concurrency(self) -> Concurrency | None:
+        limit = self.max_concurrent
+        return None if limit is None else Concurrency(limit, self.max_waiting, self.max_wait_s)
+
+    @property
+    def slow_start_s(self) -> float | None:
+        return self.slow_start_after_s
+
+    @property
+    def compacts(self) -> bool:
+        return self.keeps_state if self.compaction is None else self.compaction
+
+    @property
+    def least_values(self) -> Mapping[str, int]:
+        return {str(name): least for name, least in self.minimums.items()}
+
+    async def preview(self, call: Call, context: Context) -> Mapping[str, str]:
+        return ignored_header(self.fitted(call, context)[1])
+
+    def fitted(self, call: Call, context: Context) -> tuple[Call, Sequence[str]]:
+        """Return the call as the upstream takes it, and the names of what has no effect."""
+        if not self.drop_fields and self.includes is None:
+            return call, ()
+        return fit(call, self.drop_fields, self.includes, context.held_fields)

@@ -38,6 +38,8 @@ class RequestRecord:
     """How often the call was sent to targets, if more than once."""
     hedged: str | None = None
     """The backend whose attempt was cancelled because another one was faster; it may have to be paid."""
+    repairs: str | None = None
+    """What was mended in the backend's stream, and how often: "output=1 sequence_number=24"."""
     cache: str | None = None
     """What the cache did: hit, stale, miss, refresh, collapsed or bypass."""
     cache_detail: str | None = None

@@ -28,7 +28,7 @@ REQUEST_ATTRIBUTES = {
     "caller": "headgate.caller", "team": "headgate.team", "policy": "headgate.policy", "code": "error.type",
     "outcome": "headgate.policy.outcome", "route": "headgate.route", "backend": "headgate.backend",
     "cache": "headgate.cache", "cache_detail": "headgate.cache.detail", "attempts": "headgate.attempts",
-    "hedged": "headgate.hedged",
+    "hedged": "headgate.hedged", "repairs": "headgate.repairs",
 }  # fmt: skip
 # ... and of the model call's. Source: https://github.com/open-telemetry/semantic-conventions-genai
 MODEL_CALL_ATTRIBUTES = {

@@ -1,0 +1,176 @@
+"""Mends streams that clients of the protocol cannot read, for upstreams whose profile says that they send such.
+
+    sequence_number  events have none, or none that grows: all are numbered from there on
+    lifecycle        the response in `response.created` and its like lacks fields that typed clients need, or has
+                     another id each time; or there is no `response.created`
+    openers          a delta comes without the events that open its item and its part
+    item_ids         an item has another id in each event: it keeps the first one
+    output           the last event has no items although some were sent
+    terminal         the last event is `response.done`, or its type contradicts the response's status
+
+A stream that needs none of it passes with its frames unparsed: whether it does is seen in its first event, and in what
+follows the first event of each item.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from typing import Any, Literal
+
+import orjson
+
+from backends.upstream.dialects.openers import ADDED, ITEM_DONE, Openers, composed, fields_of
+from backends.upstream.dialects.responses import DONE, OPENING, ResponseRepairs
+from proxy.context import Context
+from proxy.wire.event import TERMINALS, Batch, Event, Run, frames_of, parse_leniently, payload_of
+from proxy.wire.transcript import index_of
+
+Repair = Literal["sequence_number", "lifecycle", "openers", "item_ids", "output", "terminal"]
+REPAIRS: tuple[Repair, ...] = ("sequence_number", "lifecycle", "openers", "item_ids", "output", "terminal")
+
+
+class StreamRepairs:
+    """Mends one stream. `counts` says how many events each repair has changed or added."""
+
+    def __init__(self, kinds: Collection[Repair], followed: frozenset[str], model: str | None) -> None:
+        """`followed` are the types of events that others read, `model` is what the call asked for."""
+        self.counts: Counter[str] = Counter()
+        self._kinds = frozenset(kinds)
+        self.followed = followed | {DONE} if "terminal" in kinds else followed
+        """The types of the events that must not come within runs."""
+        self._response = ResponseRepairs(self._kinds, self.counts, model or "")
+        self._openers = Openers(self.counts) if "openers" in self._kinds else None
+        self._is_open = False  # whether the first event was seen
+        self._number: int | None = None  # of the next event, if events are numbered here
+        self._last_number = -1  # of the last event whose number was read
+        self._ids: dict[int, object] = {}  # of the items, by output_index
+        self._item: int | None = None  # the item that was added last
+        self._is_parsing = False  # whether every frame has to be read
+        self._looks = True  # whether the next frames show if they have to be
+
+    @property
+    def summary(self) -> str | None:
+        """What was mended, such as "output=1 sequence_number=24"; None if nothing was."""
+        return " ".join(f"{name}={count}" for name, count in sorted(self.counts.items())) or None
+
+    def mend(self, batch: Batch) -> Batch:
+        """Return a batch as clients can read it."""
+        mended: list[Event | Run] = []
+        for unit in batch:
+            if isinstance(unit, Event):
+                mended += self._mend_event(unit)
+            elif (self._looks or self._is_parsing) and self._needs_parsing(unit):
+                mended += self._mend_run(unit)
+            else:
+                mended.append(unit)
+        return mended
+
+    def _needs_parsing(self, run: Run) -> bool:
+        """Whether the frames of a run have to be read: decided where they follow the first event of an item."""
+        frames = run.sse
+        if self._is_parsing or b"data" not in frames:
+            return self._is_parsing
+        if self._item is None:  # no item has begun, or not even the response
+            self._is_parsing = not self._is_open or b"_index" in frames
+            return self._is_parsing
+        self._looks = False
+        item_id = self._ids.get(self._item)
+        has_id = not isinstance(item_id, str) or b'"item_id"' not in frames or orjson.dumps(item_id) in frames
+        has_part = b"_text.delta" not in frames or b"part.added" in frames
+        self._is_parsing = not (has_id and has_part)
+        if self._is_parsing and self._openers is not None:
+            self._openers.complete.add(self._item)
+        return self._is_parsing
+
+    def _mend_run(self, run: Run) -> Iterator[Event | Run]:
+        """Yield the frames of a run, mended; what is no JSON object stays as it is."""
+        for frame in frames_of(run.sse):
+            try:
+                data = parse_leniently(payload_of(frame))
+            except ValueError:
+                yield Run(frame + b"\n\n")
+                continue
+            kind = data.get("type")
+            for event in self._mend_event(Event(kind if isinstance(kind, str) else "", frame + b"\n\n", data)):
+                yield event if event.type in self.followed else Run(event.sse)
+
+    def _mend_event(self, event: Event) -> list[Event]:
+        """Return an event as clients can read it, and before it those that are missing."""
+        kind, data = event.type, event.data
+        before = self._missing_before(kind, data)
+        changed = self._changed(kind, data)
+        if self._number is None and "sequence_number" in self._kinds:
+            self._check_number(data, are_added=bool(before))
+        events = [*before, event if changed is data else Event(str(changed["type"]), data=changed)]
+        if self._number is not None:
+            events = [self._numbered(each) for each in events]
+        return events if _can_be_encoded(events) else [event]
+
+    def _missing_before(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
+        """Return the events that are missing before this one."""
+        missing: list[Event] = []
+        if not self._is_open and kind.startswith("response."):
+            self._is_open = True
+            if kind not in OPENING and "lifecycle" in self._kinds:
+                begun = {**fields_of(data.get("response")), "status": "in_progress", "output": [], "usage": None}
+                missing.append(composed("response.created", response=self._response.whole(begun)))
+        if self._openers is not None:
+            missing += self._openers.missing_before(kind, data, self._ids)
+        return missing
+
+    def _changed(self, kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the data of an event with what is mended in it; the same object if nothing is."""
+        if kind in OPENING or kind in TERMINALS or kind == DONE:
+            return self._response.mended(kind, data)
+        index, item = index_of(data), data.get("item")
+        if kind == ADDED:
+            self._ids[index] = fields_of(item).get("id")
+            self._item, self._looks = index, True
+            if self._is_parsing and self._openers is not None:
+                self._openers.complete.add(index)
+            return data
+        pinned = self._ids.get(index) if "item_ids" in self._kinds else None
+        if kind == ITEM_DONE and isinstance(item, dict):
+            if isinstance(pinned, str) and item.get("id", pinned) != pinned:
+                self.counts["item_ids"] += 1
+                data = {**data, "item": {**item, "id": pinned}}
+            self._response.done[index] = data["item"]
+        elif isinstance(pinned, str) and data.get("item_id", pinned) != pinned:
+            self.counts["item_ids"] += 1
+            return {**data, "item_id": pinned}
+        return data
+
+    def _check_number(self, data: Mapping[str, Any], *, are_added: bool) -> None:
+        """Number events from here on if this one has no number that follows the last one, or one was added before."""
+        number = data.get("sequence_number")
+        if type(number) is int and number > self._last_number and not are_added:
+            self._last_number = number
+            return
+        self._number = self._last_number + 1
+        self._is_parsing = True
+
+    def _numbered(self, event: Event) -> Event:
+        number = self._number or 0
+        self._number = number + 1
+        if event.data.get("sequence_number") == number:
+            return event
+        self.counts["sequence_number"] += 1
+        return Event(event.type, data={**event.data, "sequence_number": number})
+
+
+async def mended(batches: AsyncIterator[Batch], kinds: Collection[Repair], context: Context) -> AsyncIterator[Batch]:
+    """The batches of a stream, mended; what was mended is recorded."""
+    repairs = StreamRepairs(kinds, context.followed, context.record.model)
+    async for received in batches:
+        batch = repairs.mend(received)
+        context.record.repairs = repairs.summary
+        yield batch
+
+
+def _can_be_encoded(events: list[Event]) -> bool:
+    """Encode the events; False for one that is nested too deeply, which passes as it is."""
+    try:
+        for event in events:
+            event.encode(event.received_bytes)
+    except orjson.JSONEncodeError:
+        return False
+    return True

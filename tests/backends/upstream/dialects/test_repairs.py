@@ -1,0 +1,173 @@
+"""Sick streams, made of the canonical one, as strict clients need them after repair."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+import pytest
+
+from backends.upstream.dialects.repairs import DONE, REPAIRS, Repair, StreamRepairs
+from proxy.wire.event import FOLLOWED, Event, Run
+from proxy.wire.sse import SSEParser
+from tests.upstream import CANONICAL
+from tests.wire.contract import order_faults
+
+JSON = dict[str, Any]
+EVENTS: list[JSON] = [orjson.loads(line[6:]) for line in CANONICAL.splitlines() if line.startswith(b"data: {")]
+CREATED, *_, COMPLETED = EVENTS
+
+
+def frames(events: Iterable[Mapping[str, Any]], *, end: bytes = b"\n") -> bytes:
+    """Return a stream in another spelling than the canonical one: no `event:` lines, spaces, another order of keys."""
+    texts = [json.dumps(dict(reversed(event.items()))).encode() for event in events]
+    return b"".join(b"data:%b%b%b" % (text, end, end) for text in texts)
+
+
+def mended(stream: bytes, *kinds: Repair, chunk: int = 1 << 20) -> tuple[list[JSON], StreamRepairs]:
+    """Return the events of a stream after these repairs, all of them by default, and what was repaired."""
+    repairs = StreamRepairs(kinds or REPAIRS, FOLLOWED, "m")
+    parser = SSEParser(repairs.followed)
+    units = []
+    for start in range(0, len(stream), chunk):
+        units += repairs.mend(parser.feed(stream[start : start + chunk]))
+    units += repairs.mend(parser.close())
+    assert all(isinstance(unit, Run) or unit.type in FOLLOWED for unit in units)
+    return [orjson.loads(payload) for unit in units for payload in unit.payloads()], repairs
+
+
+def edited(edit: Callable[[JSON], JSON | None]) -> list[JSON]:
+    """Return the canonical events after an edit, without those that it drops."""
+    copies = [orjson.loads(orjson.dumps(event)) for event in EVENTS]
+    return [event for copy in copies if (event := edit(copy)) is not None]
+
+
+def without(*names: str) -> Callable[[JSON], JSON]:
+    return lambda event: {name: value for name, value in event.items() if name not in names}
+
+
+def dropping(*kinds: str) -> Callable[[JSON], JSON | None]:
+    return lambda event: None if event["type"] in kinds else event
+
+
+def with_response(change: Callable[[JSON], JSON]) -> Callable[[JSON], JSON]:
+    return lambda event: {**event, "response": change(event["response"])} if "response" in event else event
+
+
+def rotating(event: JSON) -> JSON:
+    """Give every item another id in each event, as some servers do."""
+    number = event["sequence_number"]
+    event |= {"item_id": f"{event['item_id']}_{number}"} if "item_id" in event else {}
+    event |= {"item": event["item"] | {"id": f"{event['item']['id']}_{number}"}} if "item" in event else {}
+    if event is not COMPLETED and event["type"] == "response.completed":
+        output = [item | {"id": f"{item['id']}_{number}"} for item in event["response"]["output"]]
+        event["response"]["output"] = output
+    return event
+
+
+def renaming(event: JSON) -> JSON:
+    return event | {"type": DONE} if event["type"] == "response.completed" else event
+
+
+SICK: dict[str, tuple[list[JSON], set[str]]] = {
+    "no numbers": (edited(without("sequence_number")), {"sequence_number"}),
+    "one number": (edited(lambda event: event | {"sequence_number": 0}), {"sequence_number"}),
+    "small responses": (
+        edited(with_response(lambda response: {"id": response["id"], "object": "response", "status": response["status"], "output": response["output"]})),
+        {"lifecycle"},
+    ),
+    "responses without ids": (edited(with_response(lambda response: {**response, "id": None})), {"lifecycle"}),
+    "nothing before the first item": (
+        edited(dropping("response.created", "response.in_progress")), {"lifecycle", "sequence_number"},
+    ),
+    "no parts": (
+        edited(dropping("response.content_part.added", "response.reasoning_summary_part.added")), {"openers", "sequence_number"},
+    ),
+    "no first events of items": (
+        [event for event in EVENTS if event["type"] != "response.output_item.added" or event["output_index"] == 2],
+        {"openers", "sequence_number"},
+    ),
+    "deltas and the end": (
+        edited(lambda event: event if event["type"] in ("response.created", "response.output_text.delta", "response.output_item.done", "response.completed") and event.get("output_index", 1) == 1 and event["type"] != "response.completed" else (event | {"response": {**event["response"], "output": []}} if event["type"] == "response.completed" else None)),
+        {"openers", "sequence_number", "output"},
+    ),
+    "an id for each event": (edited(rotating), {"item_ids"}),
+    "an empty output": (edited(with_response(lambda response: {**response, "output": []})), {"output"}),
+    "no output": (edited(with_response(lambda response: {**response, "output": None})), {"lifecycle", "output"}),
+    "another last event": (edited(renaming), {"terminal"}),
+    "incomplete called completed": (
+        edited(lambda event: with_response(lambda response: {**response, "status": "incomplete"})(event) if event["type"] == "response.completed" else event),
+        {"terminal"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("sick", "repaired"), SICK.values(), ids=SICK)
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 20])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_sick_stream_is_mended(sick: list[JSON], repaired: set[str], chunk: int, end: bytes):
+    """However it is spelled and split; what was repaired is counted."""
+    events, repairs = mended(frames(sick, end=end), chunk=chunk)
+    last = events[-1]
+
+    assert set(repairs.counts) - {name for name, count in repairs.counts.items() if not count} == repaired
+    assert [event["sequence_number"] for event in events] == [*range(len(events))]
+    assert len({event["response"]["id"] for event in events if "response" in event}) == 1
+    assert last["type"] == f"response.{last['response']['status']}"
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert [item["id"] for item in last["response"]["output"]] == [item["id"] for item in done]
+    if repaired <= {"sequence_number", "lifecycle", "item_ids", "output", "terminal"}:
+        assert order_faults(events) == []
+
+
+def test_without_repairs_nothing_changes():
+    """Each repair is chosen by itself."""
+    for sick, repaired in SICK.values():
+        others = [kind for kind in REPAIRS if kind not in repaired]
+        events, repairs = mended(frames(sick), *others)
+
+        assert repairs.summary is None or set(repairs.counts) & repaired == set()
+        assert [event["type"] for event in events] == [event["type"] for event in sick]
+
+
+def test_a_stream_that_needs_no_repair_passes_unparsed():
+    """Its units are those of the parser; a batch of deltas costs one call."""
+    repairs = StreamRepairs(REPAIRS, FOLLOWED, "m")
+    parser = SSEParser(repairs.followed)
+    for line in re.split(rb"(?<=\n\n)", CANONICAL):
+        batch = parser.feed(line)
+        mended_batch = repairs.mend(batch)
+        assert all(unit is before for unit, before in zip(mended_batch, batch, strict=True))
+    delta = [Run(b'data: {"type":"response.output_text.delta","delta":"x"}\n\n')]
+    calls: list[str] = []
+    sys.setprofile(lambda frame, kind, _: calls.append(frame.f_code.co_name) if kind == "call" else None)
+    repairs.mend(delta)
+    sys.setprofile(None)
+
+    assert calls == ["mend"]
+    assert repairs.summary is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"data: {nope\n\n", b"data: [1]\n\n", b": comment\n\n", b"event: x\n\n", b'data: {"type":5,"item":7}\n\n',
+        b'data: {"type":"response.output_item.done","output_index":"x","item":[]}\n\n',
+        b'data: {"type":"response.in_progress","response":[]}\n\n',
+        b'data: {"type":"response.output_text.delta","delta":7,"output_index":null}\n\n',
+        b'data: {"type":"response.output_item.added","output_index":9,"item":%b1%b}\n\n' % (b"[" * 300, b"]" * 300),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("at", [0, 1, 6])
+def test_odd_frames_break_nothing(odd: bytes, at: int):
+    """They pass, and the stream still has its end."""
+    for sick in (EVENTS, edited(without("sequence_number"))):
+        stream = b"".join([frames(sick[:at]), odd, frames(sick[at:])])
+        parser = SSEParser(FOLLOWED)
+        repairs = StreamRepairs(REPAIRS, FOLLOWED, "m")
+        units = repairs.mend([*parser.feed(stream), *parser.close()])
+        assert isinstance(units[-1], Event)
+        assert units[-1].type == "response.completed"
+        assert units[-1].response["output"] == COMPLETED["response"]["output"]

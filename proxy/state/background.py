@@ -102,7 +102,7 @@ class Background:
         await asyncio.sleep(0)  # a task that is cancelled before its first step would not run its last ones either
         if call.is_stream:
             check = partial(self._is_running, job)
-            return Reply(200, {}, batches=self._journals.follow(job.keys.journal, -1, check, memory))
+            return Reply(200, {}, batches=self._journals.follow(job.keys.journal, -1, check, memory, context.run))
         response = job.stored.response
         size = len(await context.encode(call))
         body = await context.run(size, dumps, response, size)
@@ -185,7 +185,7 @@ class Background:
             minutes = f"{self._journals.window_s / 60:g} minutes"
             raise RequestError(f"This response can no longer be streamed because it is more than {minutes} old.")
         check = partial(self._may_continue, stored.id, keys, context)
-        return self._journals.follow(keys.journal, -1 if after is None else after, check, context.memory)
+        return self._journals.follow(keys.journal, -1 if after is None else after, check, context.memory, context.run)
 
     async def close(self, drain_s: float) -> None:
         """Let jobs continue for a time, then end them as failed. No more are started."""

@@ -14,14 +14,21 @@ import orjson
 import structlog
 
 from proxy.state.credentials import without_credentials
-from proxy.state.journal_entries import FRAME_END, JournalEntries, JournalEntry, JournalKey, RunSized, run_here
+from proxy.state.journal_entries import (
+    HEAD_BYTES,
+    JournalEntries,
+    JournalEntry,
+    JournalKey,
+    RunSized,
+    run_here,
+)
+from proxy.state.journal_reader import JournalReader, batch_after, read_transcript
 from proxy.state.sealing import Sealing
 from proxy.stores import Store, StoreError
 from proxy.wire.errors import Unavailable
-from proxy.wire.event import FOLLOWED, Batch, Event, Run, parse_leniently
+from proxy.wire.event import Batch, Event, Run, parse_leniently
 from proxy.wire.large_json import dumps
 from proxy.wire.loggable import short_message
-from proxy.wire.sse import SSEParser
 from proxy.wire.transcript import Transcript
 from proxy.workers import MemoryLease
 
@@ -41,7 +48,6 @@ POLL_S = 0.25
 """How often a journal that another process writes is read, in seconds."""
 POLLS_PER_CHECK = 8
 """How often a journal is read between two checks whether its writer is alive."""
-READ_ENTRIES = 16
 UNFINISHED_TTL_S = 86_400.0
 """How long a journal is kept after an entry that is not the last, in seconds."""
 HOLDERS = frozenset({"response", "item"})
@@ -77,8 +83,7 @@ class JournalWriter:
         frames = [] if self._is_full else await self._encode(batch)
         if self._is_full:  # also if it became so meanwhile
             return
-        self._collected += frames
-        self._collected_bytes += sum(map(len, frames))
+        self._collect(frames)
         if self._total_bytes + self._collected_bytes > MAX_BYTES:
             self._drop()
         elif self._collected_bytes > MAX_WAITING_BYTES:
@@ -106,7 +111,7 @@ class JournalWriter:
         if self._flushing is not None:
             self._flushing.cancel()
         async with self._lock:
-            self._collected += await self._encode(last)
+            self._collect(await self._encode(last))
             end = asyncio.get_running_loop().time() + RETRY_S
             while True:
                 try:
@@ -125,6 +130,10 @@ class JournalWriter:
             await asyncio.sleep(interval_s)
             interval_s = WRITE_INTERVAL_S if await self.flush() else RETRY_INTERVAL_S
         self._flushing = None
+
+    def _collect(self, frames: Sequence[bytes]) -> None:
+        self._collected += frames
+        self._collected_bytes += sum(map(len, frames))
 
     async def _encode(self, batch: Batch) -> list[bytes]:
         """Return the events of a batch as numbered frames. A write at the same time does not change their numbers."""
@@ -180,53 +189,44 @@ class Journals:
 
     async def exists(self, key: JournalKey) -> bool:
         """Whether anything is kept of a journal that can be read. Raises StoreError, Unavailable."""
-        return any(entry.frames for _, entry in await self._entries.tail(key, after=0, limit=1))
+        found = await self._entries.tail(key, after=0, limit=1)
+        opened = await self._entries.opener(key)
+        return any(len(opened(value) or b"") > HEAD_BYTES for _, value in found)
 
     async def delete(self, key: JournalKey) -> None:
         """Raises StoreError."""
         await self._entries.delete(key)
 
-    async def entries(self, key: JournalKey) -> AsyncIterator[JournalEntry]:
-        """Yield the entries that there are. Raises StoreError, Unavailable."""
-        position = 0
-        while found := await self._entries.tail(key, after=position, limit=READ_ENTRIES):
-            position = found[-1][0]
-            for _, entry in found:
-                yield entry
+    async def transcript(self, key: JournalKey, run: RunSized = run_here) -> Transcript:
+        """Return what a journal contains as the record of a reply. Raises StoreError, Unavailable."""
+        return await read_transcript(JournalReader(self._entries, key, run), run)
 
-    async def transcript(self, key: JournalKey) -> Transcript:
-        """Return what a journal contains as the record of a reply. Raises StoreError."""
-        transcript, parser = Transcript(), SSEParser(FOLLOWED)
-        number = -1
-        async for entry in self.entries(key):
-            transcript.see(parser.feed(entry.after(number)))
-            number = max(number, entry.end - 1)
-        return transcript
-
-    async def append_last(self, key: JournalKey, last: Batch) -> None:
+    async def append_last(self, key: JournalKey, last: Batch, run: RunSized = run_here) -> None:
         """Append the last entry of a journal whose writer died. The events have their numbers. Raises StoreError."""
         frames = b"".join([event.sse for event in last])
         first = last[0].data["sequence_number"] if last and isinstance(last[0], Event) else 0
-        await self._entries.append(key, JournalEntry(first, frames, is_last=True), ttl_s=self.window_s)
+        await self._entries.append(key, JournalEntry(first, frames, is_last=True), ttl_s=self.window_s, run=run)
 
     async def follow(
-        self, key: JournalKey, after: int, is_active: Callable[[], Awaitable[bool]], memory: MemoryLease
-    ) -> AsyncIterator[Batch]:
+        self, key: JournalKey, after: int, is_active: Callable[[], Awaitable[bool]], memory: MemoryLease,
+        run: RunSized = run_here,
+    ) -> AsyncIterator[Batch]:  # fmt: skip
         """Yield the events with numbers greater than `after`, those to come included, up to the last entry.
 
         `is_active` is asked while nothing comes: whether something may still come. `memory` counts the largest part
         that the reader holds at a time, as it is read and as it is sent. Raises Unavailable.
         """
-        position, polls, was_active, is_open = 0, 0, True, False
+        reader, polls, was_active, is_open = JournalReader(self._entries, key, run), 0, True, False
         while True:
             change = self._changes.get(key)
-            entries = await self._read(key, position, READ_RETRY_S if is_open else 0)
-            held_bytes = 2 * sum(len(entry.frames) for _, entry in entries)
+            entries = await self._read(reader, READ_RETRY_S if is_open else 0)
+            held_bytes = 2 * sum(len(entry.frames) for entry in entries)
             memory.grow(held_bytes)
-            for position, entry in entries:  # noqa: B007  the last one is where the next read begins
-                if frames := entry.after(after):
-                    after, is_open = entry.end - 1, True
-                    yield _batch(frames)
+            for entry in entries:
+                batch, end = await run(len(entry.frames), batch_after, entry, after)
+                if batch:
+                    after, is_open = end - 1, True
+                    yield batch
                 if entry.is_last:
                     return
             memory.grow(-held_bytes)
@@ -247,13 +247,14 @@ class Journals:
                 if not was_active:  # the last entry is written after the response
                     await asyncio.sleep(POLL_S)
 
-    async def _read(self, key: JournalKey, position: int, patience_s: float) -> Sequence[tuple[int, JournalEntry]]:
+    @staticmethod
+    async def _read(reader: JournalReader, patience_s: float) -> Sequence[JournalEntry]:
         """Return the next entries. A store that fails is asked again for a time. Raises Unavailable."""
         loop = asyncio.get_running_loop()
         end = loop.time() + patience_s
         while True:
             try:
-                return await self._entries.tail(key, after=position, limit=READ_ENTRIES)
+                return await reader.read()
             except (StoreError, Unavailable) as error:
                 if loop.time() >= end:
                     message = "The events of this response cannot be read at the moment."
@@ -283,12 +284,3 @@ def _frames(batch: Batch, number: int) -> list[bytes]:
             except (ValueError, orjson.JSONEncodeError):  # not an object, or nested too deeply to be sent
                 continue
     return frames
-
-
-def _batch(frames: bytes) -> Batch:
-    """Return frames as a batch whose last event is known by its type."""
-    before = frames.rfind(FRAME_END, 0, len(frames) - len(FRAME_END))
-    start = 0 if before < 0 else before + len(FRAME_END)
-    last = frames[start:]  # frames can be large: each is copied once at most
-    event = Event(last[: last.index(b"\n")].removeprefix(b"event: ").decode(), last)
-    return [Run(frames[:start]), event] if start else [event]

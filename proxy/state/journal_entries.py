@@ -1,8 +1,12 @@
 """The entries of journals in the store, sealed for their team if [state] has a secret.
 
-byte 0       1 in the last entry of a response, otherwise 0
+byte 0       0 an entry, 1 the last entry of a response, 2 a part of an entry, 3 its last part, 4 that of the last entry
 bytes 1-8    the sequence number of the first event
-then         the events as server-sent frames
+bytes 9-12   of a part: its position in the entry, from 0
+then         the events as server-sent frames, or a part of them
+
+A long entry is kept in parts, so that the commands of other calls are carried out in between. If a part cannot be
+written, the entry is written again from its first part: a reader drops what it has of an entry then.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +18,11 @@ from proxy.state.sealing import Sealing
 from proxy.stores import Store
 
 FRAME_END = b"\n\n"
+WHOLE, LAST, PART, LAST_PART, LAST_PART_OF_LAST = range(5)
+HEAD_BYTES = 9
+INDEX_BYTES = 4
+PART_BYTES = 1_048_576
+"""A longer entry is kept in parts of this size, in bytes."""
 T = TypeVar("T")
 
 
@@ -74,17 +83,19 @@ class JournalEntries:
 
     async def append(self, key: JournalKey, entry: JournalEntry, *, ttl_s: float, run: RunSized = run_here) -> None:
         """Raises StoreError, Unavailable."""
-        encoded = await run(len(entry.frames), _encode, entry, await self._cipher(key))
-        await self._store.append(key.name, encoded, ttl_s=ttl_s, group=key.team)
+        cipher = await self._cipher(key)
+        for start in range(0, max(1, len(entry.frames)), PART_BYTES):
+            encoded = await run(min(len(entry.frames), PART_BYTES), _encode, entry, start, cipher)
+            await self._store.append(key.name, encoded, ttl_s=ttl_s, group=key.team)
 
-    async def tail(self, key: JournalKey, *, after: int, limit: int) -> Sequence[tuple[int, JournalEntry]]:
-        """Return entries with positions greater than `after`. One that cannot be opened is empty.
+    async def tail(self, key: JournalKey, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
+        """Return what is stored at positions greater than `after`. Raises StoreError."""
+        return await self._store.tail(key.name, after=after, limit=limit)
 
-        Raises StoreError, Unavailable.
-        """
-        found = await self._store.tail(key.name, after=after, limit=limit)
-        cipher = await self._cipher(key) if found else None
-        return [(position, _decode(value, cipher)) for position, value in found]
+    async def opener(self, key: JournalKey) -> Callable[[bytes], bytes | None]:
+        """Return what opens stored values; it returns None for one that cannot be opened. Raises Unavailable."""
+        cipher = await self._cipher(key)
+        return _as_it_is if cipher is None else cipher.open
 
     async def delete(self, key: JournalKey) -> None:
         """Raises StoreError."""
@@ -94,11 +105,17 @@ class JournalEntries:
         return None if self._sealing is None else await self._sealing.cipher(f"state {key.name}", key.team)
 
 
-def _encode(entry: JournalEntry, cipher: Cipher | None) -> bytes:
-    encoded = entry.encode()
+def _encode(entry: JournalEntry, start: int, cipher: Cipher | None) -> bytes:
+    """Return what is stored of an entry: all of it if it is short, otherwise the part that begins here."""
+    end = start + PART_BYTES
+    if start == 0 and end >= len(entry.frames):
+        encoded = entry.encode()
+    else:
+        kind = PART if end < len(entry.frames) else LAST_PART_OF_LAST if entry.is_last else LAST_PART
+        head = bytes([kind]) + entry.first.to_bytes(8) + (start // PART_BYTES).to_bytes(INDEX_BYTES)
+        encoded = b"".join((head, memoryview(entry.frames)[start:end]))  # copied once
     return encoded if cipher is None else cipher.seal(encoded)
 
 
-def _decode(value: bytes, cipher: Cipher | None) -> JournalEntry:
-    opened = value if cipher is None else cipher.open(value)
-    return JournalEntry(0, b"") if opened is None else JournalEntry.decode(opened)
+def _as_it_is(value: bytes) -> bytes:
+    return value

@@ -33,13 +33,15 @@ class LostJobs:
         found = await self._responses.get(stored.id, context)
         if found is None or not is_active(found):
             return found or stored
-        transcript = await self._journals.transcript(keys.journal)
+        transcript = await self._journals.transcript(keys.journal, context.run)
         message = "The gateway's process that worked on this response ended before the response was complete."
         error = BackendError(message, code="process_lost")
         events = [] if transcript.terminal is not None else failure_events(transcript, error)
         ended = replace(found, response={**found.response, **transcript.response})
         await self._records.note_lost(stored.id, context)
-        await self._journals.append_last(keys.journal, events)  # first: if the next fails, this is found again
+        await self._journals.append_last(
+            keys.journal, events, context.run
+        )  # first: if the next fails, this is found again
         await self._responses.save(ended, context)
         log.warning("background.lost", response_id=stored.id, status=ended.response.get("status"))
         return ended

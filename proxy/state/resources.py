@@ -160,7 +160,9 @@ class Resources:
         async for batch in batches:
             events = [unit for unit in batch if isinstance(unit, Event) and unit.type == "response.output_item.done"]
             if events:
-                await self.ownership.bind_items([event.data.get("item") for event in events], target, context)
+                size = sum(event.received_bytes for event in events)
+                items = await context.run(size, lambda events=events: [event.data.get("item") for event in events])
+                await self.ownership.bind_items(items, target, context)
             yield batch
 
 

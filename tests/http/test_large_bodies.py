@@ -4,6 +4,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import orjson
@@ -233,3 +234,29 @@ async def test_small_requests_are_answered_beside_a_history_of_many_items(start_
     assert [answer.status for answer in (created, page, continued)] == [200] * 3
     assert orjson.loads(page.body)["has_more"]
     assert len(upstream.requests[-1].body["input"]) > 3_000
+
+
+async def test_small_requests_are_answered_beside_a_large_response_in_the_background(
+    start_gateway, upstream: FakeUpstream, state_table: dict[str, Any], logged, monkeypatch: pytest.MonkeyPatch
+):
+    """Its events repeat the text five times; they are sealed, written, read and sent."""
+    text = b"a" * 3_000_000
+
+    async def answer(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        body = b'{"id":"resp_1","object":"response","status":"completed","output":[%b]}' % (MESSAGE % text)
+        return aiohttp.web.Response(body=body, content_type="application/json")
+
+    upstream.answer = answer
+    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": False}
+    monkeypatch.setenv("STATE_SECRET", "a secret of more than 32 characters.")
+    state = state_table | {"secret": "env:STATE_SECRET"}
+    gateway = await start_gateway(tables_for(upstream, backend=[backend], state=state, cache=None))
+    async with small_requests(gateway, threads=False):
+        created = await ask(gateway, post(b'{"model":"m","background":true}'))
+        name = orjson.loads(created.body)["id"]
+        get = "GET /v1/responses/{}{} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        followed = await ask(gateway, get.format(name, "?stream=true").encode())
+        read = await ask(gateway, get.format(name, "").encode())
+
+    assert [answer.status for answer in (created, followed, read)] == [200] * 3
+    assert (followed.body.count(text), read.body.count(text)) == (5, 1)

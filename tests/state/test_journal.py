@@ -10,7 +10,7 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from proxy.state import journal
+from proxy.state import journal, journal_entries
 from proxy.state.journal import Journals, JournalWriter
 from proxy.state.journal_entries import JournalEntry, JournalKey
 from proxy.state.sealing import Sealing
@@ -348,6 +348,54 @@ async def test_a_journal_that_cannot_be_read_is_an_error(key: JournalKey):
         await read(Journals(store, WINDOW_S), key)
     with pytest.raises(StoreError):
         await Journals(store, WINDOW_S).exists(key)
+
+
+def part(kind: int, first: int, index: int, data: bytes) -> bytes:
+    return bytes([kind]) + first.to_bytes(8) + index.to_bytes(4) + data
+
+
+FRAMES = [b'event: x\ndata: {"type":"x","sequence_number":%d}\n\n' % number for number in range(3)]
+CUT = FRAMES[1][:20], FRAMES[1][20:]
+PARTS = {
+    "an entry in two parts": [
+        part(2, 1, 0, CUT[0]),
+        part(3, 1, 1, CUT[1]),
+        JournalEntry(2, b"", is_last=True).encode(),
+    ],
+    "written again from the start": [part(2, 1, 0, CUT[0]), part(2, 1, 0, CUT[0]), part(4, 1, 1, CUT[1])],
+    "written twice": [*2 * [part(2, 1, 0, CUT[0]), part(3, 1, 1, CUT[1])]],
+    "a part written twice": [part(2, 1, 0, CUT[0]), *2 * [part(4, 1, 1, CUT[1])]],
+    "without its start": [part(3, 1, 1, CUT[1]), part(2, 1, 0, CUT[0]), part(4, 1, 1, CUT[1])],
+    "given up": [part(2, 1, 0, CUT[0]), JournalEntry(1, FRAMES[1]).encode()],
+    "without a head": [b"\2", b"", part(2, 1, 0, CUT[0]), part(3, 1, 1, CUT[1])],
+}
+
+
+@pytest.mark.parametrize("values", PARTS.values(), ids=PARTS)
+async def test_parts_of_an_entry_are_put_together(store: Store, journals: Journals, key: JournalKey, values):
+    """Whatever was written twice, or not at all."""
+    for value in (JournalEntry(0, FRAMES[0]).encode(), *values):
+        await store.append(key.name, value, ttl_s=60)
+
+    assert [event["sequence_number"] for event in await read(journals, key)] == [0, 1]
+
+
+async def test_a_long_entry_is_kept_in_parts(store: Store, key: JournalKey, monkeypatch: pytest.MonkeyPatch):
+    """Sealed or not, whatever the lengths; entries before and after it are whole."""
+    monkeypatch.setattr(journal_entries, "PART_BYTES", 1_000)
+    secret = SecretStr("x" * 32)
+    for sealing in (None, Sealing(secret, store)):
+        own = JournalKey(key.name + str(sealing is None), key.team)
+        kept = Journals(store, WINDOW_S, sealing)
+        writer = kept.open(own)
+        for size in (1, 900, 999, 1_000, 2_001, 9_000, 1):
+            await writer.write([delta("a" * size)])
+            await writer.flush()
+        await writer.close()
+        values = [value for _, value in await store.tail(own.name)]
+
+        assert max(map(len, values)) < 1_100
+        assert [len(event["delta"]) for event in await read(kept, own)] == [1, 900, 999, 1_000, 2_001, 9_000, 1]
 
 
 def decoded(values: Sequence[bytes]) -> list[JournalEntry]:

@@ -124,14 +124,24 @@ def headgate_before_websocket(upstream: int, folder: Path) -> ServerCommand:
     return headgate(upstream, folder / "websocket.toml", POLICIES, f"websocket = true\n{ROUTE}")
 
 
-def headgate(upstream: int, config: Path, policies: str, route: str = ROUTE) -> ServerCommand:
+def headgate_unobserved(upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate without metrics, traces and log lines of requests."""
+    return headgate(upstream, folder / "unobserved.toml", POLICIES, is_observed=False)
+
+
+def headgate(
+    upstream: int, config: Path, policies: str, route: str = ROUTE, *, is_observed: bool = True
+) -> ServerCommand:
     """Return the command of a Headgate set up as in production.
 
-    It has callers with keys, policies, a cache in memory, one log line per request, and sends 1 % of the traces.
+    It has callers with keys, policies, a cache in memory, metrics, one log line per request, and sends 1 % of the
+    traces.
     """
+    admin = "[admin]\nport = 0" if is_observed else ""
     config.write_text(f"""
 [server]
 port = 0
+{admin}
 [[caller]]
 name = "bench"
 key = "env:BENCH_KEY"
@@ -146,13 +156,17 @@ api_key = "env:BENCH_KEY"
 keeps_state = true
 {route.replace("UPSTREAM", str(upstream))}
 """)
+    serve = ["serve", "--config", str(config)]
+    if not is_observed:
+        return ServerCommand([sys.executable, "-m", "tests.bench.silent", *serve], {"BENCH_KEY": API_KEY})
     environment = {
         "BENCH_KEY": API_KEY,
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{upstream}",
         "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
         "OTEL_TRACES_SAMPLER_ARG": "0.01",
+        "OTEL_METRIC_EXPORT_INTERVAL": "5000",
     }
-    return ServerCommand([sys.executable, "-m", "proxy", "serve", "--config", str(config)], environment)
+    return ServerCommand([sys.executable, "-m", "proxy", *serve], environment)
 
 
 def rival(command: str) -> Callable[[int, Path], ServerCommand]:
@@ -178,6 +192,7 @@ SERVERS: Servers = {
     "headgate": headgate_with_three_policies,
     "headgate, a pool": headgate_with_a_pool,
     "headgate, WebSocket": headgate_before_websocket,
+    "headgate, not observed": headgate_unobserved,
     "headgate, no policies": headgate_without_policies,
     "headgate, all policies": headgate_with_all_policies,
 }

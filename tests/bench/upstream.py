@@ -1,7 +1,7 @@
 """A fake upstream that costs next to nothing: `python -m tests.bench.upstream` prints its address and serves.
 
 The model of a request selects the answer: "json", "large", "paced", "slow", or "burst" with a dialect. The upstream also accepts traces
-on /v1/traces, and GET /traces returns how many posts it got. After an upgrade it answers every message with a burst.
+on /v1/traces and metrics on /v1/metrics, and GET /traces returns how many posts it got. After an upgrade it answers every message with a burst.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ KEY = re.compile(rb"\r\nsec-websocket-key: *(\S+)", re.IGNORECASE)
 TEXT, CLOSE = 0x81, 0x88
 TICKS_S = {b"paced": TICK_S, b"slow": SLOW_TICK_S}
 NUMBERS = itertools.count()
-TRACES_ACCEPTED = with_content_length(b"")
+TELEMETRY_ACCEPTED = with_content_length(b"")
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -82,7 +82,10 @@ class UpstreamConnection(asyncio.Protocol):
     def _answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"post /v1/traces"):
             UpstreamConnection.trace_posts += 1
-            self._transport.write(TRACES_ACCEPTED)
+            self._transport.write(TELEMETRY_ACCEPTED)
+            return
+        if head.startswith(b"post /v1/metrics"):
+            self._transport.write(TELEMETRY_ACCEPTED)
             return
         if head.startswith(b"get /traces"):
             self._transport.write(with_content_length(b"%d" % self.trace_posts))

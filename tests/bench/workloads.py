@@ -107,6 +107,10 @@ WORKLOADS = (
         "pools", "JSON, one backend and a pool", build_body("json"), 32, servers=("headgate", "headgate, a pool"),
     ),
     Workload(
+        "observed", "JSON, nothing observed, and metrics, logs and 1 % of the traces", build_body("json"), 32,
+        servers=("headgate, not observed", "headgate"),
+    ),
+    Workload(
         "policies", "JSON, no policies and all policies", build_body("json"), 32,
         servers=("headgate, no policies", "headgate, all policies"),
     ),

@@ -98,8 +98,10 @@ def test_it_closes_when_the_try_goes_well():
 def test_each_try_that_fails_doubles_the_time_up_to_a_limit():
     """A target that is down for long is seldom tried."""
     breaker, now, pauses = opened(), 0.0, []
+    assert Breaker().state(now) == "closed"
     for _ in range(6):
         pauses.append(breaker.open_until - now)
+        assert (breaker.state(now), breaker.state(breaker.open_until)) == ("open", "half-open")
         now = breaker.open_until
         breaker.start(now)
         assert breaker.fail(now)

@@ -31,6 +31,7 @@ SHOWN = {
     "headgate_cache_saved_tokens_total": ("saved", "gen_ai_token_type"),
     "headgate_cache_served_bytes_total": ("bytes",),
     "headgate_retries_total": ("retries",),
+    "headgate_target_queue_duration_seconds_count": ("queue",),
     "headgate_target_attempts_total": ("attempt", "http_response_status_code", "error_type"),
     "headgate_policy_decisions_total": ("policy", "headgate_policy", "headgate_policy_decision"),
 }
@@ -71,6 +72,10 @@ class Scene:
         await self.post(body)
         await self.post(body)
 
+    async def post_both(self, body: dict[str, Any]) -> None:
+        """Send two calls at a time."""
+        await asyncio.gather(self.post(body), self.post(body))
+
     async def leave(self, body: dict[str, Any]) -> None:
         """Disconnect when the upstream has the call."""
         sending = asyncio.create_task(self.post(body))
@@ -92,8 +97,10 @@ class Scene:
 async def scene(http, start_gateway, upstream: FakeUpstream, logged) -> Scene:
     """The upstream times out when it says nothing for 0.2 s."""
     backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "first_event_timeout_s": 0.2}
-    backends = [backend | {"keeps_state": True}, backend | {"name": "stateless"}]
-    routes = [{"model": "own", "backend": "stateless"}, {"model": "*", "backend": "fake"}]
+    narrow = {"name": "narrow", "max_concurrent": 1}
+    backends = [backend | {"keeps_state": True}, backend | {"name": "stateless"}, backend | narrow]
+    names = {"own": "stateless", "narrow": "narrow", "*": "fake"}
+    routes = [{"model": model, "backend": name} for model, name in names.items()]
     policies = [{"use": "metadata_limits"}, {"use": "max_tool_calls", "max": 8, "models": ["clamped"]}]
     tables = tables_for(upstream, admin={"port": 0}, policy=policies, backend=backends, route=routes)
     gateway = await start_gateway(tables)
@@ -119,6 +126,10 @@ async def scene(http, start_gateway, upstream: FakeUpstream, logged) -> Scene:
             Scene.post_twice, None, {"prompt_cache_key": "k", "stream": True},
             STREAM | {"http 200": 2, "call stream success": 2, "cache bypass": 0, "cache miss": 1, "cache hit": 1,
                       "saved input": 5, "saved output": 7, "bytes": len(CANONICAL.removesuffix(b"data: [DONE]\n\n"))},
+        ),
+        (
+            Scene.post_both, None, {"model": "narrow"},
+            {key: 2 * value for key, value in JSON.items()} | {"call json success": 2, "queue": 1},
         ),
         (
             Scene.post, None, {"metadata": {"k": 1}},
@@ -164,7 +175,7 @@ async def scene(http, start_gateway, upstream: FakeUpstream, logged) -> Scene:
         (Scene.get, None, {}, {"http 405": 1}),
     ],
     ids=[
-        "JSON", "stream", "WebSocket", "background", "hit", "hit as a stream", "refused", "changed", "invalid",
+        "JSON", "stream", "WebSocket", "background", "hit", "hit as a stream", "queued", "refused", "changed", "invalid",
         "refused on a WebSocket", "400", "500", "failed in a 200", "cut", "cut on a WebSocket", "timeout", "caller left",
         "no call",
     ],

@@ -21,22 +21,34 @@ test: .venv/.tests
 	@sh .ci/redis
 	$(PYTEST)
 
-# About a minute on two idle cores, for use while working. It leaves out what is slow by nature: local models, stores and
-# stored state, the upstream client, WebSocket mode, training, benchmarks, clusters, soak tests, whole processes, crowds of
-# callers, large bodies, measurements, and property tests (selected by the mark that hypothesis sets). It lists paths,
-# because then no test needs a mark, and a path that no longer exists is not an error.
-SLOW := tests/backends/local tests/backends/training tests/backends/upstream tests/bench tests/clients tests/config \
-  tests/deploy tests/http/websocket tests/soak tests/state tests/stores tests/commands/test_model.py tests/telemetry/test_logs.py \
-  tests/test_app.py tests/test_attacks.py tests/test_background.py tests/test_compaction.py \
-  tests/test_composed_schemas.py tests/test_disconnects.py tests/test_drain_delay.py tests/test_endpoint_schemas.py \
-  tests/test_history.py tests/test_local_model.py tests/test_main.py tests/test_newcomer.py \
-  tests/test_ownership_endpoints.py tests/test_pool_kill.py tests/test_request_forms.py tests/test_second_signal.py \
-  tests/test_stored_state.py tests/test_stored_state_endpoints.py tests/test_upstream_faults.py tests/test_workers.py
-SLOW_NAMES := *cluster* *soak* *_deep.py *_large_* *_processes.py *shared_flight* *websocket*
+# Under a minute on two idle cores, for use while working. It leaves out what is slow by nature: loaded models, stores of
+# other processes, training, benchmarks, soak tests, whole processes, crowds of callers, large bodies, gateways by the
+# hundred, what waits for time to pass, and property tests (selected by the mark that hypothesis sets). Every other file is
+# in it. It lists paths, because then no test needs a mark, and a path that no longer exists is not an error.
+SLOW := tests/backends/training tests/bench tests/clients tests/deploy tests/soak \
+  $(addprefix tests/backends/local/,$(addsuffix .py,test_answer test_calling test_grammar test_local test_teams \
+    decoding/test_constrained decoding/test_constrained_demo decoding/test_grammar_matcher \
+    decoding/test_grammar_tokenizer grammar/test_compile_cost host/test_child_main host/test_child_process \
+    host/test_gateway host/test_gpu host/test_process_engine host/test_thread_engine model/test_chat_template \
+    model/test_model model/test_model_prompt model/test_template_sandbox model/test_tokenizer request/test_cost \
+    request/test_tool_choice request/test_truncation scheduling/test_plan scheduling/test_prefix_cache \
+    scheduling/test_scheduler scheduling/test_scheduler_crowds scheduling/test_scheduler_grammars \
+    scheduling/test_scheduler_teams speech/test_hermes speech/test_output_parser speech/test_tool_call_parser)) \
+  $(addprefix tests/backends/upstream/,$(addsuffix .py,test_connections test_decode test_reaching test_scrub test_upstream \
+    http1/test_connection http1/test_dial http1/test_parser http1/test_pool)) \
+  $(addprefix tests/http/test_,$(addsuffix .py,body health many_values pacing relay server write_timeout)) \
+  $(addprefix tests/state/test_,$(addsuffix .py,background background_outages cancellations items journal \
+    local_resources lost_jobs summary)) \
+  $(addprefix tests/stores/,$(addsuffix .py,test_counters test_memory test_store sqlite/test_commit_thread \
+    sqlite/test_database sqlite/test_large_values sqlite/test_transaction)) \
+  $(addprefix tests/test_,$(addsuffix .py,app app_shutdown attacks background compaction composed_schemas disconnects \
+    drain_delay endpoints history local_model main newcomer ownership_endpoints pool_kill request_forms second_signal \
+    shutdown steering stored_state stored_state_endpoints upstream_faults workers)) \
+  tests/commands/test_identity.py tests/policies/test_max_tool_calls.py tests/routing/test_attempts.py \
+  tests/telemetry/test_audit.py tests/telemetry/test_logs.py tests/telemetry/test_recorder.py
+SLOW_NAMES := *cluster* *soak* *_large_* *_processes.py *shared_flight* *websocket* *test_redis*
 SLOW_TESTS := tests/wire/test_sse.py::test_cost_grows tests/wire/test_sse.py::test_a_recording_can_be_cut \
-  tests/wire/test_frames.py::test_a_message_of_any_length \
-  tests/policies/test_max_tool_calls.py::test_two_hundred_parallel_calls \
-  tests/policies/test_max_tool_calls.py::test_parallel_calls_that_use_less \
+  tests/wire/test_frames.py::test_a_message_of_any_length tests/cache/test_key.py::test_no_two_different \
   tests/cache/test_vault.py::test_two_teams_never_read tests/cache/test_vault.py::test_a_small_entry_in_memory \
   tests/telemetry/test_planted_secrets.py::test_no_output_contains_a_secret
 

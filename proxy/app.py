@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,6 +37,7 @@ from proxy.state.sealing import Sealing
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
+from proxy.telemetry.files import QueuedFile
 from proxy.telemetry.logs import LogTally
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
@@ -101,27 +103,34 @@ async def _sealing(config: Config) -> Sealing:
     return sealing
 
 
-def _stop(stop: asyncio.Event, flushes: Sequence[Flush], signal_number: int) -> None:
+def _stop(stop: asyncio.Event, flush_logs: Flush, files: Sequence[QueuedFile], signal_number: int) -> None:
     """Begin to drain, or end the process once the lines queued so far are written, within `LAST_LINES_S`."""
     if stop.is_set():
         end = time.monotonic() + LAST_LINES_S
-        for flush in flushes:
+        for flush in (flush_logs, *(file.flush for file in files)):
             flush(max(0.0, end - time.monotonic()))
         os._exit(128 + signal_number)
     stop.set()
+
+
+def _reopen(files: Sequence[QueuedFile]) -> None:
+    """Continue files that were renamed in new ones."""
+    for file in files:
+        file.follow_rotation()
+    log.info("files.reopened", count=len(files))
 
 
 @asynccontextmanager
 async def running(
     config: Config,
     tracer: Tracer | None = None,
-    flushes: list[Flush] | None = None,
+    files: list[QueuedFile] | None = None,
     ending: asyncio.Event | None = None,
     logged: LogTally | None = None,
 ) -> AsyncIterator[str]:
     """Start the gateway and give its address. Leaving the block drains and closes it, and `ending` announces that.
 
-    Functions that write queued lines of its files are added to `flushes`. `logged` counts what this process logs.
+    The files that it appends to are added to `files`. `logged` counts what this process logs.
 
     Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
     """
@@ -130,7 +139,7 @@ async def running(
         config = config if observer is None else _measured(config, observer)
         await _start_parts(config, resources)
         _log_warnings(config)
-        audit, recorder = _open_files(config, resources, [] if flushes is None else flushes)
+        audit, recorder = _open_files(config, resources, [] if files is None else files)
         settings = config.server
         workers = Workers()
         resources.callback(workers.close)
@@ -191,7 +200,7 @@ async def _drain(runner: web.ServerRunner, background: Background, drain_s: floa
 
 
 def _open_files(
-    config: Config, resources: AsyncExitStack, flushes: list[Flush]
+    config: Config, resources: AsyncExitStack, files: list[QueuedFile]
 ) -> tuple[Audit | None, Recorder | None]:
     """Open the files of [audit] and [record], as far as they are configured. Raises OSError, ValueError."""
     audit = None if config.audit is None else Audit(config.audit)
@@ -200,26 +209,34 @@ def _open_files(
         if file is not None:
             file.open()
             resources.callback(file.close)
-            flushes.append(file.flush)
+            files.append(file)
+    if audit is not None and config.digest is not None:
+        audit.write_event("config.loaded", {"config_sha256": config.digest})
     return audit, recorder
 
 
 async def serve(
     config: Config, greet: Callable[[str, Sequence[str]], None], flush_logs: Flush, logged: LogTally
 ) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP, then let running calls finish; a second signal ends the process at once.
+    """Serve until SIGTERM or SIGINT, then let running calls finish; a second signal ends the process at once.
 
-    `greet` receives the address and the models of the routes. Under `nohup` SIGHUP stays ignored.
+    SIGHUP opens the files of [audit] and [record] anew, unless the process has a terminal, whose end it then is. Under
+    `nohup` it stays ignored. `greet` receives the address and the models of the routes.
     """
-    stop, flushes = asyncio.Event(), [flush_logs]
+    stop = asyncio.Event()
+    files: list[QueuedFile] = []
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:
-            loop.add_signal_handler(name, _stop, stop, flushes, name)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, _stop, stop, flush_logs, files, name)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        if sys.stderr is not None and sys.stderr.isatty():
+            loop.add_signal_handler(signal.SIGHUP, _stop, stop, flush_logs, files, signal.SIGHUP)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, _reopen, files)
     provider = tracer_provider()
     try:
         tracer = provider.get_tracer("headgate") if provider else None
-        async with running(config, tracer, flushes, stop, logged) as address:
+        async with running(config, tracer, files, stop, logged) as address:
             models = [route.model for route in config.routes]
             log.info("server.started", address=f"{address}/v1", models=models)
             greet(address, models)

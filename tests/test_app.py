@@ -19,6 +19,7 @@ import orjson
 import pytest
 from yarl import URL
 
+from proxy.__main__ import main
 from tests.raw import RawAnswer, ask, events, no_tasks_left, post, until, wire  # noqa: F401
 from tests.sockets import calling
 from tests.upstream import CANONICAL
@@ -62,13 +63,14 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     started: list[asyncio.subprocess.Process] = []
 
     async def start(
-        *, pace_ms: float = 0, drain_s: float = 20, port: int = 0, stderr: int | IO[bytes] = PIPE, open_files: int = 0
-    ) -> Process:
+        *, pace_ms: float = 0, drain_s: float = 20, port: int = 0, stderr: int | IO[bytes] = PIPE, open_files: int = 0,
+        tables: str = "",
+    ) -> Process:  # fmt: skip
         config = tmp_path / f"{len(started)}.toml"
         config.write_text(
             f"[server]\nport = {port}\ndrain_s = {drain_s}\n"
             f'[[backend]]\nname = "tape"\nuse = "replay"\npath = "{ROOT}/tests/data/canonical.sse"\npace_ms = {pace_ms}\n'
-            f'[[route]]\nmodel = "*"\nbackend = "tape"\n'
+            f'[[route]]\nmodel = "*"\nbackend = "tape"\n{tables}'
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "proxy", "serve", "--config", str(config),
@@ -104,6 +106,15 @@ async def streaming_from(gateway: Process) -> AsyncIterator[aiohttp.ClientRespon
 
 
 @pytest.fixture
+def terminal() -> Iterator[int]:
+    """A terminal for the stderr of processes."""
+    master, slave = os.openpty()
+    yield slave
+    os.close(slave)
+    os.close(master)
+
+
+@pytest.fixture
 def handle_sighup() -> Iterator[Callable[[signal.Handlers], None]]:
     """Set how processes that are started afterwards handle SIGHUP."""
     before = signal.getsignal(signal.SIGHUP)
@@ -112,10 +123,14 @@ def handle_sighup() -> Iterator[Callable[[signal.Handlers], None]]:
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda name: name.name)
-async def test_a_running_stream_is_finished_before_the_process_ends(serve: Serve, handle_sighup, name: signal.Signals):
-    """New connections are refused, the running stream is complete byte for byte, and the exit status is 0."""
+async def test_a_running_stream_is_finished_before_the_process_ends(
+    serve: Serve, handle_sighup, terminal: int, name: signal.Signals
+):
+    """New connections are refused, the running stream is complete byte for byte, and the exit status is 0. SIGHUP is the
+    end of the terminal.
+    """
     handle_sighup(signal.SIG_DFL)
-    gateway = await serve(pace_ms=60)
+    gateway = await serve(pace_ms=60, stderr=terminal)
     async with streaming_from(gateway) as answer:
         first = await answer.content.readany()
         gateway.process.send_signal(name)
@@ -151,6 +166,31 @@ async def test_a_second_signal_ends_the_process_at_once(serve: Serve, name: sign
         status = await gateway.end()
 
     assert status == 128 + name
+
+
+async def test_files_are_continued_in_new_ones_at_sighup(serve: Serve, handle_sighup, tmp_path: Path, capsys):
+    """Both were renamed, as logrotate does; no call fails, and the audit files are one chain."""
+    handle_sighup(signal.SIG_DFL)
+    audit, record = tmp_path / "audit.jsonl", tmp_path / "record.jsonl"
+    policy = '[[policy]]\nuse = "metadata_limits"\n'
+    gateway = await serve(tables=f'[audit]\npath = "{audit}"\n[record]\npath = "{record}"\n{policy}')
+    old = [path.with_suffix(".1") for path in (audit, record)]
+    statuses = [(await ask(gateway.address, post())).status]
+    for path, renamed in zip((audit, record), old, strict=True):
+        await until(lambda path=path: path.stat().st_size > 0)
+        path.rename(renamed)
+    gateway.process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(25):
+        while not (audit.exists() and record.exists()):
+            statuses.append((await ask(gateway.address, post())).status)
+    gateway.process.send_signal(signal.SIGTERM)
+
+    assert await gateway.end() == 0
+    assert set(statuses) == {200}
+    assert "files.reopened" in [line["event"] for line in await gateway.log()]
+    assert main(["audit", "verify", str(old[0]), str(audit)]) == 0
+    assert capsys.readouterr().out.endswith(f"{len(statuses) + 1} lines, the chain is intact.\n")  # one of the start
+    assert sum(len(path.read_bytes().splitlines()) for path in (old[1], record)) == len(statuses)
 
 
 async def test_a_gateway_under_nohup_ignores_sighup(serve: Serve, handle_sighup):

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from proxy.context import Caller
 from proxy.identity.directory import ANONYMOUS
 from proxy.stores import LONGEST_S, StoreError
 from proxy.stores.memory import MemoryStore
+from proxy.telemetry.audit import write_operation
 
 FOUND, NOT_FOUND = 0, 1
 
@@ -73,6 +75,7 @@ async def _set_blocked(config: Config, identifier: str, *, blocked: bool) -> int
     except ValueError as error:
         raise ConfigError(f"state: {error}") from error
     try:
+        _record_operation(config, "identifier.blocked" if blocked else "identifier.unblocked", identifier)
         if blocked:
             await state.put(blocked_key(identifier), b"1", ttl_s=LONGEST_S)
         else:
@@ -83,6 +86,18 @@ async def _set_blocked(config: Config, identifier: str, *, blocked: bool) -> int
         await state.close()
     print(f"{identifier} is {'blocked' if blocked else 'no longer blocked'}.")
     return FOUND
+
+
+def _record_operation(config: Config, event: str, identifier: str) -> None:
+    """Write to the audit, if there is one, what an operator does. Raises ConfigError if that is required and fails."""
+    if config.audit is None:
+        return
+    try:
+        write_operation(config.audit, event, {"identifier": identifier})
+    except (OSError, ValueError) as error:
+        if config.audit.on_failure == "refuse":
+            raise ConfigError(f"audit: {error}") from error
+        print(f"not recorded: {error}", file=sys.stderr)
 
 
 def _read_lines(file: Path) -> list[str]:

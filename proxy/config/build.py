@@ -3,6 +3,7 @@
 Every error names its key as a path from the top: `policy[0].max_pairs`.
 """
 
+import hashlib
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,8 @@ class Config(BaseModel):
     backends: dict[str, Backend]
     routes: list[Route]
     relays: list[Relay]
+    digest: str | None = None
+    """The SHA-256 of the file; None for a config that is in no file."""
     warnings: tuple[str, ...] = ()
     """What has no effect, one sentence each, with the path of its key."""
 
@@ -93,12 +96,13 @@ class Config(BaseModel):
 def read(path: Path) -> Config:
     """Read a config file. Raises ConfigError."""
     try:
-        typed = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        typed = tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    return build(typed)
+    return build(typed).model_copy(update={"digest": hashlib.sha256(content).hexdigest()})
 
 
 def default_config() -> Config:

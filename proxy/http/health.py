@@ -26,6 +26,10 @@ class FileWriter(Protocol):
     @property
     def is_healthy(self) -> bool: ...
 
+    @property
+    def is_required(self) -> bool:
+        """Whether no call is answered while it is not."""
+
 
 class Health:
     """Reports liveness and readiness, to load balancers and to people."""
@@ -54,7 +58,7 @@ class Health:
         return exchange.json_response(report, status=status)
 
     async def report(self) -> Report:
-        """Return a status and what was found: 503 only if no backend can be reached, or the gateway shuts down."""
+        """Return a status and what was found: 503 only if calls would fail, or the gateway shuts down."""
         if self._ending.is_set():
             return 503, {"status": "draining"}
         return await self._report.get()
@@ -70,7 +74,8 @@ class Health:
         stored = await asyncio.gather(*map(_is_ready, self._stores.values()))
         files = {name: file.is_healthy for name, file in self._files.items()}
         is_whole = all((*reached, *stored, *files.values()))
-        is_served = any(word in SERVING for word in words)
+        is_stuck = any(file.is_required and not files[name] for name, file in self._files.items())
+        is_served = any(word in SERVING for word in words) and not is_stuck
         status = "ready" if is_whole else "degraded" if is_served else "unready"
         report: dict[str, object] = {"status": status, "backends": dict(zip(self._backends, words, strict=True))}
         up_or_down = {True: "up", False: "down"}

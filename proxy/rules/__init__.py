@@ -36,9 +36,8 @@ class Rules:
         self.decisions = decisions = Decisions(active, audit)
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
         self._rules = active
-        self._admission = RequestAdmission(
-            active, _states(rules, store, chains, least_values or {}), decisions, recorder
-        )
+        states = _states(rules, store, chains, least_values or {})
+        self._admission = RequestAdmission(active, states, decisions, audit, recorder)
         self._guard = Guard(decisions)
 
     async def admit_resource(self, request: ResourceRequest, context: Context) -> ResourceRequest:

@@ -10,6 +10,7 @@ from policies import EventCheck, PolicyState, ReplyCheckFactory
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
 from proxy.rules.rule import Rule
+from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import HeadgateError, PolicyViolation, Unavailable
@@ -37,10 +38,12 @@ class RequestAdmission:
         rules: Sequence[Rule],
         states: Mapping[int, PolicyState],
         decisions: Decisions,
+        audit: Audit | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         """`states` has each rule's state by the id of the rule."""
         self._decisions = decisions
+        self._audit = audit
         self._recorder = recorder
         plan = [
             (rule, rule.policy.request_check(state), rule.policy.reply_check(state), rule.policy.holds)
@@ -57,6 +60,8 @@ class RequestAdmission:
 
         Only calls that create responses are recorded: a recording is tried on policies as such calls.
         """
+        if self._audit is not None:
+            self._audit.check()
         if self._recorder is None or call.operation != "create":
             return await self._check(call, context)
         code = None

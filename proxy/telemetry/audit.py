@@ -1,27 +1,34 @@
 """Every decision of a policy as one line of JSON, chained by hash: a changed or missing line breaks the chain.
 
-Each line contains the SHA-256 of the line before it (`previous`) and of itself (`hash`); the first has 64 zeros. When
-decisions could not be written, the next line that can be says how many: `{"lost": 12, ...}`.
+When decisions could not be written, the next line that can be says how many: `{"lost": 12, ...}`. A file that was
+renamed is continued in a new one, by the same chain, once `reopen` is called.
 """
 
 import fcntl
-import hashlib
+import getpass
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import orjson
 import structlog
+from pydantic import PositiveInt
 
+from proxy.config.secrets import LongSecret
 from proxy.config.table import Table
+from proxy.telemetry.audit_chain import START, Chain, Head, head_in
 from proxy.telemetry.files import QueuedFile, append_line, open_private
+from proxy.wire.errors import Unavailable
+from proxy.wire.loggable import printable
 
 log = structlog.get_logger()
 
-FIRST_PREVIOUS = "0" * 64
+LOCK_TIMEOUT_S = 5.0
+"""How long a command waits for another one that writes to the same file, in seconds."""
 
 
 class AuditTable(Table):
@@ -29,6 +36,22 @@ class AuditTable(Table):
     """The file that lines are appended to; it is created if it does not exist."""
     allowed: bool = True
     """Whether decisions that let a call pass unchanged are written too."""
+    secret: LongSecret | None = None
+    """The secret of the chain: without it nobody can compute a valid line."""
+    anchor_every: PositiveInt = 1_000
+    """After how many lines the head of the chain is logged, so that it is kept in another place than the file."""
+    on_failure: Literal["continue", "refuse"] = "continue"
+    """What happens to calls while decisions cannot be written: they are lost and counted, or calls are refused."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The key of the chain."""
+        return None if self.secret is None else self.secret.get_secret_value().encode()
+
+    @property
+    def operator_path(self) -> Path:
+        """The file of what operators do by the command line, with a chain of its own: the gateway has locked `path`."""
+        return self.path.with_suffix(f".operator{self.path.suffix}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,79 +68,136 @@ class Decision:
 
 
 class Audit(QueuedFile):
-    """Appends decisions to a file, in a thread. A full or slow disk costs lines, which are counted, never a call."""
+    """Appends decisions to a file, in a thread. A full or slow disk costs lines, which are counted, never a call:
+    unless the config says that calls are to be refused then.
+    """
 
     def __init__(self, settings: AuditTable) -> None:
         super().__init__()
         self._settings = settings
-        self._previous = FIRST_PREVIOUS
+        self._chain = Chain(settings.key)
+        self._anchored = 0
+
+    @property
+    def is_required(self) -> bool:
+        """Whether calls are refused while lines are lost."""
+        return self._settings.on_failure == "refuse"
+
+    def check(self) -> None:
+        """Raises Unavailable if a decision could not be written, and so no other may be made."""
+        if self.is_required and not self.is_healthy:
+            message = "The gateway cannot record what it decides at the moment; try again later."
+            raise Unavailable(message, code="audit_unavailable")
 
     def open(self) -> None:
         """Raises OSError if the file cannot be written, ValueError if its last line is not an audit line."""
-        path = self._settings.path
-        file = open_private(path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two writers would break each other's chain
-            if last := _last_line(path):
-                self._previous = _hash_in(last)
-        except OSError as error:
-            file.close()
-            raise OSError(f"{path}: another gateway writes to this audit file; give each its own") from error
-        except ValueError as error:
-            file.close()
-            raise ValueError(f"{path}: {error}") from error
+        file, head = _open_locked(self._settings.path)
+        self._chain = Chain(self._settings.key, head)
+        self._anchored = head.seq
         self.start(file)
+
+    def reopen(self, file: BinaryIO) -> BinaryIO:
+        """Return the file that is at the path now; the chain continues in it. Raises OSError, ValueError."""
+        new, head = _open_locked(self._settings.path)
+        if head not in (START, self._chain.head):
+            new.close()
+            raise ValueError(f"{self._settings.path}: another chain is in the file")
+        file.close()
+        return new
+
+    def close(self) -> None:
+        super().close()
+        self._anchor()
 
     def write(self, request_id: str, decision: Decision) -> None:
         """Queue a decision."""
         if decision.decision == "allowed" and not self._settings.allowed:
             return
-        line = {"time": datetime.now(UTC).isoformat(), "request_id": request_id, **asdict(decision)}
+        line = {"time": _now(), "request_id": request_id, **asdict(decision)}
         self.put(orjson.dumps(line))
+
+    def write_event(self, event: str, fields: Mapping[str, str]) -> None:
+        """Queue what happened to the gateway itself."""
+        self.put(orjson.dumps({"time": _now(), "event": event, **fields}))
 
     def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Chain and append lines, after one about those lost before. Returns how many are lost now."""
-        waiting = [orjson.dumps({"time": datetime.now(UTC).isoformat(), "lost": lost}), *lines] if lost else lines
+        waiting = [orjson.dumps({"time": _now(), "lost": lost}), *lines] if lost else lines
         for position, line in enumerate(waiting):
             try:
-                self._append_chained(file, orjson.loads(line))
+                _append(file, self._chain, orjson.loads(line))
             except OSError as error:
                 log.warning("audit.write_failed", error=error.strerror)
                 unwritten = len(waiting) - position
                 return unwritten - 1 + lost if lost and position == 0 else unwritten
+        if self._chain.head.seq >= self._anchored + self._settings.anchor_every:
+            self._anchor()
         return 0
 
-    def _append_chained(self, file: BinaryIO, line: dict[str, Any]) -> None:
-        line["previous"] = self._previous
-        line["hash"] = _hash_of(line)
-        append_line(file, orjson.dumps(line))
-        self._previous = line["hash"]
+    def _anchor(self) -> None:
+        """Log the head of the chain."""
+        head = self._chain.head
+        if head.seq != self._anchored:
+            log.info("audit.anchored", path=str(self._settings.path), head=str(head))
+        self._anchored = head.seq
 
 
-def first_altered(lines: Iterable[bytes]) -> tuple[int, int | None]:
-    """Return how many lines are unaltered, and the number, from 1, of the first that is altered, or None.
+def write_operation(settings: AuditTable, event: str, fields: Mapping[str, str]) -> None:
+    """Write what an operator does, to a file beside that of the gateway's decisions.
 
-    A chain that was cut at its end is intact as far as it goes: keep its last hash elsewhere to notice.
+    Raises OSError if it cannot be written, ValueError if its last line is not an audit line.
     """
-    previous = FIRST_PREVIOUS
-    count = 0
-    for text in lines:
+    file, head = _open_locked(settings.operator_path, LOCK_TIMEOUT_S)
+    with file:
+        named = {name: printable(value) for name, value in fields.items()}
+        _append(
+            file, Chain(settings.key, head), {"time": _now(), "event": event, "operator": getpass.getuser(), **named}
+        )
+
+
+def head_of(path: Path) -> Head:
+    """Return the head of the chain in a file. Raises OSError, and ValueError for one that is not an audit file."""
+    last = _last_line(path)
+    return head_in(last) if last else START
+
+
+def _append(file: BinaryIO, chain: Chain, line: dict[str, Any]) -> None:
+    encoded, head = chain.add(line)
+    append_line(file, encoded)
+    chain.head = head
+
+
+def _open_locked(path: Path, timeout_s: float = 0.0) -> tuple[BinaryIO, Head]:
+    """Open a file for one writer, and return its head: two writers would break each other's chain.
+
+    Raises OSError, and ValueError if its last line is not an audit line.
+    """
+    file = open_private(path)
+    try:
+        _lock(file, path, time.monotonic() + timeout_s)
+        return file, head_of(path)
+    except OSError:
+        file.close()
+        raise
+    except ValueError as error:
+        file.close()
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _lock(file: BinaryIO, path: Path, until: float) -> None:
+    while True:
         try:
-            line = orjson.loads(text)
-            is_canonical = orjson.dumps(line) == text.removesuffix(b"\n")
-            stated = line.pop("hash")
-            is_intact = is_canonical and line["previous"] == previous and _hash_of(line) == stated
-        except (ValueError, KeyError, TypeError, AttributeError):
-            is_intact = False
-        if not is_intact:
-            return count, count + 1
-        previous = stated
-        count += 1
-    return count, None
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if time.monotonic() >= until:
+                raise OSError(f"{path}: another gateway writes to this audit file; give each its own") from error
+            time.sleep(0.05)
+        else:
+            return
 
 
-def _hash_of(line: dict[str, Any]) -> str:
-    return hashlib.sha256(orjson.dumps(line)).hexdigest()
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
 
 
 def _last_line(path: Path) -> bytes:
@@ -131,13 +211,3 @@ def _last_line(path: Path) -> bytes:
             if start == 0 or len(lines) > 1:
                 return lines[-1] if lines else b""
             part *= 2
-
-
-def _hash_in(last: bytes) -> str:
-    """The hash in a line that was read back. Raises ValueError if it is not a complete audit line."""
-    try:
-        if last.endswith(b"\n"):
-            return str(orjson.loads(last)["hash"])
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError("the last line of the audit file is incomplete, or not an audit line; move the file away")

@@ -9,9 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import structlog
+
+from proxy.wire.loggable import summarize_error
+
+log = structlog.get_logger()
+
 QUEUE_BYTES = 8_388_608
 """How much may wait to be written, in bytes; lines beyond it are lost and counted."""
 BATCH_DELAY_S = 0.02  # lines that arrive meanwhile are written together
+RETRY_S = 1.0
+"""How often a report of lost lines is tried again while there are no lines, in seconds."""
 
 
 def open_private(path: Path) -> BinaryIO:
@@ -81,8 +89,8 @@ class LineQueue:
 
     def _run(self) -> None:
         while True:
-            self._has_work.wait()
-            if not self._is_closing:
+            has_work = self._has_work.wait(None if self.is_healthy else RETRY_S)
+            if has_work and not self._is_closing:
                 time.sleep(BATCH_DELAY_S)
             with self._lock:
                 self._has_work.clear()
@@ -109,6 +117,7 @@ class QueuedFile(ABC):
     def __init__(self) -> None:
         self.file: BinaryIO | None = None
         self._queue: LineQueue | None = None
+        self._is_moved = False  # whether the file may have been renamed, so that it must be opened anew
 
     def start(self, file: BinaryIO) -> None:
         """Take over an open file; `put` does nothing before."""
@@ -130,6 +139,15 @@ class QueuedFile(ABC):
         if self.file is not None and is_written:  # a file that a thread still writes to must stay open
             self.file.close()
 
+    def follow_rotation(self) -> None:
+        """Write the next lines to the file that is at the path then: this one was renamed."""
+        self._is_moved = True
+
+    @property
+    def is_required(self) -> bool:
+        """Whether no call is answered while lines are lost."""
+        return False
+
     @property
     def lost_lines(self) -> int:
         """How many lines were lost since the start."""
@@ -144,5 +162,19 @@ class QueuedFile(ABC):
     def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Append lines, after a report of those lost before. Return how many are lost now. Called in the thread."""
 
+    @abstractmethod
+    def reopen(self, file: BinaryIO) -> BinaryIO:
+        """Return the file that is at the path now, in place of an open one. Raises OSError, ValueError; then the open
+        one stays in use. Called in the thread.
+        """
+
     def _write(self, lines: list[bytes], lost: int) -> int:
-        return lost + len(lines) if self.file is None else self.append(self.file, lines, lost)
+        if self.file is None:
+            return lost + len(lines)
+        if self._is_moved:
+            self._is_moved = False
+            try:
+                self.file = self.reopen(self.file)
+            except (OSError, ValueError) as error:
+                log.error("file.reopen_failed", file=self.file.name, error=summarize_error(error))  # noqa: TRY400
+        return self.append(self.file, lines, lost)

@@ -98,6 +98,12 @@ class Recorder(QueuedFile):
         except orjson.JSONEncodeError as error:  # a redacted request is one level deeper than the request
             log.warning("record.write_failed", error=summarize_error(error))
 
+    def reopen(self, file: BinaryIO) -> BinaryIO:
+        """Return the file that is at the path now. Raises OSError."""
+        new = open_private(self._settings.path)
+        file.close()
+        return new
+
     def append(self, file: BinaryIO, lines: list[bytes], lost: int) -> int:
         """Append lines and rotate the file. A sample needs no account of lost lines beyond the log."""
         if lost:

@@ -67,6 +67,70 @@ def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, name: str)
     assert str(tmp_path / name) in err
 
 
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Return the exit status and stdout of a command."""
+    status = main(["audit", *map(str, arguments)])
+    return status, capsys.readouterr().out
+
+
+def test_a_head_finds_what_a_chain_cannot_show(file: Path, capsys):
+    """A cut file, an emptied one and another chain contradict it; the file itself does not."""
+    _, head = command(capsys, "head", file)
+    head = head.strip()
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:2]))
+    cut = command(capsys, "verify", file, "--expect", head)
+    file.write_bytes(b"")
+    emptied = command(capsys, "verify", file, "--expect", head)
+    file.write_bytes(b"".join(lines))
+
+    assert head.startswith("4:")
+    assert cut == (1, f"{file}: the lines after 2 are missing; 4 was expected.\n")
+    assert emptied == (1, f"{file}: the lines after 0 are missing; 4 was expected.\n")
+    assert command(capsys, "verify", file, "--expect", f"4:{'0' * 64}") == (
+        1, f"{file}: line 4 is not the one that was expected.\n",
+    )  # fmt: skip
+    assert command(capsys, "verify", file, "--expect", head)[0] == 0
+
+
+def test_the_files_of_a_rotation_are_verified_together(file: Path, capsys):
+    """Without the older one, its head says what the first line must follow."""
+    older = file.with_name("audit.jsonl.1")
+    lines = file.read_bytes().splitlines(keepends=True)
+    older.write_bytes(b"".join(lines[:3]))
+    _, head = command(capsys, "head", older)
+    file.write_bytes(lines[3])
+
+    assert command(capsys, "verify", older, file) == (0, f"{older}, {file}: 4 lines, the chain is intact.\n")
+    assert command(capsys, "verify", file) == (1, f"{file}: line 1 was altered.\n")
+    assert command(capsys, "verify", file, "--after", head.strip())[0] == 0
+
+
+def test_a_file_with_a_secret_is_verified_with_it(tmp_path: Path, capsys, monkeypatch):
+    """Without it, every line counts as altered. A secret that is written into the command is not printed."""
+    secret = "a secret of more than 32 characters"
+    monkeypatch.setenv("AUDIT_SECRET", secret)
+    file = tmp_path / "audit.jsonl"
+    audit = Audit(AuditTable(path=file, secret="env:AUDIT_SECRET"))
+    audit.open()
+    audit.write("req_1", DECISION)
+    audit.close()
+
+    assert command(capsys, "verify", file, "--secret", "env:AUDIT_SECRET")[0] == 0
+    assert command(capsys, "verify", file)[0] == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["audit", "verify", str(file), "--secret", secret])
+    assert secret not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["verify", "x", "--expect", "4"], ["verify", "x", "--after", "4:zz"]])
+def test_a_head_that_is_none_is_exit_2(arguments: list[str], capsys):
+    """The message says what one looks like."""
+    with pytest.raises(SystemExit, match="2"):
+        command(capsys, *arguments)
+    assert "NUMBER:HASH" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["audit"], ["audit", "verify"], ["audit", "mend", "x"]])
 def test_an_incomplete_command_is_exit_2(arguments: list[str], capsys):
     """It prints the usage."""

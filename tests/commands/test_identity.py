@@ -1,12 +1,14 @@
 """`headgate whois`, `block` and `unblock` while gateways are running."""
 
 import asyncio
+import getpass
 import hashlib
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from policies.support.principal import derive_identifier, hash_value
@@ -338,6 +340,35 @@ async def test_a_blocked_person_stays_blocked_after_a_rotation(
 
     assert [await send(http, after, **person) for person in people] == [REFUSED, PASSED]
     await command("unblock", identifier)  # other tests have the same Redis
+
+
+async def test_what_an_operator_does_is_in_the_audit(tmp_path: Path, capsys):
+    """In a chain beside that of the gateway, with the name of the operator."""
+    tables = f'[state]\nuse = "sqlite"\npath = "{tmp_path}/state.db"\n[audit]\npath = "{tmp_path}/audit.jsonl"\n'
+    config = write_config(tmp_path / "audited.toml", state=tables)
+    for name in ("block", "unblock"):
+        assert (await asyncio.to_thread(run, capsys, name, "--config", config, "--", "u-1"))[0] == 0
+    file = tmp_path / "audit.operator.jsonl"
+    lines = [orjson.loads(line) for line in file.read_bytes().splitlines()]
+
+    assert [(line["event"], line["identifier"]) for line in lines] == [
+        ("identifier.blocked", "u-1"), ("identifier.unblocked", "u-1"),
+    ]  # fmt: skip
+    assert {line["operator"] for line in lines} == {getpass.getuser()}
+    assert run(capsys, "audit", "verify", str(file))[:2] == (0, f"{file}: 2 lines, the chain is intact.\n")
+
+
+@pytest.mark.parametrize(("on_failure", "status"), [("continue", 0), ("refuse", 2)])
+async def test_an_operation_that_cannot_be_recorded(tmp_path: Path, capsys, on_failure: str, status: int):
+    """It is done, and the operator reads why it is not recorded; or it is refused."""
+    (tmp_path / "audit.operator.jsonl").write_text("not an audit line")
+    tables = f'[state]\nuse = "sqlite"\npath = "{tmp_path}/state.db"\n'
+    tables += f'[audit]\npath = "{tmp_path}/audit.jsonl"\non_failure = "{on_failure}"\n'
+    config = write_config(tmp_path / "audited.toml", state=tables)
+    code, out, error = await asyncio.to_thread(run, capsys, "block", "--config", config, "--", "u-1")
+
+    assert (code, out) == (status, "" if status else "u-1 is blocked.\n")
+    assert "the last line of the audit file is incomplete" in error
 
 
 @pytest.mark.parametrize("name", ["block", "unblock"])

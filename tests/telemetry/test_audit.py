@@ -1,17 +1,21 @@
 """The audit file has a line for every decision, and `verify` finds every change to a line."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from proxy.app import running
 from proxy.config.build import build
-from proxy.telemetry.audit import FIRST_PREVIOUS, Audit, AuditTable, Decision, first_altered
+from proxy.telemetry.audit import Audit, AuditTable, Decision
+from proxy.telemetry.audit_chain import FIRST_PREVIOUS, START, Head, Verification, verify
 from proxy.telemetry.files import QUEUE_BYTES
+from proxy.wire.errors import Unavailable
 from tests.conftest import StartGateway, tables_for
 from tests.full_disk import disk_full_at
 from tests.upstream import CANONICAL, FakeUpstream, streaming
@@ -27,9 +31,9 @@ def open_audit(path: Path, **settings: Any) -> Audit:
     return audit
 
 
-def write_lines(path: Path, *models: str) -> list[bytes]:
+def write_lines(path: Path, *models: str, **settings: Any) -> list[bytes]:
     """Write one decision per model; return the lines of the file with their line ends."""
-    audit = open_audit(path)
+    audit = open_audit(path, **settings)
     for model in models:
         audit.write("req_1", Decision("max_tool_calls", "0123456789ab", "changed", None, None, "anna", model))
     audit.close()
@@ -40,6 +44,12 @@ def write_lines(path: Path, *models: str) -> list[bytes]:
 def lines(tmp_path: Path) -> list[bytes]:
     """Five lines of an audit file; one has a name that JSON must escape."""
     return write_lines(tmp_path / "five.jsonl", "one", "two", "thr\x1fee", "vier\u00e4", "five")
+
+
+def first_altered(lines: Iterable[bytes]) -> tuple[int, int | None]:
+    """Return how many lines are unaltered, and the number of the first that is altered."""
+    found = verify(lines)
+    return found.count, found.altered
 
 
 def decisions_in(path: Path) -> list[dict[str, Any]]:
@@ -135,6 +145,122 @@ def test_the_same_object_in_other_bytes_counts_as_altered(lines: list[bytes]):
 def test_a_chain_without_its_last_lines_is_intact(lines: list[bytes]):
     """Only a copy of the last hash in another place proves that lines are missing."""
     assert first_altered(lines[:3]) == (3, None)
+
+
+def heads_of(lines: Iterable[bytes]) -> list[Head]:
+    return [Head(line["seq"], line["hash"]) for line in map(orjson.loads, lines)]
+
+
+def test_a_head_that_was_kept_shows_what_is_missing_or_was_replaced(lines: list[bytes], tmp_path: Path):
+    """A file that was cut, emptied, or written anew by someone who can compute hashes is intact by itself."""
+    second, last = heads_of(lines)[1], heads_of(lines)[4]
+    anew = write_lines(tmp_path / "anew.jsonl", "one", "two", "three", "four", "five")
+    kept = [second, last]
+
+    assert verify(lines, expected=kept) == Verification(last, 5, None, [])
+    assert verify(lines[:3], expected=kept).contradicted == [last]
+    assert verify([], expected=kept).contradicted == kept
+    assert verify(anew, expected=kept).contradicted == kept
+    assert verify(anew).altered is None
+
+
+def test_without_the_secret_no_line_can_be_written(tmp_path: Path):
+    """A line, or a whole file, that was made with another secret or none does not verify, nor does one without it."""
+    path, secret = tmp_path / "audit.jsonl", "a secret of more than 32 characters"
+    sealed = write_lines(path, "one", "two", secret=SecretStr(secret))
+    plain = write_lines(tmp_path / "plain.jsonl", "one", "two")
+
+    assert (verify(sealed, key=secret.encode()).count, verify(sealed).altered) == (2, 1)
+    assert verify(sealed, key=b"x" * 32).altered == verify(plain, key=secret.encode()).altered == 1
+
+
+def test_a_file_that_was_rotated_is_continued_by_the_same_chain(tmp_path: Path):
+    """The new file follows the last line of the one before, which is not written to any more."""
+    path = tmp_path / "audit.jsonl"
+    audit = open_audit(path)
+    audit.write("req_1", DECISION)
+    audit.flush()
+    before = path.rename(tmp_path / "audit.jsonl.1")
+    audit.follow_rotation()
+    for _ in range(2):
+        audit.write("req_2", DECISION)
+    audit.close()
+    old, new = (file.read_bytes().splitlines(keepends=True) for file in (before, path))
+
+    assert (len(old), len(new), first_altered([*old, *new])) == (1, 2, (3, None))
+    assert first_altered(new) == (0, 1)
+    assert verify(new, after=heads_of(old)[0]).count == 2
+
+
+def test_another_chain_is_not_continued(lines: list[bytes], tmp_path: Path, logged):
+    """If the path has the file of another gateway after a rotation, lines are still written to the old file."""
+    path = tmp_path / "audit.jsonl"
+    audit = open_audit(path)
+    audit.write("req_1", DECISION)
+    audit.flush()
+    before = path.rename(tmp_path / "audit.jsonl.1")
+    path.write_bytes(b"".join(lines))
+    audit.follow_rotation()
+    audit.write("req_2", DECISION)
+    audit.close()
+
+    assert path.read_bytes() == b"".join(lines)
+    assert first_altered(before.read_bytes().splitlines(keepends=True)) == (2, None)
+    assert "file.reopen_failed" in [line["event"] for line in logged]
+
+
+def test_the_head_is_logged_now_and_then(tmp_path: Path, logged):
+    """After `anchor_every` lines and at the end: the log is another place."""
+    path = tmp_path / "audit.jsonl"
+    audit = open_audit(path, anchor_every=2)
+    for _ in range(5):
+        audit.write("req_1", DECISION)
+        audit.flush()
+    audit.close()
+    heads = heads_of(path.read_bytes().splitlines())
+
+    assert [line["head"] for line in logged if line["event"] == "audit.anchored"] == [str(heads[n]) for n in (1, 3, 4)]
+    assert Head.parse(str(heads[0])) == heads[0] != START
+
+
+async def test_calls_are_refused_while_nothing_can_be_written_if_the_config_says_so(
+    http, start_gateway: StartGateway, upstream: FakeUpstream
+):
+    """The first call finds it out; then they get 503, and `/readyz` too, because calls would fail."""
+    gateway = await start_gateway(tables_for(upstream, audit={"path": "/dev/full", "on_failure": "refuse"}))
+    statuses = [await post(http, gateway)]
+    async with asyncio.timeout(30):
+        while (status := await post(http, gateway)) == 200:
+            statuses.append(status)
+    async with http.post(f"{gateway}/v1/responses", json=REQUEST) as answer:
+        error = (await answer.json())["error"]
+    async with asyncio.timeout(30):
+        status = 200
+        while status == 200:  # the state is probed at most once per second
+            async with http.get(f"{gateway}/readyz") as answer:
+                status, report = answer.status, await answer.json()
+
+    assert (error["code"], status) == ("audit_unavailable", 503)
+    assert (report["audit"], report["status"]) == ("degraded", "unready")
+
+
+def test_calls_pass_again_as_soon_as_lines_can_be_written(tmp_path: Path, logged):
+    """Without another call: the report of what was lost is tried again."""
+    path = tmp_path / "audit.jsonl"
+    audit = open_audit(path, on_failure="refuse")
+    with disk_full_at(10):
+        audit.write("req_1", DECISION)
+        audit.flush()
+        with pytest.raises(Unavailable):
+            audit.check()
+    until = time.monotonic() + 30
+    while not audit.is_healthy and time.monotonic() < until:
+        time.sleep(0.01)
+    audit.check()
+    audit.close()
+
+    assert [line["lost"] for line in decisions_in(path)] == [1]
+    assert logged[0]["event"] == "audit.write_failed"
 
 
 async def test_a_restarted_gateway_continues_the_chain(http, upstream: FakeUpstream, tmp_path: Path):
@@ -246,18 +372,19 @@ def test_no_part_of_a_line_is_left_on_a_full_disk(lines: list[bytes], tmp_path: 
     audit.close()
     *_, report, last = decisions_in(path)
 
-    assert [line["event"] for line in logged] == ["audit.write_failed"] * 3
+    assert [line["event"] for line in logged] == [*["audit.write_failed"] * 3, "audit.anchored"]
     assert healthy == [False, False, False, True]
-    assert list(report) == ["time", "lost", "previous", "hash"]
+    assert list(report) == ["time", "lost", "seq", "previous", "hash"]
     assert (report["lost"], last["policy"]) == (3, "metadata_limits")
     assert first_altered(path.read_bytes().splitlines(keepends=True)) == (7, None)
 
 
+@pytest.mark.usefixtures("logged")
 def test_every_decision_is_a_line_or_is_counted_in_a_line(lines: list[bytes], tmp_path: Path):
     """Lines that fit are written. A report that does not fit is written later and does not count as a decision."""
     path = tmp_path / "five.jsonl"
     audit = open_audit(path)
-    for room in (len(lines[-1]) + 100, 210, 1):
+    for room in (len(lines[-1]) + 100, 220, 1):
         with disk_full_at(path.stat().st_size + room):
             for _ in range(4):
                 audit.write("req_1", DECISION)
@@ -288,6 +415,7 @@ def test_a_decision_that_does_not_fit_into_the_queue_is_counted(tmp_path: Path):
 
 
 @pytest.mark.parametrize("change", [(b'"lost":2', b'"lost":1'), None], ids=["changed", "removed"])
+@pytest.mark.usefixtures("logged")  # on stdout they would be subject to the limit, too
 def test_the_number_of_lost_lines_is_part_of_the_chain(tmp_path: Path, change: tuple[bytes, bytes] | None):
     """It cannot be changed or removed without breaking the chain."""
     path = tmp_path / "audit.jsonl"
@@ -359,6 +487,7 @@ async def test_each_line_has_the_decision_and_its_request(
         "caller": "anna",
         "model": "gpt-5.6",
         "request_id": request_id,
+        "seq": 1,
     }
     assert len(line["version"]) == 12
 

@@ -21,6 +21,7 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 
 from backends import Backend, unsupported
+from backends.upstream.again import ask_again
 from backends.upstream.answer import (
     AnswerLimits,
     UpstreamAnswer,
@@ -165,7 +166,8 @@ class Upstream(UpstreamSettings):
         async def ask() -> UpstreamAnswer:
             headers = self._headers(request.headers, context)
             body = await _body_of(request, context)
-            return await self._request(request.method, request.path, body, headers, request.query)
+            send = partial(self._request, request.method, request.path, body, headers, request.query)
+            return await ask_again(send, request.method, self.name, context)
 
         async def read(answer: UpstreamAnswer) -> Reply:
             reply = await reply_of(answer, context, self._limits, has_id=False)
@@ -179,14 +181,15 @@ class Upstream(UpstreamSettings):
     async def relay(self, request: RelayRequest, context: Context) -> AsyncIterator[RelayReply]:
         headers = {**self._headers(request.headers, context), **request.types}
         body = request.body if request.stream is None else BodySource(request.stream, request.size)
-        answer = await self._request(request.method, request.path, body, headers, request.query)
+        send = partial(self._request, request.method, request.path, body, headers, request.query)
+        answer = await ask_again(send, request.method, self.name, context)
         try:
             yield await relay_reply_of(answer, self._limits)
         finally:
             answer.close()
 
     async def models(self) -> Sequence[str]:
-        answer = await self._request("GET", "models", b"", {})
+        answer = await ask_again(partial(self._request, "GET", "models", b"", {}), "GET", self.name)
         try:
             body = await read_body(answer, replace(self._limits, max_bytes=MAX_LIST_BYTES))
             return [str(model["id"]) for model in orjson.loads(body)["data"]]

@@ -16,13 +16,14 @@ from tests.soak import bodies
 from tests.soak.clients import BODIES, CLIENTS
 from tests.soak.gateway import UPSTREAM_KEY
 from tests.soak.kept import KEPT_STATE
+from tests.soak.pools import POOLS
 from tests.soak.relayed import RELAYED
 from tests.soak.sockets import SOCKETS
 from tests.soak.upstreams import BEHAVIOURS
 from tests.soak.wire import Target, call, repeat
 
 CALLERS = 4
-ALL_CLIENTS = CLIENTS | KEPT_STATE | RELAYED | SOCKETS
+ALL_CLIENTS = CLIENTS | KEPT_STATE | RELAYED | SOCKETS | POOLS
 
 
 async def call_upstream(target: Target, behaviour: str) -> None:

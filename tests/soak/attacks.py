@@ -60,7 +60,7 @@ PREPARED: dict[str, Preparation] = {
     "kept_memory": prepare_state_in_memory,
     "kept_redis": operators.prepare_state_in_redis,
 }
-NOT_HOSTILE = ("hello", "medium_json", "file_list")
+NOT_HOSTILE = ("hello", "medium_json", "file_list", "flaky")
 """Behaviours of the upstream that hostile clients use."""
 ATTACKS = (
     Attack("none", "baseline"),

@@ -81,6 +81,18 @@ between_events_timeout_s = 3
 name = "kept"
 use = "upstream"
 base_url = "http://127.0.0.1:{hostile_port}/v1"
+[[backend]]
+name = "flaky"
+use = "upstream"
+base_url = "http://127.0.0.1:{hostile_port}/flaky/v1"
+[[backend]]
+name = "steady"
+use = "upstream"
+base_url = "http://127.0.0.1:{hostile_port}/v1"
+[[route]]
+model = "pool-*"
+backends = ["flaky", "steady"]
+strategy = "least_inflight"
 [[route]]
 model = "polite-*"
 backend = "polite"

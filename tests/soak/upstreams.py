@@ -5,6 +5,7 @@ the endless ones, which end when the gateway closes the connection.
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
@@ -205,6 +206,24 @@ async def key_echo(writer: asyncio.StreamWriter, head: bytes) -> None:
     await _write(writer, f"HTTP/1.1 403 Forbidden\r\n{fields}\r\n\r\n".encode() + body)
 
 
+FLAKY_CALLS = 20
+"""Of how many calls one fails at the flaky target of a pool: fewer than a route may repeat."""
+_calls = itertools.count(1)
+
+
+async def flaky(writer: asyncio.StreamWriter, head: bytes) -> None:
+    """Send a correct response, and now and then a fault that is safe to repeat, of each kind in turn."""
+    number, rest = divmod(next(_calls), FLAKY_CALLS)
+    if rest:
+        await hello(writer, head)
+    elif number % 3 == 0:
+        writer.transport.abort()
+    elif number % 3 == 1:
+        await _write(writer, b"HTTP/1.1 503 Busy\r\nRetry-After-Ms: 1\r\nContent-Length: 0\r\n\r\n")
+    else:
+        await _write(writer, JSON_HEAD % 49 + b'{"error":{"code":"server_error","message":"No."}}')
+
+
 async def hello(writer: asyncio.StreamWriter, _head: bytes) -> None:
     """Send a correct small response."""
 
@@ -218,7 +237,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     behaviour.__name__: behaviour
     for behaviour in (
         endless_item, open_items, blank_lines, continues, crlf_frame, big_json, long_json, medium_json, file_list, endless_headers, stall_head,
-        stall_middle, tiny_frames, no_terminal, invalid_json, reset_middle, key_echo, hello,
+        stall_middle, tiny_frames, no_terminal, invalid_json, reset_middle, key_echo, flaky, hello,
     )
 }  # fmt: skip
 
@@ -237,7 +256,9 @@ async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 
 def _behaviour_of(head: bytes, body: bytes) -> str:
-    """Return the name of a behaviour: a list for requests of files, else what the model says."""
+    """Return the name of a behaviour: as the path says, a list for requests of files, else what the model says."""
+    if b" /flaky/" in head:
+        return "flaky"
     if b" /v1/files" in head:
         return "file_list" if head.startswith(b"GET") else "hello"
     model: str = orjson.loads(body)["model"] if body else "hello"

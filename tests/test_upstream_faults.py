@@ -4,16 +4,23 @@ Alone, the faulty upstream is the only one of its route. In a pool it is the fir
 """
 
 import asyncio
+import gzip
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from proxy.routing.breaker import FAULTS_IN_A_ROW
+from tests.certificates import make_certificate
 from tests.conftest import StartGateway
 from tests.raw import Play, RawUpstream, ask, events, no_tasks_left, playing, post, until, whole  # noqa: F401
 from tests.sockets import calling
@@ -23,6 +30,7 @@ JSON, SSE = "Content-Type: application/json", "Content-Type: text/event-stream"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 FRAMES = [frame + b"\n\n" for frame in CANONICAL.split(b"\n\n") if frame]
 BUSY = b'{"error":{"message":"busy","type":"requests","param":null,"code":"busy"}}'
+NOW = "Retry-After-Ms: 1"
 SHORT = {"first_event_timeout_s": 0.3, "between_events_timeout_s": 0.3, "connect_timeout_s": 2}
 ONCE, AGAIN = (1, 1), (2, 1)
 """How often the faulty upstream is asked: alone, and in a pool."""
@@ -68,6 +76,35 @@ FAULTS: dict[str, Fault] = {
     "cut in the first frame": Fault(playing(HEAD + FRAMES[0][:-9], end="close"), 502, "upstream_cut", moves=True),
     "the wrong type": Fault(playing(whole(b"<html>", "Content-Type: text/html")), 502, "upstream_invalid_response"),
     "invalid JSON": Fault(playing(whole(b'{"id":', JSON)), 502, "upstream_invalid_response"),
+    "nothing in a 200": Fault(playing(whole(b"", JSON)), 502, "upstream_invalid_response"),
+    "cut in a body": Fault(playing(whole(final_body(), JSON)[:-9], end="close"), 502, "upstream_reset", moves=True),
+    "reset in a body": Fault(playing(whole(final_body(), JSON)[:-9], end="reset"), 502, "upstream_reset", moves=True),
+    "a stall in a body": Fault(playing(whole(final_body(), JSON)[:-9], end="hang"), 504, "upstream_stalled", reason="timeout"),
+    "a head without end": Fault(playing(whole(b"", "X-A: " + "a" * 200_000)), 502, "upstream_invalid_response"),
+    "a small body of much": Fault(
+        playing(whole(gzip.compress(bytes(2**24)), JSON, "Content-Encoding: gzip")), 502, "upstream_invalid_response"
+    ),
+    "an error in a 200": Fault(
+        playing(whole(b'{"error":{"message":"x","code":"busy","status":503}}', JSON, NOW)), 503, "busy", AGAIN, moves=True
+    ),
+    "an error of the call in a 200": Fault(
+        playing(whole(b'{"error":{"message":"x","code":"busy","status":400}}', JSON)), 400, "busy", is_fault=False
+    ),
+    "our key refused in a 200": Fault(
+        playing(whole(b'{"error":{"message":"x","code":401}}', JSON)), 502, "upstream_auth", moves=True
+    ),
+    "an error as the first event": Fault(
+        playing(whole(b'data: {"type":"error","code":"server_error","message":"x"}\n\n', SSE, NOW)), 502, "server_error",
+        AGAIN, moves=True,
+    ),
+    "an error without a type as the first event": Fault(
+        playing(whole(b'data: {"error":{"message":"x","code":"slow_down"}}\n\n', SSE, NOW)), 503, "slow_down", AGAIN,
+        moves=True,
+    ),
+    "an error of the call as the first event": Fault(
+        playing(whole(b'data: {"type":"error","error":{"code":"context_length_exceeded","message":"x"}}\n\n', SSE)), 400,
+        "context_length_exceeded", is_fault=False,
+    ),
     "no HTTP": Fault(playing(b"hello\r\n\r\n", end="close"), 502, "upstream_invalid_response"),
     "oversize": Fault(
         playing(whole(b'{"id":"%b"}' % (b"a" * 5000), JSON)), 502, "upstream_too_large", is_fault=False,
@@ -93,6 +130,7 @@ FAULTS: dict[str, Fault] = {
     "500": Fault(refusing("500 No", "Retry-After-Ms: 1"), 500, "busy", AGAIN, moves=True),
     "502": Fault(refusing("502 No", "Retry-After-Ms: 1"), 502, "busy", AGAIN, moves=True),
     "503": Fault(refusing("503 No", "Retry-After-Ms: 1"), 503, "busy", AGAIN, moves=True),
+    "504": Fault(refusing("504 No", "Retry-After-Ms: 1"), 504, "busy", AGAIN, moves=True),
     "529": Fault(refusing("529 Busy", "Retry-After-Ms: 1"), 529, "busy", AGAIN, moves=True),
     "503 not to be retried": Fault(refusing("503 No", "X-Should-Retry: false"), 503, "busy"),
 }  # fmt: skip
@@ -144,9 +182,11 @@ def tables(faulty: RawUpstream, fault: Fault, *others: FakeUpstream, **route: An
 @BY_NAME
 @BY_TRANSPORT
 async def test_alone(faulty: RawUpstream, start_gateway: StartGateway, logged, fault: Fault, ask_by: Ask):
-    """The caller sees the fault, after attempts where they are safe; the operator reads its reason."""
+    """The caller sees the fault, after attempts where they are safe; the operator reads its reason, in log and trace."""
     faulty.play = fault.play
-    address = await start_gateway(tables(faulty, fault))
+    provider, spans = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    address = await start_gateway(tables(faulty, fault), tracer=provider.get_tracer("test"))
 
     assert await ask_by(address) == (fault.status, fault.code)
     assert len(faulty.requests) == fault.asked[0]
@@ -156,6 +196,9 @@ async def test_alone(faulty: RawUpstream, start_gateway: StartGateway, logged, f
     (finished,) = [line for line in logged if line["event"] == "request.finished"]
     assert finished.get("attempts", 1) == (2 if fault.asked[0] == 2 else 1)
     assert "127.0.0.1" not in str([line for line in logged if line["event"] == "backend.failed"])
+    calls = [span.attributes or {} for span in spans.get_finished_spans() if span.name.startswith("chat")]
+    assert len(calls) == fault.asked[0]
+    assert {call.get("error.type") for call in calls if failures} <= {fault.code}
 
 
 @BY_NAME
@@ -182,7 +225,7 @@ async def test_a_target_with_faults_in_a_row_is_ejected(
         await by_json(address)
     asked = len(faulty.requests)
     last = await by_json(address)
-    is_limited = fault.status == 429 and asked < FAULTS_IN_A_ROW
+    is_limited = fault.status == 429 and len(faulty.requests) == asked
 
     assert [line["backend"] for line in logged if line["event"] == "backend.ejected"] == ["faulty"] * fault.is_fault
     assert (last == (200, None)) == (fault.is_fault or is_limited)
@@ -241,6 +284,26 @@ async def test_an_upstream_without_a_connection(  # noqa: PLR0913, PLR0917
     assert (seen_in_pool, len(upstream.requests)) == ((200, None), 1)
     assert [line["backend"] for line in failures] == ["away"] * 3
     assert reason in (None, failures[0]["reason"])
+
+
+async def test_an_upstream_whose_certificate_is_not_trusted(
+    upstream: FakeUpstream, start_gateway: StartGateway, logged, tmp_path: Path
+):
+    """It is not asked, and never again for this call; in a pool the other target answers. The log says which check."""
+    make_certificate(tmp_path, "server")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    async with RawUpstream(playing(whole(final_body(), JSON)), tls=tls) as secure:
+        away = {"use": "upstream", "name": "away", "base_url": f"https://localhost:{secure.port}/v1"}
+        well = {"use": "upstream", "name": "well", "base_url": f"{upstream.address}/v1"}
+        alone = await start_gateway({"backend": [away], "route": [{"model": "*", "backend": "away"}]})
+        pool = await start_gateway({"backend": [away, well], "route": [{"model": "*", "backends": ["away", "well"]}]})
+        seen = [await ask_by(address) for address in (alone, pool) for ask_by in (by_json, by_stream, by_websocket)]
+    failures = [(line["backend"], line["reason"]) for line in logged if line["event"] == "backend.failed"]
+
+    assert seen == [(502, "upstream_unreachable")] * 3 + [(200, None)] * 3
+    assert failures == [("away", "TLS: self-signed certificate")] * 6
+    assert secure.requests == []
 
 
 async def test_a_connection_that_was_closed_while_idle_is_not_seen(faulty: RawUpstream, start_gateway: StartGateway):

@@ -282,6 +282,8 @@ def tracer_provider() -> TracerProvider | None:
 def _end_span(span: Span, error: BaseException | None) -> None:
     if isinstance(error, BackendError) and error.reason:
         span.set_attribute("headgate.reason", error.reason)
+    if isinstance(error, BackendError) and error.code:
+        span.set_attribute("error.type", printable(error.code))
     if isinstance(error, Exception):
         span.set_status(StatusCode.ERROR, type(error).__name__)
     span.end()

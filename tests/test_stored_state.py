@@ -12,6 +12,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.stores.sqlite import SqliteStore
 from tests.conftest import StartGateway
 from tests.sdk import connect_sdk
+from tests.stateful_upstream import StatefulUpstream
 
 MODEL = "headgate-demo"
 BACKEND = {"name": "demo", "use": "local", "path": "backends/demo", "engine": "thread", "context_length": 512}
@@ -26,19 +27,26 @@ WEATHER: dict[str, Any] = {
 KEYS = {"anna": "sk-anna-1", "ben": "sk-ben-1"}
 
 
-@pytest.fixture
-async def address(
-    state_table: dict[str, Any], start_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> str:
-    """A gateway with the demo model, two teams, and each store."""
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_SECRET", "a-secret-of-at-least-thirty-two-characters")
     for name, key in KEYS.items():
         monkeypatch.setenv(f"KEY_{name}", key)
-    return await start_gateway({
-        "caller": [{"name": name, "key": f"env:KEY_{name}"} for name in KEYS],
-        "state": state_table,
-        "cache": state_table | ({"path": str(tmp_path / "cache")} if "path" in state_table else {}),
-        "backend": [BACKEND], "route": [{"model": MODEL, "backend": "demo"}],
-    })  # fmt: skip
+
+
+def tables(state: dict[str, Any], cache: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "caller": [{"name": name, "key": f"env:KEY_{name}"} for name in KEYS], "state": state, "cache": cache,
+        "backend": [BACKEND], "route": [{"model": MODEL, "backend": "demo", "default": True}],
+    }  # fmt: skip
+
+
+@pytest.fixture
+async def address(state_table: dict[str, Any], start_gateway: StartGateway, tmp_path: Path) -> str:
+    """A gateway with the demo model, two teams, and each store; SQLite's is sealed."""
+    is_file = "path" in state_table
+    cache = state_table | ({"path": str(tmp_path / "cache")} if is_file else {})
+    return await start_gateway(tables(state_table | ({"secret": "env:STATE_SECRET"} if is_file else {}), cache))
 
 
 @pytest.fixture
@@ -204,6 +212,91 @@ async def test_an_error_names_the_place_in_the_caller_s_own_input(client: AsyncO
         )
 
     assert caught.value.param == "input[0].content[0]"
+
+
+async def test_a_response_is_retrieved_listed_and_deleted(client: AsyncOpenAI, stranger: AsyncOpenAI):
+    """With the objects that the SDK reads; a second deletion finds nothing."""
+    first = await client.responses.create(model=MODEL, input="My name is Emma.")
+    second = await client.responses.create(model=MODEL, input="What is my name?", previous_response_id=first.id)
+    items = [item async for item in client.responses.input_items.list(second.id, order="asc", limit=1)]
+    with pytest.raises(BadRequestError) as cancelled:
+        await client.responses.cancel(second.id)
+
+    assert await client.responses.retrieve(second.id) == second
+    assert [item.id for item in items[1:2]] == [first.output[0].id]
+    assert [getattr(item, "role", None) for item in items] == ["user", "assistant", "user"]
+    assert "Cannot cancel a synchronous response." in cancelled.value.message
+    for method in (stranger.responses.retrieve, stranger.responses.delete, stranger.responses.cancel):
+        with pytest.raises(NotFoundError):
+            await method(second.id)
+    await client.responses.delete(second.id)
+    for method in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
+        with pytest.raises(NotFoundError):
+            await method(second.id)
+
+
+async def test_items_of_input_can_be_read_where_unknown_ids_are_denied(client: AsyncOpenAI):
+    """A list names them first."""
+    answer = await client.responses.create(model=MODEL, input="Hello!", conversation={})  # type: ignore[typeddict-item]
+    assert answer.conversation is not None
+    name = answer.conversation.id
+    listed = [item async for item in client.conversations.items.list(name, order="asc")]
+    one = await client.conversations.items.retrieve(listed[0].id or "", conversation_id=name)
+
+    assert one.id == listed[0].id
+    assert one.type == "message"
+
+
+@pytest.mark.parametrize("unknown_ids", ["allow", "deny"])
+async def test_the_gateway_and_an_upstream_each_keep_their_own(start_gateway: StartGateway, unknown_ids: str):
+    """An id goes to the part that keeps it; a conversation of the gateway is created for the default route."""
+    async with StatefulUpstream() as upstream:
+        both = tables({"use": "memory", "unknown_ids": unknown_ids}, {"use": "memory"})
+        both["backend"].append(
+            {"name": "up", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True}
+        )
+        both["route"].append({"model": "*", "backend": "up"})
+        address = await start_gateway(both)
+        async with connect_sdk(address, KEYS["anna"]) as client:
+            mine = await client.responses.create(model=MODEL, input="Hello!")
+            theirs = await client.responses.create(model="gpt-5.6", input="Hello!")
+            created = await client.conversations.create()
+            found = [await client.responses.retrieve(each.id) for each in (mine, theirs)]
+            await client.responses.create(model=MODEL, input="My name is Emma.", conversation=created.id)
+            named = await client.responses.create(model=MODEL, input="What is my name?", conversation=created.id)
+            items = [item async for item in client.conversations.items.list(created.id)]
+            with pytest.raises(NotFoundError):
+                await client.responses.retrieve("resp_unknown")
+
+    assert [each.id for each in found] == [mine.id, theirs.id]
+    assert "Emma" in named.output_text
+    assert len(items) == 4
+
+
+@pytest.mark.parametrize("operation", ["trigger", "compact"])
+async def test_a_compacted_chain_is_continued_from_its_summary(client: AsyncOpenAI, operation: str):
+    """What came before is not sent again."""
+    first = await client.responses.create(model=MODEL, input="My name is Emma.")
+    before = await client.responses.create(
+        model=MODEL, input="la " * 20, previous_response_id=first.id, max_output_tokens=16
+    )
+    trigger: Any = [{"type": "compaction_trigger"}]
+    if operation == "compact":
+        compacted = await client.responses.compact(model=MODEL, previous_response_id=before.id)
+        output: Any = [item.to_dict(warnings=False) for item in compacted.output]
+        after = await client.responses.create(model=MODEL, input=output, max_output_tokens=16)
+        assert [item.type for item in compacted.output] == ["message", "message", "compaction"]
+    else:
+        summary = await client.responses.create(model=MODEL, input=trigger, previous_response_id=before.id)
+        after = await client.responses.create(
+            model=MODEL, input="Hello!", previous_response_id=summary.id, max_output_tokens=16
+        )
+        listed = [item.type async for item in client.responses.input_items.list(after.id, order="asc")]
+        assert [item.type for item in summary.output] == ["compaction"]
+        assert listed[-2:] == ["compaction", "message"]
+
+    assert after.usage is not None
+    assert after.usage.input_tokens > 20
 
 
 def test_responses_in_memory_have_a_store_of_their_own(tmp_path: Path):

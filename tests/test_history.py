@@ -104,6 +104,16 @@ class Chat:
             await self.ask(caller, **fields)
         return caught.value
 
+    @asynccontextmanager
+    async def answering(self, **fields: Any) -> AsyncIterator[Context]:
+        """Make a call that its backend answers at the end of the block."""
+        call, context = make_call(**fields), make_context()
+        async with context.cleanup:
+            await self.pipeline.history.complete(call, self.pipeline.routes.match(call), context)
+            yield context
+            context.transcript.see_body(self.backend._events(call))  # type: ignore[attr-defined]
+            await context.complete_reply()
+
     @property
     def sent(self) -> Any:
         """The body that the backend got last."""
@@ -403,14 +413,16 @@ async def test_a_conversation_that_was_deleted_meanwhile_stays_deleted(parrot: P
     """The answer is given all the same."""
     chat = Chat(parrot)
     created = await chat.conversations.create([], {}, make_context())
-    call, context = make_call(input="one", conversation=created.id), make_context()
-    async with context.cleanup:
-        await chat.pipeline.history.complete(call, chat.pipeline.routes.match(call), context)
+    async with chat.answering(input="one", conversation=created.id) as context:
         await chat.conversations.delete(created.id, context)
-        context.transcript.see_body(parrot._events(call))
-        await context.complete_reply()
 
     assert await chat.conversations.get(created.id, make_context()) is None
+
+
+async def lose_lock(kept: Store) -> None:
+    """Let the lock of the only conversation in use end, as when its store could not be reached for too long."""
+    (lock,) = [key async for key in kept.scan("headgate:conversation-lock")]
+    await kept.delete(lock)
 
 
 async def test_a_lock_that_was_lost_adds_nothing(parrot: Parrot, logged):
@@ -418,15 +430,10 @@ async def test_a_lock_that_was_lost_adds_nothing(parrot: Parrot, logged):
     kept = MemoryStore()
     chat = Chat(parrot, kept)
     created = await chat.conversations.create([], {}, make_context())
-    call, context = make_call(input="one", conversation=created.id), make_context()
-    async with context.cleanup:
-        await chat.pipeline.history.complete(call, chat.pipeline.routes.match(call), context)
-        (lock,) = [key async for key in kept.scan("headgate:conversation-lock")]
-        await kept.delete(lock)
+    async with chat.answering(input="one", conversation=created.id) as context:
+        await lose_lock(kept)
         other = await chat.conversations.lock(created.id, context)
-        context.transcript.see_body(parrot._events(call))
-        await context.complete_reply()
-        await other.release()
+    await other.release()
     found = await chat.conversations.get(created.id, make_context())
 
     assert found == created
@@ -442,12 +449,8 @@ async def test_an_answer_is_given_although_it_cannot_be_kept(parrot: Parrot, log
     chat = Chat(parrot, kept)
     created = await chat.conversations.create([], {}, make_context())
     named = {"conversation": created.id} if in_conversation else {}
-    call, context = make_call(input="one", **named), make_context()
-    async with context.cleanup:
-        await chat.pipeline.history.complete(call, chat.pipeline.routes.match(call), context)
+    async with chat.answering(input="one", **named) as context:
         vars(kept)["faults"] = ("put",)
-        context.transcript.see_body(parrot._events(call))
-        await context.complete_reply()
     vars(kept)["faults"] = ()
     error = await chat.refusal(previous_response_id=context.transcript.response["id"])
 
@@ -584,14 +587,9 @@ async def test_a_conversation_that_another_call_changed_is_left_alone(parrot: Pa
     kept = MemoryStore()
     chat = Chat(parrot, kept)
     created = await chat.conversations.create([], {}, make_context())
-    call, context = make_call(input="one", conversation=created.id), make_context()
-    async with context.cleanup:
-        await chat.pipeline.history.complete(call, chat.pipeline.routes.match(call), context)
-        (lock,) = [key async for key in kept.scan("headgate:conversation-lock")]
-        await kept.delete(lock)
+    async with chat.answering(input="one", conversation=created.id):
+        await lose_lock(kept)
         await chat.ask(input="two", conversation=created.id)
-        context.transcript.see_body(parrot._events(call))
-        await context.complete_reply()
     found = await chat.conversations.get(created.id, make_context())
 
     assert found is not None

@@ -41,50 +41,38 @@ def test_the_defaults_close_a_head_and_a_body_within_30_s():
     assert server.body_timeout_s + http_server.LINGERING_S <= 30
 
 
-async def test_a_head_that_never_ends_is_disconnected_while_others_are_served(short_timeout_gateway: str):
-    """A client that stops in the middle of a head occupies one connection for `head_timeout_s` and delays no other."""
+@pytest.mark.parametrize(
+    "data", [b"POST /v1/responses HTTP/1.1\r\nHost: loc", b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 10_000]
+)
+async def test_a_head_without_an_end_is_disconnected_while_others_are_served(short_timeout_gateway: str, data: bytes):
+    """It occupies one connection for `head_timeout_s`, which no received byte extends, and delays no other client."""
     async with wire(short_timeout_gateway) as connection:
-        await connection.send(b"POST /v1/responses HTTP/1.1\r\nHost: loc")
-
-        assert await serves(short_timeout_gateway)
-        assert await connection.rest() == b""
-
-
-async def test_a_head_that_trickles_is_disconnected_while_others_are_served(short_timeout_gateway: str):
-    """A received byte does not extend the deadline."""
-    async with wire(short_timeout_gateway) as connection:
-        trickling = asyncio.create_task(trickle(connection, b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 10_000))
+        trickling = asyncio.create_task(trickle(connection, data))
 
         assert await serves(short_timeout_gateway)
         assert await connection.rest() == b""
         await trickling
 
 
-async def test_the_head_of_a_second_request_has_the_same_deadline(start_gateway, upstream: FakeUpstream):
-    """It applies to every request on a connection, not only to the first."""
-    gateway = await start_gateway(tables_for(upstream, server={"head_timeout_s": 0.2}))
+@pytest.mark.parametrize(
+    ("deadline", "requests", "rest"),
+    [("head_timeout_s", 0, b""), ("head_timeout_s", 1, b"POST /v1/resp"), ("idle_timeout_s", 1, b"")],
+    ids=["no request", "half of a second request", "an answered request"],
+)
+async def test_a_connection_without_a_running_request_is_closed(
+    start_gateway, upstream: FakeUpstream, deadline: str, requests: int, rest: bytes
+):
+    """The deadline of a head starts when the client connects, and holds for every request on the connection.
+
+    Between two requests a connection is kept open for `idle_timeout_s`.
+    """
+    gateway = await start_gateway(tables_for(upstream, server={deadline: 0.2}))
     async with wire(gateway) as connection:
-        await connection.send(post())
-        assert (await connection.answer()).status == 200
-        await connection.send(b"POST /v1/resp")
+        for _ in range(requests):
+            await connection.send(post())
+            assert (await connection.answer()).status == 200
+        await connection.send(rest)
 
-        assert await connection.rest() == b""
-
-
-async def test_a_connection_without_a_request_is_closed(start_gateway, upstream: FakeUpstream):
-    """The deadline of the first head starts when the client connects."""
-    gateway = await start_gateway(tables_for(upstream, server={"head_timeout_s": 0.2}))
-    async with wire(gateway) as connection:
-        assert await connection.rest() == b""
-
-
-async def test_an_idle_connection_is_closed(start_gateway, upstream: FakeUpstream):
-    """Between two requests a connection is kept open for `idle_timeout_s`."""
-    gateway = await start_gateway(tables_for(upstream, server={"idle_timeout_s": 0.2}))
-    async with wire(gateway) as connection:
-        await connection.send(post())
-
-        assert (await connection.answer()).status == 200
         assert await connection.rest() == b""
 
 
@@ -195,15 +183,17 @@ class Broken(SpanProcessor):
             raise RuntimeError("no disk left")
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_crash_after_the_answer_closes_the_connection(
-    start_gateway, upstream: FakeUpstream, logged, stream: bool
-):
-    """The client has its whole answer; the cause is logged, and nothing else is written to the connection."""
+@pytest.fixture
+async def crashing_gateway(start_gateway, upstream: FakeUpstream) -> str:
     provider = TracerProvider()
     provider.add_span_processor(Broken())
-    gateway = await start_gateway(tables_for(upstream), tracer=provider.get_tracer("test"))
-    async with wire(gateway) as connection:
+    return await start_gateway(tables_for(upstream), tracer=provider.get_tracer("test"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_crash_after_the_answer_closes_the_connection(crashing_gateway: str, logged, stream: bool):
+    """The client has its whole answer; the cause is logged, and nothing else is written to the connection."""
+    async with wire(crashing_gateway) as connection:
         await connection.send(post(b'{"model":"m","stream":%b}' % (b"true" if stream else b"false")))
         answer = await connection.answer()
         rest = await connection.rest()
@@ -213,13 +203,10 @@ async def test_a_crash_after_the_answer_closes_the_connection(
     assert rest == b""
 
 
-async def test_a_crash_before_the_answer_is_an_error_without_its_cause(start_gateway, upstream: FakeUpstream, logged):
+async def test_a_crash_before_the_answer_is_an_error_without_its_cause(crashing_gateway: str, logged):
     """An error outside the dispatcher's own handling is a 500 in the envelope; its cause is only in the log."""
-    provider = TracerProvider()
-    provider.add_span_processor(Broken())
-    gateway = await start_gateway(tables_for(upstream), tracer=provider.get_tracer("test"))
-    async with wire(gateway) as connection:
-        await connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    async with wire(crashing_gateway) as connection:
+        await connection.send(HEALTH)
         answer = await connection.answer()
 
         assert (answer.status, answer.error["code"]) == (500, "internal_error")

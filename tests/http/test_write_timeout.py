@@ -77,19 +77,23 @@ async def test_a_client_that_never_reads_its_body_is_disconnected(gateway: str, 
     assert await serves(gateway)
 
 
+async def read_slowly(gateway: str, request: bytes) -> bytes:
+    """Return everything that a client receives which reads 12 MB in about two seconds."""
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    async with slow_client(gateway) as client, asyncio.timeout(60):
+        await loop.sock_sendall(client, request)
+        while part := await loop.sock_recv(client, 65_536):
+            received += part
+            await asyncio.sleep(0.01)
+    return bytes(received)
+
+
 async def test_a_client_that_reads_slowly_receives_its_whole_body(gateway: str, upstream: FakeUpstream, logged):
     """One write takes several write timeouts, but each of them sees progress."""
     upstream.answer = large_body
-    loop = asyncio.get_running_loop()
-    received = bytearray()
-    async with slow_client(gateway) as client:
-        await loop.sock_sendall(client, post(connection="close"))
-        async with asyncio.timeout(60):
-            while part := await loop.sock_recv(client, 65_536):
-                received += part
-                await asyncio.sleep(0.01)  # the pace of this client: 12 MB in about two seconds
 
-    assert received.endswith(BODY)
+    assert (await read_slowly(gateway, post(connection="close"))).endswith(BODY)
     assert finished(logged) == [(200, None)]
 
 
@@ -102,14 +106,7 @@ async def test_a_client_that_reads_slowly_receives_its_whole_stream(gateway: str
         await response.write(CANONICAL[len(FIRST) :])
 
     upstream.answer = streaming(FIRST, then=rest)
-    loop = asyncio.get_running_loop()
-    received = bytearray()
-    async with slow_client(gateway) as client:
-        await loop.sock_sendall(client, STREAM.replace(b"HTTP/1.1", b"HTTP/1.0"))
-        async with asyncio.timeout(60):
-            while part := await loop.sock_recv(client, 65_536):
-                received += part
-                await asyncio.sleep(0.01)
+    received = await read_slowly(gateway, STREAM.replace(b"HTTP/1.1", b"HTTP/1.0"))
 
     assert received.endswith(b"data: [DONE]\n\n")
     assert received.count(b"a" * 65_536) == 160

@@ -53,6 +53,8 @@ USED_TOKENS = {
         ("input_tokens", "input_tokens", "Input tokens that backends used, cached ones included."),
         ("output_tokens", "output_tokens", "Output tokens that backends generated, reasoning included."),
         ("cached_tokens", "cache_read.input_tokens", "Input tokens that the provider read from its own cache."),
+        ("cache_write_tokens", "cache_write.input_tokens", "Input tokens that the provider wrote to its own cache."),
+        ("reasoning_tokens", "reasoning.output_tokens", "Output tokens of reasoning."),
     )
 }
 """By the field of the record that has the count."""

@@ -4,6 +4,7 @@ Prompts, outputs and keys are never recorded. Texts that come from outside are b
 in them are escaped.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
@@ -13,6 +14,8 @@ from proxy.wire.transcript import Transcript
 
 LONGEST_CHARS = 256
 """How much of a text is recorded, in characters: the longest model and id that a call may name are recorded whole."""
+USAGE = ("input_tokens", "input_tokens_details", "output_tokens", "output_tokens_details")
+CHAT_USAGE = ("prompt_tokens", "prompt_tokens_details", "completion_tokens", "completion_tokens_details")
 NUMBERS = frozenset({int, float, bool})
 
 
@@ -59,20 +62,19 @@ class RequestRecord:
     input_tokens: Any = None
     output_tokens: Any = None
     cached_tokens: Any = None
+    cache_write_tokens: Any = None
+    reasoning_tokens: Any = None
 
     def read(self, transcript: Transcript) -> None:
         """Take ids and token counts from the final response, if one was seen. Its values are the upstream's own."""
         terminal = transcript.terminal
         if terminal is None:
             return
-        response, usage = terminal.response, transcript.usage
-        details = usage.get("input_tokens_details")
+        response = terminal.response
         self.response_id = response.get("id")
         self.response_model = response.get("model")
         self.finish_reason = response.get("status")
-        self.input_tokens = usage.get("input_tokens")
-        self.output_tokens = usage.get("output_tokens")
-        self.cached_tokens = details.get("cached_tokens") if isinstance(details, dict) else None
+        self._read_usage(transcript.usage, USAGE)
 
     def read_relayed(self, answer: dict[str, Any]) -> None:
         """Take ids and token counts from the answer of a relayed path, in the words of Responses or Chat Completions.
@@ -83,12 +85,20 @@ class RequestRecord:
         answer = inner if isinstance(inner, dict) else answer
         self.response_id, self.response_model = answer.get("id"), answer.get("model")
         usage = answer.get("usage")
-        if not isinstance(usage, dict):
-            return
-        details = usage.get("input_tokens_details", usage.get("prompt_tokens_details"))
-        self.input_tokens = usage.get("input_tokens", usage.get("prompt_tokens"))
-        self.output_tokens = usage.get("output_tokens", usage.get("completion_tokens"))
-        self.cached_tokens = details.get("cached_tokens") if isinstance(details, dict) else None
+        if isinstance(usage, dict):
+            self._read_usage(usage, CHAT_USAGE if "prompt_tokens" in usage else USAGE)
+
+    def _read_usage(self, usage: Mapping[str, Any], names: tuple[str, str, str, str]) -> None:
+        """Take token counts. `names` are those of input and output, each followed by that of its details."""
+        read, read_details, written, written_details = names
+        self.input_tokens, self.output_tokens = usage.get(read), usage.get(written)
+        details = usage.get(read_details)
+        if isinstance(details, dict):
+            self.cached_tokens = details.get("cached_tokens")
+            self.cache_write_tokens = details.get("cache_write_tokens")
+        details = usage.get(written_details)
+        if isinstance(details, dict):
+            self.reasoning_tokens = details.get("reasoning_tokens")
 
     def known(self) -> dict[str, str | int | float | bool]:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""

@@ -36,7 +36,9 @@ MODEL_CALL_ATTRIBUTES = {
     "max_output_tokens": "gen_ai.request.max_tokens", "response_id": "gen_ai.response.id",
     "response_model": "gen_ai.response.model", "finish_reason": "gen_ai.response.finish_reasons",
     "input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.usage.output_tokens",
-    "cached_tokens": "gen_ai.usage.cache_read.input_tokens", "code": "error.type",
+    "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
+    "cache_write_tokens": "gen_ai.usage.cache_write.input_tokens",
+    "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens", "code": "error.type",
     "first_event_s": "gen_ai.response.time_to_first_chunk",
 }  # fmt: skip
 _PROPAGATOR = TraceContextTextMapPropagator()

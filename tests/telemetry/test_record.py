@@ -15,8 +15,9 @@ from tests.upstream import FakeUpstream
 JSON = {"Content-Type": "application/json"}
 FIELDS = [
     "method", "path", "caller", "team", "model", "stream", "status", "code", "policy", "outcome", "route", "backend",
-    "provider", "cache", "cache_detail", "cache_bytes", "queue_s", "inference_s", "max_output_tokens", "first_event_s", "response_id", "response_model", "finish_reason",
-    "input_tokens", "output_tokens", "cached_tokens",
+    "provider", "cache", "cache_detail", "cache_bytes", "queue_s", "inference_s", "max_output_tokens",
+    "first_event_s", "response_id", "response_model", "finish_reason",
+    "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens",
 ]  # fmt: skip
 
 
@@ -78,7 +79,12 @@ def test_texts_are_clipped_and_other_values_are_replaced_by_their_type(value: An
 def test_the_final_response_fills_in_ids_and_token_counts():
     """The upstream's values are recorded unchanged."""
     record = RequestRecord()
-    usage = {"input_tokens": 5, "output_tokens": 7, "input_tokens_details": {"cached_tokens": 2}}
+    usage = {
+        "input_tokens": 5,
+        "output_tokens": 7,
+        "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 1},
+    }
+    usage["output_tokens_details"] = {"reasoning_tokens": 3}
     record.read(ended_with({"id": "resp_1", "model": "m-1", "status": "completed", "usage": usage}))
 
     assert record.known() == {
@@ -88,6 +94,8 @@ def test_the_final_response_fills_in_ids_and_token_counts():
         "input_tokens": 5,
         "output_tokens": 7,
         "cached_tokens": 2,
+        "cache_write_tokens": 1,
+        "reasoning_tokens": 3,
     }
 
 

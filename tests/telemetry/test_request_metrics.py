@@ -27,6 +27,7 @@ SHOWN = {
     "gen_ai_server_time_per_output_token_seconds_count": ("per token",),
     "gen_ai_client_inference_usage_input_tokens_total": ("input",),
     "gen_ai_client_inference_usage_output_tokens_total": ("output",),
+    "gen_ai_client_inference_usage_reasoning_output_tokens_total": ("reasoning",),
     "headgate_cache_lookups_total": ("cache", "headgate_cache_outcome"),
     "headgate_cache_saved_tokens_total": ("saved", "gen_ai_token_type"),
     "headgate_cache_served_bytes_total": ("bytes",),
@@ -35,7 +36,7 @@ SHOWN = {
     "headgate_target_attempts_total": ("attempt", "http_response_status_code", "error_type"),
     "headgate_policy_decisions_total": ("policy", "headgate_policy", "headgate_policy_decision"),
 }
-USED = {"input": 5, "output": 7}
+USED = {"input": 5, "output": 7, "reasoning": 2}
 JSON = USED | {"http 200": 1, "inference": 1, "attempt 200": 1, "cache bypass": 1}
 STREAM = JSON | {"first chunk": 1, "per token": 1}
 BROKEN = {"http 200": 1, "attempt 200": 1, "cache bypass": 1, "first chunk": 1}

@@ -66,8 +66,10 @@ async def test_the_span_tree_of_one_call(traced_gateway: str, http, spans: InMem
         "gen_ai.response.model": "local-1",
         "gen_ai.response.time_to_first_chunk": 0,
         "gen_ai.usage.cache_read.input_tokens": 0,
+        "gen_ai.usage.cache_write.input_tokens": 0,
         "gen_ai.usage.input_tokens": 5,
         "gen_ai.usage.output_tokens": 7,
+        "gen_ai.usage.reasoning.output_tokens": 2,
         "openai.api.type": "responses",
     }
     assert {name for name in root.attributes if name.startswith("gen_ai")} == set()
@@ -161,6 +163,8 @@ async def test_a_request_is_one_log_line(gateway: str, http, logged: list[dict[s
             "input_tokens": 5,
             "output_tokens": 7,
             "cached_tokens": 0,
+            "cache_write_tokens": 0,
+            "reasoning_tokens": 2,
             "status": 200,
         },
     )

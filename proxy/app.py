@@ -233,7 +233,7 @@ async def serve(
             loop.add_signal_handler(signal.SIGHUP, _stop, stop, flush_logs, files, signal.SIGHUP)
         else:
             loop.add_signal_handler(signal.SIGHUP, _reopen, files)
-    provider = tracer_provider()
+    provider = tracer_provider(logged.losses)
     try:
         tracer = provider.get_tracer("headgate") if provider else None
         async with running(config, tracer, files, stop, logged) as address:

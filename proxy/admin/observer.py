@@ -58,11 +58,11 @@ class Observer:
         observe(lambda: [(metrics.POLICY_DECISIONS, labels, count) for labels, count in counts.items()])
 
     def watch_output(self, logged: LogTally, files: Mapping[str, QueuedFile | None]) -> None:
-        """Read what was logged, and how many lines of the log and of files were lost."""
+        """Read what was logged, and how many lines and spans were lost."""
         observe = self._instruments.observe
         observe(lambda: [(metrics.EVENTS, labels, count) for labels, count in [*logged.events.items()]])
         losses = {name: partial(getattr, file, "lost_lines") for name, file in files.items() if file is not None}
-        self.watch_losses({"log": logged.lost_lines, **losses})
+        self.watch_losses({**logged.losses, **losses})
 
     def watch_losses(self, losses: Mapping[str, Callable[[], int]]) -> None:
         """Read how much was lost of what is written or sent, by what it is."""

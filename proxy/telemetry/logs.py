@@ -29,8 +29,8 @@ class LogTally:
     def __init__(self) -> None:
         self.events: Counter[tuple[str, str]] = Counter()
         """How often something other than information was logged: by event and level."""
-        self.lost_lines: Callable[[], int] = lambda: 0
-        """Return how many lines could not be written."""
+        self.losses: dict[str, Callable[[], int]] = {}
+        """What returns how much of an output was lost, by its name."""
 
     def count(self, _logger: Any, level: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Count one line, as a processor of structlog."""
@@ -62,7 +62,7 @@ def configure_logs(
     writer: _QueuedWriter | _LineWriter = _LineWriter(stderr)
     if final:
         writer = _QueuedWriter(stderr)
-        tally.lost_lines = writer.count_lost
+        tally.losses["log"] = writer.count_lost
     structlog.configure(
         processors=for_terminal if console else [partial(_encode_json, tally)],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -5,7 +5,6 @@ Values are cumulative, so only the last snapshot waits to be sent: it contains w
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,20 +14,19 @@ from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from proxy.telemetry.export_thread import ExportThread
 from proxy.telemetry.instruments import Distribution, Labels, Metric, Snapshot, Value
 from proxy.telemetry.otlp import make_exporter, resource
 
 log = structlog.get_logger()
 
 SCOPE = InstrumentationScope("headgate")
-SHUTDOWN_S = 2.0
-"""How long the end of the process waits for a last snapshot to be sent, in seconds."""
 NUMBERS = frozenset({"http.response.status_code"})
 """The labels whose attributes are integers."""
 CUMULATIVE = AggregationTemporality.CUMULATIVE
 
 
-class MetricPush:
+class MetricPush(ExportThread):
     """Exports snapshots one after the other, each if no newer one is there yet."""
 
     def __init__(self, exporter: MetricExporter) -> None:
@@ -37,34 +35,17 @@ class MetricPush:
         self._exporter = exporter
         self._started_ns = time.time_ns()
         self._next: Snapshot | None = None
-        self._has_next = threading.Event()
-        self._is_closing = False
-        # A daemon: a collector that never answers must not keep the process from exiting.
-        self._thread = threading.Thread(target=self._run, name="metric-push", daemon=True)
-        self._thread.start()
+        super().__init__("metric-push", exporter)
 
     def put(self, snapshot: Snapshot) -> None:
         """Send a snapshot next."""
         self._next = snapshot
-        self._has_next.set()
+        self._has_work.set()
 
-    def close(self, timeout_s: float = SHUTDOWN_S) -> bool:
-        """Send what waits and end the thread; return False if it still sends after `timeout_s`."""
-        self._is_closing = True
-        self._has_next.set()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        while True:
-            self._has_next.wait()
-            self._has_next.clear()
-            snapshot, self._next = self._next, None
-            if snapshot is not None and not self._send(snapshot):
-                self.failures += 1
-            if self._is_closing and self._next is None:
-                self._exporter.shutdown()
-                return
+    def send_waiting(self) -> None:
+        while (snapshot := self._next) is not None:
+            self._next = None
+            self.failures += not self._send(snapshot)
 
     def _send(self, snapshot: Snapshot) -> bool:
         try:
@@ -82,7 +63,7 @@ def metric_exporter() -> MetricExporter:
 
 @asynccontextmanager
 async def pushing(exporter: MetricExporter, snapshot: Callable[[], Snapshot]) -> AsyncIterator[MetricPush]:
-    """Send a snapshot at each interval inside the block, and a last one at its end, for which it waits 2 s at most."""
+    """Send a snapshot at each interval inside the block, and a last one at its end, which waits a second at most."""
     push = MetricPush(exporter)
     sending = asyncio.create_task(_put_regularly(push, snapshot))
     try:

@@ -5,7 +5,7 @@ in `Server-Timing`.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Self
@@ -266,18 +266,21 @@ def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) 
             span.set_attribute(attribute, [str(value)] if field == "finish_reason" else value)
 
 
-def tracer_provider() -> TracerProvider | None:
+def tracer_provider(losses: dict[str, Callable[[], int]] | None = None) -> TracerProvider | None:
     """Return a provider that exports OTLP if the standard variables ask for it, else None.
 
-    Raises ValueError for a protocol that is not available.
+    What counts the spans that are lost is added to `losses`. Raises ValueError for a protocol that is not available.
     Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
     """
     if not is_wanted("traces"):
         return None
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from proxy.telemetry.span_queue import SpanQueue
 
+    queue = SpanQueue(make_exporter("traces"))
     provider = TracerProvider(resource=resource(), shutdown_on_exit=False, id_generator=TraceIds())
-    provider.add_span_processor(BatchSpanProcessor(make_exporter("traces")))
+    provider.add_span_processor(queue)
+    if losses is not None:
+        losses["traces"] = queue.count_lost
     return provider
 
 

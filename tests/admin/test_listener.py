@@ -59,6 +59,7 @@ async def test_operations_of_a_store_are_measured(http, start_gateway, upstream,
 async def test_losses_and_warnings_are_counted(http, start_gateway, upstream, logged, tmp_path):
     """An owner that could not be written is one: its caller gets the answer, the operator a metric and a log line."""
     tally = LogTally()
+    tally.losses["traces"] = lambda: 2
     tally.events["ownership.write_failed", "warning"] += 3
     audit = {"path": str(tmp_path / "audit")}
     await start_gateway(tables_for(upstream, admin={"port": 0}, audit=audit), logged=tally)
@@ -69,6 +70,6 @@ async def test_losses_and_warnings_are_counted(http, start_gateway, upstream, lo
         if name == "headgate_lost_total"
     }
 
-    assert lost == {"log": 0, "audit": 0}
+    assert lost == {"traces": 2, "audit": 0}
     event = frozenset({("headgate_event", "ownership.write_failed"), ("headgate_level", "warning")})
     assert found["headgate_log_events_total", event] == 3

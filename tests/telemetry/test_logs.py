@@ -224,7 +224,7 @@ def test_queued_lines_that_a_full_disk_refuses_are_counted(tmp_path: Path, monke
     assert len(torn) == 10
     assert written == []
     assert [(report["level"], report["count"]) for report in reports] == [("warning", 20)]
-    assert tally.lost_lines() == 20
+    assert tally.losses["log"]() == 20
     assert parsed[-1]["event"] == "last.happened"
 
 

@@ -1,8 +1,8 @@
-"""Metrics by OTLP: what a collector receives, over HTTP and gRPC, and that one that is in trouble delays nothing."""
+"""OTLP: what a collector receives, over HTTP and gRPC, and that one that is in trouble delays nothing."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -12,11 +12,14 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
-from opentelemetry.sdk.metrics.export import MetricExportResult
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
 from proxy.telemetry.instruments import Distribution, Metric
 from proxy.telemetry.otlp import is_wanted, make_exporter
 from proxy.telemetry.otlp_metrics import MetricPush, encode, interval_s
+from proxy.telemetry.span_queue import SpanQueue
 from proxy.telemetry.trace import tracer_provider
 from tests.conftest import StartGateway, tables_for
 from tests.timeouts import TIMEOUT_S
@@ -142,7 +145,7 @@ class BrokenExporter:
 
 
 class StuckExporter(BrokenExporter):
-    """A collector that never answers until it is let go."""
+    """A collector that never answers until it is let go, and then takes nothing."""
 
     def __init__(self) -> None:
         self.begun, self.go_on, self.sent = threading.Event(), threading.Event(), []
@@ -151,7 +154,6 @@ class StuckExporter(BrokenExporter):
         self.sent.append(data)
         self.begun.set()
         self.go_on.wait()
-        return MetricExportResult.FAILURE
 
 
 def test_a_collector_that_hangs_gets_the_newest_snapshot_only():
@@ -171,14 +173,55 @@ def test_a_collector_that_hangs_gets_the_newest_snapshot_only():
     assert (values, push.failures) == ([1, 3], 2)
 
 
+def test_spans_that_a_collector_does_not_take_are_counted(monkeypatch: pytest.MonkeyPatch):
+    """The queue is bounded, and the end of the process does not wait for it."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+    exporter = StuckExporter()
+    queue, provider = SpanQueue(exporter), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(queue)
+    tracer = provider.get_tracer("test")
+    for name in "ab":
+        tracer.start_span(name).end()
+    exporter.begun.wait()
+    for name in "cdefg":
+        tracer.start_span(name).end()
+
+    assert (queue.lost_spans, queue.force_flush()) == (1, False)
+    assert not queue.close(timeout_s=0.05)
+
+    exporter.go_on.set()
+    assert queue.close()
+    assert [[span.name for span in batch] for batch in exporter.sent] == [["a", "b"], ["c", "d"], ["e", "f"]]
+    assert queue.count_lost() == 7
+
+
+def test_spans_that_are_not_sampled_are_not_sent():
+    """The rest is sent at the end at the latest."""
+    sent = []
+    for sampler in (ALWAYS_OFF, ALWAYS_ON):
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        provider.add_span_processor(SpanQueue(exporter))
+        provider.get_tracer("test").start_span(sampler.get_description()).end()
+        provider.shutdown()
+        sent += [span.name for span in exporter.get_finished_spans()]
+
+    assert sent == ["AlwaysOnSampler"]
+
+
 def test_an_exporter_that_raises_is_a_failure(logged):
-    """The next snapshot is tried."""
-    push = MetricPush(BrokenExporter())
+    """What follows is tried."""
+    push, queue = MetricPush(BrokenExporter()), SpanQueue(BrokenExporter())
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(queue)
+    provider.get_tracer("test").start_span("a").end()
     push.put({LEVEL: {(): 1}})
     push.close()
+    provider.shutdown()
 
-    assert push.failures == 1
-    assert [line["event"] for line in logged] == ["metrics.export_failed"]
+    assert (push.failures, queue.lost_spans) == (1, 1)
+    assert [line["event"] for line in logged] == ["metrics.export_failed", "traces.export_failed"]
 
 
 @pytest.mark.parametrize(
@@ -196,8 +239,13 @@ def test_which_signals_are_sent(monkeypatch: pytest.MonkeyPatch, variables: dict
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
+    losses: dict[str, Callable[[], int]] = {}
+    provider = tracer_provider(losses)
+    if provider is not None:
+        provider.shutdown()
+
     assert (is_wanted("traces"), is_wanted("metrics")) == wanted
-    assert (tracer_provider() is not None) == wanted[0]
+    assert (provider is not None, [*losses]) == (wanted[0], ["traces"] if wanted[0] else [])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from proxy.telemetry.record import RequestRecord
-from proxy.telemetry.trace import Trace, tracer_provider
+from proxy.telemetry.trace import Trace
 from tests.conftest import tables_for
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 
@@ -294,27 +294,6 @@ def test_a_step_in_which_a_request_fails_is_measured_and_marked(provider: Tracer
     assert (failed.name, failed.status.status_code, failed.status.description) == (
         "history", StatusCode.ERROR, "unknown_id",
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("variables", "exports"),
-    [
-        ({}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, True),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1/v1/traces"}, True),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "true"}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "none"}, False),
-    ],
-)
-def test_the_standard_variables_decide_whether_traces_are_exported(monkeypatch, variables, exports):
-    """The OpenTelemetry SDK documents them; the gateway adds none."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    provider = tracer_provider()
-    if provider is not None:
-        provider.shutdown()
-
-    assert (provider is not None) == exports
 
 
 async def test_a_relayed_request_has_a_span_of_its_own_kind(start_gateway, upstream, http, spans, provider):

@@ -1,0 +1,73 @@
+"""Sends spans in a thread, from a bounded queue. The SDK's own waits 30 s for a dead collector, and counts no losses.
+
+Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#batch-span-processor
+"""
+
+import os
+from collections import deque
+
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from proxy.telemetry.export_thread import ExportThread
+
+log = structlog.get_logger()
+
+
+class SpanQueue(ExportThread, SpanProcessor):
+    """Exports sampled spans in batches. What does not fit into the queue, or cannot be sent, is lost and counted."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self.lost_spans = 0
+        self._exporter = exporter
+        self._spans: deque[ReadableSpan] = deque()
+        self._max_spans = _variable("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
+        self._batch_spans = min(self._max_spans, _variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512))
+        super().__init__("span-queue", exporter, delay_s=_variable("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000)
+
+    def count_lost(self) -> int:
+        return self.lost_spans
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Nothing is done with a span that has begun."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a span."""
+        if not span.context.trace_flags.sampled:
+            return
+        if len(self._spans) >= self._max_spans:
+            self.lost_spans += 1
+            return
+        self._spans.append(span)
+        if len(self._spans) >= self._batch_spans:
+            self._has_work.set()
+
+    def shutdown(self) -> None:
+        """Send what waits, for a second at most."""
+        if not self.close():
+            self.lost_spans += len(self._spans)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Spans are sent by the thread only."""
+        del timeout_millis
+        self._has_work.set()
+        return not self._spans
+
+    def send_waiting(self) -> None:
+        while self._spans:
+            batch = [self._spans.popleft() for _ in range(min(len(self._spans), self._batch_spans))]
+            try:
+                is_sent = self._exporter.export(batch) is SpanExportResult.SUCCESS
+            except Exception as error:  # noqa: BLE001  whatever an exporter raises, the next batch is tried
+                log.warning("traces.export_failed", error=type(error).__name__)
+                is_sent = False
+            if not is_sent:
+                self.lost_spans += len(batch)
+
+
+def _variable(name: str, default: int) -> int:
+    """Return a positive number from the environment."""
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isdecimal() and int(text) else default

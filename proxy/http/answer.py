@@ -13,7 +13,8 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from proxy.http.pieces import pieces_of
+from proxy.http.pacing import PacedConnection
+from proxy.http.pieces import PIECE_BYTES, pieces_of
 
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 WITHOUT_BODY = frozenset({204, 304})
@@ -36,6 +37,7 @@ class Answer(web.StreamResponse):
         self._is_chunked = request.version >= (1, 1)
         self._has_body = request.method != "HEAD" and status not in WITHOUT_BODY
         self._unsent_head = b""
+        self._unpaced_bytes = 0  # that were written since others were let write
         self._is_in_frame = False  # whether a part of a frame was written, and the rest was not
         self.written_at = 0.0
         """When something was written last, on the monotonic clock."""
@@ -52,7 +54,6 @@ class Answer(web.StreamResponse):
             await self._write(head)
             for piece in pieces_of([body]):
                 await self._write(piece)
-                await asyncio.sleep(0)  # `_write` waits only for a client that reads slowly
 
     def begin_stream(self) -> None:
         """Prepare the head of a stream; it is sent with the first write."""
@@ -71,7 +72,6 @@ class Answer(web.StreamResponse):
             if last:
                 self._is_in_frame = True
                 await self.write_chunk(last)
-                await asyncio.sleep(0)
             last = piece
         self._is_in_frame = False
         await (self.end_stream(last) if is_last else self.write_chunk(last))
@@ -124,7 +124,12 @@ class Answer(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has disconnected")
         self._put(transport, data)
-        await self._request.writer.drain()
+        await self._request.writer.drain()  # waits only for a client that reads slowly
+        self._unpaced_bytes += len(data)
+        if self._unpaced_bytes >= PIECE_BYTES:
+            self._unpaced_bytes = 0
+            if isinstance(connection := self._request.protocol, PacedConnection):
+                await connection.turns.wait()
 
     def _put(self, transport: asyncio.Transport, data: bytes) -> None:
         transport.write(data)

@@ -1,21 +1,56 @@
-"""Bounds how fast all clients together may upload, so that the event loop has time for small requests."""
+"""Bounds how much all clients together upload and download at a time: the event loop serves small requests between."""
 
 import asyncio
+from collections import deque
 from typing import Any
 
 from aiohttp import web
 
 from proxy.workers import LARGE_READ_BYTES, Pace
 
+PIECES_AT_ONCE = 4
+"""How many pieces of large answers are written in one turn of the event loop, on all connections together."""
+
+
+class WriteTurns:
+    """Lets connections write large answers a few at a time, in the order in which they ask.
+
+    Each would otherwise write a piece in every turn of the event loop, and a small request needs about ten turns.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Wait until another piece may be written: at least until the event loop has served others."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._give)
+        self._waiting.append(turn)
+        await turn
+
+    def _give(self) -> None:
+        for _ in range(min(PIECES_AT_ONCE, len(self._waiting))):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._give)
+
 
 class PacedConnection(web.RequestHandler):
-    """A connection that is not read for a while when the pace of all connections together is exceeded."""
+    """A connection that is not read for a while when the pace of all connections together is exceeded.
 
-    __slots__ = ("_hold", "_pace")
+    `turns` are those in which all connections write large answers.
+    """
 
-    def __init__(self, manager: web.Server, *, pace: Pace, **options: Any) -> None:
+    __slots__ = ("_hold", "_pace", "turns")
+
+    def __init__(self, manager: web.Server, *, pace: Pace, turns: WriteTurns, **options: Any) -> None:
         super().__init__(manager, **options)
         self._pace = pace
+        self.turns = turns
         self._hold: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:

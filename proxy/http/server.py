@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from proxy.http.admission import Admission
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
-from proxy.http.pacing import PacedConnection
+from proxy.http.pacing import PacedConnection, WriteTurns
 from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
 from proxy.wire.errors import HeadgateError, RequestError
@@ -58,6 +58,7 @@ class Server(web.Server):
         self._write_timeout_s = write_timeout_s
         self._admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
+        self._turns = WriteTurns()
         super().__init__(
             handler,
             request_factory=partial(_make_request, max_body_bytes),
@@ -71,7 +72,7 @@ class Server(web.Server):
 
     def __call__(self) -> "Connection":
         timeouts = {"head_timeout_s": self._head_timeout_s, "write_timeout_s": self._write_timeout_s}
-        return Connection(self, pace=self._pace, loop=self._loop, **timeouts, **self._kwargs)
+        return Connection(self, pace=self._pace, turns=self._turns, loop=self._loop, **timeouts, **self._kwargs)
 
     def admit(self, connection: "Connection", file: int) -> None:
         """Let a new connection be served, refused, or closed at once; `file` is its number."""

@@ -189,7 +189,7 @@ class Journals:
 
     async def exists(self, key: JournalKey) -> bool:
         """Whether anything is kept of a journal that can be read. Raises StoreError, Unavailable."""
-        found = await self._entries.tail(key, after=0, limit=1)
+        found = await JournalReader(self._entries, key).tail()
         opened = await self._entries.opener(key)
         return any(len(opened(value) or b"") > HEAD_BYTES for _, value in found)
 

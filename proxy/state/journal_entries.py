@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from proxy.ciphers import Cipher
 from proxy.state.sealing import Sealing
 from proxy.stores import Store
+from proxy.workers import FairSlot
 
 FRAME_END = b"\n\n"
 WHOLE, LAST, PART, LAST_PART, LAST_PART_OF_LAST = range(5)
@@ -80,6 +81,8 @@ class JournalEntries:
     def __init__(self, store: Store, sealing: Sealing | None = None) -> None:
         self._store = store
         self._sealing = sealing
+        self.slot = FairSlot()
+        """For readers of long entries, by team."""
 
     async def append(self, key: JournalKey, entry: JournalEntry, *, ttl_s: float, run: RunSized = run_here) -> None:
         """Raises StoreError, Unavailable."""

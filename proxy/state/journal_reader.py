@@ -1,5 +1,6 @@
 """Reads journals: their entries, these as batches of events, and all of them as the record of a reply."""
 
+import time
 from collections.abc import Callable, Sequence
 
 from proxy.state.journal_entries import (
@@ -20,6 +21,8 @@ from proxy.wire.transcript import Transcript
 
 READ_BYTES = 1_048_576
 """About how much of a journal is read at a time, in bytes: entries are as long as those before them, more or less."""
+SMALL_BYTES = 65_536
+"""A reader that has read less the last time reads at once: the commands of other calls do not wait for that."""
 MOST_ENTRIES = 64
 
 
@@ -32,19 +35,35 @@ class JournalReader:
         self._run = run
         self._position = 0
         self._limit = 1
+        self._read_bytes = READ_BYTES  # by the last read
         self._parts: list[bytes] = []  # of an entry whose last part was not read yet
 
     async def read(self) -> list[JournalEntry]:
         """Return some of the entries that follow; none if there are none now. Raises StoreError, Unavailable."""
-        while found := await self._entries.tail(self._key, self._position, self._limit):
+        while found := await self.tail():
             self._position = found[-1][0]
-            size = sum(len(value) for _, value in found)
+            self._read_bytes = size = sum(len(value) for _, value in found)
             self._limit = min(MOST_ENTRIES, max(1, READ_BYTES * len(found) // (size or 1)))
             opened = await self._entries.opener(self._key)
             entries = await self._run(size, self._decode, [value for _, value in found], opened)
             if entries:
                 return entries
         return []
+
+    async def tail(self) -> Sequence[tuple[int, bytes]]:
+        """Return what is stored next. Long entries are read by one reader at a time: those of teams take turns.
+
+        Raises StoreError.
+        """
+        if self._read_bytes < SMALL_BYTES:
+            return await self._entries.tail(self._key, self._position, self._limit)
+        slot, team = self._entries.slot, self._key.team
+        await slot.take(team)
+        began = time.monotonic()
+        try:
+            return await self._entries.tail(self._key, self._position, self._limit)
+        finally:
+            slot.release(team, time.monotonic() - began)
 
     def _decode(self, values: Sequence[bytes], opened: Callable[[bytes], bytes | None]) -> list[JournalEntry]:
         return [entry for value in values if (entry := self._add(opened(value))) is not None]

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from aiohttp import ClientSession, web
 
+from proxy.http.pacing import PIECES_AT_ONCE, WriteTurns
 from proxy.http.server import Server
 from proxy.workers import LARGE_READ_BYTES, Pace
 
@@ -72,3 +73,25 @@ async def test_uploads_faster_than_the_pace_arrive_whole():
 async def iter_slices(body: bytes):
     for start in range(0, len(body), 65_536):
         yield body[start : start + 65_536]
+
+
+async def test_large_answers_are_written_a_few_pieces_at_a_time():
+    """In the order in which their connections asked; one that has ended takes no turn."""
+    turns, written, most = WriteTurns(), [], 0
+
+    async def write(name: str) -> None:
+        for piece in range(2):
+            written.append((piece, name))
+            await turns.wait()
+
+    names = [f"{number:02}" for number in range(5 * PIECES_AT_ONCE)]
+    writing = [asyncio.create_task(write(name)) for name in names]
+    await asyncio.sleep(0)
+    writing[1].cancel()
+    while not all(task.done() for task in writing):
+        before = len(written)
+        await asyncio.sleep(0)
+        most = max(most, len(written) - before)
+
+    assert most == PIECES_AT_ONCE
+    assert written == [(0, name) for name in names] + [(1, name) for name in names if name != "01"]

@@ -68,7 +68,11 @@ async def resume(target: Target) -> None:
         finally:
             writer.transport.abort()
 
-    await repeat(READERS, follow, target.outcomes)
+    try:
+        await repeat(READERS, follow, target.outcomes)
+    finally:
+        cancelling = build_head(0, "Connection: close", target=f"/v1/responses/{followed}/cancel")
+        target.outcomes[f"cancelled {(await ask(target.port, cancelling))[0]}"] += 1
 
 
 async def read_items(target: Target) -> None:

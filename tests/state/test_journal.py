@@ -350,6 +350,31 @@ async def test_a_journal_that_cannot_be_read_is_an_error(key: JournalKey):
         await Journals(store, WINDOW_S).exists(key)
 
 
+async def test_one_reader_at_a_time_reads_long_entries(
+    store: Store, journals: Journals, writer: JournalWriter, key: JournalKey, monkeypatch: pytest.MonkeyPatch
+):
+    """So the commands of other calls wait for one of them only."""
+    reading, most, tail = 0, 0, store.tail
+
+    async def count(name: str, **where: int) -> Sequence[tuple[int, bytes]]:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0)
+        found = await tail(name, **where)
+        reading -= 1
+        return found
+
+    for letter in "abc":
+        await writer.write([delta(letter * 100_000)])
+        await writer.flush()
+    await writer.close()
+    monkeypatch.setattr(type(store), "tail", lambda _, name, **where: count(name, **where))
+
+    assert {len(events) for events in await asyncio.gather(*(read(journals, key) for _ in range(8)))} == {3}
+    assert most == 1
+
+
 def part(kind: int, first: int, index: int, data: bytes) -> bytes:
     return bytes([kind]) + first.to_bytes(8) + index.to_bytes(4) + data
 

@@ -82,6 +82,13 @@ POLICY_DECISIONS = Metric(
 RETRIES = Metric(
     "headgate.retries", "counter", "{attempt}", "Attempts beyond a call's first.", (ROUTE, TARGET)
 )  # fmt: skip
+REPAIRS = Metric(
+    "headgate.stream.repairs",
+    "counter",
+    "{repair}",
+    "What was mended in streams of backends, by the field or event that was at fault.",
+    (TARGET, "headgate.repair"),
+)
 QUEUE_DURATION = Metric(
     "headgate.target.queue.duration", "histogram", "s", "How long calls waited for a place at a target.", (TARGET,),
     GENAI_BOUNDS,

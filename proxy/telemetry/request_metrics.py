@@ -54,6 +54,7 @@ class RequestMetrics:
         self._lookups, self._lookup_duration = counter(metrics.CACHE_LOOKUPS), histogram(metrics.CACHE_DURATION)
         self._cache_bytes, self._cache_tokens = counter(metrics.CACHE_BYTES), counter(metrics.CACHE_TOKENS)
         self._retries, self._queue = counter(metrics.RETRIES), histogram(metrics.QUEUE_DURATION)
+        self._repairs = counter(metrics.REPAIRS)
         self._models, self._codes = Names(), Names()
         self._plans: dict[tuple[Any, ...], _Plan] = {}
         instruments.observe(self._read_active)
@@ -69,12 +70,19 @@ class RequestMetrics:
             count = getattr(record, name)
             if type(count) is int and 0 < count < LARGEST_COUNT:  # an upstream may have sent anything
                 cell.value += count
-        if record.attempts is not None:
-            self._retries.of(record.route or "", record.backend or "").value += record.attempts - 1
-        if record.queue_s is not None:
-            self._queue.of(record.backend or "").add(record.queue_s)
+        if record.attempts is not None or record.repairs is not None or record.queue_s is not None:
+            self._add_rare(record, record.backend or "")
         if plan.steps or plan.inference is not None:
             self._add_durations(plan, record, steps)
+
+    def _add_rare(self, record: RequestRecord, target: str) -> None:
+        """Add what most requests have not."""
+        if record.attempts is not None:
+            self._retries.of(record.route or "", target).value += record.attempts - 1
+        if record.queue_s is not None:
+            self._queue.of(target).add(record.queue_s)
+        for repair, _, count in (each.partition("=") for each in (record.repairs or "").split()):
+            self._repairs.of(target, repair).value += int(count)
 
     @staticmethod
     def _add_durations(plan: _Plan, record: RequestRecord, steps: Steps) -> None:

@@ -97,7 +97,7 @@ def test_the_pipelines_of_the_collector_are_complete():
         assert {name for pipeline in pipelines for name in pipeline[kind]} == set(config[kind])
 
 
-def tables(upstream: FakeUpstream) -> dict[str, Any]:
+def tables(upstream: FakeUpstream, folder: Path) -> dict[str, Any]:
     """Return a config with which all goes wrong that alerts watch: its state cannot be reached."""
     backend = {"use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True, "max_concurrent": 1}
     names = ("fake", "refusing", "failing", "faulty")
@@ -107,6 +107,7 @@ def tables(upstream: FakeUpstream) -> dict[str, Any]:
     return tables_for(
         upstream,
         admin={"port": 0},
+        audit={"path": str(folder / "audit")},
         state={"use": "redis", "url": "redis://127.0.0.1:1/0"},
         policy=[{"use": "metadata_limits"}, budget],
         backend=[*backends, crashing],
@@ -137,7 +138,7 @@ async def test_every_query_returns_data_of_a_real_run(
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
     configure_logs(console=False, tally=tally)
     upstream.answer = answer
-    gateway = await start_gateway(tables(upstream), logged=tally)
+    gateway = await start_gateway(tables(upstream, tmp_path), logged=tally)
     lines = map(orjson.loads, written.getvalue().splitlines())
     admin = next(line["address"] for line in lines if line["event"] == "admin.started")
     shutil.copytree(FOLDER, tmp_path / "telemetry")

@@ -216,3 +216,13 @@ def test_names_from_outside_are_bounded():
     assert (by_model["m0"], by_model["m1"], by_model["other"]) == (1, 2, MAX_PLANS + 2 - MAX_NAMES)
     assert [labels[1] for labels in counted if "rejected" in labels] == ["other", "m0"]
     assert sum(instruments.snapshot()[metrics.USED_TOKENS["input_tokens"]].values()) == 0
+
+
+def test_repairs_of_streams_are_counted_by_what_was_at_fault():
+    """The record has them as a text."""
+    instruments = Instruments()
+    own = RequestMetrics(instruments)
+    for repairs in ("output=1 sequence_number=24", None, "output=2"):
+        own.record(RequestRecord(method="POST", backend="b", repairs=repairs), 0.1, (), "/v1/responses")
+
+    assert instruments.snapshot()[metrics.REPAIRS] == {("b", "output"): 3, ("b", "sequence_number"): 24}

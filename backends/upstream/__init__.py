@@ -147,8 +147,10 @@ class Upstream(UpstreamSettings):
         await self._client.close()
 
     def respond(self, call: Call, context: Context) -> AbstractAsyncContextManager[Reply]:
-        call, ignored = self.fitted(call, context)
-        headers = ignored_header(ignored)
+        headers: Mapping[str, str] = {}
+        if self.needs_fitting:
+            call, ignored = self.fitted(call, context)
+            headers = ignored_header(ignored)
 
         async def read(answer: UpstreamAnswer | TurnAnswer) -> Reply:
             if isinstance(answer, TurnAnswer):
@@ -235,7 +237,7 @@ class Upstream(UpstreamSettings):
         begun, place.reply = place.reply, None  # another attempt asks for a response of its own
         if isinstance(begun, TurnAnswer):
             return begun
-        if place.brief is not None:
+        if place.brief is not None and self.needs_fitting:
             place = replace(place, brief=self.fitted(place.brief, context)[0])
         link = place.connection.part(
             self.name,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self
 
+import orjson
+
 from backends.upstream.decode import Decoder
 from backends.upstream.dialects.repairs import Repair, StreamRepairs
 from backends.upstream.errors import invalid_answer
@@ -17,7 +19,7 @@ from backends.upstream.scrub import Scrubber
 from proxy.context import Context
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import BackendError
-from proxy.wire.event import TERMINALS, Batch, Reply, parse_leniently, response_reply
+from proxy.wire.event import TERMINALS, Batch, Reply, parse_leniently, parse_payload, response_reply
 from proxy.wire.sse import SSEParser
 from proxy.workers import LARGE_BYTES
 
@@ -89,7 +91,9 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     is_called_stream = answer.content_type == EVENT_STREAM
     if is_called_stream:
         answer.count_events()
-    start = await _read_start(answer, decoder)
+    start = await read_chunk(answer, decoder)
+    if len(start) < SHORTEST_START:
+        start = await _read_more(start, answer, decoder)
     if (_JSON_START.match(start) is None) if is_called_stream else _FIELD_START.match(start):
         if not is_called_stream:
             answer.count_events()
@@ -99,14 +103,16 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     if values > MAX_VALUES:
         raise invalid_answer(f"a response of more than {MAX_VALUES} values")
     context.memory.grow(parsed_bytes(len(body), values))
-    found = f"{answer.status} with {_content_type(answer, limits)} that is not"
     try:
         response = await context.run(len(body), _parse_response, body)
-    except ValueError as error:
-        raise invalid_answer(f"{found} {'a response' if has_id else 'a JSON object'}") from error
-    refused = refusal_in_success(response, headers, has_id=has_id)
-    if refused is None and has_id and "id" not in response:
-        raise invalid_answer(f"{found} a response")
+        if "id" in response and not response.get("error"):  # almost always
+            return response_reply(response, headers, body)
+        refused = refusal_in_success(response, headers, has_id=has_id)
+        if refused is None and has_id:
+            _ = response["id"]
+    except (ValueError, KeyError) as error:
+        found = f"{answer.status} with {_content_type(answer, limits)}"
+        raise invalid_answer(f"{found} that is not {'a response' if has_id else 'a JSON object'}") from error
     return response_reply(response, headers, body) if refused is None else refused
 
 
@@ -163,9 +169,8 @@ class Stream:
         return batch
 
 
-async def _read_start(answer: UpstreamAnswer, decoder: Decoder) -> bytes:
+async def _read_more(start: bytes, answer: UpstreamAnswer, decoder: Decoder) -> bytes:
     """Return the first bytes of a body, enough to show what it is, or all of it. Raises BackendError."""
-    start = await read_chunk(answer, decoder)
     while len(start) < SHORTEST_START and (more := await read_chunk(answer, decoder)):
         start += more
     return start
@@ -200,7 +205,10 @@ def _without_secrets(chunks: list[bytes], scrubber: Scrubber) -> bytes:
 
 def _parse_response(body: bytes) -> Mapping[str, Any]:
     """Raises ValueError for what is not a JSON object."""
-    response = parse_leniently(body)
+    try:
+        response = parse_payload(body)
+    except orjson.JSONDecodeError:
+        response = parse_leniently(body)
     output = response.get("output")
     if isinstance(output, list) and len(output) > MAX_ITEMS:
         raise BackendError("The upstream's answer has too many items.", code="upstream_too_large", source="gateway")

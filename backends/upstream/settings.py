@@ -1,6 +1,7 @@
 """The keys of an upstream in the config."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -199,10 +200,13 @@ class UpstreamSettings(Backend):
         return {str(name): least for name, least in self.minimums.items()}
 
     async def preview(self, call: Call, context: Context) -> Mapping[str, str]:
-        return ignored_header(self.fitted(call, context)[1])
+        return ignored_header(self.fitted(call, context)[1]) if self.needs_fitting else {}
+
+    @cached_property
+    def needs_fitting(self) -> bool:
+        """Whether there is anything that it may refuse."""
+        return bool(self.drop_fields) or self.includes is not None
 
     def fitted(self, call: Call, context: Context) -> tuple[Call, Sequence[str]]:
         """Return the call as the upstream takes it, and the names of what has no effect."""
-        if not self.drop_fields and self.includes is None:
-            return call, ()
         return fit(call, self.drop_fields, self.includes, context.held_fields)

@@ -119,7 +119,8 @@ class AttemptedReply:
 def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts: int, context: Context) -> None:
     """Note which target has answered, and after how many attempts."""
     reply = outcome.reply
-    context.is_answered = reply is not None and reply.status == 200 and not outcome.is_refused
+    begins = reply is not None and reply.status == 200
+    context.is_answered = begins and (outcome.first_error is None or not outcome.is_refused)
     context.target = choice.target.backend.name if context.is_answered else None
     if attempts > 1:
         context.record.attempts = attempts
@@ -130,7 +131,7 @@ def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts
 
 def _settled(outcome: AttemptOutcome, attempts: int) -> Reply:
     """Return the reply of the last attempt, or raise its error, saying truthfully whether another one may help."""
-    reply = outcome.refusal() or outcome.reply
+    reply = outcome.reply if outcome.first_error is None else outcome.refusal() or outcome.reply
     if reply is not None and (attempts == 1 or outcome.is_success):
         return reply
     advice = {} if attempts == 1 else {"x-should-retry": "true" if outcome.next is Next.ANY_TARGET else "false"}

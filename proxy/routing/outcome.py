@@ -87,7 +87,7 @@ class AttemptOutcome:
     def may_have_run(self) -> bool:
         """Whether the target may have worked on the call, or may still do so."""
         if self.reply is not None:
-            return self.reply.status == 200 and not self.is_refused
+            return self.reply.status == 200 and (self.first_error is None or not self.is_refused)
         return self.error is not None and self.error.sent
 
     @property
@@ -156,7 +156,8 @@ async def begin(reply: Reply) -> tuple[Reply, str | None]:
             break
     else:
         raise stream_cut()
-    begun, error = _Begun(first, batches), _refusal_in(first)
+    begun = _Begun(first, batches)
+    error = None if first[0].type in OPENERS else _refusal_in(first)  # almost all begin with one of those
     if error is not None:
         refusing = Reply(reply.status, reply.headers, batches=_Refusing(first, batches, error))
         return refusing, error.code or error.type or "upstream_error"
@@ -194,9 +195,7 @@ class _Refusing(_Begun):
 
 
 def _refusal_in(batch: Batch) -> ForeignError | None:
-    """Return the error with which a stream begins, before any other event; None for almost all streams."""
-    if batch[0].type in OPENERS:
-        return None
+    """Return the error with which a stream begins, before any other event."""
     for unit in batch:
         if not _is_comment(unit):
             return error_in(unit)

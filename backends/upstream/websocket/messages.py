@@ -18,6 +18,7 @@ from backends.upstream.scrub import Scrubber
 from proxy.wire.bounds import has_more_values
 from proxy.wire.call import Call
 from proxy.wire.event import FOLLOWED, TERMINALS, Event, MessageRun, Run, parse_leniently
+from proxy.wire.foreign_errors import read_error
 from proxy.wire.large_json import TooMuchText, dumps
 from proxy.wire.sse import MAX_FRAME_VALUES, candidate_patterns
 
@@ -172,18 +173,17 @@ def fields_of(payload: bytes) -> Mapping[str, Any]:
 def refusal_of(payload: bytes) -> tuple[int, dict[str, str], Mapping[str, Any]]:
     """Return the status, the headers (names in lower case) and the error of an `error` message.
 
-    One that is too large to be forwarded has an error without words.
-    A message without a status is a fault of the upstream. Some servers have the fields of the error at the top level.
+    One that is too large to be forwarded has an error without words. A message without a status is a fault of the
+    upstream, unless its type or code stands for another. Some servers have the fields of the error at the top level.
     """
     is_large = len(payload) > MAX_REFUSAL_BYTES or has_more_values(payload, MAX_REFUSAL_VALUES)
     fields = {} if is_large else fields_of(payload)
-    inner = fields.get("error")
-    error = dict(inner) if isinstance(inner, dict) else {
-        name: fields.get(name) for name in ("code", "message", "param")
-    }  # fmt: skip
-    status = fields.get("status")
+    inner, status = fields.get("error"), fields.get("status")
+    flat = {name: fields.get(name) for name in ("code", "message", "param")}
+    error = dict(inner) if isinstance(inner, dict) else flat | ({"message": inner} if isinstance(inner, str) else {})
     if not isinstance(status, int) or not 400 <= status < 600:
-        status = 400 if error.get("type") == "invalid_request_error" else 502
+        read = read_error({name: value for name, value in fields.items() if name != "status"})
+        status = 502 if read is None else read.status or 502
     sent = error.pop("headers", None)
     headers = sent if isinstance(sent, dict) else {}
     return status, {str(name).lower(): value for name, value in headers.items() if isinstance(value, str)}, error

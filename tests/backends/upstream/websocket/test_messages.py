@@ -126,6 +126,12 @@ def test_an_error_beyond_the_limits_has_no_words():
             (429, {"retry-after": "1"}, {"code": "c"}),
         ),
         ({"error": {"type": "invalid_request_error"}}, (400, {}, {"type": "invalid_request_error"})),
+        ({"error": "No."}, (502, {}, {"code": None, "message": "No.", "param": None})),
+        (
+            {"type": "error", "code": "rate_limit_exceeded"},
+            (429, {}, {"code": "rate_limit_exceeded", "message": None, "param": None}),
+        ),
+        ({"error": {"code": 503}}, (503, {}, {"code": 503})),
         ({"status": 200, "error": {"code": "c"}}, (502, {}, {"code": "c"})),
         ({"status": "400", "error": {"code": "c", "headers": []}}, (502, {}, {"code": "c"})),
         ({"code": "c", "message": "m"}, (502, {}, {"code": "c", "message": "m", "param": None})),

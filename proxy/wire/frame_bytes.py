@@ -17,10 +17,12 @@ from proxy.wire.frames import (
     PING,
     PONG,
     TEXT,
+    WHOLE_TEXT,
     apply_mask,
 )
 
-_TEXT_HEAD = bytes((FIN | TEXT, 126))  # before a length of two bytes
+_SHORT_HEADS = tuple(bytes((WHOLE_TEXT, size)) for size in range(MAX_CONTROL_BYTES + 1))
+_TEXT_HEAD = bytes((WHOLE_TEXT, 126))  # before a length of two bytes
 
 
 def text_frames(payload: bytes) -> Iterator[bytes]:
@@ -35,7 +37,9 @@ def short_frames(payloads: Iterable[bytes]) -> bytes:
     parts: list[bytes] = []
     for payload in payloads:
         size = len(payload)
-        if MAX_CONTROL_BYTES < size < 65_536:
+        if size <= MAX_CONTROL_BYTES:
+            parts += (_SHORT_HEADS[size], payload)
+        elif size < 65_536:
             parts += (_TEXT_HEAD, size.to_bytes(2), payload)
         else:
             parts.append(_frame(TEXT, payload))
@@ -67,7 +71,7 @@ def masked_text(payload: bytes) -> Iterator[bytes]:
 
 def _masked_head(size: int) -> bytes:
     """Return how the frame of a text message of a client begins, without its mask."""
-    head = bytearray(_head(FIN | TEXT, size))
+    head = bytearray(_head(WHOLE_TEXT, size))
     head[1] |= MASKED
     return bytes(head)
 

@@ -31,6 +31,8 @@ class FrameError(Exception):
         self.code = code
 
 
+MAX_TEXTS = 2048
+"""How many short messages are read at once: each costs time, however short it is."""
 PART_BYTES = 131_072
 """A longer message is kept in parts of about this size, in bytes, and so is one that is sent."""
 
@@ -100,8 +102,8 @@ class FrameParser:
     def read_short_texts(self, max_bytes: int) -> list[bytes]:
         """Return the payloads of the text messages that come next, as long as each is one whole frame without a mask.
 
-        Those are nearly all that a server sends, so they cost as little as possible. A payload of 64 KiB or more, and
-        what follows about `max_bytes`, is left for later.
+        Those are nearly all that a server sends, so they cost as little as possible. A payload of 64 KiB or more is
+        left for later, and so is what follows about `max_bytes` or MAX_TEXTS.
         """
         if self._head is not None or self._opcode != CONTINUATION:
             return []
@@ -109,7 +111,9 @@ class FrameParser:
         payloads: list[bytes] = []
         available = len(data)
         last = min(available - 3, position + max_bytes)  # a length of two bytes can be read before it
-        while position < last and data[position] == WHOLE_TEXT:
+        for _ in range(MAX_TEXTS):
+            if position >= last or data[position] != WHOLE_TEXT:
+                break
             length, start = data[position + 1], position + 2
             if length == _LENGTH_OF_TWO_BYTES:
                 length, start = data[start] << 8 | data[position + 3], position + 4

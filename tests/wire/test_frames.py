@@ -16,6 +16,7 @@ from proxy.wire.frame_bytes import (
 )
 from proxy.wire.frames import (
     CLOSE,
+    MAX_TEXTS,
     NO_STATUS,
     PART_BYTES,
     PROTOCOL_ERROR,
@@ -210,3 +211,11 @@ def test_what_a_server_must_not_send_is_refused(data: bytes, code: int):
         with pytest.raises(FrameError) as caught:
             read_of_server(b"\x81\x01a" + data, piece, limit=100)
         assert caught.value.code == code
+
+
+def test_short_messages_of_a_server_are_read_in_portions():
+    """By their bytes and by their number."""
+    parser = FrameParser(1000, is_masked=False)
+    parser.push(b"\x81\x02{}" * (MAX_TEXTS + 150))
+
+    assert [len(parser.read_short_texts(size)) for size in (400, 10**6, 10**6)] == [100, MAX_TEXTS, 50]

@@ -89,14 +89,15 @@ class TurnAnswer:
         """Add an event, or a run of others. What comes after `close` is dropped."""
         if self.is_closed or self._error is not None:
             return
+        size = unit.received_bytes
         try:
-            self._memory.grow(unit.received_bytes)
+            self._memory.grow(size)
         except HeadgateError as error:
             self.fail(error)
             return
         self.first = self.first or unit
         self._units.append(unit)
-        self._size += unit.received_bytes
+        self._size += size
         self.is_complete = unit.type in LAST
         _wake(self._reader)
 

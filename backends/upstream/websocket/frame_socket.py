@@ -16,6 +16,7 @@ from proxy.wire.errors import HeadgateError, Unavailable
 from proxy.wire.frame_bytes import close_frame, ping_frame, pong_frame
 from proxy.wire.frames import (
     GOING_AWAY,
+    MAX_TEXTS,
     NO_STATUS,
     PROTOCOL_ERROR,
     TOO_BIG,
@@ -182,13 +183,15 @@ class FrameSocket(asyncio.Protocol):
         last = parser.pending_bytes - STEP_BYTES
         has_more = True
         try:
-            while has_more and not self._is_paused and self._error is None and parser.pending_bytes > last:
-                if receiver is not None and (payloads := parser.read_short_texts(STEP_BYTES)):
+            while has_more and not self._is_paused and self._error is None:
+                payloads = parser.read_short_texts(STEP_BYTES)
+                if payloads and receiver is not None:
                     receiver.receive(payloads)
-                    continue
                 messages, has_more = parser.read(1)
                 for message in messages:
                     self._take(message)
+                if has_more and (len(payloads) == MAX_TEXTS or parser.pending_bytes <= last):
+                    break
             if self._error is None:
                 self._partial.release()
                 self._partial.grow(parser.pending_bytes)

@@ -134,7 +134,7 @@ def build(typed: Mapping[str, Any]) -> Config:
     if parts["rules"] is not None:
         faults += consistency.selector_faults(tables.policy, tables.caller)
     faults += consistency.file_faults(tables.audit, tables.record)
-    faults += consistency.listen_faults(tables.server, tables.caller)
+    faults += consistency.listen_faults(tables.server, tables.admin, tables.caller)
     if faults:
         raise ConfigError("\n".join(faults))
     warnings = tuple(consistency.idle_policies(parts["rules"], tables.policy, tables.route))

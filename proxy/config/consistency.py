@@ -9,7 +9,7 @@ from typing import Any
 
 from backends import Backend
 from policies.support.globs import compile_globs, overlap
-from proxy.config.schema import CallerTable, RelayTable, RouteTable, ServerTable
+from proxy.config.schema import AdminTable, CallerTable, RelayTable, RouteTable, ServerTable
 from proxy.identity.directory import ANONYMOUS, KEY
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import AuditTable
@@ -85,8 +85,10 @@ def file_faults(audit: AuditTable | None, record: RecordTable | None) -> Iterato
         yield f"audit.path and record.path: both are {audit.path}; give each a file of its own"
 
 
-def listen_faults(server: ServerTable, callers: Sequence[CallerTable]) -> Iterator[str]:
-    """A gateway without keys that others can reach."""
+def listen_faults(server: ServerTable, admin: AdminTable | None, callers: Sequence[CallerTable]) -> Iterator[str]:
+    """A gateway without keys that others can reach, and two listeners on one port."""
+    if admin is not None and admin.port and admin.port == server.port:
+        yield f"admin.port: {admin.port} is server.port too; give each listener a port of its own"
     if not callers and not _is_loopback(server.host):
         yield (
             f"server.host: {server.host} is reachable by others, and there is no [[caller]]; "

@@ -156,6 +156,7 @@ BROKEN = {
     "a caller without a key": ('[[caller]]\nname = "a"', "caller[0]: give either key"),
     "an invalid digest": (f'[[caller]]\nname = "a"\nkey_sha256 = "{KEY}"', "caller[0].key_sha256: String should match pattern"),
     "open on all addresses": ('[server]\nhost = "0.0.0.0"', "server.host: 0.0.0.0 is reachable by others, and there is no [[caller]]"),
+    "two listeners on a port": ("[admin]\nport = 8080", "admin.port: 8080 is server.port too; give each listener a port of its own"),
     "open to a network": ('[server]\nhost = "192.168.0.7"', "server.host: 192.168.0.7 is reachable by others"),
     "open on a name": ('[server]\nhost = "gateway.example"', "server.host: gateway.example is reachable by others"),
     "open on an empty host": ('[server]\nhost = ""', "server.host:  is reachable by others"),

@@ -4,6 +4,7 @@ import asyncio
 import io
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,13 +27,36 @@ from tests.upstream import FakeUpstream, canonical
 FOLDER = Path(__file__).parents[2] / "deploy" / "telemetry"
 DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
 VARIABLES = {"$__rate_interval": "20s", "$__range": "1m", "$instance": ".*"}
+ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())
+PROMTOOL = shutil.which("promtool")
+RISING, STILL = "0+60x30", "0x30"
+# What is scraped in each minute when something is wrong, and when all is well.
+SYMPTOMS = {
+    'up{job="headgate"}': ("0x30", "1x30"),
+    'headgate_calls_total{headgate_outcome="success"}': (RISING, RISING),
+    'headgate_calls_total{headgate_outcome="failed"}': (RISING, STILL),
+    'headgate_target_breaker{headgate_target="t"}': ("2x30", STILL),
+    'headgate_target_attempts_total{headgate_target="t",error_type="upstream_auth"}': (RISING, STILL),
+    'headgate_target_waiting{headgate_target="t"}': ("3x30", STILL),
+    'gen_ai_client_inference_time_to_first_chunk_seconds_bucket{headgate_target="t",le="20.48"}': (STILL, RISING),
+    'gen_ai_client_inference_time_to_first_chunk_seconds_bucket{headgate_target="t",le="40.96"}': (RISING, RISING),
+    'gen_ai_client_inference_time_to_first_chunk_seconds_bucket{headgate_target="t",le="+Inf"}': (RISING, RISING),
+    'db_client_operation_duration_seconds_count{headgate_store="state",error_type="store_failed"}': (RISING, STILL),
+    'headgate_log_events_total{headgate_event="ownership.write_failed",headgate_level="warning"}': (RISING, STILL),
+    'headgate_log_events_total{headgate_event="request.crashed",headgate_level="error"}': (RISING, STILL),
+    'headgate_lost_total{headgate_signal="log"}': (RISING, STILL),
+    'headgate_policy_decisions_total{headgate_policy="p",headgate_policy_decision="unavailable"}': (RISING, STILL),
+    'headgate_event_loop_lag_seconds_bucket{instance="i",le="0.1"}': (STILL, RISING),
+    'headgate_event_loop_lag_seconds_bucket{instance="i",le="1.0"}': (RISING, RISING),
+    'headgate_event_loop_lag_seconds_bucket{instance="i",le="+Inf"}': (RISING, RISING),
+}
 CONDITION = re.compile(r" (==|>) [\d.]+$")
 WORD = re.compile(r"\b(?:headgate|gen_ai|http|db|process|error)_\w+")
 
 
 def alert_queries() -> Iterator[str]:
     """Yield the query of each alert without its condition: it returns data although nothing is wrong."""
-    for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]:
+    for group in ALERTS["groups"]:
         for rule in group["rules"]:
             query, count = CONDITION.subn("", rule["expr"])
             assert count == 1, rule
@@ -95,6 +119,21 @@ def test_the_pipelines_of_the_collector_are_complete():
 
     for kind in ("receivers", "processors", "exporters"):
         assert {name for pipeline in pipelines for name in pipeline[kind]} == set(config[kind])
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool; install Debian's package prometheus")
+@pytest.mark.parametrize("is_ill", [True, False])
+def test_alerts_fire_when_something_is_wrong(is_ill: bool, tmp_path: Path):
+    """Each one does, and none while all is well."""
+    series = [{"series": name, "values": ill if is_ill else well} for name, (ill, well) in SYMPTOMS.items()]
+    names = [rule["alert"] for group in ALERTS["groups"] for rule in group["rules"]]
+    firing = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in names if is_ill]
+    check = {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "25m", "exp_samples": firing}
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": [check]}
+    whole = {"rule_files": [str(FOLDER / "alerts.yml")], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(whole))
+
+    assert subprocess.run([PROMTOOL, "test", "rules", str(tmp_path / "test.yml")], check=False).returncode == 0
 
 
 def tables(upstream: FakeUpstream, folder: Path) -> dict[str, Any]:

@@ -315,6 +315,16 @@ async def test_a_method_that_an_upstream_does_not_have_is_501(client: AsyncOpenA
     assert (refused.value.status_code, refused.value.code) == (501, "not_supported")
 
 
+async def test_a_deletion_that_is_answered_with_nothing_is_one(client: AsyncOpenAI, upstream: StatefulUpstream):
+    """204 is a success; the object is the gateway's own."""
+    created, conversation = await client.responses.create(model=MODEL, input="Hi"), await client.conversations.create()
+    upstream.override = lambda request: web.Response(status=204)
+    await client.responses.delete(created.id)
+    deleted = await client.conversations.delete(conversation.id)
+
+    assert deleted.model_dump() == {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
+
+
 async def test_answers_that_are_no_json_object_are_502(client: AsyncOpenAI, upstream: StatefulUpstream):
     """They say nothing that a client of the protocol can read."""
     created = await client.responses.create(model=MODEL, input="Hi")

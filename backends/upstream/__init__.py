@@ -42,7 +42,7 @@ from proxy.context import Context
 from proxy.lane import LANE_CALL, LaneCall
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
 from proxy.wire.errors import BackendError
-from proxy.wire.event import Reply
+from proxy.wire.event import Reply, response_reply
 from proxy.wire.headers import HeaderNames, scope_idempotency_key
 from proxy.wire.ignored import ignored_header
 from proxy.wire.large_json import dumps
@@ -172,7 +172,10 @@ class Upstream(UpstreamSettings):
             return await ask_again(send, request.method, self.name, context)
 
         async def read(answer: UpstreamAnswer) -> Reply:
-            reply = await reply_of(answer, context, self._limits, has_id=False)
+            if request.method == "DELETE" and answer.status == 204:
+                return response_reply(request.deleted, {})
+            # A stream that is resumed begins in the middle: it is not mended.
+            reply = await reply_of(answer, context, replace(self._limits, repairs=()), has_id=False)
             if reply.status == 405:
                 raise unsupported(f"{request.method} requests for {request.kind}")
             return reply

@@ -23,3 +23,9 @@ class ResourceRequest:
     def path(self) -> str:
         """The path behind the API's base address, such as responses/resp_1/cancel."""
         return "/".join([self.kind, *([] if self.id is None else [self.id]), *self.rest])
+
+    @property
+    def deleted(self) -> Mapping[str, Any]:
+        """The object with which a deletion is answered."""
+        kind = "response" if self.kind == "responses" else "conversation.deleted"
+        return {"id": self.id, "object": kind, "deleted": True}

@@ -96,6 +96,8 @@ class StreamRepairs:
     def _mend_event(self, event: Event) -> list[Event]:
         """Return an event as clients can read it, and before it those that are missing."""
         kind, data = event.type, event.data
+        if not kind:
+            return [event]
         before = self._missing_before(kind, data)
         changed = self._changed(kind, data)
         if self._number is None and "sequence_number" in self._kinds:

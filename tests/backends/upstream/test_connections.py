@@ -47,6 +47,9 @@ REMOVED = {
     "set-cookie": "__cf_bm=1; Path=/", "alt-svc": 'h3=":443"', "strict-transport-security": "max-age=1", "server": "secret",
     "keep-alive": "timeout=5", "x-hop": "1", "proxy-authenticate": "Basic", "proxy-connection": "keep-alive", "cache-status": "theirs; hit", "trailer": "x",
     "x-headgate-policy": "theirs", "cache-control": "max-age=60", "upgrade": "h2c", "server-timing": "db;dur=1",
+    "access-control-allow-origin": "*", "access-control-expose-headers": "*", "content-security-policy": "sandbox",
+    "x-frame-options": "DENY", "clear-site-data": "cookies", "refresh": "0; url=https://a.example", "location": "/x",
+    "link": "</x>; rel=preload", "nel": "{}", "report-to": "{}", "permissions-policy": "camera=()", "vary": "origin",
     "x-backend-server": "10.0.0.1", "x-powered-by": "python", "cf-ray": "1", "www-authenticate": "Bearer",
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from random import Random
 from typing import Any
 
 import orjson
@@ -171,3 +172,31 @@ def test_odd_frames_break_nothing(odd: bytes, at: int):
         assert isinstance(units[-1], Event)
         assert units[-1].type == "response.completed"
         assert units[-1].response["output"] == COMPLETED["response"]["output"]
+
+
+ODD: list[Any] = [None, -1, 2**53, "x", [], {}, [1], {"id": 1}, True, 1.5, {"type": []}]
+
+
+def mutated(value: Any, random: Random) -> Any:
+    """Return a JSON value with fields removed or replaced by others, anywhere."""
+    if isinstance(value, list):
+        return [mutated(inner, random) for inner in value if random.random() > 0.05]
+    if not isinstance(value, dict):
+        return value
+    kept = {name: inner for name, inner in value.items() if random.random() > 0.04}
+    return {
+        name: random.choice(ODD) if random.random() < 0.04 else mutated(inner, random) for name, inner in kept.items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_stream_breaks_the_repairs(seed: int):
+    """Whatever an upstream sends, in whatever order, the repairs return frames of JSON."""
+    random = Random(seed)
+    for _ in range(10):
+        sick = [mutated(event, random) if random.random() < 0.4 else event for event in EVENTS if random.random() > 0.1]
+        if random.random() < 0.3:
+            random.shuffle(sick)
+        events, _repairs = mended(frames(sick), chunk=random.choice([50, 300, 1 << 20]))
+
+        assert len(events) >= len(sick)

@@ -96,8 +96,8 @@ class Attempt:
 
     async def _take_place(self, places: Places) -> AttemptOutcome | None:
         """Wait for a place; return the outcome if there is none."""
-        started = asyncio.get_running_loop().time()
-        is_free = places.is_free
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
             await places.take(self._context.caller.team)
         except BackendError as error:
@@ -106,8 +106,8 @@ class Attempt:
             log_failure(self.choice.target.backend.name, error, self._context)
             return AttemptOutcome(self.choice.call, error=error)
         finally:
-            if not is_free:
-                self._context.record.queue_s = round(asyncio.get_running_loop().time() - started, 4)
+            if waited_s := round(loop.time() - started, 4):
+                self._context.record.queue_s = waited_s
         return None
 
     async def _open(self, call: Call) -> AttemptOutcome:

@@ -77,13 +77,31 @@ def panel_queries() -> Iterator[str]:
             yield query
 
 
+def defined() -> list[Metric]:
+    """Return all metrics."""
+    return [each for each in (*vars(metrics).values(), *metrics.USED_TOKENS.values()) if isinstance(each, Metric)]
+
+
 def known_words() -> Iterator[str]:
     """Yield the names of all series and labels."""
-    defined = [*vars(metrics).values(), *metrics.USED_TOKENS.values()]
-    for metric in (each for each in defined if isinstance(each, Metric)):
+    for metric in defined():
         name = metric_name(metric)
         yield from [f"{name}{end}" for end in ("_bucket", "_sum", "_count")] if metric.bounds else [name]
         yield from (label.replace(".", "_") for label in metric.labels)
+
+
+def test_every_metric_is_described_with_its_labels():
+    """In the table of proxy/admin/README.md; "as above" stands for the labels of the row before."""
+    text = (FOLDER.parents[1] / "proxy" / "admin" / "README.md").read_text().partition("## The metrics")[2]
+    rows = [
+        line.split("|") for line in text.partition("`headgate.transport`:")[0].splitlines() if line.startswith("| `")
+    ]
+    described = {name: row[2] for row in rows for name in re.findall(r"`([^`]+)`", row[1])}
+
+    assert described.keys() == {metric.name for metric in defined()}
+    for metric in defined():
+        labels = set(re.findall(r"`([^`]+)`", described[metric.name]))
+        assert "as above" in described[metric.name] or labels == set(metric.labels), metric.name
 
 
 def test_queries_name_metrics_and_labels_that_exist():

@@ -32,7 +32,6 @@ from tests.conftest import StartGateway, tables_for
 from tests.examples import ANNA, JSON, NO_DEADLINE, apply_policy, draw_examples, make_call, make_context, reply_check_of
 from tests.raw import events, until
 from tests.redis_server import RedisServer
-from tests.sdk import connect_sdk
 from tests.upstream import FakeUpstream, hang
 
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "in_progress"}
@@ -856,46 +855,6 @@ async def test_the_call_beyond_the_budget_is_never_forwarded(
     assert received[-1] == "[DONE]"
 
 
-async def test_open_items_are_closed_as_incomplete(gateway_with: Any, http, upstream: FakeUpstream):
-    """Several items may be open at the same time; none stays open."""
-    message = items("message")[0]
-    opened = message | {"status": "in_progress", "content": []}
-    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-    search, other = (items("web_search_call")[0] | {"id": f"ws_{n}", "status": "in_progress"} for n in (1, 2))
-    sent: list[dict[str, Any]] = [
-        {"type": "response.created", "response": response_object({"model": "m"}, response_id="resp_1", created_at=1)},
-        {"type": "response.output_item.added", "output_index": 0, "item": opened},
-        {"type": "response.content_part.added", "item_id": message["id"], "output_index": 0, "content_index": 0, "part": part},
-        {"type": "response.output_item.added", "output_index": 1, "item": search},
-        {"type": "response.output_text.delta", "item_id": message["id"], "output_index": 0, "content_index": 0, "delta": "So"},
-        {"type": "response.output_item.added", "output_index": 2, "item": other},
-    ]  # fmt: skip
-    frames = [Event(event["type"], data=event | {"sequence_number": number}).sse for number, event in enumerate(sent)]
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        await response.write(b"".join(frames))
-        return await hang(response)
-
-    upstream.answer = answer
-    body = await stream(http, await gateway_with(max=1))
-    received = events(body)
-
-    assert body.startswith(b"".join(frames[:5]))
-    assert [(event["type"], event["sequence_number"]) for event in received[5:-1]] == [
-        ("response.output_item.done", 5),
-        ("response.output_item.done", 6),
-        ("response.incomplete", 7),
-    ]
-    assert [(item["id"], item["status"]) for item in received[-2]["response"]["output"]] == [
-        (message["id"], "incomplete"),
-        ("ws_1", "incomplete"),
-    ]
-    assert received[5]["item"]["content"] == [part | {"text": "So"}]
-    assert await is_disconnected(upstream)
-
-
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_stop_closes_the_upstream(gateway_with: Any, http, upstream: FakeUpstream, stream: bool):
     """Otherwise it would continue with work that is billed; nothing waits for its end."""
@@ -928,23 +887,6 @@ async def test_the_budget_holds_for_any_items_in_any_order(gateway_with: Any, ht
         expected = spending.items[: excess[0]] if excess else spending.items
 
         assert (ending(response), response["output"]) == (STOPPED if excess else WHOLE, expected)
-
-
-async def test_the_sdk_reads_a_stream_that_was_stopped(gateway_with: Any, upstream: FakeUpstream):
-    """As an incomplete response with the items that were finished."""
-    gateway = await gateway_with(max=2)
-    upstream.answer = Spending("message", "web_search_call", "mcp_call", "web_search_call", "message", before_end=hang)
-    async with connect_sdk(gateway, "x") as client:
-        raw = [event async for event in await client.responses.create(model="m", input="Hi", tools=TOOLS, stream=True)]
-        async with client.responses.stream(model="m", input="Hi", tools=TOOLS) as reading:
-            helped = [event async for event in reading]
-        whole = await client.responses.create(model="m", input="Hi", tools=TOOLS)
-
-    assert raw[-1].type == helped[-1].type == "response.incomplete"
-    for response in (raw[-1].response, helped[-1].response, whole):
-        assert (response.status, response.incomplete_details.reason) == STOPPED
-        assert [item.type for item in response.output] == ["message", "web_search_call", "mcp_call"]
-        assert response.output_text == "So far."
 
 
 async def test_a_request_for_a_body_is_streamed_upstream(gateway_with: Any, http, upstream: FakeUpstream):
@@ -993,19 +935,6 @@ async def test_functions_are_cut_from_a_body(gateway_with: Any, http, upstream: 
 
     assert "stream" not in upstream.requests[0].body
     assert (ending(response), response["output"]) == (STOPPED, spending.items[:2])
-
-
-ADDITIONAL = {"type": "additional_tools", "role": "developer", "tools": TOOLS[1:2]}
-
-
-@pytest.mark.parametrize("given", [[ADDITIONAL], ADDITIONAL, [{"role": "user", "content": [ADDITIONAL]}]])
-@pytest.mark.parametrize("stream", [True, False])
-async def test_calls_of_tools_in_the_input_are_counted(gateway_with: Any, http, upstream, stream: bool, given: Any):
-    """`additional_tools` are tools, wherever they stand."""
-    upstream.answer = Spending("mcp_call", "mcp_call")
-    response = await ask(http, await gateway_with(max=1), stream=stream, tools=FUNCTIONS, input=given)
-
-    assert (ending(response), calls_in(response)) == (STOPPED, 1)
 
 
 async def test_a_reported_budget_stops_nothing(gateway_with: Any, http, upstream: FakeUpstream, logged):

@@ -174,97 +174,63 @@ def test_functions_are_echoed_with_all_their_keys():
     assert response_faults(in_progress(tools=tools[:2])) == []
 
 
-def test_a_message_has_its_events_in_order():
-    """`added` before the deltas, `done` after them, and the item in the output of the terminal event."""
-    composer = Composer(in_progress())
-    events = [
-        *composer.start(),
-        *composer.open_message(),
-        *composer.delta("Hel"),
-        *composer.delta("lo."),
-        *composer.finish(USED),
-    ]
+Step = tuple[Any, ...]
+
+
+def compose(*steps: Step, incomplete: str | None = None, **fields: Any) -> tuple[list[Event], JSON]:
+    """Return the events of a response that is composed in these steps, methods with their arguments, and the response."""
+    composer = Composer(in_progress(**fields))
+    events = [*composer.start()]
+    for method, *arguments in steps:
+        events += getattr(composer, method)(*arguments)
+    events += composer.finish(USED, incomplete=incomplete)
+    return events, composer.response
+
+
+def test_a_composed_response_begins_and_ends():
+    """Its item is in the output of the terminal event."""
+    events, response = compose(("open_message",), ("delta", "Hello."))
 
     assert faults(events) == []
-    assert types(events) == [
-        "created", "in_progress", "output_item.added", "content_part.added", "output_text.delta", "output_text.delta",
-        "output_text.done", "content_part.done", "output_item.done", "completed",
-    ]  # fmt: skip
-    assert composer.response["output"][0]["content"][0]["text"] == "Hello."
-    assert (composer.response["status"], composer.response["usage"]) == ("completed", USED)
-    assert composer.response["completed_at"] >= composer.response["created_at"] > 0
+    assert [*types(events)[:2], types(events)[-1]] == ["created", "in_progress", "completed"]
+    assert response["output"][0]["content"][0]["text"] == "Hello."
+    assert (response["status"], response["usage"]) == ("completed", USED)
+    assert response["completed_at"] >= response["created_at"] > 0
 
 
-def test_a_function_call_has_its_events_in_order():
-    """The done event of the arguments has the name of the function."""
-    composer = Composer(in_progress())
-    events = [
-        *composer.start(),
-        *composer.open_function_call("weather"),
-        *composer.delta('{"city":'),
-        *composer.delta('"Ulm"}'),
-        *composer.finish(USED),
-    ]
-
-    assert faults(events) == []
-    assert types(events)[2:-1] == [
-        "output_item.added", "function_call_arguments.delta", "function_call_arguments.delta",
-        "function_call_arguments.done", "output_item.done",
-    ]  # fmt: skip
-    assert events[-3].data["name"] == "weather"
-    assert composer.response["output"][0]["arguments"] == '{"city":"Ulm"}'
+def texts(kind: str) -> list[str]:
+    """Return the types of the events of a text in two deltas."""
+    return [f"{kind}.delta", f"{kind}.delta", f"{kind}.done"]
 
 
-def test_reasoning_has_its_events_in_order():
-    """Its text is a part of an item before the message."""
-    composer = Composer(in_progress())
-    events = [
-        *composer.start(),
-        *composer.open_reasoning(),
-        *composer.delta("Let me "),
-        *composer.delta("see."),
-        *composer.open_message(),
-        *composer.finish(USED),
-    ]
+@pytest.mark.parametrize(
+    ("opened", "inner", "item"),
+    [
+        (("open_message",), ["content_part.added", *texts("output_text"), "content_part.done"], {"role": "assistant"}),
+        (("open_function_call", "f"), texts("function_call_arguments"), {"name": "f", "arguments": "Hello."}),
+        (("open_custom_call", "f"), texts("custom_tool_call_input"), {"name": "f", "input": "Hello."}),
+        (("open_reasoning",), ["content_part.added", *texts("reasoning_text"), "content_part.done"],
+         {"summary": [], "content": [{"type": "reasoning_text", "text": "Hello."}]}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_an_item_has_its_events_in_order(opened: Step, inner: list[str], item: JSON):
+    """`added` before the deltas, and `done` after them; the done event of arguments has the name of the function."""
+    events, response = compose(opened, ("delta", "Hel"), ("delta", "lo."))
+    names = [event.data["name"] for event in events if event.type == "response.function_call_arguments.done"]
 
     assert known_faults(events) == []
-    assert types(events)[2:8] == [
-        "output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.delta",
-        "reasoning_text.done", "content_part.done",
-    ]  # fmt: skip
-    thought = composer.response["output"][0]
-    assert (thought["summary"], thought["content"]) == ([], [{"type": "reasoning_text", "text": "Let me see."}])
-
-
-def test_a_custom_tool_call_has_its_events_in_order():
-    """Its input is free text."""
-    composer = Composer(in_progress())
-    events = [
-        *composer.start(),
-        *composer.open_custom_call("patch"),
-        *composer.delta("*** "),
-        *composer.delta("Begin"),
-        *composer.finish(USED),
-    ]
-
-    assert known_faults(events) == []
-    assert types(events)[2:-1] == [
-        "output_item.added", "custom_tool_call_input.delta", "custom_tool_call_input.delta",
-        "custom_tool_call_input.done", "output_item.done",
-    ]  # fmt: skip
-    assert composer.response["output"][0]["input"] == "*** Begin"
+    assert types(events)[2:-1] == ["output_item.added", *inner, "output_item.done"]
+    assert response["output"][0] == response["output"][0] | item
+    assert names == (["f"] if "arguments" in item else [])
 
 
 def test_calls_have_the_namespace_of_their_tool():
     """Without a namespace the field is absent, not null."""
     composer = Composer(in_progress())
-    events = [
-        *composer.start(),
-        *composer.open_function_call("f", namespace="crm"),
-        *composer.open_custom_call("c", namespace="crm"),
-        *composer.open_function_call("g"),
-        *composer.finish(USED),
-    ]
+    events = [*composer.start(), *composer.open_function_call("f", namespace="crm")]
+    events += [*composer.open_custom_call("c", namespace="crm"), *composer.open_function_call("g")]
+    events += composer.finish(USED)
 
     assert known_faults(events) == []
     assert [item.get("namespace", "-") for item in composer.response["output"]] == ["crm", "crm", "-"]
@@ -273,55 +239,37 @@ def test_calls_have_the_namespace_of_their_tool():
 def test_logprobs_accompany_their_text():
     """Each delta has those of its tokens, the finished part has all."""
     first, second = ({"token": word, "bytes": [72], "logprob": -0.5, "top_logprobs": []} for word in ("Hel", "lo."))
-    composer = Composer(in_progress())
-    events = [
-        *composer.start(),
-        *composer.open_message(),
-        *composer.delta("Hel", [first]),
-        *composer.delta("lo", [second]),
-        *composer.delta("."),
-        *composer.finish(USED),
-    ]
+    events, response = compose(("open_message",), ("delta", "Hel", [first]), ("delta", "lo", [second]), ("delta", "."))
     by_type = {event.type: event.data["logprobs"] for event in events if "logprobs" in event.data}
     deltas = [event.data["logprobs"] for event in events if event.type == "response.output_text.delta"]
 
     assert faults(events) == []
     assert deltas == [[first], [second], []]
     assert by_type["response.output_text.done"] == [first, second]
-    assert composer.response["output"][0]["content"][0]["logprobs"] == [first, second]
+    assert response["output"][0]["content"][0]["logprobs"] == [first, second]
 
 
 def test_opening_an_item_closes_the_open_one():
     """A message and two calls have consecutive numbers."""
-    composer = Composer(in_progress())
-    events = [*composer.start(), *composer.open_message(), *composer.delta("Let me see.")]
-    for city in ("Ulm", "Bonn"):
-        events += [*composer.open_function_call("weather"), *composer.delta(city)]
-    events += composer.finish(USED)
+    calls = [("open_function_call", "weather"), ("delta", "Ulm"), ("open_function_call", "weather"), ("delta", "Bonn")]
+    events, response = compose(("open_message",), ("delta", "Let me see."), *calls)
 
     assert faults(events) == []
-    assert [item["type"] for item in composer.response["output"]] == ["message", "function_call", "function_call"]
-    assert [item["status"] for item in composer.response["output"]] == ["completed"] * 3
-    assert len({item["id"] for item in composer.response["output"]}) == 3
+    assert [item["type"] for item in response["output"]] == ["message", "function_call", "function_call"]
+    assert [item["status"] for item in response["output"]] == ["completed"] * 3
+    assert len({item["id"] for item in response["output"]}) == 3
 
 
 def test_an_incomplete_response_has_a_reason_and_an_incomplete_item():
     """Only the item that was open is incomplete."""
-    composer = Composer(in_progress(max_output_tokens=16))
-    events = [
-        *composer.start(),
-        *composer.open_message(),
-        *composer.delta("a"),
-        *composer.open_message(),
-        *composer.delta("b"),
-    ]
-    events += composer.finish(USED, incomplete="max_output_tokens")
+    texts = [("open_message",), ("delta", "a"), ("open_message",), ("delta", "b")]
+    events, response = compose(*texts, incomplete="max_output_tokens", max_output_tokens=16)
 
     assert faults(events) == []
     assert events[-1].type == "response.incomplete"
-    assert [item["status"] for item in composer.response["output"]] == ["completed", "incomplete"]
-    assert composer.response["incomplete_details"] == {"reason": "max_output_tokens"}
-    assert composer.response["completed_at"] is None
+    assert [item["status"] for item in response["output"]] == ["completed", "incomplete"]
+    assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert response["completed_at"] is None
 
 
 def test_a_response_may_have_no_items():
@@ -336,9 +284,7 @@ def test_a_response_may_have_no_items():
 @pytest.mark.parametrize("opened", ["open_message", "open_reasoning", "open_function_call", "open_custom_call"])
 def test_an_item_may_be_empty(opened: str):
     """An item without a delta has an empty text."""
-    composer = Composer(in_progress())
-    arguments = ("f",) if opened.endswith("call") else ()
-    events = [*composer.start(), *getattr(composer, opened)(*arguments), *composer.close(), *composer.finish(USED)]
+    events, _ = compose((opened, *(["f"] if opened.endswith("call") else [])), ("close",))
 
     assert known_faults(events) == []
 
@@ -351,51 +297,30 @@ def test_a_delta_without_an_open_item_is_an_error():
 
 def test_events_do_not_change_after_they_were_sent():
     """Later events do not modify the data of earlier ones."""
-    composer = Composer(in_progress())
-    events = [
-        *composer.start(),
-        *composer.open_message(),
-        *composer.delta("a"),
-        *composer.item(CALL),
-        *composer.finish(USED),
-    ]
+    events, _ = compose(("open_message",), ("delta", "a"), ("item", CALL))
 
     assert [event.data for event in events] == [data_of(event.sse) for event in events]
 
 
 async def test_the_sdk_accepts_a_composed_stream():
     """Its helper, the strictest client there is, builds the same response."""
-    composer = Composer(in_progress())
-    events = [
-        *composer.start(),
-        *composer.open_message(),
-        *composer.delta("Hel"),
-        *composer.delta("lo."),
-        *composer.open_function_call("f"),
+    hello: list[Step] = [
+        ("open_message",),
+        ("delta", "Hel"),
+        ("delta", "lo."),
+        ("open_function_call", "f"),
+        ("delta", "{}"),
     ]
-    events += [*composer.delta("{}"), *composer.finish(USED)]
-    async with sdk_client([b"".join(event.sse for event in events)]) as client:
-        received = await read_with_sdk(client)
+    streams = [compose(*hello)[0], compose(*hello[:2], incomplete="max_output_tokens")[0]]
+    async with sdk_client([b"".join(event.sse for event in events) for events in streams]) as client:
+        received = [await read_with_sdk(client) for _ in streams]
+    whole, cut = (events[-1].response for events in received)
 
-    assert [event.type for event in received] == [event.type for event in events]
-    assert received[-1].response.output_text == "Hello."
-    assert received[-1].response.output[1].arguments == "{}"
-
-
-async def test_the_sdk_accepts_an_incomplete_response():
-    """Its helper yields all events."""
-    composer = Composer(in_progress())
-    events = [
-        *composer.start(),
-        *composer.open_message(),
-        *composer.delta("Hel"),
-        *composer.finish(USED, incomplete="max_output_tokens"),
+    assert [[event.type for event in events] for events in received] == [
+        [event.type for event in events] for events in streams
     ]
-    async with sdk_client([b"".join(event.sse for event in events)]) as client:
-        received = await read_with_sdk(client)
-
-    assert [event.type for event in received] == [event.type for event in events]
-    assert received[-1].response.incomplete_details.reason == "max_output_tokens"
+    assert (whole.output_text, whole.output[1].arguments) == ("Hello.", "{}")
+    assert cut.incomplete_details.reason == "max_output_tokens"
 
 
 def test_a_finished_message_as_events():

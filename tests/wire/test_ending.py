@@ -202,13 +202,6 @@ def test_a_refusal_is_closed_in_a_valid_event():
     assert event_faults(item_done.data) == []
 
 
-def test_numbers_continue_over_frames_that_have_none():
-    """Comments and events without a number do not begin the count again."""
-    silent = [b": keep-alive\n\n", b'data: {"type":"acme:beep"}\n\n', b"data: no json\n\n"]
-
-    assert [event.data["sequence_number"] for event in failed([*CANONICAL[:2], *silent])] == [2, 3]
-
-
 @pytest.mark.parametrize("sent", [[], [b": hi\n\n"], [b'data: {"type":"response.created","sequence_number":"7"}\n\n']])
 def test_a_stream_without_numbers_is_numbered_from_0(sent: list[bytes]):
     """Old servers have none."""

@@ -8,9 +8,7 @@ Response: counts calls as they pass; the one that would exceed the budget is nev
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_tool_calls
 """
 
-import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -19,6 +17,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from policies import Chains, EventCheck, Policy, PolicyState, ReplyCheck, ReplyCheckFactory, RequestCheck
 from policies.support.integers import checked_integer
+from policies.support.reservation import Reservation, counter_key
 from policies.support.tally import Tally
 from policies.support.tools import has_server_tools, kind_of_call, may_have_hidden_tools
 from proxy.context import Context, Slot
@@ -26,7 +25,6 @@ from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import PolicyViolation, Unavailable
 from proxy.wire.event import TERMINALS, Event, Stop
-from proxy.wire.loggable import short_message
 
 log = structlog.get_logger()
 
@@ -109,10 +107,10 @@ class MaxToolCalls(Policy):
                 chain = await state.chains.chain_of(call, context)
             except Unavailable as error:
                 raise _unavailable() from error
-            budget = budget_of(_counter_key(chain, state.name), team=context.caller.team, is_reserved=offers)
+            budget = budget_of(counter_key(FIELD, chain, state.name), team=context.caller.team, is_reserved=offers)
             context.on_end(partial(_settle, budget, context))  # before the take, which may be cancelled
             if offers and wanted:
-                await budget.take(wanted)
+                await budget.use(wanted)
             context.set(slot, budget)
             if not offers or not wanted:
                 return call.with_fields(max_tool_calls=wanted)
@@ -156,56 +154,21 @@ class MaxToolCalls(Policy):
         return limit_of
 
 
-class ChainBudget:
-    """What one call takes from the budget of its chain.
-
-    `granted` is what the call may use, `is_reserved` is false if it is taken one by one, because the call itself offers
-    no tools. What a call has begun with the store is finished even if the call is cancelled.
+class ChainBudget(Reservation):
+    """What one call takes from the budget of its chain. `is_reserved` is false if it is taken one by one, because the
+    call itself offers no tools.
     """
 
     def __init__(self, store: Store, limit: int, window_s: float, key: str, *, team: str, is_reserved: bool) -> None:
-        self.limit = limit
+        super().__init__(store, limit, window_s, key, policy=FIELD, team=team)
         self.is_reserved = is_reserved
-        self.granted = 0
-        self._store = store
-        self._window_s = window_s
-        self._key = key
-        self._team = team
-        self._held = 0  # what was taken in `_window` and not given back
-        self._window = 0
-        self._step: asyncio.Task[Any] | None = None
 
-    async def take(self, amount: int) -> None:
+    async def use(self, amount: int) -> None:
         """Add to `granted` up to `amount` of what the chain has left. Raises Unavailable."""
         try:
-            await self._finish(self._take(amount))
+            await self.take(amount)
         except StoreError as error:
             raise _unavailable() from error
-
-    async def give_back(self, used: int = 0) -> None:
-        """Give back what the call holds beyond `used`. A failure is logged: the chain has that much less."""
-        if self._step is not None and not self._step.done():  # the call was cancelled meanwhile
-            await asyncio.wait([self._step])
-        if self._held > used:
-            await self._finish(self._give_back(used))
-
-    async def _finish(self, step: Coroutine[Any, Any, T]) -> T:
-        self._step = task = asyncio.ensure_future(step)
-        return await asyncio.shield(task)
-
-    async def _take(self, amount: int) -> None:
-        grant = await self._store.take(self._key, amount, limit=self.limit, window_s=self._window_s, group=self._team)
-        if grant.granted and grant.window != self._window:  # what was taken in an earlier window ended with it
-            self._window, self._held = grant.window, 0
-        self._held += grant.granted
-        self.granted += grant.granted
-
-    async def _give_back(self, used: int) -> None:
-        unused, self._held = self._held - used, used
-        try:
-            await self._store.give(self._key, unused, window=self._window)
-        except StoreError as error:
-            log.warning("budget.failed", policy=FIELD, error=short_message(error))
 
 
 async def _settle(budget: ChainBudget, context: Context) -> None:
@@ -227,7 +190,7 @@ def _budget_check(tally: Tally, budget: ChainBudget, chains: Chains, call: Call,
     async def check(event: Event) -> Event:
         made = tally.count(event)
         if made > budget.granted and not budget.is_reserved:
-            await budget.take(made - budget.granted)
+            await budget.use(made - budget.granted)
         if made > budget.granted:
             raise _exceeded(budget.granted)
         is_terminal = event.type in TERMINALS
@@ -243,12 +206,6 @@ def _budget_check(tally: Tally, budget: ChainBudget, chains: Chains, call: Call,
 
 def _budget_slot(state: PolicyState) -> Slot[ChainBudget]:
     return Slot(f"{FIELD}.{state.name}")
-
-
-def _counter_key(chain: str, name: str) -> str:
-    """The key of a chain's counter. Each policy counts for itself, so that one on trial takes nothing from another."""
-    digest = hashlib.sha256(b"".join(len(part).to_bytes(8) + part.encode() for part in (chain, name)))
-    return f"headgate:{FIELD}:{digest.hexdigest()}"
 
 
 def _exceeded(limit: int) -> Stop:

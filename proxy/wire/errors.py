@@ -4,6 +4,7 @@
     ├── Unauthenticated      401  the caller sent no valid key
     ├── RequestError         400  the request cannot be answered as it is (also 404, 413, 415 ...)
     │   ├── PolicyViolation  400  ... because a policy does not allow it
+    │   │   └── LimitExceeded  429  ... at the moment
     │   ├── NotFound         404  ... because an id in it is unknown, or another team's (also 400)
     │   └── UnknownModel     404  ... because no route serves its model
     ├── Unavailable          503  the gateway cannot decide at the moment
@@ -13,7 +14,8 @@
 A message says what was found, then what is allowed, and nothing about internals.
 """
 
-from typing import ClassVar, Literal
+import math
+from typing import Literal
 
 Source = Literal["upstream", "network", "gateway"]
 
@@ -22,7 +24,7 @@ class HeadgateError(Exception):
     """An answer other than a reply: a status, a message, and the field and code it concerns."""
 
     type: str = "server_error"
-    retry: ClassVar[bool | None] = None  # the value of `x-should-retry`; None leaves the decision to the caller's SDK
+    retry: bool | None = None  # the value of `x-should-retry`; None leaves the decision to the caller's SDK
 
     def __init__(
         self,
@@ -78,6 +80,22 @@ class PolicyViolation(RequestError):
     def __init__(self, reason: str, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message, code=code, param=param)
         self.reason = reason
+
+
+class LimitExceeded(PolicyViolation):
+    """Too much was asked for within a time: the same call may pass later.
+
+    Source: https://platform.openai.com/docs/guides/error-codes (429), RFC 9110 (Retry-After).
+    """
+
+    type = "rate_limit_error"
+    retry = True
+
+    def __init__(self, reason: str, message: str, *, after_s: float, headers: dict[str, str] | None = None) -> None:
+        """`after_s` is after how many seconds it may pass."""
+        super().__init__(reason, message)
+        self.status = 429
+        self.headers = {"Retry-After": str(max(1, math.ceil(after_s))), **(headers or {})}
 
 
 class NotFound(RequestError):

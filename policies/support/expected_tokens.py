@@ -1,0 +1,47 @@
+"""How many tokens a call will probably use, so that they can be reserved before it is made, and how many it did use."""
+
+from cachetools import LRUCache
+
+from proxy.context import Context
+from proxy.wire.call import Call
+
+BYTES_PER_TOKEN = 4
+FIRST_OUTPUT = 1_024
+"""What is expected of a model that has not answered yet."""
+MARGIN = 2.0
+"""How many times its usual answer is reserved for a model."""
+WEIGHT = 0.1
+"""How much the last answer counts in what is usual."""
+LARGEST = 2**40
+
+
+class ExpectedTokens:
+    """Expects of each model about what it has generated before: the limit of a call is far above what most use."""
+
+    def __init__(self) -> None:
+        self._usual: LRUCache[str, float] = LRUCache(1_000)
+
+    def of(self, call: Call) -> int:
+        """Return the tokens of a call's input and output together; those of a count of tokens are 0."""
+        if call.operation == "input_tokens":
+            return 0
+        output = int(MARGIN * self._usual.get(call.model, FIRST_OUTPUT / MARGIN))
+        if call.operation == "relay":  # what its answer has is not known
+            output = 0
+        limit = call.body.get("max_output_tokens")
+        if type(limit) is int and 0 <= limit < output:
+            output = limit
+        return call.size_bytes // BYTES_PER_TOKEN + output
+
+    def used(self, call: Call, context: Context, reserved: int) -> int:
+        """Return what a call has used: what its backend says, what was reserved if that says nothing, or nothing."""
+        if not context.is_sent and not context.is_answered:
+            return 0
+        usage = context.transcript.usage
+        counts = [usage.get(name) for name in ("input_tokens", "output_tokens")]
+        found = [count for count in counts if type(count) is int and 0 <= count < LARGEST]
+        if len(found) < len(counts):
+            return reserved
+        before = self._usual.get(call.model, found[1])
+        self._usual[call.model] = before + WEIGHT * (found[1] - before)
+        return sum(found)

@@ -1,0 +1,52 @@
+"""Who shares a limit: the teams, callers, end users, models, or values of a field of `metadata`."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from proxy.context import Context
+from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
+
+LIMITED: frozenset[Operation] = MODEL_OPERATIONS | {"relay"}
+"""The operations that limits over time count."""
+METADATA = "metadata."
+END_USER = ("safety_identifier", "user")
+"""The fields of a call that name its end user, the newer one first."""
+
+
+def _known(per: str) -> str:
+    if per not in ("all", *_SIMPLE) and not per.removeprefix(METADATA) != per != METADATA:
+        raise ValueError('per is "all", "team", "caller", "end_user", "model", or "metadata." and the name of a field')
+    return per
+
+
+Per = Annotated[str, AfterValidator(_known)]
+"""What calls have in common that share a limit. Calls without that value share one."""
+
+
+def shared_by(per: str) -> Callable[[Call, Context], str]:
+    """Return the function that names, for a call, those who share its limit."""
+    if per.startswith(METADATA):
+        field = per.removeprefix(METADATA)
+
+        def of_metadata(call: Call, _context: Context) -> str:
+            metadata = call.body.get("metadata")
+            value = metadata.get(field) if isinstance(metadata, dict) else None
+            return value if isinstance(value, str) else ""
+
+        return of_metadata
+    return _SIMPLE.get(per, lambda _call, _context: "")
+
+
+def _end_user(call: Call, context: Context) -> str:
+    named = next((value for field in END_USER if isinstance(value := call.body.get(field), str) and value), "")
+    return f"{context.caller.team}/{named}"  # callers name their users as they like
+
+
+_SIMPLE: dict[str, Callable[[Call, Context], str]] = {
+    "team": lambda _call, context: context.caller.team,
+    "caller": lambda _call, context: f"{context.caller.team}/{context.caller.name}",
+    "end_user": _end_user,
+    "model": lambda call, _context: call.model,
+}

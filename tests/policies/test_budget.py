@@ -1,0 +1,108 @@
+"""What may be used in a day, a month, or at all."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from pydantic import ValidationError
+
+from policies import PolicyState
+from policies.budget import Budget, period_of
+from proxy.wire.errors import LimitExceeded, Unavailable
+from tests.examples import JSON, NO_DEADLINE
+from tests.policies.limited import BEN, CAROL, Limited, UnreachableStore, end, usage
+
+NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+
+
+def at(moment: datetime, **settings: Any) -> Budget:
+    budget = Budget(**settings)
+    vars(budget)["_clock"] = lambda: moment
+    return budget
+
+
+async def test_calls_are_counted_until_the_budget_begins_anew():
+    """A team shares it. The refusal says which budget it is, and when it begins anew."""
+    state = PolicyState()
+    limited = Limited(at(NOON, unit="requests", window="day", limit=2), state)
+    contexts = [await limited.ask(), await limited.ask(BEN)]
+    refused = await limited.refusal()
+    await limited.ask(CAROL)
+    await Limited(at(NOON.replace(month=12, day=1), unit="requests", window="day", limit=2), state).ask()
+
+    assert [context.answer_headers["x-headgate-budget"] for context in contexts] == [
+        '"policy";u=requests;q=2;r=1;t=43200', '"policy";u=requests;q=2;r=0;t=43200',
+    ]  # fmt: skip
+    assert (refused.status, refused.reason, refused.retry) == (429, "exhausted", False)
+    assert refused.message == "The budget of 2 requests (day) is used up or reserved. It begins anew in 12:00:00."
+    assert refused.headers == {"Retry-After": "43200", "x-headgate-budget": '"policy";u=requests;q=2;r=0;t=43200'}
+
+
+async def test_what_was_used_replaces_what_was_reserved():
+    """Also when it was more; a call that was never sent uses nothing, one without a report what was reserved."""
+    limited = Limited(Budget(limit=3_000, window="total"))
+    await end(await limited.ask(), usage(100, 400))
+    await end(await limited.ask(), is_sent=False)
+    third = await limited.ask()
+    await end(await limited.ask(), usage(500, 1_600))
+    refused = await limited.refusal(max_output_tokens=500)
+    await end(third)
+
+    assert refused.headers["x-headgate-budget"].startswith('"policy";u=tokens;q=3000;r=0')
+    assert refused.message == "The budget of 3000 tokens (total) is used up or reserved."
+
+
+async def test_parallel_calls_never_spend_the_same_remainder():
+    """Of 500 at once just as many pass as there is room for reservations."""
+    limited = Limited(Budget(limit=10_000, window="total"))
+    found = await asyncio.gather(*(limited.ask(max_output_tokens=97) for _ in range(500)), return_exceptions=True)
+    passed = sum(not isinstance(each, LimitExceeded) for each in found)
+
+    assert passed == 10_000 // (97 + 9)  # and the 36 bytes of each call
+
+
+async def test_it_is_logged_once_that_little_is_left(logged):
+    """At the share `warn`, with those who share it."""
+    limited = Limited(Budget(limit=10, unit="requests", warn=0.5))
+    for _ in range(8):
+        await limited.ask()
+
+    assert [(line["event"], line["used"], line["shared_by"]) for line in logged] == [("budget.warned", 5, "search")]
+
+
+async def test_without_the_store_nothing_is_spent():
+    """A budget that cannot be read could be exceeded."""
+    with pytest.raises(Unavailable) as caught:
+        await Limited(Budget(limit=10), PolicyState(UnreachableStore())).ask()
+    assert caught.value.code == "budget_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("window", "moment", "period", "left_s"),
+    [
+        ("day", datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC), "2026-12-31", 1),
+        ("month", datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC), "2026-12", 1),
+        ("month", datetime(2028, 2, 1, tzinfo=UTC), "2028-02", 29 * 86_400),
+        ("month", datetime(2026, 1, 31, tzinfo=UTC), "2026-01", 86_400),
+        ("total", NOON, "total", 10 * 365 * 86_400),
+    ],
+)
+def test_periods_end_with_the_calendar(window: Any, moment: datetime, period: str, left_s: float):
+    """In UTC, leap years included."""
+    assert period_of(window, moment) == (period, left_s)
+
+
+@pytest.mark.parametrize("settings", [{}, {"limit": 0}, {"limit": 1, "unit": "eur"}, {"limit": 1, "warn": 2}])
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]):
+    """A limit of 0 would refuse every call."""
+    with pytest.raises(ValidationError):
+        Budget(**settings)
+
+
+@NO_DEADLINE
+@given(JSON, JSON)
+async def test_no_value_of_a_call_is_an_error(metadata: Any, tokens: Any):
+    """The body is untrusted."""
+    await end(await Limited(Budget(limit=10**9, per="metadata.x")).ask(metadata=metadata, max_output_tokens=tokens))

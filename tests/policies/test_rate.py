@@ -1,0 +1,168 @@
+"""How many calls and tokens may be used in a minute, and calls in a second."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from pydantic import ValidationError
+
+from policies import PolicyState
+from policies.rate import Rate
+from proxy.wire.errors import LimitExceeded
+from tests.examples import JSON, NO_DEADLINE, make_call
+from tests.policies.limited import ANNA, BEN, CAROL, Limited, UnreachableStore, end, timed_store, usage
+
+
+async def test_calls_beyond_the_limit_are_refused_until_the_minute_ends():
+    """The refusal says how long that is; the minute began with the first call."""
+    now = [0.0]
+    limited = Limited(Rate(requests=2), PolicyState(timed_store(now)))
+    for now[0] in (0.0, 40.0):
+        await limited.ask()
+    now[0] = 45.5
+    refused = await limited.refusal()
+    now[0] = 60.5
+    await limited.ask()
+
+    assert (refused.status, refused.reason, refused.retry) == (429, "requests", True)
+    assert refused.message == "The limit of 2 requests per minute is reached. Try again in 14 s."
+    assert refused.headers == {
+        "Retry-After": "15",
+        "RateLimit-Policy": '"requests";q=2;w=60', "RateLimit": '"requests";r=0;t=14',
+        "x-ratelimit-limit-requests": "2", "x-ratelimit-reset-requests": "14.500s",
+        "x-ratelimit-remaining-requests": "0",
+    }  # fmt: skip
+
+
+async def test_a_burst_is_limited_by_the_second():
+    """A call that one limit refuses counts for none."""
+    now = [0.0]
+    limited = Limited(Rate(requests=3, burst=2), PolicyState(timed_store(now)))
+    for _ in range(2):
+        await limited.ask()
+    reasons = [(await limited.refusal()).reason for _ in range(3)]
+    now[0] = 1.5
+    await limited.ask()
+
+    assert reasons == ["burst"] * 3
+    assert (await limited.refusal()).reason == "requests"
+
+
+@pytest.mark.parametrize(
+    ("per", "first", "shares", "other"),
+    [
+        ("team", (ANNA, {}), (BEN, {}), (CAROL, {})),
+        ("caller", (ANNA, {}), (ANNA, {"model": "n"}), (BEN, {})),
+        ("model", (ANNA, {"model": "a"}), (CAROL, {"model": "a"}), (ANNA, {"model": "b"})),
+        ("end_user", (ANNA, {"safety_identifier": "u"}), (BEN, {"user": "u"}), (CAROL, {"user": "u"})),
+        ("metadata.project", (ANNA, {"metadata": {"project": "x"}}), (CAROL, {"metadata": {"project": "x"}}), (ANNA, {})),
+        ("metadata.project", (ANNA, {"metadata": 7}), (CAROL, {"metadata": {"project": 7}}), (ANNA, {"metadata": {"project": "x"}})),
+    ],
+)  # fmt: skip
+async def test_those_who_share_a_limit(per: str, first: Any, shares: Any, other: Any):
+    """Names of end users belong to their team; calls without a value share a limit."""
+    limited = Limited(Rate(requests=1, per=per))
+    await limited.ask(first[0], **first[1])
+
+    assert (await limited.refusal(shares[0], **shares[1])).reason == "requests"
+    await limited.ask(other[0], **other[1])
+
+
+async def test_all_calls_can_share_a_limit():
+    """With per = "all"."""
+    limited = Limited(Rate(requests=1, per="all"))
+    await limited.ask(ANNA)
+
+    assert (await limited.refusal(CAROL, model="other")).reason == "requests"
+
+
+async def test_tokens_are_reserved_and_then_corrected():
+    """Of a model that has not answered yet 1,024 are expected; a call that used more exceeds the limit afterwards."""
+    limited = Limited(Rate(tokens=2_000))
+    first = await limited.ask()
+    assert (await limited.refusal()).reason == "tokens"
+    await end(first, usage(10, 90))
+    second = await limited.ask()
+    await end(second, usage(1_000, 2_000))
+    refused = await limited.refusal(max_output_tokens=1)
+
+    assert first.answer_headers["x-ratelimit-remaining-tokens"] == str(2_000 - 1_024 - 3)  # and 13 bytes of the call
+    assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
+
+
+async def test_a_call_that_was_never_sent_uses_no_tokens():
+    """Nor does one that only counts tokens."""
+    limited = Limited(Rate(tokens=1_500))
+    await end(await limited.ask(), is_sent=False)
+    first = await limited.ask()
+    await end(first, {"input_tokens": "many", "output_tokens": -1})  # no report: what was reserved stays
+
+    assert (await limited.refusal()).reason == "tokens"
+
+
+async def test_what_a_model_usually_generates_is_reserved():
+    """Twice the moving average of what it did: agents with large limits are not refused for them."""
+    limited = Limited(Rate(tokens=10_000))
+    for _ in range(8):
+        await end(await limited.ask(max_output_tokens=100_000), usage(3, 20))
+    context = await limited.ask(max_output_tokens=100_000)
+    await limited.ask(model="new")
+
+    assert int(context.answer_headers["x-ratelimit-remaining-tokens"]) > 10_000 - 8 * 23 - 100
+
+
+async def test_one_call_above_the_limit_is_not_refused_for_ever():
+    """It gets the whole limit, if nothing of it is used."""
+    limited = Limited(Rate(tokens=10))
+    await limited.ask(input="x" * 1_000)
+
+    assert (await limited.refusal()).reason == "tokens"
+
+
+async def test_a_limit_is_never_exceeded_by_parallel_calls():
+    """Of 50 at once just 20 pass."""
+    limited = Limited(Rate(requests=20))
+    found = await asyncio.gather(*(limited.ask() for _ in range(50)), return_exceptions=True)
+
+    assert sum(isinstance(each, LimitExceeded) for each in found) == 30
+
+
+async def test_without_the_store_a_process_grants_a_share_by_itself(logged):
+    """It is logged once; the whole limit counts again when the store can be reached."""
+    store = UnreachableStore()
+    limited = Limited(Rate(requests=4), PolicyState(store))
+    for _ in range(2):
+        await limited.ask()
+    refused = await limited.refusal()
+    store.mend()
+    for _ in range(4):
+        await limited.ask()
+
+    assert refused.reason == "requests"
+    assert [line["event"] for line in logged] == ["rate.local"]
+
+
+async def test_the_scarcest_of_several_limits_is_in_the_headers():
+    """`RateLimit` lists all of them."""
+    context = await Limited(Rate(requests=100, burst=5)).ask()
+    for limited in (Limited(Rate(requests=10)), Limited(Rate(requests=1_000))):
+        await limited._check(make_call(), context)  # type: ignore[misc]  # the same call under another policy
+
+    assert context.answer_headers["x-ratelimit-remaining-requests"] == "9"
+    assert context.answer_headers["RateLimit"].count(";r=") == 4
+
+
+@pytest.mark.parametrize("settings", [{}, {"requests": 0}, {"tokens": -1}, {"requests": 1, "per": "key "}, {"requests": 1, "per": "metadata."}, {"requests": 1, "local_share": 0}])  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]):
+    """One limit at least, above 0, for a group that is known."""
+    with pytest.raises(ValidationError):
+        Rate(**settings)
+
+
+@NO_DEADLINE
+@given(JSON, JSON, JSON)
+async def test_no_value_of_a_call_is_an_error(metadata: Any, user: Any, tokens: Any):
+    """The body is untrusted."""
+    for per in ("end_user", "metadata.project", "model"):
+        await Limited(Rate(tokens=10**9, per=per)).ask(metadata=metadata, user=user, max_output_tokens=tokens)

@@ -1,0 +1,125 @@
+"""Limits over time hold for every way in, and for processes that share their state: real gateways and a real Redis."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import StartGateway, tables_for
+from tests.redis_server import RedisServer
+from tests.sockets import calling
+from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
+
+REQUEST = {"model": "gpt-5.6", "input": "Hi"}
+LIMITS = [
+    ({"use": "rate", "requests": 4}, "rate.requests"),
+    ({"use": "budget", "unit": "requests", "limit": 4}, "budget.exhausted"),
+]
+
+
+async def json_call(http, gateway: str) -> tuple[int, str | None]:
+    """Return the status and the code of a call."""
+    async with http.post(f"{gateway}/v1/responses", json=REQUEST) as answer:
+        body = await answer.json()
+        return answer.status, (body.get("error") or {}).get("code")
+
+
+async def stream_call(http, gateway: str) -> tuple[int, str | None]:
+    async with http.post(f"{gateway}/v1/responses", json=REQUEST | {"stream": True}) as answer:
+        if answer.status == 200:
+            await answer.read()
+            return 200, None
+        return answer.status, (await answer.json())["error"]["code"]
+
+
+async def socket_call(http, gateway: str) -> tuple[int, str | None]:
+    async with calling(gateway, **http.headers) as caller:
+        await caller.create(**REQUEST)
+        last = (await caller.turn())[-1]
+        return (200, None) if last["type"] == "response.completed" else (last["status"], last["error"]["code"])
+
+
+async def relayed_call(http, gateway: str) -> tuple[int, str | None]:
+    async with http.post(f"{gateway}/v1/embeddings", json=REQUEST) as answer:
+        return answer.status, ((await answer.json()).get("error") or {}).get("code")
+
+
+Way = Callable[[Any, str], Awaitable[tuple[int, str | None]]]
+WAYS: list[Way] = [json_call, stream_call, socket_call, relayed_call]
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"), LIMITS, ids=lambda value: value if isinstance(value, str) else value["use"]
+)
+async def test_every_way_in_counts_for_every_process(
+    start_gateway: StartGateway, redis_server: RedisServer, upstream: FakeUpstream, http, policy: Any, code: str
+):
+    """Two gateways share the limit; after four calls, one by each way in, each of them is refused on both."""
+    state = {"use": "redis", "url": redis_server.url, "timeout_ms": 30_000}
+    team = [{"name": f"{code}-{policy.get('unit')}", "key_sha256": "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683"}]  # fmt: skip
+    http.headers["Authorization"] = "Bearer key"
+    tables = tables_for(
+        upstream, policy=[policy], state=state, caller=team, relay=[{"path": "/v1/embeddings", "backend": "fake"}]
+    )
+    gateways = [await start_gateway(tables), await start_gateway(tables)]
+    found = [await way(http, gateways[number % 2]) for number, way in enumerate(WAYS)]
+    refused = [await way(http, gateway) for way in WAYS for gateway in gateways]
+
+    assert {status for status, _ in found} <= {200, 404}  # the fake upstream has no embeddings
+    assert set(refused) == {(429, code)}
+
+
+@pytest.mark.parametrize("way", WAYS[:3], ids=lambda way: way.__name__)
+async def test_what_the_upstream_reports_is_what_counts(
+    start_gateway: StartGateway, upstream: FakeUpstream, http, way: Way
+):
+    """An answer has 12 tokens, however it is sent: 12 of 40 are used after the first call, 24 after the second."""
+    gateway = await start_gateway(
+        tables_for(upstream, cache=None, policy=[{"use": "budget", "unit": "tokens", "limit": 40}])
+    )
+    found = [await way(http, gateway) for _ in range(3)]
+
+    assert found == [(200, None), (200, None), (429, "budget.exhausted")]
+
+
+async def test_calls_in_flight_are_limited_until_their_streams_end(
+    start_gateway: StartGateway, upstream: FakeUpstream, http
+):
+    """A stream and a turn of a socket hold a place each, until they end or their client disconnects."""
+    gateway = await start_gateway(tables_for(upstream, policy=[{"use": "concurrency", "max": 2}]))
+    upstream.answer = streaming(CANONICAL[: CANONICAL.index(b"event: response.output_item")], then=hang)
+    async with calling(gateway) as caller:
+        await caller.create(**REQUEST)
+        await caller.read()
+        async with http.post(f"{gateway}/v1/responses", json=REQUEST | {"stream": True}) as answer:
+            await answer.content.readany()
+            refused = [await way(http, gateway) for way in WAYS[:3]]
+        upstream.answer = canonical
+        async with asyncio.timeout(30):
+            while (again := await json_call(http, gateway))[0] != 200:  # the gateway notices a disconnection late
+                assert again == (429, "concurrency.too_many")
+
+    assert set(refused) == {(429, "concurrency.too_many")}
+
+
+async def test_the_sdk_waits_as_the_refusal_says(start_gateway: StartGateway, upstream: FakeUpstream):
+    """A burst is over after a second: the SDK tries again by itself, and the call succeeds."""
+    gateway = await start_gateway(tables_for(upstream, policy=[{"use": "rate", "burst": 1}]))
+    async with openai.AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=3) as client:
+        answers = [await client.responses.create(model="m", input="Hi") for _ in range(2)]
+
+    assert [answer.status for answer in answers] == ["completed"] * 2
+
+
+async def test_an_exhausted_budget_is_not_tried_again(start_gateway: StartGateway, upstream: FakeUpstream):
+    """The SDK raises at once; the error says when the budget begins anew."""
+    gateway = await start_gateway(tables_for(upstream, policy=[{"use": "budget", "unit": "requests", "limit": 1}]))
+    async with openai.AsyncOpenAI(base_url=f"{gateway}/v1", api_key="x", max_retries=3) as client:
+        await client.responses.create(model="m", input="Hi")
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.responses.create(model="m", input="Hi")
+
+    assert (caught.value.code, caught.value.response.headers["x-should-retry"]) == ("budget.exhausted", "false")
+    assert len(upstream.requests) == 1

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from backends.upstream.websocket import frame_socket as module
-from proxy.wire.frames import MAX_FRAGMENTS
+from proxy.wire.frames import MAX_FRAGMENTS, apply_mask
 from proxy.wire.upgrade import accept_key
 from tests.conftest import StartGateway, tables_for
 from tests.http.test_write_timeout import finished, slow_client
@@ -248,6 +248,64 @@ async def test_pings_of_an_upstream_are_answered(gateway: str, hostile: RawUpstr
         assert (await caller.ask())["type"] == "response.completed"
 
     assert answered.is_set()
+
+
+LONG = "a" * 12_000_000
+CREATE = orjson.dumps({"type": "response.create", "model": "m", "input": LONG})
+READ_BYTES = 100_000  # of a long message; no more fits into the buffers of both sides
+
+
+async def test_a_long_message_is_sent_as_the_upstream_reads_it(gateway: str, hostile: RawUpstream):
+    """As one frame, which no answer to a ping interrupts."""
+    received: list[bytes] = []
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readexactly(14))
+        payload = await reader.readexactly(READ_BYTES)
+        writer.write(frame(b"1", 0x89) + frame(b"2", 0x89))
+        await writer.drain()
+        payload += await reader.readexactly(len(CREATE) - READ_BYTES)
+        received.append(bytes(apply_mask(payload, received[0][10:])))
+        pong = await reader.readexactly(7)
+        received.append(pong[:2] + apply_mask(pong[6:], pong[2:6]))
+        writer.write(frame(CREATED) + frame(DONE))
+        await reader.read()
+
+    hostile.serve = serve
+    async with calling(gateway) as caller:
+        await caller.socket.send_str(CREATE.decode())
+        last = (await caller.turn())[-1]
+
+    assert last["type"] == "response.completed"
+    assert received[0][:10] == b"\x81\xff" + len(CREATE).to_bytes(8)
+    assert (received[1] == CREATE, received[2]) == (True, b"\x8a\x812")
+
+
+@pytest.mark.parametrize(
+    ("is_closed", "status", "code"), [(True, 502, "upstream_reset"), (False, 504, "upstream_timeout")]
+)
+async def test_a_long_message_that_is_not_read_ends_its_connection(
+    start_gateway, hostile: RawUpstream, is_closed: bool, status: int, code: str
+):
+    """Nothing can follow a part of a message; the next turn has a connection of its own."""
+    answered = asyncio.Event()
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(READ_BYTES)
+        if not is_closed:
+            await answered.wait()
+            await reader.read()  # raises ConnectionResetError
+
+    hostile.serve = serve
+    async with calling(await start_gateway(tables(hostile, first_event_timeout_s=0.3))) as caller:
+        refused = await caller.ask(input=LONG)
+        answered.set()
+        await until(lambda: hostile.ended == 1)
+        hostile.serve = sending(frame(CREATED), frame(DONE))
+        again = await caller.ask()
+
+    assert (refused["status"], refused["error"]["code"]) == (status, code)
+    assert (again["type"], len(hostile.heads)) == ("response.completed", 2)
 
 
 async def test_events_without_a_turn_are_dropped(gateway: str, hostile: RawUpstream):

@@ -1,7 +1,7 @@
 """What a backend is: the part that answers calls. Start from `_template.py`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -149,3 +149,11 @@ def unsupported(what: str) -> BackendError:
         f"The backend of this request does not support {what}.", status=501, code="not_supported",
         headers={"x-should-retry": "false"}, sent=False,
     )  # fmt: skip
+
+
+def least_values_of(backends: Iterable[Backend]) -> Mapping[str, int]:
+    """Return the least values of fields that one of them allows, where that is less than the protocol does."""
+    least: dict[str, int] = {}
+    for backend in backends:
+        least |= {name: min(value, least.get(name, value)) for name, value in backend.least_values.items()}
+    return least

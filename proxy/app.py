@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from aiohttp import web
 from opentelemetry.trace import Tracer
 
-from backends import Backend
+from backends import Backend, least_values_of
 from proxy.admin.observer import Observer
 from proxy.admin.operating import make_observer, operating
 from proxy.cache.cache import Cache
@@ -51,14 +51,6 @@ LAST_LINES_S = 0.5
 """How long the second signal waits for queued lines of logs, audit and record, in seconds: a disk may be stuck."""
 
 
-def _least_values(config: Config) -> Mapping[str, int]:
-    """Return the least values of fields that some backend allows, where that is less than the protocol does."""
-    least: dict[str, int] = {}
-    for backend in config.backends.values():
-        least |= {name: min(value, least.get(name, value)) for name, value in backend.least_values.items()}
-    return least
-
-
 def build_pipeline(
     config: Config, sealing: Sealing, *, audit: Audit | None = None, recorder: Recorder | None = None
 ) -> Pipeline:
@@ -70,7 +62,12 @@ def build_pipeline(
     cache = Cache(config.cache, config.cache_store)
     routes = Routes(config.routes)
     rules = Rules(
-        config.rules, config.state, ownership, audit=audit, recorder=recorder, least_values=_least_values(config)
+        config.rules,
+        config.state,
+        ownership,
+        audit=audit,
+        recorder=recorder,
+        least_values=least_values_of(config.backends.values()),
     )
     journals = Journals(content, config.state_settings.resume_window_s, seals)
     background = Background(config.state, journals, config.state_settings, rules, kept)

@@ -14,6 +14,7 @@ from typing import Any, Self
 import orjson
 from pydantic import Field, ValidationError, model_validator
 
+from backends import least_values_of
 from proxy.config.build import read, rules_of
 from proxy.config.table import Table
 from proxy.config.validation import ConfigError
@@ -103,13 +104,14 @@ def add_to(commands: Any) -> None:
 
 
 def _test(options: argparse.Namespace) -> int:
-    configured = None if options.config is None else read(options.config).rules
+    config = None if options.config is None else read(options.config)
+    least = {} if config is None else least_values_of(config.backends.values())
     differences = cases = 0
     for file in options.files:
         rules, listed = _cases(file)
         for number, case in enumerate(listed, 1):
             cases += 1
-            found = outcome_of(configured if configured is not None else rules, case)
+            found = outcome_of(rules if config is None else config.rules, case, least)
             expected = Outcome(case.code, {}) if case.code else Outcome(None, case.changed, case.removed)
             if found != expected:
                 differences += 1
@@ -119,13 +121,14 @@ def _test(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    old, new = read(options.old).rules, read(options.new).rules
-    _warn(old, new)
+    old, new = read(options.old), read(options.new)
+    _warn(old.rules, new.rules)
+    configs = [(config, least_values_of(config.backends.values())) for config in (old, new)]
     changes: Counter[tuple[str, str, str]] = Counter()
     count = 0
     for case in _recorded(options.requests):
         count += 1
-        before, after = str(outcome_of(old, case)), str(outcome_of(new, case))
+        before, after = (str(outcome_of(config.rules, case, least)) for config, least in configs)
         if before != after:
             changes[case.caller, before, after] += 1
     for (caller, before, after), times in sorted(changes.items(), key=lambda change: (-change[1], change[0])):
@@ -150,19 +153,19 @@ def _text_settings(rules: Sequence[Rule]) -> Iterator[str]:
                 yield f"{rule.name}.{key}"
 
 
-def outcome_of(rules: Sequence[Rule], case: Case) -> Outcome:
+def outcome_of(rules: Sequence[Rule], case: Case, least_values: Mapping[str, int] | None = None) -> Outcome:
     """Return what these policies do to a request while their state is empty."""
-    return asyncio.run(_outcome_of(rules, case))
+    return asyncio.run(_outcome_of(rules, case, least_values))
 
 
-async def _outcome_of(rules: Sequence[Rule], case: Case) -> Outcome:
+async def _outcome_of(rules: Sequence[Rule], case: Case, least_values: Mapping[str, int] | None) -> Outcome:
     headers = {name.lower(): value for name, value in case.headers.items()}
     context = Context("req_test", Caller(case.caller, case.team or case.caller), received=headers)
     state = MemoryStore()
     async with context.cleanup:
         try:
             sent = parse_call(orjson.dumps(case.request), query=case.query)
-            call = await Rules(rules, state, Ownership(state)).admit(sent, context)
+            call = await Rules(rules, state, Ownership(state), least_values=least_values).admit(sent, context)
         except HeadgateError as error:
             return Outcome(error.code or str(error.status), {})
     changed = {name: value for name, value in call.body.items() if sent.body.get(name, ...) != value}

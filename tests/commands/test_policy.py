@@ -173,6 +173,17 @@ def test_the_policies_of_a_config_replace_those_of_the_file(tmp_path: Path, caps
     )
 
 
+@pytest.mark.parametrize(("profile", "status"), [("sudo", 0), ("generic", 1)])
+def test_what_the_backends_of_a_config_allow_counts(profile: str, status: int, tmp_path: Path, capsys):
+    """A server may allow 0."""
+    case = '[[case]]\nrequest = {model = "m", max_tool_calls = 0}\nchanged = {}\n'
+    backend = f'[[backend]]\nname = "it"\nuse = "upstream"\nbase_url = "https://a.example"\nprofile = "{profile}"\n'
+    policy, route = '[[policy]]\nuse = "max_tool_calls"\nmax = 8\n', '[[route]]\nmodel = "*"\nbackend = "it"\n'
+    config = file(tmp_path, policy + backend + route, "gateway.toml")
+
+    assert run(capsys, "test", file(tmp_path, case), "--config", config)[0] == status
+
+
 def test_a_case_can_have_a_caller_a_team_and_headers(tmp_path: Path, capsys, monkeypatch):
     """Policies receive them as in a gateway; names of headers are case-insensitive."""
     monkeypatch.setenv("SAFETY_KEY", "a key for tests")

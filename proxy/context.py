@@ -44,7 +44,9 @@ class Context:
 
     `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer,
     whatever it is. `followed` are the event types that some part of the way back reads. `is_sent` is true while a
-    backend may work on the call, `is_answered` once one began to answer; `target` is then its name. `response_fields`
+    backend may work on the call, `is_answered` once one began to answer; `target` is then its name. `sent_call` is the
+    call as backends receive it, whose tokens this context accounts for, and `runs` counts the attempts that may have
+    used them. `response_fields`
     are set in every response object of the reply: what the gateway resolved in place of the backend. `history_items` is
     how many items it put before the caller's own input. `deadline` is the time on the event loop's clock by which a
     backend must begin to answer. `held_fields` are fields of the request that the gateway enforces itself, so that a
@@ -55,7 +57,8 @@ class Context:
     __slots__ = (
         "_reply_callbacks", "_response_callbacks", "_seen_ids", "_slots", "answer_headers", "caller", "cleanup",
         "deadline", "followed", "held_fields", "history_items", "is_answered", "is_sent", "memory", "metrics",
-        "received", "record", "request_id", "response_fields", "target", "trace", "transcript", "values", "workers",
+        "received", "record", "request_id", "response_fields", "runs", "sent_call", "target", "trace", "transcript",
+        "values", "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -84,10 +87,10 @@ class Context:
         self.memory = MemoryLease() if memory is None else memory
         self.workers = workers
         self.metrics = metrics
-        self.values = 0
+        self.values = self.runs = 0
         self.transcript = Transcript()
-        self.is_answered = False
-        self.is_sent = False
+        self.is_answered = self.is_sent = False
+        self.sent_call: Call | None = None
         self.target: str | None = None
         self.response_fields: Mapping[str, Any] = {}
         self.history_items = 0
@@ -170,7 +173,8 @@ class Context:
         """Return the context of the same call that is made again beside its request, for the sake of the cache."""
         again = Context(
             self.request_id, self.caller, received={**self.received, "cache-control": "no-cache"},
-            followed=self.followed, memory=self.memory.begin_another(), workers=self.workers,
+            record=RequestRecord(caller=self.caller.name, team=self.caller.team, stream=self.record.stream),
+            followed=self.followed, memory=self.memory.begin_another(), workers=self.workers, metrics=self.metrics,
         )  # fmt: skip
         again.values = self.values
         return again

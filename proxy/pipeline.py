@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+from proxy.accounting import complete_record, finish_call
 from proxy.cache.cache import Cache
 from proxy.cache.slot import CacheSlot
 from proxy.context import Context
@@ -24,6 +25,7 @@ from proxy.state.resources import Resources
 from proxy.state.warm_up import warm_up_reply
 from proxy.wire.call import Call
 from proxy.wire.convert import convert
+from proxy.wire.errors import HeadgateError
 from proxy.wire.event import Batch, Reply
 
 
@@ -45,41 +47,51 @@ class Pipeline:
 
         Raises HeadgateError before anything was passed on, and from the reply's batches while nothing was.
         """
+        record = context.record
+        try:
+            async with context.cleanup:
+                yield await self._reply(call, context)
+        finally:
+            if context.record is record:
+                await complete_record(context)
+            else:  # a background response has its own, with its tokens
+                record.finish_reason = "queued"
+
+    async def _reply(self, call: Call, context: Context) -> Reply:
+        """Return the reply; what is opened for it ends with the context's cleanup. Raises HeadgateError."""
         begin, received = context.trace.begin, call
-        async with context.cleanup:
-            begin("policies")
-            call = await self.rules.admit(call, context)
-            context.record.model = call.model or None  # a policy may have replaced an alias
-            context.record.max_output_tokens = call.body.get("max_output_tokens")
-            begin("ownership")
-            kept = await self.ownership.check(call, context)
-            begin("route")
-            route = self._route(call, kept, context)
-            context.record.route = route.name
-            is_background = self.background.takes(call, route)
-            begin("cache")
-            slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)
-            if slot.is_stale:
-                self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
-            if slot.reply is not None:
-                await self._check_hit(call, route, context)
-            else:
-                begin("history")
-                call, route = await self.resources.open_conversation(call, route, context)
-                await context.encode(call)
-                whole = await self.compaction.open(await self.history.complete(call, route, context), context)
-                context.trace.end_step()
-                context.on_response(partial(self.ownership.bind, call, context))
-                context.on_reply(partial(self.ownership.bind_output, call, context))
-                open_reply = self._answering(whole, route, context)
-                if is_background:
-                    yield await self._queue(call, whole, route, open_reply, context)
-                    return
-                opening = self.cache.fill(slot, open_reply(whole, route, context), call, context)
-                slot.reply = await context.cleanup.enter_async_context(opening)
+        begin("policies")
+        call = await self.rules.admit(call, context)
+        context.record.model = call.model or None  # a policy may have replaced an alias
+        context.record.max_output_tokens = call.body.get("max_output_tokens")
+        begin("ownership")
+        kept = await self.ownership.check(call, context)
+        begin("route")
+        route = self._route(call, kept, context)
+        context.record.route = route.name
+        is_background = self.background.takes(call, route)
+        begin("cache")
+        slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)
+        if slot.is_stale:
+            self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
+        if slot.reply is not None:
+            await self._check_hit(call, route, context)
+        else:
+            begin("history")
+            call, route = await self.resources.open_conversation(call, route, context)
+            await context.encode(call)
+            whole = await self.compaction.open(await self.history.complete(call, route, context), context)
             context.trace.end_step()
-            reply = await self.rules.guard(call, slot.reply, context)
-            yield await convert(reply, context.transcript, context, stream=call.is_stream)
+            context.on_response(partial(self.ownership.bind, call, context))
+            context.on_reply(partial(self.ownership.bind_output, call, context))
+            open_reply = self._answering(whole, route, context)
+            if is_background:
+                return await self._queue(call, whole, route, open_reply, context)
+            opening = self.cache.fill(slot, open_reply(whole, route, context), call, context)
+            slot.reply = await context.cleanup.enter_async_context(opening)
+        context.trace.end_step()
+        reply = await self.rules.guard(call, slot.reply, context)
+        return await convert(reply, context.transcript, context, stream=call.is_stream)
 
     def _route(self, call: Call, kept: Sequence[KeptReference], context: Context) -> Route:
         """Return the route of a call that names these ids. Raises RequestError."""
@@ -97,9 +109,18 @@ class Pipeline:
 
     async def _ask_again(self, call: Call, context: Context) -> None:
         """Make a call that no client waits for, whose answer the cache keeps. Raises HeadgateError."""
-        async with self.reply_to(call, context) as reply:
-            async for _ in reply.batches or _nothing():
-                pass
+        record = context.record
+        record.status, record.code = 503, "server_shutdown"  # if it is cancelled
+        try:
+            async with self.reply_to(call, context) as reply:
+                async for _ in reply.batches or _nothing():
+                    pass
+                record.status, record.code = reply.status, None
+        except HeadgateError as error:
+            record.status, record.code = error.status, error.code
+            raise
+        finally:
+            finish_call("cache.refreshed", context)
 
     async def _queue(self, call: Call, whole: Call, route: Route, open_reply: OpenReply, context: Context) -> Reply:
         """Queue a background response, and return the answer that says so. Raises RequestError."""

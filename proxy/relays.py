@@ -14,6 +14,7 @@ from backends import Backend
 from policies.support.alternatives import ANY, MODELS
 from policies.support.walk import plain_name
 from proxy.context import Context
+from proxy.relayed_usage import MAX_VALUES, TAIL_BYTES, RelayedUsage, parse_event, parse_json
 from proxy.routing.attempt import log_failure
 from proxy.routing.deadline import before_deadline
 from proxy.rules import Rules
@@ -22,21 +23,16 @@ from proxy.state.relayed_forms import FormField
 from proxy.state.relayed_ids import RelayedIds
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.call import MAX_MODEL_CHARS, Call
-from proxy.wire.errors import BackendError, RequestError, Unavailable
+from proxy.wire.errors import BackendError, RequestError
 from proxy.wire.event import frames_of, payload_of
-from proxy.wire.large_json import dumps, loads_leniently
+from proxy.wire.large_json import dumps
 from proxy.wire.refusals import shorten
 from proxy.wire.relay import RelayReply, RelayRequest
 
 ROUTE = "relay"
-MAX_VALUES = 1_000_000
-"""An answer of more JSON values is not parsed: only large lists of numbers have so many."""
 MAX_LISTED, MAX_LISTED_VALUES = 10_000, 200_000
 """A longer list is not searched for what other teams own. Those of OpenAI have up to 10,000 objects."""
-TAIL_BYTES = 262_144
-"""How much of the end of a stream is kept to read its last event, in bytes."""
 EVENT_STREAM = "text/event-stream"
-SENTINEL = b"[DONE]"
 DATA = b"data:"
 END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r")
 FILE_CONTENT = "/content"
@@ -75,16 +71,19 @@ class Relays:
             record = context.record
             record.route, record.backend, record.provider = ROUTE, target.name, target.provider
             context.is_sent = True
+            usage = RelayedUsage(request, context)
             with context.trace.model_call(record, relays=request.path):
                 try:
                     async with before_deadline(context, target.relay(request, context)) as reply:
                         context.is_answered = context.is_sent = 200 <= reply.status < 300
                         context.note_first_event()
-                        yield await self._receive(request, reply, target, context, is_own=keeper is not None)
+                        yield await self._receive(request, reply, target, usage, context, is_own=keeper is not None)
                 except BackendError as error:
                     context.is_sent = error.sent
                     log_failure(target.name, error, context)
                     raise
+                finally:
+                    await usage.complete()
 
     async def _admit(self, request: RelayRequest, context: Context) -> RelayRequest:
         """Return the request as the policies allow it: its bytes as received, unless a policy changes a field."""
@@ -112,8 +111,15 @@ class Relays:
                 context.record.model = field.value[:MAX_MODEL_CHARS] or None
 
     async def _receive(
-        self, request: RelayRequest, reply: RelayReply, target: Backend, context: Context, *, is_own: bool
-    ) -> RelayReply:  # fmt: skip
+        self,
+        request: RelayRequest,
+        reply: RelayReply,
+        target: Backend,
+        usage: RelayedUsage,
+        context: Context,
+        *,
+        is_own: bool,
+    ) -> RelayReply:
         """Return an answer after what the gateway needs of it was read: ids before the caller can use them.
 
         `is_own` is whether the path names something of the team's own.
@@ -123,14 +129,14 @@ class Relays:
         if reply.content_type == EVENT_STREAM:
             context.record.stream = True
             chunks = self._bind_first(reply.chunks, request, target, context)
-            return replace(reply, chunks=_with_usage(chunks, context))
+            return replace(reply, chunks=usage.follow(chunks))
         if request.path.endswith(FILE_CONTENT) or not _may_be_json(reply):
             return reply
         body = await _read(reply.chunks, context)
         is_searched = not is_own and request.method == "GET"
         answer = await _parse(body, context, MAX_LISTED_VALUES if is_searched else MAX_VALUES)
         if request.method == "POST" and isinstance(answer, dict):
-            context.record.read_relayed(answer)
+            usage.answer = answer
             await self.answers.bind_created(answer, request, target.name, context)
         if request.method == "DELETE" and isinstance(answer, dict):
             await self.answers.forget(answer, request, context)
@@ -159,7 +165,7 @@ class Relays:
             elif END_OF_EVENT.search(held, max(position, already - 3)) or len(held) > TAIL_BYTES:
                 break
         first = next(filter(None, map(payload_of, frames_of(bytes(held)))), b"")
-        created = _object(first) if request.method == "POST" and count_values(first, MAX_VALUES) <= MAX_VALUES else None
+        created = parse_event(first) if request.method == "POST" else None
         if created is not None:
             await self.answers.bind_created(created, request, target.name, context)
         if held:
@@ -212,64 +218,4 @@ async def _parse(body: bytes, context: Context, max_values: int) -> dict[str, An
     if values > max_values:
         return None
     context.use_memory(parsed_bytes(len(body), values))
-    return await context.run(len(body), _value, body)
-
-
-def _value(payload: bytes) -> dict[str, Any] | list[Any] | None:
-    try:
-        value = loads_leniently(payload)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict | list) else None
-
-
-def _object(payload: bytes) -> dict[str, Any] | None:
-    value = _value(payload)
-    return value if isinstance(value, dict) else None
-
-
-async def _with_usage(chunks: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-    """The chunks of a stream, untouched. When they end, the token counts of the last event are recorded."""
-    tail = StreamTail(context)
-    try:
-        async for chunk in chunks:
-            tail.add(chunk)
-            yield chunk
-    finally:
-        if (event := tail.last_event()) is not None:
-            context.record.read_relayed(event)
-
-
-class StreamTail:
-    """The end of a stream, of up to twice TAIL_BYTES. What there is no memory for is not kept."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._tail = bytearray()
-        self._counted_bytes = 0
-
-    def add(self, chunk: bytes) -> None:
-        """Add what follows."""
-        if not self._has_memory(len(chunk)):
-            return
-        self._tail += chunk
-        if len(self._tail) > 2 * TAIL_BYTES:
-            del self._tail[:-TAIL_BYTES]
-
-    def last_event(self) -> dict[str, Any] | None:
-        """Return the data of the last event that is not the sentinel; None if that was not kept as a whole."""
-        for frame in reversed(list(frames_of(bytes(self._tail[-TAIL_BYTES:])))):
-            payload = payload_of(frame)
-            if payload and payload.strip() != SENTINEL:
-                return _object(payload) if count_values(payload, MAX_VALUES) <= MAX_VALUES else None
-        return None
-
-    def _has_memory(self, size_bytes: int) -> bool:
-        if self._counted_bytes < 2 * TAIL_BYTES:
-            try:
-                self._context.use_memory(size_bytes)
-            except Unavailable:
-                self._tail.clear()
-                return False
-            self._counted_bytes += size_bytes
-        return True
+    return await context.run(len(body), parse_json, body)

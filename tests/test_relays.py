@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from proxy.relays import TAIL_BYTES, StreamTail
+from proxy.relayed_usage import TAIL_BYTES, StreamTail
 from proxy.workers import FREE_BYTES, BodyMemory, MemoryLease
 from tests.examples import make_context
 

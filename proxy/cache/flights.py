@@ -25,13 +25,24 @@ MAX_ENDED = 1024
 """How many ended flights are remembered, for calls that were looked up before and join after their end."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SharedCall:
-    """A flight, and the call that began it."""
+    """A flight, and the call that began it. `unpaid` is what it sent, if it left before others had the whole reply."""
 
     flight: Flight
     call: Call
     context: Context
+    unpaid: Call | None = None
+
+    def leave(self) -> None:
+        """Let the last call that reads on account for the tokens, as they are known at the end only."""
+        if self.flight.readers and self.context.transcript.terminal is None:
+            self.unpaid, self.context.sent_call = self.context.sent_call, None
+
+    def take_over(self, context: Context) -> None:
+        """Account for the tokens of a call that left, if no other call reads on."""
+        if self.unpaid is not None and self.flight.readers == 1:
+            context.sent_call, context.runs = self.unpaid, max(1, self.context.runs)
 
 
 class Flights:
@@ -100,6 +111,7 @@ class Flights:
             async with own.flight.join() as reply:
                 yield reply
         finally:
+            own.leave()
             self.ended += 1
             self._ended[key] = self.ended
             if self._calls.get(key) is own:
@@ -121,4 +133,5 @@ class Flights:
         context.target = first.target  # where its id is kept
         context.is_answered = self._settings.collapsed_cost == "each"
         report(context, "collapsed", "fwd=uri-miss; collapsed")
+        stack.callback(shared.take_over, context)
         return with_own_fields(reply, echoed_fields(shared.call), echoed_fields(call))

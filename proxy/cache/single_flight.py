@@ -49,6 +49,11 @@ class Flight:
         """Whether a call that joins now gets the whole reply."""
         return self._dropped == 0 and self._failure is None
 
+    @property
+    def readers(self) -> int:
+        """How many calls read it."""
+        return len(self._positions)
+
     @asynccontextmanager
     async def join(self) -> AsyncIterator[Reply]:
         """The reply from its beginning. Raises what opening it raises. The last reader that leaves ends the work."""

@@ -56,16 +56,10 @@ class Responses:
             record = exchange.record
             record.model, record.stream = call.model or None, call.is_stream
             context = self.ingress.context(exchange, caller, memory)
-            try:
-                if call.is_stream:
-                    return await self._stream(call, exchange, context)
-                async with self.pipeline.reply_to(call, context) as reply:
-                    return await self.ingress.send(exchange, reply)
-            finally:
-                if context.record is record:
-                    record.read(context.transcript)
-                else:  # a background response has its own, with its tokens
-                    record.finish_reason = "queued"
+            if call.is_stream:
+                return await self._stream(call, exchange, context)
+            async with self.pipeline.reply_to(call, context) as reply:
+                return await self.ingress.send(exchange, reply)
 
     async def _stream(self, call: Call, exchange: Exchange, context: Context) -> web.StreamResponse:
         """Answer a call for a stream, whose head may be written before its first event is there."""

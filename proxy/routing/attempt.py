@@ -37,13 +37,18 @@ class Attempt:
     A BackendError before the first event is an outcome too; every other error is raised.
     """
 
-    __slots__ = ("_context", "_failure", "_has_begun_well", "_is_turned_away", "_model_call", "_opening", "choice")
+    __slots__ = (
+        "_context", "_failure", "_has_begun_well", "_is_turned_away", "_model_call", "_opening", "choice",
+        "has_started",
+    )  # fmt: skip
 
     def __init__(self, choice: Choice, context: Context) -> None:
         self.choice = choice
         self._context = context
         self._failure: BackendError | None = None
         self._is_turned_away = self._has_begun_well = False
+        self.has_started = False
+        """Whether it had a place, so that the target may have received the call."""
         self._opening: AbstractAsyncContextManager[Reply] | None = None
         self._model_call: ModelCall
 
@@ -54,6 +59,7 @@ class Attempt:
         self._model_call = context.trace.model_call(context.record)
         if target.places is not None and (refusal := await self._take_place(target.places)) is not None:
             return refusal
+        self.has_started = True
         started = target.start()
         try:
             outcome = await self._open(require_stream(choice.call, context, backend.enforces))

@@ -78,12 +78,17 @@ class AttemptedReply:
     async def __aenter__(self) -> Reply:
         self._plan = self._attempts.plan(self._call, self._route, self._context)
         choice, attempts = self._plan.first(), 1
+        self._context.sent_call = self._call
         while True:
             if choice.delay_s:
                 await asyncio.sleep(choice.delay_s)
             self._context.is_sent = True
             attempt = self._attempt_at(choice)
-            outcome = await attempt.__aenter__()
+            try:
+                outcome = await attempt.__aenter__()
+            except BaseException:
+                self._note_given_up(attempt)
+                raise
             try:
                 following = self._following(attempt.choice, outcome, attempts)
                 if following is None:
@@ -106,7 +111,9 @@ class AttemptedReply:
 
     def _following(self, choice: Choice, outcome: AttemptOutcome, attempts: int) -> Choice | None:
         """Return the choice after an outcome; None if that is the reply, or the error."""
-        self._may_have_run = self._may_have_run or outcome.may_have_run
+        if outcome.may_have_run:
+            self._context.runs += 1
+            self._may_have_run = True
         following = None if outcome.is_success else self._plan.after(choice, outcome)
         if following is None:
             self._context.is_sent = self._may_have_run
@@ -114,6 +121,13 @@ class AttemptedReply:
         else:
             _log_retry(choice, outcome, following, self._context)
         return following
+
+    def _note_given_up(self, attempt: Attempt | HedgedAttempt) -> None:
+        """Note that the call ends while an attempt is made: it was sent, or waited for a place."""
+        if attempt.has_started:
+            self._context.runs += 1
+        else:
+            self._context.is_sent = self._may_have_run
 
 
 def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts: int, context: Context) -> None:

@@ -43,6 +43,7 @@ class HedgedAttempt:
         losers = [each for each in self._running if each is not winner]
         self._running = [winner]
         for loser in losers:
+            self._context.runs += loser.may_have_run
             await loser.cancel()
             log.info(
                 "backend.hedged", backend=winner.name, cancelled=loser.name, ran_ms=loser.elapsed_ms(),
@@ -52,6 +53,11 @@ class HedgedAttempt:
         winner.attempt.note_target()
         self.choice = winner.attempt.choice
         return winner.outcome.result()
+
+    @property
+    def has_started(self) -> bool:
+        """Whether a target may have received the call."""
+        return any(each.attempt.has_started for each in self._running)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -94,6 +100,13 @@ class _RunningAttempt:
     @property
     def name(self) -> str:
         return self.attempt.choice.target.backend.name
+
+    @property
+    def may_have_run(self) -> bool:
+        """Whether the target may have worked on the call so far."""
+        if self.outcome.done() and not self.outcome.cancelled() and self.outcome.exception() is None:
+            return self.outcome.result().may_have_run
+        return self.attempt.has_started
 
     def elapsed_ms(self) -> int:
         return round((asyncio.get_running_loop().time() - self._started) * 1000)

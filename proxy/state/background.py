@@ -253,7 +253,7 @@ class Background:
                 await self._records.delete(job)
             await self._leases.release(job.keys.lease)
             self._journals.forget(job.keys.journal)
-            job.report()
+            await job.report()
 
     async def _is_ours(self, job: BackgroundJob) -> bool:
         """Whether no other process has ended a job. While the store fails, it counts as ours."""

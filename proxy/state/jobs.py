@@ -3,12 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-import structlog
-
+from proxy.accounting import complete_record, finish_call
 from proxy.context import Context
 from proxy.routing.routes import Route
 from proxy.shutdown import cancel_for_shutdown
@@ -20,8 +19,6 @@ from proxy.state.turns import QueueFull
 from proxy.wire.call import Call
 from proxy.wire.compose import new_id, response_object
 from proxy.wire.event import Event, Reply
-
-log = structlog.get_logger()
 
 Stop = Literal["cancelled", "lost"]
 MEMORY_SHARE = 0.5
@@ -106,19 +103,13 @@ class BackgroundJob:
         if self.task is not None and not self.is_ending and self.stop is None:
             cancel_for_shutdown(self.task)
 
-    def report(self) -> None:
+    async def report(self) -> None:
         """Write the log line of its end, add it to the metrics, and end its trace and its use of memory."""
         context, record = self.context, self.context.record
-        record.read(context.transcript)
+        await complete_record(context)
         record.response_id, record.status = self.stored.id, 200
         record.finish_reason = record.finish_reason or self.stop or "failed"
-        duration_s = context.trace.elapsed_s()
-        fields = {**record.known(), "duration_ms": round(duration_s * 1e3, 2)}
-        with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail it
-            log.info("background.finished", request_id=context.request_id, **fields)
-        if context.metrics is not None:
-            context.metrics.record(record, duration_s, context.trace.durations)
-        context.trace.end(record)
+        finish_call("background.finished", context)
         context.memory.release()
         self.ended.set()
 

@@ -17,6 +17,8 @@ LONGEST_CHARS = 256
 USAGE = ("input_tokens", "input_tokens_details", "output_tokens", "output_tokens_details")
 CHAT_USAGE = ("prompt_tokens", "prompt_tokens_details", "completion_tokens", "completion_tokens_details")
 NUMBERS = frozenset({int, float, bool})
+FROM_CACHE = frozenset({"hit", "stale", "collapsed"})
+"""The outcomes of the cache with which no backend was called for this request."""
 
 
 @dataclass(slots=True)
@@ -60,13 +62,21 @@ class RequestRecord:
     response_model: Any = None
     finish_reason: Any = None
     input_tokens: Any = None
+    """Tokens that backends used for this request. Those of an answer that cost nothing are in `saved_input_tokens`."""
     output_tokens: Any = None
     cached_tokens: Any = None
     cache_write_tokens: Any = None
     reasoning_tokens: Any = None
+    saved_input_tokens: Any = None
+    saved_output_tokens: Any = None
+    estimated: bool | None = None
+    """Whether token counts are estimates, because a backend worked on the call and sent none."""
 
-    def read(self, transcript: Transcript) -> None:
-        """Take ids and token counts from the final response, if one was seen. Its values are the upstream's own."""
+    def read(self, transcript: Transcript, *, is_saved: bool = False) -> None:
+        """Take ids and token counts from the final response, if one was seen. Its values are the upstream's own.
+
+        `is_saved`: no backend was called for it.
+        """
         terminal = transcript.terminal
         if terminal is None:
             return
@@ -74,7 +84,11 @@ class RequestRecord:
         self.response_id = response.get("id")
         self.response_model = response.get("model")
         self.finish_reason = response.get("status")
-        self._read_usage(transcript.usage, USAGE)
+        if is_saved:
+            usage = transcript.usage
+            self.saved_input_tokens, self.saved_output_tokens = usage.get("input_tokens"), usage.get("output_tokens")
+        else:
+            self._read_usage(transcript.usage, USAGE)
 
     def read_relayed(self, answer: dict[str, Any]) -> None:
         """Take ids and token counts from the answer of a relayed path, in the words of Responses or Chat Completions.

@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.telemetry import metrics
 from proxy.telemetry.instruments import Buckets, Cell, Instruments, Names, Point
-from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.record import FROM_CACHE, RequestRecord
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 """Any other method is recorded as `_OTHER`. Source: https://opentelemetry.io/docs/specs/semconv/http/http-metrics/."""
@@ -16,8 +16,6 @@ OPERATIONS = {
 }  # fmt: skip
 """The names of operations by the templates of paths that call a model; the conventions allow names of one's own."""
 SOCKET, RELAY = "WEBSOCKET", "relay"
-FROM_CACHE = frozenset({"hit", "stale", "collapsed"})
-"""The outcomes of the cache with which no backend was called for this request."""
 LOOKED_UP = FROM_CACHE | {"miss", "refresh"}
 LARGEST_COUNT = 2**53
 MAX_PLANS = 2000
@@ -103,7 +101,7 @@ class RequestMetrics:
         key = (
             template, record.method, record.status, record.code, record.outcome, record.finish_reason, record.stream,
             record.team, record.model, record.route, record.backend, record.cache, record.cache_detail,
-            record.inference_s is None,
+            record.inference_s is None, record.input_tokens is None,
         )  # fmt: skip
         try:
             plan = self._plans.get(key)
@@ -138,7 +136,7 @@ class RequestMetrics:
             if record.stream:
                 plan.steps["backend"] = self._first_chunk.of(*inference)
                 plan.per_token = self._per_token.of(*inference) if outcome == "success" else None
-        if record.cache not in FROM_CACHE:
+        if record.cache not in FROM_CACHE or record.inference_s is not None or record.input_tokens is not None:
             plan.summed += [(name, counter.of(*inference, "unknown")) for name, counter in self._tokens.items()]
         return plan
 
@@ -149,8 +147,8 @@ class RequestMetrics:
             plan.steps["cache"] = self._lookup_duration.of(outcome)
         if outcome in FROM_CACHE:
             plan.summed.append(("cache_bytes", self._cache_bytes.of(team, route)))
-            for name, kind in (("input_tokens", "input"), ("output_tokens", "output")):
-                plan.summed.append((name, self._cache_tokens.of(team, model, route, kind)))
+            for kind in ("input", "output"):
+                plan.summed.append((f"saved_{kind}_tokens", self._cache_tokens.of(team, model, route, kind)))
 
     def _read_active(self) -> Iterable[Point]:
         return [(metrics.ACTIVE, (method, "http"), count) for method, count in self.active.items()]

@@ -38,7 +38,8 @@ MODEL_CALL_ATTRIBUTES = {
     "input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.usage.output_tokens",
     "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
     "cache_write_tokens": "gen_ai.usage.cache_write.input_tokens",
-    "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens", "code": "error.type",
+    "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens", "estimated": "headgate.usage.estimated",
+    "code": "error.type",
     "first_event_s": "gen_ai.response.time_to_first_chunk",
 }  # fmt: skip
 _PROPAGATOR = TraceContextTextMapPropagator()

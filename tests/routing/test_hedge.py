@@ -82,6 +82,7 @@ async def test_the_first_that_answers_wins_and_the_other_is_cancelled(winner: st
     assert await answering == winner
     assert {target.name: target._log for target in targets.values()} == {name: ["asked", "ended"] for name in "ab"}
     assert (context.record.backend, context.record.hedged, context.target) == (winner, loser, winner)
+    assert context.runs == 2
     assert [(line["backend"], line["cancelled"]) for line in logged if line["event"] == "backend.hedged"] == [
         (winner, loser)
     ]

@@ -105,12 +105,8 @@ class TurnRunner:
             exchange.count_call()
             call = self._call(turn.message)
             exchange.record.model, exchange.record.stream = call.model or None, True
-            try:
-                async with self._pipeline.reply_to(call, context) as reply:
-                    await self._send_reply(reply, turn, context)
-                return
-            finally:
-                exchange.record.read(context.transcript)
+            async with self._pipeline.reply_to(call, context) as reply:
+                await self._send_reply(reply, turn, context)
         except HeadgateError as error:
             refusal = error.with_traceback(None)
         except asyncio.CancelledError as cancelled:
@@ -120,6 +116,8 @@ class TurnRunner:
         except Exception:
             log.exception("request.crashed", request_id=exchange.request_id)
             refusal = HeadgateError("The gateway failed to answer this request.", code="internal_error")
+        else:
+            return
         exchange.record.status, exchange.record.code = refusal.status, refusal.code
         await self._send_refusal(refusal, turn, context)
 

@@ -1,0 +1,71 @@
+"""Completes the record of a call: no token that a backend may have used is missing in it.
+
+the backend          tokens in the record
+sent counts          those
+sent none            estimates, from the texts of the call and of what has passed: the client left, a policy stopped
+                     the reply, the stream broke off ...
+worked several       the input once for each attempt, where one was hedged or failed after it was sent; of an output
+times                that was given up nothing is known
+was not called       none, but saved_input_tokens and saved_output_tokens: the cache has answered
+"""
+
+from contextlib import suppress
+
+import structlog
+
+from proxy.context import Context
+from proxy.telemetry.record import FROM_CACHE, RequestRecord
+from proxy.wire.call import Call
+from proxy.wire.token_estimate import BYTES_PER_TOKEN, estimate_input, estimate_tokens
+from proxy.wire.transcript import Transcript
+
+log = structlog.get_logger()
+
+USING = frozenset({"create", "compact"})
+"""The operations with which a backend uses tokens."""
+
+
+async def complete_record(context: Context) -> None:
+    """Take ids and token counts from the reply; estimate those that a backend should have sent, and did not."""
+    record, call = context.record, context.sent_call
+    is_saved = record.cache in FROM_CACHE and (call is None or record.cache != "collapsed")
+    record.read(context.transcript, is_saved=is_saved)
+    if call is None or context.runs == 0 or call.operation not in USING:
+        return
+    if type(record.input_tokens) is not int or type(record.output_tokens) is not int:
+        await _estimate(record, call, Transcript() if is_saved else context.transcript, context)
+    if context.runs > 1:
+        record.input_tokens *= context.runs
+        record.estimated = True
+
+
+async def _estimate(record: RequestRecord, call: Call, passed: Transcript, context: Context) -> None:
+    """Set the counts that are missing."""
+    size = call.size_bytes + passed.kept_bytes
+    missing = [name for name in ("input_tokens", "output_tokens") if type(getattr(record, name)) is not int]
+    counts = {"input_tokens": call.size_bytes // BYTES_PER_TOKEN, "output_tokens": 0}
+    record.estimated = True
+    try:
+        counts = await context.run(size, _count, call, passed)
+    finally:  # without counts if the call is cancelled meanwhile
+        for name in missing:
+            setattr(record, name, counts[name])
+
+
+def _count(call: Call, transcript: Transcript) -> dict[str, int]:
+    """Return estimates of input and output."""
+    final = transcript.response.get("output")
+    if not isinstance(final, list) or not final:
+        final = [*transcript.items, *(item for _, item in transcript.cut_open_items())]
+    return {"input_tokens": estimate_input(call.body), "output_tokens": estimate_tokens(final)}
+
+
+def finish_call(event: str, context: Context) -> None:
+    """Write the log line of a call that no request waits for, add it to the metrics, and end its trace."""
+    record, duration_s = context.record, context.trace.elapsed_s()
+    fields = {**record.known(), "duration_ms": round(duration_s * 1e3, 2)}
+    with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail it
+        log.info(event, request_id=context.request_id, **fields)
+    if context.metrics is not None:
+        context.metrics.record(record, duration_s, context.trace.durations)
+    context.trace.end(record)

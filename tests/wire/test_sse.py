@@ -176,7 +176,7 @@ def test_followed_events_of_a_recording_come_in_order(name: str):
     assert events == [(kind, frame) for kind, frame in zip(types, frames, strict=True) if kind in FOLLOWED]
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", [name for name in RECORDED if name != "canonical_nodone"])  # a part of another one
 def test_a_recording_can_be_cut_at_every_byte(name: str):
     """Two chunks give the same result as one."""
     assert wrong_cuts(RECORDED[name]) == []

@@ -17,7 +17,7 @@ from tests.conftest import tables_for
 from tests.metrics import admin_of, changes, scrape
 from tests.sockets import calling
 from tests.timeouts import TIMEOUT_S
-from tests.upstream import CANONICAL, FakeUpstream, final_body, hang, streaming
+from tests.upstream import CANONICAL, FakeUpstream, canonical, final_body, hang, streaming
 
 SHOWN = {
     "headgate_calls_total": ("call", "headgate_transport", "headgate_outcome", "error_type"),
@@ -47,6 +47,11 @@ FAILED = b'event: response.failed\ndata: {"type":"response.failed","sequence_num
 BEGUN = CANONICAL[: CANONICAL.index(b"response.output_text.delta")].rpartition(b"\n\n")[0] + b"\n\n"
 
 
+SEARCHES = b"".join(
+    b'event: response.output_item.added\ndata: {"type":"response.output_item.added","sequence_number":%d,"output_index":%d,"item":{"id":"ws_%d","type":"web_search_call","status":"in_progress"}}\n\n'
+    % (number, number, number)
+    for number in range(4, 6)
+)
 BODY = {"model": "m", "input": "x"}
 
 
@@ -79,6 +84,23 @@ class Scene:
         """Send two calls at a time."""
         await asyncio.gather(self.post(body), self.post(body))
 
+    async def post_shared(self, body: dict[str, Any]) -> None:
+        """Send two identical calls; the upstream answers when both are there."""
+        are_there = asyncio.Event()
+
+        async def wait(request: web.Request) -> web.StreamResponse:
+            await are_there.wait()
+            return await canonical(request)
+
+        self.upstream.answer = wait
+        sending = asyncio.create_task(self.post_both(body))
+        active = ("http_server_active_requests", frozenset({("http_request_method", "POST"), ("url_scheme", "http")}))
+        async with asyncio.timeout(TIMEOUT_S):
+            while (await scrape(self.http, self.admin)).get(active) != 2:
+                pass
+        are_there.set()
+        await sending
+
     async def leave(self, body: dict[str, Any]) -> None:
         """Disconnect when the upstream has the call."""
         sending = asyncio.create_task(self.post(body))
@@ -98,13 +120,17 @@ class Scene:
 
 @pytest.fixture
 async def scene(http, start_gateway, upstream: FakeUpstream, logged) -> Scene:
-    """The upstream times out when it says nothing for 0.2 s."""
-    backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "first_event_timeout_s": 0.2}
-    narrow = {"name": "narrow", "max_concurrent": 1}
-    backends = [backend | {"keeps_state": True}, backend | {"name": "stateless"}, backend | narrow]
-    names = {"own": "stateless", "narrow": "narrow", "*": "fake"}
-    routes = [{"model": model, "backend": name} for model, name in names.items()]
-    policies = [{"use": "metadata_limits"}, {"use": "max_tool_calls", "max": 8, "models": ["clamped"]}]
+    """For the model "late" the upstream times out when it says nothing for 0.2 s."""
+    backend = {"use": "upstream", "base_url": f"{upstream.address}/v1"}
+    own = {
+        "fake": {"keeps_state": True},
+        "own": {},
+        "narrow": {"max_concurrent": 1},
+        "late": {"first_event_timeout_s": 0.2},
+    }
+    backends = [{"name": name, **backend, **more} for name, more in own.items()]
+    routes = [{"model": "*" if name == "fake" else name, "backend": name} for name in [*own][::-1]]
+    policies = [{"use": "metadata_limits"}, {"use": "max_tool_calls", "max": 1, "models": ["clamped"]}]
     tables = tables_for(upstream, admin={"port": 0}, policy=policies, backend=backends, route=routes)
     gateway = await start_gateway(tables)
     return Scene(http, upstream, gateway, admin_of(logged))
@@ -131,6 +157,11 @@ async def scene(http, start_gateway, upstream: FakeUpstream, logged) -> Scene:
                       "saved input": 5, "saved output": 7, "bytes": len(CANONICAL.removesuffix(b"data: [DONE]\n\n"))},
         ),
         (
+            Scene.post_shared, None, {"prompt_cache_key": "k"},
+            JSON | {"http 200": 2, "call json success": 2, "cache bypass": 0, "cache miss": 1, "cache collapsed": 1,
+                    "saved input": 5, "saved output": 7},
+        ),
+        (
             Scene.post_both, None, {"model": "narrow"},
             {key: 2 * value for key, value in JSON.items()} | {"call json success": 2, "queue": 1},
         ),
@@ -140,6 +171,11 @@ async def scene(http, start_gateway, upstream: FakeUpstream, logged) -> Scene:
              "call json refused metadata_limits.value_not_a_string": 1},
         ),
         (Scene.post, None, {"model": "clamped"}, JSON | {"call json success": 1, "policy max_tool_calls changed": 1}),
+        (
+            Scene.post, streaming(BEGUN, SEARCHES), {"model": "clamped", "stream": True},
+            BROKEN | {"inference": 1, "call stream stopped": 1, "policy max_tool_calls changed": 1,
+                      "policy max_tool_calls stopped": 1},
+        ),
         (Scene.post, None, {"model": 7}, {"http 400": 1, "call json rejected invalid_type": 1}),
         (
             Scene.talk, None, {"metadata": {"k": 1}},
@@ -167,7 +203,7 @@ async def scene(http, start_gateway, upstream: FakeUpstream, logged) -> Scene:
             BROKEN | {"http 200": 0, "inference upstream_cut": 1, "call websocket failed upstream_cut": 1},
         ),
         (
-            Scene.post, hang, {},
+            Scene.post, hang, {"model": "late"},
             {"input": 1, "http 504": 1, "inference upstream_timeout": 1, "attempt 504 upstream_timeout": 1, "cache bypass": 1,
              "call json failed upstream_timeout": 1},
         ),
@@ -178,7 +214,7 @@ async def scene(http, start_gateway, upstream: FakeUpstream, logged) -> Scene:
         (Scene.get, None, {}, {"http 405": 1}),
     ],
     ids=[
-        "JSON", "stream", "WebSocket", "background", "hit", "hit as a stream", "queued", "refused", "changed", "invalid",
+        "JSON", "stream", "WebSocket", "background", "hit", "hit as a stream", "collapsed", "queued", "refused", "changed", "stopped", "invalid",
         "refused on a WebSocket", "400", "500", "failed in a 200", "cut", "cut on a WebSocket", "timeout", "caller left",
         "no call",
     ],

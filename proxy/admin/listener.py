@@ -1,6 +1,7 @@
 """The listener of operators: GET /metrics, /healthz and /readyz. It has no callers and no keys."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -8,11 +9,19 @@ from aiohttp import web
 
 from proxy.admin.prometheus import CONTENT_TYPE, render
 from proxy.config.schema import AdminTable
+from proxy.http.dispatch import LOOPBACK_NAMES
 from proxy.http.health import Report
+from proxy.http.server import Server
 from proxy.telemetry.instruments import Snapshot
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 HEADERS = {"Server": "headgate", "Cache-Control": "no-store"}
+MAX_CONNECTIONS = 32
+"""How many scrapers and people may be connected; for one more the oldest idle connection is closed."""
+MAX_BODY_BYTES = 65_536
+TIMEOUT_S = 10.0
+"""How long a head may take, and how long an answer may be left unread, in seconds."""
+IDLE_S = 120.0
 
 
 class AdminEndpoints:
@@ -25,34 +34,36 @@ class AdminEndpoints:
         self._is_local = settings.host in LOOPBACK
         self._snapshot = snapshot
         self._report = report
+        self._handlers = {"/metrics": self._metrics, "/healthz": self._alive, "/readyz": self._ready}
 
-    def application(self) -> web.Application:
-        application = web.Application(middlewares=[self._check_host])
-        application.router.add_get("/metrics", self._metrics)
-        application.router.add_get("/healthz", self._alive)
-        application.router.add_get("/readyz", self._ready)
-        return application
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request. On loopback other Host names are refused: no web page reads metrics through a DNS name."""
+        handler = self._handlers.get(request.path)
+        if not getattr(request.protocol, "is_admitted", True):
+            return _refuse(503, "There are too many connections.")
+        if self._is_local and re.sub(r":\d*$", "", request.headers.get("Host", "")).lower() not in LOOPBACK_NAMES:
+            return _refuse(421, "This host is not served here.")
+        if handler is None:
+            return _refuse(404, f"The paths are {', '.join(self._handlers)}.")
+        if request.method not in ("GET", "HEAD"):
+            return _refuse(405, "Only GET and HEAD are allowed.")
+        return await handler()
 
-    @web.middleware
-    async def _check_host(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        """Refuse other Host names on loopback: a web page must not read metrics through a DNS name of its own."""
-        if self._is_local and request.url.host not in LOOPBACK:
-            return web.json_response({"error": "this host is not served here"}, status=421, headers=HEADERS)
-        return await handler(request)
-
-    async def _metrics(self, _: web.Request) -> web.Response:
+    async def _metrics(self) -> web.Response:
         """Thousands of series take longer to write than the event loop should wait; to copy them takes little."""
         text = await asyncio.to_thread(render, self._snapshot())
         return web.Response(body=text, headers={**HEADERS, "Content-Type": CONTENT_TYPE})
 
-    async def _alive(self, _: web.Request) -> web.Response:
+    async def _alive(self) -> web.Response:
         return web.json_response({"status": "up"}, headers=HEADERS)
 
-    async def _ready(self, _: web.Request) -> web.Response:
+    async def _ready(self) -> web.Response:
         status, report = await self._report()
         return web.json_response(report, status=status, headers=HEADERS)
+
+
+def _refuse(status: int, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message}}, status=status, headers=HEADERS)
 
 
 @asynccontextmanager
@@ -60,8 +71,16 @@ async def listening(
     settings: AdminTable, snapshot: Callable[[], Snapshot], report: Callable[[], Awaitable[Report]]
 ) -> AsyncIterator[str]:
     """Answer operators inside the block; its value is the address. Raises OSError if the port is taken."""
-    application = AdminEndpoints(settings, snapshot, report).application()
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, keepalive_timeout=75.0)
+    server = Server(
+        AdminEndpoints(settings, snapshot, report),
+        head_timeout_s=TIMEOUT_S,
+        write_timeout_s=TIMEOUT_S,
+        idle_timeout_s=IDLE_S,
+        max_connections=MAX_CONNECTIONS,
+        max_body_bytes=MAX_BODY_BYTES,
+        yields=True,
+    )
+    runner = web.ServerRunner(server, shutdown_timeout=0)
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()

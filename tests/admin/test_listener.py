@@ -1,7 +1,11 @@
 """The listener of operators."""
 
-import pytest
+import asyncio
 
+import pytest
+from yarl import URL
+
+from proxy.admin.listener import MAX_CONNECTIONS
 from proxy.telemetry.logs import LogTally
 from tests.conftest import tables_for
 from tests.metrics import admin_of, parse, scrape
@@ -21,7 +25,7 @@ async def admin(start_gateway, upstream, logged) -> str:
         ("/healthz", None, 200, "application/json"),
         ("/readyz", "localhost:1", 200, "application/json"),
         ("/metrics", "evil.example", 421, "application/json"),
-        ("/v1/responses", None, 404, "text/plain"),
+        ("/v1/responses", None, 404, "application/json"),
     ],
 )
 async def test_what_it_answers(http, admin: str, path: str, host: str | None, status: int, kind: str):
@@ -30,6 +34,25 @@ async def test_what_it_answers(http, admin: str, path: str, host: str | None, st
     async with http.get(admin + path, headers=headers) as answer:
         assert (answer.status, answer.content_type) == (status, kind)
         assert path != "/metrics" or status != 200 or parse(await answer.text())
+
+
+async def test_only_reading_is_allowed(http, admin: str):
+    """HEAD is, as wherever GET is."""
+    async with http.post(f"{admin}/metrics", data=b"x") as refused, http.head(f"{admin}/metrics") as allowed:
+        assert (refused.status, allowed.status, await allowed.read()) == (405, 200, b"")
+
+
+async def test_connections_are_bounded(admin: str):
+    """One more closes the oldest idle one: scrapers are served, and files remain for callers."""
+    url = URL(admin)
+    connections = [await asyncio.open_connection(url.host, url.port) for _ in range(MAX_CONNECTIONS + 1)]
+    reader, writer = connections[-1]
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert await connections[0][0].read() == b""
+    for _, each in connections:
+        each.close()
 
 
 async def test_there_is_none_without_its_table(start_gateway, upstream, logged):

@@ -20,8 +20,8 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 Cleanup = Callable[[], Awaitable[None]]
-ResponseCallback = Callable[[Mapping[str, Any]], Awaitable[None]]
-ReplyCallback = Callable[[Transcript], Awaitable[None]]
+ResponseCallback = Callable[["Context", Mapping[str, Any]], Awaitable[None]]
+ReplyCallback = Callable[["Context", Transcript], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,14 @@ class Context:
         self.cleanup.push_async_callback(_run_cleanup, callback)
 
     def on_response(self, callback: ResponseCallback) -> None:
-        """Run a callback with each response object that has new ids, before anything of it is checked or sent."""
+        """Run a callback with each response object that has new ids, before anything of it is checked or sent.
+
+        It gets this context. One that had it already would keep the call's bodies in a cycle until that is collected.
+        """
         self._response_callbacks.append(callback)
 
     def on_reply(self, callback: ReplyCallback) -> None:
-        """Run a callback when the reply is complete, before its last event is passed on.
+        """Run a callback when the reply is complete, before its last event is passed on. It gets this context.
 
         It also runs for a stream that breaks off, which then ends as failed; it does not run for an error, nor when
         the client disconnects before the end.
@@ -161,13 +164,13 @@ class Context:
             return
         self._seen_ids = ids
         for callback in self._response_callbacks:
-            await callback(response)
+            await callback(self, response)
 
     async def complete_reply(self) -> None:
         """Run the callbacks of a complete reply, each once."""
         callbacks, self._reply_callbacks = self._reply_callbacks, []
         for callback in callbacks:
-            await callback(self.transcript)
+            await callback(self, self.transcript)
 
     def for_refresh(self) -> "Context":
         """Return the context of the same call that is made again beside its request, for the sake of the cache."""

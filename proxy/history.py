@@ -83,7 +83,7 @@ class History:
             if call.body.get("background"):
                 context.set(UNFINISHED, _stored({}, kept_input(own), past, size_bytes=call.size_bytes))
             if store is not False or past.lock is not None:
-                context.on_reply(partial(self._keep, call, own, past, context))
+                context.on_reply(partial(self._keep, call, own, past))
             else:
                 hold_reply(HeldTurn(kept_input(own), past.items), call, context)
         return await _whole(call, own, past, context)

@@ -82,8 +82,8 @@ class Pipeline:
             await context.encode(call)
             whole = await self.compaction.open(await self.history.complete(call, route, context), context)
             context.trace.end_step()
-            context.on_response(partial(self.ownership.bind, call, context))
-            context.on_reply(partial(self.ownership.bind_output, call, context))
+            context.on_response(partial(self.ownership.bind, call))
+            context.on_reply(partial(self.ownership.bind_output, call))
             open_reply = self._answering(whole, route, context)
             if is_background:
                 return await self._queue(call, whole, route, open_reply, context)

@@ -26,6 +26,9 @@ def shutdown_error(cancelled: asyncio.CancelledError) -> ShuttingDown:
     """
     call = asyncio.current_task()
     if call is None or cancelled.args != (_REASON,):
-        raise cancelled
+        try:
+            raise cancelled
+        finally:
+            del cancelled  # its traceback keeps this frame and all that the call took: in a cycle until it is collected
     call.uncancel()
     return ShuttingDown()

@@ -98,8 +98,8 @@ async def fail_within(context: Context) -> None:
 async def test_callbacks_of_the_response_run_once_for_each_id():
     """They receive the response object and run in the order of registration. A later event may have other ids."""
     context, found = make_context(), []
-    context.on_response(lambda response: append(found, ("a", response["id"])))
-    context.on_response(lambda response: append(found, ("b", response["id"])))
+    context.on_response(lambda _, response: append(found, ("a", response["id"])))
+    context.on_response(lambda _, response: append(found, ("b", response["id"])))
     await context.see_response({"id": "resp_1"})
     await context.see_response({"id": "resp_1", "status": "completed"})
     await context.see_response({"id": "resp_2"})
@@ -110,7 +110,7 @@ async def test_callbacks_of_the_response_run_once_for_each_id():
 async def test_callbacks_of_the_reply_run_once():
     """They receive the transcript of the whole reply."""
     context, found = make_context(), list[Transcript]()
-    context.on_reply(lambda transcript: append(found, transcript))
+    context.on_reply(lambda _, transcript: append(found, transcript))
     await context.complete_reply()
     await context.complete_reply()
 

@@ -206,7 +206,7 @@ class Cache:
         if reply.batches is not None:
             clock = time.monotonic if self._settings.pace == "recorded" else None
             context.transcript.keep_frames(self._settings.max_reply_bytes, clock)
-        context.on_reply(partial(self._put, self._vault, slot.place, call, reply, context))
+        context.on_reply(partial(self._put, self._vault, slot.place, call, reply))
 
     async def _put(
         self, vault: Vault, place: Place, call: Call, reply: Reply, context: Context, transcript: Transcript

@@ -59,7 +59,7 @@ def hold_reply(turn: HeldTurn, call: Call, context: Context) -> None:
     """Hold the reply to a call in WebSocket mode when it is complete, if nothing else keeps it."""
     memory = context.get(LANE_MEMORY)
     if memory is not None:
-        context.on_reply(partial(_hold, memory, turn, call, context))
+        context.on_reply(partial(_hold, memory, turn, call))
 
 
 async def _hold(memory: LaneMemory, turn: HeldTurn, call: Call, context: Context, transcript: Transcript) -> None:

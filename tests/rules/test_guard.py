@@ -128,7 +128,7 @@ async def test_an_error_of_the_upstream_is_not_checked():
     """It has no events, and it is not a response that something could be bound to."""
     context = make_context()
     responses: list[Any] = []
-    context.on_response(lambda response: collect(responses, response))
+    context.on_response(lambda _, response: collect(responses, response))
     reply = Reply(429, {}, body=b'{"error":{}}')
 
     assert await guarded(make_rules(make_rule(ItemBudget(items=0))), make_call(), reply, context) is reply
@@ -369,7 +369,7 @@ async def test_callbacks_of_the_response_run_before_anything_is_checked():
     commented = stream_reply(b": hi\n\n" + CANONICAL)
     for call, reply in ((STREAM, stream_reply(CANONICAL)), (STREAM, commented), (make_call(), body_reply())):
         context, responses = make_context(), list[Any]()
-        context.on_response(lambda response, found=responses: collect(found, response))
+        context.on_response(lambda _, response, found=responses: collect(found, response))
         passed = await guarded(make_rules(make_rule(ItemBudget(items=0))), call, reply, context)
         if passed.batches is not None:
             await sent(passed)
@@ -393,7 +393,7 @@ async def test_callbacks_of_the_reply_run_when_it_is_complete(
 ):
     """Before the last event is sent, also of a stream that breaks off; not for an error."""
     context, statuses = make_context(), list[Any]()
-    context.on_reply(lambda transcript: collect(statuses, transcript.response["status"]))
+    context.on_reply(lambda _, transcript: collect(statuses, transcript.response["status"]))
     passed = await guarded(make_rules(make_rule(ItemBudget(items=items))), STREAM, reply(), context)
     last: list[Any] = []
     if passed.batches is not None:

@@ -129,7 +129,7 @@ class Answer(web.StreamResponse):
         if self._unpaced_bytes >= PIECE_BYTES:
             self._unpaced_bytes = 0
             if isinstance(connection := self._request.protocol, PacedConnection):
-                await connection.turns.wait()
+                await connection.take_turn()
 
     def _put(self, transport: asyncio.Transport, data: bytes) -> None:
         transport.write(data)

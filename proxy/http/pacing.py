@@ -13,30 +13,36 @@ PIECES_AT_ONCE = 4
 
 
 class WriteTurns:
-    """Lets connections write large answers a few at a time, in the order in which they ask.
+    """Lets connections write large answers a few pieces at a time, in the order in which they ask.
 
     Each would otherwise write a piece in every turn of the event loop, and a small request needs about ten turns.
     """
 
     def __init__(self) -> None:
+        self._left = PIECES_AT_ONCE  # in this turn of the loop
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Wait until another piece may be written: at least until the event loop has served others."""
+        """Wait until another piece may be written, if there are enough in this turn of the event loop."""
         loop = asyncio.get_running_loop()
+        if self._left == PIECES_AT_ONCE and not self._waiting:
+            loop.call_soon(self._begin_turn)
+        if self._left and not self._waiting:
+            self._left -= 1
+            return
         turn = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._give)
         self._waiting.append(turn)
         await turn
 
-    def _give(self) -> None:
-        for _ in range(min(PIECES_AT_ONCE, len(self._waiting))):
+    def _begin_turn(self) -> None:
+        self._left = PIECES_AT_ONCE
+        while self._left and self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._give)
+                self._left -= 1
+        if self._left < PIECES_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._begin_turn)
 
 
 class PacedConnection(web.RequestHandler):
@@ -45,13 +51,22 @@ class PacedConnection(web.RequestHandler):
     `turns` are those in which all connections write large answers.
     """
 
-    __slots__ = ("_hold", "_pace", "turns")
+    __slots__ = ("_hold", "_pace", "_turns", "waits_for_turn")
 
     def __init__(self, manager: web.Server, *, pace: Pace, turns: WriteTurns, **options: Any) -> None:
         super().__init__(manager, **options)
         self._pace = pace
-        self.turns = turns
+        self._turns = turns
+        self.waits_for_turn = False  # whether an answer is being written, and continues soon
         self._hold: asyncio.TimerHandle | None = None
+
+    async def take_turn(self) -> None:
+        """Wait until another piece of a large answer may be written."""
+        self.waits_for_turn = True
+        try:
+            await self._turns.wait()
+        finally:
+            self.waits_for_turn = False
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

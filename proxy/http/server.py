@@ -208,8 +208,8 @@ class Connection(PacedConnection):
 
         At the time `last` it is cancelled wherever it is.
         """
-        if self.writing_paused and self._loop.time() < last:
-            self._loop.call_later(POLL_S, self._cancel, call, last)
+        if (self.writing_paused or self.waits_for_turn) and self._loop.time() < last:
+            self._loop.call_later(POLL_S if self.writing_paused else 0, self._cancel, call, last)
         elif not confirmed:  # a write that has just become possible continues first
             self._loop.call_soon(partial(self._cancel, call, last, confirmed=True))
         else:

@@ -179,7 +179,7 @@ class Socket:
                 if self._is_closing:
                     raise ConnectionResetError("the connection is closed")
                 await self._writer.write(piece)
-                await self._connection.turns.wait()
+                await self._connection.take_turn()
             is_whole = True
         finally:
             if not is_whole and self._connection.transport is not None:

@@ -1,4 +1,4 @@
-"""The command line: `headgate serve | check | explain | policy | model | audit | cache | whois | block | unblock`.
+"""The command line: `headgate serve | check | explain | policy | model | audit | cache | key | whois | block` ...
 
 Results on stdout, logs on stderr. Exit status 0: success; 1: the answer is no, or a crash; 2: the input is at fault.
 """
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from proxy.app import serve
-from proxy.commands import audit, cache, identity, model, policy, show
+from proxy.commands import audit, cache, identity, key, model, policy, show
 from proxy.config.build import default_config, read
 from proxy.config.validation import ConfigError
 from proxy.telemetry.logs import LogTally, configure_logs
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
     command.add_argument("--port", type=_port, help="listen on this port instead of the configured one")
     command.set_defaults(run=None)
-    for subject in (show, policy, model, audit, cache, identity):
+    for subject in (show, policy, model, audit, cache, key, identity):
         subject.add_to(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] | None = options.run

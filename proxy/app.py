@@ -17,8 +17,11 @@ from proxy.admin.observer import Observer
 from proxy.admin.operating import make_observer, operating
 from proxy.cache.cache import Cache
 from proxy.config.build import Config
+from proxy.context import Caller
 from proxy.history import History
 from proxy.http.assembly import build_dispatcher, build_health, build_server
+from proxy.identity.directory import Directory
+from proxy.identity.issued_keys import IssuedKeys
 from proxy.pipeline import Pipeline
 from proxy.routing.attempts import Attempts
 from proxy.routing.ejections import SharedEjections
@@ -146,7 +149,10 @@ async def running(
         memory = BodyMemory(settings.memory_bytes, has_teams=config.has_teams)
         health = build_health(config, pipeline, audit, recorder, ending)
         metrics = None if observer is None else observer.requests
-        dispatcher = build_dispatcher(config, pipeline, workers, memory, health, tracer=tracer, metrics=metrics)
+        directory = await _directory(config, resources)
+        dispatcher = build_dispatcher(
+            config, pipeline, workers, memory, health, directory, tracer=tracer, metrics=metrics
+        )
         server = build_server(config, dispatcher, workers)
         if observer is not None:
             observer.watch(server, memory, pipeline)
@@ -158,6 +164,16 @@ async def running(
         await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _directory(config: Config, resources: AsyncExitStack) -> Directory:
+    """Return the callers of the config, and those of issued keys as long as the process runs."""
+    callers = {caller.digest: Caller(caller.name, caller.team) for caller in config.callers}
+    directory = Directory(callers, has_issued=config.keys is not None)
+    if config.keys is not None:
+        issued = IssuedKeys(config.state, directory, config.keys.refresh_s)
+        await resources.enter_async_context(issued.following())
+    return directory
 
 
 def _measured(config: Config, observer: Observer) -> Config:

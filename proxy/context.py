@@ -30,6 +30,12 @@ class Caller:
 
     name: str
     team: str
+    key_id: str = ""
+    """The id of its key, if that was issued; empty for a caller of the config."""
+    models: tuple[str, ...] = ()
+    """Globs of the models that its key may name; none: any."""
+    tags: str = ""
+    """What its key was issued for, for the log: "project=x,stage=test"."""
 
 
 @dataclass(frozen=True)  # typing sets __orig_class__ on instances, which slots would refuse

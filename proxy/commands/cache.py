@@ -12,9 +12,9 @@ import orjson
 from proxy.cache.classification import FIELDS, QUERY, Effect, effect_of_header
 from proxy.cache.key import encode_call, name_of_parameter, relevant_fields, relevant_headers, relevant_parameters
 from proxy.cache.vault import Partition, Vault
+from proxy.commands.shared_state import callers_of
 from proxy.config.build import Config, default_config, read
 from proxy.config.validation import ConfigError
-from proxy.context import Caller
 from proxy.identity.directory import ANONYMOUS
 from proxy.routing.routes import Routes
 from proxy.stores import StoreError
@@ -132,7 +132,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 def _partitions(config: Config, team: str | None) -> list[Partition]:
     """Return all those who may share entries by a config, and a team that it may no longer have."""
-    callers = [Caller(caller.name, caller.team) for caller in config.callers] or [ANONYMOUS]
+    callers = callers_of(config, "cache") or [ANONYMOUS]
     teams = dict.fromkeys([*(caller.team for caller in callers), *([] if team is None else [team])])
     return [
         *(Partition("team", name) for name in teams),

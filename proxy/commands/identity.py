@@ -1,20 +1,16 @@
 """`headgate whois`, `block` and `unblock`: whose identifier an upstream received, and how to refuse it from now on."""
 
 import argparse
-import asyncio
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from policies.support.principal import blocked_key
+from proxy.commands.shared_state import callers_of, record_operation, run_with_state
 from proxy.config.build import Config, read
 from proxy.config.validation import ConfigError
-from proxy.context import Caller
 from proxy.identity.directory import ANONYMOUS
-from proxy.stores import LONGEST_S, StoreError
-from proxy.stores.memory import MemoryStore
-from proxy.telemetry.audit import write_operation
+from proxy.stores import LONGEST_S, Store
 
 FOUND, NOT_FOUND = 0, 1
 
@@ -46,7 +42,7 @@ def _add(
 def _whois(options: argparse.Namespace) -> int:
     config = read(options.config)
     end_users = _read_lines(options.end_users) if options.end_users else []
-    callers = [Caller(caller.name, caller.team) for caller in config.callers] or [ANONYMOUS]
+    callers = callers_of(config, "whois") or [ANONYMOUS]
     for rule in config.rules:
         found = rule.policy.identify(options.identifier, callers, end_users)
         if found is not None:
@@ -57,47 +53,24 @@ def _whois(options: argparse.Namespace) -> int:
 
 
 def _block(options: argparse.Namespace) -> int:
-    return asyncio.run(_set_blocked(read(options.config), options.identifier, blocked=True))
+    return _set_blocked(read(options.config), options.identifier, blocked=True)
 
 
 def _unblock(options: argparse.Namespace) -> int:
-    return asyncio.run(_set_blocked(read(options.config), options.identifier, blocked=False))
+    return _set_blocked(read(options.config), options.identifier, blocked=False)
 
 
-async def _set_blocked(config: Config, identifier: str, *, blocked: bool) -> int:
+def _set_blocked(config: Config, identifier: str, *, blocked: bool) -> int:
     """Block or unblock an identifier in the state. Raises ConfigError if processes do not share it, or it fails."""
-    state = config.state
-    if isinstance(state, MemoryStore):
-        message = '"memory" is private to the serving process; block needs [state] use = "sqlite" or "redis"'
-        raise ConfigError(f"state.use: {message}")
-    try:
-        await state.start()
-    except ValueError as error:
-        raise ConfigError(f"state: {error}") from error
-    try:
-        _record_operation(config, "identifier.blocked" if blocked else "identifier.unblocked", identifier)
-        if blocked:
-            await state.put(blocked_key(identifier), b"1", ttl_s=LONGEST_S)
-        else:
-            await state.delete(blocked_key(identifier))
-    except StoreError as error:
-        raise ConfigError(f"state: {error}") from error
-    finally:
-        await state.close()
+    key, event = blocked_key(identifier), "identifier.blocked" if blocked else "identifier.unblocked"
+
+    async def change(state: Store) -> None:
+        record_operation(config, event, {"identifier": identifier})
+        await (state.put(key, b"1", ttl_s=LONGEST_S) if blocked else state.delete(key))
+
+    run_with_state(config, "block", change)
     print(f"{identifier} is {'blocked' if blocked else 'no longer blocked'}.")
     return FOUND
-
-
-def _record_operation(config: Config, event: str, identifier: str) -> None:
-    """Write to the audit, if there is one, what an operator does. Raises ConfigError if that is required and fails."""
-    if config.audit is None:
-        return
-    try:
-        write_operation(config.audit, event, {"identifier": identifier})
-    except (OSError, ValueError) as error:
-        if config.audit.on_failure == "refuse":
-            raise ConfigError(f"audit: {error}") from error
-        print(f"not recorded: {error}", file=sys.stderr)
 
 
 def _read_lines(file: Path) -> list[str]:

@@ -75,7 +75,7 @@ def _relay_warnings(config: Config) -> Iterator[str]:
             continue
         if active:
             yield f"relay {relay.path}: the calls in a batch's file pass without any policy"
-        if len({caller.team for caller in config.callers}) > 1:
+        if config.has_teams:
             yield f"relay {relay.path}: the ids in a batch's file are not checked for their owners"
 
 
@@ -92,6 +92,8 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
     """The path of a call in order, one line a step; `policies` are the tables as written."""
     yield f"listen    {config.server.host}:{config.server.port}"
     callers = ", ".join(f"{caller.name} (team {caller.team})" for caller in config.callers)
+    if config.keys is not None:
+        callers = ", ".join(filter(None, (callers, "issued keys")))
     yield f"identify  {callers or 'anybody, on loopback only'}"
     for rule, typed in zip(config.rules, policies or repeat({}), strict=False):
         when = ", ".join([rule.mode, *_selected(rule, typed)])

@@ -23,12 +23,14 @@ from proxy.config.schema import (
     AdminTable,
     CacheTable,
     CallerTable,
+    KeysTable,
     RelayTable,
     RouteTable,
     SelectorTable,
     ServerTable,
     StateTable,
     UnknownIds,
+    has_teams,
 )
 from proxy.config.validation import ConfigError, M, validate
 from proxy.routing.relay import Relay
@@ -51,6 +53,7 @@ class ConfigFile(BaseModel):
     server: ServerTable = ServerTable()
     admin: AdminTable | None = None
     caller: list[CallerTable] = []
+    keys: KeysTable | None = None
     policy: list[dict[str, Any]] = []
     state: dict[str, Any] = {}
     audit: AuditTable | None = None
@@ -69,6 +72,7 @@ class Config(BaseModel):
     server: ServerTable
     admin: AdminTable | None
     callers: list[CallerTable]
+    keys: KeysTable | None
     rules: list[Rule]
     state: Store
     state_settings: StateTable
@@ -88,9 +92,14 @@ class Config(BaseModel):
     """What has no effect, one sentence each, with the path of its key."""
 
     @property
+    def is_open(self) -> bool:
+        """Whether every client is answered, without a key."""
+        return not self.callers and self.keys is None
+
+    @property
     def has_teams(self) -> bool:
-        """Whether there is more than one team."""
-        return len({caller.team for caller in self.callers}) > 1
+        """Whether there is more than one team, or may be."""
+        return has_teams(self.callers, self.keys)
 
 
 def read(path: Path) -> Config:
@@ -132,23 +141,19 @@ def build(typed: Mapping[str, Any]) -> Config:
         faults += route_faults(tables.route, parts["backends"])
         faults += consistency.relay_faults(tables.relay, parts["backends"])
     if parts["rules"] is not None:
-        faults += consistency.selector_faults(tables.policy, tables.caller)
+        faults += consistency.selector_faults(tables.policy, tables.caller, has_keys=tables.keys is not None)
     faults += consistency.file_faults(tables.audit, tables.record)
-    faults += consistency.listen_faults(tables.server, tables.admin, tables.caller)
+    faults += consistency.key_faults(tables.keys, parts["state"])
+    faults += consistency.listen_faults(tables.server, tables.admin, is_open=not tables.caller and tables.keys is None)
     if faults:
         raise ConfigError("\n".join(faults))
     warnings = tuple(consistency.idle_policies(parts["rules"], tables.policy, tables.route))
     callers = [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.caller]
     routes = _routes(parts["backends"], tables.route)
     relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
-    parts["unknown_ids"] = parts["unknown_ids"] or _unknown_ids(callers)
-    shared = {"server": tables.server, "admin": tables.admin, "audit": tables.audit, "record": tables.record}
+    parts["unknown_ids"] = parts["unknown_ids"] or ("deny" if has_teams(callers, tables.keys) else "allow")
+    shared = {name: getattr(tables, name) for name in ("server", "admin", "keys", "audit", "record")}
     return Config(**shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings)
-
-
-def _unknown_ids(callers: Sequence[CallerTable]) -> UnknownIds:
-    """Return what happens to ids without an owner unless the config says so."""
-    return "deny" if len({caller.team for caller in callers}) > 1 else "allow"
 
 
 def _parts(faults: list[str], tables: ConfigFile) -> dict[str, Any]:

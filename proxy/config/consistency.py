@@ -9,9 +9,11 @@ from typing import Any
 
 from backends import Backend
 from policies.support.globs import compile_globs, overlap
-from proxy.config.schema import AdminTable, CallerTable, RelayTable, RouteTable, ServerTable
+from proxy.config.schema import AdminTable, CallerTable, KeysTable, RelayTable, RouteTable, ServerTable
 from proxy.identity.directory import ANONYMOUS, KEY
 from proxy.rules.rule import Rule
+from proxy.stores import Store
+from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
 
@@ -50,8 +52,13 @@ def _ambiguous_teams(callers: Sequence[CallerTable]) -> Iterator[str]:
             )
 
 
-def selector_faults(policies: Sequence[Mapping[str, Any]], callers: Sequence[CallerTable]) -> Iterator[str]:
-    """Names of callers to which a policy would apply, but that no caller has: the rule would be lifted for one."""
+def selector_faults(
+    policies: Sequence[Mapping[str, Any]], callers: Sequence[CallerTable], *, has_keys: bool
+) -> Iterator[str]:
+    """Names of callers to which a policy would apply, but that no caller has: the rule would be lifted for one.
+
+    With issued keys a name that no caller of the config has may be that of a key.
+    """
     names = [caller.name for caller in callers] or [ANONYMOUS.name]
     for index, policy in enumerate(policies):
         globs = policy.get("callers", ["*"])
@@ -60,7 +67,7 @@ def selector_faults(policies: Sequence[Mapping[str, Any]], callers: Sequence[Cal
         if not globs:
             yield f"policy[{index}].callers: it is empty, so that the policy applies to no call; leave it out for all"
         for glob in globs:
-            if not any(map(compile_globs([glob]).match, names)):
+            if not has_keys and not any(map(compile_globs([glob]).match, names)):
                 shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
                 yield f"policy[{index}].callers: '{glob}' matches no [[caller]]; known: {shown}"
 
@@ -85,11 +92,17 @@ def file_faults(audit: AuditTable | None, record: RecordTable | None) -> Iterato
         yield f"audit.path and record.path: both are {audit.path}; give each a file of its own"
 
 
-def listen_faults(server: ServerTable, admin: AdminTable | None, callers: Sequence[CallerTable]) -> Iterator[str]:
+def key_faults(keys: KeysTable | None, state: Store | None) -> Iterator[str]:
+    """Issued keys that no other process can read."""
+    if keys is not None and isinstance(state, MemoryStore):
+        yield 'keys: "memory" is private to one process; issued keys need [state] use = "sqlite" or "redis"'
+
+
+def listen_faults(server: ServerTable, admin: AdminTable | None, *, is_open: bool) -> Iterator[str]:
     """A gateway without keys that others can reach, and two listeners on one port."""
     if admin is not None and admin.port and admin.port == server.port:
         yield f"admin.port: {admin.port} is server.port too; give each listener a port of its own"
-    if not callers and not _is_loopback(server.host):
+    if is_open and not _is_loopback(server.host):
         yield (
             f"server.host: {server.host} is reachable by others, and there is no [[caller]]; "
             "add one with a name and a key, or listen on 127.0.0.1"

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -93,6 +94,18 @@ class CallerTable(Table):
         if self.key_sha256 is not None:
             return bytes.fromhex(self.key_sha256)
         return hashlib.sha256(self.key.get_secret_value().encode() if self.key else b"").digest()
+
+
+class KeysTable(Table):
+    """Keys that `headgate key` issues, beside the callers of the config. Without this table there are none."""
+
+    refresh_s: Annotated[float, Field(ge=0.05, le=60)] = 0.5
+    """How often each process reads what was changed, in seconds: so long a revoked key is still accepted."""
+
+
+def has_teams(callers: Sequence[CallerTable], keys: KeysTable | None) -> bool:
+    """Return whether there is more than one team, or may be: a key can be issued to another one at any time."""
+    return keys is not None or len({caller.team for caller in callers}) > 1
 
 
 class FallbackTable(Table):

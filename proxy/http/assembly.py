@@ -5,7 +5,6 @@ import asyncio
 from opentelemetry.trace import Tracer
 
 from proxy.config.build import Config
-from proxy.context import Caller
 from proxy.http.admission import connection_limit
 from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
 from proxy.http.health import Health
@@ -39,6 +38,7 @@ def build_dispatcher(  # noqa: PLR0913  each a part of its own
     workers: Workers,
     memory: BodyMemory,
     health: Health,
+    directory: Directory,
     *,
     tracer: Tracer | None = None,
     metrics: RequestMetrics | None = None,
@@ -46,7 +46,6 @@ def build_dispatcher(  # noqa: PLR0913  each a part of its own
     """Connect everything that answers requests; nothing is started. `memory` is that of bodies."""
     held = BodyMemory(config.server.memory_bytes // 4, has_teams=config.has_teams)
     rules = pipeline.rules
-    directory = Directory({caller.digest: Caller(caller.name, caller.team) for caller in config.callers})
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     heartbeats = Heartbeats(config.server.keep_alive_s)
     ingress = Ingress(directory, config.server, memory, workers, rules.followed, heartbeats, names)
@@ -65,8 +64,7 @@ def build_dispatcher(  # noqa: PLR0913  each a part of its own
         hint(relay.path for relay in config.relays),
     )
     calls = Shares(_max_connections(config), has_teams=True) if config.has_teams else None
-    is_open = not config.callers
-    return Dispatcher(router, _hosts(config), is_open=is_open, tracer=tracer, calls=calls, metrics=metrics)
+    return Dispatcher(router, _hosts(config), is_open=config.is_open, tracer=tracer, calls=calls, metrics=metrics)
 
 
 def _max_connections(config: Config) -> int:
@@ -105,4 +103,4 @@ def build_server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Se
 
 def _hosts(config: Config) -> frozenset[str]:
     """The Host names that are served; empty: any."""
-    return frozenset(config.server.hosts) or (frozenset() if config.callers else LOOPBACK_NAMES)
+    return frozenset(config.server.hosts) or (LOOPBACK_NAMES if config.is_open else frozenset())

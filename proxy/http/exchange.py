@@ -65,9 +65,12 @@ class Exchange:
         return self.request.raw_path.partition("?")[2]
 
     def identify(self, directory: Directory) -> Caller:
-        """Return the authenticated caller, and record it. Raises Unauthenticated, TooManyCalls."""
-        caller = directory.identify(self.request.headers.getall("Authorization", []))
-        self.record.caller, self.record.team = caller.name, caller.team
+        """Return the authenticated caller, and record it. Raises Unauthenticated, Unavailable, TooManyCalls."""
+        caller = directory.identify(self.request.headers)
+        record = self.record
+        record.caller, record.team = caller.name, caller.team
+        if caller.key_id:
+            record.key_id, record.tags = caller.key_id, caller.tags or None
         if self.calls is not None:
             self.count_call()
         return caller
@@ -82,7 +85,7 @@ class Exchange:
 
     def identify_as(self, caller: Caller, directory: Directory) -> None:
         """Raises Unauthenticated if the request does not come from this caller any more."""
-        if directory.identify(self.request.headers.getall("Authorization", [])) != caller:
+        if directory.identify(self.request.headers) != caller:
             raise Unauthenticated("The key of this connection belongs to another caller now; connect again.")
 
     def common_headers(self) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Ingress:
     header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
 
     def identify(self, exchange: Exchange) -> Caller:
-        """Return the authenticated caller. Raises Unauthenticated."""
+        """Return the authenticated caller. Raises Unauthenticated, Unavailable."""
         exchange.trace.begin("identify")
         return exchange.identify(self.directory)
 

@@ -1,45 +1,96 @@
-"""The Authorization header -> Caller."""
+"""The key in a request's headers -> Caller."""
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 from proxy.context import Caller
-from proxy.wire.errors import Unauthenticated
+from proxy.identity.key_format import has_valid_checksum
+from proxy.wire.errors import Unauthenticated, Unavailable
 
 ANONYMOUS = Caller("anybody", "anybody")
 """The caller of every request to a gateway without callers."""
 # Source: https://www.rfc-editor.org/rfc/rfc6750#section-2.1 (b64token)
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
 _BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
+# Source: https://learn.microsoft.com/azure/ai-foundry/openai/reference#authentication
+API_KEY, X_API_KEY = "api-key", "x-api-key"
+
+
+class RequestHeaders(Protocol):
+    """The headers of a request, of which one may occur several times; names are in any case."""
+
+    def getall(self, key: str, default: Sequence[str]) -> Sequence[str]: ...
+
+    def __contains__(self, key: object) -> bool: ...
 
 
 class Directory:
     """Knows callers by the SHA-256 of their key: how long a lookup takes says nothing about a key."""
 
-    def __init__(self, callers: Mapping[bytes, Caller]) -> None:
-        self._callers = dict(callers)
-        self.is_open = not callers
+    def __init__(self, callers: Mapping[bytes, Caller], *, has_issued: bool = False) -> None:
+        """`has_issued` is whether there are keys beside those of these callers, now or later."""
+        self._configured = dict(callers)
+        self._issued: Mapping[bytes, Caller] = {}
+        self._ended: Collection[bytes] = ()
+        self._callers = self._configured
+        self._used: set[str] = set()
+        self.is_current = True
+        """Whether all issued keys are known; a key that is not known may be a new one otherwise."""
+        self.is_open = not callers and not has_issued
         """Whether there are no callers, so that every client is answered without a key. It never opens later."""
 
     def replace(self, callers: Mapping[bytes, Caller]) -> None:
         """Know these callers from now on. Open WebSocket connections of others end within a minute."""
-        self._callers = dict(callers)
+        self._configured = dict(callers)
+        self._callers = {**self._issued, **self._configured}
 
-    def identify(self, authorization: Sequence[str]) -> Caller:
-        """Return the caller that these values of the Authorization header name. Raises Unauthenticated."""
+    def replace_issued(self, callers: Mapping[bytes, Caller], ended: Collection[bytes]) -> None:
+        """Know these issued keys beside the callers of the config; `ended` are those that were valid once."""
+        self._issued, self._ended = callers, ended
+        self._callers = {**self._issued, **self._configured}
+
+    def take_used(self) -> Collection[str]:
+        """Return the ids of the issued keys that were used since the last time."""
+        used, self._used = self._used, set()
+        return used
+
+    def identify(self, headers: RequestHeaders) -> Caller:
+        """Return the caller whose key is in these headers. Raises Unauthenticated.
+
+        Raises Unavailable for a key that may have been issued while it cannot be looked up.
+        """
         if self.is_open:
             return ANONYMOUS
-        if not authorization:
+        authorization = headers.getall("Authorization", ())
+        if API_KEY in headers or X_API_KEY in headers:
+            key = _plain_key(headers, authorization)
+        elif len(authorization) == 1:
+            match = _BEARER.fullmatch(authorization[0])
+            key = None if match is None else match[1]
+        elif authorization:
+            raise Unauthenticated("The request has more than one Authorization header; exactly one is allowed.")
+        else:
             raise Unauthenticated(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
                 "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
             )
-        if len(authorization) > 1:
-            raise Unauthenticated("The request has more than one Authorization header; exactly one is allowed.")
-        match = _BEARER.fullmatch(authorization[0])
-        if match is not None:  # an empty key matches no caller, not even one whose key is empty
-            caller = self._callers.get(hashlib.sha256(match[1].encode()).digest())
+        if key is not None:  # an empty key matches no caller, not even one whose key is empty
+            digest = hashlib.sha256(key.encode()).digest()
+            caller = self._callers.get(digest)
             if caller is not None:
+                if caller.key_id:
+                    self._used.add(caller.key_id)
                 return caller
+            if not self.is_current and digest not in self._ended and has_valid_checksum(key):
+                raise Unavailable("The gateway cannot look up this key at the moment.", code="keys_unavailable")
         raise Unauthenticated("Incorrect API key provided. Ask the operator of this gateway for a key.")
+
+
+def _plain_key(headers: RequestHeaders, authorization: Sequence[str]) -> str | None:
+    """Return the key that is a whole header; None if it cannot be one. Raises Unauthenticated if there are several."""
+    keys = [*headers.getall(API_KEY, ()), *headers.getall(X_API_KEY, ())]
+    if len(keys) + len(authorization) > 1:
+        raise Unauthenticated("The request has more than one key; exactly one header may have one.")
+    return keys[0] if KEY.fullmatch(keys[0]) else None

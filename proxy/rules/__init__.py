@@ -9,6 +9,7 @@ from proxy.context import Caller, Context
 from proxy.rules.admit import RequestAdmission
 from proxy.rules.decisions import Decisions
 from proxy.rules.guard import Guard
+from proxy.rules.key_models import rule_of_key
 from proxy.rules.rule import Rule
 from proxy.stores import Store
 from proxy.telemetry.audit import Audit
@@ -64,6 +65,8 @@ class Rules:
         for rule in self._rules:
             if model is not None and rule.is_enforced_for(caller) and rule.applies_to(caller, model):
                 model = rule.policy.resolve_model(model)
+        if model is not None and caller.models:
+            model = rule_of_key(caller.models)[0].policy.resolve_model(model)
         return model
 
     async def guard(self, call: Call, reply: Reply, context: Context) -> Reply:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
-from policies import EventCheck, PolicyState, ReplyCheckFactory
+from policies import EventCheck, PolicyState, ReplyCheckFactory, RequestCheck
 from proxy.context import Context, Slot
 from proxy.rules.decisions import Decisions
+from proxy.rules.key_models import rule_of_key
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
@@ -27,6 +28,8 @@ class ActiveCheck:
     needs_stream: bool
 
 
+Step = tuple[Rule, RequestCheck, ReplyCheckFactory | None, frozenset[str]]
+"""A rule, its check of requests, what makes its check of a reply, and the fields that it holds."""
 REPLY_CHECKS = Slot[Sequence[ActiveCheck]]("rules.reply_checks")
 
 
@@ -45,7 +48,7 @@ class RequestAdmission:
         self._decisions = decisions
         self._audit = audit
         self._recorder = recorder
-        plan = [
+        plan: list[Step] = [
             (rule, rule.policy.request_check(state), rule.policy.reply_check(state), rule.policy.holds)
             for rule in rules
             for state in [states[id(rule)]]
@@ -77,7 +80,8 @@ class RequestAdmission:
         decisions, recorded = self._decisions, self._decisions.are_recorded(context)
         is_large = context.is_large(call.size_bytes)
         applied: list[tuple[Rule, ReplyCheckFactory, frozenset[str]]] = []
-        for rule, check, reply_check, holds in self._plans[call.operation]:
+        plan, models = self._plans[call.operation], context.caller.models
+        for rule, check, reply_check, holds in _with_key_models(plan, call, models) if models else plan:
             # A later policy may change the model: which rules apply to the reply is decided by what each one saw.
             if rule.is_selective and not rule.applies_to(context.caller, call.model):
                 continue
@@ -123,6 +127,12 @@ class RequestAdmission:
             return changed
         self._decisions.report(rule, call, context, f"{rule.name}.changed", "reported")
         return call
+
+
+def _with_key_models(plan: list[Step], call: Call, models: tuple[str, ...]) -> list[Step]:
+    """Return a plan with the models that the caller's key may name at its end."""
+    rule, check = rule_of_key(models)
+    return [*plan, (rule, check, None, rule.policy.holds)] if call.operation in rule.policy.operations else plan
 
 
 def _reply_checks(

@@ -42,7 +42,7 @@ class Decisions:
             self.counts[rule.name, decision, code or ""] += 1
         if not self.are_recorded(context):
             return
-        version, model = self._versions[id(rule)], printable(call.model)
+        version, model = self._versions.get(id(rule)) or rule.version(), printable(call.model)
         param = None if param is None else printable(param)
         attributes = {"policy": rule.name, "version": version, "decision": decision, "code": code}
         context.trace.event("headgate.policy", attributes)

@@ -29,6 +29,10 @@ class RequestRecord:
     path: str | None = None
     caller: str | None = None
     team: str | None = None
+    key_id: str | None = None
+    """The id of its key, if that was issued."""
+    tags: str | None = None
+    """What its key was issued for: "project=x,stage=test"."""
     model: str | None = None
     stream: bool | None = None
     status: int | None = None

@@ -25,10 +25,10 @@ WAITING_STEPS = frozenset({"cache", "history"})
 # Attributes of the request's span, by field of the record ...
 REQUEST_ATTRIBUTES = {
     "method": "http.request.method", "path": "url.path", "status": "http.response.status_code",
-    "caller": "headgate.caller", "team": "headgate.team", "policy": "headgate.policy", "code": "error.type",
-    "outcome": "headgate.policy.outcome", "route": "headgate.route", "backend": "headgate.backend",
-    "cache": "headgate.cache", "cache_detail": "headgate.cache.detail", "attempts": "headgate.attempts",
-    "hedged": "headgate.hedged", "repairs": "headgate.repairs",
+    "caller": "headgate.caller", "team": "headgate.team", "key_id": "headgate.key.id", "tags": "headgate.key.tags",
+    "policy": "headgate.policy", "code": "error.type", "outcome": "headgate.policy.outcome", "route": "headgate.route",
+    "backend": "headgate.backend", "cache": "headgate.cache", "cache_detail": "headgate.cache.detail",
+    "attempts": "headgate.attempts", "hedged": "headgate.hedged", "repairs": "headgate.repairs",
 }  # fmt: skip
 # ... and of the model call's. Source: https://github.com/open-telemetry/semantic-conventions-genai
 MODEL_CALL_ATTRIBUTES = {

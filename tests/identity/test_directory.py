@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from proxy.context import Caller
 from proxy.identity.directory import ANONYMOUS, Directory
@@ -22,9 +23,13 @@ def digest(key: str) -> bytes:
 DIRECTORY = Directory({digest("sk-anna_1.2~3+4/5="): ANNA, digest("sk-ben"): BEN})
 
 
+def bearers(*values: str) -> CIMultiDict[str]:
+    return CIMultiDict([("Authorization", value) for value in values])
+
+
 def refusal(*authorization: str, directory: Directory = DIRECTORY) -> Unauthenticated:
     with pytest.raises(Unauthenticated) as caught:
-        directory.identify(authorization)
+        directory.identify(bearers(*authorization))
     return caught.value
 
 
@@ -39,7 +44,30 @@ def refusal(*authorization: str, directory: Directory = DIRECTORY) -> Unauthenti
 )
 def test_a_key_identifies_its_caller(header: str, caller: Caller):
     """The scheme is case-insensitive; the key is compared exactly."""
-    assert DIRECTORY.identify([header]) == caller
+    assert DIRECTORY.identify(bearers(header)) == caller
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ([("api-key", "sk-ben")], BEN),
+        ([("X-Api-Key", "sk-ben")], BEN),
+        ([("api-key", "Bearer sk-ben")], "Incorrect API key"),
+        ([("api-key", "")], "Incorrect API key"),
+        ([("x-api-key", "sk-ben\x00")], "Incorrect API key"),
+        ([("api-key", "sk-ben"), ("x-api-key", "sk-ben")], "more than one key"),
+        ([("api-key", "sk-ben"), ("Api-Key", "sk-ben")], "more than one key"),
+        ([("api-key", "sk-ben"), ("Authorization", "Bearer sk-ben")], "more than one key"),
+        ([("x-api-key", ""), ("Authorization", "Bearer sk-ben")], "more than one key"),
+    ],
+)
+def test_a_key_may_be_in_another_header(headers: Sequence[tuple[str, str]], found: Caller | str):
+    """That of Azure's SDK, and that of others; in exactly one of them."""
+    if isinstance(found, Caller):
+        assert DIRECTORY.identify(CIMultiDict(headers)) == found
+        return
+    with pytest.raises(Unauthenticated, match=found):
+        DIRECTORY.identify(CIMultiDict(headers))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +118,7 @@ def test_without_callers_every_client_is_anonymous():
     """Any header is accepted; the config then allows only clients on the same machine."""
     identify = Directory({}).identify
 
-    assert identify([]) == identify(["Bearer x"]) == identify(["a", "b"]) == ANONYMOUS
+    assert identify(bearers()) == identify(bearers("Bearer x")) == identify(bearers("a", "b")) == ANONYMOUS
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic x", "\u00e9"])

@@ -131,7 +131,9 @@ class Session:
         exchange = Exchange(connection.request, connection.trace.of_turn(), connection.calls, connection.metrics)
         exchange.record.method = "WEBSOCKET"
         exchange.record.path = self._exchange.record.path
-        exchange.record.caller, exchange.record.team = self._exchange.record.caller, self._exchange.record.team
+        record, of_connection = exchange.record, self._exchange.record
+        record.caller, record.team = of_connection.caller, of_connection.team
+        record.key_id, record.tags = of_connection.key_id, of_connection.tags
         return exchange
 
     async def _pass_on(self, message: SideMessage, turn: Turn) -> None:
@@ -143,7 +145,7 @@ class Session:
             failure = await self._side.pass_on(message, call, self._runner.context(turn))
             if failure is not None:
                 await self._socket.send([in_lane(failure, turn.message.stream_id)])
-        except Unauthenticated as error:
+        except (Unauthenticated, Unavailable) as error:
             turn.exchange.record.status, turn.exchange.record.code = error.status, error.code
         finally:
             turn.finish()
@@ -190,7 +192,7 @@ class Session:
 
     def _identify_again(self) -> None:
         self._recheck = asyncio.get_running_loop().call_later(IDENTIFY_S, self._identify_again)
-        with suppress(Unauthenticated):
+        with suppress(Unauthenticated, Unavailable):
             self._check_caller()
 
     async def _parse(self, received: Received, exchange: Exchange) -> ClientMessage:

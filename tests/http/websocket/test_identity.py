@@ -27,8 +27,8 @@ def directories(monkeypatch: pytest.MonkeyPatch) -> list[Directory]:
     """Those of the gateways of this test."""
     made: list[Directory] = []
 
-    def make(callers: dict[bytes, Caller]) -> Directory:
-        made.append(Directory(callers))
+    def make(callers: dict[bytes, Caller], **options: bool) -> Directory:
+        made.append(Directory(callers, **options))
         return made[-1]
 
     monkeypatch.setattr(app, "Directory", make)

@@ -1,0 +1,223 @@
+"""`headgate key create | list | rotate | revoke`: keys that every gateway with the same `[state]` accepts at once."""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from proxy.commands.shared_state import record_operation, run_with_state
+from proxy.config.build import Config, read
+from proxy.config.validation import ConfigError
+from proxy.identity.key_book import IssuedKey, KeyBook, append_created, append_revoked, append_rotated, used_key
+from proxy.identity.key_format import make_key
+from proxy.stores import Store
+
+SUCCESS = 0
+DEFAULT_LIFETIME_S = 90 * 86_400.0
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+COLUMNS = ("id", "name", "team", "status", "created", "expires", "last_used", "models", "tags")
+_DURATION = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
+_TAG = re.compile(r"[A-Za-z0-9_.-]{1,64}=[A-Za-z0-9_.:/@-]{1,128}", re.ASCII)
+MAX_NAME_CHARS, MAX_TAGS = 128, 16
+
+
+def add_to(commands: Any) -> None:
+    """Add this subject's commands to a parser."""
+    key = commands.add_parser("key", help="issue keys: create | list | rotate | revoke")
+    verbs = key.add_subparsers(required=True, metavar="create | list | rotate | revoke")
+    create = _add(verbs, "create", _create, "make a key, and print it once", "--team search --name ada --expires 90d")
+    create.add_argument("--team", type=_name, required=True, help="whose cached answers and budgets it shares")
+    create.add_argument("--name", type=_name, required=True, help="its caller in logs and the selectors of policies")
+    _add_expires(create, f"default: {DEFAULT_LIFETIME_S / UNITS_S['d']:g}d")
+    create.add_argument("--models", action="append", default=[], metavar="GLOB",
+                        help="a model that it may name, with * and ?; may be repeated; default: any")  # fmt: skip
+    create.add_argument("--tag", type=_tag, action="append", default=[], metavar="NAME=VALUE",
+                        help="is in the log line of each of its calls; may be repeated")  # fmt: skip
+    listing = _add(verbs, "list", _list, "print all keys that were issued, and when each was used last", "")
+    listing.add_argument("--format", choices=("table", "json"), default="table")
+    rotate = _add(verbs, "rotate", _rotate, "make a key in place of another one", "--overlap 24h key_0123456789ab")
+    rotate.add_argument("id", metavar="ID", help="the id of the key, from `list` or the log")
+    rotate.add_argument(
+        "--overlap", type=_duration, default=0.0, help="how long the old key is still valid; default: 0"
+    )
+    _add_expires(rotate, "default: as long as the old one was to be valid")
+    revoke = _add(verbs, "revoke", _revoke, "refuse a key from now on", "key_0123456789ab")
+    revoke.add_argument("id", metavar="ID", help="the id of the key, from `list` or the log")
+
+
+def _add(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], description: str, example: str
+) -> argparse.ArgumentParser:
+    epilog = f"example: headgate key {name} --config my.toml {example}".rstrip()
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=description, epilog=epilog)
+    verb.add_argument("--config", type=Path, required=True)
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _add_expires(verb: argparse.ArgumentParser, default: str) -> None:
+    verb.add_argument("--expires", type=_lifetime, help=f'how long it is valid: "90d", "24h" or "never"; {default}')
+
+
+def _name(text: str) -> str:
+    if not 0 < len(text) <= MAX_NAME_CHARS or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"has 1 to {MAX_NAME_CHARS} printable characters")
+    return text
+
+
+def _duration(text: str) -> float:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is no duration; write a number and s, m, h or d, such as 24h")
+    return float(match[1]) * UNITS_S[match[2]]
+
+
+def _lifetime(text: str) -> float | None:
+    return float("inf") if text == "never" else _duration(text)
+
+
+def _tag(text: str) -> tuple[str, str]:
+    if not _TAG.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no tag; write NAME=VALUE in letters, digits and ._-")
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def _create(options: argparse.Namespace) -> int:
+    config = _config(options)
+    tags = dict(options.tag)
+    if len(tags) < len(options.tag) or len(tags) > MAX_TAGS:
+        raise ConfigError(f"--tag: each name may be given once, and there may be {MAX_TAGS} tags")
+    secret, now = make_key(), time.time()
+    expires_at = _end(now, DEFAULT_LIFETIME_S if options.expires is None else options.expires)
+    more = {"expires_at": expires_at, "models": tuple(options.models), "tags": tags}
+    key = IssuedKey.of(secret, options.name, options.team, now, **more)
+
+    async def create(store: Store) -> None:
+        _check_team(config, await KeyBook().read_on(store), key, now)
+        _record(config, "key.created", key)
+        await append_created(store, key)
+
+    run_with_state(config, "key create", create)
+    return _show_once(secret, key)
+
+
+def _rotate(options: argparse.Namespace) -> int:
+    config, secret, now = _config(options), make_key(), time.time()
+
+    async def rotate(store: Store) -> IssuedKey:
+        old = _valid_key(await KeyBook().read_on(store), options.id, now)
+        lifetime_s = float("inf") if old.expires_at is None else old.expires_at - old.created_at
+        expires_at = _end(now, lifetime_s if options.expires is None else options.expires)
+        more = {"expires_at": expires_at, "models": old.models, "tags": old.tags}
+        new = IssuedKey.of(secret, old.name, old.team, now, **more)
+        _record(config, "key.rotated", old, replaced_by=new.id)
+        until = now + options.overlap
+        await append_rotated(store, old, new, until if old.expires_at is None else min(until, old.expires_at))
+        return new
+
+    return _show_once(secret, run_with_state(config, "key rotate", rotate))
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    config, now = _config(options), time.time()
+
+    async def revoke(store: Store) -> None:
+        key = _valid_key(await KeyBook().read_on(store), options.id, now)
+        _record(config, "key.revoked", key)
+        await append_revoked(store, key, now)
+
+    run_with_state(config, "key revoke", revoke)
+    print(f"{options.id} is revoked.")
+    return SUCCESS
+
+
+def _list(options: argparse.Namespace) -> int:
+    config = _config(options)
+
+    async def find(store: Store) -> list[Mapping[str, Any]]:
+        keys = (await KeyBook().read_on(store)).keys.values()
+        uses = await store.get_many([used_key(key.id) for key in keys]) if keys else []
+        now = time.time()
+        return [_row(key, None if use is None else float(use), now) for key, use in zip(keys, uses, strict=True)]
+
+    rows = run_with_state(config, "key list", find)
+    if options.format == "json":
+        print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print_table(rows)
+    return SUCCESS
+
+
+def _row(key: IssuedKey, used_at: float | None, now: float) -> Mapping[str, Any]:
+    values = (
+        key.id, key.name, key.team, key.status(now), _date(key.created_at), _date(key.expires_at), _date(used_at),
+        list(key.models), dict(key.tags),
+    )  # fmt: skip
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows in columns as wide as their longest value."""
+    table = [COLUMNS, *(tuple(map(_cell, row.values())) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{name}={inner}" for name, inner in value.items()]
+    return (",".join(value) if isinstance(value, list) else value) or "-"
+
+
+def _config(options: argparse.Namespace) -> Config:
+    """Return the config of the gateways. Raises ConfigError if it accepts no issued keys."""
+    config = read(options.config)
+    if config.keys is None:
+        raise ConfigError("keys: this config has no [keys]; with that table, which may be empty, issued keys are valid")
+    return config
+
+
+def _check_team(config: Config, book: KeyBook, key: IssuedKey, now: float) -> None:
+    """Raises ConfigError for a name in two teams: selectors of policies and limits go by names."""
+    known = [(other.name, other.team) for other in config.callers]
+    known += [(other.name, other.team) for other in book.keys.values() if other.status(now) == "valid"]
+    for name, team in known:
+        if name == key.name and team != key.team:
+            raise ConfigError(f"--team: '{name}' is in the team '{team}'; a caller has one team")
+
+
+def _valid_key(book: KeyBook, key_id: str, now: float) -> IssuedKey:
+    key = book.keys.get(key_id)
+    if key is None:
+        raise ConfigError(f"there is no key '{key_id}'; `headgate key list` prints all")
+    if (status := key.status(now)) != "valid":
+        raise ConfigError(f"{key_id} is {status} already")
+    return key
+
+
+def _record(config: Config, event: str, key: IssuedKey, **more: str) -> None:
+    record_operation(config, event, {"key_id": key.id, "name": key.name, "team": key.team, **more})
+
+
+def _show_once(secret: str, key: IssuedKey) -> int:
+    """Print a new key, by itself on stdout, so that a script can keep it."""
+    print(secret)
+    print(f"{key.id} of {key.name} (team {key.team}), expires: {_date(key.expires_at) or 'never'}."
+          " The key is shown only now.", file=sys.stderr)  # fmt: skip
+    return SUCCESS
+
+
+def _end(now: float, lifetime_s: float) -> float | None:
+    return None if lifetime_s == float("inf") else now + lifetime_s
+
+
+def _date(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

@@ -162,8 +162,12 @@ async def running(
         await runner.setup()
         resources.push_async_callback(_drain, runner, pipeline.background, settings.drain_s)
         await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
-        host, port = runner.addresses[0][:2]
-        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        yield _address(runner)
+
+
+def _address(runner: web.ServerRunner) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def _directory(config: Config, resources: AsyncExitStack) -> Directory:

@@ -1,5 +1,6 @@
 """Reading config files, and the default config if there is none."""
 
+import hashlib
 import tomllib
 from pathlib import Path
 
@@ -15,7 +16,10 @@ def test_a_file_is_read(tmp_path: Path):
     """It is TOML in UTF-8."""
     (tmp_path / "gateway.toml").write_text(MINIMAL)
 
-    assert read(tmp_path / "gateway.toml") == build(tomllib.loads(MINIMAL))
+    found = read(tmp_path / "gateway.toml")
+
+    assert found.digest == hashlib.sha256(MINIMAL.encode()).hexdigest()
+    assert found.model_copy(update={"digest": None}) == build(tomllib.loads(MINIMAL))
 
 
 @pytest.mark.parametrize(

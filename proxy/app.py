@@ -131,7 +131,6 @@ async def running(
     """Start the gateway and give its address. Leaving the block drains and closes it, and `ending` announces that.
 
     The files that it appends to are added to `files`. `logged` counts what this process logs.
-
     Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
     """
     async with AsyncExitStack() as resources:
@@ -140,13 +139,12 @@ async def running(
         await _start_parts(config, resources)
         _log_warnings(config)
         audit, recorder = _open_files(config, resources, [] if files is None else files)
-        settings = config.server
         workers = Workers()
         resources.callback(workers.close)
         pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder)
         resources.push_async_callback(pipeline.cache.close)
         resources.push_async_callback(pipeline.attempts.targets.close)
-        memory = BodyMemory(settings.memory_bytes, has_teams=config.has_teams)
+        memory = BodyMemory(config.server.memory_bytes, has_teams=config.has_teams)
         health = build_health(config, pipeline, audit, recorder, ending)
         metrics = None if observer is None else observer.requests
         directory = await _directory(config, resources)
@@ -158,10 +156,10 @@ async def running(
             observer.watch(server, memory, pipeline)
             observer.watch_output(logged or LogTally(), {"audit": audit, "record": recorder})
             await resources.enter_async_context(operating(config.admin, observer, health.report))
-        runner = web.ServerRunner(server, shutdown_timeout=settings.drain_s)
+        runner = web.ServerRunner(server, shutdown_timeout=config.server.drain_s)
         await runner.setup()
-        resources.push_async_callback(_drain, runner, pipeline.background, settings.drain_s)
-        await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
+        resources.push_async_callback(_drain, runner, pipeline.background, config.server.drain_s)
+        await web.TCPSite(runner, config.server.host, config.server.port, backlog=1024).start()
         yield _address(runner)
 
 

@@ -449,6 +449,21 @@ async def test_the_upstream_s_json_may_have_any_form(caller: SocketCaller, nativ
     assert plain[-1]["response"]["metadata"] == {"stream_id": "b"}
 
 
+async def test_a_turn_may_end_with_another_event_that_is_mended(front: StartFront, native: SocketUpstream):
+    """The next one follows on the same connection."""
+
+    async def end(upstream: SocketUpstream, peer: Peer, message: JSON) -> None:
+        created, *_, last = upstream.generate({"input": "x"})
+        await upstream.send(peer, None, dict(created.data), {**last.data, "type": "response.done"})
+
+    native.script = scripted(end, 2)
+    async with calling(await front({"repairs": ["terminal"]})) as caller:
+        turns = [[event["type"] for event in await caller.turn_of(input="1")] for _ in range(2)]
+
+    assert turns == [["response.created", "response.completed"]] * 2
+    assert len(native.peers) == 1
+
+
 async def test_turns_of_other_lanes_go_on_when_one_is_stopped(front: StartFront, native: SocketUpstream):
     """The connection ends with the last of them; the lane that was stopped has a new one at once."""
     finish = asyncio.Event()

@@ -29,7 +29,7 @@ from backends.upstream.answer import (
     reply_of,
 )
 from backends.upstream.credentials import Credentials
-from backends.upstream.dialects.repairs import mended
+from backends.upstream.dialects.repairs import mended, terminals_of
 from backends.upstream.errors import invalid_answer
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.http1 import BodySource, Client, Origin, Proxy, Timeouts, create_tls_context, encode_head
@@ -37,7 +37,7 @@ from backends.upstream.opening import Opening
 from backends.upstream.refusals import names_missing_endpoint
 from backends.upstream.relay import relay_reply_of
 from backends.upstream.settings import UpstreamSettings
-from backends.upstream.websocket import FixedAnswer, SocketDialer, TurnAnswer, UpstreamLink
+from backends.upstream.websocket import LAST, FixedAnswer, SocketDialer, TurnAnswer, UpstreamLink
 from proxy.context import Context
 from proxy.lane import LANE_CALL, LaneCall
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
@@ -245,8 +245,8 @@ class Upstream(UpstreamSettings):
         link = place.connection.part(
             self.name,
             lambda: UpstreamLink(
-                place.connection, self._dialer, self._limits.scrubber, first_s=self.first_event_timeout_s,
-                between_s=self.between_events_timeout_s,
+                place.connection, self._dialer, self._limits.scrubber, ends=LAST | terminals_of(self.repairs),
+                first_s=self.first_event_timeout_s, between_s=self.between_events_timeout_s,
             ),
         )  # fmt: skip
 

@@ -35,7 +35,7 @@ class StreamRepairs:
         """`followed` are the types of events that others read, `model` is what the call asked for."""
         self.counts: Counter[str] = Counter()
         self._kinds = frozenset(kinds)
-        self.followed = followed | {DONE} if "terminal" in kinds else followed
+        self.followed = followed | terminals_of(kinds)
         """The types of the events that must not come within runs."""
         self._response = ResponseRepairs(self._kinds, self.counts, model or "")
         self._openers = Openers(self.counts) if "openers" in self._kinds else None
@@ -157,6 +157,11 @@ class StreamRepairs:
             return event
         self.counts["sequence_number"] += 1
         return Event(event.type, data={**event.data, "sequence_number": number})
+
+
+def terminals_of(kinds: Collection[Repair]) -> frozenset[str]:
+    """Return the types, beside those of the protocol, of events that end a response which is mended so."""
+    return frozenset({DONE}) if "terminal" in kinds else frozenset()
 
 
 async def mended(batches: AsyncIterator[Batch], kinds: Collection[Repair], context: Context) -> AsyncIterator[Batch]:

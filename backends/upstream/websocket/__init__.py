@@ -15,5 +15,6 @@ The transport is that of the HTTP client (`http1/dial.py`), the frames are those
 from backends.upstream.websocket.answers import FixedAnswer, TurnAnswer
 from backends.upstream.websocket.dial import SocketDialer
 from backends.upstream.websocket.link import UpstreamLink
+from backends.upstream.websocket.messages import LAST
 
-__all__ = ["FixedAnswer", "SocketDialer", "TurnAnswer", "UpstreamLink"]
+__all__ = ["LAST", "FixedAnswer", "SocketDialer", "TurnAnswer", "UpstreamLink"]

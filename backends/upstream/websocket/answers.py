@@ -8,7 +8,6 @@ from typing import Protocol, Self
 import orjson
 
 from backends.upstream.errors import overran, stalled, timed_out
-from backends.upstream.websocket.messages import LAST
 from proxy.wire.errors import BackendError, HeadgateError
 from proxy.wire.event import Batch, Event, Run
 from proxy.workers import MemoryLease
@@ -85,7 +84,7 @@ class TurnAnswer:
         self._limit_s = first_s
         self._late: Callable[[float], BackendError] = timed_out  # the error when it does not come in that time
 
-    def put(self, unit: Event | Run) -> None:
+    def put(self, unit: Event | Run, *, is_last: bool) -> None:
         """Add an event, or a run of others. What comes after `close` is dropped."""
         if self.is_closed or self._error is not None:
             return
@@ -98,7 +97,7 @@ class TurnAnswer:
         self.first = self.first or unit
         self._units.append(unit)
         self._size += size
-        self.is_complete = unit.type in LAST
+        self.is_complete = is_last
         _wake(self._reader)
 
     def is_full(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from backends.upstream.errors import timed_out, was_reset
 from backends.upstream.websocket.answers import TurnAnswer
 from backends.upstream.websocket.frame_socket import FrameSocket
-from backends.upstream.websocket.messages import LAST, SIDE, MessageReader
+from backends.upstream.websocket.messages import SIDE, MessageReader
 from backends.upstream.websocket.steering import Steering
 from proxy.wire.errors import BackendError, HeadgateError
 from proxy.wire.event import Event, Run
@@ -19,7 +19,6 @@ from proxy.workers import LARGE_BYTES, MemoryLease
 
 Start = Callable[[Coroutine[Any, Any, None]], object]
 RunLarge = Callable[..., Awaitable[Any]]
-OWN_LAST = LAST | {"response.created"}
 CONTINUABLE = frozenset({"response.completed", "response.incomplete"})
 
 
@@ -203,9 +202,10 @@ class UpstreamSocket:
         if lane is not None and not self._names_lanes:
             self._names_lanes = True
             self._note_change()
-        if kind in OWN_LAST and isinstance(unit, Event):
-            self._follow(turn, unit)
-        turn.put(unit)
+        is_last = kind in self._reader.ends
+        if isinstance(unit, Event) and (is_last or kind == "response.created"):
+            self._follow(turn, unit, is_last=is_last)
+        turn.put(unit, is_last=is_last)
         return turn
 
     def _turn_of(self, lane: str | None, kind: str) -> TurnAnswer | None:
@@ -221,12 +221,12 @@ class UpstreamSocket:
             self._steering.adopt(turn, before)
         return turn
 
-    def _follow(self, turn: TurnAnswer, event: Event) -> None:
+    def _follow(self, turn: TurnAnswer, event: Event, *, is_last: bool) -> None:
         """Note which response a turn has, and whether the upstream keeps it for the next one."""
         kind = event.type
         if kind == "response.created":
             turn.response_id = event.response.get("id")
-        if kind not in LAST:
+        if not is_last:
             return
         if self._turns.get(turn.lane) is turn:
             del self._turns[turn.lane]

@@ -153,6 +153,7 @@ class FrameSocket(asyncio.Protocol):
         self._lose(was_reset(reason, sent=self._answer.is_upgraded))
         if self._timer is not None:
             self._timer.cancel()
+        self._receiver = None  # which has this connection: both would wait for the garbage collector
         if not self.closed.done():
             self.closed.set_result(None)
 

@@ -33,12 +33,14 @@ class UpstreamLink:
         dialer: SocketDialer,
         scrubber: Scrubber,
         *,
+        ends: frozenset[str],
         first_s: float,
         between_s: float,
     ) -> None:
         self._caller = caller
         self._dialer = dialer
         self._scrubber = scrubber
+        self._ends = ends
         self._first_s, self._between_s = first_s, between_s
         self._socket: UpstreamSocket | None = None
         self._former: set[UpstreamSocket] = set()  # that may still have turns
@@ -104,9 +106,9 @@ class UpstreamLink:
                 opened.close()
                 raise was_reset(sent=False)
             self._socket = UpstreamSocket(
-                opened, MessageReader(context.followed, self._scrubber), Steering(self._caller, self._dialer.name),
-                context.memory.begin_another(), _worker_for(context), self._dialer.start,
-                first_s=self._first_s, between_s=self._between_s,
+                opened, MessageReader(context.followed, self._scrubber, self._ends),
+                Steering(self._caller, self._dialer.name), context.memory.begin_another(), _worker_for(context),
+                self._dialer.start, first_s=self._first_s, between_s=self._between_s,
             )  # fmt: skip
             return self._socket
 

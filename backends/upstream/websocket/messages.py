@@ -25,7 +25,7 @@ from proxy.wire.sse import MAX_FRAME_VALUES, candidate_patterns
 HTTP_FIELDS = ("stream", "stream_options", "background")
 """The fields of a call over HTTP that a message does not have."""
 LAST = TERMINALS | {"error"}
-"""The types of the message that ends a turn."""
+"""The types of the message that ends a turn; an upstream whose terminal events are mended has another one."""
 SIDE = ("response.steer.", "response.inject.")
 """How the types of messages begin that are no events of a turn."""
 LANE = b'"stream_id"'
@@ -39,9 +39,10 @@ _BEFORE_LAST = re.compile(rb",\s*+\Z")
 class MessageReader:
     """Splits the messages of one connection into followed events and the runs of messages between them."""
 
-    def __init__(self, followed: frozenset[str], scrubber: Scrubber) -> None:
-        """`followed` are the types that others follow, beside those that the connection itself does."""
-        self._followed = FOLLOWED | followed
+    def __init__(self, followed: frozenset[str], scrubber: Scrubber, ends: frozenset[str] = LAST) -> None:
+        """`followed` are the types that others follow, `ends` those of the message that ends a turn."""
+        self.ends = ends
+        self._followed = FOLLOWED | followed | ends
         self._scrubber = scrubber
         self._patterns = (*candidate_patterns(self._followed), (b"y", _SIDE))
 

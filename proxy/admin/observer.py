@@ -37,7 +37,9 @@ class Observer:
         self._stores = self._instruments.histogram(metrics.STORE_DURATION)
         self._lag = self._instruments.histogram(metrics.LOOP_LAG).of()
         self._started_at = time.time()
-        self._instruments.observe(self._read_process)
+        self._losses: dict[str, Callable[[], int]] = {}
+        self._instruments.observe("process", self._read_process)
+        self._instruments.observe("losses", self._read_losses)
 
     def snapshot(self) -> Snapshot:
         return self._instruments.snapshot()
@@ -52,21 +54,21 @@ class Observer:
     def watch(self, server: Server, memory: BodyMemory, pipeline: Pipeline) -> None:
         """Read the connections of a server, the memory of its bodies, its targets, and what its policies decide."""
         observe = self._instruments.observe
-        observe(lambda: _read_server(server, memory))
-        observe(lambda: _read_targets(pipeline.attempts.targets))
+        observe("server", lambda: _read_server(server, memory))
+        observe("targets", lambda: _read_targets(pipeline.attempts.targets))
         counts = pipeline.rules.decisions.counts
-        observe(lambda: [(metrics.POLICY_DECISIONS, labels, count) for labels, count in counts.items()])
+        observe("decisions", lambda: [(metrics.POLICY_DECISIONS, labels, count) for labels, count in counts.items()])
 
     def watch_output(self, logged: LogTally, files: Mapping[str, QueuedFile | None]) -> None:
         """Read what was logged, and how many lines and spans were lost."""
         observe = self._instruments.observe
-        observe(lambda: [(metrics.EVENTS, labels, count) for labels, count in [*logged.events.items()]])
+        observe("events", lambda: [(metrics.EVENTS, labels, count) for labels, count in [*logged.events.items()]])
         losses = {name: partial(getattr, file, "lost_lines") for name, file in files.items() if file is not None}
         self.watch_losses({**logged.losses, **losses})
 
     def watch_losses(self, losses: Mapping[str, Callable[[], int]]) -> None:
         """Read how much was lost of what is written or sent, by what it is."""
-        self._instruments.observe(lambda: [(metrics.LOST, (name,), read()) for name, read in losses.items()])
+        self._losses.update(losses)
 
     @asynccontextmanager
     async def watching_loop(self) -> AsyncIterator[None]:
@@ -83,6 +85,9 @@ class Observer:
             due = loop.time() + LAG_CHECK_S
             await asyncio.sleep(LAG_CHECK_S)
             self._lag.add(max(0.0, loop.time() - due))
+
+    def _read_losses(self) -> Iterable[Point]:
+        return [(metrics.LOST, (name,), read()) for name, read in self._losses.items()]
 
     def _read_process(self) -> Iterable[Point]:
         used = resource.getrusage(resource.RUSAGE_SELF)

@@ -121,7 +121,7 @@ class Instruments:
 
     def __init__(self) -> None:
         self._instruments: list[Counter | Histogram] = []
-        self._observers: list[Callable[[], Iterable[Point]]] = []
+        self._observers: dict[str, Callable[[], Iterable[Point]]] = {}
 
     def counter(self, metric: Metric) -> Counter:
         counter = Counter(metric)
@@ -133,14 +133,17 @@ class Instruments:
         self._instruments.append(histogram)
         return histogram
 
-    def observe(self, read: Callable[[], Iterable[Point]]) -> None:
-        """Call `read` for each snapshot: numbers that exist anyway are not kept twice."""
-        self._observers.append(read)
+    def observe(self, what: str, read: Callable[[], Iterable[Point]]) -> None:
+        """Call `read` for each snapshot: numbers that exist anyway are not kept twice.
+
+        It replaces what was read of the same thing before: a part that was built anew counts from 0 again.
+        """
+        self._observers[what] = read
 
     def snapshot(self) -> Snapshot:
         """Return all values as they are now."""
         values: dict[Metric, dict[Labels, Value]] = {each.metric: {**each.read()} for each in self._instruments}
-        for observer in self._observers:
+        for observer in self._observers.values():
             for metric, labels, value in observer():
                 values.setdefault(metric, {})[labels] = value
         return values

@@ -55,7 +55,7 @@ class RequestMetrics:
         self._repairs = counter(metrics.REPAIRS)
         self._models, self._codes = Names(), Names()
         self._plans: dict[tuple[Any, ...], _Plan] = {}
-        instruments.observe(self._read_active)
+        instruments.observe("requests", self._read_active)
 
     def record(self, record: RequestRecord, seconds: float, steps: Steps, template: str | None = None) -> None:
         """Add a finished request. `template` is that of its path, `steps` are the durations of its steps."""

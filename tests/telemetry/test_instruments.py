@@ -16,7 +16,8 @@ def process(level: float, state: float, *times: float) -> Instruments:
     timed = instruments.histogram(TIMED)
     for seconds in times:
         timed.of("x").add(seconds)
-    instruments.observe(lambda: [(LEVEL, (), level), (STATE, (), state)])
+    instruments.observe("old", lambda: [(COUNTED, ("z", "z"), 1)])
+    instruments.observe("old", lambda: [(LEVEL, (), level), (STATE, (), state)])
     return instruments
 
 
@@ -26,7 +27,7 @@ def test_a_value_is_in_the_bucket_whose_bound_it_does_not_exceed():
 
 
 def test_snapshots_of_processes_are_added_up():
-    """A state is that of the worst process; series that only one has are kept."""
+    """A state is that of the worst process; series that only one has are kept, and what was replaced is not read."""
     merged = merge([process(1, 2, 0.5).snapshot(), process(2, 1, 1.5).snapshot(), process(4, 0).snapshot()])
 
     assert merged == {

@@ -2,7 +2,8 @@
 
 Request: refuses a field of `deny` with `denied`, in any spelling: by default the fields in which other protocols and
     gateways have models, tools, messages and routes. With unknown_fields = "refuse" every field that the protocol does
-    not have is refused with `unknown`. Fields inside others, and of the query, are not checked here.
+    not have is refused with `unknown`. In the query the names of `deny` are refused with `denied` too, and unknown ones
+    pass. Fields inside others are not checked here.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create, and support/alternatives.py for each name
 """
@@ -17,6 +18,7 @@ from policies.support.walk import plain_name
 from proxy.context import Context
 from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
+from proxy.wire.query import query_pairs
 
 # The fields of requests to a model in OpenAI's API (OpenAPI 2.3.0 and openai-python 3.51), in its beta (multi_agent,
 # background_options), and in Open Responses (the two penalties).
@@ -52,6 +54,10 @@ class Fields(Policy):
 
         def check(call: Call, _context: Context) -> Call:
             known = FIELDS_OF[call.operation]
+            for name, _ in query_pairs(call.query) if call.query else ():
+                if plain_name(name) in denied:
+                    message = f"The query has '{short_name(name)}'; it is not allowed."
+                    raise PolicyViolation("denied", message, param=short_name(name))
             for name in call.body:
                 if plain_name(name) in denied:
                     message = f"The body has a field '{short_name(name)}'; it is not allowed."

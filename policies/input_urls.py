@@ -103,7 +103,7 @@ class InputUrls(Policy):
         resolver = Resolver(self.resolve_timeout_ms / 1000) if self.resolve else None
 
         def check(call: Call, context: Context) -> Call | Awaitable[Call]:
-            refuse_alternatives(call.body)
+            refuse_alternatives(call.body, call.query)
             if not may_have_references(call.encoded):
                 return call
             hosts: dict[str, str] = {}

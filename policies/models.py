@@ -56,7 +56,7 @@ class Models(Policy):
 
         def check(call: Call, _context: Context) -> Call:
             if is_restricted:
-                refuse_alternatives(call.body)
+                refuse_alternatives(call.body, call.query)
             requested = call.body.get(FIELD)
             if requested is None and (not is_restricted or call.operation == "relay"):
                 return call

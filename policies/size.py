@@ -71,7 +71,7 @@ class Size(Policy):
         check_fully, refuse_alternatives = self._full_check(), alternatives_check(INPUT, TOOLS)
 
         def check(call: Call, _context: Context) -> Call:
-            refuse_alternatives(call.body)
+            refuse_alternatives(call.body, call.query)
             encoded = call.encoded
             length = len(encoded)
             if length <= smallest:

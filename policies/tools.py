@@ -12,7 +12,7 @@ Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create#responses-create-tools
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
@@ -84,7 +84,7 @@ class Tools(Policy):
 
         def check(call: Call, _context: Context) -> Call:
             body = call.body
-            refuse_alternatives(body)
+            refuse_alternatives(body, call.query)
             if denies_prompts and body.get("prompt") is not None:
                 message = "prompt names a template, which can contain any tools; only calls without one are allowed."
                 raise PolicyViolation("prompt_not_allowed", message, param="prompt")
@@ -117,11 +117,11 @@ class ToolRules:
         )
         """The types without an address that are allowed whatever the name of a tool."""
 
-    def alternatives_check(self) -> Callable[[Mapping[str, object]], None]:
+    def alternatives_check(self) -> alternatives.AlternativesCheck:
         """Return the function that refuses other fields with tools; it refuses none while every tool is allowed."""
         lists = (self._types, self._names, self._labels, self._connectors, self._servers)
         if all(names.allows_all for names in lists):
-            return lambda _body: None
+            return lambda _body, _query="": None
         return alternatives.alternatives_check(alternatives.TOOLS)
 
     def apply(self, call: Call, lists: Sequence[ToolList]) -> Call:

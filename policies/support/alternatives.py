@@ -3,11 +3,13 @@
 A policy that checks the protocol's field refuses the alternatives, because nothing would have checked them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from policies.support.walk import plain_name
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.loggable import in_ascii
+from proxy.wire.query import query_pairs
 
 # Other models than `model`: a list of models to try (OpenRouter: `models`), models to try after an error (LiteLLM, by
 # reason), `route`, which lets OpenRouter choose one, a preset that has one, and a list of deployments or the name of
@@ -45,14 +47,21 @@ ANY = ("extra_body", "additional_model_request_fields")
 ROUTING = ("provider", "transforms", "api_base", "base_url")
 
 
-def alternatives_check(*fields: Iterable[str]) -> Callable[[Mapping[str, object]], None]:
-    """Return a function that raises PolicyViolation for a body with one of these fields, in any spelling.
+class AlternativesCheck(Protocol):
+    def __call__(self, body: Mapping[str, object], query: str = "") -> None:
+        """Raises PolicyViolation."""
+
+
+def alternatives_check(*fields: Iterable[str]) -> AlternativesCheck:
+    """Return a function that raises PolicyViolation for a body or a query with one of these fields, in any spelling.
 
     A field that is null is absent.
     """
     names = frozenset(plain_name(name) for group in (*fields, ANY) for name in group)
 
-    def refuse(body: Mapping[str, object]) -> None:
+    def refuse(body: Mapping[str, object], query: str = "") -> None:
+        if query:
+            refuse_in_query(names, query)
         if names.isdisjoint(map(plain_name, body)):
             return
         for name, value in body.items():
@@ -62,6 +71,14 @@ def alternatives_check(*fields: Iterable[str]) -> Callable[[Mapping[str, object]
                 raise PolicyViolation("alternative_field", found, param=shown)
 
     return refuse
+
+
+def refuse_in_query(names: frozenset[str], query: str) -> None:
+    """Raises PolicyViolation for a query with one of these names, which are plain."""
+    for name, _ in query_pairs(query):
+        if plain_name(name) in names:
+            found = f"The query has '{short_name(name)}', which some servers read; use the protocol's own fields."
+            raise PolicyViolation("alternative_field", found, param=short_name(name))
 
 
 def short_name(name: str) -> str:

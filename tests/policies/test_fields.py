@@ -56,6 +56,15 @@ async def test_a_field_is_denied_in_any_spelling(name: str):
     assert await refusal(Fields(deny=("Models",)), models=["m"]) == ("denied", "models")
 
 
+async def test_a_field_of_the_query_is_denied_and_unknown_ones_pass():
+    """Servers have parameters of their own."""
+    for policy in (Fields(), STRICT):
+        with pytest.raises(PolicyViolation) as caught:
+            await apply_policy(policy, make_call(_query="api-version=1&Fall-backs[]=x"))
+        assert (caught.value.reason, caught.value.param) == ("denied", "fall_backs")
+        await apply_policy(policy, make_call(_query="api-version=1&beta"))
+
+
 async def test_other_unknown_fields_pass_unless_they_are_refused():
     """An upstream may have fields of its own, such as a seed."""
     for name in ("seed", "top_k", "acme:quota", "\u00e4" * 99, ""):

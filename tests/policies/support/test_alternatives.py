@@ -32,6 +32,18 @@ def test_a_field_is_refused_in_any_spelling(name: str, shown: str):
     assert len(caught.value.message) <= 120
 
 
+@pytest.mark.parametrize(
+    "query", ["models=x", "Models[]=x", "a=1;mod-els=x", "%6dodels", "a=1&mo%E2%80%8Bdels=x", "b&route=x"]
+)
+def test_a_field_in_the_query_is_refused(query: str):
+    """A server may read it there."""
+    with pytest.raises(PolicyViolation) as caught:
+        alternatives_check(MODELS)({"model": "m"}, query)
+
+    assert caught.value.reason == "alternative_field"
+    alternatives_check(TOOLS)({"model": "m"}, query)
+
+
 def test_other_fields_pass():
     """Those of other groups, those of the protocol, and a field that is null."""
     check = alternatives_check(MODELS, INPUT)

@@ -44,13 +44,19 @@ def failure_events(transcript: Transcript, error: HeadgateError) -> list[Event]:
 def refusal_of(reply: Reply) -> BackendRefusal:
     """Return the refusal of an upstream as an error, when it can no longer be the status of an answer."""
     try:
-        error = orjson.loads(reply.body or b"")["error"]
-        message, code = str(error["message"]), error.get("code")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, code = f"The upstream refused the request with the status {reply.status}.", None
+        error = dict(orjson.loads(reply.body or b"")["error"])
+        message = str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        error, message = {}, f"The upstream refused the request with the status {reply.status}."
     retry_after = next((value for name, value in reply.headers.items() if name.lower() == "retry-after"), "1")
-    code = code if isinstance(code, str) else "upstream_error"
-    return BackendRefusal(message, status=reply.status, code=code, headers={"Retry-After": retry_after})
+    code, kind, param = (
+        error[name] if isinstance(error.get(name), str) else None for name in ("code", "type", "param")
+    )
+    refusal = BackendRefusal(
+        message, status=reply.status, code=code or "upstream_error", headers={"Retry-After": retry_after}
+    )
+    refusal.type, refusal.param = kind or refusal.type, param
+    return refusal
 
 
 def incomplete_events(transcript: Transcript, reason: str) -> list[Event]:

@@ -155,8 +155,7 @@ def _param(fields: Mapping[str, Any]) -> str | None:
 def _status(value: object) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
         value = int(value)
-    is_status = isinstance(value, int) and not isinstance(value, bool) and 400 <= value < 600
-    return value if is_status else None  # type: ignore[return-value]  # an int, as was checked
+    return value if isinstance(value, int) and 400 <= value < 600 else None
 
 
 def _status_of(word: str | None) -> int | None:

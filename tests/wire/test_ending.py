@@ -141,8 +141,11 @@ def test_a_refusal_after_the_beginning_of_an_answer_is_an_error(
     """It has the words of the upstream, if these can be found."""
     refusal = refusal_of(Reply(429, headers, body=body))
 
+    kept = refusal_of(Reply(429, headers, body=b'{"error":{"message":"x","type":"requests","param":"input"}}'))
+
     assert (refusal.message, refusal.code, refusal.headers["Retry-After"]) == expected
-    assert refusal.status == 429
+    assert (refusal.status, refusal.type, refusal.param) == (429, "server_error", None)
+    assert (kept.type, kept.param) == ("requests", "input")
 
 
 def test_an_error_event_has_both_forms():

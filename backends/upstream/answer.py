@@ -94,7 +94,8 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     start = await read_chunk(answer, decoder)
     if len(start) < SHORTEST_START:
         start = await _read_more(start, answer, decoder)
-    if (_JSON_START.match(start) is None) if is_called_stream else _FIELD_START.match(start):
+    is_stream = not _JSON_START.match(start) if is_called_stream else bool(_FIELD_START.match(start))
+    if is_stream:
         if not is_called_stream:
             answer.count_events()
         return Reply(200, headers, batches=Stream(answer, context, limits, decoder, start))

@@ -14,6 +14,8 @@ PARTS_ADDED = {
     "response.content_part.added": ("content", "content_index"),
     "response.reasoning_summary_part.added": ("summary", "summary_index"),
 }
+OPENED = frozenset({*PARTS_ADDED, *PART_DELTAS, ITEM_DONE})
+"""The types of the events that need an item, or a part of one, that was added before."""
 
 
 class Openers:

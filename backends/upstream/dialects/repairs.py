@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import orjson
 
-from backends.upstream.dialects.openers import ADDED, ITEM_DONE, Openers, composed, fields_of
+from backends.upstream.dialects.openers import ADDED, ITEM_DONE, OPENED, Openers, composed, fields_of
 from backends.upstream.dialects.responses import DONE, OPENING, ResponseRepairs
 from proxy.context import Context
 from proxy.wire.event import TERMINALS, Batch, Event, Run, frames_of, parse_leniently, payload_of
@@ -102,6 +102,8 @@ class StreamRepairs:
         changed = self._changed(kind, data)
         if self._number is None and "sequence_number" in self._kinds:
             self._check_number(data, are_added=bool(before))
+        if changed is data and not before and self._number is None:  # almost always
+            return [event]
         events = [*before, event if changed is data else Event(str(changed["type"]), data=changed)]
         if self._number is not None:
             events = [self._numbered(each) for each in events]
@@ -115,7 +117,7 @@ class StreamRepairs:
             if kind not in OPENING and "lifecycle" in self._kinds:
                 begun = {**fields_of(data.get("response")), "status": "in_progress", "output": [], "usage": None}
                 missing.append(composed("response.created", response=self._response.whole(begun)))
-        if self._openers is not None:
+        if self._openers is not None and kind in OPENED:
             missing += self._openers.missing_before(kind, data, self._ids)
         return missing
 

@@ -43,7 +43,7 @@ class ResponseRepairs:
         if "lifecycle" not in self._kinds:
             return response
         self._id = self._id or response.get("id") or new_id("resp")
-        if all(response.get(name) is not None for name in NEEDED) and response["id"] == self._id:
+        if None not in [response.get(name) for name in NEEDED] and response["id"] == self._id:
             return response
         self._counts["lifecycle"] += 1
         known = {"model": response.get("model") or self._model, "created_at": response.get("created_at")}

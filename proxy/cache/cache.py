@@ -18,6 +18,7 @@ from proxy.cache.freshness import ANY, Ages, Directives, Freshness, parse_direct
 from proxy.cache.key import encode_call
 from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, report
+from proxy.cache.tier import LocalTier
 from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
 from proxy.context import Caller, Context
@@ -46,13 +47,18 @@ class Cache:
         """`clock` returns the time in seconds, the same for all processes that share the store."""
         self._settings = CacheTable(use="none") if settings is None else settings
         is_off = settings is None or store is None
-        self._vault = None if is_off or store is None else Vault(store, self._settings.secrets_in_order)
+        self._vault = None if is_off or store is None else Vault(store, self._settings.secrets_in_order, self._tier())
         self._ages = Ages(
             self._settings.ttl_s, self._settings.stale_while_revalidate_s, self._settings.stale_if_error_s
         )  # fmt: skip
         self._clock = clock
         self._flights = Flights(self._settings, self._across(store))
         self._refreshes: dict[str, asyncio.Task[None]] = {}
+
+    def _tier(self) -> LocalTier | None:
+        """Return what holds entries in this process, if that is asked for."""
+        life_s = self._settings.local_ttl_s
+        return LocalTier(life_s, self._settings.local_max_bytes) if life_s else None
 
     def _across(self, store: Store | None) -> SharedFlights | None:
         """Return what shares flights with other processes, if that is asked for."""
@@ -78,13 +84,16 @@ class Cache:
         reason = "no-store" if directives.no_store else reason_to_bypass(call, route.cache or self._settings.when)
         if reason is None and context.get(HAS_UNKNOWN):  # it may have been deleted since the answer was kept
             reason = "unknown-id"
-        if reason is None and not self._settings.server_tools:
-            reason = await context.run(call.size_bytes, runs_tools, call)
+        if reason is None:
+            encoded = await context.run(call.size_bytes, encode_call, call, route.name, route.headers(call))
+            place = vault.place(encoded, partition_of(call, context.caller, self._settings.share))
+            if (entry := vault.held(place)) is not None:  # the call that has read it has the same tools
+                return self._slot_of(place, entry, call, directives, context)
+            if not self._settings.server_tools:
+                reason = await context.run(call.size_bytes, runs_tools, call)
         if reason is not None:
             report(context, "bypass", f"fwd=bypass; detail={reason}", reason)
             return CacheSlot()
-        encoded = await context.run(call.size_bytes, encode_call, call, route.name, route.headers(call))
-        place = vault.place(encoded, partition_of(call, context.caller, self._settings.share))
         flights_ended = self._flights.ended
         try:
             entry = await vault.read(place)
@@ -115,7 +124,8 @@ class Cache:
         else:
             report(context, "miss", "fwd=uri-miss")
         fallback = entry if freshness is Freshness.FALLBACK else None
-        return CacheSlot(place, fallback=fallback, can_be_shared=self._settings.collapse != "off" and directives == ANY)
+        can_be_shared = self._settings.collapse != "off" and directives == ANY
+        return CacheSlot(place, fallback=fallback, can_be_shared=can_be_shared, flights_ended=self._flights.ended)
 
     def fill(
         self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context

@@ -10,7 +10,7 @@ import asyncio
 import struct
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -45,6 +45,11 @@ class Entry:
     labels: Mapping[str, str] | None = None
     marks: Sequence[tuple[float, int]] = ()
     """When frames arrived: seconds since the first ones, and how many bytes there were then."""
+    _bodies: list[Reply] = field(default_factory=list, init=False, repr=False, compare=False)
+    _streams: dict[frozenset[str], list[tuple[float, Batch]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What calls with the same echoed fields get again: the body, and the batches by the events that are followed."""
 
     def encode(self) -> bytes:
         """Return the stored form. Raises JSONEncodeError for echoed fields that are nested too deeply."""
@@ -97,12 +102,23 @@ class Entry:
         own = None if fields == self.echoed else own_fields(fields)
         try:
             if not (call.is_stream and self.frames):
-                return self._body_reply(own)
-            batches = self._batches(followed, own, self.marks if paced else ())
+                return self._bodies[0] if own is None and self._bodies else self._body_reply(own)
+            batches = self._batches_for(followed, own, self.marks if paced else ())
         except (ValueError, orjson.JSONEncodeError):
             return None
         is_complete = bool(batches) and batches[-1][1][-1].type == "response.completed"
         return Reply(200, self.headers, batches=_in_time(batches)) if is_complete else None
+
+    def _batches_for(
+        self, followed: frozenset[str], own: Mapping[str, Any] | None, marks: Sequence[tuple[float, int]]
+    ) -> list[tuple[float, Batch]]:
+        """Return what `_batches` returns; without own fields and marks it is made once."""
+        if own is not None or marks:
+            return self._batches(followed, own, marks)
+        batches = self._streams.get(followed)
+        if batches is None:
+            batches = self._streams[followed] = self._batches(followed, own, marks)
+        return batches
 
     def _batches(
         self, followed: frozenset[str], own: Mapping[str, Any] | None, marks: Sequence[tuple[float, int]]
@@ -125,7 +141,8 @@ class Entry:
         if not isinstance(response, dict) or response.get("status") != "completed":
             return None
         if own is None:
-            return response_reply(response, self.headers, self.body)
+            self._bodies.append(response_reply(response, self.headers, self.body))
+            return self._bodies[0]
         return response_reply(_with_own(response, own), self.headers)
 
 

@@ -22,11 +22,12 @@ from cachetools import LRUCache
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from proxy.cache.entry import Entry
+from proxy.cache.tier import LocalTier
 from proxy.ciphers import Cipher, bind, derive_key
 from proxy.stores import LONGEST_S, Store, StoreError
 
 PREFIX = "headgate:cache:"
-ENTRIES = f"{PREFIX}e:"
+ENTRIES, GENERATIONS = f"{PREFIX}e:", f"{PREFIX}g:"
 UNSEALED, SEALED = b"\x01", b"\x02"
 GENERATION_BYTES = 16
 FLYING = bytes(GENERATION_BYTES)
@@ -70,9 +71,12 @@ class StoredEntry(NamedTuple):
 class Vault:
     """Reads and writes the entries of a store."""
 
-    def __init__(self, store: Store, secrets_: Sequence[bytes] = ()) -> None:
-        """Without secrets entries are not sealed."""
+    def __init__(self, store: Store, secrets_: Sequence[bytes] = (), tier: LocalTier | None = None) -> None:
+        """Without secrets entries are not sealed. `tier` holds what was read last, opened."""
         self._store = store
+        self._tier = tier
+        if tier is not None:
+            store.watch(self._drop)
         self._known: LRUCache[Partition, bytes | None] = LRUCache(MAX_KEYS)  # the generations that were read last
         self._rings = [VaultKeys(secret) for secret in secrets_] or [VaultKeys(b"")]
 
@@ -80,8 +84,18 @@ class Vault:
         """Return the place of a call, by the encoding of everything that can change its answer."""
         return Place(partition, [ring.key_of(encoded_call, partition) for ring in self._rings])
 
+    def held(self, place: Place) -> Entry | None:
+        """Return the entry at a place if this process has just read it."""
+        tier = self._tier
+        for key in place.keys if tier is not None else ():
+            if (held := tier.get(key)) is not None:
+                place.generation, place.is_read = held.generation, True
+                return held.entry
+        return None
+
     async def read(self, place: Place) -> Entry | None:
         """Return the entry at a place, if there is one that can be read. Raises StoreError."""
+        changes = 0 if self._tier is None else self._tier.changes
         names = [
             name for ring, key in self._pairs(place) for name in (ENTRIES + key, ring.generation_of(place.partition))
         ]
@@ -93,6 +107,8 @@ class Vault:
                 opened = ring.open(value, key, place.partition, generation)
                 entry = None if opened is None else Entry.decode(opened)
                 if entry is not None:
+                    if self._tier is not None:
+                        self._tier.put(key, entry, place.generation, changes=changes)
                     return entry
         return None
 
@@ -109,12 +125,15 @@ class Vault:
         values = [(ENTRIES + key, ring.seal(entry, key, place.partition, generation))]
         if response is not None:
             values.append((ring.index_of(*response), key.encode()))
-        await self._store.put_many(values, ttl_s=ttl_s, group=place.partition.team)
+        try:
+            await self._store.put_many(values, ttl_s=ttl_s, group=place.partition.team)
+        finally:
+            self._drop(values[0][0])
 
     async def delete(self, place: Place) -> None:
         """Remove the entry at a place. Raises StoreError."""
         for key in place.keys:
-            await self._store.delete(ENTRIES + key)
+            await self.remove(ENTRIES + key)
 
     async def entries(self, partitions: Sequence[Partition]) -> AsyncIterator[StoredEntry]:
         """Yield every entry of the store; one that none of these partitions can read has no labels. Raises StoreError.
@@ -140,20 +159,23 @@ class Vault:
 
     async def remove(self, name: str) -> None:
         """Remove an entry by its name in the store. Raises StoreError."""
-        await self._store.delete(name)
+        try:
+            await self._store.delete(name)
+        finally:  # it may have been removed
+            self._drop(name)
 
     async def forget_response(self, team: str, response_id: str) -> None:
         """Remove the entry that holds a response of a team. Raises StoreError."""
         names = [ring.index_of(team, response_id) for ring in self._rings]
         for name, key in zip(names, await self._store.get_many(names), strict=True):
             if key is not None:
-                await self._store.delete(ENTRIES + key.decode(errors="replace"))
+                await self.remove(ENTRIES + key.decode(errors="replace"))
                 await self._store.delete(name)
 
     async def forget(self, partition: Partition) -> None:
         """Make all entries of a partition unreadable at once. Raises StoreError."""
         for ring in self._rings:
-            await self._store.delete(ring.generation_of(partition))
+            await self.remove(ring.generation_of(partition))
 
     async def _begin(self, ring: "VaultKeys", partition: Partition) -> bytes:
         """Return the generation of a partition, a new one if it has none. Raises StoreError, UnknownGeneration."""
@@ -177,6 +199,15 @@ class Vault:
         """Return the message with this name; None for anything else."""
         return self._rings[0].open(sealed, name, place.partition, FLYING)
 
+    def _drop(self, name: str | None) -> None:
+        """Drop what is held of an entry that has changed; with a changed generation, and for None, everything."""
+        if self._tier is None:
+            return
+        if name is None or name.startswith(GENERATIONS):
+            self._tier.drop(None)
+        elif name.startswith(ENTRIES):
+            self._tier.drop(name.removeprefix(ENTRIES))
+
     def _pairs(self, place: Place) -> Sequence[tuple["VaultKeys", str]]:
         return list(zip(self._rings, place.keys, strict=True))
 
@@ -187,6 +218,7 @@ class VaultKeys:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._hash_key = lru_cache(MAX_KEYS)(partial(derive_key, secret))
+        self._bind = lru_cache(MAX_KEYS)(bind)
         self._entry_key = lru_cache(MAX_KEYS)(self._derive_entry_key)
         self.generation_of = lru_cache(MAX_KEYS)(self._generation_of)
         """Returns the name of a partition's generation; the callers of a team share one."""
@@ -214,11 +246,11 @@ class VaultKeys:
 
     def _hash(self, data: bytes, purpose: str, *owner: str) -> str:
         if not self._secret:
-            return hashlib.sha256(bind(purpose, *owner) + data).hexdigest()
+            return hashlib.sha256(self._bind(purpose, *owner) + data).hexdigest()
         return hmac.digest(self._hash_key(purpose, *owner), data, "sha256").hex()
 
     def _generation_of(self, partition: Partition) -> str:
-        return f"{PREFIX}g:{self._hash(b'', 'cache generation', 'team' if partition.team else 'all', partition.team)}"
+        return f"{GENERATIONS}{self._hash(b'', 'cache generation', 'team' if partition.team else 'all', partition.team)}"
 
     def _cipher(self, key: str, partition: Partition, generation: bytes) -> Cipher:
         """Return what seals the entry with this key: a value copied to another key or partition cannot be opened."""

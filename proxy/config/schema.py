@@ -234,6 +234,11 @@ class CacheTable(Table):
     """How long after `ttl_s` an answer may still be given, in seconds, while a new one is asked for."""
     stale_if_error_s: NonNegativeFloat = 0
     """How long after `ttl_s` an answer may still be given, in seconds, if the backend fails."""
+    local_ttl_s: NonNegativeFloat = 1
+    """How long a process gives an answer that it has read from the store without reading it again, in seconds; 0: not
+    at all. Redis says at once what has changed; a change of another process in SQLite is seen after this time."""
+    local_max_bytes: PositiveInt = 33_554_432
+    """How much memory such answers may take in each process, in bytes."""
     collapse: Collapse = "process"
     """Whether identical calls that are in flight share one call of the backend: "off", within a "process", or "shared"
     by all processes that share the store."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from proxy.config.table import Table
@@ -120,6 +120,13 @@ class Store(Table, ABC):
 
         A key that is created or expires during the scan may be missing or included.
         """
+
+    def watch(self, changed: Callable[[str | None], None]) -> None:
+        """Call `changed` with each key that `get_many` has read and another process has changed; None: any may have.
+
+        It is called before the store is started. A store that other processes change without its knowledge never calls.
+        """
+        del changed
 
     async def start(self) -> None:
         """Open what lives as long as the process. Raises ValueError when the settings cannot work on this machine."""

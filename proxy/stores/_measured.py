@@ -1,7 +1,7 @@
 """Measures the operations of a store that is outside the process's memory."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import PrivateAttr
@@ -76,6 +76,9 @@ class MeasuredStore(Store):
 
     def scan(self, prefix: str) -> AsyncIterator[str]:
         return self._store.scan(prefix)
+
+    def watch(self, changed: Callable[[str | None], None]) -> None:
+        self._store.watch(changed)
 
     async def start(self) -> None:
         await self._store.start()

@@ -626,7 +626,7 @@ async def test_a_damaged_entry_is_a_miss():
     """And is replaced by the new answer."""
     store = MemoryStore()
     backend = ScriptedBackend(answer=RESPONSE)
-    pipeline = cached(backend, store=store)
+    pipeline = cached(backend, store=store, local_ttl_s=0)
     await status_of(pipeline)
     (key,) = [key async for key in store.scan(ENTRIES)]
     for value in (b"{}", b"[]", (await store.get(key) or b"")[:-2000]):

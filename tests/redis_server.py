@@ -4,32 +4,56 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Raises TimeoutError if it does not become true."""
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise TimeoutError("Redis did not become ready")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class RedisServer:
     """A redis-server on a free port that writes nothing to disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        """`options` are those of its command line, or its config file and "--sentinel"."""
         self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self._options = options
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+            [
+                "redis-server",
+                *self._options,
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                *([] if "--sentinel" in self._options else ["--save", "", "--appendonly", "no"]),
+            ],
             cwd=self._folder,
             stdout=subprocess.DEVNULL,
         )
-        for _ in range(500):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        raise TimeoutError("redis-server did not start")
+        wait_until(self._is_listening)
+
+    def _is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def stop(self) -> None:
         if self._process is not None:

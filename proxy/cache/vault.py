@@ -87,7 +87,9 @@ class Vault:
     def held(self, place: Place) -> Entry | None:
         """Return the entry at a place if this process has just read it."""
         tier = self._tier
-        for key in place.keys if tier is not None else ():
+        if tier is None:
+            return None
+        for key in place.keys:
             if (held := tier.get(key)) is not None:
                 place.generation, place.is_read = held.generation, True
                 return held.entry
@@ -250,7 +252,9 @@ class VaultKeys:
         return hmac.digest(self._hash_key(purpose, *owner), data, "sha256").hex()
 
     def _generation_of(self, partition: Partition) -> str:
-        return f"{GENERATIONS}{self._hash(b'', 'cache generation', 'team' if partition.team else 'all', partition.team)}"
+        return (
+            f"{GENERATIONS}{self._hash(b'', 'cache generation', 'team' if partition.team else 'all', partition.team)}"
+        )
 
     def _cipher(self, key: str, partition: Partition, generation: bytes) -> Cipher:
         """Return what seals the entry with this key: a value copied to another key or partition cannot be opened."""

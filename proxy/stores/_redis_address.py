@@ -30,6 +30,14 @@ def check_address(url: str) -> None:
         raise ValueError("after redis:// it has a host, a port and the number of a database: host:6379/0")
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the parts of "host:port". Raises ValueError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ValueError('an address of Redis is "host:port"')
+    return host.strip("[]"), int(port)
+
+
 def _has_port(parts: SplitResult) -> bool:
     """Whether the port is a number, or left out."""
     try:

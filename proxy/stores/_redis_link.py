@@ -54,10 +54,7 @@ class ScriptLink(asyncio.Protocol):
         """Send a command, and return its answer; it raises ScriptFailed, and ConnectionError if the link is closed."""
         answer: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
         self._answers.append(answer)
-        parts = [b"*%d\r\n" % len(arguments)]
-        for argument in arguments:
-            parts += b"$%d\r\n" % len(argument), argument, END
-        self._transport.write(b"".join(parts))
+        self._transport.write(encode_command(*arguments))
         if not self.is_open:
             self.connection_lost(None)
         return answer
@@ -120,6 +117,14 @@ class ScriptLink(asyncio.Protocol):
             answer.set_exception(found)
         else:
             answer.set_result(found)
+
+
+def encode_command(*arguments: bytes) -> bytes:
+    """Return a command as it is sent, each part with its length before it."""
+    parts = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        parts += b"$%d\r\n" % len(argument), argument, END
+    return b"".join(parts)
 
 
 class Waiting(NamedTuple):

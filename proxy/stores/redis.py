@@ -2,6 +2,8 @@
 
 Keeps: until an entry expires or Redis evicts it. A value is a string, a counter and a lease are hashes, a journal is a
     stream whose ids are `<position>-0`, each under the key itself. Time is the server's own.
+    Values are read on one connection for all calls. With `sentinels` the primary is the one that they name whenever a
+    connection is opened; with `cluster_nodes` each key is on the node of its slot, and no command has two keys.
 Fails: with StoreError when Redis cannot be reached, answers with an error, or does not answer within `timeout_ms`. A
     command is sent once, because a repeated one could be carried out twice. A command that is cancelled or timed out
     closes its connection, so that its late answer cannot reach another command. Values that are put while others are on
@@ -16,12 +18,10 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveInt, PrivateAttr, field_validator
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
 from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as ServerTimeout
@@ -29,17 +29,25 @@ from redis.exceptions import TimeoutError as ServerTimeout
 from proxy.config.secrets import Secret
 from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores._breaker import StoreBreaker
-from proxy.stores._redis_address import check_address
+from proxy.stores._redis_address import check_address, host_and_port
 from proxy.stores._redis_answers import ODD_ANSWER, bytes_in, reading, unreadable, value_in
-from proxy.stores._redis_link import ReadOnlyServer, ScriptFailed, ScriptLink, Waiting
+from proxy.stores._redis_client import (
+    close_client,
+    cluster_client,
+    connection_options,
+    drop_idle,
+    open_connection,
+    scans_of,
+    sentinel_client,
+    server_client,
+)
+from proxy.stores._redis_link import ReadOnlyServer, ScriptFailed
 from proxy.stores._redis_numbers import amount_in_range, milliseconds
-from proxy.stores._redis_scripts import APPEND, CLAIM, DIGESTS, GIVE, PUT, RELEASE, TAKE
+from proxy.stores._redis_puts import PutQueue
+from proxy.stores._redis_scripts import APPEND, CLAIM, DIGESTS, GIVE, RELEASE, TAKE
+from proxy.stores._redis_values import Changed, ValueReader
 from proxy.wire.loggable import name_failure
 
-AT_ONCE = 256
-"""How many puts are sent together at most."""
-SCRIPT_BYTES = 262_144
-"""How large values may be together that one script sets: larger ones would be copied once more by Redis."""
 SCAN_COUNT = 1000
 """How many keys Redis examines for one step of a scan."""
 
@@ -63,12 +71,21 @@ class RedisStore(Store):
     """How many connections are open at most."""
     max_faults: PositiveInt = 5
     """How many commands in a row may get no answer before none is sent for 0.5 to 5 seconds at a time."""
+    sentinels: tuple[str, ...] = ()
+    """The Sentinels that know where the primary is, each "host:port". The host in `url` is then the name that they know
+    it by. Default: none, `url` is the address of Redis."""
+    sentinel_password: Secret | None = None
+    """The password of the Sentinels, if they have one."""
+    cluster_nodes: tuple[str, ...] = ()
+    """Other nodes of the cluster that the server in `url` is a node of, each "host:port": one of them has to be up when
+    the gateway starts. Default: none, it is no cluster."""
 
-    _redis: Redis = PrivateAttr()
-    _link: ScriptLink | None = PrivateAttr(default=None)
-    _waiting: list[Waiting] = PrivateAttr(default_factory=list)
-    _writing: asyncio.Task[None] | None = PrivateAttr(default=None)
+    _redis: Any = PrivateAttr()  # Redis or RedisCluster, which have the commands in common
+    _values: ValueReader = PrivateAttr()
+    _puts: PutQueue = PrivateAttr()
     _breaker: StoreBreaker = PrivateAttr()
+    _watchers: list[Changed] = PrivateAttr(default_factory=list)
+    _places: asyncio.Semaphore = PrivateAttr()
 
     @field_validator("url")
     @classmethod
@@ -76,35 +93,64 @@ class RedisStore(Store):
         check_address(url)
         return url
 
+    @model_validator(mode="after")
+    def _check_nodes(self) -> Self:
+        for address in (*self.sentinels, *self.cluster_nodes):
+            host_and_port(address)
+        parts = urlsplit(self.url)
+        if self.sentinels and self.cluster_nodes:
+            raise ValueError("give either sentinels or cluster_nodes")
+        if (self.sentinels or self.cluster_nodes) and (parts.scheme == "unix" or not parts.hostname):
+            raise ValueError("with sentinels or cluster_nodes, url has a host")
+        if self.cluster_nodes and parts.path not in ("", "/", "/0"):
+            raise ValueError("a cluster has the database 0 only")
+        return self
+
     async def start(self) -> None:
-        seconds = self.timeout_ms / 1000
-        pool = BlockingConnectionPool.from_url(
-            self.url,
-            username=None if self.user is None else self.user.get_secret_value(),
-            password=None if self.password is None else self.password.get_secret_value(),
-            max_connections=self.max_connections,
-            timeout=seconds,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
+        user, password, sentinel_password = (
+            None if secret is None else secret.get_secret_value()
+            for secret in (self.user, self.password, self.sentinel_password)
         )
-        self._redis = Redis(connection_pool=pool)
+        options, most = connection_options(self.timeout_ms / 1000, user, password), self.max_connections
+        if self.cluster_nodes:
+            self._redis = cluster_client(self.url, self.cluster_nodes, most, options)
+        elif self.sentinels:
+            self._redis = sentinel_client(self.url, self.sentinels, most, options, sentinel_password)
+        else:
+            self._redis = server_client(self.url, most, options)
+        self._places = asyncio.Semaphore(most)
+        connect, pipeline = partial(open_connection, self._redis), partial(self._redis.pipeline, transaction=False)
+        self._values = ValueReader(connect, self._watchers)
+        self._puts = PutQueue(self._ask, connect, pipeline, has_slots=bool(self.cluster_nodes))
         self._breaker = StoreBreaker(self.max_faults)
 
     async def close(self) -> None:
-        if self._writing is not None:
-            await self._writing
-        if self._link is not None:
-            self._link.close()
-            await self._link.closed.wait()
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        await self._puts.close()
+        await self._values.close()
+        await close_client(self._redis)
+
+    def watch(self, changed: Changed) -> None:
+        """Call `changed` with what changes; a cluster does not say it."""
+        self._watchers.append(changed)
 
     async def get(self, key: str) -> bytes | None:
-        return value_in(await self._ask(partial(self._redis.get, key)))
+        return (await self.get_many([key]))[0]
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        if not keys:
+            return []
+        if self.cluster_nodes:
+            return await self._get_from_nodes(keys)
+        try:
+            found: Sequence[bytes | None] = await self._ask(partial(self._values.read, keys))
+        except StoreError as error:
+            if isinstance(error.__cause__, TimeoutError):  # what comes late would delay all that follow
+                self._values.reset()
+            raise
+        return found
+
+    async def _get_from_nodes(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Return the value of each key, all nodes asked at the same time. Raises StoreError."""
         pipeline = self._redis.pipeline(transaction=False)  # MGET would hide that a key holds another kind
         for key in keys:
             pipeline.get(key)
@@ -151,9 +197,8 @@ class RedisStore(Store):
         after = max(0, after)
         if limit <= 0:
             return []
-        streams = await self._ask(partial(self._redis.xread, {key: f"{after}-0"}, count=limit))
+        entries = await self._ask(partial(self._redis.xrange, key, min=f"{after}-1", count=limit))
         with reading():
-            entries = streams[0][1] if streams else []
             return [(int(position.partition(b"-")[0]), bytes_in(fields[FIELD])) for position, fields in entries]
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
@@ -165,14 +210,16 @@ class RedisStore(Store):
     async def scan(self, prefix: str) -> AsyncIterator[str]:
         pattern = re.sub(r"[*?\[\]\\]", r"\\\g<0>", prefix) + "*"
         seen: set[bytes] = set()  # Redis may list a key twice
-        cursor = None
-        while cursor != 0:
-            cursor, keys = await self._ask(partial(self._redis.scan, cursor or 0, match=pattern, count=SCAN_COUNT))
-            with reading():
-                found = {bytes_in(key) for key in keys} - seen
-            for key in found:
-                yield key.decode(errors="replace")
-            seen |= found
+        scans = await self._ask(partial(scans_of, self._redis, match=pattern, count=SCAN_COUNT))
+        for scan in scans:
+            cursor: Any = None
+            while cursor != 0:
+                cursor, keys = await self._ask(partial(scan, cursor or 0))
+                with reading():
+                    found = {bytes_in(key) for key in keys} - seen
+                for key in found:
+                    yield key.decode(errors="replace")
+                seen |= found
 
     async def check_durable(self) -> None:
         try:
@@ -205,63 +252,8 @@ class RedisStore(Store):
 
     async def _enqueue(self, keys: Sequence[str], value: bytes, ttl_s: float, *, if_absent: bool) -> Sequence[bool]:
         """Set keys to a value with the next command, and return for each whether it was set. Raises StoreError."""
-        answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(keys, value, milliseconds(ttl_s), if_absent, answer))
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
-        kept: Sequence[bool] = await self._wait(answer)
+        kept: Sequence[bool] = await self._wait(self._puts.put(keys, value, milliseconds(ttl_s), if_absent=if_absent))
         return kept
-
-    async def _write(self) -> None:
-        """Send the values that wait, and those that came meanwhile, until there are none."""
-        try:
-            while self._waiting:
-                puts, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-                try:
-                    answers = iter(await self._put_all(puts))
-                except StoreError as error:
-                    answers = iter([error] * sum(len(put.keys) for put in puts))
-                for put in puts:
-                    kept = [next(answers) for _ in put.keys]
-                    if not put.answer.done():  # its caller may have left, or waited long enough
-                        put.settle(kept)
-        finally:
-            self._writing = None
-
-    async def _open_link(self) -> ScriptLink:
-        """Return a connection that redis-py has opened, and no longer knows. Raises RedisError, OSError."""
-        connection: Any = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()
-        writer = connection._writer  # noqa: SLF001  it has no other name
-        connection._reader = connection._writer = None  # noqa: SLF001  or it would close what it no longer has
-        return ScriptLink(writer.transport, writer)
-
-    def _close_link(self) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
-
-    async def _put_all(self, puts: Sequence[Waiting]) -> Sequence[Any]:
-        """Return what Redis answers for each key: small values are set by one command, whose answers are one list."""
-        each = [(key, put) for put in puts for key in put.keys]
-        if sum(len(put.value) for _, put in each) <= SCRIPT_BYTES:
-            arguments = [part for _, put in each for part in (put.value, b"%d" % put.ttl_ms, b"%d" % put.if_absent)]
-            answers: Sequence[Any] = await self._ask(partial(self._set, [key.encode() for key, _ in each], arguments))
-            if len(answers) != len(each):
-                raise unreadable()
-            return answers
-        pipeline = self._redis.pipeline(transaction=False)
-        for key, put in each:
-            pipeline.set(key, put.value, px=put.ttl_ms, nx=put.if_absent)
-        found: Sequence[Any] = await self._ask(partial(pipeline.execute, raise_on_error=False))
-        return found
-
-    async def _set(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Sequence[int]:
-        """Run the script that sets values. Raises RedisError, OSError, ScriptFailed."""
-        link = self._link
-        if link is None or not link.is_open:
-            link = self._link = await self._open_link()
-        return await link.run(PUT, keys, arguments)
 
     async def _ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
         """Send a command and return the answer, unless Redis has not answered for some time. Raises StoreError."""
@@ -269,7 +261,7 @@ class RedisStore(Store):
         if not self._breaker.begin(loop.time()):
             raise StoreError("Redis: not asked, because it has not answered")
         try:
-            answer = await self._wait(command())
+            answer = await self._wait(self._in_turn(command) if self.cluster_nodes else command())
         except StoreError as error:
             if isinstance(error.__cause__, UNANSWERED):
                 self._breaker.fail(loop.time())
@@ -282,6 +274,11 @@ class RedisStore(Store):
         self._breaker.succeed()
         return answer
 
+    async def _in_turn(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        """Send a command when there is a connection: the client of a cluster refuses one too many."""
+        async with self._places:
+            return await command()
+
     async def _wait(self, answer: Any) -> Any:
         """Return an answer. Raises StoreError for a fault, and for one that takes too long."""
         try:
@@ -289,8 +286,9 @@ class RedisStore(Store):
                 return await answer
         except (RedisError, ScriptFailed, OSError, TimeoutError) as error:
             if isinstance(error, ReadOnlyError | ReadOnlyServer):  # its address may lead to another server by now
-                await self._redis.connection_pool.disconnect(inuse_connections=False)
-                self._close_link()
+                await drop_idle(self._redis)
+                self._puts.reset()
+                self._values.reset()
             raise StoreError(f"Redis: {name_failure(error)}") from error
         except ODD_ANSWER as error:
             raise unreadable() from error

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from proxy.cache.vault import ENTRIES
 from proxy.stores import StoreError
-from proxy.stores.redis import SCRIPT_BYTES, RedisStore
+from proxy.stores._redis_puts import SCRIPT_BYTES
+from proxy.stores.redis import RedisStore
 from tests.conftest import tables_for
 from tests.raw import RawAnswer, ask, no_tasks_left, post, until  # noqa: F401
 from tests.redis_server import RedisServer

@@ -76,8 +76,9 @@ async def test_connections_to_a_server_that_became_a_replica_are_replaced(
                 await store.append(key, b"1", ttl_s=60)
 
     await store.start()
-    await asyncio.gather(*(store.get(key) for _ in range(4)))  # several connections are open
-    await store.put(f"{key}before", b"1", ttl_s=60)  # and the one of puts
+    await asyncio.gather(*(store.tail(key) for _ in range(4)))  # several connections are open
+    await store.put(f"{key}before", b"1", ttl_s=60)  # and the one of puts, and that of reads
+    await store.get(f"{key}before")
     old = redis.Redis.from_url(moving.server.url)
     old.execute_command("REPLICAOF", "127.0.0.1", str(replacement.port))
     moving.server = replacement
@@ -85,9 +86,11 @@ async def test_connections_to_a_server_that_became_a_replica_are_replaced(
         await write()
     await write()
     found = redis.Redis.from_url(replacement.url).exists(key)
+    redis.Redis.from_url(replacement.url).set(f"{key}before", b"2")
+    read = await store.get(f"{key}before")
     await store.close()
 
-    assert found
+    assert (found, read) == (1, b"2")
 
 
 async def test_a_replica_is_not_ready(primary: RedisServer, replacement: RedisServer):

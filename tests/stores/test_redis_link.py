@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from proxy.stores import StoreError
 from proxy.stores._redis_link import ScriptFailed, ScriptLink
+from proxy.stores._redis_values import ValueLink
 from proxy.stores.redis import RedisStore
 from tests.redis_server import RedisServer
 
@@ -80,6 +81,40 @@ async def test_what_is_no_answer_of_a_script_closes_the_link(wire: Wire, link: S
     assert not link.is_open
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+async def test_values_and_changes_are_distinguished(wire: Wire, size: int):
+    """Of both versions of the protocol, however the network cuts them."""
+    changed: list[str | None] = []
+    link = ValueLink(wire, None, changed.append)
+    asked = [link.get(["a", "b"]), link.track(), link.get(["c"]), link.get(["d"])]
+    asked[2].cancel()
+    received = (
+        b"$4\r\na\r\nb\r\n>2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n$-1\r\n%2\r\n+proto\r\n:3\r\n+modules\r\n*0\r\n"
+        b"+OK\r\n_\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n>1\r\n$5\r\nother\r\n-WRONGTYPE not a value\r\n"
+    )
+    for start in range(0, len(received), size):
+        link.data_received(received[start : start + size])
+
+    assert await asked[0] == [b"a\r\nb", None]
+    assert changed == ["a", "b", None]
+    with pytest.raises(ScriptFailed, match="WRONGTYPE"):
+        await asked[3]
+
+
+@pytest.mark.parametrize("received", [b"$1\r\nabc", b"$x\r\n", b"!1\r\n", b"*1\r\n" * 9 + b":1\r\n", b":1\r\n:2\r\n"])
+async def test_what_is_no_value_closes_the_link(wire: Wire, received: bytes):
+    """And what waits fails."""
+    link = ValueLink(wire, None, lambda _: None)
+    asked = link.get(["a"])
+    link.data_received(received)
+    link.connection_lost(None)
+
+    assert wire.is_closed
+    assert asked.done()
+    with pytest.raises(ConnectionError):
+        await link.get(["b"])
+
+
 async def test_the_end_of_the_connection_fails_what_waits(wire: Wire, link: ScriptLink):
     """And what is sent afterwards."""
     before = link.ask(b"a")
@@ -104,7 +139,7 @@ async def test_a_connection_that_redis_closes_is_opened_again(store: RedisStore,
     """The put that finds it closed fails, and is not repeated: it may have been carried out."""
     name = f"link:{secrets.token_hex(8)}"
     await store.put(name, b"1", ttl_s=60)
-    first = store._link
+    first = store._puts.link
     assert first is not None
     closed = asyncio.get_running_loop().create_future()
     lost = first.connection_lost
@@ -114,7 +149,7 @@ async def test_a_connection_that_redis_closes_is_opened_again(store: RedisStore,
     await closed
     await store.put(name, b"2", ttl_s=60)
 
-    assert store._link is not first
+    assert store._puts.link is not first
     assert await store.get(name) == b"2"
 
 
@@ -122,14 +157,14 @@ async def test_a_put_that_takes_too_long_closes_the_connection(store: RedisStore
     """Its late answer is never read, and the next put has a connection of its own."""
     name = f"link:{secrets.token_hex(8)}"
     await store.put(name, b"1", ttl_s=60)
-    link = store._link
+    link = store._puts.link
     assert link is not None
     vars(store)["timeout_ms"] = 50
     redis_server.pause()
     try:
         with pytest.raises(StoreError, match="TimeoutError"):
             await store.put(name, b"2", ttl_s=60)
-        writing = store._writing
+        writing = store._puts.writing
         if writing is not None:
             await writing
     finally:

@@ -1,0 +1,144 @@
+"""Entries held in a process in front of its store: not beyond what changes there, nor beyond their life."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from proxy.cache.entry import Entry
+from proxy.cache.tier import CHARGE, OVERHEAD_BYTES, LocalTier
+from proxy.cache.vault import ENTRIES, Partition, Vault
+from proxy.stores.memory import MemoryStore
+from proxy.stores.redis import RedisStore
+from tests.cache.test_entry import stored
+from tests.redis_server import RedisServer
+
+SEARCH = Partition("team", "search")
+ENTRY = Entry.decode(stored())
+assert ENTRY is not None
+SIZE = OVERHEAD_BYTES + CHARGE * (len(ENTRY.body) + len(ENTRY.frames))
+
+
+@pytest.fixture
+async def stores(redis_server: RedisServer) -> AsyncIterator[list[RedisStore]]:
+    """Two processes with one Redis."""
+    redis.Redis(port=redis_server.port).flushdb()
+    found = [RedisStore(url=redis_server.url, timeout_ms=10_000) for _ in range(2)]
+    for store in found:
+        await store.start()
+    yield found
+    for store in found:
+        await store.close()
+
+
+async def keep(vault: Vault, call: bytes = b"call") -> None:
+    place = vault.place(call, SEARCH)
+    await vault.read(place)
+    await vault.write(place, stored(), ttl_s=60, response=("search", "resp_1"))
+
+
+def is_held(vault: Vault, call: bytes = b"call") -> bool:
+    return vault.held(vault.place(call, SEARCH)) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["deleted", "forgotten", "purged", "written", "flushed", "expired", "disconnected"],
+)
+async def test_what_changes_at_one_process_is_dropped_at_another(
+    change: str, stores: list[RedisStore], redis_server: RedisServer
+):
+    """Within the time that the news takes, although it would be held for an hour."""
+    here, there = (Vault(store, tier=LocalTier(3600, 2**20)) for store in stores)
+    await keep(here)
+    place = there.place(b"call", SEARCH)
+    assert await there.read(place) is not None
+    assert is_held(there)
+    direct = redis.Redis(port=redis_server.port)
+    match change:
+        case "deleted":
+            await here.forget_response("search", "resp_1")
+        case "forgotten":
+            await here.forget(SEARCH)
+        case "purged":
+            await here.remove(ENTRIES + place.keys[0])
+        case "written":
+            await keep(here)
+        case "flushed":
+            direct.flushdb()
+        case "expired":
+            direct.pexpire(ENTRIES + place.keys[0], 1)
+        case "disconnected":
+            direct.client_kill_filter(_type="normal", skipme=True)
+    async with asyncio.timeout(10):
+        while is_held(there):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert not is_held(here)
+
+
+async def test_a_hit_of_the_tier_reads_nothing(stores: list[RedisStore], redis_server: RedisServer):
+    """Not even the generation."""
+    vault = Vault(stores[0], tier=LocalTier(3600, 2**20))
+    await keep(vault)
+    await vault.read(vault.place(b"call", SEARCH))
+    before = redis.Redis(port=redis_server.port).info("commandstats")["cmdstat_get"]["calls"]
+    held = [is_held(vault) for _ in range(3)]
+
+    assert held == [True] * 3
+    assert redis.Redis(port=redis_server.port).info("commandstats")["cmdstat_get"]["calls"] == before
+
+
+async def test_a_user_that_may_not_ask_what_changes_reads_values(
+    redis_server: RedisServer, logged: list[dict[str, object]]
+):
+    """Entries are then held for their short life only; the log says so once for each connection."""
+    direct = redis.Redis(port=redis_server.port)
+    direct.execute_command("ACL", "SETUSER", "limited", "on", ">secret", "~*", "+@all", "-client|tracking")
+    store = RedisStore(url=redis_server.url, user=SecretStr("limited"), password=SecretStr("secret"), timeout_ms=10_000)
+    await store.start()
+    vault = Vault(store, tier=LocalTier(3600, 2**20))
+    await keep(vault)
+    found = await vault.read(vault.place(b"call", SEARCH))
+    await store.close()
+    direct.execute_command("ACL", "DELUSER", "limited")
+
+    assert found == ENTRY
+    assert [line["event"] for line in logged] == ["store.changes_unknown"]
+
+
+async def test_what_was_read_before_a_change_is_not_held():
+    """The value may be the one from before."""
+    store = MemoryStore()
+    vault = Vault(store, tier=(tier := LocalTier(3600, 2**20)))
+    await keep(vault)
+    get_many = store.get_many
+
+    async def read_then_change(keys: list[str]) -> object:
+        values = await get_many(keys)
+        tier.drop("another key")
+        return values
+
+    object.__setattr__(store, "get_many", read_then_change)
+    assert await vault.read(vault.place(b"call", SEARCH)) is not None
+
+    assert not is_held(vault)
+
+
+async def test_entries_are_held_for_their_life_and_within_their_bound():
+    """The least recently used one makes room; one that is larger than the bound is not held."""
+    now = 0.0
+    tier = LocalTier(5, 2 * SIZE, clock=lambda: now)
+    for key in ("a", "b"):
+        tier.put(key, ENTRY, b"g", changes=0)
+    tier.get("a")
+    tier.put("c", ENTRY, b"g", changes=0)
+    held = [key for key in "abc" if tier.get(key)]
+    now = 5.0
+    small = LocalTier(5, SIZE - 1)
+    small.put("a", ENTRY, b"g", changes=0)
+
+    assert held == ["a", "c"]
+    assert not any(tier.get(key) for key in "abc")
+    assert small.get("a") is None

@@ -1,0 +1,200 @@
+"""A Redis Cluster of three nodes, and a primary with a replica that a Sentinel watches, all of them real."""
+
+import asyncio
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from proxy.stores import StoreError
+from proxy.stores.redis import RedisStore
+from tests.redis_server import RedisServer, free_port, wait_until
+
+LONG_TIMEOUT_MS = 10_000  # longer than any command of these tests
+SLOTS = 16_384
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    """Three nodes, each with a third of the slots."""
+    ports = [free_port() for _ in range(3)]
+    nodes = [
+        RedisServer(
+            tmp_path_factory.mktemp("node"), "--cluster-enabled", "yes", "--cluster-port", str(port),
+            "--cluster-node-timeout", "1000", "--cluster-announce-ip", "127.0.0.1",
+            "--cluster-require-full-coverage", "no",
+        )
+        for port in ports
+    ]  # fmt: skip
+    for number, node in enumerate(nodes):
+        node.start()
+        with redis.Redis(port=node.port) as direct:
+            direct.execute_command("CLUSTER", "ADDSLOTSRANGE", number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1)
+            direct.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+    with redis.Redis(port=nodes[0].port) as direct:
+        for node, port in zip(nodes[1:], ports[1:], strict=True):
+            direct.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, port)
+    for node in nodes:
+        with redis.Redis(port=node.port) as direct:
+            wait_until(partial(is_complete, direct))
+    yield nodes
+    for node in nodes:
+        node.stop()
+
+
+def is_complete(node: redis.Redis) -> bool:
+    """Whether a node knows where each slot is, and answers."""
+    facts = node.execute_command("CLUSTER", "INFO")
+    return b"cluster_slots_ok:%d" % SLOTS in facts and b"cluster_state:ok" in facts
+
+
+@pytest.fixture
+async def store(cluster: list[RedisServer]) -> AsyncIterator[RedisStore]:
+    store = RedisStore(
+        url=cluster[0].url, cluster_nodes=[f"127.0.0.1:{node.port}" for node in cluster[1:]],
+        timeout_ms=LONG_TIMEOUT_MS, max_connections=4,
+    )  # fmt: skip
+    await store.start()
+    yield store
+    await store.close()
+
+
+async def test_every_verb_reaches_the_node_of_its_key(store: RedisStore, cluster: list[RedisServer]):
+    """Keys that are read and written together are on all three nodes."""
+    prefix = f"cluster:{secrets.token_hex(8)}:"
+    keys = [f"{prefix}{number}" for number in range(30)]
+    await store.put_many([(key, key.encode()) for key in keys], ttl_s=60)
+    held = [len(list(redis.Redis(port=node.port).scan_iter(f"{prefix}*"))) for node in cluster]
+    found = await store.get_many([*keys, f"{prefix}none"])
+    new = await store.put_new([keys[0], f"{prefix}n1", f"{prefix}n2"], b"new", ttl_s=60)
+    grant = await store.take(f"{prefix}counter", 3, limit=5, window_s=60)
+    await store.give(f"{prefix}counter", 1, window=grant.window)
+    positions = [await store.append(f"{prefix}journal", entry, ttl_s=60) for entry in (b"a", b"b")]
+    tail = await store.tail(f"{prefix}journal", after=1)
+    claims = [await store.claim(f"{prefix}lease", owner, lease_s=60) for owner in ("me", "you")]
+    await store.release(f"{prefix}lease", "me")
+    await store.delete(keys[1])
+
+    assert min(held) > 0
+    assert sum(held) == 30
+    assert found == [*(key.encode() for key in keys), None]
+    assert new == [False, True, True]
+    assert (await store.take(f"{prefix}counter", 0, limit=5, window_s=60)).used == 2
+    assert (positions, tail) == ([1, 2], [(2, b"b")])
+    assert claims == [True, False]
+    assert {key async for key in store.scan(prefix)} == {
+        *keys, *(f"{prefix}{name}" for name in ("n1", "n2", "counter", "journal"))
+    } - {keys[1]}  # fmt: skip
+    assert await store.ready()
+    await store.check_durable()
+
+
+async def test_more_calls_than_connections_wait_for_one(store: RedisStore):
+    """None of them fails."""
+    keys = [f"cluster:{secrets.token_hex(8)}" for _ in range(50)]
+    await asyncio.gather(*(store.put(key, b"1", ttl_s=60) for key in keys))
+
+    assert await asyncio.gather(*(store.get(key) for key in keys)) == [b"1"] * 50
+
+
+async def test_a_slot_that_moves_is_found_again(store: RedisStore, cluster: list[RedisServer]):
+    """The node that had it says where it is."""
+    key = "cluster:{moving}"
+    await store.get(key)
+    at = redis.Redis(port=cluster[0].port).execute_command("CLUSTER", "KEYSLOT", key)
+    source, target, other = (cluster[(at * 3 // SLOTS + step) % 3] for step in range(3))
+    ids = {node: redis.Redis(port=node.port).execute_command("CLUSTER", "MYID") for node in cluster}
+    for node, *how in (
+        (target, "IMPORTING", ids[source]), (source, "MIGRATING", ids[target]),
+        *((node, "NODE", ids[target]) for node in (target, source, other)),
+    ):  # fmt: skip
+        redis.Redis(port=node.port).execute_command("CLUSTER", "SETSLOT", at, *how)
+    await store.put(key, b"2", ttl_s=60)
+
+    assert redis.Redis(port=target.port).get(key) == b"2"
+    assert (await store.get(key), await store.append("{moving}:journal", b"a", ttl_s=60)) == (b"2", 1)
+
+
+async def test_a_node_that_dies_fails_its_own_keys_only(store: RedisStore, cluster: list[RedisServer]):
+    """And they are reached again when it is back."""
+    keys = [f"cluster:{secrets.token_hex(8)}" for _ in range(30)]
+    await store.put_many([(key, b"1") for key in keys], ttl_s=60)
+    cluster[2].stop()
+    outcomes = [await outcome_of(store.get(key)) for key in keys]
+    cluster[2].start()
+    await until(lambda: store.put_many([(key, b"2") for key in keys], ttl_s=60))
+
+    assert {b"1", StoreError} == set(outcomes)
+    assert set(await store.get_many(keys)) == {b"2"}
+
+
+async def outcome_of(answer: Any) -> Any:
+    try:
+        return await answer
+    except StoreError:
+        return StoreError
+
+
+async def until(work: Callable[[], Any]) -> None:
+    """Do it again until it succeeds."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(StoreError):
+                await work()
+                return
+            await asyncio.sleep(0.05)
+
+
+async def until_named(sentinel: RedisServer, port: int) -> None:
+    """Wait until the server at a port is the primary for a Sentinel."""
+    with redis.Redis(port=sentinel.port) as direct:
+        await asyncio.to_thread(wait_until, lambda: direct.sentinel_master("kept")["port"] == port)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[tuple[list[RedisServer], RedisServer]]:
+    """A primary, its replica, and the Sentinel that watches them."""
+    servers = [RedisServer(tmp_path, "--repl-diskless-sync-delay", "0") for _ in range(2)]
+    for server in servers:
+        server.start()
+    with redis.Redis(port=servers[1].port) as replica:
+        replica.execute_command("REPLICAOF", "127.0.0.1", servers[0].port)
+        wait_until(lambda: replica.info("replication")["master_link_status"] == "up")
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor kept 127.0.0.1 {servers[0].port} 1\nsentinel failover-timeout kept 1000\n")
+    sentinel = RedisServer(tmp_path, str(config), "--sentinel")
+    sentinel.start()
+    with redis.Redis(port=sentinel.port) as direct:
+        direct.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", "100", "PING-PERIOD", "100")
+        wait_until(lambda: [each["master-link-status"] for each in direct.sentinel_slaves("kept")] == ["ok"])
+    yield servers, sentinel
+    for server in (*servers, sentinel):
+        server.stop()
+
+
+async def test_the_primary_that_sentinels_name_is_used(watched: tuple[list[RedisServer], RedisServer]):
+    """After a failover it is another one; a Sentinel that does not answer delays nothing."""
+    servers, sentinel = watched
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sentinels = [f"127.0.0.1:{port}" for port in (silent.getsockname()[1], sentinel.port)]
+        store = RedisStore(url="redis://kept/0", sentinels=sentinels, timeout_ms=2000)
+        await store.start()
+        await store.put("sentinel", b"1", ttl_s=60)
+        before = redis.Redis(port=servers[0].port).get("sentinel")
+        old = redis.Redis(port=servers[0].port)
+        redis.Redis(port=sentinel.port).execute_command("SENTINEL", "FAILOVER", "kept")
+        await until_named(sentinel, servers[1].port)
+        old.execute_command("REPLICAOF", "127.0.0.1", servers[1].port)  # as the Sentinel does some seconds later
+        await until(lambda: store.put("sentinel", b"2", ttl_s=60))
+        after = redis.Redis(port=servers[1].port).get("sentinel")
+        servers[0].stop()
+        found = await store.get("sentinel")
+        await store.close()
+
+    assert (before, after, found) == (b"1", b"2", b"2")

@@ -22,7 +22,7 @@ from proxy.telemetry.logs import LogTally, configure_logs
 from tests.conftest import StartGateway, tables_for
 from tests.prometheus_server import PROGRAM, PrometheusServer
 from tests.timeouts import TIMEOUT_S
-from tests.upstream import FakeUpstream, canonical
+from tests.upstream import CANONICAL, FakeUpstream, canonical
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "telemetry"
 DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
@@ -157,9 +157,10 @@ def test_alerts_fire_when_something_is_wrong(is_ill: bool, tmp_path: Path):
 def tables(upstream: FakeUpstream, folder: Path) -> dict[str, Any]:
     """Return a config with which all goes wrong that alerts watch: its state cannot be reached."""
     backend = {"use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True, "max_concurrent": 1}
-    names = ("fake", "refusing", "failing", "faulty")
+    names = ("fake", "refusing", "failing", "unnumbered", "faulty")
     crashing = {"name": "faulty", "use": "tests.crashing_backend"}
-    backends = [{"name": name, **backend} for name in names[:3]]
+    backends = [{"name": name, **backend} for name in names[:4]]
+    backends[3]["repairs"] = ["sequence_number"]
     budget = {"use": "max_tool_calls", "max": 8, "scope": "chain", "models": ["budgeted"]}
     return tables_for(
         upstream,
@@ -174,15 +175,19 @@ def tables(upstream: FakeUpstream, folder: Path) -> dict[str, Any]:
 
 CALLS = (
     {"model": "m"}, {"model": "m"}, {"model": "m", "stream": True}, {"model": "m", "prompt_cache_key": "k"},
-    {"model": "refusing"}, {"model": "failing"}, {"model": "faulty"}, {"model": "budgeted", "tools": [{"type": "web_search"}]}, {"model": 7},
+    {"model": "refusing"}, {"model": "failing"}, {"model": "unnumbered", "stream": True}, {"model": "faulty"}, {"model": "budgeted", "tools": [{"type": "web_search"}]}, {"model": 7},
     {"model": "m", "metadata": {"k": 1}},
 )  # fmt: skip
 
 
 async def answer(request: Any) -> Any:
-    """Refuse the gateway's key, fail, or answer, as the model says."""
+    """Refuse the gateway's key, fail, leave the numbers of events out, or answer, as the model says."""
     statuses = {"refusing": 401, "failing": 500}
-    status = statuses.get((await request.json())["model"])
+    model = (await request.json())["model"]
+    status = statuses.get(model)
+    if model == "unnumbered":
+        unnumbered = re.sub(rb'"sequence_number":\d+,', b"", CANONICAL)
+        return aiohttp.web.Response(body=unnumbered, content_type="text/event-stream")
     return await canonical(request) if status is None else aiohttp.web.json_response({}, status=status)
 
 

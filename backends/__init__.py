@@ -48,6 +48,14 @@ class Backend(Table, ABC):
     """The provider of these models in traces: OpenTelemetry's `gen_ai.provider.name`."""
 
     @property
+    def price_list(self) -> str | None:
+        """Return whose list prices its calls have: the id of a provider in genai-prices, or the address of its API.
+
+        "" for none, None for a backend whose calls cost nothing, as those of a model on this machine.
+        """
+        return None
+
+    @property
     def compacts(self) -> bool:
         """Whether it compacts conversations itself and reads its own `compaction` items; else the gateway does."""
         return False

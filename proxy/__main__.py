@@ -15,7 +15,8 @@ from pathlib import Path
 
 from proxy.app import serve
 from proxy.commands import audit, cache, identity, key, model, policy, show
-from proxy.config.build import default_config, read
+from proxy.config.build import read
+from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
 from proxy.telemetry.logs import LogTally, configure_logs
 

@@ -23,11 +23,27 @@ log = structlog.get_logger()
 
 USING = frozenset({"create", "compact"})
 """The operations with which a backend uses tokens."""
+NO_TOKENS = None, None, None
 
 
 async def complete_record(context: Context) -> None:
-    """Take ids and token counts from the reply; estimate those that a backend should have sent, and did not."""
-    record, call = context.record, context.sent_call
+    """Take ids and token counts from the reply; estimate those that a backend should have sent, and did not.
+
+    Then set what they cost.
+    """
+    await _complete_tokens(context, context.record)
+    await complete_cost(context)
+
+
+async def complete_cost(context: Context) -> None:
+    """Set what the tokens in the record cost, if there are any."""
+    record, quote = context.record, context.quote
+    if quote is not None and (record.input_tokens, record.output_tokens, record.saved_input_tokens) != NO_TOKENS:
+        await quote.price(record)
+
+
+async def _complete_tokens(context: Context, record: RequestRecord) -> None:
+    call = context.sent_call
     is_saved = record.cache in FROM_CACHE and (call is None or record.cache != "collapsed")
     record.read(context.transcript, is_saved=is_saved)
     if call is None or context.runs == 0 or call.operation not in USING:

@@ -23,6 +23,7 @@ from proxy.http.assembly import build_dispatcher, build_health, build_server
 from proxy.identity.directory import Directory
 from proxy.identity.issued_keys import IssuedKeys
 from proxy.pipeline import Pipeline
+from proxy.pricing.prices import Prices
 from proxy.routing.attempts import Attempts
 from proxy.routing.ejections import SharedEjections
 from proxy.routing.routes import Routes
@@ -55,7 +56,12 @@ LAST_LINES_S = 0.5
 
 
 def build_pipeline(
-    config: Config, sealing: Sealing, *, audit: Audit | None = None, recorder: Recorder | None = None
+    config: Config,
+    sealing: Sealing,
+    *,
+    audit: Audit | None = None,
+    recorder: Recorder | None = None,
+    prices: Prices | None = None,
 ) -> Pipeline:
     """Connect the steps of the path of a call, and what the gateway keeps; nothing is started."""
     content, ttl_s = content_store(config.state), config.state_ttl_s
@@ -77,8 +83,9 @@ def build_pipeline(
     local = LocalResources(kept, conversations, background)
     # Other processes cannot read a store in memory.
     targets = Targets(
-        None if isinstance(config.state, MemoryStore) else SharedEjections(config.state), has_teams=config.has_teams
-    )
+        None if isinstance(config.state, MemoryStore) else SharedEjections(config.state),
+        has_teams=config.has_teams, prices=prices,
+    )  # fmt: skip
     resources = Resources(rules, ownership, routes, config.backends, local, cache.forget, targets)
     history = History(kept, conversations)
     return Pipeline(
@@ -141,9 +148,7 @@ async def running(
         audit, recorder = _open_files(config, resources, [] if files is None else files)
         workers = Workers()
         resources.callback(workers.close)
-        pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder)
-        resources.push_async_callback(pipeline.cache.close)
-        resources.push_async_callback(pipeline.attempts.targets.close)
+        pipeline = await _open_pipeline(config, resources, audit, recorder)
         memory = BodyMemory(config.server.memory_bytes, has_teams=config.has_teams)
         health = build_health(config, pipeline, audit, recorder, ending)
         metrics = None if observer is None else observer.requests
@@ -176,6 +181,19 @@ async def _directory(config: Config, resources: AsyncExitStack) -> Directory:
         issued = IssuedKeys(config.state, directory, config.keys.refresh_s)
         await resources.enter_async_context(issued.following())
     return directory
+
+
+async def _open_pipeline(
+    config: Config, resources: AsyncExitStack, audit: Audit | None, recorder: Recorder | None
+) -> Pipeline:
+    """Return the pipeline, whose parts are closed with `resources`. Lookups of prices have begun."""
+    prices = Prices(config.prices)
+    resources.push_async_callback(prices.close)
+    pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder, prices=prices)
+    resources.push_async_callback(pipeline.cache.close)
+    resources.push_async_callback(pipeline.attempts.targets.close)
+    pipeline.attempts.targets.prefetch_prices(config.routes)
+    return pipeline
 
 
 def _measured(config: Config, observer: Observer) -> Config:

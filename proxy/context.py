@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from proxy.pricing.prices import Quote
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
@@ -52,7 +53,7 @@ class Context:
     whatever it is. `followed` are the event types that some part of the way back reads. `is_sent` is true while a
     backend may work on the call, `is_answered` once one began to answer; `target` is then its name. `sent_call` is the
     call as backends receive it, whose tokens this context accounts for, and `runs` counts the attempts that may have
-    used them. `response_fields`
+    used them; `quote` is what they cost. `response_fields`
     are set in every response object of the reply: what the gateway resolved in place of the backend. `history_items` is
     how many items it put before the caller's own input. `deadline` is the time on the event loop's clock by which a
     backend must begin to answer. `held_fields` are fields of the request that the gateway enforces itself, so that a
@@ -61,10 +62,33 @@ class Context:
     """
 
     __slots__ = (
-        "_reply_callbacks", "_response_callbacks", "_seen_ids", "_slots", "answer_headers", "caller", "cleanup",
-        "deadline", "followed", "held_fields", "history_items", "is_answered", "is_sent", "memory", "metrics",
-        "received", "record", "request_id", "response_fields", "runs", "sent_call", "target", "trace", "transcript",
-        "values", "workers",
+        "_reply_callbacks",
+        "_response_callbacks",
+        "_seen_ids",
+        "_slots",
+        "answer_headers",
+        "caller",
+        "cleanup",
+        "deadline",
+        "followed",
+        "held_fields",
+        "history_items",
+        "is_answered",
+        "is_sent",
+        "memory",
+        "metrics",
+        "quote",
+        "received",
+        "record",
+        "request_id",
+        "response_fields",
+        "runs",
+        "sent_call",
+        "target",
+        "trace",
+        "transcript",
+        "values",
+        "workers",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -97,6 +121,7 @@ class Context:
         self.transcript = Transcript()
         self.is_answered = self.is_sent = False
         self.sent_call: Call | None = None
+        self.quote: Quote | None = None
         self.target: str | None = None
         self.response_fields: Mapping[str, Any] = {}
         self.history_items = 0

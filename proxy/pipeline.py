@@ -23,6 +23,7 @@ from proxy.state.ownership import Ownership
 from proxy.state.references import KeptReference
 from proxy.state.resources import Resources
 from proxy.state.warm_up import warm_up_reply
+from proxy.telemetry.record import FROM_CACHE
 from proxy.wire.call import Call
 from proxy.wire.convert import convert
 from proxy.wire.errors import HeadgateError
@@ -89,6 +90,8 @@ class Pipeline:
                 return await self._queue(call, whole, route, open_reply, context)
             opening = self.cache.fill(slot, open_reply(whole, route, context), call, context)
             slot.reply = await context.cleanup.enter_async_context(opening)
+        if context.record.cache in FROM_CACHE and context.quote is None:
+            context.quote = self.attempts.targets.of(route.targets[0]).quote(call.model)
         context.trace.end_step()
         reply = await self.rules.guard(call, slot.reply, context)
         return await convert(reply, context.transcript, context, stream=call.is_stream)

@@ -13,7 +13,9 @@ from typing import Any
 from backends import Backend
 from policies.support.alternatives import ANY, MODELS
 from policies.support.walk import plain_name
+from proxy.accounting import complete_cost
 from proxy.context import Context
+from proxy.pricing.prices import Prices
 from proxy.relayed_usage import MAX_VALUES, TAIL_BYTES, RelayedUsage, parse_event, parse_json
 from proxy.routing.attempt import log_failure
 from proxy.routing.deadline import before_deadline
@@ -52,6 +54,7 @@ class Relays:
     ids: RelayedIds
     answers: RelayedAnswers
     backends: Mapping[str, Backend]
+    prices: Prices | None = None
 
     @asynccontextmanager
     async def reply_to(self, request: RelayRequest, target: Backend, context: Context) -> AsyncIterator[RelayReply]:
@@ -72,6 +75,8 @@ class Relays:
             record.route, record.backend, record.provider = ROUTE, target.name, target.provider
             context.is_sent = True
             usage = RelayedUsage(request, context)
+            if self.prices is not None and record.model:
+                context.quote = self.prices.quote(target, record.model)
             with context.trace.model_call(record, relays=request.path):
                 try:
                     async with before_deadline(context, target.relay(request, context)) as reply:
@@ -84,6 +89,7 @@ class Relays:
                     raise
                 finally:
                     await usage.complete()
+                    await complete_cost(context)
 
     async def _admit(self, request: RelayRequest, context: Context) -> RelayRequest:
         """Return the request as the policies allow it: its bytes as received, unless a policy changes a field."""

@@ -9,7 +9,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI, NotFoundError
 
 from proxy.app import running
-from proxy.config.build import default_config
+from proxy.config.default import default_config
 from tests.sdk import connect_sdk
 
 WEATHER: dict[str, Any] = {

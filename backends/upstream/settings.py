@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -77,6 +78,9 @@ class UpstreamSettings(Backend):
     environment says."""
     proxy_auth: Secret | None = None
     """What the proxy asks for, as "user:password"."""
+    prices: str = ""
+    """Whose list prices its calls have: a provider of the package genai-prices, such as "openai". Default: the one
+    whose API is at `base_url`, if there is one."""
     connect_timeout_s: PositiveFloat = 5
     """How long connecting may take, TLS included, in seconds."""
     first_event_timeout_s: PositiveFloat = 600
@@ -192,6 +196,10 @@ class UpstreamSettings(Backend):
         return self.slow_start_after_s
 
     @property
+    def price_list(self) -> str:
+        return self.prices or ("" if _is_private(self.base_url) else self.base_url)
+
+    @property
     def compacts(self) -> bool:
         return self.keeps_state if self.compaction is None else self.compaction
 
@@ -210,3 +218,12 @@ class UpstreamSettings(Backend):
     def fitted(self, call: Call, context: Context) -> tuple[Call, Sequence[str]]:
         """Return the call as the upstream takes it, and the names of what has no effect."""
         return fit(call, self.drop_fields, self.includes, context.held_fields)
+
+
+def _is_private(address: str) -> bool:
+    """Whether an address is one of this machine or of a private network, where no provider has its API."""
+    host = urlsplit(address).hostname or ""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return "." not in host

@@ -43,6 +43,7 @@ class SharedCall:
         """Account for the tokens of a call that left, if no other call reads on."""
         if self.unpaid is not None and self.flight.readers == 1:
             context.sent_call, context.runs = self.unpaid, max(1, self.context.runs)
+            context.quote = self.context.quote
 
 
 class Flights:

@@ -13,7 +13,8 @@ from proxy.cache.classification import FIELDS, QUERY, Effect, effect_of_header
 from proxy.cache.key import encode_call, name_of_parameter, relevant_fields, relevant_headers, relevant_parameters
 from proxy.cache.vault import Partition, Vault
 from proxy.commands.shared_state import callers_of
-from proxy.config.build import Config, default_config, read
+from proxy.config.build import Config, read
+from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
 from proxy.identity.directory import ANONYMOUS
 from proxy.routing.routes import Routes

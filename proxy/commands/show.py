@@ -13,7 +13,8 @@ from typing import Any
 from backends import Backend
 from policies import Policy
 from proxy.commands.reach import reach
-from proxy.config.build import Config, build, default_config, read
+from proxy.config.build import Config, build, read
+from proxy.config.default import default_config
 from proxy.config.plugins import load
 from proxy.config.table import Table
 from proxy.routing.routes import Route

@@ -4,7 +4,6 @@ Every error names its key as a path from the top: `policy[0].max_pairs`.
 """
 
 import hashlib
-import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from proxy.config.schema import (
     has_teams,
 )
 from proxy.config.validation import ConfigError, M, validate
+from proxy.pricing.table import PriceTable
 from proxy.routing.relay import Relay
 from proxy.routing.routes import Fallback, PoolSettings, Route
 from proxy.rules.rule import Rule, compile_selector
@@ -42,7 +42,6 @@ from proxy.telemetry.recorder import RecordTable
 
 T = TypeVar("T")
 P = ParamSpec("P")
-DEMO = Path(__file__).resolve().parents[2] / "backends" / "demo"
 
 
 class ConfigFile(BaseModel):
@@ -62,6 +61,7 @@ class ConfigFile(BaseModel):
     backend: list[dict[str, Any]] = []
     route: list[RouteTable] = []
     relay: list[RelayTable] = []
+    price: list[PriceTable] = []
 
 
 class Config(BaseModel):
@@ -86,6 +86,7 @@ class Config(BaseModel):
     backends: dict[str, Backend]
     routes: list[Route]
     relays: list[Relay]
+    prices: list[PriceTable]
     digest: str | None = None
     """The SHA-256 of the file; None for a config that is in no file."""
     warnings: tuple[str, ...] = ()
@@ -114,21 +115,6 @@ def read(path: Path) -> Config:
     return build(typed).model_copy(update={"digest": hashlib.sha256(content).hexdigest()})
 
 
-def default_config() -> Config:
-    """Return the config that is served without a file: the demo model, and OpenAI for all others if its key is set."""
-    typed: dict[str, Any] = {
-        "policy": [{"use": "metadata_limits"}, {"use": "safety_identifier"}],
-        "cache": {"use": "memory"},
-        "backend": [{"name": "demo", "use": "local", "path": str(DEMO)}],
-        "route": [{"model": "headgate-demo", "backend": "demo"}],
-    }
-    if os.environ.get("OPENAI_API_KEY"):
-        openai = {"name": "openai", "use": "upstream", "base_url": "https://api.openai.com/v1", "keeps_state": True}
-        typed["backend"].append(openai | {"api_key": "env:OPENAI_API_KEY"})
-        typed["route"].append({"model": "*", "backend": "openai"})
-    return build(typed)
-
-
 def build(typed: Mapping[str, Any]) -> Config:
     """Return the config that these tables describe. Raises ConfigError with all faults that were found."""
     faults: list[str] = []
@@ -140,6 +126,7 @@ def build(typed: Mapping[str, Any]) -> Config:
     if parts["backends"] is not None:
         faults += route_faults(tables.route, parts["backends"])
         faults += consistency.relay_faults(tables.relay, parts["backends"])
+        faults += consistency.price_faults(tables.price, parts["backends"])
     if parts["rules"] is not None:
         faults += consistency.selector_faults(tables.policy, tables.caller, has_keys=tables.keys is not None)
     faults += consistency.file_faults(tables.audit, tables.record)
@@ -153,6 +140,7 @@ def build(typed: Mapping[str, Any]) -> Config:
     relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
     parts["unknown_ids"] = parts["unknown_ids"] or ("deny" if has_teams(callers, tables.keys) else "allow")
     shared = {name: getattr(tables, name) for name in ("server", "admin", "keys", "audit", "record")}
+    shared["prices"] = tables.price
     return Config(**shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings)
 
 

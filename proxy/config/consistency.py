@@ -11,6 +11,7 @@ from backends import Backend
 from policies.support.globs import compile_globs, overlap
 from proxy.config.schema import AdminTable, CallerTable, KeysTable, RelayTable, RouteTable, ServerTable
 from proxy.identity.directory import ANONYMOUS, KEY
+from proxy.pricing.table import PriceTable
 from proxy.rules.rule import Rule
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
@@ -84,6 +85,14 @@ def relay_faults(relays: Sequence[RelayTable], backends: Mapping[str, Backend]) 
             yield f"relay[{index}].backend: '{backend.name}' has no other paths; only an upstream has"
         if first.setdefault(relay.path, index) != index:
             yield f"relay[{index}].path: there are two relays of {relay.path}"
+
+
+def price_faults(prices: Sequence[PriceTable], backends: Mapping[str, Backend]) -> Iterator[str]:
+    """Prices of unknown backends."""
+    for index, price in enumerate(prices):
+        if price.backend and price.backend not in backends:
+            known = ", ".join(backends) or "there is none"
+            yield f"price[{index}].backend: there is no backend called '{price.backend}'; known: {known}"
 
 
 def file_faults(audit: AuditTable | None, record: RecordTable | None) -> Iterator[str]:

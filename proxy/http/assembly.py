@@ -20,9 +20,7 @@ from proxy.http.websocket.endpoint import WebSocketEndpoint
 from proxy.identity.directory import Directory
 from proxy.pipeline import Pipeline
 from proxy.relays import Relays
-from proxy.rules import Rules
 from proxy.shares import Shares
-from proxy.state.ownership import Ownership
 from proxy.state.relayed_answers import RelayedAnswers
 from proxy.state.relayed_ids import RelayedIds
 from proxy.telemetry.audit import Audit
@@ -49,7 +47,7 @@ def build_dispatcher(  # noqa: PLR0913  each a part of its own
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     heartbeats = Heartbeats(config.server.keep_alive_s)
     ingress = Ingress(directory, config.server, memory, workers, rules.followed, heartbeats, names)
-    relays = _relays(config, rules, pipeline.ownership)
+    relays = _relays(config, pipeline)
     websocket = WebSocketEndpoint(ingress, pipeline, held)
     router = Router(
         [
@@ -71,10 +69,10 @@ def _max_connections(config: Config) -> int:
     return config.server.max_connections or connection_limit()
 
 
-def _relays(config: Config, rules: Rules, ownership: Ownership) -> Relays:
-    denies = config.unknown_ids == "deny"
-    ids = RelayedIds(ownership, denies_unknown=denies)
-    return Relays(rules, ids, RelayedAnswers(ownership, denies_unknown=denies), config.backends)
+def _relays(config: Config, pipeline: Pipeline) -> Relays:
+    denies, ownership = config.unknown_ids == "deny", pipeline.ownership
+    ids, answers = RelayedIds(ownership, denies_unknown=denies), RelayedAnswers(ownership, denies_unknown=denies)
+    return Relays(pipeline.rules, ids, answers, config.backends, pipeline.attempts.targets.prices)
 
 
 def build_health(

@@ -74,6 +74,7 @@ class Attempt:
         """Record the target as the one that answers, or fails."""
         backend, record = self.choice.target.backend, self._context.record
         record.route, record.backend, record.provider = self.choice.route.name, backend.name, backend.provider
+        self._context.quote = self.choice.target.quote(self.choice.call.model)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -9,6 +9,8 @@ from typing import Protocol
 import structlog
 
 from backends import Backend
+from policies.support.globs import is_glob
+from proxy.pricing.prices import Prices, Quote
 from proxy.routing.advice import LONGEST_LIMIT_S, delay_of, limited_for_s
 from proxy.routing.breaker import Breaker
 from proxy.routing.outcome import AttemptOutcome
@@ -45,12 +47,15 @@ class Target:
     """A backend, and how it is at the moment. Times are those of the event loop's clock."""
 
     __slots__ = (
-        "_on_ejected", "attempts", "backend", "breaker", "ejections", "fault", "in_flight", "limited_until", "noted_at",
-        "places",
+        "_on_ejected", "_prices", "attempts", "backend", "breaker", "ejections", "fault", "in_flight", "limited_until",
+        "noted_at", "places",
     )  # fmt: skip
 
-    def __init__(self, backend: Backend, on_ejected: OnEjected, *, has_teams: bool = False) -> None:
+    def __init__(
+        self, backend: Backend, on_ejected: OnEjected, *, has_teams: bool = False, prices: Prices | None = None
+    ) -> None:
         self.backend = backend
+        self._prices = prices
         self.breaker = Breaker()
         self.in_flight = 0
         self.attempts: Counter[tuple[int, str | None]] = Counter()
@@ -65,6 +70,10 @@ class Target:
         self._on_ejected = on_ejected
         limits = backend.concurrency
         self.places = None if limits is None else Places(limits, has_teams=has_teams)
+
+    def quote(self, model: str) -> Quote | None:
+        """Return what a model costs here; None if no prices are known at all."""
+        return None if self._prices is None else self._prices.quote(self.backend, model)
 
     @property
     def has_place(self) -> bool:
@@ -137,8 +146,11 @@ def _limit_s(reply: Reply, outcome: AttemptOutcome) -> float:
 class Targets:
     """The targets of all routes: a backend is the same target in each of them."""
 
-    def __init__(self, shared: Ejections | None = None, *, has_teams: bool = False) -> None:
+    def __init__(
+        self, shared: Ejections | None = None, *, has_teams: bool = False, prices: Prices | None = None
+    ) -> None:
         """`has_teams` is whether there is more than one team, of which none may have all places of a target."""
+        self.prices = prices
         self._targets: dict[str, Target] = {}
         self._shared = shared
         self._has_teams = has_teams
@@ -147,7 +159,9 @@ class Targets:
         """Return the target that a backend is."""
         target = self._targets.get(backend.name)
         if target is None:
-            target = self._targets[backend.name] = Target(backend, self._share, has_teams=self._has_teams)
+            target = self._targets[backend.name] = Target(
+                backend, self._share, has_teams=self._has_teams, prices=self.prices
+            )  # fmt: skip
         return target
 
     def __iter__(self) -> Iterator[Target]:
@@ -180,6 +194,12 @@ class Targets:
         """Give up what is not shared yet."""
         if self._shared is not None:
             await self._shared.close()
+
+    def prefetch_prices(self, routes: Iterable[Route]) -> None:
+        """Look up what the models of routes cost, those without wildcards."""
+        for route in routes:
+            for backend in route.targets if not is_glob(route.model) else ():
+                self.of(backend).quote(route.model)
 
     def preferred(self, route: Route) -> Backend:
         """Return the first target of a route that may be asked, or its first one."""

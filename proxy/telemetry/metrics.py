@@ -59,6 +59,12 @@ USED_TOKENS = {
 }
 """By the field of the record that has the count."""
 
+COST = Metric("headgate.cost", "counter", "{USD}", "What calls of models cost, in US dollars.", INFERENCE)
+SAVED_COST = Metric(
+    "headgate.cache.saved_cost", "counter", "{USD}", "What answers from the cache would have cost, in US dollars.",
+    (TEAM, MODEL, ROUTE),
+)  # fmt: skip
+
 CACHE_LOOKUPS = Metric(
     "headgate.cache.lookups", "counter", "{call}", "What the cache did for a call, and why.",
     (TEAM, ROUTE, "headgate.cache.outcome", "headgate.cache.reason"),

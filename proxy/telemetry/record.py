@@ -75,6 +75,11 @@ class RequestRecord:
     saved_output_tokens: Any = None
     estimated: bool | None = None
     """Whether token counts are estimates, because a backend worked on the call and sent none."""
+    cost_usd: float | None = None
+    """What they cost, by the prices that the gateway knows."""
+    saved_usd: float | None = None
+    unpriced: bool | None = None
+    """Whether the model has no price that the gateway knows."""
 
     def read(self, transcript: Transcript, *, is_saved: bool = False) -> None:
         """Take ids and token counts from the final response, if one was seen. Its values are the upstream's own.

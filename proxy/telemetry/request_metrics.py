@@ -51,6 +51,7 @@ class RequestMetrics:
         self._tokens = {name: counter(metric) for name, metric in metrics.USED_TOKENS.items()}
         self._lookups, self._lookup_duration = counter(metrics.CACHE_LOOKUPS), histogram(metrics.CACHE_DURATION)
         self._cache_bytes, self._cache_tokens = counter(metrics.CACHE_BYTES), counter(metrics.CACHE_TOKENS)
+        self._cost, self._saved_cost = counter(metrics.COST), counter(metrics.SAVED_COST)
         self._retries, self._queue = counter(metrics.RETRIES), histogram(metrics.QUEUE_DURATION)
         self._repairs = counter(metrics.REPAIRS)
         self._models, self._codes = Names(), Names()
@@ -66,7 +67,7 @@ class RequestMetrics:
             cell.value += 1
         for name, cell in plan.summed:
             count = getattr(record, name)
-            if type(count) is int and 0 < count < LARGEST_COUNT:  # an upstream may have sent anything
+            if type(count) in (int, float) and 0 < count < LARGEST_COUNT:  # an upstream may have sent anything
                 cell.value += count
         if record.attempts is not None or record.repairs is not None or record.queue_s is not None:
             self._add_rare(record, record.backend or "")
@@ -138,6 +139,7 @@ class RequestMetrics:
                 plan.per_token = self._per_token.of(*inference) if outcome == "success" else None
         if record.cache not in FROM_CACHE or record.inference_s is not None or record.input_tokens is not None:
             plan.summed += [(name, counter.of(*inference, "unknown")) for name, counter in self._tokens.items()]
+            plan.summed.append(("cost_usd", self._cost.of(*inference)))
         return plan
 
     def _plan_cache(self, plan: _Plan, outcome: str, reason: str, labels: tuple[str, str, str]) -> None:
@@ -146,6 +148,7 @@ class RequestMetrics:
         if outcome in LOOKED_UP:
             plan.steps["cache"] = self._lookup_duration.of(outcome)
         if outcome in FROM_CACHE:
+            plan.summed.append(("saved_usd", self._saved_cost.of(team, model, route)))
             plan.summed.append(("cache_bytes", self._cache_bytes.of(team, route)))
             for kind in ("input", "output"):
                 plan.summed.append((f"saved_{kind}_tokens", self._cache_tokens.of(team, model, route, kind)))

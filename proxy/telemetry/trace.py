@@ -29,6 +29,7 @@ REQUEST_ATTRIBUTES = {
     "policy": "headgate.policy", "code": "error.type", "outcome": "headgate.policy.outcome", "route": "headgate.route",
     "backend": "headgate.backend", "cache": "headgate.cache", "cache_detail": "headgate.cache.detail",
     "attempts": "headgate.attempts", "hedged": "headgate.hedged", "repairs": "headgate.repairs",
+    "saved_usd": "headgate.cache.saved_usd",
 }  # fmt: skip
 # ... and of the model call's. Source: https://github.com/open-telemetry/semantic-conventions-genai
 MODEL_CALL_ATTRIBUTES = {
@@ -39,6 +40,7 @@ MODEL_CALL_ATTRIBUTES = {
     "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
     "cache_write_tokens": "gen_ai.usage.cache_write.input_tokens",
     "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens", "estimated": "headgate.usage.estimated",
+    "cost_usd": "headgate.cost_usd", "unpriced": "headgate.unpriced",
     "code": "error.type",
     "first_event_s": "gen_ai.response.time_to_first_chunk",
 }  # fmt: skip

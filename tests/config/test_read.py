@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from backends.upstream import Upstream
-from proxy.config.build import DEMO, ConfigError, build, default_config, read
+from proxy.config.build import ConfigError, build, read
+from proxy.config.default import DEMO, default_config
 from proxy.stores.memory import MemoryStore
 from tests.configs import KEY, MINIMAL
 

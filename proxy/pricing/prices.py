@@ -1,0 +1,96 @@
+"""What a call costs: by [[price]], else by the list price of the backend's provider; a local model costs nothing."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from cachetools import TTLCache
+
+from proxy.pricing.catalog import Catalog, LookupFailedError
+from proxy.pricing.rates import FREE, Rates
+from proxy.pricing.table import PriceTable
+from proxy.telemetry.record import RequestRecord
+
+MAX_QUOTES = 2000
+QUOTE_TTL_S = 21_600.0
+"""How long a price is used until it is looked up again: some change by the hour."""
+WAIT_S = 2.0
+"""How long the end of a call waits for its price, in seconds: a call that is shorter than the first lookup does."""
+LARGEST_COUNT = 2**53
+
+
+class Priced(Protocol):
+    """What a backend says of its prices."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def price_list(self) -> str | None:
+        """The provider whose list prices it has, by its id or its API's address; "": none; None: it costs nothing."""
+
+
+class Quote:
+    """The price of a model at a backend, which may still be looked up. Without rates it is not known."""
+
+    __slots__ = ("lookup", "rates")
+
+    def __init__(self, rates: Rates | None = None) -> None:
+        self.rates = rates
+        self.lookup: asyncio.Task[None] | None = None
+
+    async def price(self, record: RequestRecord) -> None:
+        """Set what the tokens of a call cost, or would have cost."""
+        if self.lookup is not None and not self.lookup.done():
+            await asyncio.wait([self.lookup], timeout=WAIT_S)
+        if self.rates is None:
+            record.unpriced = True
+            return
+        if record.input_tokens is not None or record.output_tokens is not None:
+            used = (record.input_tokens, record.output_tokens, record.cached_tokens, record.cache_write_tokens)
+            record.cost_usd = float(self.rates.cost(*map(_count, used)))
+        if record.saved_input_tokens is not None:
+            saved = (record.saved_input_tokens, record.saved_output_tokens)
+            record.saved_usd = float(self.rates.cost(*map(_count, saved)))
+
+
+def _count(value: object) -> int:
+    """Return a count of tokens; 0 for a value of an upstream that is none."""
+    return value if type(value) is int and 0 < value < LARGEST_COUNT else 0
+
+
+class Prices:
+    """The quotes of models at backends."""
+
+    def __init__(self, tables: Sequence[PriceTable] = (), catalog: Catalog | None = None) -> None:
+        self._tables = tables
+        self._catalog = Catalog() if catalog is None else catalog
+        self._quotes: TTLCache[tuple[str, str], Quote] = TTLCache(MAX_QUOTES, QUOTE_TTL_S)
+
+    def quote(self, backend: Priced, model: str) -> Quote:
+        """Return the price of a model at a backend; one that is not known yet is looked up meanwhile."""
+        quote = self._quotes.get((backend.name, model))
+        return self._make(backend, model) if quote is None else quote
+
+    async def close(self) -> None:
+        """End lookups."""
+        for quote in [*self._quotes.values()]:
+            if quote.lookup is not None:
+                quote.lookup.cancel()
+        await self._catalog.close()
+
+    def _make(self, backend: Priced, model: str) -> Quote:
+        own = (table for table in self._tables if table.applies_to(backend.name, backend.provider, model))
+        table, price_list = next(own, None), backend.price_list
+        quote = Quote(table.rates if table is not None else FREE if price_list is None else None)
+        self._quotes[backend.name, model] = quote
+        if quote.rates is None and price_list and model:
+            quote.lookup = asyncio.create_task(self._look_up(quote, (backend.name, model), price_list))
+        return quote
+
+    async def _look_up(self, quote: Quote, key: tuple[str, str], price_list: str) -> None:
+        try:
+            quote.rates = await self._catalog.find(price_list, key[1])
+        except LookupFailedError:
+            self._quotes.pop(key, None)  # the next call asks again

@@ -1,0 +1,44 @@
+"""[[price]]: what the operator says that a model costs."""
+
+import re
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import Field
+
+from proxy.config.table import Table
+from proxy.pricing.rates import Rates, TokenRate
+
+Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+
+
+class PriceTable(Table):
+    """Prices in US dollars for a million tokens. The first table that matches a call is used before list prices."""
+
+    model: str
+    """The model as the backend is asked for it; `*` and `?` are wildcards."""
+    backend: str = ""
+    """The name of the [[backend]] whose calls have this price. Default: any."""
+    provider: str = ""
+    """The `provider` of the backends whose calls have it. Default: any."""
+    input: Amount
+    """A million input tokens."""
+    output: Amount
+    """A million output tokens, reasoning included."""
+    cached_input: Amount | None = None
+    """A million input tokens that were read from the provider's cache. Default: `input`."""
+    cache_write: Amount | None = None
+    """A million input tokens that were written to the provider's cache. Default: `input`."""
+
+    def applies_to(self, backend: str, provider: str, model: str) -> bool:
+        """Whether calls of a model at a backend have this price."""
+        pattern = re.escape(self.model).replace(r"\*", ".*").replace(r"\?", ".")
+        is_meant = self.backend in ("", backend) and self.provider in ("", provider)
+        return is_meant and re.fullmatch(pattern, model, re.DOTALL) is not None
+
+    @property
+    def rates(self) -> Rates:
+        cached, written = (
+            None if price is None else TokenRate(price) for price in (self.cached_input, self.cache_write)
+        )
+        return Rates(TokenRate(self.input), TokenRate(self.output), cached, written)

@@ -36,6 +36,12 @@ OWN_HEADERS = frozenset({
     "tracestate", "transfer-encoding", "upgrade",
 })  # fmt: skip
 
+ESSENTIAL = frozenset({
+    "background", "conversation", "input", "instructions", "max_output_tokens", "model", "previous_response_id",
+    "prompt", "store", "stream", "text", "tool_choice", "tools",
+})  # fmt: skip
+"""Fields that no profile and no config can drop: without them the answer would be another, or kept against a wish."""
+
 
 def _header_value(value: object) -> object:
     return read_secret(value) if isinstance(value, str) and value.startswith(("env:", "file:")) else value
@@ -178,6 +184,10 @@ class UpstreamSettings(Backend):
             raise ValueError(f"{given[0]} and {given[1]} are two keys; give one")
         if given and ("authorization" if self.auth == "bearer" else "api-key") in names:
             raise ValueError(f"{given[0]} and headers have the same header; give one")
+        if (needed := sorted({*self.drop_fields} & ESSENTIAL)) != []:
+            raise ValueError(
+                f"drop_fields has {needed[0]}, on which answers depend; leave it to the upstream to refuse it"
+            )
         if (both := sorted({*self.drop_fields} & {*self.enforces})) != []:
             raise ValueError(f"it cannot enforce {both[0]}, which drop_fields leaves out; remove it from enforces")
         if self.proxy_auth is not None and self.proxy is None:

@@ -1,8 +1,8 @@
 """Mends streams that clients of the protocol cannot read, for upstreams whose profile says that they send such.
 
     sequence_number  events have none, or none that grows: all are numbered from there on
-    lifecycle        the response in `response.created` and its like lacks fields that typed clients need, or has
-                     another id each time; or there is no `response.created`
+    lifecycle        the response in `response.created` and its like lacks fields that typed clients need, also those of
+                     its token counts, or has another id each time; or there is no `response.created`
     openers          a delta comes without the events that open its item and its part
     item_ids         an item has another id in each event: it keeps the first one
     output           the last event has no items although some were sent

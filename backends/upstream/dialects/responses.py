@@ -14,6 +14,8 @@ DONE = "response.done"
 OPENING = frozenset({"response.created", "response.queued", "response.in_progress"})
 NEEDED = ("id", "object", "created_at", "model", "output", "parallel_tool_calls", "tool_choice", "tools")
 """The fields of a response that typed clients need. Source: openai-python."""
+DETAILS = frozenset({"input_tokens_details", "output_tokens_details"})
+"""The fields of token counts that typed clients need."""
 
 
 class ResponseRepairs:
@@ -43,7 +45,9 @@ class ResponseRepairs:
         if "lifecycle" not in self._kinds:
             return response
         self._id = self._id or response.get("id") or new_id("resp")
-        if None not in [response.get(name) for name in NEEDED] and response["id"] == self._id:
+        usage = response.get("usage")
+        is_counted = not isinstance(usage, dict) or usage.keys() >= DETAILS
+        if is_counted and None not in [response.get(name) for name in NEEDED] and response["id"] == self._id:
             return response
         self._counts["lifecycle"] += 1
         known = {"model": response.get("model") or self._model, "created_at": response.get("created_at")}

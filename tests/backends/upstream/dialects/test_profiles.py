@@ -41,7 +41,7 @@ def test_the_path_is_that_of_the_address_or_of_the_profile(keys: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    "keys", [{"profile": "openei"}, {"profile": ["x"]}, {"repairs": ["x"]}, {"minimums": {"input": 0}}, {"minimums": {"max_tool_calls": -1}}, {"path": "v1"}, {"profile": "openai", "drop_fields": ["max_tool_calls"]}]
+    "keys", [{"profile": "openei"}, {"profile": ["x"]}, {"repairs": ["x"]}, {"minimums": {"input": 0}}, {"minimums": {"max_tool_calls": -1}}, {"path": "v1"}, {"drop_fields": ["store"]}, {"profile": "openai", "drop_fields": ["max_tool_calls"]}]
 )  # fmt: skip
 def test_what_cannot_be_meant_is_an_error(keys: dict[str, Any]):
     """A server that does not receive a parameter cannot enforce it."""

@@ -79,6 +79,9 @@ SICK: dict[str, tuple[list[JSON], set[str]]] = {
         edited(with_response(lambda response: {"id": response["id"], "object": "response", "status": response["status"], "output": response["output"]})),
         {"lifecycle"},
     ),
+    "token counts without details": (
+        edited(with_response(lambda response: response | {"usage": {"input_tokens": 1, "output_tokens": 2}})), {"lifecycle"},
+    ),
     "responses without ids": (edited(with_response(lambda response: {**response, "id": None})), {"lifecycle"}),
     "nothing before the first item": (
         edited(dropping("response.created", "response.in_progress")), {"lifecycle", "sequence_number"},

@@ -4,6 +4,7 @@ A client that opens connections and sends nothing would otherwise keep those of 
 """
 
 import resource
+from collections import Counter
 from collections.abc import Collection
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -23,8 +24,8 @@ REFUSED_FILES = 64
 LAST_FILES = 16
 """Of how many it is closed without an answer."""
 MIN_CONNECTIONS = 32
-CANDIDATES = 64
-"""Among how many idle connections, the oldest ones, the one is chosen that has been idle for longest."""
+CANDIDATES = 256
+"""Among how many idle connections, the oldest ones, one is chosen."""
 SCAN_INTERVAL_S = 0.1
 """How long after a search without result the next one is made, in seconds: it takes time by all connections."""
 
@@ -39,6 +40,10 @@ class MayBeIdle(Protocol):
     @property
     def idle_since(self) -> float | None:
         """Since when it has no request, on the event loop's clock; None while it has one, or is closing."""
+
+    @property
+    def team(self) -> str:
+        """The team of its last request; "" if none was identified."""
 
     def force_close(self) -> None:
         """Close it now."""
@@ -71,13 +76,20 @@ class Admission:
         return len(connections) > self._max_connections + REFUSED_CONNECTIONS or is_reserved(file, LAST_FILES)
 
     def _make_room(self, connections: Collection[C], now_s: float) -> bool:
-        """Close a connection that has had no request for long; return whether there was one."""
+        """Close an idle connection; return whether there was one.
+
+        Of those without a team, or else of the team with the most, it is the one that has been idle for longest: no
+        other team loses a connection on which it may just be sending a request.
+        """
         if not self._yields or now_s < self._next_scan_s:
             return False
         idle = ((since, each) for each in connections if (since := each.idle_since) is not None)
-        found = min(islice(idle, CANDIDATES), key=lambda pair: pair[0], default=None)
-        if found is None:
+        candidates = [*islice(idle, CANDIDATES)]
+        if not candidates:
             self._next_scan_s = now_s + SCAN_INTERVAL_S
             return False
-        found[1].force_close()
+        teams = Counter(each.team for _, each in candidates)
+        team = "" if "" in teams else max(teams, key=teams.__getitem__)
+        _, closed = min((pair for pair in candidates if pair[1].team == team), key=lambda pair: pair[0])
+        closed.force_close()
         return True

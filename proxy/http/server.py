@@ -99,7 +99,7 @@ class Connection(PacedConnection):
 
     __slots__ = (
         "_head_began", "_head_check", "_head_timeout_s", "_next_request", "_read_bytes", "_write_check",
-        "_write_timeout_s", "is_admitted", "is_draining", "is_stalled", "on_drain",
+        "_write_timeout_s", "is_admitted", "is_draining", "is_stalled", "on_drain", "team",
     )  # fmt: skip
 
     def __init__(self, manager: Server, *, head_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
@@ -111,6 +111,7 @@ class Connection(PacedConnection):
         self._write_check: asyncio.TimerHandle | None = None
         self._read_bytes = 0  # how much of the answer the client had received at the last check
         self._next_request: asyncio.Future[None] | None = None
+        self.team = ""  # of the last request, if there are several
         self.is_admitted = True  # False: over the limit of connections, its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection
         self.is_stalled = False  # whether it was closed because its client did not read

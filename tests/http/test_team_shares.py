@@ -111,21 +111,25 @@ async def test_slow_calls_of_one_team_leave_room_for_others(
 async def test_connections_without_a_request_make_room(
     start_gateway, upstream: FakeUpstream, stack: AsyncExitStack, logged, sent: bytes
 ):
-    """The one that has been idle for longest is closed; a call that runs is not."""
+    """One of the team that has the most is closed, or one without a team; a call that runs is not."""
     gateway = await start_gateway(teams(upstream, {"max_connections": PLACES}))
     slow = await send(stack, gateway, call("slow", "slow"))
+    kept = await send(stack, gateway, call("quick"))
+    assert (await kept.answer()).status == 200
     await upstream.arrived.wait()
-    idle = [await send(stack, gateway, sent) for _ in range(PLACES - 1)]
+    idle = [await send(stack, gateway, sent) for _ in range(PLACES - 2)]
     if sent.endswith(b"}") or sent == HEALTH:
         assert {(await connection.answer()).status for connection in idle} == {200}
     else:
         await answers(stack, gateway, HEALTH, 1)  # the others were accepted before it
     quick = await answers(stack, gateway, call("quick"), 3)
     closed = await idle[0].rest()
+    await kept.send(call("quick"))
+    quick.append((await kept.answer()).status)
     upstream.answer = None
     last = await answers(stack, gateway, call("quick"), PLACES)
 
-    assert (quick, closed, last) == ([200] * 3, b"", [200] * PLACES)
+    assert (quick, closed, last) == ([200] * 4, b"", [200] * PLACES)
     assert "connections.exhausted" not in [line["event"] for line in logged]
     assert not slow._reader.at_eof()
 

@@ -34,6 +34,8 @@ class Backend(Table, ABC):
     needs_model: ClassVar[bool] = True
     """Whether every call must name a model; a server of prompt templates also answers calls without one."""
 
+    loads_models: ClassVar[bool] = False
+    """Whether every process of the gateway loads models for it."""
     can_relay: ClassVar[bool] = False
     """Whether paths beside those of the Responses protocol can be relayed to it."""
 

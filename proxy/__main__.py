@@ -15,10 +15,13 @@ from pathlib import Path
 
 from proxy.app import serve
 from proxy.commands import audit, cache, identity, key, model, policy, show
-from proxy.config.build import read
+from proxy.config.build import Config, read
 from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
+from proxy.control import Assignment
+from proxy.supervisor import Supervisor
 from proxy.telemetry.logs import LogTally, configure_logs
+from proxy.worker_process import config_of_worker
 
 SUCCESS, INPUT_ERROR = 0, 2
 SWITCH_INTERVAL_S = 0.0005
@@ -64,17 +67,34 @@ def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], t
     config = default_config() if options.config is None else read(options.config)
     if options.port is not None:
         config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
+    assignment = Assignment.of_environment()
+    if assignment is None and config.server.worker_count > 1:
+        return _supervise(config)
+    if assignment is not None:
+        config = config_of_worker(config, assignment)
     return_freed_memory()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it
             gc.set_threshold(*COLLECTION_THRESHOLDS)
-            runner.run(serve(config, _greet, flush_logs, tally))
+            runner.run(serve(config, _greet, flush_logs, tally, assignment))
     except (OSError, ValueError) as error:  # a port in use, a missing model
         print(f"headgate cannot start: {error}", file=sys.stderr)
         return INPUT_ERROR
     return SUCCESS
+
+
+def _supervise(config: Config) -> int:
+    """Serve with several worker processes, which are started with the arguments of this one."""
+    models = [route.model for route in config.routes]
+    command = [sys.executable, "-m", "proxy", *sys.argv[1:]]
+    try:
+        supervisor = Supervisor(config, command, config.server.worker_count)
+    except OSError as error:
+        print(f"headgate cannot start: {error}", file=sys.stderr)
+        return INPUT_ERROR
+    return asyncio.run(supervisor.run(lambda address: _greet(address, models)))
 
 
 def return_freed_memory() -> None:

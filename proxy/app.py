@@ -17,7 +17,9 @@ from proxy.admin.observer import Observer
 from proxy.admin.operating import make_observer, operating
 from proxy.cache.cache import Cache
 from proxy.config.build import Config
+from proxy.config.schema import ServerTable
 from proxy.context import Caller
+from proxy.control import Assignment
 from proxy.history import History
 from proxy.http.assembly import build_dispatcher, build_health, build_server
 from proxy.identity.directory import Directory
@@ -45,10 +47,12 @@ from proxy.telemetry.files import QueuedFile
 from proxy.telemetry.logs import LogTally
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
+from proxy.worker_process import report_to
 from proxy.workers import BodyMemory, Workers
 
 log = structlog.get_logger()
 
+BACKLOG = 1024
 Flush = Callable[[float], object]
 """Writes the lines that are queued, for at most so many seconds."""
 LAST_LINES_S = 0.5
@@ -134,17 +138,16 @@ async def running(
     files: list[QueuedFile] | None = None,
     ending: asyncio.Event | None = None,
     logged: LogTally | None = None,
+    assignment: Assignment | None = None,
 ) -> AsyncIterator[str]:
     """Start the gateway and give its address. Leaving the block drains and closes it, and `ending` announces that.
 
-    The files that it appends to are added to `files`. `logged` counts what this process logs.
-    Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
+    The files that it appends to are added to `files`. `logged` counts what it logs. Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
     """
     async with AsyncExitStack() as resources:
         observer = make_observer(config.admin)
         config = config if observer is None else _measured(config, observer)
         await _start_parts(config, resources)
-        _log_warnings(config)
         audit, recorder = _open_files(config, resources, [] if files is None else files)
         workers = Workers()
         resources.callback(workers.close)
@@ -160,12 +163,22 @@ async def running(
         if observer is not None:
             observer.watch(server, memory, pipeline)
             observer.watch_output(logged or LogTally(), {"audit": audit, "record": recorder})
-            await resources.enter_async_context(operating(config.admin, observer, health.report))
+            admin = config.admin if assignment is None else None  # else the supervisor answers
+            await resources.enter_async_context(operating(admin, observer, health.report))
         runner = web.ServerRunner(server, shutdown_timeout=config.server.drain_s)
         await runner.setup()
         resources.push_async_callback(_drain, runner, pipeline.background, config.server.drain_s)
-        await web.TCPSite(runner, config.server.host, config.server.port, backlog=1024).start()
+        await _listen(runner, config.server, assignment)
+        await report_to(assignment, observer, health, ending, resources)
         yield _address(runner)
+
+
+async def _listen(runner: web.ServerRunner, settings: ServerTable, assignment: Assignment | None) -> None:
+    """Accept connections, on the socket of the supervisor if there is one."""
+    if assignment is None:
+        await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
+    else:
+        await web.SockSite(runner, assignment.listener, backlog=BACKLOG).start()
 
 
 def _address(runner: web.ServerRunner) -> str:
@@ -213,6 +226,7 @@ async def _start_parts(config: Config, resources: AsyncExitStack) -> None:
         await part.start()
         resources.push_async_callback(part.close)
     await config.state.check_durable()
+    _log_warnings(config)
 
 
 def _log_warnings(config: Config) -> None:
@@ -249,9 +263,15 @@ def _open_files(
 
 
 async def serve(
-    config: Config, greet: Callable[[str, Sequence[str]], None], flush_logs: Flush, logged: LogTally
+    config: Config,
+    greet: Callable[[str, Sequence[str]], None],
+    flush_logs: Flush,
+    logged: LogTally,
+    assignment: Assignment | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let running calls finish; a second signal ends the process at once.
+
+    A process with an `assignment` is one of several workers.
 
     SIGHUP opens the files of [audit] and [record] anew, unless the process has a terminal, whose end it then is. Under
     `nohup` it stays ignored. `greet` receives the address and the models of the routes.
@@ -269,10 +289,11 @@ async def serve(
     provider = tracer_provider(logged.losses)
     try:
         tracer = provider.get_tracer("headgate") if provider else None
-        async with running(config, tracer, files, stop, logged) as address:
+        async with running(config, tracer, files, stop, logged, assignment) as address:
             models = [route.model for route in config.routes]
-            log.info("server.started", address=f"{address}/v1", models=models)
-            greet(address, models)
+            if assignment is None:
+                log.info("server.started", address=f"{address}/v1", models=models)
+                greet(address, models)
             await stop.wait()
             log.info("server.stopping", drain_s=config.server.drain_s)
             await asyncio.sleep(config.server.drain_delay_s)

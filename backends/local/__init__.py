@@ -50,6 +50,7 @@ MIN_KV_TOKENS = 512
 
 class Local(Backend):
     operations: ClassVar[frozenset[Operation]] = frozenset({"create", "input_tokens"})
+    loads_models: ClassVar[bool] = True
 
     keeps_state: bool = False
     """Always false: the gateway keeps responses and conversations in [state]."""

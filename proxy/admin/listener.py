@@ -28,7 +28,7 @@ class AdminEndpoints:
     """Answers operators and their scrapers."""
 
     def __init__(
-        self, settings: AdminTable, snapshot: Callable[[], Snapshot], report: Callable[[], Awaitable[Report]]
+        self, settings: AdminTable, snapshot: Callable[[], Awaitable[Snapshot]], report: Callable[[], Awaitable[Report]]
     ) -> None:
         """`report` returns what /readyz answers."""
         self._is_local = settings.host in LOOPBACK
@@ -51,7 +51,7 @@ class AdminEndpoints:
 
     async def _metrics(self) -> web.Response:
         """Thousands of series take longer to write than the event loop should wait; to copy them takes little."""
-        text = await asyncio.to_thread(render, self._snapshot())
+        text = await asyncio.to_thread(render, await self._snapshot())
         return web.Response(body=text, headers={**HEADERS, "Content-Type": CONTENT_TYPE})
 
     async def _alive(self) -> web.Response:
@@ -68,7 +68,7 @@ def _refuse(status: int, message: str) -> web.Response:
 
 @asynccontextmanager
 async def listening(
-    settings: AdminTable, snapshot: Callable[[], Snapshot], report: Callable[[], Awaitable[Report]]
+    settings: AdminTable, snapshot: Callable[[], Awaitable[Snapshot]], report: Callable[[], Awaitable[Report]]
 ) -> AsyncIterator[str]:
     """Answer operators inside the block; its value is the address. Raises OSError if the port is taken."""
     server = Server(

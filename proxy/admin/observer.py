@@ -17,7 +17,7 @@ from proxy.stores._measured import MeasuredStore
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry import metrics
 from proxy.telemetry.files import QueuedFile
-from proxy.telemetry.instruments import Instruments, Metric, Point, Snapshot
+from proxy.telemetry.instruments import Instruments, Metric, Point, Snapshot, encode
 from proxy.telemetry.logs import LogTally
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.workers import BodyMemory
@@ -43,6 +43,14 @@ class Observer:
 
     def snapshot(self) -> Snapshot:
         return self._instruments.snapshot()
+
+    async def copy(self) -> Snapshot:
+        """Return the same, for readers that may have to ask other processes."""
+        return self._instruments.snapshot()
+
+    async def encoded(self) -> object:
+        """Return the same, for another process."""
+        return encode(self._instruments.snapshot())
 
     def measured(self, store: Store, name: str) -> Store:
         """Return a store whose operations are measured; one in memory as it is, because they take no time."""

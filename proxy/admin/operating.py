@@ -35,6 +35,6 @@ async def operating(
             push = await resources.enter_async_context(pushing(metric_exporter(), observer.snapshot))
             observer.watch_losses({"metrics": lambda: push.failures})
         if settings is not None:
-            address = await resources.enter_async_context(listening(settings, observer.snapshot, report))
+            address = await resources.enter_async_context(listening(settings, observer.copy, report))
             log.info("admin.started", address=address)
         yield

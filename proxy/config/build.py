@@ -132,9 +132,11 @@ def build(typed: Mapping[str, Any]) -> Config:
     faults += consistency.file_faults(tables.audit, tables.record)
     faults += consistency.key_faults(tables.keys, parts["state"])
     faults += consistency.listen_faults(tables.server, tables.admin, is_open=not tables.caller and tables.keys is None)
+    faults += consistency.worker_faults(tables.server, parts["state"])
     if faults:
         raise ConfigError("\n".join(faults))
-    warnings = tuple(consistency.idle_policies(parts["rules"], tables.policy, tables.route))
+    idle = consistency.idle_policies(parts["rules"], tables.policy, tables.route)
+    warnings = (*idle, *consistency.repeated_models(tables.server, parts["backends"].values()))
     callers = [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.caller]
     routes = _routes(parts["backends"], tables.route)
     relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]

@@ -1,6 +1,7 @@
 """The tables of config.toml that every gateway has. Those with `use` are completed by the class that it names."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
@@ -35,6 +36,8 @@ class ServerTable(Table):
     """The address to listen on. Anything but loopback needs at least one [[caller]]."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """The port; 0 picks a free one."""
+    workers: PositiveInt | Literal["auto"] = 1
+    """How many processes serve it; "auto": one for each CPU. They share [state], and divide `memory_bytes`."""
     hosts: tuple[str, ...] = ()
     """The Host names that are served. Default: with callers any, without callers those of loopback only."""
     drain_s: NonNegativeFloat = 30
@@ -67,6 +70,11 @@ class ServerTable(Table):
     """How many WebSocket connections a caller may have at once; one more gets 429. 0: none, an upgrade gets 426."""
     deadline_s: PositiveFloat | None = None
     """How long after a request arrives its backend may begin to answer, in seconds. Default: no limit but its own."""
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
 
 class AdminTable(Table):

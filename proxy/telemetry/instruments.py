@@ -6,8 +6,9 @@ written as Prometheus text or sent by OTLP. The SDK's own instruments take 36 fu
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any, Literal
 
 OTHER = "other"
 """The label of everything beyond a limit."""
@@ -36,6 +37,9 @@ class Metric:
     """Of a histogram: the upper bounds of its buckets; one more bucket has no bound."""
     merge: Literal["sum", "max"] = "sum"
     """How the values of several processes become one."""
+
+
+_FIELDS = tuple(each.name for each in fields(Metric))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,29 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
             for labels, value in series.items():
                 values[labels] = _together(metric, values[labels], value) if labels in values else value
     return merged
+
+
+def encode(snapshot: Snapshot) -> list[Any]:
+    """Return a snapshot as JSON can have it, for another process."""
+    return [
+        [[*attrgetter(*_FIELDS)(metric)], [
+            [labels, [value.counts, value.sum] if isinstance(value, Distribution) else value]
+            for labels, value in series.items()
+        ]]
+        for metric, series in snapshot.items()
+    ]  # fmt: skip
+
+
+def decode(encoded: Iterable[Any]) -> Snapshot:
+    """Return the snapshot that another process has encoded."""
+    snapshot: dict[Metric, Mapping[Labels, Value]] = {}
+    for stated, series in encoded:
+        metric = Metric(*(tuple(each) if isinstance(each, list) else each for each in stated))
+        snapshot[metric] = {
+            tuple(labels): Distribution(tuple(value[0]), value[1]) if isinstance(value, list) else value
+            for labels, value in series
+        }
+    return snapshot
 
 
 def _together(metric: Metric, first: Value, second: Value) -> Value:

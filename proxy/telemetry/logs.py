@@ -7,10 +7,11 @@ says how many were lost.
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from select import PIPE_BUF
 from threading import RLock
 from typing import Any, TextIO
 
@@ -145,8 +146,25 @@ class _QueuedWriter:
         if lost:
             report = {"timestamp": datetime.now(UTC), "level": "warning", "event": "log.lines_lost", "count": lost}
             lost = lost if self._writer.write(orjson.dumps(report) + b"\n") else 0
-        rest = self._writer.write(b"\n".join([*lines, b""])) if lines else b""
-        return lost + rest.count(b"\n")
+        portions = list(_portions(lines))
+        for number, portion in enumerate(portions):
+            if rest := self._writer.write(portion):
+                return lost + rest.count(b"\n") + sum(each.count(b"\n") for each in portions[number + 1 :])
+        return lost
+
+
+def _portions(lines: list[bytes]) -> Iterator[bytes]:
+    """Yield lines with their ends, as many together as a pipe takes at once: other workers write to it as well."""
+    portion: list[bytes] = []
+    size = 0
+    for line in lines:
+        if portion and size + len(line) >= PIPE_BUF:
+            yield b"\n".join([*portion, b""])
+            portion, size = [], 0
+        portion.append(line)
+        size += len(line) + 1
+    if portion:
+        yield b"\n".join([*portion, b""])
 
 
 class _LibraryHandler(logging.Handler):

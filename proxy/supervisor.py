@@ -1,0 +1,240 @@
+"""Worker processes behind one port: each accepts connections on a socket of its own, and the kernel distributes them.
+
+The supervisor keeps all sockets open, so that connections wait for a worker that is restarted. One that ends is started
+again, after a pause that grows; one that does not answer for HANG_S is killed. Signals are passed on.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from proxy.admin.listener import listening
+from proxy.config.build import Config
+from proxy.control import CONTROL, LISTENER, NUMBER, Link
+from proxy.http.health import Report
+from proxy.telemetry.instruments import Snapshot, decode, merge
+
+log = structlog.get_logger()
+
+BACKLOG = 1024
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+"""How long a worker that ended is not started again: the first time, and at most."""
+STEADY_S = 60.0
+"""How long a worker must have run for the pause to be the first one again."""
+PING_S, HANG_S = 2.0, 30.0
+"""How often a worker is asked whether it lives, and after how long without an answer it is killed."""
+ANSWER_S = 2.0
+"""How long a worker may take to answer a question, in seconds; one that does not is left out."""
+GRACE_S = 10.0
+"""How much longer than `drain_s` workers may take to end, in seconds."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One place for a worker process, and the process in it."""
+
+    number: int
+    listener: socket.socket
+    process: Process | None = None
+    link: Link | None = None
+    heard_at: float = 0.0
+    pause_s: float = FIRST_PAUSE_S
+    counted: Snapshot = field(default_factory=dict)
+    """Its metrics as they were read last."""
+
+
+class Supervisor:
+    """Starts the workers of a config, and keeps them running until it is stopped."""
+
+    def __init__(self, config: Config, command: Sequence[str], count: int) -> None:
+        """`command` starts one worker. Raises OSError if the port is taken."""
+        self._config = config
+        self._command = command
+        listeners = open_listeners(config.server.host, config.server.port, count)
+        self._workers = [Worker(number, listener) for number, listener in enumerate(listeners, 1)]
+        self._questions: dict[tuple[int, str], asyncio.Future[Any]] = {}
+        self._ended: Snapshot = {}
+        """What processes had counted that have ended: a counter must not fall."""
+        self._stopping = asyncio.Event()
+        self._first_failure: int | None = None
+        self._started = 0
+        self._all_started = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        host, port = self._workers[0].listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def run(self, greet: Callable[[str], None]) -> int:
+        """Serve until a signal; return the exit status. `greet` is called with the address once all workers serve."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop, name)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            is_terminal = sys.stderr is not None and sys.stderr.isatty()
+            loop.add_signal_handler(signal.SIGHUP, self._stop if is_terminal else self._pass_on, signal.SIGHUP)
+        async with AsyncExitStack() as resources:
+            keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
+            greeting = asyncio.create_task(self._greet(greet))
+            if self._config.admin is not None:
+                admin = await resources.enter_async_context(listening(self._config.admin, self._snapshot, self._report))
+                log.info("admin.started", address=admin)
+            await asyncio.gather(*keepers)
+            greeting.cancel()
+        for worker in self._workers:
+            worker.listener.close()
+        return self._first_failure or 0
+
+    async def _greet(self, greet: Callable[[str], None]) -> None:
+        await self._all_started.wait()
+        log.info("server.started", address=f"{self.address}/v1", workers=len(self._workers))
+        greet(self.address)
+
+    def _stop(self, name: signal.Signals) -> None:
+        """Let all workers finish; a second signal ends them at once."""
+        if self._stopping.is_set():
+            self._pass_on(name)
+            return
+        self._stopping.set()
+        log.info("server.stopping", drain_s=self._config.server.drain_s)
+        self._pass_on(signal.SIGTERM)
+        limit_s = self._config.server.drain_delay_s + self._config.server.drain_s + GRACE_S
+        asyncio.get_running_loop().call_later(limit_s, self._pass_on, signal.SIGKILL)
+
+    def _pass_on(self, name: signal.Signals) -> None:
+        for worker in self._workers:
+            if worker.process is not None:
+                with suppress(ProcessLookupError):
+                    worker.process.send_signal(name)
+
+    async def _keep(self, worker: Worker) -> None:
+        """Run a process in a worker's place, and another one whenever that ends, until the supervisor is stopped."""
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            began = loop.time()
+            status = await self._run(worker)
+            if self._stopping.is_set():
+                break
+            if (
+                not self._all_started.is_set() and worker.pause_s == FIRST_PAUSE_S and status == 2
+            ):  # its config is wrong
+                self._first_failure = status
+                self._stop(signal.SIGTERM)
+                break
+            worker.pause_s = FIRST_PAUSE_S if loop.time() > began + STEADY_S else worker.pause_s
+            log.error("worker.ended", worker=worker.number, status=status, starts_in_s=worker.pause_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(worker.pause_s):
+                    await self._stopping.wait()
+            worker.pause_s = min(2 * worker.pause_s, LONGEST_PAUSE_S)
+
+    async def _run(self, worker: Worker) -> int:
+        """Run one process to its end; return its exit status."""
+        own, other = socket.socketpair()
+        places = {LISTENER: worker.listener.fileno(), CONTROL: other.fileno()}
+        environment = {name: str(file) for name, file in places.items()}
+        environment[NUMBER] = f"{worker.number}/{len(self._workers)}"
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, env={**os.environ, **environment}, pass_fds=tuple(places.values()),
+                start_new_session=True,  # Ctrl-C in a terminal is for the supervisor
+            )  # fmt: skip
+        finally:
+            other.close()
+        worker.process, worker.link = process, await Link.over(own)
+        worker.heard_at = asyncio.get_running_loop().time()
+        listening_to, watching = asyncio.create_task(self._listen(worker)), asyncio.create_task(self._watch(worker))
+        try:
+            return await process.wait()
+        finally:
+            listening_to.cancel()
+            watching.cancel()
+            worker.link.close()
+            worker.process = worker.link = None
+            sums = {metric: series for metric, series in worker.counted.items() if metric.kind != "gauge"}
+            self._ended, worker.counted = merge([self._ended, sums]), {}
+
+    async def _listen(self, worker: Worker) -> None:
+        """Read what a worker says."""
+        link = worker.link
+        with suppress(EOFError):
+            while link is not None:
+                word, value = await link.receive()
+                worker.heard_at = asyncio.get_running_loop().time()
+                if word == "started":
+                    self._started += 1
+                    if self._started >= len(self._workers):
+                        self._all_started.set()
+                question = self._questions.pop((worker.number, word), None)
+                if question is not None and not question.done():
+                    question.set_result(value)
+
+    async def _watch(self, worker: Worker) -> None:
+        """Kill a process that does not answer any more."""
+        loop = asyncio.get_running_loop()
+        while worker.process is not None and worker.link is not None:
+            worker.link.send("ping")
+            await asyncio.sleep(PING_S)
+            if loop.time() > worker.heard_at + HANG_S:
+                log.error("worker.hung", worker=worker.number, silent_s=round(loop.time() - worker.heard_at))
+                worker.process.kill()
+                return
+
+    async def _ask(self, word: str) -> dict[int, Any]:
+        """Return the answers of the workers that answer in time, by their numbers."""
+        questions = {worker.number: self._question(worker, word) for worker in self._workers if worker.link is not None}
+        if questions:
+            await asyncio.wait(questions.values(), timeout=ANSWER_S)
+        return {number: question.result() for number, question in questions.items() if question.done()}
+
+    def _question(self, worker: Worker, word: str) -> asyncio.Future[Any]:
+        """Ask a worker, unless the same question is on its way."""
+        question = self._questions.get((worker.number, word))
+        if question is None and worker.link is not None:
+            worker.link.send(word)
+        if question is None or question.done():
+            question = self._questions[worker.number, word] = asyncio.get_running_loop().create_future()
+        return question
+
+    async def _snapshot(self) -> Snapshot:
+        """Return what all workers have counted together; of one that does not answer, what it had counted before."""
+        answers = await self._ask("metrics")
+        for worker in self._workers:
+            if worker.number in answers:
+                worker.counted = decode(answers[worker.number])
+        return merge([self._ended, *(worker.counted for worker in self._workers)])
+
+    async def _report(self) -> Report:
+        """Return the best of the workers' reports, and how many serve."""
+        reports: list[Report] = [*(await self._ask("ready")).values()]
+        if not reports:
+            return 503, {"status": "draining" if self._stopping.is_set() else "unready", "workers": 0}
+        status, report = min(reports, key=lambda found: found[0])
+        return status, {**report, "workers": len(reports)}
+
+
+def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
+    """Return as many sockets that listen on one address. Raises OSError if it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listeners: list[socket.socket] = []
+    try:
+        if port:
+            socket.create_server((host, port), family=family).close()  # another gateway may share its port as well
+        for _ in range(count):
+            listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True)
+            port = listener.getsockname()[1]
+            listeners.append(listener)
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners

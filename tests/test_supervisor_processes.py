@@ -1,0 +1,241 @@
+"""Several worker processes behind one port: real processes, killed, stopped and drained."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy import supervisor
+from proxy.__main__ import main
+from proxy.config.build import build, read
+from proxy.config.validation import ConfigError
+from proxy.supervisor import Supervisor, open_listeners
+from tests.raw import until
+
+ROOT = Path(__file__).parent.parent
+REQUEST = {"model": "m", "input": "Hi"}
+LIMIT_S = 60  # only ends a test that hangs
+
+
+def write_config(folder: Path, more: str = "", pace_ms: int = 0) -> Path:
+    path = folder / "headgate.toml"
+    path.write_text(f"""
+[server]
+port = 0
+workers = 2
+[admin]
+port = 0
+[state]
+use = "sqlite"
+path = "{folder}/state.db"
+[audit]
+path = "{folder}/audit.jsonl"
+[[policy]]
+use = "metadata_limits"
+[[backend]]
+name = "tape"
+use = "replay"
+path = "{ROOT}/tests/data/canonical.sse"
+pace_ms = {pace_ms}
+[[route]]
+model = "*"
+backend = "tape"
+{more}""")
+    return path
+
+
+@dataclass
+class Gateway:
+    """A supervisor with two workers, and what was printed and logged so far."""
+
+    process: asyncio.subprocess.Process
+    address: str
+    lines: list[dict[str, Any]]
+
+    @property
+    def admin(self) -> str:
+        return next(str(line["address"]) for line in self.lines if line["event"] == "admin.started")
+
+    def children(self) -> list[int]:
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(number) for number in found.split()]
+
+    async def until_logged(self, event: str) -> dict[str, Any]:
+        await until(lambda: any(line["event"] == event for line in self.lines))
+        return next(line for line in self.lines if line["event"] == event)
+
+    async def call(self, http: aiohttp.ClientSession, **fields: Any) -> int:
+        """Make a call on a connection of its own: the kernel chooses the worker for each."""
+        headers = {"Connection": "close"}
+        async with http.post(f"{self.address}/responses", json=REQUEST | fields, headers=headers) as answer:
+            await answer.read()
+            return answer.status
+
+
+Start = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Start supervisors: `await start(more_config, pace_ms=...)`."""
+    started: list[tuple[asyncio.subprocess.Process, asyncio.Task[None]]] = []
+
+    async def start(more: str = "", pace_ms: int = 0) -> Gateway:
+        command = [sys.executable, "-m", "proxy", "serve", "--config", str(write_config(tmp_path, more, pace_ms))]
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=PIPE)
+        lines: list[dict[str, Any]] = []
+        started.append((process, asyncio.create_task(collect(process, lines))))
+        assert process.stdout
+        async with asyncio.timeout(LIMIT_S):
+            greeting = (await process.stdout.readline()).decode()
+        found = re.search(r"http://\S+/v1", greeting)
+        assert found, greeting
+        return Gateway(process, found[0], lines)
+
+    yield start
+    for process, collecting in started:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await collecting
+
+
+async def collect(process: asyncio.subprocess.Process, lines: list[dict[str, Any]]) -> None:
+    """Parse each line that a process and its workers log: a torn one would be an error."""
+    assert process.stderr
+    async for line in process.stderr:
+        parsed = orjson.loads(line)
+        lines.append(parsed)
+
+
+async def test_two_workers_are_one_gateway(start: Start, http: aiohttp.ClientSession, tmp_path: Path, capsys):
+    """Both answer, their metrics are added up, each has an audit file, and both end with the supervisor."""
+    gateway = await start()
+    statuses = await asyncio.gather(*(gateway.call(http) for _ in range(60)))
+    async with http.get(f"{gateway.admin}/metrics") as answer:
+        counted = re.findall(r"^headgate_calls_total\{.*\} (\S+)$", await answer.text(), re.MULTILINE)
+    async with http.get(f"{gateway.admin}/readyz") as answer:
+        report = await answer.json()
+    gateway.process.send_signal(signal.SIGTERM)
+    status = await asyncio.wait_for(gateway.process.wait(), LIMIT_S)
+    files = [tmp_path / f"audit.{number}.jsonl" for number in (1, 2)]
+
+    assert (set(statuses), sum(map(float, counted)), status) == ({200}, 60, 0)
+    assert (report["status"], report["workers"]) == ("ready", 2)
+    assert [main(["audit", "verify", str(file)]) for file in files] == [0, 0]
+    assert all(len(file.read_bytes().splitlines()) > 1 for file in files), "both workers got calls"
+
+
+async def test_a_killed_worker_is_replaced(start: Start, http: aiohttp.ClientSession):
+    """Its connections wait for the new one; what it had counted is not forgotten."""
+    gateway = await start()
+    before = await asyncio.gather(*(gateway.call(http) for _ in range(20)))
+    async with http.get(f"{gateway.admin}/metrics") as answer:
+        await answer.read()
+    victim, other = gateway.children()
+    os.kill(victim, signal.SIGKILL)
+    ended = await gateway.until_logged("worker.ended")
+    after = await asyncio.gather(*(gateway.call(http) for _ in range(40)))
+    async with http.get(f"{gateway.admin}/metrics") as answer:
+        counted = re.findall(r"^headgate_calls_total\{.*\} (\S+)$", await answer.text(), re.MULTILINE)
+
+    assert (set(before), set(after), ended["status"]) == ({200}, {200}, -signal.SIGKILL)
+    assert other in gateway.children()
+    assert sum(map(float, counted)) == 60
+
+
+async def test_running_streams_end_before_the_workers_do(start: Start, http: aiohttp.ClientSession):
+    """SIGTERM to the supervisor alone is enough, and so is Ctrl-C in its terminal."""
+    gateway = await start(pace_ms=40)
+    async with http.post(f"{gateway.address}/responses", json=REQUEST | {"stream": True}) as answer:
+        await answer.content.readany()
+        gateway.process.send_signal(signal.SIGINT)
+        rest = await answer.read()
+
+    assert rest.endswith(b"data: [DONE]\n\n")
+    assert await asyncio.wait_for(gateway.process.wait(), LIMIT_S) == 0
+
+
+async def test_workers_do_not_outlive_their_supervisor(start: Start):
+    """A supervisor that is killed cannot pass anything on."""
+    gateway = await start()
+    children = gateway.children()
+    gateway.process.kill()
+    await until(lambda: not any(map(is_running, children)))
+
+
+def is_running(process: int) -> bool:
+    with suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    return False
+
+
+async def test_a_limit_holds_for_all_workers_together(start: Start, http: aiohttp.ClientSession):
+    """Of 40 calls just 10 pass."""
+    gateway = await start('[[policy]]\nuse = "rate"\nrequests = 10\n')
+    statuses = [await gateway.call(http) for _ in range(40)]
+
+    assert (statuses.count(200), statuses.count(429)) == (10, 30)
+
+
+async def test_a_worker_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged):
+    """It is killed when it has been silent for too long."""
+    monkeypatch.setattr(supervisor, "HANG_S", 15.0)
+    monkeypatch.setattr(supervisor, "PING_S", 0.05)
+    config = write_config(tmp_path)
+    running = Supervisor(read(config), [sys.executable, "-m", "proxy", "serve", "--config", str(config)], 2)
+    started = asyncio.Event()
+    serving = asyncio.create_task(running.run(lambda _: started.set()))
+    async with asyncio.timeout(LIMIT_S):
+        await started.wait()
+        monkeypatch.setattr(supervisor, "HANG_S", 0.5)
+        process = running._workers[0].process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        await until(lambda: "worker.ended" in [line["event"] for line in logged])
+        monkeypatch.setattr(supervisor, "HANG_S", 15.0)
+    running._stop(signal.SIGTERM)
+
+    assert await asyncio.wait_for(serving, LIMIT_S) == 0
+    assert "worker.hung" in [line["event"] for line in logged]
+
+
+async def test_a_config_with_which_no_worker_starts_ends_the_supervisor(tmp_path: Path):
+    """Nothing is started again and again; the exit status and the message are those of one process."""
+    config = write_config(tmp_path, '[[backend]]\nname = "none"\nuse = "local"\npath = "/nowhere"\n')
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy", "serve", "--config", str(config), cwd=ROOT, stdout=PIPE, stderr=PIPE
+    )
+    out, error = await asyncio.wait_for(process.communicate(), LIMIT_S)
+
+    assert (process.returncode, out) == (2, b"")
+    assert b"/nowhere" in error
+
+
+def test_a_port_that_is_taken_is_an_error():
+    """Although several sockets of one gateway listen on it."""
+    listeners = open_listeners("127.0.0.1", 0, 2)
+    port = listeners[0].getsockname()[1]
+
+    assert [listener.getsockname()[1] for listener in listeners] == [port, port]
+    with pytest.raises(OSError, match="in use"):
+        open_listeners("127.0.0.1", port, 2)
+    for listener in listeners:
+        listener.close()
+
+
+def test_workers_need_a_state_that_they_share():
+    """Memory is private to a process."""
+    with pytest.raises(ConfigError, match=r"server\.workers: 2 processes cannot share \[state\]"):
+        build({"server": {"workers": 2}})

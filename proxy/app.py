@@ -142,7 +142,8 @@ async def running(
 ) -> AsyncIterator[str]:
     """Start the gateway and give its address. Leaving the block drains and closes it, and `ending` announces that.
 
-    The files that it appends to are added to `files`. `logged` counts what it logs. Raises OSError if the port is taken, ValueError or OSError if a backend or a store cannot start.
+    The files that it appends to are added to `files`. `logged` counts what this process logs.
+    Raises OSError if the port is taken, ValueError or OSError if a part cannot start.
     """
     async with AsyncExitStack() as resources:
         observer = make_observer(config.admin)

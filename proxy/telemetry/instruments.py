@@ -195,7 +195,8 @@ def decode(encoded: Iterable[Any]) -> Snapshot:
     """Return the snapshot that another process has encoded."""
     snapshot: dict[Metric, Mapping[Labels, Value]] = {}
     for stated, series in encoded:
-        metric = Metric(*(tuple(each) if isinstance(each, list) else each for each in stated))
+        values: list[Any] = [tuple(each) if isinstance(each, list) else each for each in stated]
+        metric = Metric(*values)
         snapshot[metric] = {
             tuple(labels): Distribution(tuple(value[0]), value[1]) if isinstance(value, list) else value
             for labels, value in series

@@ -17,7 +17,6 @@ from proxy.admin.observer import Observer
 from proxy.admin.operating import make_observer, operating
 from proxy.cache.cache import Cache
 from proxy.config.build import Config
-from proxy.config.schema import ServerTable
 from proxy.context import Caller
 from proxy.control import Assignment
 from proxy.history import History
@@ -47,12 +46,11 @@ from proxy.telemetry.files import QueuedFile
 from proxy.telemetry.logs import LogTally
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
-from proxy.worker_process import report_to
+from proxy.worker_process import listen, report_to
 from proxy.workers import BodyMemory, Workers
 
 log = structlog.get_logger()
 
-BACKLOG = 1024
 Flush = Callable[[float], object]
 """Writes the lines that are queued, for at most so many seconds."""
 LAST_LINES_S = 0.5
@@ -169,22 +167,9 @@ async def running(
         runner = web.ServerRunner(server, shutdown_timeout=config.server.drain_s)
         await runner.setup()
         resources.push_async_callback(_drain, runner, pipeline.background, config.server.drain_s)
-        await _listen(runner, config.server, assignment)
+        address = await listen(runner, config.server, assignment)
         await report_to(assignment, observer, health, ending, resources)
-        yield _address(runner)
-
-
-async def _listen(runner: web.ServerRunner, settings: ServerTable, assignment: Assignment | None) -> None:
-    """Accept connections, on the socket of the supervisor if there is one."""
-    if assignment is None:
-        await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
-    else:
-        await web.SockSite(runner, assignment.listener, backlog=BACKLOG).start()
-
-
-def _address(runner: web.ServerRunner) -> str:
-    host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        yield address
 
 
 async def _directory(config: Config, resources: AsyncExitStack) -> Directory:

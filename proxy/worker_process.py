@@ -3,10 +3,25 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+from aiohttp import web
+
 from proxy.admin.observer import Observer
 from proxy.config.build import Config
+from proxy.config.schema import ServerTable
 from proxy.control import Answer, Assignment, Link, answer_supervisor
 from proxy.http.health import Health
+
+BACKLOG = 1024
+
+
+async def listen(runner: web.ServerRunner, settings: ServerTable, assignment: Assignment | None) -> str:
+    """Accept connections, on the socket of the supervisor if there is one; return the address."""
+    if assignment is None:
+        await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
+    else:
+        await web.SockSite(runner, assignment.listener, backlog=BACKLOG).start()
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def report_to(

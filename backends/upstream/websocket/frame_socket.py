@@ -16,6 +16,7 @@ from proxy.wire.errors import HeadgateError, Unavailable
 from proxy.wire.frame_bytes import close_frame, ping_frame, pong_frame
 from proxy.wire.frames import (
     GOING_AWAY,
+    MAX_FRAGMENTS,
     MAX_TEXTS,
     NO_STATUS,
     PROTOCOL_ERROR,
@@ -198,8 +199,8 @@ class FrameSocket(asyncio.Protocol):
                 self._partial.grow(parser.pending_bytes)
         except FrameError as error:
             is_large = error.code == TOO_BIG
-            found = f"a message of more than {MAX_FRAME_BYTES} bytes" if is_large else "a frame that is not valid"
-            failure = invalid_answer(found)
+            limits = f"{MAX_FRAME_BYTES} bytes or {MAX_FRAGMENTS} frames"
+            failure = invalid_answer(f"a message of more than {limits}" if is_large else "a frame that is not valid")
             failure.__cause__ = error
             self._end(failure, error.code)
         except HeadgateError as error:

@@ -250,6 +250,29 @@ async def test_pings_of_an_upstream_are_answered(gateway: str, hostile: RawUpstr
     assert answered.is_set()
 
 
+@pytest.mark.parametrize("end", [b"", frame((1000).to_bytes(2), 0x88)], ids=["without a close", "with one"])
+async def test_all_that_was_sent_before_the_end_arrives(gateway: str, hostile: RawUpstream, end: bytes):
+    """More than is read at once, and than may wait for the caller, with a long message in between."""
+    events = [b'{"type":"response.x","n":%d}' % number for number in range(20_000)]
+    long = b'{"type":"response.x","n":-1,"text":"%b"}' % (b"a" * 1_000_000)
+
+    async def serve(_: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        half = len(events) // 2
+        parts = [CREATED, *events[:half], long, *events[half:], DONE]
+        writer.write(b"".join(map(frame, parts)) + end)
+        writer.close()
+        await writer.wait_closed()
+
+    hostile.serve = serve
+    async with calling(gateway) as caller:
+        turn = await caller.turn_of()
+
+    numbers = [event["n"] for event in turn[1:-1]]
+    assert numbers == [*range(10_000), -1, *range(10_000, 20_000)]
+    assert turn[-1]["type"] == "response.completed"
+
+
 LONG = "a" * 12_000_000
 CREATE = orjson.dumps({"type": "response.create", "model": "m", "input": LONG})
 READ_BYTES = 100_000  # of a long message; no more fits into the buffers of both sides

@@ -11,6 +11,8 @@ from typing import Any
 import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import ContentEncodingError
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
 
 from proxy.http.admission import Admission
 from proxy.http.body import unsupported_encoding
@@ -28,6 +30,7 @@ GRACE_S = 2.0  # how long to wait at shutdown for a client that must read before
 END_S = 0.5  # how long the client has to read the end itself
 IDLE_GRACE_S = 0.5  # how long an idle connection may still send a request after shutdown began
 POLL_S = 0.02  # how often a paused connection is checked at shutdown
+MAX_HEAD_BYTES = 65_536  # the largest head of a request; a single read may bring a larger one
 MIN_READ_BYTES = 16_384  # a client that reads less of its answer than this within the write timeout has stalled
 _SILENT = logging.getLogger("headgate.aiohttp")
 _SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, keys included
@@ -98,7 +101,7 @@ class Connection(PacedConnection):
     """One client's connection. It is closed when a request's head, or the reading of an answer, takes too long."""
 
     __slots__ = (
-        "_head_began", "_head_check", "_head_timeout_s", "_next_request", "_read_bytes", "_write_check",
+        "_head_began", "_head_bytes", "_head_check", "_head_timeout_s", "_next_request", "_read_bytes", "_write_check",
         "_write_timeout_s", "is_admitted", "is_draining", "is_stalled", "on_drain", "team",
     )  # fmt: skip
 
@@ -107,6 +110,7 @@ class Connection(PacedConnection):
         self._head_timeout_s = head_timeout_s
         self._write_timeout_s = write_timeout_s
         self._head_began: float | None = None
+        self._head_bytes = 0  # how much has arrived of it, at most
         self._head_check: asyncio.TimerHandle | None = None
         self._write_check: asyncio.TimerHandle | None = None
         self._read_bytes = 0  # how much of the answer the client had received at the last check
@@ -129,14 +133,25 @@ class Connection(PacedConnection):
         complete = self._request_count
         super().data_received(data)
         if self._request_count > complete or self._request_in_progress:
-            self._head_began = None
+            self._head_began, self._head_bytes = None, 0
             if self._next_request is not None and not self._next_request.done():
                 self._next_request.set_result(None)
-        elif self._head_began is None:
-            self._head_began = self._loop.time()
+        else:
+            self._head_bytes += len(data)
+            if self._head_began is None:
+                self._head_began = self._loop.time()
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
         if self._request_count > complete and (body := self._unfinished_body()):
             # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
+
+    def _refuse_head(self) -> None:
+        """Answer a head that is too large, as aiohttp does one that is not valid: the connection is closed then."""
+        self._head_bytes = 0
+        self._messages.append((_ErrInfo(431, RuntimeError(), ""), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     @property
     def idle_since(self) -> float | None:
@@ -258,6 +273,10 @@ class Connection(PacedConnection):
         refusal: HeadgateError
         if isinstance(exc, ContentEncodingError):
             refusal = unsupported_encoding("in an unknown way")
+        elif status == 431:
+            refusal = RequestError(
+                f"The head of the request is too large; the limit is {MAX_HEAD_BYTES} bytes.", status=431
+            )
         elif status < 500:
             refusal = RequestError("The request is not valid HTTP.", status=status)
         else:

@@ -235,3 +235,16 @@ async def test_the_gateway_listens_on_ipv6(start_gateway, upstream: FakeUpstream
 
     assert gateway.startswith("http://[::1]:")
     assert (await ask(gateway, post(host=gateway.removeprefix("http://")))).status == 200
+
+
+async def test_a_head_that_is_too_large_is_refused(gateway: str, logged):
+    """Each of its fields is within the limit of a field; one of usual size is not refused."""
+    fields = [f"X-{number}: {'a' * 8_000}" for number in range(100)]
+    async with wire(gateway) as connection:
+        await connection.send(head(*fields, first="GET /healthz HTTP/1.1")[:600_000])
+        refused = await connection.answer()
+        rest = await connection.rest()
+    served = await ask(gateway, head(*fields[:4], first="GET /healthz HTTP/1.1"))
+
+    assert (refused.status, refused.error["code"], rest) == (431, None, b"")
+    assert served.status == 200

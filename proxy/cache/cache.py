@@ -17,7 +17,7 @@ from proxy.cache.flights import Flights
 from proxy.cache.freshness import ANY, Ages, Directives, Freshness, parse_directives
 from proxy.cache.key import encode_call
 from proxy.cache.shared_flight import SharedFlights
-from proxy.cache.slot import CacheSlot, report
+from proxy.cache.slot import CacheSlot, Keeping, report
 from proxy.cache.tier import LocalTier
 from proxy.cache.vault import Partition, Place, Vault
 from proxy.config.schema import CacheTable
@@ -208,18 +208,20 @@ class Cache:
             log.warning("cache.delete_failed", error=short_message(error))
 
     def _keep(self, slot: CacheSlot, reply: Reply, call: Call, context: Context) -> None:
-        """Keep a reply in its slot once it is complete."""
-        if slot.place is None or self._vault is None or reply.status != 200 or slot.is_collapsed:
+        """Keep a reply in its slot once it is complete. What was found in the cache is kept already."""
+        if slot.place is None or self._vault is None or reply.status != 200:
+            return
+        if slot.is_collapsed and slot.keeping is None:
             return
         if context.get(FALLBACK) is not None:  # another model's answer, which the next caller need not be given
             return
         if reply.batches is not None:
             clock = time.monotonic if self._settings.pace == "recorded" else None
             context.transcript.keep_frames(self._settings.max_reply_bytes, clock)
-        context.on_reply(partial(self._put, self._vault, slot.place, call, reply))
+        context.on_reply(partial(self._put, self._vault, slot, call, reply))
 
     async def _put(
-        self, vault: Vault, place: Place, call: Call, reply: Reply, context: Context, transcript: Transcript
+        self, vault: Vault, slot: CacheSlot, call: Call, reply: Reply, context: Context, transcript: Transcript
     ) -> None:  # fmt: skip
         """Keep a reply that is complete, is as the backend sent it, and is within the size limit."""
         terminal = transcript.terminal
@@ -232,17 +234,32 @@ class Cache:
         frames = transcript.frames() if reply.batches is not None else b""
         if frames is None or len(reply.body or b"") > self._settings.max_reply_bytes:
             return
+        keeping = slot.keeping or Keeping()
+        if keeping.kept is not None:  # another call of the flight was first
+            await asyncio.wait([keeping.kept])
+            return
+        kept = keeping.begin()
         try:
-            size = len(frames) + len(reply.body or b"")
-            entry = await context.run(size, self._encode_entry, call, reply, frames, context)
-            response_id = transcript.response.get("id")
-            response = None
-            if isinstance(response_id, str) and call.body.get("store") is not False:
-                response = (context.caller.team, response_id)
-            await vault.write(place, entry, ttl_s=self._ages.kept_s, response=response)
+            await self._write(vault, slot, call, reply, context, frames)
         except (StoreError, orjson.JSONEncodeError) as error:
             found = short_message(error) if isinstance(error, StoreError) else summarize_error(error)
             log.warning("cache.write_failed", error=found)
+        finally:
+            kept.set_result(None)
+
+    async def _write(
+        self, vault: Vault, slot: CacheSlot, call: Call, reply: Reply, context: Context, frames: bytes
+    ) -> None:  # fmt: skip
+        """Write the entry of a reply. Raises StoreError, JSONEncodeError."""
+        if slot.place is None:
+            return
+        size = len(frames) + len(reply.body or b"")
+        entry = await context.run(size, self._encode_entry, call, reply, frames, context)
+        response_id = context.transcript.response.get("id")
+        response = None
+        if isinstance(response_id, str) and call.body.get("store") is not False:
+            response = (context.caller.team, response_id)
+        await vault.write(slot.place, entry, ttl_s=self._ages.kept_s, response=response)
 
     def _encode_entry(self, call: Call, reply: Reply, frames: bytes, context: Context) -> bytes:
         """Return the entry of a reply. Raises JSONEncodeError for one that is nested too deeply."""

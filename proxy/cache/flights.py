@@ -10,8 +10,8 @@ from cachetools import LRUCache
 
 from proxy.cache.entry import echoed_fields, with_own_fields
 from proxy.cache.shared_flight import Opening, SharedFlights, SharedOpening
-from proxy.cache.single_flight import Flight, IsWanted
-from proxy.cache.slot import CacheSlot, report
+from proxy.cache.single_flight import Continue, Flight, IsWanted
+from proxy.cache.slot import CacheSlot, Keeping, report
 from proxy.config.schema import CacheTable
 from proxy.context import Context
 from proxy.routing.deadline import deadline_exceeded
@@ -32,6 +32,7 @@ class SharedCall:
     flight: Flight
     call: Call
     context: Context
+    keeping: Keeping
     unpaid: Call | None = None
 
     def leave(self) -> None:
@@ -72,14 +73,15 @@ class Flights:
         refused opens its own reply. Raises what the opening raises.
         """
         key = slot.place.keys[0] if slot.place is not None else ""
-        shared = self._calls.get(key)
+        shared, slot.keeping = self._calls.get(key), Keeping()
         if shared is None or not shared.flight.can_be_joined:
             async with self._begin(slot, opening, call, context, look_again) as reply:
                 yield reply
             return
         async with AsyncExitStack() as stack:
             joined = await self._join(shared, stack, call, context)
-            slot.is_collapsed = joined is not None
+            if joined is not None:
+                slot.is_collapsed, slot.keeping = True, shared.keeping
             yield await stack.enter_async_context(opening) if joined is None else joined
 
     @asynccontextmanager
@@ -89,24 +91,26 @@ class Flights:
         """The reply that this process opens, or one of those that share flights."""
         across, place = self._across, slot.place
         if across is None or place is None:
-            key = "" if place is None else place.keys[0]
-            async with self._lead(key, opening, call, context) as reply:
+            async with self._lead(slot, opening, call, context) as reply:
                 yield reply
             return
         shared = SharedOpening(slot, place, opening, call, context, look_again)
-        wanted = partial(across.is_wanted, shared.token)
+        wanted, later = partial(across.is_wanted, shared.token), partial(across.continue_at, shared)
         try:
-            async with self._lead(place.keys[0], across.open(shared), call, context, wanted) as reply:
+            async with self._lead(slot, across.open(shared), call, context, wanted, later) as reply:
                 yield reply
         finally:
             await across.release(shared)  # now the answer is kept
 
     @asynccontextmanager
     async def _lead(
-        self, key: str, opening: Opening, call: Call, context: Context, is_wanted: IsWanted | None = None
-    ) -> AsyncIterator[Reply]:
-        """The reply that is opened now. While its caller reads it, others can join."""
-        own = SharedCall(Flight(opening, self._settings.max_reply_bytes, is_wanted), call, context)
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, is_wanted: IsWanted | None = None,
+        continue_at: Continue = lambda _: None,
+    ) -> AsyncIterator[Reply]:  # fmt: skip
+        """The reply that is opened now. While any caller reads it, others can join."""
+        key = slot.place.keys[0] if slot.place is not None else ""
+        flight = Flight(opening, self._settings.max_reply_bytes, is_wanted, continue_at)
+        own = SharedCall(flight, call, context, slot.keeping or Keeping())
         self._calls[key] = own
         try:
             async with own.flight.join() as reply:

@@ -5,7 +5,8 @@ first one on. The work ends when the last reader leaves.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
@@ -18,18 +19,22 @@ AHEAD_BYTES = 262_144
 WANTED_S = 1.0
 """How often it is asked whether someone else needs the work, in seconds."""
 IsWanted = Callable[[], Awaitable[bool]]
+Continue = Callable[[int], AsyncGenerator[Batch, None] | None]
 
 
 class Flight:
     """One opening of a reply, and those who read it."""
 
     def __init__(
-        self, opening: AbstractAsyncContextManager[Reply], keep_bytes: int, is_wanted: IsWanted | None = None
-    ) -> None:
+        self, opening: AbstractAsyncContextManager[Reply], keep_bytes: int, is_wanted: IsWanted | None = None,
+        continue_at: Continue = lambda _: None,
+    ) -> None:  # fmt: skip
         """`keep_bytes` is how much of a reply is kept for calls that join, and how far a reader may be behind.
 
-        `is_wanted` says whether someone else needs the work when every reader has left.
+        `is_wanted` says whether someone else needs the work when every reader has left. `continue_at` returns what
+        follows these bytes of the reply for a reader that is further behind, if it is kept elsewhere.
         """
+        self._continue_at = continue_at
         self._is_wanted = is_wanted
         self._keep_bytes = keep_bytes
         self._head: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -71,13 +76,29 @@ class Flight:
 
     async def _read(self, reader: int) -> AsyncIterator[Batch]:
         """Yield the batches of one reader. Raises what the reply raises, and BackendError for one that is too slow."""
+        read_bytes, rest = 0, None
         while True:
             number = self._positions[reader]
             if number < self._dropped:
-                message = "This client reads too slowly for an answer that it shares with others; send the call again."
-                raise BackendError(message, status=503, code="reader_too_slow", source="gateway", retryable=True)
-            if number < self._next:
+                rest = rest or self._continue_at(read_bytes)
+                if rest is None:
+                    message = (
+                        "This client reads too slowly for an answer that it shares with others; send the call again."
+                    )
+                    raise BackendError(message, status=503, code="reader_too_slow", source="gateway", retryable=True)
+                batch = await anext(rest, None)
+                if batch is None:
+                    return
+                read_bytes += sum([len(unit.sse) for unit in batch])
+                if read_bytes >= self._dropped_bytes:  # the rest is kept here
+                    self._positions[reader] = self._dropped + bisect_right(self._ends, read_bytes)
+                    await rest.aclose()
+                    rest = None
+                yield batch
+                self._wake()
+            elif number < self._next:
                 self._positions[reader] = number + 1
+                read_bytes = self._ends[number - self._dropped]
                 yield self._batches[number - self._dropped]
                 if self._waiting:
                     self._wake()

@@ -1,5 +1,6 @@
 """The place of one call in the cache, and what is reported about it."""
 
+import asyncio
 from dataclasses import dataclass
 
 from proxy.cache.entry import Entry
@@ -9,12 +10,28 @@ from proxy.wire.event import Reply
 
 
 @dataclass(slots=True)
+class Keeping:
+    """Which of the calls that share an answer keeps it: the first one that has all of it, whichever left before.
+
+    `kept` is done when that one has written it; None: none has begun.
+    """
+
+    kept: asyncio.Future[None] | None = None
+
+    def begin(self) -> asyncio.Future[None]:
+        """Return what is to be done when the answer is kept. No other call keeps it."""
+        self.kept = asyncio.get_running_loop().create_future()
+        return self.kept
+
+
+@dataclass(slots=True)
 class CacheSlot:
     """The place of one call in the cache. With a reply no backend is called; without a place the answer is not kept.
 
     `is_stale`: a new answer is to be asked for beside the call. `fallback` is given if the backend fails.
     `can_be_shared`: an identical call that is in flight is the answer too; `is_collapsed`: it was. `flights_ended` is
-    how many flights had ended before the lookup.
+    how many flights had ended before the lookup. `keeping` is what the calls of one flight in this process have in
+    common.
     """
 
     place: Place | None = None
@@ -24,6 +41,7 @@ class CacheSlot:
     can_be_shared: bool = False
     is_collapsed: bool = False
     flights_ended: int = 0
+    keeping: Keeping | None = None
 
 
 def report(context: Context, outcome: str, status: str, detail: str | None = None) -> None:

@@ -124,6 +124,8 @@ async def test_the_work_goes_on_without_the_first_caller():
 
     assert await second == STREAMED
     assert (len(backend._calls), backend._closed) == (1, 1)
+    again = asking(pipeline, stream=True)
+    assert (await again[1], again[0].record.cache) == (STREAMED, "hit")  # the second one has kept it
 
 
 async def test_the_work_ends_when_every_caller_has_left():

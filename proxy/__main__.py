@@ -20,7 +20,7 @@ from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
 from proxy.control import Assignment
 from proxy.supervisor import Supervisor
-from proxy.telemetry.logs import LogTally, configure_logs
+from proxy.telemetry.logs import LogTally, choose_format, configure_logs
 from proxy.worker_process import config_of_worker
 
 SUCCESS, INPUT_ERROR = 0, 2
@@ -67,6 +67,7 @@ def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], t
     config = default_config() if options.config is None else read(options.config)
     if options.port is not None:
         config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
+    choose_format(config.log.format, tally)
     assignment = Assignment.of_environment()
     if assignment is None and config.server.worker_count > 1:
         return _supervise(config)

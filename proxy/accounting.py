@@ -79,6 +79,7 @@ def _count(call: Call, transcript: Transcript) -> dict[str, int]:
 def finish_call(event: str, context: Context) -> None:
     """Write the log line of a call that no request waits for, add it to the metrics, and end its trace."""
     record, duration_s = context.record, context.trace.elapsed_s()
+    record.trace_id = context.trace.trace_id
     fields = {**record.known(), "duration_ms": round(duration_s * 1e3, 2)}
     with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail it
         log.info(event, request_id=context.request_id, **fields)

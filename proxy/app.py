@@ -21,7 +21,7 @@ from proxy.context import Caller
 from proxy.control import Assignment
 from proxy.history import History
 from proxy.http.assembly import build_dispatcher, build_health, build_server
-from proxy.identity.directory import Directory
+from proxy.identity.directory import Directory, fingerprint
 from proxy.identity.issued_keys import IssuedKeys
 from proxy.pipeline import Pipeline
 from proxy.pricing.prices import Prices
@@ -91,7 +91,8 @@ def build_pipeline(
     resources = Resources(rules, ownership, routes, config.backends, local, cache.forget, targets)
     history = History(kept, conversations)
     return Pipeline(
-        rules, ownership, routes, cache, history, Attempts(targets), resources, Compaction(sealing), background
+        rules, ownership, routes, cache, history, Attempts(targets), resources, Compaction(sealing), background,
+        log_metadata=config.server.log_metadata,
     )  # fmt: skip
 
 
@@ -174,7 +175,10 @@ async def running(
 
 async def _directory(config: Config, resources: AsyncExitStack) -> Directory:
     """Return the callers of the config, and those of issued keys as long as the process runs."""
-    callers = {caller.digest: Caller(caller.name, caller.team) for caller in config.callers}
+    callers = {
+        caller.digest: Caller(caller.name, caller.team, fingerprint=fingerprint(caller.digest))
+        for caller in config.callers
+    }
     directory = Directory(callers, has_issued=config.keys is not None)
     if config.keys is not None:
         issued = IssuedKeys(config.state, directory, config.keys.refresh_s)
@@ -189,6 +193,7 @@ async def _open_pipeline(
     prices = Prices(config.prices)
     resources.push_async_callback(prices.close)
     pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder, prices=prices)
+    resources.callback(pipeline.rules.decisions.log_summary)
     resources.push_async_callback(pipeline.cache.close)
     resources.push_async_callback(pipeline.attempts.targets.close)
     pipeline.attempts.targets.prefetch_prices(config.routes)

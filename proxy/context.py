@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -37,6 +37,8 @@ class Caller:
     """Globs of the models that its key may name; none: any."""
     tags: str = ""
     """What its key was issued for, for the log: "project=x,stage=test"."""
+    fingerprint: str = field(default="", compare=False)
+    """The first 12 hex digits of the SHA-256 of the key that was sent."""
 
 
 @dataclass(frozen=True)  # typing sets __orig_class__ on instances, which slots would refuse

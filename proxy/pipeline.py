@@ -41,6 +41,8 @@ class Pipeline:
     resources: Resources
     compaction: Compaction
     background: Background
+    log_metadata: Sequence[str] = ()
+    """The keys of the callers' metadata whose values are logged."""
 
     @asynccontextmanager
     async def reply_to(self, call: Call, context: Context) -> AsyncIterator[Reply]:
@@ -61,15 +63,16 @@ class Pipeline:
     async def _reply(self, call: Call, context: Context) -> Reply:
         """Return the reply; what is opened for it ends with the context's cleanup. Raises HeadgateError."""
         begin, received = context.trace.begin, call
+        record = context.record
+        record.note_metadata(call.body, self.log_metadata)
         begin("policies")
         call = await self.rules.admit(call, context)
-        context.record.model = call.model or None  # a policy may have replaced an alias
-        context.record.max_output_tokens = call.body.get("max_output_tokens")
+        record.note_call(call.body)
         begin("ownership")
         kept = await self.ownership.check(call, context)
         begin("route")
         route = self._route(call, kept, context)
-        context.record.route = route.name
+        record.route = route.name
         is_background = self.background.takes(call, route)
         begin("cache")
         slot = CacheSlot() if has_own_reply(context) else await self.cache.slot(call, route, context)

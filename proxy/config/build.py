@@ -23,6 +23,7 @@ from proxy.config.schema import (
     CacheTable,
     CallerTable,
     KeysTable,
+    LogTable,
     RelayTable,
     RouteTable,
     SelectorTable,
@@ -50,6 +51,7 @@ class ConfigFile(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     server: ServerTable = ServerTable()
+    log: LogTable = LogTable()
     admin: AdminTable | None = None
     caller: list[CallerTable] = []
     keys: KeysTable | None = None
@@ -70,6 +72,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     server: ServerTable
+    log: LogTable
     admin: AdminTable | None
     callers: list[CallerTable]
     keys: KeysTable | None
@@ -141,7 +144,7 @@ def build(typed: Mapping[str, Any]) -> Config:
     routes = _routes(parts["backends"], tables.route)
     relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
     parts["unknown_ids"] = parts["unknown_ids"] or ("deny" if has_teams(callers, tables.keys) else "allow")
-    shared = {name: getattr(tables, name) for name in ("server", "admin", "keys", "audit", "record")}
+    shared = {name: getattr(tables, name) for name in ("server", "log", "admin", "keys", "audit", "record")}
     shared["prices"] = tables.price
     return Config(**shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings)
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -19,6 +20,7 @@ from pydantic import (
 from proxy.config.secrets import LongSecret, Secret
 from proxy.config.table import Table
 
+Network = IPv4Network | IPv6Network
 Mode = Literal["enforce", "report", "off"]
 UnknownIds = Literal["deny", "allow"]
 Strategy = Literal["order", "weighted", "least_inflight", "affinity"]
@@ -68,6 +70,11 @@ class ServerTable(Table):
     included, a quarter is kept for teams that have few; one more gets 429."""
     websockets_per_caller: NonNegativeInt = 256
     """How many WebSocket connections a caller may have at once; one more gets 429. 0: none, an upgrade gets 426."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Networks of one's own proxies, whose `X-Forwarded-For` is believed: ["10.0.0.0/8"]. The client's address is the
+    last one there that is in none of them. Default: none, it is the address of the connection."""
+    log_metadata: tuple[str, ...] = ()
+    """Keys of the callers' metadata whose values are in the log line of a call, as "metadata.KEY"."""
     deadline_s: PositiveFloat | None = None
     """How long after a request arrives its backend may begin to answer, in seconds. Default: no limit but its own."""
 
@@ -75,6 +82,13 @@ class ServerTable(Table):
     def worker_count(self) -> int:
         """How many processes serve."""
         return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
+
+
+class LogTable(Table):
+    """How the log on stderr is written."""
+
+    format: Literal["auto", "json", "text"] = "auto"
+    """ "json": a JSON object in each line; "text": short coloured lines; "auto": text on a terminal, else JSON."""
 
 
 class AdminTable(Table):

@@ -6,6 +6,7 @@ from opentelemetry.trace import Tracer
 
 from proxy.config.build import Config
 from proxy.http.admission import connection_limit
+from proxy.http.client_address import ClientAddresses
 from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
 from proxy.http.health import Health
 from proxy.http.ingress import Ingress
@@ -62,7 +63,10 @@ def build_dispatcher(  # noqa: PLR0913  each a part of its own
         hint(relay.path for relay in config.relays),
     )
     calls = Shares(_max_connections(config), has_teams=True) if config.has_teams else None
-    return Dispatcher(router, _hosts(config), is_open=config.is_open, tracer=tracer, calls=calls, metrics=metrics)
+    clients = ClientAddresses(config.server.trusted_proxies)
+    return Dispatcher(
+        router, _hosts(config), is_open=config.is_open, tracer=tracer, calls=calls, metrics=metrics, clients=clients
+    )
 
 
 def _max_connections(config: Config) -> int:

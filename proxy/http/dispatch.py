@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
 from opentelemetry.trace import Tracer
 
+from proxy.http.client_address import ClientAddresses
 from proxy.http.errors import FramingError, error_response
 from proxy.http.exchange import Exchange
 from proxy.http.router import Router
@@ -37,12 +38,14 @@ class Dispatcher:
     tracer: Tracer | None = None
     calls: Shares | None = None  # of all calls that run; None: there is one team only
     metrics: RequestMetrics | None = None
+    clients: ClientAddresses = field(default_factory=ClientAddresses)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         trace = Trace(self.tracer, request.headers)
         exchange = Exchange(request, trace, self.calls, self.metrics)
         record = exchange.record
         record.method, record.path = request.method, in_ascii(exchange.path)
+        record.client_address = self.clients.of(request)
         if self.metrics is not None:
             exchange.template = self.router.template(exchange.path)
             method = request.method if request.method in METHODS else OTHER_METHOD

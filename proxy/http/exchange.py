@@ -70,6 +70,7 @@ class Exchange:
         caller = directory.identify(self.request.headers)
         record = self.record
         record.caller, record.team = caller.name, caller.team
+        record.key_fingerprint = caller.fingerprint or None
         if caller.key_id:
             record.key_id, record.tags = caller.key_id, caller.tags or None
         if self.calls is not None:
@@ -116,6 +117,7 @@ class Exchange:
             self._is_counted = False
             self.calls.give_back(1, self.record.team or "")
         duration_s = self.trace.elapsed_s()
+        self.record.trace_id = self.trace.trace_id
         fields = self.record.known()
         with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail the request
             log.info(self.event, request_id=self.request_id, **fields, duration_ms=round(duration_s * 1e3, 2))

@@ -18,6 +18,11 @@ _BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
 API_KEY, X_API_KEY = "api-key", "x-api-key"
 
 
+def fingerprint(digest: bytes) -> str:
+    """Return what names a key in the log: the beginning of its SHA-256, in hex."""
+    return digest.hex()[:12]
+
+
 class RequestHeaders(Protocol):
     """The headers of a request, of which one may occur several times; names are in any case."""
 

@@ -49,7 +49,7 @@ class IssuedKey:
     @property
     def caller(self) -> Caller:
         tags = ",".join(f"{name}={value}" for name, value in self.tags.items())
-        return Caller(self.name, self.team, self.id, self.models, tags)
+        return Caller(self.name, self.team, self.id, self.models, tags, self.digest[:12])
 
     def status(self, now: float) -> str:
         """Return whether it is "valid", "expired" or "revoked"."""

@@ -25,7 +25,7 @@ from proxy.rules.guard import stream_cut
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, envelope
 from proxy.wire.event import Batch, Event, Reply
-from proxy.wire.foreign_errors import ForeignError
+from proxy.wire.foreign_errors import DEFAULT_CODE, ForeignError
 from proxy.wire.stream_errors import error_in, refusal_of_error
 
 REFUSED_FOR_NOW = frozenset({408, 429})
@@ -42,6 +42,8 @@ TRANSIENT_CODES = frozenset({
 """The codes of errors with which a stream may begin, and that may be gone a moment later."""
 OPENERS = frozenset({"response.created", "response.queued", "response.in_progress"})
 MAX_COMMENTS = 100
+MAX_REFUSAL_BYTES = 65_536
+"""A longer refusal is not searched for its code."""
 
 
 class Next(Enum):
@@ -102,6 +104,20 @@ class AttemptOutcome:
             return None
         refused = refusal_of_error(reply.batches.error)
         return Reply(refused.status, {**refused.headers, **reply.headers}, body=orjson.dumps(envelope(refused)))
+
+    @property
+    def upstream_code(self) -> str | None:
+        """The code of the error with which the stream begins, or in the body of a refusal, if there is one."""
+        if self.first_error is not None:
+            return None if self.first_error == DEFAULT_CODE else self.first_error
+        body = self.reply.body if self.reply is not None else None
+        if not body or len(body) > MAX_REFUSAL_BYTES:
+            return None
+        try:
+            code = _code_of(orjson.loads(body))
+        except (ValueError, AttributeError):
+            return None
+        return None if code == DEFAULT_CODE else code
 
     @property
     def is_fault(self) -> bool:

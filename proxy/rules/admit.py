@@ -125,7 +125,7 @@ class RequestAdmission:
         if rule.is_enforced_for(context.caller):
             self._decisions.record(rule, call, context, "changed")
             return changed
-        self._decisions.report(rule, call, context, f"{rule.name}.changed", "reported")
+        self._decisions.report_change(rule, call, context)
         return call
 
 

@@ -1,5 +1,6 @@
 """Reports what rules decide: to the log, the trace, the audit file, and the caller."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ from proxy.wire.loggable import printable
 
 log = structlog.get_logger()
 
+SUMMARY_S = 60.0
+"""How often changes that were only reported are logged, in seconds."""
+
 
 class Decisions:
     """Where the decisions of all rules go. `audit` is None when no audit file is configured."""
@@ -20,6 +24,8 @@ class Decisions:
     def __init__(self, rules: Sequence[Rule], audit: Audit | None) -> None:
         self._versions = {id(rule): rule.version() for rule in rules}
         self._audit = audit
+        self._unlogged: Counter[tuple[str, str]] = Counter()
+        self._summary: asyncio.TimerHandle | None = None
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """How many decisions there were other than to let a call pass: by policy, decision and code."""
 
@@ -50,6 +56,22 @@ class Decisions:
             made = Decision(rule.name, version, decision, code, param, context.caller.name, model)
             self._audit.write(context.request_id, made)
 
+    def report_change(self, rule: Rule, call: Call, context: Context) -> None:
+        """Record a change that an enforced rule would have made. It harms no call: the log has a sum once a minute."""
+        code = f"{rule.name}.changed"
+        if not self._unlogged:
+            self._summary = asyncio.get_running_loop().call_later(SUMMARY_S, self.log_summary)
+        self._unlogged[rule.name, code] += 1
+        self._note(rule, call, context, code, "reported")
+
+    def log_summary(self) -> None:
+        """Write what was counted since the last time."""
+        if self._summary is not None:
+            self._summary.cancel()
+        for (policy, code), count in self._unlogged.items():
+            log.info("policy.reported", policy=policy, code=code, count=count)
+        self._unlogged.clear()
+
     def report(
         self, rule: Rule, call: Call, context: Context, code: str, outcome: str, *, param: str | None = None
     ) -> None:
@@ -59,6 +81,12 @@ class Decisions:
             model=printable(call.model), param=None if param is None else printable(param),
             request_id=context.request_id,
         )  # fmt: skip
+        self._note(rule, call, context, code, outcome, param=param)
+
+    def _note(
+        self, rule: Rule, call: Call, context: Context, code: str, outcome: str, *, param: str | None = None
+    ) -> None:
+        """Record a violation, and return it to the caller in a header."""
         context.record.policy, context.record.outcome = rule.name, outcome
         context.add_header("x-headgate-policy", f"{'report' if outcome == 'reported' else 'enforce'}; {code}")
         self.record(rule, call, context, outcome, code=code, param=param)

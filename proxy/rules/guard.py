@@ -269,8 +269,8 @@ async def _end_incomplete(reason: str, context: Context) -> Batch:
 
 async def _end_failed(failure: BackendError | Unavailable, call: Call, context: Context) -> Batch:
     """Return the events that report a failure. Raises it while nothing was sent: then it is still an HTTP status."""
-    if isinstance(failure, BackendError):
-        failure = _reason_of(context.transcript) or failure
+    if isinstance(failure, BackendError) and (reason := _reason_of(context.transcript)) is not None:
+        failure, context.record.upstream_code = reason, reason.code
     if not (call.is_stream and context.transcript.is_started):
         raise failure
     if not isinstance(failure, ShuttingDown):

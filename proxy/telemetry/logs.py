@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from functools import partial
 from select import PIPE_BUF
 from threading import RLock
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import orjson
 import structlog
 
+from proxy.telemetry.console import render
 from proxy.telemetry.files import LineQueue
 from proxy.wire.loggable import describe_crash, printable
 
@@ -52,26 +53,31 @@ def configure_logs(
     if console is None:
         console = stderr is not None and stderr.isatty()
     tally = LogTally() if tally is None else tally
-    for_terminal: list[Any] = [
-        tally.count,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _describe_error,
-        structlog.dev.ConsoleRenderer(),
-        _encode_text,
-    ]
     writer: _QueuedWriter | _LineWriter = _LineWriter(stderr)
     if final:
         writer = _QueuedWriter(stderr)
         tally.losses["log"] = writer.count_lost
     structlog.configure(
-        processors=for_terminal if console else [partial(_encode_json, tally)],
+        processors=_processors(tally, console=console),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=final,
     )
     logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
     return writer.close
+
+
+def choose_format(name: Literal["auto", "json", "text"], tally: LogTally) -> None:
+    """Write the lines from now on in this format. Call it before the first line of a server."""
+    if name != "auto":
+        structlog.configure(**{**structlog.get_config(), "processors": _processors(tally, console=name == "text")})
+
+
+def _processors(tally: LogTally, *, console: bool) -> list[Any]:
+    if not console:
+        return [partial(_encode_json, tally)]
+    add_time = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    return [tally.count, structlog.processors.add_log_level, add_time, _describe_error, render, _encode_text]
 
 
 def _encode_json(tally: LogTally, _logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:

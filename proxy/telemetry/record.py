@@ -4,18 +4,20 @@ Prompts, outputs and keys are never recorded. Texts that come from outside are b
 in them are escaped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
 from proxy.wire.loggable import printable
+from proxy.wire.stream_errors import error_in
 from proxy.wire.transcript import Transcript
 
 LONGEST_CHARS = 256
 """How much of a text is recorded, in characters: the longest model and id that a call may name are recorded whole."""
 USAGE = ("input_tokens", "input_tokens_details", "output_tokens", "output_tokens_details")
 CHAT_USAGE = ("prompt_tokens", "prompt_tokens_details", "completion_tokens", "completion_tokens_details")
+UNFINISHED = ("failed", "incomplete")
 NUMBERS = frozenset({int, float, bool})
 FROM_CACHE = frozenset({"hit", "stale", "collapsed"})
 """The outcomes of the cache with which no backend was called for this request."""
@@ -27,16 +29,25 @@ class RequestRecord:
 
     method: str | None = None
     path: str | None = None
+    trace_id: str | None = None
+    client_address: str | None = None
     caller: str | None = None
     team: str | None = None
     key_id: str | None = None
     """The id of its key, if that was issued."""
     tags: str | None = None
     """What its key was issued for: "project=x,stage=test"."""
+    key_fingerprint: str | None = None
+    """The first 12 hex digits of the SHA-256 of its key."""
+    safety_identifier: Any = None
+    metadata: dict[str, str] | None = None
+    """The values of the keys in `log_metadata`, each a field of the log line: "metadata.project"."""
     model: str | None = None
     stream: bool | None = None
     status: int | None = None
     code: str | None = None
+    upstream_code: Any = None
+    """The code of the upstream's own error."""
     policy: str | None = None
     outcome: str | None = None
     """What the policy named in `policy` did: refused, reported or stopped."""
@@ -65,6 +76,7 @@ class RequestRecord:
     response_id: Any = None
     response_model: Any = None
     finish_reason: Any = None
+    incomplete_reason: Any = None
     input_tokens: Any = None
     """Tokens that backends used for this request. Those of an answer that cost nothing are in `saved_input_tokens`."""
     output_tokens: Any = None
@@ -92,12 +104,34 @@ class RequestRecord:
         response = terminal.response
         self.response_id = response.get("id")
         self.response_model = response.get("model")
-        self.finish_reason = response.get("status")
+        self.finish_reason = status = response.get("status")
+        if status in UNFINISHED:
+            self._read_reason(response, transcript)
         if is_saved:
             usage = transcript.usage
             self.saved_input_tokens, self.saved_output_tokens = usage.get("input_tokens"), usage.get("output_tokens")
         else:
             self._read_usage(transcript.usage, USAGE)
+
+    def _read_reason(self, response: Mapping[str, Any], transcript: Transcript) -> None:
+        """Take the reason why a response is incomplete, and the error of one that failed."""
+        details, failed = response.get("incomplete_details"), response.get("error")
+        self.incomplete_reason = details.get("reason") if isinstance(details, dict) else None
+        if self.code is None:  # the gateway has not ended it
+            error = error_in(transcript.error) if transcript.error is not None else None
+            own = failed.get("code") if isinstance(failed, dict) else None
+            self.upstream_code = own if error is None else error.code
+
+    def note_metadata(self, body: Mapping[str, Any], keys: Sequence[str]) -> None:
+        """Take the values of some keys of the caller's metadata."""
+        sent = body.get("metadata") if keys else None
+        if isinstance(sent, dict):
+            self.metadata = {key: sent[key] for key in keys if isinstance(sent.get(key), str)} or None
+
+    def note_call(self, body: Mapping[str, Any]) -> None:
+        """Take fields of a call as the policies allow it: one may have replaced an alias."""
+        self.model = body.get("model") or None
+        self.max_output_tokens, self.safety_identifier = body.get("max_output_tokens"), body.get("safety_identifier")
 
     def read_relayed(self, answer: dict[str, Any]) -> None:
         """Take ids and token counts from the answer of a relayed path, in the words of Responses or Chat Completions.
@@ -133,6 +167,8 @@ class RequestRecord:
                 known[name] = value if fits else printable(value, LONGEST_CHARS)
             elif kind in NUMBERS:
                 known[name] = value
+            elif name == "metadata" and value is not None:
+                known |= {f"metadata.{key}": printable(text, LONGEST_CHARS) for key, text in value.items()}
             elif value is not None:
                 known[name] = f"<{kind.__name__}>"
         return known

@@ -4,20 +4,19 @@ A step that waits for something else becomes a span; the others are durations on
 in `Server-Timing`.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.telemetry.otlp import is_wanted, make_exporter, resource
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
+from proxy.telemetry.sampling import TraceIds, is_sampled
 from proxy.wire.errors import BackendError
 from proxy.wire.loggable import printable
 
@@ -44,6 +43,7 @@ MODEL_CALL_ATTRIBUTES = {
     "code": "error.type",
     "first_event_s": "gen_ai.response.time_to_first_chunk",
 }  # fmt: skip
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -75,9 +75,17 @@ class Trace:
         if tracer is not None:
             context = _PROPAGATOR.extract(self._incoming) if self._incoming else None
             links = [] if linked is None else [Link(linked.get_span_context())]
-            if context is not None or linked is not None or _is_sampled(tracer):
+            if context is not None or linked is not None or is_sampled(tracer):
                 self.span = tracer.start_span("request", context=context, kind=SpanKind.SERVER, links=links)
                 self.is_recording = self.span.is_recording()
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the trace in hex, which the caller may have begun; None without one."""
+        if self.span is not None:
+            return f"{self.span.get_span_context().trace_id:032x}"
+        found = TRACEPARENT.fullmatch(self._incoming["traceparent"]) if self._incoming else None
+        return None if found is None else found[1]
 
     def elapsed_s(self) -> float:
         """Return the seconds since the request's head was read."""
@@ -213,52 +221,6 @@ class ModelCall:
             self.span.update_name(f"relay {printable(self._relays, LONGEST_CHARS)}")
         set_attributes(self.span, MODEL_CALL_ATTRIBUTES, self._record)
         _end_span(self.span, error)
-
-
-class TraceIds(RandomIdGenerator):
-    """Random ids of traces, the first of which can be known before its span is started."""
-
-    def __init__(self) -> None:
-        self._next: int | None = None
-
-    def peek(self) -> int:
-        """Return the id that the next trace will have."""
-        if self._next is None:
-            self._next = super().generate_trace_id()
-        return self._next
-
-    def generate_trace_id(self) -> int:
-        trace_id, self._next = self.peek(), None
-        return trace_id
-
-    def drop(self) -> None:
-        """Let the next trace have another id."""
-        self._next = None
-
-
-def _is_sampled(tracer: Tracer) -> bool:
-    """Whether a new trace will be recorded: most are not, and starting a span to learn that costs as much as a check.
-
-    A tracer with other ids than `TraceIds`, or with a sampler that does not decide by the id alone, is asked by
-    starting a span.
-    """
-    ids, bound = getattr(tracer, "id_generator", None), _bound_of(getattr(tracer, "sampler", None))
-    if not isinstance(ids, TraceIds) or bound is None or ids.peek() & TraceIdRatioBased.TRACE_ID_LIMIT < bound:
-        return True
-    ids.drop()
-    return False
-
-
-@lru_cache(maxsize=4)
-def _bound_of(sampler: object) -> int | None:
-    """Return below which number the end of an id must be to be sampled; None for a sampler that decides otherwise.
-
-    Asking the sampler costs as much as starting a span. Source: opentelemetry.sdk.trace.sampling.
-    """
-    root = getattr(sampler, "_root", None) if isinstance(sampler, ParentBased) else sampler
-    if root is ALWAYS_OFF:
-        return 0
-    return root.bound if isinstance(root, TraceIdRatioBased) else None
 
 
 def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:

@@ -99,15 +99,21 @@ async def test_a_code_of_the_protocol_is_kept():
 
 
 async def test_in_report_mode_a_call_passes_unchanged(logged):
-    """Violations and changes are logged and returned, one after the other."""
+    """Violations are logged and returned; changes are returned, and added up for the log."""
     call, context = make_call(input="Hi"), make_context()
     rules = make_rules(make_rule(Refusal(), "report"), make_rule(Stamp(), "report"), make_rule(Policy(), "report"))
 
     assert await rules.admit(call, context) is call
     assert [(line["policy"], line["code"], line["outcome"]) for line in logged] == [
-        ("refusal", "refusal.never", "reported"),
-        ("stamp", "stamp.changed", "reported"),
+        ("refusal", "refusal.never", "reported")
     ]
+    await rules.admit(call, make_context())
+    rules.decisions.log_summary()
+    rules.decisions.log_summary()
+    assert [line for line in logged if line["event"] == "policy.reported"] == [
+        {"event": "policy.reported", "log_level": "info", "policy": "stamp", "code": "stamp.changed", "count": 2}
+    ]
+    assert rules.decisions.counts["stamp", "reported", "stamp.changed"] == 2
     assert context.answer_headers == {"x-headgate-policy": "report; refusal.never, report; stamp.changed"}
 
 

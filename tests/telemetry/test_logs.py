@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,11 +16,16 @@ import pytest
 import structlog
 
 from proxy.telemetry.files import QUEUE_BYTES
-from proxy.telemetry.logs import LogTally, configure_logs
+from proxy.telemetry.logs import LogTally, choose_format, configure_logs
 from tests.conftest import StartGateway
 from tests.full_disk import disk_full_at
 from tests.timeouts import fail_if_stuck
 
+CALL = {
+    "request_id": "req_1", "method": "POST", "path": "/v1/responses", "caller": "anna", "model": "gpt-5", "status": 200,
+    "backend": "openai", "cache": "miss", "input_tokens": 5, "output_tokens": 7, "cost_usd": 0.00007625,
+    "duration_ms": 812.4,
+}  # fmt: skip
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (
     "import logging, structlog; from proxy.telemetry.logs import configure_logs\n"
@@ -139,10 +145,33 @@ def test_a_terminal_gets_readable_lines(monkeypatch: pytest.MonkeyPatch, final: 
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(screen))
     close = configure_logs(console=True, final=final)
     structlog.get_logger().info("noun.happened", key="\ud800")
+    structlog.get_logger().info("request.finished", **CALL)
+    structlog.get_logger().info("background.finished", status=502, code="upstream_cut", request_id="req_2")
+    close()
+    plain = re.sub(r"\x1b\[\d+m", "", screen.getvalue().decode())
+    lines = re.sub(r"(?m)^\d\d:\d\d:\d\d ", "", plain).splitlines()
+
+    assert "noun.happened" in lines[0]
+    assert lines[1:] == [
+        "200 POST /v1/responses anna gpt-5 > openai 812 ms 5+7 tokens $0.000076 cache miss req_1",
+        "502 background.finished upstream_cut req_2",
+    ]
+    assert b"{" not in screen.getvalue()
+
+
+@FINAL
+@pytest.mark.parametrize("name", ["json", "text", "auto"])
+def test_the_config_chooses_the_format(monkeypatch: pytest.MonkeyPatch, final: bool, name: Any):
+    """Whatever stderr is; "auto" is JSON where there is no terminal."""
+    written, tally = io.BytesIO(), LogTally()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
+    close = configure_logs(final=final, tally=tally)
+    choose_format(name, tally)
+    structlog.get_logger().warning("noun.happened")
     close()
 
-    assert b"noun.happened" in screen.getvalue()
-    assert b"{" not in screen.getvalue()
+    assert written.getvalue().startswith(b"{") == (name != "text")
+    assert tally.events == {("noun.happened", "warning"): 1}
 
 
 @FINAL

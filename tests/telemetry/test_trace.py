@@ -147,6 +147,7 @@ async def test_a_request_is_one_log_line(gateway: str, http, logged: list[dict[s
             "request_id": headers["x-request-id"],
             "method": "POST",
             "path": "/v1/responses",
+            "client_address": "127.0.0.1",
             "caller": "anybody",
             "team": "anybody",
             "model": "gpt-5.6",

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -9,51 +11,66 @@ from aiohttp import web
 from proxy.workers import LARGE_READ_BYTES, Pace
 
 PIECES_AT_ONCE = 4
-"""How many pieces of large answers are written in one turn of the event loop, on all connections together."""
+"""How many pieces of large bodies are read or written in one turn of the event loop, on all connections together."""
 
 
-class WriteTurns:
-    """Lets connections write large answers a few pieces at a time, in the order in which they ask.
+class PieceTurns:
+    """Lets connections read and write large bodies a few pieces at a time, in the order in which they ask.
 
-    Each would otherwise write a piece in every turn of the event loop, and a small request needs about ten turns.
+    Each would otherwise move a piece in every turn of the event loop, and a small request needs about ten turns.
     """
 
     def __init__(self) -> None:
         self._left = PIECES_AT_ONCE  # in this turn of the loop
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Callable[[], bool]] = deque()
 
     async def wait(self) -> None:
-        """Wait until another piece may be written, if there are enough in this turn of the event loop."""
-        loop = asyncio.get_running_loop()
+        """Wait until another piece may be moved, if there were enough in this turn of the event loop."""
+        if not self._take():
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(partial(_settle, turn))
+            await turn
+
+    def call(self, move: Callable[[], bool]) -> None:
+        """Call a function that moves a piece, now or in a later turn; it returns whether it did."""
+        if not self._take():
+            self._waiting.append(move)
+        else:
+            move()
+
+    def _take(self) -> bool:
+        """Take a place in this turn, if there is one."""
         if self._left == PIECES_AT_ONCE and not self._waiting:
-            loop.call_soon(self._begin_turn)
-        if self._left and not self._waiting:
-            self._left -= 1
-            return
-        turn = loop.create_future()
-        self._waiting.append(turn)
-        await turn
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+        if not self._left or self._waiting:
+            return False
+        self._left -= 1
+        return True
 
     def _begin_turn(self) -> None:
         self._left = PIECES_AT_ONCE
         while self._left and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._left -= 1
+            self._left -= self._waiting.popleft()()
         if self._left < PIECES_AT_ONCE:
             asyncio.get_running_loop().call_soon(self._begin_turn)
+
+
+def _settle(turn: asyncio.Future[None]) -> bool:
+    if turn.done():
+        return False
+    turn.set_result(None)
+    return True
 
 
 class PacedConnection(web.RequestHandler):
     """A connection that is not read for a while when the pace of all connections together is exceeded.
 
-    `turns` are those in which all connections write large answers.
+    `turns` are those in which all connections move large bodies.
     """
 
     __slots__ = ("_hold", "_pace", "_turns", "waits_for_turn")
 
-    def __init__(self, manager: web.Server, *, pace: Pace, turns: WriteTurns, **options: Any) -> None:
+    def __init__(self, manager: web.Server, *, pace: Pace, turns: PieceTurns, **options: Any) -> None:
         super().__init__(manager, **options)
         self._pace = pace
         self._turns = turns
@@ -88,6 +105,12 @@ class PacedConnection(web.RequestHandler):
             super()._resume_transport_reading()
 
     def _release(self) -> None:
+        self._turns.call(self._read_on)
+
+    def _read_on(self) -> bool:
+        """Read again, unless the connection is closed, or its reader has not caught up; return whether it does."""
         self._hold = None
-        if not self._reading_paused and not self._buffer_paused:
-            self._resume_transport_reading()
+        if self.transport is None or self._reading_paused or self._buffer_paused:
+            return False
+        self._resume_transport_reading()
+        return True

@@ -17,7 +17,7 @@ from aiohttp.web_protocol import _ErrInfo
 from proxy.http.admission import Admission
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
-from proxy.http.pacing import PacedConnection, WriteTurns
+from proxy.http.pacing import PacedConnection, PieceTurns
 from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
 from proxy.wire.errors import HeadgateError, RequestError
@@ -61,7 +61,7 @@ class Server(web.Server):
         self._write_timeout_s = write_timeout_s
         self._admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
-        self._turns = WriteTurns()
+        self._turns = PieceTurns()
         super().__init__(
             handler,
             request_factory=partial(_make_request, max_body_bytes),

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import ClientSession, web
 
-from proxy.http.pacing import PIECES_AT_ONCE, WriteTurns
+from proxy.http.pacing import PIECES_AT_ONCE, PieceTurns
 from proxy.http.server import Server
 from proxy.workers import LARGE_READ_BYTES, Pace
 
@@ -77,7 +77,7 @@ async def iter_slices(body: bytes):
 
 async def test_large_answers_are_written_a_few_pieces_at_a_time():
     """In the order in which their connections asked; one that has ended takes no turn."""
-    turns, written, most = WriteTurns(), [], 0
+    turns, written, most = PieceTurns(), [], 0
 
     async def write(number: int) -> None:
         for piece in range(2):
@@ -96,3 +96,21 @@ async def test_large_answers_are_written_a_few_pieces_at_a_time():
     assert first == most == PIECES_AT_ONCE
     assert [number for piece, number in written if piece == 0] == [*range(5 * PIECES_AT_ONCE - 1)]
     assert len(written) == 2 * (5 * PIECES_AT_ONCE - 1)
+
+
+async def test_large_bodies_are_read_a_few_pieces_at_a_time():
+    """A connection that has closed meanwhile takes no place of another one."""
+    turns, moved, counts = PieceTurns(), [], []
+
+    def move(number: int) -> bool:
+        moved.append(number)
+        return number != 5
+
+    for number in range(3 * PIECES_AT_ONCE):
+        turns.call(lambda number=number: move(number))
+    while len(moved) < 3 * PIECES_AT_ONCE:
+        counts.append(len(moved))
+        await asyncio.sleep(0)
+
+    assert moved == [*range(3 * PIECES_AT_ONCE)]
+    assert counts == [PIECES_AT_ONCE, 2 * PIECES_AT_ONCE + 1]

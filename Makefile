@@ -36,14 +36,14 @@ SLOW := tests/backends/training tests/bench tests/clients tests/deploy tests/soa
     scheduling/test_scheduler_teams speech/test_hermes speech/test_output_parser speech/test_tool_call_parser)) \
   $(addprefix tests/backends/upstream/,$(addsuffix .py,test_connections test_decode test_reaching test_scrub test_upstream \
     http1/test_connection http1/test_dial http1/test_parser http1/test_pool)) \
-  $(addprefix tests/http/test_,$(addsuffix .py,body health many_values pacing relay server write_timeout)) \
+  $(addprefix tests/http/test_,$(addsuffix .py,body cycles health many_values pacing relay server write_timeout)) \
   $(addprefix tests/state/test_,$(addsuffix .py,background background_outages cancellations items journal \
     local_resources lost_jobs summary)) \
   $(addprefix tests/stores/,$(addsuffix .py,test_counters test_memory test_store sqlite/test_commit_thread \
     sqlite/test_database sqlite/test_large_values sqlite/test_transaction)) \
-  $(addprefix tests/test_,$(addsuffix .py,app app_shutdown attacks background compaction composed_schemas disconnects \
-    drain_delay endpoints history local_model main newcomer ownership_endpoints pool_kill request_forms second_signal \
-    shutdown steering stored_state upstream_faults workers)) \
+  $(addprefix tests/test_,$(addsuffix .py,app app_shutdown attacks background compaction composed_schemas dialects \
+    disconnects drain_delay endpoints history local_model main newcomer ownership_endpoints pool_kill request_forms \
+    second_signal shutdown steering stored_state upstream_faults workers)) \
   tests/commands/test_identity.py tests/policies/test_max_tool_calls.py tests/routing/test_attempts.py \
   tests/telemetry/test_audit.py tests/telemetry/test_logs.py tests/telemetry/test_recorder.py
 SLOW_NAMES := *cluster* *soak* *_large_* *_processes.py *shared_flight* *websocket* *test_redis*

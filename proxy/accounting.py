@@ -29,8 +29,11 @@ NO_TOKENS = None, None, None
 async def complete_record(context: Context) -> None:
     """Take ids and token counts from the reply; estimate those that a backend should have sent, and did not.
 
-    Then set what they cost.
+    Then set what they cost. A second time it does nothing.
     """
+    if context.is_recorded:
+        return
+    context.is_recorded = True
     await _complete_tokens(context, context.record)
     await complete_cost(context)
 

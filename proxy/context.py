@@ -53,13 +53,13 @@ class Context:
 
     `received` has all headers of the request, looked up in lower case. `answer_headers` are added to the answer,
     whatever it is. `followed` are the event types that some part of the way back reads. `is_sent` is true while a
-    backend may work on the call, `is_answered` once one began to answer; `target` is then its name. `sent_call` is the
-    call as backends receive it, whose tokens this context accounts for, and `runs` counts the attempts that may have
-    used them; `quote` is what they cost. `response_fields`
-    are set in every response object of the reply: what the gateway resolved in place of the backend. `history_items` is
+    backend may work on the call, `is_answered` once one began to answer, `is_recorded` once its tokens are;
+    `target` is then its name. `sent_call` is the call as backends receive it, whose tokens this context accounts
+    for, and `runs` counts the attempts that may have used them; `quote` is what they cost. `response_fields` are
+    set in every response object of the reply: what the gateway resolved in place of the backend. `history_items` is
     how many items it put before the caller's own input. `deadline` is the time on the event loop's clock by which a
-    backend must begin to answer. `held_fields` are fields of the request that the gateway enforces itself, so that a
-    backend need not receive them. `memory` counts what the call's bodies take. `values` is how many JSON values
+    backend must begin to answer. `held_fields` are fields of the request that the gateway enforces itself, so that
+    a backend need not receive them. `memory` counts what the call's bodies take. `values` is how many JSON values
     the call's body has: work on it takes time by them, however short it is.
     """
 
@@ -76,6 +76,7 @@ class Context:
         "held_fields",
         "history_items",
         "is_answered",
+        "is_recorded",
         "is_sent",
         "memory",
         "metrics",
@@ -121,7 +122,7 @@ class Context:
         self.metrics = metrics
         self.values = self.runs = 0
         self.transcript = Transcript()
-        self.is_answered = self.is_sent = False
+        self.is_answered = self.is_sent = self.is_recorded = False
         self.sent_call: Call | None = None
         self.quote: Quote | None = None
         self.target: str | None = None

@@ -55,9 +55,7 @@ class Pipeline:
             async with context.cleanup:
                 yield await self._reply(call, context)
         finally:
-            if context.record is record:
-                await complete_record(context)
-            else:  # a background response has its own, with its tokens
+            if context.record is not record:  # a background response has its own, with its tokens
                 record.finish_reason = "queued"
 
     async def _reply(self, call: Call, context: Context) -> Reply:
@@ -67,6 +65,7 @@ class Pipeline:
         record.note_metadata(call.body, self.log_metadata)
         begin("policies")
         call = await self.rules.admit(call, context)
+        context.on_end(partial(complete_record, context))  # before policies settle what they reserved
         record.note_call(call.body)
         begin("ownership")
         kept = await self.ownership.check(call, context)

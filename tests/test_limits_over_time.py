@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from tests.conftest import StartGateway, tables_for
+from tests.raw import until
 from tests.redis_server import RedisServer
 from tests.sockets import calling
 from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
@@ -82,6 +83,25 @@ async def test_what_the_upstream_reports_is_what_counts(
     found = [await way(http, gateway) for _ in range(3)]
 
     assert found == [(200, None), (200, None), (429, "budget.exhausted")]
+
+
+async def test_a_client_that_disconnects_pays_for_what_was_sent(
+    start_gateway: StartGateway, upstream: FakeUpstream, http, logged
+):
+    """Its tokens are estimated; what was reserved beyond them is free again."""
+    gateway = await start_gateway(
+        tables_for(upstream, cache=None, policy=[{"use": "budget", "unit": "tokens", "limit": 1_100}])
+    )
+    upstream.answer = streaming(CANONICAL[: CANONICAL.index(b"event: response.output_text.done")], then=hang)
+    async with http.post(f"{gateway}/v1/responses", json=REQUEST | {"stream": True}) as answer:
+        await answer.content.readany()
+    upstream.answer = canonical
+    await until(lambda: any(line["event"] == "request.finished" for line in logged))
+    line = next(line for line in logged if line["event"] == "request.finished")
+    status, _ = await json_call(http, gateway)
+
+    assert (line["status"], line["estimated"], status) == (499, True, 200)
+    assert 0 < line["input_tokens"] + line["output_tokens"] < 40
 
 
 async def test_calls_in_flight_are_limited_until_their_streams_end(

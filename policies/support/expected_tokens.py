@@ -34,14 +34,16 @@ class ExpectedTokens:
         return call.size_bytes // BYTES_PER_TOKEN + output
 
     def used(self, call: Call, context: Context, reserved: int) -> int:
-        """Return what a call has used: what its backend says, what was reserved if that says nothing, or nothing."""
+        """Return what a call has used: as its record says, estimates included; what was reserved if that says nothing;
+        nothing if no backend has worked on it.
+        """
         if not context.is_sent and not context.is_answered:
             return 0
-        usage = context.transcript.usage
-        counts = [usage.get(name) for name in ("input_tokens", "output_tokens")]
+        counts = context.record.input_tokens, context.record.output_tokens
         found = [count for count in counts if type(count) is int and 0 <= count < LARGEST]
         if len(found) < len(counts):
             return reserved
-        before = self._usual.get(call.model, found[1])
-        self._usual[call.model] = before + WEIGHT * (found[1] - before)
+        if context.record.estimated is None:
+            before = self._usual.get(call.model, found[1])
+            self._usual[call.model] = before + WEIGHT * (found[1] - before)
         return sum(found)

@@ -11,7 +11,6 @@ from proxy.stores import Grant, StoreError
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import Call
 from proxy.wire.errors import LimitExceeded
-from proxy.wire.event import events_of_body
 from tests.examples import make_call, make_context
 
 ANNA, BEN, CAROL = Caller("anna", "search"), Caller("ben", "search"), Caller("carol", "shop")
@@ -73,8 +72,7 @@ async def end(context: Context, usage: Mapping[str, int] | None = None, *, is_se
     """End a call, whose backend reports this usage."""
     context.is_sent = is_sent
     if usage is not None:
-        response = {"status": "completed", "output": [], "usage": usage}
-        context.transcript.see_body(events_of_body(response))
+        context.record.input_tokens, context.record.output_tokens = usage["input_tokens"], usage["output_tokens"]
     async with context.cleanup:
         pass
 

@@ -1,10 +1,12 @@
-"""Sends each backend one request, as `headgate check --reach` does."""
+"""Sends each backend one request and each store one write, as `headgate check --reach` does."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
 
 from backends import Backend
+from proxy.stores import PROBE_KEY, PROBE_TTL_S, Store, StoreError
 
+STATE, CACHE = "[state]", "[cache]"
 LIMIT_S = 30.0
 """How long one backend may take, in seconds: a local model is loaded meanwhile."""
 
@@ -13,6 +15,34 @@ async def reach(backends: Iterable[Backend]) -> Mapping[str, str | None]:
     """Return for each backend, by its name, why calls would not be answered; None if they are."""
     listed = [*backends]
     return dict(zip((each.name for each in listed), await asyncio.gather(*map(_reach, listed)), strict=True))
+
+
+async def reach_stores(stores: Mapping[str, Store]) -> Mapping[str, str | None]:
+    """Return for each store, by the table that names it, why nothing could be written; None if it could.
+
+    The reason has the error of Redis or SQLite, such as that of a user without the right to write. Values of `[state]`
+    may not be evicted either.
+    """
+    found = await asyncio.gather(*(_write(store, is_state=name == STATE) for name, store in stores.items()))
+    return dict(zip(stores, found, strict=True))
+
+
+async def _write(store: Store, *, is_state: bool) -> str | None:
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            await store.start()
+            try:
+                if is_state:
+                    await store.check_durable()
+                await store.put(PROBE_KEY, b"1", ttl_s=PROBE_TTL_S)
+                found = await store.get(PROBE_KEY)
+            finally:
+                await store.close()
+    except StoreError as error:
+        return f"a write failed: {error}"
+    except (OSError, ValueError, TimeoutError) as error:
+        return f"it cannot start: {error}"
+    return None if found == b"1" else "what was written could not be read"
 
 
 async def _reach(backend: Backend) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from backends import Backend
 from policies import Policy
-from proxy.commands.reach import reach
+from proxy.commands.reach import CACHE, STATE, reach, reach_stores
 from proxy.config.build import Config, build, read
 from proxy.config.default import default_config
 from proxy.config.plugins import load
@@ -31,7 +31,11 @@ def add_to(commands: Any) -> None:
     check = commands.add_parser("check", help="read the config and print the path of a call",
                                 epilog="example: headgate check --config my.toml")  # fmt: skip
     check.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
-    check.add_argument("--reach", action="store_true", help="send each backend one request, and print the outcome")
+    check.add_argument(
+        "--reach",
+        action="store_true",
+        help="send each backend one request and each store one write, and print the outcomes",
+    )
     check.set_defaults(run=_check)
     explain = commands.add_parser("explain", help="print what a policy, backend or store does, and its keys",
                                   epilog="example: headgate explain max_tool_calls")  # fmt: skip
@@ -55,11 +59,12 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _reach_all(config: Config) -> int:
-    """Print one line for each backend: whether it answers, or why not."""
-    found = asyncio.run(reach(config.backends.values()))
-    for name, reason in found.items():
+    """Print one line for each backend and store: whether it answers and takes writes, or why not."""
+    stores = {STATE: config.state, **({} if config.cache_store is None else {CACHE: config.cache_store})}
+    found = [*asyncio.run(reach(config.backends.values())).items(), *asyncio.run(reach_stores(stores)).items()]
+    for name, reason in found:
         print(f"{name}: {reason or 'ok'}")
-    return NOT_REACHED if any(found.values()) else SUCCESS
+    return NOT_REACHED if any(reason for _, reason in found) else SUCCESS
 
 
 def _relay_warnings(config: Config) -> Iterator[str]:

@@ -129,9 +129,41 @@ def headgate_unobserved(upstream: int, folder: Path) -> ServerCommand:
     return headgate(upstream, folder / "unobserved.toml", POLICIES, is_observed=False)
 
 
+def headgate_with_redis(upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate with a Redis that ends with it, which holds hits in the process for one second."""
+    return before_redis(upstream, folder / "redis.toml", local_ttl_s=1)
+
+
+def headgate_reading_redis(upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate that reads Redis for each hit."""
+    return before_redis(upstream, folder / "each_time.toml", local_ttl_s=0)
+
+
+def before_redis(upstream: int, config: Path, *, local_ttl_s: int) -> ServerCommand:
+    """Return the command that starts a Redis, and becomes a Headgate that uses it."""
+    socket_path = config.with_suffix(".sock")
+    cache = f'use = "redis"\nurl = "unix://{socket_path}"\nlocal_ttl_s = {local_ttl_s}'
+    own = headgate(upstream, config, POLICIES, cache=cache)
+    redis = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "redis-server",
+        "--port",
+        "0",
+        "--unixsocket",
+        str(socket_path),
+        "--save",
+        "",
+    ]
+    script = f"{shlex.join(redis)} >/dev/null & exec {shlex.join(own.command)}"
+    return ServerCommand(["sh", "-c", script], own.environment)
+
+
 def headgate(
-    upstream: int, config: Path, policies: str, route: str = ROUTE, *, is_observed: bool = True
-) -> ServerCommand:
+    upstream: int, config: Path, policies: str, route: str = ROUTE, *, is_observed: bool = True,
+    cache: str = 'use = "memory"',
+) -> ServerCommand:  # fmt: skip
     """Return the command of a Headgate set up as in production.
 
     It has callers with keys, policies, a cache in memory, metrics, one log line per request, and sends 1 % of the
@@ -147,7 +179,7 @@ name = "bench"
 key = "env:BENCH_KEY"
 {policies}
 [cache]
-use = "memory"
+{cache}
 [[backend]]
 name = "fake"
 use = "upstream"
@@ -193,6 +225,8 @@ SERVERS: Servers = {
     "headgate, a pool": headgate_with_a_pool,
     "headgate, WebSocket": headgate_before_websocket,
     "headgate, not observed": headgate_unobserved,
+    "headgate, Redis": headgate_with_redis,
+    "headgate, Redis each time": headgate_reading_redis,
     "headgate, no policies": headgate_without_policies,
     "headgate, all policies": headgate_with_all_policies,
 }

@@ -100,6 +100,14 @@ WORKLOADS = (
         "hits", "JSON, cache hit", build_body("json", prompt_cache_key="bench"), 32, cache_status=b"headgate; hit",
     ),
     Workload(
+        "hits", "JSON, cache hit in Redis", build_body("json", prompt_cache_key="bench"), 32,
+        servers=("bare", "headgate, Redis"), cache_status=b"headgate; hit",
+    ),
+    Workload(
+        "hits", "JSON, cache hit in Redis, read each time", build_body("json", prompt_cache_key="bench"), 32,
+        servers=("bare", "headgate, Redis each time"), cache_status=b"headgate; hit",
+    ),
+    Workload(
         "misses", "JSON, cache miss, then stored",
         build_body("json", prompt_cache_key="bench", seed=COUNTER.decode()), 32, cache_status=b"fwd=uri-miss",
     ),

@@ -137,11 +137,12 @@ class Connection(PacedConnection):
             if self._next_request is not None and not self._next_request.done():
                 self._next_request.set_result(None)
         else:
-            self._head_bytes += len(data)
             if self._head_began is None:
                 self._head_began = self._loop.time()
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse_head()
+            if self._waiter is not None and not self._waiter.done():  # otherwise it may be part of a body
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    self._refuse_head()
         if self._request_count > complete and (body := self._unfinished_body()):
             # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))

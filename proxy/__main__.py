@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from proxy.app import serve
-from proxy.commands import audit, cache, identity, key, model, policy, show
+from proxy.commands import audit, cache, identity, key, model, policy, reload, show
 from proxy.config.build import Config, read
 from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
     command.add_argument("--port", type=_port, help="listen on this port instead of the configured one")
     command.set_defaults(run=None)
-    for subject in (show, policy, model, audit, cache, key, identity):
+    for subject in (show, reload, policy, model, audit, cache, key, identity):
         subject.add_to(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] | None = options.run
@@ -64,22 +64,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], tally: LogTally) -> int:
-    config = default_config() if options.config is None else read(options.config)
-    if options.port is not None:
-        config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
-    choose_format(config.log.format, tally)
     assignment = Assignment.of_environment()
+
+    def read_again(running: Config | None) -> Config:
+        config = default_config(running) if options.config is None else read(options.config, running)
+        if options.port is not None:
+            config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
+        return config if assignment is None else config_of_worker(config, assignment)
+
+    config = read_again(None)
+    choose_format(config.log.format, tally)
     if assignment is None and config.server.worker_count > 1:
         return _supervise(config)
-    if assignment is not None:
-        config = config_of_worker(config, assignment)
     return_freed_memory()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it
             gc.set_threshold(*COLLECTION_THRESHOLDS)
-            runner.run(serve(config, _greet, flush_logs, tally, assignment))
+            runner.run(serve(config, read_again, _greet, flush_logs, tally, assignment))
     except (OSError, ValueError) as error:  # a port in use, a missing model
         print(f"headgate cannot start: {error}", file=sys.stderr)
         return INPUT_ERROR

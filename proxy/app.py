@@ -1,45 +1,36 @@
-"""Config -> objects -> a running server. Opens and closes everything that lives as long as the process."""
+"""Config -> a running server. Opens and closes everything that lives as long as the process."""
 
 import asyncio
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from aiohttp import web
 from opentelemetry.trace import Tracer
 
-from backends import Backend, least_values_of
 from proxy.admin.observer import Observer
 from proxy.admin.operating import make_observer, operating
-from proxy.cache.cache import Cache
+from proxy.composition import content_store
 from proxy.config.build import Config
-from proxy.context import Caller
+from proxy.config.validation import ConfigError
 from proxy.control import Assignment
-from proxy.history import History
-from proxy.http.assembly import build_dispatcher, build_health, build_server
-from proxy.identity.directory import Directory, fingerprint
+from proxy.gateway import ConfigGeneration, Gateway, ReadAgain, callers_by_digest
+from proxy.http.assembly import build_server
+from proxy.http.health import Report
+from proxy.http.server import Server
+from proxy.identity.directory import Directory
 from proxy.identity.issued_keys import IssuedKeys
-from proxy.pipeline import Pipeline
+from proxy.lasting import Lasting
 from proxy.pricing.prices import Prices
-from proxy.routing.attempts import Attempts
 from proxy.routing.ejections import SharedEjections
-from proxy.routing.routes import Routes
 from proxy.routing.targets import Targets
-from proxy.rules import Rules
-from proxy.state.background import Background
-from proxy.state.compaction import Compaction
-from proxy.state.conversations import Conversations
-from proxy.state.journal import Journals
-from proxy.state.local_resources import LocalResources
-from proxy.state.ownership import Ownership
-from proxy.state.resources import Resources
-from proxy.state.responses import StoredResponses
 from proxy.state.sealing import Sealing
-from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.files import QueuedFile
@@ -57,52 +48,12 @@ LAST_LINES_S = 0.5
 """How long the second signal waits for queued lines of logs, audit and record, in seconds: a disk may be stuck."""
 
 
-def build_pipeline(
-    config: Config,
-    sealing: Sealing,
-    *,
-    audit: Audit | None = None,
-    recorder: Recorder | None = None,
-    prices: Prices | None = None,
-) -> Pipeline:
-    """Connect the steps of the path of a call, and what the gateway keeps; nothing is started."""
-    content, ttl_s = content_store(config.state), config.state_ttl_s
-    ownership = Ownership(config.state, ttl_s, allows_unknown=config.unknown_ids == "allow")
-    seals = None if config.state_secret is None else sealing
-    kept, conversations = StoredResponses(content, ttl_s, seals), Conversations(content, ttl_s, seals)
-    cache = Cache(config.cache, config.cache_store)
-    routes = Routes(config.routes)
-    rules = Rules(
-        config.rules,
-        config.state,
-        ownership,
-        audit=audit,
-        recorder=recorder,
-        least_values=least_values_of(config.backends.values()),
-    )
-    journals = Journals(content, config.state_settings.resume_window_s, seals)
-    background = Background(config.state, journals, config.state_settings, rules, kept)
-    local = LocalResources(kept, conversations, background)
-    # Other processes cannot read a store in memory.
-    targets = Targets(
-        None if isinstance(config.state, MemoryStore) else SharedEjections(config.state),
-        has_teams=config.has_teams, prices=prices,
-    )  # fmt: skip
-    resources = Resources(rules, ownership, routes, config.backends, local, cache.forget, targets)
-    history = History(kept, conversations)
-    return Pipeline(
-        rules, ownership, routes, cache, history, Attempts(targets), resources, Compaction(sealing), background,
-        log_metadata=config.server.log_metadata,
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Reloading:
+    """How the config is read again, and an event that is set when that is wanted."""
 
-
-def content_store(state: Store) -> Store:
-    """Return the store of responses and conversations: that of [state], but in memory one of its own.
-
-    A store in memory drops what was not used for long when it is full. A few large responses must not drop the owners
-    of other teams' ids.
-    """
-    return MemoryStore.model_validate(state.model_dump()) if isinstance(state, MemoryStore) else state
+    read: ReadAgain
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def _sealing(config: Config) -> Sealing:
@@ -123,21 +74,24 @@ def _stop(stop: asyncio.Event, flush_logs: Flush, files: Sequence[QueuedFile], s
     stop.set()
 
 
-def _reopen(files: Sequence[QueuedFile]) -> None:
-    """Continue files that were renamed in new ones."""
+def _hang_up(files: Sequence[QueuedFile], reloading: Reloading) -> None:
+    """Continue files that were renamed in new ones, and read the config again."""
     for file in files:
         file.follow_rotation()
     log.info("files.reopened", count=len(files))
+    reloading.wanted.set()
 
 
 @asynccontextmanager
-async def running(
+async def running(  # noqa: PLR0913  each a part of its own
     config: Config,
     tracer: Tracer | None = None,
     files: list[QueuedFile] | None = None,
     ending: asyncio.Event | None = None,
     logged: LogTally | None = None,
+    *,
     assignment: Assignment | None = None,
+    reloading: Reloading | None = None,
 ) -> AsyncIterator[str]:
     """Start the gateway and give its address. Leaving the block drains and closes it, and `ending` announces that.
 
@@ -146,78 +100,105 @@ async def running(
     """
     async with AsyncExitStack() as resources:
         observer = make_observer(config.admin)
-        config = config if observer is None else _measured(config, observer)
-        await _start_parts(config, resources)
+        config = await _start_state(config, observer, resources)
         audit, recorder = _open_files(config, resources, [] if files is None else files)
-        workers = Workers()
-        resources.callback(workers.close)
-        pipeline = await _open_pipeline(config, resources, audit, recorder)
-        memory = BodyMemory(config.server.memory_bytes, has_teams=config.has_teams)
-        health = build_health(config, pipeline, audit, recorder, ending)
-        metrics = None if observer is None else observer.requests
-        directory = await _directory(config, resources)
-        dispatcher = build_dispatcher(
-            config, pipeline, workers, memory, health, directory, tracer=tracer, metrics=metrics
-        )
-        server = build_server(config, dispatcher, workers)
+        lasting = await _lasting(config, resources, audit, recorder)
+        lasting.tracer, lasting.ending = tracer, ending or lasting.ending
+        gateway = Gateway(lasting, observer)
+        resources.push_async_callback(gateway.close)
+        await gateway.start(config)
+        server = build_server(config, gateway.current.dispatcher, lasting.workers)
+        gateway.on_switch = partial(_replace_handler, server)
+        reload = None if reloading is None else _reload_by(gateway, reloading)
         if observer is not None:
-            observer.watch(server, memory, pipeline)
+            observer.watch(server, lasting.memory, lambda: gateway.current.pipeline)
             observer.watch_output(logged or LogTally(), {"audit": audit, "record": recorder})
+            observer.watch_reloads(gateway.reloads)
             admin = config.admin if assignment is None else None  # else the supervisor answers
-            await resources.enter_async_context(operating(admin, observer, health.report))
+            await resources.enter_async_context(operating(admin, observer, gateway.report, reload))
         runner = web.ServerRunner(server, shutdown_timeout=config.server.drain_s)
         await runner.setup()
-        resources.push_async_callback(_drain, runner, pipeline.background, config.server.drain_s)
+        resources.push_async_callback(_drain, runner, gateway, config.server.drain_s)
+        await resources.enter_async_context(_following(gateway, reloading))
         address = await listen(runner, config.server, assignment)
-        await report_to(assignment, observer, health, ending, resources)
+        await report_to(assignment, observer, gateway.report, reload, ending, resources)
         yield address
+
+
+def _replace_handler(server: Server, generation: ConfigGeneration) -> None:
+    """Let the next request of each connection, old ones included, be answered by a generation."""
+    server.request_handler = generation.dispatcher
+    server.admission.yields = generation.config.has_teams
+    for connection in server.connections:
+        connection._request_handler = generation.dispatcher  # noqa: SLF001  aiohttp reads it for each request
+
+
+def _reload_by(gateway: Gateway, reloading: Reloading) -> Callable[[], Awaitable[Report]]:
+    """Return what reads the config again for the admin listener: a status, and the changes or the faults."""
+
+    async def reload() -> Report:
+        try:
+            return 200, {"changes": await gateway.reload(reloading.read)}
+        except (ConfigError, ValueError, OSError) as error:
+            return 422, {"error": {"message": str(error)}}
+
+    return reload
+
+
+@asynccontextmanager
+async def _following(gateway: Gateway, reloading: Reloading | None) -> AsyncIterator[None]:
+    """Read the config again inside the block whenever that is wanted."""
+
+    async def follow() -> None:
+        while reloading is not None and await reloading.wanted.wait():
+            reloading.wanted.clear()
+            with suppress(ConfigError, ValueError, OSError):  # it is logged and counted
+                await gateway.reload(reloading.read)
+
+    task = asyncio.create_task(follow())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _start_state(config: Config, observer: Observer | None, resources: AsyncExitStack) -> Config:
+    """Start the store of [state], and return a config in which it is measured. Raises ValueError, OSError."""
+    state = config.state if observer is None else observer.measured(config.state, "state")
+    await state.start()
+    resources.push_async_callback(state.close)
+    await state.check_durable()
+    _log_warnings(config)
+    return config.model_copy(update={"state": state})
+
+
+async def _lasting(
+    config: Config, resources: AsyncExitStack, audit: Audit | None, recorder: Recorder | None
+) -> Lasting:
+    """Return what lives as long as the process."""
+    workers, state = Workers(), config.state
+    resources.callback(workers.close)
+    # Other processes cannot read a store in memory.
+    shared = None if isinstance(state, MemoryStore) else SharedEjections(state)
+    prices = Prices(config.prices)
+    resources.push_async_callback(prices.close)
+    targets = Targets(shared, has_teams=config.has_teams, prices=prices)
+    resources.push_async_callback(targets.close)
+    directory = await _directory(config, resources)
+    memory_bytes, has_teams = config.server.memory_bytes, config.has_teams
+    return Lasting(
+        audit, recorder, directory, await _sealing(config), content_store(state), targets, workers,
+        BodyMemory(memory_bytes, has_teams=has_teams), BodyMemory(memory_bytes // 4, has_teams=has_teams),
+    )  # fmt: skip
 
 
 async def _directory(config: Config, resources: AsyncExitStack) -> Directory:
     """Return the callers of the config, and those of issued keys as long as the process runs."""
-    callers = {
-        caller.digest: Caller(caller.name, caller.team, fingerprint=fingerprint(caller.digest))
-        for caller in config.callers
-    }
-    directory = Directory(callers, has_issued=config.keys is not None)
+    directory = Directory(callers_by_digest(config), has_issued=config.keys is not None)
     if config.keys is not None:
         issued = IssuedKeys(config.state, directory, config.keys.refresh_s)
         await resources.enter_async_context(issued.following())
     return directory
-
-
-async def _open_pipeline(
-    config: Config, resources: AsyncExitStack, audit: Audit | None, recorder: Recorder | None
-) -> Pipeline:
-    """Return the pipeline, whose parts are closed with `resources`. Lookups of prices have begun."""
-    prices = Prices(config.prices)
-    resources.push_async_callback(prices.close)
-    pipeline = build_pipeline(config, await _sealing(config), audit=audit, recorder=recorder, prices=prices)
-    resources.callback(pipeline.rules.decisions.log_summary)
-    resources.push_async_callback(pipeline.cache.close)
-    resources.push_async_callback(pipeline.attempts.targets.close)
-    pipeline.attempts.targets.prefetch_prices(config.routes)
-    return pipeline
-
-
-def _measured(config: Config, observer: Observer) -> Config:
-    """Return a config whose stores are measured."""
-    cache = config.cache_store
-    stores = {"state": observer.measured(config.state, "state")}
-    stores |= {} if cache is None else {"cache_store": observer.measured(cache, "cache")}
-    return config.model_copy(update=stores)
-
-
-async def _start_parts(config: Config, resources: AsyncExitStack) -> None:
-    """Start the stores and the backends. Raises ValueError or OSError if one cannot start."""
-    parts: list[Backend | Store] = [config.state, *config.backends.values()]
-    if config.cache_store is not None:
-        parts.append(config.cache_store)
-    for part in parts:
-        await part.start()
-        resources.push_async_callback(part.close)
-    await config.state.check_durable()
-    _log_warnings(config)
 
 
 def _log_warnings(config: Config) -> None:
@@ -227,14 +208,14 @@ def _log_warnings(config: Config) -> None:
         log.warning("config.warned", reason=warning)
 
 
-async def _drain(runner: web.ServerRunner, background: Background, drain_s: float) -> None:
+async def _drain(runner: web.ServerRunner, gateway: Gateway, drain_s: float) -> None:
     """Let running calls and background responses finish, at the same time."""
-    closing = asyncio.create_task(background.close(drain_s))
+    closing = asyncio.create_task(gateway.close_backgrounds(drain_s))
     try:
         await runner.cleanup()
     finally:
         await closing
-        await background.close(0)  # what a last request has started
+        await gateway.close_backgrounds(0)  # what a last request has started
 
 
 def _open_files(
@@ -253,8 +234,20 @@ def _open_files(
     return audit, recorder
 
 
+def _handle_signals(stop: Callable[[int], None], hang_up: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop, name)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        if sys.stderr is not None and sys.stderr.isatty():
+            loop.add_signal_handler(signal.SIGHUP, stop, signal.SIGHUP)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, hang_up)
+
+
 async def serve(
     config: Config,
+    read_again: ReadAgain,
     greet: Callable[[str, Sequence[str]], None],
     flush_logs: Flush,
     logged: LogTally,
@@ -264,23 +257,17 @@ async def serve(
 
     A process with an `assignment` is one of several workers.
 
-    SIGHUP opens the files of [audit] and [record] anew, unless the process has a terminal, whose end it then is. Under
-    `nohup` it stays ignored. `greet` receives the address and the models of the routes.
+    SIGHUP opens the files of [audit] and [record] anew and reads the config again, unless the process has a terminal,
+    whose end it then is. Under `nohup` it stays ignored. `greet` receives the address and the models of the routes.
     """
     stop = asyncio.Event()
     files: list[QueuedFile] = []
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, _stop, stop, flush_logs, files, name)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        if sys.stderr is not None and sys.stderr.isatty():
-            loop.add_signal_handler(signal.SIGHUP, _stop, stop, flush_logs, files, signal.SIGHUP)
-        else:
-            loop.add_signal_handler(signal.SIGHUP, _reopen, files)
+    reloading = Reloading(read_again)
+    _handle_signals(partial(_stop, stop, flush_logs, files), partial(_hang_up, files, reloading))
     provider = tracer_provider(logged.losses)
     try:
         tracer = provider.get_tracer("headgate") if provider else None
-        async with running(config, tracer, files, stop, logged, assignment) as address:
+        async with running(config, tracer, files, stop, logged, assignment=assignment, reloading=reloading) as address:
             models = [route.model for route in config.routes]
             if assignment is None:
                 log.info("server.started", address=f"{address}/v1", models=models)

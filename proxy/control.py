@@ -1,8 +1,8 @@
 """What the supervisor and a worker process say to each other, over a pair of sockets.
 
-A message is its length in four bytes, and a word and a value in JSON. The supervisor asks for
-"ping", "metrics" or "ready", and the worker answers with the same word and what it is asked for; once it serves, it
-says "started" by itself. The end of the connection is the end of the other process.
+A message is its length in four bytes, and a word and a value in JSON. The supervisor asks for "ping", "metrics",
+"ready" or "reload", and the worker answers with the same word and what it is asked for; once it serves, it says
+"started" by itself. The end of the connection is the end of the other process.
 """
 
 import asyncio
@@ -74,10 +74,17 @@ class Link:
 
 async def answer_supervisor(link: Link, answers: Mapping[str, Answer], stop: Callable[[], None]) -> None:
     """Answer the supervisor's questions; when it has ended, `stop` this process too."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def reply(word: str, answer: Answer) -> None:
+        link.send(word, await answer())
+
     try:
         while True:
             word, _ = await link.receive()
             if (answer := answers.get(word)) is not None:
-                link.send(word, await answer())
+                task = asyncio.create_task(reply(word, answer))  # one that takes long does not delay the others
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
     except EOFError:
         stop()

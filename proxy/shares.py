@@ -19,6 +19,12 @@ class Shares:
         self._used = 0
         self._held: dict[str, int] = {}
 
+    def set_teams(self, *, has_teams: bool) -> None:
+        """Keep a quarter from now on, or no more. What was taken before counts for no team."""
+        if has_teams != bool(self._kept):
+            self._kept = int(self._limit * KEPT) if has_teams else 0
+            self._held.clear()
+
     @property
     def has_common(self) -> bool:
         """Whether any team may take something."""
@@ -41,6 +47,6 @@ class Shares:
         """Give back an amount that the team has taken."""
         self._used -= amount
         if self._kept:
-            self._held[team] -= amount
-            if not self._held[team]:
-                del self._held[team]
+            held = self._held.pop(team, 0) - amount
+            if held > 0:
+                self._held[team] = held

@@ -34,6 +34,8 @@ PING_S, HANG_S = 2.0, 30.0
 """How often a worker is asked whether it lives, and after how long without an answer it is killed."""
 ANSWER_S = 2.0
 """How long a worker may take to answer a question, in seconds; one that does not is left out."""
+RELOAD_S = 300.0
+"""How long a worker may take to read its config again, in seconds: local models are loaded meanwhile."""
 GRACE_S = 10.0
 """How much longer than `drain_s` workers may take to end, in seconds."""
 
@@ -86,8 +88,8 @@ class Supervisor:
             keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
             greeting = asyncio.create_task(self._greet(greet))
             if self._config.admin is not None:
-                admin = await resources.enter_async_context(listening(self._config.admin, self._snapshot, self._report))
-                log.info("admin.started", address=admin)
+                answering = listening(self._config.admin, self._snapshot, self._report, self._reload)
+                log.info("admin.started", address=await resources.enter_async_context(answering))
             await asyncio.gather(*keepers)
             greeting.cancel()
         for worker in self._workers:
@@ -188,6 +190,20 @@ class Supervisor:
                 log.error("worker.hung", worker=worker.number, silent_s=round(loop.time() - worker.heard_at))
                 worker.process.kill()
                 return
+
+    async def _reload(self) -> Report:
+        """Let one worker after the other read the config again, and return the last answer: a first fault ends it."""
+        answer: Report = 422, {"error": {"message": "No worker answers."}}
+        for worker in self._workers:
+            if worker.link is not None:
+                question = self._question(worker, "reload")
+                done, _ = await asyncio.wait([question], timeout=RELOAD_S)
+                if not done:
+                    return 422, {"error": {"message": f"Worker {worker.number} does not answer."}}
+                answer = question.result()
+                if answer[0] != 200:
+                    break
+        return answer
 
     async def _ask(self, word: str) -> dict[int, Any]:
         """Return the answers of the workers that answer in time, by their numbers."""

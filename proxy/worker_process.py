@@ -9,7 +9,6 @@ from proxy.admin.observer import Observer
 from proxy.config.build import Config
 from proxy.config.schema import ServerTable
 from proxy.control import Answer, Assignment, Link, answer_supervisor
-from proxy.http.health import Health
 
 BACKLOG = 1024
 
@@ -27,7 +26,8 @@ async def listen(runner: web.ServerRunner, settings: ServerTable, assignment: As
 async def report_to(
     assignment: Assignment | None,
     observer: Observer | None,
-    health: Health,
+    report: Answer,
+    reload: Answer | None,
     ending: asyncio.Event | None,
     resources: AsyncExitStack,
 ) -> None:
@@ -35,9 +35,11 @@ async def report_to(
     if assignment is None:
         return
     link = await Link.over(assignment.control)
-    answers: dict[str, Answer] = {"ping": _alive, "ready": health.report}
+    answers: dict[str, Answer] = {"ping": _alive, "ready": report}
     if observer is not None:
         answers["metrics"] = observer.encoded
+    if reload is not None:
+        answers["reload"] = reload
     stop = (lambda: None) if ending is None else ending.set
     answering = asyncio.create_task(answer_supervisor(link, answers, stop))
     resources.callback(link.close)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
-from proxy.app import content_store
+from proxy.composition import content_store
 from proxy.stores.memory import MemoryStore
 from proxy.stores.sqlite import SqliteStore
 from tests.conftest import StartGateway

@@ -137,6 +137,25 @@ async def test_two_workers_are_one_gateway(start: Start, http: aiohttp.ClientSes
     assert all(len(file.read_bytes().splitlines()) > 1 for file in files), "both workers got calls"
 
 
+async def test_a_reload_reaches_all_workers(start: Start, http: aiohttp.ClientSession, tmp_path: Path):
+    """After it no worker serves the config before; one with a fault is served by none."""
+    gateway = await start()
+    answers = []
+    for more in ('[[policy]]\nuse = "size"\nmax_items = 1\n', "[nothing]\n"):
+        write_config(tmp_path, more)
+        async with http.post(f"{gateway.admin}/reload") as answer:
+            answers.append((answer.status, (await answer.json()).get("changes")))
+        message = {"role": "user", "content": "Hi"}
+        statuses = await asyncio.gather(*(gateway.call(http, input=[message, message]) for _ in range(30)))
+
+        assert set(statuses) == {400}
+    async with http.get(f"{gateway.admin}/metrics") as answer:
+        counted = re.findall(r"^headgate_config_reloads_total\{(.*)\} (\S+)$", await answer.text(), re.MULTILINE)
+
+    assert answers == [(200, ["policy[size]: added"]), (422, None)]
+    assert sorted(counted) == [('headgate_outcome="failed"', "1"), ('headgate_outcome="succeeded"', "2")]
+
+
 async def test_a_killed_worker_is_replaced(start: Start, http: aiohttp.ClientSession):
     """Its connections wait for the new one; what it had counted is not forgotten."""
     gateway = await start()

@@ -1,4 +1,4 @@
-"""The listener of operators: GET /metrics, /healthz and /readyz. It has no callers and no keys."""
+"""The listener of operators: GET /metrics, /healthz and /readyz, POST /reload. It has no callers and no keys."""
 
 import asyncio
 import re
@@ -16,6 +16,7 @@ from proxy.telemetry.instruments import Snapshot
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 HEADERS = {"Server": "headgate", "Cache-Control": "no-store"}
+RELOAD_PATH = "/reload"
 MAX_CONNECTIONS = 32
 """How many scrapers and people may be connected; for one more the oldest idle connection is closed."""
 MAX_BODY_BYTES = 65_536
@@ -28,12 +29,17 @@ class AdminEndpoints:
     """Answers operators and their scrapers."""
 
     def __init__(
-        self, settings: AdminTable, snapshot: Callable[[], Awaitable[Snapshot]], report: Callable[[], Awaitable[Report]]
+        self,
+        settings: AdminTable,
+        snapshot: Callable[[], Awaitable[Snapshot]],
+        report: Callable[[], Awaitable[Report]],
+        reload: Callable[[], Awaitable[Report]] | None = None,
     ) -> None:
-        """`report` returns what /readyz answers."""
+        """`report` returns what /readyz answers, `reload` what /reload does."""
         self._is_local = settings.host in LOOPBACK
         self._snapshot = snapshot
         self._report = report
+        self._reload = reload
         self._handlers = {"/metrics": self._metrics, "/healthz": self._alive, "/readyz": self._ready}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -43,11 +49,24 @@ class AdminEndpoints:
             return _refuse(503, "There are too many connections.")
         if self._is_local and re.sub(r":\d*$", "", request.headers.get("Host", "")).lower() not in LOOPBACK_NAMES:
             return _refuse(421, "This host is not served here.")
+        if request.path == RELOAD_PATH and self._reload is not None:
+            return await self._answer_reload(request, self._reload)
         if handler is None:
             return _refuse(404, f"The paths are {', '.join(self._handlers)}.")
         if request.method not in ("GET", "HEAD"):
             return _refuse(405, "Only GET and HEAD are allowed.")
         return await handler()
+
+    async def _answer_reload(
+        self, request: web.BaseRequest, reload: Callable[[], Awaitable[Report]]
+    ) -> web.StreamResponse:
+        """Read the config again. Browsers send Origin with every POST: no web page can ask for that."""
+        if request.method != "POST":
+            return _refuse(405, "Only POST is allowed.")
+        if "Origin" in request.headers:
+            return _refuse(403, "Requests of web pages are not allowed.")
+        status, report = await reload()
+        return web.json_response(report, status=status, headers=HEADERS)
 
     async def _metrics(self) -> web.Response:
         """Thousands of series take longer to write than the event loop should wait; to copy them takes little."""
@@ -68,11 +87,14 @@ def _refuse(status: int, message: str) -> web.Response:
 
 @asynccontextmanager
 async def listening(
-    settings: AdminTable, snapshot: Callable[[], Awaitable[Snapshot]], report: Callable[[], Awaitable[Report]]
+    settings: AdminTable,
+    snapshot: Callable[[], Awaitable[Snapshot]],
+    report: Callable[[], Awaitable[Report]],
+    reload: Callable[[], Awaitable[Report]] | None = None,
 ) -> AsyncIterator[str]:
     """Answer operators inside the block; its value is the address. Raises OSError if the port is taken."""
     server = Server(
-        AdminEndpoints(settings, snapshot, report),
+        AdminEndpoints(settings, snapshot, report, reload),
         head_timeout_s=TIMEOUT_S,
         write_timeout_s=TIMEOUT_S,
         idle_timeout_s=IDLE_S,

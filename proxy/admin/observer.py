@@ -11,7 +11,6 @@ from pathlib import Path
 
 from proxy.http.server import Connection, Server
 from proxy.pipeline import Pipeline
-from proxy.routing.targets import Targets
 from proxy.stores import Store
 from proxy.stores._measured import MeasuredStore
 from proxy.stores.memory import MemoryStore
@@ -59,12 +58,15 @@ class Observer:
         system = type(store).__module__.rpartition(".")[2]
         return MeasuredStore.of(store, system, name, self._stores)
 
-    def watch(self, server: Server, memory: BodyMemory, pipeline: Pipeline) -> None:
-        """Read the connections of a server, the memory of its bodies, its targets, and what its policies decide."""
+    def watch(self, server: Server, memory: BodyMemory, pipeline: Callable[[], Pipeline]) -> None:
+        """Read the connections of a server, the memory of its bodies, its targets, and what its policies decide.
+
+        `pipeline` returns the one that new calls take.
+        """
         observe = self._instruments.observe
         observe("server", lambda: _read_server(server, memory))
-        observe("targets", lambda: _read_targets(pipeline.attempts.targets))
-        counts = pipeline.rules.decisions.counts
+        observe("targets", lambda: _read_targets(pipeline()))
+        counts = pipeline().rules.decisions.counts
         observe("decisions", lambda: [(metrics.POLICY_DECISIONS, labels, count) for labels, count in counts.items()])
 
     def watch_output(self, logged: LogTally, files: Mapping[str, QueuedFile | None]) -> None:
@@ -73,6 +75,11 @@ class Observer:
         observe("events", lambda: [(metrics.EVENTS, labels, count) for labels, count in [*logged.events.items()]])
         losses = {name: partial(getattr, file, "lost_lines") for name, file in files.items() if file is not None}
         self.watch_losses({**logged.losses, **losses})
+
+    def watch_reloads(self, reloads: Mapping[str, int]) -> None:
+        """Read how often the config was read again, by the outcome."""
+        observe = self._instruments.observe
+        observe("reloads", lambda: [(metrics.RELOADS, (name,), count) for name, count in reloads.items()])
 
     def watch_losses(self, losses: Mapping[str, Callable[[], int]]) -> None:
         """Read how much was lost of what is written or sent, by what it is."""
@@ -112,10 +119,14 @@ def _read_server(server: Server, memory: BodyMemory) -> Iterable[Point]:
     yield metrics.BODY_MEMORY, (), memory.used_bytes
 
 
-def _read_targets(targets: Targets) -> Iterable[Point]:
+def _read_targets(pipeline: Pipeline) -> Iterable[Point]:
+    """Return what is known of the targets of a config; that of one before has the same names."""
+    backends = pipeline.resources.backends
     now = asyncio.get_running_loop().time()
-    for target in targets:
+    for target in pipeline.attempts.targets:
         name = target.backend.name
+        if backends.get(name) is not target.backend:
+            continue
         yield metrics.TARGET_IN_FLIGHT, (name,), target.in_flight
         yield metrics.TARGET_EJECTIONS, (name,), target.ejections
         yield metrics.BREAKER, (name,), STATES[target.breaker.state(now)]

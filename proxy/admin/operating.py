@@ -21,9 +21,12 @@ def make_observer(settings: AdminTable | None) -> Observer | None:
 
 @asynccontextmanager
 async def operating(
-    settings: AdminTable | None, observer: Observer, report: Callable[[], Awaitable[Report]]
+    settings: AdminTable | None,
+    observer: Observer,
+    report: Callable[[], Awaitable[Report]],
+    reload: Callable[[], Awaitable[Report]] | None = None,
 ) -> AsyncIterator[None]:
-    """Serve and send metrics inside the block. `report` returns what /readyz answers.
+    """Serve and send metrics inside the block. `report` returns what /readyz answers, `reload` what /reload does.
 
     Raises OSError if the port is taken, ValueError if metrics cannot be sent as it is asked for.
     """
@@ -35,6 +38,6 @@ async def operating(
             push = await resources.enter_async_context(pushing(metric_exporter(), observer.snapshot))
             observer.watch_losses({"metrics": lambda: push.failures})
         if settings is not None:
-            address = await resources.enter_async_context(listening(settings, observer.copy, report))
+            address = await resources.enter_async_context(listening(settings, observer.copy, report, reload))
             log.info("admin.started", address=address)
         yield

@@ -15,7 +15,8 @@ import orjson
 from pydantic import Field, ValidationError, model_validator
 
 from backends import least_values_of
-from proxy.config.build import read, rules_of
+from proxy.config.build import read
+from proxy.config.plugin_tables import rules_of
 from proxy.config.table import Table
 from proxy.config.validation import ConfigError
 from proxy.context import Caller, Context

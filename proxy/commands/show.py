@@ -13,8 +13,9 @@ from typing import Any
 from backends import Backend
 from policies import Policy
 from proxy.commands.reach import CACHE, STATE, reach, reach_stores
-from proxy.config.build import Config, build, read
+from proxy.config.build import Config, build, read, read_tables
 from proxy.config.default import default_config
+from proxy.config.difference import differences
 from proxy.config.plugins import load
 from proxy.config.table import Table
 from proxy.routing.routes import Route
@@ -31,6 +32,7 @@ def add_to(commands: Any) -> None:
     check = commands.add_parser("check", help="read the config and print the path of a call",
                                 epilog="example: headgate check --config my.toml")  # fmt: skip
     check.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
+    check.add_argument("--diff", type=Path, metavar="OLD", help="print instead what a reload from another file changes")
     check.add_argument(
         "--reach",
         action="store_true",
@@ -51,7 +53,8 @@ def _check(options: argparse.Namespace) -> int:
         except (ValueError, OSError) as error:
             print(f"backend '{name}' cannot start: {error}", file=sys.stderr)
             return INPUT_ERROR
-    for line in _path(config, policies):
+    lines = _path(config, policies) if options.diff is None else differences(read_tables(options.diff), config.tables)
+    for line in lines:
         print(line)
     for warning in (*config.warnings, *_relay_warnings(config)):
         print(f"warning: {warning}", file=sys.stderr)

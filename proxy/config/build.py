@@ -5,18 +5,17 @@ Every error names its key as a path from the top: `policy[0].max_pairs`.
 
 import hashlib
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from backends import Backend
-from policies import Policy
 from policies.support.globs import is_glob
 from proxy.config import consistency
-from proxy.config.plugins import load
+from proxy.config.plugin_tables import backends_of, cache_of, collect, rules_of, same_or, state_of
 from proxy.config.route_faults import route_faults
 from proxy.config.schema import (
     AdminTable,
@@ -26,23 +25,19 @@ from proxy.config.schema import (
     LogTable,
     RelayTable,
     RouteTable,
-    SelectorTable,
     ServerTable,
     StateTable,
     UnknownIds,
     has_teams,
 )
-from proxy.config.validation import ConfigError, M, validate
+from proxy.config.validation import ConfigError, validate
 from proxy.pricing.table import PriceTable
 from proxy.routing.relay import Relay
 from proxy.routing.routes import Fallback, PoolSettings, Route
-from proxy.rules.rule import Rule, compile_selector
+from proxy.rules.rule import Rule
 from proxy.stores import Store
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class ConfigFile(BaseModel):
@@ -90,6 +85,8 @@ class Config(BaseModel):
     routes: list[Route]
     relays: list[Relay]
     prices: list[PriceTable]
+    tables: dict[str, Any] = {}
+    """The tables as they are written."""
     digest: str | None = None
     """The SHA-256 of the file; None for a config that is in no file."""
     warnings: tuple[str, ...] = ()
@@ -106,23 +103,39 @@ class Config(BaseModel):
         return has_teams(self.callers, self.keys)
 
 
-def read(path: Path) -> Config:
-    """Read a config file. Raises ConfigError."""
+def read(path: Path, running: Config | None = None) -> Config:
+    """Read a config file; see `build`. Raises ConfigError."""
+    content = _content(path)
+    return build(_tables(path, content), running).model_copy(update={"digest": hashlib.sha256(content).hexdigest()})
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """Read the tables of a file, which need not be a config that can be served. Raises ConfigError."""
+    return _tables(path, _content(path))
+
+
+def _content(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-        typed = tomllib.loads(content.decode())
+        return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def _tables(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode())
     except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    return build(typed).model_copy(update={"digest": hashlib.sha256(content).hexdigest()})
 
 
-def build(typed: Mapping[str, Any]) -> Config:
-    """Return the config that these tables describe. Raises ConfigError with all faults that were found."""
+def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
+    """Return the config that these tables describe. Raises ConfigError with all faults that were found.
+
+    Its backends and the store of its cache are those of a `running` config as far as they are the same.
+    """
     faults: list[str] = []
-    tables = _collect(faults, validate, ConfigFile, typed, "")
-    parts = _parts(faults, tables or _unchecked(typed))
+    tables = collect(faults, validate, ConfigFile, typed, "")
+    parts = _parts(faults, tables or _unchecked(typed), running)
     if tables is None:
         raise ConfigError("\n".join(faults))
     faults += consistency.caller_faults(tables.caller)
@@ -146,14 +159,18 @@ def build(typed: Mapping[str, Any]) -> Config:
     parts["unknown_ids"] = parts["unknown_ids"] or ("deny" if has_teams(callers, tables.keys) else "allow")
     shared = {name: getattr(tables, name) for name in ("server", "log", "admin", "keys", "audit", "record")}
     shared["prices"] = tables.price
-    return Config(**shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings)
+    return Config(
+        **shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings, tables=dict(typed)
+    )
 
 
-def _parts(faults: list[str], tables: ConfigFile) -> dict[str, Any]:
+def _parts(faults: list[str], tables: ConfigFile, running: Config | None) -> dict[str, Any]:
     """Return what the tables with `use` describe; None for one that has faults."""
-    cache = None if tables.cache is None else _collect(faults, _cache, tables.cache)
-    rules = _collect(faults, rules_of, tables.policy)
-    state = _collect(faults, _state, tables.state)
+    cache = None if tables.cache is None else collect(faults, cache_of, tables.cache)
+    rules = collect(faults, rules_of, tables.policy)
+    state = collect(faults, state_of, tables.state)
+    known_cache = None if running is None else running.cache_store
+    known = {} if running is None else running.backends
     return {
         "rules": rules,
         "state": state and state[1],
@@ -162,29 +179,9 @@ def _parts(faults: list[str], tables: ConfigFile) -> dict[str, Any]:
         "state_secret": state and state[0].secret,
         "unknown_ids": state and state[0].unknown_ids,
         "cache": cache and cache[0],
-        "cache_store": cache and cache[1],
-        "backends": _collect(faults, _backends, tables.backend),
+        "cache_store": cache and same_or(cache[1], known_cache),
+        "backends": collect(faults, backends_of, tables.backend, known),
     }
-
-
-def _collect(faults: list[str], make: Callable[P, T], *args: P.args, **options: P.kwargs) -> T | None:
-    """Return what a function makes; None, and one fault more, if it raises ConfigError."""
-    try:
-        return make(*args, **options)
-    except ConfigError as error:
-        faults.append(str(error))
-        return None
-
-
-def _collect_each(
-    make: Callable[[Mapping[str, Any], str], T], tables: Sequence[Mapping[str, Any]], name: str
-) -> list[T]:
-    """Return what a function makes of each table. Raises ConfigError with the faults of all."""
-    faults: list[str] = []
-    made = [_collect(faults, make, table, f"{name}[{index}]") for index, table in enumerate(tables)]
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return [part for part in made if part is not None]
 
 
 def _unchecked(typed: Mapping[str, Any]) -> ConfigFile:
@@ -201,54 +198,6 @@ def _unchecked(typed: Mapping[str, Any]) -> ConfigFile:
         state=state if isinstance(state, dict) else {},
         cache=cache if isinstance(cache, dict) else None,
     )
-
-
-def rules_of(tables: Sequence[Mapping[str, Any]]) -> list[Rule]:
-    """Return the rules that a list of [[policy]] tables describes. Raises ConfigError."""
-    return _collect_each(_rule, tables, "policy")
-
-
-def _rule(table: Mapping[str, Any], path: str) -> Rule:
-    selectors, own = _split(SelectorTable, table, path)
-    policy = _plugin(selectors.use, "policies", Policy, own, path)
-    name = selectors.use.rpartition(".")[2]
-    callers, models = compile_selector(selectors.callers), compile_selector(selectors.models)
-    return Rule(name, policy, selectors.mode, callers, models, selectors.rollout)
-
-
-def _state(table: Mapping[str, Any]) -> tuple[StateTable, Store]:
-    state, own = _split(StateTable, table, "state")
-    return state, _store(state.use, own, "state")
-
-
-def _cache(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:
-    cache, own = _split(CacheTable, table, "cache")
-    return cache, _store(cache.use, own, "cache")
-
-
-def _store(use: str, own: Mapping[str, Any], path: str) -> Store:
-    return _plugin(use, "proxy.stores", Store, own, path)  # type: ignore[type-abstract]  # for comparison only
-
-
-def _backend(use: str, own: Mapping[str, Any], path: str) -> Backend:
-    return _plugin(use, "backends", Backend, own, path)  # type: ignore[type-abstract]  # for comparison only
-
-
-def _backends(tables: list[dict[str, Any]]) -> dict[str, Backend]:
-    backends: dict[str, Backend] = {}
-
-    def make(table: Mapping[str, Any], path: str) -> Backend:
-        own = dict(table)
-        use = own.pop("use", None)
-        if not isinstance(use, str):
-            raise ConfigError(f'{path}.use: missing; name the kind of backend, such as use = "upstream"')
-        backend = _backend(use, own, path)
-        if backends.setdefault(backend.name, backend) is not backend:
-            raise ConfigError(f"{path}.name: there are two backends called '{backend.name}'")
-        return backend
-
-    _collect_each(make, tables, "backend")
-    return backends
 
 
 def _routes(backends: Mapping[str, Backend], tables: Sequence[RouteTable]) -> list[Route]:
@@ -274,18 +223,3 @@ def _route(backends: Mapping[str, Backend], table: RouteTable) -> Route:
 
 def _fallback(route: Route, model: str) -> Fallback:
     return Fallback(route, model or (None if is_glob(route.model) else route.model))
-
-
-def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[str, Any]]:
-    """The keys that every table of this kind has, and the others, which belong to the class that `use` names."""
-    shared = {key: value for key, value in table.items() if key in kind.model_fields}
-    own = {key: value for key, value in table.items() if key not in kind.model_fields}
-    return validate(kind, shared, path), own
-
-
-def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path: str) -> M:
-    try:
-        plugin = load(use, package, kind)
-    except ValueError as error:
-        raise ConfigError(f"{path}.use: {error}") from error
-    return validate(plugin, own, path)

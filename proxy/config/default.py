@@ -9,7 +9,7 @@ from proxy.config.build import Config, build
 DEMO = Path(__file__).resolve().parents[2] / "backends" / "demo"
 
 
-def default_config() -> Config:
+def default_config(running: Config | None = None) -> Config:
     """Return the config that is served without a file: the demo model, and OpenAI for all others if its key is set."""
     typed: dict[str, Any] = {
         "policy": [{"use": "metadata_limits"}, {"use": "safety_identifier"}],
@@ -21,4 +21,4 @@ def default_config() -> Config:
         openai = {"name": "openai", "use": "upstream", "base_url": "https://api.openai.com/v1", "keeps_state": True}
         typed["backend"].append(openai | {"api_key": "env:OPENAI_API_KEY"})
         typed["route"].append({"model": "*", "backend": "openai"})
-    return build(typed)
+    return build(typed, running)

@@ -2,8 +2,6 @@
 
 import asyncio
 
-from opentelemetry.trace import Tracer
-
 from proxy.config.build import Config
 from proxy.http.admission import connection_limit
 from proxy.http.client_address import ClientAddresses
@@ -18,38 +16,28 @@ from proxy.http.router import Endpoint, Router
 from proxy.http.send import Heartbeats
 from proxy.http.server import Server
 from proxy.http.websocket.endpoint import WebSocketEndpoint
-from proxy.identity.directory import Directory
+from proxy.lasting import Lasting
 from proxy.pipeline import Pipeline
 from proxy.relays import Relays
-from proxy.shares import Shares
 from proxy.state.relayed_answers import RelayedAnswers
 from proxy.state.relayed_ids import RelayedIds
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.wire.headers import DEFAULT_HEADERS
-from proxy.workers import BodyMemory, Workers
+from proxy.workers import Workers
 
 
-def build_dispatcher(  # noqa: PLR0913  each a part of its own
-    config: Config,
-    pipeline: Pipeline,
-    workers: Workers,
-    memory: BodyMemory,
-    health: Health,
-    directory: Directory,
-    *,
-    tracer: Tracer | None = None,
-    metrics: RequestMetrics | None = None,
+def build_dispatcher(
+    config: Config, pipeline: Pipeline, lasting: Lasting, health: Health, metrics: RequestMetrics | None = None
 ) -> Dispatcher:
-    """Connect everything that answers requests; nothing is started. `memory` is that of bodies."""
-    held = BodyMemory(config.server.memory_bytes // 4, has_teams=config.has_teams)
-    rules = pipeline.rules
+    """Connect everything that answers requests; nothing is started."""
+    rules, directory = pipeline.rules, lasting.directory
     names = DEFAULT_HEADERS.union(backend.header_names for backend in config.backends.values())
     heartbeats = Heartbeats(config.server.keep_alive_s)
-    ingress = Ingress(directory, config.server, memory, workers, rules.followed, heartbeats, names)
+    ingress = Ingress(directory, config.server, lasting.memory, lasting.workers, rules.followed, heartbeats, names)
     relays = _relays(config, pipeline)
-    websocket = WebSocketEndpoint(ingress, pipeline, held)
+    websocket = WebSocketEndpoint(ingress, pipeline, lasting.held, lasting.sockets)
     router = Router(
         [
             *Responses(ingress, pipeline).endpoints(),
@@ -62,14 +50,21 @@ def build_dispatcher(  # noqa: PLR0913  each a part of its own
         ],
         hint(relay.path for relay in config.relays),
     )
-    calls = Shares(_max_connections(config), has_teams=True) if config.has_teams else None
+    calls = lasting.calls if config.has_teams else None
     clients = ClientAddresses(config.server.trusted_proxies)
     return Dispatcher(
-        router, _hosts(config), is_open=config.is_open, tracer=tracer, calls=calls, metrics=metrics, clients=clients
+        router,
+        _hosts(config),
+        is_open=config.is_open,
+        tracer=lasting.tracer,
+        calls=calls,
+        metrics=metrics,
+        clients=clients,
     )
 
 
-def _max_connections(config: Config) -> int:
+def max_calls(config: Config) -> int:
+    """Return how many calls there may be at once: as many as connections."""
     return config.server.max_connections or connection_limit()
 
 
@@ -96,7 +91,7 @@ def build_server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Se
         head_timeout_s=settings.head_timeout_s,
         write_timeout_s=settings.write_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
-        max_connections=_max_connections(config),
+        max_connections=max_calls(config),
         max_body_bytes=settings.max_body_bytes,
         pace=workers.pace,
         yields=config.has_teams,

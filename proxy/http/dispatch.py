@@ -28,6 +28,22 @@ OTHER_METHOD = "_OTHER"
 CLIENT_CLOSED_REQUEST = 499  # the status in the log when the client disconnected; it is never sent
 
 
+class Load:
+    """How many requests a dispatcher answers now."""
+
+    __slots__ = ("ended", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.ended: asyncio.Event | None = None  # set with the last request, if that is waited for
+
+    async def wait(self) -> None:
+        """Wait until there is none."""
+        self.ended = asyncio.Event()
+        if self.requests:
+            await self.ended.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
     """Answers every request of the server."""
@@ -39,6 +55,7 @@ class Dispatcher:
     calls: Shares | None = None  # of all calls that run; None: there is one team only
     metrics: RequestMetrics | None = None
     clients: ClientAddresses = field(default_factory=ClientAddresses)
+    load: Load = field(default_factory=Load)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         trace = Trace(self.tracer, request.headers)
@@ -50,6 +67,8 @@ class Dispatcher:
             exchange.template = self.router.template(exchange.path)
             method = request.method if request.method in METHODS else OTHER_METHOD
             self.metrics.active[method] += 1
+        load = self.load
+        load.requests += 1
         try:
             response = await self._answer(exchange)
             record.status = response.status
@@ -62,6 +81,9 @@ class Dispatcher:
             if self.metrics is not None:
                 self.metrics.active[method] -= 1
             exchange.finish()
+            load.requests -= 1
+            if load.ended is not None and not load.requests:
+                load.ended.set()
         return response
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:

@@ -59,7 +59,7 @@ class Server(web.Server):
     ) -> None:
         self._head_timeout_s = head_timeout_s
         self._write_timeout_s = write_timeout_s
-        self._admission = Admission(max_connections, yields=yields)
+        self.admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
         self._turns = PieceTurns()
         super().__init__(
@@ -80,8 +80,8 @@ class Server(web.Server):
     def admit(self, connection: "Connection", file: int) -> None:
         """Let a new connection be served, refused, or closed at once; `file` is its number."""
         connections: Any = self._connections
-        connection.is_admitted = self._admission.admit(connections, file, self._loop.time())
-        if not connection.is_admitted and self._admission.is_overrun(connections, file):
+        connection.is_admitted = self.admission.admit(connections, file, self._loop.time())
+        if not connection.is_admitted and self.admission.is_overrun(connections, file):
             connection.force_close()
 
 

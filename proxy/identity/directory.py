@@ -50,6 +50,7 @@ class Directory:
         """Know these callers from now on. Open WebSocket connections of others end within a minute."""
         self._configured = dict(callers)
         self._callers = {**self._issued, **self._configured}
+        self.is_open = self.is_open and not callers
 
     def replace_issued(self, callers: Mapping[bytes, Caller], ended: Collection[bytes]) -> None:
         """Know these issued keys beside the callers of the config; `ended` are those that were valid once."""

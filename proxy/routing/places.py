@@ -29,6 +29,10 @@ class Places:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by team, in the order of their next turns
         self._waiting_count = 0
 
+    def set_teams(self, *, has_teams: bool) -> None:
+        """Keep places for other teams from now on, or no more."""
+        self._shares.set_teams(has_teams=has_teams)
+
     @property
     def is_free(self) -> bool:
         """Whether a call of any team gets a place at once."""

@@ -151,26 +151,42 @@ class Targets:
     ) -> None:
         """`has_teams` is whether there is more than one team, of which none may have all places of a target."""
         self.prices = prices
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[int, Target] = {}  # by the identity of the backend: a changed one is another target
         self._shared = shared
         self._has_teams = has_teams
 
     def of(self, backend: Backend) -> Target:
         """Return the target that a backend is."""
-        target = self._targets.get(backend.name)
+        target = self._targets.get(id(backend))
         if target is None:
-            target = self._targets[backend.name] = Target(
+            target = self._targets[id(backend)] = Target(
                 backend, self._share, has_teams=self._has_teams, prices=self.prices
-            )  # fmt: skip
+            )
         return target
 
     def __iter__(self) -> Iterator[Target]:
         """The targets that were asked, or looked at."""
         return iter([*self._targets.values()])
 
+    def set_teams(self, *, has_teams: bool) -> None:
+        """Keep places for other teams from now on, or no more."""
+        self._has_teams = has_teams
+        for target in self:
+            if target.places is not None:
+                target.places.set_teams(has_teams=has_teams)
+
+    def in_flight(self, backend: Backend) -> int:
+        """Return how many calls a backend answers."""
+        target = self._targets.get(id(backend))
+        return 0 if target is None else target.in_flight
+
+    def forget(self, part: object) -> None:
+        """Forget a backend that is closed."""
+        self._targets.pop(id(part), None)
+
     def report(self, backend: Backend) -> str | None:
         """Return how a target is, in one word; None if that is not known. Nothing is asked for that."""
-        target = self._targets.get(backend.name)
+        target = self._targets.get(id(backend))
         if target is None or asyncio.get_running_loop().time() > target.noted_at + REPORT_TTL_S:
             return None
         return WORDS.get(target.fault, "down")

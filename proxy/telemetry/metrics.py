@@ -134,6 +134,9 @@ EVENTS = Metric(
     "headgate.log.events", "counter", "{event}", "Warnings and errors in the log, by their event.",
     ("headgate.event", "headgate.level"),
 )  # fmt: skip
+RELOADS = Metric(
+    "headgate.config.reloads", "counter", "{reload}", "How often the config was read again.", ("headgate.outcome",)
+)  # fmt: skip
 CPU_TIME = Metric("process.cpu.time", "counter", "s", "CPU time of the process.", ("cpu.mode",))
 RESIDENT = Metric("process.memory.usage", "gauge", "By", "Physical memory that the process uses.")
 START_TIME = Metric(

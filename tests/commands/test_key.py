@@ -11,6 +11,8 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.commands import key
+from proxy.config.build import build
+from proxy.identity.key_book import JOURNAL
 from tests.configs import config_with, fault
 from tests.conftest import CANNED, StartGateway, tables_for
 from tests.sockets import calling
@@ -59,6 +61,10 @@ async def keys(request, tmp_path: Path, start_gateway: StartGateway, upstream: F
     state: dict[str, Any] = {"use": "sqlite", "path": str(tmp_path / "state.db")}
     if request.param == "redis":
         state = {"use": "redis", "url": request.getfixturevalue("redis_server").url, "timeout_ms": 30_000}
+    opened = build({**config_with(), "state": state}).state
+    await opened.start()
+    await opened.delete(JOURNAL)  # other tests have the same Redis
+    await opened.close()
     lines = "\n".join(f"{name} = {value!r}" for name, value in state.items())
     config = tmp_path / "headgate.toml"
     config.write_text(f"[keys]\n[audit]\npath = '{tmp_path}/audit.jsonl'\n[state]\n{lines}\n{CANNED}")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from policies.support.urls import MAX_VALUES
 from proxy.app import running
 from proxy.commands.policy import Case, outcome_of
-from proxy.config.build import build, rules_of
+from proxy.config.build import build
+from proxy.config.plugin_tables import rules_of
 from proxy.telemetry.files import QUEUE_BYTES
 from proxy.telemetry.recorder import (
     FREE_FORM,

@@ -1,0 +1,115 @@
+"""Tables with `use` -> plug-ins: policies, stores and backends. What a running config has already is taken from there.
+
+Every error names its key as a path from the top: `policy[0].max_pairs`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from pydantic import BaseModel
+
+from backends import Backend
+from policies import Policy
+from proxy.config.plugins import load
+from proxy.config.schema import CacheTable, SelectorTable, StateTable
+from proxy.config.validation import ConfigError, M, validate
+from proxy.rules.rule import Rule, compile_selector
+from proxy.stores import Store
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def collect(faults: list[str], make: Callable[P, T], *args: P.args, **options: P.kwargs) -> T | None:
+    """Return what a function makes; None, and one fault more, if it raises ConfigError."""
+    try:
+        return make(*args, **options)
+    except ConfigError as error:
+        faults.append(str(error))
+        return None
+
+
+def collect_each(
+    make: Callable[[Mapping[str, Any], str], T], tables: Sequence[Mapping[str, Any]], name: str
+) -> list[T]:
+    """Return what a function makes of each table. Raises ConfigError with the faults of all."""
+    faults: list[str] = []
+    made = [collect(faults, make, table, f"{name}[{index}]") for index, table in enumerate(tables)]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return [part for part in made if part is not None]
+
+
+def rules_of(tables: Sequence[Mapping[str, Any]]) -> list[Rule]:
+    """Return the rules that a list of [[policy]] tables describes. Raises ConfigError."""
+    return collect_each(_rule, tables, "policy")
+
+
+def _rule(table: Mapping[str, Any], path: str) -> Rule:
+    selectors, own = _split(SelectorTable, table, path)
+    policy = _plugin(selectors.use, "policies", Policy, own, path)
+    name = selectors.use.rpartition(".")[2]
+    callers, models = compile_selector(selectors.callers), compile_selector(selectors.models)
+    return Rule(name, policy, selectors.mode, callers, models, selectors.rollout)
+
+
+def state_of(table: Mapping[str, Any]) -> tuple[StateTable, Store]:
+    state, own = _split(StateTable, table, "state")
+    return state, _store(state.use, own, "state")
+
+
+def cache_of(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:
+    cache, own = _split(CacheTable, table, "cache")
+    return cache, _store(cache.use, own, "cache")
+
+
+def _store(use: str, own: Mapping[str, Any], path: str) -> Store:
+    return _plugin(use, "proxy.stores", Store, own, path)  # type: ignore[type-abstract]  # for comparison only
+
+
+def _backend(use: str, own: Mapping[str, Any], path: str) -> Backend:
+    return _plugin(use, "backends", Backend, own, path)  # type: ignore[type-abstract]  # for comparison only
+
+
+def backends_of(tables: Sequence[Mapping[str, Any]], known: Mapping[str, Backend]) -> dict[str, Backend]:
+    """Return backends by their names; one of `known` in place of one that is the same. Raises ConfigError."""
+    backends: dict[str, Backend] = {}
+
+    def make(table: Mapping[str, Any], path: str) -> Backend:
+        own = dict(table)
+        use = own.pop("use", None)
+        if not isinstance(use, str):
+            raise ConfigError(f'{path}.use: missing; name the kind of backend, such as use = "upstream"')
+        backend = _backend(use, own, path)
+        backend = same_or(backend, known.get(backend.name))
+        if backends.setdefault(backend.name, backend) is not backend:
+            raise ConfigError(f"{path}.name: there are two backends called '{backend.name}'")
+        return backend
+
+    collect_each(make, tables, "backend")
+    return backends
+
+
+def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[str, Any]]:
+    """The keys that every table of this kind has, and the others, which belong to the class that `use` names."""
+    shared = {key: value for key, value in table.items() if key in kind.model_fields}
+    own = {key: value for key, value in table.items() if key not in kind.model_fields}
+    return validate(kind, shared, path), own
+
+
+def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path: str) -> M:
+    try:
+        plugin = load(use, package, kind)
+    except ValueError as error:
+        raise ConfigError(f"{path}.use: {error}") from error
+    return validate(plugin, own, path)
+
+
+def same_or(made: M, known: M | None) -> M:
+    """Return a part of a running config if it has the class and the settings of a new one, secrets included."""
+    return known if known is not None and _settings(known) == _settings(made) else made
+
+
+def _settings(part: BaseModel) -> tuple[type[BaseModel], dict[str, Any]]:
+    """Return the class and the keys of a part: what it has become since it was started does not count."""
+    return type(part), {name: getattr(part, name) for name in type(part).model_fields}

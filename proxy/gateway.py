@@ -1,0 +1,252 @@
+"""Serves one config after another: new calls take the new one, running calls end on the one that they began with.
+
+Each config has a generation: the path of a call, and the backends and the cache's store that it needs. Those that do
+not change are the same objects in the next generation. A generation is closed when no call runs on it any more.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from backends import Backend
+from proxy.admin.observer import Observer
+from proxy.cache.cache import Cache
+from proxy.composition import build_pipeline
+from proxy.config.build import Config
+from proxy.config.difference import RESTARTED_SERVER_KEYS, differences, hidden_differences
+from proxy.config.schema import has_teams
+from proxy.config.validation import ConfigError
+from proxy.context import Caller
+from proxy.http.assembly import build_dispatcher, build_health, max_calls
+from proxy.http.dispatch import Dispatcher
+from proxy.http.health import Health, Report
+from proxy.identity.directory import fingerprint
+from proxy.lasting import Lasting
+from proxy.pipeline import Pipeline
+from proxy.shares import Shares
+from proxy.stores import Store
+
+log = structlog.get_logger()
+
+ReadAgain = Callable[[Config], Config]
+"""Reads the config; what did not change is taken from the running one. Raises ConfigError."""
+LAST_JOBS_S = 86_400.0
+"""How long the background responses of a config that was replaced may go on, in seconds."""
+IN_FLIGHT_CHECK_S = 0.1
+LASTING = (
+    "admin",
+    "state",
+    "state_settings",
+    "state_ttl_s",
+    "state_secret",
+    "keys",
+    "audit",
+    "record",
+    "prices",
+    "log",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigGeneration:
+    """What one config is served with."""
+
+    config: Config
+    pipeline: Pipeline
+    dispatcher: Dispatcher
+    health: Health
+
+    @property
+    def parts(self) -> Iterator[Backend | Store]:
+        """What it needs that is started and closed."""
+        yield from self.config.backends.values()
+        if self.config.cache_store is not None:
+            yield self.config.cache_store
+
+
+class Gateway:
+    """The generation that new calls take, and those that still have calls."""
+
+    current: ConfigGeneration
+
+    def __init__(self, lasting: Lasting, observer: Observer | None = None) -> None:
+        self.reloads: Counter[str] = Counter()
+        """How often the config was read again, by the outcome."""
+        self.on_switch: Callable[[ConfigGeneration], None] = lambda _: None
+        """Called with what new calls take from now on."""
+        self._lasting = lasting
+        self._observer = observer
+        self._generations: list[ConfigGeneration] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._lock = asyncio.Lock()
+
+    async def start(self, config: Config) -> None:
+        """Serve a first config. Raises ValueError or OSError if a backend or a store cannot start."""
+        await self._switch(config)
+
+    async def reload(self, read: ReadAgain) -> list[str]:
+        """Serve the config as it is now, and return what has changed. A fault changes nothing.
+
+        Raises ConfigError, and ValueError or OSError if a backend or a store cannot start.
+        """
+        async with self._lock:
+            running = self.current.config
+            try:
+                new = await asyncio.to_thread(read, running)
+                changes = _changes(running, new)
+                merged = _with_lasting_parts(running, new)
+                if changes:
+                    await self._switch(merged)
+            except (ConfigError, ValueError, OSError) as error:
+                self.reloads["failed"] += 1
+                log.error("config.reload_failed", reason=str(error))  # noqa: TRY400  the place says nothing
+                raise
+            self.reloads["succeeded"] += 1
+            log.info("config.reloaded", changes=changes)
+            if changes:
+                self._report(merged)
+            return changes
+
+    def _report(self, config: Config) -> None:
+        """Log what has no effect in a new config, and record that it is served."""
+        for warning in config.warnings:
+            log.warning("config.warned", reason=warning)
+        if self._lasting.audit is not None and config.digest is not None:
+            self._lasting.audit.write_event("config.loaded", {"config_sha256": config.digest})
+
+    async def report(self) -> Report:
+        """Return what /readyz answers."""
+        return await self.current.health.report()
+
+    async def close_backgrounds(self, drain_s: float) -> None:
+        """Let background responses continue for a time, then end them."""
+        await asyncio.gather(*(each.pipeline.background.close(drain_s) for each in self._generations))
+
+    async def close(self) -> None:
+        """Close everything that generations need."""
+        for task in [*self._retiring]:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        while self._generations:
+            await self._close(self._generations[-1])
+
+    async def _switch(self, config: Config) -> None:
+        """Serve a config from now on. Raises ValueError or OSError; then nothing has changed."""
+        old = self._generations[-1] if self._generations else None
+        used = [part for generation in self._generations for part in generation.parts]
+        async with AsyncExitStack() as undo:
+            new = self._build(config, old)
+            for part in new.parts:
+                if not any(part is other for other in used):
+                    await part.start()
+                    undo.push_async_callback(part.close)
+            undo.pop_all()
+        self._lasting.targets.prefetch_prices(config.routes)
+        self._lasting.directory.replace(callers_by_digest(config))
+        self._set_teams(config)
+        self._generations.append(new)
+        self.current = new
+        self.on_switch(new)
+        if old is not None:
+            task = asyncio.create_task(self._retire(old))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def _build(self, config: Config, old: ConfigGeneration | None) -> ConfigGeneration:
+        lasting = self._lasting
+        cache = self._cache(config) if old is None or _has_other_cache(old.config, config) else old.pipeline.cache
+        pipeline = build_pipeline(config, lasting, cache)
+        if old is not None:
+            pipeline.rules.decisions.counts = old.pipeline.rules.decisions.counts
+        health = build_health(config, pipeline, lasting.audit, lasting.recorder, lasting.ending)
+        if config.has_teams and lasting.calls is None:
+            lasting.calls = Shares(max_calls(config), has_teams=True)
+        metrics = None if self._observer is None else self._observer.requests
+        return ConfigGeneration(config, pipeline, build_dispatcher(config, pipeline, lasting, health, metrics), health)
+
+    def _cache(self, config: Config) -> Cache:
+        observer, store = self._observer, config.cache_store
+        return Cache(config.cache, store if store is None or observer is None else observer.measured(store, "cache"))
+
+    def _set_teams(self, config: Config) -> None:
+        for shares in (self._lasting.memory, self._lasting.held, self._lasting.targets):
+            shares.set_teams(has_teams=config.has_teams)
+
+    async def _retire(self, old: ConfigGeneration) -> None:
+        """Close a generation when its last call has ended, and what its cache or another call still asks of it."""
+        await old.dispatcher.load.wait()
+        await old.pipeline.background.close(LAST_JOBS_S)
+        while any(map(self._lasting.targets.in_flight, self._own_backends(old))):  # noqa: ASYNC110  rare, and no event
+            await asyncio.sleep(IN_FLIGHT_CHECK_S)
+        await self._close(old)
+
+    def _own_backends(self, generation: ConfigGeneration) -> Iterator[Backend]:
+        others = [part for each in self._generations if each is not generation for part in each.parts]
+        for backend in generation.config.backends.values():
+            if not any(backend is other for other in others):
+                yield backend
+
+    async def _close(self, generation: ConfigGeneration) -> None:
+        """Close what no other generation needs."""
+        generation.pipeline.rules.decisions.log_summary()
+        self._generations.remove(generation)
+        needed = [part for each in self._generations for part in each.parts]
+        if not any(each.pipeline.cache is generation.pipeline.cache for each in self._generations):
+            await generation.pipeline.cache.close()
+        for part in generation.parts:
+            if not any(part is other for other in needed):
+                self._lasting.targets.forget(part)
+                await part.close()
+
+
+def callers_by_digest(config: Config) -> Mapping[bytes, Caller]:
+    """Return the callers of a config by the SHA-256 of their keys."""
+    return {
+        caller.digest: Caller(caller.name, caller.team, fingerprint=fingerprint(caller.digest))
+        for caller in config.callers
+    }
+
+
+def _has_other_cache(old: Config, new: Config) -> bool:
+    return old.cache != new.cache or old.cache_store is not new.cache_store
+
+
+def _changes(running: Config, new: Config) -> list[str]:
+    """Return what differs between two configs, secrets that were replaced included."""
+    lines = differences(running.tables, new.tables)
+    changed = [
+        f"backend[{name}]"
+        for name, backend in new.backends.items()
+        if name in running.backends and running.backends[name] is not backend
+    ]
+    known = {(caller.name, caller.digest) for caller in running.callers}
+    names = {caller.name for caller in running.callers}
+    changed += dict.fromkeys(
+        f"caller[{caller.name}]"
+        for caller in new.callers
+        if caller.name in names and (caller.name, caller.digest) not in known
+    )
+    if running.cache is not None and new.cache is not None and _has_other_cache(running, new):
+        changed.append("cache")
+    return [*lines, *hidden_differences(changed, lines)]
+
+
+def _with_lasting_parts(running: Config, new: Config) -> Config:
+    """Return a new config with what lives as long as the process. Raises ConfigError for one that opens the gateway."""
+    server = {key: getattr(running.server, key) for key in RESTARTED_SERVER_KEYS}
+    unknown_ids = running.state_settings.unknown_ids
+    several = has_teams(new.callers, running.keys)
+    merged = new.model_copy(
+        update={
+            **{name: getattr(running, name) for name in LASTING},
+            "server": new.server.model_copy(update=server),
+            "unknown_ids": unknown_ids or ("deny" if several else "allow"),
+        }
+    )
+    if merged.is_open and not running.is_open:
+        raise ConfigError("caller: without any, every client would be answered; that needs a restart")
+    return merged

@@ -1,0 +1,40 @@
+"""What lives as long as the process, while configs come and go."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from opentelemetry.trace import Tracer
+
+from proxy.identity.directory import Directory
+from proxy.routing.targets import Targets
+from proxy.shares import Shares
+from proxy.state.sealing import Sealing
+from proxy.stores import Store
+from proxy.telemetry.audit import Audit
+from proxy.telemetry.recorder import Recorder
+from proxy.workers import BodyMemory, Workers
+
+
+@dataclass(slots=True)
+class Lasting:
+    """What lives as long as the process, whatever config it serves."""
+
+    audit: Audit | None
+    recorder: Recorder | None
+    directory: Directory
+    sealing: Sealing
+    content: Store
+    """Where responses and conversations are."""
+    targets: Targets
+    workers: Workers
+    memory: BodyMemory
+    held: BodyMemory
+    """What the responses that WebSocket connections keep may take together."""
+    tracer: Tracer | None = None
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process begins to end."""
+    calls: Shares | None = None
+    """The shares of teams in all calls, once there were several teams."""
+    sockets: Counter[str] = field(default_factory=Counter)
+    """How many WebSocket connections each caller has."""

@@ -165,16 +165,16 @@ async def test_a_name_without_an_address_is_unreachable():
         await ask(client)
 
     assert failed.value.code in ("upstream_unreachable", "upstream_connect_timeout")
-    assert (failed.value.sent, client._dialer._addresses._found) == (False, ())
+    assert (failed.value.sent, client.dialer._addresses._found) == (False, ())
 
 
 async def test_a_burst_of_connections_needs_one_lookup(upstream: TlsUpstream, certificate: Path):
     """Addresses are kept for a while, and dropped when connecting fails."""
     client = client_for(upstream.named, certificate / "cert.pem")
     answers = await asyncio.gather(*(client.request(*request()) for _ in range(10)))
-    expires = client._dialer._addresses._expires
+    expires = client.dialer._addresses._expires
     assert [await read_whole(answer) for answer in answers] == [b"ok"] * 10
-    assert (upstream.opened, client._dialer._addresses._expires) == (10, expires)
+    assert (upstream.opened, client.dialer._addresses._expires) == (10, expires)
     await client.close()
     await until(lambda: upstream.open == 0)
 

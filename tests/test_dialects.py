@@ -357,6 +357,28 @@ async def test_a6_a_server_that_speaks_websocket_is_fitted_and_mended_too(reach,
     assert line["repairs"] == "sequence_number=20"
 
 
+@pytest.mark.parametrize(
+    ("profile", "way"),
+    [("generic", "by_json"), *(("vllm", way) for way in ("by_json", "by_stream", "by_websocket", "by_sockets"))],
+)
+async def test_items_that_were_never_finished_are_in_the_last_response(reach, profile: str, way: str):
+    """It comes without items; they are put together from what was sent of them."""
+    dialect = Dialect()
+    frames = [event for event in dialect._events() if event["type"] != "response.output_item.done"]
+    frames[-1]["response"]["output"] = []
+    dialect._events = lambda: frames  # type: ignore[method-assign]  # one dialect of its own
+    # A check that needs a stream makes that of the call for a body one.
+    policy = [{"use": "max_tool_calls", "max": 3}]
+    reached = await reach(profile, dialect, policy=policy, websocket=way == "by_sockets")
+    _, answer, _ = await getattr(reached, way)(tools=[{"type": "web_search"}])
+    reasoning, message, call = answer["output"]
+
+    assert way == "by_sockets" or reached.dialect.received[0]["stream"]
+    assert reasoning["summary"][0]["text"] == "Think."
+    assert (message["content"][0]["text"], message["status"]) == ("Hello.", "completed")
+    assert (call["call_id"], call["arguments"], call["status"]) == ("call_0001", "{}", "completed")
+
+
 @pytest.mark.parametrize("way", ["by_json", "by_stream"])
 async def test_a9_usage_without_details(reach, logged, way: str):
     """It is recorded; a body passes as it is, and the last event of a stream gets what typed clients need."""

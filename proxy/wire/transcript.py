@@ -135,13 +135,19 @@ class Transcript:
     @property
     def items(self) -> list[Any]:
         """The finished items, in the order of their output_index."""
-        return [self._items[place] for place in sorted(self._items, key=lambda place: place[0])]
+        return _in_order(self._items)
 
     @property
     def response(self) -> Mapping[str, Any]:
-        """The final response object. Some servers send its `output` empty although items came."""
+        """The final response object. Some servers send its `output` empty although items came, finished or not."""
         final = self.terminal.response if self.terminal is not None else {}
-        return {**final, "output": self.items} if self._items and not final.get("output") else final
+        if final.get("output") or self.terminal is None or not (self._items or self._open):
+            return final
+        is_whole = final.get("status") == "completed" and not self._is_log_full
+        unfinished = self.cut_open_items("completed" if is_whole else "incomplete")
+        items: dict[tuple[int, str | None], Any] = dict(self._items)
+        items.update({(index, None): item for index, item in unfinished})
+        return {**final, "output": _in_order(items)}
 
     @property
     def usage(self) -> Mapping[str, Any]:
@@ -155,8 +161,8 @@ class Transcript:
         numbers = [data.get("sequence_number") for data in _data_of(self._numbered)] if self._numbered else []
         return next((number + 1 for number in reversed(numbers) if type(number) is int and 0 <= number < MAX_EXACT), 0)
 
-    def cut_open_items(self) -> list[tuple[int, JSON]]:
-        """Close all open items as incomplete, with what was sent of them; return each with its output_index."""
+    def cut_open_items(self, status: str = "incomplete") -> list[tuple[int, JSON]]:
+        """Return all open items with what was sent of them, as if they ended here; each with its output_index."""
         partial = {index: _PartialItem(self._open[index][1]) for index in sorted(self._open)}
         start = min((position for position, _ in self._open.values()), default=0)
         for position, unit in enumerate(self._log[start:], start):
@@ -164,7 +170,7 @@ class Transcript:
                 index = index_of(data)
                 if index in partial and position > self._open[index][0]:  # an earlier item may have had this index
                     partial[index].add(data)
-        return [(index, item.incomplete()) for index, item in partial.items()]
+        return [(index, item.ended(status)) for index, item in partial.items()]
 
     def _follow(self, event: Event) -> None:
         if event.type == "response.output_item.added":
@@ -219,14 +225,19 @@ class _PartialItem:
         elif kind in STRING_DELTAS and isinstance(delta, str):
             self._deltas.setdefault(STRING_DELTAS[kind], []).append(delta)
 
-    def incomplete(self) -> JSON:
+    def ended(self, status: str) -> JSON:
         for (field, index, text_field), texts in self._part_deltas.items():
             _append_texts(self._parts[field, index], text_field, texts)
         for field, texts in self._deltas.items():
             _append_texts(self._item, field, texts)
         fields = sorted({field for field, _ in self._parts})
         parts = {field: [self._parts[place] for place in sorted(self._parts) if place[0] == field] for field in fields}
-        return self._item | parts | {"status": "incomplete"}
+        return self._item | parts | {"status": status}
+
+
+def _in_order(items: Mapping[tuple[int, str | None], Any]) -> list[Any]:
+    """Return items in the order of their output_index."""
+    return [items[place] for place in sorted(items, key=lambda place: place[0])]
 
 
 def _append_texts(holder: JSON, field: str, texts: list[str]) -> None:

@@ -118,6 +118,16 @@ def test_a_missing_output_is_filled_from_the_items(final: JSON):
     assert transcript.response == {"id": "resp_1", "output": [{"id": "a"}]}
 
 
+@pytest.mark.parametrize(("status", "ended"), [("completed", "completed"), ("failed", "incomplete")])
+def test_a_missing_output_has_items_without_an_end_too(status: str, ended: str):
+    """With what was sent of them, in the order of their indexes."""
+    call = function_call(0)
+    sent = stream_of(added(0, **call), delta("function_call_arguments", "{}"), done(1, id="b"))
+    transcript = transcript_of([*sent, completed(status=status, output=[])])
+
+    assert transcript.response["output"] == [{**call, "arguments": "{}", "status": ended}, {"id": "b"}]
+
+
 def test_the_output_of_the_final_response_is_kept_as_sent():
     """The last event is right, whatever the items were."""
     transcript = transcript_of([*stream_of(done(0, id="a")), completed(output=[{"id": "b"}])])

@@ -5,11 +5,11 @@
                      its token counts, or has another id each time; or there is no `response.created`
     openers          a delta comes without the events that open its item and its part
     item_ids         an item has another id in each event: it keeps the first one
-    output           the last event has no items although some were sent
+    output           the last event has no items although some were sent; those without an end are ended before it
     terminal         the last event is `response.done`, or its type contradicts the response's status
 
-A stream that needs none of it passes with its frames unparsed: whether it does is seen in its first event, and in what
-follows the first event of each item.
+A stream that needs none of it passes with its frames unparsed: whether it does is seen in its first event, in what
+follows the first event of each item, and in how often the id of an item occurs.
 """
 
 from collections import Counter
@@ -22,10 +22,13 @@ from backends.upstream.dialects.openers import ADDED, ITEM_DONE, OPENED, Openers
 from backends.upstream.dialects.responses import DONE, OPENING, ResponseRepairs
 from proxy.context import Context
 from proxy.wire.event import TERMINALS, Batch, Event, Run, frames_of, parse_leniently, payload_of
-from proxy.wire.transcript import index_of
+from proxy.wire.transcript import Transcript, index_of
 
 Repair = Literal["sequence_number", "lifecycle", "openers", "item_ids", "output", "terminal"]
 REPAIRS: tuple[Repair, ...] = ("sequence_number", "lifecycle", "openers", "item_ids", "output", "terminal")
+ITEM_ID = b'"item_id"'
+KEPT_BYTES = 4_194_304
+"""How much of a stream is kept while an item is open, in bytes: a longer item cannot be put together."""
 
 
 class StreamRepairs:
@@ -46,6 +49,10 @@ class StreamRepairs:
         self._item: int | None = None  # the item that was added last
         self._is_parsing = False  # whether every frame has to be read
         self._looks = True  # whether the next frames show if they have to be
+        self._pin = ITEM_ID  # what occurs in frames as often as the name of that field
+        self._open: set[int] = set()  # the items that are not finished, by output_index; empty without "output"
+        self._kept: list[Event | Run] = []  # what was received since the first of them was added
+        self._room = KEPT_BYTES
 
     @property
     def summary(self) -> str | None:
@@ -58,26 +65,33 @@ class StreamRepairs:
         for unit in batch:
             if isinstance(unit, Event):
                 mended += self._mend_event(unit)
-            elif (self._looks or self._is_parsing) and self._needs_parsing(unit):
+            elif (
+                self._looks or self._is_parsing or unit.raw.count(ITEM_ID) != unit.raw.count(self._pin)
+            ) and self._needs_parsing(unit):  # fmt: skip
                 mended += self._mend_run(unit)
             else:
                 mended.append(unit)
+            if self._open and self._room > 0:
+                self._kept.append(unit)
+                self._room -= len(unit.raw)
         return mended
 
     def _needs_parsing(self, run: Run) -> bool:
-        """Whether the frames of a run have to be read: decided where they follow the first event of an item."""
+        """Whether the frames of a run have to be read: decided where they follow the first event of an item.
+
+        Later it is if an item has another id there.
+        """
         frames = run.sse
         if self._is_parsing or b"data" not in frames:
             return self._is_parsing
         if self._item is None:  # no item has begun, or not even the response
             self._is_parsing = not self._is_open or b"_index" in frames
             return self._is_parsing
-        self._looks = False
-        item_id = self._ids.get(self._item)
-        has_id = not isinstance(item_id, str) or b'"item_id"' not in frames or orjson.dumps(item_id) in frames
-        has_part = b"_text.delta" not in frames or b"part.added" in frames
+        is_first, self._looks = self._looks, False
+        has_id = frames.count(ITEM_ID) == frames.count(self._pin)
+        has_part = not is_first or b"_text.delta" not in frames or b"part.added" in frames
         self._is_parsing = not (has_id and has_part)
-        if self._is_parsing and self._openers is not None:
+        if is_first and self._is_parsing and self._openers is not None:
             self._openers.complete.add(self._item)
         return self._is_parsing
 
@@ -119,7 +133,40 @@ class StreamRepairs:
                 missing.append(composed("response.created", response=self._response.whole(begun)))
         if self._openers is not None and kind in OPENED:
             missing += self._openers.missing_before(kind, data, self._ids)
+            for added in missing:
+                if added.type == ADDED:
+                    self._note_begun(index_of(added.data))
+                    self._kept.append(added)
+        if self._open and (kind in TERMINALS or kind == DONE):
+            missing += self._unfinished(kind, fields_of(data.get("response")))
         return missing
+
+    def _note_begun(self, index: int) -> None:
+        """Note that an item was added."""
+        item_id = self._ids.get(index)
+        self._item = index
+        self._pin = orjson.dumps(item_id) if isinstance(item_id, str) and "item_ids" in self._kinds else ITEM_ID
+        if "output" in self._kinds:
+            self._open.add(index)
+
+    def _note_finished(self, index: int) -> None:
+        """Note that an item has ended: what was received before is not needed, unless another one is open."""
+        self._open.discard(index)
+        if not self._open:
+            self._kept.clear()
+            self._room = KEPT_BYTES
+
+    def _unfinished(self, kind: str, response: Mapping[str, Any]) -> list[Event]:
+        """Return the last events of items that have none, if the response comes without its items."""
+        if response.get("output") or self._room <= 0:
+            return []
+        is_whole = kind in ("response.completed", DONE) and response.get("status") in (None, "completed")
+        received = Transcript()
+        received.see(self._kept)
+        items = dict(received.cut_open_items("completed" if is_whole else "incomplete"))
+        self._response.done |= items
+        self._last_number = max(self._last_number, received.next_number - 1)
+        return [composed(ITEM_DONE, output_index=index, item=item) for index, item in items.items()]
 
     def _changed(self, kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the data of an event with what is mended in it; the same object if nothing is."""
@@ -128,7 +175,8 @@ class StreamRepairs:
         index, item = index_of(data), data.get("item")
         if kind == ADDED:
             self._ids[index] = fields_of(item).get("id")
-            self._item, self._looks = index, True
+            self._looks = True
+            self._note_begun(index)
             if self._is_parsing and self._openers is not None:
                 self._openers.complete.add(index)
             return data
@@ -138,6 +186,7 @@ class StreamRepairs:
                 self.counts["item_ids"] += 1
                 data = {**data, "item": {**item, "id": pinned}}
             self._response.done[index] = data["item"]
+            self._note_finished(index)
         elif isinstance(pinned, str) and data.get("item_id", pinned) != pinned:
             self.counts["item_ids"] += 1
             return {**data, "item_id": pinned}

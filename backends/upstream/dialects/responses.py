@@ -32,12 +32,17 @@ class ResponseRepairs:
         """Return the data of an event that has the response; the same object if it needs no repair."""
         response = data.get("response")
         whole = self.whole(response if isinstance(response, dict) else {})
+        status = "queued" if kind == "response.queued" else "in_progress"
         if kind not in OPENING:
             whole = self._with_items(whole)
             last = self._terminal_type(kind, whole)
             if last != kind:
                 self._counts["terminal"] += 1
                 data = {**data, "type": last}
+            status = last.removeprefix("response.")
+        if whole.get("status") is None and "lifecycle" in self._kinds:
+            self._counts["lifecycle"] += 1
+            whole = {**whole, "status": status}
         return data if whole is response or not whole else {**data, "response": whole}
 
     def whole(self, response: JSON) -> JSON:

@@ -68,6 +68,23 @@ def rotating(event: JSON) -> JSON:
     return event
 
 
+def drifting(event: JSON) -> JSON:
+    """Give deltas other ids than the events that opened their items and parts."""
+    return event | {"item_id": f"{event['item_id']}_x"} if event["type"].endswith(".delta") else event
+
+
+def emptied(event: JSON) -> JSON:
+    return with_response(lambda response: {**response, "output": []})(event)
+
+
+def endless(*indexes: int) -> list[JSON]:
+    """Return the canonical events without the last ones of these items, which the last event does not have either."""
+    kept = [
+        each for each in EVENTS if each["type"] != "response.output_item.done" or each["output_index"] not in indexes
+    ]
+    return [emptied(event) | {"sequence_number": number} for number, event in enumerate(kept)]
+
+
 def renaming(event: JSON) -> JSON:
     return event | {"type": DONE} if event["type"] == "response.completed" else event
 
@@ -98,7 +115,16 @@ SICK: dict[str, tuple[list[JSON], set[str]]] = {
         {"openers", "sequence_number", "output"},
     ),
     "an id for each event": (edited(rotating), {"item_ids"}),
-    "an empty output": (edited(with_response(lambda response: {**response, "output": []})), {"output"}),
+    "other ids in deltas": (edited(drifting), {"item_ids"}),
+    "an empty output": (edited(emptied), {"output"}),
+    "items without an end": (endless(0, 1, 2), {"output", "sequence_number"}),
+    "the first item without an end": (endless(0), {"output", "sequence_number"}),
+    "the last item without an end": (endless(2), {"output", "sequence_number"}),
+    "nothing but deltas": (
+        [emptied(event) for event in EVENTS if event["type"] in ("response.created", "response.output_text.delta", "response.completed")],
+        {"openers", "output", "sequence_number"},
+    ),
+    "no status": (edited(with_response(without("status"))), {"lifecycle"}),
     "no output": (edited(with_response(lambda response: {**response, "output": None})), {"lifecycle", "output"}),
     "another last event": (edited(renaming), {"terminal"}),
     "incomplete called completed": (
@@ -120,8 +146,9 @@ def test_a_sick_stream_is_mended(sick: list[JSON], repaired: set[str], chunk: in
     assert [event["sequence_number"] for event in events] == [*range(len(events))]
     assert len({event["response"]["id"] for event in events if "response" in event}) == 1
     assert last["type"] == f"response.{last['response']['status']}"
-    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
-    assert [item["id"] for item in last["response"]["output"]] == [item["id"] for item in done]
+    ends = [event for event in events if event["type"] == "response.output_item.done"]
+    done = [event["item"] for event in sorted(ends, key=lambda event: event["output_index"])]
+    assert last["response"]["output"] == done
     if repaired <= {"sequence_number", "lifecycle", "item_ids", "output", "terminal"}:
         assert order_faults(events) == []
 

@@ -453,8 +453,8 @@ async def test_a_call_keeps_what_its_backend_may_have_used(outcome: str, left: i
     assert await chain.left() == left
 
 
-@pytest.mark.parametrize("status", ["queued", "in_progress"])
-async def test_a_background_response_keeps_what_it_took(status: str):
+@pytest.mark.parametrize(("status", "left"), [("queued", 1), ("in_progress", 1), ("completed", 4)])
+async def test_a_background_response_keeps_what_it_took_until_it_ends(status: str, left: int):
     """The body that answers its creation is not its end, and the gateway does not see what it runs."""
     chain = Chain(max=4)
     call, context = await chain.admit(background=True, max_tool_calls=3)
@@ -462,7 +462,7 @@ async def test_a_background_response_keeps_what_it_took(status: str):
     await check.check(lifecycle("completed", "resp_1", status=status))
     await context.cleanup.aclose()
 
-    assert await chain.sent(previous_response_id="resp_1") == 1
+    assert await chain.sent(previous_response_id="resp_1") == left
 
 
 @pytest.mark.parametrize("tools", [SEARCH_TOOL, []])

@@ -11,11 +11,13 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
+from importlib.metadata import version
 
 from proxy.app import serve
 from proxy.commands import audit, cache, identity, key, model, policy, reload, show
+from proxy.commands.options import DEFAULT_CONFIG, add_address, add_config
 from proxy.config.build import Config, read
+from proxy.config.consistency import listen_faults
 from proxy.config.default import default_config
 from proxy.config.validation import ConfigError
 from proxy.control import Assignment
@@ -40,12 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="The gateway in front of every model.",
         epilog="example: headgate serve --config my.toml",
     )
+    parser.add_argument("--version", action="version", version=f"headgate {version('headgate')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "serve", help="serve until stopped", epilog="example: headgate serve --config my.toml"
     )
-    command.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
-    command.add_argument("--port", type=_port, help="listen on this port instead of the configured one")
+    add_config(command, text=DEFAULT_CONFIG)
+    add_address(command)
     command.set_defaults(run=None)
     for subject in (show, reload, policy, model, audit, cache, key, identity):
         subject.add_to(commands)
@@ -68,8 +71,7 @@ def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], t
 
     def read_again(running: Config | None) -> Config:
         config = default_config(running) if options.config is None else read(options.config, running)
-        if options.port is not None:
-            config = config.model_copy(update={"server": config.server.model_copy(update={"port": options.port})})
+        config = _with_address(config, options.host, options.port)
         return config if assignment is None else config_of_worker(config, assignment)
 
     config = read_again(None)
@@ -111,12 +113,14 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
-def _port(text: str) -> int:
-    """Raises ValueError for what is not a port."""
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise ValueError(text)
-    return port
+def _with_address(config: Config, host: str | None, port: int | None) -> Config:
+    """Return a config that listens where the command line says. Raises ConfigError for a place that is not safe."""
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    server = config.server.model_copy(update=given)
+    faults = [*listen_faults(server, config.admin, is_open=config.is_open)] if given else []
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config.model_copy(update={"server": server})
 
 
 def _greet(address: str, models: Sequence[str]) -> None:

@@ -100,3 +100,39 @@ def test_an_invalid_port_is_exit_2(port: str, capsys):
 
     assert caught.value.code == 2
     assert "argument --port: invalid" in capsys.readouterr().err
+
+
+def test_the_address_of_the_command_line_is_checked_like_that_of_the_config(capsys, monkeypatch):
+    """By option or by variable: others could reach a gateway without callers."""
+    monkeypatch.setenv("HEADGATE_HOST", "0.0.0.0")
+
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err.startswith("server.host: 0.0.0.0 is reachable by others")
+
+
+def test_a_variable_stands_for_the_config(config: Path, capsys, monkeypatch):
+    """An option wins."""
+    monkeypatch.setenv("HEADGATE_CONFIG", str(config))
+    outcomes = [main(["check"]), main(["check", "--config", "/none.toml"]), main(["check", "--diff", str(config)])]
+
+    assert outcomes == [0, 2, 0]
+    assert "route     * -> canned (replay)" in capsys.readouterr().out
+
+
+def test_the_differences_of_two_files_are_printed(config: Path, tmp_path: Path, capsys):
+    """Instead of the path of a call."""
+    old = tmp_path / "old.toml"
+    old.write_text(CONFIG.replace("max = 4", "max = 5") + "[server]\nport = 1\n")
+
+    assert main(["check", "--config", str(config), "--diff", str(old)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "policy[max_tool_calls].max: 5 -> 4", "server: removed (needs a restart)"
+    ]  # fmt: skip
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("headgate 0.")

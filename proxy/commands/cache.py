@@ -12,6 +12,7 @@ import orjson
 from proxy.cache.classification import FIELDS, QUERY, Effect, effect_of_header
 from proxy.cache.key import encode_call, name_of_parameter, relevant_fields, relevant_headers, relevant_parameters
 from proxy.cache.vault import Partition, Vault
+from proxy.commands.options import add_config
 from proxy.commands.shared_state import callers_of
 from proxy.config.build import Config, read
 from proxy.config.default import default_config
@@ -70,7 +71,7 @@ def _add_verb(
 ) -> argparse.ArgumentParser:
     example = f"example: headgate cache {name}{' --team search' if name != 'stats' else ''} --config my.toml"
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=description, epilog=example)
-    verb.add_argument("--config", type=Path, required=True)
+    add_config(verb, required=True)
     verb.set_defaults(run=run)
     return verb
 

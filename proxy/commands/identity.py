@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.support.principal import blocked_key
+from proxy.commands.options import add_config
 from proxy.commands.shared_state import callers_of, record_operation, run_with_state
 from proxy.config.build import Config, read
 from proxy.config.validation import ConfigError
@@ -34,7 +35,7 @@ def _add(
     command: argparse.ArgumentParser = commands.add_parser(name, help=description, epilog=example)
     hint = 'as the upstream receives it; put it after "--", because some begin with a hyphen'
     command.add_argument("identifier", metavar="IDENTIFIER", help=hint)
-    command.add_argument("--config", type=Path, required=True)
+    add_config(command, required=True)
     command.set_defaults(run=run)
     return command
 

@@ -6,11 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import orjson
 
+from proxy.commands.options import add_config
 from proxy.commands.shared_state import record_operation, run_with_state
 from proxy.config.build import Config, read
 from proxy.config.validation import ConfigError
@@ -56,7 +56,7 @@ def _add(
 ) -> argparse.ArgumentParser:
     epilog = f"example: headgate key {name} --config my.toml {example}".rstrip()
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=description, epilog=epilog)
-    verb.add_argument("--config", type=Path, required=True)
+    add_config(verb, required=True)
     verb.set_defaults(run=run)
     return verb
 

@@ -3,12 +3,12 @@
 import argparse
 import sys
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from proxy.admin.listener import RELOAD_PATH
+from proxy.commands.options import add_config
 from proxy.config.build import read_tables
 from proxy.config.schema import AdminTable
 from proxy.config.validation import ConfigError, validate
@@ -22,7 +22,7 @@ def add_to(commands: Any) -> None:
     """Add this subject's commands to a parser."""
     reload = commands.add_parser("reload", help="let a running gateway read its config again, and print what changes",
                                  epilog="example: headgate reload --config my.toml")  # fmt: skip
-    reload.add_argument("--config", type=Path, required=True, help="its config file, whose [admin] says where it is")
+    add_config(reload, required=True, text="its config file, whose [admin] says where it is")
     reload.set_defaults(run=_reload)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from backends import Backend
 from policies import Policy
+from proxy.commands.options import DEFAULT_CONFIG, add_config
 from proxy.commands.reach import CACHE, STATE, reach, reach_stores
 from proxy.config.build import Config, build, read, read_tables
 from proxy.config.default import default_config
@@ -31,7 +32,7 @@ def add_to(commands: Any) -> None:
     """Add this subject's commands to a parser."""
     check = commands.add_parser("check", help="read the config and print the path of a call",
                                 epilog="example: headgate check --config my.toml")  # fmt: skip
-    check.add_argument("--config", type=Path, help="a TOML file; default: the embedded defaults")
+    add_config(check, text=DEFAULT_CONFIG)
     check.add_argument("--diff", type=Path, metavar="OLD", help="print instead what a reload from another file changes")
     check.add_argument(
         "--reach",

@@ -80,4 +80,4 @@ def _shown(path: str, value: Any) -> str:
 
 def _needs_restart(path: str) -> bool:
     table, _, key = path.partition(".")
-    return table in RESTARTED_TABLES or (table == "server" and key in RESTARTED_SERVER_KEYS)
+    return table in RESTARTED_TABLES or (table == "server" and (not key or key in RESTARTED_SERVER_KEYS))

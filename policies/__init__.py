@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from proxy.config.table import Table
 from proxy.context import Caller, Context
+from proxy.pricing.prices import Quote
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.wire.call import MODEL_OPERATIONS, Call, Operation
@@ -63,6 +64,8 @@ class PolicyState:
     """Unique among the policies of a config: two of one kind have different names, by their order."""
     least_values: Mapping[str, int] = field(default_factory=dict)
     """The least values of fields where some backend allows less than the protocol does."""
+    quote_of: Callable[[str], Quote | None] = lambda _model: None
+    """Returns what a model costs at the backend that its route prefers; None if nothing is known of its prices."""
 
 
 class Policy(Table):

@@ -1,18 +1,20 @@
 """Limits what is used in a day, a month, or at all: calls, tokens or money, for each team, caller, end user, model ...
 
-Request: reserves what the call will probably use, and refuses it with 429 `exhausted` if that is not left.
+Request: reserves what the call will probably use, and refuses it with 429 `exhausted` if that is not left, or with
+    `unpriced` if what it would cost is not known.
 Response: passes; what was used replaces what was reserved when the call ends, also for a client that disconnects. The
     answer has `x-headgate-budget`: what is left, of how much, and until when.
 Source: none; the protocol has no such limit.
 """
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol, Self
 
 import structlog
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
 from policies.support.expected_tokens import ExpectedTokens
@@ -21,11 +23,12 @@ from policies.support.sharing import LIMITED, Per, shared_by
 from proxy.context import Context
 from proxy.stores import LONGEST_S, Grant, StoreError
 from proxy.wire.call import Call, Operation
-from proxy.wire.errors import LimitExceeded, Unavailable
+from proxy.wire.errors import LimitExceeded, PolicyViolation, Unavailable
 
 log = structlog.get_logger()
 
 NAME = "budget"
+MILLION = 1_000_000
 LATE_S = 86_400.0
 """How much longer than its window a counter is kept: a call that began in it may end after it."""
 Window = Literal["day", "month", "total"]
@@ -34,51 +37,138 @@ Window = Literal["day", "month", "total"]
 class Budget(Policy):
     operations: ClassVar[frozenset[Operation]] = LIMITED
 
-    limit: PositiveInt
+    limit: PositiveFloat
     """How much may be used in the window, in the unit."""
-    unit: Literal["tokens", "requests"] = "tokens"
-    """What is counted: tokens of input and output together, or calls."""
+    unit: Literal["tokens", "requests", "usd"] = "tokens"
+    """What is counted: tokens of input and output together, calls, or US dollars."""
     window: Window = "month"
     """Until when: the end of the day or the month in UTC, or for as long as the state lasts."""
     per: Per = "team"
     """Who shares it: "team", "caller", "end_user", "model", "metadata.NAME" or "all"."""
     warn: Annotated[float, Field(gt=0, le=1)] = 0.8
     """The share of it at which it is logged that little is left."""
+    on_unpriced: Literal["refuse", "allow"] = "refuse"
+    """With "usd": what happens to calls of models whose price is not known; those that are allowed cost nothing."""
+
+    @model_validator(mode="after")
+    def _whole_units(self) -> Self:
+        if self.unit != "usd" and self.limit != int(self.limit):
+            raise ValueError(f"limit is {self.limit}; {self.unit} are counted in whole numbers")
+        return self
 
     @cached_property
     def _clock(self) -> Callable[[], datetime]:
         return lambda: datetime.now(UTC)
 
+    @property
+    def _scale(self) -> int:
+        """How many steps of the counter a unit has."""
+        return MILLION if self.unit == "usd" else 1
+
     def request_check(self, state: PolicyState) -> RequestCheck:
-        limit, unit, window, clock = self.limit, self.unit, self.window, self._clock
-        who, expected, warn_from = shared_by(self.per), ExpectedTokens(), self.warn * self.limit
+        window, clock, most = self.window, self._clock, int(self.limit * self._scale)
+        meter, who, warn_from = self._meter(state), shared_by(self.per), self.warn * most
 
         async def check(call: Call, context: Context) -> Call:
-            amount = 1 if unit == "requests" else min(limit, expected.of(call))
+            amount = min(most, await meter.expected(call))
             shared, (period, left_s) = who(call, context), period_of(window, clock())
             key = counter_key(NAME, state.name, period, shared)
-            counter = Reservation(state.store, limit, left_s + LATE_S, key, policy=NAME, team=context.caller.team)
-            context.on_end(partial(settle, counter, call, context))  # before the take, which may be cancelled
+            counter = Reservation(state.store, most, left_s + LATE_S, key, policy=NAME, team=context.caller.team)
+            context.on_end(partial(_settle, counter, meter, call, context))  # before the take, which may be cancelled
             try:
                 grant = await counter.take(amount, whole=True)
             except StoreError as error:
                 raise Unavailable("The budget cannot be read right now.", code="budget_unavailable") from error
-            header = _header(state.name, self, grant, left_s)
-            if grant.granted < amount:
-                raise _exhausted(self, left_s, header)
+            header = self._header(state.name, grant, left_s)
+            if grant.granted < amount or (not amount and grant.used >= most):
+                raise self._exhausted(left_s, header)
             context.add_header("x-headgate-budget", header)
             if grant.used >= warn_from > grant.used - grant.granted:
-                log.warning("budget.warned", policy=state.name, shared_by=shared, used=grant.used, limit=limit)
+                log.warning("budget.warned", policy=state.name, shared_by=shared, used=grant.used / self._scale)
             return call
 
-        async def settle(counter: Reservation, call: Call, context: Context) -> None:
-            if unit == "requests":
-                used = counter.granted if context.is_sent or context.is_answered else 0
-            else:
-                used = expected.used(call, context, counter.granted)
-            await counter.settle(used)
-
         return check
+
+    def _meter(self, state: PolicyState) -> "_Meter":
+        if self.unit == "usd":
+            return _Dollars(state, refuses_unpriced=self.on_unpriced == "refuse")
+        return _Tokens() if self.unit == "tokens" else _Calls()
+
+    def _shown(self, steps: float) -> str:
+        """Return an amount of the counter in the unit."""
+        return f"{steps / self._scale:.{4 if self.unit == 'usd' else 0}f}"
+
+    def _header(self, name: str, grant: Grant, left_s: float) -> str:
+        """Return what is left, as an item of RFC 8941 with parameters."""
+        most = int(self.limit * self._scale)
+        resets = "" if self.window == "total" else f";t={left_s:.0f}"
+        left = self._shown(max(0, most - grant.used))
+        return f'"{name}";u={self.unit};q={self._shown(most)};r={left}{resets}'
+
+    def _exhausted(self, left_s: float, header: str) -> LimitExceeded:
+        until = "" if self.window == "total" else f" It begins anew in {timedelta(seconds=round(left_s))}."
+        message = f"The budget of {self.limit:.10g} {self.unit} ({self.window}) is used up or reserved.{until}"
+        refusal = LimitExceeded("exhausted", message, after_s=left_s, headers={"x-headgate-budget": header})
+        refusal.retry = False  # an SDK would try again within seconds
+        return refusal
+
+
+class _Meter(Protocol):
+    """Measures calls, in steps of a counter."""
+
+    async def expected(self, call: Call) -> int:
+        """Return what a call will probably use. Raises PolicyViolation."""
+
+    def used(self, call: Call, context: Context, reserved: int) -> int:
+        """Return what a call has used that has ended."""
+
+
+class _Calls:
+    async def expected(self, _call: Call) -> int:
+        return 1
+
+    def used(self, _call: Call, context: Context, reserved: int) -> int:
+        return reserved if context.is_sent or context.is_answered else 0
+
+
+class _Tokens:
+    def __init__(self) -> None:
+        self._tokens = ExpectedTokens()
+
+    async def expected(self, call: Call) -> int:
+        return self._tokens.of(call)
+
+    def used(self, call: Call, context: Context, reserved: int) -> int:
+        return self._tokens.used(call, context, reserved)
+
+
+class _Dollars:
+    """Millionths of a dollar."""
+
+    def __init__(self, state: PolicyState, *, refuses_unpriced: bool) -> None:
+        self._quote_of = state.quote_of
+        self._refuses_unpriced = refuses_unpriced
+        self._tokens = ExpectedTokens()
+
+    async def expected(self, call: Call) -> int:
+        quote = self._quote_of(call.model)
+        rates = None if quote is None else await quote.known_rates()
+        if rates is not None:
+            return math.ceil(rates.cost(*self._tokens.parts_of(call)) * MILLION)
+        if self._refuses_unpriced:
+            raise PolicyViolation("unpriced", "The price of this model is not known, and the budget is one of money.")
+        return 0
+
+    def used(self, call: Call, context: Context, reserved: int) -> int:
+        self._tokens.used(call, context, 0)  # what is usual
+        cost_usd = context.record.cost_usd
+        if cost_usd is not None:
+            return round(cost_usd * MILLION)
+        return reserved if context.is_sent or context.is_answered else 0
+
+
+async def _settle(counter: Reservation, meter: _Meter, call: Call, context: Context) -> None:
+    await counter.settle(meter.used(call, context, counter.granted))
 
 
 def period_of(window: Window, now: datetime) -> tuple[str, float]:
@@ -90,18 +180,3 @@ def period_of(window: Window, now: datetime) -> tuple[str, float]:
         next_month = (day.replace(day=28) + timedelta(days=4)).replace(day=1)
         return f"{day:%Y-%m}", (next_month - now).total_seconds()
     return "total", float(LONGEST_S)
-
-
-def _header(name: str, budget: Budget, grant: Grant, left_s: float) -> str:
-    """Return what is left, as a dictionary of RFC 8941."""
-    left = max(0, budget.limit - grant.used)
-    resets = "" if budget.window == "total" else f";t={left_s:.0f}"
-    return f'"{name}";u={budget.unit};q={budget.limit};r={left}{resets}'
-
-
-def _exhausted(budget: Budget, left_s: float, header: str) -> LimitExceeded:
-    until = "" if budget.window == "total" else f" It begins anew in {timedelta(seconds=round(left_s))}."
-    message = f"The budget of {budget.limit} {budget.unit} ({budget.window}) is used up or reserved."
-    refusal = LimitExceeded("exhausted", f"{message}{until}", after_s=left_s, headers={"x-headgate-budget": header})
-    refusal.retry = False  # an SDK would try again within seconds
-    return refusal

@@ -129,7 +129,8 @@ def _exceeded(limit: _Limit, grant: Grant) -> LimitExceeded:
     what = "calls" if limit.name == "burst" else limit.name
     message = f"The limit of {limit.limit} {what} per {unit} is reached. Try again in {grant.resets_in_s:.0f} s."
     headers = dict(_headers(limit, grant))
-    return LimitExceeded(limit.name, message, after_s=grant.resets_in_s, headers=headers)
+    reason = "tokens" if limit.name == TOKENS else "burst" if limit.window_s == SECOND_S else "requests"
+    return LimitExceeded(reason, message, after_s=grant.resets_in_s, headers=headers)
 
 
 def _add_headers(limit: _Limit, grant: Grant, context: Context) -> None:

@@ -1,6 +1,9 @@
 """Config -> the path of a call. Nothing is started here."""
 
+from functools import partial
+
 from backends import least_values_of
+from policies import PolicyState
 from proxy.cache.cache import Cache
 from proxy.config.build import Config
 from proxy.history import History
@@ -28,14 +31,10 @@ def build_pipeline(config: Config, lasting: Lasting, cache: Cache) -> Pipeline:
     seals = None if config.state_secret is None else sealing
     kept, conversations = StoredResponses(content, ttl_s, seals), Conversations(content, ttl_s, seals)
     routes = Routes(config.routes)
-    rules = Rules(
-        config.rules,
-        config.state,
-        ownership,
-        audit=lasting.audit,
-        recorder=lasting.recorder,
-        least_values=least_values_of(config.backends.values()),
-    )
+    least_values = least_values_of(config.backends.values())
+    quote_of = partial(lasting.targets.quote_of, routes)
+    state = PolicyState(config.state, ownership, least_values=least_values, quote_of=quote_of)
+    rules = Rules(config.rules, state, audit=lasting.audit, recorder=lasting.recorder)
     journals = Journals(content, config.state_settings.resume_window_s, seals)
     background = Background(config.state, journals, config.state_settings, rules, kept)
     local, targets = LocalResources(kept, conversations, background), lasting.targets

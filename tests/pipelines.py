@@ -8,6 +8,7 @@ import orjson
 from pydantic import Field, PrivateAttr
 
 from backends import Backend
+from policies import PolicyState
 from proxy.cache.cache import Cache
 from proxy.config.schema import StateTable
 from proxy.context import Context
@@ -80,7 +81,7 @@ def make_pipeline(
     """Return a pipeline with one route from these models to these backends, and its state in a store."""
     store = MemoryStore() if store is None else store
     ownership = Ownership(store)
-    routes, all_rules = Routes([Route("route", model, backends)]), Rules(rules, store, ownership)
+    routes, all_rules = Routes([Route("route", model, backends)]), Rules(rules, PolicyState(store, ownership))
     kept, conversations = StoredResponses(store, TTL_S), Conversations(store, TTL_S)
     cache = cache or Cache(None, None)
     settings = settings or StateTable()
@@ -104,7 +105,7 @@ def make_background(store: Store, responses: StoredResponses, **settings: Any) -
     """Return background responses without policies."""
     table = StateTable(**settings)
     journals = Journals(store, table.resume_window_s)
-    return Background(store, journals, table, Rules((), store, Ownership(store)), responses)
+    return Background(store, journals, table, Rules((), PolicyState(store, Ownership(store))), responses)
 
 
 async def answer_of(pipeline: Pipeline, call: Call, context: Context) -> bytes:

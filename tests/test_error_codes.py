@@ -20,6 +20,7 @@ STATUSES = {
     "Unauthenticated": 401,
     "RequestError": 400,
     "PolicyViolation": 400,
+    "LimitExceeded": 429,
     "UnknownModel": 404,
     "Unavailable": 503,
     "BackendError": 502,

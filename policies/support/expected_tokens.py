@@ -22,16 +22,20 @@ class ExpectedTokens:
         self._usual: LRUCache[str, float] = LRUCache(1_000)
 
     def of(self, call: Call) -> int:
-        """Return the tokens of a call's input and output together; those of a count of tokens are 0."""
+        """Return the tokens of a call's input and output together."""
+        return sum(self.parts_of(call))
+
+    def parts_of(self, call: Call) -> tuple[int, int]:
+        """Return the tokens of a call's input and of its output; those of a count of tokens are 0."""
         if call.operation == "input_tokens":
-            return 0
+            return 0, 0
         output = int(MARGIN * self._usual.get(call.model, FIRST_OUTPUT / MARGIN))
         if call.operation == "relay":  # what its answer has is not known
             output = 0
         limit = call.body.get("max_output_tokens")
         if type(limit) is int and 0 <= limit < output:
             output = limit
-        return call.size_bytes // BYTES_PER_TOKEN + output
+        return call.size_bytes // BYTES_PER_TOKEN, output
 
     def used(self, call: Call, context: Context, reserved: int) -> int:
         """Return what a call has used: as its record says, estimates included; what was reserved if that says nothing;

@@ -15,6 +15,7 @@ import orjson
 from pydantic import Field, ValidationError, model_validator
 
 from backends import least_values_of
+from policies import PolicyState
 from proxy.config.build import read
 from proxy.config.plugin_tables import rules_of
 from proxy.config.table import Table
@@ -166,7 +167,8 @@ async def _outcome_of(rules: Sequence[Rule], case: Case, least_values: Mapping[s
     async with context.cleanup:
         try:
             sent = parse_call(orjson.dumps(case.request), query=case.query)
-            call = await Rules(rules, state, Ownership(state), least_values=least_values).admit(sent, context)
+            shared = PolicyState(state, Ownership(state), least_values=least_values or {})
+            call = await Rules(rules, shared).admit(sent, context)
         except HeadgateError as error:
             return Outcome(error.code or str(error.status), {})
     changed = {name: value for name, value in call.body.items() if sent.body.get(name, ...) != value}

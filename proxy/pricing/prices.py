@@ -40,11 +40,15 @@ class Quote:
         self.rates = rates
         self.lookup: asyncio.Task[None] | None = None
 
-    async def price(self, record: RequestRecord) -> None:
-        """Set what the tokens of a call cost, or would have cost."""
+    async def known_rates(self) -> Rates | None:
+        """Return the rates once they are known; None if there are none, or they take too long to be looked up."""
         if self.lookup is not None and not self.lookup.done():
             await asyncio.wait([self.lookup], timeout=WAIT_S)
-        if self.rates is None:
+        return self.rates
+
+    async def price(self, record: RequestRecord) -> None:
+        """Set what the tokens of a call cost, or would have cost."""
+        if await self.known_rates() is None or self.rates is None:
             record.unpriced = True
             return
         if record.input_tokens is not None or record.output_tokens is not None:

@@ -15,7 +15,8 @@ from proxy.routing.advice import LONGEST_LIMIT_S, delay_of, limited_for_s
 from proxy.routing.breaker import Breaker
 from proxy.routing.outcome import AttemptOutcome
 from proxy.routing.places import Places
-from proxy.routing.routes import Route
+from proxy.routing.routes import Route, Routes
+from proxy.wire.errors import UnknownModel
 from proxy.wire.event import Reply
 
 log = structlog.get_logger()
@@ -183,6 +184,14 @@ class Targets:
     def forget(self, part: object) -> None:
         """Forget a backend that is closed."""
         self._targets.pop(id(part), None)
+
+    def quote_of(self, routes: Routes, model: str) -> Quote | None:
+        """Return what a model costs at the target that its route prefers; None if no route serves it."""
+        try:
+            route = routes.route_of(model) if model else routes.default
+        except UnknownModel:
+            return None
+        return None if route is None else self.of(route.targets[0]).quote(model)
 
     def report(self, backend: Backend) -> str | None:
         """Return how a target is, in one word; None if that is not known. Nothing is asked for that."""

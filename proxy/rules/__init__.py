@@ -1,17 +1,16 @@
 """Applies policies: to requests (`admit`), and to replies (`guard`)."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from policies import Chains, PolicyState
+from policies import PolicyState
 from proxy.context import Caller, Context
 from proxy.rules.admit import RequestAdmission
 from proxy.rules.decisions import Decisions
 from proxy.rules.guard import Guard
 from proxy.rules.key_models import rule_of_key
 from proxy.rules.rule import Rule
-from proxy.stores import Store
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
 from proxy.wire.call import Call, resource_call
@@ -25,19 +24,17 @@ class Rules:
     def __init__(
         self,
         rules: Sequence[Rule],
-        store: Store,
-        chains: Chains,
+        state: PolicyState,
         *,
         audit: Audit | None = None,
         recorder: Recorder | None = None,
-        least_values: Mapping[str, int] | None = None,
     ) -> None:
-        """`least_values` are those of the backends, for fields where one allows less than the protocol does."""
+        """`state` is what all policies share; each gets it with a name of its own."""
         active = [rule for rule in rules if rule.mode != "off"]
         self.decisions = decisions = Decisions(active, audit)
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
         self._rules = active
-        states = _states(rules, store, chains, least_values or {})
+        states = _states(rules, state)
         self._admission = RequestAdmission(active, states, decisions, audit, recorder)
         self._guard = Guard(decisions)
 
@@ -74,13 +71,11 @@ class Rules:
         return await self._guard.guard(call, reply, context)
 
 
-def _states(
-    rules: Sequence[Rule], store: Store, chains: Chains, least_values: Mapping[str, int]
-) -> dict[int, PolicyState]:
+def _states(rules: Sequence[Rule], shared: PolicyState) -> dict[int, PolicyState]:
     """The state of each rule by its id. Rules of one policy are numbered in the order of the config, off ones too."""
     count: Counter[str] = Counter()
     states = {}
     for rule in rules:
-        states[id(rule)] = PolicyState(store, chains, f"{rule.name}:{count[rule.name]}", least_values)
+        states[id(rule)] = replace(shared, name=f"{rule.name}:{count[rule.name]}")
         count[rule.name] += 1
     return states

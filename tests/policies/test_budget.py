@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from pydantic import ValidationError
 
 from policies import PolicyState
 from policies.budget import Budget, period_of
-from proxy.wire.errors import LimitExceeded, Unavailable
+from proxy.pricing.prices import Quote
+from proxy.pricing.rates import Rates, TokenRate
+from proxy.wire.errors import LimitExceeded, PolicyViolation, Unavailable
 from tests.examples import JSON, NO_DEADLINE
 from tests.policies.limited import BEN, CAROL, Limited, UnreachableStore, end, usage
 
@@ -106,3 +109,43 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]):
 async def test_no_value_of_a_call_is_an_error(metadata: Any, tokens: Any):
     """The body is untrusted."""
     await end(await Limited(Budget(limit=10**9, per="metadata.x")).ask(metadata=metadata, max_output_tokens=tokens))
+
+
+RATES = Rates(TokenRate(Decimal(2)), TokenRate(Decimal(10)))
+PRICED = PolicyState(quote_of=lambda model: Quote(RATES if model == "m" else None))
+
+
+async def test_money_is_reserved_and_then_corrected():
+    """1,024 tokens of output at 10 dollars a million are expected; the call then cost 2 cents."""
+    limited = Limited(Budget(limit=0.03, unit="usd", window="total"), PRICED)
+    first = await limited.ask()
+    await end(first, usage(5_000, 1_000))
+    second = await limited.ask(max_output_tokens=100)
+    first.record.cost_usd = 0.02
+    third = await limited.ask(max_output_tokens=1_000)
+    third.record.cost_usd = 0.02
+    await end(third)
+    refused = await limited.refusal(max_output_tokens=2_000)
+
+    assert first.answer_headers["x-headgate-budget"] == '"policy";u=usd;q=0.0300;r=0.0198'
+    assert second.answer_headers["x-headgate-budget"].endswith("r=0.0187")
+    assert (refused.reason, refused.status) == ("exhausted", 429)
+    assert refused.message == "The budget of 0.03 usd (total) is used up or reserved."
+
+
+async def test_a_model_without_a_price_is_refused_where_money_counts():
+    """Unless the config allows it: then its calls cost nothing, until the budget is used up."""
+    with pytest.raises(PolicyViolation, match="price of this model is not known") as caught:
+        await Limited(Budget(limit=1, unit="usd"), PRICED).ask(model="new")
+    allowing = Limited(Budget(limit=1, unit="usd", on_unpriced="allow"), PRICED)
+    contexts = [await allowing.ask(model="new") for _ in range(3)]
+
+    assert caught.value.reason == "unpriced"
+    assert [context.answer_headers["x-headgate-budget"].split(";")[3] for context in contexts] == ["r=1.0000"] * 3
+
+
+def test_only_money_has_fractions():
+    """Tokens and calls are counted in whole numbers."""
+    assert Budget(limit=0.5, unit="usd").limit == 0.5
+    with pytest.raises(ValidationError, match="whole numbers"):
+        Budget(limit=0.5)

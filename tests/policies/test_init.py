@@ -118,7 +118,7 @@ async def test_only_an_enforced_policy_refuses_or_changes(
     policy: Policy, fields: dict[str, Any], found: str | dict[str, Any], mode: Mode
 ):
     """The code of a refusal is the rule's name and the reason, or the protocol's own."""
-    rules, call = Rules([Rule("its", policy, mode)], MemoryStore(), PolicyState().chains), make_call(**fields)
+    rules, call = Rules([Rule("its", policy, mode)], PolicyState()), make_call(**fields)
     try:
         passed: Any = (await rules.admit(call, make_context())).body
     except PolicyViolation as violation:

@@ -255,7 +255,7 @@ async def test_one_check_that_needs_the_stream_is_enough(position: int):
     streams = []
     for mode in ("enforce", "report"):
         found: Mode = mode
-        rules = Rules([Rule("p", policy, found) for policy in policies], MemoryStore(), Ownership(MemoryStore()))
+        rules = Rules([Rule("p", policy, found) for policy in policies], PolicyState(chains=Ownership(MemoryStore())))
         context = make_context()
         call = await rules.admit(make_call(tools=SEARCH_TOOL, max_tool_calls=1), context)
         streams.append(require_stream(call, context, enforced=()).is_stream)
@@ -375,7 +375,7 @@ async def test_an_empty_chain_can_be_refused(fields: dict[str, str]):
     """The refusal names the field that continues the chain."""
     chain = Chain(max=1, on_empty="reject")
     await chain.turn("resp_1", 1, conversation="conv_1")
-    rules = Rules([Rule("max_tool_calls", chain.policy, "enforce")], chain.store, chain.ownership)
+    rules = Rules([Rule("max_tool_calls", chain.policy, "enforce")], PolicyState(chain.store, chain.ownership))
     with pytest.raises(PolicyViolation) as caught:
         await rules.admit(make_call(tools=SEARCH_TOOL, **fields), make_context())
 
@@ -669,7 +669,7 @@ async def test_a_caller_that_leaves_while_another_policy_waits_costs_nothing(mod
     """The clean-up runs, and the cancellation goes on."""
     chain, context, waiting = Chain(max=4), make_context(), Waiting()
     budget = Rule("max_tool_calls", chain.policy, mode)
-    rules = Rules([budget, Rule("waiting", waiting, "enforce")], chain.store, chain.ownership)
+    rules = Rules([budget, Rule("waiting", waiting, "enforce")], PolicyState(chain.store, chain.ownership))
 
     async def admit() -> None:
         async with context.cleanup:

@@ -125,7 +125,7 @@ def make_rule(policy: Policy, mode: Any = "enforce", name: str | None = None, **
 
 def make_rules(*rules: Rule, **options: Any) -> Rules:
     store = MemoryStore()
-    return Rules(rules, store, Ownership(store), **options)
+    return Rules(rules, PolicyState(store, Ownership(store)), **options)
 
 
 async def guarded(rules: Rules, call: Call, reply: Reply, context: Context) -> Reply:

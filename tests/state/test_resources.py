@@ -8,6 +8,7 @@ import pytest
 from pydantic import Field, PrivateAttr
 
 from backends import Backend
+from policies import PolicyState
 from proxy.cache.cache import Cache
 from proxy.context import Caller, Context
 from proxy.routing.routes import Route, Routes
@@ -59,7 +60,9 @@ def make_resources(*backends: Backend, local: Keeper | None = None, default: int
         for position, backend in enumerate(backends)
     ])  # fmt: skip
     named = {backend.name: backend for backend in backends}
-    return Resources(Rules((), store, ownership), ownership, routes, named, local or Keeper(), Cache(None, None).forget)
+    return Resources(
+        Rules((), PolicyState(store, ownership)), ownership, routes, named, local or Keeper(), Cache(None, None).forget
+    )
 
 
 async def ask(resources: Resources, method: str, conversation: str | None = None, **options: Any) -> Any:

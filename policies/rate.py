@@ -129,8 +129,10 @@ def _exceeded(limit: _Limit, grant: Grant) -> LimitExceeded:
     what = "calls" if limit.name == "burst" else limit.name
     message = f"The limit of {limit.limit} {what} per {unit} is reached. Try again in {grant.resets_in_s:.0f} s."
     headers = dict(_headers(limit, grant))
-    reason = "tokens" if limit.name == TOKENS else "burst" if limit.window_s == SECOND_S else "requests"
-    return LimitExceeded(reason, message, after_s=grant.resets_in_s, headers=headers)
+    return LimitExceeded(
+        "tokens" if limit.name == TOKENS else "burst" if limit.window_s == SECOND_S else "requests",
+        message, after_s=grant.resets_in_s, headers=headers,
+    )  # fmt: skip
 
 
 def _add_headers(limit: _Limit, grant: Grant, context: Context) -> None:

@@ -131,7 +131,7 @@ def reasons_in(tree: ast.Module) -> Found:
     calls = [node for node in walk(tree) if isinstance(node, ast.Call)]
     functions = [node for node in walk(tree) if isinstance(node, ast.FunctionDef)]
     for call in calls:
-        if name_of(call.func) in ("PolicyViolation", "Stop") and keyword(call, "code") is None:
+        if name_of(call.func) in ("PolicyViolation", "LimitExceeded", "Stop") and keyword(call, "code") is None:
             reason, status = call.args[0], STATUSES[name_of(call.func)]
             yield from ((text, status) for text in texts_in(reason))
             if isinstance(reason, ast.Name):  # a parameter: look at the arguments of the function's calls
@@ -304,7 +304,7 @@ def test_the_statuses_of_the_classes_are_those_that_this_test_assumes():
     made = [
         errors.HeadgateError("."), errors.Unauthenticated("."), errors.RequestError("."),
         errors.PolicyViolation("reason", "."), errors.UnknownModel("m"), errors.Unavailable(".", code="c"),
-        errors.BackendError("."),
+        errors.BackendError("."), errors.LimitExceeded("reason", ".", after_s=1),
     ]  # fmt: skip
 
     assert {type(error).__name__: error.status for error in made} | {"Stop": 200} == STATUSES

@@ -50,6 +50,11 @@ class Backend(Table, ABC):
     """The provider of these models in traces: OpenTelemetry's `gen_ai.provider.name`."""
 
     @property
+    def address(self) -> str | None:
+        """Return the address of its API, for traces; None for one that runs in this process."""
+        return None
+
+    @property
     def price_list(self) -> str | None:
         """Return whose list prices its calls have: the id of a provider in genai-prices, or the address of its API.
 

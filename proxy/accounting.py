@@ -88,4 +88,5 @@ def finish_call(event: str, context: Context) -> None:
         log.info(event, request_id=context.request_id, **fields)
     if context.metrics is not None:
         context.metrics.record(record, duration_s, context.trace.durations)
+    context.trace.end_call(record)
     context.trace.end(record)

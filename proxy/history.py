@@ -74,6 +74,8 @@ class History:
         if not isinstance(store, bool | None):
             raise invalid_type("store", "a boolean", store)
         creates = call.operation == "create"
+        if context.trace.is_recording and (call.body.get("previous_response_id") or call.body.get("conversation")):
+            context.trace.note_work()
         past = await self._past(call, context, creates=creates)
         own = call.body.get("input")
         if past.fields or await _has_references(own, context):

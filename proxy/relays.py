@@ -77,11 +77,12 @@ class Relays:
             usage = RelayedUsage(request, context)
             if self.prices is not None and record.model:
                 context.quote = self.prices.quote(target, record.model)
-            with context.trace.model_call(record, relays=request.path):
+            with context.trace.model_call(record, "relay", target.address, relays=request.path) as attempt:
                 try:
                     async with before_deadline(context, target.relay(request, context)) as reply:
                         context.is_answered = context.is_sent = 200 <= reply.status < 300
                         context.note_first_event()
+                        attempt.status, attempt.error = reply.status, str(reply.status) if reply.status >= 400 else None
                         yield await self._receive(request, reply, target, usage, context, is_own=keeper is not None)
                 except BackendError as error:
                     context.is_sent = error.sent

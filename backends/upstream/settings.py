@@ -206,6 +206,10 @@ class UpstreamSettings(Backend):
         return self.slow_start_after_s
 
     @property
+    def address(self) -> str:
+        return self.base_url.rstrip("/")
+
+    @property
     def price_list(self) -> str:
         return self.prices or ("" if _is_private(self.base_url) else self.base_url)
 

@@ -138,5 +138,6 @@ class Flights:
         context.target = first.target  # where its id is kept
         context.is_answered = self._settings.collapsed_cost == "each"
         report(context, "collapsed", "fwd=uri-miss; collapsed")
+        context.trace.link(first.trace)
         stack.callback(shared.take_over, context)
         return with_own_fields(reply, echoed_fields(shared.call), echoed_fields(call))

@@ -47,4 +47,8 @@ class CacheSlot:
 def report(context: Context, outcome: str, status: str, detail: str | None = None) -> None:
     """Record the outcome and return it to the caller. Source: https://www.rfc-editor.org/rfc/rfc9211."""
     context.record.cache, context.record.cache_detail = outcome, detail
+    if context.trace.is_recording:
+        context.trace.event("headgate.cache", {"outcome": outcome, "detail": detail})
+        if outcome != "bypass":
+            context.trace.note_work()
     context.answer_headers["Cache-Status"] = f"headgate; {status}"

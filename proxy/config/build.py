@@ -27,6 +27,7 @@ from proxy.config.schema import (
     RouteTable,
     ServerTable,
     StateTable,
+    TraceTable,
     UnknownIds,
     has_teams,
 )
@@ -47,6 +48,7 @@ class ConfigFile(BaseModel):
 
     server: ServerTable = ServerTable()
     log: LogTable = LogTable()
+    trace: TraceTable = TraceTable()
     admin: AdminTable | None = None
     caller: list[CallerTable] = []
     keys: KeysTable | None = None
@@ -68,6 +70,7 @@ class Config(BaseModel):
 
     server: ServerTable
     log: LogTable
+    trace: TraceTable
     admin: AdminTable | None
     callers: list[CallerTable]
     keys: KeysTable | None
@@ -157,7 +160,7 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
     routes = _routes(parts["backends"], tables.route)
     relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
     parts["unknown_ids"] = parts["unknown_ids"] or ("deny" if has_teams(callers, tables.keys) else "allow")
-    shared = {name: getattr(tables, name) for name in ("server", "log", "admin", "keys", "audit", "record")}
+    shared = {name: getattr(tables, name) for name in ("server", "log", "trace", "admin", "keys", "audit", "record")}
     shared["prices"] = tables.price
     return Config(
         **shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings, tables=dict(typed)

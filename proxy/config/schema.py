@@ -19,6 +19,7 @@ from pydantic import (
 
 from proxy.config.secrets import LongSecret, Secret
 from proxy.config.table import Table
+from proxy.telemetry.vocabulary import Semconv
 
 Network = IPv4Network | IPv6Network
 Mode = Literal["enforce", "report", "off"]
@@ -73,6 +74,8 @@ class ServerTable(Table):
     trusted_proxies: tuple[Network, ...] = ()
     """Networks of one's own proxies, whose `X-Forwarded-For` is believed: ["10.0.0.0/8"]. The client's address is the
     last one there that is in none of them. Default: none, it is the address of the connection."""
+    trust_traceparent: bool = True
+    """Whether a caller's `traceparent` is continued and passed on; else traces begin here."""
     log_metadata: tuple[str, ...] = ()
     """Keys of the callers' metadata whose values are in the log line of a call, as "metadata.KEY"."""
     deadline_s: PositiveFloat | None = None
@@ -89,6 +92,13 @@ class LogTable(Table):
 
     format: Literal["auto", "json", "text"] = "auto"
     """ "json": a JSON object in each line; "text": short coloured lines; "auto": text on a terminal, else JSON."""
+
+
+class TraceTable(Table):
+    """How traces are written, if OpenTelemetry's variables ask for them."""
+
+    semconv: Semconv = "genai-0.1.0"
+    """The words for calls of models: those of OpenTelemetry's GenAI conventions, "openinference", or "both"."""
 
 
 class AdminTable(Table):

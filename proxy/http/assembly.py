@@ -59,6 +59,8 @@ def build_dispatcher(
         tracer=lasting.tracer,
         calls=calls,
         metrics=metrics,
+        semconv=config.trace.semconv,
+        trusts_traceparent=config.server.trust_traceparent,
         clients=clients,
     )
 

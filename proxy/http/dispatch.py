@@ -17,6 +17,7 @@ from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
 from proxy.telemetry.request_metrics import METHODS, RequestMetrics
 from proxy.telemetry.trace import Trace
+from proxy.telemetry.vocabulary import Semconv
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 from proxy.wire.loggable import in_ascii
 
@@ -54,14 +55,20 @@ class Dispatcher:
     tracer: Tracer | None = None
     calls: Shares | None = None  # of all calls that run; None: there is one team only
     metrics: RequestMetrics | None = None
+    semconv: Semconv = "genai-0.1.0"
+    trusts_traceparent: bool = True
     clients: ClientAddresses = field(default_factory=ClientAddresses)
     load: Load = field(default_factory=Load)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        trace = Trace(self.tracer, request.headers)
+        headers = request.headers if self.trusts_traceparent else None
+        trace = Trace(self.tracer, headers, semconv=self.semconv)
         exchange = Exchange(request, trace, self.calls, self.metrics)
         record = exchange.record
         record.method, record.path = request.method, in_ascii(exchange.path)
+        if trace.is_recording:
+            template = self.router.template(exchange.path)
+            trace.describe_server(f"http://{in_ascii(request.headers.get('Host', ''))}", template)
         record.client_address = self.clients.of(request)
         if self.metrics is not None:
             exchange.template = self.router.template(exchange.path)

@@ -123,4 +123,6 @@ class Exchange:
             log.info(self.event, request_id=self.request_id, **fields, duration_ms=round(duration_s * 1e3, 2))
         if self.metrics is not None:
             self.metrics.record(self.record, duration_s, self.trace.durations, self.template)
-        self.trace.end(self.record)
+        if self.trace.is_recording:
+            self.trace.end_call(self.record)
+            self.trace.end(self.record)

@@ -15,7 +15,7 @@ from proxy.routing.places import Places
 from proxy.routing.plan import Choice
 from proxy.rules.guard import require_stream
 from proxy.state.warm_up import warm_up_reply
-from proxy.telemetry.trace import ModelCall
+from proxy.telemetry.attempt_span import ModelCall
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
@@ -56,10 +56,11 @@ class Attempt:
         choice, context = self.choice, self._context
         target, backend = choice.target, choice.target.backend
         self.note_target()
-        self._model_call = context.trace.model_call(context.record)
+        self._model_call = context.trace.model_call(context.record, choice.call.operation, backend.address)
         if target.places is not None and (refusal := await self._take_place(target.places)) is not None:
             return refusal
         self.has_started = True
+        self._model_call.begin()
         started = target.start()
         try:
             outcome = await self._open(require_stream(choice.call, context, backend.enforces))
@@ -67,6 +68,10 @@ class Attempt:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
         target.note(outcome, started)
+        if outcome.reply is not None:
+            self._model_call.status = outcome.reply.status
+        if not outcome.is_success:
+            self._model_call.error = outcome.code or str(outcome.status)
         self._has_begun_well = not outcome.is_fault
         return outcome
 
@@ -99,6 +104,7 @@ class Attempt:
                 target.places.give_back(context.caller.team)
             context.record.read(context.transcript)
             failure = error or self._failure
+            self._model_call.error = self._model_call.error or code
             self._model_call.__exit__(None if failure is None else type(failure), failure, traceback)
 
     async def _take_place(self, places: Places) -> AttemptOutcome | None:

@@ -1,48 +1,34 @@
 """The trace of one request: its spans, the durations of its steps, and the W3C context it continues.
 
-A step that waits for something else becomes a span; the others are durations on the request's span. All durations are
-in `Server-Timing`.
+    SERVER    POST /v1/responses     the request
+    INTERNAL  cache, history         a step that has waited for a store; other steps are durations on the request's span
+    CLIENT    chat gpt-5             the call of the model, all attempts included; INTERNAL for a model on this machine
+    CLIENT    POST                   each attempt, below the call
+
+All durations are in `Server-Timing`. A request that is not sampled has no span at all.
 """
 
 import re
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Self
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from proxy.telemetry.attempt_span import PATHS, ModelCall, server_attributes
 from proxy.telemetry.otlp import is_wanted, make_exporter, resource
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
+from proxy.telemetry.request_metrics import outcome_of
 from proxy.telemetry.sampling import TraceIds, is_sampled
-from proxy.wire.errors import BackendError
+from proxy.telemetry.vocabulary import REQUEST, Semconv, describe_model_call, set_attributes
 from proxy.wire.loggable import printable
 
+OPERATIONS = {"create": "chat", "input_tokens": "count_tokens"}
+"""The names of operations in the conventions, which allow names of one's own."""
+FAULTS = frozenset({"failed", "rejected", "client_closed", "cancelled"})
+"""The outcomes with which the call of a model has failed."""
 WAITING_STEPS = frozenset({"cache", "history"})
-# Attributes of the request's span, by field of the record ...
-REQUEST_ATTRIBUTES = {
-    "method": "http.request.method", "path": "url.path", "status": "http.response.status_code",
-    "caller": "headgate.caller", "team": "headgate.team", "key_id": "headgate.key.id", "tags": "headgate.key.tags",
-    "policy": "headgate.policy", "code": "error.type", "outcome": "headgate.policy.outcome", "route": "headgate.route",
-    "backend": "headgate.backend", "cache": "headgate.cache", "cache_detail": "headgate.cache.detail",
-    "attempts": "headgate.attempts", "hedged": "headgate.hedged", "repairs": "headgate.repairs",
-    "saved_usd": "headgate.cache.saved_usd",
-}  # fmt: skip
-# ... and of the model call's. Source: https://github.com/open-telemetry/semantic-conventions-genai
-MODEL_CALL_ATTRIBUTES = {
-    "provider": "gen_ai.provider.name", "model": "gen_ai.request.model", "stream": "gen_ai.request.stream",
-    "max_output_tokens": "gen_ai.request.max_tokens", "response_id": "gen_ai.response.id",
-    "response_model": "gen_ai.response.model", "finish_reason": "gen_ai.response.finish_reasons",
-    "input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.usage.output_tokens",
-    "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
-    "cache_write_tokens": "gen_ai.usage.cache_write.input_tokens",
-    "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens", "estimated": "headgate.usage.estimated",
-    "cost_usd": "headgate.cost_usd", "unpriced": "headgate.unpriced",
-    "code": "error.type",
-    "first_event_s": "gen_ai.response.time_to_first_chunk",
-}  # fmt: skip
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -51,12 +37,16 @@ class Trace:
     """The spans and durations of one request. Without a tracer it only measures durations."""
 
     __slots__ = (
-        "_incoming", "_model_call", "_started", "_step", "_step_began", "_step_span", "_tracer", "durations",
-        "inference_began", "is_recording", "span",
+        "_call", "_has_worked", "_incoming", "_model_call", "_operation", "_resends", "_semconv", "_started", "_step",
+        "_step_began", "_step_error", "_tracer", "durations", "inference_began", "is_recording", "span",
     )  # fmt: skip
 
     def __init__(
-        self, tracer: Tracer | None = None, headers: Mapping[str, str] | None = None, linked: Span | None = None
+        self,
+        tracer: Tracer | None = None,
+        headers: Mapping[str, str] | None = None,
+        linked: Span | None = None,
+        semconv: Semconv = "genai-0.1.0",
     ) -> None:
         """`headers` are those of the request, `linked` is the span of the connection that it came on."""
         self.durations: list[tuple[str, float]] = []  # in seconds, in the order in which the steps ended
@@ -67,7 +57,12 @@ class Trace:
         self.inference_began: float | None = None  # when the first backend was called
         self._step: str | None = None
         self._step_began = 0.0
-        self._step_span: Span | None = None
+        self._step_error: str | None = None
+        self._has_worked = False
+        self._semconv = semconv
+        self._call: Span | None = None  # of all attempts
+        self._operation = ""
+        self._resends = -1
         self._started = time.perf_counter()
         self._incoming: dict[str, str] = {}
         if headers is not None and "traceparent" in headers:
@@ -94,36 +89,71 @@ class Trace:
     def begin(self, step: str) -> None:
         """Begin a step of the path, which lasts until the next one begins, or until `end_step`."""
         now = time.perf_counter()
-        if self._step_span is not None:
-            self.end_step()
-        elif self._step is not None:
-            self.durations.append((self._step, now - self._step_began))
+        if self._step is not None:
+            self._note_end(now)
         self._step, self._step_began = step, now
-        if self.is_recording and step in WAITING_STEPS:
-            self._step_span = self.start_child(step, SpanKind.INTERNAL)
 
     def end_step(self) -> None:
         """End the step that has begun, if one has: what follows is none."""
-        if self._step is None:
-            return
-        self.durations.append((self._step, time.perf_counter() - self._step_began))
-        self._step = None
-        if self._step_span is not None:
-            self._step_span.end()
-            self._step_span = None
+        if self._step is not None:
+            self._note_end(time.perf_counter())
+            self._step = None
 
     def fail_step(self, code: str | None) -> None:
         """End the step in which the request failed, if it was in one."""
-        if self._step_span is not None:
-            self._step_span.set_status(StatusCode.ERROR, code)
+        self._step_error = code
         self.end_step()
+        self._step_error = None
 
-    def model_call(self, record: RequestRecord, *, relays: str | None = None) -> "ModelCall":
-        """Measure the call of a backend, from opening it to the end of its reply; `relays` is a path that it relays."""
+    def note_work(self) -> None:
+        """Note that the step has something to wait for: it becomes a span."""
+        self._has_worked = True
+
+    def _note_end(self, now: float) -> None:
+        lasted_s = now - self._step_began
+        self.durations.append((self._step or "", lasted_s))
+        if not self.is_recording or self._step not in WAITING_STEPS:
+            return
+        if self._has_worked or self._step_error is not None:
+            ended = time.time_ns()
+            span = self.start_child(self._step, SpanKind.INTERNAL, ended - int(lasted_s * 1e9))
+            if span is not None and self._step_error is not None:
+                span.set_attribute("error.type", self._step_error)
+                span.set_status(StatusCode.ERROR)
+            if span is not None:
+                span.end(ended)
+        self._has_worked = False
+
+    def model_call(
+        self, record: RequestRecord, operation: str, address: str | None, *, relays: str | None = None
+    ) -> ModelCall:
+        """Measure one attempt at a backend, from opening it to the end of its reply.
+
+        `address` is that of the backend's API; None: it runs on this machine. `relays` is a path that is relayed.
+        """
         self.end_step()
-        self._model_call = ModelCall(self, record, relays)
+        self._resends += 1
+        if self._call is None and self.is_recording and relays is None:
+            kind = SpanKind.INTERNAL if address is None else SpanKind.CLIENT
+            self._call, self._operation = self.start_child("chat", kind), OPERATIONS.get(operation, operation)
+        name = "POST" if relays is None else f"relay {printable(relays, LONGEST_CHARS)}"
+        url = None if address is None else f"{address}/{relays}" if relays else f"{address}{PATHS.get(operation, '')}"
+        self._model_call = ModelCall(self, record, name, url, self._resends)
         self.inference_began = self.inference_began or self._model_call.started
         return self._model_call
+
+    def end_call(self, record: RequestRecord) -> None:
+        """End the span of the call of the model, whose record is complete, if there is one."""
+        span, self._call = self._call, None
+        if span is None:
+            return
+        span.update_name(printable(f"{self._operation} {record.model or ''}".strip(), LONGEST_CHARS))
+        describe_model_call(span, self._operation, record, self._semconv)
+        outcome, error = outcome_of(record)
+        if outcome in FAULTS:
+            span.set_attribute("error.type", printable(error or outcome, LONGEST_CHARS))
+            span.set_status(StatusCode.ERROR)
+        span.end()
 
     def end_wait(self) -> None:
         """Note the first event of a reply: `Server-Timing` says how long the backend took to begin."""
@@ -136,10 +166,29 @@ class Trace:
         if self.span is not None and self.is_recording:
             self.span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
 
+    def note_first_event(self) -> None:
+        """Note on the call's span that its reply has begun."""
+        if self._call is not None:
+            self._call.add_event("headgate.first_event")
+        self.end_wait()
+
+    def link(self, other: "Trace") -> None:
+        """Link the request's span to that of the request whose reply it shares."""
+        if self.span is not None and other.span is not None and self.is_recording:
+            self.span.add_link(other.span.get_span_context())
+
+    def describe_server(self, url: str, route: str | None) -> None:
+        """Say under which address the server was asked."""
+        if self.span is not None:
+            self.span.set_attributes({k: v for k, v in server_attributes(url).items() if k != "url.full"})
+            self.span.set_attribute("url.scheme", "http")
+            if route is not None:
+                self.span.set_attribute("http.route", route)
+
     def propagation_headers(self) -> dict[str, str]:
         """Return the W3C context for an upstream: this trace's, or the caller's where nothing is recorded here."""
         span = self._model_call.span if self._model_call is not None else None
-        span = span or self.span
+        span = span or self._call or self.span
         if span is None or not (self._incoming or span.is_recording()):
             return self._incoming
         headers: dict[str, str] = {}
@@ -155,19 +204,20 @@ class Trace:
         durations = (has_steps and self.durations) or [("total", self.elapsed_s())]
         return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in durations])
 
-    def start_child(self, name: str, kind: SpanKind) -> Span | None:
-        """Start a span under the request's, if that is recorded."""
-        if self._tracer is None or self.span is None or not self.is_recording:
+    def start_child(self, name: str, kind: SpanKind, start_time: int | None = None) -> Span | None:
+        """Start a span under the model's call, else under the request, if that is recorded."""
+        parent = self._call or self.span
+        if self._tracer is None or parent is None or not self.is_recording:
             return None
-        return self._tracer.start_span(name, context=set_span_in_context(self.span), kind=kind)
+        return self._tracer.start_span(name, context=set_span_in_context(parent), kind=kind, start_time=start_time)
 
     def of_turn(self) -> "Trace":
         """Return the trace of one turn on the connection that this is the trace of: their spans are linked."""
-        return Trace(self._tracer, self._incoming, self.span)
+        return Trace(self._tracer, self._incoming, self.span, self._semconv)
 
     def fork(self, name: str) -> "Trace":
         """Return the trace of work that continues after this request: its span is a child of the request's."""
-        fork = Trace()
+        fork = Trace(semconv=self._semconv)
         fork._tracer, fork._incoming = self._tracer, self.propagation_headers()
         fork.span = self.start_child(name, SpanKind.INTERNAL)
         fork.is_recording = fork.span is not None and fork.span.is_recording()
@@ -182,53 +232,16 @@ class Trace:
             return
         if name := f"{record.method or ''} {record.path or ''}".strip():
             self.span.update_name(printable(name, LONGEST_CHARS))
-        set_attributes(self.span, REQUEST_ATTRIBUTES, record)
+        set_attributes(self.span, REQUEST, record)
         for step, seconds in self.durations:
             if step not in WAITING_STEPS and step != "backend":
                 self.span.set_attribute(f"headgate.{step}_ms", round(seconds * 1000, 3))
-        if record.status is None or record.status >= 500:
+        outcome, error = outcome_of(record)
+        if error:
+            self.span.set_attribute("error.type", printable(error, LONGEST_CHARS))
+        if outcome == "failed" or record.status is None:
             self.span.set_status(StatusCode.ERROR)
         self.span.end()
-
-
-class ModelCall:
-    """The call of a backend as a context manager: a CLIENT span in the terms of GenAI."""
-
-    __slots__ = ("_record", "_relays", "_trace", "span", "started")
-
-    def __init__(self, trace: Trace, record: RequestRecord, relays: str | None) -> None:
-        self._trace = trace
-        self._record = record
-        self._relays = relays
-        self.started = time.perf_counter()
-        self.span = trace.start_child("chat" if relays is None else "relay", SpanKind.CLIENT)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._trace.end_wait()
-        self._record.inference_s = round(time.perf_counter() - (self._trace.inference_began or self.started), 4)
-        if self.span is None:
-            return
-        if self._relays is None:
-            self.span.update_name(f"chat {printable(self._record.model or '', LONGEST_CHARS)}")
-            self.span.set_attribute("gen_ai.operation.name", "chat")
-            self.span.set_attribute("openai.api.type", "responses")
-        else:
-            self.span.update_name(f"relay {printable(self._relays, LONGEST_CHARS)}")
-        set_attributes(self.span, MODEL_CALL_ATTRIBUTES, self._record)
-        _end_span(self.span, error)
-
-
-def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:
-    """Set the attributes in the table whose fields are known."""
-    for field, value in record.known().items():
-        attribute = names.get(field)
-        if attribute is not None:
-            span.set_attribute(attribute, [str(value)] if field == "finish_reason" else value)
 
 
 def tracer_provider(losses: dict[str, Callable[[], int]] | None = None) -> TracerProvider | None:
@@ -247,13 +260,3 @@ def tracer_provider(losses: dict[str, Callable[[], int]] | None = None) -> Trace
     if losses is not None:
         losses["traces"] = queue.count_lost
     return provider
-
-
-def _end_span(span: Span, error: BaseException | None) -> None:
-    if isinstance(error, BackendError) and error.reason:
-        span.set_attribute("headgate.reason", error.reason)
-    if isinstance(error, BackendError) and error.code:
-        span.set_attribute("error.type", printable(error.code))
-    if isinstance(error, Exception):
-        span.set_status(StatusCode.ERROR, type(error).__name__)
-    span.end()

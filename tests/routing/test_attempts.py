@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
 
 from backends import Backend
 from proxy.context import Context
@@ -16,6 +17,7 @@ from proxy.routing.attempts import Attempts
 from proxy.routing.breaker import FAULTS_IN_A_ROW
 from proxy.routing.budget import RESERVE, SHARE
 from proxy.routing.routes import Fallback, PoolSettings, Route
+from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
@@ -146,18 +148,17 @@ async def test_a_stream_is_requested_if_a_check_needs_one(enforces: tuple[str, .
         assert [sent.is_stream for sent in backend._calls] == [is_stream]
 
 
-async def test_the_attempt_is_a_span_of_the_request():
-    """The span has the error of an attempt that failed."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    context = make_context(trace=Trace(provider.get_tracer("test")))
+async def test_a_target_in_this_process_has_no_span_of_its_own():
+    """The call of the model is one, which is no call of another process."""
+    exporter, context = traced()
     with pytest.raises(BackendError):
         async with reply_of(ScriptedBackend(answer=CUT), context):
             pytest.fail("there is no reply")
+    context.trace.end_call(RequestRecord(model="m", status=502, code="upstream_cut"))
     (span,) = exporter.get_finished_spans()
 
-    assert (span.name.split()[0], span.status.description) == ("chat", "BackendError")
+    assert (span.name, span.kind, span.status.status_code) == ("chat m", SpanKind.INTERNAL, StatusCode.ERROR)
+    assert span.attributes["error.type"] == "upstream_cut"
 
 
 @pytest.mark.parametrize("operation", ["compact", "input_tokens"])
@@ -195,6 +196,22 @@ class Scripted(ScriptedBackend):
         self._calls.append(call)
         async with one.respond(call, context) as reply:
             yield reply
+
+
+class Addressed(Scripted):
+    """A target in another process."""
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.name}.example/v1"
+
+
+def traced() -> tuple[InMemorySpanExporter, Context]:
+    """Return a context whose spans are recorded, and where they go."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return exporter, make_context(trace=Trace(provider.get_tracer("test")))
 
 
 def unreachable() -> BackendError:
@@ -406,14 +423,14 @@ async def test_a_call_that_one_target_may_have_run_counts_as_sent(sent: bool, is
 
 async def test_every_attempt_is_a_span_with_its_own_target_and_error():
     """The last one has none."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    context = make_context(trace=Trace(provider.get_tracer("test")))
-    await statuses(pool_of(Scripted(name="a", answer=unreachable()), Scripted(name="b", answer=RESPONSE)), context)
-    spans = exporter.get_finished_spans()
+    exporter, context = traced()
+    targets = (Addressed(name="a", answer=refusal(503)), Addressed(name="b", answer=unreachable()))
+    await statuses(pool_of(*targets, Addressed(name="c", answer=RESPONSE), attempts=3), context)
+    names = ("headgate.target", "http.response.status_code", "http.request.resend_count", "error.type")
+    found = [[span.attributes.get(name) for name in names] for span in exporter.get_finished_spans()]
 
-    assert [span.status.description for span in spans] == ["BackendError", None]
+    assert found == [["a", 503, None, "503"], ["b", None, 1, "upstream_error"], ["c", 200, 2, None]]
+    assert [span.status.is_ok for span in exporter.get_finished_spans()] == [False, False, True]
 
 
 async def test_no_attempt_begins_after_the_deadline():

@@ -45,16 +45,29 @@ async def post(http, gateway: str, body: dict[str, Any], **headers: str) -> tupl
 
 
 async def test_the_span_tree_of_one_call(traced_gateway: str, http, spans: InMemorySpanExporter):
-    """Steps that await are children of the request's span; only the model call has GenAI attributes."""
+    """The attempt is below the call, the call below the request, and steps that waited for nothing have no span."""
     await post(http, traced_gateway, REQUEST, traceparent=PARENT)
     tree = {span.name: span for span in spans.get_finished_spans()}
-    root, call = tree["POST /v1/responses"], tree["chat gpt-5.6"]
+    root, call, attempt = tree["POST /v1/responses"], tree["chat gpt-5.6"], tree["POST"]
 
-    assert sorted(tree) == ["POST /v1/responses", "cache", "chat gpt-5.6", "history"]
-    assert {span.parent.span_id for name, span in tree.items() if span is not root} == {root.context.span_id}
+    assert sorted(tree) == ["POST", "POST /v1/responses", "chat gpt-5.6"]
+    assert (attempt.parent.span_id, call.parent.span_id) == (call.context.span_id, root.context.span_id)
     assert f"{root.context.trace_id:032x}" in PARENT
     assert f"{root.parent.span_id:016x}" in PARENT
-    assert (root.kind, call.kind) == (SpanKind.SERVER, SpanKind.CLIENT)
+    assert (root.kind, call.kind, attempt.kind) == (SpanKind.SERVER, SpanKind.CLIENT, SpanKind.CLIENT)
+    assert {span.status.status_code for span in tree.values()} == {StatusCode.UNSET}
+    assert dict(attempt.attributes) | {"server.port": 0, "url.full": ""} == {
+        "http.request.method": "POST",
+        "headgate.target": "fake",
+        "http.response.status_code": 200,
+        "server.address": "127.0.0.1",
+        "server.port": 0,
+        "url.full": "",
+    }
+    assert attempt.attributes["url.full"].endswith("/v1/responses")
+    assert [event.name for event in call.events] == ["headgate.first_event"]
+    assert (root.attributes["client.address"], root.attributes["server.address"]) == ("127.0.0.1", "127.0.0.1")
+    assert root.attributes["http.route"] == "/v1/responses"
     assert dict(call.attributes) | {"gen_ai.response.time_to_first_chunk": 0} == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
@@ -70,6 +83,7 @@ async def test_the_span_tree_of_one_call(traced_gateway: str, http, spans: InMem
         "gen_ai.usage.input_tokens": 5,
         "gen_ai.usage.output_tokens": 7,
         "gen_ai.usage.reasoning.output_tokens": 2,
+        "headgate.unpriced": True,
         "openai.api.type": "responses",
     }
     assert {name for name in root.attributes if name.startswith("gen_ai")} == set()
@@ -77,12 +91,10 @@ async def test_the_span_tree_of_one_call(traced_gateway: str, http, spans: InMem
     assert root.attributes["http.response.status_code"] == 200
 
 
-async def test_the_upstream_gets_the_context_of_the_model_call(
-    traced_gateway: str, http, spans, upstream: FakeUpstream
-):
-    """Spans of the upstream become children of the CLIENT span instead of its siblings."""
+async def test_the_upstream_gets_the_context_of_the_attempt(traced_gateway: str, http, spans, upstream: FakeUpstream):
+    """Spans of the upstream become its children."""
     await post(http, traced_gateway, REQUEST, traceparent=PARENT, tracestate="vendor=1")
-    call = next(span for span in spans.get_finished_spans() if span.name == "chat gpt-5.6")
+    call = next(span for span in spans.get_finished_spans() if span.name == "POST")
     sent = upstream.requests[0].headers
 
     assert sent["traceparent"] == f"00-{call.context.trace_id:032x}-{call.context.span_id:016x}-01"
@@ -166,6 +178,7 @@ async def test_a_request_is_one_log_line(gateway: str, http, logged: list[dict[s
             "cached_tokens": 0,
             "cache_write_tokens": 0,
             "reasoning_tokens": 2,
+            "unpriced": True,
             "status": 200,
         },
     )
@@ -250,7 +263,7 @@ async def test_no_span_has_more_than_256_characters_of_a_name(
     finished = spans.get_finished_spans()
     texts = [value for span in finished for value in span.attributes.values() if isinstance(value, str)]
 
-    assert sorted(span.name for span in finished)[2:] == ["chat " + "m" * 256, "history"]
+    assert sorted(span.name for span in finished)[2:] == ["chat " + "m" * 251]
     assert max(map(len, texts)) <= 256
 
 
@@ -260,7 +273,7 @@ def test_a_trace_without_a_tracer_only_measures():
     record = RequestRecord(model="m")
     trace.begin("cache")
     trace.event("noun.happened", {"key": "value"})
-    with trace.model_call(record) as call:
+    with trace.model_call(record, "create", "http://up.example/v1") as call:
         headers = trace.propagation_headers()
         trace.end_wait()
         trace.end_wait()
@@ -283,16 +296,19 @@ def test_an_invalid_context_of_a_caller_starts_a_new_trace(provider: TracerProvi
 
 
 def test_a_step_in_which_a_request_fails_is_measured_and_marked(provider: TracerProvider, spans: InMemorySpanExporter):
-    """The span has the code of the error; the steps before it ended well."""
+    """The span has the code of the error; the steps before it ended well, and one without work has no span."""
     trace = Trace(provider.get_tracer("test"))
     trace.begin("cache")
+    trace.note_work()
+    trace.begin("policies")
     trace.begin("history")
     trace.end(RequestRecord(method="POST", path="/v1/responses", status=400, code="unknown_id"))
     before, failed, _ = spans.get_finished_spans()
 
-    assert [name for name, _ in trace.durations] == ["cache", "history"]
+    assert [name for name, _ in trace.durations] == ["cache", "policies", "history"]
     assert (before.name, before.status.status_code) == ("cache", StatusCode.UNSET)
-    assert (failed.name, failed.status.status_code, failed.status.description) == (
+    assert before.start_time < before.end_time
+    assert (failed.name, failed.status.status_code, failed.attributes["error.type"]) == (
         "history", StatusCode.ERROR, "unknown_id",
     )  # fmt: skip
 

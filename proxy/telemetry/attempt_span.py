@@ -1,0 +1,91 @@
+"""The span of one attempt at a backend, and how long backends have worked on a call."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from opentelemetry.trace import Span, SpanKind, StatusCode
+
+from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
+from proxy.wire.errors import HeadgateError
+from proxy.wire.loggable import printable
+
+if TYPE_CHECKING:
+    from proxy.telemetry.trace import Trace
+
+PATHS = {"create": "/responses", "compact": "/responses/compact", "input_tokens": "/responses/input_tokens"}
+PORTS = {"http": 80, "https": 443}
+
+
+class ModelCall:
+    """One attempt, as a context manager for a request that has only one: an HTTP CLIENT span under the model's call.
+
+    What runs in this process has no span of its own. Source: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+    """
+
+    __slots__ = ("_address", "_name", "_record", "_resends", "_trace", "error", "span", "started", "status")
+
+    def __init__(self, trace: "Trace", record: RequestRecord, name: str, address: str | None, resends: int) -> None:
+        self._trace = trace
+        self._record = record
+        self._name = name
+        self._address = address
+        self._resends = resends
+        self.started = time.perf_counter()
+        self.span: Span | None = None
+        self.status: int | None = None
+        """The status of the answer; None without one."""
+        self.error: str | None = None
+        """The code of the error with which it has failed."""
+
+    def begin(self) -> None:
+        """Start the span: now the backend is sent the request."""
+        if not self._trace.is_recording or self._address is None:
+            return
+        self.span = self._trace.start_child(self._name, SpanKind.CLIENT)
+        if self.span is not None:
+            self.span.set_attributes({"http.request.method": "POST", "headgate.target": self._record.backend or ""})
+            self.span.set_attributes(server_attributes(self._address))
+            if self._resends:
+                self.span.set_attribute("http.request.resend_count", self._resends)
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._trace.end_wait()
+        self._record.inference_s = round(time.perf_counter() - (self._trace.inference_began or self.started), 4)
+        if self.span is None:
+            return
+        if self.status is not None:
+            self.span.set_attribute("http.response.status_code", self.status)
+        if isinstance(reason := getattr(error, "reason", None), str):
+            self.span.set_attribute("headgate.reason", reason)
+        if failed := self.error or error_type(error):
+            self.span.set_attribute("error.type", printable(failed, LONGEST_CHARS))
+            self.span.set_status(StatusCode.ERROR)
+        self.span.end()
+
+
+def error_type(error: BaseException | None) -> str | None:
+    """Return the code of an error; None without one. The name of a class would say nothing to an operator."""
+    if isinstance(error, HeadgateError):
+        return error.code
+    if error is None or isinstance(error, GeneratorExit):
+        return None
+    return "internal_error" if isinstance(error, Exception) else "cancelled"
+
+
+def server_attributes(url: str) -> Mapping[str, str | int]:
+    """Return the attributes of the server that a URL names; none for one that cannot be read."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
+    except ValueError:
+        return {}
+    return {"server.address": host[:LONGEST_CHARS], "server.port": port, "url.full": url}

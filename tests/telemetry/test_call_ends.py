@@ -1,0 +1,227 @@
+"""Each end of a call, on each way in: which spans, log fields, metrics and tokens come out.
+
+The upstream's canonical response has 5 and 7 tokens; the estimates are those of "Hello there" and of "Think.".
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from tests.conftest import StartGateway, tables_for
+from tests.metrics import admin_of, changes, scrape
+from tests.raw import until
+from tests.test_accounting import (
+    ASKED,
+    BEGUN,
+    ESTIMATED,
+    KEY,
+    SAVED,
+    SENT,
+    Ways,
+    answering,
+    leave_stream,
+    leave_waiting,
+    leave_websocket,
+    lines_of,
+    refusing,
+)
+from tests.upstream import FakeUpstream, hang, streaming
+
+WAYS = {"json": Ways.json, "stream": Ways.stream, "websocket": Ways.websocket, "background": Ways.background}
+LEAVING = {"json": leave_waiting, "stream": leave_stream, "websocket": leave_websocket}
+FAILED = (
+    b'data: {"type":"response.failed","sequence_number":9,"response":{"id":"r","object":"response","status":"failed",'
+    b'"output":[],"error":{"code":"server_error","message":"no"},"usage":null}}\n\n'
+)
+SEARCH = (
+    b'data: {"type":"response.output_item.done","output_index":%d,"item":{"type":"web_search_call","id":"ws_%d",'
+    b'"status":"completed","action":{"type":"search","query":"four"}}}\n\n'
+)
+COUNTED = {
+    "headgate_calls_total": ("call", "headgate_transport", "headgate_outcome", "error_type"),
+    "gen_ai_client_inference_usage_input_tokens_total": ("input",),
+    "gen_ai_client_inference_usage_output_tokens_total": ("output",),
+    "headgate_cost_total": ("cost",),
+}
+
+
+@dataclass
+class End:
+    """What is expected of an end, however the call came."""
+
+    tokens: dict[str, Any]
+    outcome: str
+    """In the metrics, with the code of the error."""
+    root: str | None = None
+    """The `error.type` of the request's span; "!" before it: its status is ERROR."""
+    call: str | None = None
+    """The same of the model's call."""
+    attempts: list[tuple[int | None, str | None]] = field(default_factory=list)
+    """Status and error of each attempt."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Fields of the log line."""
+
+
+ENDS: dict[str, tuple[Any, dict[str, Any], str, End]] = {
+    "success": (answering(), {}, "json stream websocket background", End(SENT, "success", attempts=[(200, None)])),
+    "refused by a policy": (
+        None, {"metadata": {"k": 1}}, "json stream websocket",
+        End({}, "refused metadata_limits.value_not_a_string", root="metadata_limits.value_not_a_string",
+            fields={"policy": "metadata_limits", "outcome": "refused"}),
+    ),
+    "refused by the upstream": (
+        refusing, {}, "json stream websocket",
+        End({}, "rejected 400", root="400", call="!400", attempts=[(400, "400")], fields={"upstream_code": "c"}),
+    ),
+    "cut": (
+        answering(BEGUN), {}, "stream websocket background",
+        End(ESTIMATED, "failed upstream_cut", root="!upstream_cut", call="!upstream_cut",
+            attempts=[(200, "upstream_cut")], fields={"code": "upstream_cut"}),
+    ),
+    "failed in a 200": (
+        streaming(BEGUN, FAILED), {}, "stream websocket background",
+        End(ESTIMATED, "failed response_failed", root="!response_failed", call="!response_failed",
+            attempts=[(200, None)], fields={"finish_reason": "failed", "upstream_code": "server_error"}),
+    ),
+    "timeout": (
+        hang, {}, "json stream websocket background",
+        End(ASKED, "failed upstream_timeout", root="!upstream_timeout", call="!upstream_timeout",
+            attempts=[(None, "upstream_timeout")], fields={"code": "upstream_timeout"}),
+    ),
+    "stopped": (
+        answering(BEGUN + SEARCH % (2, 1) + SEARCH % (3, 2), hang),
+        {"model": "own-stopped", "tools": [{"type": "web_search"}]}, "stream websocket background",
+        End(ESTIMATED | {"output_tokens": 3}, "stopped", attempts=[(200, None)],
+            fields={"policy": "max_tool_calls", "outcome": "stopped", "incomplete_reason": "max_tool_calls"}),
+    ),
+}  # fmt: skip
+CASES = [pytest.param(name, way, id=f"{name}-{way}") for name, end in ENDS.items() for way in end[2].split()]
+
+
+@dataclass
+class Scene:
+    """A gateway whose spans, lines and metrics are read."""
+
+    ways: Ways
+    spans: InMemorySpanExporter
+    logged: list[dict[str, Any]]
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.spans.get_finished_spans() if span.name.startswith(name)]
+
+    async def counted(self) -> Any:
+        return await scrape(self.ways.http, admin_of(self.logged))
+
+    def line(self) -> dict[str, Any]:
+        """Return the line of the last call."""
+        ends = ("request.finished", "background.finished")
+        return next(
+            line for line in reversed(self.logged)
+            if line["event"] in ends and "model" in line and line.get("finish_reason") != "queued"
+        )  # fmt: skip
+
+
+@pytest.fixture
+async def scene(http, start_gateway: StartGateway, upstream: FakeUpstream, logged) -> Scene:
+    """A gateway that keeps the state of models called "own"; its upstream times out after 0.2 s of silence."""
+    spans = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    backend = {"use": "upstream", "base_url": f"{upstream.address}/v1", "first_event_timeout_s": 0.2}
+    tables = tables_for(
+        upstream,
+        admin={"port": 0},
+        backend=[backend | {"name": "own"}, backend | {"name": "fake", "keeps_state": True}],
+        route=[{"model": "own*", "backend": "own"}, {"model": "*", "backend": "fake"}],
+        policy=[{"use": "metadata_limits"}, {"use": "max_tool_calls", "max": 1, "models": ["*stopped"]}],
+        price=[{"model": "*", "input": 1, "output": 2}],
+        trace={"semconv": "both"},
+    )
+    gateway = await start_gateway(tables, tracer=provider.get_tracer("test"))
+    return Scene(Ways(http, gateway, upstream), spans, logged)
+
+
+def error_of(span: ReadableSpan) -> str | None:
+    """Return the `error.type` of a span, after "!" if its status is ERROR."""
+    found = (span.attributes or {}).get("error.type")
+    return f"!{found}" if span.status.status_code is StatusCode.ERROR else found and str(found)
+
+
+def cost_of(tokens: dict[str, Any]) -> float:
+    return (tokens.get("input_tokens", 0) + 2 * tokens.get("output_tokens", 0)) / 1e6
+
+
+@pytest.mark.parametrize(("name", "way"), CASES)
+async def test_every_end_is_reported_on_every_way(scene: Scene, name: str, way: str):
+    """Spans, log line and metrics agree, to the token."""
+    answer, body, _, end = ENDS[name]
+    scene.ways.upstream.answer = answer
+    before = await scene.counted()
+    await WAYS[way](scene.ways, ({"model": "own"} if way == "background" else {}) | body)
+    await until(lambda: lines_of(scene.logged) != [])
+    line, counted = scene.line(), changes(before, await scene.counted(), COUNTED)
+    root = scene.named("background" if way == "background" else "WEBSOCKET" if way == "websocket" else "POST /v1")[0]
+    calls, attempts = scene.named("chat "), [span for span in scene.spans.get_finished_spans() if span.name == "POST"]
+    found = [(span.attributes.get("http.response.status_code"), span.attributes.get("error.type")) for span in attempts]
+    tokens = {name: count for name, count in end.tokens.items() if name in ("input_tokens", "output_tokens") and count}
+
+    assert lines_of(scene.logged) == [end.tokens]
+    assert {name: line.get(name) for name in end.fields} == end.fields
+    assert error_of(root) == end.root
+    assert [error_of(span) for span in calls] == ([] if name == "refused by a policy" else [end.call])
+    assert found == end.attempts
+    assert counted == pytest.approx(
+        {f"call {way} {end.outcome}": 1}
+        | {name.removesuffix("_tokens"): count for name, count in tokens.items()}
+        | ({"cost": cost_of(end.tokens)} if tokens else {})
+    )
+    assert line.get("cost_usd") == (pytest.approx(cost_of(end.tokens)) if tokens else None)
+    for span in calls if tokens else []:
+        counts = [span.attributes.get(f"{kind}") for kind in ("gen_ai.usage.input_tokens", "llm.token_count.prompt")]
+        assert counts == [end.tokens["input_tokens"]] * 2
+
+
+@pytest.mark.parametrize("way", LEAVING)
+async def test_a_client_that_leaves_is_no_success(scene: Scene, way: str):
+    """The call of the model has failed for it; the request's span has the status 499, which is no fault of ours."""
+    scene.ways.upstream.answer = answering(BEGUN, hang)
+    await LEAVING[way](scene.ways)
+    await until(lambda: lines_of(scene.logged) != [] and scene.named("chat ") != [])
+    (call,) = scene.named("chat ")
+
+    assert scene.line()["status"] == 499
+    assert error_of(call) == "!499"
+    assert lines_of(scene.logged) == [ASKED if way == "json" else ESTIMATED]
+
+
+async def test_what_the_cache_answers_has_no_call(scene: Scene):
+    """Its lookup is a span, and what it did an event; the answer's cost is saved."""
+    for _ in range(2):
+        await scene.ways.json(KEY)
+    await until(lambda: len(lines_of(scene.logged)) == 2)
+    roots = scene.named("POST /v1")
+    events = [
+        [(event.name, event.attributes["outcome"]) for event in span.events if "cache" in event.name] for span in roots
+    ]
+
+    assert lines_of(scene.logged) == [SENT, SAVED]
+    assert scene.line()["saved_usd"] == pytest.approx(cost_of(SENT))
+    assert len(scene.named("chat ")) == 1
+    assert len(scene.named("cache")) == 2
+    assert events == [[("headgate.cache", "miss")], [("headgate.cache", "hit")]]
+
+
+@pytest.mark.parametrize("trusts", [True, False])
+async def test_a_callers_trace_can_be_refused(start_gateway, upstream: FakeUpstream, http, trusts: bool):
+    """Then it is not passed on either."""
+    gateway = await start_gateway(tables_for(upstream, server={"trust_traceparent": trusts}))
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with http.post(f"{gateway}/v1/responses", json={"model": "m"}, headers={"traceparent": parent}) as answer:
+        await answer.read()
+
+    assert upstream.requests[0].headers.get("traceparent") == (parent if trusts else None)

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from backends import Backend
 from policies import Policy
-from proxy.config.plugins import load
+from proxy.config.plugins import load, plugin_names
 from proxy.config.schema import CacheTable, SelectorTable, StateTable
-from proxy.config.validation import ConfigError, M, validate
+from proxy.config.validation import ConfigError, M, suggest, validate
 from proxy.rules.rule import Rule, compile_selector
 from proxy.stores import Store
 
@@ -101,7 +101,7 @@ def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path:
     try:
         plugin = load(use, package, kind)
     except ValueError as error:
-        raise ConfigError(f"{path}.use: {error}") from error
+        raise ConfigError(f"{path}.use: {error}{suggest(use, plugin_names(package))}") from error
     return validate(plugin, own, path)
 
 

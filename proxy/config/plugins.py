@@ -1,9 +1,13 @@
 """use = "name" -> the class that the module of that name defines."""
 
+from collections.abc import Iterator
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TypeVar
 
 T = TypeVar("T")
+NOT_PLUGINS = frozenset({"support", "training"})
+"""Packages beside plug-ins."""
 
 
 def load(use: str, package: str, kind: type[T]) -> type[T]:
@@ -30,3 +34,10 @@ def load(use: str, package: str, kind: type[T]) -> type[T]:
     if missing := ", ".join(sorted(getattr(classes[0], "__abstractmethods__", ()))):
         raise ValueError(f"{module_name} does not implement {missing}, which every {kind.__name__} must have")
     return classes[0]
+
+
+def plugin_names(package: str) -> Iterator[str]:
+    """Yield the names of a package's plug-ins."""
+    for module in iter_modules(import_module(package).__path__):
+        if not module.name.startswith("_") and module.name not in NOT_PLUGINS:
+            yield module.name

@@ -7,9 +7,13 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from policies import Policy
-from proxy.config.schema import SelectorTable
+from proxy.config.schema import CacheTable, SelectorTable, StateTable
 
 M = TypeVar("M", bound=BaseModel)
+
+
+SHARED_TABLES: Mapping[str, type[BaseModel]] = {"state": StateTable, "cache": CacheTable}
+"""The keys that every store has in these tables."""
 
 
 class ConfigError(ValueError):
@@ -51,20 +55,37 @@ def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Itera
         for step in problem["loc"]:
             where += f"[{step}]" if isinstance(step, int) else f".{step}" if where else str(step)
         if problem["type"] == "extra_forbidden":
-            close = get_close_matches(str(problem["loc"][-1]), _keys_at(kind, problem["loc"][:-1]), 1)
-            yield f"{where}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+            keys = _keys_at(kind, problem["loc"][:-1], path)
+            yield f"{where}: unknown key{suggest(str(problem['loc'][-1]), keys)}"
         elif problem["type"] == "missing":
             yield f"{where}: missing"
         else:
-            yield f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+            yield f"{where}: {problem['msg'].removeprefix('Value error, ')}{_hint(where, problem)}"
 
 
-def _keys_at(kind: type[BaseModel], place: Sequence[int | str]) -> Iterable[str]:
-    """The known keys of the table in which an unknown one was found."""
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown name: the known one that is meant, if one is similar."""
+    names = sorted(set(known) - {name})
+    close = get_close_matches(name, names, 1) or [each for each in names if each.startswith(f"{name}_")]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _hint(where: str, problem: Mapping[str, Any]) -> str:
+    """Return how a list is written in place of what was found."""
+    if problem["type"] not in ("list_type", "tuple_type"):
+        return ""
+    if isinstance(problem["input"], dict):
+        return f"; write [[{where}]], with two brackets" if "." not in where else ""
+    return '; write ["..."], with brackets' if isinstance(problem["input"], str) else ""
+
+
+def _keys_at(kind: type[BaseModel], place: Sequence[int | str], path: str) -> Iterable[str]:
+    """The known keys of the table in which an unknown one was found, those of every plug-in of its kind included."""
     for step in place:
         field = kind.model_fields.get(str(step))
         kind = next(_models_in(field.annotation), kind) if field else kind
-    return [*kind.model_fields, *(SelectorTable.model_fields if issubclass(kind, Policy) else ())]
+    shared = SelectorTable if issubclass(kind, Policy) else SHARED_TABLES.get(path)
+    return [*kind.model_fields, *(() if shared is None else shared.model_fields)]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -74,6 +74,13 @@ FAULTS: dict[str, Fault] = {
     "a stall before the first event": Fault(playing(HEAD, end="hang"), 504, "upstream_timeout", reason="timeout"),
     "a trickle": Fault(trickle, 504, "upstream_timeout", reason="timeout"),
     "cut in the first frame": Fault(playing(HEAD + FRAMES[0][:-9], end="close"), 502, "upstream_cut", moves=True),
+    "cut after comments and keep-alives": Fault(
+        playing(HEAD + b': hi\n\nevent: ping\r\ndata: {"type": "ping"}\r\n\r\n', b'data:{"type":"keepalive","n":1}\n\n', end="close"),
+        502, "upstream_cut", moves=True,
+    ),
+    "an answer of another API": Fault(
+        playing(whole(b'{"id":"c","object":"chat.completion","choices":[]}', JSON)), 502, "upstream_invalid_response"
+    ),
     "the wrong type": Fault(playing(whole(b"<html>", "Content-Type: text/html")), 502, "upstream_invalid_response"),
     "invalid JSON": Fault(playing(whole(b'{"id":', JSON)), 502, "upstream_invalid_response"),
     "nothing in a 200": Fault(playing(whole(b"", JSON)), 502, "upstream_invalid_response"),
@@ -256,6 +263,20 @@ async def test_a_call_is_not_moved_once_it_has_begun(  # noqa: PLR0913, PLR0917
 
     assert (len(faulty.requests), upstream.requests) == (FAULTS_IN_A_ROW, [])
     assert [line["code"] for line in logged if line["event"] == "backend.ejected"] == [code]
+
+
+async def test_events_without_numbers_end_with_one_that_is_valid(faulty: RawUpstream, start_gateway: StartGateway):
+    """In WebSocket mode the `error` event is left out, and had no number."""
+    created = orjson.loads(FRAMES[0].partition(b"data: ")[2])
+    del created["sequence_number"]
+    error = b'{"type":"error","code":"server_error","message":"x"}'
+    faulty.play = playing(whole(b"data: %b\n\ndata: %b\n\n" % (orjson.dumps(created), error), SSE))
+    async with calling(await start_gateway(tables(faulty, FAULTS["500"], attempts=1))) as caller:
+        turn = await caller.turn_of()
+
+    assert [(event["type"], event.get("sequence_number")) for event in turn] == [
+        ("response.created", None), ("response.failed", 0),
+    ]  # fmt: skip
 
 
 @BY_TRANSPORT

@@ -106,14 +106,14 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     context.memory.grow(parsed_bytes(len(body), values))
     try:
         response = await context.run(len(body), _parse_response, body)
-        if "id" in response and not response.get("error"):  # almost always
+        is_whole = "id" in response and not (has_id and _is_foreign(response))
+        if is_whole and not response.get("error"):  # almost always
             return response_reply(response, headers, body)
         refused = refusal_in_success(response, headers, has_id=has_id)
-        if refused is None and has_id:
-            _ = response["id"]
-    except (ValueError, KeyError) as error:
-        found = f"{answer.status} with {_content_type(answer, limits)}"
-        raise invalid_answer(f"{found} that is not {'a response' if has_id else 'a JSON object'}") from error
+    except ValueError as error:
+        raise _not_a_response(answer, limits, has_id=has_id) from error
+    if refused is None and has_id and not is_whole:
+        raise _not_a_response(answer, limits, has_id=has_id)
     return response_reply(response, headers, body) if refused is None else refused
 
 
@@ -202,6 +202,17 @@ async def read_body(
 
 def _without_secrets(chunks: list[bytes], scrubber: Scrubber) -> bytes:
     return scrubber.data(b"".join(chunks))
+
+
+def _not_a_response(answer: UpstreamAnswer, limits: AnswerLimits, *, has_id: bool) -> BackendError:
+    found = f"{answer.status} with {_content_type(answer, limits)}"
+    return invalid_answer(f"{found} that is not {'a response' if has_id else 'a JSON object'}")
+
+
+def _is_foreign(response: Mapping[str, Any]) -> bool:
+    """Whether an object says that it is one of another API, such as a chat completion, and has no output."""
+    kind = response.get("object")
+    return "output" not in response and isinstance(kind, str) and not kind.startswith("response")
 
 
 def _parse_response(body: bytes) -> Mapping[str, Any]:

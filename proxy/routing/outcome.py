@@ -12,6 +12,7 @@
 A call whose target may still work on it (a timeout) is not sent again.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -42,6 +43,11 @@ TRANSIENT_CODES = frozenset({
 """The codes of errors with which a stream may begin, and that may be gone a moment later."""
 OPENERS = frozenset({"response.created", "response.queued", "response.in_progress"})
 MAX_COMMENTS = 100
+# Some servers fill the time until the first event with events, instead of comments.
+_KEEP_ALIVES = re.compile(
+    rb'(?::[^\r\n]*+[\r\n]++|(?:event:[^\r\n]*+(?:\r\n|\r|\n))?+(?:data:)?+\s*+\{\s*+"type"\s*+:\s*+'
+    rb'"(?:ping|heartbeat|keep[_-]?+alive)"[^{}]*+\}[\r\n]*+)++'
+)
 MAX_REFUSAL_BYTES = 65_536
 """A longer refusal is not searched for its code."""
 
@@ -219,8 +225,10 @@ def _refusal_in(batch: Batch) -> ForeignError | None:
 
 
 def _is_comment(unit: Any) -> bool:
-    """Whether a unit of a batch has comments only, with which some servers fill the time until the first event."""
-    return unit.type == "" and unit.raw.startswith(b":") and b"data" not in unit.raw
+    """Whether a unit of a batch has only what servers fill the time until the first event with."""
+    if unit.type:
+        return False
+    return (unit.raw.startswith(b":") and b"data" not in unit.raw) or _KEEP_ALIVES.fullmatch(unit.raw) is not None
 
 
 def _first_error(batch: Batch) -> str | None:

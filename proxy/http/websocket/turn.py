@@ -190,8 +190,8 @@ def _payloads(batch: Batch, turn: Turn) -> list[bytes]:
 
 def _unit_payloads(unit: Event | Run, turn: Turn) -> Iterator[bytes]:
     """Yield the JSON of each event but `error`: the failed response after that is the last message."""
-    if unit.type == "error":
-        turn.left_out += 1
+    if isinstance(unit, Event) and unit.type == "error":
+        turn.left_out += "sequence_number" in unit.data
         return
     for payload in unit.payloads():
         if payload.lstrip().startswith(b"{"):

@@ -42,9 +42,9 @@ class RelayedUsage:
     async def complete(self) -> None:
         """Complete the record of the request."""
         record, tail = self._context.record, self._tail
-        told = self.answer if tail is None else tail.last_event()
-        if told is not None:
-            record.read_relayed(told)
+        stated = self.answer if tail is None else tail.last_event()
+        if stated is not None:
+            record.read_relayed(stated)
         if self._call is None or not self._context.is_sent or type(record.input_tokens) is int:
             return
         size = self._call.size_bytes

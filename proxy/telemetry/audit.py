@@ -37,7 +37,7 @@ class AuditTable(Table):
     allowed: bool = True
     """Whether decisions that let a call pass unchanged are written too."""
     secret: LongSecret | None = None
-    """The secret of the chain: without it nobody can compute a valid line."""
+    """The secret of the chain: a valid line can be computed with it only."""
     anchor_every: PositiveInt = 1_000
     """After how many lines the head of the chain is logged, so that it is kept in another place than the file."""
     on_failure: Literal["continue", "refuse"] = "continue"

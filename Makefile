@@ -42,9 +42,9 @@ SLOW := tests/backends/training tests/bench tests/clients tests/deploy tests/soa
   $(addprefix tests/stores/,$(addsuffix .py,test_counters test_memory test_store sqlite/test_commit_thread \
     sqlite/test_database sqlite/test_large_values sqlite/test_transaction)) \
   $(addprefix tests/test_,$(addsuffix .py,app app_shutdown attacks background compaction composed_schemas dialects \
-    disconnects drain_delay endpoints history local_model main newcomer ownership_endpoints pool_kill request_forms \
-    second_signal shutdown steering stored_state upstream_faults workers)) \
-  tests/commands/test_identity.py tests/policies/test_max_tool_calls.py tests/routing/test_attempts.py \
+    disconnects drain_delay endpoints history local_model main newcomer ownership_endpoints pool_kill reload \
+    request_forms second_signal shutdown steering stored_state upstream_faults workers)) \
+  tests/commands/test_identity.py tests/commands/test_key.py tests/policies/test_max_tool_calls.py tests/routing/test_attempts.py \
   tests/telemetry/test_audit.py tests/telemetry/test_logs.py tests/telemetry/test_recorder.py
 SLOW_NAMES := *cluster* *soak* *_large_* *_processes.py *shared_flight* *websocket* *test_redis*
 SLOW_TESTS := tests/wire/test_sse.py::test_cost_grows tests/wire/test_sse.py::test_a_recording_can_be_cut \

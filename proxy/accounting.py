@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import structlog
 
+from proxy.capture import capture
 from proxy.context import Context
 from proxy.telemetry.record import FROM_CACHE, RequestRecord
 from proxy.wire.call import Call
@@ -36,6 +37,10 @@ async def complete_record(context: Context) -> None:
     context.is_recorded = True
     await _complete_tokens(context, context.record)
     await complete_cost(context)
+    if context.trace.is_recording and context.sent_call is not None:
+        mode = context.trace.settings.capture.get(context.caller.team, "none")
+        if mode != "none":
+            await capture(context, context.sent_call, mode)
 
 
 async def complete_cost(context: Context) -> None:

@@ -27,7 +27,6 @@ from proxy.config.schema import (
     RouteTable,
     ServerTable,
     StateTable,
-    TraceTable,
     UnknownIds,
     has_teams,
 )
@@ -39,6 +38,7 @@ from proxy.rules.rule import Rule
 from proxy.stores import Store
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
+from proxy.telemetry.vocabulary import TraceTable
 
 
 class ConfigFile(BaseModel):

@@ -19,7 +19,6 @@ from pydantic import (
 
 from proxy.config.secrets import LongSecret, Secret
 from proxy.config.table import Table
-from proxy.telemetry.vocabulary import Semconv
 
 Network = IPv4Network | IPv6Network
 Mode = Literal["enforce", "report", "off"]
@@ -92,13 +91,6 @@ class LogTable(Table):
 
     format: Literal["auto", "json", "text"] = "auto"
     """ "json": a JSON object in each line; "text": short coloured lines; "auto": text on a terminal, else JSON."""
-
-
-class TraceTable(Table):
-    """How traces are written, if OpenTelemetry's variables ask for them."""
-
-    semconv: Semconv = "genai-0.1.0"
-    """The words for calls of models: those of OpenTelemetry's GenAI conventions, "openinference", or "both"."""
 
 
 class AdminTable(Table):

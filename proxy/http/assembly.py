@@ -59,7 +59,7 @@ def build_dispatcher(
         tracer=lasting.tracer,
         calls=calls,
         metrics=metrics,
-        semconv=config.trace.semconv,
+        traces=config.trace,
         trusts_traceparent=config.server.trust_traceparent,
         clients=clients,
     )

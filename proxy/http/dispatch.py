@@ -16,8 +16,8 @@ from proxy.http.router import Router
 from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
 from proxy.telemetry.request_metrics import METHODS, RequestMetrics
-from proxy.telemetry.trace import Trace
-from proxy.telemetry.vocabulary import Semconv
+from proxy.telemetry.trace import DEFAULTS, Trace
+from proxy.telemetry.vocabulary import TraceTable
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 from proxy.wire.loggable import in_ascii
 
@@ -55,14 +55,14 @@ class Dispatcher:
     tracer: Tracer | None = None
     calls: Shares | None = None  # of all calls that run; None: there is one team only
     metrics: RequestMetrics | None = None
-    semconv: Semconv = "genai-0.1.0"
+    traces: TraceTable = DEFAULTS
     trusts_traceparent: bool = True
     clients: ClientAddresses = field(default_factory=ClientAddresses)
     load: Load = field(default_factory=Load)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = request.headers if self.trusts_traceparent else None
-        trace = Trace(self.tracer, headers, semconv=self.semconv)
+        trace = Trace(self.tracer, headers, settings=self.traces)
         exchange = Exchange(request, trace, self.calls, self.metrics)
         record = exchange.record
         record.method, record.path = request.method, in_ascii(exchange.path)

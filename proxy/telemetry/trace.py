@@ -21,7 +21,7 @@ from proxy.telemetry.otlp import is_wanted, make_exporter, resource
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.telemetry.request_metrics import outcome_of
 from proxy.telemetry.sampling import TraceIds, is_sampled
-from proxy.telemetry.vocabulary import REQUEST, Semconv, describe_model_call, set_attributes
+from proxy.telemetry.vocabulary import REQUEST, TraceTable, describe_model_call, set_attributes
 from proxy.wire.loggable import printable
 
 OPERATIONS = {"create": "chat", "input_tokens": "count_tokens"}
@@ -30,6 +30,7 @@ FAULTS = frozenset({"failed", "rejected", "client_closed", "cancelled"})
 """The outcomes with which the call of a model has failed."""
 WAITING_STEPS = frozenset({"cache", "history"})
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+DEFAULTS = TraceTable()
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -37,8 +38,8 @@ class Trace:
     """The spans and durations of one request. Without a tracer it only measures durations."""
 
     __slots__ = (
-        "_call", "_has_worked", "_incoming", "_model_call", "_operation", "_resends", "_semconv", "_started", "_step",
-        "_step_began", "_step_error", "_tracer", "durations", "inference_began", "is_recording", "span",
+        "_call", "_has_worked", "_incoming", "_model_call", "_operation", "_resends", "_started", "_step",
+        "_step_began", "_step_error", "_tracer", "durations", "inference_began", "is_recording", "settings", "span",
     )  # fmt: skip
 
     def __init__(
@@ -46,7 +47,7 @@ class Trace:
         tracer: Tracer | None = None,
         headers: Mapping[str, str] | None = None,
         linked: Span | None = None,
-        semconv: Semconv = "genai-0.1.0",
+        settings: TraceTable = DEFAULTS,
     ) -> None:
         """`headers` are those of the request, `linked` is the span of the connection that it came on."""
         self.durations: list[tuple[str, float]] = []  # in seconds, in the order in which the steps ended
@@ -59,7 +60,7 @@ class Trace:
         self._step_began = 0.0
         self._step_error: str | None = None
         self._has_worked = False
-        self._semconv = semconv
+        self.settings = settings
         self._call: Span | None = None  # of all attempts
         self._operation = ""
         self._resends = -1
@@ -148,7 +149,7 @@ class Trace:
         if span is None:
             return
         span.update_name(printable(f"{self._operation} {record.model or ''}".strip(), LONGEST_CHARS))
-        describe_model_call(span, self._operation, record, self._semconv)
+        describe_model_call(span, self._operation, record, self.settings.semconv)
         outcome, error = outcome_of(record)
         if outcome in FAULTS:
             span.set_attribute("error.type", printable(error or outcome, LONGEST_CHARS))
@@ -165,6 +166,11 @@ class Trace:
         """Add an event to the request's span, if the span is recorded."""
         if self.span is not None and self.is_recording:
             self.span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
+
+    def describe_call(self, attributes: Mapping[str, str]) -> None:
+        """Set attributes of the span of the model's call, if there is one."""
+        if self._call is not None:
+            self._call.set_attributes(attributes)
 
     def note_first_event(self) -> None:
         """Note on the call's span that its reply has begun."""
@@ -213,11 +219,11 @@ class Trace:
 
     def of_turn(self) -> "Trace":
         """Return the trace of one turn on the connection that this is the trace of: their spans are linked."""
-        return Trace(self._tracer, self._incoming, self.span, self._semconv)
+        return Trace(self._tracer, self._incoming, self.span, self.settings)
 
     def fork(self, name: str) -> "Trace":
         """Return the trace of work that continues after this request: its span is a child of the request's."""
-        fork = Trace(semconv=self._semconv)
+        fork = Trace(settings=self.settings)
         fork._tracer, fork._incoming = self._tracer, self.propagation_headers()
         fork.span = self.start_child(name, SpanKind.INTERNAL)
         fork.is_recording = fork.span is not None and fork.span.is_recording()

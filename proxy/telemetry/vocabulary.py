@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 from opentelemetry.trace import Span
+from pydantic import Field
 
+from proxy.config.table import Table
 from proxy.telemetry.record import RequestRecord
 
 Semconv = Literal["genai-0.1.0", "openinference", "both"]
+Capture = Literal["none", "metadata", "full"]
 
 REQUEST = {
     "method": "http.request.method", "path": "url.path", "status": "http.response.status_code",
@@ -47,6 +50,15 @@ OWN = {
     "upstream_code": "headgate.upstream.code", "incomplete_reason": "headgate.incomplete_reason",
 }  # fmt: skip
 """What no convention has a name for."""
+
+
+class TraceTable(Table):
+    """How traces are written, if OpenTelemetry's variables ask for them."""
+
+    semconv: Semconv = "genai-0.1.0"
+    """The words for calls of models: those of OpenTelemetry's GenAI conventions, "openinference", or "both"."""
+    capture: dict[str, Capture] = Field(default_factory=dict)
+    """What traces have of the content of calls, by team: "none", "metadata" (roles and lengths) or "full"."""
 
 
 def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:

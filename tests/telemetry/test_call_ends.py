@@ -12,7 +12,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from proxy.capture import captured_content
+from proxy.wire.transcript import Transcript
 from tests.conftest import StartGateway, tables_for
+from tests.examples import make_call
 from tests.metrics import admin_of, changes, scrape
 from tests.raw import until
 from tests.test_accounting import (
@@ -225,3 +228,61 @@ async def test_a_callers_trace_can_be_refused(start_gateway, upstream: FakeUpstr
         await answer.read()
 
     assert upstream.requests[0].headers.get("traceparent") == (parent if trusts else None)
+
+
+SECRET = "sk-proj-abcdefghijklmnop1234"
+CONTENT = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages")
+CAPTURED = {
+    "none": [None, None, None],
+    "metadata": [
+        '[{"type":"text","chars":9}]',
+        '[{"role":"user","parts":[{"type":"text","chars":38}]}]',
+        '[{"role":"assistant","parts":[{"type":"text","chars":6}]}]',
+    ],
+    "full": [
+        '[{"type":"text","content":"Be brief."}]',
+        '[{"role":"user","parts":[{"type":"text","content":"my key [redacted] is"}]}]',
+        '[{"role":"assistant","parts":[{"type":"text","content":"Think."}]}]',
+    ],
+}
+
+
+@pytest.mark.parametrize("mode", CAPTURED)
+@pytest.mark.parametrize("way", ["stream", "background"])
+async def test_content_is_captured_only_for_teams_that_want_it(
+    start_gateway, upstream: FakeUpstream, http, logged, mode: Any, way: str
+):
+    """What looks like a key is replaced, files are left out, and the log has nothing of it."""
+    spans, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    tables = tables_for(upstream, trace={"capture": {"anybody": mode, "other": "full"}}, policy=[])
+    tables["backend"][0]["keeps_state"] = False
+    gateway = await start_gateway(tables, tracer=provider.get_tracer("test"))
+    upstream.answer = answering(BEGUN.rpartition(b"event: response.output_item.added")[0] or BEGUN)
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+    content = [{"type": "input_text", "text": f"my key {SECRET} is"}, image]
+    body = {"instructions": "Be brief.", "input": [{"role": "user", "content": content}]}
+    await WAYS[way](Ways(http, gateway, upstream), body)
+    await until(lambda: lines_of(logged) != [])
+    (call,) = [span for span in spans.get_finished_spans() if span.name == "chat m"]
+
+    assert [call.attributes.get(name) for name in CONTENT] == CAPTURED[mode]
+    assert SECRET not in repr(logged) + repr([dict(span.attributes) for span in spans.get_finished_spans()])
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([{"role": "user", "content": text * 5000} for text in "ABC"], {"A": 0, "B": 3192, "C": 5000}),
+        ([{"role": "user", "content": ["A" * 5000, "B" * 5000]}], {"A": 5000, "B": 3192}),
+        ("A" * 50_000, {"A": 8192}),
+        ("\ud800A", {"?A": 1}),
+        ("A" * 8190 + f" {SECRET} B", {"A": 8190, "sk-proj": 0}),
+        (7, {}),
+    ],
+)
+def test_captured_texts_are_bounded(given: Any, kept: dict[str, int]):
+    """The end of a long conversation is what is new."""
+    content = captured_content(make_call(input=given), Transcript(), "full").get("gen_ai.input.messages", "")
+
+    assert {text: content.count(text) for text in kept} == kept

@@ -35,6 +35,8 @@ MARKS = [
     b"ZQX4",
     b"ZQX5",
 ]  # a part of each secret, so that an escaped or cut secret is found too
+IN_PROMPT = b"sk-proj-ZQX6ffffffffffff"
+"""A key in a prompt: the upstream receives it, and the trace of a team with `capture` has the rest of the prompt."""
 UPSTREAM = "Bearer " + SECRETS["UPSTREAM_KEY"]
 CALLER = {"Authorization": f"Bearer {SECRETS['CALLER_KEY']}"}
 REFUSAL = {"error": {"message": f"Incorrect API key provided: {UPSTREAM}", "type": "x", "param": None, "code": "y"}}
@@ -47,6 +49,14 @@ def config(upstream: FakeUpstream, redis: RedisServer, folder: Path) -> str:
 [server]
 port = 0
 drain_s = 0
+log_metadata = ["project"]
+[trace]
+semconv = "both"
+capture = {{anna = "full"}}
+[[price]]
+model = "*"
+input = 1
+output = 1
 [[caller]]
 name = "anna"
 key = "env:CALLER_KEY"
@@ -142,6 +152,7 @@ REQUESTS: list[tuple[dict[str, str], bytes]] = [
     *((CALLER, orjson.dumps({"model": name})) for name in ("gone", "faulty", "faulty-stream")),
     (CALLER, orjson.dumps({"model": "faulty-stream", "stream": True})),
     (CALLER, orjson.dumps({"model": "m", "prompt_cache_key": "k"})),
+    (CALLER, orjson.dumps({"model": "m", "input": f"my key is {IN_PROMPT.decode()}"})),
     (CALLER, orjson.dumps({"model": "m", "metadata": 7})),
     (CALLER, b"{"),
     (CALLER, b'{"model":"m","Metadata":{}}'),
@@ -200,6 +211,8 @@ async def test_no_output_contains_a_secret(http, upstream: FakeUpstream, redis_s
     left = [first, rest, *answers, *traces, *sent, *files.values()]
 
     assert [part for part in left if any(mark in part for mark in MARKS)] == []
+    assert [part for part in left if IN_PROMPT in part and part not in sent] == []
+    assert any(b"my key is [redacted]" in part for part in traces)
     assert code == 0
     assert {request.headers.get("Authorization") for request in upstream.requests} == {UPSTREAM, None}
     assert {answer[:3] for answer in answers} >= {

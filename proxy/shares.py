@@ -4,6 +4,8 @@ A quarter is kept for teams that hold little. Of that quarter a team may have as
 always finds some. With one team only nothing is kept.
 """
 
+from collections import defaultdict
+
 KEPT = 1 / 4
 
 
@@ -15,15 +17,13 @@ class Shares:
     def __init__(self, limit: int, *, has_teams: bool = False) -> None:
         """`has_teams` is whether there is more than one team."""
         self._limit = limit
-        self._kept = int(limit * KEPT) if has_teams else 0
         self._used = 0
-        self._held: dict[str, int] = {}
+        self._held: defaultdict[str, int] = defaultdict(int)
+        self.set_teams(has_teams=has_teams)
 
     def set_teams(self, *, has_teams: bool) -> None:
-        """Keep a quarter from now on, or no more. What was taken before counts for no team."""
-        if has_teams != bool(self._kept):
-            self._kept = int(self._limit * KEPT) if has_teams else 0
-            self._held.clear()
+        """Keep a quarter from now on, or no more. What a team holds already counts towards its share."""
+        self._kept = int(self._limit * KEPT) if has_teams else 0
 
     @property
     def has_common(self) -> bool:
@@ -35,18 +35,15 @@ class Shares:
         left = self._limit - self._used - amount
         if left < 0:
             return False
-        if self._kept:
-            held = self._held.get(team, 0) + amount
-            if left < self._kept and held > left + 1:  # the last one may be taken
-                return False
-            self._held[team] = held
+        if left < self._kept and self._held.get(team, 0) + amount > left + 1:  # the last one may be taken
+            return False
         self._used += amount
+        self._held[team] += amount
         return True
 
     def give_back(self, amount: int, team: str = "") -> None:
         """Give back an amount that the team has taken."""
         self._used -= amount
-        if self._kept:
-            held = self._held.pop(team, 0) - amount
-            if held > 0:
-                self._held[team] = held
+        self._held[team] -= amount
+        if not self._held[team]:
+            del self._held[team]

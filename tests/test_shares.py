@@ -40,3 +40,16 @@ def test_one_team_may_have_all():
 
     assert [shares.take(1, "a") for _ in range(5)] == [True] * 4 + [False]
     assert not shares.has_common
+
+
+def test_what_a_team_took_while_it_was_alone_counts_when_another_one_is_added():
+    """As if there had always been two; a team that is removed again gives back what it took."""
+    shares = Shares(64)
+    assert shares.take(48, "a")
+    shares.set_teams(has_teams=True)
+    granted = (shares.take(1, "a"), shares.take(8, "b"))
+    shares.give_back(48, "a")
+    shares.set_teams(has_teams=False)
+
+    assert granted == (False, True)
+    assert (shares.take(56, "a"), shares.take(1, "b")) == (True, False)

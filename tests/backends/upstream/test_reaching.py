@@ -380,9 +380,10 @@ async def test_check_says_of_each_backend_whether_it_answers(upstream: RawUpstre
     printed = capsys.readouterr().out.splitlines()
 
     assert status == 1
-    assert printed[-4:] == [
+    assert printed[-5:] == [
         "good: ok",
         "untrusted: TLS: self-signed certificate",
         "refusing: its key was refused (401)",
         "down: connection refused",
+        "[state]: ok",
     ]

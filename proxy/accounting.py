@@ -53,7 +53,8 @@ async def complete_cost(context: Context) -> None:
 async def _complete_tokens(context: Context, record: RequestRecord) -> None:
     call = context.sent_call
     is_saved = record.cache in FROM_CACHE and (call is None or record.cache != "collapsed")
-    record.read(context.transcript, is_saved=is_saved)
+    if record.finish_reason is None:  # no attempt of this context has read it
+        record.read(context.transcript, is_saved=is_saved)
     if call is None or context.runs == 0 or call.operation not in USING:
         return
     if type(record.input_tokens) is not int or type(record.output_tokens) is not int:

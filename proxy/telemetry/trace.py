@@ -91,13 +91,18 @@ class Trace:
         """Begin a step of the path, which lasts until the next one begins, or until `end_step`."""
         now = time.perf_counter()
         if self._step is not None:
-            self._note_end(now)
+            self.durations.append((self._step, now - self._step_began))
+            if self.is_recording:
+                self._show_step(self._step, now - self._step_began)
         self._step, self._step_began = step, now
 
     def end_step(self) -> None:
         """End the step that has begun, if one has: what follows is none."""
         if self._step is not None:
-            self._note_end(time.perf_counter())
+            lasted_s = time.perf_counter() - self._step_began
+            self.durations.append((self._step, lasted_s))
+            if self.is_recording:
+                self._show_step(self._step, lasted_s)
             self._step = None
 
     def fail_step(self, code: str | None) -> None:
@@ -110,14 +115,11 @@ class Trace:
         """Note that the step has something to wait for: it becomes a span."""
         self._has_worked = True
 
-    def _note_end(self, now: float) -> None:
-        lasted_s = now - self._step_began
-        self.durations.append((self._step or "", lasted_s))
-        if not self.is_recording or self._step not in WAITING_STEPS:
-            return
-        if self._has_worked or self._step_error is not None:
+    def _show_step(self, step: str, lasted_s: float) -> None:
+        """Make a span of a step that has waited, or has failed."""
+        if step in WAITING_STEPS and (self._has_worked or self._step_error is not None):
             ended = time.time_ns()
-            span = self.start_child(self._step, SpanKind.INTERNAL, ended - int(lasted_s * 1e9))
+            span = self.start_child(step, SpanKind.INTERNAL, ended - int(lasted_s * 1e9))
             if span is not None and self._step_error is not None:
                 span.set_attribute("error.type", self._step_error)
                 span.set_status(StatusCode.ERROR)

@@ -3,10 +3,12 @@
 The upstream's canonical response has 5 and 7 tokens; the estimates are those of "Hello there" and of "Think.".
 """
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from aiohttp import web
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -18,9 +20,11 @@ from tests.conftest import StartGateway, tables_for
 from tests.examples import make_call
 from tests.metrics import admin_of, changes, scrape
 from tests.raw import until
+from tests.sockets import calling
 from tests.test_accounting import (
     ASKED,
     BEGUN,
+    BODY,
     ESTIMATED,
     KEY,
     SAVED,
@@ -33,7 +37,7 @@ from tests.test_accounting import (
     lines_of,
     refusing,
 )
-from tests.upstream import FakeUpstream, hang, streaming
+from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
 WAYS = {"json": Ways.json, "stream": Ways.stream, "websocket": Ways.websocket, "background": Ways.background}
 LEAVING = {"json": leave_waiting, "stream": leave_stream, "websocket": leave_websocket}
@@ -51,6 +55,11 @@ COUNTED = {
     "gen_ai_client_inference_usage_output_tokens_total": ("output",),
     "headgate_cost_total": ("cost",),
 }
+
+
+async def refused_for_now(_: object) -> web.Response:
+    headers = {"retry-after-ms": "1"}
+    return web.json_response({"error": {"message": "no", "code": "c", "type": "t"}}, status=503, headers=headers)
 
 
 @dataclass
@@ -286,3 +295,50 @@ def test_captured_texts_are_bounded(given: Any, kept: dict[str, int]):
     content = captured_content(make_call(input=given), Transcript(), "full").get("gen_ai.input.messages", "")
 
     assert {text: content.count(text) for text in kept} == kept
+
+
+async def test_a_shared_call_is_linked_to_its_first(scene: Scene):
+    """Its own span has no call of a model; a turn is linked to its connection."""
+    released = asyncio.Event()
+
+    async def rest(response: Any) -> None:
+        await released.wait()
+        await response.write(CANONICAL[len(BEGUN) :])
+
+    scene.ways.upstream.answer = answering(BEGUN, rest)
+    first = asyncio.create_task(scene.ways.stream(KEY))
+    await scene.ways.upstream.arrived.wait()
+    async with calling(scene.ways.gateway) as caller:
+        await caller.create(**BODY | KEY)
+        while (await caller.read())["type"] != "response.content_part.added":
+            pass
+        released.set()
+        await caller.turn()
+    await first
+    await until(lambda: len(lines_of(scene.logged)) == 2 and scene.named("GET /v1") != [])
+    (leader,), (turn,), (connection,) = (scene.named(name) for name in ("POST /v1", "WEBSOCKET", "GET /v1"))
+    linked = {link.context.span_id for link in turn.links}
+
+    assert linked == {connection.context.span_id, leader.context.span_id}
+    assert len(scene.named("chat ")) == 1
+
+
+async def test_a_retry_is_an_event_and_an_attempt_of_the_same_call(scene: Scene):
+    """The call of the model has not failed."""
+    answers = iter([refused_for_now, answering()])
+
+    async def answer(request: Any) -> Any:
+        return await next(answers)(request)
+
+    scene.ways.upstream.answer = answer
+    await scene.ways.json({})
+    await until(lambda: scene.named("POST /v1") != [])
+    (root,), (call,) = scene.named("POST /v1"), scene.named("chat ")
+    attempts = [span for span in scene.spans.get_finished_spans() if span.name == "POST"]
+
+    assert [dict(event.attributes) for event in root.events if event.name == "headgate.retry"] == [
+        {"target": "fake", "error": "503", "next": "fake"}
+    ]
+    assert [error_of(span) for span in (root, call, *attempts)] == [None, None, "!503", None]
+    assert {span.parent.span_id for span in attempts} == {call.context.span_id}
+    assert attempts[1].attributes["http.request.resend_count"] == 1

@@ -90,8 +90,7 @@ class Pipeline:
             open_reply = self._answering(whole, route, context)
             if is_background:
                 return await self._queue(call, whole, route, open_reply, context)
-            opening = self.cache.fill(slot, open_reply(whole, route, context), call, context)
-            slot.reply = await context.cleanup.enter_async_context(opening)
+            slot.reply = await self.cache.fill(slot, open_reply(whole, route, context), call, context)
         if context.record.cache in FROM_CACHE and context.quote is None:
             context.quote = self.attempts.targets.of(route.targets[0]).quote(call.model)
         context.trace.end_step()

@@ -3,8 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -127,45 +127,38 @@ class Cache:
         can_be_shared = self._settings.collapse != "off" and directives == ANY
         return CacheSlot(place, fallback=fallback, can_be_shared=can_be_shared, flights_ended=self._flights.ended)
 
-    def fill(
+    async def fill(
         self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
-    ) -> AbstractAsyncContextManager[Reply]:
-        """Return what opens the reply of a backend, or joins an identical call; if the backend fails, a stale one.
+    ) -> Reply:
+        """Return the reply of a backend, or of an identical call in flight; if the backend fails, a stale one.
 
-        It is kept once it is complete. Entering it raises what the opening raises.
+        The work behind it ends with the call. It is kept once it is complete. Raises what the opening raises.
         """
-        return opening if slot.place is None else self._fill(slot, opening, call, context)
-
-    @asynccontextmanager
-    async def _fill(
-        self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
-    ) -> AsyncIterator[Reply]:
-        if slot.can_be_shared:
-            look_again = partial(self._look_again, slot, call, context)
-            if self._flights.has_ended_since(slot) and (late := await look_again()) is not None:
-                yield late
-                return
-            opening = self._flights.share(slot, opening, call, context, look_again)
         fallback = None if slot.fallback is None else slot.fallback.reply(call, context.followed)
-        if slot.fallback is None or fallback is None:
-            async with opening as reply:
-                self._keep(slot, reply, call, context)
-                yield reply
-            return
         try:
-            reply = await context.cleanup.enter_async_context(opening)
+            reply = await self._open(slot, opening, call, context)
         except BackendError as error:
-            failed = error.status if error.status in FAILED else None
-            if failed is None:
+            if slot.fallback is None or fallback is None or error.status not in FAILED:
                 raise
+            failed = error.status
         else:
-            failed = reply.status if reply.status in FAILED else None
-        if failed is None:
-            self._keep(slot, reply, call, context)
-            yield reply
-            return
+            if slot.fallback is None or fallback is None or reply.status not in FAILED:
+                self._keep(slot, reply, call, context)
+                return reply
+            failed = reply.status
         self._report_hit(slot.fallback, "stale", context, failed)
-        yield fallback
+        return fallback
+
+    async def _open(
+        self, slot: CacheSlot, opening: AbstractAsyncContextManager[Reply], call: Call, context: Context
+    ) -> Reply:
+        """Return the reply that is opened now, or the one that was opened or kept since the lookup."""
+        if not slot.can_be_shared:
+            return await context.cleanup.enter_async_context(opening)
+        look_again = partial(self._look_again, slot, call, context)
+        if self._flights.has_ended_since(slot) and (late := await look_again()) is not None:
+            return late
+        return await self._flights.share(slot, opening, call, context, look_again)
 
     async def _look_again(self, slot: CacheSlot, call: Call, context: Context) -> Reply | None:
         """Return the reply that was kept since the call was looked up, if there is one."""

@@ -1,6 +1,6 @@
 """What may be cached: which calls are looked up, and which answers are kept."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from policies.support.tools import has_server_tools
@@ -45,25 +45,21 @@ def reason_not_to_keep(response: Mapping[str, Any]) -> str | None:
     output = response.get("output")
     if response.get("status") != "completed" or response.get("incomplete_details") is not None:
         return "incomplete"
-    if not isinstance(output, list) or not output:
+    if not isinstance(output, list):
         return "empty"
-    if any(isinstance(item, dict) and item.get("status") == "incomplete" for item in output):
-        return "incomplete"
-    if any(isinstance(part, dict) and part.get("type") == "refusal" for part in _parts(output)):
-        return "refusal"
-    return None if any(_says_something(item) for item in output) else "empty"
-
-
-def _parts(output: list[Any]) -> Iterator[Any]:
+    says_something = False
     for item in output:
-        content = item.get("content") if isinstance(item, dict) else None
-        yield from content if isinstance(content, list) else ()
-
-
-def _says_something(item: object) -> bool:
-    """Whether an item is an answer: a message with a text, or anything else but reasoning."""
-    if not isinstance(item, dict) or item.get("type") == "reasoning":
-        return False
-    if item.get("type") != "message":
-        return True
-    return any(isinstance(part, dict) and part.get("text", True) for part in _parts([item]))
+        if not isinstance(item, dict):
+            continue
+        if item.get("status") == "incomplete":
+            return "incomplete"
+        kind, content = item.get("type"), item.get("content")
+        parts = content if isinstance(content, list) else []
+        for part in parts:
+            if not isinstance(part, dict):
+                continue
+            if part.get("type") == "refusal":
+                return "refusal"
+            says_something |= kind == "message" and bool(part.get("text", True))
+        says_something |= kind not in ("message", "reasoning")
+    return None if says_something else "empty"

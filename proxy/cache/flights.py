@@ -1,8 +1,8 @@
 """The flights of a process by the keys of their entries: a call joins an identical one, or becomes the first."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -63,58 +63,52 @@ class Flights:
         """Whether a flight with the key of a slot has ended since the slot was looked up: its answer may be kept."""
         return slot.place is not None and self._ended.get(slot.place.keys[0], 0) > slot.flights_ended
 
-    @asynccontextmanager
     async def share(
         self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain
-    ) -> AsyncIterator[Reply]:
-        """The reply of an identical call in flight, or else the one that is opened now, for this call and others.
+    ) -> Reply:
+        """Return the reply of an identical call in flight, or else the one that is opened now, which others may join.
 
         `look_again` returns the reply that was kept meanwhile, if there is one. A call whose first one fails or is
-        refused opens its own reply. Raises what the opening raises.
+        refused opens its own reply. What is opened ends with the call. Raises what the opening raises.
         """
         key = slot.place.keys[0] if slot.place is not None else ""
         shared, slot.keeping = self._calls.get(key), Keeping()
         if shared is None or not shared.flight.can_be_joined:
-            async with self._begin(slot, opening, call, context, look_again) as reply:
-                yield reply
-            return
-        async with AsyncExitStack() as stack:
-            joined = await self._join(shared, stack, call, context)
-            if joined is not None:
-                slot.is_collapsed, slot.keeping = True, shared.keeping
-            yield await stack.enter_async_context(opening) if joined is None else joined
+            return await self._begin(slot, opening, call, context, look_again)
+        joined = await self._join(shared, call, context)
+        if joined is None:
+            return await context.cleanup.enter_async_context(opening)
+        slot.is_collapsed, slot.keeping = True, shared.keeping
+        return joined
 
-    @asynccontextmanager
     async def _begin(
         self, slot: CacheSlot, opening: Opening, call: Call, context: Context, look_again: LookAgain
-    ) -> AsyncIterator[Reply]:
-        """The reply that this process opens, or one of those that share flights."""
+    ) -> Reply:
+        """Return the reply that this process opens, or one of those that share flights."""
         across, place = self._across, slot.place
         if across is None or place is None:
-            async with self._lead(slot, opening, call, context) as reply:
-                yield reply
-            return
+            return await self._lead(slot, opening, call, context)
         shared = SharedOpening(slot, place, opening, call, context, look_again)
         wanted, later = partial(across.is_wanted, shared.token), partial(across.continue_at, shared)
-        try:
-            async with self._lead(slot, across.open(shared), call, context, wanted, later) as reply:
-                yield reply
-        finally:
-            await across.release(shared)  # now the answer is kept
+        context.cleanup.push_async_callback(across.release, shared)  # when the answer is kept
+        return await self._lead(slot, across.open(shared), call, context, wanted, later)
 
-    @asynccontextmanager
     async def _lead(
         self, slot: CacheSlot, opening: Opening, call: Call, context: Context, is_wanted: IsWanted | None = None,
         continue_at: Continue = lambda _: None,
-    ) -> AsyncIterator[Reply]:  # fmt: skip
-        """The reply that is opened now. While any caller reads it, others can join."""
+    ) -> Reply:  # fmt: skip
+        """Return the reply that is opened now. While any caller reads it, others can join."""
         key = slot.place.keys[0] if slot.place is not None else ""
         flight = Flight(opening, self._settings.max_reply_bytes, is_wanted, continue_at)
-        own = SharedCall(flight, call, context, slot.keeping or Keeping())
-        self._calls[key] = own
+        own = self._calls[key] = SharedCall(flight, call, context, slot.keeping or Keeping())
+        reader = flight.enter()
+        context.cleanup.push_async_callback(self._leave, key, own, reader)
+        return await flight.reply(reader)
+
+    async def _leave(self, key: str, own: SharedCall, reader: int) -> None:
+        """Leave a flight as the call that began it: the next identical call begins another one."""
         try:
-            async with own.flight.join() as reply:
-                yield reply
+            await own.flight.leave(reader)
         finally:
             own.leave()
             self.ended += 1
@@ -122,22 +116,26 @@ class Flights:
             if self._calls.get(key) is own:
                 del self._calls[key]
 
-    async def _join(self, shared: SharedCall, stack: AsyncExitStack, call: Call, context: Context) -> Reply | None:
-        """Return the reply of a flight, which the stack leaves; None for one that no other call should get."""
-        first = shared.context
+    async def _join(self, shared: SharedCall, call: Call, context: Context) -> Reply | None:
+        """Return the reply of a flight until the call ends; None for one that no other call should get."""
+        async with AsyncExitStack() as stack:
+            reply = await self._read(shared, stack, context)
+            if reply is None or reply.status != 200 or shared.context.get(FALLBACK) is not None:
+                return None
+            context.cleanup.push_async_exit(stack.pop_all())
+        context.target = shared.context.target  # where its id is kept
+        context.is_answered = self._settings.collapsed_cost == "each"
+        report(context, "collapsed", "fwd=uri-miss; collapsed")
+        context.trace.link(shared.context.trace)
+        context.cleanup.callback(shared.take_over, context)
+        return with_own_fields(reply, echoed_fields(shared.call), echoed_fields(call))
+
+    async def _read(self, shared: SharedCall, stack: AsyncExitStack, context: Context) -> Reply | None:
+        """Return the reply of a flight, which the stack leaves; None for one that fails."""
         try:
             async with asyncio.timeout_at(context.deadline):
-                reply = await stack.enter_async_context(shared.flight.join())
+                return await stack.enter_async_context(shared.flight.join())
         except HeadgateError:
             return None
         except TimeoutError as error:
             raise deadline_exceeded() from error
-        if reply.status != 200 or first.get(FALLBACK) is not None:
-            await stack.aclose()
-            return None
-        context.target = first.target  # where its id is kept
-        context.is_answered = self._settings.collapsed_cost == "each"
-        report(context, "collapsed", "fwd=uri-miss; collapsed")
-        context.trace.link(first.trace)
-        stack.callback(shared.take_over, context)
-        return with_own_fields(reply, echoed_fields(shared.call), echoed_fields(call))

@@ -62,17 +62,31 @@ class Flight:
     @asynccontextmanager
     async def join(self) -> AsyncIterator[Reply]:
         """The reply from its beginning. Raises what opening it raises. The last reader that leaves ends the work."""
-        self._readers += 1
-        reader = self._readers
-        self._positions[reader] = 0
+        reader = self.enter()
         try:
-            head = await asyncio.shield(self._head)
-            yield head if head.batches is None else replace(head, batches=self._read(reader))
+            yield await self.reply(reader)
         finally:
-            self._positions.pop(reader, None)
-            self._wake()  # the flight may have waited for this reader
-            if not self._positions:
-                await self._end()
+            await self.leave(reader)
+
+    def enter(self) -> int:
+        """Return the number of a new reader, which leaves later."""
+        self._readers += 1
+        self._positions[self._readers] = 0
+        return self._readers
+
+    async def reply(self, reader: int) -> Reply:
+        """Return the reply from its beginning. Raises what opening it raises."""
+        while not self._head.done():
+            await self._wait()
+        head = self._head.result()
+        return head if head.batches is None else replace(head, batches=self._read(reader))
+
+    async def leave(self, reader: int) -> None:
+        """Let a reader leave. The last one ends the work."""
+        self._positions.pop(reader, None)
+        self._wake()  # the flight may have waited for this reader
+        if not self._positions and not self._task.done():
+            await self._end()
 
     async def _read(self, reader: int) -> AsyncIterator[Batch]:
         """Yield the batches of one reader. Raises what the reply raises, and BackendError for one that is too slow."""
@@ -113,6 +127,7 @@ class Flight:
         try:
             async with opening as reply:
                 self._head.set_result(reply)
+                self._wake()
                 if reply.batches is not None:
                     async for batch in reply.batches:
                         await self._add(batch)

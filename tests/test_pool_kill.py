@@ -3,12 +3,13 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import aiohttp
 import pytest
 
 from tests.conftest import StartGateway
+from tests.sockets import SocketCaller, calling
 from tests.timeouts import TIMEOUT_S
 
 CALLS, AT_ONCE, KILLED_AFTER = 600, 20, 200
@@ -51,8 +52,8 @@ async def upstream_process() -> AsyncIterator[tuple[asyncio.subprocess.Process, 
         await process.wait()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_killed_upstream_is_not_seen(start_gateway: StartGateway, logged, stream: bool):
+@pytest.mark.parametrize("way", ["json", "stream", "websocket"])
+async def test_a_killed_upstream_is_not_seen(start_gateway: StartGateway, logged, way: str):
     """Calls that it had received move to the other one, and no more are sent to it."""
     async with (
         upstream_process() as (victim, first),
@@ -67,14 +68,20 @@ async def test_a_killed_upstream_is_not_seen(start_gateway: StartGateway, logged
         statuses: list[int] = []
         left = iter(range(CALLS))
 
+        async def ask(caller: SocketCaller | None) -> int:
+            if caller is not None:
+                return 200 if (await caller.ask())["type"] == "response.completed" else 500
+            body = {"model": "m", "input": "Hi", "stream": way == "stream"}
+            async with http.post(f"{address}/v1/responses", json=body) as answer:
+                await answer.read()
+                return answer.status
+
         async def call_all() -> None:
-            for _ in left:
-                body = {"model": "m", "input": "Hi", "stream": stream}
-                async with http.post(f"{address}/v1/responses", json=body) as answer:
-                    await answer.read()
-                    statuses.append(answer.status)
-                if len(statuses) == KILLED_AFTER:
-                    victim.kill()
+            async with calling(address) if way == "websocket" else nullcontext() as caller:
+                for _ in left:
+                    statuses.append(await ask(caller))
+                    if len(statuses) == KILLED_AFTER:
+                        victim.kill()
 
         await asyncio.gather(*(call_all() for _ in range(AT_ONCE)))
     finished = [line for line in logged if line["event"] == "request.finished"]

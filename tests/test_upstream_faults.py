@@ -265,6 +265,20 @@ async def test_a_call_is_not_moved_once_it_has_begun(  # noqa: PLR0913, PLR0917
     assert [line["code"] for line in logged if line["event"] == "backend.ejected"] == [code]
 
 
+@BY_TRANSPORT
+async def test_a_target_that_is_late_is_hedged(
+    faulty: RawUpstream, upstream: FakeUpstream, start_gateway: StartGateway, logged, ask_by: Ask
+):
+    """However the caller asks: the other target answers, and the call of the first one ends."""
+    faulty.play = playing(HEAD, end="hang")
+    address = await start_gateway(tables(faulty, Fault(faulty.play, 0, None), upstream, hedge_after_ms=20))
+
+    assert await ask_by(address) == (200, None)
+    (line,) = [line for line in logged if line["event"] == "backend.hedged"]
+    assert (line["backend"], line["cancelled"]) == ("well", "faulty")
+    await until(lambda: faulty.open == 0)
+
+
 async def test_events_without_numbers_end_with_one_that_is_valid(faulty: RawUpstream, start_gateway: StartGateway):
     """In WebSocket mode the `error` event is left out, and had no number."""
     created = orjson.loads(FRAMES[0].partition(b"data: ")[2])

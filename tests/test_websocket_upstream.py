@@ -3,11 +3,13 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+import backends.upstream.credentials as credentials_module
 from tests.conftest import StartGateway
 from tests.raw import no_tasks_left, until  # noqa: F401
 from tests.socket_upstream import Peer, SocketUpstream, scripted
@@ -324,6 +326,31 @@ async def test_the_gateway_s_own_key_is_its_own_affair(caller: SocketCaller, nat
     assert (first["status"], first["error"]["code"]) == (502, "upstream_auth")
     assert second["error"]["message"] == "Incorrect API key: [redacted]"
     assert native.peers[0].headers["Authorization"] == f"Bearer {SDK_KEY}"
+
+
+async def test_a_key_that_has_expired_on_an_open_connection_is_read_again(
+    front: StartFront, native: SocketUpstream, tmp_path: Path, monkeypatch
+):
+    """A turn that is refused for it is repeated on another connection; the same key is not tried twice."""
+    monkeypatch.setattr(credentials_module, "RETRY_S", 0)
+
+    async def refuse(upstream: SocketUpstream, peer: Peer, message: JSON) -> None:
+        error = {"message": "Expired.", "type": "invalid_request_error", "code": "expired"}
+        await upstream.send(peer, None, {"type": "error", "status": 401, "error": error})
+
+    file = tmp_path / "key"
+    file.write_text("sk-first")
+    async with calling(await front({"api_key": None, "token_file": str(file)})) as caller:
+        await caller.ask()
+        file.write_text("sk-second")
+        native.script = scripted(refuse)
+        renewed = await caller.ask()
+        native.script = scripted(refuse)
+        refused = await caller.ask()
+
+    assert (renewed["type"], refused["error"]["code"]) == ("response.completed", "upstream_auth")
+    assert [peer.headers["Authorization"] for peer in native.peers] == ["Bearer sk-first", "Bearer sk-second"]
+    assert [len(peer.messages) for peer in native.peers] == [2, 2]
 
 
 async def test_a_connection_that_is_too_old_is_replaced(caller: SocketCaller, native: SocketUpstream):

@@ -158,15 +158,13 @@ class Upstream(UpstreamServer):
         link = place.connection.part(
             self.name,
             lambda: UpstreamLink(
-                place.connection, self._dialer, self._limits.scrubber, ends=LAST | terminals_of(self.repairs),
+                place.connection, self._dialer, self._credentials, ends=LAST | terminals_of(self.repairs),
                 first_s=self.first_event_timeout_s, between_s=self.between_events_timeout_s,
             ),
         )  # fmt: skip
 
-        async def headers() -> Mapping[str, str]:
-            own = self._credentials.current
-            own = await self._credentials.read() if own is None else own
-            return {**self._probe_headers, **self._headers(place.connection.headers, context), **own}
+        def headers() -> Mapping[str, str]:
+            return {**self._probe_headers, **self._headers(place.connection.headers, context)}
 
         answer = await link.ask(call, place, headers, context)
         if isinstance(answer, TurnAnswer) and self.total_timeout_s is not None:

@@ -19,8 +19,9 @@ log = structlog.get_logger()
 
 
 def may_hedge(choice: Choice, context: Context) -> bool:
-    """Whether a call may run at two targets at a time: not if it may have effects, nor on the caller's connection."""
-    if len(choice.route.targets) < 2 or context.get(LANE_CALL) is not None:
+    """Whether a call may run at two targets at a time: not if it may have effects, nor on an upstream's WebSocket."""
+    targets = choice.route.targets
+    if len(targets) < 2 or (context.get(LANE_CALL) is not None and any(each.speaks_websocket for each in targets)):
         return False
     return not has_server_tools(choice.call.body)
 

@@ -1,11 +1,11 @@
 """The connection to one upstream for one connection of a caller."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from backends.upstream.credentials import Credentials
 from backends.upstream.errors import was_reset
-from backends.upstream.scrub import Scrubber
 from backends.upstream.websocket.answers import FixedAnswer, TurnAnswer
 from backends.upstream.websocket.connection import RunLarge, UpstreamSocket
 from backends.upstream.websocket.dial import HAS_NONE, SocketDialer, UpgradeRefused
@@ -16,10 +16,11 @@ from proxy.lane import CallerConnection, LaneCall
 from proxy.wire.call import Call
 from proxy.wire.event import Event, Run
 
-Headers = Callable[[], Awaitable[Mapping[str, str]]]
+Headers = Callable[[], Mapping[str, str]]
 
 ATTEMPTS = 3
-"""How often a call is sent that an upstream refuses for what its connection has lost, or has become too old for."""
+"""How often a call is sent that an upstream refuses for what its connection has lost, or has become too old for, or
+for a key that has expired meanwhile."""
 TOO_OLD = "websocket_connection_limit_reached"
 LOST = "previous_response_not_found"
 
@@ -31,7 +32,7 @@ class UpstreamLink:
         self,
         caller: CallerConnection,
         dialer: SocketDialer,
-        scrubber: Scrubber,
+        credentials: Credentials,
         *,
         ends: frozenset[str],
         first_s: float,
@@ -39,7 +40,8 @@ class UpstreamLink:
     ) -> None:
         self._caller = caller
         self._dialer = dialer
-        self._scrubber = scrubber
+        self._credentials = credentials
+        self._key: Mapping[str, str] = {}  # the headers with the key that the last connection was opened with
         self._ends = ends
         self._first_s, self._between_s = first_s, between_s
         self._socket: UpstreamSocket | None = None
@@ -53,7 +55,7 @@ class UpstreamLink:
     ) -> TurnAnswer | FixedAnswer | None:
         """Return what the upstream answers to a call; None if it has no WebSocket mode. Raises BackendError.
 
-        `headers` are those of a new connection.
+        `headers` are those of a new connection, beside the gateway's own.
         """
         for attempt in range(ATTEMPTS):
             socket = await self._connected(call, headers, context)
@@ -70,7 +72,7 @@ class UpstreamLink:
                 return turn
             turn.close()
             status, fields, error = refusal_of(first.json)
-            if attempt < ATTEMPTS - 1 and self._is_repeated(socket, error.get("code"), brief):
+            if attempt < ATTEMPTS - 1 and await self._is_repeated(socket, status, error.get("code"), brief):
                 continue
             return FixedAnswer(status, fields, {"error": error})
         raise was_reset(sent=False)
@@ -97,8 +99,10 @@ class UpstreamLink:
                 self._socket = None
             if self._is_refused or self._dialer.is_refused:
                 return None
+            key = self._credentials.current
+            self._key = await self._credentials.read() if key is None else key
             try:
-                opened = await self._dialer.connect(call.query.partition("#")[0], await headers())
+                opened = await self._dialer.connect(call.query.partition("#")[0], {**headers(), **self._key})
             except UpgradeRefused as refusal:
                 self._is_refused = refusal.status in HAS_NONE
                 return None
@@ -106,7 +110,7 @@ class UpstreamLink:
                 opened.close()
                 raise was_reset(sent=False)
             self._socket = UpstreamSocket(
-                opened, MessageReader(context.followed, self._scrubber, self._ends),
+                opened, MessageReader(context.followed, self._credentials.scrubber, self._ends),
                 Steering(self._caller, self._dialer.name), context.memory.begin_another(), _worker_for(context),
                 self._dialer.start, first_s=self._first_s, between_s=self._between_s,
             )  # fmt: skip
@@ -119,10 +123,9 @@ class UpstreamLink:
         message = await context.run(max(call.received_bytes, call.size_bytes), encode)
         return await socket.begin(place.lane, call.body.get("previous_response_id"), message, context.memory)
 
-    @staticmethod
-    def _is_repeated(socket: UpstreamSocket, code: object, brief: Call | None) -> bool:
+    async def _is_repeated(self, socket: UpstreamSocket, status: int, code: object, brief: Call | None) -> bool:
         """Whether a refusal leads to another attempt: nothing was run, and the next one is not refused for this."""
-        if code == TOO_OLD:
+        if code == TOO_OLD or (status == 401 and await self._credentials.renew(self._key) is not None):
             socket.retire()
             return True
         if code == LOST and brief is not None:

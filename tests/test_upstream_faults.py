@@ -104,6 +104,10 @@ FAULTS: dict[str, Fault] = {
         playing(whole(b'data: {"type":"error","code":"server_error","message":"x"}\n\n', SSE, NOW)), 502, "server_error",
         AGAIN, moves=True,
     ),
+    "our key refused as the first event": Fault(
+        playing(whole(b'event: error\ndata: {"error":{"message":"x","code":"invalid_api_key"}}\n\n', SSE)), 502,
+        "upstream_auth", moves=True,
+    ),
     "an error without a type as the first event": Fault(
         playing(whole(b'data: {"error":{"message":"x","code":"slow_down"}}\n\n', SSE, NOW)), 503, "slow_down", AGAIN,
         moves=True,
@@ -203,9 +207,10 @@ async def test_alone(faulty: RawUpstream, start_gateway: StartGateway, logged, f
     (finished,) = [line for line in logged if line["event"] == "request.finished"]
     assert finished.get("attempts", 1) == (2 if fault.asked[0] == 2 else 1)
     assert "127.0.0.1" not in str([line for line in logged if line["event"] == "backend.failed"])
-    calls = [span.attributes or {} for span in spans.get_finished_spans() if span.name.startswith("chat")]
-    assert len(calls) == fault.asked[0]
-    assert {call.get("error.type") for call in calls if failures} <= {fault.code}
+    attributes = [span.attributes or {} for span in spans.get_finished_spans()]
+    attempts = [found for found in attributes if "headgate.target" in found]
+    assert len(attempts) == fault.asked[0]
+    assert {attempt.get("error.type") for attempt in attempts if failures} <= {fault.code}
 
 
 @BY_NAME

@@ -7,10 +7,10 @@ import orjson
 
 from backends.upstream.errors import invalid_answer
 from proxy.wire.bounds import has_more_values
-from proxy.wire.errors import BackendError
 from proxy.wire.event import Reply
 from proxy.wire.foreign_errors import ForeignError, is_envelope, read_error
 from proxy.wire.large_json import loads_leniently
+from proxy.wire.stream_errors import key_refused
 
 MAX_REFUSAL_VALUES = 10_000
 MAX_REFUSAL_BYTES = 1_048_576
@@ -54,10 +54,7 @@ def refusal_in_success(response: Mapping[str, Any], headers: Mapping[str, str], 
 def check_status(status: int) -> None:
     """Raises BackendError for the status of an answer that no caller receives."""
     if status == 401:
-        message = "The upstream refused the gateway's own credentials."
-        raise BackendError(
-            message, code="upstream_auth", headers={"x-should-retry": "false"}, source="gateway", sent=False
-        )
+        raise key_refused()
     if not 400 <= status < 600:  # redirects are not followed: the prompt would go to another address
         raise invalid_answer(f"status {status}")
 

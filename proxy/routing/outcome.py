@@ -16,6 +16,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
 from typing import Any, Self
 
 import orjson
@@ -27,7 +28,7 @@ from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, envelope
 from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.foreign_errors import DEFAULT_CODE, ForeignError
-from proxy.wire.stream_errors import error_in, refusal_of_error
+from proxy.wire.stream_errors import error_in, key_refused, refusal_of_error
 
 REFUSED_FOR_NOW = frozenset({408, 429})
 NEVER_AGAIN = frozenset({501, 505})
@@ -166,7 +167,7 @@ class AttemptOutcome:
 async def begin(reply: Reply) -> tuple[Reply, str | None]:
     """Return a reply once its first event is there, and the code of the error if that is one.
 
-    Raises what the reply raises before, and BackendError for a stream without any event.
+    Raises what the reply raises before, and BackendError for a stream without any event, or one that refuses the key.
     """
     batches = reply.batches
     if batches is None:
@@ -180,6 +181,8 @@ async def begin(reply: Reply) -> tuple[Reply, str | None]:
         raise stream_cut()
     begun = _Begun(first, batches)
     error = None if first[0].type in OPENERS else _refusal_in(first)  # almost all begin with one of those
+    if error is not None and error.status == HTTPStatus.UNAUTHORIZED:
+        raise key_refused()
     if error is not None:
         refusing = Reply(reply.status, reply.headers, batches=_Refusing(first, batches, error))
         return refusing, error.code or error.type or "upstream_error"

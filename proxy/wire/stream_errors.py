@@ -29,8 +29,8 @@ def error_in(unit: Event | Run | None) -> ForeignError | None:
 
 def refusal_of_error(error: ForeignError, headers: Mapping[str, str] | None = None) -> BackendError:
     """Return an error that came in a stream as the error of an answer that has not begun yet."""
-    if error.status == 401:  # it concerns the gateway's own key
-        return BackendError("The upstream refused the gateway's own credentials.", code="upstream_auth")
+    if error.status == 401:
+        return key_refused(sent=True)
     refusal = BackendRefusal(
         error.message or NO_MESSAGE, status=error.status or 502, code=error.code or error.type or DEFAULT_CODE,
         headers=dict(headers or {}),
@@ -38,6 +38,17 @@ def refusal_of_error(error: ForeignError, headers: Mapping[str, str] | None = No
     refusal.type = error.type or ("invalid_request_error" if refusal.status < 500 else refusal.type)
     refusal.param = error.param
     return refusal
+
+
+def key_refused(*, sent: bool = False) -> BackendError:
+    """Return the error of an upstream that refused the gateway's own key: its words may quote that.
+
+    `sent` is whether it may have begun to work before.
+    """
+    message = "The upstream refused the gateway's own credentials."
+    return BackendError(
+        message, code="upstream_auth", headers={"x-should-retry": "false"}, source="gateway", sent=sent
+    )  # fmt: skip
 
 
 def _untyped_error(payload: bytes, *, is_named: bool) -> ForeignError | None:

@@ -169,12 +169,17 @@ async def test_a_name_without_an_address_is_unreachable():
 
 
 async def test_a_burst_of_connections_needs_one_lookup(upstream: TlsUpstream, certificate: Path):
-    """Addresses are kept for a while, and dropped when connecting fails."""
+    """Addresses are kept for a while, looked up again after it, and dropped when connecting fails."""
     client = client_for(upstream.named, certificate / "cert.pem")
     answers = await asyncio.gather(*(client.request(*request()) for _ in range(10)))
     expires = client.dialer._addresses._expires
     assert [await read_whole(answer) for answer in answers] == [b"ok"] * 10
     assert (upstream.opened, client.dialer._addresses._expires) == (10, expires)
+    client.dialer._addresses._expires = 0.0  # their time is over
+    more = await asyncio.gather(*(client.request(*request()) for _ in range(11)))
+    assert [await read_whole(answer) for answer in more] == [b"ok"] * 11
+    assert upstream.opened == 11
+    assert client.dialer._addresses._expires > expires
     await client.close()
     await until(lambda: upstream.open == 0)
 

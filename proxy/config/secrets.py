@@ -1,18 +1,21 @@
 """Secrets of the config file: never written there, only named, as "env:NAME" or "file:PATH"."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 MIN_SECRET_CHARS = 32
+VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+"""Names of variables that messages repeat: no secret looks like `SEARCH_APP_KEY`."""
 
 
 def read_secret(value: object) -> SecretStr:
     """Return a secret. Raises ValueError for a value that does not name a secret, or names one that cannot be read.
 
-    No message repeats the value: it may be the secret itself, written in the wrong place.
+    No message repeats a value that may be the secret itself, written in the wrong place.
     """
     if isinstance(value, SecretStr):
         return value
@@ -20,7 +23,8 @@ def read_secret(value: object) -> SecretStr:
     if kind == "env" and place:
         secret = os.environ.get(place)
         if not secret:
-            raise ValueError("the environment variable that it names is not set")
+            shown = f"{place} " if VARIABLE.fullmatch(place) else "that it names "
+            raise ValueError(f"the environment variable {shown}is not set")
     elif kind == "file" and place:
         try:
             secret = Path(place).read_text(encoding="utf-8").strip()

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from policies import Policy
 from proxy.config.schema import CacheTable, SelectorTable, StateTable
@@ -50,17 +52,42 @@ def _large(value: Any, path: str) -> Iterator[str]:
 
 
 def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Iterator[str]:
+    found: dict[str, list[str]] = {}
     for problem in error.errors():
         where = path
-        for step in problem["loc"]:
+        for step in _keys_of(problem["loc"], kind):
             where += f"[{step}]" if isinstance(step, int) else f".{step}" if where else str(step)
-        if problem["type"] == "extra_forbidden":
-            keys = _keys_at(kind, problem["loc"][:-1], path)
-            yield f"{where}: unknown key{suggest(str(problem['loc'][-1]), keys)}"
-        elif problem["type"] == "missing":
-            yield f"{where}: missing"
-        else:
-            yield f"{where}: {problem['msg'].removeprefix('Value error, ')}{_hint(where, problem)}"
+        found.setdefault(where, []).append(explain(problem, kind, path, where))
+    for where, messages in found.items():
+        yield f"{where}: {'; or: '.join(messages)}"
+
+
+def explain(problem: ErrorDetails, kind: type[BaseModel], path: str, where: str) -> str:
+    """Return what is wrong with the key `where` of a table at `path`, and what is allowed."""
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key{suggest(str(problem['loc'][-1]), _keys_at(kind, problem['loc'][:-1], path))}"
+    if problem["type"] == "missing":
+        return "missing"
+    return f"{problem['msg'].removeprefix('Value error, ')}{_hint(where, problem)}"
+
+
+def _keys_of(place: Sequence[int | str], kind: type[BaseModel]) -> Iterator[int | str]:
+    """A place without the names that pydantic gives to the alternatives of a union, which are no keys of the file."""
+    is_alternative = False
+    for step in place:
+        if is_alternative:
+            is_alternative = False
+            continue
+        yield step
+        if field := kind.model_fields.get(str(step)):
+            kind = next(_models_in(field.annotation), kind)
+            is_alternative = _is_union(field.annotation)
+
+
+def _is_union(annotation: Any) -> bool:
+    """Whether a value may be of several kinds, None apart."""
+    kinds = [part for part in get_args(annotation) if part is not NoneType]
+    return get_origin(annotation) in (Union, UnionType) and len(kinds) > 1
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -70,7 +97,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _hint(where: str, problem: Mapping[str, Any]) -> str:
+def _hint(where: str, problem: ErrorDetails) -> str:
     """Return how a list is written in place of what was found."""
     if problem["type"] not in ("list_type", "tuple_type"):
         return ""

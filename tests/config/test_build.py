@@ -112,6 +112,7 @@ BROKEN = {
     "a key without a similar one": ("[server]\nxyzzy = 1", "server.xyzzy: unknown key"),
     # Values of the wrong type or size.
     "a port that is text": ('[server]\nport = "http"', "server.port: Input should be a valid integer"),
+    "neither of two kinds": ("[server]\nworkers = 0", "server.workers: Input should be greater than 0; or: Input should be 'auto'"),
     "a port too high": ("[server]\nport = 65536", "server.port: Input should be less than or equal to 65535"),
     "a time of zero": ("[server]\nhead_timeout_s = 0", "server.head_timeout_s: Input should be greater than 0"),
     "an infinite time": ("[server]\nbody_timeout_s = inf", "server.body_timeout_s: Input should be a finite number"),
@@ -150,7 +151,7 @@ BROKEN = {
     "a route to an unknown backend": ('[[route]]\nmodel = "m"\nbackend = "cannot"', "route[1].backend: there is no backend called 'cannot'; known: canned"),
     "two backends of one name": ('[[backend]]\nname = "canned"\nuse = "replay"\npath = "y"', "backend[1].name: there are two backends called 'canned'"),
     # Secrets and callers.
-    "a variable that is not set": ('[[caller]]\nname = "a"\nkey = "env:NOT_SET"', "caller[0].key: the environment variable that it names is not set"),
+    "a variable that is not set": ('[[caller]]\nname = "a"\nkey = "env:NOT_SET"', "caller[0].key: the environment variable NOT_SET is not set"),
     "a missing file": ('[[caller]]\nname = "a"\nkey = "file:/none"', "caller[0].key: the file that it names cannot be read: No such file or directory"),
     "a key instead of its name": (f'[[caller]]\nname = "a"\nkey = "{KEY}"', 'caller[0].key: a secret must be "env:NAME" or "file:PATH", not the secret itself'),
     "a key of an upstream instead of its name": (f'[[backend]]\nname = "b"\nuse = "upstream"\nbase_url = "http://x"\napi_key = "{KEY}"', 'backend[1].api_key: a secret must be "env:NAME" or "file:PATH"'),

@@ -68,7 +68,8 @@ def test_a_missing_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, value: 
     if value is not None:
         monkeypatch.setenv("DOOR_KEY", value)
 
-    assert "the environment variable that it names is not set" in fault(key="env:DOOR_KEY")
+    assert "the environment variable DOOR_KEY is not set" in fault(key="env:DOOR_KEY")
+    assert "the environment variable that it names is not set" in fault(key="env:sk-proj-1A_B")
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path):

@@ -102,6 +102,8 @@ async def test_a_response_is_cancelled(client: AsyncOpenAI):
     synchronous = await client.responses.create(model=MODEL, input="Hi")
     with pytest.raises(BadRequestError, match="Cannot cancel a synchronous response"):
         await client.responses.cancel(synchronous.id)
+    with pytest.raises(BadRequestError, match="cannot be streamed because it was not created with background=true"):
+        await client.responses.retrieve(synchronous.id, stream=True)
 
     assert cancelled.status == again.status == (await client.responses.retrieve(running.id)).status == "cancelled"
     assert [event.type for event in await following][:1] == ["response.created"]

@@ -34,7 +34,7 @@ from proxy.wire.errors import RequestError, Unavailable
 from proxy.wire.event import Batch, Reply
 from proxy.wire.large_json import dumps
 from proxy.wire.loggable import short_message
-from proxy.wire.refusals import invalid_type, out_of_range, shorten
+from proxy.wire.refusals import invalid_type, out_of_range
 
 log = structlog.get_logger()
 
@@ -113,8 +113,7 @@ class Background:
         if not is_active(stored):
             return stored
         keys = JobKeys.of(stored.id, context)
-        job = self._jobs.get(keys.journal)
-        if job is not None:
+        if (job := self._jobs.get(keys.journal)) is not None:
             return _with_status(stored, job.status)
         try:
             owner = await self._leases.take_over(keys.lease)
@@ -173,7 +172,8 @@ class Background:
         Raises RequestError for a response whose events are not kept, Unavailable.
         """
         if not stored.response.get("background"):
-            raise RequestError(f"Response with id '{shorten(stored.id)}' not found.", status=404)
+            message = "This response cannot be streamed because it was not created with background=true."
+            raise RequestError(message, param="stream")
         if after is not None and after < 0:
             raise out_of_range("starting_after", "integer_below_min_value", ">= 0", after)
         keys = JobKeys.of(stored.id, context)

@@ -8,9 +8,12 @@ import asyncio
 import ctypes
 import gc
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from errno import EADDRINUSE
+from functools import partial
 from importlib.metadata import version
 
 from proxy.app import serve
@@ -32,6 +35,7 @@ COLLECTION_THRESHOLDS = (20_000, 20, 20)
 """When the garbage collector runs. A request makes hundreds of objects and hardly a cycle: with Python's own thresholds
 (700, 10, 10) collections are a sixth of the cost of a stream."""
 M_MMAP_THRESHOLD = -3  # the parameter's number in glibc's malloc.h
+ADDRESS = re.compile(r"\('([^']+)', (\d+)")  # as asyncio writes it in an error
 MAPPED_BYTES = 131_072  # from this size on a block of memory is returned to the system when it is freed
 
 
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _serve(options, close_logs, tally) if run is None else run(options)
     except (ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(_reason(error), file=sys.stderr)
         return INPUT_ERROR
     finally:
         close_logs()
@@ -81,12 +85,13 @@ def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], t
     return_freed_memory()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
+        greet = partial(_greet, is_open=config.is_open)
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             gc.freeze()  # everything imported stays: collections skip it
             gc.set_threshold(*COLLECTION_THRESHOLDS)
-            runner.run(serve(config, read_again, _greet, flush_logs, tally, assignment))
+            runner.run(serve(config, read_again, greet, flush_logs, tally, assignment))
     except (OSError, ValueError) as error:  # a port in use, a missing model
-        print(f"headgate cannot start: {error}", file=sys.stderr)
+        print(f"headgate cannot start: {_reason(error)}", file=sys.stderr)
         return INPUT_ERROR
     return SUCCESS
 
@@ -98,9 +103,20 @@ def _supervise(config: Config) -> int:
     try:
         supervisor = Supervisor(config, command, config.server.worker_count)
     except OSError as error:
-        print(f"headgate cannot start: {error}", file=sys.stderr)
+        print(f"headgate cannot start: {_reason(error)}", file=sys.stderr)
         return INPUT_ERROR
-    return asyncio.run(supervisor.run(lambda address: _greet(address, models)))
+    return asyncio.run(supervisor.run(lambda address: _greet(address, models, is_open=config.is_open)))
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without Python's notation: `audit.jsonl: No such file or directory`."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == EADDRINUSE:
+        address = ADDRESS.search(str(error))
+        place = f"{address[1]}:{address[2]}" if address else "the address"
+        return f"{place} is used by another process; choose another port"
+    return str(error)
 
 
 def return_freed_memory() -> None:
@@ -123,12 +139,13 @@ def _with_address(config: Config, host: str | None, port: int | None) -> Config:
     return config.model_copy(update={"server": server})
 
 
-def _greet(address: str, models: Sequence[str]) -> None:
+def _greet(address: str, models: Sequence[str], *, is_open: bool) -> None:
     """Print the address and a first request."""
     model = next((model for model in models if "*" not in model), "YOUR-MODEL")
     print(f"Headgate listens on {address}/v1. Try:", flush=True)
     body = f'{{"model": "{model}", "input": "Hello!"}}'
-    print(f"  curl {address}/v1/responses -H 'Content-Type: application/json' -d '{body}'", flush=True)
+    key = "" if is_open else " -H 'Authorization: Bearer YOUR-KEY'"
+    print(f"  curl {address}/v1/responses{key} -H 'Content-Type: application/json' -d '{body}'", flush=True)
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,5 +1,6 @@
 """The command line."""
 
+import socket
 import subprocess
 import sys
 import textwrap
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.__main__ import main
+from proxy.__main__ import _greet, main
 
 REPLAY = Path(__file__).parent / "data" / "canonical.sse"
 CONFIG = f"""
@@ -42,7 +43,7 @@ def test_check_reports_a_missing_secret(config: Path, capsys, monkeypatch):
     monkeypatch.delenv("APP_KEY")
     code = main(["check", "--config", str(config)])
 
-    assert (code, capsys.readouterr().err) == (2, "caller[0].key: the environment variable that it names is not set\n")
+    assert (code, capsys.readouterr().err) == (2, "caller[0].key: the environment variable APP_KEY is not set\n")
 
 
 def test_check_without_a_file_prints_the_embedded_defaults(capsys, monkeypatch):
@@ -136,3 +137,24 @@ def test_the_version_is_that_of_the_package(capsys):
 
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("headgate 0.")
+
+
+def test_errors_of_files_and_ports_are_sentences(config: Path, tmp_path: Path, capsys):
+    """They have no notation of Python: no number of an error, no tuple of an address."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "proxy", "serve", "--config", config, "--port", str(port)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    in_use = f"headgate cannot start: 127.0.0.1:{port} is used by another process; choose another port"
+
+    assert (ended.returncode, in_use in ended.stderr.splitlines()) == (2, True)
+    assert main(["audit", "verify", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'none'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize(("is_open", "key"), [(True, ""), (False, " -H 'Authorization: Bearer YOUR-KEY'")])
+def test_the_first_request_that_is_printed_has_a_key_if_one_is_needed(capsys, is_open: bool, key: str):
+    """Its model is the first that is no pattern."""
+    _greet("http://127.0.0.1:1", ["gpt-*", "m"], is_open=is_open)
+
+    assert f"curl http://127.0.0.1:1/v1/responses{key} -H 'Content-Type" in capsys.readouterr().out

@@ -59,7 +59,8 @@ def _verify(options: argparse.Namespace) -> int:
     )  # fmt: skip
     if found.altered is not None:
         path, number = places[-1]
-        print(f"{path}: line {number} was altered.")
+        hint = " Or --secret is not its secret, or --after is missing." if found.altered == 1 else ""
+        print(f"{path}: line {number} was altered.{hint}")
         return ALTERED
     for head in found.contradicted:
         is_cut = head.seq > found.head.seq

@@ -63,6 +63,8 @@ def _unblock(options: argparse.Namespace) -> int:
 
 def _set_blocked(config: Config, identifier: str, *, blocked: bool) -> int:
     """Block or unblock an identifier in the state. Raises ConfigError if processes do not share it, or it fails."""
+    if not identifier:
+        raise ConfigError("the identifier is empty")
     key, event = blocked_key(identifier), "identifier.blocked" if blocked else "identifier.unblocked"
 
     async def change(state: Store) -> None:

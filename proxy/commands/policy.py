@@ -19,7 +19,7 @@ from policies import PolicyState
 from proxy.config.build import read
 from proxy.config.plugin_tables import rules_of
 from proxy.config.table import Table
-from proxy.config.validation import ConfigError
+from proxy.config.validation import ConfigError, explain
 from proxy.context import Caller, Context
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
@@ -111,13 +111,15 @@ def _test(options: argparse.Namespace) -> int:
     differences = cases = 0
     for file in options.files:
         rules, listed = _cases(file)
+        if config is None and not rules:
+            print(f"warning: {file}: there is no [[policy]] to test; add one, or give --config FILE", file=sys.stderr)
         for number, case in enumerate(listed, 1):
             cases += 1
             found = outcome_of(rules if config is None else config.rules, case, least)
             expected = Outcome(case.code, {}) if case.code else Outcome(None, case.changed, case.removed)
             if found != expected:
                 differences += 1
-                print(f"{file}, case {number} {case.name}\n  expected: {expected}\n  found:    {found}")
+                print(f"{file}, case {number} {case.name}".rstrip() + f"\n  expected: {expected}\n  found:    {found}")
     print(f"{cases} cases, {differences} not as expected.")
     return DIFFERENT if differences else SAME
 
@@ -182,7 +184,10 @@ def _cases(file: Path) -> tuple[Sequence[Rule], Sequence[Case]]:
         listed = Cases.model_validate(typed)
         return rules_of(listed.policy), listed.case
     except ValidationError as error:
-        problems = [f"{_where(found['loc'])}: {found['msg'].removeprefix('Value error, ')}" for found in error.errors()]
+        problems = [
+            f"{_where(found['loc'])}: {explain(found, Cases, '', '.'.join(map(str, found['loc'])))}"
+            for found in error.errors()
+        ]
         raise ConfigError("\n".join(f"{file}{problem}" for problem in problems)) from error
     except ValueError as error:  # raised by a policy that refuses its settings
         raise ConfigError(f"{file}: {error}") from error

@@ -3,12 +3,15 @@
 import argparse
 import asyncio
 import inspect
+import json
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from itertools import repeat
 from pathlib import Path
 from typing import Any
+
+from pydantic import SecretStr
 
 from backends import Backend
 from policies import Policy
@@ -17,7 +20,7 @@ from proxy.commands.reach import CACHE, STATE, reach, reach_stores
 from proxy.config.build import Config, build, read, read_tables
 from proxy.config.default import default_config
 from proxy.config.difference import differences
-from proxy.config.plugins import load
+from proxy.config.plugins import load, plugin_names
 from proxy.config.table import Table
 from proxy.routing.routes import Route
 from proxy.rules.rule import Rule
@@ -100,7 +103,10 @@ def _read(file: Path) -> tuple[Config, list[Mapping[str, Any]]]:
 
 def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
     """The path of a call in order, one line a step; `policies` are the tables as written."""
-    yield f"listen    {config.server.host}:{config.server.port}"
+    workers = f", {config.server.worker_count} workers" if config.server.worker_count > 1 else ""
+    yield f"listen    {config.server.host}:{config.server.port}{workers}"
+    if config.admin is not None:
+        yield f"admin     {config.admin.host}:{config.admin.port}"
     callers = ", ".join(f"{caller.name} (team {caller.team})" for caller in config.callers)
     if config.keys is not None:
         callers = ", ".join(filter(None, (callers, "issued keys")))
@@ -108,7 +114,7 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
     for rule, typed in zip(config.rules, policies or repeat({}), strict=False):
         when = ", ".join([rule.mode, *_selected(rule, typed)])
         own = rule.policy.model_dump(exclude_defaults=True).items()
-        settings = " ".join(f"{key}={value!r}" for key, value in own)
+        settings = " ".join(f"{key}={_shown(value)}" for key, value in own)
         yield f"policy    {rule.name} [{when}] {settings}".rstrip()
     denied = ", unknown ids are denied" if config.unknown_ids == "deny" else ""
     yield f"state     {type(config.state).__module__.removeprefix('proxy.stores.')}{denied}"
@@ -121,6 +127,17 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
     if config.record is not None:
         yield f"record    {config.record.path}, {config.record.share:.1%} of requests"
     yield f"cache     {'none' if config.cache is None else f'{config.cache.use}, ttl {config.cache.ttl_s:g} s'}"
+
+
+def _shown(value: Any) -> str:
+    """A setting as a config file writes it; of a secret only that it is there."""
+    if isinstance(value, SecretStr):
+        return "***"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key} = {_shown(each)}' for key, each in value.items())}}}"
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _route(route: Route) -> str:
@@ -152,7 +169,10 @@ def _explain(options: argparse.Namespace) -> int:
         for line in _keys(explained):
             print(line)
         return SUCCESS
-    print(f"There is no policy, backend or store called '{options.name}'.", file=sys.stderr)
+    print(f"There is no policy, backend or store called '{options.name}'. There are:", file=sys.stderr)
+    for package in PACKAGES:
+        print(f"  {package.rpartition('.')[2]}: {', '.join(sorted(plugin_names(package)))}", file=sys.stderr)
+    print("config.example.toml explains the keys of all other tables.", file=sys.stderr)
     return INPUT_ERROR
 
 

@@ -45,6 +45,7 @@ CANCEL_S = 10.0
 END_S = 1.0
 """How long before the end of a shutdown jobs are ended, so that their last events can still be read, in seconds."""
 TOO_DEEP = "The request is nested too deeply for a response in the background, which is kept."
+NOT_STREAMED = "This response cannot be streamed because it was not created with background=true."
 LAST_WRITES_S = 5.0
 """How long the last writes of jobs may take at a shutdown, in seconds."""
 
@@ -172,8 +173,7 @@ class Background:
         Raises RequestError for a response whose events are not kept, Unavailable.
         """
         if not stored.response.get("background"):
-            message = "This response cannot be streamed because it was not created with background=true."
-            raise RequestError(message, param="stream")
+            raise RequestError(NOT_STREAMED, param="stream")
         if after is not None and after < 0:
             raise out_of_range("starting_after", "integer_below_min_value", ">= 0", after)
         keys = JobKeys.of(stored.id, context)

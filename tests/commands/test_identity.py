@@ -220,6 +220,14 @@ def test_the_help_shows_an_identifier_after_two_hyphens(name: str, capsys):
     assert f"example: headgate {name} --config my.toml -- IDENTIFIER" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["block", "unblock"])
+def test_an_empty_identifier_exits_with_2(tmp_path: Path, capsys, name: str):
+    """It is that of a shell's variable which is not set."""
+    config = write_config(tmp_path / "headgate.toml", policies=[])
+
+    assert run(capsys, name, "--config", config, "--", "") == (2, "", "the identifier is empty\n")
+
+
 @pytest.mark.parametrize("name", ["block", "unblock", "whois"])
 def test_a_command_without_a_config_exits_with_2(name: str, capsys):
     """There is no default config."""

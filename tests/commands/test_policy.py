@@ -47,6 +47,9 @@ def file(folder: Path, text: str, name: str = "cases.toml") -> str:
     return str(folder / name)
 
 
+NO_POLICY = "warning: {}: there is no [[policy]] to test; add one, or give --config FILE\n"
+
+
 def text_of(path: str) -> str:
     return Path(path).read_text()
 
@@ -74,13 +77,13 @@ def test_expected_outcomes_are_exit_0(tmp_path: Path, capsys):
 
 
 def test_several_files_are_counted_together(tmp_path: Path, capsys):
-    """Each file has its own policies."""
+    """Each file has its own policies; one without any is named."""
     files = [
         file(tmp_path, POLICIES + CASES, "one.toml"),
         file(tmp_path, '[[case]]\nrequest = {model = "m"}', "two.toml"),
     ]
 
-    assert run(capsys, "test", *files) == (0, "4 cases, 0 not as expected.\n", "")
+    assert run(capsys, "test", *files) == (0, "4 cases, 0 not as expected.\n", NO_POLICY.format(files[1]))
 
 
 @pytest.mark.parametrize(
@@ -151,10 +154,10 @@ def test_cases_may_be_lines_of_json(tmp_path: Path, capsys):
 
     assert run(capsys, "test", cases, "--config", config) == (0, "3 cases, 0 not as expected.\n", "")
     assert run(capsys, "test", cases)[1].splitlines() == [
-        f"{cases}, case 2 ",
+        f"{cases}, case 2",
         "  expected: allowed, max_tool_calls = 4",
         "  found:    allowed",
-        f"{cases}, case 3 ",
+        f"{cases}, case 3",
         "  expected: denied, safety_identifier.blocked",
         "  found:    allowed",
         "3 cases, 2 not as expected.",
@@ -229,19 +232,19 @@ changed = {safety_identifier = "KIM"}
         ("[[case]]\nname = 'c'\ncode = 'x'\nrequest = {model = 'm'}",
          ", case 1: 'c' has a code; a case with a code needs expect = \"denied\""),
         ("[[case]]\nrequest = {}\n[[case]]\nexpect = 'perhaps'\nrequest = {}", ", case 2: expect: String should match"),
-        ("[[case]]\nname = 'no request'", ", case 1: request: Field required"),
+        ("[[case]]\nname = 'no request'", ", case 1: request: missing"),
         ("[[case]]\nrequest = 'text'", ", case 1: request: Input should be a valid dictionary"),
-        ("[[case]]\nrequest = {}\nexpects = 'denied'", ", case 1: expects: Extra inputs are not permitted"),
+        ("[[case]]\nrequest = {}\nexpects = 'denied'", ", case 1: expects: unknown key; did you mean expect?"),
         ("[[case]]\nrequest = {model = 'm', n = 9223372036854775808999}",
          ", case 1: request: Integer exceeds 64-bit range; the limits are integers of 64 bits and 254 levels"),
         (f"[[case]]\nrequest = {{}}\n[[case]]\nrequest = {{a = {'[' * 254}{']' * 254}}}",
          ", case 2: request: Recursion limit reached; the limits are integers of 64 bits and 254 levels"),
         ("[[case]]\nrequest = {}\nchanged = {n = 9223372036854775808999}", ", case 1: changed: Integer exceeds"),
         (f"[[case]]\nrequest = {{a = {'[' * 9999}{']' * 9999}}}", ": maximum recursion depth exceeded"),
-        ("[[cases]]\nrequest = {}", "cases: Extra inputs are not permitted"),
-        ("[case]\nrequest = {}", "case: Input should be a valid tuple"),
+        ("[[cases]]\nrequest = {}", "cases: unknown key; did you mean case?"),
+        ("[case]\nrequest = {}", "case: Input should be a valid tuple; write [[case]], with two brackets"),
         ("policy = 7", "policy: Input should be a valid tuple"),
-        ("[policy]\nuse = 'models'", "policy: Input should be a valid tuple"),
+        ("[policy]\nuse = 'models'", "policy: Input should be a valid tuple; write [[policy]], with two brackets"),
         ("[[policy]]\nuse = 'max_tool_calls'", "policy[0].max: missing"),
         ("[[policy]]\nmax = 3", "policy[0].use: missing"),
         ("[[policy]]\nuse = 'nothing'", "policy[0].use: there is no module policies.nothing"),
@@ -268,7 +271,7 @@ def test_a_file_that_cannot_be_read_is_exit_2(tmp_path: Path, capsys, text: str,
         ("[]", "case 2: Input should be a valid dictionary or instance of Case\n"),
         ("7", "case 2: Input should be a valid dictionary or instance of Case\n"),
         ('{"request":7}', "case 2: request: Input should be a valid dictionary\n"),
-        ('{"name":"no request"}', "case 2: request: Field required\n"),
+        ('{"name":"no request"}', "case 2: request: missing\n"),
         ('{"request":{"a":' + "[" * 254 + "]" * 254 + "}}", "case 2: request: Recursion limit reached; the limits are "),
     ],
 )  # fmt: skip
@@ -287,7 +290,7 @@ def test_lines_of_json_may_start_with_a_byte_order_mark(tmp_path: Path, capsys):
     gateway = file(tmp_path, OLD + CANNED, "old.toml")
     recorded = file(tmp_path, '\ufeff{"caller":"a","team":"a","request":{"model":"m"}}\n', "requests.jsonl")
 
-    assert run(capsys, "test", cases) == (0, "1 cases, 0 not as expected.\n", "")
+    assert run(capsys, "test", cases) == (0, "1 cases, 0 not as expected.\n", NO_POLICY.format(cases))
     assert run(capsys, "diff", gateway, gateway, "--requests", recorded) == (
         0,
         "1 requests, 0 change their outcome.\n",

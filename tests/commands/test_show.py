@@ -103,7 +103,7 @@ def test_check_prints_the_path_of_a_call_in_order(config: Path, capsys: pytest.C
         "listen    0.0.0.0:9000",
         "identify  search-app (team search), batch (team batch)",
         "policy    metadata_limits [enforce]",
-        "policy    safety_identifier [report] source='caller' keys=(SecretStr('**********'),)",
+        'policy    safety_identifier [report] source="caller" keys=[***]',
         "policy    max_tool_calls [enforce, callers batch search-*, models gpt-*, 10.0% of callers] max=8 default=4",
         "policy    max_tool_calls [off, callers none] max=2",
         "state     redis, unknown ids are denied",
@@ -154,7 +154,7 @@ backend = "canned"
         (
             'key = "env:APP_KEY"',
             'key = "env:NO_KEY"',
-            "caller[0].key: the environment variable that it names is not set",
+            "caller[0].key: the environment variable NO_KEY is not set",
         ),
         ("[[route]]", "[[route", ": not TOML: "),
     ],
@@ -239,7 +239,10 @@ def test_explain_of_an_unknown_name_exits_with_2(name: str, capsys):
     printed = capsys.readouterr()
 
     assert (code, printed.out) == (2, "")
-    assert printed.err == f"There is no policy, backend or store called '{name}'.\n"
+    assert printed.err.splitlines()[0] == f"There is no policy, backend or store called '{name}'. There are:"
+    assert [set(line.split(": ")[1].split(", ")) for line in printed.err.splitlines()[1:4]] == [
+        set(plugins(package)) for package in PACKAGES
+    ]
 
 
 RELAYING = """

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from proxy.routing.breaker import FAULTS_IN_A_ROW
+from proxy.routing.breaker import FAULTS_IN_A_ROW, MIN_CALLS
 from tests.certificates import make_certificate
 from tests.conftest import StartGateway
 from tests.raw import Play, RawUpstream, ask, events, no_tasks_left, playing, post, until, whole  # noqa: F401
@@ -268,6 +268,19 @@ async def test_a_call_is_not_moved_once_it_has_begun(  # noqa: PLR0913, PLR0917
 
     assert (len(faulty.requests), upstream.requests) == (FAULTS_IN_A_ROW, [])
     assert [line["code"] for line in logged if line["event"] == "backend.ejected"] == [code]
+
+
+async def test_a_target_whose_answers_begin_late_is_ejected(
+    faulty: RawUpstream, upstream: FakeUpstream, start_gateway: StartGateway, logged
+):
+    """Its answers are whole; the other target has the calls then."""
+    faulty.play = playing(whole(final_body(), JSON))
+    slow = Fault(faulty.play, 200, None, more={"slow_start_after_s": 1e-6})
+    address = await start_gateway(tables(faulty, slow, upstream))
+
+    assert [await by_json(address) for _ in range(MIN_CALLS + 1)] == [(200, None)] * (MIN_CALLS + 1)
+    assert [line["code"] for line in logged if line["event"] == "backend.ejected"] == ["slow"]
+    assert (len(faulty.requests), len(upstream.requests)) == (MIN_CALLS, 1)
 
 
 @BY_TRANSPORT

@@ -232,7 +232,7 @@ class FrameSocket(asyncio.Protocol):
             self._control_frames += 1
             if self._control_frames > MAX_CONTROL_FRAMES:
                 raise invalid_answer(f"more than {MAX_CONTROL_FRAMES} pings in {PING_S:g} s")
-            if kind == "ping" and not self._writer.is_paused:  # one that does not read gets no answers to read
+            if kind == "ping":
                 self._writer.write(pong_frame(message.data))
 
     def _end(self, error: HeadgateError, code: int) -> None:

@@ -14,14 +14,9 @@ class FrameWriter:
         self._sending = asyncio.Lock()
         self._is_paused = False
         self._room: asyncio.Future[None] | None = None  # what the message that is sent waits for
-        self._due = b""  # the last control frame that must wait for the end of a message
+        self._due = b""  # the last control frame that must wait for room, or for the end of a message
         self.is_in_message = False
         """Whether a part of a message was written, which no other frame can follow."""
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the upstream does not read what was written."""
-        return self._is_paused
 
     async def send(self, payload: bytes) -> None:
         """Send a text message. Raises ConnectionError when the connection has ended."""
@@ -41,13 +36,14 @@ class FrameWriter:
             finally:
                 if self.is_in_message:
                     self._transport.abort()
-            if self._due:
-                self.write(self._due)
-                self._due = b""
+            self._write_due()
 
     def write(self, control: bytes) -> None:
-        """Write a control frame (without a mask), now or after the message that is being sent."""
-        if self.is_in_message:
+        """Write a control frame (without a mask), now or after the message that is being sent.
+
+        While the upstream does not read, the last one waits: one that only sends pings cannot fill the memory.
+        """
+        if self.is_in_message or self._is_paused:
             self._due = control
         elif not self._transport.is_closing():
             self._transport.write(masked_control(control))
@@ -60,6 +56,12 @@ class FrameWriter:
         self._is_paused = False
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+        self._write_due()
+
+    def _write_due(self) -> None:
+        due, self._due = self._due, b""
+        if due:
+            self.write(due)
 
     async def _wait_for_room(self) -> None:
         self._room = asyncio.get_running_loop().create_future()

@@ -4,8 +4,8 @@ from cachetools import LRUCache
 
 from proxy.context import Context
 from proxy.wire.call import Call
+from proxy.wire.token_estimate import BYTES_PER_TOKEN
 
-BYTES_PER_TOKEN = 4
 FIRST_OUTPUT = 1_024
 """What is expected of a model that has not answered yet."""
 MARGIN = 2.0

@@ -68,6 +68,7 @@ class Socket:
         self._is_stopped = False  # whether the socket is not read
         self._advancing: asyncio.Handle | None = None  # while frames have arrived that are not read
         self._control_frames = 0  # since the last check
+        self._due_pong = b""  # the answer to the last ping, while the client does not read
         self._is_ended = False
         self._is_closing = False  # whether a close was sent: nothing follows it
         self._is_gone = False  # whether the caller has closed, or its connection is lost
@@ -171,6 +172,9 @@ class Socket:
                 await self._writer.write(short_frames(payloads))
             else:
                 await self._send_in_pieces(frame for payload in payloads for frame in text_frames(payload))
+            if self._due_pong:
+                self._write(self._due_pong)
+                self._due_pong = b""
 
     async def _send_in_pieces(self, frames: Iterable[bytes]) -> None:
         is_whole = False
@@ -210,7 +214,9 @@ class Socket:
             if self._control_frames > MAX_CONTROL_FRAMES:
                 raise FrameError(POLICY, f"More than {MAX_CONTROL_FRAMES} pings in a short time are not allowed.")
         if message.kind == "ping":
-            if not self._connection.writing_paused:  # a client that does not read gets no answers to read
+            if self._connection.writing_paused:  # what such a client gets to read is bounded
+                self._due_pong = pong_frame(message.data)
+            else:
                 self._write(pong_frame(message.data))
         elif message.kind == "close":
             self.closed = message

@@ -5,12 +5,14 @@ import asyncio
 import orjson
 import pytest
 
+from proxy.http.server import Connection
 from proxy.http.websocket.socket import FRAMES_AT_ONCE, MAX_WAITING
 from proxy.wire.frames import FrameParser, Message
 from tests.conftest import tables_for
 from tests.http.test_write_timeout import finished, slow_client
 from tests.raw import no_tasks_left, serves, until, wire  # noqa: F401
 from tests.sockets import calling, frames_in, masked, raw_socket, upgrade
+from tests.timeouts import TIMEOUT_S
 from tests.upstream import CANONICAL, FakeUpstream, canonical, hang, streaming
 
 CREATE = orjson.dumps({"type": "response.create", "model": "m", "input": "Hi"})
@@ -169,6 +171,26 @@ async def test_a_client_that_pings_and_does_not_read_gets_bounded_answers(start_
         with pytest.raises((ConnectionError, TimeoutError)):
             await asyncio.wait_for(_ping_without_end(loop, client), 3)
     assert await serves(gateway)
+
+
+async def test_a_client_that_is_slow_to_read_gets_the_last_pong(
+    start_gateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+):
+    """Otherwise one that waits for it would take the connection for dead."""
+    paused: list[Connection] = []
+    pause = Connection.pause_writing
+    monkeypatch.setattr(Connection, "pause_writing", lambda self: (paused.append(self), pause(self)))
+    delta = b'data: {"type":"response.output_text.delta","delta":"%b"}\n\n' % (b"a" * 100_000)
+    upstream.answer = streaming(FIRST, *[delta] * 80, then=hang)
+    gateway = await start_gateway(tables_for(upstream))
+    loop = asyncio.get_running_loop()
+    async with slow_client(gateway) as client, asyncio.timeout(TIMEOUT_S):
+        await loop.sock_sendall(client, upgrade() + masked(1, CREATE))
+        await until(lambda: bool(paused) and paused[-1].writing_paused)
+        await loop.sock_sendall(client, masked(9, b"1") + masked(9, b"2"))
+        received = bytearray()
+        while b"\x8a\x012" not in received[-100_000:]:
+            received += await loop.sock_recv(client, 65_536)
 
 
 async def _ping_without_end(loop: asyncio.AbstractEventLoop, client) -> None:

@@ -88,11 +88,12 @@ async def test_a_response_is_retrieved(gateway: Gateway):
 
 
 async def test_the_events_of_a_synchronous_response_are_not_kept(gateway: Gateway):
-    """Only those of a background response can be streamed again."""
+    """Only those of a background response can be streamed again; OpenAI says it in the same words."""
     name = await gateway.save(1)
     error = await gateway.refusal("GET", f"responses/{name}", query="stream=true&starting_after=3")
+    message = "This response cannot be streamed because it was not created with background=true."
 
-    assert (error.status, error.message) == (404, f"Response with id '{name}' not found.")
+    assert (error.status, error.param, error.message) == (400, "stream", message)
 
 
 async def test_the_events_of_a_background_response_are_kept_for_a_while(gateway: Gateway):

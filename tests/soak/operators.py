@@ -37,7 +37,7 @@ def prepare_full_audit_disk(folder: Path) -> Prepared:
     with audit.open("wb") as file:
         file.truncate(MAX_FILE_BYTES - FREE_BYTES)  # a hole, which takes no room on the disk
         file.seek(0, os.SEEK_END)
-        file.write(b"\n" + orjson.dumps({"hash": "0" * 64}) + b"\n")
+        file.write(b"\n" + orjson.dumps({"seq": 1, "hash": "0" * 64}) + b"\n")
 
     async def disturb(gateway: Gateway, seconds: float) -> Outcomes:
         await asyncio.sleep(seconds / 2)

@@ -4,6 +4,8 @@ The upstream's canonical response says 5 and 7; the estimates are those of "Hell
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +154,14 @@ async def test_what_the_cache_answers_is_saved(ways: Ways, logged):
     assert [line for line in lines[4:] if line != SAVED] == [SENT]
 
 
+@asynccontextmanager
+async def streaming_from(ways: Ways) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Make the call for a stream that others share, and read its beginning."""
+    async with ways.http.post(f"{ways.gateway}/v1/responses", json=BODY | {"stream": True} | KEY) as answer:
+        await answer.content.readline()
+        yield answer
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_a_shared_call_is_counted_once(ways: Ways, logged, leaves: bool):
     """For the first caller, or for the last one that reads on when the first one left."""
@@ -162,14 +172,17 @@ async def test_a_shared_call_is_counted_once(ways: Ways, logged, leaves: bool):
         await response.write(CANONICAL[len(BEGUN) :])
 
     ways.upstream.answer = answering(BEGUN, rest)
-    leader = asyncio.create_task(leave_stream(ways, prompt_cache_key="k") if leaves else ways.stream(KEY))
-    await ways.upstream.arrived.wait()
-    followers = [asyncio.create_task(ways.stream(KEY)) for _ in range(2)]
-    if leaves:
-        await leader
-        await until(lambda: len(lines_of(logged)) == 1)
-    released.set()
-    await asyncio.gather(leader, *followers)
+    async with AsyncExitStack() as followers:
+        async with streaming_from(ways) as leader:
+            answers = [await followers.enter_async_context(streaming_from(ways)) for _ in range(2)]
+            if not leaves:
+                released.set()
+                await leader.read()
+        if leaves:
+            await until(lambda: len(lines_of(logged)) == 1)
+            released.set()
+        for answer in answers:
+            await answer.read()
     await until(lambda: len(lines_of(logged)) == 3)
 
     assert sorted(lines_of(logged), key=len) == [*([{}, SAVED] if leaves else [SAVED, SAVED]), SENT]

@@ -45,6 +45,7 @@ class Flight:
         self._readers = 0
         self._failure: BaseException | None = None
         self._is_ended = False
+        self._is_given_up = False  # whether the work is ended before its end: no other call may join
         self._ending: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._task = asyncio.create_task(self._run(opening))
@@ -52,7 +53,7 @@ class Flight:
     @property
     def can_be_joined(self) -> bool:
         """Whether a call that joins now gets the whole reply."""
-        return self._dropped == 0 and self._failure is None
+        return self._dropped == 0 and self._failure is None and not self._is_given_up
 
     @property
     def readers(self) -> int:
@@ -190,12 +191,16 @@ class Flight:
         if self._is_wanted is not None and not self._is_ended and await self._is_wanted():
             self._ending = asyncio.create_task(self._end_later(self._is_wanted))
             return
+        if self._positions:  # a call has joined meanwhile
+            return
+        self._is_given_up = True
         self._task.cancel()
         await asyncio.wait([self._task])
 
     async def _end_later(self, is_wanted: IsWanted) -> None:
         while True:
             await asyncio.sleep(WANTED_S)
-            if self._is_ended or not (self._positions or await is_wanted()):
+            if self._is_ended or not (self._positions or await is_wanted() or self._positions):
+                self._is_given_up = True
                 self._task.cancel()
                 return

@@ -225,3 +225,27 @@ async def test_a_long_reply_can_be_joined_until_its_beginning_is_dropped():
     assert (before, flight.can_be_joined, len(flight._batches) < 3) == (True, False, True)
     source.send(None)
     assert len(await reader) == 1101
+
+
+async def test_a_flight_that_is_given_up_cannot_be_joined():
+    """While its work ends, which may take a while: a call that joined would get the beginning only."""
+    ending, may_end = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Reply]:
+        try:
+            yield Reply(200, {}, batches=Source()._batches())
+        finally:
+            ending.set()
+            await may_end.wait()
+
+    flight = Flight(opening(), 1000)
+    reader = flight.enter()
+    await flight.reply(reader)
+    could_be_joined = flight.can_be_joined
+    leaving = asyncio.create_task(flight.leave(reader))
+    await ending.wait()
+
+    assert (could_be_joined, flight.can_be_joined) == (True, False)
+    may_end.set()
+    await leaving

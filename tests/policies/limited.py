@@ -32,6 +32,10 @@ class UnreachableStore(MemoryStore):
         self._check()
         return await super().claim(key, owner, lease_s=lease_s)
 
+    async def release(self, key: str, owner: str) -> None:
+        self._check()
+        await super().release(key, owner)
+
     def _check(self) -> None:
         if self._is_down:
             raise StoreError("it cannot be reached")

@@ -11,8 +11,10 @@ from pydantic import ValidationError
 
 from policies import PolicyState
 from policies.budget import Budget, period_of
+from policies.support.expected_tokens import ExpectedTokens
 from proxy.pricing.prices import Quote
 from proxy.pricing.rates import Rates, TokenRate
+from proxy.wire.call import Call
 from proxy.wire.errors import LimitExceeded, PolicyViolation, Unavailable
 from tests.examples import JSON, NO_DEADLINE
 from tests.policies.limited import BEN, CAROL, Limited, UnreachableStore, end, usage
@@ -149,3 +151,23 @@ def test_only_money_has_fractions():
     assert Budget(limit=0.5, unit="usd").limit == 0.5
     with pytest.raises(ValidationError, match="whole numbers"):
         Budget(limit=0.5)
+
+
+async def test_a_store_that_fails_at_the_end_of_a_call_is_logged(logged):
+    """What the call used beyond its reservation is not counted then."""
+    store = UnreachableStore()
+    store.mend()
+    context = await Limited(Budget(limit=10_000), PolicyState(store)).ask()
+    store.mend(is_down=True)
+    await end(context, usage(5_000, 1_000))
+
+    assert [line["event"] for line in logged] == ["budget.failed"]
+
+
+@pytest.mark.parametrize(("operation", "tokens"), [("create", 512 + 256), ("relay", 256), ("input_tokens", 0)])
+def test_what_is_expected_of_each_operation(operation: Any, tokens: int):
+    """Counting tokens uses none; what a relayed path answers is not known."""
+    body = {"model": "m", "input": "x" * 1_001, "max_output_tokens": 512}
+    call = Call(body, operation=operation).with_encoded(b"x" * 1_024)
+
+    assert ExpectedTokens().of(call) == tokens

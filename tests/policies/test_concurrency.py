@@ -12,6 +12,7 @@ from policies.concurrency import LEASE_S, ConcurrencyLimit
 from proxy.wire.errors import LimitExceeded
 from tests.examples import JSON, NO_DEADLINE
 from tests.policies.limited import ANNA, BEN, CAROL, Limited, UnreachableStore, end, timed_store
+from tests.raw import until
 
 
 async def test_a_call_beyond_the_limit_is_refused_until_another_ends():
@@ -77,7 +78,7 @@ async def test_without_the_store_a_process_grants_a_share_by_itself(logged):
     await end(first)
 
     assert refused.reason == "too_many"
-    assert {line["event"] for line in logged} == {"concurrency.local"}
+    assert {line["event"] for line in logged} == {"concurrency.local", "concurrency.release_failed"}
 
 
 @pytest.mark.parametrize("settings", [{}, {"max": 0}, {"max": 10_001}, {"max": 1, "per": "x"}])
@@ -93,3 +94,16 @@ async def test_no_value_of_a_call_is_an_error(metadata: Any, user: Any):
     """The body is untrusted."""
     for per in ("end_user", "metadata.project"):
         await end(await Limited(ConcurrencyLimit(max=1, per=per)).ask(metadata=metadata, safety_identifier=user))
+
+
+async def test_a_store_that_fails_while_a_call_lasts_is_logged(monkeypatch: pytest.MonkeyPatch, logged):
+    """Its place can neither be kept nor given back; it is free again when its lease ends."""
+    monkeypatch.setattr("policies.concurrency.LEASE_S", 0.03)
+    store = UnreachableStore()
+    store.mend()
+    context = await Limited(ConcurrencyLimit(max=1), PolicyState(store)).ask()
+    store.mend(is_down=True)
+    await until(lambda: "concurrency.renewal_failed" in [line["event"] for line in logged])
+    await end(context)
+
+    assert logged[-1]["event"] == "concurrency.release_failed"

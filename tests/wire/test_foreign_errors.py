@@ -5,7 +5,9 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.wire.event import Run
 from proxy.wire.foreign_errors import is_envelope, read_error
+from proxy.wire.stream_errors import MAX_FRAME_BYTES, error_in
 
 LONG = "This model's maximum context length is 8192 tokens."
 # What a server sends, and message, type, param, code and status that are read from it.
@@ -41,6 +43,9 @@ FOREIGN: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
     "an API manager": (
         {"statusCode": 429, "message": "Rate limit is exceeded."}, ("Rate limit is exceeded.", None, None, None, 429),
+    ),
+    "an API manager, in text": (
+        {"statusCode": "429", "message": "Rate limit is exceeded."}, ("Rate limit is exceeded.", None, None, None, 429),
     ),
     "Google": (
         [{"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED"}}],
@@ -100,3 +105,26 @@ def test_what_is_no_error_is_none(value: object):
 def test_what_has_other_types_is_no_envelope(value: object):
     """Typed clients fail on a number in place of a code."""
     assert not is_envelope(value)
+
+
+def test_errors_within_errors_are_read_to_a_depth_only():
+    """An upstream may nest them as deep as it likes."""
+    nested: Any = {"message": "deep"}
+    for _ in range(200):
+        nested = {"error": nested}
+
+    found = read_error(nested)
+
+    assert found is not None
+    assert found.message is None
+
+
+@pytest.mark.parametrize("frame", [b'data: {"error":"No."}\n\n', b'event: error\ndata: {"detail":"No."}\n\n'])
+def test_an_error_without_a_type_is_found_in_short_frames_only(frame: bytes):
+    """What is longer is no error, and searching it would take time."""
+    found = error_in(Run(frame))
+
+    assert found is not None
+    assert found.message == "No."
+    assert error_in(None) is None
+    assert error_in(Run(frame.replace(b"No.", b"x" * MAX_FRAME_BYTES))) is None

@@ -154,3 +154,13 @@ def test_a_string_of_escapes_only_is_left_to_orjson():
     text = b'["' + rb"\n\u00e9" * 50 + b'","' + b"x" * 90 + b'"]'
 
     assert loads(text) == orjson.loads(text)
+
+
+def test_odd_json_is_read_leniently_up_to_a_size(monkeypatch: pytest.MonkeyPatch):
+    """The second parser is slow."""
+    odd = b'{"a":NaN}'
+    monkeypatch.setattr(large_json, "MAX_LENIENT_BYTES", len(odd))
+
+    assert large_json.loads_leniently(odd) == {"a": None}
+    with pytest.raises(orjson.JSONDecodeError):
+        large_json.loads_leniently(odd + b" ")

@@ -24,6 +24,10 @@ def free_port() -> int:
         return port
 
 
+PLAIN = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
+"""Nothing is written to a disk, and a replica does not wait for others that may come, which takes 5 seconds."""
+
+
 class RedisServer:
     """A redis-server on a free port that writes nothing to disk."""
 
@@ -44,7 +48,7 @@ class RedisServer:
                 str(self.port),
                 "--bind",
                 "127.0.0.1",
-                *([] if "--sentinel" in self._options else ["--save", "", "--appendonly", "no"]),
+                *([] if "--sentinel" in self._options else PLAIN),
             ],
             cwd=self._folder,
             stdout=subprocess.DEVNULL,

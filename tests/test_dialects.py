@@ -179,7 +179,7 @@ DROPPED: dict[str, tuple[str, JSON, Any, JSON, set[str], str | None]] = {
 async def test_what_a_server_refuses_is_left_out(  # noqa: PLR0913, PLR0917
     reach, profile: str, dialect: JSON, policy: Any, fields: JSON, gone: set[str], ignored: str | None, way: str
 ):
-    """As the profile says, and callers are told so; with another profile the server's refusal passes."""
+    """As the profile says, and says so to callers; with another profile the server's refusal passes."""
     reached = await reach(profile, Dialect(**dialect), policy=policy)
     status, _, headers = await getattr(reached, way)(**fields)
     refusing = await reach("generic", Dialect(**dialect), policy=policy)

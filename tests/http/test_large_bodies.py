@@ -144,7 +144,7 @@ MESSAGE = b'{"type":"message","id":"m","role":"assistant","content":[{"type":"ou
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("output", "status"),
-    [(b"[]," * 1_600_000 + b"[]", 502), (MESSAGE % (b"a" * 5_000_000), 200)],
+    [(b"[]," * 5_000_000 + b"[]", 502), (MESSAGE % (b"a" * 15_000_000), 200)],
     ids=["arrays", "text"],
 )
 async def test_small_requests_are_answered_beside_a_large_answer(
@@ -177,7 +177,7 @@ async def test_small_requests_are_answered_beside_large_items_of_a_conversation(
     """The gateway keeps them itself: they are measured, written, read and shown."""
     backend = {"name": "fake", "use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": False}
     gateway = await start_gateway(tables_for(upstream, backend=[backend]))
-    item = b'{"type":"message","id":"msg_%d","role":"user","content":"' + b"a" * 4_000_000 + b'"}'
+    item = b'{"type":"message","id":"msg_%d","role":"user","content":"' + b"a" * 12_000_000 + b'"}'
     async with small_requests(gateway, threads=False):
         created = await ask(gateway, post(b'{"items":[%b]}' % (item % 1), target="/v1/conversations"))
         path = f"/v1/conversations/{orjson.loads(created.body)['id']}/items"
@@ -186,7 +186,7 @@ async def test_small_requests_are_answered_beside_large_items_of_a_conversation(
 
     assert [answer.status for answer in (created, added, read)] == [200] * 3
     assert orjson.loads(read.body)["id"] == "msg_2"
-    assert min(len(added.body), len(read.body)) > 4_000_000
+    assert min(len(added.body), len(read.body)) > 12_000_000
 
 
 async def test_small_requests_are_answered_beside_a_long_list_of_a_relay(start_gateway, upstream: FakeUpstream, logged):

@@ -15,7 +15,7 @@ from tests.test_websocket_upstream import front, native  # noqa: F401
 from tests.upstream import CANONICAL, FakeUpstream
 
 FIRST, REST = CANONICAL[: CANONICAL.index(b"\n\n") + 2], CANONICAL[CANONICAL.index(b"\n\n") + 2 :]
-TEXT = b"a" * 5_000_000
+TEXT = b"a" * 12_000_000
 DONE = (
     b'{"type":"response.output_item.done","output_index":0,"item":{"type":"message","id":"m","role":"assistant",'
     b'"content":[{"type":"output_text","text":"%b"}]}}' % TEXT

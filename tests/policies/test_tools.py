@@ -5,14 +5,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from policies.support.walk import MAX_VALUES
 from policies.tools import Tools
 from proxy.wire.errors import PolicyViolation
-from tests.examples import NO_DEADLINE, apply_policy, make_call, shuffled
+from tests.examples import apply_policy, make_call, shuffled
 
 ASK = {"type": "function", "name": "ask"}
 SHELL, SEARCH = {"type": "shell"}, {"type": "web_search"}
@@ -670,7 +670,7 @@ def is_allowed(tool: dict[str, Any]) -> bool:
     return url.scheme == "https" and "@" not in url.netloc and (host == "good.example" or host.endswith(".acme.com"))
 
 
-@NO_DEADLINE
+@settings(deadline=None)
 @given(BODIES, st.sampled_from(["reject", "remove"]))
 async def test_what_passes_is_allowed_and_nothing_else_changes(body: dict[str, Any], on_deny: Any):
     """For any JSON."""
@@ -684,7 +684,7 @@ async def test_what_passes_is_allowed_and_nothing_else_changes(body: dict[str, A
         assert {**passed, "tools": None} == {**body, "tools": None}
 
 
-@NO_DEADLINE
+@settings(deadline=None)
 @given(LISTS)
 async def test_allowed_tools_pass(tools: list[dict[str, Any]]):
     """The policy refuses no more than it says."""
@@ -695,7 +695,7 @@ async def test_allowed_tools_pass(tools: list[dict[str, Any]]):
         assert passed == {"tools": tools} or any("shell" in label for label in labels)
 
 
-@NO_DEADLINE
+@settings(deadline=None)
 @given(BODIES, st.booleans(), st.randoms())
 async def test_the_decision_depends_on_neither_order_nor_streaming(body: dict[str, Any], stream: bool, random: Any):
     """The decision on the same objects, with their names in another order, is the same."""

@@ -449,7 +449,7 @@ def test_cost_grows_with_the_bytes_and_not_with_their_square(begin: bytes, unit:
     assert cost(large) < 8 * cost(small) + 0.005
 
 
-SETTINGS = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 KINDS = st.sampled_from(["response.created", "response.output_text.delta", "error", "keepalive", "acme:beep", "type"])
 TEXTS = st.text(max_size=8).filter(lambda text: text.isprintable() or "\n" in text)
 

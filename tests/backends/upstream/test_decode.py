@@ -60,7 +60,7 @@ BROKEN = {
     "truncated": (PACKED[:-9], "a truncated answer"),
     "trailing bytes": (PACKED + b"junk", "bytes after its compressed end"),
     "two members": (PACKED * 2, "bytes after its compressed end"),
-    "a bomb": (gzip.compress(b" " * 5_000_000), "more than 200 times its compressed size"),
+    "a bomb": (gzip.compress(b" " * 20_000_000), "more than 200 times its compressed size"),
 }
 
 

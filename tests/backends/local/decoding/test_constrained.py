@@ -88,7 +88,7 @@ def exact(random_model):
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(schema=schemas(), temperature=st.sampled_from([0.0, 1.0]), word=st.text("abcdefgh ", min_size=2, max_size=9))
 def test_complete_answers_follow_their_schema(model, schema, temperature, word):

@@ -95,7 +95,7 @@ async def test_stop_tokens_end_an_answer_at_the_same_place_in_a_batch_and_alone(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(st.lists(schemas(), min_size=1, max_size=4), st.integers(1, 40), st.sampled_from([0, 100_000]))
 async def test_answers_under_any_grammar_are_the_same_in_a_batch_and_alone(

@@ -1,7 +1,6 @@
 """Any valid answer, in any pieces, means what it means to `h11`; any bytes mean the same in any pieces."""
 
 import itertools
-from contextlib import suppress
 from typing import NamedTuple
 
 import h11
@@ -60,7 +59,7 @@ def answers(draw: st.DrawFn) -> bytes:
         draw(heads(draw(st.sampled_from([100, 102, 103])), draw(FIELDS))) for _ in range(draw(st.integers(0, 2)))
     ]
     status = draw(st.integers(200, 599))
-    fields, body = draw(FIELDS), draw(st.binary(max_size=100))
+    fields, body = draw(FIELDS), draw(st.binary(max_size=300))
     place = draw(st.integers(0, len(fields)))
     kind = draw(st.sampled_from(["length", "chunks", "open"]))
     if status in (204, 304):
@@ -111,7 +110,7 @@ def read_with_h11(data: bytes) -> Meaning:
 
 
 @given(answers(), st.lists(st.integers(0, 2000), max_size=8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_a_valid_answer_means_what_it_means_to_h11(data: bytes, cuts: list[int]):
     """Status, fields, body and end are the same, wherever the network cuts the answer."""
     assert read_with_ours(split(data, cuts)) == read_with_h11(data)
@@ -120,7 +119,7 @@ def test_a_valid_answer_means_what_it_means_to_h11(data: bytes, cuts: list[int])
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
     """Return a valid answer in which some bytes were replaced, inserted or removed, perhaps with another one behind."""
-    data = bytearray(draw(answers()) + draw(st.just(b"") | answers()))
+    data = bytearray(draw(answers()) + draw(st.sampled_from([b"", draw(answers())])))
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, len(data)))
         piece = draw(st.sampled_from([b"", b"\r", b"\n", b"\r\n", b"\0", b" ", b":", b"0", b"chunked", b"\x80"]))
@@ -137,17 +136,24 @@ def outcome(pieces: list[bytes]) -> Meaning | None:
 
 
 @given(damaged(), st.lists(st.integers(0, 2000), max_size=8))
-@settings(max_examples=300, deadline=None)
-def test_a_damaged_answer_means_the_same_in_any_pieces_and_to_h11(data: bytes, cuts: list[int]):
-    """It is refused or read, in one piece, byte by byte, or cut anywhere; nothing but InvalidHttp is raised.
-
-    Our parser refuses more than h11, but never finds another status or another body.
-    """
+@settings(max_examples=500, deadline=None)
+def test_a_damaged_answer_means_the_same_in_any_pieces(data: bytes, cuts: list[int]):
+    """It is refused or read, in one piece, byte by byte, or cut anywhere; nothing but InvalidHttp is raised."""
     whole = outcome([data])
 
     assert outcome(split(data, cuts)) == whole
     assert outcome([data[place : place + 1] for place in range(len(data))]) == whole
-    if whole is not None and whole.is_complete:
-        with suppress(h11.RemoteProtocolError):
-            theirs = read_with_h11(data)
-            assert (whole.status, whole.body) == (theirs.status, theirs.body)
+
+
+@given(damaged())
+@settings(max_examples=500, deadline=None)
+def test_a_damaged_answer_that_h11_reads_too_means_the_same(data: bytes):
+    """Our parser refuses more, but never finds another status or another body."""
+    ours = outcome([data])
+    try:
+        theirs = read_with_h11(data)
+    except h11.RemoteProtocolError:
+        return
+
+    if ours is not None and ours.is_complete:
+        assert (ours.status, ours.body) == (theirs.status, theirs.body)

@@ -98,14 +98,14 @@ LARGE = {
     "117 KB of gzip with 120 MB of arrays": (
         lambda: compressed((b'{"model":"m","input":[', 1), (b"[],", 40_000_000)), {"content_encoding": "gzip"}, 413,
     ),
-    "9 MB of arrays": (lambda: b'{"model":"m","input":[' + b"[]," * 3_000_000 + b"[]]}", {}, 400),
+    "30 MB of arrays": (lambda: b'{"model":"m","input":[' + b"[]," * 10_000_000 + b"[]]}", {}, 400),
     "6 MB with one escaped colon": (
-        lambda: b'{"model":"m","input":"\\u003a%b"}' % (b"a:b," * 1_500_000), {}, 200,
+        lambda: b'{"model":"m","input":"\\u003a%b"}' % (b"a:b," * 4_000_000), {}, 200,
     ),
     "an array of as many values as are allowed": (
         lambda: b'{"model":"m","input":[%b0]}' % (b"[]," * 99_000), {}, 200,
     ),
-    "a string of 4 MB of quotes": (lambda: b'{"model":"m","input":"%b"}' % (b'\\"' * 2_000_000), {}, 200),
+    "a string of 10 MB of quotes": (lambda: b'{"model":"m","input":"%b"}' % (b'\\"' * 5_000_000), {}, 200),
 }  # fmt: skip
 
 
@@ -129,7 +129,7 @@ async def test_small_requests_are_answered_beside_a_long_conversation(start_gate
     """4 MB pass through all policies and to the upstream."""
     upstream.answer = accept
     gateway = await start_gateway(tables_for(upstream, policy=ALL_POLICIES))
-    body = conversation(4_000_000)
+    body = conversation(8_000_000)
     data = post(body[:-1] + b',"stream":%b}' % str(stream).lower().encode())
     async with small_requests(gateway, threads=False):
         answer = await ask(gateway, data)

@@ -15,7 +15,7 @@ from tests.backends.local.conftest import ask, engine_processes, respond, until
 from tests.models import write_model
 
 PATIENCE_S = 60
-STARTS = 4  # enough to show a leak
+STARTS = 6  # enough to show a leak
 
 
 @pytest.fixture

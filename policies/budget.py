@@ -44,7 +44,7 @@ class Budget(Policy):
     window: Window = "month"
     """Until when: the end of the day or the month in UTC, or for as long as the state lasts."""
     per: Per = "team"
-    """Who shares it: "team", "caller", "end_user", "model", "metadata.NAME" or "all"."""
+    """Who shares it: "team", "caller", "key", "end_user", "model", "metadata.NAME" or "all"."""
     warn: Annotated[float, Field(gt=0, le=1)] = 0.8
     """The share of it at which it is logged that little is left."""
     on_unpriced: Literal["refuse", "allow"] = "refuse"

@@ -42,7 +42,7 @@ class ConcurrencyLimit(Policy):
     max: Annotated[PositiveInt, Field(le=MAX_PLACES)]
     """The most calls in flight."""
     per: Per = "team"
-    """Who shares the limit: "team", "caller", "end_user", "model", "metadata.NAME" or "all"."""
+    """Who shares the limit: "team", "caller", "key", "end_user", "model", "metadata.NAME" or "all"."""
     local_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The share of the limit that a process grants by itself while the store of [state] cannot be reached."""
 

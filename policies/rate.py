@@ -37,7 +37,7 @@ class Rate(Policy):
     operations: ClassVar[frozenset[Operation]] = LIMITED
 
     per: Per = "team"
-    """Who shares the limits: "team", "caller", "end_user", "model", "metadata.NAME" or "all"."""
+    """Who shares the limits: "team", "caller", "key", "end_user", "model", "metadata.NAME" or "all"."""
     requests: PositiveInt | None = None
     """The most calls in a minute, which begins with the first one."""
     tokens: PositiveInt | None = None

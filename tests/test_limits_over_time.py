@@ -1,6 +1,7 @@
 """Limits over time hold for every way in, and for processes that share their state: real gateways and a real Redis."""
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -70,6 +71,30 @@ async def test_every_way_in_counts_for_every_process(
 
     assert {status for status, _ in found} <= {200, 404}  # the fake upstream has no embeddings
     assert set(refused) == {(429, code)}
+
+
+@pytest.mark.parametrize("policy", [policy for policy, _ in LIMITS], ids=lambda policy: policy["use"])
+async def test_each_key_of_a_caller_has_its_own_limit(
+    start_gateway: StartGateway, upstream: FakeUpstream, http, policy: Any
+):
+    """One key cannot use up what another one may. Report mode, selectors and rollout apply to it as to any limit."""
+    keys = {"first": "anna", "second": "anna", "free": "ben", "reported": "carol", "not-yet": "dora"}
+    caller = [
+        {"name": name, "key_sha256": hashlib.sha256(key.encode()).hexdigest(), "team": "search"}
+        for key, name in keys.items()
+    ]
+    modes = ({"callers": ["anna"]}, {"callers": ["carol"], "mode": "report"}, {"callers": ["dora"], "rollout": 0})
+    policies = [policy | {"per": "key"} | mode for mode in modes]
+    gateway = await start_gateway(tables_for(upstream, cache=None, policy=policies, caller=caller))
+    found = {}
+    for key in keys:
+        http.headers["Authorization"] = f"Bearer {key}"
+        found[key] = [await json_call(http, gateway) for _ in range(5)]
+    async with http.post(f"{gateway}/v1/responses", json=REQUEST) as answer:
+        reported = answer.headers["x-headgate-policy"]
+
+    limited = [(200, None)] * 4 + [(429, reported.removeprefix("report; "))]
+    assert found == {key: limited if name == "anna" else [(200, None)] * 5 for key, name in keys.items()}
 
 
 @pytest.mark.parametrize("way", WAYS[:3], ids=lambda way: way.__name__)

@@ -1,4 +1,4 @@
-"""Who shares a limit: the teams, callers, end users, models, or values of a field of `metadata`."""
+"""Who shares a limit: the teams, callers, keys, end users, models, or values of a field of `metadata`."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -17,7 +17,9 @@ END_USER = ("safety_identifier", "user")
 
 def _known(per: str) -> str:
     if per not in ("all", *_SIMPLE) and not per.removeprefix(METADATA) != per != METADATA:
-        raise ValueError('per is "all", "team", "caller", "end_user", "model", or "metadata." and the name of a field')
+        raise ValueError(
+            'per is "all", "team", "caller", "key", "end_user", "model", or "metadata." and the name of a field'
+        )
     return per
 
 
@@ -44,9 +46,16 @@ def _end_user(call: Call, context: Context) -> str:
     return f"{context.caller.team}/{named}"  # callers name their users as they like
 
 
+def _key(_call: Call, context: Context) -> str:
+    """Return what names the key that was sent, issued or of the config; of a caller without a key, the caller."""
+    caller = context.caller
+    return f"{caller.team}/{caller.name}/{caller.fingerprint}"
+
+
 _SIMPLE: dict[str, Callable[[Call, Context], str]] = {
     "team": lambda _call, context: context.caller.team,
     "caller": lambda _call, context: f"{context.caller.team}/{context.caller.name}",
+    "key": _key,
     "end_user": _end_user,
     "model": lambda call, _context: call.model,
 }

@@ -1,6 +1,7 @@
 """How many calls and tokens may be used in a minute, and calls in a second."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from policies.rate import Rate
 from proxy.wire.errors import LimitExceeded
 from tests.examples import JSON, NO_DEADLINE, make_call
 from tests.policies.limited import ANNA, BEN, CAROL, Limited, UnreachableStore, end, timed_store, usage
+
+KEY = replace(ANNA, key_id="key_1", fingerprint="2c")
 
 
 async def test_calls_beyond_the_limit_are_refused_until_the_minute_ends():
@@ -54,6 +57,8 @@ async def test_a_burst_is_limited_by_the_second():
     [
         ("team", (ANNA, {}), (BEN, {}), (CAROL, {})),
         ("caller", (ANNA, {}), (ANNA, {"model": "n"}), (BEN, {})),
+        ("key", (KEY, {}), (replace(KEY, models=("*",)), {"model": "n"}), (replace(KEY, fingerprint="9f"), {})),
+        ("key", (ANNA, {}), (ANNA, {}), (BEN, {})),
         ("model", (ANNA, {"model": "a"}), (CAROL, {"model": "a"}), (ANNA, {"model": "b"})),
         ("end_user", (ANNA, {"safety_identifier": "u"}), (BEN, {"user": "u"}), (CAROL, {"user": "u"})),
         ("metadata.project", (ANNA, {"metadata": {"project": "x"}}), (CAROL, {"metadata": {"project": "x"}}), (ANNA, {})),

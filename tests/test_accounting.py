@@ -205,6 +205,16 @@ async def test_a_call_that_a_shutdown_ends_has_used_tokens(http, upstream: FakeU
 
 
 CHAT = b'data: {"id":"c","object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n'
+MESSAGE = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","type":"message","content":[],"usage":'
+    b'{"input_tokens":5,"cache_read_input_tokens":10,"cache_creation_input_tokens":0,"output_tokens":1}}}\n\n'
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":'
+    b'"Hello"}}\n\n'
+)
+COUNTED_MESSAGE = (
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":7}}'
+    b'\n\nevent: message_stop\ndata: {"type":"message_stop"}\n\n'
+)
 
 
 @pytest.mark.parametrize(
@@ -213,11 +223,15 @@ CHAT = b'data: {"id":"c","object":"chat.completion.chunk","model":"m","choices":
         (streaming(CHAT * 3, b"data: [DONE]\n\n"), {"input_tokens": 1, "output_tokens": 4, "estimated": True}),
         (streaming(CHAT, CHAT.replace(b"}}]", b'}}],"usage":{"prompt_tokens":5,"completion_tokens":7}')),
          {"input_tokens": 5, "output_tokens": 7}),
+        (streaming(MESSAGE, COUNTED_MESSAGE),
+         {"input_tokens": 15, "output_tokens": 7, "cached_tokens": 10, "cache_write_tokens": 0}),
+        (streaming(MESSAGE), {"input_tokens": 15, "output_tokens": 2, "cached_tokens": 10, "cache_write_tokens": 0,
+                              "estimated": True}),
         (refusing, {}),
     ],
 )  # fmt: skip
 async def test_the_tokens_of_a_relayed_call(ways: Ways, logged, answer: Answer, expected: dict[str, Any]):
-    """Many servers send counts only if they are asked for them."""
+    """Many servers send counts only if they are asked for them; of what they send nothing is estimated."""
     ways.upstream.answer = answer
     body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
     async with ways.http.post(f"{ways.gateway}/v1/chat/completions", json=body) as sent:

@@ -16,6 +16,7 @@ import structlog
 from proxy.capture import capture
 from proxy.context import Context
 from proxy.telemetry.record import FROM_CACHE, RequestRecord
+from proxy.telemetry.vocabulary import sent_attributes
 from proxy.wire.call import Call
 from proxy.wire.token_estimate import BYTES_PER_TOKEN, estimate_input, estimate_tokens
 from proxy.wire.transcript import Transcript
@@ -38,7 +39,9 @@ async def complete_record(context: Context) -> None:
     await _complete_tokens(context, context.record)
     await complete_cost(context)
     if context.trace.is_recording and context.sent_call is not None:
-        mode = context.trace.settings.capture.get(context.caller.team, "none")
+        settings = context.trace.settings
+        context.trace.describe_call(sent_attributes(context.sent_call.body, settings.semconv))
+        mode = settings.capture.get(context.caller.team, "none")
         if mode != "none":
             await capture(context, context.sent_call, mode)
 

@@ -21,7 +21,7 @@ from proxy.telemetry.otlp import is_wanted, make_exporter, resource
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.telemetry.request_metrics import outcome_of
 from proxy.telemetry.sampling import TraceIds, is_sampled
-from proxy.telemetry.vocabulary import REQUEST, TraceTable, describe_model_call, set_attributes
+from proxy.telemetry.vocabulary import REQUEST, SPAN_KIND, TraceTable, describe_model_call, set_attributes
 from proxy.wire.loggable import printable
 
 OPERATIONS = {"create": "chat", "input_tokens": "count_tokens"}
@@ -139,6 +139,8 @@ class Trace:
         if self._call is None and self.is_recording and relays is None:
             kind = SpanKind.INTERNAL if address is None else SpanKind.CLIENT
             self._call, self._operation = self.start_child("chat", kind), OPERATIONS.get(operation, operation)
+        if self._call is not None and address is not None:
+            self._call.set_attributes({k: v for k, v in server_attributes(address).items() if k != "url.full"})
         name = "POST" if relays is None else f"relay {printable(relays, LONGEST_CHARS)}"
         url = None if address is None else f"{address}/{relays}" if relays else f"{address}{PATHS.get(operation, '')}"
         self._model_call = ModelCall(self, record, name, url, self._resends)
@@ -151,9 +153,10 @@ class Trace:
         if span is None:
             return
         span.update_name(printable(f"{self._operation} {record.model or ''}".strip(), LONGEST_CHARS))
-        describe_model_call(span, self._operation, record, self.settings.semconv)
         outcome, error = outcome_of(record)
-        if outcome in FAULTS:
+        begun_s, has_failed = (self.inference_began or self._started) - self._started, outcome in FAULTS
+        describe_model_call(span, self._operation, record, self.settings.semconv, begun_s, has_failed=has_failed)
+        if has_failed:
             span.set_attribute("error.type", printable(error or outcome, LONGEST_CHARS))
             span.set_status(StatusCode.ERROR)
         span.end()
@@ -169,7 +172,7 @@ class Trace:
         if self.span is not None and self.is_recording:
             self.span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
 
-    def describe_call(self, attributes: Mapping[str, str]) -> None:
+    def describe_call(self, attributes: Mapping[str, str | int | float]) -> None:
         """Set attributes of the span of the model's call, if there is one."""
         if self._call is not None:
             self._call.set_attributes(attributes)
@@ -217,7 +220,14 @@ class Trace:
         parent = self._call or self.span
         if self._tracer is None or parent is None or not self.is_recording:
             return None
-        return self._tracer.start_span(name, context=set_span_in_context(parent), kind=kind, start_time=start_time)
+        span = self._tracer.start_span(name, context=set_span_in_context(parent), kind=kind, start_time=start_time)
+        return self._name_kind(span)
+
+    def _name_kind(self, span: Span) -> Span:
+        """Say what kind of span it is in the words of OpenInference; that of the model's call is another one."""
+        if self.settings.semconv != "genai-0.1.0":
+            span.set_attribute(SPAN_KIND, "CHAIN")
+        return span
 
     def of_turn(self) -> "Trace":
         """Return the trace of one turn on the connection that this is the trace of: their spans are linked."""
@@ -240,7 +250,7 @@ class Trace:
             return
         if name := f"{record.method or ''} {record.path or ''}".strip():
             self.span.update_name(printable(name, LONGEST_CHARS))
-        set_attributes(self.span, REQUEST, record)
+        set_attributes(self._name_kind(self.span), REQUEST, record)
         for step, seconds in self.durations:
             if step not in WAITING_STEPS and step != "backend":
                 self.span.set_attribute(f"headgate.{step}_ms", round(seconds * 1000, 3))

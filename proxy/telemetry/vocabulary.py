@@ -6,16 +6,20 @@ Source: https://github.com/Arize-ai/openinference/blob/main/spec/semantic_conven
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
+import orjson
 from opentelemetry.trace import Span
 from pydantic import Field
 
 from proxy.config.table import Table
-from proxy.telemetry.record import RequestRecord
+from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
+from proxy.wire.loggable import printable
 
 Semconv = Literal["genai-0.1.0", "openinference", "both"]
 Capture = Literal["none", "metadata", "full"]
+SPAN_KIND = "openinference.span.kind"
+SCALARS = frozenset({str, int, float})
 
 REQUEST = {
     "method": "http.request.method", "path": "url.path", "status": "http.response.status_code",
@@ -28,16 +32,26 @@ REQUEST = {
 }  # fmt: skip
 """Of the span of a request."""
 GENAI = {
-    "provider": "gen_ai.provider.name", "model": "gen_ai.request.model", "stream": "gen_ai.request.stream",
+    "provider": "gen_ai.provider.name", "model": "gen_ai.request.model",
     "max_output_tokens": "gen_ai.request.max_tokens", "response_id": "gen_ai.response.id",
     "response_model": "gen_ai.response.model", "finish_reason": "gen_ai.response.finish_reasons",
     "input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.usage.output_tokens",
     "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
     "cache_write_tokens": "gen_ai.usage.cache_write.input_tokens",
     "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
-    "first_event_s": "gen_ai.response.time_to_first_chunk",
 }  # fmt: skip
 """Of the call of a model, in the words of OpenTelemetry."""
+SENT = {
+    "temperature": "gen_ai.request.temperature", "top_p": "gen_ai.request.top_p",
+    "previous_response_id": "gen_ai.request.previous_response.id", "service_tier": "openai.request.service_tier",
+}  # fmt: skip
+"""The same, by fields of the call."""
+SENT_WITHIN = {
+    ("conversation", "id"): "gen_ai.conversation.id", ("reasoning", "effort"): "gen_ai.request.reasoning.level",
+}  # fmt: skip
+"""The same, by fields of objects in the call."""
+OUTPUT_TYPES = {"text": "text", "json_object": "json", "json_schema": "json"}
+"""`gen_ai.output.type` by the type of `text.format`."""
 OPENINFERENCE = {
     "provider": "llm.provider", "model": "llm.model_name", "input_tokens": "llm.token_count.prompt",
     "output_tokens": "llm.token_count.completion", "cached_tokens": "llm.token_count.prompt_details.cache_read",
@@ -69,16 +83,46 @@ def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) 
             span.set_attribute(attribute, [str(value)] if field == "finish_reason" else value)
 
 
-def describe_model_call(span: Span, operation: str, record: RequestRecord, semconv: Semconv) -> None:
-    """Set the attributes of the call of a model."""
+def describe_model_call(
+    span: Span, operation: str, record: RequestRecord, semconv: Semconv, begun_s: float, *, has_failed: bool
+) -> None:
+    """Set the attributes of the call of a model, which began `begun_s` seconds after its request."""
     if semconv != "openinference":
         span.set_attribute("gen_ai.operation.name", operation)
         span.set_attribute("openai.api.type", "responses")
         set_attributes(span, GENAI, record)
+        if record.stream:
+            span.set_attribute("gen_ai.request.stream", True)
+            if record.first_event_s is not None:
+                first_s = round(max(0.0, record.first_event_s - begun_s), 4)
+                span.set_attribute("gen_ai.response.time_to_first_chunk", first_s)
+        if has_failed and record.finish_reason is None:
+            span.set_attribute("gen_ai.response.finish_reasons", ["error"])
     if semconv != "genai-0.1.0":
-        span.set_attribute("openinference.span.kind", "LLM")
+        span.set_attribute(SPAN_KIND, "LLM")
         set_attributes(span, OPENINFERENCE, record)
         counts = record.input_tokens, record.output_tokens
         if all(type(count) is int for count in counts):
             span.set_attribute("llm.token_count.total", sum(counts))
     set_attributes(span, OWN, record)
+
+
+def sent_attributes(body: Mapping[str, Any], semconv: Semconv) -> dict[str, str | int | float]:
+    """Return the attributes of the call of a model that say what was asked for. Values of other types are left out."""
+    found = {name: body.get(name) for name in SENT}
+    for outer, inner in SENT_WITHIN:
+        holder = body.get(outer)
+        found[outer] = holder.get(inner) if isinstance(holder, dict) else holder if outer == "conversation" else None
+    sent = {name: _bounded(value) for name, value in found.items() if type(value) in SCALARS}
+    if semconv == "openinference":
+        return {"llm.invocation_parameters": orjson.dumps(sent).decode()} if sent else {}
+    names = SENT | {outer: attribute for (outer, _), attribute in SENT_WITHIN.items()}
+    attributes = {names[name]: value for name, value in sent.items()}
+    text = body.get("text")
+    form = text.get("format") if isinstance(text, dict) else None
+    kind = OUTPUT_TYPES.get(str(form.get("type"))) if isinstance(form, dict) else None
+    return attributes if kind is None else attributes | {"gen_ai.output.type": kind}
+
+
+def _bounded(value: Any) -> str | int | float:
+    return printable(value, LONGEST_CHARS) if isinstance(value, str) else value

@@ -193,6 +193,9 @@ async def test_every_end_is_reported_on_every_way(scene: Scene, name: str, way: 
         | ({"cost": cost_of(end.tokens)} if tokens else {})
     )
     assert line.get("cost_usd") == (pytest.approx(cost_of(end.tokens)) if tokens else None)
+    assert {span.attributes["openinference.span.kind"] for span in (root, *attempts)} == {"CHAIN"}
+    if line.get("finish_reason") is None and end.call is not None:
+        assert [span.attributes["gen_ai.response.finish_reasons"] for span in calls] == [("error",)]
     for span in calls if tokens else []:
         counts = [span.attributes.get(f"{kind}") for kind in ("gen_ai.usage.input_tokens", "llm.token_count.prompt")]
         assert counts == [end.tokens["input_tokens"]] * 2

@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.trace import Trace
+from proxy.telemetry.vocabulary import sent_attributes
 from tests.conftest import tables_for
 from tests.upstream import CANONICAL, FakeUpstream, streaming
 
@@ -68,16 +69,14 @@ async def test_the_span_tree_of_one_call(traced_gateway: str, http, spans: InMem
     assert [event.name for event in call.events] == ["headgate.first_event"]
     assert (root.attributes["client.address"], root.attributes["server.address"]) == ("127.0.0.1", "127.0.0.1")
     assert root.attributes["http.route"] == "/v1/responses"
-    assert dict(call.attributes) | {"gen_ai.response.time_to_first_chunk": 0} == {
+    assert dict(call.attributes) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.max_tokens": 64,
         "gen_ai.request.model": "gpt-5.6",
-        "gen_ai.request.stream": False,
         "gen_ai.response.finish_reasons": ("completed",),
         "gen_ai.response.id": "resp_0001",
         "gen_ai.response.model": "local-1",
-        "gen_ai.response.time_to_first_chunk": 0,
         "gen_ai.usage.cache_read.input_tokens": 0,
         "gen_ai.usage.cache_write.input_tokens": 0,
         "gen_ai.usage.input_tokens": 5,
@@ -85,10 +84,47 @@ async def test_the_span_tree_of_one_call(traced_gateway: str, http, spans: InMem
         "gen_ai.usage.reasoning.output_tokens": 2,
         "headgate.unpriced": True,
         "openai.api.type": "responses",
+        "server.address": "127.0.0.1",
+        "server.port": attempt.attributes["server.port"],
     }
     assert {name for name in root.attributes if name.startswith("gen_ai")} == set()
     assert root.attributes["headgate.backend"] == "fake"
     assert root.attributes["http.response.status_code"] == 200
+
+
+ASKED = {
+    "temperature": 0.5, "top_p": 1, "service_tier": "auto", "previous_response_id": "resp_1" * 100,
+    "conversation": {"id": "conv_1"}, "reasoning": {"effort": "low"}, "text": {"format": {"type": "json_schema"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "semconv", "expected"),
+    [
+        (ASKED, "both", {
+            "gen_ai.request.temperature": 0.5, "gen_ai.request.top_p": 1, "openai.request.service_tier": "auto",
+            "gen_ai.request.previous_response.id": ("resp_1" * 100)[:256], "gen_ai.conversation.id": "conv_1",
+            "gen_ai.request.reasoning.level": "low", "gen_ai.output.type": "json",
+        }),
+        ({"conversation": "conv_1"}, "genai-0.1.0", {"gen_ai.conversation.id": "conv_1"}),
+        ({"top_p": 1, "reasoning": 7}, "openinference", {"llm.invocation_parameters": '{"top_p":1}'}),
+        ({}, "openinference", {}),
+        ({"top_p": [1], "conversation": {}, "reasoning": "low", "text": {"format": {"type": {}}}}, "both", {}),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_is_on_the_call_of_the_model(body: Any, semconv: Any, expected: dict[str, Any]):
+    """Values of other types are the caller's mistake, and left out."""
+    assert sent_attributes(body, semconv) == expected
+
+
+async def test_the_first_chunk_comes_within_the_call(traced_gateway: str, http, spans: InMemorySpanExporter):
+    """Its time begins with the call's, not with the request's: it is at most as long as the call's span."""
+    await post(http, traced_gateway, REQUEST | {"stream": True, "temperature": 0.5})
+    call = next(span for span in spans.get_finished_spans() if span.name == "chat gpt-5.6")
+    first_s, lasted_s = call.attributes["gen_ai.response.time_to_first_chunk"], (call.end_time - call.start_time) / 1e9
+
+    assert 0 < first_s <= lasted_s
+    assert (call.attributes["gen_ai.request.stream"], call.attributes["gen_ai.request.temperature"]) == (True, 0.5)
 
 
 async def test_the_upstream_gets_the_context_of_the_attempt(traced_gateway: str, http, spans, upstream: FakeUpstream):

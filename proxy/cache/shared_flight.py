@@ -27,7 +27,7 @@ from proxy.routing.routes import FALLBACK
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError
-from proxy.wire.event import Batch, Reply, parse_leniently, response_reply
+from proxy.wire.event import Batch, Reply, has_terminal, parse_leniently, response_reply
 from proxy.wire.sse import SSEParser
 
 log = structlog.get_logger()
@@ -229,6 +229,7 @@ class _FlightJournal:
             self._collected += [unit.sse for unit in batch]
             if self._flushing is None:
                 self._flushing = asyncio.create_task(self._flush_later())
+            self._is_complete = has_terminal(batch)
             yield batch
         self._is_complete = True
 

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
 from proxy.wire.errors import BackendError
-from proxy.wire.event import Batch, Reply
+from proxy.wire.event import Batch, Reply, has_terminal
 
 AHEAD_BYTES = 262_144
 """How far a flight reads ahead of its fastest reader, in bytes."""
@@ -45,6 +45,7 @@ class Flight:
         self._readers = 0
         self._failure: BaseException | None = None
         self._is_ended = False
+        self._is_complete = False  # whether the reply has ended as it should
         self._is_given_up = False  # whether the work is ended before its end: no other call may join
         self._ending: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -131,7 +132,10 @@ class Flight:
                 self._wake()
                 if reply.batches is not None:
                     async for batch in reply.batches:
+                        self._is_complete = has_terminal(batch)
                         await self._add(batch)
+                        if self._is_complete:  # as without others: what follows is not waited for
+                            break
         except asyncio.CancelledError:
             self._head.cancel()
             raise
@@ -188,6 +192,9 @@ class Flight:
 
     async def _end(self) -> None:
         """End the work, and wait until it has ended; if someone else needs it, it ends later."""
+        if self._is_complete:
+            await asyncio.wait([self._task])
+            return
         if self._is_wanted is not None and not self._is_ended and await self._is_wanted():
             self._ending = asyncio.create_task(self._end_later(self._is_wanted))
             return

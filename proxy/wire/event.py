@@ -270,6 +270,11 @@ def parse_leniently(payload: bytes) -> Mapping[str, Any]:
     return data
 
 
+def has_terminal(batch: Batch) -> bool:
+    """Whether a stream ends with a batch."""
+    return any(unit.type in TERMINALS for unit in batch)
+
+
 def terminal_type(status: object) -> str:
     """The type of the event that carries a response of this status."""
     return f"response.{status}" if f"response.{status}" in TERMINALS else "response.completed"

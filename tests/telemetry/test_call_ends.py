@@ -81,6 +81,9 @@ class End:
 
 ENDS: dict[str, tuple[Any, dict[str, Any], str, End]] = {
     "success": (answering(), {}, "json stream websocket background", End(SENT, "success", attempts=[(200, None)])),
+    "success with a key of the cache": (
+        answering(), KEY, "json stream websocket background", End(SENT, "success", attempts=[(200, None)]),
+    ),
     "refused by a policy": (
         None, {"metadata": {"k": 1}}, "json stream websocket",
         End({}, "refused metadata_limits.value_not_a_string", root="metadata_limits.value_not_a_string",

@@ -14,12 +14,16 @@ import aiohttp
 import orjson
 import pytest
 import yaml
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from proxy.admin.prometheus import metric_name
 from proxy.telemetry import metrics
 from proxy.telemetry.instruments import Metric
 from proxy.telemetry.logs import LogTally, configure_logs
 from tests.conftest import StartGateway, tables_for
+from tests.deploy.trace_picture import PICTURE, trace_call
 from tests.prometheus_server import PROGRAM, PrometheusServer
 from tests.timeouts import TIMEOUT_S
 from tests.upstream import CANONICAL, FakeUpstream, canonical
@@ -152,6 +156,23 @@ def test_alerts_fire_when_something_is_wrong(is_ill: bool, tmp_path: Path):
     (tmp_path / "test.yml").write_text(yaml.safe_dump(whole))
 
     assert subprocess.run([PROMTOOL, "test", "rules", str(tmp_path / "test.yml")], check=False).returncode == 0
+
+
+async def test_the_picture_of_a_trace_shows_a_retry_a_miss_and_a_decision(http):
+    """The call of which it was made has all three."""
+    spans, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    await trace_call(provider.get_tracer("test"), http)
+    finished = sorted(spans.get_finished_spans(), key=lambda span: span.start_time)
+    events = {event.name: dict(event.attributes) for event in finished[0].events}
+
+    assert [span.name for span in finished] == ["POST /v1/responses", "cache", "chat gpt-5", "POST", "POST"]
+    assert [span.attributes.get("error.type") for span in finished] == [None, None, None, "503", None]
+    assert events["headgate.policy"]["decision"] == "reported"
+    assert events["headgate.cache"]["outcome"] == "miss"
+    assert events["headgate.retry"] == {"target": "first", "error": "503", "next": "second"}
+    assert f"![]({PICTURE.relative_to(FOLDER.parent)})" in (FOLDER.parent / "README.md").read_text()
+    assert 10_000 < PICTURE.stat().st_size < 200_000
 
 
 def tables(upstream: FakeUpstream, folder: Path) -> dict[str, Any]:

@@ -23,9 +23,11 @@ from proxy.control import Assignment
 from proxy.gateway import ConfigGeneration, Gateway, ReadAgain, callers_by_digest
 from proxy.http.assembly import build_server
 from proxy.http.health import Report
+from proxy.http.key_fetch import fetch_keys
 from proxy.http.server import Server
 from proxy.identity.directory import Directory
 from proxy.identity.issued_keys import IssuedKeys
+from proxy.identity.sign_in import SignIn
 from proxy.lasting import Lasting
 from proxy.pricing.prices import Prices
 from proxy.routing.ejections import SharedEjections
@@ -59,7 +61,7 @@ class Reloading:
 async def _sealing(config: Config) -> Sealing:
     """What seals values. Without callers and a durable state a lost key has no consequence: no warning is due."""
     sealing = Sealing(config.state_secret, config.state)
-    if config.callers or not isinstance(config.state, MemoryStore):
+    if not config.is_open or not isinstance(config.state, MemoryStore):
         await sealing.start()
     return sealing
 
@@ -194,7 +196,9 @@ async def _lasting(
 
 async def _directory(config: Config, resources: AsyncExitStack) -> Directory:
     """Return the callers of the config, and those of issued keys as long as the process runs."""
-    directory = Directory(callers_by_digest(config), has_issued=config.keys is not None)
+    sign_in, has_more = SignIn(fetch_keys), config.keys is not None or bool(config.issuers)
+    resources.push_async_callback(sign_in.close)
+    directory = Directory(callers_by_digest(config), has_issued=has_more, sign_in=sign_in)
     if config.keys is not None:
         issued = IssuedKeys(config.state, directory, config.keys.refresh_s)
         await resources.enter_async_context(issued.following())
@@ -202,7 +206,7 @@ async def _directory(config: Config, resources: AsyncExitStack) -> Directory:
 
 
 def _log_warnings(config: Config) -> None:
-    if config.callers and isinstance(config.state, MemoryStore):
+    if not config.is_open and isinstance(config.state, MemoryStore):
         log.warning("state.not_durable", consequence="a restart forgets responses, owners, budgets and blocks")
     for warning in config.warnings:
         log.warning("config.warned", reason=warning)

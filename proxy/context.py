@@ -38,7 +38,9 @@ class Caller:
     tags: str = ""
     """What its key was issued for, for the log: "project=x,stage=test"."""
     fingerprint: str = field(default="", compare=False)
-    """The first 12 hex digits of the SHA-256 of the key that was sent."""
+    """The first 12 hex digits of the SHA-256 of the key that was sent, or of the issuer and subject of a token."""
+    issuer: str = ""
+    """The name of the issuer of its token; empty for a caller with a key."""
 
 
 @dataclass(frozen=True)  # typing sets __orig_class__ on instances, which slots would refuse

@@ -146,7 +146,9 @@ class Gateway:
                     undo.push_async_callback(part.close)
             undo.pop_all()
         self._lasting.targets.prefetch_prices(config.routes)
-        self._lasting.directory.replace(callers_by_digest(config))
+        if self._lasting.directory.sign_in is not None:
+            self._lasting.directory.sign_in.replace(config.issuers)
+        self._lasting.directory.replace(callers_by_digest(config), has_issuers=bool(config.issuers))
         self._set_teams(config)
         self._generations.append(new)
         self.current = new
@@ -239,7 +241,7 @@ def _with_lasting_parts(running: Config, new: Config) -> Config:
     """Return a new config with what lives as long as the process. Raises ConfigError for one that opens the gateway."""
     server = {key: getattr(running.server, key) for key in RESTARTED_SERVER_KEYS}
     unknown_ids = running.state_settings.unknown_ids
-    several = has_teams(new.callers, running.keys)
+    several = has_teams(new.callers, running.keys, new.issuers)
     merged = new.model_copy(
         update={
             **{name: getattr(running, name) for name in LASTING},

@@ -110,6 +110,8 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
     callers = ", ".join(f"{caller.name} (team {caller.team})" for caller in config.callers)
     if config.keys is not None:
         callers = ", ".join(filter(None, (callers, "issued keys")))
+    for issuer in config.issuers:
+        callers = ", ".join(filter(None, (callers, f"tokens of {issuer.name}")))
     yield f"identify  {callers or 'anybody, on loopback only'}"
     for rule, typed in zip(config.rules, policies or repeat({}), strict=False):
         when = ", ".join([rule.mode, *_selected(rule, typed)])

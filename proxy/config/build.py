@@ -31,6 +31,7 @@ from proxy.config.schema import (
     has_teams,
 )
 from proxy.config.validation import ConfigError, validate
+from proxy.identity.issuer_table import IssuerTable
 from proxy.pricing.table import PriceTable
 from proxy.routing.relay import Relay
 from proxy.routing.routes import Fallback, PoolSettings, Route
@@ -52,6 +53,7 @@ class ConfigFile(BaseModel):
     admin: AdminTable | None = None
     caller: list[CallerTable] = []
     keys: KeysTable | None = None
+    issuer: list[IssuerTable] = []
     policy: list[dict[str, Any]] = []
     state: dict[str, Any] = {}
     audit: AuditTable | None = None
@@ -74,6 +76,7 @@ class Config(BaseModel):
     admin: AdminTable | None
     callers: list[CallerTable]
     keys: KeysTable | None
+    issuers: list[IssuerTable]
     rules: list[Rule]
     state: Store
     state_settings: StateTable
@@ -98,12 +101,12 @@ class Config(BaseModel):
     @property
     def is_open(self) -> bool:
         """Whether every client is answered, without a key."""
-        return not self.callers and self.keys is None
+        return not self.callers and self.keys is None and not self.issuers
 
     @property
     def has_teams(self) -> bool:
         """Whether there is more than one team, or may be."""
-        return has_teams(self.callers, self.keys)
+        return has_teams(self.callers, self.keys, self.issuers)
 
 
 def read(path: Path, running: Config | None = None) -> Config:
@@ -147,10 +150,13 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
         faults += consistency.relay_faults(tables.relay, parts["backends"])
         faults += consistency.price_faults(tables.price, parts["backends"])
     if parts["rules"] is not None:
-        faults += consistency.selector_faults(tables.policy, tables.caller, has_keys=tables.keys is not None)
+        has_others = tables.keys is not None or bool(tables.issuer)
+        faults += consistency.selector_faults(tables.policy, tables.caller, has_others=has_others)
     faults += consistency.file_faults(tables.audit, tables.record)
     faults += consistency.key_faults(tables.keys, parts["state"])
-    faults += consistency.listen_faults(tables.server, tables.admin, is_open=not tables.caller and tables.keys is None)
+    faults += consistency.issuer_faults(tables.issuer)
+    is_open = not tables.caller and tables.keys is None and not tables.issuer
+    faults += consistency.listen_faults(tables.server, tables.admin, is_open=is_open)
     faults += consistency.worker_faults(tables.server, parts["state"])
     if faults:
         raise ConfigError("\n".join(faults))
@@ -159,9 +165,11 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
     callers = [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.caller]
     routes = _routes(parts["backends"], tables.route)
     relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
-    parts["unknown_ids"] = parts["unknown_ids"] or ("deny" if has_teams(callers, tables.keys) else "allow")
+    parts["unknown_ids"] = parts["unknown_ids"] or (
+        "deny" if has_teams(callers, tables.keys, tables.issuer) else "allow"
+    )
     shared = {name: getattr(tables, name) for name in ("server", "log", "trace", "admin", "keys", "audit", "record")}
-    shared["prices"] = tables.price
+    shared |= {"prices": tables.price, "issuers": tables.issuer}
     return Config(
         **shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings, tables=dict(typed)
     )

@@ -11,6 +11,7 @@ from backends import Backend
 from policies.support.globs import compile_globs, overlap
 from proxy.config.schema import AdminTable, CallerTable, KeysTable, RelayTable, RouteTable, ServerTable
 from proxy.identity.directory import ANONYMOUS, KEY
+from proxy.identity.issuer_table import IssuerTable
 from proxy.pricing.table import PriceTable
 from proxy.rules.rule import Rule
 from proxy.stores import Store
@@ -54,11 +55,11 @@ def _ambiguous_teams(callers: Sequence[CallerTable]) -> Iterator[str]:
 
 
 def selector_faults(
-    policies: Sequence[Mapping[str, Any]], callers: Sequence[CallerTable], *, has_keys: bool
+    policies: Sequence[Mapping[str, Any]], callers: Sequence[CallerTable], *, has_others: bool
 ) -> Iterator[str]:
     """Names of callers to which a policy would apply, but that no caller has: the rule would be lifted for one.
 
-    With issued keys a name that no caller of the config has may be that of a key.
+    With issued keys or issuers of tokens a name that no caller of the config has may be one of theirs.
     """
     names = [caller.name for caller in callers] or [ANONYMOUS.name]
     for index, policy in enumerate(policies):
@@ -68,7 +69,7 @@ def selector_faults(
         if not globs:
             yield f"policy[{index}].callers: it is empty, so that the policy applies to no call; leave it out for all"
         for glob in globs:
-            if not has_keys and not any(map(compile_globs([glob]).match, names)):
+            if not has_others and not any(map(compile_globs([glob]).match, names)):
                 shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
                 yield f"policy[{index}].callers: '{glob}' matches no [[caller]]; known: {shown}"
 
@@ -105,6 +106,20 @@ def key_faults(keys: KeysTable | None, state: Store | None) -> Iterator[str]:
     """Issued keys that no other process can read."""
     if keys is not None and isinstance(state, MemoryStore):
         yield 'keys: "memory" is private to one process; issued keys need [state] use = "sqlite" or "redis"'
+
+
+def issuer_faults(issuers: Sequence[IssuerTable]) -> Iterator[str]:
+    """Issuers that could not be told apart, and those whose subjects could be taken for those of another one."""
+    for index, issuer in enumerate(issuers):
+        for before, other in enumerate(issuers[:index]):
+            if other.name == issuer.name or other.url == issuer.url:
+                key = "name" if other.name == issuer.name else "url"
+                yield f"issuer[{index}].{key}: issuer[{before}] has it too; one may have several audiences, in a list"
+            elif other.caller_prefix == issuer.caller_prefix:
+                yield (
+                    f"issuer[{index}].caller_prefix: issuer[{before}] has the same; a subject is unique within its "
+                    f'issuer only, so give each a prefix of its own, such as "{issuer.name}:"'
+                )
 
 
 def listen_faults(server: ServerTable, admin: AdminTable | None, *, is_open: bool) -> Iterator[str]:

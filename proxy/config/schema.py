@@ -127,9 +127,12 @@ class KeysTable(Table):
     """How often each process reads what was changed, in seconds: so long a revoked key is still accepted."""
 
 
-def has_teams(callers: Sequence[CallerTable], keys: KeysTable | None) -> bool:
-    """Return whether there is more than one team, or may be: a key can be issued to another one at any time."""
-    return keys is not None or len({caller.team for caller in callers}) > 1
+def has_teams(callers: Sequence[CallerTable], *others: object) -> bool:
+    """Return whether there is more than one team, or may be: a key or a token can be of another one at any time.
+
+    `others` are the tables of keys and issuers.
+    """
+    return any(others) or len({caller.team for caller in callers}) > 1
 
 
 class FallbackTable(Table):

@@ -13,6 +13,7 @@ from proxy.http.client_address import ClientAddresses
 from proxy.http.errors import FramingError, error_response
 from proxy.http.exchange import Exchange
 from proxy.http.router import Router
+from proxy.identity.issuer_keys import KeysPending
 from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
 from proxy.telemetry.request_metrics import METHODS, RequestMetrics
@@ -98,6 +99,11 @@ class Dispatcher:
         try:
             self._check(request)
             handler, exchange.path_values = self.router.match(request.method, exchange.path)
+            try:
+                return await handler(exchange)
+            except KeysPending as error:  # to identify is the first step of each handler: nothing was done yet
+                pending = error.with_traceback(None)
+            await pending.wait()
             return await handler(exchange)
         except HeadgateError as error:
             refusal = error.with_traceback(None)  # which keeps this frame, and all that the request took, in a cycle
@@ -118,10 +124,7 @@ class Dispatcher:
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the answer was cut off") from error
         record.code = refusal.code
-        response = error_response(refusal, exchange.refusal_headers(refusal))
-        if not request.content.is_eof() or request.method == "CONNECT" or isinstance(refusal, FramingError):
-            response.force_close()  # the rest of the body must not be read as the next request
-        return response
+        return _refusal(exchange, refusal)
 
     def _check(self, request: web.BaseRequest) -> None:
         """Refuse what no handler should see. Raises HeadgateError."""
@@ -142,6 +145,15 @@ class Dispatcher:
         name = re.sub(r":\d*$", "", hosts[0]) if hosts else ""
         if name.lower() not in self.hosts:
             raise RequestError(f"The host '{in_ascii(name)}' is not served here.", status=421)
+
+
+def _refusal(exchange: Exchange, error: HeadgateError) -> web.Response:
+    """Return the answer to a request that was refused."""
+    request = exchange.request
+    response = error_response(error, exchange.refusal_headers(error))
+    if not request.content.is_eof() or request.method == "CONNECT" or isinstance(error, FramingError):
+        response.force_close()  # the rest of the body must not be read as the next request
+    return response
 
 
 def _check_site(request: web.BaseRequest) -> None:

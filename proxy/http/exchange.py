@@ -71,8 +71,9 @@ class Exchange:
         record = self.record
         record.caller, record.team = caller.name, caller.team
         record.key_fingerprint = caller.fingerprint or None
-        if caller.key_id:
-            record.key_id, record.tags = caller.key_id, caller.tags or None
+        if caller.key_id or caller.issuer:
+            record.key_id, record.issuer = caller.key_id or None, caller.issuer or None
+            record.tags = caller.tags or None
         if self.calls is not None:
             self.count_call()
         return caller

@@ -1,4 +1,4 @@
-"""The key in a request's headers -> Caller."""
+"""The key or token in a request's headers -> Caller."""
 
 import hashlib
 import re
@@ -7,6 +7,8 @@ from typing import Protocol
 
 from proxy.context import Caller
 from proxy.identity.key_format import has_valid_checksum
+from proxy.identity.sign_in import SignIn
+from proxy.identity.tokens import is_token
 from proxy.wire.errors import Unauthenticated, Unavailable
 
 ANONYMOUS = Caller("anybody", "anybody")
@@ -16,6 +18,10 @@ KEY = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
 _BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
 # Source: https://learn.microsoft.com/azure/ai-foundry/openai/reference#authentication
 API_KEY, X_API_KEY = "api-key", "x-api-key"
+WITHOUT_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using "
+    "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+)
 
 
 def fingerprint(digest: bytes) -> str:
@@ -34,28 +40,37 @@ class RequestHeaders(Protocol):
 class Directory:
     """Knows callers by the SHA-256 of their key: how long a lookup takes says nothing about a key."""
 
-    def __init__(self, callers: Mapping[bytes, Caller], *, has_issued: bool = False) -> None:
-        """`has_issued` is whether there are keys beside those of these callers, now or later."""
+    def __init__(
+        self, callers: Mapping[bytes, Caller], *, has_issued: bool = False, sign_in: SignIn | None = None
+    ) -> None:
+        """`has_issued` is whether there are keys or tokens beside the keys of these callers, now or later."""
+        self.sign_in = sign_in
         self._configured = dict(callers)
         self._issued: Mapping[bytes, Caller] = {}
         self._ended: Collection[bytes] = ()
         self._callers = self._configured
+        self._teams: Mapping[str, str] = {}
         self._used: set[str] = set()
         self.is_current = True
         """Whether all issued keys are known; a key that is not known may be a new one otherwise."""
         self.is_open = not callers and not has_issued
         """Whether there are no callers, so that every client is answered without a key. It never opens later."""
+        self._merge()
 
-    def replace(self, callers: Mapping[bytes, Caller]) -> None:
+    def replace(self, callers: Mapping[bytes, Caller], *, has_issuers: bool = False) -> None:
         """Know these callers from now on. Open WebSocket connections of others end within a minute."""
         self._configured = dict(callers)
-        self._callers = {**self._issued, **self._configured}
-        self.is_open = self.is_open and not callers
+        self.is_open = self.is_open and not callers and not has_issuers
+        self._merge()
 
     def replace_issued(self, callers: Mapping[bytes, Caller], ended: Collection[bytes]) -> None:
         """Know these issued keys beside the callers of the config; `ended` are those that were valid once."""
         self._issued, self._ended = callers, ended
+        self._merge()
+
+    def _merge(self) -> None:
         self._callers = {**self._issued, **self._configured}
+        self._teams = {caller.name: caller.team for caller in self._callers.values()}
 
     def take_used(self) -> Collection[str]:
         """Return the ids of the issued keys that were used since the last time."""
@@ -65,7 +80,8 @@ class Directory:
     def identify(self, headers: RequestHeaders) -> Caller:
         """Return the caller whose key is in these headers. Raises Unauthenticated.
 
-        Raises Unavailable for a key that may have been issued while it cannot be looked up.
+        Raises Unavailable for a key that may have been issued while it cannot be looked up, and for a token whose
+        signature cannot be checked at the moment.
         """
         if self.is_open:
             return ANONYMOUS
@@ -78,10 +94,7 @@ class Directory:
         elif authorization:
             raise Unauthenticated("The request has more than one Authorization header; exactly one is allowed.")
         else:
-            raise Unauthenticated(
-                "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
-            )
+            raise Unauthenticated(WITHOUT_KEY)
         if key is not None:  # an empty key matches no caller, not even one whose key is empty
             digest = hashlib.sha256(key.encode()).digest()
             caller = self._callers.get(digest)
@@ -89,9 +102,18 @@ class Directory:
                 if caller.key_id:
                     self._used.add(caller.key_id)
                 return caller
+            if self.sign_in is not None and self.sign_in.is_used and is_token(key):
+                return self._signed_in(self.sign_in.identify(key, digest))
             if not self.is_current and digest not in self._ended and has_valid_checksum(key):
                 raise Unavailable("The gateway cannot look up this key at the moment.", code="keys_unavailable")
         raise Unauthenticated("Incorrect API key provided. Ask the operator of this gateway for a key.")
+
+    def _signed_in(self, caller: Caller) -> Caller:
+        """Return the caller of a token. Raises Unauthenticated for one whose name a key of another team has."""
+        if self._teams.get(caller.name, caller.team) != caller.team:
+            message = "The caller that this token names is in another team here. Ask the operator of this gateway."
+            raise Unauthenticated(message, status=403, code="token_not_allowed")
+        return caller
 
 
 def _plain_key(headers: RequestHeaders, authorization: Sequence[str]) -> str | None:

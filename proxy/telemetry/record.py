@@ -35,10 +35,12 @@ class RequestRecord:
     team: str | None = None
     key_id: str | None = None
     """The id of its key, if that was issued."""
+    issuer: str | None = None
+    """The name of the issuer of its token."""
     tags: str | None = None
-    """What its key was issued for: "project=x,stage=test"."""
+    """What its key was issued for, or what its token says: "project=x,stage=test"."""
     key_fingerprint: str | None = None
-    """The first 12 hex digits of the SHA-256 of its key."""
+    """The first 12 hex digits of the SHA-256 of its key, or of the issuer and subject of its token."""
     safety_identifier: Any = None
     metadata: dict[str, str] | None = None
     """The values of the keys in `log_metadata`, each a field of the log line: "metadata.project"."""

@@ -25,6 +25,7 @@ REQUEST = {
     "method": "http.request.method", "path": "url.path", "status": "http.response.status_code",
     "client_address": "client.address", "caller": "headgate.caller", "team": "headgate.team",
     "key_id": "headgate.key.id", "tags": "headgate.key.tags", "key_fingerprint": "headgate.key.fingerprint",
+    "issuer": "headgate.issuer",
     "policy": "headgate.policy", "outcome": "headgate.policy.outcome", "route": "headgate.route",
     "backend": "headgate.backend", "cache": "headgate.cache", "cache_detail": "headgate.cache.detail",
     "attempts": "headgate.attempts", "hedged": "headgate.hedged", "repairs": "headgate.repairs",

@@ -1,7 +1,7 @@
 """The error tree. Whose fault it is decides the class, and the class decides the status.
 
     HeadgateError
-    ├── Unauthenticated      401  the caller sent no valid key
+    ├── Unauthenticated      401  the caller sent no valid key (403: one that may not call)
     ├── RequestError         400  the request cannot be answered as it is (also 404, 413, 415 ...)
     │   ├── PolicyViolation  400  ... because a policy does not allow it
     │   │   └── LimitExceeded  429  ... at the moment
@@ -49,8 +49,11 @@ class Unauthenticated(HeadgateError):
     type = "invalid_request_error"
     retry = False
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+    def __init__(
+        self, message: str, *, status: int = 401, code: str = "invalid_api_key", challenge: str = "Bearer"
+    ) -> None:
+        """`challenge` says what is wrong with a token. Source: https://www.rfc-editor.org/rfc/rfc6750#section-3.1."""
+        super().__init__(message, status=status, code=code, headers={"WWW-Authenticate": challenge})
 
 
 class RequestError(HeadgateError):
@@ -121,8 +124,9 @@ class UnknownModel(RequestError):
 class Unavailable(HeadgateError):
     """A part of the gateway that this decision needs is unavailable at the moment."""
 
-    def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(message, status=503, code=code, headers={"Retry-After": "1"})
+    def __init__(self, message: str, *, code: str, after_s: float = 1) -> None:
+        """`after_s` is after how many seconds the call may be answered."""
+        super().__init__(message, status=503, code=code, headers={"Retry-After": str(max(1, math.ceil(after_s)))})
 
 
 class BackendError(HeadgateError):

@@ -133,7 +133,7 @@ class Session:
         exchange.record.path = self._exchange.record.path
         record, of_connection = exchange.record, self._exchange.record
         record.caller, record.team = of_connection.caller, of_connection.team
-        record.key_id, record.tags = of_connection.key_id, of_connection.tags
+        record.key_id, record.issuer, record.tags = of_connection.key_id, of_connection.issuer, of_connection.tags
         record.key_fingerprint, record.client_address = of_connection.key_fingerprint, of_connection.client_address
         return exchange
 

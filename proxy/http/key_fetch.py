@@ -1,0 +1,84 @@
+"""Fetches the keys of an issuer: its discovery document names their address, unless the config does.
+
+Source: https://openid.net/specs/openid-connect-discovery-1_0.html#ProviderConfig
+
+Only these documents are fetched, and no more of them than `MAX_DOCUMENT_BYTES`; no redirect is followed. The address of
+the keys is on this machine only if the issuer is.
+"""
+
+import asyncio
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from proxy.identity.issuer_table import MAX_DOCUMENT_BYTES, IssuerTable, is_local, is_safe
+
+DISCOVERY_PATH = "/.well-known/openid-configuration"
+PIECE_BYTES = 65_536
+HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "headgate"}
+
+
+async def fetch_keys(table: IssuerTable) -> bytes:
+    """Return the document with the keys of an issuer. Raises ValueError with what was wrong."""
+    context = await asyncio.to_thread(ssl.create_default_context, cafile=table.ca_file)
+    connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=True)
+    timeout = aiohttp.ClientTimeout(total=table.timeout_s)
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, headers=HEADERS, cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+    ) as session:  # fmt: skip
+        return await _get(session, table.jwks_url or await _discover(session, table), table)
+
+
+async def _discover(session: aiohttp.ClientSession, table: IssuerTable) -> str:
+    """Return the address of the keys that the issuer names."""
+    data = await _get(session, table.url.removesuffix("/") + DISCOVERY_PATH, table)
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise ValueError("the discovery document is no JSON") from None
+    if not isinstance(document, dict) or document.get("issuer") != table.url:
+        raise ValueError("the discovery document is of another issuer than `url`")
+    address = document.get("jwks_uri")
+    if not isinstance(address, str) or not is_safe(address) or (is_local(address) and not is_local(table.url)):
+        raise ValueError("the discovery document names no jwks_uri with https://")
+    return address
+
+
+async def _get(session: aiohttp.ClientSession, address: str, table: IssuerTable) -> bytes:
+    try:
+        headers = await asyncio.to_thread(_authorization, table, address)
+        async with session.get(address, headers=headers, allow_redirects=False) as answer:
+            if answer.status != 200:
+                raise ValueError(f"{_shown(address)} has answered with {answer.status}")
+            data = bytearray()
+            async for piece in answer.content.iter_chunked(PIECE_BYTES):
+                data += piece
+                if len(data) > MAX_DOCUMENT_BYTES:
+                    raise ValueError(f"{_shown(address)} has answered with more than {MAX_DOCUMENT_BYTES} bytes")
+            return bytes(data)
+    except aiohttp.ClientConnectorCertificateError:
+        raise ValueError(f"the certificate of {_shown(address)} is not trusted; see ca_file") from None
+    except aiohttp.ClientError as error:
+        raise ValueError(f"no answer of {_shown(address)}: {type(error).__name__}") from None
+
+
+def _authorization(table: IssuerTable, address: str) -> dict[str, str]:
+    """Return the header with the token of `token_file`, for the servers that the config names only."""
+    named = {_origin(each) for each in (table.url, table.jwks_url) if each}
+    if table.token_file is None or _origin(address) not in named:
+        return {}
+    return {"Authorization": f"Bearer {Path(table.token_file).read_text(encoding='ascii').strip()}"}
+
+
+def _origin(address: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port
+
+
+def _shown(address: str) -> str:
+    """Return the server of an address, for the log."""
+    return urlsplit(address).netloc

@@ -1,0 +1,92 @@
+"""Documents of providers that are slow, hostile or broken."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+from aiohttp import web
+
+from proxy.http.key_fetch import DISCOVERY_PATH, fetch_keys
+from proxy.identity.issuer_table import IssuerTable
+from tests.oidc import Provider
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    async with Provider() as running:
+        yield running
+
+
+def table(provider: Provider, **more: object) -> IssuerTable:
+    return IssuerTable.model_validate(provider.table(**more))
+
+
+async def redirect(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(status=302, headers={"Location": "/keys"})
+
+
+async def fail(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(status=500)
+
+
+async def cut(request: web.BaseRequest) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Length": "1000"})
+    await answer.prepare(request)
+    request.transport.close()
+    return answer
+
+
+FAULTS = {
+    "no JSON": (DISCOVERY_PATH, b"<html>", "the discovery document is no JSON"),
+    "no object": (DISCOVERY_PATH, [1], "the discovery document is of another issuer than `url`"),
+    "another issuer": (DISCOVERY_PATH, {"issuer": "https://other"}, "the discovery document is of another issuer than `url`"),
+    "a redirect": (DISCOVERY_PATH, redirect, "has answered with 302"),
+    "a redirect of the keys": ("/keys", redirect, "has answered with 302"),
+    "an error": ("/keys", fail, "has answered with 500"),
+    "a large document": ("/keys", b" " * (2**20 + 1), "has answered with more than 1048576 bytes"),
+    "a document that is cut off": ("/keys", cut, "no answer of 127.0.0.1:"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+async def test_a_fault_is_named(provider: Provider, fault: tuple):
+    path, answer, message = fault
+    provider.answers[path] = answer
+    with pytest.raises(ValueError, match=message):
+        await fetch_keys(table(provider))
+
+
+@pytest.mark.parametrize("address", [None, 7, "", "http://10.0.0.1/keys", "file:///etc/passwd", "https://user@host/keys", "http://metadata.internal/"])  # fmt: skip
+async def test_an_address_of_keys_without_tls_is_not_asked(provider: Provider, address: object):
+    provider.answers[DISCOVERY_PATH] = {"issuer": provider.address, "jwks_uri": address}
+    with pytest.raises(ValueError, match="names no jwks_uri with https://"):
+        await fetch_keys(table(provider))
+
+
+async def test_a_hanging_provider_is_given_up(provider: Provider):
+    provider.answers["/keys"] = provider.hang
+    with pytest.raises(TimeoutError):
+        await fetch_keys(table(provider, timeout_s=0.05))
+
+
+async def test_a_refused_connection_is_named(provider: Provider):
+    await provider.stop()
+    with pytest.raises(ValueError, match=r"no answer of 127\.0\.0\.1:"):
+        await fetch_keys(table(provider))
+
+
+async def test_a_token_for_the_issuer_is_sent_to_its_own_server_only(provider: Provider, tmp_path):
+    """As a cluster asks for it; the file is read each time, because it is replaced."""
+    (tmp_path / "token").write_text("first\n")
+    settings = table(provider, token_file=str(tmp_path / "token"))
+    await fetch_keys(settings)
+    (tmp_path / "token").write_text("second")
+    async with Provider() as other:
+        provider.answers[DISCOVERY_PATH] = {"issuer": provider.address, "jwks_uri": f"{other.address}/keys"}
+        assert orjson.loads(await fetch_keys(settings)) == {"keys": other.keys}
+        await fetch_keys(table(other, token_file=str(tmp_path / "token"), jwks_url=f"{provider.address}/own"))
+
+    assert provider.requests == [(DISCOVERY_PATH, "Bearer first"), ("/keys", "Bearer first"), (DISCOVERY_PATH, "Bearer second"), ("/own", "Bearer second")]  # fmt: skip
+    assert other.requests == [("/keys", None)]
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -122,7 +122,7 @@ async def running(  # noqa: PLR0913  each a part of its own
         await runner.setup()
         resources.push_async_callback(_drain, runner, gateway, config.server.drain_s)
         await resources.enter_async_context(_following(gateway, reloading))
-        address = await listen(runner, config.server, assignment)
+        address = await listen(server, config.server, assignment, resources)
         await report_to(assignment, observer, gateway.report, reload, ending, resources)
         yield address
 

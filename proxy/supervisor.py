@@ -22,6 +22,7 @@ from proxy.config.build import Config
 from proxy.control import CONTROL, LISTENER, NUMBER, Link
 from proxy.http.health import Report
 from proxy.telemetry.instruments import Snapshot, decode, merge
+from proxy.worker_process import address_of
 
 log = structlog.get_logger()
 
@@ -73,8 +74,7 @@ class Supervisor:
 
     @property
     def address(self) -> str:
-        host, port = self._workers[0].listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return address_of(self._workers[0].listener, self._config.server.scheme)
 
     async def run(self, greet: Callable[[str], None]) -> int:
         """Serve until a signal; return the exit status. `greet` is called with the address once all workers serve."""

@@ -1,26 +1,47 @@
 """What a worker process does otherwise than a gateway of one process."""
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
+from typing import Any
 
 from aiohttp import web
 
 from proxy.admin.observer import Observer
 from proxy.config.build import Config
-from proxy.config.schema import ServerTable
+from proxy.config.process_tables import ServerTable
 from proxy.control import Answer, Assignment, Link, answer_supervisor
+from proxy.http.tls import ListenerTls
 
 BACKLOG = 1024
 
 
-async def listen(runner: web.ServerRunner, settings: ServerTable, assignment: Assignment | None) -> str:
-    """Accept connections, on the socket of the supervisor if there is one; return the address."""
+async def listen(
+    server: web.Server, settings: ServerTable, assignment: Assignment | None, resources: AsyncExitStack
+) -> str:
+    """Accept connections, on the socket of the supervisor if there is one; return the address.
+
+    No more are accepted when `resources` are closed. Raises OSError if the port is taken, ValueError if the certificate
+    cannot be used.
+    """
+    options: dict[str, Any] = {"backlog": BACKLOG}
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        tls = ListenerTls(settings.tls_cert, settings.tls_key)
+        options |= {"ssl": tls.context, "ssl_handshake_timeout": settings.head_timeout_s}
+        await resources.enter_async_context(tls.following())
     if assignment is None:
-        await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
+        options |= {"host": settings.host, "port": settings.port}
     else:
-        await web.SockSite(runner, assignment.listener, backlog=BACKLOG).start()
-    host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        options["sock"] = assignment.listener
+    listener = await asyncio.get_running_loop().create_server(server, **options)
+    resources.callback(listener.close)
+    return address_of(listener.sockets[0], settings.scheme)
+
+
+def address_of(listener: socket.socket, scheme: str) -> str:
+    """Return the address of what listens on a socket."""
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def report_to(

@@ -13,7 +13,7 @@ import pytest
 
 from backends import Backend
 from policies import Policy
-from proxy.config import schema
+from proxy.config import process_tables, schema
 from proxy.config.build import ConfigFile, read
 from proxy.config.plugins import load
 from proxy.stores import Store
@@ -101,8 +101,8 @@ def test_the_readme_has_no_other_rows():
 @pytest.mark.parametrize(
     "table",
     [
-        schema.ServerTable,
-        schema.AdminTable,
+        process_tables.ServerTable,
+        process_tables.AdminTable,
         schema.CallerTable,
         schema.RouteTable,
         schema.RelayTable,

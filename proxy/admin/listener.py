@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from proxy.admin.prometheus import CONTENT_TYPE, render
-from proxy.config.schema import AdminTable
+from proxy.config.process_tables import AdminTable
 from proxy.http.dispatch import LOOPBACK_NAMES
 from proxy.http.health import Report
 from proxy.http.server import Server

@@ -7,7 +7,7 @@ import structlog
 
 from proxy.admin.listener import listening
 from proxy.admin.observer import Observer
-from proxy.config.schema import AdminTable
+from proxy.config.process_tables import AdminTable
 from proxy.http.health import Report
 from proxy.telemetry.otlp import is_wanted
 

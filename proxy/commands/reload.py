@@ -10,7 +10,7 @@ import orjson
 from proxy.admin.listener import RELOAD_PATH
 from proxy.commands.options import add_config
 from proxy.config.build import read_tables
-from proxy.config.schema import AdminTable
+from proxy.config.process_tables import AdminTable
 from proxy.config.validation import ConfigError, validate
 
 SUCCESS, INPUT_ERROR = 0, 2

@@ -16,16 +16,14 @@ from backends import Backend
 from policies.support.globs import is_glob
 from proxy.config import consistency
 from proxy.config.plugin_tables import backends_of, cache_of, collect, rules_of, same_or, state_of
+from proxy.config.process_tables import AdminTable, LogTable, ServerTable
 from proxy.config.route_faults import route_faults
 from proxy.config.schema import (
-    AdminTable,
     CacheTable,
     CallerTable,
     KeysTable,
-    LogTable,
     RelayTable,
     RouteTable,
-    ServerTable,
     StateTable,
     UnknownIds,
     has_teams,

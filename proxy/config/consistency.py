@@ -9,7 +9,8 @@ from typing import Any
 
 from backends import Backend
 from policies.support.globs import compile_globs, overlap
-from proxy.config.schema import AdminTable, CallerTable, KeysTable, RelayTable, RouteTable, ServerTable
+from proxy.config.process_tables import AdminTable, ServerTable
+from proxy.config.schema import CallerTable, KeysTable, RelayTable, RouteTable
 from proxy.identity.directory import ANONYMOUS, KEY
 from proxy.identity.issuer_table import IssuerTable
 from proxy.pricing.table import PriceTable

@@ -1,16 +1,13 @@
 """The tables of config.toml that every gateway has. Those with `use` are completed by the class that it names."""
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -20,7 +17,6 @@ from pydantic import (
 from proxy.config.secrets import LongSecret, Secret
 from proxy.config.table import Table
 
-Network = IPv4Network | IPv6Network
 Mode = Literal["enforce", "report", "off"]
 UnknownIds = Literal["deny", "allow"]
 Strategy = Literal["order", "weighted", "least_inflight", "affinity"]
@@ -31,75 +27,6 @@ Collapse = Literal["off", "process", "shared"]
 RELAYED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9][A-Za-z0-9_-]*)+(?:/\*)?")
 SERVED = frozenset({"responses", "conversations", "models"})
 """The first segments of the paths that the gateway serves itself; some upstreams compare them in any case."""
-
-
-class ServerTable(Table):
-    host: str = "127.0.0.1"
-    """The address to listen on. Anything but loopback needs at least one [[caller]]."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """The port; 0 picks a free one."""
-    workers: PositiveInt | Literal["auto"] = 1
-    """How many processes serve it; "auto": one for each CPU. They share [state], and divide `memory_bytes`."""
-    hosts: tuple[str, ...] = ()
-    """The Host names that are served. Default: with callers any, without callers those of loopback only."""
-    drain_s: NonNegativeFloat = 30
-    """How long running calls may continue after SIGTERM, in seconds."""
-    drain_delay_s: NonNegativeFloat = 0
-    """How long /readyz says 503 before that, while requests are still accepted, in seconds: load balancers notice."""
-    max_body_bytes: PositiveInt = 134_217_728
-    """The largest request body, in bytes; real requests with files reach 73 MB."""
-    max_body_values: PositiveInt = 200_000
-    """The most values (strings, numbers, objects, arrays ...) in the JSON of a request body."""
-    memory_bytes: PositiveInt = 2_147_483_648
-    """The memory for bodies of requests and answers of all calls together, in bytes; beyond it calls get 503. What
-    WebSocket connections keep of responses may take a quarter more. A quarter of each is kept for teams that have
-    little, if there are several teams."""
-    head_timeout_s: PositiveFloat = 20
-    """How long a request's head may take to arrive, in seconds."""
-    body_timeout_s: PositiveFloat = 20
-    """How long a request's body may take, in seconds; each 64 KiB received adds one second."""
-    idle_timeout_s: PositiveFloat = 75
-    """How long a connection is kept open between two requests, in seconds."""
-    keep_alive_s: PositiveFloat = 15
-    """How long a stream may be silent before a comment is sent to keep it alive, in seconds."""
-    write_timeout_s: PositiveFloat = 60
-    """How long a client may leave an answer unread while more of it waits to be sent, in seconds."""
-    max_connections: PositiveInt | None = None
-    """How many connections are served at once; one more gets 503. Default: what the limit on open files allows. With
-    several teams an idle connection is closed for one more, and no team has all calls: of as many, WebSocket turns
-    included, a quarter is kept for teams that have few; one more gets 429."""
-    websockets_per_caller: NonNegativeInt = 256
-    """How many WebSocket connections a caller may have at once; one more gets 429. 0: none, an upgrade gets 426."""
-    trusted_proxies: tuple[Network, ...] = ()
-    """Networks of one's own proxies, whose `X-Forwarded-For` is believed: ["10.0.0.0/8"]. The client's address is the
-    last one there that is in none of them. Default: none, it is the address of the connection."""
-    trust_traceparent: bool = True
-    """Whether a caller's `traceparent` is continued and passed on; else traces begin here."""
-    log_metadata: tuple[str, ...] = ()
-    """Keys of the callers' metadata whose values are in the log line of a call, as "metadata.KEY"."""
-    deadline_s: PositiveFloat | None = None
-    """How long after a request arrives its backend may begin to answer, in seconds. Default: no limit but its own."""
-
-    @property
-    def worker_count(self) -> int:
-        """How many processes serve."""
-        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
-
-
-class LogTable(Table):
-    """How the log on stderr is written."""
-
-    format: Literal["auto", "json", "text"] = "auto"
-    """ "json": a JSON object in each line; "text": short coloured lines; "auto": text on a terminal, else JSON."""
-
-
-class AdminTable(Table):
-    """The listener of operators, for metrics and health; without this table there is none."""
-
-    host: str = "127.0.0.1"
-    """The address to listen on. It asks for no key: on any other than loopback a firewall has to protect it."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 9464
-    """The port; 0 picks a free one."""
 
 
 class CallerTable(Table):

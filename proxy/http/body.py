@@ -5,7 +5,7 @@ import zlib
 
 from aiohttp import web
 
-from proxy.config.schema import ServerTable
+from proxy.config.process_tables import ServerTable
 from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
 from proxy.wire.errors import RequestError
 from proxy.wire.loggable import in_ascii

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from proxy.config.schema import ServerTable
+from proxy.config.process_tables import ServerTable
 from proxy.http.body import BYTES_PER_SECOND, body_too_large, body_too_late, continue_if_expected, incomplete_body
 
 BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # what may precede a JSON text: white space, and marks of an encoding

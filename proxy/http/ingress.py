@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from proxy.config.schema import ServerTable
+from proxy.config.process_tables import ServerTable
 from proxy.context import Caller, Context
 from proxy.http.answer import Answer
 from proxy.http.body import read_body

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 
 from proxy.config.difference import RESTARTED_SERVER_KEYS, differences, hidden_differences
-from proxy.config.schema import ServerTable
+from proxy.config.process_tables import ServerTable
 
 OLD = """
 [server]

@@ -7,7 +7,7 @@ import pytest
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
-from proxy.config.schema import ServerTable
+from proxy.config.process_tables import ServerTable
 from proxy.http import server as http_server
 from tests.conftest import tables_for
 from tests.raw import RawAnswer, RawConnection, ask, no_tasks_left, post, serves, wire  # noqa: F401

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from proxy.config.schema import ServerTable
+from proxy.config.process_tables import ServerTable
 from proxy.http.body import BYTES_PER_SECOND
 from proxy.http.pieces import pieces_of
 from proxy.http.server import Connection

@@ -49,7 +49,11 @@ class PrometheusServer:
 
     async def has_data(self, query: str) -> bool:
         """Whether a query returns a number. Raises AssertionError for one that is not valid."""
+        return any(not math.isnan(value) for value in await self.values(query))
+
+    async def values(self, query: str) -> list[float]:
+        """Return the numbers that a query returns. Raises AssertionError for one that is not valid."""
         async with self._http.post(f"http://{self._address}/api/v1/query", data={"query": query}) as answer:
             body: dict[str, Any] = await answer.json()
         assert answer.status == 200, (query, body)
-        return any(not math.isnan(float(each["value"][1])) for each in body["data"]["result"])
+        return [float(each["value"][1]) for each in body["data"]["result"]]

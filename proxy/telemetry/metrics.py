@@ -60,6 +60,9 @@ USED_TOKENS = {
 """By the field of the record that has the count."""
 
 COST = Metric("headgate.cost", "counter", "{USD}", "What calls of models cost, in US dollars.", INFERENCE)
+UNPRICED = Metric(
+    "headgate.unpriced", "counter", "{call}", "Calls of models whose tokens have no price that is known.", INFERENCE
+)  # fmt: skip
 SAVED_COST = Metric(
     "headgate.cache.saved_cost", "counter", "{USD}", "What answers from the cache would have cost, in US dollars.",
     (TEAM, MODEL, ROUTE),

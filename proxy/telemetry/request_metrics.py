@@ -52,6 +52,7 @@ class RequestMetrics:
         self._lookups, self._lookup_duration = counter(metrics.CACHE_LOOKUPS), histogram(metrics.CACHE_DURATION)
         self._cache_bytes, self._cache_tokens = counter(metrics.CACHE_BYTES), counter(metrics.CACHE_TOKENS)
         self._cost, self._saved_cost = counter(metrics.COST), counter(metrics.SAVED_COST)
+        self._unpriced = counter(metrics.UNPRICED)
         self._retries, self._queue = counter(metrics.RETRIES), histogram(metrics.QUEUE_DURATION)
         self._repairs = counter(metrics.REPAIRS)
         self._models, self._codes = Names(), Names()
@@ -102,7 +103,8 @@ class RequestMetrics:
         key = (
             template, record.method, record.status, record.code, record.outcome, record.finish_reason, record.stream,
             record.team, record.model, record.route, record.backend, record.cache, record.cache_detail,
-            record.inference_s is None, record.input_tokens is None,
+            record.inference_s is None, record.input_tokens is None, record.cost_usd is None, record.saved_usd is None,
+            record.unpriced,
         )  # fmt: skip
         try:
             plan = self._plans.get(key)
@@ -129,7 +131,7 @@ class RequestMetrics:
         model = self._models.label(record.model, is_proven=is_answered) if record.model else ""
         plan.counted.append(self._calls.of(team, model, route, target, transport_of(record), outcome, error))
         if record.cache is not None:
-            self._plan_cache(plan, record.cache, record.cache_detail or "", (team, route, model))
+            self._plan_cache(plan, record, record.cache, (team, route, model))
         operation = RELAY if route == RELAY else OPERATIONS.get(template or "", "chat")
         inference = (operation, record.provider or "", model, team, route, target)
         if record.inference_s is not None:
@@ -139,16 +141,24 @@ class RequestMetrics:
                 plan.per_token = self._per_token.of(*inference) if outcome == "success" else None
         if record.cache not in FROM_CACHE or record.inference_s is not None or record.input_tokens is not None:
             plan.summed += [(name, counter.of(*inference, "unknown")) for name, counter in self._tokens.items()]
-            plan.summed.append(("cost_usd", self._cost.of(*inference)))
+            self._plan_cost(plan, record, inference)
         return plan
 
-    def _plan_cache(self, plan: _Plan, outcome: str, reason: str, labels: tuple[str, str, str]) -> None:
+    def _plan_cost(self, plan: _Plan, record: RequestRecord, labels: tuple[str, ...]) -> None:
+        """Add up what calls cost; count those without a price, which would look as if they cost nothing."""
+        if record.cost_usd is not None:
+            plan.summed.append(("cost_usd", self._cost.of(*labels)))
+        if record.unpriced:
+            plan.counted.append(self._unpriced.of(*labels))
+
+    def _plan_cache(self, plan: _Plan, record: RequestRecord, outcome: str, labels: tuple[str, str, str]) -> None:
         team, route, model = labels
-        plan.counted.append(self._lookups.of(team, route, outcome, reason))
+        plan.counted.append(self._lookups.of(team, route, outcome, record.cache_detail or ""))
         if outcome in LOOKED_UP:
             plan.steps["cache"] = self._lookup_duration.of(outcome)
         if outcome in FROM_CACHE:
-            plan.summed.append(("saved_usd", self._saved_cost.of(team, model, route)))
+            if record.saved_usd is not None:
+                plan.summed.append(("saved_usd", self._saved_cost.of(team, model, route)))
             plan.summed.append(("cache_bytes", self._cache_bytes.of(team, route)))
             for kind in ("input", "output"):
                 plan.summed.append((f"saved_{kind}_tokens", self._cache_tokens.of(team, model, route, kind)))

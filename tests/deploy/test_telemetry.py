@@ -191,6 +191,7 @@ def tables(upstream: FakeUpstream, folder: Path) -> dict[str, Any]:
         policy=[{"use": "metadata_limits"}, budget],
         backend=[*backends, crashing],
         route=[*({"model": name, "backend": name} for name in names[1:]), {"model": "*", "backend": "fake"}],
+        price=[{"model": "m", "input": 1.25, "output": 10}],
     )
 
 
@@ -216,7 +217,7 @@ async def answer(request: Any) -> Any:
 async def test_every_query_returns_data_of_a_real_run(
     http, start_gateway: StartGateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """A Prometheus scrapes a gateway, while calls of all kinds are made."""
+    """A Prometheus scrapes a gateway, while calls of all kinds are made. Their cost is the sum over the log."""
     written, tally = io.BytesIO(), LogTally()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written))
     configure_logs(console=False, tally=tally)
@@ -238,7 +239,15 @@ async def test_every_query_returns_data_of_a_real_run(
                     await asyncio.gather(*map(call, CALLS))
                     found = await asyncio.gather(*map(server.has_data, missing))
                     missing = [query for query, has_data in zip(missing, found, strict=True) if not has_data]
+                logged = [orjson.loads(line) for line in written.getvalue().splitlines()]
+                spent = {name: sum(line.get(name, 0) for line in logged) for name in ("cost_usd", "saved_usd")}
+                while await server.values("sum(headgate_cost_total)") != [pytest.approx(spent["cost_usd"])]:
+                    pass
+                assert await server.values("sum(headgate_cache_saved_cost_total)") == [
+                    pytest.approx(spent["saved_usd"])
+                ]
         except TimeoutError:
             pass
 
     assert missing == []
+    assert min(spent.values()) > 0

@@ -264,3 +264,19 @@ def test_repairs_of_streams_are_counted_by_what_was_at_fault():
         own.record(RequestRecord(method="POST", backend="b", repairs=repairs), 0.1, (), "/v1/responses")
 
     assert instruments.snapshot()[metrics.REPAIRS] == {("b", "output"): 3, ("b", "sequence_number"): 24}
+
+
+def test_a_call_without_a_price_does_not_cost_0():
+    """It is counted on its own, and has no series among the costs."""
+    instruments = Instruments()
+    own = RequestMetrics(instruments)
+    prices: list[dict[str, Any]] = [{"cost_usd": 0.5}, {"cost_usd": 0.25}, {"unpriced": True}, {"unpriced": True}, {}]
+    for more in [{"input_tokens": 5, **price} for price in prices] + [
+        {"cache": "hit", "saved_usd": 2.0},
+        {"cache": "hit"},
+    ]:
+        model = "m" if "cost_usd" in more or "saved_usd" in more else "unknown"
+        own.record(RequestRecord(status=200, model=model, route="r", backend="b", **more), 0.1, ())
+    sums = {metric: [*series.values()] for metric, series in instruments.snapshot().items()}
+
+    assert (sums[metrics.COST], sums[metrics.UNPRICED], sums[metrics.SAVED_COST]) == ([0.75], [2], [2.0])

@@ -30,6 +30,10 @@ class Replay(Backend):
 
     _recording: bytes = PrivateAttr(default=b"")
 
+    def check(self) -> None:
+        with self.path.open("rb"):
+            pass
+
     async def start(self) -> None:
         self._recording = await asyncio.to_thread(self.path.read_bytes)
 

@@ -9,8 +9,8 @@ import orjson
 
 from proxy.admin.listener import RELOAD_PATH
 from proxy.commands.options import add_config
-from proxy.config.build import read_tables
 from proxy.config.process_tables import AdminTable
+from proxy.config.source_file import SourceFile
 from proxy.config.validation import ConfigError, validate
 
 SUCCESS, INPUT_ERROR = 0, 2
@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
 
 
 def _reload(options: argparse.Namespace) -> int:
-    table = read_tables(options.config).get("admin")
+    table = SourceFile.read(options.config).tables().get("admin")
     if not isinstance(table, dict):
         raise ConfigError("admin: this config has no [admin], by which a gateway is reached; send it SIGHUP instead")
     status, answer = _ask(validate(AdminTable, table, "admin"))

@@ -5,9 +5,7 @@ import asyncio
 import inspect
 import json
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,12 @@ from backends import Backend
 from policies import Policy
 from proxy.commands.options import DEFAULT_CONFIG, add_config
 from proxy.commands.reach import CACHE, STATE, reach, reach_stores
-from proxy.config.build import Config, build, read, read_tables
+from proxy.commands.starting import start_faults
+from proxy.config.build import Config, read
 from proxy.config.default import default_config
 from proxy.config.difference import differences
 from proxy.config.plugins import load, plugin_names
+from proxy.config.source_file import SourceFile
 from proxy.config.table import Table
 from proxy.routing.routes import Route
 from proxy.rules.rule import Rule
@@ -50,17 +50,16 @@ def add_to(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    config, policies = (default_config(), []) if options.config is None else _read(options.config)
-    for name, backend in config.backends.items():
-        try:
-            backend.check()
-        except (ValueError, OSError) as error:
-            print(f"backend '{name}' cannot start: {error}", file=sys.stderr)
-            return INPUT_ERROR
-    lines = _path(config, policies) if options.diff is None else differences(read_tables(options.diff), config.tables)
+    config = default_config() if options.config is None else read(options.config)
+    if faults := config.locate(start_faults(config)):
+        print("\n".join(faults), file=sys.stderr)
+        return INPUT_ERROR
+    lines = (
+        _path(config) if options.diff is None else differences(SourceFile.read(options.diff).tables(), config.tables)
+    )
     for line in lines:
         print(line)
-    for warning in (*config.warnings, *_relay_warnings(config)):
+    for warning in config.locate((*config.warnings, *_relay_warnings(config))):
         print(f"warning: {warning}", file=sys.stderr)
     return _reach_all(config) if options.reach else SUCCESS
 
@@ -79,30 +78,22 @@ def _relay_warnings(config: Config) -> Iterator[str]:
     active = [rule for rule in config.rules if rule.mode != "off"]
     unread = ", ".join(dict.fromkeys(rule.name for rule in active if "relay" not in rule.policy.operations))
     partly = ", ".join(dict.fromkeys(rule.name for rule in active if "relay" in rule.policy.operations))
-    for relay in config.relays:
+    for index, relay in enumerate(config.relays):
+        place = f"relay[{index}].path: {relay.path}"
         if unread:
-            yield f"relay {relay.path}: these policies do not apply to it: {unread}"
+            yield f"{place}: these policies do not apply to it: {unread}"
         if partly:
-            yield f"relay {relay.path}: these policies read JSON bodies and fields of forms, no files: {partly}"
+            yield f"{place}: these policies read JSON bodies and fields of forms, no files: {partly}"
         if relay.prefix.casefold() not in CALLS_IN_FILES:
             continue
         if active:
-            yield f"relay {relay.path}: the calls in a batch's file pass without any policy"
+            yield f"{place}: the calls in a batch's file pass without any policy"
         if config.has_teams:
-            yield f"relay {relay.path}: the ids in a batch's file are not checked for their owners"
+            yield f"{place}: the ids in a batch's file are not checked for their owners"
 
 
-def _read(file: Path) -> tuple[Config, list[Mapping[str, Any]]]:
-    """A config, and its [[policy]] tables as written, because rules keep no globs. Raises ConfigError."""
-    try:
-        typed = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return read(file), []  # raises a ConfigError that says what is wrong
-    return build(typed), typed.get("policy", [])
-
-
-def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
-    """The path of a call in order, one line a step; `policies` are the tables as written."""
+def _path(config: Config) -> Iterator[str]:
+    """The path of a call in order, one line a step."""
     workers = f", {config.server.worker_count} workers" if config.server.worker_count > 1 else ""
     yield f"listen    {config.server.host}:{config.server.port}{workers}"
     if config.admin is not None:
@@ -113,7 +104,7 @@ def _path(config: Config, policies: list[Mapping[str, Any]]) -> Iterator[str]:
     for issuer in config.issuers:
         callers = ", ".join(filter(None, (callers, f"tokens of {issuer.name}")))
     yield f"identify  {callers or 'anybody, on loopback only'}"
-    for rule, typed in zip(config.rules, policies or repeat({}), strict=False):
+    for rule, typed in zip(config.rules, config.tables.get("policy", ()), strict=True):
         when = ", ".join([rule.mode, *_selected(rule, typed)])
         own = rule.policy.model_dump(exclude_defaults=True).items()
         settings = " ".join(f"{key}={_shown(value)}" for key, value in own)

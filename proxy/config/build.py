@@ -3,9 +3,7 @@
 Every error names its key as a path from the top: `policy[0].max_pairs`.
 """
 
-import hashlib
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from backends import Backend
 from policies.support.globs import is_glob
 from proxy.config import consistency
+from proxy.config.file_tables import ConfigFile, Tables, read_file, read_plain
 from proxy.config.plugin_tables import backends_of, cache_of, collect, rules_of, same_or, state_of
 from proxy.config.process_tables import AdminTable, LogTable, ServerTable
 from proxy.config.route_faults import route_faults
@@ -22,13 +21,13 @@ from proxy.config.schema import (
     CacheTable,
     CallerTable,
     KeysTable,
-    RelayTable,
     RouteTable,
     StateTable,
     UnknownIds,
     has_teams,
 )
-from proxy.config.validation import ConfigError, validate
+from proxy.config.source_file import SourceFile
+from proxy.config.validation import ConfigError
 from proxy.identity.issuer_table import IssuerTable
 from proxy.pricing.table import PriceTable
 from proxy.routing.relay import Relay
@@ -38,29 +37,6 @@ from proxy.stores import Store
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
 from proxy.telemetry.vocabulary import TraceTable
-
-
-class ConfigFile(BaseModel):
-    """The file as it is written; the tables with `use` are validated again by the class that it names."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    server: ServerTable = ServerTable()
-    log: LogTable = LogTable()
-    trace: TraceTable = TraceTable()
-    admin: AdminTable | None = None
-    caller: list[CallerTable] = []
-    keys: KeysTable | None = None
-    issuer: list[IssuerTable] = []
-    policy: list[dict[str, Any]] = []
-    state: dict[str, Any] = {}
-    audit: AuditTable | None = None
-    record: RecordTable | None = None
-    cache: dict[str, Any] | None = None
-    backend: list[dict[str, Any]] = []
-    route: list[RouteTable] = []
-    relay: list[RelayTable] = []
-    price: list[PriceTable] = []
 
 
 class Config(BaseModel):
@@ -91,10 +67,19 @@ class Config(BaseModel):
     prices: list[PriceTable]
     tables: dict[str, Any] = {}
     """The tables as they are written."""
-    digest: str | None = None
-    """The SHA-256 of the file; None for a config that is in no file."""
     warnings: tuple[str, ...] = ()
     """What has no effect, one sentence each, with the path of its key."""
+    source: SourceFile | None = None
+    """The file; None for a config that is in no file."""
+
+    def locate(self, sentences: Iterable[str]) -> list[str]:
+        """Return sentences that begin with the path of a key with their places in the file, if there is one."""
+        return [*sentences] if self.source is None else self.source.locate(sentences)
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 of the file, if there is one."""
+        return None if self.source is None else self.source.digest
 
     @property
     def is_open(self) -> bool:
@@ -108,28 +93,14 @@ class Config(BaseModel):
 
 
 def read(path: Path, running: Config | None = None) -> Config:
-    """Read a config file; see `build`. Raises ConfigError."""
-    content = _content(path)
-    return build(_tables(path, content), running).model_copy(update={"digest": hashlib.sha256(content).hexdigest()})
-
-
-def read_tables(path: Path) -> dict[str, Any]:
-    """Read the tables of a file, which need not be a config that can be served. Raises ConfigError."""
-    return _tables(path, _content(path))
-
-
-def _content(path: Path) -> bytes:
+    """Read a config file; see `build`. Raises ConfigError, whose lines begin with the place in the file."""
+    source = SourceFile.read(path)
+    tables = source.tables()
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-
-
-def _tables(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        return tomllib.loads(content.decode())
-    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+        config = build(tables, running)
+    except ConfigError as error:
+        raise ConfigError("\n".join(source.locate(str(error).splitlines()))) from error
+    return config.model_copy(update={"source": source})
 
 
 def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
@@ -138,46 +109,56 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
     Its backends and the store of its cache are those of a `running` config as far as they are the same.
     """
     faults: list[str] = []
-    tables = collect(faults, validate, ConfigFile, typed, "")
-    parts = _parts(faults, tables or _unchecked(typed), running)
-    if tables is None:
-        raise ConfigError("\n".join(faults))
-    faults += consistency.caller_faults(tables.caller)
-    if parts["backends"] is not None:
-        faults += route_faults(tables.route, parts["backends"])
-        faults += consistency.relay_faults(tables.relay, parts["backends"])
-        faults += consistency.price_faults(tables.price, parts["backends"])
-    if parts["rules"] is not None:
-        has_others = tables.keys is not None or bool(tables.issuer)
-        faults += consistency.selector_faults(tables.policy, tables.caller, has_others=has_others)
-    faults += consistency.file_faults(tables.audit, tables.record)
-    faults += consistency.key_faults(tables.keys, parts["state"])
-    faults += consistency.issuer_faults(tables.issuer)
-    is_open = not tables.caller and tables.keys is None and not tables.issuer
-    faults += consistency.listen_faults(tables.server, tables.admin, is_open=is_open)
-    faults += consistency.worker_faults(tables.server, parts["state"])
+    file = read_file(faults, typed)
+    tables, parts = read_plain(faults, file), _parts(faults, file, running)
+    faults += _faults_between(file, tables, parts)
     if faults:
         raise ConfigError("\n".join(faults))
-    idle = consistency.idle_policies(parts["rules"], tables.policy, tables.route)
-    warnings = (*idle, *consistency.repeated_models(tables.server, parts["backends"].values()))
-    callers = [caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.caller]
-    routes = _routes(parts["backends"], tables.route)
-    relays = [Relay(relay.path, parts["backends"][relay.backend]) for relay in tables.relay]
+    backends, route_tables = parts["backends"], [*tables.routes.values()]
+    idle = consistency.idle_policies(parts["rules"], file.policy, route_tables)
+    warnings = (*idle, *consistency.repeated_models(tables.server, backends.values()))
+    callers = [
+        caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.callers.values()
+    ]
+    relays = [Relay(relay.path, backends[relay.backend]) for relay in tables.relays.values()]
     parts["unknown_ids"] = parts["unknown_ids"] or (
-        "deny" if has_teams(callers, tables.keys, tables.issuer) else "allow"
+        "deny" if has_teams(callers, tables.keys, tables.issuers) else "allow"
     )
     shared = {name: getattr(tables, name) for name in ("server", "log", "trace", "admin", "keys", "audit", "record")}
-    shared |= {"prices": tables.price, "issuers": tables.issuer}
     return Config(
-        **shared, **parts, callers=callers, routes=routes, relays=relays, warnings=warnings, tables=dict(typed)
-    )
+        **shared, **parts, callers=callers, routes=_routes(backends, route_tables), relays=relays, warnings=warnings,
+        issuers=[*tables.issuers.values()], prices=[*tables.prices.values()], tables=dict(typed),
+    )  # fmt: skip
 
 
-def _parts(faults: list[str], tables: ConfigFile, running: Config | None) -> dict[str, Any]:
+def _faults_between(file: ConfigFile, tables: Tables, parts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong between tables, as far as they could be read."""
+    backends, has_others = parts["backends"], file.keys is not None or bool(file.issuer)
+    faulty = [name for name in _names(file.backend) if name not in backends]
+    faulty += _names([table for index, table in enumerate(file.route) if index not in tables.routes])
+    yield from consistency.caller_faults(tables.callers)
+    if not file.route:
+        yield "route: there is no [[route]]; at least one must name a model and its backend"
+    yield from route_faults(tables.routes, backends, faulty)
+    yield from consistency.relay_faults(tables.relays, backends, faulty)
+    yield from consistency.price_faults(tables.prices, {*backends, *faulty})
+    yield from consistency.selector_faults(file.policy, _names(file.caller), has_others=has_others)
+    yield from consistency.file_faults(tables.audit, tables.record)
+    yield from consistency.key_faults(tables.keys, parts["state"])
+    yield from consistency.issuer_faults(tables.issuers)
+    yield from consistency.listen_faults(tables.server, tables.admin, is_open=not file.caller and not has_others)
+    yield from consistency.worker_faults(tables.server, parts["state"])
+
+
+def _names(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [name for table in tables if isinstance(name := table.get("name"), str)]
+
+
+def _parts(faults: list[str], file: ConfigFile, running: Config | None) -> dict[str, Any]:
     """Return what the tables with `use` describe; None for one that has faults."""
-    cache = None if tables.cache is None else collect(faults, cache_of, tables.cache)
-    rules = collect(faults, rules_of, tables.policy)
-    state = collect(faults, state_of, tables.state)
+    cache = None if file.cache is None else collect(faults, cache_of, file.cache)
+    rules = collect(faults, rules_of, file.policy)
+    state = collect(faults, state_of, file.state)
     known_cache = None if running is None else running.cache_store
     known = {} if running is None else running.backends
     return {
@@ -189,24 +170,8 @@ def _parts(faults: list[str], tables: ConfigFile, running: Config | None) -> dic
         "unknown_ids": state and state[0].unknown_ids,
         "cache": cache and cache[0],
         "cache_store": cache and same_or(cache[1], known_cache),
-        "backends": collect(faults, backends_of, tables.backend, known),
+        "backends": backends_of(faults, file.backend, known),
     }
-
-
-def _unchecked(typed: Mapping[str, Any]) -> ConfigFile:
-    """Return the tables with `use` of a file that has a fault elsewhere, so that theirs are found as well."""
-
-    def tables(name: str) -> list[dict[str, Any]]:
-        found = typed.get(name)
-        return [table for table in found if isinstance(table, dict)] if isinstance(found, list) else []
-
-    state, cache = typed.get("state", {}), typed.get("cache")
-    return ConfigFile.model_construct(
-        policy=tables("policy"),
-        backend=tables("backend"),
-        state=state if isinstance(state, dict) else {},
-        cache=cache if isinstance(cache, dict) else None,
-    )
 
 
 def _routes(backends: Mapping[str, Backend], tables: Sequence[RouteTable]) -> list[Route]:

@@ -3,14 +3,16 @@
 A fault stops the gateway: a call would be treated otherwise than the file says. A warning is something without effect.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from itertools import combinations
 from typing import Any
 
 from backends import Backend
 from policies.support.globs import compile_globs, overlap
 from proxy.config.process_tables import AdminTable, ServerTable
 from proxy.config.schema import CallerTable, KeysTable, RelayTable, RouteTable
+from proxy.config.validation import no_such, suggest_or_list
 from proxy.identity.directory import ANONYMOUS, KEY
 from proxy.identity.issuer_table import IssuerTable
 from proxy.pricing.table import PriceTable
@@ -20,13 +22,11 @@ from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
 
-NAMES_SHOWN = 5
 
-
-def caller_faults(callers: Sequence[CallerTable]) -> Iterator[str]:
+def caller_faults(callers: Mapping[int, CallerTable]) -> Iterator[str]:
     """Keys that are missing, malformed or shared, and callers without a clear team."""
     known: dict[bytes, str] = {}
-    for index, caller in enumerate(callers):
+    for index, caller in callers.items():
         if (caller.key is None) == (caller.key_sha256 is None):
             yield f'caller[{index}]: give either key = "env:NAME" or key_sha256 = "<hex>"'
             continue
@@ -38,16 +38,16 @@ def caller_faults(callers: Sequence[CallerTable]) -> Iterator[str]:
     yield from _ambiguous_teams(callers)
 
 
-def _ambiguous_teams(callers: Sequence[CallerTable]) -> Iterator[str]:
+def _ambiguous_teams(callers: Mapping[int, CallerTable]) -> Iterator[str]:
     """Callers in two teams, and those whose own name would make them members of another caller's team."""
     first: dict[str, tuple[int, str]] = {}
-    for index, caller in enumerate(callers):
+    for index, caller in callers.items():
         before, team = first.setdefault(caller.name, (index, caller.team))
         if caller.team != team:
             found = f"'{caller.name}' is in another team in caller[{before}]"
             yield f"caller[{index}].team: {found}; a caller has one team, and may have several keys"
-    teams = {caller.team: index for index, caller in enumerate(callers) if caller.team}
-    for index, caller in enumerate(callers):
+    teams = {caller.team: index for index, caller in callers.items() if caller.team}
+    for index, caller in callers.items():
         if not caller.team and caller.name in teams:
             yield (
                 f"caller[{index}].name: '{caller.name}' is also the team of caller[{teams[caller.name]}]; "
@@ -56,45 +56,48 @@ def _ambiguous_teams(callers: Sequence[CallerTable]) -> Iterator[str]:
 
 
 def selector_faults(
-    policies: Sequence[Mapping[str, Any]], callers: Sequence[CallerTable], *, has_others: bool
+    policies: Sequence[Mapping[str, Any]], callers: Sequence[str], *, has_others: bool
 ) -> Iterator[str]:
     """Names of callers to which a policy would apply, but that no caller has: the rule would be lifted for one.
 
     With issued keys or issuers of tokens a name that no caller of the config has may be one of theirs.
     """
-    names = [caller.name for caller in callers] or [ANONYMOUS.name]
+    names = [*callers] or [ANONYMOUS.name]
     for index, policy in enumerate(policies):
         globs = policy.get("callers", ["*"])
-        if policy.get("mode") == "off":
+        if policy.get("mode") == "off" or not is_list_of_texts(globs):
             continue
         if not globs:
             yield f"policy[{index}].callers: it is empty, so that the policy applies to no call; leave it out for all"
         for glob in globs:
             if not has_others and not any(map(compile_globs([glob]).match, names)):
-                shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
-                yield f"policy[{index}].callers: '{glob}' matches no [[caller]]; known: {shown}"
+                yield f"policy[{index}].callers: '{glob}' matches no [[caller]]{suggest_or_list(glob, names)}"
 
 
-def relay_faults(relays: Sequence[RelayTable], backends: Mapping[str, Backend]) -> Iterator[str]:
+def is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def relay_faults(
+    relays: Mapping[int, RelayTable], backends: Mapping[str, Backend], faulty: Collection[str]
+) -> Iterator[str]:
     """Relays to unknown backends and to those that have no other paths, and two of one path."""
-    known = ", ".join(backends) or "there is none"
     first: dict[str, int] = {}
-    for index, relay in enumerate(relays):
+    for index, relay in relays.items():
         backend = backends.get(relay.backend)
-        if backend is None:
-            yield f"relay[{index}].backend: there is no backend called '{relay.backend}'; known: {known}"
-        elif not backend.can_relay:
+        if backend is None and relay.backend not in faulty:
+            yield f"relay[{index}].backend: {no_such('backend', relay.backend, [*backends, *faulty])}"
+        elif backend is not None and not backend.can_relay:
             yield f"relay[{index}].backend: '{backend.name}' has no other paths; only an upstream has"
         if first.setdefault(relay.path, index) != index:
             yield f"relay[{index}].path: there are two relays of {relay.path}"
 
 
-def price_faults(prices: Sequence[PriceTable], backends: Mapping[str, Backend]) -> Iterator[str]:
+def price_faults(prices: Mapping[int, PriceTable], backends: Collection[str]) -> Iterator[str]:
     """Prices of unknown backends."""
-    for index, price in enumerate(prices):
+    for index, price in prices.items():
         if price.backend and price.backend not in backends:
-            known = ", ".join(backends) or "there is none"
-            yield f"price[{index}].backend: there is no backend called '{price.backend}'; known: {known}"
+            yield f"price[{index}].backend: {no_such('backend', price.backend, backends)}"
 
 
 def file_faults(audit: AuditTable | None, record: RecordTable | None) -> Iterator[str]:
@@ -109,18 +112,17 @@ def key_faults(keys: KeysTable | None, state: Store | None) -> Iterator[str]:
         yield 'keys: "memory" is private to one process; issued keys need [state] use = "sqlite" or "redis"'
 
 
-def issuer_faults(issuers: Sequence[IssuerTable]) -> Iterator[str]:
+def issuer_faults(issuers: Mapping[int, IssuerTable]) -> Iterator[str]:
     """Issuers that could not be told apart, and those whose subjects could be taken for those of another one."""
-    for index, issuer in enumerate(issuers):
-        for before, other in enumerate(issuers[:index]):
-            if other.name == issuer.name or other.url == issuer.url:
-                key = "name" if other.name == issuer.name else "url"
-                yield f"issuer[{index}].{key}: issuer[{before}] has it too; one may have several audiences, in a list"
-            elif other.caller_prefix == issuer.caller_prefix:
-                yield (
-                    f"issuer[{index}].caller_prefix: issuer[{before}] has the same; a subject is unique within its "
-                    f'issuer only, so give each a prefix of its own, such as "{issuer.name}:"'
-                )
+    for (before, other), (index, issuer) in combinations(issuers.items(), 2):
+        if other.name == issuer.name or other.url == issuer.url:
+            key = "name" if other.name == issuer.name else "url"
+            yield f"issuer[{index}].{key}: issuer[{before}] has it too; one may have several audiences, in a list"
+        elif other.caller_prefix == issuer.caller_prefix:
+            yield (
+                f"issuer[{index}].caller_prefix: issuer[{before}] has the same; a subject is unique within its "
+                f'issuer only, so give each a prefix of its own, such as "{issuer.name}:"'
+            )
 
 
 def listen_faults(server: ServerTable, admin: AdminTable | None, *, is_open: bool) -> Iterator[str]:

@@ -46,21 +46,22 @@ def rules_of(tables: Sequence[Mapping[str, Any]]) -> list[Rule]:
 
 
 def _rule(table: Mapping[str, Any], path: str) -> Rule:
-    selectors, own = _split(SelectorTable, table, path)
-    policy = _plugin(selectors.use, "policies", Policy, own, path)
+    selectors, policy = _split(SelectorTable, table, path, _policy)
     name = selectors.use.rpartition(".")[2]
     callers, models = compile_selector(selectors.callers), compile_selector(selectors.models)
     return Rule(name, policy, selectors.mode, callers, models, selectors.rollout)
 
 
 def state_of(table: Mapping[str, Any]) -> tuple[StateTable, Store]:
-    state, own = _split(StateTable, table, "state")
-    return state, _store(state.use, own, "state")
+    return _split(StateTable, table, "state", _store)
 
 
 def cache_of(table: Mapping[str, Any]) -> tuple[CacheTable, Store]:
-    cache, own = _split(CacheTable, table, "cache")
-    return cache, _store(cache.use, own, "cache")
+    return _split(CacheTable, table, "cache", _store)
+
+
+def _policy(use: str, own: Mapping[str, Any], path: str) -> Policy:
+    return _plugin(use, "policies", Policy, own, path)
 
 
 def _store(use: str, own: Mapping[str, Any], path: str) -> Store:
@@ -71,8 +72,10 @@ def _backend(use: str, own: Mapping[str, Any], path: str) -> Backend:
     return _plugin(use, "backends", Backend, own, path)  # type: ignore[type-abstract]  # for comparison only
 
 
-def backends_of(tables: Sequence[Mapping[str, Any]], known: Mapping[str, Backend]) -> dict[str, Backend]:
-    """Return backends by their names; one of `known` in place of one that is the same. Raises ConfigError."""
+def backends_of(
+    faults: list[str], tables: Sequence[Mapping[str, Any]], known: Mapping[str, Backend]
+) -> dict[str, Backend]:
+    """Return backends by their names; one of `known` in place of one that is the same. Others are `faults`."""
     backends: dict[str, Backend] = {}
 
     def make(table: Mapping[str, Any], path: str) -> Backend:
@@ -86,15 +89,23 @@ def backends_of(tables: Sequence[Mapping[str, Any]], known: Mapping[str, Backend
             raise ConfigError(f"{path}.name: there are two backends called '{backend.name}'")
         return backend
 
-    collect_each(make, tables, "backend")
+    collect(faults, collect_each, make, tables, "backend")
     return backends
 
 
-def _split(kind: type[M], table: Mapping[str, Any], path: str) -> tuple[M, dict[str, Any]]:
-    """The keys that every table of this kind has, and the others, which belong to the class that `use` names."""
+def _split(
+    kind: type[M], table: Mapping[str, Any], path: str, make: Callable[[str, Mapping[str, Any], str], T]
+) -> tuple[M, T]:
+    """Return the keys that every table of this kind has, and what is made of the others by the class of `use`."""
+    faults: list[str] = []
     shared = {key: value for key, value in table.items() if key in kind.model_fields}
     own = {key: value for key, value in table.items() if key not in kind.model_fields}
-    return validate(kind, shared, path), own
+    settings = collect(faults, validate, kind, shared, path)
+    use = table.get("use", kind.model_fields["use"].default)
+    made = collect(faults, make, use, own, path) if isinstance(use, str) else None
+    if settings is None or made is None:
+        raise ConfigError("\n".join(faults))
+    return settings, made
 
 
 def _plugin(use: str, package: str, kind: type[M], own: Mapping[str, Any], path: str) -> M:

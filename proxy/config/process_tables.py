@@ -1,15 +1,12 @@
 """The tables of config.toml about the process: its listeners and its log."""
 
 import os
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from proxy.config.table import Table
-
-Network = IPv4Network | IPv6Network
+from proxy.config.table import Network, Table
 
 
 class ServerTable(Table):

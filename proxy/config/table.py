@@ -1,10 +1,29 @@
 """What every table of the config file has in common."""
 
-from pydantic import BaseModel, ConfigDict
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+
+EXACT_TYPES = frozenset({"bool", "int", "float", "str"})
+
+
+def _make_exact(schema: Any) -> None:
+    """Let no part of a schema convert one type of TOML to another. pydantic's own `strict` refuses paths and tuples."""
+    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list | tuple) else ()
+    if isinstance(schema, dict) and schema.get("type") in EXACT_TYPES:
+        schema["strict"] = True
+    for part in parts:
+        _make_exact(part)
 
 
 class Table(BaseModel):
-    """A TOML table. Its fields are its keys; an unknown key is an error, so that a misspelt one is not ignored."""
+    """A TOML table. Its fields are its keys; an unknown key is an error, so that a misspelt one is not ignored.
+
+    TOML has types of its own, so that none is converted: neither `true` nor "8" nor 8.0 is an integer. An integer is a
+    float all the same. What TOML has no type for is converted: a path, an address of a network, a tuple.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -13,3 +32,20 @@ class Table(BaseModel):
         use_attribute_docstrings=True,
         hide_input_in_errors=True,  # a secret written in the wrong place must not appear in a traceback
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler, /) -> CoreSchema:
+        schema = handler(source)
+        _make_exact(schema)
+        return schema
+
+
+def _refuse_number(value: object) -> object:
+    """Raises ValueError for a number, which is an address as well, but hardly the one that is meant."""
+    is_number = isinstance(value, int | float)
+    if is_number:
+        raise ValueError('Input should be a network, such as "10.0.0.0/8"')
+    return value
+
+
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_refuse_number)]

@@ -1,5 +1,6 @@
 """Tables as typed -> checked tables. Every error names its key as a path from the top: `policy[0].max_pairs`."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from policies import Policy
+from proxy.config.positions import join
 from proxy.config.schema import CacheTable, SelectorTable, StateTable
 
 M = TypeVar("M", bound=BaseModel)
@@ -17,6 +19,12 @@ M = TypeVar("M", bound=BaseModel)
 SHARED_TABLES: Mapping[str, type[BaseModel]] = {"state": StateTable, "cache": CacheTable}
 """The keys that every store has in these tables."""
 
+TOML_WORDS = {"valid tuple": "valid list", "valid dictionary": "valid table"}
+"""What TOML calls what pydantic calls otherwise."""
+NAMES_SHOWN = 5
+INSTANCE = re.compile(r" or instance of \w+")
+UNQUOTED = dict.fromkeys(("int_type", "float_type", "bool_type"), "; write it without quotes")
+
 
 class ConfigError(ValueError):
     """The faults of a config, one line each, each with the path of its key."""
@@ -24,19 +32,19 @@ class ConfigError(ValueError):
 
 def validate(kind: type[M], typed: Mapping[str, Any], path: str) -> M:
     """Return a table of this kind. Raises ConfigError."""
-    _refuse_large(typed, path)
+    # Other programs could not read such an integer. Source: https://toml.io/en/v1.0.0#integer
+    faults = dict.fromkeys(_large(typed, path) if path else (), "the integer does not fit in 64 bits")
     try:
         made = kind.model_validate(typed)
     except ValidationError as error:
-        raise ConfigError("\n".join(_problems(error, kind, path))) from error
-    _refuse_large(vars(made), path)  # a text of digits is an integer after validation
+        raise ConfigError(_listed({**_problems(error, kind, path), **faults})) from error
+    if faults:
+        raise ConfigError(_listed(faults))
     return made
 
 
-def _refuse_large(typed: Mapping[str, Any], path: str) -> None:
-    """Raises ConfigError for integers that other programs could not read. Source: https://toml.io/en/v1.0.0#integer"""
-    if large := list(_large(typed, path)):
-        raise ConfigError("\n".join(f"{where}: the integer does not fit in 64 bits" for where in large))
+def _listed(faults: Mapping[str, str]) -> str:
+    return "\n".join(f"{where}: {message}" for where, message in faults.items())
 
 
 def _large(value: Any, path: str) -> Iterator[str]:
@@ -45,21 +53,21 @@ def _large(value: Any, path: str) -> Iterator[str]:
         yield path
     elif isinstance(value, dict):
         for name, inner in value.items():
-            yield from _large(inner, f"{path}.{name}" if path else str(name))
+            yield from _large(inner, join(path, name))
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            yield from _large(inner, f"{path}[{index}]")
+            yield from _large(inner, join(path, index))
 
 
-def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Iterator[str]:
+def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Mapping[str, str]:
+    """Return what is wrong, by the path of the key."""
     found: dict[str, list[str]] = {}
     for problem in error.errors():
         where = path
         for step in _keys_of(problem["loc"], kind):
-            where += f"[{step}]" if isinstance(step, int) else f".{step}" if where else str(step)
+            where = join(where, step)
         found.setdefault(where, []).append(explain(problem, kind, path, where))
-    for where, messages in found.items():
-        yield f"{where}: {'; or: '.join(messages)}"
+    return {where: "; or: ".join(messages) for where, messages in found.items()}
 
 
 def explain(problem: ErrorDetails, kind: type[BaseModel], path: str, where: str) -> str:
@@ -68,7 +76,10 @@ def explain(problem: ErrorDetails, kind: type[BaseModel], path: str, where: str)
         return f"unknown key{suggest(str(problem['loc'][-1]), _keys_at(kind, problem['loc'][:-1], path))}"
     if problem["type"] == "missing":
         return "missing"
-    return f"{problem['msg'].removeprefix('Value error, ')}{_hint(where, problem)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    for word, ours in TOML_WORDS.items():
+        message = message.replace(word, ours)
+    return f"{INSTANCE.sub('', message)}{_hint(where, problem)}"
 
 
 def _keys_of(place: Sequence[int | str], kind: type[BaseModel]) -> Iterator[int | str]:
@@ -92,18 +103,35 @@ def _is_union(annotation: Any) -> bool:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the end of a sentence about an unknown name: the known one that is meant, if one is similar."""
-    names = sorted(set(known) - {name})
-    close = get_close_matches(name, names, 1) or [each for each in names if each.startswith(f"{name}_")]
-    return f"; did you mean {close[0]}?" if close else ""
+    names = {each.casefold(): each for each in sorted(set(known) - {name}, reverse=True)}
+    folded = name.casefold()
+    close = get_close_matches(folded, names, 1) or [each for each in names if each.startswith(f"{folded}_")]
+    return f"; did you mean {names[close[0]]}?" if close else ""
+
+
+def suggest_or_list(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown name: the one that is meant, or those that are known."""
+    names = [*known]
+    shown = ", ".join([*names[:NAMES_SHOWN], *(["..."] if len(names) > NAMES_SHOWN else [])]) or "there is none"
+    return suggest(name, names) or f"; known: {shown}"
+
+
+def no_such(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return a sentence about the name of something that does not exist."""
+    return f"there is no {kind} called '{name}'{suggest_or_list(name, known)}"
 
 
 def _hint(where: str, problem: ErrorDetails) -> str:
-    """Return how a list is written in place of what was found."""
-    if problem["type"] not in ("list_type", "tuple_type"):
-        return ""
-    if isinstance(problem["input"], dict):
-        return f"; write [[{where}]], with two brackets" if "." not in where else ""
-    return '; write ["..."], with brackets' if isinstance(problem["input"], str) else ""
+    """Return how that is written in TOML which was written otherwise."""
+    kind, found = problem["type"], problem["input"]
+    is_list, is_number = kind in ("list_type", "tuple_type"), isinstance(found, int | float)
+    if isinstance(found, str):
+        return '; write ["..."], with brackets' if is_list else UNQUOTED.get(kind, "")
+    if is_list and isinstance(found, dict) and "." not in where:
+        return f"; write [[{where}]], with two brackets"
+    if kind == "dict_type" and isinstance(found, list) and "." not in where:
+        return f"; write [{where}], with one bracket"
+    return "; write it in quotes" if kind == "string_type" and is_number else ""
 
 
 def _keys_at(kind: type[BaseModel], place: Sequence[int | str], path: str) -> Iterable[str]:

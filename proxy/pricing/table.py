@@ -4,12 +4,21 @@ import re
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from proxy.config.table import Table
 from proxy.pricing.rates import Rates, TokenRate
 
-Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+
+def _check_number(value: object) -> object:
+    """Raises ValueError for what is no number in TOML."""
+    is_number = not isinstance(value, str | bool)
+    if not is_number:
+        raise ValueError("Input should be a valid number")
+    return value
+
+
+Amount = Annotated[Decimal, BeforeValidator(_check_number), Field(ge=0, allow_inf_nan=False)]
 
 
 class PriceTable(Table):

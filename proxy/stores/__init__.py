@@ -128,6 +128,9 @@ class Store(Table, ABC):
         """
         del changed
 
+    def check(self) -> None:
+        """Raises ValueError or OSError for what `start` would refuse, as far as nothing has to be opened."""
+
     async def start(self) -> None:
         """Open what lives as long as the process. Raises ValueError when the settings cannot work on this machine."""
 

@@ -172,8 +172,8 @@ def test_check_names_the_invalid_key(config: Path, capsys, old: str, new: str, m
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ('path = "nowhere"', "backend 'own' cannot start: There is no model folder nowhere.\n"),
-        ('path = "."', "backend 'own' cannot start: The model folder . has no model.bin.\n"),
+        ('path = "nowhere"', ": backend[2]: 'own' cannot start: There is no model folder nowhere.\n"),
+        ('path = "."', "backend[2]: 'own' cannot start: The model folder . has no model.bin.\n"),
         ('path = "."\nkeeps_state = true', "a local model keeps neither responses nor policies"),
     ],
 )
@@ -272,18 +272,19 @@ backend = "openai"
 
 def test_check_names_the_policies_that_do_not_apply_to_a_relay(tmp_path: Path, capsys):
     """A relay must not bypass a policy without a warning."""
-    (tmp_path / "my.toml").write_text(RELAYING)
-    code = main(["check", "--config", str(tmp_path / "my.toml")])
+    path = tmp_path / "my.toml"
+    path.write_text(RELAYING)
+    code = main(["check", "--config", str(path)])
     printed = capsys.readouterr()
 
     assert code == 0
     assert "relay     /v1/embeddings -> openai (upstream)\n" in printed.out
     assert printed.err.splitlines() == [
-        "warning: relay /v1/embeddings: these policies do not apply to it: metadata_limits",
-        "warning: relay /v1/embeddings: these policies read JSON bodies and fields of forms, no files: models",
-        "warning: relay /v1/batches/*: these policies do not apply to it: metadata_limits",
-        "warning: relay /v1/batches/*: these policies read JSON bodies and fields of forms, no files: models",
-        "warning: relay /v1/batches/*: the calls in a batch's file pass without any policy",
+        f"warning: {path}:18:1: relay[0].path: /v1/embeddings: these policies do not apply to it: metadata_limits",
+        f"warning: {path}:18:1: relay[0].path: /v1/embeddings: these policies read JSON bodies and fields of forms, no files: models",
+        f"warning: {path}:21:1: relay[1].path: /v1/batches/*: these policies do not apply to it: metadata_limits",
+        f"warning: {path}:21:1: relay[1].path: /v1/batches/*: these policies read JSON bodies and fields of forms, no files: models",
+        f"warning: {path}:21:1: relay[1].path: /v1/batches/*: the calls in a batch's file pass without any policy",
     ]
 
 
@@ -292,11 +293,12 @@ def test_check_warns_of_ids_in_batches_of_several_teams(tmp_path: Path, capsys, 
     for name in ("anna", "ben"):
         monkeypatch.setenv(f"KEY_{name}", f"sk-{name}-1")
     callers = "".join(f'[[caller]]\nname = "{name}"\nkey = "env:KEY_{name}"\n' for name in ("anna", "ben"))
-    (tmp_path / "my.toml").write_text(callers + RELAYING[RELAYING.index("[[backend]]") :])
+    path = tmp_path / "my.toml"
+    path.write_text(callers + RELAYING[RELAYING.index("[[backend]]") :])
 
-    assert main(["check", "--config", str(tmp_path / "my.toml")]) == 0
+    assert main(["check", "--config", str(path)]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "warning: relay /v1/batches/*: the ids in a batch's file are not checked for their owners"
+        f"warning: {path}:18:1: relay[1].path: /v1/batches/*: the ids in a batch's file are not checked for their owners"
     ]
 
 

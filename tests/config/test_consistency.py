@@ -48,7 +48,7 @@ def test_a_selector_that_matches_no_caller_is_a_fault():
     policies = [RULE, RULE | {"callers": ["serach-app", "batch", "team-*"]}]
 
     assert faults(policy=policies) == [
-        "policy[1].callers: 'serach-app' matches no [[caller]]; known: search-app, batch",
+        "policy[1].callers: 'serach-app' matches no [[caller]]; did you mean search-app?",
         "policy[1].callers: 'team-*' matches no [[caller]]; known: search-app, batch",
     ]
 
@@ -213,7 +213,7 @@ def test_check_prints_warnings_and_succeeds(tmp_path: Path, capsys: pytest.Captu
     code = main(["check", "--config", str(path)])
     printed = capsys.readouterr()
 
-    assert (code, printed.err) == (0, "warning: policy[0]: models has no effect with these settings\n")
+    assert (code, printed.err) == (0, f"warning: {path}:1:3: policy[0]: models has no effect with these settings\n")
     assert "route     * -> canned (replay)" in printed.out
 
 

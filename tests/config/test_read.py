@@ -20,14 +20,16 @@ def test_a_file_is_read(tmp_path: Path):
     found = read(tmp_path / "gateway.toml")
 
     assert found.digest == hashlib.sha256(MINIMAL.encode()).hexdigest()
-    assert found.model_copy(update={"digest": None}) == build(tomllib.loads(MINIMAL))
+    assert found.model_copy(update={"source": None}) == build(tomllib.loads(MINIMAL))
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (b"[server", "gateway.toml: not TOML: "),
-        (b"a = 1\na = 2", "gateway.toml: not TOML: "),
+        (b"a = 1\na = 2\n", "gateway.toml:2:6: not TOML: Cannot overwrite a value"),
+        (b"[server]\nport 8080", "gateway.toml:2:6: not TOML: Expected '=' after a key"),
+        (b"a = " + b"[" * 100_000, "gateway.toml: not TOML that can be read: it is nested too deeply"),
         (b"# \xff", "gateway.toml: not TOML: 'utf-8' codec can't decode"),
         (b"a = " + b"1" * 9000, "gateway.toml: not TOML: "),
         (None, "gateway.toml: No such file or directory"),
@@ -42,6 +44,92 @@ def test_an_unreadable_file_is_named_in_the_error(tmp_path: Path, content: bytes
         read(tmp_path / "gateway.toml")
 
     assert expected in str(caught.value)
+
+
+def test_a_file_of_windows_is_read(tmp_path: Path):
+    """With its ends of lines, and the mark that its editors put before a text; places are those that an editor shows."""
+    (tmp_path / "gateway.toml").write_bytes(b"\xef\xbb\xbf" + (MINIMAL + "[sever]\n").replace("\n", "\r\n").encode())
+
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path / "gateway.toml")
+    assert str(caught.value) == f"{tmp_path}/gateway.toml:10:2: sever: unknown key; did you mean server?"
+
+
+FAULTY = """
+[sever]
+prot = 1
+[server]
+host = "0.0.0.0"
+Port = "8080"
+workers = 2
+[[caller]]
+name = "app"
+team = "search"
+key_sha256 = "00"
+[[caller]]
+name = "app"
+team = "ads"
+key_sha256 = "{digest}"
+[[policy]]
+use = "max_tool_call"
+[[policy]]
+use = "models"
+callers = ["ap"]
+alow = ["gpt-*"]
+deny = "gpt-4"
+[[policy]]
+use = "size"
+max_items = true
+mode = "warn"
+[cache]
+use = "memory"
+ttl = 60
+[[backend]]
+name = "openai"
+use = "upstream"
+base_url = "https://api.openai.com/v1/responses"
+[[backend]]
+name = "other"
+use = "replay"
+path = "canned.sse"
+[[route]]
+model = "*"
+backend = "opanai"
+[[route]]
+model = "gpt-5"
+backend = "oter"
+[audit]
+"odd key" = 1
+[policy_x]
+"""
+
+
+def test_all_faults_of_a_file_are_shown_at_once(tmp_path: Path):
+    """In the order of the lines, each with its line and column, and with the name that was meant."""
+    path = tmp_path / "gateway.toml"
+    path.write_text(FAULTY.format(digest="0" * 64))
+
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    assert [line.removeprefix(f"{path}:") for line in str(caught.value).splitlines()] == [
+        "2:2: sever: unknown key; did you mean server?",
+        "6:1: server.Port: unknown key; did you mean port?",
+        "11:1: caller[0].key_sha256: String should match pattern '^[0-9a-fA-F]{64}$'",
+        "17:1: policy[0].use: there is no module policies.max_tool_call; did you mean max_tool_calls?",
+        "20:1: policy[1].callers: 'ap' matches no [[caller]]; did you mean app?",
+        "21:1: policy[1].alow: unknown key; did you mean allow?",
+        '22:1: policy[1].deny: Input should be a valid list; write ["..."], with brackets',
+        "25:1: policy[2].max_items: Input should be a valid integer",
+        "26:1: policy[2].mode: Input should be 'enforce', 'report' or 'off'",
+        "29:1: cache.ttl: unknown key; did you mean ttl_s?",
+        "33:1: backend[0].base_url: it ends in /responses, which every call adds to it; leave that out",
+        "40:1: route[0].backend: there is no backend called 'opanai'; did you mean openai?",
+        "42:1: route[1].model: 'gpt-5' is never reached, because route[0] has '*'; put it before that one",
+        "43:1: route[1].backend: there is no backend called 'oter'; did you mean other?",
+        "44:2: audit.path: missing",
+        '45:1: audit."odd key": unknown key',
+        "46:2: policy_x: unknown key; did you mean policy?",
+    ]
 
 
 def test_the_default_config_serves_the_demo_model():

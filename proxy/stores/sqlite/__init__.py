@@ -20,6 +20,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import AfterValidator, PositiveInt, PrivateAttr
 
+from proxy.config.paths import check_writable
 from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores.sqlite.commit_thread import CommitThread, StoreCommand
 from proxy.stores.sqlite.database import open_database
@@ -28,6 +29,7 @@ from proxy.stores.sqlite.transaction import Pieces, Transaction
 PIECE_BYTES = 1_048_576
 """A longer value is written and read in pieces, in bytes: the commands of other calls are carried out in between."""
 GET_TRIES = 3
+MAGIC = b"SQLite format 3\x00"  # https://sqlite.org/fileformat.html#magic_header_string
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +56,15 @@ class SqliteStore(Store):
     @cached_property
     def _clock(self) -> Callable[[], float]:
         return time.time
+
+    def check(self) -> None:
+        check_writable(self.path)
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                beginning = file.read(len(MAGIC))
+            if beginning in (MAGIC, b""):
+                return
+            raise ValueError(f"{self.path} is no SQLite database")
 
     async def start(self) -> None:
         database = await asyncio.to_thread(open_database, self.path.absolute(), self.timeout_ms / 1000)

@@ -1,0 +1,28 @@
+"""What would keep a gateway from starting with a config, found without starting, creating or loading anything."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from proxy.config.build import Config
+from proxy.config.paths import check_writable
+
+
+def start_faults(config: Config) -> Iterator[str]:
+    """Yield what is wrong with the files that a config names, each with the path of the table that names it."""
+    for index, (name, backend) in enumerate(config.backends.items()):
+        yield from _fault(backend.check, f"backend[{index}]", f"'{name}' cannot start: ")
+    yield from _fault(config.state.check, "state.path")
+    if config.cache_store is not None:
+        yield from _fault(config.cache_store.check, "cache.path")
+    for table, settings in (("audit", config.audit), ("record", config.record)):
+        if settings is not None:
+            yield from _fault(partial(check_writable, settings.path), f"{table}.path")
+
+
+def _fault(check: Callable[[], None], path: str, what: str = "") -> Iterator[str]:
+    try:
+        check()
+    except OSError as error:
+        yield f"{path}: {what}{error.filename}: {error.strerror}" if error.filename else f"{path}: {what}{error}"
+    except ValueError as error:
+        yield f"{path}: {what}{error}"

@@ -1,0 +1,96 @@
+"""A file -> its tables, each validated by itself: a fault of one hides no fault of another."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from proxy.config.plugin_tables import collect
+from proxy.config.process_tables import AdminTable, LogTable, ServerTable
+from proxy.config.schema import CallerTable, KeysTable, RelayTable, RouteTable
+from proxy.config.validation import M, validate
+from proxy.identity.issuer_table import IssuerTable
+from proxy.pricing.table import PriceTable
+from proxy.telemetry.audit import AuditTable
+from proxy.telemetry.recorder import RecordTable
+from proxy.telemetry.vocabulary import TraceTable
+
+TableOf = dict[str, Any]
+
+
+class ConfigFile(BaseModel):
+    """The names of the tables, and which of them are lists."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    server: TableOf = {}
+    log: TableOf = {}
+    trace: TableOf = {}
+    admin: TableOf | None = None
+    caller: list[TableOf] = []
+    keys: TableOf | None = None
+    issuer: list[TableOf] = []
+    policy: list[TableOf] = []
+    state: TableOf = {}
+    audit: TableOf | None = None
+    record: TableOf | None = None
+    cache: TableOf | None = None
+    backend: list[TableOf] = []
+    route: list[TableOf] = []
+    relay: list[TableOf] = []
+    price: list[TableOf] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables that are no plug-ins, those of a list by their number in the file. One that has faults is missing."""
+
+    server: ServerTable
+    log: LogTable
+    trace: TraceTable
+    admin: AdminTable | None
+    keys: KeysTable | None
+    audit: AuditTable | None
+    record: RecordTable | None
+    callers: Mapping[int, CallerTable]
+    issuers: Mapping[int, IssuerTable]
+    routes: Mapping[int, RouteTable]
+    relays: Mapping[int, RelayTable]
+    prices: Mapping[int, PriceTable]
+
+
+def read_file(faults: list[str], typed: Mapping[str, Any]) -> ConfigFile:
+    """Return the tables as they are written; those of a wrong kind are missing, and are faults."""
+    if (file := collect(faults, validate, ConfigFile, typed, "")) is not None:
+        return file
+    return ConfigFile(**{
+        name: value for name, value in typed.items()
+        if name in ConfigFile.model_fields and collect([], validate, ConfigFile, {name: value}, "") is not None
+    })  # fmt: skip
+
+
+def read_plain(faults: list[str], file: ConfigFile) -> Tables:
+    """Return the tables of a file that are no plug-ins, and add what is wrong with the others to `faults`."""
+
+    def one(kind: type[M], typed: TableOf | None, name: str) -> M | None:
+        return None if typed is None else collect(faults, validate, kind, typed, name)
+
+    def many(kind: type[M], typed: Sequence[TableOf], name: str) -> dict[int, M]:
+        tables = {index: one(kind, table, f"{name}[{index}]") for index, table in enumerate(typed)}
+        return {index: table for index, table in tables.items() if table is not None}
+
+    return Tables(
+        server=one(ServerTable, file.server, "server") or ServerTable(),
+        log=one(LogTable, file.log, "log") or LogTable(),
+        trace=one(TraceTable, file.trace, "trace") or TraceTable(),
+        admin=one(AdminTable, file.admin, "admin"),
+        keys=one(KeysTable, file.keys, "keys"),
+        audit=one(AuditTable, file.audit, "audit"),
+        record=one(RecordTable, file.record, "record"),
+        callers=many(CallerTable, file.caller, "caller"),
+        issuers=many(IssuerTable, file.issuer, "issuer"),
+        routes=many(RouteTable, file.route, "route"),
+        relays=many(RelayTable, file.relay, "relay"),
+        prices=many(PriceTable, file.price, "price"),
+    )

@@ -1,0 +1,55 @@
+"""A TOML file -> its tables, and where in it something is wrong."""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proxy.config.positions import locate, positions
+from proxy.config.validation import ConfigError
+
+PLACE = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
+"""How tomllib ends a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file as it was read."""
+
+    path: Path
+    content: bytes
+
+    @staticmethod
+    def read(path: Path) -> "SourceFile":
+        """Read a file. Raises ConfigError."""
+        try:
+            return SourceFile(path, path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def tables(self) -> dict[str, Any]:
+        """Return its tables, which need not be a config that can be served. Raises ConfigError."""
+        try:
+            return tomllib.loads(self._text())
+        except RecursionError as error:
+            raise ConfigError(f"{self.path}: not TOML that can be read: it is nested too deeply") from error
+        except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
+            found = PLACE.fullmatch(str(error))
+            place, message = (f"{found[2]}:{found[3]}:", found[1]) if found else ("", error)
+            raise ConfigError(f"{self.path}:{place} not TOML: {message}") from error
+
+    def locate(self, sentences: Iterable[str]) -> list[str]:
+        """Return sentences that begin with the path of a key, each after its place, `my.toml:7:1`, in this order."""
+        return locate(sentences, str(self.path), positions(self._text()))
+
+    def _text(self) -> str:
+        """Return its text, without the mark that some editors of Windows put before it. Raises ValueError."""
+        return self.content.decode("utf-8-sig").replace("\r\n", "\n")

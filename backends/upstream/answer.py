@@ -140,20 +140,23 @@ class Stream:
 
     async def __anext__(self) -> Batch:
         while not self._is_ended:
-            chunk = self._received or await read_chunk(self.answer, self._decoder)
+            if self._received:
+                chunk, self._received = self._received, b""
+            elif self._decoder.is_plain:
+                chunk = await self.answer.read()
+            else:
+                chunk = await read_chunk(self.answer, self._decoder)
             self._is_ended = not chunk
             if len(chunk) > STEP_BYTES:
                 self._received, chunk = chunk[STEP_BYTES:], chunk[:STEP_BYTES]
-            else:
-                self._received = b""
             before = self._parser.pending_bytes
             batch = self._parse(chunk) if before < LARGE_BYTES else await self._context.run_large(self._parse, chunk)
-            if self._parser.pending_bytes != before:
-                self._context.memory.grow(self._parser.pending_bytes - before)
+            if (after := self._parser.pending_bytes) != before:
+                self._context.memory.grow(after - before)
             if batch:
                 self.answer.note_event()
-                for unit in batch:
-                    self.is_complete = self.is_complete or unit.type in TERMINALS
+                if len(batch) > 1 or batch[0].type:
+                    self.is_complete = self.is_complete or any(unit.type in TERMINALS for unit in batch)
                 return batch
             await asyncio.sleep(0)  # a flood of frames that come to nothing must not keep other calls waiting
         raise StopAsyncIteration

@@ -33,6 +33,7 @@ class Answer(web.StreamResponse):
     def __init__(self, request: web.BaseRequest, status: int, headers: Mapping[str, str]) -> None:
         super().__init__(status=status)
         self._request = request
+        self._connection = request.protocol
         self._fields = headers
         self._is_chunked = request.version >= (1, 1)
         self._has_body = request.method != "HEAD" and status not in WITHOUT_BODY
@@ -49,7 +50,8 @@ class Answer(web.StreamResponse):
         if not self._has_body:
             body = b""
         if len(body) < LARGE_BYTES:
-            await self._write(head + body)
+            if self._put_now(head + body):
+                await self.wait_turn()
         else:
             await self._write(head)
             for piece in pieces_of([body]):
@@ -65,6 +67,19 @@ class Answer(web.StreamResponse):
         """Write a part of the stream."""
         await self._write(self._take_head() + self._chunk(data))
 
+    def write_now(self, frames: bytes) -> bool:
+        """Write whole frames, which are shorter than a piece; return whether `wait_turn` has to follow."""
+        data = b"%x\r\n%b\r\n" % (len(frames), frames) if self._is_chunked else frames
+        return self._put_now(self._take_head() + data if self._unsent_head else data)
+
+    async def wait_turn(self) -> None:
+        """Wait while the client reads too slowly, and after each piece until others have written."""
+        await self._request.writer.drain()
+        if self._unpaced_bytes >= PIECE_BYTES:
+            self._unpaced_bytes = 0
+            if isinstance(connection := self._connection, PacedConnection):
+                await connection.take_turn()
+
     async def write_frames(self, frames: Iterable[bytes], *, is_last: bool = False) -> None:
         """Write whole frames, in pieces if they are long; nothing is written between the pieces of one call."""
         last = b""
@@ -78,10 +93,11 @@ class Answer(web.StreamResponse):
 
     async def end_stream(self, data: bytes = b"") -> None:
         """Write the last part of the stream, and its end."""
+        head = self._take_head()
         if not self._has_body:
-            await self._write(self._take_head())
+            await self._write(head)
         else:
-            await self._write(self._take_head() + self._chunk(data) + (LAST_CHUNK if self._is_chunked else b""))
+            await self._write(b"".join([head, self._chunk(data), LAST_CHUNK if self._is_chunked else b""]))
 
     def write_between(self, data: bytes) -> None:
         """Write something between two frames of the stream, unless the client has left or reads too slowly."""
@@ -120,16 +136,18 @@ class Answer(web.StreamResponse):
         return f"HTTP/{version[0]}.{version[1]} {line}\r\n{fields}\r\n".encode("utf-8", "surrogateescape")
 
     async def _write(self, data: bytes) -> None:
-        transport = self._request.transport
+        if self._put_now(data):
+            await self.wait_turn()
+
+    def _put_now(self, data: bytes) -> bool:
+        """Write something; return whether `wait_turn` has to follow. Raises ConnectionError."""
+        connection = self._connection
+        transport = connection.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has disconnected")
         self._put(transport, data)
-        await self._request.writer.drain()  # waits only for a client that reads slowly
         self._unpaced_bytes += len(data)
-        if self._unpaced_bytes >= PIECE_BYTES:
-            self._unpaced_bytes = 0
-            if isinstance(connection := self._request.protocol, PacedConnection):
-                await connection.take_turn()
+        return self._unpaced_bytes >= PIECE_BYTES or connection.writing_paused
 
     def _put(self, transport: asyncio.Transport, data: bytes) -> None:
         transport.write(data)

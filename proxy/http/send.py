@@ -8,6 +8,7 @@ from typing import Protocol
 from aiohttp import web
 
 from proxy.http.answer import Answer
+from proxy.http.pieces import PIECE_BYTES
 from proxy.wire.event import TERMINALS, Batch, Reply
 
 SENTINEL = b"data: [DONE]\n\n"
@@ -71,16 +72,25 @@ async def send(
 
 
 async def _write_stream(answer: Answer, first: Batch | None, batches: AsyncIterator[Batch]) -> None:
-    batch = first
-    while batch is not None:
-        if batch and batch[-1].type in TERMINALS:
-            await answer.write_frames([*(unit.sse for unit in batch), SENTINEL], is_last=True)
-            async for _ in batches:  # nothing follows, but what was opened ends now
-                pass
-            return
-        await answer.write_frames([unit.sse for unit in batch])
-        batch = await anext(batches, None)
-    await answer.end_stream(SENTINEL)
+    is_ended = first is not None and await _write_batch(answer, first)
+    async for batch in batches:
+        if is_ended:  # nothing follows, but what was opened ends now
+            continue
+        if len(batch) == 1 and batch[0].type == "" and len(frames := batch[0].sse) < PIECE_BYTES:  # most are deltas
+            if answer.write_now(frames):
+                await answer.wait_turn()
+        else:
+            is_ended = await _write_batch(answer, batch)
+    if not is_ended:
+        await answer.end_stream(SENTINEL)
+
+
+async def _write_batch(answer: Answer, batch: Batch) -> bool:
+    """Write a batch; return whether that was the last one, which ends the stream."""
+    frames = [unit.sse for unit in batch]
+    is_last = bool(batch) and batch[-1].type in TERMINALS
+    await answer.write_frames([*frames, SENTINEL] if is_last else frames, is_last=is_last)
+    return is_last
 
 
 class Heartbeats:

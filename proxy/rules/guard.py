@@ -97,6 +97,10 @@ class Guard:
         failure: BackendError | Unavailable
         try:
             async for received in batches:
+                if len(received) == 1 and transcript.is_started and isinstance(received[0], Run):
+                    _record(received, context)  # most batches of a stream: deltas that only pass
+                    yield received
+                    continue
                 batch, stopped_by = await self._receive(received, checks, call, context)
                 if batch:
                     yield batch
@@ -116,21 +120,15 @@ class Guard:
         self, received: Batch, checks: list[ActiveCheck], call: Call, context: Context
     ) -> tuple[Batch, str | None]:
         """Check and record one batch; return what of it is passed on, and the name of the rule that stopped it."""
-        stopped_by = None
         if not context.transcript.is_started:
             context.note_first_event()
-        if len(received) == 1 and isinstance(received[0], Run):  # most batches of a stream: deltas that only pass
-            _record(received, context)
-            return received, None
         if context.response_fields:
             received = [await _complete_event(unit, context) for unit in received]
         for unit in received:
             if isinstance(unit, Event) and unit.type in LIFECYCLE:
                 await context.see_response(unit.response)
-        if checks:
-            received, stopped_by = await self._check(received, checks, call, context)
-        else:
-            received = until_terminal(received)
+        checked = await self._check(received, checks, call, context) if checks else (until_terminal(received), None)
+        received, stopped_by = checked
         _record(received, context)
         if context.transcript.terminal is not None:
             received = await _complete(received, context)
@@ -185,7 +183,8 @@ def _record(batch: Batch, context: Context) -> None:
         before, size = transcript.kept_bytes, transcript.size_of(batch)
         memory.grow(size)
     transcript.see(batch)
-    memory.grow(transcript.kept_bytes - before - size)
+    if difference := transcript.kept_bytes - before - size:
+        memory.grow(difference)
 
 
 def _with_fields(response: Mapping[str, Any], context: Context) -> Mapping[str, Any] | None:

@@ -22,6 +22,7 @@ from proxy.wire.large_json import TooMuchText
 
 BOM = b"\xef\xbb\xbf"
 SENTINEL = b"[DONE]"
+FRAME_ENDS = b"\n\n", b"\r\n\r\n"
 MAX_FRAME_BYTES = 33_554_432
 """The longest frame, in bytes: a few images in base64. Copying and searching a longer one would delay other calls."""
 MAX_FRAME_VALUES = 200_000
@@ -60,6 +61,9 @@ class SSEParser:
             self._started = True
             received = received.removeprefix(BOM)
             searched = 0
+        if received.endswith(FRAME_ENDS):  # almost always
+            self._tail = bytearray()
+            return self._split(bytes(received))
         # The LF that belongs to a last CR may come with the next chunk.
         end = _last_frame_end(received, searched, len(received) - received.endswith(b"\r"))
         if received is not tail or end:
@@ -85,8 +89,6 @@ class SSEParser:
 
     def _check_length(self, frames: bytes) -> None:
         """Raises ValueError if one of these whole frames is too long."""
-        if len(frames) <= self._max_frame_bytes:
-            return
         pairs = _pairs_in(frames, 0, len(frames))
         end = len(frames) - len(frames.lstrip(b"\r\n"))
         while end < len(frames):
@@ -101,10 +103,14 @@ class SSEParser:
 
     def _split(self, frames: bytes) -> list[Event | Run]:
         """Return whole frames as followed events and runs, without sentinels."""
-        self._check_length(frames)
+        if len(frames) > self._max_frame_bytes:
+            self._check_length(frames)
+        matches = [m for byte, pattern in self._patterns if byte in frames and (m := pattern.search(frames))]
+        if not matches:  # most chunks are deltas
+            return [Run(frames)] if frames else []
         batch: list[Event | Run] = []
         run = 0
-        for start, end in self._candidates(frames):
+        for start, end in _candidates(frames, matches):
             frame = frames[start:end]
             payload = payload_of(frame)
             event = None
@@ -121,23 +127,6 @@ class SSEParser:
             batch.append(Run(frames[run:]))
         return batch
 
-    def _candidates(self, frames: bytes) -> Iterator[tuple[int, int]]:
-        """Yield start and end of each frame that may be a followed event or a sentinel."""
-        matches = [m for byte, pattern in self._patterns if byte in frames and (m := pattern.search(frames))]
-        if not matches:
-            return
-        pairs = _pairs_in(frames, 0, len(frames))
-        end = 0
-        while matches:
-            at = min([match.start() for match in matches])
-            start = _last_frame_end(frames, end, at, pairs) or end
-            while frames[start] in b"\r\n":  # one more line end than the frame before needed
-                start += 1
-            end = _first_frame_end(frames, at, pairs)
-            yield start, end
-            renewed = [match if match.start() >= end else match.re.search(frames, end) for match in matches]
-            matches = [match for match in renewed if match]
-
     def _followed_event(self, frame: bytes, payload: bytes) -> Event | None:
         if has_more_values(payload, MAX_FRAME_VALUES):
             raise ValueError(f"a server-sent frame has more than {MAX_FRAME_VALUES} values")
@@ -149,6 +138,21 @@ class SSEParser:
             return None
         kind = data.get("type")
         return Event(kind, frame, data) if isinstance(kind, str) and kind in self._followed else None
+
+
+def _candidates(frames: bytes, matches: list[re.Match[bytes]]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each frame that may be a followed event or a sentinel; `matches` are the first ones."""
+    pairs = _pairs_in(frames, 0, len(frames))
+    end = 0
+    while matches:
+        at = min([match.start() for match in matches])
+        start = _last_frame_end(frames, end, at, pairs) or end
+        while frames[start] in b"\r\n":  # one more line end than the frame before needed
+            start += 1
+        end = _first_frame_end(frames, at, pairs)
+        yield start, end
+        renewed = [match if match.start() >= end else match.re.search(frames, end) for match in matches]
+        matches = [match for match in renewed if match]
 
 
 def _last_frame_end(buffer: bytes | bytearray, start: int, stop: int, pairs: tuple[bytes, ...] | None = None) -> int:

@@ -113,6 +113,8 @@ class Transcript:
 
     def size_of(self, batch: Batch) -> int:
         """Return how many bytes of a batch `see` would keep, at most."""
+        if len(batch) == 1 and type(run := batch[0]) is Run:  # most batches
+            return len(run.sse) if self._open or self._frame_limit is not None else 0
         items = sum([len(unit.raw) for unit in batch if unit.type in ITEM_EVENTS])
         if self._frame_limit is not None:
             return items + sum([len(unit.sse) for unit in batch])
@@ -188,12 +190,14 @@ class Transcript:
             self.error = event
 
     def _append(self, unit: Event | Run) -> None:
-        if self._frame_limit is not None and isinstance(unit, MessageRun):
-            unit = Run(unit.sse)
-        size_bytes = self._log_bytes + len(unit.raw if self._frame_limit is None else unit.sse)
-        if self._frame_limit is not None and size_bytes > self._frame_limit:
-            self._frame_limit = None
-        if self._frame_limit is None and size_bytes > LOG_BYTES:
+        if self._frame_limit is None:
+            size_bytes = self._log_bytes + len(unit.raw)
+        else:
+            unit = Run(unit.sse) if isinstance(unit, MessageRun) else unit
+            size_bytes = self._log_bytes + len(unit.sse)
+            if size_bytes > self._frame_limit:
+                self._frame_limit = None
+        if size_bytes > LOG_BYTES and self._frame_limit is None:
             self._is_log_full = True  # a smaller unit that follows would leave a gap
         if not self._is_log_full:
             self._log.append(unit)

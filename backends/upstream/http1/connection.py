@@ -103,10 +103,16 @@ class UpstreamConnection(asyncio.Protocol):
         while not self._chunks:
             if self._parser.is_complete:
                 return b""
+            if self._error is not None:
+                raise self._error
             if self._event_deadline is None:
                 self._event_deadline = self._loop.time() + self._timeouts.between_events_s
             self._wait_until(self._event_deadline)
-            await self._wait()
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
             self._deadline = math.inf
         return self.read_nowait()
 
@@ -147,11 +153,13 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._error is not None:
             return
-        if not self._is_active or (self._is_reused and not self._parser.has_begun and not self._can_be_received):
+        parser = self._parser
+        is_first = self._is_reused and parser.head is None and not parser.has_begun
+        if not self._is_active or (is_first and not self._can_be_received):
             self._fail(invalid_answer("an answer before its request", sent=self._is_active))
             return
         try:
-            chunk = self._parser.feed(data)
+            chunk = parser.feed(data)
         except InvalidHttp as error:
             failure = invalid_answer("an answer that is not valid HTTP")
             failure.__cause__ = error
@@ -160,12 +168,11 @@ class UpstreamConnection(asyncio.Protocol):
         if chunk:
             self._chunks.append(chunk)
             self._buffered_bytes += len(chunk)
-            is_full = self._buffered_bytes > HIGH_WATER_BYTES and not self._parser.is_complete
-            if is_full and not self._is_reading_paused:
+            if self._buffered_bytes > HIGH_WATER_BYTES and not (parser.is_complete or self._is_reading_paused):
                 self._is_reading_paused = True
                 self._transport.pause_reading()
-        if self._parser.head is not None:
-            self._wake()
+        if parser.head is not None and (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
 
     def eof_received(self) -> None:
         """Note whether the request can have been received: the end of a connection says how far it was."""

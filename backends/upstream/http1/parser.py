@@ -169,12 +169,12 @@ class ResponseParser:
 
     def _check_framing(self, data: bytes, framing_bytes: int, chunks: int) -> None:
         """Bound what is not body. Find line ends after the last chunk, which httptools skips."""
-        self._framing_bytes = max(
-            self._framing_bytes + framing_bytes - CHUNK_FRAMING_BYTES * chunks, -MAX_FRAMING_BYTES
-        )  # the size of a chunk may come before the chunk itself
+        self._framing_bytes += framing_bytes - CHUNK_FRAMING_BYTES * chunks
         if self._framing_bytes > MAX_FRAMING_BYTES:
             raise InvalidHttp("too large trailers, or extensions of chunks")
-        self._last = (self._last + data[-5:])[-5:]
+        # The size of a chunk may come before the chunk itself.
+        self._framing_bytes = max(self._framing_bytes, -MAX_FRAMING_BYTES)
+        self._last = data[-5:] if len(data) >= 5 else (self._last + data)[-5:]
         if self.is_complete and not (self._last.endswith(b"\r\n\r\n") and self._last[0] not in b"\r\n"):
             self.has_surplus = True
 

@@ -15,16 +15,25 @@ from proxy.commands.shared_state import record_operation, run_with_state
 from proxy.config.build import Config, read
 from proxy.config.validation import ConfigError
 from proxy.identity.key_book import IssuedKey, KeyBook, append_created, append_revoked, append_rotated, used_key
-from proxy.identity.key_format import make_key
+from proxy.identity.key_orders import (
+    DEFAULT_LIFETIME_S,
+    MAX_TAGS,
+    NEVER_S,
+    TAG,
+    KeyOrderError,
+    check_name,
+    check_team,
+    key_in_place_of,
+    new_key,
+    overlap_end,
+    valid_key,
+)
 from proxy.stores import Store
 
 SUCCESS = 0
-DEFAULT_LIFETIME_S = 90 * 86_400.0
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 COLUMNS = ("id", "name", "team", "status", "created", "expires", "last_used", "models", "tags")
 _DURATION = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
-_TAG = re.compile(r"[A-Za-z0-9_.-]{1,64}=[A-Za-z0-9_.:/@-]{1,128}", re.ASCII)
-MAX_NAME_CHARS, MAX_TAGS = 128, 16
 
 
 def add_to(commands: Any) -> None:
@@ -66,9 +75,10 @@ def _add_expires(verb: argparse.ArgumentParser, default: str) -> None:
 
 
 def _name(text: str) -> str:
-    if not 0 < len(text) <= MAX_NAME_CHARS or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"has 1 to {MAX_NAME_CHARS} printable characters")
-    return text
+    try:
+        return check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _duration(text: str) -> float:
@@ -79,28 +89,30 @@ def _duration(text: str) -> float:
 
 
 def _lifetime(text: str) -> float | None:
-    return float("inf") if text == "never" else _duration(text)
+    return NEVER_S if text == "never" else _duration(text)
 
 
 def _tag(text: str) -> tuple[str, str]:
-    if not _TAG.fullmatch(text):
+    if not TAG.fullmatch(text):
         raise argparse.ArgumentTypeError(f"'{text}' is no tag; write NAME=VALUE in letters, digits and ._-")
     name, _, value = text.partition("=")
     return name, value
 
 
 def _create(options: argparse.Namespace) -> int:
-    config = _config(options)
+    config, now = _config(options), time.time()
     tags = dict(options.tag)
     if len(tags) < len(options.tag) or len(tags) > MAX_TAGS:
         raise ConfigError(f"--tag: each name may be given once, and there may be {MAX_TAGS} tags")
-    secret, now = make_key(), time.time()
-    expires_at = _end(now, DEFAULT_LIFETIME_S if options.expires is None else options.expires)
-    more = {"expires_at": expires_at, "models": tuple(options.models), "tags": tags}
-    key = IssuedKey.of(secret, options.name, options.team, now, **more)
+    lifetime_s = DEFAULT_LIFETIME_S if options.expires is None else options.expires
+    secret, key = new_key(options.name, options.team, now, lifetime_s, options.models, tags)
 
     async def create(store: Store) -> None:
-        _check_team(config, await KeyBook().read_on(store), key, now)
+        try:
+            configured = ((caller.name, caller.team) for caller in config.callers)
+            check_team(configured, await KeyBook().read_on(store), key.name, key.team, now)
+        except KeyOrderError as error:
+            raise ConfigError(f"--team: {error}") from error
         _record(config, "key.created", key)
         await append_created(store, key)
 
@@ -109,20 +121,16 @@ def _create(options: argparse.Namespace) -> int:
 
 
 def _rotate(options: argparse.Namespace) -> int:
-    config, secret, now = _config(options), make_key(), time.time()
+    config, now = _config(options), time.time()
 
-    async def rotate(store: Store) -> IssuedKey:
+    async def rotate(store: Store) -> tuple[str, IssuedKey]:
         old = _valid_key(await KeyBook().read_on(store), options.id, now)
-        lifetime_s = float("inf") if old.expires_at is None else old.expires_at - old.created_at
-        expires_at = _end(now, lifetime_s if options.expires is None else options.expires)
-        more = {"expires_at": expires_at, "models": old.models, "tags": old.tags}
-        new = IssuedKey.of(secret, old.name, old.team, now, **more)
+        secret, new = key_in_place_of(old, now, options.expires)
         _record(config, "key.rotated", old, replaced_by=new.id)
-        until = now + options.overlap
-        await append_rotated(store, old, new, until if old.expires_at is None else min(until, old.expires_at))
-        return new
+        await append_rotated(store, old, new, overlap_end(old, now, options.overlap))
+        return secret, new
 
-    return _show_once(secret, run_with_state(config, "key rotate", rotate))
+    return _show_once(*run_with_state(config, "key rotate", rotate))
 
 
 def _revoke(options: argparse.Namespace) -> int:
@@ -185,22 +193,11 @@ def _config(options: argparse.Namespace) -> Config:
     return config
 
 
-def _check_team(config: Config, book: KeyBook, key: IssuedKey, now: float) -> None:
-    """Raises ConfigError for a name in two teams: selectors of policies and limits go by names."""
-    known = [(other.name, other.team) for other in config.callers]
-    known += [(other.name, other.team) for other in book.keys.values() if other.status(now) == "valid"]
-    for name, team in known:
-        if name == key.name and team != key.team:
-            raise ConfigError(f"--team: '{name}' is in the team '{team}'; a caller has one team")
-
-
 def _valid_key(book: KeyBook, key_id: str, now: float) -> IssuedKey:
-    key = book.keys.get(key_id)
-    if key is None:
-        raise ConfigError(f"there is no key '{key_id}'; `headgate key list` prints all")
-    if (status := key.status(now)) != "valid":
-        raise ConfigError(f"{key_id} is {status} already")
-    return key
+    try:
+        return valid_key(book, key_id, now)
+    except KeyOrderError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _record(config: Config, event: str, key: IssuedKey, **more: str) -> None:
@@ -213,10 +210,6 @@ def _show_once(secret: str, key: IssuedKey) -> int:
     print(f"{key.id} of {key.name} (team {key.team}), expires: {_date(key.expires_at) or 'never'}."
           " The key is shown only now.", file=sys.stderr)  # fmt: skip
     return SUCCESS
-
-
-def _end(now: float, lifetime_s: float) -> float | None:
-    return None if lifetime_s == float("inf") else now + lifetime_s
 
 
 def _date(at: float | None) -> str | None:

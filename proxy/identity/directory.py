@@ -72,6 +72,10 @@ class Directory:
         self._callers = {**self._issued, **self._configured}
         self._teams = {caller.name: caller.team for caller in self._callers.values()}
 
+    def callers(self) -> Collection[Caller]:
+        """Return those who are known now; one with several keys is there as often."""
+        return self._callers.values()
+
     def take_used(self) -> Collection[str]:
         """Return the ids of the issued keys that were used since the last time."""
         used, self._used = self._used, set()

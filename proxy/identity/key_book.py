@@ -102,8 +102,13 @@ def _apply(keys: dict[str, IssuedKey], entry: Mapping[str, Any]) -> None:
         changed = {"revoked_at": entry["at"]} if kind == REVOKE else {"expires_at": entry["until"]}
         keys[old.id] = replace(old, **changed)
     if kind != REVOKE:
-        made = IssuedKey(**{**entry["key"], "models": tuple(entry["key"]["models"])})
+        made = key_from_json(entry["key"])
         keys[made.id] = made
+
+
+def key_from_json(fields: Mapping[str, Any]) -> IssuedKey:
+    """Return a key whose fields were written as JSON. Raises TypeError, KeyError for what is none."""
+    return IssuedKey(**{**fields, "models": tuple(fields["models"])})
 
 
 async def append_created(store: Store, key: IssuedKey) -> None:

@@ -1,0 +1,72 @@
+"""What operators order about issued keys, by the command line and by the admin API alike."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from proxy.identity.key_book import IssuedKey, KeyBook
+from proxy.identity.key_format import make_key
+
+DEFAULT_LIFETIME_S = 90 * 86_400.0
+NEVER_S = float("inf")
+MAX_NAME_CHARS, MAX_TAGS = 128, 16
+TAG = re.compile(r"[A-Za-z0-9_.-]{1,64}=[A-Za-z0-9_.:/@-]{1,128}", re.ASCII)
+
+
+class KeyOrderError(ValueError):
+    """An order that cannot be carried out, in words for the operator."""
+
+
+def check_name(text: str) -> str:
+    """Return the name of a caller or a team. Raises ValueError for what cannot be one."""
+    if not 0 < len(text) <= MAX_NAME_CHARS or not text.isprintable():
+        raise ValueError(f"has 1 to {MAX_NAME_CHARS} printable characters")
+    return text
+
+
+def new_key(
+    name: str, team: str, now: float, lifetime_s: float, models: Sequence[str], tags: Mapping[str, str]
+) -> tuple[str, IssuedKey]:
+    """Return a new key, and what is kept of it."""
+    secret = make_key()
+    more: dict[str, Any] = {"expires_at": end_of(now, lifetime_s), "models": tuple(models), "tags": dict(tags)}
+    return secret, IssuedKey.of(secret, name, team, now, **more)
+
+
+def key_in_place_of(old: IssuedKey, now: float, lifetime_s: float | None) -> tuple[str, IssuedKey]:
+    """Return a new key that does what another one does, by default for as long as that was to be valid."""
+    if lifetime_s is None:
+        lifetime_s = NEVER_S if old.expires_at is None else old.expires_at - old.created_at
+    return new_key(old.name, old.team, now, lifetime_s, old.models, old.tags)
+
+
+def overlap_end(old: IssuedKey, now: float, overlap_s: float) -> float:
+    """Return until when a key is valid that another one takes the place of."""
+    until = now + overlap_s
+    return until if old.expires_at is None else min(until, old.expires_at)
+
+
+def end_of(now: float, lifetime_s: float) -> float | None:
+    """Return when a key expires; None for never."""
+    return None if lifetime_s == NEVER_S else now + lifetime_s
+
+
+def check_team(configured: Iterable[tuple[str, str]], book: KeyBook, name: str, team: str, now: float) -> None:
+    """Raises KeyOrderError for a name in two teams: selectors of policies and limits go by names.
+
+    `configured` are the names and teams of the callers of the config.
+    """
+    issued = ((other.name, other.team) for other in book.keys.values() if other.status(now) == "valid")
+    for known_name, known_team in (*configured, *issued):
+        if known_name == name and known_team != team:
+            raise KeyOrderError(f"'{name}' is in the team '{known_team}'; a caller has one team")
+
+
+def valid_key(book: KeyBook, key_id: str, now: float) -> IssuedKey:
+    """Return a key that is valid. Raises KeyOrderError."""
+    key = book.keys.get(key_id)
+    if key is None:
+        raise KeyOrderError(f"there is no key '{key_id}'; `headgate key list` prints all")
+    if (status := key.status(now)) != "valid":
+        raise KeyOrderError(f"{key_id} is {status} already")
+    return key

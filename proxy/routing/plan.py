@@ -65,7 +65,7 @@ class Plan:
         self._enter(route, call)
 
     def first(self) -> Choice:
-        """Return the first choice. Raises BackendError if every target is at its limit.
+        """Return the first choice. Raises BackendError if every target is at its limit, or drained by an operator.
 
         If all targets are ejected the preferred one is asked: the last one never is.
         """
@@ -80,6 +80,8 @@ class Plan:
         if (fallback := self._fall_back(now)) is not None:
             return fallback
         self._enter(route, call)
+        if not (queue := [target for target in queue if not target.is_drained]):
+            raise _all_drained()
         least = min(queue, key=lambda target: max(0.0, target.limited_until - now))
         wait_s = max(0.0, least.limited_until - now)
         if wait_s > LONGEST_PAUSE_S:
@@ -178,6 +180,13 @@ class Plan:
         """Whether an attempt that begins then begins before the deadline of them all."""
         deadline = self._context.deadline
         return begins <= self._started + self._route.pool.retry_within_s and (deadline is None or begins < deadline)
+
+
+def _all_drained() -> BackendError:
+    message = "The backends of this model are out of use at the moment; try again later."
+    return BackendError(
+        message, status=503, code="backend_drained", headers={"Retry-After": "30"}, source="gateway", sent=False
+    )
 
 
 def _at_limit(wait_s: float) -> BackendError:

@@ -48,8 +48,8 @@ class Target:
     """A backend, and how it is at the moment. Times are those of the event loop's clock."""
 
     __slots__ = (
-        "_on_ejected", "_prices", "attempts", "backend", "breaker", "ejections", "fault", "in_flight", "limited_until",
-        "noted_at", "places",
+        "_on_ejected", "_prices", "attempts", "backend", "breaker", "ejections", "fault", "in_flight", "is_drained",
+        "limited_until", "noted_at", "places",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,8 @@ class Target:
         self.attempts: Counter[tuple[int, str | None]] = Counter()
         """How many attempts began to be answered, or failed before, by their status and the code of their error."""
         self.ejections = 0
+        self.is_drained = False
+        """Whether an operator has taken it out of use: it is sent no new calls."""
         self.limited_until = 0.0
         """Until when nothing remains of its limits."""
         self.noted_at = -math.inf
@@ -82,8 +84,8 @@ class Target:
         return self.places is None or self.places.is_free
 
     def may_be_asked(self, now: float) -> bool:
-        """Whether it is neither ejected nor at its limit."""
-        return now >= self.limited_until and self.breaker.allows(now)
+        """Whether it is neither drained, nor ejected, nor at its limit."""
+        return now >= self.limited_until and not self.is_drained and self.breaker.allows(now)
 
     def start(self) -> float:
         """Note that it is sent a call; return the time. `end` is called when the call ends."""
@@ -155,6 +157,7 @@ class Targets:
         self._targets: dict[int, Target] = {}  # by the identity of the backend: a changed one is another target
         self._shared = shared
         self._has_teams = has_teams
+        self._drained: set[str] = set()
 
     def of(self, backend: Backend) -> Target:
         """Return the target that a backend is."""
@@ -163,11 +166,19 @@ class Targets:
             target = self._targets[id(backend)] = Target(
                 backend, self._share, has_teams=self._has_teams, prices=self.prices
             )
+            target.is_drained = backend.name in self._drained
         return target
 
     def __iter__(self) -> Iterator[Target]:
         """The targets that were asked, or looked at."""
         return iter([*self._targets.values()])
+
+    def drain(self, name: str, *, is_drained: bool) -> None:
+        """Send the target of this name no new calls, whatever config has it, or send it calls again."""
+        (self._drained.add if is_drained else self._drained.discard)(name)
+        for target in self:
+            if target.backend.name == name:
+                target.is_drained = is_drained
 
     def set_teams(self, *, has_teams: bool) -> None:
         """Keep places for other teams from now on, or no more."""

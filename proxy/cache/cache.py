@@ -47,7 +47,7 @@ class Cache:
         """`clock` returns the time in seconds, the same for all processes that share the store."""
         self._settings = CacheTable(use="none") if settings is None else settings
         is_off = settings is None or store is None
-        self._vault = None if is_off or store is None else Vault(store, self._settings.secrets_in_order, self._tier())
+        self.vault = None if is_off or store is None else Vault(store, self._settings.secrets_in_order, self._tier())
         self._ages = Ages(
             self._settings.ttl_s, self._settings.stale_while_revalidate_s, self._settings.stale_if_error_s
         )  # fmt: skip
@@ -62,9 +62,9 @@ class Cache:
 
     def _across(self, store: Store | None) -> SharedFlights | None:
         """Return what shares flights with other processes, if that is asked for."""
-        if store is None or self._vault is None or self._settings.collapse != "shared":
+        if store is None or self.vault is None or self._settings.collapse != "shared":
             return None
-        return SharedFlights(store, self._vault, is_charged=self._settings.collapsed_cost == "each")
+        return SharedFlights(store, self.vault, is_charged=self._settings.collapsed_cost == "each")
 
     async def slot(self, call: Call, route: Route, context: Context) -> CacheSlot:
         """Return the call's slot, with the kept reply if there is one that the caller accepts.
@@ -72,7 +72,7 @@ class Cache:
         Raises RequestError for a call that accepts nothing else, and for which there is none.
         """
         directives = parse_directives(context.received.get("cache-control", ""))
-        slot = await self._find(self._vault, call, route, directives, context) if self._vault else CacheSlot()
+        slot = await self._find(self.vault, call, route, directives, context) if self.vault else CacheSlot()
         if directives.only_if_cached and slot.reply is None:
             message = "The answer is not in the cache, and Cache-Control: only-if-cached forbids to ask a backend."
             raise RequestError(message, status=504, code="only_if_cached")
@@ -162,10 +162,10 @@ class Cache:
 
     async def _look_again(self, slot: CacheSlot, call: Call, context: Context) -> Reply | None:
         """Return the reply that was kept since the call was looked up, if there is one."""
-        if self._vault is None or slot.place is None:
+        if self.vault is None or slot.place is None:
             return None
         try:
-            entry = await self._vault.read(slot.place)
+            entry = await self.vault.read(slot.place)
         except StoreError:
             return None
         if entry is None or self._age_s(entry) >= self._settings.ttl_s:
@@ -193,16 +193,16 @@ class Cache:
 
     async def forget(self, team: str, response_id: str) -> None:
         """Drop the kept reply with this id, which its owner has deleted. A fault of the store is one log line."""
-        if self._vault is None:
+        if self.vault is None:
             return
         try:
-            await self._vault.forget_response(team, response_id)
+            await self.vault.forget_response(team, response_id)
         except StoreError as error:
             log.warning("cache.delete_failed", error=short_message(error))
 
     def _keep(self, slot: CacheSlot, reply: Reply, call: Call, context: Context) -> None:
         """Keep a reply in its slot once it is complete. What was found in the cache is kept already."""
-        if slot.place is None or self._vault is None or reply.status != 200:
+        if slot.place is None or self.vault is None or reply.status != 200:
             return
         if slot.is_collapsed and slot.keeping is None:
             return
@@ -211,7 +211,7 @@ class Cache:
         if reply.batches is not None:
             clock = time.monotonic if self._settings.pace == "recorded" else None
             context.transcript.keep_frames(self._settings.max_reply_bytes, clock)
-        context.on_reply(partial(self._put, self._vault, slot, call, reply))
+        context.on_reply(partial(self._put, self.vault, slot, call, reply))
 
     async def _put(
         self, vault: Vault, slot: CacheSlot, call: Call, reply: Reply, context: Context, transcript: Transcript

@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import orjson
 
 from proxy.cache.classification import FIELDS, QUERY, Effect, effect_of_header
 from proxy.cache.key import encode_call, name_of_parameter, relevant_fields, relevant_headers, relevant_parameters
+from proxy.cache.purge import partitions_of, purge
 from proxy.cache.vault import Partition, Vault
 from proxy.commands.options import add_config
 from proxy.commands.shared_state import callers_of
@@ -101,15 +102,8 @@ def _purge(options: argparse.Namespace) -> int:
     config = read(options.config)
     partitions = _partitions(config, options.team)
 
-    async def purge(vault: Vault) -> int:
-        count = 0
-        async for entry in vault.entries(partitions):
-            if entry.labels is not None and wanted.items() <= entry.labels.items():
-                await vault.remove(entry.name)
-                count += 1
-        return count
-
-    print(f"{asyncio.run(_with_vault(config, purge))} entries removed.")
+    removed = asyncio.run(_with_vault(config, lambda vault: purge(vault, partitions, wanted)))
+    print(f"{removed} entries removed.")
     return SUCCESS
 
 
@@ -132,15 +126,9 @@ def _stats(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
-def _partitions(config: Config, team: str | None) -> list[Partition]:
+def _partitions(config: Config, team: str | None) -> Sequence[Partition]:
     """Return all those who may share entries by a config, and a team that it may no longer have."""
-    callers = callers_of(config, "cache") or [ANONYMOUS]
-    teams = dict.fromkeys([*(caller.team for caller in callers), *([] if team is None else [team])])
-    return [
-        *(Partition("team", name) for name in teams),
-        *(Partition("caller", caller.team, caller.name) for caller in callers),
-        Partition("all"),
-    ]
+    return partitions_of(callers_of(config, "cache") or [ANONYMOUS], team)
 
 
 async def _with_vault(config: Config, work: Callable[[Vault], Awaitable[T]]) -> T:

@@ -9,12 +9,14 @@ times                that was given up nothing is known
 was not called       none, but saved_input_tokens and saved_output_tokens: the cache has answered
 """
 
+import time
 from contextlib import suppress
 
 import structlog
 
 from proxy.capture import capture
 from proxy.context import Context
+from proxy.telemetry.recent import RecentRequest
 from proxy.telemetry.record import FROM_CACHE, RequestRecord
 from proxy.telemetry.vocabulary import sent_attributes
 from proxy.wire.call import Call
@@ -92,10 +94,14 @@ def finish_call(event: str, context: Context) -> None:
     """Write the log line of a call that no request waits for, add it to the metrics, and end its trace."""
     record, duration_s = context.record, context.trace.elapsed_s()
     record.trace_id = context.trace.trace_id
-    fields = {**record.known(), "duration_ms": round(duration_s * 1e3, 2)}
+    fields = record.known()
     with suppress(OSError, ValueError):  # a full disk or a closed stderr must not fail it
-        log.info(event, request_id=context.request_id, **fields)
+        log.info(event, request_id=context.request_id, **fields, duration_ms=round(duration_s * 1e3, 2))
     if context.metrics is not None:
         context.metrics.record(record, duration_s, context.trace.durations)
+        if (history := context.trace.history) is not None:
+            steps = context.trace.durations
+            ended = RecentRequest(time.time(), context.request_id, event, fields, duration_s, steps, history)
+            context.metrics.recent.append(ended)
     context.trace.end_call(record)
     context.trace.end(record)

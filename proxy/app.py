@@ -5,24 +5,24 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import structlog
 from aiohttp import web
 from opentelemetry.trace import Tracer
 
+from proxy.admin.answers import ProcessAnswers
 from proxy.admin.observer import Observer
 from proxy.admin.operating import make_observer, operating
+from proxy.admin.parts import GatewayParts
+from proxy.admin.processes import Processes
 from proxy.composition import content_store
 from proxy.config.build import Config
-from proxy.config.validation import ConfigError
 from proxy.control import Assignment
 from proxy.gateway import ConfigGeneration, Gateway, ReadAgain, callers_by_digest
 from proxy.http.assembly import build_server
-from proxy.http.health import Report
 from proxy.http.key_fetch import fetch_keys
 from proxy.http.server import Server
 from proxy.identity.directory import Directory
@@ -30,6 +30,7 @@ from proxy.identity.issued_keys import IssuedKeys
 from proxy.identity.sign_in import SignIn
 from proxy.lasting import Lasting
 from proxy.pricing.prices import Prices
+from proxy.reloading import Reloading, following, reload_by
 from proxy.routing.ejections import SharedEjections
 from proxy.routing.targets import Targets
 from proxy.state.sealing import Sealing
@@ -37,6 +38,7 @@ from proxy.stores.memory import MemoryStore
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.files import QueuedFile
 from proxy.telemetry.logs import LogTally
+from proxy.telemetry.recent import RecentRequests
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
 from proxy.worker_process import listen, report_to
@@ -48,14 +50,6 @@ Flush = Callable[[float], object]
 """Writes the lines that are queued, for at most so many seconds."""
 LAST_LINES_S = 0.5
 """How long the second signal waits for queued lines of logs, audit and record, in seconds: a disk may be stuck."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reloading:
-    """How the config is read again, and an event that is set when that is wanted."""
-
-    read: ReadAgain
-    wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def _sealing(config: Config) -> Sealing:
@@ -97,8 +91,7 @@ async def running(  # noqa: PLR0913  each a part of its own
 ) -> AsyncIterator[str]:
     """Start the gateway and give its address. Leaving the block drains and closes it, and `ending` announces that.
 
-    The files that it appends to are added to `files`. `logged` counts what this process logs.
-    Raises OSError if the port is taken, ValueError or OSError if a part cannot start.
+    The files that it appends to are added to `files`; `logged` counts what it logs. Raises OSError, ValueError.
     """
     async with AsyncExitStack() as resources:
         observer = make_observer(config.admin)
@@ -111,20 +104,40 @@ async def running(  # noqa: PLR0913  each a part of its own
         await gateway.start(config)
         server = build_server(config, gateway.current.dispatcher, lasting.workers)
         gateway.on_switch = partial(_replace_handler, server)
-        reload = None if reloading is None else _reload_by(gateway, reloading)
+        reload = None if reloading is None else reload_by(gateway, reloading)
+        respond = ProcessAnswers(_parts_of(gateway, lasting, observer, reloading))
         if observer is not None:
-            observer.watch(server, lasting.memory, lambda: gateway.current.pipeline)
-            observer.watch_output(logged or LogTally(), {"audit": audit, "record": recorder})
-            observer.watch_reloads(gateway.reloads)
-            admin = config.admin if assignment is None else None  # else the supervisor answers
-            await resources.enter_async_context(operating(admin, observer, gateway.report, reload))
+            _watch(observer, server, gateway, lasting, logged or LogTally())
+            own = Processes(respond.ask_self, observer.copy, gateway.report, reload)
+            await resources.enter_async_context(operating(config, observer, None if assignment else own))
         runner = web.ServerRunner(server, shutdown_timeout=config.server.drain_s)
         await runner.setup()
         resources.push_async_callback(_drain, runner, gateway, config.server.drain_s)
-        await resources.enter_async_context(_following(gateway, reloading))
+        await resources.enter_async_context(following(gateway, reloading))
         address = await listen(server, config.server, assignment, resources)
-        await report_to(assignment, observer, gateway.report, reload, ending, resources)
+        answers = {"ready": gateway.report, "metrics": getattr(observer, "encoded", None), "reload": reload}
+        await report_to(assignment, answers, respond, ending, resources)
         yield address
+
+
+def _watch(observer: Observer, server: Server, gateway: Gateway, lasting: Lasting, logged: LogTally) -> None:
+    """Let an observer read the parts that count by themselves."""
+    observer.watch(server, lasting.memory, lambda: gateway.current.pipeline)
+    observer.watch_output(logged, {"audit": lasting.audit, "record": lasting.recorder})
+    observer.watch_reloads(gateway.reloads)
+
+
+def _parts_of(
+    gateway: Gateway, lasting: Lasting, observer: Observer | None, reloading: Reloading | None
+) -> GatewayParts:
+    """Return what operators read and change of this process."""
+    return GatewayParts(
+        config=lambda: gateway.current.config,
+        pipeline=lambda: gateway.current.pipeline,
+        lasting=lasting,
+        recent=RecentRequests() if observer is None else observer.requests.recent,
+        preview=None if reloading is None else partial(gateway.preview, reloading.read),
+    )
 
 
 def _replace_handler(server: Server, generation: ConfigGeneration) -> None:
@@ -133,35 +146,6 @@ def _replace_handler(server: Server, generation: ConfigGeneration) -> None:
     server.admission.yields = generation.config.has_teams
     for connection in server.connections:
         connection._request_handler = generation.dispatcher  # noqa: SLF001  aiohttp reads it for each request
-
-
-def _reload_by(gateway: Gateway, reloading: Reloading) -> Callable[[], Awaitable[Report]]:
-    """Return what reads the config again for the admin listener: a status, and the changes or the faults."""
-
-    async def reload() -> Report:
-        try:
-            return 200, {"changes": await gateway.reload(reloading.read)}
-        except (ConfigError, ValueError, OSError) as error:
-            return 422, {"error": {"message": str(error)}}
-
-    return reload
-
-
-@asynccontextmanager
-async def _following(gateway: Gateway, reloading: Reloading | None) -> AsyncIterator[None]:
-    """Read the config again inside the block whenever that is wanted."""
-
-    async def follow() -> None:
-        while reloading is not None and await reloading.wanted.wait():
-            reloading.wanted.clear()
-            with suppress(ConfigError, ValueError, OSError):  # it is logged and counted
-                await gateway.reload(reloading.read)
-
-    task = asyncio.create_task(follow())
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 async def _start_state(config: Config, observer: Observer | None, resources: AsyncExitStack) -> Config:

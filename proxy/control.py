@@ -2,13 +2,14 @@
 
 A message is its length in four bytes, and a word and a value in JSON. The supervisor asks for "ping", "metrics",
 "ready" or "reload", and the worker answers with the same word and what it is asked for; once it serves, it says
-"started" by itself. The end of the connection is the end of the other process.
+"started" by itself. Questions of the admin API ("ask") have a number, a word of their own and an argument; the answer
+("asked") has the number. The end of the connection is the end of the other process.
 """
 
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ LISTENER, CONTROL, NUMBER = "HEADGATE_LISTENER", "HEADGATE_CONTROL", "HEADGATE_W
 MAX_BYTES = 67_108_864
 
 Answer = Callable[[], Awaitable[Any]]
+Respond = Callable[[str, Any], Awaitable[Any]]
+"""Returns what a process answers to a question of the admin API: a word and an argument, both JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,54 @@ class Link:
         self._writer.close()
 
 
-async def answer_supervisor(link: Link, answers: Mapping[str, Answer], stop: Callable[[], None]) -> None:
-    """Answer the supervisor's questions; when it has ended, `stop` this process too."""
+class Questions:
+    """The questions of the admin API that are on their way to workers."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._last = 0
+
+    async def ask(self, links: Sequence[Link], word: str, argument: Any, timeout_s: float) -> list[Any]:
+        """Return the answers of those workers that answer in time, in the order of their links."""
+        futures = []
+        for link in links:
+            self._last += 1
+            future = self._waiting[self._last] = asyncio.get_running_loop().create_future()
+            futures.append((self._last, future))
+            link.send("ask", (self._last, word, argument))
+        if futures:
+            await asyncio.wait([future for _, future in futures], timeout=timeout_s)
+        for number, _ in futures:
+            self._waiting.pop(number, None)
+        return [future.result() for _, future in futures if future.done()]
+
+    def settle(self, number: int, value: Any) -> None:
+        """Take an answer; one that comes too late is dropped."""
+        future = self._waiting.pop(number, None)
+        if future is not None and not future.done():
+            future.set_result(value)
+
+
+async def answer_supervisor(
+    link: Link, answers: Mapping[str, Answer], stop: Callable[[], None], respond: Respond | None = None
+) -> None:
+    """Answer the supervisor's questions, those of the admin API with `respond`; when it has ended, `stop` too."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def reply(word: str, answer: Answer) -> None:
         link.send(word, await answer())
 
+    async def reply_numbered(number: int, word: str, argument: Any) -> None:
+        if respond is not None:
+            link.send("asked", (number, await respond(word, argument)))
+
     try:
         while True:
-            word, _ = await link.receive()
-            if (answer := answers.get(word)) is not None:
-                task = asyncio.create_task(reply(word, answer))  # one that takes long does not delay the others
+            word, value = await link.receive()
+            answer = answers.get(word)
+            if answer is not None or word == "ask":
+                work = reply_numbered(*value) if answer is None else reply(word, answer)
+                task = asyncio.create_task(work)  # one that takes long does not delay the others
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
     except EOFError:

@@ -111,6 +111,13 @@ class Gateway:
                 self._report(merged)
             return changes
 
+    async def preview(self, read: ReadAgain) -> list[str]:
+        """Return what a reload would change. Raises ConfigError, ValueError, OSError."""
+        running = self.current.config
+        new = await asyncio.to_thread(read, running)
+        _with_lasting_parts(running, new)
+        return _changes(running, new)
+
     def _report(self, config: Config) -> None:
         """Log what has no effect in a new config, and record that it is served."""
         for warning in config.warnings:

@@ -18,8 +18,9 @@ from typing import Any
 import structlog
 
 from proxy.admin.listener import listening
+from proxy.admin.processes import Processes
 from proxy.config.build import Config
-from proxy.control import CONTROL, LISTENER, NUMBER, Link
+from proxy.control import CONTROL, LISTENER, NUMBER, Link, Questions
 from proxy.http.health import Report
 from proxy.telemetry.instruments import Snapshot, decode, merge
 from proxy.worker_process import address_of
@@ -35,6 +36,8 @@ PING_S, HANG_S = 2.0, 30.0
 """How often a worker is asked whether it lives, and after how long without an answer it is killed."""
 ANSWER_S = 2.0
 """How long a worker may take to answer a question, in seconds; one that does not is left out."""
+ADMIN_ANSWER_S = 20.0
+"""The same for a question of the admin API: some read files, or the store."""
 RELOAD_S = 300.0
 """How long a worker may take to read its config again, in seconds: local models are loaded meanwhile."""
 GRACE_S = 10.0
@@ -51,6 +54,8 @@ class Worker:
     link: Link | None = None
     heard_at: float = 0.0
     pause_s: float = FIRST_PAUSE_S
+    serves: bool = False
+    """Whether it has said so."""
     counted: Snapshot = field(default_factory=dict)
     """Its metrics as they were read last."""
 
@@ -65,6 +70,7 @@ class Supervisor:
         listeners = open_listeners(config.server.host, config.server.port, count)
         self._workers = [Worker(number, listener) for number, listener in enumerate(listeners, 1)]
         self._questions: dict[tuple[int, str], asyncio.Future[Any]] = {}
+        self._asked = Questions()
         self._ended: Snapshot = {}
         """What processes had counted that have ended: a counter must not fall."""
         self._stopping = asyncio.Event()
@@ -88,7 +94,8 @@ class Supervisor:
             keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
             greeting = asyncio.create_task(self._greet(greet))
             if self._config.admin is not None:
-                answering = listening(self._config.admin, self._snapshot, self._report, self._reload)
+                processes = Processes(self._ask_workers, self._snapshot, self._report, self._reload)
+                answering = listening(self._config, processes)
                 log.info("admin.started", address=await resources.enter_async_context(answering))
             await asyncio.gather(*keepers)
             greeting.cancel()
@@ -162,6 +169,7 @@ class Supervisor:
             watching.cancel()
             worker.link.close()
             worker.process = worker.link = None
+            worker.serves = False
             sums = {metric: series for metric, series in worker.counted.items() if metric.kind != "gauge"}
             self._ended, worker.counted = merge([self._ended, sums]), {}
 
@@ -173,9 +181,12 @@ class Supervisor:
                 word, value = await link.receive()
                 worker.heard_at = asyncio.get_running_loop().time()
                 if word == "started":
+                    worker.serves = True
                     self._started += 1
                     if self._started >= len(self._workers):
                         self._all_started.set()
+                if word == "asked":
+                    self._asked.settle(*value)
                 question = self._questions.pop((worker.number, word), None)
                 if question is not None and not question.done():
                     question.set_result(value)
@@ -204,6 +215,11 @@ class Supervisor:
                 if answer[0] != 200:
                     break
         return answer
+
+    async def _ask_workers(self, word: str, argument: Any, *, of_all: bool) -> list[Any]:
+        """Return the answers to a question of the admin API: of all workers, or of the first that serves."""
+        links = [worker.link for worker in self._workers if worker.link is not None and worker.serves]
+        return await self._asked.ask(links if of_all else links[:1], word, argument, ADMIN_ANSWER_S)
 
     async def _ask(self, word: str) -> dict[int, Any]:
         """Return the answers of the workers that answer in time, by their numbers."""

@@ -2,15 +2,15 @@
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 from aiohttp import web
 
-from proxy.admin.observer import Observer
 from proxy.config.build import Config
 from proxy.config.process_tables import ServerTable
-from proxy.control import Answer, Assignment, Link, answer_supervisor
+from proxy.control import Answer, Assignment, Link, Respond, answer_supervisor
 from proxy.http.tls import ListenerTls
 
 BACKLOG = 1024
@@ -46,23 +46,21 @@ def address_of(listener: socket.socket, scheme: str) -> str:
 
 async def report_to(
     assignment: Assignment | None,
-    observer: Observer | None,
-    report: Answer,
-    reload: Answer | None,
+    answers: Mapping[str, Answer | None],
+    respond: Respond,
     ending: asyncio.Event | None,
     resources: AsyncExitStack,
 ) -> None:
-    """Say to the supervisor, if there is one, that this worker serves, and answer its questions from now on."""
+    """Say to the supervisor, if there is one, that this worker serves, and answer its questions from now on.
+
+    `answers` are those to its own questions, `respond` answers those of the admin API.
+    """
     if assignment is None:
         return
     link = await Link.over(assignment.control)
-    answers: dict[str, Answer] = {"ping": _alive, "ready": report}
-    if observer is not None:
-        answers["metrics"] = observer.encoded
-    if reload is not None:
-        answers["reload"] = reload
     stop = (lambda: None) if ending is None else ending.set
-    answering = asyncio.create_task(answer_supervisor(link, answers, stop))
+    known = {"ping": _alive, **{word: answer for word, answer in answers.items() if answer is not None}}
+    answering = asyncio.create_task(answer_supervisor(link, known, stop, respond))
     resources.callback(link.close)
     resources.callback(answering.cancel)
     link.send("started")

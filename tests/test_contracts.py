@@ -14,6 +14,7 @@ import pytest
 from backends import Backend
 from policies import Policy
 from proxy.config import process_tables, schema
+from proxy.config.admin_table import AdminKeyTable, AdminTable
 from proxy.config.build import ConfigFile, read
 from proxy.config.plugins import load
 from proxy.stores import Store
@@ -102,7 +103,8 @@ def test_the_readme_has_no_other_rows():
     "table",
     [
         process_tables.ServerTable,
-        process_tables.AdminTable,
+        AdminKeyTable,
+        AdminTable,
         schema.CallerTable,
         schema.RouteTable,
         schema.RelayTable,
@@ -135,6 +137,7 @@ def test_the_keys_of_every_store_are_in_the_example_of_each_table(table: str, st
 def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):
     """The reference manual therefore stays valid."""
     for name in (
+        "ADMIN_KEY",
         "SEARCH_APP_KEY",
         "OPENAI_API_KEY",
         "OPENAI_BATCH_API_KEY",

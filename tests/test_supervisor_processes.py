@@ -258,3 +258,32 @@ def test_workers_need_a_state_that_they_share():
     """Memory is private to a process."""
     with pytest.raises(ConfigError, match=r"server\.workers: 2 processes cannot share \[state\]"):
         build({"server": {"workers": 2}})
+
+
+async def test_the_admin_api_answers_for_all_workers(start: Start, http: aiohttp.ClientSession):
+    """Requests of both are found, a target is drained in both, and in one that is started later as well."""
+    gateway = await start()
+    calls = [await gateway.call(http) for _ in range(40)]
+
+    async def ask(method: str, path: str) -> Any:
+        async with http.request(method, f"{gateway.admin}/admin/v1/{path}") as answer:
+            assert answer.status == 200
+            return await answer.json()
+
+    listed = await ask("GET", "requests?limit=500")
+    detail = await ask("GET", f"requests/{listed['requests'][0]['id']}")
+    drained = await ask("POST", "targets/tape/drain")
+    refused = [await gateway.call(http) for _ in range(20)]
+    os.kill(gateway.children()[0], signal.SIGKILL)
+    await gateway.until_logged("worker.ended")
+    async with asyncio.timeout(LIMIT_S):
+        while [target["processes"] for target in (await ask("GET", "targets"))["targets"]] != [2]:
+            pass
+        while not (await ask("GET", "targets"))["targets"][0]["drained"]:
+            pass
+    files = [each["is_intact"] for each in (await ask("GET", "audit/verification"))["files"]]
+
+    assert (set(calls), len(listed["requests"]), detail["request"]["target"]) == ({200}, 40, "tape")
+    assert (drained["targets"][0]["drained"], drained["targets"][0]["processes"]) == (True, 2)
+    assert set(refused) == {503}
+    assert files == [True, True, True]

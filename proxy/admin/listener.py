@@ -1,25 +1,33 @@
-"""The listener of operators: GET /metrics, /healthz and /readyz, POST /reload. It has no callers and no keys."""
+"""The listener of operators: GET /metrics, /healthz and /readyz, POST /reload, and the admin API."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import structlog
 from aiohttp import web
 
+from proxy.admin.access import Access
+from proxy.admin.api.dispatch import AdminApi, problem_response
+from proxy.admin.audit_files import AuditFiles
+from proxy.admin.problem import Problem
+from proxy.admin.processes import Processes
 from proxy.admin.prometheus import CONTENT_TYPE, render
-from proxy.config.process_tables import AdminTable
-from proxy.http.dispatch import LOOPBACK_NAMES
+from proxy.admin.roles import OWNERS
+from proxy.admin.samples import EVERY_S, Samples
+from proxy.admin.services import Services
+from proxy.config.build import Config
 from proxy.http.health import Report
 from proxy.http.server import Server
-from proxy.telemetry.instruments import Snapshot
+from proxy.wire.loggable import in_ascii
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+log = structlog.get_logger()
+
 HEADERS = {"Server": "headgate", "Cache-Control": "no-store"}
 RELOAD_PATH = "/reload"
 MAX_CONNECTIONS = 32
 """How many scrapers and people may be connected; for one more the oldest idle connection is closed."""
-MAX_BODY_BYTES = 65_536
+MAX_BODY_BYTES = 1_048_576
 TIMEOUT_S = 10.0
 """How long a head may take, and how long an answer may be left unread, in seconds."""
 IDLE_S = 120.0
@@ -28,29 +36,32 @@ IDLE_S = 120.0
 class AdminEndpoints:
     """Answers operators and their scrapers."""
 
-    def __init__(
-        self,
-        settings: AdminTable,
-        snapshot: Callable[[], Awaitable[Snapshot]],
-        report: Callable[[], Awaitable[Report]],
-        reload: Callable[[], Awaitable[Report]] | None = None,
-    ) -> None:
-        """`report` returns what /readyz answers, `reload` what /reload does."""
-        self._is_local = settings.host in LOOPBACK
-        self._snapshot = snapshot
-        self._report = report
-        self._reload = reload
+    def __init__(self, access: Access, services: Services) -> None:
+        self._access = access
+        self._processes = services.processes
+        self._api = AdminApi(access, services)
         self._handlers = {"/metrics": self._metrics, "/healthz": self._alive, "/readyz": self._ready}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request. On loopback other Host names are refused: no web page reads metrics through a DNS name."""
-        handler = self._handlers.get(request.path)
         if not getattr(request.protocol, "is_admitted", True):
             return _refuse(503, "There are too many connections.")
-        if self._is_local and re.sub(r":\d*$", "", request.headers.get("Host", "")).lower() not in LOOPBACK_NAMES:
-            return _refuse(421, "This host is not served here.")
-        if request.path == RELOAD_PATH and self._reload is not None:
-            return await self._answer_reload(request, self._reload)
+        is_api = self._api.serves(request.path)
+        try:
+            self._access.check_host(request)
+            return await (self._api.answer(request) if is_api else self._answer(request))
+        except Problem as raised:
+            problem = raised
+        except Exception:
+            log.exception("admin.crashed", path=in_ascii(request.path))
+            problem = Problem(500, "internal_error", "The gateway failed to answer.")
+        return problem_response(problem) if is_api else _refuse(problem.status, problem.detail)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        reload = self._processes.reload
+        if request.path == RELOAD_PATH and reload is not None:
+            return await self._answer_reload(request, reload)
+        handler = self._handlers.get(request.path)
         if handler is None:
             return _refuse(404, f"The paths are {', '.join(self._handlers)}.")
         if request.method not in ("GET", "HEAD"):
@@ -60,24 +71,29 @@ class AdminEndpoints:
     async def _answer_reload(
         self, request: web.BaseRequest, reload: Callable[[], Awaitable[Report]]
     ) -> web.StreamResponse:
-        """Read the config again. Browsers send Origin with every POST: no web page can ask for that."""
+        """Read the config again. Browsers send Origin with every POST: no web page can ask for that.
+
+        Where operators have keys, one of an owner is needed.
+        """
         if request.method != "POST":
             return _refuse(405, "Only POST is allowed.")
         if "Origin" in request.headers:
             return _refuse(403, "Requests of web pages are not allowed.")
+        if self._access.needs_sign_in:
+            self._access.operator_of(request).check(OWNERS, is_global=True)
         status, report = await reload()
         return web.json_response(report, status=status, headers=HEADERS)
 
     async def _metrics(self) -> web.Response:
         """Thousands of series take longer to write than the event loop should wait; to copy them takes little."""
-        text = await asyncio.to_thread(render, await self._snapshot())
+        text = await asyncio.to_thread(render, await self._processes.snapshot())
         return web.Response(body=text, headers={**HEADERS, "Content-Type": CONTENT_TYPE})
 
     async def _alive(self) -> web.Response:
         return web.json_response({"status": "up"}, headers=HEADERS)
 
     async def _ready(self) -> web.Response:
-        status, report = await self._report()
+        status, report = await self._processes.report()
         return web.json_response(report, status=status, headers=HEADERS)
 
 
@@ -86,15 +102,19 @@ def _refuse(status: int, message: str) -> web.Response:
 
 
 @asynccontextmanager
-async def listening(
-    settings: AdminTable,
-    snapshot: Callable[[], Awaitable[Snapshot]],
-    report: Callable[[], Awaitable[Report]],
-    reload: Callable[[], Awaitable[Report]] | None = None,
-) -> AsyncIterator[str]:
-    """Answer operators inside the block; its value is the address. Raises OSError if the port is taken."""
+async def listening(config: Config, processes: Processes) -> AsyncIterator[str]:
+    """Answer operators inside the block, by `[admin]` of a config; its value is the address.
+
+    Raises OSError if the port is taken.
+    """
+    settings = config.admin
+    if settings is None:
+        raise ValueError("There is no table [admin].")
+    samples = Samples(processes.snapshot)
+    audit = AuditFiles(config.audit, config.server.worker_count)
+    services = Services(config, settings, processes, samples, audit)
     server = Server(
-        AdminEndpoints(settings, snapshot, report, reload),
+        AdminEndpoints(Access(settings), services),
         head_timeout_s=TIMEOUT_S,
         write_timeout_s=TIMEOUT_S,
         idle_timeout_s=IDLE_S,
@@ -104,9 +124,25 @@ async def listening(
     )
     runner = web.ServerRunner(server, shutdown_timeout=0)
     await runner.setup()
+    watching = asyncio.create_task(_watch(services))
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
+        watching.cancel()
         await runner.cleanup()
+
+
+async def _watch(services: Services) -> None:
+    """Take samples, and drain targets in processes that were started meanwhile as well."""
+    while True:
+        try:
+            await services.samples.take()
+            if services.drained:
+                await services.processes.all("drain", names=sorted(services.drained), is_drained=True)
+        except Problem as problem:
+            log.warning("admin.watch_failed", code=problem.code)
+        except Exception:
+            log.exception("admin.crashed", path="")
+        await asyncio.sleep(EVERY_S)

@@ -18,6 +18,7 @@ from proxy.telemetry import metrics
 from proxy.telemetry.files import QueuedFile
 from proxy.telemetry.instruments import Instruments, Metric, Point, Snapshot, encode
 from proxy.telemetry.logs import LogTally
+from proxy.telemetry.recent import RecentRequests
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.workers import BodyMemory
 
@@ -30,9 +31,11 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class Observer:
     """The instruments of a gateway, and what they read. Without one nothing is measured."""
 
-    def __init__(self) -> None:
+    def __init__(self, recent: int = 0) -> None:
+        """`recent` is how many requests are kept for the admin API."""
         self._instruments = Instruments()
         self.requests = RequestMetrics(self._instruments)
+        self.requests.recent = RecentRequests(maxlen=recent)
         self._stores = self._instruments.histogram(metrics.STORE_DURATION)
         self._lag = self._instruments.histogram(metrics.LOOP_LAG).of()
         self._started_at = time.time()

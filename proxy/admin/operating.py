@@ -1,14 +1,15 @@
 """What runs beside the gateway for its operators: the listener, the export of metrics, the watch on the event loop."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
 from proxy.admin.listener import listening
 from proxy.admin.observer import Observer
-from proxy.config.process_tables import AdminTable
-from proxy.http.health import Report
+from proxy.admin.processes import Processes
+from proxy.config.admin_table import AdminTable
+from proxy.config.build import Config
 from proxy.telemetry.otlp import is_wanted
 
 log = structlog.get_logger()
@@ -16,17 +17,14 @@ log = structlog.get_logger()
 
 def make_observer(settings: AdminTable | None) -> Observer | None:
     """Return what measures the gateway; None if its metrics are neither served nor sent."""
-    return Observer() if settings is not None or is_wanted("metrics") else None
+    if settings is not None:
+        return Observer(settings.requests)
+    return Observer() if is_wanted("metrics") else None
 
 
 @asynccontextmanager
-async def operating(
-    settings: AdminTable | None,
-    observer: Observer,
-    report: Callable[[], Awaitable[Report]],
-    reload: Callable[[], Awaitable[Report]] | None = None,
-) -> AsyncIterator[None]:
-    """Serve and send metrics inside the block. `report` returns what /readyz answers, `reload` what /reload does.
+async def operating(config: Config, observer: Observer, processes: Processes | None) -> AsyncIterator[None]:
+    """Serve and send metrics inside the block. Without `processes` another process serves them.
 
     Raises OSError if the port is taken, ValueError if metrics cannot be sent as it is asked for.
     """
@@ -37,7 +35,7 @@ async def operating(
 
             push = await resources.enter_async_context(pushing(metric_exporter(), observer.snapshot))
             observer.watch_losses({"metrics": lambda: push.failures})
-        if settings is not None:
-            address = await resources.enter_async_context(listening(settings, observer.copy, report, reload))
+        if config.admin is not None and processes is not None:
+            address = await resources.enter_async_context(listening(config, processes))
             log.info("admin.started", address=address)
         yield

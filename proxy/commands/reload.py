@@ -9,7 +9,7 @@ import orjson
 
 from proxy.admin.listener import RELOAD_PATH
 from proxy.commands.options import add_config
-from proxy.config.process_tables import AdminTable
+from proxy.config.admin_table import AdminTable
 from proxy.config.source_file import SourceFile
 from proxy.config.validation import ConfigError, validate
 
@@ -43,7 +43,9 @@ def _ask(admin: AdminTable) -> tuple[int, dict[str, Any]]:
     host = "127.0.0.1" if admin.host in ("0.0.0.0", "::") else admin.host  # noqa: S104  it is where it listens
     connection = HTTPConnection(host, admin.port, timeout=TIMEOUT_S)
     try:
-        connection.request("POST", RELOAD_PATH)
+        owner = next((key.key.get_secret_value() for key in admin.key if key.role == "owner"), None)
+        headers = {} if owner is None else {"Authorization": f"Bearer {owner}"}
+        connection.request("POST", RELOAD_PATH, headers=headers)
         answer = connection.getresponse()
         return answer.status, orjson.loads(answer.read())
     except (OSError, HTTPException, ValueError) as error:

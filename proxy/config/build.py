@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from backends import Backend
 from policies.support.globs import is_glob
 from proxy.config import consistency
+from proxy.config.admin_table import AdminTable
 from proxy.config.file_tables import ConfigFile, Tables, read_file, read_plain
 from proxy.config.plugin_tables import backends_of, cache_of, collect, rules_of, same_or, state_of
-from proxy.config.process_tables import AdminTable, LogTable, ServerTable
+from proxy.config.process_tables import LogTable, ServerTable
 from proxy.config.route_faults import route_faults
 from proxy.config.schema import (
     CacheTable,

@@ -10,7 +10,8 @@ from typing import Any
 
 from backends import Backend
 from policies.support.globs import compile_globs, overlap
-from proxy.config.process_tables import AdminTable, ServerTable
+from proxy.config.admin_table import AdminTable
+from proxy.config.process_tables import ServerTable
 from proxy.config.schema import CallerTable, KeysTable, RelayTable, RouteTable
 from proxy.config.validation import no_such, suggest_or_list
 from proxy.identity.directory import ANONYMOUS, KEY

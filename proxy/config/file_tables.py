@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from proxy.config.admin_table import AdminTable
 from proxy.config.plugin_tables import collect
-from proxy.config.process_tables import AdminTable, LogTable, ServerTable
+from proxy.config.process_tables import LogTable, ServerTable
 from proxy.config.schema import CallerTable, KeysTable, RelayTable, RouteTable
 from proxy.config.validation import M, validate
 from proxy.identity.issuer_table import IssuerTable

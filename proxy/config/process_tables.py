@@ -83,12 +83,3 @@ class LogTable(Table):
 
     format: Literal["auto", "json", "text"] = "auto"
     """ "json": a JSON object in each line; "text": short coloured lines; "auto": text on a terminal, else JSON."""
-
-
-class AdminTable(Table):
-    """The listener of operators, for metrics and health; without this table there is none."""
-
-    host: str = "127.0.0.1"
-    """The address to listen on. It asks for no key: on any other than loopback a firewall has to protect it."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 9464
-    """The port; 0 picks a free one."""

@@ -16,6 +16,7 @@ from proxy.http.router import Router
 from proxy.identity.issuer_keys import KeysPending
 from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
+from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.request_metrics import METHODS, RequestMetrics
 from proxy.telemetry.trace import DEFAULTS, Trace
 from proxy.telemetry.vocabulary import TraceTable
@@ -75,6 +76,8 @@ class Dispatcher:
             exchange.template = self.router.template(exchange.path)
             method = request.method if request.method in METHODS else OTHER_METHOD
             self.metrics.active[method] += 1
+            if self.metrics.recent.maxlen:
+                trace.history = CallHistory()
         load = self.load
         load.requests += 1
         try:

@@ -1,6 +1,7 @@
 """One request and what its answer needs: the state that handlers share, before and beside a call's context."""
 
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -14,12 +15,16 @@ from proxy.http.send import BODY_HEADERS
 from proxy.http.server import Connection
 from proxy.identity.directory import Directory
 from proxy.shares import Shares
+from proxy.telemetry.recent import RecentRequest
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
 from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
 
 log = structlog.get_logger()
+
+PROBES = frozenset({"/healthz", "/readyz"})
+"""Templates of requests that say nothing of calls: they are not among the recent ones."""
 
 
 class TooManyCalls(HeadgateError):
@@ -124,6 +129,10 @@ class Exchange:
             log.info(self.event, request_id=self.request_id, **fields, duration_ms=round(duration_s * 1e3, 2))
         if self.metrics is not None:
             self.metrics.record(self.record, duration_s, self.trace.durations, self.template)
+            if self.trace.history is not None and self.template not in PROBES:
+                steps, history = self.trace.durations, self.trace.history
+                ended = RecentRequest(time.time(), self.request_id, self.event, fields, duration_s, steps, history)
+                self.metrics.recent.append(ended)
         if self.trace.is_recording:
             self.trace.end_call(self.record)
             self.trace.end(self.record)

@@ -9,6 +9,7 @@ import structlog
 from proxy.context import Context
 from proxy.rules.rule import Rule
 from proxy.telemetry.audit import Audit, Decision
+from proxy.telemetry.recent import MadeDecision
 from proxy.wire.call import Call
 from proxy.wire.loggable import printable
 
@@ -46,6 +47,10 @@ class Decisions:
         """Count one decision, and record it in the trace and the audit file."""
         if decision != "allowed":
             self.counts[rule.name, decision, code or ""] += 1
+            if (history := context.trace.history) is not None:
+                history.add_decision(
+                    MadeDecision(rule.name, decision, code, None if param is None else printable(param))
+                )
         if not self.are_recorded(context):
             return
         version, model = self._versions.get(id(rule)) or rule.version(), printable(call.model)

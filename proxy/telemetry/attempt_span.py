@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
+from proxy.telemetry.recent import MadeAttempt
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.wire.errors import HeadgateError
 from proxy.wire.loggable import printable
@@ -25,7 +26,7 @@ class ModelCall:
     What runs in this process has no span of its own. Source: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
     """
 
-    __slots__ = ("_address", "_name", "_record", "_resends", "_trace", "error", "span", "started", "status")
+    __slots__ = ("_address", "_name", "_record", "_resends", "_target", "_trace", "error", "span", "started", "status")
 
     def __init__(self, trace: "Trace", record: RequestRecord, name: str, address: str | None, resends: int) -> None:
         self._trace = trace
@@ -33,6 +34,7 @@ class ModelCall:
         self._name = name
         self._address = address
         self._resends = resends
+        self._target = record.backend
         self.started = time.perf_counter()
         self.span: Span | None = None
         self.status: int | None = None
@@ -59,7 +61,12 @@ class ModelCall:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._trace.end_wait()
-        self._record.inference_s = round(time.perf_counter() - (self._trace.inference_began or self.started), 4)
+        ended, trace = time.perf_counter(), self._trace
+        self._record.inference_s = round(ended - (trace.inference_began or self.started), 4)
+        if trace.history is not None:
+            began_s, failed = trace.since_start_s(self.started), self.error or error_type(error)
+            made = MadeAttempt(self._target or "", began_s, ended - self.started, self.status, failed)
+            trace.history.add_attempt(made)
         if self.span is None:
             return
         if self.status is not None:

@@ -142,17 +142,16 @@ class Audit(QueuedFile):
         self._anchored = head.seq
 
 
-def write_operation(settings: AuditTable, event: str, fields: Mapping[str, str]) -> None:
-    """Write what an operator does, to a file beside that of the gateway's decisions.
+def write_operation(settings: AuditTable, event: str, fields: Mapping[str, str], operator: str = "") -> None:
+    """Write what an operator does, by default the user of this process, to a file beside that of the decisions.
 
     Raises OSError if it cannot be written, ValueError if its last line is not an audit line.
     """
     file, head = _open_locked(settings.operator_path, LOCK_TIMEOUT_S)
     with file:
         named = {name: printable(value) for name, value in fields.items()}
-        _append(
-            file, Chain(settings.key, head), {"time": _now(), "event": event, "operator": getpass.getuser(), **named}
-        )
+        who = printable(operator) or getpass.getuser()
+        _append(file, Chain(settings.key, head), {"time": _now(), "event": event, "operator": who, **named})
 
 
 def head_of(path: Path) -> Head:

@@ -7,6 +7,7 @@ from typing import Any
 
 from proxy.telemetry import metrics
 from proxy.telemetry.instruments import Buckets, Cell, Instruments, Names, Point
+from proxy.telemetry.recent import RecentRequests
 from proxy.telemetry.record import FROM_CACHE, RequestRecord
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
@@ -45,6 +46,8 @@ class RequestMetrics:
         counter, histogram = instruments.counter, instruments.histogram
         self.active: Count[str] = Count()
         """How many requests of each method are being answered."""
+        self.recent: RecentRequests = RecentRequests(maxlen=0)
+        """The requests that ended last; none is kept without `[admin]`."""
         self._http, self._calls = histogram(metrics.HTTP_DURATION), counter(metrics.CALLS)
         self._inference = histogram(metrics.INFERENCE_DURATION)
         self._first_chunk, self._per_token = histogram(metrics.FIRST_CHUNK), histogram(metrics.PER_TOKEN)

@@ -18,6 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from proxy.telemetry.attempt_span import PATHS, ModelCall, server_attributes
 from proxy.telemetry.otlp import is_wanted, make_exporter, resource
+from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.record import LONGEST_CHARS, RequestRecord
 from proxy.telemetry.request_metrics import outcome_of
 from proxy.telemetry.sampling import TraceIds, is_sampled
@@ -39,7 +40,8 @@ class Trace:
 
     __slots__ = (
         "_call", "_has_worked", "_incoming", "_model_call", "_operation", "_resends", "_started", "_step",
-        "_step_began", "_step_error", "_tracer", "durations", "inference_began", "is_recording", "settings", "span",
+        "_step_began", "_step_error", "_tracer", "durations", "history", "inference_began", "is_recording", "settings",
+        "span",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +66,7 @@ class Trace:
         self._call: Span | None = None  # of all attempts
         self._operation = ""
         self._resends = -1
+        self.history: CallHistory | None = None  # what the admin API shows of it, if there is one
         self._started = time.perf_counter()
         self._incoming: dict[str, str] = {}
         if headers is not None and "traceparent" in headers:
@@ -82,6 +85,10 @@ class Trace:
             return f"{self.span.get_span_context().trace_id:032x}"
         found = TRACEPARENT.fullmatch(self._incoming["traceparent"]) if self._incoming else None
         return None if found is None else found[1]
+
+    def since_start_s(self, then: float) -> float:
+        """Return how long after the request's head was read a time was, on the performance counter."""
+        return then - self._started
 
     def elapsed_s(self) -> float:
         """Return the seconds since the request's head was read."""
@@ -231,13 +238,18 @@ class Trace:
 
     def of_turn(self) -> "Trace":
         """Return the trace of one turn on the connection that this is the trace of: their spans are linked."""
-        return Trace(self._tracer, self._incoming, self.span, self.settings)
+        turn = Trace(self._tracer, self._incoming, self.span, self.settings)
+        turn.history = None if self.history is None else CallHistory()
+        return turn
 
     def fork(self, name: str) -> "Trace":
         """Return the trace of work that continues after this request: its span is a child of the request's."""
         fork = Trace(settings=self.settings)
         fork._tracer, fork._incoming = self._tracer, self.propagation_headers()
         fork.span = self.start_child(name, SpanKind.INTERNAL)
+        if self.history is not None:
+            fork.history = CallHistory()
+            fork.history.decisions += self.history.decisions
         fork.is_recording = fork.span is not None and fork.span.is_recording()
         return fork
 

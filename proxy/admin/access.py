@@ -1,0 +1,120 @@
+"""Who sends a request to the admin listener, and whether a web page of another site made a browser send it.
+
+Source: https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html
+Source: https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
+"""
+
+import hashlib
+import hmac
+import re
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from proxy.admin.problem import Problem
+from proxy.admin.roles import Operator
+from proxy.admin.sessions import OperatorSession, Sessions
+from proxy.config.admin_table import AdminTable
+from proxy.http.dispatch import LOOPBACK_NAMES
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+OWN_SITES = frozenset({"same-origin", "none", ""})
+CSRF_HEADER, CSRF_FIELD = "X-CSRF-Token", "csrf"
+BEARER = re.compile(r"Bearer +([!-~]+)", re.IGNORECASE)
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="headgate admin"'}
+
+
+class Access:
+    """Decides who an operator is."""
+
+    def __init__(self, settings: AdminTable, *, has_issuer: bool = False) -> None:
+        """`has_issuer` is whether operators can sign in by OIDC, beside keys."""
+        self.sessions = Sessions(settings.session_s)
+        self._is_local = settings.host in LOOPBACK
+        self._url = urlsplit(settings.url)
+        self._keys = [
+            (hashlib.sha256(key.key.get_secret_value().encode()).digest(), Operator(key.name, key.role, key.team))
+            for key in settings.key
+        ]
+        self.needs_sign_in = bool(self._keys) or has_issuer
+        self.is_closed = not self.needs_sign_in and not self._is_local
+        """Whether nobody can be recognized, so that only metrics and health are answered."""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether browsers reach it by TLS."""
+        return self._url.scheme == "https"
+
+    @property
+    def cookie_name(self) -> str:
+        """Return the name of the session's cookie. Source: https://httpwg.org/specs/rfc6265.html#the-__Host-prefix."""
+        return "__Host-headgate_session" if self.is_secure else "headgate_session"
+
+    def check_host(self, request: web.BaseRequest) -> None:
+        """Refuse other Host names on loopback: a web page must not reach the listener by a DNS name of its own."""
+        name = re.sub(r":\d*$", "", request.headers.get("Host", "")).lower()
+        if self._is_local and name not in LOOPBACK_NAMES and name != (self._url.hostname or ""):
+            raise Problem(421, "host_not_served", "This host is not served here.")
+
+    def check_site(self, request: web.BaseRequest) -> None:
+        """Refuse what a page of another site makes a browser send, but for links to pages."""
+        headers = request.headers
+        site, mode = headers.get("Sec-Fetch-Site", "").lower(), headers.get("Sec-Fetch-Mode", "").lower()
+        origin = headers.get("Origin")
+        is_link = request.method in SAFE_METHODS and mode == "navigate" and origin is None
+        if site not in OWN_SITES and not is_link:
+            raise Problem(403, "cross_site_request", "Requests of web pages from other sites are not allowed.")
+        if origin is not None and not self._is_own(origin, headers.get("Host", "")):
+            raise Problem(403, "cross_site_request", "The Origin of this request is another site.")
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
+        if self._url.netloc and (parts.scheme, parts.netloc) == (self._url.scheme, self._url.netloc):
+            return True
+        return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower() != ""
+
+    def session_of(self, request: web.BaseRequest) -> OperatorSession | None:
+        """Return the session of a browser, None without one. Raises Problem where no sign-in is configured."""
+        if self.is_closed:
+            message = "No key of an operator is configured; add [[admin.key]], or listen on loopback."
+            raise Problem(403, "sign_in_not_configured", message)
+        if not self.needs_sign_in:
+            return self.sessions.local()
+        return self.sessions.read(request.cookies.get(self.cookie_name, ""))
+
+    def operator_of(self, request: web.BaseRequest) -> Operator:
+        """Return who sends a request to the API: by a key, or by a session. Raises Problem.
+
+        What changes something needs the session's token, where a browser sent it: it adds the cookie by itself.
+        """
+        authorization = request.headers.getall("Authorization", [])
+        if authorization:
+            match = BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
+            operator = None if match is None else self.operator_with(match[1])
+            if operator is None:
+                raise Problem(401, "unknown_key", "This is no key of an operator.", headers=CHALLENGE)
+            return operator
+        session = self.session_of(request)
+        if session is None:
+            raise Problem(401, "sign_in_needed", "Send the key of an operator as a bearer token.", headers=CHALLENGE)
+        is_browser = self.needs_sign_in or "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
+        if request.method not in SAFE_METHODS and is_browser:
+            self.check_token(session, request.headers.get(CSRF_HEADER, ""))
+        return session.operator
+
+    def operator_with(self, key: str) -> Operator | None:
+        """Return whose key this is; how long that takes says nothing of it."""
+        digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+        found = [operator for known, operator in self._keys if hmac.compare_digest(known, digest)]
+        return found[0] if found else None
+
+    @staticmethod
+    def check_token(session: OperatorSession, token: str) -> None:
+        """Raises Problem if a form, or a request of a script, does not have the token of its session."""
+        if not hmac.compare_digest(session.csrf.encode(), token.encode(errors="surrogatepass")):
+            message = "The page was made before you signed in, or by another site; load it again."
+            raise Problem(403, "csrf_token_invalid", message)

@@ -1,0 +1,114 @@
+"""The audit: its lines, and whether they were altered."""
+
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Wanted
+from proxy.admin.audit_files import Line
+
+MOST = 500
+AwareTime = TypeAdapter(AwareDatetime)
+KNOWN = ("event", "policy", "decision", "code", "param", "caller", "model", "request_id", "operator")
+UNSHOWN = frozenset({*KNOWN, "time", "seq", "previous", "hash", "version"})
+
+
+class AuditFilter(Parameters):
+    event: Wanted = ""
+    """What happened to the gateway or its keys: key.created, config.loaded ..."""
+    policy: Wanted = ""
+    decision: Wanted = ""
+    """allowed, changed, refused, reported, stopped or unavailable."""
+    caller: Wanted = ""
+    code: Wanted = ""
+    model: Wanted = ""
+    operator: Wanted = ""
+    request_id: Wanted = ""
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST)] = 100
+
+
+class AuditEntry(TypedDict):
+    file: str
+    seq: int | None
+    time: str | None
+    event: str | None
+    policy: str | None
+    decision: str | None
+    code: str | None
+    param: str | None
+    caller: str | None
+    model: str | None
+    request_id: str | None
+    operator: str | None
+    details: dict[str, str]
+
+
+class AuditList(TypedDict):
+    entries: list[AuditEntry]
+    files: list[str]
+
+
+class AuditedFile(TypedDict):
+    file: str
+    lines: int
+    is_intact: bool
+    altered_line: int | None
+    head: str | None
+    detail: str | None
+
+
+class AuditVerification(TypedDict):
+    files: list[AuditedFile]
+
+
+async def list_audit(request: AdminRequest) -> AuditList:
+    """Return the newest lines that the filter selects."""
+    query: AuditFilter = request.query
+    named = query.model_dump(include={*KNOWN})
+    wanted = {name: value for name, value in named.items() if value}
+    since = None if query.since is None else query.since.timestamp()
+    until = None if query.until is None else query.until.timestamp()
+
+    def is_wanted(line: Line) -> bool:
+        return all(line.get(name) == value for name, value in wanted.items()) and _is_between(line, since, until)
+
+    files = request.services.audit
+    found = await files.search(is_wanted, query.limit)
+    return AuditList(entries=[_entry(*pair) for pair in found], files=[path.name for path in files.paths])
+
+
+def _is_between(line: Line, since: float | None, until: float | None) -> bool:
+    if since is None and until is None:
+        return True
+    try:
+        at = AwareTime.validate_python(line.get("time")).timestamp()
+    except ValueError:
+        return False
+    return (since is None or at >= since) and (until is None or at <= until)
+
+
+def _entry(file: str, line: Line) -> AuditEntry:
+    texts: Any = {name: None if line.get(name) is None else str(line[name]) for name in (*KNOWN, "time")}
+    seq = line.get("seq")
+    details = {name: str(value) for name, value in line.items() if name not in UNSHOWN}
+    whole: Any = {**texts, "file": file, "seq": seq if isinstance(seq, int) else None, "details": details}
+    entry: AuditEntry = whole
+    return entry
+
+
+async def verify_audit(request: AdminRequest) -> AuditVerification:
+    """Return for each file whether a line of it was altered."""
+    found: Any = await request.services.audit.verify()
+    return AuditVerification(files=found)
+
+
+ENDPOINTS = (
+    AdminEndpoint("GET", "/audit", "The newest lines of the audit", list_audit, AuditList, AuditFilter, is_global=True),
+    AdminEndpoint(
+        "GET", "/audit/verification", "Whether lines of the audit were altered", verify_audit, AuditVerification,
+        is_global=True,
+    ),
+)  # fmt: skip

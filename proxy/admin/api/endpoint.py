@@ -1,0 +1,69 @@
+"""What an endpoint of the admin API is, and what a request to one has."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from proxy.admin.roles import EVERYBODY, Operator
+from proxy.admin.services import Services
+from proxy.config.admin_table import Role
+
+VERSION = "/admin/v1"
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+"""A name of something that exists."""
+Wanted = Annotated[str, Field(max_length=256)]
+"""A text that a search compares with; "" is any."""
+
+
+class Parameters(BaseModel):
+    """The query or the body of a request; an unknown member is an error, so that a misspelt one is not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+class NoParameters(Parameters):
+    """Nothing can be said."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminRequest:
+    """One request of an operator who may make it."""
+
+    operator: Operator
+    services: Services
+    query: Any = field(default_factory=NoParameters)
+    """Of the endpoint's class."""
+    body: Any = None
+    """Of the endpoint's class, if it has one."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Those of the path."""
+
+
+Run = Callable[[AdminRequest], Awaitable[Any]]
+"""Returns what is answered, as JSON. Raises Problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminEndpoint:
+    """One method of one path, and who may use it."""
+
+    method: str
+    path: str
+    """Below VERSION, with {names}."""
+    summary: str
+    run: Run
+    returns: Any
+    """The type of the answer, a TypedDict."""
+    query: type[Parameters] = NoParameters
+    body: type[Parameters] | None = None
+    roles: frozenset[Role] = EVERYBODY
+    is_global: bool = False
+    """Whether it concerns all teams, so that operators of one team may not use it."""
+    status: int = 200
+
+    @property
+    def template(self) -> str:
+        """Return the whole path."""
+        return f"{VERSION}{self.path}"

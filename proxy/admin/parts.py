@@ -1,0 +1,23 @@
+"""What the admin API reads and changes in one process of the gateway."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from proxy.config.build import Config
+from proxy.lasting import Lasting
+from proxy.pipeline import Pipeline
+from proxy.telemetry.recent import RecentRequests
+
+Preview = Callable[[], Awaitable[list[str]]]
+"""Returns what a reload would change. Raises ConfigError, OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayParts:
+    """The parts of a process that answers calls. `config` and `pipeline` return those of new calls."""
+
+    config: Callable[[], Config]
+    pipeline: Callable[[], Pipeline]
+    lasting: Lasting
+    recent: RecentRequests = field(default_factory=RecentRequests)
+    preview: Preview | None = None

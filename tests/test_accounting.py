@@ -14,8 +14,6 @@ import orjson
 import pytest
 
 from proxy.accounting import complete_record
-from proxy.app import running
-from proxy.config.build import build
 from proxy.wire.token_estimate import estimate_input, estimate_tokens
 from proxy.workers import LARGE_BYTES, Workers
 from tests.conftest import StartGateway, tables_for
@@ -187,21 +185,6 @@ async def test_a_shared_call_is_counted_once(ways: Ways, logged, leaves: bool):
 
     assert sorted(lines_of(logged), key=len) == [*([{}, SAVED] if leaves else [SAVED, SAVED]), SENT]
     assert len(ways.upstream.requests) == 1
-
-
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_call_that_a_shutdown_ends_has_used_tokens(http, upstream: FakeUpstream, logged, way):
-    """Those of its call, and of what was sent until then."""
-    upstream.answer = answering(BEGUN, hang)
-    tables = tables_for(upstream, server={"port": 0, "drain_s": 0.1})
-    tables["backend"][0]["keeps_state"] = False
-    async with running(build(tables)) as gateway:
-        ways = Ways(http, gateway, upstream)
-        calls = asyncio.create_task(way(ways, {}))
-        await upstream.arrived.wait()
-    await asyncio.gather(calls, return_exceptions=True)
-
-    assert lines_of(logged) == [ASKED if way is Ways.json else ESTIMATED]
 
 
 CHAT = b'data: {"id":"c","object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n'

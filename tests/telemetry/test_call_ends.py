@@ -12,15 +12,18 @@ from aiohttp import web
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import StatusCode, Tracer
 
+from proxy.app import running
 from proxy.capture import captured_content
+from proxy.config.build import build
 from proxy.wire.transcript import Transcript
 from tests.conftest import StartGateway, tables_for
 from tests.examples import make_call
 from tests.metrics import admin_of, changes, scrape
 from tests.raw import until
 from tests.sockets import calling
+from tests.telemetry.test_otlp import Sink, http_collector
 from tests.test_accounting import (
     ASKED,
     BEGUN,
@@ -40,6 +43,8 @@ from tests.test_accounting import (
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
 
 WAYS = {"json": Ways.json, "stream": Ways.stream, "websocket": Ways.websocket, "background": Ways.background}
+ROOTS = {"background": "background", "websocket": "WEBSOCKET"}
+KINDS = ("input", "output")
 LEAVING = {"json": leave_waiting, "stream": leave_stream, "websocket": leave_websocket}
 FAILED = (
     b'data: {"type":"response.failed","sequence_number":9,"response":{"id":"r","object":"response","status":"failed",'
@@ -60,6 +65,24 @@ COUNTED = {
 async def refused_for_now(_: object) -> web.Response:
     headers = {"retry-after-ms": "1"}
     return web.json_response({"error": {"message": "no", "code": "c", "type": "t"}}, status=503, headers=headers)
+
+
+async def failing(_: object) -> web.Response:
+    return web.json_response({"error": {"message": "no", "code": "c", "type": "t"}}, status=500)
+
+
+async def refusing_the_key(_: object) -> web.Response:
+    return web.json_response({"error": {"message": "no", "code": "invalid_api_key", "type": "t"}}, status=401)
+
+
+async def invalid(_: object) -> web.Response:
+    return web.Response(text="<html>", content_type="text/html")
+
+
+async def troubled_at_first(request: web.Request) -> web.StreamResponse:
+    """Hang or fail at some addresses, and answer at the others."""
+    answers = {"/slow/v1/responses": hang, "/busy/v1/responses": refused_for_now}
+    return await answers.get(request.path, answering())(request)
 
 
 @dataclass
@@ -84,6 +107,15 @@ ENDS: dict[str, tuple[Any, dict[str, Any], str, End]] = {
     "success with a key of the cache": (
         answering(), KEY, "json stream websocket background", End(SENT, "success", attempts=[(200, None)]),
     ),
+    "hedged": (
+        troubled_at_first, {"model": "own-hedged"}, "json stream websocket background",
+        End(SENT | {"input_tokens": 10, "estimated": True}, "success", attempts=[(None, "cancelled"), (200, None)],
+            fields={"hedged": "slow", "backend": "own"}),
+    ),
+    "answered by another backend": (
+        troubled_at_first, {"model": "own-retried"}, "json stream websocket background",
+        End(SENT, "success", attempts=[(503, "503"), (200, None)], fields={"attempts": 2, "backend": "own"}),
+    ),
     "refused by a policy": (
         None, {"metadata": {"k": 1}}, "json stream websocket",
         End({}, "refused metadata_limits.value_not_a_string", root="metadata_limits.value_not_a_string",
@@ -92,6 +124,33 @@ ENDS: dict[str, tuple[Any, dict[str, Any], str, End]] = {
     "refused by the upstream": (
         refusing, {}, "json stream websocket",
         End({}, "rejected 400", root="400", call="!400", attempts=[(400, "400")], fields={"upstream_code": "c"}),
+    ),
+    "failed because the upstream refused it": (  # its code stands for the status, which was that of the queued response
+        refusing, {}, "background",
+        End({}, "failed c", root="!c", call="!c", attempts=[(400, "400")], fields={"upstream_code": "c"}),
+    ),
+    "failed because the upstream failed": (
+        failing, {}, "background",
+        End({}, "failed c", root="!c", call="!c", attempts=[(500, "500"), (500, "500")], fields={"upstream_code": "c"}),
+    ),
+    "failed with 500": (
+        failing, {}, "json stream websocket",
+        End({}, "failed 500", root="!500", call="!500", attempts=[(500, "500"), (500, "500")], fields={"upstream_code": "c"}),
+    ),
+    "refused key": (
+        refusing_the_key, {}, "json stream websocket background",
+        End({}, "failed upstream_auth", root="!upstream_auth", call="!upstream_auth", attempts=[(None, "upstream_auth")],
+            fields={"code": "upstream_auth"}),
+    ),
+    "unreachable": (
+        answering(), {"model": "own-gone"}, "json stream websocket background",
+        End({}, "failed upstream_unreachable", root="!upstream_unreachable", call="!upstream_unreachable",
+            attempts=[(None, "upstream_unreachable")] * 2, fields={"code": "upstream_unreachable"}),
+    ),
+    "invalid answer": (
+        invalid, {}, "json stream websocket background",
+        End(ASKED, "failed upstream_invalid_response", root="!upstream_invalid_response", call="!upstream_invalid_response",
+            attempts=[(None, "upstream_invalid_response")], fields={"code": "upstream_invalid_response"}),
     ),
     "cut": (
         answering(BEGUN), {}, "stream websocket background",
@@ -104,7 +163,7 @@ ENDS: dict[str, tuple[Any, dict[str, Any], str, End]] = {
             attempts=[(200, None)], fields={"finish_reason": "failed", "upstream_code": "server_error"}),
     ),
     "timeout": (
-        hang, {}, "json stream websocket background",
+        hang, {"model": "own-late"}, "json stream websocket background",
         End(ASKED, "failed upstream_timeout", root="!upstream_timeout", call="!upstream_timeout",
             attempts=[(None, "upstream_timeout")], fields={"code": "upstream_timeout"}),
     ),
@@ -141,24 +200,45 @@ class Scene:
         )  # fmt: skip
 
 
-@pytest.fixture
-async def scene(http, start_gateway: StartGateway, upstream: FakeUpstream, logged) -> Scene:
-    """A gateway that keeps the state of models called "own"; its upstream times out after 0.2 s of silence."""
-    spans = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    backend = {"use": "upstream", "base_url": f"{upstream.address}/v1", "first_event_timeout_s": 0.2}
-    tables = tables_for(
+def tables_of(upstream: FakeUpstream) -> dict[str, Any]:
+    """Return a config that keeps the state of models called "own"."""
+    backend = {"use": "upstream", "base_url": f"{upstream.address}/v1"}
+    return tables_for(
         upstream,
         admin={"port": 0},
-        backend=[backend | {"name": "own"}, backend | {"name": "fake", "keeps_state": True}],
-        route=[{"model": "own*", "backend": "own"}, {"model": "*", "backend": "fake"}],
+        backend=[
+            backend | {"name": "own"},
+            backend | {"name": "slow", "base_url": f"{upstream.address}/slow/v1"},
+            backend | {"name": "late", "first_event_timeout_s": 0.2},
+            backend | {"name": "busy", "base_url": f"{upstream.address}/busy/v1"},
+            backend | {"name": "gone", "base_url": "http://127.0.0.1:1/v1"},
+            backend | {"name": "fake", "keeps_state": True},
+        ],
+        route=[
+            {"model": "own-hedged", "backends": ["slow", "own"], "hedge_after_ms": 10},
+            {"model": "own-retried", "backends": ["busy", "own"]},
+            {"model": "own-gone", "backend": "gone"},
+            {"model": "own-late", "backend": "late"},
+            {"model": "own*", "backend": "own"},
+            {"model": "*", "backend": "fake"},
+        ],
         policy=[{"use": "metadata_limits"}, {"use": "max_tool_calls", "max": 1, "models": ["*stopped"]}],
         price=[{"model": "*", "input": 1, "output": 2}],
         trace={"semconv": "both"},
     )
-    gateway = await start_gateway(tables, tracer=provider.get_tracer("test"))
-    return Scene(Ways(http, gateway, upstream), spans, logged)
+
+
+def tracing() -> tuple[InMemorySpanExporter, Tracer]:
+    """Return where spans are kept, and a tracer that sends them there."""
+    spans, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    return spans, provider.get_tracer("test")
+
+
+@pytest.fixture
+async def scene(http, start_gateway: StartGateway, upstream: FakeUpstream, logged) -> Scene:
+    spans, tracer = tracing()
+    return Scene(Ways(http, await start_gateway(tables_of(upstream), tracer=tracer), upstream), spans, logged)
 
 
 def error_of(span: ReadableSpan) -> str | None:
@@ -180,7 +260,7 @@ async def test_every_end_is_reported_on_every_way(scene: Scene, name: str, way: 
     await WAYS[way](scene.ways, ({"model": "own"} if way == "background" else {}) | body)
     await until(lambda: lines_of(scene.logged) != [])
     line, counted = scene.line(), changes(before, await scene.counted(), COUNTED)
-    root = scene.named("background" if way == "background" else "WEBSOCKET" if way == "websocket" else "POST /v1")[0]
+    root = scene.named(ROOTS.get(way, "POST /v1"))[0]
     calls, attempts = scene.named("chat "), [span for span in scene.spans.get_finished_spans() if span.name == "POST"]
     found = [(span.attributes.get("http.response.status_code"), span.attributes.get("error.type")) for span in attempts]
     tokens = {name: count for name, count in end.tokens.items() if name in ("input_tokens", "output_tokens") and count}
@@ -215,6 +295,55 @@ async def test_a_client_that_leaves_is_no_success(scene: Scene, way: str):
     assert scene.line()["status"] == 499
     assert error_of(call) == "!499"
     assert lines_of(scene.logged) == [ASKED if way == "json" else ESTIMATED]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_shutdown_ends_calls_as_failed(http, upstream: FakeUpstream, logged, monkeypatch, way: str):
+    """What was used until then is known, and in the metrics that are sent last."""
+    upstream.answer = hang if way == "json" else answering(BEGUN, hang)
+    (spans, tracer), sink = tracing(), Sink()
+    tables = tables_of(upstream) | {"server": {"port": 0, "drain_s": 0.1}}
+    async with http_collector(sink) as port:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"http://127.0.0.1:{port}/v1/metrics")
+        async with running(build(tables), tracer) as gateway:
+            scene = Scene(Ways(http, gateway, upstream), spans, logged)
+            call = asyncio.create_task(WAYS[way](scene.ways, {"model": "own"}))
+            await upstream.arrived.wait()
+        await asyncio.gather(call, return_exceptions=True)
+    ended = {name: value for name, value in sink.values("headgate.calls") if "failed" in name}
+    expected = ASKED if way == "json" else ESTIMATED
+    used = [sum(value for _, value in sink.values(f"gen_ai.client.inference.usage.{kind}_tokens")) for kind in KINDS]
+    (chat,), (root, *_) = scene.named("chat "), scene.named(ROOTS.get(way, "POST /v1"))
+
+    assert lines_of(logged) == [expected]
+    assert scene.line()["cost_usd"] == pytest.approx(cost_of(expected))
+    assert (error_of(root), error_of(chat)) == ("!server_shutdown", "!server_shutdown")
+    assert [*ended.values()] == [1]
+    assert {way, "server_shutdown"} <= set(*ended)
+    assert used == [expected["input_tokens"], expected["output_tokens"]]
+
+
+async def test_a_response_that_is_cancelled_in_the_background_has_used_tokens(scene: Scene):
+    """It is no failure: its client wanted that."""
+    scene.ways.upstream.answer = answering(BEGUN, hang)
+    before = await scene.counted()
+    body = BODY | {"model": "own", "background": True, "store": True}
+    async with scene.ways.http.post(f"{scene.ways.gateway}/v1/responses", json=body) as queued:
+        name = (await queued.json())["id"]
+    events = f"{scene.ways.gateway}/v1/responses/{name}?stream=true"
+    async with scene.ways.http.get(events) as stream:
+        while b"content_part.added" not in await stream.content.readline():
+            pass
+    async with scene.ways.http.post(f"{scene.ways.gateway}/v1/responses/{name}/cancel") as answer:
+        assert answer.status == 200
+    await until(lambda: lines_of(scene.logged) != [])
+    counted = changes(before, await scene.counted(), COUNTED)
+
+    assert lines_of(scene.logged) == [ESTIMATED]
+    assert counted == pytest.approx(
+        {"call background cancelled": 1, "input": 3, "output": 2, "cost": cost_of(ESTIMATED)}
+    )
+    assert [error_of(span) for span in (*scene.named("background"), *scene.named("chat "))] == [None, "!cancelled"]
 
 
 async def test_what_the_cache_answers_has_no_call(scene: Scene):
@@ -268,11 +397,10 @@ async def test_content_is_captured_only_for_teams_that_want_it(
     start_gateway, upstream: FakeUpstream, http, logged, mode: Any, way: str
 ):
     """What looks like a key is replaced, files are left out, and the log has nothing of it."""
-    spans, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(spans))
+    spans, tracer = tracing()
     tables = tables_for(upstream, trace={"capture": {"anybody": mode, "other": "full"}}, policy=[])
     tables["backend"][0]["keeps_state"] = False
-    gateway = await start_gateway(tables, tracer=provider.get_tracer("test"))
+    gateway = await start_gateway(tables, tracer=tracer)
     upstream.answer = answering(BEGUN.rpartition(b"event: response.output_item.added")[0] or BEGUN)
     image = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
     content = [{"type": "input_text", "text": f"my key {SECRET} is"}, image]

@@ -50,6 +50,16 @@ class Sink:
             for metric in scope.metrics
         }
 
+    def values(self, name: str) -> list[tuple[tuple[str, ...], float]]:
+        """Return the labels and numbers of a counter as they were received last."""
+        return [
+            (tuple(label.value.string_value for label in point.attributes), point.as_double or point.as_int)
+            for scope in self.received[-1].resource_metrics[0].scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.sum.data_points
+        ]
+
 
 @asynccontextmanager
 async def http_collector(sink: Sink) -> AsyncIterator[int]:

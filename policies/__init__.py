@@ -134,6 +134,11 @@ class Policy(Table):
         del identifier, callers, end_users
         return None
 
+    def may_send(self, identifier: str, callers: Iterable[Caller]) -> bool:
+        """Return whether this policy lets a call of these callers be sent with this identifier of its user."""
+        del identifier, callers
+        return False
+
     def renames(self) -> Mapping[str, str]:
         """Return the models that it replaces, by the names that are replaced: other policies may select either."""
         return {}
@@ -143,7 +148,7 @@ class Policy(Table):
         return False
 
 
-HOOKS = ("request_check", "reply_check", "resolve_model", "model_names", "identify", "renames", "is_idle")
+HOOKS = ("request_check", "reply_check", "resolve_model", "model_names", "identify", "may_send", "renames", "is_idle")
 
 
 def _pass(call: Call, _context: Context) -> Call:

@@ -20,7 +20,7 @@ from pydantic import PositiveInt, field_validator, model_validator
 
 from policies import Policy, PolicyState, RequestCheck
 from policies.support.patterns import compile_pattern
-from policies.support.principal import blocked_key, derive_identifier, hash_value
+from policies.support.principal import DERIVED, blocked_key, derive_identifier, hash_value
 from proxy.config.secrets import Secret
 from proxy.context import Caller, Context
 from proxy.stores import Store, StoreError
@@ -117,6 +117,15 @@ class SafetyIdentifier(Policy):
                 names = ", ".join(caller.name for caller in callers if caller.team == team)
                 return f"{names} (team {team}), hashed from {value}"
         return None
+
+    def may_send(self, identifier: str, callers: Iterable[Caller]) -> bool:
+        if self.source == "caller":
+            named = self.end_user_header is not None and DERIVED.fullmatch(identifier) is not None
+            return named or self.identify(identifier, callers, ()) is not None
+        if self.pii != "allow" and _is_personal(identifier):
+            return False
+        is_short = len(identifier) <= min(self.max_chars, MAX_SEARCHED_CHARS) or DERIVED.fullmatch(identifier)
+        return bool(is_short) and (self.pattern is None or compile_pattern(self.pattern)(identifier))
 
     def _key_bytes(self) -> tuple[bytes, ...]:
         """Return every key that identifiers may have been made with; the first one signs."""

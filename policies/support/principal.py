@@ -3,8 +3,13 @@
 import base64
 import hashlib
 import hmac
+import re
 
 from proxy.context import Caller
+
+DERIVED = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+"""What derived identifiers and hashed values look like."""
+BLOCKED = "headgate:blocked:"
 
 
 def derive_identifier(key: bytes, caller: Caller, end_user: str = "") -> str:
@@ -19,7 +24,7 @@ def hash_value(key: bytes, team: str, value: str) -> str:
 
 def blocked_key(identifier: str) -> str:
     """Return the key under which a store keeps that an identifier is blocked."""
-    return f"headgate:blocked:{hashlib.blake2b(_encode(identifier), digest_size=32).hexdigest()}"
+    return f"{BLOCKED}{hashlib.blake2b(_encode(identifier), digest_size=32).hexdigest()}"
 
 
 def _sign(key: bytes, purpose: str, *parts: str) -> str:

@@ -16,11 +16,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from backends import least_values_of
 from policies import PolicyState
-from proxy.config.build import read
+from proxy.config.build import Config, read
 from proxy.config.plugin_tables import rules_of
+from proxy.config.secrets import reading_secrets
 from proxy.config.table import Table
-from proxy.config.validation import ConfigError, explain
+from proxy.config.validation import ConfigError, explain, suggest_or_list
 from proxy.context import Caller, Context
+from proxy.identity.directory import ANONYMOUS
 from proxy.rules import Rules
 from proxy.rules.rule import Rule
 from proxy.state.ownership import Ownership
@@ -106,7 +108,7 @@ def add_to(commands: Any) -> None:
 
 
 def _test(options: argparse.Namespace) -> int:
-    config = None if options.config is None else read(options.config)
+    config = None if options.config is None else _read(options.config)
     least = {} if config is None else least_values_of(config.backends.values())
     differences = cases = 0
     for file in options.files:
@@ -115,7 +117,8 @@ def _test(options: argparse.Namespace) -> int:
             print(f"warning: {file}: there is no [[policy]] to test; add one, or give --config FILE", file=sys.stderr)
         for number, case in enumerate(listed, 1):
             cases += 1
-            found = outcome_of(rules if config is None else config.rules, case, least)
+            asked = case if config is None else _with_team(case, config, f"{file}, case {number}")
+            found = outcome_of(rules if config is None else config.rules, asked, least)
             expected = Outcome(case.code, {}) if case.code else Outcome(None, case.changed, case.removed)
             if found != expected:
                 differences += 1
@@ -124,8 +127,23 @@ def _test(options: argparse.Namespace) -> int:
     return DIFFERENT if differences else SAME
 
 
+def _read(file: Path) -> Config:
+    """Read a config. Secrets need not be there: identifiers that are made with one are others then."""
+    with reading_secrets("if_there"):
+        return read(file)
+
+
+def _with_team(case: Case, config: Config, place: str) -> Case:
+    """Return a case with the team of its caller, unless it has one; warn of a caller that the config does not have."""
+    teams = {caller.name: caller.team for caller in config.callers}
+    if case.caller != ANONYMOUS.name and case.caller not in teams and not config.has_other_callers:
+        end = suggest_or_list(case.caller, teams)
+        print(f"warning: {place}: no [[caller]] is called '{case.caller}'{end}", file=sys.stderr)
+    return case.model_copy(update={"team": case.team or teams.get(case.caller, case.caller)})
+
+
 def _diff(options: argparse.Namespace) -> int:
-    old, new = read(options.old), read(options.new)
+    old, new = _read(options.old), _read(options.new)
     _warn(old.rules, new.rules)
     configs = [(config, least_values_of(config.backends.values())) for config in (old, new)]
     changes: Counter[tuple[str, str, str]] = Counter()

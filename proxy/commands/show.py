@@ -20,6 +20,7 @@ from proxy.config.build import Config, read
 from proxy.config.default import default_config
 from proxy.config.difference import differences
 from proxy.config.plugins import load, plugin_names
+from proxy.config.secrets import reading_secrets
 from proxy.config.source_file import SourceFile
 from proxy.config.table import Table
 from proxy.routing.routes import Route
@@ -37,10 +38,16 @@ def add_to(commands: Any) -> None:
                                 epilog="example: headgate check --config my.toml")  # fmt: skip
     add_config(check, text=DEFAULT_CONFIG)
     check.add_argument("--diff", type=Path, metavar="OLD", help="print instead what a reload from another file changes")
-    check.add_argument(
+    more = check.add_mutually_exclusive_group()
+    more.add_argument(
         "--reach",
         action="store_true",
         help="send each backend one request and each store one write, and print the outcomes",
+    )
+    more.add_argument(
+        "--no-secrets",
+        action="store_true",
+        help="read no secret and no other file that the config names, as on another machine than the gateway's",
     )
     check.set_defaults(run=_check)
     explain = commands.add_parser("explain", help="print what a policy, backend or store does, and its keys",
@@ -50,8 +57,9 @@ def add_to(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    config = default_config() if options.config is None else read(options.config)
-    if faults := config.locate(start_faults(config)):
+    with reading_secrets("never" if options.no_secrets else "required"):
+        config = default_config() if options.config is None else read(options.config)
+    if not options.no_secrets and (faults := config.locate(start_faults(config))):
         print("\n".join(faults), file=sys.stderr)
         return INPUT_ERROR
     lines = (

@@ -83,9 +83,14 @@ class Config(BaseModel):
         return None if self.source is None else self.source.digest
 
     @property
+    def has_other_callers(self) -> bool:
+        """Whether there are, or may be, callers that are not in the config: those of issued keys and of tokens."""
+        return self.keys is not None or bool(self.issuers)
+
+    @property
     def is_open(self) -> bool:
         """Whether every client is answered, without a key."""
-        return not self.callers and self.keys is None and not self.issuers
+        return not self.callers and not self.has_other_callers
 
     @property
     def has_teams(self) -> bool:

@@ -1,15 +1,36 @@
 """Secrets of the config file: never written there, only named, as "env:NAME" or "file:PATH"."""
 
+import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 MIN_SECRET_CHARS = 32
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 """Names of variables that messages repeat: no secret looks like `SEARCH_APP_KEY`."""
+
+
+Reading = Literal["required", "if_there", "never"]
+_reading: ContextVar[Reading] = ContextVar("reading", default="required")
+
+
+@contextmanager
+def reading_secrets(reading: Reading) -> Iterator[None]:
+    """Let secrets that are not read, or that are not there, be placeholders inside the block: each place has its own.
+
+    A gateway must never be served with them: anyone can make them.
+    """
+    token = _reading.set(reading)
+    try:
+        yield
+    finally:
+        _reading.reset(token)
 
 
 def read_secret(value: object) -> SecretStr:
@@ -20,23 +41,47 @@ def read_secret(value: object) -> SecretStr:
     if isinstance(value, SecretStr):
         return value
     kind, _, place = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if kind == "env" and place:
-        secret = os.environ.get(place)
-        if not secret:
-            shown = f"{place} " if VARIABLE.fullmatch(place) else "that it names "
-            raise ValueError(f"the environment variable {shown}is not set")
-    elif kind == "file" and place:
-        try:
-            secret = Path(place).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ValueError(f"the file that it names cannot be read: {error.strerror}") from None
-        if not secret:
-            raise ValueError("the file that it names is empty")
-    else:
+    read = _READERS.get(kind)
+    if read is None or not place:
         raise ValueError('a secret must be "env:NAME" or "file:PATH", not the secret itself')
+    reading = _reading.get()
+    if reading == "never":
+        return _placeholder(value)
+    try:
+        secret = read(place)
+    except ValueError:
+        if reading == "if_there":
+            return _placeholder(value)
+        raise
     if not secret.isprintable():
         raise ValueError("the secret that it names contains line breaks or control characters")
     return SecretStr(secret)
+
+
+def _read_variable(name: str) -> str:
+    secret = os.environ.get(name)
+    if not secret:
+        shown = f"{name} " if VARIABLE.fullmatch(name) else "that it names "
+        raise ValueError(f"the environment variable {shown}is {'not set' if secret is None else 'empty'}")
+    return secret
+
+
+def _read_file(path: str) -> str:
+    try:
+        secret = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"the file that it names cannot be read: {error.strerror}") from None
+    if not secret:
+        raise ValueError("the file that it names is empty")
+    return secret
+
+
+_READERS = {"env": _read_variable, "file": _read_file}
+
+
+def _placeholder(value: object) -> SecretStr:
+    """Return what stands for a secret: equal for equal places, and valid wherever a key is."""
+    return SecretStr(hashlib.sha256(f"placeholder {value}".encode()).hexdigest())
 
 
 Secret = Annotated[SecretStr, BeforeValidator(read_secret)]

@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import hashlib
+import re
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
-from policies.support.principal import derive_identifier, hash_value
+from policies.support.principal import BLOCKED, blocked_key, derive_identifier, hash_value
 from proxy.__main__ import main
+from proxy.commands.shared_state import run_with_state
+from proxy.config.build import read
 from proxy.context import Caller
 from tests.conftest import CANNED, StartGateway, tables_for
 from tests.redis_server import RedisServer
@@ -26,6 +29,8 @@ TABLES = [
 ]
 DERIVED = {"source": "caller", "end_user_header": "X-End-User"}
 REFUSED, PASSED = (400, "safety_identifier.blocked"), (200, None)
+ANNA = derive_identifier(KEYS["NEW_KEY"].encode(), Caller("anna", "search"))
+OTHER = derive_identifier(b"another key", Caller("anna", "search"))
 numbers = count()
 
 
@@ -42,7 +47,11 @@ def identifier() -> str:
 
 
 def write_config(
-    path: Path, *, policies: Sequence[str] = (), state: str = "", callers: Sequence[dict[str, str]] = TABLES
+    path: Path,
+    *,
+    policies: Sequence[str] = ('use = "safety_identifier"',),
+    state: str = "",
+    callers: Sequence[dict[str, str]] = TABLES,
 ) -> str:
     """Write a config with these policies and one recorded answer; return its path."""
     tables = [f'[[caller]]\nname = "{c["name"]}"\nteam = "{c["team"]}"\nkey_sha256 = "{c["key_sha256"]}"\n' for c in callers]  # fmt: skip
@@ -288,7 +297,7 @@ async def test_every_gateway_refuses_a_blocked_identifier_from_the_next_call_on(
         (0, f"{identifier} is blocked.\n", ""),
         (0, f"{identifier} is blocked.\n", ""),
         (0, f"{identifier} is no longer blocked.\n", ""),
-        (0, f"{identifier} is no longer blocked.\n", ""),
+        (1, f"{identifier} is not blocked in [state]; `headgate block --list` prints what is.\n", ""),
     ]
     assert len(upstream.requests) == 6
 
@@ -306,6 +315,54 @@ async def test_a_state_in_sqlite_is_shared_with_the_commands(
     assert printed == (0, "u-1 is blocked.\n", "")
     assert await send(http, gateway, safety_identifier="u-1") == REFUSED
     assert await send(http, gateway, safety_identifier="u-2") == PASSED
+
+
+def test_what_is_blocked_can_be_listed(tmp_path: Path, capsys):
+    """The oldest first; of one that was blocked by an older version only the hash is known."""
+    file = tmp_path / "state.db"
+    config = write_config(tmp_path / "headgate.toml", state=f'[state]\nuse = "sqlite"\npath = "{file}"\n')
+    listing = ("block", "--config", config, "--list")
+
+    assert run(capsys, *listing) == (0, "No identifier is blocked in [state].\n", "")
+    for name, identifiers in (("block", ("u-2", "u-1")), ("unblock", ("u-2",))):
+        for each in identifiers:
+            assert run(capsys, name, "--config", config, each)[0] == 0
+    run_with_state(read(Path(config)), "test", lambda state: state.put(blocked_key("u-0"), b"1", ttl_s=60))
+    code, out, _ = run(capsys, *listing)
+    since, older = out.splitlines()
+
+    assert code == 0
+    assert re.fullmatch(r"2\d{3}-\d\d-\d\d \d\d:\d\d:\d\dZ  u-1", since)
+    assert older == f"before its identifiers were kept  (its hash: {blocked_key('u-0').removeprefix(BLOCKED)})"
+    for wrong in ((), ("u-1", "--list")):
+        assert run(capsys, "block", "--config", config, *wrong) == (2, "", "give either an identifier or --list\n")
+
+
+@pytest.mark.parametrize(
+    ("policy", "possible", "impossible"),
+    [
+        ('use = "safety_identifier"', ["u-1", "u" * 64], ["u" * 65]),
+        ('use = "safety_identifier"\npattern = "u-[0-9]+"', ["u-12"], ["u-l2", "U-1"]),
+        ('use = "safety_identifier"\npii = "reject"', ["u-1"], ["anna@example.org"]),
+        ('use = "safety_identifier"\nmode = "off"', [], ["u-1"]),
+        ('use = "safety_identifier"\nsource = "caller"\nkey = "env:NEW_KEY"', [ANNA], ["anna", f"{ANNA[:-1]}_", OTHER]),
+        (
+            'use = "safety_identifier"\nsource = "caller"\nkey = "env:NEW_KEY"\nend_user_header = "x-user"',
+            [ANNA, OTHER],
+            ["anna", f"{ANNA}x"],
+        ),
+        ('use = "size"\nmax_items = 1', [], ["u-1"]),
+    ],
+)
+def test_an_identifier_that_no_call_can_have_is_refused(
+    tmp_path: Path, capsys, policy: str, possible: Sequence[str], impossible: Sequence[str]
+):
+    """It is mistyped: blocking it would have no effect."""
+    state = f'[state]\nuse = "sqlite"\npath = "{tmp_path}/state.db"\n'
+    config = write_config(tmp_path / "headgate.toml", policies=[policy], state=state)
+    statuses = {each: run(capsys, "block", "--config", config, "--", each)[0] for each in (*possible, *impossible)}
+
+    assert statuses == dict.fromkeys(possible, 0) | dict.fromkeys(impossible, 2)
 
 
 async def test_other_identifiers_pass(gateways: Any, command: Any, http, identifier: str):

@@ -9,9 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
+from policies.support.principal import derive_identifier
 from proxy.__main__ import main
 from proxy.app import running
 from proxy.config.build import build
+from proxy.context import Caller
 from tests.conftest import CANNED, tables_for
 from tests.upstream import FakeUpstream
 
@@ -185,6 +187,33 @@ def test_what_the_backends_of_a_config_allow_counts(profile: str, status: int, t
     config = file(tmp_path, policy + backend + route, "gateway.toml")
 
     assert run(capsys, "test", file(tmp_path, case), "--config", config)[0] == status
+
+
+def test_no_secret_of_the_gateway_is_needed(tmp_path: Path, capsys, monkeypatch):
+    """The checks of a change run where there are none; a case is in its caller's team, and a typo in a name is seen."""
+    monkeypatch.delenv("APP_KEY", raising=False)
+    keyed = '[[policy]]\nuse = "safety_identifier"\nsource = "caller"\nkey = "env:APP_KEY"\n'
+    callers = "".join(f'[[caller]]\nname = "{name}"\nteam = "search"\nkey = "env:APP_KEY_{name}"\n' for name in "ab")
+    config, cases = tmp_path / "my.toml", tmp_path / "cases.toml"
+    config.write_text(callers + keyed + CANNED)
+    key = hashlib.sha256(b"placeholder env:APP_KEY").hexdigest().encode()
+    derived = derive_identifier(key, Caller("a", "search"))
+    cases.write_text(f"""
+[[case]]
+caller = "a"
+request = {{model = "m"}}
+changed = {{safety_identifier = "{derived}"}}
+[[case]]
+caller = "aa"
+request = {{model = "m"}}
+""")
+    code = main(["policy", "test", str(cases), "--config", str(config)])
+    printed = capsys.readouterr()
+
+    assert (code, printed.out.splitlines()[-1]) == (1, "2 cases, 1 not as expected.")
+    assert printed.err == f"warning: {cases}, case 2: no [[caller]] is called 'aa'; did you mean a?\n"
+    (tmp_path / "log.jsonl").write_text("")
+    assert main(["policy", "diff", str(config), str(config), "--requests", str(tmp_path / "log.jsonl")]) == 0
 
 
 def test_a_case_can_have_a_caller_a_team_and_headers(tmp_path: Path, capsys, monkeypatch):

@@ -121,6 +121,19 @@ def test_check_prints_no_secret(config: Path, capsys: pytest.CaptureFixture[str]
     assert SECRET not in printed.out + printed.err
 
 
+def test_check_needs_no_secrets(config: Path, capsys, monkeypatch):
+    """Nor files of the gateway's machine: its faults are found where none of them may be."""
+    monkeypatch.delenv("APP_KEY")
+    config.write_text(CONFIG + '[audit]\npath = "/none/audit.jsonl"\n')
+    outcomes = [main(["check", "--config", str(config), *more]) for more in ([], ["--no-secrets"])]
+
+    assert outcomes == [2, 0]
+    assert "audit     /none/audit.jsonl\n" in capsys.readouterr().out
+    config.write_text(CONFIG.replace("max = 8", "max = 0"))
+    assert main(["check", "--config", str(config), "--no-secrets"]) == 2
+    assert "policy[2].max: Input should be greater than 0" in capsys.readouterr().err
+
+
 def test_check_reports_that_a_gateway_without_callers_is_open(tmp_path: Path, capsys):
     """Such a gateway listens on loopback only."""
     path = tmp_path / "headgate.toml"

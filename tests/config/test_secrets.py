@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from proxy.config.secrets import Secret
+from proxy.config.secrets import Secret, reading_secrets
 from proxy.config.table import Table
 
 KEY = "sk-must-not-be-printed"
@@ -68,8 +68,27 @@ def test_a_missing_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, value: 
     if value is not None:
         monkeypatch.setenv("DOOR_KEY", value)
 
-    assert "the environment variable DOOR_KEY is not set" in fault(key="env:DOOR_KEY")
+    reason = "not set" if value is None else "empty"
+    assert f"the environment variable DOOR_KEY is {reason}" in fault(key="env:DOOR_KEY")
     assert "the environment variable that it names is not set" in fault(key="env:sk-proj-1A_B")
+
+
+def test_secrets_need_not_be_read(monkeypatch: pytest.MonkeyPatch):
+    """Those that are not there, or none; what does not name a secret is an error all the same."""
+    monkeypatch.setenv("DOOR_KEY", KEY)
+    monkeypatch.delenv("NOT_SET", raising=False)
+    places = ("env:DOOR_KEY", "env:NOT_SET", "env:NOT_SET", "file:/none")
+    found = {}
+    for reading in ("if_there", "never"):
+        with reading_secrets(reading):
+            found[reading] = [Door(key=place).key.get_secret_value() for place in places]
+            assert "a secret must be" in fault(key=KEY)
+
+    assert found["if_there"][0] == KEY
+    assert KEY not in found["never"]
+    assert found["if_there"][1:] == found["never"][1:]
+    assert [len(set(values)) for values in found.values()] == [3, 3]
+    assert "is not set" in fault(key="env:NOT_SET")
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path):

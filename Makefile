@@ -45,8 +45,8 @@ SLOW := tests/backends/training tests/bench tests/clients tests/deploy tests/soa
     sqlite/test_database sqlite/test_large_values sqlite/test_transaction)) \
   $(addprefix tests/test_,$(addsuffix .py,app app_shutdown attacks background compaction composed_schemas dialects \
     disconnects drain_delay endpoints history local_model main newcomer ownership_endpoints pool_kill reload \
-    request_forms second_signal shutdown steering stored_state upstream_faults workers)) \
-  tests/commands/test_identity.py tests/commands/test_key.py tests/policies/test_max_tool_calls.py tests/routing/test_attempts.py \
+    request_forms rolling_restart second_signal shutdown steering stored_state upstream_faults workers)) \
+  tests/commands/test_backup.py tests/commands/test_identity.py tests/commands/test_key.py tests/policies/test_max_tool_calls.py tests/routing/test_attempts.py \
   tests/telemetry/test_audit.py tests/telemetry/test_logs.py tests/telemetry/test_recorder.py
 SLOW_NAMES := *cluster* *soak* *_large_* *_processes.py *shared_flight* *websocket* *test_redis*
 SLOW_TESTS := tests/wire/test_sse.py::test_cost_grows tests/wire/test_sse.py::test_a_recording_can_be_cut \
@@ -80,6 +80,8 @@ soak: .venv/.tests
 lock:
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --extra fast --extra build -o requirements.lock pyproject.toml
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --extra fast --extra build --extra cuda -c requirements.lock -o requirements-cuda.lock pyproject.toml
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --extra fast --extra build --extra grpc --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 

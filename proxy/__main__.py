@@ -17,7 +17,7 @@ from functools import partial
 from importlib.metadata import version
 
 from proxy.app import serve
-from proxy.commands import audit, cache, identity, key, model, policy, reload, show
+from proxy.commands import audit, backup, cache, identity, key, model, policy, reload, show
 from proxy.commands.options import DEFAULT_CONFIG, add_address, add_config
 from proxy.config.build import Config, read
 from proxy.config.consistency import listen_faults
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_config(command, text=DEFAULT_CONFIG)
     add_address(command)
     command.set_defaults(run=None)
-    for subject in (show, reload, policy, model, audit, cache, key, identity):
+    for subject in (show, reload, policy, model, audit, cache, key, identity, backup):
         subject.add_to(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] | None = options.run

@@ -5,12 +5,16 @@ from functools import partial
 
 from proxy.config.build import Config
 from proxy.config.paths import check_writable
+from proxy.http.tls import ListenerTls
 
 
 def start_faults(config: Config) -> Iterator[str]:
     """Yield what is wrong with the files that a config names, each with the path of the table that names it."""
     for index, (name, backend) in enumerate(config.backends.items()):
         yield from _fault(backend.check, f"backend[{index}]", f"'{name}' cannot start: ")
+    server = config.server
+    if server.tls_cert is not None and server.tls_key is not None:
+        yield from _fault(partial(ListenerTls, server.tls_cert, server.tls_key), "server")
     yield from _fault(config.state.check, "state.path")
     if config.cache_store is not None:
         yield from _fault(config.cache_store.check, "cache.path")
@@ -19,7 +23,7 @@ def start_faults(config: Config) -> Iterator[str]:
             yield from _fault(partial(check_writable, settings.path), f"{table}.path")
 
 
-def _fault(check: Callable[[], None], path: str, what: str = "") -> Iterator[str]:
+def _fault(check: Callable[[], object], path: str, what: str = "") -> Iterator[str]:
     try:
         check()
     except OSError as error:

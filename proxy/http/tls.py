@@ -32,17 +32,17 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         try:
             path.read_bytes()
         except OSError as error:
-            raise ValueError(f"server.{name}: {path}: {error.strerror}") from None
+            raise ValueError(f"{name}: {path}: {error.strerror}") from None
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, OSError) as error:
         reason = getattr(error, "reason", None) or "they are not PEM files"
-        raise ValueError(f"server.tls_cert and server.tls_key do not fit: {reason}") from None
+        raise ValueError(f"tls_cert and tls_key do not fit: {reason}") from None
 
 
 def _no_password() -> str:
     """Raise instead of asking on the terminal, as OpenSSL would."""
-    raise ValueError("server.tls_key is encrypted; decrypt it: openssl pkey -in KEY -out NEW")
+    raise ValueError("tls_key is encrypted; decrypt it: openssl pkey -in KEY -out NEW")
 
 
 class ListenerTls:

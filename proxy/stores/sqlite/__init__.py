@@ -23,7 +23,7 @@ from pydantic import AfterValidator, PositiveInt, PrivateAttr
 from proxy.config.paths import check_writable
 from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores.sqlite.commit_thread import CommitThread, StoreCommand
-from proxy.stores.sqlite.database import open_database
+from proxy.stores.sqlite.database import copy_database, open_database
 from proxy.stores.sqlite.transaction import Pieces, Transaction
 
 PIECE_BYTES = 1_048_576
@@ -69,6 +69,10 @@ class SqliteStore(Store):
     async def start(self) -> None:
         database = await asyncio.to_thread(open_database, self.path.absolute(), self.timeout_ms / 1000)
         self._thread = CommitThread(database, self._clock, self.max_waiting)
+
+    def back_up(self, target: Path) -> None:
+        """Copy the file as it is at one moment. Raises ValueError if that is impossible or `target` exists."""
+        copy_database(self.path, target)
 
     async def close(self) -> None:
         if self._thread is not None:

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 SCHEMA_VERSION = 1
@@ -42,6 +43,26 @@ def open_database(path: Path, timeout_s: float) -> sqlite3.Connection:
         database.close()
         raise ValueError(f"{path} {error}") from error
     return database
+
+
+def copy_database(path: Path, target: Path) -> None:
+    """Write what a file has at one moment to a new one, while other processes go on using it.
+
+    Raises ValueError, with the path, if the file is missing, or the new one exists or cannot be written.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists; a backup is a new file")
+    try:
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise ValueError(f"{target} cannot be created: {error.strerror}") from error
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
+            _check_schema(database)
+            database.execute("VACUUM INTO ?", (str(target),))
+    except (sqlite3.Error, ValueError) as error:
+        target.unlink()
+        raise ValueError(f"{path} cannot be copied to {target}: {error}") from error
 
 
 def _check_schema(database: sqlite3.Connection) -> None:

@@ -7,10 +7,9 @@ conversation; what is budgeted over a chain is keyed by its id.
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import structlog
@@ -59,8 +58,7 @@ _OUTPUT_BOUND = Slot[bool]("ownership.output_bound")
 _UNBOUND = Slot[bool]("ownership.unbound")
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """Whose an id is, and the backend that keeps what it names."""
 
     team: str
@@ -69,7 +67,7 @@ class Owner:
     chain: str
 
     def encode(self) -> bytes:
-        return orjson.dumps([self.team, self.caller, self.target, self.chain])
+        return orjson.dumps([*self])
 
     @staticmethod
     def decode(value: bytes | None) -> "Owner | None":
@@ -130,18 +128,22 @@ class Ownership:
         A response that is kept nowhere is not bound, unless a chain is counted; a conversation always is. A fault of
         the store never fails the answer: it is logged, and the next use of the id finds no owner.
         """
-        if context.target is None or call.operation == "input_tokens":
+        target, body = context.target, call.body
+        if target is None or call.operation == "input_tokens":
             return
-        is_kept = call.body.get("store") is not False or context.get(CHAIN) is not None
-        conversation = conversation_id(response) or conversation_id(call.body)
+        is_kept = body.get("store") is not False or context.get(CHAIN) is not None
+        conversation = conversation_id(response) or conversation_id(body)
         if not is_kept and conversation is None:
             return
         try:
-            owner = self._owner_of(context, context.target, await self._chain(call, context))
+            owner = self._owner_of(context, target, await self._chain(call, context))
             if is_kept and is_id(response_id := response.get("id")):
-                await self._put("response", response_id, owner, along=self._keys_along(call, response, context))
+                key, along = owner_key("response", response_id), self._keys_along(call, response, context)
+                is_new, *_ = await self._put_new([key, *along], owner)
+                if not is_new:
+                    await self._put_again("response", key, owner)
             if is_id(conversation):
-                await self._put("conversation", conversation, owner, keep_chain=True)
+                await self._put("conversation", conversation, owner)
         except (StoreError, Unavailable) as error:
             context.set(_UNBOUND, True)
             _log_failure(error, context)
@@ -168,7 +170,7 @@ class Ownership:
         """Bind an id that was created, or is used for the first time. A fault of the store is logged."""
         try:
             owner = self._owner_of(context, target, context.get(CHAIN) or os.urandom(16).hex())
-            await self._put(kind, value, owner, keep_chain=True)
+            await self._put(kind, value, owner)
         except StoreError as error:
             _log_failure(error, context)
 
@@ -225,7 +227,10 @@ class Ownership:
         known = context.get(CHAIN)
         if known is not None:
             return known
-        references = continued(call.body)
+        body = call.body
+        if body.get("previous_response_id") is None and body.get("conversation") is None:
+            return os.urandom(16).hex()
+        references = continued(body)
         if not references:
             return os.urandom(16).hex()
         owner, *_ = await self.owners(references[:1], context)
@@ -249,18 +254,20 @@ class Ownership:
         context.set(_OUTPUT_BOUND, True)
         return keys
 
-    async def _put(
-        self, kind: Kind, value: str, owner: Owner, *, keep_chain: bool = False, along: Sequence[str] = ()
-    ) -> None:
-        """The first team that receives an id owns it: no upstream can move another upstream's id.
+    def _put_new(self, keys: Sequence[str], owner: Owner) -> Awaitable[Sequence[bool]]:
+        """Set keys to an owner as far as they are free, and return which were."""
+        return self._store.put_new(keys, owner.encode(), ttl_s=self._ttl_s, group=owner.team)
 
-        `along` are keys of the same owner that are written with this one, as far as they are free.
-        """
-        key, encoded = owner_key(kind, value), owner.encode()
-        is_new, *_ = await self._store.put_new([key, *along], encoded, ttl_s=self._ttl_s, group=owner.team)
-        if is_new:
-            return
-        stored = await self._store.get(key)
+    async def _put(self, kind: Kind, value: str, owner: Owner) -> None:
+        """Set an id to an owner; one that is known keeps its chain."""
+        key = owner_key(kind, value)
+        is_new, *_ = await self._put_new([key], owner)
+        if not is_new:
+            await self._put_again(kind, key, owner, keep_chain=True)
+
+    async def _put_again(self, kind: Kind, key: str, owner: Owner, *, keep_chain: bool = False) -> None:
+        """The first team that receives an id owns it: no upstream can move another upstream's id."""
+        encoded, stored = owner.encode(), await self._store.get(key)
         known = owner if stored == encoded else Owner.decode(stored)
         if known is not None and known.team != owner.team:
             log.warning("ownership.conflicted", kind=kind, team=owner.team)

@@ -104,10 +104,12 @@ def ids_of_output(items: object) -> list[tuple[Kind, str]]:
             continue
         environment = item.get("environment")
         container = environment.get("container_id") if isinstance(environment, dict) else None
-        named: tuple[tuple[Kind, Any], ...] = (
-            ("item", item.get("id")), ("container", item.get("container_id")), ("container", container),
-        )  # fmt: skip
-        found += [(kind, value) for kind, value in named if value is not None and is_id(value)]
+        if is_id(value := item.get("id")):
+            found.append(("item", value))
+        if (value := item.get("container_id")) is not None and is_id(value):
+            found.append(("container", value))
+        if container is not None and is_id(container):
+            found.append(("container", container))
     return found
 
 

@@ -22,6 +22,8 @@ class StoreBreaker:
         self._opened_until: float | None = None
         self._pause_s = PAUSE_S
         self._is_trying = False
+        self.is_calm = True
+        """Whether it is closed and the last command was answered: then nothing has to be noted of one that is, too."""
 
     def begin(self, now: float) -> bool:
         """Return whether a command may be sent; each that may be is followed by one of the methods below."""
@@ -37,10 +39,12 @@ class StoreBreaker:
         if self._opened_until is not None:
             log.info("store.resumed")
         self._faults, self._opened_until, self._pause_s, self._is_trying = 0, None, PAUSE_S, False
+        self.is_calm = True
 
     def fail(self, now: float) -> None:
         """Note a command that was not answered."""
         self._faults += 1
+        self.is_calm = False
         if self._opened_until is not None and not self._is_trying:  # it was sent before the breaker opened
             return
         if self._is_trying or self._faults >= self._max_faults:

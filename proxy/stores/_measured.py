@@ -1,78 +1,60 @@
 """Measures the operations of a store that is outside the process's memory."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, ClassVar
 
-from pydantic import PrivateAttr
-
-from proxy.stores import Grant, Store, StoreError
+from proxy.stores import Store, StoreError
 from proxy.telemetry.instruments import Histogram
 
-T = TypeVar("T")
+Verb = Callable[..., Any]
+
+
+def _measured(operation: str) -> Verb:
+    """Return an operation that does what the store's does, and adds how long it took to the histogram."""
+
+    async def operate(self: "MeasuredStore", *arguments: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        error = ""
+        try:
+            return await getattr(self._store, operation)(*arguments, **options)
+        except StoreError:
+            error = "store_failed"
+            raise
+        finally:
+            system, name = self._labels
+            self._durations.of(system, operation, name, error).add(time.perf_counter() - started)
+
+    return operate
 
 
 class MeasuredStore(Store):
     """Another store, each of whose operations is added to a histogram. `name` is what it is used for."""
 
-    _store: Store = PrivateAttr()
-    _durations: Histogram = PrivateAttr()
-    _labels: tuple[str, str] = PrivateAttr()
+    _store: Store
+    _durations: Histogram
+    _labels: tuple[str, str]
+
+    get: ClassVar[Verb] = _measured("get")
+    get_many: ClassVar[Verb] = _measured("get_many")
+    put: ClassVar[Verb] = _measured("put")
+    put_many: ClassVar[Verb] = _measured("put_many")
+    put_new: ClassVar[Verb] = _measured("put_new")
+    delete: ClassVar[Verb] = _measured("delete")
+    take: ClassVar[Verb] = _measured("take")
+    give: ClassVar[Verb] = _measured("give")
+    append: ClassVar[Verb] = _measured("append")
+    tail: ClassVar[Verb] = _measured("tail")
+    claim: ClassVar[Verb] = _measured("claim")
+    release: ClassVar[Verb] = _measured("release")
 
     @staticmethod
     def of(store: Store, system: str, name: str, durations: Histogram) -> "MeasuredStore":
         """Return a store of a system (redis, sqlite) as one that is measured."""
-        measured = MeasuredStore()
-        measured._store, measured._durations, measured._labels = store, durations, (system, name)
-        return measured
-
-    async def _measure(self, operation: str, work: Awaitable[T]) -> T:
-        started = time.perf_counter()
-        error = ""
-        system, name = self._labels
-        try:
-            return await work
-        except StoreError:
-            error = "store_failed"
-            raise
-        finally:
-            self._durations.of(system, operation, name, error).add(time.perf_counter() - started)
-
-    async def get(self, key: str) -> bytes | None:
-        return await self._measure("get", self._store.get(key))
-
-    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        return await self._measure("get_many", self._store.get_many(keys))
-
-    async def put(self, key: str, value: bytes, **options: Any) -> bool:
-        return await self._measure("put", self._store.put(key, value, **options))
-
-    async def put_many(self, values: Sequence[tuple[str, bytes]], **options: Any) -> None:
-        return await self._measure("put_many", self._store.put_many(values, **options))
-
-    async def put_new(self, keys: Sequence[str], value: bytes, **options: Any) -> Sequence[bool]:
-        return await self._measure("put_new", self._store.put_new(keys, value, **options))
-
-    async def delete(self, key: str) -> None:
-        return await self._measure("delete", self._store.delete(key))
-
-    async def take(self, key: str, amount: int, **options: Any) -> Grant:
-        return await self._measure("take", self._store.take(key, amount, **options))
-
-    async def give(self, key: str, amount: int, *, window: int) -> None:
-        return await self._measure("give", self._store.give(key, amount, window=window))
-
-    async def append(self, key: str, value: bytes, **options: Any) -> int:
-        return await self._measure("append", self._store.append(key, value, **options))
-
-    async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
-        return await self._measure("tail", self._store.tail(key, after=after, limit=limit))
-
-    async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
-        return await self._measure("claim", self._store.claim(key, owner, lease_s=lease_s))
-
-    async def release(self, key: str, owner: str) -> None:
-        return await self._measure("release", self._store.release(key, owner))
+        own = MeasuredStore()
+        # Not as private attributes: pydantic takes five calls of functions to read one.
+        vars(own).update(_store=store, _durations=durations, _labels=(system, name))
+        return own
 
     def scan(self, prefix: str) -> AsyncIterator[str]:
         return self._store.scan(prefix)

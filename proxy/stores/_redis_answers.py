@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from proxy.stores import StoreError
 
-ODD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
+ODD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, EOFError, AssertionError)
 """What reading an answer fails with that is not one of the command's."""
 
 

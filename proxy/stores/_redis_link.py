@@ -1,145 +1,225 @@
-"""A connection to Redis for scripts that answer with a list of integers, or with an error.
+"""A connection to Redis that all calls share: a command is one write, and one wake-up when its answers are there.
 
 The client of redis-py takes some 300 us of CPU for one command, whatever it does: it takes a connection out of its
-pool, looks for late answers, and reads through a stream. Owners are written with every answer, so this connection does
-nothing but write and read lines. It is opened by redis-py, with its TLS, names and passwords.
+pool, looks for late answers, and reads through a stream. Owners are written with every answer, and cached ones are read
+with every call, so this connection does nothing but write and read. What is sent in one turn of the event loop leaves
+together, and one timer serves all that wait. It is opened by redis-py, with its TLS, names and passwords.
 
-Source: https://redis.io/docs/latest/develop/reference/protocol-spec/
+If changes are watched, it speaks RESP3 with tracking: Redis names each key that was read on it and that another
+connection has changed since, in the order in which things happened, so that no late answer can follow the news of its
+change. A server without tracking only answers.
+
+Source: https://redis.io/docs/latest/develop/reference/client-side-caching/
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from proxy.stores._redis_scripts import DIGESTS
+from proxy.stores._redis_parser import ErrorAnswer, Push, UnfinishedAnswer, parse_answer
 
-END = b"\r\n"
-
-
-class ScriptFailed(Exception):
-    """Redis answered with an error; the text begins with its name in capitals."""
-
-
-class ReadOnlyServer(ScriptFailed):
-    """It takes no writes: it has become a replica."""
+Answers = asyncio.Future[list[Any]]
+Changed = Callable[[str | None], None]
+Fault = Callable[[Exception], Exception]
+DONE, NOTHING = b"+OK\r\n", b"$-1\r\n"
+GRACE_S = 0.002
+"""How long answers are waited for that arrived while the event loop was busy, in seconds."""
 
 
-class UnknownScript(ScriptFailed):
-    """It does not have the script of a digest."""
+class Asked(NamedTuple):
+    """Commands that were sent together: how many, their answers so far, the future that gets them, and its end."""
+
+    number: int
+    found: list[Any]
+    answers: Answers
+    ends_at: float
 
 
-KINDS: Mapping[bytes, type[ScriptFailed]] = {b"READONLY": ReadOnlyServer, b"NOSCRIPT": UnknownScript}
-
-
-class ScriptLink(asyncio.Protocol):
+class RedisLink(asyncio.Protocol):
     """Sends commands, and passes each answer to its sender, in their order. Nothing is sent twice."""
 
-    def __init__(self, transport: asyncio.Transport, opener: object) -> None:
-        """`opener` is what has opened the connection and would close it if it were dropped."""
+    def __init__(
+        self, transport: asyncio.Transport, opener: object, timeout_s: float, fault: Fault, changed: Changed
+    ) -> None:
+        """`opener` is what has opened the connection and would close it if it were dropped.
+
+        `fault` returns what a command raises that fails with an error. `changed` gets the keys that have changed since
+        they were read; None: any may have.
+        """
         self._transport = transport
         self._opener = opener
-        self._answers: deque[asyncio.Future[Sequence[int]]] = deque()
+        self._timeout_s = timeout_s
+        self._fault = fault
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Asked] = deque()
         self._received = b""
-        self._values: list[int] = []
-        self._left = 0  # of the list that is being read
+        self._pieces: list[bytes] = []
+        self._missing_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
         self.closed = asyncio.Event()
+        self.is_open = True
+        """Whether commands can be sent."""
         transport.set_protocol(self)
 
-    @property
-    def is_open(self) -> bool:
-        return not self._transport.is_closing()
+    def ask(self, commands: bytes, number: int) -> Answers:
+        """Send so many encoded commands, and return their answers.
 
-    def ask(self, *arguments: bytes) -> asyncio.Future[Sequence[int]]:
-        """Send a command, and return its answer; it raises ScriptFailed, and ConnectionError if the link is closed."""
-        answer: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
-        self._answers.append(answer)
-        self._transport.write(encode_command(*arguments))
-        if not self.is_open:
-            self.connection_lost(None)
-        return answer
-
-    async def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Sequence[int]:
-        """Return the answer of a script, whose text is sent only to a server that does not have it.
-
-        Raises like `ask`. A cancellation closes the link.
+        The future fails with `fault` of the first ErrorAnswer, of a ConnectionError if the link is closed, and of a
+        TimeoutError.
         """
-        parts = (b"%d" % len(keys), *keys, *arguments)
-        try:
-            try:
-                return await self.ask(b"EVALSHA", DIGESTS[script].encode(), *parts)
-            except UnknownScript:
-                return await self.ask(b"EVAL", script.encode(), *parts)
-        except asyncio.CancelledError:
-            self.close()
-            raise
+        loop = self._loop
+        ends_at = loop.time() + self._timeout_s
+        answers: Answers = loop.create_future()
+        self._waiting.append(Asked(number, [], answers, ends_at))
+        self._transport.write(commands)
+        if self._timer is None:
+            self._timer = loop.call_at(ends_at, self._check_time)
+        return answers
 
-    def close(self) -> None:
-        """Close the connection at once: an answer that is late must not reach another call."""
+    async def track(self) -> None:
+        """Ask the server to say what others change. Raises like the future of `ask`."""
+        commands = encode_command(b"HELLO", b"3"), encode_command(b"CLIENT", b"TRACKING", b"ON", b"NOLOOP")
+        await self.ask(b"".join(commands), len(commands))
+
+    def close(self, error: Exception | None = None) -> None:
+        """Close the connection at once; what waits fails with an error."""
+        self.is_open = False
+        self._fail(error or closed_error())
         self._transport.abort()
 
+    def retire(self) -> None:
+        """Take no more commands, and close the connection when what waits has its answers."""
+        self.is_open = False
+        if not self._waiting:
+            self._transport.abort()
+
     def data_received(self, data: bytes) -> None:
-        *lines, self._received = (self._received + data).split(END)
+        if self._received:
+            self._pieces.append(data)
+            self._missing_bytes -= len(data)
+            if self._missing_bytes > 0:  # a large value: its pieces are joined once
+                return
+            data = b"".join((self._received, *self._pieces))
         try:
-            for line in lines:
-                self._read(line[:1], line[1:])
-        except (ValueError, IndexError):  # no answer to a script of ours
+            self._received, self._pieces = data[self._read(data) :], []
+        except (ValueError, IndexError):  # no answer to what was asked
             self.close()
+        if not (self.is_open or self._waiting):
+            self._transport.abort()
+
+    def _read(self, data: bytes) -> int:
+        """Pass on the answers that are complete, and return where the next one begins.
+
+        Raises ValueError for what is no answer, IndexError for an answer to nothing.
+        """
+        answer: Any
+        at, size = 0, len(data)
+        while at < size:
+            if data.startswith(DONE, at):  # these two are almost all answers
+                answer, at = b"OK", at + 5
+            elif data.startswith(NOTHING, at):
+                answer, at = None, at + 5
+            else:
+                try:
+                    answer, at = parse_answer(data, at)
+                except UnfinishedAnswer as unfinished:
+                    self._missing_bytes = unfinished.missing_bytes
+                    return at
+            if isinstance(answer, Push):
+                self._take_news(answer)
+                continue
+            asked = self._waiting[0]
+            asked.found.append(answer)
+            if len(asked.found) == asked.number:
+                self._settle(self._waiting.popleft())
+        return at
+
+    def eof_received(self) -> None:
+        """Send nothing more: the transport closes itself now."""
+        self.is_open = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed.set()
         del exc  # an error of the network, and for a regular end none
-        while self._answers:
-            self._settle(ConnectionResetError("the connection to Redis was closed"))
+        self.is_open = False
+        self.closed.set()
+        self._changed(None)  # what changes from now on is not known
+        self._fail(closed_error())
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _read(self, kind: bytes, text: bytes) -> None:
-        """Read one line: of a list, its length, or an error. Raises ValueError, IndexError for anything else."""
-        if kind == b":" and self._left:
-            self._values.append(int(text))
-            self._left -= 1
-        elif kind == b"*" and not self._left:
-            self._left = int(text)
-            self._values = []
-        elif kind == b"-" and not self._left:
-            kind_of_error = KINDS.get(text.partition(b" ")[0], ScriptFailed)
-            self._settle(kind_of_error(text.decode(errors="replace")))
-            return
+    def _settle(self, asked: Asked) -> None:
+        """Pass answers on, unless their sender has left."""
+        found, answers = asked.found, asked.answers
+        for answer in found:
+            if isinstance(answer, ErrorAnswer):
+                fault = self._fault(answer)
+                if not answers.done():
+                    answers.set_exception(fault)
+                return
+        if not answers.done():
+            answers.set_result(found)
+
+    def _take_news(self, news: Push) -> None:
+        keys = news[1] if len(news) > 1 else None
+        if news[0] == b"invalidate":
+            for key in [None] if keys is None else keys:
+                self._changed(key.decode(errors="replace") if isinstance(key, bytes) else None)
+
+    def _check_time(self) -> None:
+        """Wait for the oldest command; after its end, once more for what may have come while the loop was busy."""
+        self._timer = None
+        if self._waiting:
+            wait_s = self._waiting[0].ends_at - self._loop.time()
+            self._timer = (
+                self._loop.call_later(wait_s, self._check_time)
+                if wait_s > 0
+                else self._loop.call_later(GRACE_S, self._end_late, self._waiting[0])
+            )
+
+    def _end_late(self, asked: Asked) -> None:
+        """Close the link if a command still has no answer: what is late would delay all that follow."""
+        self._timer = None
+        if self._waiting and self._waiting[0] is asked:
+            self.close(TimeoutError())
         else:
-            raise ValueError(kind)
-        if not self._left:
-            self._settle(self._values)
+            self._check_time()
 
-    def _settle(self, found: Sequence[int] | Exception) -> None:
-        answer = self._answers.popleft()
-        if answer.done():  # its sender waited long enough
-            return
-        if isinstance(found, Exception):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
+    def _fail(self, error: Exception) -> None:
+        while self._waiting:
+            answers = self._waiting.popleft().answers
+            if not answers.done():
+                answers.set_exception(self._fault(error))
 
 
-def encode_command(*arguments: bytes) -> bytes:
+def closed_error() -> Exception:
+    return ConnectionResetError("the connection to Redis was closed")
+
+
+def encode_command(*parts: bytes) -> bytes:
     """Return a command as it is sent, each part with its length before it."""
-    parts = [b"*%d\r\n" % len(arguments)]
-    for argument in arguments:
-        parts += b"$%d\r\n" % len(argument), argument, END
-    return b"".join(parts)
+    return b"*%d\r\n%b" % (len(parts), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]))
 
 
-class Waiting(NamedTuple):
-    """Keys that wait to be set to a value, and the future that gets whether each was set."""
+def encode_sets(keys: Sequence[str], values: Sequence[bytes], ttl_ms: int, *, if_absent: bool) -> bytes:
+    """Return the commands that set each key to its value for a time; `if_absent`: only free ones."""
+    ttl = b"%d" % ttl_ms
+    end = b"$2\r\nPX\r\n$%d\r\n%b\r\n%b" % (len(ttl), ttl, b"$2\r\nNX\r\n" if if_absent else b"")
+    form = b"*%d\r\n$3\r\nSET\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n%%b" % (6 if if_absent else 5)
+    names = map(str.encode, keys)
+    return b"".join([
+        form % (len(name), name, len(value), value, end) for name, value in zip(names, values, strict=True)
+    ])  # fmt: skip
 
-    keys: Sequence[str]
-    value: bytes
-    ttl_ms: int
-    if_absent: bool
-    answer: asyncio.Future[Any]
 
-    def settle(self, kept: Sequence[Any]) -> None:
-        """Pass on whether each key was set, or the first error."""
-        error = next((each for each in kept if isinstance(each, Exception)), None)
-        if error is not None:
-            self.answer.set_exception(error)
-        else:
-            self.answer.set_result([bool(each) for each in kept])
+def encode_gets(keys: Sequence[str]) -> bytes:
+    """Return the commands that read values. MGET would hide that a key holds another kind."""
+    return b"".join([b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name) for name in map(str.encode, keys)])
+
+
+def take_over(connection: Any) -> tuple[asyncio.Transport, object]:
+    """Return the transport of a connection of redis-py, which no longer knows it, and what owns it."""
+    writer = connection._writer  # noqa: SLF001  it has no other name
+    connection._reader = connection._writer = None  # noqa: SLF001  or it would close what it no longer has
+    return writer.transport, writer

@@ -35,18 +35,6 @@ redis.call('XADD', KEYS[1], string.format('%d-0', position), 'v', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return position
 """
-# Sets each key to its value with its end; '1' before them: only a free key. Returns for each whether it was set.
-PUT = """
-local kept = {}
-for i, key in ipairs(KEYS) do
-  local value, ttl, is_new = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i] == '1'
-  local done
-  if is_new then done = redis.call('SET', key, value, 'PX', ttl, 'NX')
-  else done = redis.call('SET', key, value, 'PX', ttl) end
-  kept[i] = done and 1 or 0
-end
-return kept
-"""
 _OWNER = """
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if not owner and redis.call('EXISTS', KEYS[1]) == 1 then
@@ -65,5 +53,5 @@ return 0
 """
 DIGESTS = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (TAKE, GIVE, APPEND, PUT, CLAIM, RELEASE)
+    for script in (TAKE, GIVE, APPEND, CLAIM, RELEASE)
 }

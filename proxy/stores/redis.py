@@ -2,60 +2,49 @@
 
 Keeps: until an entry expires or Redis evicts it. A value is a string, a counter and a lease are hashes, a journal is a
     stream whose ids are `<position>-0`, each under the key itself. Time is the server's own.
-    Values are read on one connection for all calls. With `sentinels` the primary is the one that they name whenever a
+    All calls share one connection for what is small. With `sentinels` the primary is the one that they name whenever a
     connection is opened; with `cluster_nodes` each key is on the node of its slot, and no command has two keys.
 Fails: with StoreError when Redis cannot be reached, answers with an error, or does not answer within `timeout_ms`. A
-    command is sent once, because a repeated one could be carried out twice. A command that is cancelled or timed out
-    closes its connection, so that its late answer cannot reach another command. Values that are put while others are on
-    their way are sent together afterwards: the client's work for each command is most of the cost. After a write that a
-    replica refuses connections are opened anew, to reach the new primary. After several commands without an answer
-    none is sent for a while.
+    command is sent once, because a repeated one could be carried out twice. Answers are matched to commands by their
+    order: one whose sender has left is dropped, and one that is late closes the connection, so that it cannot reach
+    another command. After a write that a replica refuses connections are opened anew, to reach the new primary. After
+    several commands without an answer none is sent for a while.
 Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://redis.io/docs/latest/commands/eval/
 """
 
-import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
+from functools import cached_property, partial
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
-from redis.exceptions import ConnectionError as NotConnected
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
-from redis.exceptions import TimeoutError as ServerTimeout
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from proxy.config.secrets import Secret
 from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_address import check_address, host_and_port
-from proxy.stores._redis_answers import ODD_ANSWER, bytes_in, reading, unreadable, value_in
+from proxy.stores._redis_answers import bytes_in, reading, value_in
 from proxy.stores._redis_client import (
     close_client,
     cluster_client,
     connection_options,
-    drop_idle,
-    open_connection,
     scans_of,
     sentinel_client,
     server_client,
 )
-from proxy.stores._redis_link import ReadOnlyServer, ScriptFailed
+from proxy.stores._redis_cluster import RedisNodes
+from proxy.stores._redis_link import Changed
 from proxy.stores._redis_numbers import amount_in_range, milliseconds
-from proxy.stores._redis_puts import PutQueue
-from proxy.stores._redis_scripts import APPEND, CLAIM, DIGESTS, GIVE, RELEASE, TAKE
-from proxy.stores._redis_values import Changed, ValueReader
-from proxy.wire.loggable import name_failure
+from proxy.stores._redis_scripts import APPEND, CLAIM, GIVE, RELEASE, TAKE
+from proxy.stores._redis_server import RedisServer
 
 SCAN_COUNT = 1000
 """How many keys Redis examines for one step of a scan."""
 
 FIELD = b"v"
 """The field of an entry in a stream."""
-
-UNANSWERED = (OSError, TimeoutError, NotConnected, ServerTimeout)
-"""What a command fails with that reached no server, or got no answer."""
 
 
 class RedisStore(Store):
@@ -80,13 +69,6 @@ class RedisStore(Store):
     """Other nodes of the cluster that the server in `url` is a node of, each "host:port": one of them has to be up when
     the gateway starts. Default: none, it is no cluster."""
 
-    _redis: Any = PrivateAttr()  # Redis or RedisCluster, which have the commands in common
-    _values: ValueReader = PrivateAttr()
-    _puts: PutQueue = PrivateAttr()
-    _breaker: StoreBreaker = PrivateAttr()
-    _watchers: list[Changed] = PrivateAttr(default_factory=list)
-    _places: asyncio.Semaphore = PrivateAttr()
-
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
@@ -106,71 +88,69 @@ class RedisStore(Store):
             raise ValueError("a cluster has the database 0 only")
         return self
 
-    async def start(self) -> None:
+    @cached_property
+    def _client(self) -> Any:
+        """The client of redis-py: Redis or RedisCluster, which have the commands in common."""
         user, password, sentinel_password = (
             None if secret is None else secret.get_secret_value()
             for secret in (self.user, self.password, self.sentinel_password)
         )
         options, most = connection_options(self.timeout_ms / 1000, user, password), self.max_connections
         if self.cluster_nodes:
-            self._redis = cluster_client(self.url, self.cluster_nodes, most, options)
-        elif self.sentinels:
-            self._redis = sentinel_client(self.url, self.sentinels, most, options, sentinel_password)
-        else:
-            self._redis = server_client(self.url, most, options)
-        self._places = asyncio.Semaphore(most)
-        connect, pipeline = partial(open_connection, self._redis), partial(self._redis.pipeline, transaction=False)
-        self._values = ValueReader(connect, self._watchers)
-        self._puts = PutQueue(self._ask, connect, pipeline, has_slots=bool(self.cluster_nodes))
-        self._breaker = StoreBreaker(self.max_faults)
+            return cluster_client(self.url, self.cluster_nodes, most, options)
+        if self.sentinels:
+            return sentinel_client(self.url, self.sentinels, most, options, sentinel_password)
+        return server_client(self.url, most, options)
+
+    @cached_property
+    def _server(self) -> RedisServer | RedisNodes:
+        timeout_s, breaker = self.timeout_ms / 1000, StoreBreaker(self.max_faults)
+        if self.cluster_nodes:
+            return RedisNodes(self._client, timeout_s, breaker, self.max_connections)
+        return RedisServer(self._client, timeout_s, breaker, self._watchers)
+
+    @cached_property
+    def _watchers(self) -> list[Changed]:
+        return []
+
+    async def start(self) -> None:
+        _ = self._server
 
     async def close(self) -> None:
-        await self._puts.close()
-        await self._values.close()
-        await close_client(self._redis)
+        await self._server.close()
+        await close_client(self._client)
 
     def watch(self, changed: Changed) -> None:
         """Call `changed` with what changes; a cluster does not say it."""
         self._watchers.append(changed)
 
     async def get(self, key: str) -> bytes | None:
-        return (await self.get_many([key]))[0]
+        (value,) = await self._server.get([key])
+        return value_in(value)
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        if not keys:
-            return []
-        if self.cluster_nodes:
-            return await self._get_from_nodes(keys)
-        try:
-            found: Sequence[bytes | None] = await self._ask(partial(self._values.read, keys))
-        except StoreError as error:
-            if isinstance(error.__cause__, TimeoutError):  # what comes late would delay all that follow
-                self._values.reset()
-            raise
-        return found
-
-    async def _get_from_nodes(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Return the value of each key, all nodes asked at the same time. Raises StoreError."""
-        pipeline = self._redis.pipeline(transaction=False)  # MGET would hide that a key holds another kind
-        for key in keys:
-            pipeline.get(key)
-        return [value_in(value) for value in await self._ask(pipeline.execute)]
+        return [value_in(value) for value in await self._server.get(keys)] if keys else []
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing
-        (is_kept,) = await self._enqueue([key], value, ttl_s, if_absent=if_absent)
-        return is_kept
+        (kept,) = await self._server.put([key], [value], milliseconds(ttl_s), if_absent=if_absent)
+        return kept is not None
 
     async def put_many(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float, group: str = "") -> None:
         del group  # it evicts nothing
-        await asyncio.gather(*(self._enqueue([key], value, ttl_s, if_absent=False) for key, value in values))
+        if values:
+            keys, contents = [key for key, _ in values], [value for _, value in values]
+            await self._server.put(keys, contents, milliseconds(ttl_s), if_absent=False)
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
         del group  # it evicts nothing
-        return await self._enqueue(keys, value, ttl_s, if_absent=True) if keys else []
+        if not keys:
+            return []
+        kept = await self._server.put(keys, [value] * len(keys), milliseconds(ttl_s), if_absent=True)
+        return [*map(bool, kept)]
 
     async def delete(self, key: str) -> None:
-        await self._ask(partial(self._redis.unlink, key))
+        await self._server.command(b"UNLINK", key.encode())
 
     async def take(
         self, key: str, amount: int, *, limit: int, window_s: float, whole: bool = False, group: str = ""
@@ -194,27 +174,27 @@ class RedisStore(Store):
             return int(answer)
 
     async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
-        after = max(0, after)
         if limit <= 0:
             return []
-        entries = await self._ask(partial(self._redis.xrange, key, min=f"{after}-1", count=limit))
+        read = partial(self._client.xrange, key, min=f"{max(0, after)}-1", count=limit)
+        entries = await self._server.wait(read)
         with reading():
             return [(int(position.partition(b"-")[0]), bytes_in(fields[FIELD])) for position, fields in entries]
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
-        return bool(await self._run(CLAIM, key, owner, milliseconds(lease_s)))
+        return bool(await self._run(CLAIM, key, owner.encode(), milliseconds(lease_s)))
 
     async def release(self, key: str, owner: str) -> None:
-        await self._run(RELEASE, key, owner)
+        await self._run(RELEASE, key, owner.encode())
 
     async def scan(self, prefix: str) -> AsyncIterator[str]:
         pattern = re.sub(r"[*?\[\]\\]", r"\\\g<0>", prefix) + "*"
         seen: set[bytes] = set()  # Redis may list a key twice
-        scans = await self._ask(partial(scans_of, self._redis, match=pattern, count=SCAN_COUNT))
+        scans = await self._server.wait(partial(scans_of, self._client, match=pattern, count=SCAN_COUNT))
         for scan in scans:
             cursor: Any = None
             while cursor != 0:
-                cursor, keys = await self._ask(partial(scan, cursor or 0))
+                cursor, keys = await self._server.wait(partial(scan, cursor or 0))
                 with reading():
                     found = {bytes_in(key) for key in keys} - seen
                 for key in found:
@@ -223,7 +203,7 @@ class RedisStore(Store):
 
     async def check_durable(self) -> None:
         try:
-            memory = await self._ask(partial(self._redis.info, "memory"))
+            memory = await self._server.wait(partial(self._client.info, "memory"))
         except StoreError:
             return
         if (policy := memory.get("maxmemory_policy", "noeviction")) != "noeviction":
@@ -235,60 +215,11 @@ class RedisStore(Store):
     async def ready(self) -> bool:
         """Whether it takes writes: a replica answers reads, and is of no use."""
         try:
-            return bool(await self._ask(partial(self._redis.set, PROBE_KEY, b"1", px=milliseconds(PROBE_TTL_S))))
+            return await self.put(PROBE_KEY, b"1", ttl_s=PROBE_TTL_S)
         except StoreError:
             return False
 
-    async def _run(self, script: str, key: str, *arguments: str | bytes | int) -> Any:
+    async def _run(self, script: str, key: str, *arguments: bytes | int) -> Any:
         """Run a script atomically in one round trip; a server that does not know it yet needs a second one."""
-
-        async def run() -> Any:
-            try:
-                return await self._redis.evalsha(DIGESTS[script], 1, key, *arguments)
-            except NoScriptError:
-                return await self._redis.eval(script, 1, key, *arguments)
-
-        return await self._ask(run)
-
-    async def _enqueue(self, keys: Sequence[str], value: bytes, ttl_s: float, *, if_absent: bool) -> Sequence[bool]:
-        """Set keys to a value with the next command, and return for each whether it was set. Raises StoreError."""
-        kept: Sequence[bool] = await self._wait(self._puts.put(keys, value, milliseconds(ttl_s), if_absent=if_absent))
-        return kept
-
-    async def _ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
-        """Send a command and return the answer, unless Redis has not answered for some time. Raises StoreError."""
-        loop = asyncio.get_running_loop()
-        if not self._breaker.begin(loop.time()):
-            raise StoreError("Redis: not asked, because it has not answered")
-        try:
-            answer = await self._wait(self._in_turn(command) if self.cluster_nodes else command())
-        except StoreError as error:
-            if isinstance(error.__cause__, UNANSWERED):
-                self._breaker.fail(loop.time())
-            else:
-                self._breaker.succeed()
-            raise
-        except BaseException:
-            self._breaker.give_up()
-            raise
-        self._breaker.succeed()
-        return answer
-
-    async def _in_turn(self, command: Callable[[], Awaitable[Any]]) -> Any:
-        """Send a command when there is a connection: the client of a cluster refuses one too many."""
-        async with self._places:
-            return await command()
-
-    async def _wait(self, answer: Any) -> Any:
-        """Return an answer. Raises StoreError for a fault, and for one that takes too long."""
-        try:
-            async with asyncio.timeout(self.timeout_ms / 1000):
-                return await answer
-        except (RedisError, ScriptFailed, OSError, TimeoutError) as error:
-            if isinstance(error, ReadOnlyError | ReadOnlyServer):  # its address may lead to another server by now
-                await drop_idle(self._redis)
-                self._puts.reset()
-                self._values.reset()
-            raise StoreError(f"Redis: {name_failure(error)}") from error
-        except ODD_ANSWER as error:
-            raise unreadable() from error
+        parts = [part if isinstance(part, bytes) else b"%d" % part for part in arguments]
+        return await self._server.run(script, key, *parts)

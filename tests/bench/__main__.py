@@ -107,11 +107,11 @@ async def _measure(
 ) -> None:
     numbers = itertools.count()
     for index, workload in itertools.product(range(rounds), workloads):
-        turns = list(zip(measured[workload.label], workload.servers, strict=True))
+        turns = list(zip(measured[workload.label], workload.servers, (0, 1), strict=True))
         # The second server of a round is a little slower, so the order alternates.
-        for results, name in reversed(turns) if len(turns[0][0]) % 2 else turns:
+        for results, name, number in reversed(turns) if len(turns[0][0]) % 2 else turns:
             load = LoadRun(
-                workload, servers[name], is_headgate=name.startswith("headgate"), numbers=numbers,
+                workload.for_server(number), servers[name], is_headgate=name.startswith("headgate"), numbers=numbers,
                 is_rival=name not in SERVERS,
             )  # fmt: skip
             result = await load.measure(seconds)

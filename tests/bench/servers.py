@@ -131,31 +131,28 @@ def headgate_unobserved(upstream: int, folder: Path) -> ServerCommand:
 
 def headgate_with_redis(upstream: int, folder: Path) -> ServerCommand:
     """Return a Headgate with a Redis that ends with it, which holds hits in the process for one second."""
-    return before_redis(upstream, folder / "redis.toml", local_ttl_s=1)
+    return before_redis(upstream, folder / "redis.toml", cache='use = "redis"\nurl = "REDIS"')
 
 
 def headgate_reading_redis(upstream: int, folder: Path) -> ServerCommand:
     """Return a Headgate that reads Redis for each hit."""
-    return before_redis(upstream, folder / "each_time.toml", local_ttl_s=0)
+    return before_redis(upstream, folder / "each_time.toml", cache='use = "redis"\nurl = "REDIS"\nlocal_ttl_s = 0')
 
 
-def before_redis(upstream: int, config: Path, *, local_ttl_s: int) -> ServerCommand:
-    """Return the command that starts a Redis, and becomes a Headgate that uses it."""
+def headgate_with_state(upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate with a Redis that keeps the owners of what the upstream keeps."""
+    return before_redis(upstream, folder / "state.toml", f'{ROUTE}[state]\nuse = "redis"\nurl = "REDIS"')
+
+
+def before_redis(upstream: int, config: Path, route: str = ROUTE, cache: str = 'use = "memory"') -> ServerCommand:
+    """Return the command that starts a Redis, whose address replaces REDIS, and becomes a Headgate that uses it."""
     socket_path = config.with_suffix(".sock")
-    cache = f'use = "redis"\nurl = "unix://{socket_path}"\nlocal_ttl_s = {local_ttl_s}'
-    own = headgate(upstream, config, POLICIES, cache=cache)
+    address = f"unix://{socket_path}"
+    route, cache = (text.replace("REDIS", address) for text in (route, cache))
+    own = headgate(upstream, config, POLICIES, route, cache=cache)
     redis = [
-        "setpriv",
-        "--pdeathsig",
-        "KILL",
-        "redis-server",
-        "--port",
-        "0",
-        "--unixsocket",
-        str(socket_path),
-        "--save",
-        "",
-    ]
+        "setpriv", "--pdeathsig", "KILL", "redis-server", "--port", "0", "--unixsocket", str(socket_path), "--save", "",
+    ]  # fmt: skip
     script = f"{shlex.join(redis)} >/dev/null & exec {shlex.join(own.command)}"
     return ServerCommand(["sh", "-c", script], own.environment)
 
@@ -227,6 +224,7 @@ SERVERS: Servers = {
     "headgate, not observed": headgate_unobserved,
     "headgate, Redis": headgate_with_redis,
     "headgate, Redis each time": headgate_reading_redis,
+    "headgate, state in Redis": headgate_with_state,
     "headgate, no policies": headgate_without_policies,
     "headgate, all policies": headgate_with_all_policies,
 }

@@ -29,6 +29,18 @@ def test_a_row_shows_medians_and_ratios_against_the_baseline():
     assert second == ["", "headgate", "100 requests", "4.000", "2.0", "2.0", "0.40", "**1.00**", "0.50"]
 
 
+def test_the_second_server_may_get_another_body():
+    """One row compares two forms of a call at one server."""
+    (ownership,) = (workload for workload in WORKLOADS if workload.second_body)
+    (plain,) = (workload for workload in WORKLOADS if workload.name == "json")
+
+    assert [b'"store":%b' % value in ownership.for_server(n).body for n, value in enumerate((b"false", b"true"))] == [
+        True,
+        True,
+    ]
+    assert plain.for_server(1) is plain
+
+
 def test_the_costliest_dialect_is_compared_with_the_cheapest_by_the_cpu_of_headgate():
     measured = [
         (build_burst("compact"), (rounds(9), rounds(1))),

@@ -37,11 +37,16 @@ class Workload:
     cache_status: bytes = b"fwd=bypass"  # part of the Cache-Status header of every answer of Headgate
     dialect: str = ""  # how the upstream writes the events, where several are compared
     is_socket: bool = False  # whether the requests are messages in WebSocket mode
+    second_body: bytes = b""  # what the second server gets, if it gets something else
 
     @property
     def is_cached(self) -> bool:
         """Whether Headgate looks it up in its cache."""
         return self.cache_status != b"fwd=bypass"
+
+    def for_server(self, number: int) -> "Workload":
+        """Return the workload with the body that the first server (0) or the second (1) gets."""
+        return replace(self, body=self.second_body) if number and self.second_body else self
 
 
 def build_body(model: str, **fields: object) -> bytes:
@@ -110,6 +115,10 @@ WORKLOADS = (
     Workload(
         "misses", "JSON, cache miss, then stored",
         build_body("json", prompt_cache_key="bench", seed=COUNTER.decode()), 32, cache_status=b"fwd=uri-miss",
+    ),
+    Workload(
+        "ownership", "JSON, store: false and store: true", build_body("json", store=False), 32,
+        servers=("headgate, state in Redis", "headgate, state in Redis"), second_body=build_body("json", store=True),
     ),
     Workload(
         "pools", "JSON, one backend and a pool", build_body("json"), 32, servers=("headgate", "headgate, a pool"),

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from proxy.cache.vault import ENTRIES
 from proxy.stores import StoreError
-from proxy.stores._redis_puts import SCRIPT_BYTES
+from proxy.stores._redis_server import LARGE_BYTES
 from proxy.stores.redis import RedisStore
 from tests.conftest import tables_for
 from tests.raw import RawAnswer, ask, no_tasks_left, post, until  # noqa: F401
@@ -345,22 +345,39 @@ async def test_a_redis_that_is_silent_costs_its_timeout_once_in_a_while(server: 
     assert [line["event"] for line in logged] == ["store.suspended", "store.resumed"]
 
 
-@pytest.mark.parametrize("size", [10, SCRIPT_BYTES])
-async def test_values_that_are_put_at_the_same_time_are_one_round_trip(redis_server: RedisServer, size: int):
-    """Each caller gets its own answer, whether a script sets the values or a pipeline."""
+async def test_values_that_are_put_at_the_same_time_are_one_round_trip(redis_server: RedisServer):
+    """In the order of their calls."""
     store = RedisStore(url=redis_server.url, timeout_ms=30_000)
     await store.start()
     names = [f"together:{secrets.token_hex(8)}" for _ in range(3)]
-    value = b"v" * size
     await store.put(names[0], b"before", ttl_s=60)
     answers = await asyncio.gather(
-        store.put(names[0], value, ttl_s=60, if_absent=True),
-        store.put_new(names, value, ttl_s=60),
+        store.put(names[0], b"v", ttl_s=60, if_absent=True),
+        store.put_new(names, b"v", ttl_s=60),
         store.put(names[2], b"last", ttl_s=60),
-        store.put(names[1], value, ttl_s=60, if_absent=True),
+        store.put(names[1], b"v", ttl_s=60, if_absent=True),
     )
     found = [await store.get(name) for name in names]
     await store.close()
 
     assert answers == [False, [False, True, True], True, False]
-    assert found == [b"before", value, b"last"]
+    assert found == [b"before", b"v", b"last"]
+
+
+@pytest.mark.parametrize("size", [10, LARGE_BYTES])
+async def test_each_call_gets_the_answers_to_its_own_values(redis_server: RedisServer, size: int):
+    """On the link that all share, or on a connection of its own for large ones."""
+    store = RedisStore(url=redis_server.url, timeout_ms=30_000)
+    await store.start()
+    names = [f"together:{secrets.token_hex(8)}" for _ in range(5)]
+    await store.put(names[0], b"before", ttl_s=60)
+    answers = await asyncio.gather(
+        store.put(names[0], b"v" * size, ttl_s=60, if_absent=True),
+        store.put_new(names[:3], b"v" * size, ttl_s=60),
+        store.put_many([(name, b"w" * size) for name in names[3:]], ttl_s=60),
+    )
+    found = await store.get_many(names)
+    await store.close()
+
+    assert answers == [False, [False, True, True], None]
+    assert found == [b"before", *[b"v" * size] * 2, *[b"w" * size] * 2]

@@ -1,4 +1,4 @@
-"""The connection on which scripts set values: what it sends, and how answers find their senders."""
+"""The connection that all calls share: what it sends, and how answers find their senders."""
 
 import asyncio
 import secrets
@@ -9,9 +9,9 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from proxy.stores import StoreError
-from proxy.stores._redis_link import ScriptFailed, ScriptLink
-from proxy.stores._redis_values import ValueLink
+from proxy.stores import StoreError, _redis_link
+from proxy.stores._redis_link import RedisLink, encode_command, encode_gets, encode_sets
+from proxy.stores._redis_parser import ErrorAnswer
 from proxy.stores.redis import RedisStore
 from tests.redis_server import RedisServer
 
@@ -43,88 +43,123 @@ async def wire() -> Wire:
 
 
 @pytest.fixture
-async def link(wire: Wire) -> ScriptLink:
-    return ScriptLink(wire, None)
+async def changed() -> list[str | None]:
+    return []
 
 
-async def test_a_command_is_sent_with_the_length_of_each_part(wire: Wire, link: ScriptLink):
+@pytest.fixture
+async def link(wire: Wire, changed: list[str | None]) -> RedisLink:
+    return RedisLink(wire, None, 0.05, lambda error: error, changed.append)
+
+
+def ask(link: RedisLink, *names: bytes) -> asyncio.Future[list[Any]]:
+    return link.ask(b"".join(map(encode_command, names)), len(names))
+
+
+@pytest.mark.parametrize(
+    ("encoded", "parts"),
+    [
+        (encode_command(b"EVALSHA", b"", b"a\r\nb"), [b"EVALSHA", b"", b"a\r\nb"]),
+        (encode_sets(["k"], [b"\r\n"], 7, if_absent=False), [b"SET", b"k", b"\r\n", b"PX", b"7"]),
+        (encode_sets(["k\u00e9"], [b""], 70, if_absent=True), [b"SET", b"k\xc3\xa9", b"", b"PX", b"70", b"NX"]),
+        (encode_gets(["key"]), [b"GET", b"key"]),
+    ],
+)
+def test_a_command_is_sent_with_the_length_of_each_part(encoded: bytes, parts: list[bytes]):
     """So that any bytes pass."""
-    link.ask(b"EVALSHA", b"", b"a\r\nb")
-
-    assert wire.sent == b"*3\r\n$7\r\nEVALSHA\r\n$0\r\n\r\n$4\r\na\r\nb\r\n"
+    assert encoded == b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
-async def test_answers_reach_their_senders_in_order(link: ScriptLink, size: int):
-    """However the network cuts them; one whose sender has left is passed over."""
-    asked = [link.ask(b"a"), link.ask(b"b"), link.ask(b"c"), link.ask(b"d")]
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+async def test_answers_reach_their_senders_in_order(link: RedisLink, changed: list[str | None], size: int):
+    """Of both versions of the protocol, however the network cuts them; one whose sender has left is passed over."""
+    asked = [ask(link, b"a", b"b"), ask(link, b"c"), ask(link, b"d"), ask(link, b"e"), ask(link, b"f"), ask(link, b"g")]
     asked[1].cancel()
-    received = b"*2\r\n:1\r\n:0\r\n*1\r\n:1\r\n-OOM command not allowed\r\n*0\r\n"
+    received = (
+        b"$4\r\na\r\nb\r\n>2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n$-1\r\n+OK\r\n%2\r\n+proto\r\n:3\r\n+modules\r\n*0\r\n"
+        b"_\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n>1\r\n$5\r\nother\r\n-WRONGTYPE not a value\r\n*2\r\n*-1\r\n:1\r\n"
+    )
     for start in range(0, len(received), size):
         link.data_received(received[start : start + size])
     found = await asyncio.gather(*asked, return_exceptions=True)
 
-    assert [found[0], found[3]] == [[1, 0], []]
-    assert isinstance(found[2], ScriptFailed)
-    assert str(found[2]) == "OOM command not allowed"
+    assert found[0] == [b"a\r\nb", None]
+    assert [found[2], found[3], found[5]] == [[[b"proto", 3, b"modules", []]], [None], [[None, 1]]]
+    assert isinstance(found[4], ErrorAnswer)
+    assert str(found[4]) == "WRONGTYPE not a value"
+    assert changed == ["a", "b", None]
+
+
+async def test_a_large_value_is_read_in_one_pass(link: RedisLink, monkeypatch: pytest.MonkeyPatch):
+    """Not once more for each piece that the network delivers."""
+    sizes: list[int] = []
+    parse = _redis_link.parse_answer
+    monkeypatch.setattr(_redis_link, "parse_answer", lambda data, at: (sizes.append(len(data)), parse(data, at))[1])
+    asked, value = ask(link, b"a"), b"v" * 1_000_000
+    received = b"$1000000\r\n%b\r\n" % value
+    for start in range(0, len(received), 1000):
+        link.data_received(received[start : start + 1000])
+
+    assert await asked == [value]
+    assert sizes == [1000, len(received)]
 
 
 @pytest.mark.parametrize(
-    "received", [b"+OK\r\n", b"$1\r\na\r\n", b"*x\r\n", b":1\r\n", b"*1\r\n-ERR\r\n", b"*0\r\n*0\r\n"]
+    "received", [b"$1\r\nabc", b"$x\r\n", b"!1\r\n", b"*x\r\n", b"*1\r\n" * 9 + b":1\r\n", b":1\r\n:2\r\n", b"\r\n"]
 )
-async def test_what_is_no_answer_of_a_script_closes_the_link(wire: Wire, link: ScriptLink, received: bytes):
+async def test_what_is_no_answer_closes_the_link(wire: Wire, link: RedisLink, received: bytes):
     """It would not be known whose the next answer is."""
-    link.ask(b"a")
+    asked = ask(link, b"a")
     link.data_received(received)
 
-    assert wire.is_closed
-    assert not link.is_open
+    assert (wire.is_closed, link.is_open, asked.done()) == (True, False, True)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 1000])
-async def test_values_and_changes_are_distinguished(wire: Wire, size: int):
-    """Of both versions of the protocol, however the network cuts them."""
-    changed: list[str | None] = []
-    link = ValueLink(wire, None, changed.append)
-    asked = [link.get(["a", "b"]), link.track(), link.get(["c"]), link.get(["d"])]
-    asked[2].cancel()
-    received = (
-        b"$4\r\na\r\nb\r\n>2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n$-1\r\n%2\r\n+proto\r\n:3\r\n+modules\r\n*0\r\n"
-        b"+OK\r\n_\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n>1\r\n$5\r\nother\r\n-WRONGTYPE not a value\r\n"
-    )
-    for start in range(0, len(received), size):
-        link.data_received(received[start : start + size])
-
-    assert await asked[0] == [b"a\r\nb", None]
-    assert changed == ["a", "b", None]
-    with pytest.raises(ScriptFailed, match="WRONGTYPE"):
-        await asked[3]
-
-
-@pytest.mark.parametrize("received", [b"$1\r\nabc", b"$x\r\n", b"!1\r\n", b"*1\r\n" * 9 + b":1\r\n", b":1\r\n:2\r\n"])
-async def test_what_is_no_value_closes_the_link(wire: Wire, received: bytes):
-    """And what waits fails."""
-    link = ValueLink(wire, None, lambda _: None)
-    asked = link.get(["a"])
-    link.data_received(received)
+async def test_the_end_of_the_connection_fails_what_waits(link: RedisLink, changed: list[str | None]):
+    """And what has changed from then on is not known."""
+    asked = ask(link, b"a")
+    before = link.is_open
+    link.eof_received()
+    after = link.is_open
     link.connection_lost(None)
 
-    assert wire.is_closed
-    assert asked.done()
     with pytest.raises(ConnectionError):
-        await link.get(["b"])
+        await asked
+    assert (before, after, changed) == (True, False, [None])
 
 
-async def test_the_end_of_the_connection_fails_what_waits(wire: Wire, link: ScriptLink):
-    """And what is sent afterwards."""
-    before = link.ask(b"a")
-    wire.is_closed = True
-    link.connection_lost(None)
-    after = link.ask(b"a")
+async def test_a_late_answer_closes_the_link(wire: Wire, link: RedisLink):
+    """Whatever waits with it fails; the time of a command begins when it is sent."""
+    early = ask(link, b"a")
+    link.data_received(b"_\r\n")
+    found = await asyncio.gather(early, ask(link, b"b"), ask(link, b"c"), return_exceptions=True)
 
-    for answer in (before, after):
-        with pytest.raises(ConnectionError):
-            await answer
+    assert [type(each) for each in found] == [list, TimeoutError, TimeoutError]
+    assert (wire.is_closed, link.is_open) == (True, False)
+
+
+async def test_answers_that_came_while_the_loop_was_busy_are_not_late(wire: Wire):
+    """A timer is served before the network."""
+    link = RedisLink(wire, None, 0, lambda error: error, lambda _: None)
+    asked = ask(link, b"a")
+    timer = link._timer
+    while link._timer is timer:  # noqa: ASYNC110  no event says that a timer has run
+        await asyncio.sleep(0)
+    link.data_received(b"_\r\n")
+
+    assert await asked == [None]
+    assert link.is_open
+
+
+async def test_a_link_that_is_retired_closes_with_its_last_answer(wire: Wire, link: RedisLink):
+    """What was sent is answered."""
+    asked = ask(link, b"a", b"b")
+    link.retire()
+    link.data_received(b"_\r\n")
+    before = wire.is_closed
+    link.data_received(b"_\r\n")
+
+    assert (before, wire.is_closed, await asked) == (False, True, [None, None])
 
 
 @pytest.fixture
@@ -135,21 +170,22 @@ async def store(redis_server: RedisServer) -> AsyncIterator[RedisStore]:
     await store.close()
 
 
+def link_of(store: RedisStore) -> RedisLink:
+    link: RedisLink = store._server.link  # type: ignore[union-attr,assignment]
+    return link
+
+
 async def test_a_connection_that_redis_closes_is_opened_again(store: RedisStore, redis_server: RedisServer):
     """The put that finds it closed fails, and is not repeated: it may have been carried out."""
     name = f"link:{secrets.token_hex(8)}"
     await store.put(name, b"1", ttl_s=60)
-    first = store._puts.link
-    assert first is not None
-    closed = asyncio.get_running_loop().create_future()
-    lost = first.connection_lost
-    first.connection_lost = lambda exc: (lost(exc), closed.set_result(None))  # type: ignore[method-assign,assign,func-returns-value]
+    first = link_of(store)
     with redis.Redis(port=redis_server.port) as direct:
         direct.client_kill_filter(_type="normal", skipme=True)
-    await closed
+    await first.closed.wait()
     await store.put(name, b"2", ttl_s=60)
 
-    assert store._puts.link is not first
+    assert link_of(store) is not first
     assert await store.get(name) == b"2"
 
 
@@ -157,19 +193,14 @@ async def test_a_put_that_takes_too_long_closes_the_connection(store: RedisStore
     """Its late answer is never read, and the next put has a connection of its own."""
     name = f"link:{secrets.token_hex(8)}"
     await store.put(name, b"1", ttl_s=60)
-    link = store._puts.link
-    assert link is not None
-    vars(store)["timeout_ms"] = 50
+    link = link_of(store)
+    link._timeout_s = 0.05
     redis_server.pause()
     try:
         with pytest.raises(StoreError, match="TimeoutError"):
             await store.put(name, b"2", ttl_s=60)
-        writing = store._puts.writing
-        if writing is not None:
-            await writing
     finally:
         redis_server.resume()
-    vars(store)["timeout_ms"] = 30_000
     await store.put(name, b"3", ttl_s=60)
 
     assert not link.is_open

@@ -1,0 +1,68 @@
+"""Sends commands to the nodes of a Redis Cluster, by redis-py, which knows where each key is."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from proxy.stores._breaker import StoreBreaker
+from proxy.stores._redis_faults import RedisFaults
+from proxy.stores._redis_scripts import DIGESTS
+
+
+class RedisNodes:
+    """The nodes of a cluster. Its methods raise StoreError."""
+
+    def __init__(self, client: Any, timeout_s: float, breaker: StoreBreaker, max_connections: int) -> None:
+        """At most `max_connections` commands are sent at a time: the client refuses one too many."""
+        self._client = client
+        self._faults = RedisFaults(breaker, timeout_s, lambda: None)  # the client finds another node itself
+        self._places = asyncio.Semaphore(max_connections)
+
+    async def get(self, keys: Sequence[str]) -> Sequence[Any]:
+        """Return the value of each key, or None; all nodes are asked at the same time."""
+        pipeline = self._client.pipeline(transaction=False)
+        for key in keys:  # MGET would hide that a key holds another kind
+            pipeline.get(key)
+        found: Sequence[Any] = await self.wait(pipeline.execute)
+        return found
+
+    async def put(
+        self, keys: Sequence[str], values: Sequence[bytes], ttl_ms: int, *, if_absent: bool
+    ) -> Sequence[Any]:  # fmt: skip
+        """Set each key to its value; the answer is None for each that was not set."""
+        pipeline = self._client.pipeline(transaction=False)
+        for key, value in zip(keys, values, strict=True):
+            pipeline.set(key, value, px=ttl_ms, nx=if_absent)
+        kept: Sequence[Any] = await self.wait(pipeline.execute)
+        return kept
+
+    async def run(self, script: str, key: str, *arguments: bytes) -> Any:
+        """Return the answer of a script, whose text is sent only to a node that does not have it."""
+
+        async def run() -> Any:
+            try:
+                return await self._client.evalsha(DIGESTS[script], 1, key, *arguments)
+            except NoScriptError:
+                return await self._client.eval(script, 1, key, *arguments)
+
+        return await self.wait(run)
+
+    async def command(self, *parts: bytes) -> Sequence[Any]:
+        """Return the answer to a command, as the only one of a list."""
+        name, *arguments = parts
+        return [await self.wait(partial(self._client.execute_command, name.decode(), *arguments))]
+
+    async def wait(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the answer to a command of redis-py, sent when there is a connection."""
+
+        async def send() -> Any:
+            async with self._places:
+                return await command()
+
+        return await self._faults.ask(send)
+
+    async def close(self) -> None:
+        """Do nothing: the client is closed by its owner."""

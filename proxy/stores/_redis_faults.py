@@ -1,0 +1,61 @@
+"""What a command to Redis fails with, and what follows from it: every fault is a StoreError."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis.exceptions import ConnectionError as NotConnected
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as ServerTimeout
+
+from proxy.stores import StoreError
+from proxy.stores._breaker import StoreBreaker
+from proxy.stores._redis_answers import ODD_ANSWER, unreadable
+from proxy.stores._redis_parser import ErrorAnswer, ReadOnlyServer
+from proxy.wire.loggable import name_failure
+
+FAULTS = (RedisError, ErrorAnswer, OSError, TimeoutError)
+"""What a command fails with."""
+UNANSWERED = (OSError, TimeoutError, NotConnected, ServerTimeout)
+"""What a command fails with that reached no server, or got no answer."""
+READ_ONLY = (ReadOnlyError, ReadOnlyServer)
+"""What a command fails with at a server that takes no writes."""
+
+
+class RedisFaults:
+    """Notes faults, and keeps commands from a server that has not answered for some time."""
+
+    def __init__(self, breaker: StoreBreaker, timeout_s: float, renew: Callable[[], None]) -> None:
+        """`renew` opens connections anew: the server takes no writes, and another one may have its address by now."""
+        self.breaker = breaker
+        self._timeout_s = timeout_s
+        self._renew = renew
+
+    def note(self, error: Exception) -> StoreError:
+        """Return what a command raises instead of its error."""
+        if isinstance(error, UNANSWERED):
+            self.breaker.fail(asyncio.get_running_loop().time())
+        else:
+            self.breaker.succeed()
+        if isinstance(error, READ_ONLY):
+            self._renew()
+        fault = StoreError(f"Redis: {name_failure(error)}") if isinstance(error, FAULTS) else unreadable()
+        fault.__cause__ = error
+        return fault
+
+    async def ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the answer to a command, unless Redis has not answered for some time. Raises StoreError."""
+        if not self.breaker.begin(asyncio.get_running_loop().time()):
+            raise StoreError("Redis: not asked, because it has not answered")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await command()
+        except StoreError:
+            raise  # it is noted
+        except (*FAULTS, *ODD_ANSWER) as error:
+            raise self.note(error) from error
+        except BaseException:
+            self.breaker.give_up()
+            raise
+        self.breaker.succeed()
+        return answer

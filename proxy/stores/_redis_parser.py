@@ -1,0 +1,84 @@
+"""Reads what Redis sends, in both versions of its protocol.
+
+Source: https://redis.io/docs/latest/develop/reference/protocol-spec/
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+END = b"\r\n"
+MAX_DEPTH = 6
+"""How deeply lists may be in one another: entries of a stream have four levels, the answer to HELLO has some."""
+VALUE, NULL, NUMBER, STATUS, ERROR, LIST, PUSH, MAP = b"$_:+-*>%"
+LISTS = (LIST, PUSH, MAP)
+
+
+class UnfinishedAnswer(Exception):
+    """The end of an answer has not come yet; at least `missing_bytes` follow."""
+
+    def __init__(self, missing_bytes: int = 1) -> None:
+        super().__init__()
+        self.missing_bytes = missing_bytes
+
+
+class Push(list[Any]):
+    """What the server sends of its own accord."""
+
+
+class ErrorAnswer(Exception):
+    """Redis answered with an error; the text begins with its name in capitals."""
+
+
+class ReadOnlyServer(ErrorAnswer):
+    """It takes no writes: it has become a replica."""
+
+
+class UnknownScript(ErrorAnswer):
+    """It does not have the script of a digest."""
+
+
+ERRORS: Mapping[bytes, type[ErrorAnswer]] = {b"READONLY": ReadOnlyServer, b"NOSCRIPT": UnknownScript}
+
+
+def parse_answer(received: bytes, at: int, depth: int = 0) -> tuple[Any, int]:
+    """Return the answer that begins at a position, and where the next one begins.
+
+    An error is returned, not raised. Raises UnfinishedAnswer, and ValueError for what is no answer.
+    """
+    end = received.find(END, at)
+    if end < 0:
+        raise UnfinishedAnswer
+    kind, after = received[at], end + 2
+    if kind == VALUE:
+        return _parse_value(received, int(received[at + 1 : end]), after)
+    if kind == NUMBER:
+        return int(received[at + 1 : end]), after
+    if kind in LISTS and depth < MAX_DEPTH:
+        return _parse_list(received, kind, int(received[at + 1 : end]), after, depth)
+    text = received[at + 1 : end]
+    if kind == ERROR:
+        return ERRORS.get(text.partition(b" ")[0], ErrorAnswer)(text.decode(errors="replace")), after
+    if kind not in (STATUS, NULL):
+        raise ValueError(kind)
+    return text if kind == STATUS else None, after
+
+
+def _parse_list(received: bytes, kind: int, count: int, at: int, depth: int) -> tuple[list[Any] | None, int]:
+    if count < 0:
+        return None, at
+    found: list[Any] = Push() if kind == PUSH else []
+    for _ in range(count * 2 if kind == MAP else count):  # a map has names and values
+        value, at = parse_answer(received, at, depth + 1)
+        found.append(value)
+    return found, at
+
+
+def _parse_value(received: bytes, size: int, at: int) -> tuple[bytes | None, int]:
+    if size < 0:
+        return None, at
+    end = at + size
+    if len(received) < end + 2:
+        raise UnfinishedAnswer(end + 2 - len(received))
+    if received[end : end + 2] != END:
+        raise ValueError("a value is longer than it says")
+    return received[at:end], end + 2

@@ -187,6 +187,8 @@ def _limit_check(tally: Tally, limit: int) -> EventCheck:
 
 
 def _budget_check(tally: Tally, budget: ChainBudget, chains: Chains, call: Call, context: Context) -> EventCheck:
+    continues = bool(call.body.get("previous_response_id") or call.body.get("conversation"))
+
     async def check(event: Event) -> Event:
         made = tally.count(event)
         if made > budget.granted and not budget.is_reserved:
@@ -194,7 +196,9 @@ def _budget_check(tally: Tally, budget: ChainBudget, chains: Chains, call: Call,
         if made > budget.granted:
             raise _exceeded(budget.granted)
         is_terminal = event.type in TERMINALS
-        if (is_terminal or event.type == "response.created") and not chains.is_bound(context):
+        # A chain of which nothing is used loses nothing if its response could not be bound: it would begin anew.
+        has_used = continues or budget.is_reserved or budget.granted > 0
+        if has_used and (is_terminal or event.type == "response.created") and not chains.is_bound(context):
             raise _unavailable()
         # The caller may continue as soon as it has the last event. A reply from the cache has run no tools.
         if is_terminal and not (call.body.get("background") and event.response.get("status") in RUNNING):

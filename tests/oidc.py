@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ssl
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -39,7 +40,8 @@ def public_jwk(algorithm: str, name: str, **more: Any) -> dict[str, Any]:
 class Provider:
     """A provider on loopback. `answers` replaces what a path is answered with; `keys` are what it publishes."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.keys: list[dict[str, Any]] = [public_jwk("ES256", "first")]
         self.answers: dict[str, Any] = {}
         self.requests: list[tuple[str, str | None]] = []
@@ -56,9 +58,10 @@ class Provider:
     async def start(self) -> None:
         """Listen, on the port that it had before if it had one."""
         port = int(self.address.rpartition(":")[2]) if self.address else 0
-        self._site = web.TCPSite(self._runner, "127.0.0.1", port)
+        self._site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self._tls)
         await self._site.start()
-        self.address = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        scheme = "http" if self._tls is None else "https"
+        self.address = f"{scheme}://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         """Refuse connections."""

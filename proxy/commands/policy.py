@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from backends import least_values_of
 from policies import PolicyState
+from proxy.commands.token_caller import caller_of_token
 from proxy.config.build import Config, read
 from proxy.config.plugin_tables import rules_of
 from proxy.config.secrets import reading_secrets
@@ -98,6 +99,8 @@ def add_to(commands: Any) -> None:
                             epilog="example: headgate policy test cases.toml --config my.toml")  # fmt: skip
     test.add_argument("files", nargs="+", type=Path, metavar="FILE", help="TOML or JSONL")
     test.add_argument("--config", type=Path, help="the policies to test; default: those in each file")
+    test.add_argument("--token", type=Path, help="a file with a token of an [[issuer]] of --config: the caller of "
+                      "cases that name none; its signature and its times are not checked")  # fmt: skip
     test.set_defaults(run=_test)
     diff = verbs.add_parser("diff", help="list the recorded requests whose outcome changes",
                             epilog="example: headgate policy diff old.toml new.toml --requests log.jsonl")  # fmt: skip
@@ -110,6 +113,7 @@ def add_to(commands: Any) -> None:
 def _test(options: argparse.Namespace) -> int:
     config = None if options.config is None else _read(options.config)
     least = {} if config is None else least_values_of(config.backends.values())
+    caller = None if options.token is None else caller_of_token(options.token, () if config is None else config.issuers)
     differences = cases = 0
     for file in options.files:
         rules, listed = _cases(file)
@@ -117,7 +121,10 @@ def _test(options: argparse.Namespace) -> int:
             print(f"warning: {file}: there is no [[policy]] to test; add one, or give --config FILE", file=sys.stderr)
         for number, case in enumerate(listed, 1):
             cases += 1
-            asked = case if config is None else _with_team(case, config, f"{file}, case {number}")
+            if caller is not None and "caller" not in case.model_fields_set:
+                asked = case.model_copy(update={"caller": caller.name, "team": caller.team})
+            else:
+                asked = case if config is None else _with_team(case, config, f"{file}, case {number}")
             found = outcome_of(rules if config is None else config.rules, asked, least)
             expected = Outcome(case.code, {}) if case.code else Outcome(None, case.changed, case.removed)
             if found != expected:

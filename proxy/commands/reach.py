@@ -1,9 +1,12 @@
-"""Sends each backend one request and each store one write, as `headgate check --reach` does."""
+"""Sends each backend one request and each store one write, and fetches issuers' keys: `headgate check --reach`."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
 
 from backends import Backend
+from proxy.http.key_fetch import fetch_keys
+from proxy.identity.issuer_table import IssuerTable, read_document
+from proxy.identity.key_set import parse_key_set
 from proxy.stores import PROBE_KEY, PROBE_TTL_S, Store, StoreError
 
 STATE, CACHE = "[state]", "[cache]"
@@ -15,6 +18,24 @@ async def reach(backends: Iterable[Backend]) -> Mapping[str, str | None]:
     """Return for each backend, by its name, why calls would not be answered; None if they are."""
     listed = [*backends]
     return dict(zip((each.name for each in listed), await asyncio.gather(*map(_reach, listed)), strict=True))
+
+
+async def reach_issuers(issuers: Iterable[IssuerTable]) -> Mapping[str, str | None]:
+    """Return for each issuer, by its name, why its keys cannot be used; None if they can."""
+    listed = [*issuers]
+    found = await asyncio.gather(*map(_fetch, listed))
+    return dict(zip((f"issuer {each.name}" for each in listed), found, strict=True))
+
+
+async def _fetch(issuer: IssuerTable) -> str | None:
+    try:
+        async with asyncio.timeout(issuer.timeout_s):
+            parse_key_set(await fetch_keys(issuer) if issuer.jwks_file is None else read_document(issuer.jwks_file))
+    except TimeoutError:
+        return f"no answer within {issuer.timeout_s:g} s"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 async def reach_stores(stores: Mapping[str, Store]) -> Mapping[str, str | None]:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from backends import Backend
 from policies import Policy
 from proxy.commands.options import DEFAULT_CONFIG, add_config
-from proxy.commands.reach import CACHE, STATE, reach, reach_stores
+from proxy.commands.reach import CACHE, STATE, reach, reach_issuers, reach_stores
 from proxy.commands.starting import start_faults
 from proxy.config.build import Config, read
 from proxy.config.default import default_config
@@ -42,7 +42,7 @@ def add_to(commands: Any) -> None:
     more.add_argument(
         "--reach",
         action="store_true",
-        help="send each backend one request and each store one write, and print the outcomes",
+        help="send each backend one request and each store one write, fetch issuers' keys, and print the outcomes",
     )
     more.add_argument(
         "--no-secrets",
@@ -73,9 +73,10 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _reach_all(config: Config) -> int:
-    """Print one line for each backend and store: whether it answers and takes writes, or why not."""
+    """Print one line for each backend, store and issuer: whether it answers, or why not."""
     stores = {STATE: config.state, **({} if config.cache_store is None else {CACHE: config.cache_store})}
     found = [*asyncio.run(reach(config.backends.values())).items(), *asyncio.run(reach_stores(stores)).items()]
+    found += asyncio.run(reach_issuers(config.issuers)).items()
     for name, reason in found:
         print(f"{name}: {reason or 'ok'}")
     return NOT_REACHED if any(reason for _, reason in found) else SUCCESS

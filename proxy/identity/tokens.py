@@ -79,11 +79,16 @@ def check_claims(claims: Mapping[str, Any], audiences: Sequence[str], now: float
         begins_at = _time(claims, name)
         if begins_at is not None and now < begins_at - skew_s:
             raise invalid("it is not valid yet")
+    check_audience(claims, audiences)
+    return ends_at + skew_s
+
+
+def check_audience(claims: Mapping[str, Any], audiences: Sequence[str]) -> None:
+    """Raises Unauthenticated for a token that is for others."""
     named = claims.get("aud")
     found = named if isinstance(named, list) else [named]
     if not any(isinstance(each, str) and each in audiences for each in found):
         raise invalid("it is for another audience")
-    return ends_at + skew_s
 
 
 def invalid(reason: str) -> Unauthenticated:

@@ -15,6 +15,7 @@ from proxy.app import running
 from proxy.config.build import build
 from proxy.context import Caller
 from tests.conftest import CANNED, tables_for
+from tests.oidc import segment
 from tests.upstream import FakeUpstream
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "policies").glob("*.toml"))
@@ -577,3 +578,37 @@ def test_diff_names_a_file_that_is_missing(tmp_path: Path, capsys):
 
         assert (code, out) == (2, "")
         assert none in err
+
+
+def test_a_token_names_the_caller_of_cases_that_name_none(tmp_path: Path, capsys):
+    """Its signature and its times are not checked: policies are tried without asking the issuer."""
+    issuer = '[[issuer]]\nname = "corp"\nurl = "https://login.example.com"\naudience = "gate"\nteam = "groups"\ntags = {p = "p"}\n'
+    policy = '[[policy]]\nuse = "models"\nallow = ["gpt-*"]\ncallers = ["ada"]\n'
+    config = file(tmp_path, policy + issuer + CANNED, "gateway.toml")
+    request = '"request":{"model":"other"}'
+    cases = file(
+        tmp_path,
+        f'{{{request},"expect":"denied","code":"models.not_allowed"}}\n{{{request},"caller":"ben"}}\n',
+        "cases.jsonl",
+    )
+
+    def run_with(token: str) -> tuple[int, str, str]:
+        return run(capsys, "test", cases, "--config", config, "--token", file(tmp_path, token, "token"))
+
+    claims = {"iss": "https://login.example.com", "aud": "gate", "sub": "ada", "groups": ["search"], "p": 1}
+    tokens = [
+        ".".join([segment({"alg": "RS256"}), segment({**claims, **more}), "x"])
+        for more in ({}, {"aud": "x"}, {"iss": "y"}, {"sub": 7})
+    ]
+    found = [run_with(token) for token in (*tokens, "sk-1", "\u00e9")]
+
+    assert found[0] == (0, "2 cases, 0 not as expected.\n", "token of corp: caller ada, team search, p=1\n")
+    assert [code for code, *_ in found[1:]] == [2] * 5
+    messages = [
+        "it is for another audience",
+        "no [[issuer]] of --config has the url 'y'",
+        "The claim that names the caller",
+        "not in the form",
+        "this is no token",
+    ]
+    assert [message in err for message, (_, _, err) in zip(messages, found[1:], strict=True)] == [True] * 5

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import orjson
 import pytest
 import redis
 
 from proxy.__main__ import main
+from proxy.commands.reach import reach_issuers
+from proxy.identity.issuer_table import IssuerTable
+from tests.oidc import Provider
 from tests.redis_server import RedisServer, free_port
 
 CONFIG = """
@@ -55,3 +59,23 @@ def test_each_store_takes_a_write_or_says_why_not(
     printed = capsys.readouterr().out.splitlines()
 
     assert [line.startswith(start) for line, start in zip(printed[-2:], expected, strict=True)] == [True, True], printed
+
+
+async def test_the_keys_of_each_issuer_are_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Or what keeps them away is named; a file of keys is read again."""
+    async with Provider() as provider:
+        (tmp_path / "keys.json").write_bytes(orjson.dumps({"keys": provider.keys}))
+        tables = [
+            provider.table(), provider.table(jwks_url=f"{provider.address}/absent"), provider.table(timeout_s=0.05),
+            provider.table(jwks_file=str(tmp_path / "keys.json")), provider.table(jwks_url="http://127.0.0.1:1/keys"),
+        ]  # fmt: skip
+        issuers = [IssuerTable.model_validate({**table, "name": f"i{number}"}) for number, table in enumerate(tables)]
+        provider.answers["/absent"] = {"keys": []}
+        first = await reach_issuers([issuers[0], issuers[1], issuers[3], issuers[4]])
+        provider.answers["/keys"] = provider.hang
+        second = await reach_issuers([issuers[2]])
+
+    assert {**first, **second} == {
+        "issuer i0": None, "issuer i1": "none of its 0 keys can be used", "issuer i3": None,
+        "issuer i4": "no answer of 127.0.0.1:1: ClientConnectorError", "issuer i2": "no answer within 0.05 s",
+    }  # fmt: skip

@@ -43,7 +43,7 @@ SLOW := tests/backends/training tests/bench tests/clients tests/deploy tests/soa
     local_resources lost_jobs summary)) \
   $(addprefix tests/stores/,$(addsuffix .py,test_counters test_memory test_store sqlite/test_commit_thread \
     sqlite/test_database sqlite/test_large_values sqlite/test_transaction)) \
-  $(addprefix tests/test_,$(addsuffix .py,app app_shutdown attacks background compaction composed_schemas dialects \
+  $(addprefix tests/test_,$(addsuffix .py,app app_shutdown attacks background compaction composed_schemas degraded dialects \
     disconnects drain_delay endpoints history local_model main newcomer ownership_endpoints pool_kill reload \
     request_forms rolling_restart second_signal shutdown steering stored_state upstream_faults workers)) \
   tests/commands/test_backup.py tests/commands/test_identity.py tests/commands/test_key.py tests/policies/test_max_tool_calls.py tests/routing/test_attempts.py \

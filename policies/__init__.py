@@ -103,6 +103,11 @@ class Policy(Table):
         """Return the fields of a call that its reply check enforces: a backend without them need not receive them."""
         return frozenset()
 
+    @property
+    def needs_state(self) -> bool:
+        """Return whether it refuses every call that it applies to while the store of `[state]` is away."""
+        return False
+
     def request_check(self, state: PolicyState) -> RequestCheck:
         """Return the function that every call goes through.
 

@@ -65,6 +65,10 @@ class Budget(Policy):
         """How many steps of the counter a unit has."""
         return MILLION if self.unit == "usd" else 1
 
+    @property
+    def needs_state(self) -> bool:
+        return True
+
     def request_check(self, state: PolicyState) -> RequestCheck:
         window, clock, most = self.window, self._clock, int(self.limit * self._scale)
         meter, who, warn_from = self._meter(state), shared_by(self.per), self.warn * most

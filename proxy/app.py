@@ -125,6 +125,7 @@ def _watch(observer: Observer, server: Server, gateway: Gateway, lasting: Lastin
     observer.watch(server, lasting.memory, lambda: gateway.current.pipeline)
     observer.watch_output(logged, {"audit": lasting.audit, "record": lasting.recorder})
     observer.watch_reloads(gateway.reloads)
+    observer.watch_issuers(lasting.directory.issuers)
 
 
 def _parts_of(
@@ -180,9 +181,9 @@ async def _lasting(
 
 async def _directory(config: Config, resources: AsyncExitStack) -> Directory:
     """Return the callers of the config, and those of issued keys as long as the process runs."""
-    sign_in, has_more = SignIn(fetch_keys), config.keys is not None or bool(config.issuers)
+    sign_in = SignIn(fetch_keys)
     resources.push_async_callback(sign_in.close)
-    directory = Directory(callers_by_digest(config), has_issued=has_more, sign_in=sign_in)
+    directory = Directory(callers_by_digest(config), has_issued=config.keys is not None, sign_in=sign_in)
     if config.keys is not None:
         issued = IssuedKeys(config.state, directory, config.keys.refresh_s)
         await resources.enter_async_context(issued.following())

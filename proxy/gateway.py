@@ -171,7 +171,7 @@ class Gateway:
         pipeline = build_pipeline(config, lasting, cache)
         if old is not None:
             pipeline.rules.decisions.counts = old.pipeline.rules.decisions.counts
-        health = build_health(config, pipeline, lasting.audit, lasting.recorder, lasting.ending)
+        health = build_health(config, pipeline, lasting)
         if config.has_teams and lasting.calls is None:
             lasting.calls = Shares(max_calls(config), has_teams=True)
         metrics = None if self._observer is None else self._observer.requests

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from proxy.http.server import Connection, Server
+from proxy.identity.issuer_keys import IssuerKeys
 from proxy.pipeline import Pipeline
 from proxy.stores import Store
 from proxy.stores._measured import MeasuredStore
@@ -84,6 +85,10 @@ class Observer:
         observe = self._instruments.observe
         observe("reloads", lambda: [(metrics.RELOADS, (name,), count) for name, count in reloads.items()])
 
+    def watch_issuers(self, issuers: Callable[[], Iterable[IssuerKeys]]) -> None:
+        """Read how often the keys of issuers were fetched, by the outcome, and how old they are."""
+        self._instruments.observe("issuers", lambda: _read_issuers(issuers()))
+
     def watch_losses(self, losses: Mapping[str, Callable[[], int]]) -> None:
         """Read how much was lost of what is written or sent, by what it is."""
         self._losses.update(losses)
@@ -120,6 +125,14 @@ def _read_server(server: Server, memory: BodyMemory) -> Iterable[Point]:
     yield metrics.CONNECTIONS, ("websocket",), sockets
     yield metrics.CONNECTIONS, ("http",), len(server.connections) - sockets
     yield metrics.BODY_MEMORY, (), memory.used_bytes
+
+
+def _read_issuers(issuers: Iterable[IssuerKeys]) -> Iterable[Point]:
+    for issuer in issuers:
+        for outcome, count in issuer.outcomes.items():
+            yield metrics.ISSUER_REFRESHES, (issuer.table.name, outcome), count
+        if issuer.age_s is not None:
+            yield metrics.ISSUER_KEYS_AGE, (issuer.table.name,), issuer.age_s
 
 
 def _read_targets(pipeline: Pipeline) -> Iterable[Point]:

@@ -33,6 +33,11 @@ def reading_secrets(reading: Reading) -> Iterator[None]:
         _reading.reset(token)
 
 
+def reads_files() -> bool:
+    """Whether files that a config names are there, as where it is served."""
+    return _reading.get() == "required"
+
+
 def read_secret(value: object) -> SecretStr:
     """Return a secret. Raises ValueError for a value that does not name a secret, or names one that cannot be read.
 

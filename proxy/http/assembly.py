@@ -1,7 +1,5 @@
 """Config -> what answers requests: the server, its endpoints, and the report of its health. Nothing is started here."""
 
-import asyncio
-
 from proxy.config.build import Config
 from proxy.http.admission import connection_limit
 from proxy.http.client_address import ClientAddresses
@@ -21,8 +19,6 @@ from proxy.pipeline import Pipeline
 from proxy.relays import Relays
 from proxy.state.relayed_answers import RelayedAnswers
 from proxy.state.relayed_ids import RelayedIds
-from proxy.telemetry.audit import Audit
-from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.wire.headers import DEFAULT_HEADERS
 from proxy.workers import Workers
@@ -76,13 +72,16 @@ def _relays(config: Config, pipeline: Pipeline) -> Relays:
     return Relays(pipeline.rules, ids, answers, config.backends, pipeline.attempts.targets.prices)
 
 
-def build_health(
-    config: Config, pipeline: Pipeline, audit: Audit | None, recorder: Recorder | None, ending: asyncio.Event | None
-) -> Health:
-    """Return what reports liveness and readiness. Once `ending` is set /readyz says so."""
+def build_health(config: Config, pipeline: Pipeline, lasting: Lasting) -> Health:
+    """Return what reports liveness and readiness. Once the process begins to end /readyz says so."""
+    audit, recorder = lasting.audit, lasting.recorder
     files = {name: file for name, file in (("audit", audit), ("record", recorder)) if file is not None}
     stores = {"state": config.state} | ({} if config.cache_store is None else {"cache": config.cache_store})
-    return Health(config.backends, stores, files, pipeline.attempts.targets, ending or asyncio.Event())
+    needs_state = any(rule.needs_state for rule in config.rules)
+    return Health(
+        config.backends, stores, files, pipeline.attempts.targets, lasting.ending,
+        identities=lasting.directory.report, required=frozenset({"state"} if needs_state else ()),
+    )  # fmt: skip
 
 
 def build_server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Server:

@@ -1,7 +1,7 @@
 """GET /healthz: the process is up. GET /readyz: whether calls can be answered."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from aiohttp import web
@@ -18,6 +18,8 @@ PROBE_TIMEOUT_S = 3
 SERVING = frozenset({"up", FORBIDDEN})
 
 Report = tuple[int, dict[str, object]]
+IdentityReport = tuple[Mapping[str, object], bool]
+"""How keys and issuers are, and whether any caller can be known."""
 
 
 class FileWriter(Protocol):
@@ -34,15 +36,23 @@ class FileWriter(Protocol):
 class Health:
     """Reports liveness and readiness, to load balancers and to people."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each a part of its own
         self,
         backends: Mapping[str, Backend],
         stores: Mapping[str, Store],
         files: Mapping[str, FileWriter],
         targets: Targets,
         ending: asyncio.Event,
+        *,
+        identities: Callable[[], IdentityReport] = lambda: ({}, True),
+        required: Collection[str] = (),
     ) -> None:
-        """Stores and files have the names that they get in the report. `ending` is set when the gateway shuts down."""
+        """Stores and files have the names that they get in the report. `ending` is set when the gateway shuts down.
+
+        `identities` returns how keys and issuers are, `required` names the stores without which every call fails.
+        """
+        self._identities = identities
+        self._required = required
         self._targets = targets
         self._ending = ending
         self._backends = backends
@@ -73,15 +83,23 @@ class Health:
         reached = [word == "up" for word in words]
         stored = await asyncio.gather(*map(_is_ready, self._stores.values()))
         files = {name: file.is_healthy for name, file in self._files.items()}
-        is_whole = all((*reached, *stored, *files.values()))
-        is_stuck = any(file.is_required and not files[name] for name, file in self._files.items())
+        identities, knows_callers = self._identities()
+        is_whole = all((*reached, *stored, *files.values())) and _are_up(identities)
+        is_stuck = any(file.is_required and not files[name] for name, file in self._files.items()) or not knows_callers
+        is_stuck |= any(not up for name, up in zip(self._stores, stored, strict=True) if name in self._required)
         is_served = any(word in SERVING for word in words) and not is_stuck
         status = "ready" if is_whole else "degraded" if is_served else "unready"
         report: dict[str, object] = {"status": status, "backends": dict(zip(self._backends, words, strict=True))}
         up_or_down = {True: "up", False: "down"}
         report |= {name: up_or_down[up] for name, up in zip(self._stores, stored, strict=True)}
+        report |= identities
         report |= {name: "up" if healthy else "degraded" for name, healthy in files.items()}
         return 503 if status == "unready" else 200, report
+
+
+def _are_up(words: Mapping[str, object]) -> bool:
+    """Whether all of a report is "up", in the objects inside it too."""
+    return all(_are_up(word) if isinstance(word, Mapping) else word == "up" for word in words.values())
 
 
 async def _is_ready(part: Backend | Store) -> bool:

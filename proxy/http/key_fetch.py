@@ -23,7 +23,8 @@ HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Ag
 
 async def fetch_keys(table: IssuerTable) -> bytes:
     """Return the document with the keys of an issuer. Raises ValueError with what was wrong."""
-    context = await asyncio.to_thread(ssl.create_default_context, cafile=table.ca_file)
+    own = table.ca_file is not None  # aiohttp has one context for all servers with a certificate of the system's
+    context = await asyncio.to_thread(ssl.create_default_context, cafile=table.ca_file) if own else True
     connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=True)
     timeout = aiohttp.ClientTimeout(total=table.timeout_s)
     async with aiohttp.ClientSession(

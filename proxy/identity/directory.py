@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from proxy.context import Caller
+from proxy.identity.issuer_keys import IssuerKeys
 from proxy.identity.key_format import has_valid_checksum
 from proxy.identity.sign_in import SignIn
 from proxy.identity.tokens import is_token
@@ -43,7 +44,7 @@ class Directory:
     def __init__(
         self, callers: Mapping[bytes, Caller], *, has_issued: bool = False, sign_in: SignIn | None = None
     ) -> None:
-        """`has_issued` is whether there are keys or tokens beside the keys of these callers, now or later."""
+        """`has_issued` is whether there are keys beside those of these callers, now or later."""
         self.sign_in = sign_in
         self._configured = dict(callers)
         self._issued: Mapping[bytes, Caller] = {}
@@ -51,6 +52,7 @@ class Directory:
         self._callers = self._configured
         self._teams: Mapping[str, str] = {}
         self._used: set[str] = set()
+        self._has_issued = has_issued
         self.is_current = True
         """Whether all issued keys are known; a key that is not known may be a new one otherwise."""
         self.is_open = not callers and not has_issued
@@ -80,6 +82,19 @@ class Directory:
         """Return the ids of the issued keys that were used since the last time."""
         used, self._used = self._used, set()
         return used
+
+    def issuers(self) -> Sequence[IssuerKeys]:
+        """Return the issuers of tokens, with their keys."""
+        return () if self.sign_in is None else self.sign_in.issuers
+
+    def report(self) -> tuple[Mapping[str, object], bool]:
+        """Return how issued keys and issuers are, for /readyz, and whether any caller can be known."""
+        issuers = {each.table.name: each.word for each in self.issuers()}
+        words: dict[str, object] = {"keys": "up" if self.is_current else "down"} if self._has_issued else {}
+        if issuers:
+            words["issuers"] = issuers
+        knows_keys = self.is_open or bool(self._callers) or (self._has_issued and self.is_current)
+        return words, knows_keys or any(word != "down" for word in issuers.values())
 
     def identify(self, headers: RequestHeaders) -> Caller:
         """Return the caller whose key is in these headers. Raises Unauthenticated.

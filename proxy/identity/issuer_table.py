@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from proxy.config.secrets import reads_files
 from proxy.config.table import Table
 from proxy.identity.claims import ClaimMap, compile_path, is_name
 from proxy.identity.key_set import ALGORITHMS, Algorithm, parse_key_set
@@ -85,7 +86,7 @@ class IssuerTable(Table):
     @field_validator("ca_file", "token_file")
     @classmethod
     def _check_file(cls, path: Path | None) -> Path | None:
-        if path is not None:
+        if path is not None and reads_files():
             try:
                 path.read_bytes()
             except OSError as error:
@@ -95,7 +96,7 @@ class IssuerTable(Table):
     @field_validator("jwks_file")
     @classmethod
     def _check_keys(cls, path: Path | None) -> Path | None:
-        if path is not None:
+        if path is not None and reads_files():
             try:
                 parse_key_set(read_document(path))
             except OSError as error:

@@ -36,6 +36,11 @@ class Rule:
     def is_selective(self) -> bool:
         return self.callers is not None or self.models is not None
 
+    @property
+    def needs_state(self) -> bool:
+        """Whether every call fails while the store of `[state]` is away."""
+        return self.mode == "enforce" and self.rollout >= 1 and not self.is_selective and self.policy.needs_state
+
     def applies_to(self, caller: Caller, model: str) -> bool:
         """Whether it applies to a call. One without a model may be for any: every selector of models matches it."""
         return (self.callers is None or self.callers.match(caller.name) is not None) and (

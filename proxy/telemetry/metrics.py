@@ -140,6 +140,15 @@ EVENTS = Metric(
 RELOADS = Metric(
     "headgate.config.reloads", "counter", "{reload}", "How often the config was read again.", ("headgate.outcome",)
 )  # fmt: skip
+ISSUER = "headgate.issuer"
+ISSUER_REFRESHES = Metric(
+    "headgate.issuer.refreshes", "counter", "{refresh}", "How often the keys of an issuer of tokens were fetched.",
+    (ISSUER, "headgate.outcome"),
+)  # fmt: skip
+ISSUER_KEYS_AGE = Metric(
+    "headgate.issuer.keys.age", "gauge", "s", "How old the keys of an issuer are that signatures are checked with.",
+    (ISSUER,), merge="max",
+)  # fmt: skip
 CPU_TIME = Metric("process.cpu.time", "counter", "s", "CPU time of the process.", ("cpu.mode",))
 RESIDENT = Metric("process.memory.usage", "gauge", "By", "Physical memory that the process uses.")
 START_TIME = Metric(

@@ -1,6 +1,7 @@
 """Documents of providers that are slow, hostile or broken."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 
 import orjson
@@ -9,6 +10,7 @@ from aiohttp import web
 
 from proxy.http.key_fetch import DISCOVERY_PATH, fetch_keys
 from proxy.identity.issuer_table import IssuerTable
+from tests.certificates import make_certificate
 from tests.oidc import Provider
 
 
@@ -74,6 +76,22 @@ async def test_a_refused_connection_is_named(provider: Provider):
     await provider.stop()
     with pytest.raises(ValueError, match=r"no answer of 127\.0\.0\.1:"):
         await fetch_keys(table(provider))
+
+
+async def test_a_server_is_known_by_its_certificate(tmp_path):
+    """A cluster of Kubernetes has an authority of its own."""
+    make_certificate(tmp_path, "server", subject="IP:127.0.0.1")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    async with Provider(tls) as provider:
+        with pytest.raises(ValueError, match=r"the certificate of 127\.0\.0\.1:\d+ is not trusted; see ca_file"):
+            await fetch_keys(table(provider))
+        found = await fetch_keys(table(provider, ca_file=str(tmp_path / "server.pem")))
+        provider.answers[DISCOVERY_PATH] = {"issuer": provider.address, "jwks_uri": "http://127.0.0.1:1/keys"}
+        with pytest.raises(ValueError, match="names no jwks_uri with https://"):
+            await fetch_keys(table(provider, ca_file=str(tmp_path / "server.pem")))
+
+    assert orjson.loads(found) == {"keys": provider.keys}
 
 
 async def test_a_token_for_the_issuer_is_sent_to_its_own_server_only(provider: Provider, tmp_path):

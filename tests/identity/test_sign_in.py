@@ -3,19 +3,25 @@
 import asyncio
 import hashlib
 import hmac
+import time
 from collections.abc import AsyncIterator
 
 import orjson
 import pytest
+from aiohttp import web
 
+from proxy.app import Reloading
+from proxy.config.build import Config, build
 from proxy.http.key_fetch import fetch_keys
+from proxy.http.websocket import session
 from proxy.identity import issuer_keys
 from proxy.identity.issuer_table import IssuerTable
 from proxy.identity.sign_in import SignIn
 from proxy.wire.errors import HeadgateError
 from tests.conftest import tables_for
 from tests.oidc import Provider, public_jwk, segment
-from tests.raw import ask, no_tasks_left, post  # noqa: F401
+from tests.raw import ask, no_tasks_left, post, until  # noqa: F401
+from tests.sockets import calling
 from tests.upstream import FakeUpstream
 
 
@@ -230,3 +236,79 @@ async def test_a_token_of_an_issuer_that_was_removed_is_refused_at_once(worker: 
     worker.sign_in.replace([])
 
     assert (kept, await worker.ask(token)) == (("ada", 0), "invalid_token")
+
+
+@pytest.mark.parametrize("fault", ["stop", "garbage", "hang", "redirect", "many"])
+async def test_a_gateway_starts_without_its_issuer_and_goes_on_when_it_is_there(
+    start_gateway, upstream: FakeUpstream, provider: Provider, monkeypatch: pytest.MonkeyPatch, fault: str
+):
+    """Callers with keys are answered meanwhile; a token gets 503 with `Retry-After`, and a message that says who can help."""
+    answers = {
+        "garbage": b"\x00[",
+        "hang": provider.hang,
+        "redirect": redirect,
+        "many": {"keys": provider.keys * 10_000},
+    }
+    if fault == "stop":
+        await provider.stop()
+    provider.answers = {"/keys": answers.get(fault)}
+    caller = {"name": "batch", "key_sha256": hashlib.sha256(b"sk-batch").hexdigest()}
+    tables = tables_for(upstream, caller=[caller], issuer=[provider.table(timeout_s=0.3)])
+    gateway = await start_gateway(tables)
+    away = await ask(gateway, post(api_key=provider.token()))
+    known = await ask(gateway, post(api_key="sk-batch"))
+    provider.answers = {}
+    if fault == "stop":
+        await provider.start()
+    async with asyncio.timeout(20):
+        while (status := (await ask(gateway, post(api_key=provider.token()))).status) == 503:
+            pass
+
+    assert (away.status, away.error["code"], known.status, status) == (503, "issuer_unavailable", 200, 200)
+    assert 1 <= int(away.headers["retry-after"]) <= 5
+    assert "the issuer 'corp'" in away.error["message"]
+    assert "the operator of this gateway" in away.error["message"]
+
+
+async def redirect(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+
+async def test_a_connection_ends_when_its_token_does(
+    start_gateway, upstream: FakeUpstream, provider: Provider, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(session, "IDENTIFY_S", 0.05)
+    gateway = await start_gateway(tables_for(upstream, issuer=[provider.table(clock_skew_s=0)]))
+    ends_at = int(time.time()) + 2
+    async with calling(gateway, Authorization=f"Bearer {provider.token(exp=ends_at)}") as caller:
+        first = (await caller.ask())["type"]
+        error = await caller.read()
+        code = await caller.closed()
+
+    assert time.time() >= ends_at
+    assert (first, error["status"], error["error"]["code"], code) == ("response.completed", 401, "token_expired", 1008)
+
+
+async def test_a_reload_removes_and_adds_issuers(start_gateway, upstream: FakeUpstream, provider: Provider, logged):
+    """An open gateway that gets one is closed from then on."""
+    tables = tables_for(upstream) | {"server": {"port": 0, "drain_s": 0}}
+
+    def read(running: Config | None) -> Config:
+        return build(tables, running)
+
+    wanted = Reloading(read)
+    gateway = await start_gateway(tables, reloading=wanted)
+
+    async def reload(**more: object) -> tuple[int, int]:
+        tables.update(more)
+        before = sum(line["event"] == "config.reloaded" for line in logged)
+        wanted.wanted.set()
+        await until(lambda: sum(line["event"] == "config.reloaded" for line in logged) > before)
+        token = await ask(gateway, post(api_key=provider.token()))
+        return token.status, (await ask(gateway, post())).status
+
+    found = [await reload(issuer=[provider.table()])]
+    found.append(await reload(issuer=[provider.table(audience="other")]))
+    found.append(await reload(issuer=[provider.table(url="https://other.example")]))
+
+    assert found == [(200, 401), (401, 401), (401, 401)]

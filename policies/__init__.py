@@ -152,8 +152,22 @@ class Policy(Table):
         """Return whether it lets every call of the protocol pass unchanged: then it is probably misconfigured."""
         return False
 
+    def refuses_all(self) -> bool:
+        """Return whether it lets no call pass: then it is probably misconfigured."""
+        return False
 
-HOOKS = ("request_check", "reply_check", "resolve_model", "model_names", "identify", "may_send", "renames", "is_idle")
+
+HOOKS = (
+    "request_check",
+    "reply_check",
+    "resolve_model",
+    "model_names",
+    "identify",
+    "may_send",
+    "renames",
+    "is_idle",
+    "refuses_all",
+)
 
 
 def _pass(call: Call, _context: Context) -> Call:

@@ -46,6 +46,9 @@ class Models(Policy):
     def is_idle(self) -> bool:
         return AllowList(self.allow, self.deny).allows_all and not self.aliases
 
+    def refuses_all(self) -> bool:
+        return not self.allow
+
     def renames(self) -> Mapping[str, str]:
         return self.aliases
 

@@ -8,11 +8,9 @@ import asyncio
 import ctypes
 import gc
 import logging
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from errno import EADDRINUSE
 from functools import partial
 from importlib.metadata import version
 
@@ -35,7 +33,6 @@ COLLECTION_THRESHOLDS = (20_000, 20, 20)
 """When the garbage collector runs. A request makes hundreds of objects and hardly a cycle: with Python's own thresholds
 (700, 10, 10) collections are a sixth of the cost of a stream."""
 M_MMAP_THRESHOLD = -3  # the parameter's number in glibc's malloc.h
-ADDRESS = re.compile(r"\('([^']+)', (\d+)")  # as asyncio writes it in an error
 MAPPED_BYTES = 131_072  # from this size on a block of memory is returned to the system when it is freed
 
 
@@ -112,10 +109,6 @@ def _reason(error: Exception) -> str:
     """What an error says, without Python's notation: `audit.jsonl: No such file or directory`."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError) and error.errno == EADDRINUSE:
-        address = ADDRESS.search(str(error))
-        place = f"{address[1]}:{address[2]}" if address else "the address"
-        return f"{place} is used by another process; choose another port"
     return str(error)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,6 +25,7 @@ from proxy.control import Assignment
 from proxy.gateway import ConfigGeneration, Gateway, ReadAgain, callers_by_digest
 from proxy.http.assembly import build_server
 from proxy.http.key_fetch import fetch_keys
+from proxy.http.listening import ADMIN, bind, close
 from proxy.http.server import Server
 from proxy.identity.directory import Directory
 from proxy.identity.issued_keys import IssuedKeys
@@ -94,6 +96,7 @@ async def running(  # noqa: PLR0913  each a part of its own
     The files that it appends to are added to `files`; `logged` counts what it logs. Raises OSError, ValueError.
     """
     async with AsyncExitStack() as resources:
+        sockets, admin_sockets = _bind(config, assignment, resources)
         observer = make_observer(config.admin)
         config = await _start_state(config, observer, resources)
         audit, recorder = _open_files(config, resources, [] if files is None else files)
@@ -109,12 +112,12 @@ async def running(  # noqa: PLR0913  each a part of its own
         if observer is not None:
             _watch(observer, server, gateway, lasting, logged or LogTally())
             own = Processes(respond.ask_self, observer.copy, gateway.report, reload)
-            await resources.enter_async_context(operating(config, observer, None if assignment else own))
+            await resources.enter_async_context(operating(config, observer, None if assignment else own, admin_sockets))
         runner = web.ServerRunner(server, shutdown_timeout=config.server.drain_s)
         await runner.setup()
         resources.push_async_callback(_drain, runner, gateway, config.server.drain_s)
         await resources.enter_async_context(following(gateway, reloading))
-        address = await listen(server, config.server, assignment, resources)
+        address = await listen(server, config.server, sockets, resources)
         answers = {"ready": gateway.report, "metrics": getattr(observer, "encoded", None), "reload": reload}
         await report_to(assignment, answers, respond, ending, resources)
         yield address
@@ -139,6 +142,19 @@ def _parts_of(
         recent=RecentRequests() if observer is None else observer.requests.recent,
         preview=None if reloading is None else partial(gateway.preview, reloading.read),
     )
+
+
+def _bind(
+    config: Config, assignment: Assignment | None, resources: AsyncExitStack
+) -> tuple[Sequence[socket.socket], Sequence[socket.socket]]:
+    """Return the sockets of the gateway and of [admin], whose ports are not taken. Raises OSError."""
+    if assignment is not None:
+        return [assignment.listener], []  # the supervisor answers operators
+    listeners = bind(config.server.host, config.server.port)
+    resources.callback(close, listeners)
+    admin = [] if config.admin is None else bind(config.admin.host, config.admin.port, ADMIN)
+    resources.callback(close, admin)
+    return listeners, admin
 
 
 def _replace_handler(server: Server, generation: ConfigGeneration) -> None:

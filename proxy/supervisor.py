@@ -22,6 +22,7 @@ from proxy.admin.processes import Processes
 from proxy.config.build import Config
 from proxy.control import CONTROL, LISTENER, NUMBER, Link, Questions
 from proxy.http.health import Report
+from proxy.http.listening import ADMIN, bind, close, explained
 from proxy.telemetry.instruments import Snapshot, decode, merge
 from proxy.worker_process import address_of
 
@@ -69,6 +70,7 @@ class Supervisor:
         self._command = command
         listeners = open_listeners(config.server.host, config.server.port, count)
         self._workers = [Worker(number, listener) for number, listener in enumerate(listeners, 1)]
+        self._admin = [] if config.admin is None else bind(config.admin.host, config.admin.port, ADMIN)
         self._questions: dict[tuple[int, str], asyncio.Future[Any]] = {}
         self._asked = Questions()
         self._ended: Snapshot = {}
@@ -95,7 +97,7 @@ class Supervisor:
             greeting = asyncio.create_task(self._greet(greet))
             if self._config.admin is not None:
                 processes = Processes(self._ask_workers, self._snapshot, self._report, self._reload)
-                answering = listening(self._config, processes)
+                answering = listening(self._config, processes, self._admin)
                 log.info("admin.started", address=await resources.enter_async_context(answering))
             await asyncio.gather(*keepers)
             greeting.cancel()
@@ -265,8 +267,7 @@ def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
             listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True)
             port = listener.getsockname()[1]
             listeners.append(listener)
-    except OSError:
-        for listener in listeners:
-            listener.close()
-        raise
+    except OSError as error:
+        close(listeners)
+        raise explained(error, host, port) from error
     return listeners

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,31 +11,31 @@ from aiohttp import web
 from proxy.config.build import Config
 from proxy.config.process_tables import ServerTable
 from proxy.control import Answer, Assignment, Link, Respond, answer_supervisor
+from proxy.http.listening import explained
 from proxy.http.tls import ListenerTls
 
 BACKLOG = 1024
 
 
 async def listen(
-    server: web.Server, settings: ServerTable, assignment: Assignment | None, resources: AsyncExitStack
+    server: web.Server, settings: ServerTable, sockets: Sequence[socket.socket], resources: AsyncExitStack
 ) -> str:
-    """Accept connections, on the socket of the supervisor if there is one; return the address.
+    """Accept connections on these sockets, and return the address. No more are accepted when `resources` are closed.
 
-    No more are accepted when `resources` are closed. Raises OSError if the port is taken, ValueError if the certificate
-    cannot be used.
+    Raises OSError if the port is taken, ValueError if the certificate cannot be used.
     """
     options: dict[str, Any] = {"backlog": BACKLOG}
     if settings.tls_cert is not None and settings.tls_key is not None:
         tls = ListenerTls(settings.tls_cert, settings.tls_key)
         options |= {"ssl": tls.context, "ssl_handshake_timeout": settings.head_timeout_s}
         await resources.enter_async_context(tls.following())
-    if assignment is None:
-        options |= {"host": settings.host, "port": settings.port}
-    else:
-        options["sock"] = assignment.listener
-    listener = await asyncio.get_running_loop().create_server(server, **options)
-    resources.callback(listener.close)
-    return address_of(listener.sockets[0], settings.scheme)
+    for each in sockets:
+        try:
+            listener = await asyncio.get_running_loop().create_server(server, sock=each, **options)
+        except OSError as error:  # another gateway has bound the port as well, and was ready before this one
+            raise explained(error, settings.host, settings.port) from error
+        resources.callback(listener.close)
+    return address_of(sockets[0], settings.scheme)
 
 
 def address_of(listener: socket.socket, scheme: str) -> str:

@@ -145,11 +145,19 @@ def test_errors_of_files_and_ports_are_sentences(config: Path, tmp_path: Path, c
     """They have no notation of Python: no number of an error, no tuple of an address."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "proxy", "serve", "--config", config, "--port", str(port)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    in_use = f"headgate cannot start: 127.0.0.1:{port} is used by another process; choose another port"
+        command = [sys.executable, "-m", "proxy", "serve", "--config", config]
+        changes = {("server", "--port, HEADGATE_PORT or "): "", ("admin", ""): "port = 0"}
+        for (table, options), server in changes.items():
+            config.write_text(
+                CONFIG.replace(str(REPLAY), "none")
+                + f"[{table}]\nport = {port}\n"
+                + (server and f"[server]\n{server}\n")
+            )
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            hint = f"choose another port with {options}port in [{table}]"
+            in_use = f"headgate cannot start: 127.0.0.1:{port}: it is used by another process; {hint}"
 
-    assert (ended.returncode, in_use in ended.stderr.splitlines()) == (2, True)
+            assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, in_use), "before anything is opened"
     assert main(["audit", "verify", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err == f"{tmp_path / 'none'}: No such file or directory\n"
 

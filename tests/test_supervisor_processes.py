@@ -248,7 +248,7 @@ def test_a_port_that_is_taken_is_an_error():
     port = listeners[0].getsockname()[1]
 
     assert [listener.getsockname()[1] for listener in listeners] == [port, port]
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(OSError, match=f"127.0.0.1:{port}'$"):
         open_listeners("127.0.0.1", port, 2)
     for listener in listeners:
         listener.close()

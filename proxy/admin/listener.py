@@ -1,7 +1,8 @@
 """The listener of operators: GET /metrics, /healthz and /readyz, POST /reload, and the admin API."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -102,8 +103,8 @@ def _refuse(status: int, message: str) -> web.Response:
 
 
 @asynccontextmanager
-async def listening(config: Config, processes: Processes) -> AsyncIterator[str]:
-    """Answer operators inside the block, by `[admin]` of a config; its value is the address.
+async def listening(config: Config, processes: Processes, sockets: Sequence[socket.socket]) -> AsyncIterator[str]:
+    """Answer operators on these sockets inside the block, by `[admin]` of a config; its value is the address.
 
     Raises OSError if the port is taken.
     """
@@ -126,7 +127,8 @@ async def listening(config: Config, processes: Processes) -> AsyncIterator[str]:
     await runner.setup()
     watching = asyncio.create_task(_watch(services))
     try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
+        for each in sockets:
+            await web.SockSite(runner, each).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:

@@ -1,6 +1,7 @@
 """What runs beside the gateway for its operators: the listener, the export of metrics, the watch on the event loop."""
 
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -23,8 +24,10 @@ def make_observer(settings: AdminTable | None) -> Observer | None:
 
 
 @asynccontextmanager
-async def operating(config: Config, observer: Observer, processes: Processes | None) -> AsyncIterator[None]:
-    """Serve and send metrics inside the block. Without `processes` another process serves them.
+async def operating(
+    config: Config, observer: Observer, processes: Processes | None, sockets: Sequence[socket.socket]
+) -> AsyncIterator[None]:
+    """Serve metrics on these sockets, and send them, inside the block. Without `processes` another process serves them.
 
     Raises OSError if the port is taken, ValueError if metrics cannot be sent as it is asked for.
     """
@@ -36,6 +39,6 @@ async def operating(config: Config, observer: Observer, processes: Processes | N
             push = await resources.enter_async_context(pushing(metric_exporter(), observer.snapshot))
             observer.watch_losses({"metrics": lambda: push.failures})
         if config.admin is not None and processes is not None:
-            address = await resources.enter_async_context(listening(config, processes))
+            address = await resources.enter_async_context(listening(config, processes, sockets))
             log.info("admin.started", address=address)
         yield

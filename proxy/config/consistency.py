@@ -161,7 +161,7 @@ def _is_loopback(host: str) -> bool:
 def idle_policies(
     rules: Sequence[Rule], policies: Sequence[Mapping[str, Any]], routes: Sequence[RouteTable]
 ) -> Iterator[str]:
-    """Policies that change and refuse nothing with these settings, and those for models that no route serves."""
+    """Policies that change and refuse nothing, or refuse everything, and those for models that no route serves."""
     renamed = [name for rule in rules for pair in rule.policy.renames().items() for name in pair]
     served = [*(route.model for route in routes), *renamed]
     for index, (rule, policy) in enumerate(zip(rules, policies, strict=True)):
@@ -169,6 +169,8 @@ def idle_policies(
             continue
         if rule.policy.is_idle():
             yield f"policy[{index}]: {rule.name} has no effect with these settings"
+        if rule.policy.refuses_all():
+            yield f"policy[{index}]: {rule.name} refuses every call that it applies to"
         for glob in policy.get("models", ["*"]):
             if not any(overlap(glob, model) for model in served):
                 yield f"policy[{index}].models: '{glob}' matches no model of a [[route]]"

@@ -180,6 +180,14 @@ def test_a_policy_without_any_effect_is_a_warning(name: str):
     assert warnings(policy=[{"use": name, "mode": "off"}]) == ()
 
 
+def test_a_policy_that_refuses_everything_is_a_warning():
+    """An empty list allows nothing; it may be meant as no limit."""
+    assert warnings(policy=[{"use": "models", "allow": []}]) == (
+        "policy[0]: models refuses every call that it applies to",
+    )
+    assert warnings(policy=[{"use": "models", "allow": [], "mode": "off"}]) == ()
+
+
 def test_a_policy_with_an_effect_is_no_warning():
     """One setting is enough."""
     policies = [

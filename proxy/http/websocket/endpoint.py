@@ -38,7 +38,7 @@ class WebSocketEndpoint:
         caller = self.ingress.identify(exchange)
         request, limit = exchange.request, self.ingress.server.websockets_per_caller
         if [value.strip().lower() for value in request.headers.getall("Upgrade", [])] != ["websocket"]:
-            message = f"{request.method} is not allowed at /v1/responses; allowed: POST."
+            message = "GET /v1/responses only opens a WebSocket (Upgrade: websocket); send a call with POST."
             raise RequestError(message, status=405, headers={"Allow": "POST"})
         if not limit or not self._is_served():
             return _upgrade_required(exchange, "WebSocket mode is not available; use POST /v1/responses.")

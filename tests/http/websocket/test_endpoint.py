@@ -93,6 +93,7 @@ async def test_other_requests_for_the_path_are_no_upgrades(gateway: str):
     answer = await ask(gateway, b"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert b"only opens a WebSocket" in answer.body
 
 
 @pytest.mark.parametrize("header", ["Origin: https://evil.example", "Sec-Fetch-Site: cross-site"])

@@ -102,7 +102,7 @@ def test_an_invalid_port_is_exit_2(port: str, capsys):
         main(["serve", "--port", port])
 
     assert caught.value.code == 2
-    assert "argument --port: invalid" in capsys.readouterr().err
+    assert f"argument --port: invalid port '{port}'; it is a number from 0" in capsys.readouterr().err
 
 
 def test_the_address_of_the_command_line_is_checked_like_that_of_the_config(capsys, monkeypatch):

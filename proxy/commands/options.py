@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 DEFAULT_CONFIG = "a TOML file; default: the embedded defaults"
+MAX_PORT = 65_535
 CONFIG, HOST, PORT = "HEADGATE_CONFIG", "HEADGATE_HOST", "HEADGATE_PORT"
 
 
@@ -26,8 +27,7 @@ def add_address(command: argparse.ArgumentParser) -> None:
 
 
 def _port(text: str) -> int:
-    """Raises ValueError for what is not a port."""
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise ValueError(text)
-    return port
+    """Raises ArgumentTypeError for what is not a port."""
+    if not (text.isascii() and text.isdecimal() and int(text) <= MAX_PORT):
+        raise argparse.ArgumentTypeError(f"invalid port '{text}'; it is a number from 0, for a free one, to {MAX_PORT}")
+    return int(text)

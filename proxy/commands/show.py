@@ -23,6 +23,7 @@ from proxy.config.plugins import load, plugin_names
 from proxy.config.secrets import reading_secrets
 from proxy.config.source_file import SourceFile
 from proxy.config.table import Table
+from proxy.config.validation import suggest
 from proxy.routing.routes import Route
 from proxy.rules.rule import Rule
 from proxy.stores import Store
@@ -171,7 +172,11 @@ def _explain(options: argparse.Namespace) -> int:
         for line in _keys(explained):
             print(line)
         return SUCCESS
-    print(f"There is no policy, backend or store called '{options.name}'. There are:", file=sys.stderr)
+    names = [name for package in PACKAGES for name in plugin_names(package)]
+    print(
+        f"There is no policy, backend or store called '{options.name}'{suggest(options.name, names)}", file=sys.stderr
+    )
+    print("There are:", file=sys.stderr)
     for package in PACKAGES:
         print(f"  {package.rpartition('.')[2]}: {', '.join(sorted(plugin_names(package)))}", file=sys.stderr)
     print("config.example.toml explains the keys of all other tables.", file=sys.stderr)

@@ -13,6 +13,8 @@ from proxy.config.validation import ConfigError
 
 PLACE = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 """How tomllib ends a message."""
+OVERWRITTEN = "this is there already; a key is given once, and each of several tables has two brackets: [[caller]]"
+TWICE = re.compile(r"(?:Cannot declare|Cannot mutate immutable namespace) \('([^']+)',\)(?: twice)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,12 @@ class SourceFile:
             raise ConfigError(f"{self.path}: not TOML that can be read: it is nested too deeply") from error
         except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
             found = PLACE.fullmatch(str(error))
-            place, message = (f"{found[2]}:{found[3]}:", found[1]) if found else ("", error)
+            place, message = (f"{found[2]}:{found[3]}:", found[1]) if found else ("", str(error))
+            message = OVERWRITTEN if message == "Cannot overwrite a value" else message
+            if twice := TWICE.fullmatch(message):
+                message = (
+                    f"there is a table [{twice[1]}] already; of one that there are several of, each is [[{twice[1]}]]"
+                )
             raise ConfigError(f"{self.path}:{place} not TOML: {message}") from error
 
     def locate(self, sentences: Iterable[str]) -> list[str]:

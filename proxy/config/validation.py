@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from policies import Policy
 from proxy.config.positions import join
+from proxy.config.process_tables import ServerTable
 from proxy.config.schema import CacheTable, SelectorTable, StateTable
 
 M = TypeVar("M", bound=BaseModel)
@@ -73,7 +74,10 @@ def _problems(error: ValidationError, kind: type[BaseModel], path: str) -> Mappi
 def explain(problem: ErrorDetails, kind: type[BaseModel], path: str, where: str) -> str:
     """Return what is wrong with the key `where` of a table at `path`, and what is allowed."""
     if problem["type"] == "extra_forbidden":
-        return f"unknown key{suggest(str(problem['loc'][-1]), _keys_at(kind, problem['loc'][:-1], path))}"
+        name = str(problem["loc"][-1])
+        if not path and name in ServerTable.model_fields and len(problem["loc"]) == 1:
+            return "unknown key; it is one of [server]"
+        return f"unknown key{suggest(name, _keys_at(kind, problem['loc'][:-1], path))}"
     if problem["type"] == "missing":
         return "missing"
     message = problem["msg"].removeprefix("Value error, ")

@@ -99,6 +99,7 @@ keeps_state = true
 BROKEN = {
     # Unknown keys.
     "a table": ("[sever]\nport = 1", "sever: unknown key; did you mean server?"),
+    "a key outside its table": ("port = 1\n", "port: unknown key; it is one of [server]"),
     "a key of a table": ("[server]\nprot = 1", "server.prot: unknown key; did you mean port?"),
     "a key of a caller": ('[[caller]]\nname = "a"\nkye = "env:GATEWAY_KEY"', "caller[0].kye: unknown key; did you mean key?"),
     "a key of a policy": ('[[policy]]\nuse = "metadata_limits"\nmax_pair = 3', "policy[0].max_pair: unknown key; did you mean max_pairs?"),

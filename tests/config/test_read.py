@@ -27,7 +27,12 @@ def test_a_file_is_read(tmp_path: Path):
     ("content", "expected"),
     [
         (b"[server", "gateway.toml: not TOML: "),
-        (b"a = 1\na = 2\n", "gateway.toml:2:6: not TOML: Cannot overwrite a value"),
+        (b"a = 1\na = 2\n", "gateway.toml:2:6: not TOML: this is there already"),
+        (
+            b"[[caller]]\n[caller]\n",
+            "gateway.toml:2:8: not TOML: there is a table [caller] already; of one that there are several of, each is [[caller]]",
+        ),
+        (b"[caller]\n[[caller]]\n", "gateway.toml:2:9: not TOML: this is there already; a key is given once, and each"),
         (b"[server]\nport 8080", "gateway.toml:2:6: not TOML: Expected '=' after a key"),
         (b"a = " + b"[" * 100_000, "gateway.toml: not TOML that can be read: it is nested too deeply"),
         (b"# \xff", "gateway.toml: not TOML: 'utf-8' codec can't decode"),

@@ -24,11 +24,12 @@ def shutdown_error(cancelled: asyncio.CancelledError) -> ShuttingDown:
 
     Raises any other cancellation.
     """
-    call = asyncio.current_task()
-    if call is None or cancelled.args != (_REASON,):
+    if cancelled.args != (_REASON,):
         try:
             raise cancelled
         finally:
             del cancelled  # its traceback keeps this frame and all that the call took: in a cycle until it is collected
-    call.uncancel()
+    call = asyncio.current_task()  # not before: the task keeps a cancellation by which it ends, and that this frame
+    if call is not None:
+        call.uncancel()
     return ShuttingDown()

@@ -136,9 +136,8 @@ class Flight:
                         await self._add(batch)
                         if self._is_complete:  # as without others: what follows is not waited for
                             break
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # it ends here: the task would keep it, and with it this frame, in a cycle
             self._head.cancel()
-            raise
         except BaseException as error:  # noqa: BLE001  each reader raises it
             self._failure = error
             if not self._head.done():

@@ -139,7 +139,7 @@ class Attempt:
                     raise
                 raise deadline_exceeded() from error
         except BackendError as error:
-            self._failure = error
+            self._failure = error.with_traceback(None)  # which keeps this frame, and the call, in a cycle
             log_failure(backend.name, error, context)
             return AttemptOutcome(call, error=error)
 

@@ -129,12 +129,17 @@ class _RunningAttempt:
             self.outcome.cancel()
 
     async def _run(self) -> None:
+        """Enter the attempt, and leave it when its caller ends it or gives it up.
+
+        A cancellation ends here: a task that ends by one keeps it, and with it the frame of its own work, in a cycle.
+        """
         try:
             outcome = await self.attempt.__aenter__()
+        except asyncio.CancelledError:
+            self.outcome.cancel()
+            return
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                self.outcome.cancel()
-            elif not self.outcome.done():
+            if not self.outcome.done():
                 self.outcome.set_exception(error)
             raise
         self.outcome.set_result(outcome)
@@ -142,7 +147,5 @@ class _RunningAttempt:
         try:
             reason = await self._ended
         except asyncio.CancelledError as cancelled:
-            reason = cancelled
-            raise
-        finally:
-            await self.attempt.__aexit__(None if reason is None else type(reason), reason, None)
+            reason = cancelled.with_traceback(None)
+        await self.attempt.__aexit__(None if reason is None else type(reason), reason, None)

@@ -110,6 +110,7 @@ class JournalWriter:
         """Append the last entry, which ends with these events. A store that fails is asked again for RETRY_S."""
         if self._flushing is not None:
             self._flushing.cancel()
+            self._flushing = None  # it would be kept by its own cancellation, and with it what was collected
         async with self._lock:
             self._collect(await self._encode(last))
             end = asyncio.get_running_loop().time() + RETRY_S

@@ -1,27 +1,36 @@
 """What a request took is freed when it ends: cycles would keep it until the garbage collector runs, which is rare."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
+import orjson
 import pytest
 
 from proxy.context import Context
 from proxy.wire.call import Call
-from tests.http.test_memory_budget import ENDS, low_memory_gateway  # noqa: F401
+from tests.conftest import tables_for
+from tests.http.test_memory_budget import ENDS, LARGE_INPUT, break_off, refuse
 from tests.loop_work import GATEWAY
-from tests.raw import no_tasks_left, until  # noqa: F401
-from tests.upstream import FakeUpstream
+from tests.raw import RawConnection, ask, no_tasks_left, post, until  # noqa: F401
+from tests.sockets import masked, raw_socket
+from tests.upstream import CANONICAL, Answer, FakeUpstream, hang, streaming
+
+MESSAGE = masked(1, b'{"type":"response.create","model":"m",%b}' % LARGE_INPUT)
+SHORT_MESSAGE = masked(1, b'{"type":"response.create","model":"m"}')
+Then = Callable[[RawConnection, FakeUpstream], Awaitable[None]]
+End = Callable[[str, FakeUpstream], Awaitable[None]]
 
 
 @contextmanager
 def collected() -> Iterator[list[Any]]:
     """Give a list that has, when the block is left, all objects in cycles that nothing refers to any more."""
     found: list[Any] = []
-    gc.collect()
     gc.disable()
+    gc.freeze()  # what there is already is not searched
     try:
         yield found
         gc.set_debug(gc.DEBUG_SAVEALL)
@@ -30,24 +39,129 @@ def collected() -> Iterator[list[Any]]:
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
+        gc.unfreeze()
         gc.enable()
 
 
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-async def test_no_cycle_keeps_a_call(low_memory_gateway: str, upstream: FakeUpstream, logged, end):  # noqa: F811
-    """However its request ends."""
-    await end(low_memory_gateway, upstream)  # the first one loads modules
-    await until(lambda: [line["event"] for line in logged].count("request.finished") == 1)
-    with collected() as found:
-        await end(low_memory_gateway, upstream)
-        await until(lambda: [line["event"] for line in logged].count("request.finished") == 2)
-    frames = [each.f_code.co_qualname for each in found if isinstance(each, FrameType)]
-    paths = [each.f_code.co_filename for each in found if isinstance(each, FrameType)]
-    large = [type(each).__name__ for each in found for part in gc.get_referents(each) if is_large(part)]
+async def leave(_: RawConnection, upstream: FakeUpstream) -> None:
+    """Disconnect when the upstream has the call."""
+    await upstream.arrived.wait()
 
-    assert [name for name, path in zip(frames, paths, strict=True) if path.startswith(GATEWAY)] == []
-    assert [each for each in found if isinstance(each, Context | Call)] == []
-    assert large == []
+
+async def close(connection: RawConnection, _: FakeUpstream) -> None:
+    """Disconnect when the gateway has received everything."""
+    await connection.close()
+
+
+def reading(text: bytes) -> Then:
+    async def read(connection: RawConnection, _: FakeUpstream) -> None:
+        received = b""
+        while text not in received:
+            received += await connection.some()
+
+    return read
+
+
+def messages(data: bytes, answer: Answer | None, then: Then) -> End:
+    """Send frames on a connection in WebSocket mode; disconnect after `then`."""
+
+    async def send(gateway: str, upstream: FakeUpstream) -> None:
+        upstream.answer = answer
+        upstream.arrived.clear()
+        async with raw_socket(gateway) as connection:
+            await connection.send(data)
+            await then(connection, upstream)
+
+    return send
+
+
+SOCKET_ENDS = {
+    "WebSocket: answered": messages(MESSAGE, None, reading(b'"response.completed"')),
+    "WebSocket: invalid JSON": messages(masked(1, b'{"model":"m",%b]' % LARGE_INPUT), None, reading(b'"invalid_json"')),
+    "WebSocket: refused by the upstream": messages(MESSAGE, refuse, reading(b'"error"')),
+    "WebSocket: the upstream breaks off": messages(MESSAGE, break_off, reading(b'"error"')),
+    "WebSocket: the stream breaks off": messages(MESSAGE, streaming(CANONICAL[:2000]), reading(b'"response.failed"')),
+    "WebSocket: the frame is not valid": messages(MESSAGE + b"\xff\xff", hang, reading(b"\x88")),
+    "WebSocket: the client disconnects in a message": messages(MESSAGE[:150_000], hang, close),
+    "WebSocket: the client disconnects while it waits": messages(MESSAGE, hang, leave),
+    "WebSocket: the client disconnects while turns wait": messages(MESSAGE + SHORT_MESSAGE * 3, hang, leave),
+    "WebSocket: the client closes": messages(MESSAGE + masked(8), hang, reading(b"\x88")),
+    "WebSocket: the client disconnects in the stream": messages(
+        MESSAGE, streaming(CANONICAL[:2000], then=hang), reading(b'"response.created"')
+    ),
+}
+
+
+def with_pool(upstream: FakeUpstream, **keys: Any) -> dict[str, Any]:
+    """Return tables of a gateway with two targets."""
+    address = {"use": "upstream", "base_url": f"{upstream.address}/v1", "keeps_state": True}
+    route = {"model": "*", "backends": ["a", "b"], **keys}
+    return {"cache": None, "backend": [{"name": name, **address} for name in "ab"], "route": [route]}
+
+
+async def cancel_in_background(gateway: str, upstream: FakeUpstream) -> None:
+    """Start a background response, and cancel it while the upstream works on it."""
+    upstream.answer = hang
+    upstream.arrived.clear()
+    answer = await ask(gateway, post(b'{"model":"m","background":true,%b}' % LARGE_INPUT))
+    await upstream.arrived.wait()
+    response_id = orjson.loads(answer.body)["id"]
+    assert (await ask(gateway, post(b"", target=f"/v1/responses/{response_id}/cancel"))).status == 200
+
+
+async def fail_in_background(gateway: str, upstream: FakeUpstream) -> None:
+    upstream.answer = streaming(CANONICAL[:2000])
+    answer = await ask(gateway, post(b'{"model":"m","background":true,"stream":true,%b}' % LARGE_INPUT))
+    assert b"response.failed" in answer.body
+
+
+KEEPING_NOTHING = {"name": "fake", "use": "upstream", "keeps_state": False}
+BACKGROUND_ENDS = {
+    "a background response is cancelled": cancel_in_background,
+    "a background response fails": fail_in_background,
+}
+LAST_EVENTS = dict.fromkeys(SOCKET_ENDS, "websocket.closed") | dict.fromkeys(BACKGROUND_ENDS, "background.finished")
+NOT_ANSWERED = {name: end for name, end in (ENDS | SOCKET_ENDS).items() if not name.endswith(("answered", "streamed"))}
+Tables = Callable[[FakeUpstream], dict[str, Any]]
+GATEWAYS: dict[str, tuple[Tables, dict[str, End]]] = {
+    "plain": (lambda _: {"cache": None}, ENDS | SOCKET_ENDS),
+    "with a cache": (lambda _: {"cache": {"use": "memory", "when": "always", "collapse": "process"}}, NOT_ANSWERED),
+    "with a pool": (with_pool, ENDS),
+    "with hedging": (partial(with_pool, hedge_after_ms=1), ENDS | SOCKET_ENDS),
+    "that keeps the state": (
+        lambda upstream: {"cache": None, "backend": [{**KEEPING_NOTHING, "base_url": f"{upstream.address}/v1"}]},
+        SOCKET_ENDS | BACKGROUND_ENDS,
+    ),
+}
+
+
+@pytest.mark.parametrize(("tables", "ends"), GATEWAYS.values(), ids=GATEWAYS)
+async def test_no_cycle_keeps_a_call(start_gateway, upstream: FakeUpstream, logged, tables: Tables, ends):
+    """However its request ends."""
+    server = {"body_timeout_s": 0.2}
+    gateway = await start_gateway(tables_for(upstream, server=server, **tables(upstream)))
+    kept: dict[str, list[str]] = {}
+    for name, end in ends.items():
+        for is_first in (True, False):  # the first time loads modules
+            logged.clear()
+            with collected() as found:
+                await end(gateway, upstream)
+                last = LAST_EVENTS.get(name, "request.finished")
+                await until(lambda: last in [line["event"] for line in logged])  # noqa: B023
+            if not is_first and (traces := [*traces_of_a_call(found)]):
+                kept[name] = traces
+
+    assert kept == {}
+
+
+def traces_of_a_call(found: list[Any]) -> Iterator[str]:
+    """Yield what there is of calls: frames of the gateway, its objects, and bodies."""
+    for each in found:
+        if isinstance(each, FrameType) and each.f_code.co_filename.startswith(GATEWAY):
+            yield each.f_code.co_qualname
+        elif isinstance(each, Context | Call):
+            yield type(each).__name__
+        yield from (f"{type(each).__name__} of a body" for part in gc.get_referents(each) if is_large(part))
 
 
 def is_large(value: object) -> bool:

@@ -74,6 +74,8 @@ class WebSocketEndpoint:
             if connection.transport is not None:
                 connection.transport.abort()  # an answer in HTTP would be read as frames
             raise
+        finally:
+            connection.on_drain = None
         return response
 
     def _is_served(self) -> bool:

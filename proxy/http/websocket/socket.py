@@ -116,7 +116,7 @@ class Socket:
             self._partial.release()
             self._partial.grow(self._parser.pending_bytes)
         except FrameError as error:
-            self._fail(error)
+            self._fail(error.with_traceback(None))  # which keeps this frame in a cycle
         except Unavailable as error:
             self._fail(FrameError(TRY_AGAIN, error.message))
         if self._began is None and self._parser.pending_bytes:
@@ -204,6 +204,7 @@ class Socket:
         if self._advancing is not None:
             self._advancing.cancel()
         self._partial.release()
+        self._parser = FrameParser(0)
         while self._inbox:
             self._inbox.pop().memory.release()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.bounds import WINDOW_BYTES, count_text, has_more_values
+from proxy.wire.bounds import WINDOW_BYTES, count_text, find_text, has_more_values
 from proxy.wire.errors import RequestError
 from proxy.wire.fields import refuse_lookalikes
 from proxy.wire.large_json import TooMuchText, dumps, loads
@@ -54,17 +54,17 @@ def parse_optional_object(raw: bytes, *, query: str = "", max_values: int = 1_00
 
 def _escaped_colons(raw: bytes) -> int:
     r"""How many colons are written as \u003a. An escaped backslash before u003a is not a colon."""
-    if len(raw) <= WINDOW_BYTES and b"\\u003" not in raw:  # almost always
+    if b"\\u003" not in raw if len(raw) <= WINDOW_BYTES else find_text(raw, b"\\") < 0:  # almost always
         return 0
     count = count_text(raw, b"\\u003a") + count_text(raw, b"\\u003A")
-    found = raw.find(b"\\\\u003") if count else -1
+    found = find_text(raw, b"\\\\u003") if count else -1
     while found >= 0:
         before = found
         while raw[before - 1] == 0x5C:
             before -= 1
         if (found - before) % 2 == 0 and raw[found + 6] in b"aA":
             count -= 1
-        found = raw.find(b"\\\\u003", found + 6)
+        found = find_text(raw, b"\\\\u003", found + 6)
     return count
 
 

@@ -13,12 +13,16 @@ from typing import Any
 
 import orjson
 
+from proxy.wire.bounds import find_text
+
 LARGE_BYTES = 8_388_608
 """From this size on a text is searched for long strings, in bytes."""
 LONG_BYTES = 4_096
 """The length from which a string is long, in bytes or characters."""
-PIECE_BYTES = 1_048_576
+PIECE_BYTES = 131_072
 """How much of a string is converted at a time, in bytes or characters."""
+PIECES_AT_ONCE = 32
+"""How many pieces are added to a string at a time."""
 MAX_REST_BYTES = 25_165_824
 """How large a text may be beside its long strings, in bytes: parsing and encoding that takes less than 0.1 s."""
 MAX_LENIENT_BYTES = 33_554_432
@@ -97,12 +101,15 @@ def dumps(value: Any, size_bytes: int) -> bytes:
     mark = secrets.token_hex(16)
     strings: list[str] = []
     rest = orjson.dumps(_take_long_strings(value, mark, strings, 0))
-    first, *others = rest.split(b'"' + mark.encode())  # what follows is the number of a string, and a quote
-    parts = [first]
-    for other in others:
-        number, _, after = other.partition(b'"')
-        parts += (b'"', *_encode(strings[int(number)]), b'"', after)
-    return b"".join(parts)
+    parts: list[bytes] = []
+    start = 0
+    for _ in strings:
+        found = find_text(rest, b'"' + mark.encode(), start) + 1
+        end = rest.index(b'"', found)
+        number = int(rest[found + len(mark) : end])
+        parts += (rest[start:found], *_encode(strings[number]))
+        start = end
+    return b"".join((*parts, rest[start:])) if strings else rest
 
 
 def _long_strings(text: bytes) -> Iterator[tuple[int, int]]:
@@ -111,13 +118,13 @@ def _long_strings(text: bytes) -> Iterator[tuple[int, int]]:
     Between two quotes there is a string, or what comes between two strings: that begins with one of a few characters.
     A string that begins with one of them is left out, and so is one next to an escaped quote.
     """
-    quote = text.find(b'"')
+    quote = find_text(text, b'"')
     while quote >= 0:
         last = text.rfind(b'"', quote + 1, quote + 1 + LONG_BYTES)
         if last >= 0:
             quote = last
             continue
-        stop = text.find(b'"', quote + 1 + LONG_BYTES)
+        stop = find_text(text, b'"', quote + 1 + LONG_BYTES)
         if stop < 0:
             return
         is_escaped = _BACKSLASH in (text[quote - 1], text[stop - 1])
@@ -138,7 +145,19 @@ def _decode(text: bytes, start: int, stop: int) -> str | None:
             end = cut.end() - 1
         pieces.append(orjson.loads(b'"%b"' % text[start:end]))
         start = end
-    return "".join(pieces)
+    return _join(pieces)
+
+
+def _join(pieces: list[str]) -> str:
+    """Return the string of these pieces.
+
+    Adding to a string that nothing else has extends it in place, once this loop has run a few times. Joining all pieces
+    at once would hold the interpreter's lock while all of it is copied.
+    """
+    string = ""
+    for start in range(0, len(pieces), PIECES_AT_ONCE):
+        string += "".join(pieces[start : start + PIECES_AT_ONCE])
+    return string
 
 
 def _restore(root: list[Any], strings: dict[str, str]) -> None:

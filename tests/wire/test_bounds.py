@@ -1,13 +1,23 @@
 """How many values a JSON text has, before it is parsed."""
 
 import json
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.bounds import VALUE_BYTES, WINDOW_BYTES, count_values, has_more_values, parsed_bytes
+from proxy.wire import bounds
+from proxy.wire.body import parse_object
+from proxy.wire.bounds import (
+    VALUE_BYTES,
+    WINDOW_BYTES,
+    count_text,
+    count_values,
+    find_text,
+    has_more_values,
+    parsed_bytes,
+)
 from proxy.wire.call import parse_call
 from proxy.wire.errors import RequestError
 from tests.examples import NO_DEADLINE
@@ -88,6 +98,45 @@ def test_counting_continues_across_windows():
 
     assert count_values(text, 2 * WINDOW_BYTES) == WINDOW_BYTES + 3
     assert count_values(text, WINDOW_BYTES) > WINDOW_BYTES
+
+
+@NO_DEADLINE
+@given(
+    text=st.text(st.sampled_from(r"\\u03a:"), max_size=60).map(str.encode), sought=st.sampled_from([rb"\u003a", b":"])
+)
+def test_texts_are_found_and_counted_across_windows(text: bytes, sought: bytes):
+    """As in one piece, wherever the windows end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "WINDOW_BYTES", 7)
+
+        assert count_text(text, sought) == text.count(sought)
+        assert [find_text(text, sought, start) for start in range(9)] == [text.find(sought, at) for at in range(9)]
+
+
+class SearchedText(bytes):
+    """A text that records how much of it is searched in one call, in bytes: no other thread runs meanwhile."""
+
+    def __new__(cls, text: bytes) -> Self:
+        searched = super().__new__(cls, text)
+        searched.sizes = []
+        return searched
+
+    def find(self, text: Any, start: int = 0, end: int | None = None) -> int:
+        self.sizes.append(min(len(self), len(self) if end is None else end) - start)
+        return super().find(text, start, end)
+
+    def count(self, text: Any, start: int = 0, end: int | None = None) -> int:
+        self.sizes.append(min(len(self), len(self) if end is None else end) - start)
+        return super().count(text, start, end)
+
+
+@pytest.mark.parametrize("end", [b"", rb"\u003a", rb"\\u003a", b":", b"," * 99])
+def test_no_large_part_of_a_body_is_searched_at_once(end: bytes):
+    """Neither for values, nor for quotes, colons or escapes of them."""
+    text = SearchedText(b'{"a":"' + b"b" * 9_000_000 + end + b'"}')
+    parse_object(text, max_values=50)
+
+    assert max(text.sizes) < 2 * WINDOW_BYTES
 
 
 @pytest.mark.parametrize(("begin", "unit"), [(b"", b"[],"), (b"", b'"'), (b"", b"\\"), (b'"', b'\\"'), (b"", b'"",')])

@@ -25,7 +25,8 @@ VALUES = st.recursive(
 
 @pytest.fixture(autouse=True)
 def _small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in {"LARGE_BYTES": 1, "LONG_BYTES": LONG, "PIECE_BYTES": 40, "CUT_SEARCHED_BYTES": 30}.items():
+    sizes = {"LARGE_BYTES": 1, "LONG_BYTES": LONG, "PIECE_BYTES": 40, "CUT_SEARCHED_BYTES": 30, "PIECES_AT_ONCE": 2}
+    for name, size in sizes.items():
         monkeypatch.setattr(large_json, name, size)
 
 

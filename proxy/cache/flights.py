@@ -37,6 +37,7 @@ class SharedCall:
 
     def leave(self) -> None:
         """Let the last call that reads on account for the tokens, as they are known at the end only."""
+        note_end(self.flight, self.context)
         if self.flight.readers and self.context.transcript.terminal is None:
             self.unpaid, self.context.sent_call = self.context.sent_call, None
 
@@ -45,6 +46,12 @@ class SharedCall:
         if self.unpaid is not None and self.flight.readers == 1:
             context.sent_call, context.runs = self.unpaid, max(1, self.context.runs)
             context.quote = self.context.quote
+
+
+def note_end(flight: Flight, context: Context) -> None:
+    """Note the end of a reply that went on for another process when the last caller of this one had left."""
+    if context.transcript.terminal is None and context.sent_call is not None and flight.last:
+        context.transcript.see(flight.last)
 
 
 class Flights:
@@ -122,6 +129,7 @@ class Flights:
             reply = await self._read(shared, stack, context)
             if reply is None or reply.status != 200 or shared.context.get(FALLBACK) is not None:
                 return None
+            context.cleanup.callback(note_end, shared.flight, context)
             context.cleanup.push_async_exit(stack.pop_all())
         context.target = shared.context.target  # where its id is kept
         context.is_answered = self._settings.collapsed_cost == "each"

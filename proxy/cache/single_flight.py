@@ -45,7 +45,8 @@ class Flight:
         self._readers = 0
         self._failure: BaseException | None = None
         self._is_ended = False
-        self._is_complete = False  # whether the reply has ended as it should
+        self.last: Batch = ()
+        """The batch with which the reply has ended as it should; empty until then."""
         self._is_given_up = False  # whether the work is ended before its end: no other call may join
         self._ending: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -84,7 +85,7 @@ class Flight:
         return head if head.batches is None else replace(head, batches=self._read(reader))
 
     async def leave(self, reader: int) -> None:
-        """Let a reader leave. The last one ends the work."""
+        """Let a reader leave. The last one ends the work, or waits for its end while another process needs it."""
         self._positions.pop(reader, None)
         self._wake()  # the flight may have waited for this reader
         if not self._positions and not self._task.done():
@@ -132,9 +133,10 @@ class Flight:
                 self._wake()
                 if reply.batches is not None:
                     async for batch in reply.batches:
-                        self._is_complete = has_terminal(batch)
+                        if has_terminal(batch):
+                            self.last = batch
                         await self._add(batch)
-                        if self._is_complete:  # as without others: what follows is not waited for
+                        if self.last:  # as without others: what follows is not waited for
                             break
         except asyncio.CancelledError:  # it ends here: the task would keep it, and with it this frame, in a cycle
             self._head.cancel()
@@ -191,17 +193,15 @@ class Flight:
 
     async def _end(self) -> None:
         """End the work, and wait until it has ended; if someone else needs it, it ends later."""
-        if self._is_complete:
-            await asyncio.wait([self._task])
-            return
-        if self._is_wanted is not None and not self._is_ended and await self._is_wanted():
-            self._ending = asyncio.create_task(self._end_later(self._is_wanted))
-            return
-        if self._positions:  # a call has joined meanwhile
-            return
-        self._is_given_up = True
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        if not self.last:
+            if self._is_wanted is not None and not self._is_ended and await self._is_wanted():
+                self._ending = asyncio.create_task(self._end_later(self._is_wanted))
+            elif self._positions:  # a call has joined meanwhile
+                return
+            else:
+                self._is_given_up = True
+                self._task.cancel()
+        await asyncio.wait([self._task])  # what it has used is known then
 
     async def _end_later(self, is_wanted: IsWanted) -> None:
         while True:

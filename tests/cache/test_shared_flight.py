@@ -115,22 +115,28 @@ async def test_another_process_is_released_by_a_failure(store: Store, failure: A
 
 
 async def test_the_work_goes_on_for_another_process(store: Store):
-    """Every caller of the process that leads has left."""
+    """Every caller of the process that leads has left; the last one accounts for the tokens, which are known at the end."""
     backends = [GatedBackend(answer=STREAMED), GatedBackend(answer=STREAMED)]
     pipelines, fields = processes(store, *backends), unique()
-    first = asking(pipelines[0], stream=True, **fields)[1]
+    leader, first = asking(pipelines[0], stream=True, **fields)
     await called(*backends)
-    second = asking(pipelines[1], stream=True, **fields)[1]
+    follower, second = asking(pipelines[1], stream=True, **fields)
     token = (await store.get(await flight_name(store, pipelines[0], fields)) or b"").decode()
     async with asyncio.timeout(60):
         while await store.get(f"{PREFIX}w:{token}") is None:  # noqa: ASYNC110  across stores
             await asyncio.sleep(0.01)
     first.cancel()
-    await asyncio.wait([first])
+    await asyncio.wait([first], timeout=2 * POLL_S)
     backends[0]._gate.set()
 
     assert await second == STREAMED
     assert len(backends[1]._calls) == 0
+    await asyncio.wait([first])
+    usage = RESPONSE["usage"]
+    counts = usage["input_tokens"], usage["output_tokens"]
+    assert (leader.record.input_tokens, leader.record.output_tokens, leader.record.estimated) == (*counts, None)
+    assert (follower.record.saved_input_tokens, follower.record.saved_output_tokens) == counts
+    assert follower.record.input_tokens is None
 
 
 async def test_the_work_ends_when_no_process_needs_it(store: Store):

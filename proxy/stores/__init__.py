@@ -1,9 +1,10 @@
-"""Stores keep values, counters, journals and leases, each under a key and for a limited time."""
+"""Stores keep values, counters, journals, tallies and leases, each under a key and for a limited time."""
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from proxy.config.table import Table
 
@@ -37,6 +38,7 @@ class Store(Table, ABC):
         value     get, get_many, put, put_many, put_new    bytes
         counter   take, give                               how much of a limit is in use in the current window
         journal   append, tail                             entries at the positions 1, 2, 3, ...
+        tally     add, rows                                rows of numbers that are added up
         lease     claim, release                           the owner
 
     `put` replaces whatever the key holds, `delete` removes it, and `scan` lists keys of every kind. Every other verb
@@ -107,6 +109,22 @@ class Store(Table, ABC):
         """Return at most `limit` entries of the journal with positions greater than `after`, in order."""
 
     @abstractmethod
+    async def add(
+        self, key: str, rows: Mapping[str, Sequence[int]], *, ttl_s: float, source: str, number: int, group: str = ""
+    ) -> bool:
+        """Add to the numbers of these rows of a tally, in one atomic step, and return whether that was done.
+
+        A row that is not there begins with zeros, and so do numbers that it has not had. The batches of one source are
+        numbered upwards from 1: of a number that is not above the last one nothing is added, because that batch was. So
+        a batch may be repeated when it is not known whether it was added. The tally expires as a whole, `ttl_s` after
+        its last batch.
+        """
+
+    @abstractmethod
+    async def rows(self, key: str) -> Mapping[str, Sequence[int]]:
+        """Return the rows of a tally; none if there is no such tally."""
+
+    @abstractmethod
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
         """Take or renew the lease for `lease_s` seconds from now; False while another owner holds it."""
 
@@ -147,6 +165,11 @@ class Store(Table, ABC):
 
 class StoreError(Exception):
     """The store did not do what was asked, or not in time. The caller decides what that means for a request."""
+
+
+def added(before: Sequence[int], more: Sequence[int]) -> list[int]:
+    """Return the sums of two rows, the shorter one filled up with zeros."""
+    return [one + other for one, other in zip_longest(before, more, fillvalue=0)]
 
 
 def grantable(amount: int, used: int, limit: int, *, whole: bool) -> int:

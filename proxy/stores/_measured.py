@@ -45,6 +45,8 @@ class MeasuredStore(Store):
     give: ClassVar[Verb] = _measured("give")
     append: ClassVar[Verb] = _measured("append")
     tail: ClassVar[Verb] = _measured("tail")
+    add: ClassVar[Verb] = _measured("add")
+    rows: ClassVar[Verb] = _measured("rows")
     claim: ClassVar[Verb] = _measured("claim")
     release: ClassVar[Verb] = _measured("release")
 

@@ -1,6 +1,6 @@
 """Reads what Redis answers: a value in another form than a command has is a fault of the store."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from proxy.stores import StoreError
@@ -26,6 +26,15 @@ def bytes_in(answer: object) -> bytes:
     if isinstance(answer, bytes):
         return answer
     raise unreadable()
+
+
+def rows_in(fields: Mapping[object, object]) -> Mapping[str, Sequence[int]]:
+    """Return the rows in the fields of a tally, which the script ADD explains. Raises StoreError for another hash."""
+    found = {bytes_in(name): bytes_in(value) for name, value in fields.items()}
+    if found and b"t" not in found:
+        raise StoreError("Redis: the key does not hold a tally")
+    rows = {name: value for name, value in found.items() if name.startswith(b"r")}
+    return {name[1:].decode(): [*map(int, value.split())] for name, value in rows.items()}
 
 
 def unreadable() -> StoreError:

@@ -35,6 +35,28 @@ redis.call('XADD', KEYS[1], string.format('%d-0', position), 'v', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return position
 """
+# A tally is a hash: "t" marks it, "s" and the name of a source is the number of its last batch, "r" and the name of a
+# row is its numbers. No field of a counter or a lease begins with these letters.
+ADD = """
+if redis.call('EXISTS', KEYS[1]) == 1 and redis.call('HEXISTS', KEYS[1], 't') == 0 then
+  return redis.error_reply('WRONGTYPE the key does not hold a tally')
+end
+local source = 's' .. ARGV[1]
+if tonumber(ARGV[2]) <= tonumber(redis.call('HGET', KEYS[1], source) or '0') then return 0 end
+redis.call('HSET', KEYS[1], 't', '1', source, ARGV[2])
+for i = 4, #ARGV, 2 do
+  local field, sums, position = 'r' .. ARGV[i], {}, 0
+  for number in string.gmatch(redis.call('HGET', KEYS[1], field) or '', '%d+') do sums[#sums + 1] = tonumber(number) end
+  for number in string.gmatch(ARGV[i + 1], '%d+') do
+    position = position + 1
+    sums[position] = (sums[position] or 0) + tonumber(number)
+  end
+  for each, sum in ipairs(sums) do sums[each] = string.format('%.0f', sum) end
+  redis.call('HSET', KEYS[1], field, table.concat(sums, ' '))
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
 _OWNER = """
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if not owner and redis.call('EXISTS', KEYS[1]) == 1 then
@@ -53,5 +75,5 @@ return 0
 """
 DIGESTS = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (TAKE, GIVE, APPEND, CLAIM, RELEASE)
+    for script in (TAKE, GIVE, APPEND, ADD, CLAIM, RELEASE)
 }

@@ -1,8 +1,8 @@
 """A store in the memory of one process.
 
 Keeps: values within `store_max_bytes` and `store_max_entries`: when room is needed, the group (a team) that has the
-    most loses its least recently used one. Counters, leases and journals are kept until they expire, within limits of
-    their own. Everything ends with the process.
+    most loses its least recently used one. Counters, leases, journals and tallies are kept until they expire, within
+    limits of their own. Everything ends with the process.
 Fails: a value larger than the whole store is not kept. A counter, a lease or an entry of a journal beyond its limit is
     a StoreError: nothing that is counted or leased is dropped to make room. A group may have as many counters, and as
     many bytes of journals, as it leaves free, so that others find room.
@@ -11,7 +11,7 @@ Source: https://cachetools.readthedocs.io/en/stable/#cachetools.TLRUCache
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count
@@ -20,7 +20,7 @@ from typing import TypeVar
 from cachetools import TLRUCache
 from pydantic import PositiveInt
 
-from proxy.stores import LONGEST_S, Grant, Store, StoreError, grantable
+from proxy.stores import LONGEST_S, Grant, Store, StoreError, added, grantable
 from proxy.stores._groups import GroupedCache
 
 ENTRY_BYTES = 64
@@ -47,8 +47,16 @@ class _Journal:
     entries: list[bytes] = field(default_factory=list)
 
 
-_Record = _Counter | _Lease | _Journal
-_R = TypeVar("_R", _Counter, _Lease, _Journal)
+@dataclass(slots=True)
+class _Tally:
+    ends_at: float = 0
+    rows: dict[str, list[int]] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
+    """The number of the last batch of each source."""
+
+
+_Record = _Counter | _Lease | _Journal | _Tally
+_R = TypeVar("_R", _Counter, _Lease, _Journal, _Tally)
 
 
 class MemoryStore(Store):
@@ -57,7 +65,7 @@ class MemoryStore(Store):
     store_max_entries: PositiveInt = 50_000
     """How many values are kept at most."""
     store_max_counters: PositiveInt = 1_000_000
-    """How many counters, leases and journals are kept at most."""
+    """How many counters, leases, journals and tallies are kept at most."""
     store_max_journal_bytes: PositiveInt = 268_435_456
     """How many bytes all journals together have at most. Those of one team have as many as they leave free."""
 
@@ -77,7 +85,9 @@ class MemoryStore(Store):
 
     @cached_property
     def _records(self) -> GroupedCache[_Record]:
-        """Counters, leases and journals; its size is the bytes of journals. It evicts nothing: `_keep` sets limits."""
+        """Counters, leases, journals and tallies; its size is the bytes of journals. `_keep` sets limits, nothing is
+        evicted.
+        """
 
         def expires_at(_key: str, record: _Record, _now: float) -> float:
             return record.ends_at
@@ -164,6 +174,23 @@ class MemoryStore(Store):
         journal, after = self._find(key, _Journal), max(0, after)
         entries = journal.entries[after : after + max(0, limit)] if journal else []
         return list(enumerate(entries, after + 1))
+
+    async def add(
+        self, key: str, rows: Mapping[str, Sequence[int]], *, ttl_s: float, source: str, number: int, group: str = ""
+    ) -> bool:
+        tally = self._find(key, _Tally) or _Tally()
+        if number <= tally.last.get(source, 0):
+            return False
+        tally.ends_at = _end(self._clock(), ttl_s)
+        self._keep(key, tally, group)
+        tally.last[source] = number
+        for name, numbers in rows.items():
+            tally.rows[name] = added(tally.rows.get(name, ()), numbers)
+        return True
+
+    async def rows(self, key: str) -> Mapping[str, Sequence[int]]:
+        tally = self._find(key, _Tally)
+        return {} if tally is None else dict(tally.rows)
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
         lease = self._find(key, _Lease)

@@ -1,7 +1,7 @@
 """A store in Redis, shared by every process and machine that uses it.
 
-Keeps: until an entry expires or Redis evicts it. A value is a string, a counter and a lease are hashes, a journal is a
-    stream whose ids are `<position>-0`, each under the key itself. Time is the server's own.
+Keeps: until an entry expires or Redis evicts it. A value is a string, a counter, a tally and a lease are hashes, a
+    journal is a stream whose ids are `<position>-0`, each under the key itself. Time is the server's own.
     All calls share one connection for what is small. With `sentinels` the primary is the one that they name whenever a
     connection is opened; with `cluster_nodes` each key is on the node of its slot, and no command has two keys.
 Fails: with StoreError when Redis cannot be reached, answers with an error, or does not answer within `timeout_ms`. A
@@ -14,7 +14,7 @@ Source: https://redis.readthedocs.io/en/stable/asyncio_examples.html, https://re
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from proxy.config.secrets import Secret
 from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_address import check_address, host_and_port
-from proxy.stores._redis_answers import bytes_in, reading, value_in
+from proxy.stores._redis_answers import bytes_in, reading, rows_in, value_in
 from proxy.stores._redis_client import (
     close_client,
     cluster_client,
@@ -37,7 +37,7 @@ from proxy.stores._redis_client import (
 from proxy.stores._redis_cluster import RedisNodes
 from proxy.stores._redis_link import Changed
 from proxy.stores._redis_numbers import amount_in_range, milliseconds
-from proxy.stores._redis_scripts import APPEND, CLAIM, GIVE, RELEASE, TAKE
+from proxy.stores._redis_scripts import ADD, APPEND, CLAIM, GIVE, RELEASE, TAKE
 from proxy.stores._redis_server import RedisServer
 
 SCAN_COUNT = 1000
@@ -180,6 +180,18 @@ class RedisStore(Store):
         entries = await self._server.wait(read)
         with reading():
             return [(int(position.partition(b"-")[0]), bytes_in(fields[FIELD])) for position, fields in entries]
+
+    async def add(
+        self, key: str, rows: Mapping[str, Sequence[int]], *, ttl_s: float, source: str, number: int, group: str = ""
+    ) -> bool:
+        del group  # it evicts nothing
+        added = [part.encode() for name, row in rows.items() for part in (name, " ".join(map(str, row)))]
+        return bool(await self._run(ADD, key, source.encode(), number, milliseconds(ttl_s), *added))
+
+    async def rows(self, key: str) -> Mapping[str, Sequence[int]]:
+        fields = await self._server.wait(partial(self._client.hgetall, key))  # it may be long
+        with reading():
+            return rows_in(fields)
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
         return bool(await self._run(CLAIM, key, owner.encode(), milliseconds(lease_s)))

@@ -22,6 +22,8 @@ def operations(store):
         "give": store.give("d", 1, window=1),
         "append": store.append("e", b"5", ttl_s=60),
         "tail": store.tail("e", after=0, limit=9),
+        "add": store.add("g", {"row": [1]}, ttl_s=60, source="me", number=1),
+        "rows": store.rows("g"),
         "claim": store.claim("f", "me", lease_s=60),
         "release": store.release("f", "me"),
     }

@@ -53,6 +53,7 @@ async def use_every_script(store: RedisStore) -> None:
     grant = await store.take("counter", 2, limit=10, window_s=60)
     await store.give("counter", 1, window=grant.window)
     await store.append("journal", b"a", ttl_s=60)
+    await store.add("tally", {"row": [1]}, ttl_s=60, source="s", number=1)
     await store.claim("lease", "a", lease_s=60)
     await store.release("lease", "a")
     await store.put_new(["new", "value"], b"a", ttl_s=60)
@@ -69,7 +70,7 @@ async def test_every_script_is_one_command(redis_store: RedisStore, redis_server
             stats = direct.info("commandstats")
             counts.append([stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval")])
 
-    assert counts == [[5, 5], [5, 0], [5, 5]]
+    assert counts == [[6, 6], [6, 0], [6, 6]]
     assert (await redis_store.take("counter", 0, limit=10, window_s=60)).used == 3
     assert await redis_store.tail("journal") == [(1, b"a"), (2, b"a"), (3, b"a")]
 
@@ -82,7 +83,7 @@ async def test_everything_in_redis_expires(redis_store: RedisStore, redis_server
     with redis.Redis(port=redis_server.port) as direct:
         left_ms = {name: direct.pttl(name) for name in direct.scan_iter()}
 
-    assert sorted(left_ms) == [b"counter", b"journal", b"lease", b"new", b"value"]
+    assert sorted(left_ms) == [b"counter", b"journal", b"lease", b"new", b"tally", b"value"]
     assert all(0 < left <= 60_000 for left in left_ms.values())
 
 

@@ -13,6 +13,7 @@ FILL: dict[str, Callable[[Store, str], Awaitable[object]]] = {
     "value": lambda store, key: store.put(key, b"7", ttl_s=60),
     "counter": lambda store, key: store.take(key, 1, limit=5, window_s=60),
     "journal": lambda store, key: store.append(key, b"a", ttl_s=60),
+    "tally": lambda store, key: store.add(key, {"a": [1]}, ttl_s=60, source="s", number=1),
     "lease": lambda store, key: store.claim(key, "a", lease_s=60),
 }
 # Each method that needs a kind of data, and that kind.
@@ -23,6 +24,8 @@ USE: dict[str, tuple[str, Callable[[Store, str], Awaitable[object]]]] = {
     "give": ("counter", lambda store, key: store.give(key, 1, window=1)),
     "append": ("journal", FILL["journal"]),
     "tail": ("journal", lambda store, key: store.tail(key)),
+    "add": ("tally", FILL["tally"]),
+    "rows": ("tally", lambda store, key: store.rows(key)),
     "claim": ("lease", FILL["lease"]),
     "release": ("lease", lambda store, key: store.release(key, "a")),
 }
@@ -39,7 +42,7 @@ def test_a_store_that_lacks_a_method_cannot_be_created():
         async def get(self, key: str) -> bytes | None:
             raise AssertionError(key)
 
-    with pytest.raises(TypeError, match=r"abstract methods append, claim, delete, give, put"):
+    with pytest.raises(TypeError, match=r"abstract methods add, append, claim, delete, give, put"):
         Half.model_validate({})
 
 

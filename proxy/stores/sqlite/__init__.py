@@ -13,7 +13,7 @@ Source: https://sqlite.org/wal.html, https://sqlite.org/lang_transaction.html
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
@@ -117,6 +117,15 @@ class SqliteStore(Store):
 
     async def tail(self, key: str, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
         return await self._read(Transaction.tail, key, after, limit)
+
+    async def add(
+        self, key: str, rows: Mapping[str, Sequence[int]], *, ttl_s: float, source: str, number: int, group: str = ""
+    ) -> bool:
+        del group  # it evicts nothing
+        return await self._write(Transaction.add, key, rows, ttl_s, source, number)
+
+    async def rows(self, key: str) -> Mapping[str, Sequence[int]]:
+        return await self._read(Transaction.rows, key)
 
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
         return await self._write(Transaction.claim, key, owner, lease_s)

@@ -2,13 +2,15 @@
 
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from proxy.stores import LONGEST_S, Grant, StoreError, grantable
+import orjson
+
+from proxy.stores import LONGEST_S, Grant, StoreError, added, grantable
 
 SCAN_MAX = 500
-VALUE, COUNTER, JOURNAL, LEASE = "value", "counter", "journal", "lease"
+VALUE, COUNTER, JOURNAL, TALLY, LEASE = "value", "counter", "journal", "tally", "lease"
 LARGE = "large"
 """The kind of a value in pieces, which are entries of its record; `number` is how many there are."""
 UNFINISHED_S = 60.0
@@ -124,6 +126,22 @@ class Transaction:
             return []
         select = "SELECT position, data FROM entry WHERE journal = ? AND position > ? ORDER BY position LIMIT ?"
         return self._execute(select, (found.id, after, max(0, limit))).fetchall()
+
+    def add(self, key: str, rows: Mapping[str, Sequence[int]], ttl_s: float, source: str, number: int) -> bool:
+        found = self._find(key, TALLY)
+        last, sums = ({}, {}) if found is None else orjson.loads(found.data or b"")
+        if number <= last.get(source, 0):
+            return False
+        last[source] = number
+        for name, numbers in rows.items():
+            sums[name] = added(sums.get(name, ()), numbers)
+        self._insert(key, TALLY, ttl_s, data=orjson.dumps((last, sums)))
+        return True
+
+    def rows(self, key: str) -> Mapping[str, Sequence[int]]:
+        found = self._find(key, TALLY)
+        rows: Mapping[str, Sequence[int]] = {} if found is None else orjson.loads(found.data or b"")[1]
+        return rows
 
     def claim(self, key: str, owner: str, lease_s: float) -> bool:
         found = self._find(key, LEASE)

@@ -1,4 +1,4 @@
-"""The command line: `headgate serve | check | explain | policy | model | audit | cache | key | whois | block` ...
+"""The command line: `headgate serve | check | explain | policy | model | audit | cache | key | usage | whois` ...
 
 Results on stdout, logs on stderr. Exit status 0: success; 1: the answer is no, or a crash; 2: the input is at fault.
 """
@@ -15,7 +15,7 @@ from functools import partial
 from importlib.metadata import version
 
 from proxy.app import serve
-from proxy.commands import audit, backup, cache, identity, key, model, policy, reload, show
+from proxy.commands import audit, backup, cache, identity, key, model, policy, reload, show, usage
 from proxy.commands.options import DEFAULT_CONFIG, add_address, add_config
 from proxy.config.build import Config, read
 from proxy.config.consistency import listen_faults
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_config(command, text=DEFAULT_CONFIG)
     add_address(command)
     command.set_defaults(run=None)
-    for subject in (show, reload, policy, model, audit, cache, key, identity, backup):
+    for subject in (show, reload, policy, model, audit, cache, key, usage, identity, backup):
         subject.add_to(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] | None = options.run

@@ -90,8 +90,11 @@ def _count(call: Call, transcript: Transcript) -> dict[str, int]:
     return {"input_tokens": estimate_input(call.body), "output_tokens": estimate_tokens(final)}
 
 
-def finish_call(event: str, context: Context) -> None:
-    """Write the log line of a call that no request waits for, add it to the metrics, and end its trace."""
+def finish_call(event: str, context: Context, *, is_asked: bool = True) -> None:
+    """Write the log line of a call that no request waits for, add it to metrics and usage, and end its trace.
+
+    `is_asked`: a caller has asked for it.
+    """
     record, duration_s = context.record, context.trace.elapsed_s()
     record.trace_id = context.trace.trace_id
     fields = record.known()
@@ -103,5 +106,7 @@ def finish_call(event: str, context: Context) -> None:
             steps = context.trace.durations
             ended = RecentRequest(time.time(), context.request_id, event, fields, duration_s, steps, history)
             context.metrics.recent.append(ended)
+    if context.usage is not None:
+        context.usage.count(record, is_call=is_asked)
     context.trace.end_call(record)
     context.trace.end(record)

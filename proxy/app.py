@@ -43,6 +43,7 @@ from proxy.telemetry.logs import LogTally
 from proxy.telemetry.recent import RecentRequests
 from proxy.telemetry.recorder import Recorder
 from proxy.telemetry.trace import tracer_provider
+from proxy.usage.flush import counting
 from proxy.worker_process import listen, report_to
 from proxy.workers import BodyMemory, Workers
 
@@ -100,7 +101,7 @@ async def running(  # noqa: PLR0913  each a part of its own
         observer = make_observer(config.admin)
         config = await _start_state(config, observer, resources)
         audit, recorder = _open_files(config, resources, [] if files is None else files)
-        lasting = await _lasting(config, resources, audit, recorder)
+        lasting = await _lasting(config, resources, audit, recorder, assignment)
         lasting.tracer, lasting.ending = tracer, ending or lasting.ending
         gateway = Gateway(lasting, observer)
         resources.push_async_callback(gateway.close)
@@ -176,10 +177,15 @@ async def _start_state(config: Config, observer: Observer | None, resources: Asy
 
 
 async def _lasting(
-    config: Config, resources: AsyncExitStack, audit: Audit | None, recorder: Recorder | None
+    config: Config,
+    resources: AsyncExitStack,
+    audit: Audit | None,
+    recorder: Recorder | None,
+    assignment: Assignment | None,
 ) -> Lasting:
     """Return what lives as long as the process."""
     workers, state = Workers(), config.state
+    files = None if assignment is None else assignment.spool
     resources.callback(workers.close)
     # Other processes cannot read a store in memory.
     shared = None if isinstance(state, MemoryStore) else SharedEjections(state)
@@ -192,6 +198,7 @@ async def _lasting(
     return Lasting(
         audit, recorder, directory, await _sealing(config), content_store(state), targets, workers,
         BodyMemory(memory_bytes, has_teams=has_teams), BodyMemory(memory_bytes // 4, has_teams=has_teams),
+        usage=await resources.enter_async_context(counting(config.usage, state, files)),
     )  # fmt: skip
 
 

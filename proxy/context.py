@@ -11,6 +11,7 @@ from proxy.pricing.prices import Quote
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
+from proxy.usage.book import UsageBook
 from proxy.wire.call import Call
 from proxy.wire.errors import HeadgateError
 from proxy.wire.event import FOLLOWED
@@ -63,6 +64,7 @@ class Context:
     backend must begin to answer. `held_fields` are fields of the request that the gateway enforces itself, so that
     a backend need not receive them. `memory` counts what the call's bodies take. `values` is how many JSON values
     the call's body has: work on it takes time by them, however short it is.
+    `usage` counts it; None: usage is not counted.
     """
 
     __slots__ = (
@@ -92,6 +94,7 @@ class Context:
         "target",
         "trace",
         "transcript",
+        "usage",
         "values",
         "workers",
     )  # fmt: skip
@@ -110,6 +113,7 @@ class Context:
         memory: MemoryLease | None = None,
         workers: Workers | None = None,
         metrics: RequestMetrics | None = None,
+        usage: UsageBook | None = None,
     ) -> None:
         self.request_id = request_id
         self.caller = caller
@@ -121,15 +125,14 @@ class Context:
         self.deadline = deadline
         self.memory = MemoryLease() if memory is None else memory
         self.workers = workers
-        self.metrics = metrics
-        self.values = self.runs = 0
+        self.metrics, self.usage = metrics, usage
+        self.values = self.runs = self.history_items = 0
         self.transcript = Transcript()
         self.is_answered = self.is_sent = self.is_recorded = False
         self.sent_call: Call | None = None
         self.quote: Quote | None = None
         self.target: str | None = None
         self.response_fields: Mapping[str, Any] = {}
-        self.history_items = 0
         self.held_fields: frozenset[str] = frozenset()
         self.cleanup = AsyncExitStack()
         self._response_callbacks: list[ResponseCallback] = []
@@ -214,6 +217,7 @@ class Context:
             self.request_id, self.caller, received={**self.received, "cache-control": "no-cache"},
             record=RequestRecord(caller=self.caller.name, team=self.caller.team, stream=self.record.stream),
             followed=self.followed, memory=self.memory.begin_another(), workers=self.workers, metrics=self.metrics,
+            usage=self.usage,
         )  # fmt: skip
         again.values = self.values
         return again
@@ -223,7 +227,7 @@ class Context:
         self.cleanup = self.cleanup.pop_all()
         self.memory = self.memory.hand_over()
         self.trace = self.trace.fork("background")
-        self.record = replace(self.record, method=None, path=None)
+        self.record = replace(self.record, method=None, path=None, sent=0, usage_number=0)
         self.answer_headers = {}
         self.deadline = None
 

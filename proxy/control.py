@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 LISTENER, CONTROL, NUMBER = "HEADGATE_LISTENER", "HEADGATE_CONTROL", "HEADGATE_WORKER"
+SPOOL = "HEADGATE_SPOOL"
 """The environment variables by which a worker learns its file descriptors and its number, from 1."""
 MAX_BYTES = 67_108_864
 
@@ -26,12 +27,15 @@ Respond = Callable[[str, Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a worker process was given: the socket that it listens on, that of the supervisor, and its number."""
+    """What a worker process was given: the socket that it listens on, that of the supervisor, its number, and the files
+    of its place in which it writes down what calls have used.
+    """
 
     listener: socket.socket
     control: socket.socket
     number: int
     count: int
+    spool: tuple[int, int]
 
     @staticmethod
     def of_environment() -> "Assignment | None":
@@ -40,7 +44,8 @@ class Assignment:
             return None
         number, _, count = os.environ.pop(NUMBER).partition("/")
         listener, control = (socket.socket(fileno=int(os.environ.pop(name))) for name in (LISTENER, CONTROL))
-        return Assignment(listener, control, int(number), int(count))
+        one, other = map(int, os.environ.pop(SPOOL).split(","))
+        return Assignment(listener, control, int(number), int(count), (one, other))
 
 
 class Link:

@@ -46,6 +46,7 @@ LASTING = (
     "keys",
     "audit",
     "record",
+    "usage",
     "prices",
     "log",
 )

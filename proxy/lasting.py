@@ -13,6 +13,7 @@ from proxy.state.sealing import Sealing
 from proxy.stores import Store
 from proxy.telemetry.audit import Audit
 from proxy.telemetry.recorder import Recorder
+from proxy.usage.book import UsageBook
 from proxy.workers import BodyMemory, Workers
 
 
@@ -36,5 +37,7 @@ class Lasting:
     """Set when the process begins to end."""
     calls: Shares | None = None
     """The shares of teams in all calls, once there were several teams."""
+    usage: UsageBook | None = None
+    """What calls have used; None: that is not counted."""
     sockets: Counter[str] = field(default_factory=Counter)
     """How many WebSocket connections each caller has."""

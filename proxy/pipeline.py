@@ -62,11 +62,7 @@ class Pipeline:
         """Return the reply; what is opened for it ends with the context's cleanup. Raises HeadgateError."""
         begin, received = context.trace.begin, call
         record = context.record
-        record.note_metadata(call.body, self.log_metadata)
-        begin("policies")
-        call = await self.rules.admit(call, context)
-        context.on_end(partial(complete_record, context))  # before policies settle what they reserved
-        record.note_call(call.body)
+        call = await self._admit(call, context)
         begin("ownership")
         kept = await self.ownership.check(call, context)
         begin("route")
@@ -97,6 +93,19 @@ class Pipeline:
         reply = await self.rules.guard(call, slot.reply, context)
         return await convert(reply, context.transcript, context, stream=call.is_stream)
 
+    async def _admit(self, received: Call, context: Context) -> Call:
+        """Return the call as the policies allow it, and record what is known of it then. Raises PolicyViolation."""
+        record = context.record
+        record.note_metadata(received.body, self.log_metadata)
+        _note_usage_metadata(received, context)
+        context.trace.begin("policies")
+        call = await self.rules.admit(received, context)
+        context.on_end(partial(complete_record, context))  # before policies settle what they reserved
+        record.note_call(call.body)
+        if call is not received:
+            _note_usage_metadata(call, context)  # a policy may have set them
+        return call
+
     def _route(self, call: Call, kept: Sequence[KeptReference], context: Context) -> Route:
         """Return the route of a call that names these ids. Raises RequestError."""
         backends = self.resources.backends
@@ -124,7 +133,7 @@ class Pipeline:
             record.status, record.code = error.status, error.code
             raise
         finally:
-            finish_call("cache.refreshed", context)
+            finish_call("cache.refreshed", context, is_asked=False)
 
     async def _queue(self, call: Call, whole: Call, route: Route, open_reply: OpenReply, context: Context) -> Reply:
         """Queue a background response, and return the answer that says so. Raises RequestError."""
@@ -143,6 +152,11 @@ class Pipeline:
         if is_warm_up(context) and not any(target.speaks_websocket for target in route.targets):
             return warm_up_reply
         return self.compaction.reply if self.compaction.is_due(call, route) else self.attempts.reply
+
+
+def _note_usage_metadata(call: Call, context: Context) -> None:
+    if context.usage is not None and context.usage.metadata:
+        context.record.note_usage_metadata(call.body, context.usage.metadata)
 
 
 async def _nothing() -> AsyncIterator[Batch]:

@@ -74,6 +74,8 @@ class Relays:
             record = context.record
             record.route, record.backend, record.provider = ROUTE, target.name, target.provider
             context.is_sent = True
+            if context.usage is not None:
+                context.usage.begin(record, 0 if request.call is None else request.call.size_bytes)
             usage = RelayedUsage(request, context)
             if self.prices is not None and record.model:
                 context.quote = self.prices.quote(target, record.model)
@@ -86,6 +88,7 @@ class Relays:
                         yield await self._receive(request, reply, target, usage, context, is_own=keeper is not None)
                 except BackendError as error:
                     context.is_sent = error.sent
+                    record.sent -= not error.sent
                     log_failure(target.name, error, context)
                     raise
                 finally:
@@ -96,6 +99,8 @@ class Relays:
         """Return the request as the policies allow it: its bytes as received, unless a policy changes a field."""
         if request.call is None:
             return request
+        if context.usage is not None and context.usage.metadata:
+            context.record.note_usage_metadata(request.call.body, context.usage.metadata)
         call = await self.rules.admit(request.call, context)
         context.record.model = call.model or None
         return request if call is request.call else replace(request, call=call, body=await context.encode(call))

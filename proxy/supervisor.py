@@ -20,10 +20,11 @@ import structlog
 from proxy.admin.listener import listening
 from proxy.admin.processes import Processes
 from proxy.config.build import Config
-from proxy.control import CONTROL, LISTENER, NUMBER, Link, Questions
+from proxy.control import CONTROL, LISTENER, NUMBER, SPOOL, Link, Questions
 from proxy.http.health import Report
 from proxy.http.listening import ADMIN, bind, close, explained
 from proxy.telemetry.instruments import Snapshot, decode, merge
+from proxy.usage.spool import open_files
 from proxy.worker_process import address_of
 
 log = structlog.get_logger()
@@ -51,6 +52,8 @@ class Worker:
 
     number: int
     listener: socket.socket
+    spool: tuple[int, int] = field(default_factory=open_files)
+    """Files that hold what its process has counted and not written: they outlive it."""
     process: Process | None = None
     link: Link | None = None
     heard_at: float = 0.0
@@ -103,6 +106,8 @@ class Supervisor:
             greeting.cancel()
         for worker in self._workers:
             worker.listener.close()
+            for file in worker.spool:
+                os.close(file)
         return self._first_failure or 0
 
     async def _greet(self, greet: Callable[[str], None]) -> None:
@@ -153,10 +158,11 @@ class Supervisor:
         own, other = socket.socketpair()
         places = {LISTENER: worker.listener.fileno(), CONTROL: other.fileno()}
         environment = {name: str(file) for name, file in places.items()}
+        environment[SPOOL] = ",".join(map(str, worker.spool))
         environment[NUMBER] = f"{worker.number}/{len(self._workers)}"
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command, env={**os.environ, **environment}, pass_fds=tuple(places.values()),
+                *self._command, env={**os.environ, **environment}, pass_fds=(*places.values(), *worker.spool),
                 start_new_session=True,  # Ctrl-C in a terminal is for the supervisor
             )  # fmt: skip
         finally:

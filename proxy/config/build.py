@@ -38,6 +38,7 @@ from proxy.stores import Store
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
 from proxy.telemetry.vocabulary import TraceTable
+from proxy.usage.table import UsageTable
 
 
 class Config(BaseModel):
@@ -60,6 +61,7 @@ class Config(BaseModel):
     unknown_ids: UnknownIds
     audit: AuditTable | None
     record: RecordTable | None
+    usage: UsageTable
     cache: CacheTable | None
     cache_store: Store | None
     backends: dict[str, Backend]
@@ -130,7 +132,8 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
     parts["unknown_ids"] = parts["unknown_ids"] or (
         "deny" if has_teams(callers, tables.keys, tables.issuers) else "allow"
     )
-    shared = {name: getattr(tables, name) for name in ("server", "log", "trace", "admin", "keys", "audit", "record")}
+    names = ("server", "log", "trace", "admin", "keys", "audit", "record", "usage")
+    shared = {name: getattr(tables, name) for name in names}
     return Config(
         **shared, **parts, callers=callers, routes=_routes(backends, route_tables), relays=relays, warnings=warnings,
         issuers=[*tables.issuers.values()], prices=[*tables.prices.values()], tables=dict(typed),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-RESTARTED_TABLES = frozenset({"admin", "state", "keys", "audit", "record", "price", "log"})
+RESTARTED_TABLES = frozenset({"admin", "state", "keys", "usage", "audit", "record", "price", "log"})
 """Tables whose parts live as long as the process."""
 RESTARTED_SERVER_KEYS = frozenset({
     "host", "port", "tls_cert", "tls_key", "workers", "drain_s", "drain_delay_s", "max_body_bytes", "memory_bytes",

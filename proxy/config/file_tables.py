@@ -16,6 +16,7 @@ from proxy.pricing.table import PriceTable
 from proxy.telemetry.audit import AuditTable
 from proxy.telemetry.recorder import RecordTable
 from proxy.telemetry.vocabulary import TraceTable
+from proxy.usage.table import UsageTable
 
 TableOf = dict[str, Any]
 
@@ -36,6 +37,7 @@ class ConfigFile(BaseModel):
     state: TableOf = {}
     audit: TableOf | None = None
     record: TableOf | None = None
+    usage: TableOf = {}
     cache: TableOf | None = None
     backend: list[TableOf] = []
     route: list[TableOf] = []
@@ -54,6 +56,7 @@ class Tables:
     keys: KeysTable | None
     audit: AuditTable | None
     record: RecordTable | None
+    usage: UsageTable
     callers: Mapping[int, CallerTable]
     issuers: Mapping[int, IssuerTable]
     routes: Mapping[int, RouteTable]
@@ -89,6 +92,7 @@ def read_plain(faults: list[str], file: ConfigFile) -> Tables:
         keys=one(KeysTable, file.keys, "keys"),
         audit=one(AuditTable, file.audit, "audit"),
         record=one(RecordTable, file.record, "record"),
+        usage=one(UsageTable, file.usage, "usage") or UsageTable(),
         callers=many(CallerTable, file.caller, "caller"),
         issuers=many(IssuerTable, file.issuer, "issuer"),
         routes=many(RouteTable, file.route, "route"),

@@ -13,6 +13,7 @@ from proxy.http.responses import Responses
 from proxy.http.router import Endpoint, Router
 from proxy.http.send import Heartbeats
 from proxy.http.server import Server
+from proxy.http.usage import UsageEndpoint
 from proxy.http.websocket.endpoint import WebSocketEndpoint
 from proxy.lasting import Lasting
 from proxy.pipeline import Pipeline
@@ -40,6 +41,7 @@ def build_dispatcher(
             *ResourceEndpoints(ingress, pipeline.resources).endpoints(),
             Endpoint("GET", "/v1/responses", websocket.connect),
             *ModelEndpoints(directory, pipeline.routes, rules).endpoints(),
+            *UsageEndpoint(directory, config.state, config.usage).endpoints(),
             Endpoint("GET", "/healthz", health.alive),
             Endpoint("GET", "/readyz", health.ready),
             *RelayEndpoints(ingress, relays).of(config.relays),
@@ -55,6 +57,7 @@ def build_dispatcher(
         tracer=lasting.tracer,
         calls=calls,
         metrics=metrics,
+        usage=lasting.usage,
         traces=config.trace,
         trusts_traceparent=config.server.trust_traceparent,
         clients=clients,

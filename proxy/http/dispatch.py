@@ -20,6 +20,7 @@ from proxy.telemetry.recent import CallHistory
 from proxy.telemetry.request_metrics import METHODS, RequestMetrics
 from proxy.telemetry.trace import DEFAULTS, Trace
 from proxy.telemetry.vocabulary import TraceTable
+from proxy.usage.book import UsageBook
 from proxy.wire.errors import HeadgateError, RequestError, Unavailable
 from proxy.wire.loggable import in_ascii
 
@@ -57,6 +58,7 @@ class Dispatcher:
     tracer: Tracer | None = None
     calls: Shares | None = None  # of all calls that run; None: there is one team only
     metrics: RequestMetrics | None = None
+    usage: UsageBook | None = None
     traces: TraceTable = DEFAULTS
     trusts_traceparent: bool = True
     clients: ClientAddresses = field(default_factory=ClientAddresses)
@@ -65,7 +67,7 @@ class Dispatcher:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = request.headers if self.trusts_traceparent else None
         trace = Trace(self.tracer, headers, settings=self.traces)
-        exchange = Exchange(request, trace, self.calls, self.metrics)
+        exchange = Exchange(request, trace, self.calls, self.metrics, self.usage)
         record = exchange.record
         record.method, record.path = request.method, in_ascii(exchange.path)
         if trace.is_recording:

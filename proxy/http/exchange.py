@@ -19,6 +19,7 @@ from proxy.telemetry.recent import RecentRequest
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import RequestMetrics
 from proxy.telemetry.trace import Trace
+from proxy.usage.book import UsageBook
 from proxy.wire.errors import HeadgateError, NotFound, Unauthenticated
 
 log = structlog.get_logger()
@@ -42,7 +43,7 @@ class Exchange:
 
     __slots__ = (
         "_is_counted", "answer_headers", "calls", "event", "metrics", "path", "path_values", "record", "request",
-        "request_id", "template", "trace", "values",
+        "request_id", "template", "trace", "usage", "values",
     )  # fmt: skip
 
     def __init__(
@@ -51,10 +52,12 @@ class Exchange:
         trace: Trace,
         calls: Shares | None = None,
         metrics: RequestMetrics | None = None,
+        usage: UsageBook | None = None,
     ) -> None:
         self.request = request
         self.calls = calls
         self.metrics = metrics
+        self.usage = usage
         self.template: str | None = None
         self._is_counted = False
         self.request_id = f"req_{os.urandom(16).hex()}"
@@ -133,6 +136,8 @@ class Exchange:
                 steps, history = self.trace.durations, self.trace.history
                 ended = RecentRequest(time.time(), self.request_id, self.event, fields, duration_s, steps, history)
                 self.metrics.recent.append(ended)
+        if self.usage is not None:
+            self.usage.count(self.record)
         if self.trace.is_recording:
             self.trace.end_call(self.record)
             self.trace.end(self.record)

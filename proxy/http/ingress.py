@@ -90,6 +90,7 @@ class Ingress:
             memory=memory,
             workers=self.workers,
             metrics=exchange.metrics,
+            usage=exchange.usage,
         )
         context.values = exchange.values
         return context

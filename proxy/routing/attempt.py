@@ -60,6 +60,8 @@ class Attempt:
         if target.places is not None and (refusal := await self._take_place(target.places)) is not None:
             return refusal
         self.has_started = True
+        if context.usage is not None:
+            context.usage.begin(context.record, choice.call.size_bytes)
         self._model_call.begin()
         started = target.start()
         try:
@@ -140,6 +142,7 @@ class Attempt:
                 raise deadline_exceeded() from error
         except BackendError as error:
             self._failure = error.with_traceback(None)  # which keeps this frame, and the call, in a cycle
+            context.record.sent -= not error.sent
             log_failure(backend.name, error, context)
             return AttemptOutcome(call, error=error)
 

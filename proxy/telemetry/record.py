@@ -94,6 +94,12 @@ class RequestRecord:
     saved_usd: float | None = None
     unpriced: bool | None = None
     """Whether the model has no price that the gateway knows."""
+    sent: int = 0
+    """How often it was sent to a backend. This and what follows is counted, and not logged."""
+    usage_metadata: tuple[tuple[str, str], ...] = ()
+    """The values of the keys in `[usage] metadata`."""
+    usage_number: int = 0
+    """Its number among the calls that were sent in this process, if those are written down before they are."""
 
     def read(self, transcript: Transcript, *, is_saved: bool = False) -> None:
         """Take ids and token counts from the final response, if one was seen. Its values are the upstream's own.
@@ -129,6 +135,13 @@ class RequestRecord:
         sent = body.get("metadata") if keys else None
         if isinstance(sent, dict):
             self.metadata = {key: sent[key] for key in keys if isinstance(sent.get(key), str)} or None
+
+    def note_usage_metadata(self, body: Mapping[str, Any], keys: Sequence[str]) -> None:
+        """Take the values of the keys of metadata by which usage is told apart."""
+        sent = body.get("metadata")
+        if isinstance(sent, dict):
+            found = [(key, printable(sent[key], LONGEST_CHARS)) for key in keys if isinstance(sent.get(key), str)]
+            self.usage_metadata = tuple(found)
 
     def note_call(self, body: Mapping[str, Any]) -> None:
         """Take fields of a call as the policies allow it: one may have replaced an alias."""
@@ -176,5 +189,7 @@ class RequestRecord:
         return known
 
 
-_NAMES = tuple(field.name for field in fields(RequestRecord))
+COUNTED = frozenset({"sent", "usage_metadata", "usage_number"})
+"""The fields that are for the count of usage only."""
+_NAMES = tuple(field.name for field in fields(RequestRecord) if field.name not in COUNTED)
 _values_of = attrgetter(*_NAMES)

@@ -1,4 +1,4 @@
-"""Each end of a call, on each way in: which spans, log fields, metrics and tokens come out.
+"""Each end of a call, on each way in: which spans, log fields, metrics, tokens and usage come out.
 
 The upstream's canonical response has 5 and 7 tokens; the estimates are those of "Hello there" and of "Think.".
 """
@@ -41,6 +41,8 @@ from tests.test_accounting import (
     refusing,
 )
 from tests.upstream import CANONICAL, FakeUpstream, hang, streaming
+from tests.usage.asked import counted as usage_counted
+from tests.usage.asked import usage_of
 
 WAYS = {"json": Ways.json, "stream": Ways.stream, "websocket": Ways.websocket, "background": Ways.background}
 ROOTS = {"background": "background", "websocket": "WEBSOCKET"}
@@ -225,6 +227,7 @@ def tables_of(upstream: FakeUpstream) -> dict[str, Any]:
         policy=[{"use": "metadata_limits"}, {"use": "max_tool_calls", "max": 1, "models": ["*stopped"]}],
         price=[{"model": "*", "input": 1, "output": 2}],
         trace={"semconv": "both"},
+        usage={"flush_s": 0.05},
     )
 
 
@@ -251,6 +254,22 @@ def cost_of(tokens: dict[str, Any]) -> float:
     return (tokens.get("input_tokens", 0) + 2 * tokens.get("output_tokens", 0)) / 1e6
 
 
+USAGE_COLUMNS = {"refused": "refused", "rejected": "failed", "failed": "failed", "stopped": "interrupted"}
+
+
+UNSENT = ("upstream_auth", "upstream_unreachable")
+"""What an attempt ends with on which no backend has worked."""
+
+
+def used(tokens: dict[str, Any], outcome: str, sent: int) -> dict[str, Any]:
+    """Return what is counted as usage of a call with this end."""
+    prefix = "estimated_" if tokens.get("estimated") else ""
+    counts = {prefix + name: tokens.get(name, 0) for name in ("input_tokens", "output_tokens")}
+    counts |= {"calls": 1, "sent": sent, "reasoning_tokens": tokens.get("reasoning_tokens", 0)}
+    counts["cost_usd"] = cost_of(tokens)
+    return usage_counted(counts | {column: 1 for word, column in USAGE_COLUMNS.items() if outcome.startswith(word)})
+
+
 @pytest.mark.parametrize(("name", "way"), CASES)
 async def test_every_end_is_reported_on_every_way(scene: Scene, name: str, way: str):
     """Spans, log line and metrics agree, to the token."""
@@ -260,6 +279,7 @@ async def test_every_end_is_reported_on_every_way(scene: Scene, name: str, way: 
     await WAYS[way](scene.ways, ({"model": "own"} if way == "background" else {}) | body)
     await until(lambda: lines_of(scene.logged) != [])
     line, counted = scene.line(), changes(before, await scene.counted(), COUNTED)
+    usage = (await usage_of(scene.ways.http, scene.ways.gateway))["total"]
     root = scene.named(ROOTS.get(way, "POST /v1"))[0]
     calls, attempts = scene.named("chat "), [span for span in scene.spans.get_finished_spans() if span.name == "POST"]
     found = [(span.attributes.get("http.response.status_code"), span.attributes.get("error.type")) for span in attempts]
@@ -270,6 +290,7 @@ async def test_every_end_is_reported_on_every_way(scene: Scene, name: str, way: 
     assert error_of(root) == end.root
     assert [error_of(span) for span in calls] == ([] if name == "refused by a policy" else [end.call])
     assert found == end.attempts
+    assert usage_counted(usage) == used(end.tokens, end.outcome, sum(error not in UNSENT for _, error in end.attempts))
     assert counted == pytest.approx(
         {f"call {way} {end.outcome}": 1}
         | {name.removesuffix("_tokens"): count for name, count in tokens.items()}
@@ -291,7 +312,9 @@ async def test_a_client_that_leaves_is_no_success(scene: Scene, way: str):
     await LEAVING[way](scene.ways)
     await until(lambda: lines_of(scene.logged) != [] and scene.named("chat ") != [])
     (call,) = scene.named("chat ")
+    usage = (await usage_of(scene.ways.http, scene.ways.gateway))["total"]
 
+    assert usage_counted(usage) == used(ASKED if way == "json" else ESTIMATED, "", 1) | {"interrupted": 1}
     assert scene.line()["status"] == 499
     assert error_of(call) == "!499"
     assert lines_of(scene.logged) == [ASKED if way == "json" else ESTIMATED]

@@ -149,7 +149,8 @@ def _is_selected(request: RecentRequest, wanted: Mapping[str, Any]) -> bool:
 
 def _outcome(fields: Mapping[str, Any]) -> tuple[str, str]:
     names = ("status", "code", "outcome", "finish_reason")
-    return outcome_of(RequestRecord(**{name: fields.get(name) for name in names}))
+    known: dict[str, Any] = {name: fields.get(name) for name in names}
+    return outcome_of(RequestRecord(**known))
 
 
 def _summary(request: RecentRequest) -> RequestSummary:

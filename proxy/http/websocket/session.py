@@ -128,7 +128,9 @@ class Session:
     def _new_exchange(self) -> Exchange:
         """Return the exchange of one message."""
         connection = self._exchange
-        exchange = Exchange(connection.request, connection.trace.of_turn(), connection.calls, connection.metrics)
+        exchange = Exchange(
+            connection.request, connection.trace.of_turn(), connection.calls, connection.metrics, connection.usage
+        )
         exchange.record.method = "WEBSOCKET"
         exchange.record.path = self._exchange.record.path
         record, of_connection = exchange.record, self._exchange.record

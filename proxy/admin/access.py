@@ -39,7 +39,7 @@ class Access:
         ]
         self.needs_sign_in = bool(self._keys) or has_issuer
         self.is_closed = not self.needs_sign_in and not self._is_local
-        """Whether nobody can be recognized, so that only metrics and health are answered."""
+        """Whether no operator can be recognized, so that only metrics and health are answered."""
 
     @property
     def is_secure(self) -> bool:

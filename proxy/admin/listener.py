@@ -1,4 +1,4 @@
-"""The listener of operators: GET /metrics, /healthz and /readyz, POST /reload, and the admin API."""
+"""The listener of operators: GET /metrics, /healthz and /readyz, POST /reload, the admin API and the console."""
 
 import asyncio
 import socket
@@ -11,6 +11,7 @@ from aiohttp import web
 from proxy.admin.access import Access
 from proxy.admin.api.dispatch import AdminApi, problem_response
 from proxy.admin.audit_files import AuditFiles
+from proxy.admin.console.console import AdminConsole
 from proxy.admin.problem import Problem
 from proxy.admin.processes import Processes
 from proxy.admin.prometheus import CONTENT_TYPE, render
@@ -41,6 +42,7 @@ class AdminEndpoints:
         self._access = access
         self._processes = services.processes
         self._api = AdminApi(access, services)
+        self._console = AdminConsole(access, services)
         self._handlers = {"/metrics": self._metrics, "/healthz": self._alive, "/readyz": self._ready}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -48,17 +50,23 @@ class AdminEndpoints:
         if not getattr(request.protocol, "is_admitted", True):
             return _refuse(503, "There are too many connections.")
         is_api = self._api.serves(request.path)
+        is_console = not is_api and self._console.serves(request.path)
         try:
             self._access.check_host(request)
-            return await (self._api.answer(request) if is_api else self._answer(request))
+            return await (self._api if is_api else self._console if is_console else self).answer(request)
         except Problem as raised:
             problem = raised
+        except ConnectionError:  # the client has left
+            raise
         except Exception:
             log.exception("admin.crashed", path=in_ascii(request.path))
             problem = Problem(500, "internal_error", "The gateway failed to answer.")
+        if is_console:
+            return self._console.show_problem(problem)
         return problem_response(problem) if is_api else _refuse(problem.status, problem.detail)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return metrics, health, or what a reload has changed."""
         reload = self._processes.reload
         if request.path == RELOAD_PATH and reload is not None:
             return await self._answer_reload(request, reload)

@@ -15,6 +15,7 @@ from proxy.http.send import Heartbeats
 from proxy.http.server import Server
 from proxy.http.usage import UsageEndpoint
 from proxy.http.websocket.endpoint import WebSocketEndpoint
+from proxy.http.welcome import Welcome
 from proxy.lasting import Lasting
 from proxy.pipeline import Pipeline
 from proxy.relays import Relays
@@ -42,6 +43,7 @@ def build_dispatcher(
             Endpoint("GET", "/v1/responses", websocket.connect),
             *ModelEndpoints(directory, pipeline.routes, rules).endpoints(),
             *UsageEndpoint(directory, config.state, config.usage).endpoints(),
+            *Welcome(is_open=config.is_open).endpoints(),
             Endpoint("GET", "/healthz", health.alive),
             Endpoint("GET", "/readyz", health.ready),
             *RelayEndpoints(ingress, relays).of(config.relays),

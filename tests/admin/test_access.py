@@ -79,7 +79,7 @@ def test_a_cookie_that_was_changed_is_none(change):
 
 
 def test_a_token_belongs_to_one_session():
-    """That of another one, or of nobody, is refused."""
+    """Those of two sessions differ, and that of a listener without sign-in is another one."""
     sessions = Sessions(60.0)
     first, second = (sessions.read(sessions.open(Operator("ada", "owner"))) for _ in range(2))
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Wanted
+from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Searched
 from proxy.admin.audit_files import Line
 
 MOST = 500
@@ -15,16 +15,16 @@ UNSHOWN = frozenset({*KNOWN, "time", "seq", "previous", "hash", "version"})
 
 
 class AuditFilter(Parameters):
-    event: Wanted = ""
+    event: Searched = ""
     """What happened to the gateway or its keys: key.created, config.loaded ..."""
-    policy: Wanted = ""
-    decision: Wanted = ""
+    policy: Searched = ""
+    decision: Searched = ""
     """allowed, changed, refused, reported, stopped or unavailable."""
-    caller: Wanted = ""
-    code: Wanted = ""
-    model: Wanted = ""
-    operator: Wanted = ""
-    request_id: Wanted = ""
+    caller: Searched = ""
+    code: Searched = ""
+    model: Searched = ""
+    operator: Searched = ""
+    request_id: Searched = ""
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     limit: Annotated[int, Field(ge=1, le=MOST)] = 100

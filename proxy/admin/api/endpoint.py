@@ -2,19 +2,23 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from proxy.admin.roles import EVERYBODY, Operator
 from proxy.admin.services import Services
 from proxy.config.admin_table import Role
+from proxy.wire.loggable import printable
 
 VERSION = "/admin/v1"
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 """A name of something that exists."""
 Wanted = Annotated[str, Field(max_length=256)]
-"""A text that a search compares with; "" is any."""
+"""A name, or "" for any."""
+Searched = Annotated[str, Field(max_length=256), AfterValidator(partial(printable, max_chars=1024))]
+"""A text that a search compares with what is kept, in which control characters are escaped; "" is any."""
 
 
 class Parameters(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
-from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Wanted
+from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Searched
 from proxy.admin.api.formats import as_ms, as_number, as_text, as_time
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
@@ -20,16 +20,16 @@ MOST = 500
 
 
 class RequestFilter(Parameters):
-    id: Wanted = ""
+    id: Searched = ""
     """The request's id, or its response's, or its trace's."""
-    caller: Wanted = ""
-    team: Wanted = ""
-    model: Wanted = ""
-    code: Wanted = ""
+    caller: Searched = ""
+    team: Searched = ""
+    model: Searched = ""
+    code: Searched = ""
     """The code of the error with which it ended, or of any policy's decision on it."""
-    policy: Wanted = ""
+    policy: Searched = ""
     """A policy that decided other than to let it pass."""
-    outcome: Wanted = ""
+    outcome: Searched = ""
     """success, stopped, refused, rejected, failed, client_closed or cancelled."""
     since: AwareDatetime | None = None
     """The earliest time at which it ended."""

@@ -77,7 +77,7 @@ async def test_a_request_without_a_key_of_an_operator_is_refused_everywhere(cons
         ("POST", "/keys", {"name": "ada", "team": "billing"}, 409, "key_not_changed"),
         ("POST", "/keys", [], 400, "invalid_body"),
         ("POST", "/keys/key_0/revoke", {}, 404, "unknown_key"),
-        ("POST", "/policies/try", {"body": {}, "caller": "nobody"}, 404, "unknown_caller"),
+        ("POST", "/policies/try", {"body": {}, "caller": "unknown"}, 404, "unknown_caller"),
         ("POST", "/targets/none/drain", None, 404, "unknown_target"),
         ("POST", "/cache/purge", {}, 400, "nothing_named"),
     ],

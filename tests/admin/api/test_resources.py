@@ -108,7 +108,7 @@ async def test_now_has_rates_of_the_operators_team(console: Console):
 
 
 async def test_a_key_is_created_used_rotated_and_revoked(console: Console):
-    """By a team's own people; nobody sees it a second time, and the audit says who did it."""
+    """By a team's own people; it is not shown a second time, and the audit says who did it."""
     who = "search_admin"
     order = {"name": "eve", "team": "search", "models": ["m"], "tags": {"project": "x"}}
     status, made = await console.ask("POST", "/keys", order, who)

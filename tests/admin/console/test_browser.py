@@ -1,0 +1,127 @@
+"""The console in Chromium, as a person uses it, and without any error in the browser."""
+
+import re
+
+import pytest
+
+from proxy.admin.console.pages import PAGES
+from tests.browser import CHROMIUM, BrowserPage, browsing
+from tests.operators import KEYS, Console, console_tables, start_console
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+
+
+@pytest.fixture
+async def console(upstream, start_gateway, logged, http, tmp_path, monkeypatch) -> Console:
+    return await start_console(start_gateway, console_tables(upstream, tmp_path, monkeypatch), logged, http)
+
+
+@pytest.fixture
+async def page(tmp_path):
+    async with browsing(tmp_path / "profile") as opened:
+        yield opened
+
+
+async def sign_in(page: BrowserPage, console: Console, who: str = "owner", goal: str = "") -> None:
+    await page.open(f"{console.admin}{goal or '/admin/'}")
+    await page.fill(key=KEYS[who])
+    await page.click("main button")
+
+
+async def test_a_key_is_created_and_used(console: Console, page: BrowserPage):
+    """It is shown once, works at the gateway, and is refused once it is revoked."""
+    await sign_in(page, console, "search_admin", "/admin/keys")
+    await page.fill(name="eve", days="30", tags="project=x")
+    await page.click("main form.grid button")
+    secret = await page.text("#secret")
+    while (status := (await console.call_with(secret))[0]) == 401:  # the gateway reads it in a moment
+        pass
+    await page.open(f"{console.admin}/admin/keys")
+    listed = await page.text("table")
+    await page.evaluate("document.querySelectorAll('.actions details')[1].open = true")
+    await page.click(".actions .danger")
+    notice = await page.text("[role=status]")
+    while (await console.call_with(secret))[0] == 200:
+        pass
+
+    assert (status, secret.startswith("hg_"), "eve" in listed, secret in listed) == (200, True, True, False)
+    assert "revoked" in notice
+    assert page.faults == []
+
+
+async def test_a_refused_call_is_found_and_tried_again(console: Console, page: BrowserPage):
+    """From the policies to the request, with its decision; a request that is tried is not sent."""
+    _, made = await console.call("cleo", metadata={"k" * 65: "v"})
+    await sign_in(page, console, "viewer", "/admin/policies")
+    await page.click("a[href*='code=metadata_limits.key_too_long']")
+    await page.click("table.rows tbody a")
+    picture = await page.text("main")
+    await page.open(f"{console.admin}/admin/try")
+    await page.fill(body='{"model": "m", "input": "Hi"}', caller="ada")
+    await page.click("main form button")
+    tried = await page.text("main")
+
+    assert made in picture
+    assert re.search(r"metadata_limits\s+refused\s+metadata_limits\.key_too_long", picture)
+    assert "max_output_tokens" in tried
+    assert page.faults == []
+
+
+async def test_every_page_fits_and_has_no_fault(console: Console, page: BrowserPage):
+    """At 400 pixels and on a wide screen, in light and dark: no page is wider than its window, wide tables scroll."""
+    _, made = await console.call("ada", model="a-model-with-a-name-that-is-quite-long-and-has-no-spaces-in-it")
+    await sign_in(page, console)
+    for width, is_dark in ((400, True), (1280, False)):
+        await page.resize(width, 900, is_dark=is_dark)
+        for each in PAGES:
+            await page.open(f"{console.admin}{each.path.replace('{id}', made)}")
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width, each.path
+            assert await page.evaluate("document.querySelectorAll('h1').length") == 1, each.path
+
+    assert page.faults == []
+
+
+async def test_the_first_page_moves_without_being_loaded_anew(console: Console, page: BrowserPage):
+    """Calls that are made meanwhile appear in its numbers."""
+    await sign_in(page, console)
+    await page.until("document.querySelector('.tiles') !== null")
+    for _ in range(3):
+        await console.call("ada")
+    await page.until("!/^0/.test(document.querySelector('.tile dt + dd').innerText)")
+
+    assert await page.evaluate("document.querySelectorAll('.chart .line').length") > 0
+    assert page.faults == []
+
+
+async def test_it_works_by_keyboard(console: Console, page: BrowserPage):
+    """Sign in by Enter; the first Tab leads past the menu, and what has the focus is seen."""
+    await page.open(f"{console.admin}/admin/")
+    await page.fill(key=KEYS["owner"])
+    await page.press("Enter")
+    await page.until("document.querySelector('nav') !== null")
+    await page.press("Tab")
+    first = await page.evaluate("document.activeElement.innerText")
+    outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    await page.press("Enter")
+    target = await page.evaluate("location.hash")
+
+    assert (first, outline, target) == ("Skip to content", "solid", "#content")
+    assert page.faults == []
+
+
+async def test_a_link_of_another_site_keeps_the_session(console: Console, page: BrowserPage, upstream):
+    """The cookie is not sent on the way there; the page loads itself once more, and is there."""
+    from aiohttp import web
+
+    link = f"{console.admin}/admin/audit?caller=ada"
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text=f'<a href="{link}">to the console</a>', content_type="text/html")
+
+    await sign_in(page, console)
+    upstream.answer = answer
+    await page.open(f"{upstream.address.replace('127.0.0.1', 'localhost')}/chat")
+    await page.click("a")
+    await page.until("document.querySelector('nav') !== null && document.title.startsWith('Audit')")
+
+    assert await page.evaluate("document.querySelector('[name=caller]').value") == "ada"

@@ -10,7 +10,8 @@ from proxy.identity.key_format import make_key
 DEFAULT_LIFETIME_S = 90 * 86_400.0
 NEVER_S = float("inf")
 MAX_NAME_CHARS, MAX_TAGS = 128, 16
-TAG = re.compile(r"[A-Za-z0-9_.-]{1,64}=[A-Za-z0-9_.:/@-]{1,128}", re.ASCII)
+TAG_NAME, TAG_VALUE = "[A-Za-z0-9_.-]{1,64}", "[A-Za-z0-9_.:/@-]{1,128}"
+TAG = re.compile(f"{TAG_NAME}={TAG_VALUE}", re.ASCII)
 
 
 class KeyOrderError(ValueError):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Searched
+from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Moment, Parameters, Searched
 from proxy.admin.audit_files import Line
 
 MOST = 500
@@ -25,8 +25,8 @@ class AuditFilter(Parameters):
     model: Searched = ""
     operator: Searched = ""
     request_id: Searched = ""
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     limit: Annotated[int, Field(ge=1, le=MOST)] = 100
 
 

@@ -1,12 +1,13 @@
 """The cache: how often it answers, what that saves, and that entries are removed."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
+from pydantic import ConfigDict, model_validator
 from typing_extensions import TypedDict
 
 from proxy.admin.api.callers import known_callers
-from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Wanted
+from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Name, Parameters
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
 from proxy.admin.roles import MANAGERS
@@ -18,9 +19,19 @@ from proxy.telemetry.instruments import Metric, Snapshot
 
 
 class PurgeOrder(Parameters):
-    team: Wanted = ""
-    model: Wanted = ""
-    prompt_cache_key: Wanted = ""
+    """What the entries have that are removed; at least one of it."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    team: Name = ""
+    model: Name = ""
+    prompt_cache_key: Name = ""
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("name what to remove: a team, a model or a prompt_cache_key")
+        return self
 
 
 class CacheOutcome(TypedDict):
@@ -96,8 +107,6 @@ async def purge_cache(request: AdminRequest) -> PurgeReport:
     request.operator.check_team(team)
     named = {"team": team, "model": order.model, "prompt_cache_key": order.prompt_cache_key}
     wanted = {label: value for label, value in named.items() if value}
-    if not wanted:
-        raise Problem(400, "nothing_named", "Name what to remove: a team, a model or a prompt_cache_key.")
     await request.services.audit.record(request.operator, "cache.purged", **wanted)
     return PurgeReport(removed=sum(await request.services.processes.all("purge", wanted=wanted)))
 

@@ -54,7 +54,9 @@ class AdminApi:
         endpoint, values = find(request.method, request.raw_path.partition("?")[0])
         operator.check(endpoint.roles, is_global=endpoint.is_global)
         query = _query_of(endpoint, request.raw_path.partition("?")[2])
-        body = None if endpoint.body is None else validated(endpoint.body, await _json_of(request), "body")
+        body = (
+            None if endpoint.body is None else validated(endpoint.body, await _json_of(request), "body", is_strict=True)
+        )
         answer = await endpoint.run(AdminRequest(operator, self._services, query, body, values))
         return json_response(answer, endpoint.status)
 
@@ -96,10 +98,10 @@ def _query_of(endpoint: AdminEndpoint, query: str) -> Parameters:
     return validated(endpoint.query, fields, "query")
 
 
-def validated(kind: type[P], fields: Any, where: str) -> P:
-    """Return fields as parameters of a kind. Raises Problem."""
+def validated(kind: type[P], fields: Any, where: str, *, is_strict: bool = False) -> P:
+    """Return fields as parameters of a kind: with `is_strict` of its types only, else texts too. Raises Problem."""
     try:
-        return kind.model_validate(fields)
+        return kind.model_validate(fields, strict=is_strict)
     except ValidationError as error:
         errors = [f"{'.'.join(map(str, each['loc'])) or where}: {each['msg']}" for each in error.errors()]
         raise Problem(400, f"invalid_{where}", f"The {where} is not valid.", errors) from error

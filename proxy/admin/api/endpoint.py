@@ -1,11 +1,12 @@
 """What an endpoint of the admin API is, and what a request to one has."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from proxy.admin.roles import EVERYBODY, Operator
 from proxy.admin.services import Services
@@ -13,12 +14,24 @@ from proxy.config.admin_table import Role
 from proxy.wire.loggable import printable
 
 VERSION = "/admin/v1"
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d", re.ASCII)
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 """A name of something that exists."""
 Wanted = Annotated[str, Field(max_length=256)]
 """A name, or "" for any."""
 Searched = Annotated[str, Field(max_length=256), AfterValidator(partial(printable, max_chars=1024))]
 """A text that a search compares with what is kept, in which control characters are escaped; "" is any."""
+
+
+def _check_moment(value: object) -> object:
+    """Raises ValueError for what is no time in RFC 3339: a number would be read as seconds."""
+    if isinstance(value, str) and not MOMENT.match(value):
+        raise ValueError("a time is written as 2026-11-30T10:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_moment)]
+"""A time with its zone."""
 
 
 class Parameters(BaseModel):

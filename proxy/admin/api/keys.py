@@ -30,7 +30,8 @@ from proxy.identity.key_orders import (
     MAX_NAME_CHARS,
     MAX_TAGS,
     NEVER_S,
-    TAG,
+    TAG_NAME,
+    TAG_VALUE,
     KeyOrderError,
     check_name,
     check_team,
@@ -43,6 +44,8 @@ from proxy.stores import Store, StoreError
 
 LONGEST_LIFETIME_S = 3_650 * 86_400.0
 Lifetime = Annotated[float, Field(gt=0, le=LONGEST_LIFETIME_S, allow_inf_nan=False)]
+TagName = Annotated[str, Field(pattern=f"^{TAG_NAME}$")]
+TagValue = Annotated[str, Field(pattern=f"^{TAG_VALUE}$")]
 CallerName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(check_name)]
 
 
@@ -55,7 +58,7 @@ class KeyOrder(Parameters):
     """How long it is valid, in seconds; null: for ever."""
     models: Annotated[list[Name], Field(max_length=64)] = Field(default=[])
     """Globs of the models that it may name; none: any."""
-    tags: Annotated[dict[str, str], Field(max_length=MAX_TAGS)] = Field(default={})
+    tags: Annotated[dict[TagName, TagValue], Field(max_length=MAX_TAGS)] = Field(default={})
     """What is in the log line of each of its calls."""
 
 
@@ -151,8 +154,6 @@ async def create_key(request: AdminRequest) -> NewKey:
     """Make a key, and return its secret: it is not kept."""
     order: KeyOrder = request.body
     request.operator.check_team(order.team)
-    if wrong := [name for name, value in order.tags.items() if not TAG.fullmatch(f"{name}={value}")]:
-        raise Problem(400, "invalid_body", f"tags: {wrong[0]!r} is none; letters, digits and ._- are allowed.")
     lifetime_s = NEVER_S if order.expires_in_s is None else order.expires_in_s
     secret, key = new_key(order.name, order.team, time.time(), lifetime_s, order.models, order.tags)
     await _change(request, "key.created", key, new=key)

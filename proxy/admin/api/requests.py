@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
-from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Parameters, Searched
+from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, Moment, Parameters, Searched
 from proxy.admin.api.formats import as_ms, as_number, as_text, as_time
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
@@ -31,9 +31,9 @@ class RequestFilter(Parameters):
     """A policy that decided other than to let it pass."""
     outcome: Searched = ""
     """success, stopped, refused, rejected, failed, client_closed or cancelled."""
-    since: AwareDatetime | None = None
+    since: Moment | None = None
     """The earliest time at which it ended."""
-    until: AwareDatetime | None = None
+    until: Moment | None = None
     """The latest time at which it ended."""
     limit: Annotated[int, Field(ge=1, le=MOST)] = 100
 

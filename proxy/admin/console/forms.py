@@ -107,7 +107,7 @@ async def submit_config(request: AdminRequest, fields: Fields) -> Shown:
 
 async def submit_cache(request: AdminRequest, fields: Fields) -> Shown:
     """Remove entries of the cache."""
-    named = {name: fields.get(name, "") for name in ("team", "model", "prompt_cache_key")}
+    named = {name: fields[name] for name in ("team", "model", "prompt_cache_key") if fields.get(name)}
     await _use(request, cache.ENDPOINTS, "POST", "/cache/purge", named)
     return Shown(notice="purged")
 

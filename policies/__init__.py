@@ -1,6 +1,6 @@
 """What a policy is: one file each, its class is its TOML table. Start from `_template.py`."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction, isfunction
 from typing import Any, ClassVar, Protocol
@@ -156,6 +156,29 @@ class Policy(Table):
         """Return whether it lets no call pass: then it is probably misconfigured."""
         return False
 
+    async def balances(
+        self, state: PolicyState, callers: Iterable[Caller], models: Iterable[str]
+    ) -> Sequence["Balance"]:
+        """Return what is left of a limit over time to those of these who share it. For operators. Raises StoreError."""
+        del state, callers, models
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What those who share a limit over time have used of it, in its unit."""
+
+    shared_by: str
+    """Who they are; empty: all."""
+    unit: str
+    limit: float
+    used: float
+    window: str
+    lasts_s: float | None = None
+    """How long the window lasts in all, in seconds; None: for ever."""
+    left_s: float | None = None
+    """How much of it is left."""
+
 
 HOOKS = (
     "request_check",
@@ -167,6 +190,7 @@ HOOKS = (
     "renames",
     "is_idle",
     "refuses_all",
+    "balances",
 )
 
 

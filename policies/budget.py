@@ -8,7 +8,7 @@ Source: none; the protocol has no such limit.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from typing import Annotated, ClassVar, Literal, Protocol, Self
@@ -16,11 +16,11 @@ from typing import Annotated, ClassVar, Literal, Protocol, Self
 import structlog
 from pydantic import Field, PositiveFloat, model_validator
 
-from policies import Policy, PolicyState, RequestCheck
+from policies import Balance, Policy, PolicyState, RequestCheck
 from policies.support.expected_tokens import ExpectedTokens
 from policies.support.reservation import Reservation, counter_key
 from policies.support.sharing import LIMITED, Per, shared_by
-from proxy.context import Context
+from proxy.context import Caller, Context
 from proxy.stores import LONGEST_S, Grant, StoreError
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import LimitExceeded, PolicyViolation, Unavailable
@@ -28,6 +28,9 @@ from proxy.wire.errors import LimitExceeded, PolicyViolation, Unavailable
 log = structlog.get_logger()
 
 NAME = "budget"
+LISTED = frozenset({"team", "caller", "key"})
+"""What calls have in common that is known of a caller without a call."""
+NO_CALLER = Caller("", "")
 MILLION = 1_000_000
 LATE_S = 86_400.0
 """How much longer than its window a counter is kept: a call that began in it may end after it."""
@@ -92,6 +95,28 @@ class Budget(Policy):
             return call
 
         return check
+
+    async def balances(self, state: PolicyState, callers: Iterable[Caller], models: Iterable[str]) -> Sequence[Balance]:
+        """Return what is left to each team, caller, key or model; end users and values of metadata are not known."""
+        now, most, who = self._clock(), int(self.limit * self._scale), shared_by(self.per)
+        period, left_s = period_of(self.window, now)
+        contexts = [(Call({}), Context("", caller)) for caller in callers]
+        if self.per == "model":
+            contexts = [(Call({"model": model}), Context("", NO_CALLER)) for model in models]
+        elif self.per == "all":
+            contexts = [(Call({}), Context("", NO_CALLER))]
+        elif self.per not in LISTED:
+            contexts = []
+        found = []
+        for shared in dict.fromkeys(who(call, context) for call, context in contexts):
+            key = counter_key(NAME, state.name, period, shared)
+            used = (await state.store.take(key, 0, limit=most, window_s=left_s + LATE_S)).used
+            is_endless = self.window == "total"
+            found.append(Balance(
+                shared, self.unit, self.limit, used / self._scale, self.window,
+                None if is_endless else length_of(self.window, now), None if is_endless else left_s,
+            ))  # fmt: skip
+        return found
 
     def _meter(self, state: PolicyState) -> "_Meter":
         if self.unit == "usd":
@@ -173,6 +198,13 @@ class _Dollars:
 
 async def _settle(counter: Reservation, meter: _Meter, call: Call, context: Context) -> None:
     await counter.settle(meter.used(call, context, counter.granted))
+
+
+def length_of(window: Window, now: datetime) -> float:
+    """Return how long the period of a day or a month is that a time is in, in seconds."""
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    begins = day if window == "day" else day.replace(day=1)
+    return (now - begins).total_seconds() + period_of(window, now)[1]
 
 
 def period_of(window: Window, now: datetime) -> tuple[str, float]:

@@ -51,10 +51,11 @@ class Console:
         """Send a request to the API; return its status and what is in the JSON of the answer."""
         headers = {"Authorization": f"Bearer {KEYS[who]}"} if headers is None else headers
         async with self.http.request(method, f"{self.admin}/admin/v1{path}", json=body, headers=headers) as answer:
-            found = await answer.json(content_type=None)
+            if answer.content_type == "text/csv":
+                return answer.status, await answer.text()
             kind = "application/json" if answer.status < 400 else "application/problem+json"
             assert answer.content_type == kind
-            return answer.status, found
+            return answer.status, await answer.json(content_type=None)
 
 
 def key_of(caller: str) -> str:
@@ -82,6 +83,7 @@ def console_tables(
             "state": {"use": "sqlite", "path": str(folder / "state")},
             "audit": {"path": str(folder / "audit.jsonl")},
             "price": [{"model": "*", "input": 1.0, "output": 2.0}],
+            "usage": {"flush_s": 0.05, "metadata": ["project"]},
             "policy": [
                 {"use": "metadata_limits"},
                 {"use": "size", "max_items": 1, "mode": "report"},

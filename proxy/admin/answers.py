@@ -7,13 +7,14 @@ from typing import Any
 
 import structlog
 
-from proxy.admin.api import cache, config, keys, models, policies, requests, targets
+from proxy.admin.api import cache, config, keys, models, policies, requests, spend, targets
 from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
 
 log = structlog.get_logger()
 
 ANSWERS: Mapping[str, Callable[[GatewayParts, Mapping[str, Any]], Awaitable[Any]]] = {
+    "budgets": spend.read_budgets,
     "change_key": keys.change_key,
     "drain": targets.drain,
     "keys": keys.read_keys,
@@ -24,6 +25,7 @@ ANSWERS: Mapping[str, Callable[[GatewayParts, Mapping[str, Any]], Awaitable[Any]
     "purge": cache.purge_entries,
     "request": requests.describe,
     "requests": requests.find,
+    "spend": spend.read_spend,
     "targets": targets.read_targets,
     "try": policies.try_request,
 }

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from policies import PolicyState
+from policies import Balance, PolicyState
 from proxy.context import Caller, Context
 from proxy.rules.admit import RequestAdmission
 from proxy.rules.decisions import Decisions
@@ -34,7 +34,7 @@ class Rules:
         self.decisions = decisions = Decisions(active, audit)
         self.followed = FOLLOWED.union(*(rule.policy.follows for rule in active))
         self._rules = active
-        states = _states(rules, state)
+        self._states = states = _states(rules, state)
         self._admission = RequestAdmission(active, states, decisions, audit, recorder)
         self._guard = Guard(decisions)
 
@@ -55,6 +55,16 @@ class Rules:
         """Return names of models that this caller may send although no route serves them, such as aliases."""
         rules = [rule for rule in self._rules if rule.is_enforced_for(caller) and rule.applies_to(caller, "")]
         return dict.fromkeys(name for rule in rules for name in rule.policy.model_names())
+
+    async def balances(self, callers: Iterable[Caller], models: Iterable[str]) -> Sequence[tuple[Rule, Balance]]:
+        """Return what is left of each limit over time to those of these who share it. Raises StoreError."""
+        known, names = [*callers], [*models]
+        found: list[tuple[Rule, Balance]] = []
+        for rule in self._rules:
+            selected = [caller for caller in known if rule.applies_to(caller, "")]
+            balances = await rule.policy.balances(self._states[id(rule)], selected, names)
+            found += [(rule, balance) for balance in balances]
+        return found
 
     def resolve_model(self, name: str, caller: Caller) -> str | None:
         """Return the model that a call of this caller for `name` is sent on with; None if it would be refused."""

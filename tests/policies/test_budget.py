@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from policies import PolicyState
 from policies.budget import Budget, period_of
 from policies.support.expected_tokens import ExpectedTokens
+from proxy.context import Caller
 from proxy.pricing.prices import Quote
 from proxy.pricing.rates import Rates, TokenRate
 from proxy.wire.call import Call
@@ -171,3 +172,25 @@ def test_what_is_expected_of_each_operation(operation: Any, tokens: int):
     call = Call(body, operation=operation).with_encoded(b"x" * 1_024)
 
     assert ExpectedTokens().of(call) == tokens
+
+
+@pytest.mark.parametrize(
+    ("per", "expected"),
+    [
+        ("team", ["t", "u"]),
+        ("caller", ["t/ann", "t/ben", "u/cyd"]),
+        ("model", ["m", "n"]),
+        ("all", [""]),
+        ("end_user", []),
+    ],
+)
+async def test_balances_are_those_of_who_is_known(per, expected):
+    """With what was used in this window, in the unit of the limit."""
+    state = PolicyState()
+    callers = [Caller("ann", "t"), Caller("ben", "t"), Caller("cyd", "u")]
+    policy = Budget(limit=3, unit="requests", per=per, window="day")
+    found = await policy.balances(state, callers, ["m", "n"])
+
+    assert [balance.shared_by for balance in found] == expected
+    assert all((balance.used, balance.limit, balance.unit) == (0, 3, "requests") for balance in found)
+    assert all(0 < (balance.left_s or 0) <= (balance.lasts_s or 0) == 86_400 for balance in found)

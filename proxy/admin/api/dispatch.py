@@ -11,14 +11,14 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from proxy.admin.access import Access
-from proxy.admin.api import audit, cache, config, keys, me, models, now, openapi, policies, requests, targets
+from proxy.admin.api import audit, cache, config, keys, me, models, now, openapi, policies, requests, spend, targets
 from proxy.admin.api.endpoint import VERSION, AdminEndpoint, AdminRequest, Parameters
 from proxy.admin.problem import PROBLEM_TYPE, Problem
 from proxy.admin.services import Services
 
 ENDPOINTS: tuple[AdminEndpoint, ...] = (
-    *me.ENDPOINTS, *now.ENDPOINTS, *requests.ENDPOINTS, *keys.ENDPOINTS, *policies.ENDPOINTS, *config.ENDPOINTS,
-    *cache.ENDPOINTS, *models.ENDPOINTS, *targets.ENDPOINTS, *audit.ENDPOINTS,
+    *me.ENDPOINTS, *now.ENDPOINTS, *requests.ENDPOINTS, *spend.ENDPOINTS, *keys.ENDPOINTS, *policies.ENDPOINTS,
+    *config.ENDPOINTS, *cache.ENDPOINTS, *models.ENDPOINTS, *targets.ENDPOINTS, *audit.ENDPOINTS,
 )  # fmt: skip
 OPENAPI_PATH = "/admin/openapi.json"
 HEADERS = {"Server": "headgate", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -58,6 +58,8 @@ class AdminApi:
             None if endpoint.body is None else validated(endpoint.body, await _json_of(request), "body", is_strict=True)
         )
         answer = await endpoint.run(AdminRequest(operator, self._services, query, body, values))
+        if isinstance(answer, str):
+            return web.Response(text=answer, content_type=endpoint.media, charset="utf-8", headers=HEADERS)
         return json_response(answer, endpoint.status)
 
 

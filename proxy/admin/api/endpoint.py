@@ -79,6 +79,8 @@ class AdminEndpoint:
     is_global: bool = False
     """Whether it concerns all teams, so that operators of one team may not use it."""
     status: int = 200
+    media: str = "application/json"
+    """The type of the answer; any other than JSON is a text."""
 
     @property
     def template(self) -> str:

@@ -70,7 +70,7 @@ def _operation(endpoint: AdminEndpoint, schemas: dict[str, Any]) -> dict[str, An
         "responses": {
             str(endpoint.status): {
                 "description": endpoint.summary,
-                "content": {"application/json": {"schema": _schema(endpoint.returns, schemas, "serialization")}},
+                "content": {endpoint.media: {"schema": _schema(endpoint.returns, schemas, "serialization")}},
             },
             **{status: _problem(text) for status, text in ERRORS.items()},
         },
@@ -102,6 +102,8 @@ def _query_parameters(query: type[Parameters]) -> Iterable[dict[str, Any]]:
 
 
 def _schema(kind: Any, schemas: dict[str, Any], mode: Any) -> dict[str, Any]:
+    if kind is str:
+        return {"type": "string"}
     schema = TypeAdapter(kind).json_schema(ref_template=REF, mode=mode)
     schemas.update(schema.pop("$defs", {}))
     schemas[kind.__name__] = schema

@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from proxy.admin.api import audit, cache, keys, models, now, policies, requests, targets
+from proxy.admin.api import audit, cache, keys, models, now, policies, requests, spend, targets
 from proxy.admin.api.dispatch import validated
 from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest, NoParameters, Parameters
 from proxy.admin.roles import Operator
@@ -44,6 +45,21 @@ async def show_requests(request: AdminRequest) -> Values:
 async def show_request(request: AdminRequest) -> Values:
     """Return one request."""
     return {"detail": await requests.get_request(request)}
+
+
+async def show_spend(request: AdminRequest) -> Values:
+    """Return what was used, its course by day or hour, and budgets."""
+    asked: spend.SpendFilter = request.query
+    report = await spend.get_spend(request)
+    course = await spend.get_spend(replace(request, query=asked.model_copy(update={"by": _period_of(report)})))
+    budgets = (await spend.list_budgets(request))["budgets"]
+    return {"report": report, "course": course, "budgets": budgets, "filter": asked}
+
+
+def _period_of(report: spend.SpendReport) -> str:
+    """Return by what the course of a report is shown."""
+    lasts = datetime.fromisoformat(report["until"]) - datetime.fromisoformat(report["since"])
+    return "hour" if lasts <= timedelta(days=3) else "day"
 
 
 async def show_keys(request: AdminRequest) -> Values:
@@ -98,6 +114,7 @@ PAGES = (
     ConsolePage("/admin/", "Now", "now.html", show_now),
     ConsolePage("/admin/requests", "Requests", "requests.html", show_requests, requests.RequestFilter),
     ConsolePage("/admin/requests/{id}", "Request", "request.html", show_request, in_menu=False),
+    ConsolePage("/admin/spend", "Spend", "spend.html", show_spend, spend.SpendFilter),
     ConsolePage("/admin/keys", "Keys", "keys.html", show_keys),
     ConsolePage("/admin/policies", "Policies", "policies.html", show_policies),
     ConsolePage("/admin/try", "Try a request", "try.html", show_trial),

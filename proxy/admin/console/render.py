@@ -40,7 +40,9 @@ def environment() -> Environment:
         lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
     made.filters.update(FILTERS)
-    made.globals.update(line_chart=charts.line_chart, span=charts.span, share=charts.share, **FILTERS)
+    made.globals.update(
+        line_chart=charts.line_chart, bar_chart=charts.bar_chart, span=charts.span, share=charts.share, **FILTERS
+    )
     return made
 
 

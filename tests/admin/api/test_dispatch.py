@@ -24,7 +24,7 @@ ALLOWED = {
     "create_key": MANAGERS, "rotate_key": MANAGERS, "revoke_key": MANAGERS, "list_policies": ALL,
     "try_policies": ALL, "compare_file": GLOBAL, "compare_text": OWNER, "reload_config": OWNER, "get_cache": ALL,
     "purge_cache": MANAGERS, "list_models": ALL, "list_targets": GLOBAL, "drain_target": OWNER,
-    "undrain_target": OWNER, "list_audit": GLOBAL, "verify_audit": GLOBAL,
+    "get_spend": ALL, "get_spend_csv": ALL, "list_budgets": ALL, "undrain_target": OWNER, "list_audit": GLOBAL, "verify_audit": GLOBAL,
 }  # fmt: skip
 
 
@@ -45,7 +45,8 @@ async def test_each_role_may_use_what_the_table_says(console: Console):
         for who in KEYS:
             status, answer = await console.ask(endpoint.method, path_of(endpoint), BODIES.get(name), who)
             assert status < 500
-            assert (status == 403) == (answer.get("code") in ("role_not_allowed", "team_not_allowed"))
+            code = answer.get("code") if isinstance(answer, dict) else None
+            assert (status == 403) == (code in ("role_not_allowed", "team_not_allowed"))
             found.setdefault(name, set()).update([who] if status != 403 else [])
 
     assert found == ALLOWED
@@ -71,6 +72,10 @@ async def test_a_request_without_a_key_of_an_operator_is_refused_everywhere(cons
         ("GET", "/requests?id=a&id=b", None, 400, "invalid_query"),
         ("GET", "/requests?since=yesterday", None, 400, "invalid_query"),
         ("GET", "/requests?since=12.5", None, 400, "invalid_query"),
+        ("GET", "/spend?by=team,team", None, 400, "invalid_by"),
+        ("GET", "/spend?by=color", None, 400, "invalid_by"),
+        ("GET", "/spend?since=soon", None, 400, "invalid_time"),
+        ("GET", "/spend?since=2020-01-01", None, 400, "time_too_long"),
         ("GET", "/requests/req_0", None, 404, "unknown_request"),
         ("POST", "/keys", {"name": "x"}, 400, "invalid_body"),
         ("POST", "/keys", {"name": "a\u202eb", "team": "t"}, 400, "invalid_body"),

@@ -1,6 +1,6 @@
 """Charts as SVG."""
 
-from proxy.admin.console.charts import line_chart, share, span
+from proxy.admin.console.charts import bar_chart, line_chart, share, span
 
 COURSE = [{"time": f"t{n}", "a": value} for n, value in enumerate((1, 2, None, 4))]
 
@@ -29,3 +29,12 @@ def test_a_bar_stays_within_its_whole():
     assert 'x="99.40" y="0" width="0.60"' in span(4, 0, 4)
     assert 'class="bar full" x="0.00" y="0" width="100.00"' in share(7, 5)
     assert 'width="0.00"' in share(0, 0)
+
+
+def test_bars_are_as_high_as_their_values():
+    """Each has its name and its value as a title."""
+    drawn = str(bar_chart([("a<b", 1.0), ("c", 2.0)], "Cost", lambda value: f"${value}"))
+
+    assert 'height="34.0"><title>a&lt;b: $1.0</title>' in drawn
+    assert 'height="68.0"><title>c: $2.0</title>' in drawn
+    assert "$1" in str(bar_chart([], "Cost", lambda value: f"${value}"))

@@ -1,9 +1,11 @@
 """Reads what Redis answers: a value in another form than a command has is a fault of the store."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from proxy.stores import StoreError
+from proxy.stores._redis_parser import ValuePieces
 
 ODD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, EOFError, AssertionError)
 """What reading an answer fails with that is not one of the command's."""
@@ -20,6 +22,11 @@ def reading() -> Iterator[None]:
 
 def value_in(answer: object) -> bytes | None:
     return None if answer is None else bytes_in(answer)
+
+
+async def join_value(pieces: ValuePieces) -> bytes:
+    """Return a large value from its pieces, which are joined in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(None, b"".join, pieces)
 
 
 def bytes_in(answer: object) -> bytes:

@@ -18,6 +18,8 @@ FAULTS = (RedisError, ErrorAnswer, OSError, TimeoutError)
 """What a command fails with."""
 UNANSWERED = (OSError, TimeoutError, NotConnected, ServerTimeout)
 """What a command fails with that reached no server, or got no answer."""
+BYTES_PER_S = 20_000_000
+"""How fast a large value is written at least; it has this much more time."""
 READ_ONLY = (ReadOnlyError, ReadOnlyServer)
 """What a command fails with at a server that takes no writes."""
 
@@ -43,12 +45,15 @@ class RedisFaults:
         fault.__cause__ = error
         return fault
 
-    async def ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the answer to a command, unless Redis has not answered for some time. Raises StoreError."""
+    async def ask(self, command: Callable[[], Awaitable[Any]], sent_bytes: int | None = 0) -> Any:
+        """Return the answer to a command, unless Redis has not answered for some time. Raises StoreError.
+
+        `sent_bytes` is about how much is sent; None for a command that has a time limit of its own.
+        """
         if not self.breaker.begin(asyncio.get_running_loop().time()):
             raise StoreError("Redis: not asked, because it has not answered")
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(None if sent_bytes is None else self._timeout_s + sent_bytes / BYTES_PER_S):
                 answer = await command()
         except StoreError:
             raise  # it is noted

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from proxy.stores._redis_parser import ErrorAnswer, Push, UnfinishedAnswer, parse_answer
+from proxy.stores._redis_parser import END, LARGE_BYTES, ErrorAnswer, Push, UnfinishedAnswer, ValuePieces, parse_answer
 
 Answers = asyncio.Future[list[Any]]
 Changed = Callable[[str | None], None]
@@ -57,6 +57,8 @@ class RedisLink(asyncio.Protocol):
         self._received = b""
         self._pieces: list[bytes] = []
         self._missing_bytes = 0
+        self._value_at: int | None = None  # where the value begins whose end has not come
+        self._heard_at = 0.0  # when a part of a large answer came
         self._timer: asyncio.TimerHandle | None = None
         self.closed = asyncio.Event()
         self.is_open = True
@@ -100,9 +102,12 @@ class RedisLink(asyncio.Protocol):
             self._pieces.append(data)
             self._missing_bytes -= len(data)
             if self._missing_bytes > 0:  # a large value: its pieces are joined once
+                self._heard_at = self._loop.time()
                 return
-            data = b"".join((self._received, *self._pieces))
         try:
+            if self._received:
+                data = b"".join((self._received, *self._pieces)) if self._value_at is None else self._take_value()
+                self._heard_at = self._loop.time()
             self._received, self._pieces = data[self._read(data) :], []
         except (ValueError, IndexError):  # no answer to what was asked
             self.close()
@@ -126,6 +131,7 @@ class RedisLink(asyncio.Protocol):
                     answer, at = parse_answer(data, at)
                 except UnfinishedAnswer as unfinished:
                     self._missing_bytes = unfinished.missing_bytes
+                    self._value_at = None if unfinished.value_at is None else unfinished.value_at - at
                     return at
             if isinstance(answer, Push):
                 self._take_news(answer)
@@ -135,6 +141,28 @@ class RedisLink(asyncio.Protocol):
             if len(asked.found) == asked.number:
                 self._settle(self._waiting.popleft())
         return at
+
+    def _take_value(self) -> bytes:
+        """Pass on the pieces of the value whose end has come, and return what follows it. Raises as `_read`.
+
+        A large one is joined in a thread, by its sender. What follows is short: the end of the last pieces.
+        """
+        pieces, cut = [self._received[self._value_at :], *self._pieces], len(END) - self._missing_bytes
+        rest = b""
+        while cut > 0:
+            last = pieces.pop()
+            if len(last) > cut:
+                pieces.append(last[:-cut])
+            rest = last[-cut:] + rest
+            cut -= len(last)
+        if not rest.startswith(END):
+            raise ValueError("a value is longer than it says")
+        asked = self._waiting[0]
+        is_large = sum(map(len, pieces)) > LARGE_BYTES
+        asked.found.append(ValuePieces(pieces) if is_large else b"".join(pieces))
+        if len(asked.found) == asked.number:
+            self._settle(self._waiting.popleft())
+        return rest[len(END) :]
 
     def eof_received(self) -> None:
         """Send nothing more: the transport closes itself now."""
@@ -168,10 +196,13 @@ class RedisLink(asyncio.Protocol):
                 self._changed(key.decode(errors="replace") if isinstance(key, bytes) else None)
 
     def _check_time(self) -> None:
-        """Wait for the oldest command; after its end, once more for what may have come while the loop was busy."""
+        """Wait for the oldest command; after its end, once more for what may have come while the loop was busy.
+
+        While a large answer arrives nothing is late: it may take longer, and what waits behind it is not at fault.
+        """
         self._timer = None
         if self._waiting:
-            wait_s = self._waiting[0].ends_at - self._loop.time()
+            wait_s = max(self._waiting[0].ends_at, self._heard_at + self._timeout_s) - self._loop.time()
             self._timer = (
                 self._loop.call_later(wait_s, self._check_time)
                 if wait_s > 0
@@ -181,7 +212,7 @@ class RedisLink(asyncio.Protocol):
     def _end_late(self, asked: Asked) -> None:
         """Close the link if a command still has no answer: what is late would delay all that follow."""
         self._timer = None
-        if self._waiting and self._waiting[0] is asked:
+        if self._waiting and self._waiting[0] is asked and self._heard_at + self._timeout_s <= self._loop.time():
             self.close(TimeoutError())
         else:
             self._check_time()

@@ -10,15 +10,24 @@ END = b"\r\n"
 MAX_DEPTH = 6
 """How deeply lists may be in one another: entries of a stream have four levels, the answer to HELLO has some."""
 VALUE, NULL, NUMBER, STATUS, ERROR, LIST, PUSH, MAP = b"$_:+-*>%"
+LARGE_BYTES = 262_144
+"""From this size on a value is left in pieces, in bytes."""
 LISTS = (LIST, PUSH, MAP)
 
 
 class UnfinishedAnswer(Exception):
-    """The end of an answer has not come yet; at least `missing_bytes` follow."""
+    """The end of an answer has not come yet; at least `missing_bytes` follow. `value_at`: where its value begins."""
 
-    def __init__(self, missing_bytes: int = 1) -> None:
+    def __init__(self, missing_bytes: int = 1, value_at: int | None = None) -> None:
         super().__init__()
         self.missing_bytes = missing_bytes
+        self.value_at = value_at
+
+
+class ValuePieces(tuple[bytes, ...]):
+    """A large value as it was received, in several pieces: joining them takes time."""
+
+    __slots__ = ()
 
 
 class Push(list[Any]):
@@ -50,7 +59,7 @@ def parse_answer(received: bytes, at: int, depth: int = 0) -> tuple[Any, int]:
         raise UnfinishedAnswer
     kind, after = received[at], end + 2
     if kind == VALUE:
-        return _parse_value(received, int(received[at + 1 : end]), after)
+        return _parse_value(received, int(received[at + 1 : end]), after, depth)
     if kind == NUMBER:
         return int(received[at + 1 : end]), after
     if kind in LISTS and depth < MAX_DEPTH:
@@ -73,12 +82,12 @@ def _parse_list(received: bytes, kind: int, count: int, at: int, depth: int) -> 
     return found, at
 
 
-def _parse_value(received: bytes, size: int, at: int) -> tuple[bytes | None, int]:
+def _parse_value(received: bytes, size: int, at: int, depth: int) -> tuple[bytes | None, int]:
     if size < 0:
         return None, at
     end = at + size
     if len(received) < end + 2:
-        raise UnfinishedAnswer(end + 2 - len(received))
+        raise UnfinishedAnswer(end + 2 - len(received), None if depth else at)
     if received[end : end + 2] != END:
         raise ValueError("a value is longer than it says")
     return received[at:end], end + 2

@@ -49,15 +49,17 @@ class RedisServer:
 
     def put(self, keys: Sequence[str], values: Sequence[bytes], ttl_ms: int, *, if_absent: bool) -> Answers:
         """Set each key to its value; the answer is None for each that was not set."""
-        if sum(map(len, values)) > LARGE_BYTES:
+        if (size := sum(map(len, values))) > LARGE_BYTES:
             pipeline = self._client.pipeline(transaction=False)
             for key, value in zip(keys, values, strict=True):
                 pipeline.set(key, value, px=ttl_ms, nx=if_absent)
-            return self.wait(pipeline.execute)
+            return self.wait(pipeline.execute, size)
         return self._send(encode_sets(keys, values, ttl_ms, if_absent=if_absent), len(keys))
 
     async def run(self, script: str, key: str, *arguments: bytes) -> Any:
-        """Return the answer of a script, whose text is sent only to a server that does not have it."""
+        """Return the answer of a script, whose text is sent to a server that does not have it, or with large values."""
+        if (size := sum(map(len, arguments))) > LARGE_BYTES:
+            return await self.wait(partial(self._client.eval, script, 1, key, *arguments), size)
         parts = (b"1", key.encode(), *arguments)
         try:
             (answer,) = await self._send(encode_command(b"EVALSHA", DIGESTS[script].encode(), *parts), 1)
@@ -71,12 +73,12 @@ class RedisServer:
         """Return the answer to a command, as the only one of a list."""
         return self._send(encode_command(*parts), 1)
 
-    async def wait(self, command: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the answer to a command of redis-py."""
+    async def wait(self, command: Callable[[], Awaitable[Any]], sent_bytes: int = 0) -> Any:
+        """Return the answer to a command of redis-py, which may have large values."""
         if self._has_moved:
             self._has_moved = False
             await drop_idle(self._client)
-        return await self._faults.ask(command)
+        return await self._faults.ask(command, sent_bytes)
 
     async def close(self) -> None:
         """Close the link when what was sent is answered."""
@@ -91,7 +93,7 @@ class RedisServer:
         link = self.link
         if link is not None and link.is_open and self._breaker.is_calm:
             return link.ask(commands, number)
-        return self._faults.ask(partial(self._send_when_open, commands, number))
+        return self._faults.ask(partial(self._send_when_open, commands, number), None)
 
     async def _send_when_open(self, commands: bytes, number: int) -> Sequence[Any]:
         link = self.link

@@ -25,7 +25,7 @@ from proxy.config.secrets import Secret
 from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_address import check_address, host_and_port
-from proxy.stores._redis_answers import bytes_in, reading, rows_in, value_in
+from proxy.stores._redis_answers import bytes_in, join_value, reading, rows_in, value_in
 from proxy.stores._redis_client import (
     close_client,
     cluster_client,
@@ -37,6 +37,7 @@ from proxy.stores._redis_client import (
 from proxy.stores._redis_cluster import RedisNodes
 from proxy.stores._redis_link import Changed
 from proxy.stores._redis_numbers import amount_in_range, milliseconds
+from proxy.stores._redis_parser import ValuePieces
 from proxy.stores._redis_scripts import ADD, APPEND, CLAIM, GIVE, RELEASE, TAKE
 from proxy.stores._redis_server import RedisServer
 
@@ -126,10 +127,13 @@ class RedisStore(Store):
 
     async def get(self, key: str) -> bytes | None:
         (value,) = await self._server.get([key])
-        return value_in(value)
+        return await join_value(value) if isinstance(value, ValuePieces) else value_in(value)
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        return [value_in(value) for value in await self._server.get(keys)] if keys else []
+        return [
+            await join_value(value) if isinstance(value, ValuePieces) else value_in(value)
+            for value in (await self._server.get(keys) if keys else ())
+        ]
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         del group  # it evicts nothing

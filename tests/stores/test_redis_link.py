@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from proxy.stores import StoreError, _redis_link
 from proxy.stores._redis_link import RedisLink, encode_command, encode_gets, encode_sets
-from proxy.stores._redis_parser import ErrorAnswer
+from proxy.stores._redis_parser import ErrorAnswer, ValuePieces
 from proxy.stores.redis import RedisStore
 from tests.redis_server import RedisServer
 
@@ -90,18 +90,32 @@ async def test_answers_reach_their_senders_in_order(link: RedisLink, changed: li
     assert changed == ["a", "b", None]
 
 
-async def test_a_large_value_is_read_in_one_pass(link: RedisLink, monkeypatch: pytest.MonkeyPatch):
-    """Not once more for each piece that the network delivers."""
+@pytest.mark.parametrize("size", [7, 1000, 1001, 4000])
+async def test_a_large_value_is_read_in_one_pass(link: RedisLink, monkeypatch: pytest.MonkeyPatch, size: int):
+    """Not once more for each piece that the network delivers, wherever it cuts what follows."""
     sizes: list[int] = []
     parse = _redis_link.parse_answer
     monkeypatch.setattr(_redis_link, "parse_answer", lambda data, at: (sizes.append(len(data)), parse(data, at))[1])
-    asked, value = ask(link, b"a"), b"v" * 1_000_000
-    received = b"$1000000\r\n%b\r\n" % value
-    for start in range(0, len(received), 1000):
-        link.data_received(received[start : start + 1000])
+    asked, value, following = ask(link, b"a", b"b", b"c"), b"v" * 300_000, ask(link, b"d")
+    link.data_received(b"$300000\r\nvvvv")
+    received = value[4:] + b"\r\n$3\r\nend\r\n$300000\r\n" + value + b"\r\n:7\r\n"
+    for start in range(0, len(received), size):
+        link.data_received(received[start : start + size])
 
-    assert await asked == [value]
-    assert sizes == [1000, len(received)]
+    first, end, second = await asked
+
+    assert (b"".join(first), end, b"".join(second)) == (value, b"end", value)
+    assert {type(first), type(second)} == {ValuePieces}
+    assert await following == [7]
+    assert max(sizes) < 4000 + size
+
+
+async def test_a_large_value_that_is_longer_than_it_says_closes_the_link(wire: Wire, link: RedisLink):
+    asked = ask(link, b"a")
+    link.data_received(b"$10\r\nvvvv")
+    link.data_received(b"vvvvvvv\r\n")
+
+    assert (wire.is_closed, link.is_open, asked.done()) == (True, False, True)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +150,21 @@ async def test_a_late_answer_closes_the_link(wire: Wire, link: RedisLink):
 
     assert [type(each) for each in found] == [list, TimeoutError, TimeoutError]
     assert (wire.is_closed, link.is_open) == (True, False)
+
+
+@pytest.mark.parametrize(("received", "is_open"), [([b"$9\r\nv"], False), ([b"$9\r\nv", b"vvv"], True)])
+async def test_nothing_is_late_while_a_large_answer_arrives(wire: Wire, received: list[bytes], is_open: bool):
+    """It may take longer than a command, and so may those that wait for theirs behind it."""
+    link = RedisLink(wire, None, 30, lambda error: error, lambda _: None)
+    asked = ask(link, b"a"), ask(link, b"b")
+    for data in received:
+        link.data_received(data)
+    link._end_late(link._waiting[0])  # the time of the first command is over
+    link.data_received(b"v" * 5 + b"\r\n_\r\n")
+    found = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert link.is_open == is_open
+    assert is_open == (found == [[b"v" * 9], [None]])
 
 
 async def test_answers_that_came_while_the_loop_was_busy_are_not_late(wire: Wire):

@@ -1,12 +1,12 @@
 """What belongs to one call while it runs, passed down the path beside the call itself."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import structlog
 
+from proxy.cleanup import Cleanup
 from proxy.pricing.prices import Quote
 from proxy.telemetry.record import RequestRecord
 from proxy.telemetry.request_metrics import RequestMetrics
@@ -21,7 +21,7 @@ from proxy.workers import LARGE_BYTES, MANY_VALUES, MemoryLease, Workers
 log = structlog.get_logger()
 
 T = TypeVar("T")
-Cleanup = Callable[[], Awaitable[None]]
+EndCallback = Callable[[], Awaitable[None]]
 ResponseCallback = Callable[["Context", Mapping[str, Any]], Awaitable[None]]
 ReplyCallback = Callable[["Context", Transcript], Awaitable[None]]
 
@@ -134,7 +134,7 @@ class Context:
         self.target: str | None = None
         self.response_fields: Mapping[str, Any] = {}
         self.held_fields: frozenset[str] = frozenset()
-        self.cleanup = AsyncExitStack()
+        self.cleanup = Cleanup()
         self._response_callbacks: list[ResponseCallback] = []
         self._seen_ids: tuple[Any, Any] | None = None
         self._reply_callbacks: list[ReplyCallback] = []
@@ -177,7 +177,7 @@ class Context:
         before = self.answer_headers.get(name)
         self.answer_headers[name] = value if before is None else f"{before}, {value}"
 
-    def on_end(self, callback: Cleanup) -> None:
+    def on_end(self, callback: EndCallback) -> None:
         """Run a callback when the call ends, however it ends; the last one registered runs first."""
         self.cleanup.push_async_callback(_run_cleanup, callback)
 
@@ -237,7 +237,7 @@ class Context:
         self.trace.note_first_event()
 
 
-async def _run_cleanup(callback: Cleanup) -> None:
+async def _run_cleanup(callback: EndCallback) -> None:
     try:
         await callback()
     except HeadgateError as error:  # the answer is sent, or another error is on its way

@@ -1,9 +1,10 @@
 """The path of one call. HTTP and every other way in are consumers of this one path."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from types import TracebackType
 
 from proxy.accounting import complete_record, finish_call
 from proxy.cache.cache import Cache
@@ -44,21 +45,14 @@ class Pipeline:
     log_metadata: Sequence[str] = ()
     """The keys of the callers' metadata whose values are logged."""
 
-    @asynccontextmanager
-    async def reply_to(self, call: Call, context: Context) -> AsyncIterator[Reply]:
+    def reply_to(self, call: Call, context: Context) -> "CallReply":
         """The reply to a call, in the form that the call asks for. Leaving the block ends the work behind it.
 
         Raises HeadgateError before anything was passed on, and from the reply's batches while nothing was.
         """
-        record = context.record
-        try:
-            async with context.cleanup:
-                yield await self._reply(call, context)
-        finally:
-            if context.record is not record:  # a background response has its own, with its tokens
-                record.finish_reason = "queued"
+        return CallReply(self.reply(call, context), context)
 
-    async def _reply(self, call: Call, context: Context) -> Reply:
+    async def reply(self, call: Call, context: Context) -> Reply:
         """Return the reply; what is opened for it ends with the context's cleanup. Raises HeadgateError."""
         begin, received = context.trace.begin, call
         record = context.record
@@ -157,6 +151,33 @@ class Pipeline:
 def _note_usage_metadata(call: Call, context: Context) -> None:
     if context.usage is not None and context.usage.metadata:
         context.record.note_usage_metadata(call.body, context.usage.metadata)
+
+
+class CallReply(AbstractAsyncContextManager[Reply]):
+    """Opens the reply to a call when it is entered, and ends what belongs to the call when it is left."""
+
+    __slots__ = ("_context", "_opening", "_record")
+
+    def __init__(self, opening: Awaitable[Reply], context: Context) -> None:
+        self._opening = opening
+        self._context = context
+        self._record = context.record
+
+    async def __aenter__(self) -> Reply:
+        try:
+            return await self._opening
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._context.cleanup.__aexit__(kind, error, traceback)
+        finally:
+            if self._context.record is not self._record:  # a background response has its own, with its tokens
+                self._record.finish_reason = "queued"
 
 
 async def _nothing() -> AsyncIterator[Batch]:

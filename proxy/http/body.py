@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from proxy.config.process_tables import ServerTable
 from proxy.wire.compression import CODINGS, MAX_RATIO, decompressor_for, exceeds_ratio
@@ -12,6 +12,7 @@ from proxy.wire.loggable import in_ascii
 from proxy.workers import LARGE_BYTES, MemoryLease, Workers
 
 BYTES_PER_SECOND = 65_536  # the slowest upload that is not timed out
+JSON_TYPE = "application/json"
 STEP_BYTES = 1_048_576  # how much is decompressed at a time; other bodies are decompressed in between
 
 
@@ -33,6 +34,26 @@ async def read_body(request: web.BaseRequest, server: ServerTable, memory: Memor
         raise incomplete_body() from error
 
 
+def read_now(request: web.BaseRequest, server: ServerTable, memory: MemoryLease) -> bytes | None:
+    """Return a body that has arrived and is plain JSON, as most have and are; None for any other.
+
+    Raises RequestError for one that is too large, Unavailable.
+    """
+    headers, content = request.headers, request.content
+    if headers.get("Content-Type") != JSON_TYPE or not content.is_eof() or "Content-Encoding" in headers:
+        return None
+    return _take_received(content, server, memory)
+
+
+def _take_received(content: StreamReader, server: ServerTable, memory: MemoryLease) -> bytes:
+    """Return a body that has arrived. Raises RequestError for one that is too large, Unavailable."""
+    body: bytes = content.read_nowait()
+    if len(body) > server.max_body_bytes:
+        raise body_too_large(server)
+    memory.grow(len(body))
+    return body
+
+
 async def continue_if_expected(request: web.BaseRequest) -> None:
     """Ask for the body of a client that waits to be asked."""
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
@@ -46,11 +67,7 @@ async def _receive(
     """The body as it was sent."""
     content = request.content
     if content.is_eof():
-        body = content.read_nowait()
-        if len(body) > server.max_body_bytes:
-            raise body_too_large(server)
-        memory.grow(len(body))
-        return body
+        return _take_received(content, server, memory)
     chunks: list[bytes] = []
     size = 0
     started = asyncio.get_running_loop().time()

@@ -12,7 +12,7 @@ from opentelemetry.trace import Tracer
 from proxy.http.client_address import ClientAddresses
 from proxy.http.errors import FramingError, error_response
 from proxy.http.exchange import Exchange
-from proxy.http.router import Router
+from proxy.http.router import FoundPath, Router
 from proxy.identity.issuer_keys import KeysPending
 from proxy.shares import Shares
 from proxy.shutdown import shutdown_error
@@ -68,14 +68,14 @@ class Dispatcher:
         headers = request.headers if self.trusts_traceparent else None
         trace = Trace(self.tracer, headers, settings=self.traces)
         exchange = Exchange(request, trace, self.calls, self.metrics, self.usage)
-        record = exchange.record
-        record.method, record.path = request.method, in_ascii(exchange.path)
+        found, record = self.router.find(exchange.path), exchange.record
+        exchange.template, exchange.path_values = found.template, found.values
+        record.method = request.method
+        record.path = exchange.path if exchange.path == found.template else in_ascii(exchange.path)
         if trace.is_recording:
-            template = self.router.template(exchange.path)
-            trace.describe_server(f"http://{in_ascii(request.headers.get('Host', ''))}", template)
+            trace.describe_server(f"http://{in_ascii(request.headers.get('Host', ''))}", found.template)
         record.client_address = self.clients.of(request)
         if self.metrics is not None:
-            exchange.template = self.router.template(exchange.path)
             method = request.method if request.method in METHODS else OTHER_METHOD
             self.metrics.active[method] += 1
             if self.metrics.recent.maxlen:
@@ -83,7 +83,7 @@ class Dispatcher:
         load = self.load
         load.requests += 1
         try:
-            response = await self._answer(exchange)
+            response = await self._answer(exchange, found)
             record.status = response.status
         except (asyncio.CancelledError, ConnectionError):
             record.status = record.status or CLIENT_CLOSED_REQUEST
@@ -99,11 +99,11 @@ class Dispatcher:
                 load.ended.set()
         return response
 
-    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, exchange: Exchange, found: FoundPath) -> web.StreamResponse:
         request, record = exchange.request, exchange.record
         try:
             self._check(request)
-            handler, exchange.path_values = self.router.match(request.method, exchange.path)
+            handler = self.router.handler(found, request.method, exchange.path)
             try:
                 return await handler(exchange)
             except KeysPending as error:  # to identify is the first step of each handler: nothing was done yet

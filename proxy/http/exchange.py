@@ -42,8 +42,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_is_counted", "answer_headers", "calls", "event", "metrics", "path", "path_values", "record", "request",
-        "request_id", "template", "trace", "usage", "values",
+        "_is_counted", "answer_headers", "calls", "event", "metrics", "path", "path_values", "query", "record",
+        "request", "request_id", "template", "trace", "usage", "values",
     )  # fmt: skip
 
     def __init__(
@@ -65,13 +65,9 @@ class Exchange:
         self.event = "request.finished"
         self.record = RequestRecord()
         self.answer_headers: dict[str, str] = {}
-        self.path = request.raw_path.partition("?")[0]
+        self.path, _, self.query = request.raw_path.partition("?")
         self.path_values: Mapping[str, Any] = {}
         self.values = 0  # how many JSON values the body has
-
-    @property
-    def query(self) -> str:
-        return self.request.raw_path.partition("?")[2]
 
     def identify(self, directory: Directory) -> Caller:
         """Return the authenticated caller, and record it. Raises Unauthenticated, Unavailable, TooManyCalls."""

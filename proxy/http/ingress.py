@@ -11,7 +11,7 @@ from aiohttp import web
 from proxy.config.process_tables import ServerTable
 from proxy.context import Caller, Context
 from proxy.http.answer import Answer
-from proxy.http.body import read_body
+from proxy.http.body import read_body, read_now
 from proxy.http.exchange import Exchange
 from proxy.http.send import Heartbeats, send
 from proxy.identity.directory import Directory
@@ -58,7 +58,9 @@ class Ingress:
             return parse(b"")
         if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
             raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
-        raw = await read_body(request, self.server, memory, self.workers)
+        raw = read_now(request, self.server, memory)
+        if raw is None:
+            raw = await read_body(request, self.server, memory, self.workers)
         return await self.parse(raw, exchange, memory, parse)
 
     async def parse(self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., T]) -> T:
@@ -66,14 +68,15 @@ class Ingress:
 
         Raises RequestError, and Unavailable if there is no memory left.
         """
-        limit = self.server.max_body_values
-        parse = partial(parse, max_values=limit)
-        values = await self.workers.run(len(raw), count_values, raw, limit)
+        limit, size = self.server.max_body_values, len(raw)
+        is_short = size < LARGE_BYTES
+        values = count_values(raw, limit) if is_short else await self.workers.run(size, count_values, raw, limit)
         if values <= limit:
-            memory.grow(parsed_bytes(len(raw), values))
+            memory.grow(parsed_bytes(size, values))
         exchange.values = values
-        if len(raw) < LARGE_BYTES and values < MANY_VALUES:
-            return parse(raw)
+        if is_short and values < MANY_VALUES:
+            return parse(raw, max_values=limit)
+        parse = partial(parse, max_values=limit)
         return await self.workers.run_for(exchange.record.caller or "", memory.needed_bytes, parse, raw)
 
     def context(self, exchange: Exchange, caller: Caller, memory: MemoryLease) -> Context:
@@ -86,7 +89,7 @@ class Ingress:
             record=exchange.record,
             answer_headers=exchange.answer_headers,
             followed=self.followed,
-            deadline=self._deadline(exchange.trace.elapsed_s()),
+            deadline=None if self.server.deadline_s is None else self._deadline(exchange.trace.elapsed_s()),
             memory=memory,
             workers=self.workers,
             metrics=exchange.metrics,

@@ -1,7 +1,7 @@
 """POST /v1/responses, .../compact and .../input_tokens: identify -> parse -> reply_to -> send."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,14 +32,14 @@ class Responses:
         yield Endpoint("POST", "/v1/responses/compact", self.compact)
         yield Endpoint("POST", "/v1/responses/input_tokens", self.count_input_tokens)
 
-    async def create(self, exchange: Exchange) -> web.StreamResponse:
-        return await self._answer(exchange, "create")
+    def create(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+        return self._answer(exchange, "create")
 
-    async def compact(self, exchange: Exchange) -> web.StreamResponse:
-        return await self._answer(exchange, "compact")
+    def compact(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+        return self._answer(exchange, "compact")
 
-    async def count_input_tokens(self, exchange: Exchange) -> web.StreamResponse:
-        return await self._answer(exchange, "input_tokens")
+    def count_input_tokens(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+        return self._answer(exchange, "input_tokens")
 
     async def _answer(self, exchange: Exchange, operation: Operation) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
@@ -53,10 +53,10 @@ class Responses:
         with self.ingress.lease(caller) as memory:
             exchange.trace.begin("parse")
             call = routes.with_model(await self.ingress.read(exchange, memory, parse))
-            record = exchange.record
-            record.model, record.stream = call.model or None, call.is_stream
+            record, is_stream = exchange.record, call.is_stream
+            record.model, record.stream = call.model or None, is_stream
             context = self.ingress.context(exchange, caller, memory)
-            if call.is_stream:
+            if is_stream:
                 return await self._stream(call, exchange, context)
             async with self.pipeline.reply_to(call, context) as reply:
                 return await self.ingress.send(exchange, reply)

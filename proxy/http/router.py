@@ -7,7 +7,7 @@ answered wherever GET is.
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -30,13 +30,24 @@ class Endpoint:
     handler: Handler
 
 
+class FoundPath(NamedTuple):
+    """What a path matches: a template (None: it is unknown), its handlers by method, and the values in its place."""
+
+    template: str | None
+    handlers: Mapping[str, Handler]
+    values: Mapping[str, Any]
+
+
+UNKNOWN_PATH = FoundPath(None, {}, {})
+
+
 class Router:
     """Finds the endpoint of a request."""
 
     def __init__(self, endpoints: Iterable[Endpoint], hint: str = "") -> None:
         """`hint` is what the answer to an unknown path says of others."""
         self._hint_of_others = hint
-        self._exact: dict[str, dict[str, Handler]] = {}
+        self._exact: dict[str, FoundPath] = {}
         self._templates: list[tuple[str, re.Pattern[str], dict[str, Handler]]] = []
         by_template: dict[str, dict[str, Handler]] = {}
         for endpoint in endpoints:
@@ -48,12 +59,27 @@ class Router:
             if "{" in template:
                 self._templates.append((template, compile_template(template), handlers))
             else:
-                self._exact[template] = handlers
+                self._exact[template] = FoundPath(template, handlers, {})
+
+    def find(self, path: str) -> "FoundPath":
+        """Return what a path matches."""
+        found = self._exact.get(path)
+        if found is not None:
+            return found
+        for template, pattern, handlers in self._templates:
+            if (match := pattern.fullmatch(path)) is not None:
+                return FoundPath(template, handlers, match.groupdict())
+        return UNKNOWN_PATH
 
     def match(self, method: str, path: str) -> tuple[Handler, Mapping[str, Any]]:
         """Return the handler of a request and the values of its template. Raises RequestError: 404, 405."""
-        handlers, values = self._handlers(path)
-        if handlers is None:
+        found = self.find(path)
+        return self.handler(found, method, path), found.values
+
+    def handler(self, found: "FoundPath", method: str, path: str) -> Handler:
+        """Return the handler of a method of a path that was found. Raises RequestError: 404, 405."""
+        handlers = found.handlers
+        if not handlers:
             message = f"Unknown request URL: {method} {in_ascii(path)}. {self._hint(path)}"
             if self._hint_of_others:
                 message = f"{message} {self._hint_of_others}"
@@ -63,27 +89,12 @@ class Router:
             allowed = ", ".join(handlers)
             message = f"{method} is not allowed at {in_ascii(path)}; allowed: {allowed}."
             raise RequestError(message, status=405, headers={"Allow": allowed})
-        return handler, values
-
-    def template(self, path: str) -> str | None:
-        """Return the template that a path matches, None for an unknown one."""
-        if path in self._exact:
-            return path
-        return next((template for template, pattern, _ in self._templates if pattern.fullmatch(path)), None)
-
-    def _handlers(self, path: str) -> tuple[dict[str, Handler] | None, Mapping[str, Any]]:
-        exact = self._exact.get(path)
-        if exact is not None:
-            return exact, {}
-        for _, pattern, handlers in self._templates:
-            if (found := pattern.fullmatch(path)) is not None:
-                return handlers, found.groupdict()
-        return None, {}
+        return handler
 
     def _hint(self, path: str) -> str:
         """Return what to send instead: the path that a wrong base address or a trailing slash leads away from."""
         for meant in _corrections(path):
-            if self._handlers(meant)[0] is not None:
+            if self.find(meant).handlers:
                 return f"The path is {in_ascii(meant)}; check the client's base_url, which ends in /{VERSION}."
         return f"Responses are created by POST /{VERSION}/responses."
 

@@ -19,6 +19,8 @@ KEY = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
 _BEARER = re.compile(rf"Bearer +({KEY.pattern})", re.IGNORECASE | re.ASCII)
 # Source: https://learn.microsoft.com/azure/ai-foundry/openai/reference#authentication
 API_KEY, X_API_KEY = "api-key", "x-api-key"
+MAX_KEYED = 4096
+"""How many headers with a key are remembered."""
 WITHOUT_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using "
     "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
@@ -53,6 +55,7 @@ class Directory:
         self._teams: Mapping[str, str] = {}
         self._used: set[str] = set()
         self._has_issued = has_issued
+        self._keyed: dict[str, Caller] = {}  # by `Authorization`, which need not be hashed again
         self.is_current = True
         """Whether all issued keys are known; a key that is not known may be a new one otherwise."""
         self.is_open = not callers and not has_issued
@@ -71,6 +74,7 @@ class Directory:
         self._merge()
 
     def _merge(self) -> None:
+        self._keyed.clear()
         self._callers = {**self._issued, **self._configured}
         self._teams = {caller.name: caller.team for caller in self._callers.values()}
 
@@ -105,27 +109,27 @@ class Directory:
         if self.is_open:
             return ANONYMOUS
         authorization = headers.getall("Authorization", ())
-        if API_KEY in headers or X_API_KEY in headers:
-            key = _plain_key(headers, authorization)
-        elif len(authorization) == 1:
-            match = _BEARER.fullmatch(authorization[0])
-            key = None if match is None else match[1]
-        elif authorization:
-            raise Unauthenticated("The request has more than one Authorization header; exactly one is allowed.")
-        else:
-            raise Unauthenticated(WITHOUT_KEY)
+        is_bearer = not (API_KEY in headers or X_API_KEY in headers)
+        if is_bearer and len(authorization) == 1 and (known := self._keyed.get(authorization[0])) is not None:
+            return self._note_use(known)
+        key = _bearer_key(authorization) if is_bearer else _plain_key(headers, authorization)
         if key is not None:  # an empty key matches no caller, not even one whose key is empty
             digest = hashlib.sha256(key.encode()).digest()
             caller = self._callers.get(digest)
             if caller is not None:
-                if caller.key_id:
-                    self._used.add(caller.key_id)
-                return caller
+                if is_bearer and len(self._keyed) < MAX_KEYED:
+                    self._keyed[authorization[0]] = caller
+                return self._note_use(caller)
             if self.sign_in is not None and self.sign_in.is_used and is_token(key):
                 return self._signed_in(self.sign_in.identify(key, digest))
             if not self.is_current and digest not in self._ended and has_valid_checksum(key):
                 raise Unavailable("The gateway cannot look up this key at the moment.", code="keys_unavailable")
         raise Unauthenticated("Incorrect API key provided. Ask the operator of this gateway for a key.")
+
+    def _note_use(self, caller: Caller) -> Caller:
+        if caller.key_id:
+            self._used.add(caller.key_id)
+        return caller
 
     def _signed_in(self, caller: Caller) -> Caller:
         """Return the caller of a token. Raises Unauthenticated for one whose name a key of another team has."""
@@ -133,6 +137,16 @@ class Directory:
             message = "The caller that this token names is in another team here. Ask the operator of this gateway."
             raise Unauthenticated(message, status=403, code="token_not_allowed")
         return caller
+
+
+def _bearer_key(authorization: Sequence[str]) -> str | None:
+    """Return the key in `Authorization`; None if it has none. Raises Unauthenticated unless there is one header."""
+    if len(authorization) > 1:
+        raise Unauthenticated("The request has more than one Authorization header; exactly one is allowed.")
+    if not authorization:
+        raise Unauthenticated(WITHOUT_KEY)
+    match = _BEARER.fullmatch(authorization[0])
+    return None if match is None else match[1]
 
 
 def _plain_key(headers: RequestHeaders, authorization: Sequence[str]) -> str | None:

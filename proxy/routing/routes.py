@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from backends import Backend
 from policies.support.globs import compile_globs, is_glob
@@ -85,6 +86,7 @@ class Routes:
         """All targets, each once, in order of preference."""
         self.stateful = [target for target in self.targets if target.keeps_state]
         """The targets that keep state, each once, in order of preference."""
+        self._serving = lru_cache(1024)(self._match)
         self._models = CachedResult(self._list_models, LIST_TTL_S)
         self._offers: dict[str, Sequence[str]] = {}  # the last list of each target
 
@@ -94,12 +96,16 @@ class Routes:
 
     def matching(self, call: Call) -> Sequence[Route]:
         """Return every route that serves a call's model, in the order of the config. Raises UnknownModel."""
-        if not call.model and self.default is not None:
+        model = call.model
+        if not model and self.default is not None:
             return [self.default]
-        found = [route for pattern, route in self._routes if pattern.match(call.model)]
+        found = self._serving(model)
         if not found:
-            raise UnknownModel(call.model)
+            raise UnknownModel(model)
         return found
+
+    def _match(self, model: str) -> Sequence[Route]:
+        return [route for pattern, route in self._routes if pattern.match(model)]
 
     def with_model(self, call: Call) -> Call:
         """Return the call with the default route's model if it names neither a model nor a prompt that may have one."""

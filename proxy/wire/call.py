@@ -19,7 +19,7 @@ INPUT_OPERATIONS: frozenset[Operation] = MODEL_OPERATIONS | {"conversation", "it
 MAX_MODEL_CHARS = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: every call makes one, and that would triple the cost
 class Call:
     """One request to a model. A change makes a new Call; the body of an existing one is never modified."""
 
@@ -51,7 +51,7 @@ class Call:
 
     def with_encoded(self, encoded: bytes) -> "Call":
         """Return the call, whose body has this encoding."""
-        object.__setattr__(self, "_encoded", encoded)
+        self._encoded = encoded
         return self
 
     @property
@@ -72,9 +72,8 @@ class Call:
 
     def encode(self) -> bytes:
         """Encode the body now."""
-        encoded = dumps(self.body, self.received_bytes)
-        object.__setattr__(self, "_encoded", encoded)
-        return encoded
+        self._encoded = dumps(self.body, self.received_bytes)
+        return self._encoded
 
 
 def parse_call(

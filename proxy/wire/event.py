@@ -162,7 +162,7 @@ Batch = Sequence[Event | Run]
 """What one read from the network brought, in order."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as Call
 class Reply:
     """The one kind of answer: a status, headers, and either a JSON body or batches of events.
 

@@ -36,7 +36,7 @@ class InvalidHttp(ValueError):
     """Bytes that are not valid HTTP, or beyond a limit."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: every answer has one, and that would triple the cost
 class AnswerHead:
     """The status and the fields of an answer: names in lower case, repeated values joined by a comma."""
 

@@ -156,12 +156,12 @@ def _note_usage_metadata(call: Call, context: Context) -> None:
 class CallReply(AbstractAsyncContextManager[Reply]):
     """Opens the reply to a call when it is entered, and ends what belongs to the call when it is left."""
 
-    __slots__ = ("_context", "_opening", "_record")
+    __slots__ = ("_cleanup", "_context", "_opening", "_record")
 
     def __init__(self, opening: Awaitable[Reply], context: Context) -> None:
         self._opening = opening
         self._context = context
-        self._record = context.record
+        self._cleanup, self._record = context.cleanup, context.record  # a background response has others
 
     async def __aenter__(self) -> Reply:
         try:
@@ -174,9 +174,9 @@ class CallReply(AbstractAsyncContextManager[Reply]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            await self._context.cleanup.__aexit__(kind, error, traceback)
+            await self._cleanup.__aexit__(kind, error, traceback)
         finally:
-            if self._context.record is not self._record:  # a background response has its own, with its tokens
+            if self._context.record is not self._record:  # the tokens are in that of a background response
                 self._record.finish_reason = "queued"
 
 

@@ -12,7 +12,7 @@ import orjson
 
 from backends.upstream.decode import Decoder
 from backends.upstream.dialects.repairs import Repair, StreamRepairs
-from backends.upstream.errors import invalid_answer
+from backends.upstream.errors import invalid_answer, too_large
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.refusals import MAX_REFUSAL_BYTES, check_status, refusal_in_success, refusal_of_body
 from backends.upstream.scrub import Scrubber
@@ -34,6 +34,8 @@ MAX_ITEMS = 10_000
 """The most output items of an answer."""
 STEP_BYTES = 65_536
 """How much of a stream is parsed before other calls have a turn, in bytes."""
+SHORT_BYTES = 65_536
+"""Below this size a body is searched for secrets at once, in bytes."""
 SHORTEST_START = 8
 """How much of a body shows what it is, in bytes."""
 
@@ -99,13 +101,17 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
         if not is_called_stream:
             answer.count_events()
         return Reply(200, headers, batches=Stream(answer, context, limits, decoder, start))
-    body = await read_body(answer, limits, context, decoder, start)
-    values = await context.run(len(body), count_values, body, MAX_VALUES)
-    if values > MAX_VALUES:
-        raise invalid_answer(f"a response of more than {MAX_VALUES} values")
-    context.memory.grow(parsed_bytes(len(body), values))
+    if len(start) < min(SHORT_BYTES, limits.max_bytes) and answer.is_complete and decoder.is_plain:  # almost always
+        context.memory.grow(len(start))
+        body = limits.scrubber.data(start)
+        _count(count_values(body, MAX_VALUES), body, context)
+        parsing = None
+    else:
+        body = await read_body(answer, limits, context, decoder, start)
+        _count(await context.run(len(body), count_values, body, MAX_VALUES), body, context)
+        parsing = context.run(len(body), _parse_response, body)
     try:
-        response = await context.run(len(body), _parse_response, body)
+        response = _parse_response(body) if parsing is None else await parsing
         is_whole = "id" in response and not (has_id and _is_foreign(response))
         if is_whole and not response.get("error"):  # almost always
             return response_reply(response, headers, body)
@@ -115,6 +121,13 @@ async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimit
     if refused is None and has_id and not is_whole:
         raise _not_a_response(answer, limits, has_id=has_id)
     return response_reply(response, headers, body) if refused is None else refused
+
+
+def _count(values: int, body: bytes, context: Context) -> None:
+    """Count the memory of a body with so many values. Raises BackendError for too many, Unavailable."""
+    if values > MAX_VALUES:
+        raise invalid_answer(f"a response of more than {MAX_VALUES} values")
+    context.memory.grow(parsed_bytes(len(body), values))
 
 
 class Stream:
@@ -195,7 +208,7 @@ async def read_body(
         start = b""
         size += len(chunk)
         if size > limits.max_bytes:
-            raise BackendError("The upstream's answer is too large.", code="upstream_too_large", source="gateway")
+            raise too_large()
         if context is not None:
             context.memory.grow(len(chunk))
         chunks.append(chunk)
@@ -226,7 +239,7 @@ def _parse_response(body: bytes) -> Mapping[str, Any]:
         response = parse_leniently(body)
     output = response.get("output")
     if isinstance(output, list) and len(output) > MAX_ITEMS:
-        raise BackendError("The upstream's answer has too many items.", code="upstream_too_large", source="gateway")
+        raise too_large("has too many items")
     return response
 
 

@@ -98,3 +98,8 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in errno.errorcode:
         return os.strerror(error.errno or 0).lower()
     return error.reason if isinstance(error, TunnelRefused) else type(error).__name__
+
+
+def too_large(found: str = "is too large") -> BackendError:
+    """Return the error of an answer that is beyond a limit of the gateway's own."""
+    return BackendError(f"The upstream's answer {found}.", code="upstream_too_large", source="gateway")

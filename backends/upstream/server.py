@@ -9,7 +9,7 @@ from urllib.parse import urlencode, urlsplit
 from backends.upstream.answer import AnswerLimits, UpstreamAnswer
 from backends.upstream.credentials import Credentials
 from backends.upstream.headers import HeaderFilter
-from backends.upstream.http1 import BodySource, Client, Origin, Proxy, Timeouts, create_tls_context, encode_head
+from backends.upstream.http1 import BodySource, Client, Origin, Proxy, Timeouts, create_tls_context, encode_request
 from backends.upstream.settings import UpstreamSettings
 from backends.upstream.websocket import SocketDialer
 from proxy.context import Context
@@ -115,10 +115,10 @@ class UpstreamServer(UpstreamSettings):
             framing = {"Content-Length": str(len(body))} if body or method == "POST" else {}
         own = self._credentials.current
         own = await self._credentials.read() if own is None else own
-        fields = {**self._default_headers, **headers, **own, **framing}
-        head = encode_head(method, target, fields)
+        fields = {**self._default_headers, **headers, **own}
+        head = encode_request(method, target, fields, framing)
         answer = await self._client.request(head, body)
         if answer.status == 401 and isinstance(body, bytes) and (new := await self._credentials.renew(own)):
             answer.close()  # the key had expired before its time; nothing was done
-            return await self._client.request(encode_head(method, target, {**fields, **new}), body)
+            return await self._client.request(encode_request(method, target, {**fields, **new}, framing), body)
         return answer

@@ -76,7 +76,8 @@ class Guard:
     async def _pass_body(self, call: Call, reply: Reply, checks: list[ActiveCheck], context: Context) -> Reply:
         transcript = context.transcript
         context.note_first_event()
-        reply = await _complete_body(reply, context)
+        if context.response_fields:
+            reply = await _complete_body(reply, context)
         response = reply.response or {}
         await context.see_response(response)
         received: Batch = events_of_body(response) if checks else [terminal_of_body(response)]
@@ -88,7 +89,7 @@ class Guard:
             changed = _changed_response(events, items_changed=events[1:-1] != received[1:-1])
             reply = await _with_response(reply, changed, context)
         await context.complete_reply()
-        return await _complete_body(reply, context)  # whether it is stored is only known now
+        return await _complete_body(reply, context) if context.response_fields else reply  # it may not be stored
 
     async def _pass_stream(
         self, call: Call, batches: AsyncIterator[Batch], checks: list[ActiveCheck], context: Context
@@ -197,8 +198,6 @@ def _with_fields(response: Mapping[str, Any], context: Context) -> Mapping[str, 
 
 async def _complete_body(reply: Reply, context: Context) -> Reply:
     """Return a body with the fields that the gateway sets. One nested too deeply to be encoded is left as it is."""
-    if not context.response_fields:
-        return reply
     response = _with_fields(reply.response or {}, context)
     with suppress(orjson.JSONEncodeError):
         if response is not None:

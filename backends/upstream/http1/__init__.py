@@ -17,11 +17,11 @@ What it leaves out: cookies, redirects, decompression, HTTP/2, pipelining, `Expe
 from backends.upstream.http1.dial import Dialer, create_tls_context
 from backends.upstream.http1.parser import AnswerHead, InvalidHttp, ResponseParser
 from backends.upstream.http1.pool import Client, HttpAnswer
-from backends.upstream.http1.request import BodySource, Origin, encode_head
+from backends.upstream.http1.request import BodySource, Origin, encode_head, encode_request
 from backends.upstream.http1.timeouts import Timeouts
 from backends.upstream.http1.tunnel import Proxy
 
 __all__ = [
     "AnswerHead", "BodySource", "Client", "Dialer", "HttpAnswer", "InvalidHttp", "Origin", "Proxy", "ResponseParser",
-    "Timeouts", "create_tls_context", "encode_head",
+    "Timeouts", "create_tls_context", "encode_head", "encode_request",
 ]  # fmt: skip

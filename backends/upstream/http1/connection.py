@@ -69,7 +69,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._start_wait(self._timeouts.first_event_s)
         self._event_deadline = self._deadline
         try:
-            if self._error is None:
+            if self._error is None and isinstance(body, bytes) and len(body) <= PIECE_BYTES:
+                self._written_bytes, self._is_written = len(head) + len(body), True
+                self._transport.write(head + body)
+            elif self._error is None:
                 await (self._write(head, body) if isinstance(body, bytes) else self._write_source(head, body))
             while self._parser.head is None:
                 await self._wait()
@@ -194,13 +197,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._wake()
 
     async def _write(self, head: bytes, body: bytes) -> None:
-        """Write a request, or as much of it as the upstream takes before it answers."""
-        first = head + body if len(body) <= PIECE_BYTES else head
-        self._transport.write(first)
-        self._written_bytes = len(first)
-        self._is_written = first is not head or not body
-        if self._is_written:
-            return
+        """Write a request with a large body, or as much of it as the upstream takes before it answers."""
+        self._transport.write(head)
+        self._written_bytes, self._is_written = len(head), False
         view = memoryview(body)
         for start in range(0, len(body), PIECE_BYTES):
             piece = view[start : start + PIECE_BYTES]

@@ -3,10 +3,15 @@
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+VARYING = frozenset({"idempotency-key", "traceparent", "x-client-request-id"})
+"""Fields that are different in every request."""
+MAX_KEPT_CHARS = 4096
+"""How long the fields of a request are at most that are kept for the next one, in characters."""
 _NO_TARGET = re.compile(r"[\x00-\x20\x7f]")
 _FIELDS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
 
@@ -61,3 +66,17 @@ def encode_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
     if _NO_TARGET.search(target) or not _FIELDS.fullmatch(lines) or lines.count("\n") != len(fields):
         raise ValueError("A target or field of a request has a character that it cannot have.")
     return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
+
+
+def encode_request(method: str, target: str, fields: Mapping[str, str], framing: Mapping[str, str]) -> bytes:
+    """Return the head of a request, whose fields most others have too, but for its framing. Raises ValueError."""
+    if not VARYING.isdisjoint(fields) or sum(map(len, fields.values())) + len(target) > MAX_KEPT_CHARS:
+        return encode_head(method, target, {**fields, **framing})
+    last = "".join([f"{name}: {value}\r\n" for name, value in framing.items()])
+    return b"%b%b\r\n" % (_encode_fixed(method, target, tuple(fields.items())), last.encode())
+
+
+@lru_cache(256)
+def _encode_fixed(method: str, target: str, fields: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the head of a request without its framing and its end. Raises ValueError."""
+    return encode_head(method, target, dict(fields))[:-2]

@@ -4,7 +4,6 @@ aiohttp's own responses build a multidict of headers and write each part by itse
 small answer. Errors and probes use them; replies of models are written here.
 """
 
-import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from email.utils import formatdate
@@ -33,7 +32,7 @@ class Answer(web.StreamResponse):
     def __init__(self, request: web.BaseRequest, status: int, headers: Mapping[str, str]) -> None:
         super().__init__(status=status)
         self._request = request
-        self._connection = request.protocol
+        self._connection, self._writer = request.protocol, request.writer
         self._fields = headers
         self._is_chunked = request.version >= (1, 1)
         self._has_body = request.method != "HEAD" and status not in WITHOUT_BODY
@@ -74,7 +73,7 @@ class Answer(web.StreamResponse):
 
     async def wait_turn(self) -> None:
         """Wait while the client reads too slowly, and after each piece until others have written."""
-        await self._request.writer.drain()
+        await self._writer.drain()
         if self._unpaced_bytes >= PIECE_BYTES:
             self._unpaced_bytes = 0
             if isinstance(connection := self._connection, PacedConnection):
@@ -101,11 +100,11 @@ class Answer(web.StreamResponse):
 
     def write_between(self, data: bytes) -> None:
         """Write something between two frames of the stream, unless the client has left or reads too slowly."""
-        transport, connection = self._request.transport, self._request.protocol
+        transport, connection = self._connection.transport, self._connection
         if self._is_in_frame:
             return
         if transport is not None and not transport.is_closing() and not connection.writing_paused:
-            self._put(transport, self._take_head() + self._chunk(data))
+            self._put_now(self._take_head() + self._chunk(data))
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """aiohttp calls this when all is written."""
@@ -145,14 +144,12 @@ class Answer(web.StreamResponse):
         transport = connection.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has disconnected")
-        self._put(transport, data)
-        self._unpaced_bytes += len(data)
-        return self._unpaced_bytes >= PIECE_BYTES or connection.writing_paused
-
-    def _put(self, transport: asyncio.Transport, data: bytes) -> None:
         transport.write(data)
-        self._request.writer.output_size += len(data)
+        size = len(data)
+        self._writer.output_size += size
+        self._unpaced_bytes += size
         self.written_at = time.monotonic()
+        return self._unpaced_bytes >= PIECE_BYTES or connection.writing_paused
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ A call whose target may still work on it (a timeout) is not sent again.
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, Self
@@ -23,12 +23,11 @@ import orjson
 
 from policies.support.tools import has_server_tools
 from proxy.routing.advice import delay_of, wants_retry
-from proxy.rules.guard import stream_cut
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, envelope
 from proxy.wire.event import Batch, Event, Reply
 from proxy.wire.foreign_errors import DEFAULT_CODE, ForeignError
-from proxy.wire.stream_errors import error_in, key_refused, refusal_of_error
+from proxy.wire.stream_errors import error_in, key_refused, refusal_of_error, stream_cut
 
 REFUSED_FOR_NOW = frozenset({408, 429})
 NEVER_AGAIN = frozenset({501, 505})
@@ -70,10 +69,10 @@ class AttemptOutcome:
     error: BackendError | None = None
     first_error: str | None = None
     """The code of the error with which the stream begins."""
+    is_success: bool = field(init=False)
 
-    @property
-    def is_success(self) -> bool:
-        return self.reply is not None and self.reply.status == 200 and self.first_error is None
+    def __post_init__(self) -> None:
+        self.is_success = self.reply is not None and self.reply.status == 200 and self.first_error is None
 
     @property
     def status(self) -> int:

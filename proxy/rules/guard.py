@@ -19,11 +19,11 @@ from proxy.rules.admit import REPLY_CHECKS, ActiveCheck
 from proxy.rules.decisions import Decisions
 from proxy.shutdown import ShuttingDown, shutdown_error
 from proxy.wire.call import Call
-from proxy.wire.ending import failure_events, incomplete_events, incomplete_response
+from proxy.wire.ending import changed_response, failure_events, incomplete_events, incomplete_response
 from proxy.wire.errors import BackendError, BackendRefusal, Unavailable
 from proxy.wire.event import TERMINALS, Batch, Event, Reply, Run, Stop, events_of_body, terminal_of_body
 from proxy.wire.large_json import dumps
-from proxy.wire.stream_errors import error_in, refusal_of_error
+from proxy.wire.stream_errors import error_in, refusal_of_error, stream_cut
 from proxy.wire.transcript import Transcript
 from proxy.workers import LARGE_BYTES
 
@@ -42,15 +42,10 @@ def require_stream(call: Call, context: Context, enforced: Sequence[str]) -> Cal
     """
     if call.is_stream or call.body.get("background"):
         return call
-    checks = context.get(REPLY_CHECKS) or ()
-    if any(check.needs_stream and check.is_enforced and check.rule.name not in enforced for check in checks):
-        return call.with_fields(stream=True)
+    for check in context.get(REPLY_CHECKS) or ():
+        if check.needs_stream and check.is_enforced and check.rule.name not in enforced:
+            return call.with_fields(stream=True)
     return call
-
-
-def stream_cut() -> BackendError:
-    """Return the error of a stream without a terminal event."""
-    return BackendError("The upstream's stream ended before the response did.", code="upstream_cut")
 
 
 class Guard:
@@ -86,7 +81,7 @@ class Guard:
         if stopped_by is not None:
             reply = await _with_response(reply, incomplete_response(response, transcript, stopped_by), context)
         elif transcript.is_changed:
-            changed = _changed_response(events, items_changed=events[1:-1] != received[1:-1])
+            changed = changed_response(events, items_changed=events[1:-1] != received[1:-1])
             reply = await _with_response(reply, changed, context)
         await context.complete_reply()
         return await _complete_body(reply, context) if context.response_fields else reply  # it may not be stored
@@ -98,8 +93,8 @@ class Guard:
         failure: BackendError | Unavailable
         try:
             async for received in batches:
-                if len(received) == 1 and transcript.is_started and isinstance(received[0], Run):
-                    _record(received, context)  # most batches of a stream: deltas that only pass
+                if len(received) == 1 and transcript.is_started and isinstance(run := received[0], Run):
+                    _record_run(run, context)  # most batches of a stream: deltas that only pass
                     yield received
                     continue
                 batch, stopped_by = await self._receive(received, checks, call, context)
@@ -161,6 +156,17 @@ class Guard:
             if checked.type in TERMINALS:
                 break
         return passed, None
+
+
+def _record_run(run: Run, context: Context) -> None:
+    """Record frames that only pass, as `_record` does."""
+    transcript = context.transcript
+    size = transcript.size_of_run(run)
+    if size is None or transcript.kept_bytes + size > MAX_KEPT_BYTES:
+        _record([run], context)
+    else:
+        context.memory.grow(size)
+        transcript.see_run(run, size)
 
 
 def _record(batch: Batch, context: Context) -> None:
@@ -237,16 +243,6 @@ async def _with_response(reply: Reply, response: Mapping[str, Any], context: Con
     """Return a body with another response object, and record that one as the final response."""
     context.transcript.see_body(events_of_body(response)[-1:])
     return await _encode_response(reply, response, context)
-
-
-def _changed_response(events: Batch, *, items_changed: bool) -> Mapping[str, Any]:
-    """Return the response of a body whose events were changed by a check."""
-    _, *items, terminal = [event for event in events if isinstance(event, Event)]
-    return (
-        {**terminal.response, "output": [item.data.get("item") for item in items]}
-        if items_changed
-        else terminal.response
-    )
 
 
 async def _complete(batch: Batch, context: Context) -> Batch:

@@ -41,11 +41,8 @@ class SSEParser:
         self._patterns = candidate_patterns(followed)
         self._tail = bytearray()  # the unfinished frame
         self._started = False
-
-    @property
-    def pending_bytes(self) -> int:
-        """How much of an unfinished frame is held, in bytes."""
-        return len(self._tail)
+        self.pending_bytes = 0
+        """How much of an unfinished frame is held."""
 
     def feed(self, chunk: bytes) -> list[Event | Run]:
         """Return the frames that this chunk completes. Raises ValueError when a frame exceeds `max_frame_bytes`."""
@@ -56,19 +53,21 @@ class SSEParser:
         received = tail or chunk  # most chunks begin and end with a frame, and are not copied
         if not self._started:
             if len(received) < len(BOM) and BOM.startswith(received):
-                self._tail = bytearray(received)
+                self._tail, self.pending_bytes = bytearray(received), len(received)
                 return []
             self._started = True
             received = received.removeprefix(BOM)
             searched = 0
         if received.endswith(FRAME_ENDS):  # almost always
-            self._tail = bytearray()
+            if tail:
+                self._tail, self.pending_bytes = bytearray(), 0
             return self._split(bytes(received))
         # The LF that belongs to a last CR may come with the next chunk.
         end = _last_frame_end(received, searched, len(received) - received.endswith(b"\r"))
         if received is not tail or end:
             self._tail = bytearray(received[end:])
-        if len(self._tail) > self._max_frame_bytes:
+        self.pending_bytes = len(self._tail)
+        if self.pending_bytes > self._max_frame_bytes:
             raise self._too_long()
         if not end:
             return []
@@ -76,7 +75,7 @@ class SSEParser:
 
     def close(self) -> list[Event | Run]:
         """Return a last frame whose blank line is missing, if its data is a whole JSON object."""
-        rest, self._tail = bytes(self._tail), bytearray()
+        rest, self._tail, self.pending_bytes = bytes(self._tail), bytearray(), 0
         frame = rest.lstrip(b"\r\n")
         blank_lines = rest[: len(rest) - len(frame)]
         if not _last_frame_end(frame, 0, len(frame)):

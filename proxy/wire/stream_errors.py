@@ -62,3 +62,8 @@ def _untyped_error(payload: bytes, *, is_named: bool) -> ForeignError | None:
         return None
     is_error = is_named or data.get("object") == "error" or any(data.get(name) for name in HOLDERS)
     return read_error(data) if is_error else None
+
+
+def stream_cut() -> BackendError:
+    """Return the error of a stream without a terminal event."""
+    return BackendError("The upstream's stream ended before the response did.", code="upstream_cut")

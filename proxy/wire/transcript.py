@@ -95,6 +95,24 @@ class Transcript:
         if self._clock is not None and len(self._marks) < MAX_MARKS:
             self._marks.append((self._clock(), self._log_bytes))
 
+    def size_of_run(self, run: Run) -> int | None:
+        """Return how many bytes of a run `see_run` would keep; None for one that only `see` can record."""
+        if self._frame_limit is not None or self._is_log_full or self._clock is not None:
+            return None
+        if not self._open:
+            return None if self._log else 0
+        size = len(run.raw)
+        return size if self._log_bytes + size <= LOG_BYTES else None
+
+    def see_run(self, run: Run, size: int) -> None:
+        """Record a run of a stream that has begun; `size` is what `size_of_run` has returned."""
+        if b'"sequence_number"' in run.raw:
+            self._numbered = run
+        if size:
+            self._log.append(run)
+            self._log_bytes += size
+        self.last = run
+
     @property
     def marks(self) -> list[tuple[float, int]]:
         """When frames came: seconds since the first ones, and how many bytes `frames` had then."""
@@ -113,8 +131,6 @@ class Transcript:
 
     def size_of(self, batch: Batch) -> int:
         """Return how many bytes of a batch `see` would keep, at most."""
-        if len(batch) == 1 and type(run := batch[0]) is Run:  # most batches
-            return len(run.sse) if self._open or self._frame_limit is not None else 0
         items = sum([len(unit.raw) for unit in batch if unit.type in ITEM_EVENTS])
         if self._frame_limit is not None:
             return items + sum([len(unit.sse) for unit in batch])

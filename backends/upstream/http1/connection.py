@@ -110,7 +110,9 @@ class UpstreamConnection(asyncio.Protocol):
                 raise self._error
             if self._event_deadline is None:
                 self._event_deadline = self._loop.time() + self._timeouts.between_events_s
-            self._wait_until(self._event_deadline)
+            self._deadline = self._event_deadline
+            if self._timer is None:
+                self._start_timer()
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter

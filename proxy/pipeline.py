@@ -69,10 +69,12 @@ class Pipeline:
             self.cache.refresh(slot, partial(self._ask_again, received, context.for_refresh()))
         if slot.reply is not None:
             await self._check_hit(call, route, context)
+            context.trace.end_step()
         else:
             begin("history")
             call, route = await self.resources.open_conversation(call, route, context)
-            await context.encode(call)
+            if not call.is_encoded:
+                await context.encode(call)
             whole = await self.compaction.open(await self.history.complete(call, route, context), context)
             context.trace.end_step()
             context.on_response(partial(self.ownership.bind, call))
@@ -83,7 +85,6 @@ class Pipeline:
             slot.reply = await self.cache.fill(slot, open_reply(whole, route, context), call, context)
         if context.record.cache in FROM_CACHE and context.quote is None:
             context.quote = self.attempts.targets.of(route.targets[0]).quote(call.model)
-        context.trace.end_step()
         reply = await self.rules.guard(call, slot.reply, context)
         return await convert(reply, context.transcript, context, stream=call.is_stream)
 

@@ -146,7 +146,8 @@ class Upstream(UpstreamServer):
             if not place.generates:
                 return FixedAnswer(200, {}, warm_up_response(call))
         headers = self._headers(call.headers, context)
-        return await self._request("POST", PATHS[call.operation], await context.encode(call), headers, call.query)
+        body = call.encoded if call.is_encoded else await context.encode(call)
+        return await self._request("POST", PATHS[call.operation], body, headers, call.query)
 
     async def _ask_by_websocket(self, call: Call, place: LaneCall, context: Context) -> TurnAnswer | FixedAnswer | None:
         """Return the answer to a call, or the reply that has begun already; None if the upstream refuses upgrades."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -133,20 +134,20 @@ class Dispatcher:
 
     def _check(self, request: web.BaseRequest) -> None:
         """Refuse what no handler should see. Raises HeadgateError."""
-        _check_framing(request)
-        self._check_host(request)
+        hosts = request.headers.getall("Host", ())
+        if request.version != (1, 1) or "Transfer-Encoding" in request.headers:
+            _check_framing(request)
+        if self.hosts or len(hosts) > 1:
+            self._check_host(hosts)
         if self.is_open:
             _check_site(request)
         if not getattr(request.protocol, "is_admitted", True):
             raise Unavailable("The gateway has no free connections; try again later.", code="connections_exhausted")
 
-    def _check_host(self, request: web.BaseRequest) -> None:
+    def _check_host(self, hosts: Sequence[str]) -> None:
         """Refuse other Host names: a web page must not reach an open gateway through a DNS name of its own."""
-        hosts = request.headers.getall("Host", [])
         if len(hosts) > 1:
             raise RequestError("The request has more than one Host header; exactly one is allowed.")
-        if not self.hosts:
-            return
         name = re.sub(r":\d*$", "", hosts[0]) if hosts else ""
         if name.lower() not in self.hosts:
             raise RequestError(f"The host '{in_ascii(name)}' is not served here.", status=421)

@@ -57,8 +57,7 @@ class Server(web.Server):
         pace: Pace | None = None,
         yields: bool = False,
     ) -> None:
-        self._head_timeout_s = head_timeout_s
-        self._write_timeout_s = write_timeout_s
+        self._timeouts = {"head_timeout_s": head_timeout_s, "write_timeout_s": write_timeout_s}
         self.admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
         self._turns = PieceTurns()
@@ -74,8 +73,7 @@ class Server(web.Server):
         )
 
     def __call__(self) -> "Connection":
-        timeouts = {"head_timeout_s": self._head_timeout_s, "write_timeout_s": self._write_timeout_s}
-        return Connection(self, pace=self._pace, turns=self._turns, loop=self._loop, **timeouts, **self._kwargs)
+        return Connection(self, pace=self._pace, turns=self._turns, loop=self._loop, **self._timeouts, **self._kwargs)
 
     def admit(self, connection: "Connection", file: int) -> None:
         """Let a new connection be served, refused, or closed at once; `file` is its number."""
@@ -107,8 +105,7 @@ class Connection(PacedConnection):
 
     def __init__(self, manager: Server, *, head_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._head_timeout_s = head_timeout_s
-        self._write_timeout_s = write_timeout_s
+        self._head_timeout_s, self._write_timeout_s = head_timeout_s, write_timeout_s
         self._head_began: float | None = None
         self._head_bytes = 0  # how much has arrived of it, at most
         self._head_check: asyncio.TimerHandle | None = None
@@ -146,6 +143,13 @@ class Connection(PacedConnection):
         if self._request_count > complete and (body := self._unfinished_body()):
             # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  aiohttp's form
+        """aiohttp calls this for each body that was read; most were never paused, so that nothing is left to parse."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+        elif self._request_in_progress:
+            self._head_began, self._head_bytes = None, 0  # the head of its request has arrived
 
     def _refuse_head(self) -> None:
         """Answer a head that is too large, as aiohttp does one that is not valid: the connection is closed then."""
@@ -275,9 +279,8 @@ class Connection(PacedConnection):
         if isinstance(exc, ContentEncodingError):
             refusal = unsupported_encoding("in an unknown way")
         elif status == 431:
-            refusal = RequestError(
-                f"The head of the request is too large; the limit is {MAX_HEAD_BYTES} bytes.", status=431
-            )
+            found = f"The head of the request is too large; the limit is {MAX_HEAD_BYTES} bytes."
+            refusal = RequestError(found, status=431)
         elif status < 500:
             refusal = RequestError("The request is not valid HTTP.", status=status)
         else:

@@ -1,10 +1,9 @@
 """What a call costs: by [[price]], else by the list price of the backend's provider; a local model costs nothing."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Protocol
-
-from cachetools import TTLCache
 
 from proxy.pricing.catalog import Catalog, LookupFailedError
 from proxy.pricing.rates import FREE, Rates
@@ -70,16 +69,16 @@ class Prices:
     def __init__(self, tables: Sequence[PriceTable] = (), catalog: Catalog | None = None) -> None:
         self._tables = tables
         self._catalog = Catalog() if catalog is None else catalog
-        self._quotes: TTLCache[tuple[str, str], Quote] = TTLCache(MAX_QUOTES, QUOTE_TTL_S)
+        self._quotes: dict[tuple[str, str], tuple[Quote, float]] = {}  # until when each is used; the oldest first
 
     def quote(self, backend: Priced, model: str) -> Quote:
         """Return the price of a model at a backend; one that is not known yet is looked up meanwhile."""
-        quote = self._quotes.get((backend.name, model))
-        return self._make(backend, model) if quote is None else quote
+        kept = self._quotes.get((backend.name, model))
+        return kept[0] if kept is not None and time.monotonic() < kept[1] else self._make(backend, model)
 
     async def close(self) -> None:
         """End lookups."""
-        for quote in [*self._quotes.values()]:
+        for quote, _ in [*self._quotes.values()]:
             if quote.lookup is not None:
                 quote.lookup.cancel()
         await self._catalog.close()
@@ -88,7 +87,10 @@ class Prices:
         own = (table for table in self._tables if table.applies_to(backend.name, backend.provider, model))
         table, price_list = next(own, None), backend.price_list
         quote = Quote(table.rates if table is not None else FREE if price_list is None else None)
-        self._quotes[backend.name, model] = quote
+        self._quotes.pop((backend.name, model), None)
+        if len(self._quotes) >= MAX_QUOTES:
+            del self._quotes[next(iter(self._quotes))]
+        self._quotes[backend.name, model] = quote, time.monotonic() + QUOTE_TTL_S
         if quote.rates is None and price_list and model:
             quote.lookup = asyncio.create_task(self._look_up(quote, (backend.name, model), price_list))
         return quote

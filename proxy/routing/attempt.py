@@ -56,7 +56,7 @@ class Attempt:
         choice, context = self.choice, self._context
         target, backend = choice.target, choice.target.backend
         self.note_target()
-        self._model_call = context.trace.model_call(context.record, choice.call.operation, backend.address)
+        self._model_call = context.trace.model_call(context.record, choice.call.operation, target.address)
         if target.places is not None and (refusal := await self._take_place(target.places)) is not None:
             return refusal
         self.has_started = True
@@ -74,7 +74,7 @@ class Attempt:
             self._model_call.status = outcome.reply.status
         if not outcome.is_success:
             self._model_call.error = outcome.code or str(outcome.status)
-        self._has_begun_well = not outcome.is_fault
+        self._has_begun_well = outcome.is_success or not outcome.is_fault
         return outcome
 
     def note_target(self) -> None:

@@ -55,9 +55,12 @@ class Route:
     cache: CacheWhen | None = None
     keeps_state: bool = field(init=False, compare=False)
     """Whether its targets resolve the ids of responses and conversations themselves."""
+    compacts: bool = field(init=False, compare=False)
+    """Whether one of them compacts conversations itself."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keeps_state", all(target.keeps_state for target in self.targets))
+        object.__setattr__(self, "compacts", any(target.compacts for target in self.targets))
 
     def narrowed_to(self, targets: Sequence[Backend], fallbacks: Sequence[Fallback] = ()) -> "Route":
         """Return the route with fewer targets and fallbacks: the others could not answer a call."""

@@ -48,8 +48,8 @@ class Target:
     """A backend, and how it is at the moment. Times are those of the event loop's clock."""
 
     __slots__ = (
-        "_on_ejected", "_prices", "attempts", "backend", "breaker", "ejections", "fault", "in_flight", "is_drained",
-        "limited_until", "noted_at", "places",
+        "_on_ejected", "_prices", "_slow_s", "address", "attempts", "backend", "breaker", "ejections", "fault",
+        "in_flight", "is_drained", "limited_until", "noted_at", "places",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Target:
         self.fault: str | None = None
         """The code of the fault with which the last call ended; None after one without."""
         self._on_ejected = on_ejected
+        self._slow_s = backend.slow_start_s
+        self.address = backend.address
         limits = backend.concurrency
         self.places = None if limits is None else Places(limits, has_teams=has_teams)
 
@@ -97,7 +99,7 @@ class Target:
     def note(self, outcome: AttemptOutcome, started: float) -> None:
         """Note what a call came to that was sent at a time."""
         self.noted_at = now = asyncio.get_running_loop().time()
-        reply, status = outcome.reply, outcome.status
+        reply, status = outcome.reply, 200 if outcome.is_success else outcome.status
         self.attempts[status, None if outcome.error is None else outcome.error.code] += 1
         if reply is not None and (wait_s := _limit_s(reply, outcome)):
             self.limited_until = now + min(wait_s, LONGEST_LIMIT_S)
@@ -107,7 +109,7 @@ class Target:
             self._note_forbidden()
         else:
             self.fault = None
-            slow_s = self.backend.slow_start_s
+            slow_s = self._slow_s
             if self.breaker.begin(now, is_slow=slow_s is not None and now - started > slow_s):
                 self._eject("slow", now)
 

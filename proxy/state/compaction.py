@@ -42,7 +42,7 @@ class Compaction:
 
     def is_due(self, call: Call, route: Route) -> bool:
         """Whether the gateway answers this call itself: a compaction that no target of the route would do."""
-        if any(target.compacts for target in route.targets):
+        if route.compacts:
             return False
         return call.operation == "compact" or (call.operation == "create" and _is_triggered(call))
 

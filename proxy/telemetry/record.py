@@ -174,19 +174,27 @@ class RequestRecord:
 
     def known(self) -> dict[str, str | int | float | bool]:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
-        known: dict[str, str | int | float | bool] = {}
-        for name, value in zip(_NAMES, _values_of(self), strict=True):
+        known = {name: value for name, value in zip(_NAMES, _values_of(self), strict=True) if value is not None}
+        for name, value in [*known.items()]:
             kind = type(value)
             if kind is str:
-                fits = len(value) <= LONGEST_CHARS and value.isprintable()
-                known[name] = value if fits else printable(value, LONGEST_CHARS)
-            elif kind in NUMBERS:
-                known[name] = value
-            elif name == "metadata" and value is not None:
-                known |= {f"metadata.{key}": printable(text, LONGEST_CHARS) for key, text in value.items()}
-            elif value is not None:
+                if not value.isprintable() or len(value) > LONGEST_CHARS:
+                    known[name] = printable(value, LONGEST_CHARS)
+            elif name == "metadata":
+                known = _with_metadata(known)
+            elif kind not in NUMBERS:
                 known[name] = f"<{kind.__name__}>"
         return known
+
+
+def _with_metadata(known: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with each pair of the metadata as one, in its place."""
+    flat: dict[str, Any] = {}
+    for name, value in known.items():
+        pairs = value.items() if name == "metadata" else ()
+        flat |= {f"metadata.{key}": printable(text, LONGEST_CHARS) for key, text in pairs}
+        flat |= {} if name == "metadata" else {name: value}
+    return flat
 
 
 COUNTED = frozenset({"sent", "usage_metadata", "usage_number"})

@@ -28,18 +28,15 @@ class Call:
     query: str = ""  # as received, without the question mark
     operation: Operation = "create"
     received_bytes: int = field(default=0, compare=False)  # how large the body was when it was received
+    model: str = field(init=False, repr=False, compare=False)
+    """The requested model; empty if the request names none."""
+    is_stream: bool = field(init=False, repr=False, compare=False)
+    """Whether the caller wants events. Only a response can be streamed."""
     _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
-    @property
-    def model(self) -> str:
-        """The requested model; empty if the request names none."""
-        model: str = self.body.get("model") or ""
-        return model
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the caller wants events. Only a response can be streamed."""
-        return self.operation == "create" and self.body.get("stream") is True
+    def __post_init__(self) -> None:
+        self.model = self.body.get("model") or ""
+        self.is_stream = self.operation == "create" and self.body.get("stream") is True
 
     def with_fields(self, **fields: Any) -> "Call":
         """Return the call with top-level fields of the body set; a field keeps its place among the others."""

@@ -6,7 +6,8 @@ in them are escaped.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from operator import attrgetter
+from itertools import compress, repeat
+from operator import attrgetter, is_not
 from typing import Any
 
 from proxy.wire.loggable import printable
@@ -18,7 +19,7 @@ LONGEST_CHARS = 256
 USAGE = ("input_tokens", "input_tokens_details", "output_tokens", "output_tokens_details")
 CHAT_USAGE = ("prompt_tokens", "prompt_tokens_details", "completion_tokens", "completion_tokens_details")
 UNFINISHED = ("failed", "incomplete")
-NUMBERS = frozenset({int, float, bool})
+SCALARS = frozenset({str, int, float, bool})
 FROM_CACHE = frozenset({"hit", "stale", "collapsed"})
 """The outcomes of the cache with which no backend was called for this request."""
 
@@ -174,17 +175,24 @@ class RequestRecord:
 
     def known(self) -> dict[str, str | int | float | bool]:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
-        known = {name: value for name, value in zip(_NAMES, _values_of(self), strict=True) if value is not None}
-        for name, value in [*known.items()]:
-            kind = type(value)
-            if kind is str:
-                if not value.isprintable() or len(value) > LONGEST_CHARS:
-                    known[name] = printable(value, LONGEST_CHARS)
-            elif name == "metadata":
-                known = _with_metadata(known)
-            elif kind not in NUMBERS:
-                known[name] = f"<{kind.__name__}>"
-        return known
+        values = _values_of(self)
+        known = dict(compress(zip(_NAMES, values, strict=True), map(is_not, values, repeat(None))))
+        texts = [value for value in known.values() if type(value) is str]
+        are_short = max(map(len, texts), default=0) <= LONGEST_CHARS
+        if are_short and SCALARS.issuperset(map(type, known.values())) and "".join(texts).isprintable():
+            return known  # almost always
+        return _fit_for_log(known)
+
+
+def _fit_for_log(known: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with texts that are short and printable, and scalars in place of everything else."""
+    for name, value in [*known.items()]:
+        kind = type(value)
+        if kind is str:
+            known[name] = printable(value, LONGEST_CHARS)
+        elif name != "metadata" and kind not in SCALARS:
+            known[name] = f"<{kind.__name__}>"
+    return _with_metadata(known) if "metadata" in known else known
 
 
 def _with_metadata(known: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 FORWARDED = (
@@ -20,6 +20,8 @@ NEVER_FORWARDED = frozenset({
 })  # fmt: skip
 """Keys and cookies of callers, headers of one connection, and those that the gateway writes itself."""
 MAX_NAME_CHARS = 128  # a longer name is no client's, and would only fill the cache of names
+MAX_HEADERS = 64
+"""Of more headers the names are not remembered."""
 IDEMPOTENCY_KEY = "idempotency-key"
 # Source: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 (field names are tokens)
 _NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+\*?")
@@ -39,6 +41,7 @@ class HeaderNames:
         self._exact = frozenset(name for name in self.names if not name.endswith("*"))
         self._prefixes = tuple(sorted(name[:-1] for name in self.names if name.endswith("*")))
         self._selected = lru_cache(1024)(self._select)
+        self._chosen = lru_cache(256)(self._choose)  # a client sends the same names in each of its requests
 
     def union(self, others: Iterable["HeaderNames"]) -> "HeaderNames":
         """Return the names of all these lists."""
@@ -46,11 +49,23 @@ class HeaderNames:
 
     def select(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the headers with these names; their names are in lower case."""
+        sent = tuple(headers)
+        if len(sent) > MAX_HEADERS or max(map(len, sent), default=0) > MAX_NAME_CHARS:
+            return self._search(headers)
+        chosen = self._chosen(sent)
+        return self._search(headers) if chosen is None else {name: headers[as_sent] for name, as_sent in chosen}
+
+    def _search(self, headers: Mapping[str, str]) -> dict[str, str]:
         return {
             name: value
             for sent, value in headers.items()
             if len(sent) <= MAX_NAME_CHARS and (name := self._selected(sent)) is not None
         }
+
+    def _choose(self, sent: tuple[str, ...]) -> Sequence[tuple[str, str]] | None:
+        """Return the names among these that are listed, in lower case and as they were sent; None if one is twice."""
+        chosen = [(name, as_sent) for as_sent in sent if (name := self._selected(as_sent)) is not None]
+        return chosen if len(dict(chosen)) == len(chosen) else None
 
     def _select(self, name: str) -> str | None:
         """Return a name in lower case; None if it is none of these."""

@@ -2,8 +2,8 @@
 
 Request: refuses a field of `deny` with `denied`, in any spelling: by default the fields in which other protocols and
     gateways have models, tools, messages and routes. With unknown_fields = "refuse" every field that the protocol does
-    not have is refused with `unknown`. In the query the names of `deny` are refused with `denied` too, and unknown ones
-    pass. Fields inside others are not checked here.
+    not have is refused with `unknown`. The query is checked alike; of its parameters only `include` is the protocol's,
+    and those of `query` are allowed beside it. Fields inside others are not checked here.
 Response: passes.
 Source: https://platform.openai.com/docs/api-reference/responses/create, and support/alternatives.py for each name
 """
@@ -18,7 +18,7 @@ from policies.support.walk import plain_name
 from proxy.context import Context
 from proxy.wire.call import INPUT_OPERATIONS, Call, Operation
 from proxy.wire.errors import PolicyViolation
-from proxy.wire.query import query_pairs
+from proxy.wire.query import INCLUDE, query_pairs
 
 # The fields of requests to a model in OpenAI's API (OpenAPI 2.3.0 and openai-python 3.51), in its beta (multi_agent,
 # background_options), and in Open Responses (the two penalties).
@@ -35,6 +35,7 @@ FIELDS_OF: Mapping[Operation, frozenset[str]] = {
     "create": PROTOCOL_FIELDS, "compact": PROTOCOL_FIELDS, "input_tokens": PROTOCOL_FIELDS | {"personality"},
     "conversation": frozenset({"items", "metadata"}), "items": frozenset({"items"}),
 }  # fmt: skip
+QUERY_FIELDS = frozenset({plain_name(INCLUDE), ""})  # between two separators there may be nothing
 DENIED_FIELDS = (
     *alternatives.MODELS, *alternatives.TOOLS, *alternatives.INPUT, *alternatives.ANY, *alternatives.ROUTING,
 )  # fmt: skip
@@ -45,19 +46,21 @@ class Fields(Policy):
 
     unknown_fields: Literal["pass", "refuse"] = "pass"
     """What happens to a field that the protocol does not have: it is sent to the upstream, or the call is refused."""
+    query: tuple[str, ...] = ("api-version",)
+    """Parameters of the query that are allowed with unknown_fields = "refuse", in any spelling. Clients of Azure send
+    the one of the default."""
     deny: tuple[str, ...] = DENIED_FIELDS
     """Names of fields that are refused in any spelling; no globs. Default: those that an upstream is known to read."""
 
     def request_check(self, state: PolicyState) -> RequestCheck:
         del state
         refuses_unknown, denied = self.unknown_fields == "refuse", frozenset(map(plain_name, self.deny))
+        allowed = QUERY_FIELDS.union(map(plain_name, self.query)) if refuses_unknown else None
 
         def check(call: Call, _context: Context) -> Call:
             known = FIELDS_OF[call.operation]
-            for name, _ in query_pairs(call.query) if call.query else ():
-                if plain_name(name) in denied:
-                    message = f"The query has '{short_name(name)}'; it is not allowed."
-                    raise PolicyViolation("denied", message, param=short_name(name))
+            if call.query:
+                _check_query(call.query, denied, allowed)
             for name in call.body:
                 if plain_name(name) in denied:
                     message = f"The body has a field '{short_name(name)}'; it is not allowed."
@@ -68,3 +71,15 @@ class Fields(Policy):
             return call
 
         return check
+
+
+def _check_query(query: str, denied: frozenset[str], allowed: frozenset[str] | None) -> None:
+    """Raises PolicyViolation for a parameter that is denied, or is none of those that are allowed; None: all are."""
+    for name, _ in query_pairs(query):
+        plain = plain_name(name)
+        if plain in denied:
+            message = f"The query has '{short_name(name)}'; it is not allowed."
+            raise PolicyViolation("denied", message, param=short_name(name))
+        if allowed is not None and plain not in allowed:
+            message = f"The query has '{short_name(name)}'; only 'include' and the names of `query` are allowed."
+            raise PolicyViolation("unknown", message, param=short_name(name))

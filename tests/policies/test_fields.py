@@ -56,13 +56,40 @@ async def test_a_field_is_denied_in_any_spelling(name: str):
     assert await refusal(Fields(deny=("Models",)), models=["m"]) == ("denied", "models")
 
 
-async def test_a_field_of_the_query_is_denied_and_unknown_ones_pass():
-    """Servers have parameters of their own."""
-    for policy in (Fields(), STRICT):
-        with pytest.raises(PolicyViolation) as caught:
-            await apply_policy(policy, make_call(_query="api-version=1&Fall-backs[]=x"))
-        assert (caught.value.reason, caught.value.param) == ("denied", "fall_backs")
-        await apply_policy(policy, make_call(_query="api-version=1&beta"))
+async def refusal_of_query(policy: Fields, query: str) -> tuple[str, str | None] | None:
+    try:
+        await apply_policy(policy, make_call(_query=query))
+    except PolicyViolation as violation:
+        return violation.reason, violation.param
+    return None
+
+
+@pytest.mark.parametrize(
+    ("query", "denied", "unknown"),
+    [
+        ("api-version=1&Fall-backs[]=x", "fall_backs", None),
+        ("api-version=1&include[]=a;Include=b&", None, None),
+        ("API_Version=1", None, None),
+        ("api-version=1&beta", None, "beta"),
+        ("x=1;acme%3Aquota=2", None, "x"),
+        ("=1", None, None),
+        ("\u4e2d" * 99 + "=1", None, short_name("\u4e2d" * 99)),
+    ],
+)
+async def test_a_parameter_is_denied_like_a_field(query: str, denied: str | None, unknown: str | None):
+    """Unknown ones pass unless they are refused: servers have parameters of their own."""
+    found = denied and ("denied", denied)
+
+    assert await refusal_of_query(Fields(), query) == found
+    assert await refusal_of_query(STRICT, query) == (found or (unknown and ("unknown", unknown)))
+
+
+async def test_the_config_decides_which_parameters_are_known():
+    """In any spelling; the protocol's own one always is."""
+    policy = Fields(unknown_fields="refuse", query=("Beta-Mode",))
+
+    assert await refusal_of_query(policy, "beta_mode=1&include=a") is None
+    assert await refusal_of_query(policy, "api-version=1") == ("unknown", "api_version")
 
 
 async def test_other_unknown_fields_pass_unless_they_are_refused():

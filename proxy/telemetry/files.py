@@ -51,10 +51,10 @@ class LineQueue:
         self._lost = 0
         self.lost_lines = 0
         """How many lines were lost since the start."""
-        self._is_closing = False
+        self._is_closing = self._is_busy = False
         self._lock = threading.Lock()
         self._has_work = threading.Event()
-        self._is_idle = threading.Event()
+        self._is_idle = threading.Event()  # the opposite of `_is_busy`, for those who wait
         self._is_idle.set()
         self.is_healthy = True
         # A daemon: a write that blocks forever must not keep the process from exiting.
@@ -63,18 +63,20 @@ class LineQueue:
 
     def put(self, line: bytes) -> None:
         """Queue a line, or count it as lost."""
+        size = len(line)
         with self._lock:
-            if self._size + len(line) > self._max_bytes:
+            if self._size + size > self._max_bytes:
                 self._lost += 1
                 self.lost_lines += 1
                 self.is_healthy = False
             else:
                 self._lines.append(line)
-                self._size += len(line)
-            if self._is_idle.is_set():  # clearing it takes a lock of its own
-                self._is_idle.clear()
-        if not self._has_work.is_set():
-            self._has_work.set()
+                self._size += size
+            if self._is_busy:  # the thread looks again before it is idle
+                return
+            self._is_busy = True
+            self._is_idle.clear()
+        self._has_work.set()
 
     def flush(self, timeout_s: float = 2.0) -> bool:
         """Wait until all queued lines were handed to `write`; return False after `timeout_s`."""
@@ -93,7 +95,6 @@ class LineQueue:
             if has_work and not self._is_closing:
                 time.sleep(BATCH_DELAY_S)
             with self._lock:
-                self._has_work.clear()
                 lines, self._lines = self._lines, []
                 lost, self._lost = self._lost, 0
             unreported = self._write(lines, lost) if lines or lost else 0
@@ -102,10 +103,11 @@ class LineQueue:
                 self._lost += unreported
                 self.lost_lines += min(unreported, len(lines))  # the others were counted before
                 self.is_healthy = self._lost == 0
-                if self._is_closing and self._lost and lines:
-                    self._has_work.set()  # one more batch, to report them
-                if self._lines or self._has_work.is_set():
+                must_report = self._is_closing and self._lost and lines  # in one more batch
+                if self._lines or must_report:
                     continue
+                self._has_work.clear()
+                self._is_busy = False
                 self._is_idle.set()
                 if self._is_closing:
                     return

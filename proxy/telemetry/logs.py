@@ -57,9 +57,10 @@ def configure_logs(
     if final:
         writer = _QueuedWriter(stderr)
         tally.losses["log"] = writer.count_lost
+    logger = structlog.make_filtering_bound_logger(level)
     structlog.configure(
         processors=_processors(tally, console=console),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=_with_direct_info(logger, tally) if final and not console and level <= logging.INFO else logger,
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=final,
     )
@@ -70,7 +71,23 @@ def configure_logs(
 def choose_format(name: Literal["auto", "json", "text"], tally: LogTally) -> None:
     """Write the lines from now on in this format. Call it before the first line of a server."""
     if name != "auto":
-        structlog.configure(**{**structlog.get_config(), "processors": _processors(tally, console=name == "text")})
+        config = structlog.get_config()
+        if name == "text":
+            config["wrapper_class"] = getattr(config["wrapper_class"], "plain", config["wrapper_class"])
+        config["processors"] = _processors(tally, console=name == "text")
+        structlog.configure(**config)
+
+
+def _with_direct_info(logger: type[Any], tally: LogTally) -> type[Any]:
+    """Return a class of loggers whose `info`, which every request calls, takes a third of the calls of structlog's own.
+
+    It passes the one processor of JSON lines.
+    """
+
+    def info(self: Any, event: str, **fields: Any) -> None:
+        self._logger.msg(_encode_json(tally, None, "info", {**self._context, **fields, "event": event}))
+
+    return type("ServerLogger", (logger,), {"info": info, "plain": logger})
 
 
 def _processors(tally: LogTally, *, console: bool) -> list[Any]:
@@ -136,11 +153,8 @@ class _QueuedWriter:
     def __init__(self, stream: TextIO | None) -> None:
         self._writer = _LineWriter(stream)
         self._queue = LineQueue(self._write)
-
-    def msg(self, line: bytes) -> None:
-        self._queue.put(line)
-
-    debug = info = warning = error = critical = exception = msg
+        self.msg = self._queue.put
+        self.debug = self.info = self.warning = self.error = self.critical = self.exception = self.msg
 
     def close(self, timeout_s: float = 2.0) -> None:
         self._queue.close(timeout_s)

@@ -1,8 +1,9 @@
 """Adds each finished request to the metrics: one call for a request, from its record."""
 
 from collections import Counter as Count
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from proxy.telemetry import metrics
@@ -32,7 +33,8 @@ class _Plan:
     http: Buckets | None = None
     counted: list[Cell] = field(default_factory=list)
     summed: list[tuple[str, Cell]] = field(default_factory=list)
-    """Fields of the record that are added to a counter ..."""
+    """Fields of the record that are added to a counter, read at once by `read` ..."""
+    read: Callable[[RequestRecord], tuple[Any, ...]] = attrgetter("status", "code")
     inference: Buckets | None = None
     per_token: Buckets | None = None
     steps: dict[str, Buckets] = field(default_factory=dict)
@@ -69,8 +71,7 @@ class RequestMetrics:
             plan.http.add(seconds)
         for cell in plan.counted:
             cell.value += 1
-        for name, cell in plan.summed:
-            count = getattr(record, name)
+        for (_, cell), count in zip(plan.summed, plan.read(record), strict=False):
             if type(count) in (int, float) and 0 < count < LARGEST_COUNT:  # an upstream may have sent anything
                 cell.value += count
         if record.attempts is not None or record.repairs is not None or record.queue_s is not None:
@@ -121,6 +122,11 @@ class RequestMetrics:
 
     def _plan(self, record: RequestRecord, template: str | None) -> _Plan:
         """Return where requests like this one are added."""
+        plan = self._series(record, template)
+        plan.read = attrgetter(*(name for name, _ in plan.summed), "status", "code")  # two more: it returns a tuple
+        return plan
+
+    def _series(self, record: RequestRecord, template: str | None) -> _Plan:
         plan = _Plan()
         outcome, error = outcome_of(record)
         error = error and self._codes.label(error, is_proven=True)

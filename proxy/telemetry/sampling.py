@@ -1,6 +1,7 @@
 """Whether a new trace will be recorded, found without starting a span."""
 
 from functools import lru_cache
+from random import getrandbits
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
@@ -11,21 +12,20 @@ class TraceIds(RandomIdGenerator):
     """Random ids of traces, the first of which can be known before its span is started."""
 
     def __init__(self) -> None:
-        self._next: int | None = None
+        self._next = 0
+        """The id of the next trace; 0, which none may have: not known yet."""
 
-    def peek(self) -> int:
-        """Return the id that the next trace will have."""
-        if self._next is None:
-            self._next = super().generate_trace_id()
-        return self._next
+    def is_next_below(self, bound: int) -> bool:
+        """Draw the id of the next trace, and return whether its end is below a number: else it is drawn again."""
+        self._next = self._next or getrandbits(128)
+        if self._next & TraceIdRatioBased.TRACE_ID_LIMIT < bound:
+            return True
+        self._next = 0
+        return False
 
     def generate_trace_id(self) -> int:
-        trace_id, self._next = self.peek(), None
+        trace_id, self._next = self._next or super().generate_trace_id(), 0
         return trace_id
-
-    def drop(self) -> None:
-        """Let the next trace have another id."""
-        self._next = None
 
 
 def is_sampled(tracer: Tracer) -> bool:
@@ -34,14 +34,17 @@ def is_sampled(tracer: Tracer) -> bool:
     A tracer with other ids than `TraceIds`, or with a sampler that does not decide by the id alone, is asked by
     starting a span.
     """
-    ids, bound = getattr(tracer, "id_generator", None), _bound_of(getattr(tracer, "sampler", None))
-    if not isinstance(ids, TraceIds) or bound is None or ids.peek() & TraceIdRatioBased.TRACE_ID_LIMIT < bound:
-        return True
-    ids.drop()
-    return False
+    ids, bound = _drawing_of(tracer)
+    return ids is None or ids.is_next_below(bound)
 
 
 @lru_cache(maxsize=4)
+def _drawing_of(tracer: Tracer) -> tuple[TraceIds | None, int]:
+    """Return what draws the ids of a tracer, and the bound of its sampler; None if these do not decide."""
+    ids, bound = getattr(tracer, "id_generator", None), _bound_of(getattr(tracer, "sampler", None))
+    return (ids, bound) if isinstance(ids, TraceIds) and bound is not None else (None, 0)
+
+
 def _bound_of(sampler: object) -> int | None:
     """Return below which number the end of an id must be to be sampled; None for a sampler that decides otherwise.
 

@@ -263,9 +263,8 @@ class Trace:
         if name := f"{record.method or ''} {record.path or ''}".strip():
             self.span.update_name(printable(name, LONGEST_CHARS))
         set_attributes(self._name_kind(self.span), REQUEST, record)
-        for step, seconds in self.durations:
-            if step not in WAITING_STEPS and step != "backend":
-                self.span.set_attribute(f"headgate.{step}_ms", round(seconds * 1000, 3))
+        steps = [each for each in self.durations if each[0] not in WAITING_STEPS and each[0] != "backend"]
+        self.span.set_attributes({f"headgate.{step}_ms": round(seconds * 1000, 3) for step, seconds in steps})
         outcome, error = outcome_of(record)
         if error:
             self.span.set_attribute("error.type", printable(error, LONGEST_CHARS))

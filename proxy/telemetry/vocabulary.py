@@ -78,10 +78,11 @@ class TraceTable(Table):
 
 def set_attributes(span: Span, names: Mapping[str, str], record: RequestRecord) -> None:
     """Set the attributes in the table whose fields are known."""
-    for field, value in record.known().items():
-        attribute = names.get(field)
-        if attribute is not None:
-            span.set_attribute(attribute, [str(value)] if field == "finish_reason" else value)
+    known = record.known()
+    found: dict[str, Any] = {names[field]: value for field, value in known.items() if field in names}
+    if "finish_reason" in known and "finish_reason" in names:
+        found[names["finish_reason"]] = [str(known["finish_reason"])]
+    span.set_attributes(found)
 
 
 def describe_model_call(

@@ -22,12 +22,11 @@ from tests.bench.event_loop import run_until_signal
 from tests.bench.load import LoadRun, Measurement, UnexpectedAnswer
 from tests.bench.machine import CpuSnapshot, describe_disturbance, describe_machine
 from tests.bench.processes import ServerProcess, start_server
-from tests.bench.servers import SERVERS, ServerCommand, Servers, rival
+from tests.bench.servers import SERVERS, UPSTREAM, Servers, rival
 from tests.bench.table import compare_dialects, describe_memory, render_table
 from tests.bench.workloads import WORKLOADS, Workload, compare_with
 
 Rounds = dict[str, list[list[Measurement]]]  # by the workload's label, the rounds of each of its servers
-UPSTREAM = ServerCommand([sys.executable, "-m", "tests.bench.upstream"], {})
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 API_KEY = "bench-key"  # callers send it to Headgate, and Headgate sends it to its upstream
@@ -19,6 +20,10 @@ class ServerCommand:
     port: int = 0
 
 
+SINKS = ("hangs", "refuses", "fails", "crawls")
+"""Collectors that never answer, take no connection, answer 503, and answer after a while."""
+CLOSED = "http://127.0.0.1:1"
+UPSTREAM = ServerCommand([sys.executable, "-m", "tests.bench.upstream"], {})
 POLICIES = """
 [[policy]]
 use = "metadata_limits"
@@ -129,6 +134,12 @@ def headgate_unobserved(upstream: int, folder: Path) -> ServerCommand:
     return headgate(upstream, folder / "unobserved.toml", POLICIES, is_observed=False)
 
 
+def headgate_with_sink(sink: str, upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate whose traces and metrics go to a collector that is in trouble."""
+    own = headgate(upstream, folder / f"{sink}.toml", POLICIES)
+    return ServerCommand(own.command, {**own.environment, **telemetry_variables(upstream, sink)})
+
+
 def headgate_with_redis(upstream: int, folder: Path) -> ServerCommand:
     """Return a Headgate with a Redis that ends with it, which holds hits in the process for one second."""
     return before_redis(upstream, folder / "redis.toml", cache='use = "redis"\nurl = "REDIS"')
@@ -188,14 +199,20 @@ keeps_state = true
     serve = ["serve", "--config", str(config)]
     if not is_observed:
         return ServerCommand([sys.executable, "-m", "tests.bench.silent", *serve], {"BENCH_KEY": API_KEY})
-    environment = {
-        "BENCH_KEY": API_KEY,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{upstream}",
+    environment = {"BENCH_KEY": API_KEY, **telemetry_variables(upstream)}
+    return ServerCommand([sys.executable, "-m", "proxy", *serve], environment)
+
+
+def telemetry_variables(upstream: int, sink: str = "") -> Mapping[str, str]:
+    """Return the variables with which 1 % of the traces, and metrics, are sent. A `sink` is one of SINKS."""
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": CLOSED
+        if sink == "refuses"
+        else f"http://127.0.0.1:{upstream}/{sink}".rstrip("/"),
         "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
         "OTEL_TRACES_SAMPLER_ARG": "0.01",
         "OTEL_METRIC_EXPORT_INTERVAL": "5000",
     }
-    return ServerCommand([sys.executable, "-m", "proxy", *serve], environment)
 
 
 def rival(command: str) -> Callable[[int, Path], ServerCommand]:
@@ -225,6 +242,7 @@ SERVERS: Servers = {
     "headgate, Redis": headgate_with_redis,
     "headgate, Redis each time": headgate_reading_redis,
     "headgate, state in Redis": headgate_with_state,
+    **{f"headgate, sink {sink}": partial(headgate_with_sink, sink) for sink in SINKS},
     "headgate, no policies": headgate_without_policies,
     "headgate, all policies": headgate_with_all_policies,
 }

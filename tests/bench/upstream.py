@@ -1,7 +1,7 @@
 """A fake upstream that costs next to nothing: `python -m tests.bench.upstream` prints its address and serves.
 
 The model of a request selects the answer: "json", "large", "paced", "slow", or "burst" with a dialect. The upstream also accepts traces
-on /v1/traces and metrics on /v1/metrics, and GET /traces returns how many posts it got. After an upgrade it answers every message with a burst.
+on /v1/traces and metrics on /v1/metrics, in trouble below /hangs, /fails and /crawls, and GET /traces returns how many posts it got. After an upgrade it answers every message with a burst.
 """
 
 import asyncio
@@ -40,6 +40,8 @@ TEXT, CLOSE = 0x81, 0x88
 TICKS_S = {b"paced": TICK_S, b"slow": SLOW_TICK_S}
 NUMBERS = itertools.count()
 TELEMETRY_ACCEPTED = with_content_length(b"")
+TELEMETRY_REFUSED = TELEMETRY_ACCEPTED.replace(b"200 OK", b"503 Service Unavailable")
+CRAWL_S = 3.0
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -80,6 +82,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._answer(head, received[end : end + length])
 
     def _answer(self, head: bytes, body: bytes) -> None:
+        if head.startswith(b"post /hangs/"):
+            return
+        if head.startswith(b"post /fails/"):
+            self._transport.write(TELEMETRY_REFUSED)
+            return
+        if head.startswith(b"post /crawls/"):
+            self._loop.call_later(CRAWL_S, self._transport.write, TELEMETRY_ACCEPTED)
+            return
         if head.startswith(b"post /v1/traces"):
             UpstreamConnection.trace_posts += 1
             self._transport.write(TELEMETRY_ACCEPTED)

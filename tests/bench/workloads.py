@@ -19,6 +19,7 @@ from tests.bench.answers import (
     SLOW_TICK_S,
     TICK_S,
 )
+from tests.bench.servers import SINKS
 
 COUNTER = b"00000000"  # the load replaces it with a number that is different in every request
 
@@ -126,6 +127,13 @@ WORKLOADS = (
     Workload(
         "observed", "JSON, nothing observed, and metrics, logs and 1 % of the traces", build_body("json"), 32,
         servers=("headgate, not observed", "headgate"),
+    ),
+    *(
+        Workload(
+            "sinks", f"JSON, a collector that works, and one that {sink}", build_body("json"), 32,
+            servers=("headgate", f"headgate, sink {sink}"),
+        )
+        for sink in SINKS
     ),
     Workload(
         "policies", "JSON, no policies and all policies", build_body("json"), 32,

@@ -8,6 +8,7 @@ Source: none; the protocol has no such limit.
 """
 
 import math
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -18,10 +19,10 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from policies import Balance, Policy, PolicyState, RequestCheck
 from policies.support.expected_tokens import ExpectedTokens
-from policies.support.reservation import Reservation, counter_key
+from policies.support.reservation import LEASE_S, LeasedReservation, Reservation, counter_key
 from policies.support.sharing import LIMITED, Per, shared_by
 from proxy.context import Caller, Context
-from proxy.stores import LONGEST_S, Grant, StoreError
+from proxy.stores import LONGEST_S, Grant, Holder, StoreError
 from proxy.wire.call import Call, Operation
 from proxy.wire.errors import LimitExceeded, PolicyViolation, Unavailable
 
@@ -75,12 +76,14 @@ class Budget(Policy):
     def request_check(self, state: PolicyState) -> RequestCheck:
         window, clock, most = self.window, self._clock, int(self.limit * self._scale)
         meter, who, warn_from = self._meter(state), shared_by(self.per), self.warn * most
+        holder = Holder(secrets.token_hex(8), LEASE_S)
 
         async def check(call: Call, context: Context) -> Call:
             amount = min(most, await meter.expected(call))
             shared, (period, left_s) = who(call, context), period_of(window, clock())
             key = counter_key(NAME, state.name, period, shared)
-            counter = Reservation(state.store, most, left_s + LATE_S, key, policy=NAME, team=context.caller.team)
+            team = context.caller.team
+            counter = LeasedReservation(state.store, most, left_s + LATE_S, key, policy=NAME, team=team, holder=holder)
             context.on_end(partial(_settle, counter, meter, call, context))  # before the take, which may be cancelled
             try:
                 grant = await counter.take(amount, whole=True)

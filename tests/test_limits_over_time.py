@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
 from tests.conftest import StartGateway, tables_for
@@ -71,6 +72,49 @@ async def test_every_way_in_counts_for_every_process(
 
     assert {status for status, _ in found} <= {200, 404}  # the fake upstream has no embeddings
     assert set(refused) == {(429, code)}
+
+
+async def background_call(http, gateway: str) -> tuple[int, str | None]:
+    async with http.post(f"{gateway}/v1/responses", json=REQUEST | {"model": "own", "background": True}) as answer:
+        return answer.status, ((await answer.json()).get("error") or {}).get("code")
+
+
+@pytest.mark.parametrize("unit", ["requests", "tokens"])
+async def test_500_calls_at_once_spend_no_more_than_there_is(
+    start_gateway: StartGateway, redis_server: RedisServer, upstream: FakeUpstream, http, unit: str
+):
+    """On all ways in, through two gateways: what was reserved is never exceeded, and what is refused is not sent."""
+    state = {"use": "redis", "url": redis_server.url, "timeout_ms": 30_000}
+    backend = {"use": "upstream", "base_url": f"{upstream.address}/v1"}
+    budget = {"use": "budget", "unit": unit, "limit": 100 if unit == "requests" else 50_000, "window": "total"}
+    tables = tables_for(
+        upstream, policy=[budget], state=state, cache=None, relay=[{"path": "/v1/embeddings", "backend": "fake"}],
+        backend=[backend | {"name": "fake", "keeps_state": True}, backend | {"name": "own"}],
+        route=[{"model": "own", "backend": "own"}, {"model": "*", "backend": "fake"}],
+        caller=[{"name": f"five-hundred-{unit}", "key_sha256": hashlib.sha256(b"key").hexdigest()}],
+    )  # fmt: skip
+    http.headers["Authorization"] = "Bearer key"
+    gateways = [await start_gateway(tables), await start_gateway(tables)]
+    released, reserved = asyncio.Event(), 1_024 + len(orjson.dumps(REQUEST)) // 4
+
+    async def wait(request: Any) -> Any:
+        await released.wait()
+        return await canonical(request)
+
+    upstream.answer = wait
+    ways = [json_call, stream_call, background_call, relayed_call, *[json_call] * 5, socket_call]
+    calls = [asyncio.create_task(ways[number % 10](http, gateways[number % 2])) for number in range(500)]
+    refused = 0
+    while refused < (400 if unit == "requests" else 500 - 50_000 // reserved - 50):  # relayed calls reserve less
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=0.05)
+        refused = sum(call.result()[0] == 429 for call in done)
+    released.set()
+    found = await asyncio.gather(*calls)
+    passed = sum(status != 429 for status, _ in found)
+
+    assert {code for status, code in found if status == 429} == {"budget.exhausted"}
+    assert len(upstream.requests) == passed
+    assert passed == 100 if unit == "requests" else 50_000 // reserved <= passed <= 50_000 // reserved + 50
 
 
 @pytest.mark.parametrize("policy", [policy for policy, _ in LIMITS], ids=lambda policy: policy["use"])

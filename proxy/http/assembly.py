@@ -42,7 +42,7 @@ def build_dispatcher(
             *ResourceEndpoints(ingress, pipeline.resources).endpoints(),
             Endpoint("GET", "/v1/responses", websocket.connect),
             *ModelEndpoints(directory, pipeline.routes, rules).endpoints(),
-            *UsageEndpoint(directory, config.state, config.usage).endpoints(),
+            *UsageEndpoint(directory, rules, config.state, config.usage).endpoints(),
             *Welcome(is_open=config.is_open).endpoints(),
             Endpoint("GET", "/healthz", health.alive),
             Endpoint("GET", "/readyz", health.ready),

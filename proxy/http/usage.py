@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
+from policies import Balance
 from proxy.context import Caller
 from proxy.http.exchange import Exchange
 from proxy.http.router import Endpoint
 from proxy.identity.directory import Directory
+from proxy.rules import Rules
 from proxy.stores import Store, StoreError
 from proxy.usage.formats import report_object
 from proxy.usage.query import PERIODS, hours_between, read_usage
@@ -32,6 +34,7 @@ class UsageEndpoint:
     """Shows a caller its own usage, or that of its team if the config says so."""
 
     directory: Directory
+    rules: Rules
     state: Store
     settings: UsageTable
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
@@ -55,12 +58,14 @@ class UsageEndpoint:
         try:
             async with self.places:
                 report = await read_usage(self.state, since, until, by, where)
+                budgets = await self.rules.balances([caller], [])
         except StoreError as error:
             raise Unavailable("Usage cannot be read right now.", code="state_unavailable") from error
         if len(report.lines) > MAX_LINES:
             message = f"The answer has {len(report.lines)} lines; {MAX_LINES} are allowed. Ask for a shorter time."
             raise RequestError(message, code="invalid_value", param="by")
-        return exchange.json_response({**report_object(report), **where})
+        owned = [balance for rule, balance in budgets if rule.is_enforced_for(caller)]
+        return exchange.json_response({**report_object(report), **where, "budgets": [*map(_budget, owned)]})
 
     def _where(self, caller: Caller) -> Mapping[str, str]:
         """Return the labels of what a caller may see."""
@@ -75,6 +80,13 @@ class UsageEndpoint:
                 message = f"'{in_ascii(name, 64)}' is no dimension; known are {', '.join(known)}."
                 raise RequestError(message, code="invalid_value", param="by")
         return by
+
+
+def _budget(balance: Balance) -> Mapping[str, object]:
+    """Return what a caller sees of a budget."""
+    resets_in_s = None if balance.left_s is None else round(balance.left_s)
+    names = ("unit", "window", "limit", "used")
+    return {**{name: getattr(balance, name) for name in names}, "resets_in_s": resets_in_s}
 
 
 def _parameters(query: str) -> Mapping[str, str]:

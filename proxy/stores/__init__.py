@@ -30,13 +30,21 @@ class Grant:
     """Seconds until the window ends; the whole window when there is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who reserves a part of a counter, and how long that is kept for it."""
+
+    name: str
+    lease_s: float
+
+
 class Store(Table, ABC):
     """Keeps data under keys until it expires. The fields of a store are the TOML keys of the table that names it.
 
     A key holds one kind of data at a time:
 
         value     get, get_many, put, put_many, put_new    bytes
-        counter   take, give                               how much of a limit is in use in the current window
+        counter   take, give, reserve, settle              how much of a limit is in use in the current window
         journal   append, tail                             entries at the positions 1, 2, 3, ...
         tally     add, rows                                rows of numbers that are added up
         lease     claim, release                           the owner
@@ -95,6 +103,22 @@ class Store(Table, ABC):
     @abstractmethod
     async def give(self, key: str, amount: int, *, window: int) -> None:
         """Give back what was taken in that window, down to 0. Does nothing when the window has ended."""
+
+    @abstractmethod
+    async def reserve(
+        self, key: str, amount: int, *, limit: int, window_s: float, holder: Holder, group: str = ""
+    ) -> Grant:
+        """Take an amount as `take` does, all of it or nothing, for a holder, until that settles it.
+
+        What a holder has not settled is returned when it has reserved nothing here for `lease_s`: its process is dead.
+        """
+
+    @abstractmethod
+    async def settle(self, key: str, used: int, *, reserved: int, window: int, holder: Holder) -> None:
+        """Let what was used replace what was reserved in that window, also if that is more, or was returned meanwhile.
+
+        Does nothing when the window has ended.
+        """
 
     @abstractmethod
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:

@@ -43,6 +43,8 @@ class MeasuredStore(Store):
     delete: ClassVar[Verb] = _measured("delete")
     take: ClassVar[Verb] = _measured("take")
     give: ClassVar[Verb] = _measured("give")
+    reserve: ClassVar[Verb] = _measured("reserve")
+    settle: ClassVar[Verb] = _measured("settle")
     append: ClassVar[Verb] = _measured("append")
     tail: ClassVar[Verb] = _measured("tail")
     add: ClassVar[Verb] = _measured("add")

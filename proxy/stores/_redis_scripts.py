@@ -29,6 +29,56 @@ GIVE = f"""{_USED}
 if found[2] == ARGV[2] then redis.call('HSET', KEYS[1], 'used', math.max(0, used - tonumber(ARGV[1]))) end
 return 0
 """
+_NOW = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local function set_used() redis.call('HSET', KEYS[1], 'used', string.format('%.0f', used)) end
+"""
+# What a holder has not settled is in a field of its own: "h" and its name; how much, and the time at which its lease
+# ends. It is freed when its room is needed.
+RESERVE = f"""{_USED}{_NOW}
+local amount, limit, window = tonumber(ARGV[1]), tonumber(ARGV[2]), found[2]
+if window and amount > limit - used then
+  local fields = redis.call('HGETALL', KEYS[1])
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], 1, 1) == 'h' then
+      local held, ends = string.match(fields[i + 1], '(%d+) (%d+)')
+      if tonumber(ends) <= now then
+        used = math.max(0, used - tonumber(held))
+        redis.call('HDEL', KEYS[1], fields[i])
+      end
+    end
+  end
+  set_used()
+end
+if amount > limit - used then amount = 0 end
+if not window then
+  if amount == 0 then return {{0, 0, '0', tonumber(ARGV[3])}} end
+  window = ARGV[4]
+  redis.call('HSET', KEYS[1], 'used', '0', 'window', window)
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+if amount > 0 then
+  used = redis.call('HINCRBY', KEYS[1], 'used', amount)
+  local holder = 'h' .. ARGV[5]
+  local held = string.match(redis.call('HGET', KEYS[1], holder) or '', '^%d+') or '0'
+  redis.call('HSET', KEYS[1], holder, string.format('%.0f %.0f', tonumber(held) + amount, now + tonumber(ARGV[6])))
+end
+return {{amount, used, window, redis.call('PTTL', KEYS[1])}}
+"""
+SETTLE = f"""{_USED}{_NOW}
+if found[2] ~= ARGV[3] then return 0 end
+local holder, reserved = 'h' .. ARGV[4], tonumber(ARGV[2])
+local held, ends = string.match(redis.call('HGET', KEYS[1], holder) or '', '(%d+) (%d+)')
+if held and tonumber(held) >= reserved then
+  used = math.max(0, used - reserved)
+  if tonumber(held) == reserved then redis.call('HDEL', KEYS[1], holder)
+  else redis.call('HSET', KEYS[1], holder, string.format('%.0f %s', tonumber(held) - reserved, ends)) end
+end
+used = used + tonumber(ARGV[1])
+set_used()
+return 0
+"""
 APPEND = """
 local position = redis.call('XLEN', KEYS[1]) + 1
 redis.call('XADD', KEYS[1], string.format('%d-0', position), 'v', ARGV[1])
@@ -75,5 +125,5 @@ return 0
 """
 DIGESTS = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (TAKE, GIVE, APPEND, ADD, CLAIM, RELEASE)
+    for script in (TAKE, GIVE, RESERVE, SETTLE, APPEND, ADD, CLAIM, RELEASE)
 }

@@ -20,8 +20,9 @@ from typing import TypeVar
 from cachetools import TLRUCache
 from pydantic import PositiveInt
 
-from proxy.stores import LONGEST_S, Grant, Store, StoreError, added, grantable
+from proxy.stores import LONGEST_S, Grant, Holder, Store, StoreError, added, grantable
 from proxy.stores._groups import GroupedCache
+from proxy.stores._holds import Holds, free_ended, hold, let_go
 
 ENTRY_BYTES = 64
 """What an entry of a journal is charged beside its own bytes, so that many small ones are bounded too."""
@@ -32,6 +33,7 @@ class _Counter:
     window: int
     ends_at: float
     used: int = 0
+    holds: Holds = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,22 @@ class MemoryStore(Store):
         counter = self._find(key, _Counter)
         if counter is not None and counter.window == window:
             counter.used = max(0, counter.used - max(0, amount))
+
+    async def reserve(
+        self, key: str, amount: int, *, limit: int, window_s: float, holder: Holder, group: str = ""
+    ) -> Grant:
+        counter, now = self._find(key, _Counter), self._clock()
+        if counter is not None and amount > limit - counter.used:
+            counter.used = max(0, counter.used - free_ended(counter.holds, now))
+        grant = await self.take(key, amount, limit=limit, window_s=window_s, whole=True, group=group)
+        if grant.granted and (counter := self._find(key, _Counter)) is not None:
+            hold(counter.holds, holder.name, grant.granted, now + holder.lease_s)
+        return grant
+
+    async def settle(self, key: str, used: int, *, reserved: int, window: int, holder: Holder) -> None:
+        counter = self._find(key, _Counter)
+        if counter is not None and counter.window == window:
+            counter.used = max(0, counter.used - let_go(counter.holds, holder.name, reserved)) + max(0, used)
 
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         journal = self._find(key, _Journal) or _Journal()

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from proxy.config.secrets import Secret
-from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Store, StoreError
+from proxy.stores import PROBE_KEY, PROBE_TTL_S, Grant, Holder, Store, StoreError
 from proxy.stores._breaker import StoreBreaker
 from proxy.stores._redis_address import check_address, host_and_port
 from proxy.stores._redis_answers import bytes_in, join_value, reading, rows_in, value_in
@@ -38,7 +38,7 @@ from proxy.stores._redis_cluster import RedisNodes
 from proxy.stores._redis_link import Changed
 from proxy.stores._redis_numbers import amount_in_range, milliseconds
 from proxy.stores._redis_parser import ValuePieces
-from proxy.stores._redis_scripts import ADD, APPEND, CLAIM, GIVE, RELEASE, TAKE
+from proxy.stores._redis_scripts import ADD, APPEND, CLAIM, GIVE, RELEASE, RESERVE, SETTLE, TAKE
 from proxy.stores._redis_server import RedisServer
 
 SCAN_COUNT = 1000
@@ -161,15 +161,26 @@ class RedisStore(Store):
     ) -> Grant:
         del group  # it evicts nothing
         window = secrets.randbits(53) or 1  # becomes the window's id if this take begins one
-        answer = await self._run(
-            TAKE, key, amount_in_range(amount), amount_in_range(limit), int(whole), milliseconds(window_s), window
+        return _grant_in(
+            await self._run(
+                TAKE, key, amount_in_range(amount), amount_in_range(limit), int(whole), milliseconds(window_s), window
+            )
         )
-        with reading():
-            granted, used, found, resets_in_ms = answer
-            return Grant(int(granted), int(used), int(found), resets_in_ms / 1000)
 
     async def give(self, key: str, amount: int, *, window: int) -> None:
         await self._run(GIVE, key, amount_in_range(amount), window)
+
+    async def reserve(
+        self, key: str, amount: int, *, limit: int, window_s: float, holder: Holder, group: str = ""
+    ) -> Grant:
+        del group  # it evicts nothing
+        window = secrets.randbits(53) or 1
+        terms = amount_in_range(amount), amount_in_range(limit), milliseconds(window_s), window
+        return _grant_in(await self._run(RESERVE, key, *terms, holder.name.encode(), milliseconds(holder.lease_s)))
+
+    async def settle(self, key: str, used: int, *, reserved: int, window: int, holder: Holder) -> None:
+        amounts = amount_in_range(used), amount_in_range(reserved)
+        await self._run(SETTLE, key, *amounts, window, holder.name.encode())
 
     async def append(self, key: str, value: bytes, *, ttl_s: float, group: str = "") -> int:
         del group  # it evicts nothing
@@ -239,3 +250,10 @@ class RedisStore(Store):
         """Run a script atomically in one round trip; a server that does not know it yet needs a second one."""
         parts = [part if isinstance(part, bytes) else b"%d" % part for part in arguments]
         return await self._server.run(script, key, *parts)
+
+
+def _grant_in(answer: Any) -> Grant:
+    """Return what a take or a reservation got. Raises StoreError."""
+    with reading():
+        granted, used, window, resets_in_ms = answer
+        return Grant(int(granted), int(used), int(window), resets_in_ms / 1000)

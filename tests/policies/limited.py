@@ -28,6 +28,10 @@ class UnreachableStore(MemoryStore):
         self._check()
         return await super().take(key, amount, **options)
 
+    async def settle(self, key: str, used: int, **options: Any) -> None:
+        self._check()
+        await super().settle(key, used, **options)
+
     async def claim(self, key: str, owner: str, *, lease_s: float) -> bool:
         self._check()
         return await super().claim(key, owner, lease_s=lease_s)

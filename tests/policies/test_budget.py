@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from policies import PolicyState
 from policies.budget import Budget, period_of
 from policies.support.expected_tokens import ExpectedTokens
+from policies.support.reservation import LEASE_S
 from proxy.context import Caller
 from proxy.pricing.prices import Quote
 from proxy.pricing.rates import Rates, TokenRate
 from proxy.wire.call import Call
 from proxy.wire.errors import LimitExceeded, PolicyViolation, Unavailable
 from tests.examples import JSON, NO_DEADLINE
-from tests.policies.limited import BEN, CAROL, Limited, UnreachableStore, end, usage
+from tests.policies.limited import ANNA, BEN, CAROL, Limited, UnreachableStore, end, timed_store, usage
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
@@ -83,6 +84,23 @@ async def test_without_the_store_nothing_is_spent():
     with pytest.raises(Unavailable) as caught:
         await Limited(Budget(limit=10), PolicyState(UnreachableStore())).ask()
     assert caught.value.code == "budget_unavailable"
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+async def test_what_a_killed_process_had_reserved_is_returned(is_settled: bool):
+    """After a while; a call that lasts longer is counted in full at its end."""
+    now = [0.0]
+    state = PolicyState(timed_store(now))
+    budget = Budget(limit=1_100, window="total")
+    first = await Limited(budget, state).ask()
+    refused = await Limited(budget, state).refusal()
+    now[0] += LEASE_S
+    await Limited(budget, state).ask()
+    if is_settled:
+        await end(first, usage(10, 20))
+    (left,) = await budget.balances(state, [ANNA], [])
+
+    assert (refused.reason, left.used) == ("exhausted", 1_027 + 30 * is_settled)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from proxy.stores import Store, StoreError
+from proxy.stores import Holder, Store, StoreError
 
+HOLDER = Holder("h", 60)
 BYTES = bytes(range(256)) + "\u00e9\u4e2d\U0001f600".encode()
 # Each kind of data, and a function that stores it under a key.
 FILL: dict[str, Callable[[Store, str], Awaitable[object]]] = {
@@ -22,6 +23,8 @@ USE: dict[str, tuple[str, Callable[[Store, str], Awaitable[object]]]] = {
     "get_many": ("value", lambda store, key: store.get_many([f"{key}x", key])),
     "take": ("counter", FILL["counter"]),
     "give": ("counter", lambda store, key: store.give(key, 1, window=1)),
+    "reserve": ("counter", lambda store, key: store.reserve(key, 1, limit=5, window_s=60, holder=HOLDER)),
+    "settle": ("counter", lambda store, key: store.settle(key, 1, reserved=1, window=1, holder=HOLDER)),
     "append": ("journal", FILL["journal"]),
     "tail": ("journal", lambda store, key: store.tail(key)),
     "add": ("tally", FILL["tally"]),

@@ -142,7 +142,11 @@ async def test_metadata_is_what_the_policies_have_made_of_it(ways: Ways):
 async def test_a_caller_sees_its_own_usage_only(http, start_gateway, upstream, team_view: bool):
     """Or that of its team, where the config says so; never another team's. The answer is as its schema says."""
     usage = {"flush_s": 0.05, "team_view": team_view}
-    gateway = await start_gateway(tables_for(upstream, caller=CALLERS, usage=usage))
+    policies = [
+        {"use": "budget", "unit": "requests", "limit": 9, "per": "caller"} | more
+        for more in ({"window": "total"}, {"mode": "report"}, {"callers": ["eve"]}, {"per": "model"})
+    ]
+    gateway = await start_gateway(tables_for(upstream, caller=CALLERS, usage=usage, policy=policies))
     for caller in ("ada", "ada", "bob", "eve"):
         async with http.post(f"{gateway}/v1/responses", json=BODY, headers=bearer(caller)) as answer:
             assert answer.status == 200
@@ -154,6 +158,9 @@ async def test_a_caller_sees_its_own_usage_only(http, start_gateway, upstream, t
     assert {name: answer.get("caller") for name, answer in found.items()} == {
         name: None if team_view else name for name in seen
     }
+    assert {name: [each["used"] for each in answer["budgets"]] for name, answer in found.items()} == {
+        "ada": [2], "bob": [1], "eve": [1, 1],
+    }  # fmt: skip
     for answer in found.values():
         jsonschema.validate(answer, schema, format_checker=jsonschema.FormatChecker())
     async with http.get(f"{gateway}/v1/usage") as answer:

@@ -11,8 +11,9 @@ SCHEMA = (
     "CREATE TABLE schema (version INTEGER NOT NULL)",
     # key: NULL in a row that was deleted or replaced and waits for the sweep, and while the pieces of a large value are
     # written. kind: value, large (a value in pieces), counter, journal, tally or lease. data: the bytes of a value, the
-    # owner of a lease, the sources and the rows of a tally in JSON. number: what is in use of a counter, the length of
-    # a journal, the number of pieces. window: identifies the window of a counter. expires_at: seconds since 1970.
+    # owner of a lease, in JSON the sources and rows of a tally and what is held of a counter. number: what is in use of
+    # a counter, the length of a journal, the number of pieces. window: identifies the window of a counter.
+    # expires_at: seconds since 1970.
     """CREATE TABLE record (id INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT NOT NULL, data BLOB, number INTEGER,
         window INTEGER, expires_at REAL NOT NULL)""",
     "CREATE INDEX record_expires_at ON record (expires_at)",

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import orjson
 
-from proxy.stores import LONGEST_S, Grant, StoreError, added, grantable
+from proxy.stores import LONGEST_S, Grant, Holder, StoreError, added, grantable
+from proxy.stores._holds import Holds, free_ended, hold, let_go
 
 SCAN_MAX = 500
 VALUE, COUNTER, JOURNAL, TALLY, LEASE = "value", "counter", "journal", "tally", "lease"
@@ -108,6 +109,29 @@ class Transaction:
         if found is not None and found.window == window:
             left = max(0, found.number - max(0, amount))
             self._execute("UPDATE record SET number = ? WHERE id = ?", (left, found.id))
+
+    def reserve(self, key: str, amount: int, limit: int, window_s: float, holder: Holder) -> Grant:
+        found = self._find(key, COUNTER)
+        if found is not None and found.data and amount > limit - found.number:
+            holds = orjson.loads(found.data)
+            used = max(0, found.number - free_ended(holds, self._now))
+            self._set_counter(found.id, used, holds)
+        grant = self.take(key, amount, limit, window_s, whole=True)
+        if grant.granted and (found := self._find(key, COUNTER)) is not None:
+            holds = orjson.loads(found.data or b"{}")
+            hold(holds, holder.name, grant.granted, self._end(holder.lease_s))
+            self._set_counter(found.id, found.number, holds)
+        return grant
+
+    def settle(self, key: str, used: int, reserved: int, window: int, holder: Holder) -> None:
+        found = self._find(key, COUNTER)
+        if found is not None and found.window == window:
+            holds = orjson.loads(found.data or b"{}")
+            left = max(0, found.number - let_go(holds, holder.name, reserved))
+            self._set_counter(found.id, left + max(0, used), holds)
+
+    def _set_counter(self, record: int, used: int, holds: Holds) -> None:
+        self._execute("UPDATE record SET number = ?, data = ? WHERE id = ?", (used, orjson.dumps(holds), record))
 
     def append(self, key: str, value: bytes, ttl_s: float) -> int:
         found = self._find(key, JOURNAL)

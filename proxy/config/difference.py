@@ -6,8 +6,8 @@ from typing import Any
 RESTARTED_TABLES = frozenset({"admin", "state", "keys", "usage", "audit", "record", "price", "log"})
 """Tables whose parts live as long as the process."""
 RESTARTED_SERVER_KEYS = frozenset({
-    "host", "port", "tls_cert", "tls_key", "workers", "drain_s", "drain_delay_s", "max_body_bytes", "memory_bytes",
-    "head_timeout_s", "write_timeout_s", "idle_timeout_s", "max_connections",
+    "host", "port", "tls_cert", "tls_key", "workers", "drain_s", "drain_delay_s", "max_body_bytes", "max_head_bytes",
+    "memory_bytes", "head_timeout_s", "write_timeout_s", "idle_timeout_s", "max_connections",
 })  # fmt: skip
 """Keys of [server] that belong to its listener."""
 NEEDS_RESTART = " (needs a restart)"

@@ -35,6 +35,8 @@ class ServerTable(Table):
     """The memory for bodies of requests and answers of all calls together, in bytes; beyond it calls get 503. What
     WebSocket connections keep of responses may take a quarter more. A quarter of each is kept for teams that have
     little, if there are several teams."""
+    max_head_bytes: Annotated[int, Field(ge=4096, le=1_048_576)] = 32_768
+    """The largest head of a request, in bytes: its first line and all its fields together; a larger one gets 431."""
     head_timeout_s: PositiveFloat = 20
     """How long a request's head may take to arrive, in seconds."""
     body_timeout_s: PositiveFloat = 20

@@ -99,6 +99,7 @@ def build_server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Se
         idle_timeout_s=settings.idle_timeout_s,
         max_connections=max_calls(config),
         max_body_bytes=settings.max_body_bytes,
+        max_head_bytes=settings.max_head_bytes,
         pace=workers.pace,
         yields=config.has_teams,
     )

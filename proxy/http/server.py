@@ -9,18 +9,17 @@ from functools import partial
 from typing import Any
 
 import structlog
-from aiohttp import StreamReader, web
+from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import _ErrInfo
 
 from proxy.http.admission import Admission
 from proxy.http.body import unsupported_encoding
 from proxy.http.errors import error_response
-from proxy.http.pacing import PacedConnection, PieceTurns
+from proxy.http.heads import MAX_HEAD_BYTES, BoundedHeads
+from proxy.http.pacing import PieceTurns
 from proxy.send_queue import unacknowledged_bytes
 from proxy.shutdown import cancel_for_shutdown
-from proxy.wire.errors import HeadgateError, RequestError
+from proxy.wire.errors import HeadgateError
 from proxy.workers import Pace
 
 log = structlog.get_logger()
@@ -30,7 +29,6 @@ GRACE_S = 2.0  # how long to wait at shutdown for a client that must read before
 END_S = 0.5  # how long the client has to read the end itself
 IDLE_GRACE_S = 0.5  # how long an idle connection may still send a request after shutdown began
 POLL_S = 0.02  # how often a paused connection is checked at shutdown
-MAX_HEAD_BYTES = 65_536  # the largest head of a request; a single read may bring a larger one
 MIN_READ_BYTES = 16_384  # a client that reads less of its answer than this within the write timeout has stalled
 _SILENT = logging.getLogger("headgate.aiohttp")
 _SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, keys included
@@ -39,10 +37,11 @@ _SILENT.disabled = True  # aiohttp logs the raw line of each malformed request, 
 class Server(web.Server):
     """Creates a Connection for each client.
 
-    `head_timeout_s`: how long a request's head may take to arrive. `write_timeout_s`: how long a client may leave an
-    answer unread while more of it waits to be sent. `max_connections`: how many clients are served at once. `pace`:
-    how fast all of them together may upload. `yields`: whether, beyond the limit, idle connections are closed for new
-    ones: those of one team must not keep others out.
+    `head_timeout_s`: how long a request's head may take to arrive, `max_head_bytes`: how large it may be.
+    `write_timeout_s`: how long a client may leave an answer unread while more of it waits to be sent.
+    `max_connections`: how many clients are served at once. `pace`: how fast all of them together may upload.
+    `yields`: whether, beyond the limit, idle connections are closed for new ones: those of one team must not keep
+    others out.
     """
 
     def __init__(  # noqa: PLR0913  each a fact of its own
@@ -54,10 +53,12 @@ class Server(web.Server):
         idle_timeout_s: float,
         max_connections: int,
         max_body_bytes: int,
+        max_head_bytes: int = MAX_HEAD_BYTES,
         pace: Pace | None = None,
         yields: bool = False,
     ) -> None:
         self._timeouts = {"head_timeout_s": head_timeout_s, "write_timeout_s": write_timeout_s}
+        self._max_head_bytes = max_head_bytes
         self.admission = Admission(max_connections, yields=yields)
         self._pace = Pace() if pace is None else pace
         self._turns = PieceTurns()
@@ -73,7 +74,10 @@ class Server(web.Server):
         )
 
     def __call__(self) -> "Connection":
-        return Connection(self, pace=self._pace, turns=self._turns, loop=self._loop, **self._timeouts, **self._kwargs)
+        return Connection(
+            self, pace=self._pace, turns=self._turns, loop=self._loop, max_head_bytes=self._max_head_bytes,
+            **self._timeouts, **self._kwargs,
+        )  # fmt: skip
 
     def admit(self, connection: "Connection", file: int) -> None:
         """Let a new connection be served, refused, or closed at once; `file` is its number."""
@@ -95,23 +99,19 @@ class Request(web.BaseRequest):
         return not (self._message.should_close or self._message.upgrade)
 
 
-class Connection(PacedConnection):
+class Connection(BoundedHeads):
     """One client's connection. It is closed when a request's head, or the reading of an answer, takes too long."""
 
     __slots__ = (
-        "_head_began", "_head_bytes", "_head_check", "_head_timeout_s", "_next_request", "_read_bytes", "_write_check",
-        "_write_timeout_s", "is_admitted", "is_draining", "is_stalled", "on_drain", "team",
+        "_read_bytes", "_write_check", "_write_timeout_s", "is_admitted", "is_draining", "is_stalled", "on_drain",
+        "team",
     )  # fmt: skip
 
-    def __init__(self, manager: Server, *, head_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
+    def __init__(self, manager: Server, *, write_timeout_s: float, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._head_timeout_s, self._write_timeout_s = head_timeout_s, write_timeout_s
-        self._head_began: float | None = None
-        self._head_bytes = 0  # how much has arrived of it, at most
-        self._head_check: asyncio.TimerHandle | None = None
+        self._write_timeout_s = write_timeout_s
         self._write_check: asyncio.TimerHandle | None = None
         self._read_bytes = 0  # how much of the answer the client had received at the last check
-        self._next_request: asyncio.Future[None] | None = None
         self.team = ""  # of the last request, if there are several
         self.is_admitted = True  # False: over the limit of connections, its one request is refused
         self.is_draining = False  # whether the next answer is the last on this connection
@@ -123,61 +123,17 @@ class Connection(PacedConnection):
         manager = self._manager
         if isinstance(manager, Server):
             manager.admit(self, transport.get_extra_info("socket").fileno())
-        self._head_began = self._loop.time()  # a client that connects is expected to send a request
-        self._check_later()
 
     def data_received(self, data: bytes) -> None:
         complete = self._request_count
         super().data_received(data)
-        if self._request_count > complete or self._request_in_progress:
-            self._head_began, self._head_bytes = None, 0
-            if self._next_request is not None and not self._next_request.done():
-                self._next_request.set_result(None)
-        else:
-            if self._head_began is None:
-                self._head_began = self._loop.time()
-            if self._waiter is not None and not self._waiter.done():  # otherwise it may be part of a body
-                self._head_bytes += len(data)
-                if self._head_bytes > MAX_HEAD_BYTES:
-                    self._refuse_head()
         if self._request_count > complete and (body := self._unfinished_body()):
             # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
             body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
 
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  aiohttp's form
-        """aiohttp calls this for each body that was read; most were never paused, so that nothing is left to parse."""
-        if self._reading_paused or self._buffer_paused:
-            super().resume_reading(resume_parser)
-        elif self._request_in_progress:
-            self._head_began, self._head_bytes = None, 0  # the head of its request has arrived
-
-    def _refuse_head(self) -> None:
-        """Answer a head that is too large, as aiohttp does one that is not valid: the connection is closed then."""
-        self._head_bytes = 0
-        self._messages.append((_ErrInfo(431, RuntimeError(), ""), EMPTY_PAYLOAD))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    @property
-    def idle_since(self) -> float | None:
-        """Since when it has no request, on the event loop's clock; None while it has one, or is closing."""
-        if self._waiter is None or self.transport is None or self._messages:
-            return None
-        began = self._head_began
-        return self._next_keepalive_close_time - self._keepalive_timeout if began is None else began
-
-    def stop_head_checks(self) -> None:
-        """Expect no more requests: the connection was upgraded."""
-        if self._head_check is not None:
-            self._head_check.cancel()
-            self._head_check = None
-
     def connection_lost(self, exc: BaseException | None) -> None:
-        for check in (self._head_check, self._write_check):
-            if check is not None:
-                check.cancel()
-        if self._next_request is not None and not self._next_request.done():
-            self._next_request.set_result(None)
+        if self._write_check is not None:
+            self._write_check.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -251,21 +207,6 @@ class Connection(PacedConnection):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._next_request, timeout_s)
 
-    def _unfinished_body(self) -> StreamReader | None:
-        """The body that is still being received, if there is one."""
-        current = self._current_request
-        return None if current is None or current.content.is_eof() else current.content
-
-    def _check_later(self) -> None:
-        self._head_check = self._loop.call_later(self._head_timeout_s / 4, self._check_head)
-
-    def _check_head(self) -> None:
-        late = self._head_began is not None and self._loop.time() - self._head_began >= self._head_timeout_s
-        if late and self.transport is not None:
-            self.force_close()
-        else:
-            self._check_later()
-
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
@@ -278,11 +219,8 @@ class Connection(PacedConnection):
         refusal: HeadgateError
         if isinstance(exc, ContentEncodingError):
             refusal = unsupported_encoding("in an unknown way")
-        elif status == 431:
-            found = f"The head of the request is too large; the limit is {MAX_HEAD_BYTES} bytes."
-            refusal = RequestError(found, status=431)
         elif status < 500:
-            refusal = RequestError("The request is not valid HTTP.", status=status)
+            refusal = self.head_error(status, exc)
         else:
             refusal = HeadgateError("The gateway failed to answer this request.", status=status, code="internal_error")
         request_id = f"req_{secrets.token_hex(16)}"

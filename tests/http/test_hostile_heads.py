@@ -1,10 +1,13 @@
 """Invalid and ambiguous request heads, sent on a raw socket."""
 
+import asyncio
+from contextlib import suppress
+
 import pytest
 
 from tests.conftest import tables_for
 from tests.raw import RawAnswer, ask, no_tasks_left, post, serves, wire  # noqa: F401
-from tests.upstream import FakeUpstream
+from tests.upstream import FakeUpstream, hang
 
 BODY = b'{"model":"m"}'
 CHUNKED = b'd\r\n{"model":"m"}\r\n0\r\n\r\n'
@@ -43,9 +46,6 @@ INVALID_HEADS = {
     "a NUL in a value": head("X-A: b\x00c", first="GET /healthz HTTP/1.1"),
     "a bare CR in a value": head("X-A: b\rc", first="GET /healthz HTTP/1.1"),
     "an escape in a value": head("X-A: \x1b[31m", first="GET /healthz HTTP/1.1"),
-    "a header of 200 kB": head("X-A: " + "a" * 200_000, first="GET /healthz HTTP/1.1"),
-    "a target of 200 kB": head(first=f"GET /{'a' * 200_000} HTTP/1.1"),
-    "1,000 headers": head(*(f"X-{i}: a" for i in range(1000)), first="GET /healthz HTTP/1.1"),
     "no Host": b"GET /healthz HTTP/1.1\r\n\r\n",
     "two Hosts": head("Host: localhost", first="GET /healthz HTTP/1.1"),
     "line feeds alone": b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
@@ -237,14 +237,78 @@ async def test_the_gateway_listens_on_ipv6(start_gateway, upstream: FakeUpstream
     assert (await ask(gateway, post(host=gateway.removeprefix("http://")))).status == 200
 
 
-async def test_a_head_that_is_too_large_is_refused(gateway: str, logged):
-    """Each of its fields is within the limit of a field; one of usual size is not refused."""
-    fields = [f"X-{number}: {'a' * 8_000}" for number in range(100)]
+UPGRADED = (*UPGRADE[:3], "Sec-WebSocket-Key: bm9uY2Vub25jZW5vbmNlMQ==")
+LARGE_HEADS = {
+    "a header of 200 kB": head("X-A: " + "a" * 200_000, first="GET /healthz HTTP/1.1"),
+    "a name of 200 kB": head("a" * 200_000 + ": a", first="GET /healthz HTTP/1.1"),
+    "a target of 200 kB": head(first=f"GET /{'a' * 200_000} HTTP/1.1"),
+    "1,000 headers": head(*(f"X-{i}: a" for i in range(1000)), first="GET /healthz HTTP/1.1"),
+    "800 kB without an end": head(*(f"X-{i}: {'a' * 8_000}" for i in range(100)), first="GET /healthz HTTP/1.1")[:600_000],
+    "33 kB in one read": head(*(f"X-{i}: {'a' * 8_190}" for i in range(4)), first="GET /healthz HTTP/1.1"),
+    "33 kB before a body": head(*(f"X-{i}: {'a' * 8_190}" for i in range(4)), "Content-Length: 13", body=BODY),
+    "33 kB before half a body": head(*(f"X-{i}: {'a' * 8_190}" for i in range(4)), "Content-Length: 13", body=BODY[:5]),
+    "33 kB of an upgrade": head(*(f"X-{i}: {'a' * 8_190}" for i in range(4)), *UPGRADED, first="GET /v1/responses HTTP/1.1"),
+    "33 kB of empty fields": head(*["a" * 257 + ":"] * 127, first="GET /healthz HTTP/1.1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE_HEADS)
+@pytest.mark.parametrize("piece_bytes", [10**6, 1_000])
+async def test_a_head_that_is_too_large_is_refused(gateway: str, upstream: FakeUpstream, name: str, piece_bytes: int):
+    """Whatever it consists of, and however it arrives; the answer names the limit, and who can raise it."""
+    data = LARGE_HEADS[name]
     async with wire(gateway) as connection:
-        await connection.send(head(*fields, first="GET /healthz HTTP/1.1")[:600_000])
+        with suppress(ConnectionError):
+            for start in range(0, len(data), piece_bytes):
+                await connection.send(data[start : start + piece_bytes])
         refused = await connection.answer()
         rest = await connection.rest()
-    served = await ask(gateway, head(*fields[:4], first="GET /healthz HTTP/1.1"))
 
     assert (refused.status, refused.error["code"], rest) == (431, None, b"")
-    assert served.status == 200
+    assert "the limit is 32768 bytes, in 128 fields" in refused.error["message"]
+    assert "max_head_bytes" in refused.error["message"]
+    assert upstream.requests == []
+    assert await serves(gateway)
+
+
+@pytest.mark.parametrize("name", ["one field", "several"])
+async def test_a_head_up_to_the_limit_is_served(gateway: str, start_gateway, upstream: FakeUpstream, name: str):
+    """Also one field that has all of it, such as a token; the setting moves the limit."""
+    counts = {"one field": (32_600, 1), "several": (8_100, 4)}
+    size, count = counts[name]
+    limits = [{"max_head_bytes": limit} for limit in (4_096, 1_048_576)]
+    small, large = [await start_gateway(tables_for(upstream, server=limit)) for limit in limits]
+    request = head(*(f"X-{i}: {'a' * size}" for i in range(count)), first="GET /healthz HTTP/1.1")
+    larger = head(*(f"X-{i}: {'a' * 10_000}" for i in range(100)), first="GET /healthz HTTP/1.1")
+
+    assert [(await ask(address, request)).status for address in (gateway, small, large)] == [200, 431, 200]
+    assert [(await ask(address, larger)).status for address in (small, large)] == [431, 200]
+
+
+async def test_a_large_head_behind_a_request_that_is_answered_closes_the_connection(
+    gateway: str, upstream: FakeUpstream
+):
+    """What a client sends ahead is bounded; the body of the current request and messages of a WebSocket do not count."""
+    upstream.answer = hang
+    async with wire(gateway) as connection:
+        await connection.send(post(b'{"model":"m"}'))
+        await upstream.arrived.wait()
+        with suppress(ConnectionError):
+            for _ in range(40):
+                await connection.send(f"GET /healthz HTTP/1.1\r\nX: {'a' * 1_000}".encode())
+        assert await connection.rest() == b""
+    async with asyncio.timeout(5):
+        await upstream.disconnected.wait()
+    upstream.answer = None
+    assert await serves(gateway)
+
+
+@pytest.mark.parametrize("piece_bytes", [40_000, 10**6])
+async def test_the_body_of_a_request_is_no_head(gateway: str, upstream: FakeUpstream, piece_bytes: int):
+    """However large the last part of it is that arrives at once, while its request is being answered."""
+    data = post(b'{"model":"m","input":"%b"}' % (b"a" * 400_000))
+    async with wire(gateway) as connection:
+        for _ in range(2):
+            for start in range(0, len(data), piece_bytes):
+                await connection.send(data[start : start + piece_bytes])
+            assert (await connection.answer()).status == 200

@@ -1,0 +1,144 @@
+"""Heads of requests: how long one may take to arrive, and how large it may be in all.
+
+aiohttp limits each field and their number; here their sum is, so that a head is bounded whatever it consists of.
+"""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+
+from proxy.http.pacing import PacedConnection
+from proxy.wire.errors import RequestError
+
+MAX_HEAD_BYTES = 32_768
+MAX_FIELDS = 128
+TOO_LARGE = 431
+"""Source: https://www.rfc-editor.org/rfc/rfc6585#section-5."""
+
+
+class BoundedHeads(PacedConnection):
+    """A connection that is closed if a head takes too long, and answers one that is too large with 431."""
+
+    __slots__ = ("_head_began", "_head_bytes", "_head_check", "_head_timeout_s", "_max_head_bytes", "_next_request")
+
+    def __init__(self, manager: web.Server, *, head_timeout_s: float, max_head_bytes: int, **options: Any) -> None:
+        super().__init__(
+            manager, max_line_size=max_head_bytes, max_field_size=max_head_bytes, max_headers=MAX_FIELDS, **options
+        )
+        self._head_timeout_s = head_timeout_s
+        self._max_head_bytes = max_head_bytes
+        self._head_began: float | None = None
+        self._head_bytes = 0  # how much has arrived of it, at most
+        self._head_check: asyncio.TimerHandle | None = None
+        self._next_request: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._head_began = self._loop.time()  # a client that connects is expected to send a request
+        self._check_later()
+
+    def data_received(self, data: bytes) -> None:
+        complete, size_bytes = self._request_count, self._head_bytes + len(data)
+        is_ahead = self._request_in_progress and self._is_before_next
+        super().data_received(data)
+        if self._request_count > complete or self._request_in_progress:
+            is_of_next = is_ahead and self._request_count == complete
+            self._head_began, self._head_bytes = None, size_bytes if is_of_next else 0
+            if self._next_request is not None and not self._next_request.done():
+                self._next_request.set_result(None)
+            if size_bytes > self._max_head_bytes:
+                self._refuse_large_heads(is_of_next=is_of_next)
+        else:
+            if self._head_began is None:
+                self._head_began = self._loop.time()
+            if self._waiter is not None and not self._waiter.done():  # otherwise it may be part of a body
+                self._head_bytes = size_bytes
+                if size_bytes > self._max_head_bytes:
+                    self._refuse_head()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  aiohttp's form
+        """aiohttp calls this for each body that was read; most were never paused, so that nothing is left to parse."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+        elif self._request_in_progress:
+            self._head_began, self._head_bytes = None, 0  # the head of its request has arrived
+
+    @property
+    def _is_before_next(self) -> bool:
+        """Whether all of the current request has arrived, so that what follows is the head of the next one."""
+        return self._head_check is not None and self._current_request is not None and self._unfinished_body() is None
+
+    def _refuse_large_heads(self, *, is_of_next: bool) -> None:
+        """Refuse the heads that are complete, but were too large in all: one read may have brought all of it.
+
+        One that arrives while another request is being answered cannot be answered yet: the connection is closed.
+        """
+        if is_of_next:
+            self.force_close()
+        for index, (message, _) in enumerate(self._messages):
+            if not isinstance(message, _ErrInfo) and _size_bytes(message) > self._max_head_bytes:
+                self._messages[index] = (_ErrInfo(TOO_LARGE, RuntimeError(), ""), EMPTY_PAYLOAD)
+
+    def _refuse_head(self) -> None:
+        """Answer a head that is too large, as aiohttp does one that is not valid: the connection is closed then."""
+        self._head_bytes = 0
+        self._messages.append((_ErrInfo(TOO_LARGE, RuntimeError(), ""), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def head_error(self, status: int, error: BaseException | None) -> RequestError:
+        """Return the error for a head that is too large, or is not valid HTTP."""
+        has_many = isinstance(error, BadHttpMessage) and error.message.startswith("Too many headers")
+        if status == TOO_LARGE or has_many or isinstance(error, LineTooLong):
+            message = (
+                f"The head of the request is too large; the limit is {self._max_head_bytes} bytes, in {MAX_FIELDS} "
+                "fields. The operator of this gateway can raise it: max_head_bytes."
+            )
+            return RequestError(message, status=TOO_LARGE)
+        return RequestError("The request is not valid HTTP.", status=status)
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when it has no request, on the event loop's clock; None while it has one, or is closing."""
+        if self._waiter is None or self.transport is None or self._messages:
+            return None
+        began = self._head_began
+        return self._next_keepalive_close_time - self._keepalive_timeout if began is None else began
+
+    def stop_head_checks(self) -> None:
+        """Expect no more requests: the connection was upgraded."""
+        if self._head_check is not None:
+            self._head_check.cancel()
+            self._head_check = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._head_check is not None:
+            self._head_check.cancel()
+        if self._next_request is not None and not self._next_request.done():
+            self._next_request.set_result(None)
+        super().connection_lost(exc)
+
+    def _unfinished_body(self) -> Any:
+        """The body that is still being received, if there is one."""
+        current = self._current_request
+        return None if current is None or current.content.is_eof() else current.content
+
+    def _check_later(self) -> None:
+        self._head_check = self._loop.call_later(self._head_timeout_s / 4, self._check_head)
+
+    def _check_head(self) -> None:
+        late = self._head_began is not None and self._loop.time() - self._head_began >= self._head_timeout_s
+        if late and self.transport is not None:
+            self.force_close()
+        else:
+            self._check_later()
+
+
+def _size_bytes(message: Any) -> int:
+    """Return how long a head is: its first line, and each field with a colon, a blank and a line end."""
+    first = len(message.method) + len(message.path) + len(" HTTP/1.1\r\n") + 1
+    return first + sum([len(name) + len(value) + 4 for name, value in message.raw_headers]) + 2

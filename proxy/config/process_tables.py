@@ -4,9 +4,18 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from proxy.config.table import Network, Table
+from proxy.wire.origins import check_origin
 
 
 class ServerTable(Table):
@@ -23,6 +32,9 @@ class ServerTable(Table):
     """How many processes serve it; "auto": one for each CPU. They share [state], and divide `memory_bytes`."""
     hosts: tuple[str, ...] = ()
     """The Host names that are served. Default: with callers any, without callers those of loopback only."""
+    cors_origins: tuple[Annotated[str, AfterValidator(check_origin)], ...] = ()
+    """Origins of web pages that may send requests and read the answers: "https://app.example.com", or
+    "https://*.example.com" for all below it. They need a key as others do. Default: none."""
     drain_s: NonNegativeFloat = 30
     """How long running calls may continue after SIGTERM, in seconds."""
     drain_delay_s: NonNegativeFloat = 0

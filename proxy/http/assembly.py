@@ -3,7 +3,8 @@
 from proxy.config.build import Config
 from proxy.http.admission import connection_limit
 from proxy.http.client_address import ClientAddresses
-from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher
+from proxy.http.cross_origin import CrossOrigin
+from proxy.http.dispatch import LOOPBACK_NAMES, Dispatcher, host_name
 from proxy.http.health import Health
 from proxy.http.ingress import Ingress
 from proxy.http.models import ModelEndpoints
@@ -63,6 +64,7 @@ def build_dispatcher(
         traces=config.trace,
         trusts_traceparent=config.server.trust_traceparent,
         clients=clients,
+        cross_origin=CrossOrigin(config.server.cors_origins),
     )
 
 
@@ -106,5 +108,5 @@ def build_server(config: Config, dispatcher: Dispatcher, workers: Workers) -> Se
 
 
 def _hosts(config: Config) -> frozenset[str]:
-    """The Host names that are served; empty: any."""
-    return frozenset(config.server.hosts) or (LOOPBACK_NAMES if config.is_open else frozenset())
+    """The Host names that are served, in lower case and without ports; empty: any."""
+    return frozenset(map(host_name, config.server.hosts)) or (LOOPBACK_NAMES if config.is_open else frozenset())

@@ -4,13 +4,13 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
 from opentelemetry.trace import Tracer
 
 from proxy.http.client_address import ClientAddresses
+from proxy.http.cross_origin import CrossOrigin
 from proxy.http.errors import FramingError, error_response
 from proxy.http.exchange import Exchange
 from proxy.http.router import FoundPath, Router
@@ -28,8 +28,10 @@ from proxy.wire.loggable import in_ascii
 log = structlog.get_logger()
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})  # as parsed from a URL
+PROBES = frozenset({"/healthz", "/readyz"})
+"""What load balancers ask, by whatever name or address they know."""
 OTHER_METHOD = "_OTHER"
+METHOD_NOT_ALLOWED = 405
 CLIENT_CLOSED_REQUEST = 499  # the status in the log when the client disconnected; it is never sent
 
 
@@ -63,6 +65,7 @@ class Dispatcher:
     traces: TraceTable = DEFAULTS
     trusts_traceparent: bool = True
     clients: ClientAddresses = field(default_factory=ClientAddresses)
+    cross_origin: CrossOrigin = field(default_factory=CrossOrigin)
     load: Load = field(default_factory=Load)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -76,6 +79,8 @@ class Dispatcher:
         if trace.is_recording:
             trace.describe_server(f"http://{in_ascii(request.headers.get('Host', ''))}", found.template)
         record.client_address = self.clients.of(request)
+        if self.cross_origin.is_used:
+            exchange.answer_headers |= self.cross_origin.headers(request)
         if self.metrics is not None:
             method = request.method if request.method in METHODS else OTHER_METHOD
             self.metrics.active[method] += 1
@@ -130,7 +135,21 @@ class Dispatcher:
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the answer was cut off") from error
         record.code = refusal.code
-        return _refusal(exchange, refusal)
+        return self._refuse(exchange, refusal)
+
+    def _refuse(self, exchange: Exchange, error: HeadgateError) -> web.Response:
+        """Return the answer to a request that was refused. To a browser that asks for a page, 405 says what is allowed.
+
+        That has no key, and needs none. No path answers OPTIONS itself.
+        """
+        request = exchange.request
+        if error.status == METHOD_NOT_ALLOWED and self.cross_origin.is_preflight(request):
+            allowed = self.cross_origin.preflight_headers(request, error.headers["Allow"])
+            return web.Response(status=204, headers={**exchange.common_headers(), **allowed})
+        response = error_response(error, exchange.refusal_headers(error))
+        if not request.content.is_eof() or request.method == "CONNECT" or isinstance(error, FramingError):
+            response.force_close()  # the rest of the body must not be read as the next request
+        return response
 
     def _check(self, request: web.BaseRequest) -> None:
         """Refuse what no handler should see. Raises HeadgateError."""
@@ -138,48 +157,27 @@ class Dispatcher:
         if request.version != (1, 1) or "Transfer-Encoding" in request.headers:
             _check_framing(request)
         if self.hosts or len(hosts) > 1:
-            self._check_host(hosts)
+            self._check_host(hosts, request.raw_path.partition("?")[0])
         if self.is_open:
-            _check_site(request)
+            self.cross_origin.check_site(request)
+        elif self.cross_origin.is_used:
+            self.cross_origin.check_upgrade(request)
         if not getattr(request.protocol, "is_admitted", True):
             raise Unavailable("The gateway has no free connections; try again later.", code="connections_exhausted")
 
-    def _check_host(self, hosts: Sequence[str]) -> None:
+    def _check_host(self, hosts: Sequence[str], path: str) -> None:
         """Refuse other Host names: a web page must not reach an open gateway through a DNS name of its own."""
         if len(hosts) > 1:
             raise RequestError("The request has more than one Host header; exactly one is allowed.")
-        name = re.sub(r":\d*$", "", hosts[0]) if hosts else ""
-        if name.lower() not in self.hosts:
-            raise RequestError(f"The host '{in_ascii(name)}' is not served here.", status=421)
+        name = host_name(hosts[0]) if hosts else ""
+        if name not in self.hosts and path not in PROBES:
+            message = f"The host '{in_ascii(name)}' is not served here; the operator can add it to `hosts`."
+            raise RequestError(message, status=421)
 
 
-def _refusal(exchange: Exchange, error: HeadgateError) -> web.Response:
-    """Return the answer to a request that was refused."""
-    request = exchange.request
-    response = error_response(error, exchange.refusal_headers(error))
-    if not request.content.is_eof() or request.method == "CONNECT" or isinstance(error, FramingError):
-        response.force_close()  # the rest of the body must not be read as the next request
-    return response
-
-
-def _check_site(request: web.BaseRequest) -> None:
-    """Refuse what a web page of another site sends to a gateway without callers: it needs no key to be answered.
-
-    Source: https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
-    """
-    origin = request.headers.get("Origin")
-    if (origin is not None and not _is_loopback(origin)) or request.headers.get(
-        "Sec-Fetch-Site", ""
-    ).lower() == "cross-site":
-        message = "Requests of web pages from other sites are not allowed without callers."
-        raise RequestError(message, status=403, code="cross_site_request")
-
-
-def _is_loopback(origin: str) -> bool:
-    try:
-        return urlsplit(origin).hostname in LOOPBACK_HOSTS
-    except ValueError:
-        return False
+def host_name(host: str) -> str:
+    """Return a Host in lower case and without its port."""
+    return re.sub(r":\d*$", "", host).lower()
 
 
 def _check_framing(request: web.BaseRequest) -> None:

@@ -59,6 +59,9 @@ class BoundedHeads(PacedConnection):
                 self._head_bytes = size_bytes
                 if size_bytes > self._max_head_bytes:
                     self._refuse_head()
+        if self._request_count > complete and (body := self._unfinished_body()):
+            # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
+            body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  aiohttp's form
         """aiohttp calls this for each body that was read; most were never paused, so that nothing is left to parse."""

@@ -124,13 +124,6 @@ class Connection(BoundedHeads):
         if isinstance(manager, Server):
             manager.admit(self, transport.get_extra_info("socket").fileno())
 
-    def data_received(self, data: bytes) -> None:
-        complete = self._request_count
-        super().data_received(data)
-        if self._request_count > complete and (body := self._unfinished_body()):
-            # A parse error in the middle of a body concerns that body; aiohttp would let its reader wait on.
-            body.set_exception(web.RequestPayloadError("the framing of the body is invalid"))
-
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._write_check is not None:
             self._write_check.cancel()

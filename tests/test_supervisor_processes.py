@@ -287,3 +287,39 @@ async def test_the_admin_api_answers_for_all_workers(start: Start, http: aiohttp
     assert (drained["targets"][0]["drained"], drained["targets"][0]["processes"]) == (True, 2)
     assert set(refused) == {503}
     assert files == [True, True, True]
+
+
+async def test_keys_are_known_to_every_worker(start: Start, http: aiohttp.ClientSession, tmp_path: Path, capsys):
+    """Also to the one that replaces a killed one; a key that is revoked ends on all. `[keys] refresh_s` is 0.5."""
+    gateway = await start("[keys]\n")
+    config = ["--config", str(tmp_path / "headgate.toml")]
+
+    async def command(*arguments: str) -> str:
+        assert await asyncio.to_thread(main, ["key", *arguments, *config]) == 0
+        return capsys.readouterr().out.strip()
+
+    async def statuses(secret: str) -> set[int]:
+        """Return what connections of their own are answered with; the kernel chooses a worker for each."""
+        headers = {"Connection": "close", "api-key": secret}
+
+        async def call() -> int:
+            async with http.post(f"{gateway.address}/responses", json=REQUEST, headers=headers) as answer:
+                return answer.status
+
+        return set(await asyncio.gather(*(call() for _ in range(30))))
+
+    async def settle(secret: str, status: int) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while await statuses(secret) != {status}:
+                pass
+
+    secret = await command("create", "--team", "search", "--name", "ada")
+    await settle(secret, 200)
+    os.kill(gateway.children()[0], signal.SIGKILL)
+    await gateway.until_logged("worker.ended")
+    await settle(secret, 200)
+    (row,) = orjson.loads(await command("list", "--format", "json"))
+    await command("revoke", row["id"])
+    await settle(secret, 401)
+
+    assert (row["name"], row["status"]) == ("ada", "valid")

@@ -53,7 +53,7 @@ def add_to(commands: Any) -> None:
     rotate = _add(verbs, "rotate", _rotate, "make a key in place of another one", "--overlap 24h key_0123456789ab")
     rotate.add_argument("id", metavar="ID", help="the id of the key, from `list` or the log")
     rotate.add_argument(
-        "--overlap", type=_duration, default=0.0, help="how long the old key is still valid; default: 0"
+        "--overlap", type=_duration, default=0.0, help="how long the old key is still valid; default: it ends at once"
     )
     _add_expires(rotate, "default: as long as the old one was to be valid")
     revoke = _add(verbs, "revoke", _revoke, "refuse a key from now on", "key_0123456789ab")
@@ -123,14 +123,19 @@ def _create(options: argparse.Namespace) -> int:
 def _rotate(options: argparse.Namespace) -> int:
     config, now = _config(options), time.time()
 
-    async def rotate(store: Store) -> tuple[str, IssuedKey]:
+    async def rotate(store: Store) -> tuple[str, IssuedKey, float]:
         old = _valid_key(await KeyBook().read_on(store), options.id, now)
         secret, new = key_in_place_of(old, now, options.expires)
         _record(config, "key.rotated", old, replaced_by=new.id)
-        await append_rotated(store, old, new, overlap_end(old, now, options.overlap))
-        return secret, new
+        until = overlap_end(old, now, options.overlap)
+        await append_rotated(store, old, new, until)
+        return secret, new, until
 
-    return _show_once(*run_with_state(config, "key rotate", rotate))
+    secret, new, until = run_with_state(config, "key rotate", rotate)
+    _show_once(secret, new)
+    ended = "has ended: calls with it get 401 from now on; with --overlap 24h it would have stayed valid for a day."
+    print(f"{options.id}, the old key, {f'is valid until {_date(until)}.' if until > now else ended}", file=sys.stderr)
+    return SUCCESS
 
 
 def _revoke(options: argparse.Namespace) -> int:

@@ -170,3 +170,25 @@ def test_a_config_without_keys_issues_none(tmp_path: Path, capsys):
     assert main(["key", "list", "--config", str(config)]) == 2
     assert capsys.readouterr().err.startswith("keys: this config has no [keys]")
     assert fault(config_with("[keys]\n")).startswith('keys: "memory" is private to one process')
+
+
+def test_a_rotation_says_what_becomes_of_the_old_key(tmp_path: Path, capsys):
+    """Without an overlap it ends at once. The new key alone is on stdout."""
+    config = tmp_path / "headgate.toml"
+    config.write_text(f'[keys]\n[state]\nuse = "sqlite"\npath = "{tmp_path}/state.db"\n{CANNED}')
+
+    def run(*arguments: str) -> tuple[str, str]:
+        assert main(["key", arguments[0], "--config", str(config), *arguments[1:]]) == 0
+        out, err = capsys.readouterr()
+        return out, err.splitlines()[-1] if err else ""
+
+    run("create", "--team", "search", "--name", "ada")
+    ids = [orjson.loads(run("list", "--format", "json")[0])[0]["id"]]
+    secret, kept = run("rotate", ids[0], "--overlap", "24h")
+    ids.append(next(row["id"] for row in orjson.loads(run("list", "--format", "json")[0]) if row["id"] != ids[0]))
+    _, ended = run("rotate", ids[1])
+
+    assert len(secret.splitlines()) == 1
+    assert kept.startswith(f"{ids[0]}, the old key, is valid until 20")
+    assert ended.startswith(f"{ids[1]}, the old key, has ended: calls with it get 401")
+    assert {row["id"]: row["status"] for row in orjson.loads(run("list", "--format", "json")[0])}[ids[1]] == "expired"

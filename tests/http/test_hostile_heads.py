@@ -99,7 +99,7 @@ OTHER_PATHS = [
     "/v1/responses;x=1", "/v1;x/responses", "//v1/responses", "/v1//responses", "//evil/v1/responses", "/v1/responses/",
     "/v1/v1/responses", "/V1/responses", "/v1/Responses", "/v1/%72esponses", "/v1/responses%00", "/v1/responses%3fx=1",
     "/v1/responses#x", "/v1\\responses", "/v1/responses/..", "http://evil/v1/responses", "http://localhost/v1/responses",
-    "/", "/v1", "/v1/chat/completions", "/v1/responses/resp_1/",
+    "/v1", "/v1/chat/completions", "/v1/responses/resp_1/",
 ]  # fmt: skip
 
 
@@ -114,12 +114,21 @@ async def test_only_the_exact_path_is_served(gateway: str, upstream: FakeUpstrea
     assert await serves(gateway)
 
 
-@pytest.mark.parametrize("first", ["OPTIONS * HTTP/1.1", "CONNECT evil:443 HTTP/1.1", "TRACE / HTTP/1.1"])
-async def test_other_forms_of_a_target_are_not_served(gateway: str, first: str):
-    """The gateway is not a forward proxy, and TRACE does not repeat the request."""
+@pytest.mark.parametrize(
+    ("first", "status"),
+    [
+        ("OPTIONS * HTTP/1.1", 404),
+        ("CONNECT evil:443 HTTP/1.1", 404),
+        ("TRACE /v1 HTTP/1.1", 404),
+        ("TRACE / HTTP/1.1", 405),
+        ("POST / HTTP/1.1", 405),
+    ],
+)
+async def test_other_forms_of_a_target_are_not_served(gateway: str, first: str, status: int):
+    """The gateway is not a forward proxy, and TRACE does not repeat the request. The page at the root is only read."""
     answer = await ask(gateway, head("Authorization: Bearer secret", first=first))
 
-    assert (answer.status, answer.error["param"]) == (404, None)
+    assert (answer.status, answer.error["param"]) == (status, None)
     assert "secret" not in answer.body.decode()
     assert await serves(gateway)
 

@@ -14,7 +14,7 @@ import pytest
 from backends import Backend
 from policies import Policy
 from proxy.config import process_tables, schema
-from proxy.config.admin_table import AdminKeyTable, AdminTable
+from proxy.config.admin_table import AdminKeyTable, AdminTable, OidcTable
 from proxy.config.build import ConfigFile, read
 from proxy.config.plugins import load
 from proxy.stores import Store
@@ -104,6 +104,7 @@ def test_the_readme_has_no_other_rows():
     [
         process_tables.ServerTable,
         AdminKeyTable,
+        OidcTable,
         AdminTable,
         schema.CallerTable,
         schema.RouteTable,
@@ -138,6 +139,7 @@ def test_the_example_is_a_config_that_loads(monkeypatch: pytest.MonkeyPatch):
     """The reference manual therefore stays valid."""
     for name in (
         "ADMIN_KEY",
+        "CONSOLE_SECRET",
         "SEARCH_APP_KEY",
         "OPENAI_API_KEY",
         "OPENAI_BATCH_API_KEY",

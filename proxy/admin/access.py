@@ -37,7 +37,8 @@ class Access:
             (hashlib.sha256(key.key.get_secret_value().encode()).digest(), Operator(key.name, key.role, key.team))
             for key in settings.key
         ]
-        self.needs_sign_in = bool(self._keys) or has_issuer
+        self.has_keys = bool(self._keys)
+        self.needs_sign_in = self.has_keys or has_issuer
         self.is_closed = not self.needs_sign_in and not self._is_local
         """Whether no operator can be recognized, so that only metrics and health are answered."""
 
@@ -50,6 +51,12 @@ class Access:
     def cookie_name(self) -> str:
         """Return the name of the session's cookie. Source: https://httpwg.org/specs/rfc6265.html#the-__Host-prefix."""
         return "__Host-headgate_session" if self.is_secure else "headgate_session"
+
+    def own_address(self, request: web.BaseRequest) -> str:
+        """Return the address by which a browser has reached the listener."""
+        if self._url.netloc:
+            return f"{self._url.scheme}://{self._url.netloc}"
+        return f"{request.scheme}://{request.headers.get('Host', '')}"
 
     def check_host(self, request: web.BaseRequest) -> None:
         """Refuse other Host names on loopback: a web page must not reach the listener by a DNS name of its own."""

@@ -12,12 +12,14 @@ from proxy.admin.access import Access
 from proxy.admin.api.dispatch import AdminApi, problem_response
 from proxy.admin.audit_files import AuditFiles
 from proxy.admin.console.console import AdminConsole
+from proxy.admin.oidc import OidcSignIn
 from proxy.admin.problem import Problem
 from proxy.admin.processes import Processes
 from proxy.admin.prometheus import CONTENT_TYPE, render
 from proxy.admin.roles import OWNERS
 from proxy.admin.samples import EVERY_S, Samples
 from proxy.admin.services import Services
+from proxy.config.admin_table import AdminTable
 from proxy.config.build import Config
 from proxy.http.health import Report
 from proxy.http.server import Server
@@ -38,11 +40,11 @@ IDLE_S = 120.0
 class AdminEndpoints:
     """Answers operators and their scrapers."""
 
-    def __init__(self, access: Access, services: Services) -> None:
+    def __init__(self, access: Access, services: Services, oidc: OidcSignIn | None = None) -> None:
         self._access = access
         self._processes = services.processes
         self._api = AdminApi(access, services)
-        self._console = AdminConsole(access, services)
+        self._console = AdminConsole(access, services, oidc)
         self._handlers = {"/metrics": self._metrics, "/healthz": self._alive, "/readyz": self._ready}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -122,8 +124,10 @@ async def listening(config: Config, processes: Processes, sockets: Sequence[sock
     samples = Samples(processes.snapshot)
     audit = AuditFiles(config.audit, config.server.worker_count)
     services = Services(config, settings, processes, samples, audit)
+    access = Access(settings, has_issuer=settings.oidc is not None)
+    oidc = _oidc(config, settings, access)
     server = Server(
-        AdminEndpoints(Access(settings), services),
+        AdminEndpoints(access, services, oidc),
         head_timeout_s=TIMEOUT_S,
         write_timeout_s=TIMEOUT_S,
         idle_timeout_s=IDLE_S,
@@ -134,6 +138,8 @@ async def listening(config: Config, processes: Processes, sockets: Sequence[sock
     runner = web.ServerRunner(server, shutdown_timeout=0)
     await runner.setup()
     watching = asyncio.create_task(_watch(services))
+    if oidc is not None:
+        oidc.start()
     try:
         for each in sockets:
             await web.SockSite(runner, each).start()
@@ -141,7 +147,17 @@ async def listening(config: Config, processes: Processes, sockets: Sequence[sock
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
         watching.cancel()
+        if oidc is not None:
+            await oidc.close()
         await runner.cleanup()
+
+
+def _oidc(config: Config, settings: AdminTable, access: Access) -> OidcSignIn | None:
+    """Return what signs operators in at an issuer, if there is one for them."""
+    if settings.oidc is None:
+        return None
+    issuer = next(each for each in config.issuers if each.name == settings.oidc.issuer)
+    return OidcSignIn(settings.oidc, issuer, access.sessions)
 
 
 async def _watch(services: Services) -> None:

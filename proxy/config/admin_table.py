@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from proxy.config.secrets import LongSecret
+from proxy.config.secrets import LongSecret, Secret
 from proxy.config.table import Table
+from proxy.identity.claims import compile_path
 
 Role = Literal["owner", "team_admin", "viewer"]
 
@@ -29,6 +30,31 @@ class AdminKeyTable(Table):
         return self
 
 
+class OidcTable(Table):
+    """How operators sign in with a browser at an [[issuer]], beside keys."""
+
+    issuer: str
+    """The name of the [[issuer]]. Its claims `caller` and `team` name the operator and the team."""
+    client_id: Annotated[str, Field(min_length=1, max_length=256)]
+    """What the issuer knows the console as; its tokens are for this audience. It redirects to
+    URL/admin/oidc/callback, where URL is `url` of [admin]."""
+    client_secret: Secret | None = None
+    """The client's secret: "env:NAME" or "file:PATH". Default: none, for a client that only PKCE protects."""
+    role: str = "groups"
+    """The claim that names the role, written as in [[issuer]]: a text, or a list."""
+    roles: dict[str, Role]
+    """The roles by the values of that claim: {platform = "owner"}. The first one in this order that the claim has
+    counts; who has none is refused. A "team_admin" is limited to the team that `team` of the [[issuer]] names."""
+    scope: Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e ]+$")] = "openid profile email"
+    """What is asked of the issuer; some need "groups" in it for their claim."""
+
+    @field_validator("role")
+    @classmethod
+    def _check_claim(cls, claim: str) -> str:
+        compile_path(claim)
+        return claim
+
+
 class AdminTable(Table):
     """The listener of operators: metrics, health, admin API and console; without this table there is none."""
 
@@ -46,4 +72,7 @@ class AdminTable(Table):
     session_s: Annotated[float, Field(ge=60, le=604_800)] = 28_800
     """How long an operator stays signed in, in seconds."""
     key: tuple[AdminKeyTable, ...] = ()
-    """The keys of operators. Without any the API and the console are open on loopback, and closed elsewhere."""
+    """The keys of operators. Without any, and without `oidc`, API and console are open on loopback, and closed
+    elsewhere."""
+    oidc: OidcTable | None = None
+    """Sign-in at an issuer. Default: keys only."""

@@ -155,6 +155,7 @@ def _faults_between(file: ConfigFile, tables: Tables, parts: Mapping[str, Any]) 
     yield from consistency.file_faults(tables.audit, tables.record)
     yield from consistency.key_faults(tables.keys, parts["state"])
     yield from consistency.issuer_faults(tables.issuers)
+    yield from consistency.operator_faults(tables.admin, tables.issuers.values())
     yield from consistency.listen_faults(tables.server, tables.admin, is_open=not file.caller and not has_others)
     yield from consistency.worker_faults(tables.server, parts["state"])
 

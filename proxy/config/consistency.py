@@ -113,6 +113,13 @@ def key_faults(keys: KeysTable | None, state: Store | None) -> Iterator[str]:
         yield 'keys: "memory" is private to one process; issued keys need [state] use = "sqlite" or "redis"'
 
 
+def operator_faults(admin: AdminTable | None, issuers: Iterable[IssuerTable]) -> Iterator[str]:
+    """The faults of how operators sign in."""
+    names, wanted = [issuer.name for issuer in issuers], None if admin is None else admin.oidc
+    if wanted is not None and wanted.issuer not in names:
+        yield f"admin.oidc.issuer: {no_such('issuer', wanted.issuer, names)}"
+
+
 def issuer_faults(issuers: Mapping[int, IssuerTable]) -> Iterator[str]:
     """Issuers that could not be told apart, and those whose subjects could be taken for those of another one."""
     for (before, other), (index, issuer) in combinations(issuers.items(), 2):

@@ -8,7 +8,10 @@ the keys is on this machine only if the issuer is.
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,6 +26,13 @@ HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Ag
 
 async def fetch_keys(table: IssuerTable) -> bytes:
     """Return the document with the keys of an issuer. Raises ValueError with what was wrong."""
+    async with asking(table) as session:
+        return await _get(session, table.jwks_url or await _discover(session, table), table)
+
+
+@asynccontextmanager
+async def asking(table: IssuerTable) -> AsyncIterator[aiohttp.ClientSession]:
+    """Give what sends requests to an issuer: within its time, and checked by its certificates."""
     own = table.ca_file is not None  # aiohttp has one context for all servers with a certificate of the system's
     context = await asyncio.to_thread(ssl.create_default_context, cafile=table.ca_file) if own else True
     connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=True)
@@ -31,11 +41,16 @@ async def fetch_keys(table: IssuerTable) -> bytes:
         connector=connector, timeout=timeout, headers=HEADERS, cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
     ) as session:  # fmt: skip
-        return await _get(session, table.jwks_url or await _discover(session, table), table)
+        yield session
 
 
 async def _discover(session: aiohttp.ClientSession, table: IssuerTable) -> str:
     """Return the address of the keys that the issuer names."""
+    return address_in(await discover(session, table), "jwks_uri", table)
+
+
+async def discover(session: aiohttp.ClientSession, table: IssuerTable) -> dict[str, Any]:
+    """Return the discovery document of an issuer. Raises ValueError."""
     data = await _get(session, table.url.removesuffix("/") + DISCOVERY_PATH, table)
     try:
         document = orjson.loads(data)
@@ -43,9 +58,14 @@ async def _discover(session: aiohttp.ClientSession, table: IssuerTable) -> str:
         raise ValueError("the discovery document is no JSON") from None
     if not isinstance(document, dict) or document.get("issuer") != table.url:
         raise ValueError("the discovery document is of another issuer than `url`")
-    address = document.get("jwks_uri")
+    return document
+
+
+def address_in(document: Mapping[str, Any], name: str, table: IssuerTable) -> str:
+    """Return an address that a discovery document has, on this machine only if the issuer is. Raises ValueError."""
+    address = document.get(name)
     if not isinstance(address, str) or not is_safe(address) or (is_local(address) and not is_local(table.url)):
-        raise ValueError("the discovery document names no jwks_uri with https://")
+        raise ValueError(f"the discovery document names no {name} with https://")
     return address
 
 

@@ -173,9 +173,11 @@ def _summary(request: RecentRequest) -> RequestSummary:
 
 
 def _steps(request: RecentRequest) -> Iterator[StepTime]:
-    """Yield the steps of the path, one after the other."""
-    began_s = 0.0
+    """Yield the steps of the path, one after the other; "backend" is the wait of each attempt for its first event."""
+    began_s, attempts = 0.0, iter([] if request.history is None else request.history.attempts)
     for name, lasted_s in request.steps:
+        if name == "backend" and (made := next(attempts, None)) is not None:
+            began_s = max(began_s, made.began_s)
         yield StepTime(name=name, began_ms=round(began_s * 1000, 3), lasted_ms=round(lasted_s * 1000, 3))
         began_s += lasted_s
     if (rest_s := request.duration_s - began_s) > 0:

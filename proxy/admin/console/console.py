@@ -1,6 +1,5 @@
 """One request to the console: a page, a form, or the way in."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,31 +8,30 @@ from urllib.parse import parse_qsl, quote, unquote
 from aiohttp import web
 
 from proxy.admin.access import CSRF_FIELD, SAFE_METHODS, Access
-from proxy.admin.api.dispatch import read_body
 from proxy.admin.api.endpoint import AdminRequest
 from proxy.admin.console.forms import FORMS, NOTICES
 from proxy.admin.console.live import Live
 from proxy.admin.console.pages import PAGES, ConsolePage, Values, filter_of
 from proxy.admin.console.render import page, redirect, static
+from proxy.admin.console.sign_in import ROOT, SIGN_IN, SignInPages, fields_of
+from proxy.admin.oidc import OidcSignIn
 from proxy.admin.problem import Problem
 from proxy.admin.roles import MANAGERS, OWNERS
 from proxy.admin.services import Services
 from proxy.admin.sessions import OperatorSession
 
-ROOT, SIGN_IN, SIGN_OUT, LIVE = "/admin/", "/admin/sign-in", "/admin/sign-out", "/admin/live"
+SIGN_OUT, LIVE = "/admin/sign-out", "/admin/live"
 STATIC = "/admin/static/"
-FORM_TYPE = "application/x-www-form-urlencoded"
-OWN_PATH = re.compile(r"/admin/[A-Za-z0-9_./?=&%:+~-]*")
-"""Where a sign-in may lead to: no other site can be written so."""
 
 
 class AdminConsole:
     """Answers browsers."""
 
-    def __init__(self, access: Access, services: Services) -> None:
+    def __init__(self, access: Access, services: Services, oidc: OidcSignIn | None = None) -> None:
         self._access = access
         self._services = services
         self._live = Live(services)
+        self._doors = SignInPages(access, oidc)
 
     @staticmethod
     def serves(path: str) -> bool:
@@ -50,8 +48,8 @@ class AdminConsole:
             if request.path in ("/", "/admin"):
                 return redirect(ROOT)
             session = self._access.session_of(request)
-            if request.path == SIGN_IN:
-                return await self._sign_in(request, session)
+            if request.path in self._doors.paths:
+                return await self._doors.answer(request, session)
             if session is None:
                 return self._way_in(request)
             return await self._answer_operator(request, session)
@@ -84,10 +82,10 @@ class AdminConsole:
 
     async def _submit(self, request: web.BaseRequest, session: OperatorSession) -> web.StreamResponse:
         """Do what a form says. What it cannot do is on its page."""
-        fields = await _fields_of(request)
+        fields = await fields_of(request)
         self._access.check_token(session, fields.get(CSRF_FIELD, ""))
         if request.path == SIGN_OUT:
-            return redirect(SIGN_IN, self._cookie("", 0))
+            return redirect(SIGN_IN, self._doors.cookie("", 0))
         submit = FORMS.get(request.path)
         if request.method != "POST" or submit is None:
             raise Problem(405, "method_not_allowed", "There is no form here.")
@@ -124,28 +122,6 @@ class AdminConsole:
             "is_manager": operator is not None and operator.role in MANAGERS,
         }  # fmt: skip
 
-    async def _sign_in(self, request: web.BaseRequest, session: OperatorSession | None) -> web.Response:
-        """Show the form, or open a session for a key."""
-        query = dict(parse_qsl(request.raw_path.partition("?")[2]))
-        goal = query.get("next", ROOT)
-        goal = goal if OWN_PATH.fullmatch(goal) else ROOT
-        if session is not None:
-            return redirect(goal)
-        values = self._frame(None, None) | {"title": "Sign in", "next": quote(goal, safe="/"), "fault": None}
-        if request.method in SAFE_METHODS:
-            return page("sign_in.html", values)
-        operator = self._access.operator_with((await _fields_of(request)).get("key", "").strip())
-        if operator is None:
-            return page("sign_in.html", values | {"fault": "This is no key of an operator."}, 401)
-        cookie = self._cookie(self._access.sessions.open(operator), round(self._access.sessions.lifetime_s))
-        return redirect(goal, cookie)
-
-    def _cookie(self, value: str, max_age_s: int) -> str:
-        """Return the header that sets the session's cookie. Source: https://httpwg.org/specs/rfc6265.html."""
-        secure = "; Secure" if self._access.is_secure else ""
-        name = self._access.cookie_name
-        return f"{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}"
-
     def _way_in(self, request: web.BaseRequest) -> web.Response:
         """Lead a browser without a session to the sign-in.
 
@@ -172,11 +148,3 @@ def _page_of(path: str) -> tuple[ConsolePage, Mapping[str, str]]:
 
 def _unknown() -> web.Response:
     raise Problem(404, "unknown_page", "There is no such page.")
-
-
-async def _fields_of(request: web.BaseRequest) -> Mapping[str, str]:
-    """Return the fields of a form. Raises Problem."""
-    if request.content_type != FORM_TYPE:
-        raise Problem(415, "not_a_form", f"A form is sent as {FORM_TYPE}.")
-    text = (await read_body(request)).decode(errors="replace")
-    return dict(parse_qsl(text, keep_blank_values=True, errors="replace", max_num_fields=64))

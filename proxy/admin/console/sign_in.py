@@ -1,0 +1,98 @@
+"""The ways into the console: the key of an operator, or an issuer."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from aiohttp import web
+
+from proxy.admin.access import SAFE_METHODS, Access
+from proxy.admin.api.dispatch import read_body
+from proxy.admin.console.render import page, redirect
+from proxy.admin.oidc import CALLBACK, FLOW_S, OidcSignIn
+from proxy.admin.problem import Problem
+from proxy.admin.roles import Operator
+from proxy.admin.sessions import OperatorSession
+
+ROOT, SIGN_IN, BEGIN = "/admin/", "/admin/sign-in", "/admin/oidc/begin"
+FORM_TYPE = "application/x-www-form-urlencoded"
+FLOW_COOKIE = "headgate_sign_in"
+OWN_PATH = re.compile(r"/admin/[A-Za-z0-9_./?=&%:+~-]*")
+"""Where a sign-in may lead to: no other site can be written so."""
+OUTSIDE: Mapping[str, Any] = {
+    "path": "", "operator": None, "menu": [], "csrf": "", "notice": None, "problem": None, "signs_in": True,
+}  # fmt: skip
+"""What pages show to browsers that are not signed in."""
+
+
+class SignInPages:
+    """Opens sessions."""
+
+    def __init__(self, access: Access, oidc: OidcSignIn | None) -> None:
+        self._access = access
+        self._oidc = oidc
+        self.paths = frozenset({SIGN_IN} if oidc is None else {SIGN_IN, BEGIN, CALLBACK})
+
+    async def answer(self, request: web.BaseRequest, session: OperatorSession | None) -> web.Response:
+        """Return a page, or lead to another one. Raises Problem."""
+        query = dict(parse_qsl(request.raw_path.partition("?")[2]))
+        goal = query.get("next", ROOT)
+        goal = goal if OWN_PATH.fullmatch(goal) else ROOT
+        if self._oidc is not None and request.path == CALLBACK and request.method in SAFE_METHODS:
+            return await self._finish(self._oidc, request, query)
+        if session is not None:
+            return redirect(goal)
+        if self._oidc is not None and request.path == BEGIN and request.method in SAFE_METHODS:
+            return await self._begin(self._oidc, request, goal)
+        if request.path != SIGN_IN:
+            raise Problem(405, "method_not_allowed", "There is no form here.")
+        return await self._with_key(request, goal)
+
+    async def _with_key(self, request: web.BaseRequest, goal: str) -> web.Response:
+        """Show the form, or open a session for a key."""
+        values = {
+            **OUTSIDE, "title": "Sign in", "next": quote(goal, safe="/"), "fault": None,
+            "issuer": None if self._oidc is None else self._oidc.name, "has_keys": self._access.has_keys,
+        }  # fmt: skip
+        if request.method in SAFE_METHODS:
+            return page("sign_in.html", values)
+        operator = self._access.operator_with((await fields_of(request)).get("key", "").strip())
+        if operator is None:
+            return page("sign_in.html", values | {"fault": "This is no key of an operator."}, 401)
+        return redirect(goal, self._cookie_of(operator))
+
+    async def _begin(self, oidc: OidcSignIn, request: web.BaseRequest, goal: str) -> web.Response:
+        redirection = await oidc.begin(self._access.own_address(request), goal)
+        # Lax: the issuer's redirection brings it back.
+        flow = f"{FLOW_COOKIE}={redirection.cookie}; Path={CALLBACK}; Max-Age={FLOW_S:.0f}; HttpOnly; SameSite=Lax"
+        return redirect(redirection.address, f"{flow}{self._secure}")
+
+    async def _finish(self, oidc: OidcSignIn, request: web.BaseRequest, query: Mapping[str, str]) -> web.Response:
+        """Open a session. The page loads the next one: browsers keep the cookie out of what the issuer leads to."""
+        operator, goal = await oidc.finish(query, request.cookies.get(FLOW_COOKIE, ""))
+        response = page("again.html", {**OUTSIDE, "title": "Headgate", "again": goal})
+        response.headers.add("Set-Cookie", self._cookie_of(operator))
+        response.headers.add("Set-Cookie", f"{FLOW_COOKIE}=; Path={CALLBACK}; Max-Age=0; HttpOnly; SameSite=Lax")
+        return response
+
+    @property
+    def _secure(self) -> str:
+        return "; Secure" if self._access.is_secure else ""
+
+    def _cookie_of(self, operator: Operator) -> str:
+        sessions = self._access.sessions
+        return self.cookie(sessions.open(operator), round(sessions.lifetime_s))
+
+    def cookie(self, value: str, max_age_s: int) -> str:
+        """Return the header that sets the session's cookie. Source: https://httpwg.org/specs/rfc6265.html."""
+        name = self._access.cookie_name
+        return f"{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{self._secure}"
+
+
+async def fields_of(request: web.BaseRequest) -> Mapping[str, str]:
+    """Return the fields of a form. Raises Problem."""
+    if request.content_type != FORM_TYPE:
+        raise Problem(415, "not_a_form", f"A form is sent as {FORM_TYPE}.")
+    text = (await read_body(request)).decode(errors="replace")
+    return dict(parse_qsl(text, keep_blank_values=True, errors="replace", max_num_fields=64))

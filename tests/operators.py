@@ -1,9 +1,11 @@
 """A gateway with operators of each role, for tests of the admin API and the console."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 
 from tests.conftest import tables_for
@@ -51,11 +53,20 @@ class Console:
         """Send a request to the API; return its status and what is in the JSON of the answer."""
         headers = {"Authorization": f"Bearer {KEYS[who]}"} if headers is None else headers
         async with self.http.request(method, f"{self.admin}/admin/v1{path}", json=body, headers=headers) as answer:
+            if answer.content_type == "text/event-stream":
+                return answer.status, await anext(events_of(answer))
             if answer.content_type == "text/csv":
                 return answer.status, await answer.text()
             kind = "application/json" if answer.status < 400 else "application/problem+json"
             assert answer.content_type == kind
             return answer.status, await answer.json(content_type=None)
+
+
+async def events_of(answer: aiohttp.ClientResponse) -> AsyncIterator[Any]:
+    """Yield the data of server-sent events."""
+    async for line in answer.content:
+        if line.startswith(b"data: "):
+            yield orjson.loads(line[6:])
 
 
 def key_of(caller: str) -> str:

@@ -281,6 +281,8 @@ async def test_the_admin_api_answers_for_all_workers(start: Start, http: aiohttp
             pass
         while not (await ask("GET", "targets"))["targets"][0]["drained"]:
             pass
+    async with http.get(f"{gateway.admin}/admin/requests") as answer:
+        assert (answer.status, answer.content_type) == (200, "text/html")
     files = [each["is_intact"] for each in (await ask("GET", "audit/verification"))["files"]]
 
     assert (set(calls), len(listed["requests"]), detail["request"]["target"]) == ({200}, 40, "tape")

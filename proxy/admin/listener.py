@@ -12,6 +12,7 @@ from proxy.admin.access import Access
 from proxy.admin.api.dispatch import AdminApi, problem_response
 from proxy.admin.audit_files import AuditFiles
 from proxy.admin.console.console import AdminConsole
+from proxy.admin.followers import Followers
 from proxy.admin.oidc import OidcSignIn
 from proxy.admin.problem import Problem
 from proxy.admin.processes import Processes
@@ -43,8 +44,9 @@ class AdminEndpoints:
     def __init__(self, access: Access, services: Services, oidc: OidcSignIn | None = None) -> None:
         self._access = access
         self._processes = services.processes
-        self._api = AdminApi(access, services)
-        self._console = AdminConsole(access, services, oidc)
+        followers = Followers()
+        self._api = AdminApi(access, services, followers)
+        self._console = AdminConsole(access, services, followers, oidc)
         self._handlers = {"/metrics": self._metrics, "/healthz": self._alive, "/readyz": self._ready}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -1,7 +1,7 @@
 """One request to the admin API: who sends it, what it asks for, and the answer, or a problem."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from proxy.admin.access import Access
 from proxy.admin.api import audit, cache, config, keys, me, models, now, openapi, policies, requests, spend, targets
 from proxy.admin.api.endpoint import VERSION, AdminEndpoint, AdminRequest, Parameters
+from proxy.admin.followers import Followers
 from proxy.admin.problem import PROBLEM_TYPE, Problem
 from proxy.admin.services import Services
 
@@ -30,9 +31,10 @@ P = TypeVar("P", bound=Parameters)
 class AdminApi:
     """Answers the paths below VERSION, and the document that describes them."""
 
-    def __init__(self, access: Access, services: Services) -> None:
+    def __init__(self, access: Access, services: Services, followers: Followers | None = None) -> None:
         self._access = access
         self._services = services
+        self._followers = followers or Followers()
 
     @cached_property
     def _document(self) -> bytes:
@@ -58,6 +60,8 @@ class AdminApi:
             None if endpoint.body is None else validated(endpoint.body, await _json_of(request), "body", is_strict=True)
         )
         answer = await endpoint.run(AdminRequest(operator, self._services, query, body, values))
+        if isinstance(answer, AsyncIterator):
+            return await self._followers.send(request, answer, HEADERS)
         if isinstance(answer, str):
             return web.Response(text=answer, content_type=endpoint.media, charset="utf-8", headers=HEADERS)
         return json_response(answer, endpoint.status)

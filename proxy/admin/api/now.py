@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import orjson
 from typing_extensions import TypedDict
 
 from proxy.admin.api.endpoint import AdminEndpoint, AdminRequest
@@ -14,6 +15,9 @@ from proxy.admin.services import Services
 WINDOW_S = 60.0
 """The time over which the numbers of now are averages, in seconds."""
 MINUTE_S = 60.0
+SILENCE_S = 15.0
+"""After how long without a sample a comment is sent, in seconds."""
+EVENTS = "text/event-stream"
 
 
 class Point(TypedDict):
@@ -84,6 +88,17 @@ async def report_now(services: Services, team: str) -> NowReport:
     )
 
 
+async def stream_now(request: AdminRequest) -> AsyncIterator[str]:
+    """Return the same as server-sent events, one for each sample; a comment where there is none for long."""
+    services, team = request.services, request.operator.team
+
+    async def events() -> AsyncIterator[str]:
+        async for is_new in follow(services, SILENCE_S):
+            yield f"data: {orjson.dumps(await report_now(services, team)).decode()}\n\n" if is_new else ": \n\n"
+
+    return events()
+
+
 async def follow(services: Services, timeout_s: float) -> AsyncIterator[bool]:
     """Yield True with each new sample, and False when there was none for some seconds."""
     while True:
@@ -97,5 +112,8 @@ async def follow(services: Services, timeout_s: float) -> AsyncIterator[bool]:
 
 
 ENDPOINTS = (
-    AdminEndpoint("GET", "/now", "Rates, times, tokens and cost of now, and their course", get_now, NowReport),
-)
+    AdminEndpoint("GET", "/now", "Rates, times, tokens and cost, and their course", get_now, NowReport),
+    AdminEndpoint(
+        "GET", "/now/stream", "The same with each sample, as server-sent events of JSON", stream_now, str, media=EVENTS
+    ),
+)  # fmt: skip

@@ -93,5 +93,6 @@ def bar_chart(bars: Sequence[tuple[str, float]], label: str, write: Callable[[fl
     inner.append(TEXT.format(kind="axis", x=LEFT, y=10, text=write(top)))
     if bars:
         inner.append(TEXT.format(kind="axis", x=LEFT, y=HEIGHT - 3, text=bars[0][0]))
+    if len(bars) > 1:
         inner.append(TEXT.format(kind="axis end", x=WIDE - LEFT, y=HEIGHT - 3, text=bars[-1][0]))
     return FRAME.format(width=WIDE, height=HEIGHT, label=f"{label}: at most {write(top)}", inner=Markup("").join(inner))

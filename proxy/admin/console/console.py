@@ -10,10 +10,11 @@ from aiohttp import web
 from proxy.admin.access import CSRF_FIELD, SAFE_METHODS, Access
 from proxy.admin.api.endpoint import AdminRequest
 from proxy.admin.console.forms import FORMS, NOTICES
-from proxy.admin.console.live import Live
+from proxy.admin.console.live import drawn_events
 from proxy.admin.console.pages import PAGES, ConsolePage, Values, filter_of
-from proxy.admin.console.render import page, redirect, static
+from proxy.admin.console.render import HEADERS, page, redirect, static
 from proxy.admin.console.sign_in import ROOT, SIGN_IN, SignInPages, fields_of
+from proxy.admin.followers import Followers
 from proxy.admin.oidc import OidcSignIn
 from proxy.admin.problem import Problem
 from proxy.admin.roles import MANAGERS, OWNERS
@@ -27,10 +28,10 @@ STATIC = "/admin/static/"
 class AdminConsole:
     """Answers browsers."""
 
-    def __init__(self, access: Access, services: Services, oidc: OidcSignIn | None = None) -> None:
+    def __init__(self, access: Access, services: Services, followers: Followers, oidc: OidcSignIn | None) -> None:
         self._access = access
         self._services = services
-        self._live = Live(services)
+        self._followers = followers
         self._doors = SignInPages(access, oidc)
 
     @staticmethod
@@ -65,7 +66,8 @@ class AdminConsole:
 
     async def _answer_operator(self, request: web.BaseRequest, session: OperatorSession) -> web.StreamResponse:
         if request.path == LIVE:
-            return await self._live.answer(request, session.operator.team)
+            events = drawn_events(self._services, session.operator.team)
+            return await self._followers.send(request, events, HEADERS)
         fields = dict(parse_qsl(request.raw_path.partition("?")[2], keep_blank_values=True, errors="replace"))
         notice = NOTICES.get(fields.pop("notice", ""))
         if request.method not in SAFE_METHODS:

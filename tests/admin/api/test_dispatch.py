@@ -20,7 +20,7 @@ BODIES: dict[str, Any] = {
 }
 OWNER, ALL, GLOBAL, MANAGERS = {"owner"}, set(KEYS), {"owner", "viewer"}, {"owner", "search_admin"}
 ALLOWED = {
-    "get_me": ALL, "get_now": ALL, "list_requests": ALL, "get_request": ALL, "list_keys": ALL,
+    "get_me": ALL, "get_now": ALL, "stream_now": ALL, "list_requests": ALL, "get_request": ALL, "list_keys": ALL,
     "create_key": MANAGERS, "rotate_key": MANAGERS, "revoke_key": MANAGERS, "list_policies": ALL,
     "try_policies": ALL, "compare_file": GLOBAL, "compare_text": OWNER, "reload_config": OWNER, "get_cache": ALL,
     "purge_cache": MANAGERS, "list_models": ALL, "list_targets": GLOBAL, "drain_target": OWNER,

@@ -1,15 +1,17 @@
 """What each kind of thing of the admin API shows and changes, on a gateway with calls."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
 from aiohttp import web
 
+from proxy.admin.followers import MOST
 from proxy.admin.samples import Totals, percentile
 from tests.conftest import CANNED
-from tests.operators import CALLERS, Console, console_tables, start_console
+from tests.operators import CALLERS, KEYS, Console, console_tables, events_of, start_console
 from tests.upstream import canonical
 
 NOW_PARTS = ("calls_per_min", "input_tokens_per_min", "cost_usd_per_min", "latency_p50_ms")
@@ -109,6 +111,20 @@ async def test_now_has_rates_of_the_operators_team(console: Console):
     assert [name for name in NOW_PARTS if own["now"][name]] == []
     assert [target["name"] for target in everything["targets"]] == ["fake"]
     assert own["targets"] == []
+
+
+async def test_now_is_streamed(console: Console):
+    """Each sample is an event; more than some cannot follow at once."""
+    headers = {"Authorization": f"Bearer {KEYS['search_viewer']}"}
+    address = f"{console.admin}/admin/v1/now/stream"
+    async with AsyncExitStack() as streams:
+        opened = [
+            await streams.enter_async_context(console.http.get(address, headers=headers)) for _ in range(MOST + 1)
+        ]
+        report = await anext(events_of(opened[0]))
+
+    assert [answer.status for answer in opened] == [*[200] * MOST, 503]
+    assert report["targets"] == []
 
 
 async def test_a_key_is_created_used_rotated_and_revoked(console: Console):

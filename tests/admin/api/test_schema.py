@@ -30,7 +30,7 @@ async def test_no_request_is_answered_otherwise_than_documented(console: Console
         await console.call(caller)
     run = await asyncio.create_subprocess_exec(
         PROGRAM, "run", f"{console.admin}{OPENAPI_PATH}", "--header", f"Authorization: Bearer {KEYS['owner']}",
-        "--checks", ",".join(CHECKS), "--phases", "coverage,fuzzing", "--max-examples", "15", "--seed", SEED,
+        "--exclude-path", "/admin/v1/now/stream", "--checks", ",".join(CHECKS), "--phases", "coverage,fuzzing", "--max-examples", "15", "--seed", SEED,
         "--no-color", cwd=tmp_path, env={**os.environ, "NO_COLOR": "1"}, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, _ = await run.communicate()

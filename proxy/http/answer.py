@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import chain
 
 from aiohttp import web
 
@@ -122,8 +123,9 @@ class Answer(web.StreamResponse):
     def _encode_head(self, framing: str) -> bytes:
         """Return the head. Raises ValueError if a field could be read as more than one."""
         version = self._request.version
-        fields = "".join([f"{name}: {value}\r\n" for name, value in self._fields.items()])
-        if fields.count("\n") != len(self._fields) or fields.count("\r") != len(self._fields) or "\0" in fields:
+        count = len(self._fields)
+        fields = "%s: %s\r\n" * count % tuple(chain.from_iterable(self._fields.items()))
+        if fields.count("\n") != count or fields.count("\r") != count or "\0" in fields:
             raise ValueError("A header of an answer has a line end in its name or value.")
         connection = ""
         if self._keep_alive:

@@ -7,7 +7,7 @@ in them are escaped.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import compress, repeat
-from operator import attrgetter, is_not
+from operator import attrgetter, is_, is_not
 from typing import Any
 
 from proxy.wire.loggable import printable
@@ -177,10 +177,11 @@ class RequestRecord:
         """Return the fields that are known, in order. A value that is no scalar is recorded by the name of its type."""
         values = _values_of(self)
         known = dict(compress(zip(_NAMES, values, strict=True), map(is_not, values, repeat(None))))
-        texts = [value for value in known.values() if type(value) is str]
+        found = known.values()
+        texts = [*compress(found, map(is_, map(type, found), repeat(str)))]
         are_short = max(map(len, texts), default=0) <= LONGEST_CHARS
-        if are_short and SCALARS.issuperset(map(type, known.values())) and "".join(texts).isprintable():
-            return known  # almost always
+        if are_short and SCALARS.issuperset(map(type, found)) and "".join(texts).isprintable():
+            return known  # almost always; searched without a loop, as every request has a line
         return _fit_for_log(known)
 
 

@@ -5,7 +5,7 @@ it.
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from proxy.wire.errors import RequestError
 from proxy.wire.loggable import in_ascii
@@ -31,8 +31,10 @@ _CONFUSABLE_CAPITALS = str.maketrans(
 )
 
 
-def refuse_lookalikes(names: Iterable[str]) -> None:
+def refuse_lookalikes(names: Collection[str]) -> None:
     """Raises RequestError for a name that folds to a field without being one, by case, width, script or visibility."""
+    if FIELDS.issuperset(names):  # most requests have no other fields
+        return
     for name in names:
         if name not in FIELDS and (field := _WITHOUT_UNDERSCORES.get(fold_name(name).replace("_", ""))) is not None:
             shown = in_ascii(name, 64)

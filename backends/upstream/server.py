@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from ssl import SSLContext
+from typing import NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from backends.upstream.answer import AnswerLimits, UpstreamAnswer
@@ -16,7 +17,22 @@ from proxy.context import Context
 from proxy.wire.headers import HeaderNames, scope_idempotency_key
 
 
+class Wire(NamedTuple):
+    """What every request needs of an upstream: reading a field of a pydantic model takes as long as ten of these."""
+
+    client: Client
+    credentials: Credentials
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    names: HeaderNames
+
+
 class UpstreamServer(UpstreamSettings):
+    @cached_property
+    def _wire(self) -> Wire:
+        return Wire(self._client, self._credentials, self._path, self._query, self._default_headers, self.header_names)
+
     @cached_property
     def header_names(self) -> HeaderNames:
         return HeaderNames(self.forward_headers)
@@ -95,7 +111,7 @@ class UpstreamServer(UpstreamSettings):
 
     def _headers(self, received: Mapping[str, str], context: Context) -> dict[str, str]:
         """Return the headers of a request: the caller's that it may see, and those of the trace."""
-        forwarded = scope_idempotency_key(self.header_names.select(received), context.caller.team)
+        forwarded = scope_idempotency_key(self._wire.names.select(received), context.caller.team)
         return {**forwarded, **context.trace.propagation_headers()}
 
     async def _request(
@@ -105,20 +121,21 @@ class UpstreamServer(UpstreamSettings):
 
         A body is JSON unless a header says otherwise. Raises BackendError, and what a streamed body raises.
         """
+        wire = self._wire
         query = query.partition("#")[0]  # a fragment is not part of a request
-        if self._query:
-            query = f"{query}&{self._query}" if query else self._query
-        target = f"{self._path}/{path}?{query}" if query else f"{self._path}/{path}"
+        if wire.query:
+            query = f"{query}&{wire.query}" if query else wire.query
+        target = f"{wire.path}/{path}?{query}" if query else f"{wire.path}/{path}"
         if isinstance(body, BodySource):
             framing = body.framing
         else:
             framing = {"Content-Length": str(len(body))} if body or method == "POST" else {}
-        own = self._credentials.current
-        own = await self._credentials.read() if own is None else own
-        fields = {**self._default_headers, **headers, **own}
+        own = wire.credentials.current
+        own = await wire.credentials.read() if own is None else own
+        fields = {**wire.headers, **headers, **own}
         head = encode_request(method, target, fields, framing)
-        answer = await self._client.request(head, body)
-        if answer.status == 401 and isinstance(body, bytes) and (new := await self._credentials.renew(own)):
+        answer = await wire.client.request(head, body)
+        if answer.status == 401 and isinstance(body, bytes) and (new := await wire.credentials.renew(own)):
             answer.close()  # the key had expired before its time; nothing was done
-            return await self._client.request(encode_request(method, target, {**fields, **new}, framing), body)
+            return await wire.client.request(encode_request(method, target, {**fields, **new}, framing), body)
         return answer

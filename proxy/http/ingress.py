@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -35,6 +35,12 @@ class Ingress:
     followed: frozenset[str]
     heartbeats: Heartbeats
     header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
+    max_values: int = field(init=False)  # of a body; as the deadline a setting that every request reads
+    deadline_s: float | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_values", self.server.max_body_values)
+        object.__setattr__(self, "deadline_s", self.server.deadline_s)
 
     def identify(self, exchange: Exchange) -> Caller:
         """Return the authenticated caller. Raises Unauthenticated, Unavailable."""
@@ -68,7 +74,7 @@ class Ingress:
 
         Raises RequestError, and Unavailable if there is no memory left.
         """
-        limit, size = self.server.max_body_values, len(raw)
+        limit, size = self.max_values, len(raw)
         is_short = size < LARGE_BYTES
         values = count_values(raw, limit) if is_short else await self.workers.run(size, count_values, raw, limit)
         if values <= limit:
@@ -89,7 +95,7 @@ class Ingress:
             record=exchange.record,
             answer_headers=exchange.answer_headers,
             followed=self.followed,
-            deadline=None if self.server.deadline_s is None else self._deadline(exchange.trace.elapsed_s()),
+            deadline=None if self.deadline_s is None else _deadline(self.deadline_s, exchange),
             memory=memory,
             workers=self.workers,
             metrics=exchange.metrics,
@@ -106,7 +112,7 @@ class Ingress:
         exchange.record.status = response.status
         return response
 
-    def _deadline(self, elapsed_s: float) -> float | None:
-        """When a backend must have begun to answer, on the event loop's clock."""
-        deadline_s = self.server.deadline_s
-        return None if deadline_s is None else asyncio.get_running_loop().time() + deadline_s - elapsed_s
+
+def _deadline(deadline_s: float, exchange: Exchange) -> float:
+    """Return when a backend must have begun to answer, on the event loop's clock."""
+    return asyncio.get_running_loop().time() + deadline_s - exchange.trace.elapsed_s()

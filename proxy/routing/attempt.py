@@ -54,7 +54,7 @@ class Attempt:
 
     async def __aenter__(self) -> AttemptOutcome:
         choice, context = self.choice, self._context
-        target, backend = choice.target, choice.target.backend
+        target = choice.target
         self.note_target()
         self._model_call = context.trace.model_call(context.record, choice.call.operation, target.address)
         if target.places is not None and (refusal := await self._take_place(target.places)) is not None:
@@ -65,7 +65,7 @@ class Attempt:
         self._model_call.begin()
         started = target.start()
         try:
-            outcome = await self._open(require_stream(choice.call, context, backend.enforces))
+            outcome = await self._open(require_stream(choice.call, context, target.enforces))
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -79,9 +79,9 @@ class Attempt:
 
     def note_target(self) -> None:
         """Record the target as the one that answers, or fails."""
-        backend, record = self.choice.target.backend, self._context.record
-        record.route, record.backend, record.provider = self.choice.route.name, backend.name, backend.provider
-        self._context.quote = self.choice.target.quote(self.choice.call.model)
+        target, record = self.choice.target, self._context.record
+        record.route, record.backend, record.provider = self.choice.route.name, target.name, target.provider
+        self._context.quote = target.quote(self.choice.call.model)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -127,9 +127,9 @@ class Attempt:
 
     async def _open(self, call: Call) -> AttemptOutcome:
         """Send the call and wait for the first event, until the deadline."""
-        context, backend = self._context, self.choice.target.backend
+        context, target = self._context, self.choice.target
         try:
-            if call.operation not in backend.operations:
+            if call.operation not in target.operations:
                 raise unsupported(f"the operation {call.operation}")
             if context.deadline is None:
                 return await self._begin(call)
@@ -143,7 +143,7 @@ class Attempt:
         except BackendError as error:
             self._failure = error.with_traceback(None)  # which keeps this frame, and the call, in a cycle
             context.record.sent -= not error.sent
-            log_failure(backend.name, error, context)
+            log_failure(target.name, error, context)
             return AttemptOutcome(call, error=error)
 
     def _answering(self, call: Call) -> AbstractAsyncContextManager[Reply]:

@@ -135,7 +135,7 @@ def _note_answer(choice: Choice, outcome: AttemptOutcome, route: Route, attempts
     reply = outcome.reply
     begins = reply is not None and reply.status == 200
     context.is_answered = begins and (outcome.first_error is None or not outcome.is_refused)
-    context.target = choice.target.backend.name if context.is_answered else None
+    context.target = choice.target.name if context.is_answered else None
     if reply is not None and not outcome.is_success:
         context.record.upstream_code = outcome.upstream_code
     if attempts > 1:

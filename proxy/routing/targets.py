@@ -48,8 +48,8 @@ class Target:
     """A backend, and how it is at the moment. Times are those of the event loop's clock."""
 
     __slots__ = (
-        "_on_ejected", "_prices", "_slow_s", "address", "attempts", "backend", "breaker", "ejections", "fault",
-        "in_flight", "is_drained", "limited_until", "noted_at", "places",
+        "_on_ejected", "_prices", "_slow_s", "address", "attempts", "backend", "breaker", "ejections", "enforces",
+        "fault", "in_flight", "is_drained", "limited_until", "name", "noted_at", "operations", "places", "provider",
     )  # fmt: skip
 
     def __init__(
@@ -71,8 +71,9 @@ class Target:
         self.fault: str | None = None
         """The code of the fault with which the last call ended; None after one without."""
         self._on_ejected = on_ejected
-        self._slow_s = backend.slow_start_s
-        self.address = backend.address
+        # Reading a field of a backend takes as long as ten of this object: it is a pydantic model.
+        self.name, self.provider, self.enforces = backend.name, backend.provider, backend.enforces
+        self.operations, self.address, self._slow_s = backend.operations, backend.address, backend.slow_start_s
         limits = backend.concurrency
         self.places = None if limits is None else Places(limits, has_teams=has_teams)
 

@@ -25,6 +25,10 @@ class Concurrency:
     max_wait_s: float
 
 
+ENGINES = "HEADGATE_ENGINES"
+"""The environment variable by which a worker process learns the file descriptor of its connection to shared engines."""
+
+
 class Backend(Table, ABC):
     """Answers calls. Its fields are its TOML keys, `name` among them."""
 
@@ -34,8 +38,6 @@ class Backend(Table, ABC):
     needs_model: ClassVar[bool] = True
     """Whether every call must name a model; a server of prompt templates also answers calls without one."""
 
-    loads_models: ClassVar[bool] = False
-    """Whether every process of the gateway loads models for it."""
     can_relay: ClassVar[bool] = False
     """Whether paths beside those of the Responses protocol can be relayed to it."""
 

@@ -102,7 +102,8 @@ def _supervise(config: Config) -> int:
     except OSError as error:
         print(f"headgate cannot start: {_reason(error)}", file=sys.stderr)
         return INPUT_ERROR
-    return asyncio.run(supervisor.run(lambda address: _greet(address, models, is_open=config.is_open)))
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        return runner.run(supervisor.run(lambda address: _greet(address, models, is_open=config.is_open)))
 
 
 def _reason(error: Exception) -> str:

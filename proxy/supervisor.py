@@ -17,12 +17,14 @@ from typing import Any
 
 import structlog
 
+from backends import ENGINES
 from proxy.admin.listener import listening
 from proxy.admin.processes import Processes
 from proxy.config.build import Config
 from proxy.control import CONTROL, LISTENER, NUMBER, SPOOL, Link, Questions
 from proxy.http.health import Report
 from proxy.http.listening import ADMIN, bind, close, explained
+from proxy.shared_engines import SharedEngines
 from proxy.telemetry.instruments import Snapshot, decode, merge
 from proxy.usage.spool import open_files
 from proxy.worker_process import address_of
@@ -78,6 +80,7 @@ class Supervisor:
         self._asked = Questions()
         self._ended: Snapshot = {}
         """What processes had counted that have ended: a counter must not fall."""
+        self._engines = SharedEngines()
         self._stopping = asyncio.Event()
         self._first_failure: int | None = None
         self._started = 0
@@ -103,6 +106,7 @@ class Supervisor:
                 answering = listening(self._config, processes, self._admin)
                 log.info("admin.started", address=await resources.enter_async_context(answering))
             await asyncio.gather(*keepers)
+            await self._engines.close()
             greeting.cancel()
         for worker in self._workers:
             worker.listener.close()
@@ -156,7 +160,8 @@ class Supervisor:
     async def _run(self, worker: Worker) -> int:
         """Run one process to its end; return its exit status."""
         own, other = socket.socketpair()
-        places = {LISTENER: worker.listener.fileno(), CONTROL: other.fileno()}
+        engines, its_engines = socket.socketpair()
+        places = {LISTENER: worker.listener.fileno(), CONTROL: other.fileno(), ENGINES: its_engines.fileno()}
         environment = {name: str(file) for name, file in places.items()}
         environment[SPOOL] = ",".join(map(str, worker.spool))
         environment[NUMBER] = f"{worker.number}/{len(self._workers)}"
@@ -167,6 +172,8 @@ class Supervisor:
             )  # fmt: skip
         finally:
             other.close()
+            its_engines.close()
+        serving = asyncio.create_task(self._serve_engines(process, engines))
         worker.process, worker.link = process, await Link.over(own)
         worker.heard_at = asyncio.get_running_loop().time()
         listening_to, watching = asyncio.create_task(self._listen(worker)), asyncio.create_task(self._watch(worker))
@@ -176,10 +183,15 @@ class Supervisor:
             listening_to.cancel()
             watching.cancel()
             worker.link.close()
+            await serving
             worker.process = worker.link = None
             worker.serves = False
             sums = {metric: series for metric, series in worker.counted.items() if metric.kind != "gauge"}
             self._ended, worker.counted = merge([self._ended, sums]), {}
+
+    async def _serve_engines(self, process: Process, end: socket.socket) -> None:
+        if not await self._engines.serve(end) and process.returncode is None:
+            process.kill()
 
     async def _listen(self, worker: Worker) -> None:
         """Read what a worker says."""

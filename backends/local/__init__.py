@@ -23,10 +23,12 @@ from backends import Backend
 from backends.local.answer import ResponseBuilder
 from backends.local.decoding.grammar_matcher import GrammarCompiler
 from backends.local.host.device import Placement, check_placement, count_cores
-from backends.local.host.engine import Engine
+from backends.local.host.engine import ModelEngine
 from backends.local.host.ipc import EngineSpec
 from backends.local.host.memory import check_model_fits, free_bytes, shared_budget
-from backends.local.host.process_engine import ProcessEngine, SupervisorSettings
+from backends.local.host.process_engine import ProcessEngine
+from backends.local.host.remote_engine import RemoteEngine, link_of_process
+from backends.local.host.shared_messages import AdmissionLimits, EngineOrder, SupervisorSettings
 from backends.local.host.thread_engine import ThreadEngine
 from backends.local.model import Model, read_model
 from backends.local.request import LocalRequest, read_request
@@ -50,7 +52,6 @@ MIN_KV_TOKENS = 512
 
 class Local(Backend):
     operations: ClassVar[frozenset[Operation]] = frozenset({"create", "input_tokens"})
-    loads_models: ClassVar[bool] = True
 
     keeps_state: bool = False
     """Always false: the gateway keeps responses and conversations in [state]."""
@@ -116,7 +117,7 @@ class Local(Backend):
             raise ValueError('keep_alive_s, memory_bytes, process_bytes and preload = false need engine = "process"')
         return self
 
-    _engine: Engine = PrivateAttr()
+    _engine: ModelEngine = PrivateAttr()
     _model: Model = PrivateAttr()
     _executor: RequestExecutor = PrivateAttr()
 
@@ -131,17 +132,18 @@ class Local(Backend):
         self._executor = RequestExecutor(
             self.max_waiting, REQUEST_UNITS + CONTEXT_TOKEN_UNITS * self._model.context_length
         )
-        kv_bytes = self._kv_bytes(self._model)
-        placement, token_bytes = self._placement(), self._model.kv_bytes_per_token
-        workers = placement.workers or count_cores()  # until the model is loaded
-        admission = JobAdmission(self.max_waiting, workers, kv_bytes, self.max_wait_s, kv_bytes_per_token=token_bytes)
-        if self.engine == "process":
-            self._engine = await self._start_in_process(admission, placement, kv_bytes)
+        order = self.order(self._model)
+        if self.engine == "thread":
+            self._engine = await self._start_in_thread(order.limits.admission(), self._placement())
+        elif (link := await link_of_process()) is not None:
+            self._engine = await RemoteEngine.open(link, order)
         else:
-            self._engine = await self._start_in_thread(admission, placement)
+            self._engine = await ProcessEngine.start(
+                order.limits.admission(), order.spec, order.settings, shared_budget()
+            )
         log.info(
             "backend.started", backend=self.name, device=self._engine.device or "not loaded yet",
-            compute_type=self._engine.compute_type, workers=admission.workers,
+            compute_type=self._engine.compute_type, workers=self._engine.workers,
             context_length=self._model.context_length,
         )  # fmt: skip
 
@@ -159,21 +161,24 @@ class Local(Backend):
         cards = (self.device_index,) if isinstance(self.device_index, int) else self.device_index
         return Placement(self.device, cards, self.compute_type, self.workers, self.intra_threads)
 
-    async def _start_in_process(self, admission: JobAdmission, placement: Placement, kv_bytes: int) -> Engine:
-        model = self._model
-        order = EngineSpec(
+    def order(self, model: Model) -> EngineOrder:
+        """Return what an engine in a process is started with. Equal tables share one if there are several workers."""
+        kv_bytes, placement = self._kv_bytes(model), self._placement()
+        spec = EngineSpec(
             path=str(model.path.absolute()), placement=asdict(placement), vocabulary_size=len(model.vocabulary),
             stop_ids=sorted(model.stop_ids), kv_bytes_per_token=model.kv_bytes_per_token,
             prefix_cache_bytes=self.prefix_cache_bytes, process_bytes=self.process_bytes,
         )  # fmt: skip
-        terms = SupervisorSettings(
+        settings = SupervisorSettings(
             backend=self.name, start_timeout_s=self.start_timeout_s, hang_timeout_s=self.hang_timeout_s,
             keep_alive_s=self.keep_alive_s, preload=self.preload, memory_bytes=self.memory_bytes,
             required_bytes=self._required_bytes(model, kv_bytes),
         )  # fmt: skip
-        return await ProcessEngine.start(admission, order, terms, shared_budget())
+        workers = placement.workers or count_cores()  # until the model is loaded
+        limits = AdmissionLimits(self.max_waiting, workers, kv_bytes, self.max_wait_s, model.kv_bytes_per_token)
+        return EngineOrder(self.model_dump_json(), spec, settings, limits)
 
-    async def _start_in_thread(self, admission: JobAdmission, placement: Placement) -> Engine:
+    async def _start_in_thread(self, admission: JobAdmission, placement: Placement) -> ModelEngine:
         model = self._model
         tokenizer = (model.path / "tokenizer.json").read_text(encoding="utf-8")
         return await ThreadEngine.start(

@@ -123,8 +123,7 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
     if faults:
         raise ConfigError("\n".join(faults))
     backends, route_tables = parts["backends"], [*tables.routes.values()]
-    idle = consistency.idle_policies(parts["rules"], file.policy, route_tables)
-    warnings = (*idle, *consistency.repeated_models(tables.server, backends.values()))
+    warnings = (*consistency.idle_policies(parts["rules"], file.policy, route_tables),)
     callers = [
         caller if caller.team else caller.model_copy(update={"team": caller.name}) for caller in tables.callers.values()
     ]

@@ -3,7 +3,7 @@
 A fault stops the gateway: a call would be treated otherwise than the file says. A warning is something without effect.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from itertools import combinations
 from typing import Any
@@ -149,13 +149,6 @@ def worker_faults(server: ServerTable, state: Store | None) -> Iterator[str]:
     count = server.worker_count
     if count > 1 and isinstance(state, MemoryStore):
         yield f'server.workers: {count} processes cannot share [state] use = "memory"; use "sqlite" or "redis"'
-
-
-def repeated_models(server: ServerTable, backends: Iterable[Backend]) -> Iterator[str]:
-    """Local models that every process loads."""
-    for backend in backends if server.worker_count > 1 else ():
-        if backend.loads_models:
-            yield f"server.workers: each of {server.worker_count} workers loads the models of '{backend.name}' itself"
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,14 +9,14 @@ import asyncio
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Self
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol, Self
 
 import structlog
 
 from backends.local.decoding.job import MIN_PROMPT_TOKENS, DecodingOptions, DecodingStep, FinishReason, Job, Token
 from backends.local.scheduling.admission import JobAdmission
-from proxy.wire.errors import BackendError
+from proxy.wire.errors import BackendError, HeadgateError
 from proxy.wire.loggable import printable
 
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ class Generation:
         self.finish: FinishReason | None = None
         self.cached_tokens = 0
         self._tokens: list[Token] = []
-        self._error: BackendError | None = None
+        self._error: HeadgateError | None = None
         self._changed = asyncio.Event()
 
     def __aiter__(self) -> Self:
@@ -66,7 +66,7 @@ class Generation:
         if step.tokens or step.finish:
             self._changed.set()
 
-    def fail(self, error: BackendError) -> None:
+    def fail(self, error: HeadgateError) -> None:
         """End the answer with an error after the tokens that have arrived; the first error counts."""
         self._error = self._error or error
         self._changed.set()
@@ -75,6 +75,35 @@ class Generation:
     def is_over(self) -> bool:
         """Whether no further token will arrive."""
         return self.finish is not None or self._error is not None
+
+
+class ModelEngine(Protocol):
+    """A model that answers are generated with, in this process or by way of another one."""
+
+    device: str
+    compute_type: str
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it accepts jobs now."""
+
+    @property
+    def workers(self) -> int:
+        """How many batches run at once."""
+
+    def generate(
+        self, prompt: Sequence[int], options: DecodingOptions, *, team: str = ""
+    ) -> AbstractAsyncContextManager[Generation]:
+        """Start an answer; see `Engine`."""
+
+    async def close(self) -> None:
+        """End all answers and release the model."""
+
+
+def check_prompt(prompt: Sequence[int], vocabulary_size: int) -> None:
+    """Raises ValueError for a prompt that would crash the library: too short, or with an unknown token."""
+    if len(prompt) < MIN_PROMPT_TOKENS or min(prompt) < 0 or max(prompt) >= vocabulary_size:
+        raise ValueError("The prompt is invalid; it must have at least two tokens, all of the model's vocabulary.")
 
 
 class Engine(ABC):
@@ -97,9 +126,7 @@ class Engine(ABC):
 
         Raises BackendError when too many jobs are waiting, ValueError for an invalid prompt.
         """
-        # A token id beyond the vocabulary would crash the library.
-        if len(prompt) < MIN_PROMPT_TOKENS or min(prompt) < 0 or max(prompt) >= self._vocabulary_size:
-            raise ValueError("The prompt is invalid; it must have at least two tokens, all of the model's vocabulary.")
+        check_prompt(prompt, self._vocabulary_size)
         job = Job(next(self._job_ids), prompt, options, team=team)
         with self._admission.admit(job):
             generation = self._generations[job.id] = Generation()
@@ -121,6 +148,11 @@ class Engine(ABC):
             generation = self._generations.get(step.job)
             if generation is not None:
                 generation.add_step(step)
+
+    @property
+    def workers(self) -> int:
+        """How many batches run at once."""
+        return self._admission.workers
 
     def fail_all(self, error: BackendError) -> None:
         """End all answers with an error."""

@@ -118,9 +118,19 @@ def decode_job(content: Sequence[Any]) -> Job:
 
 def encode_steps(steps: Sequence[DecodingStep]) -> bytes:
     """Return a "steps" message."""
-    rows = [(step.job, list(map(_encode_token, step.tokens)), step.finish, step.cached_tokens, step.message)
-            for step in steps]  # fmt: skip
-    return encode_message("steps", rows)
+    return encode_message("steps", _rows(steps))
+
+
+def _rows(steps: Sequence[DecodingStep]) -> list[object]:
+    return [
+        (step.job, list(map(_encode_token, step.tokens)), step.finish, step.cached_tokens, step.message)
+        for step in steps
+    ]
+
+
+def encode_shared_steps(handle: int, steps: Sequence[DecodingStep]) -> bytes:
+    """Return a "steps" message of an engine that several workers share."""
+    return encode_message("steps", handle, _rows(steps))
 
 
 def decode_steps(content: Sequence[Any], vocabulary_size: int) -> list[DecodingStep]:

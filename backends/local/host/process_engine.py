@@ -11,9 +11,8 @@ a 503 with the time until then.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import structlog
 
@@ -22,6 +21,7 @@ from backends.local.host.child_process import ChildProcess
 from backends.local.host.engine import Engine, Generation, model_failed
 from backends.local.host.ipc import EngineSpec
 from backends.local.host.memory import ModelMemoryBudget
+from backends.local.host.shared_messages import SupervisorSettings
 from backends.local.scheduling.admission import JobAdmission
 from proxy.wire.errors import BackendError
 from proxy.wire.loggable import summarize_error
@@ -32,19 +32,6 @@ log = structlog.get_logger()
 FIRST_BACKOFF_S, MAX_BACKOFF_S, STABLE_S = 0.25, 30.0, 60.0
 # How long a call waits before it looks again at a child that has exited; the supervising task is about to notice.
 RETRY_S = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisorSettings:
-    """How the engine's process is started and kept."""
-
-    backend: str  # the backend's name, for logs
-    start_timeout_s: float
-    hang_timeout_s: float
-    keep_alive_s: float | None
-    preload: bool
-    memory_bytes: int | None  # the limit of all models of this gateway together
-    required_bytes: int  # the estimate for this model
 
 
 class ProcessEngine(Engine):
@@ -62,6 +49,8 @@ class ProcessEngine(Engine):
         self._wanted = asyncio.Event()
         self._up = asyncio.Event()
         self._has_failed = self._closed = False
+        self.on_state: Callable[[], None] = lambda: None
+        """Called when `is_running` has changed."""
         self._failures = 0
         self._next_start = self._up_since = self._used_at = time.monotonic()
         self._supervision: asyncio.Task[None]
@@ -167,7 +156,8 @@ class ProcessEngine(Engine):
                 reason = await self._run_child(self._child or await self._start_child())
             except Exception as error:  # noqa: BLE001  without this task no call would ever be answered again
                 is_known = isinstance(error, OSError)
-                reason, self._has_failed = str(error) if is_known else summarize_error(error), True
+                reason = str(error) if is_known else summarize_error(error)
+                self._set_failed(True)
             if reason:
                 await self._back_off(reason)
 
@@ -187,7 +177,7 @@ class ProcessEngine(Engine):
         self._up.set()
         if self._has_failed:
             log.warning("engine.restarted", backend=self._settings.backend)
-        self._has_failed = False
+        self._set_failed(False)
         return child
 
     async def _run_child(self, child: ChildProcess) -> str:
@@ -199,7 +189,7 @@ class ProcessEngine(Engine):
             idle_check.cancel()
             self._up.clear()
             self._child = None
-            self._has_failed = not child.stop_requested
+            self._set_failed(not child.stop_requested)
             self._fail_jobs(child.jobs)
             reason = await child.wait()
             self._memory.release(self)
@@ -207,6 +197,11 @@ class ProcessEngine(Engine):
             return reason
         log.info("model.unloaded", backend=self._settings.backend)
         return ""
+
+    def _set_failed(self, has_failed: bool) -> None:  # noqa: FBT001  it is what is set
+        if has_failed != self._has_failed:
+            self._has_failed = has_failed
+            self.on_state()
 
     def _fail_jobs(self, job_ids: Iterable[int]) -> None:
         for job_id in job_ids:

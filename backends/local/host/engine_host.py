@@ -119,6 +119,7 @@ class _WorkerConnection:
         self._engines: dict[int, HostedEngine] = {}
         self._jobs: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._steps: dict[int, list[DecodingStep]] = {}
 
     async def run(self) -> None:
         """Do what the worker asks for until it is gone. Raises IpcError."""
@@ -149,6 +150,17 @@ class _WorkerConnection:
         for handle, each in self._engines.items():
             if each is hosted:
                 self._channel.send(encode_message("state", handle, hosted.engine.is_running))
+
+    def _add_step(self, handle: int, step: DecodingStep) -> None:
+        """Send a step together with those of other jobs that come in the same turn of the loop."""
+        if not self._steps:
+            asyncio.get_running_loop().call_soon(self._send_steps)
+        self._steps.setdefault(handle, []).append(step)
+
+    def _send_steps(self) -> None:
+        for handle, steps in self._steps.items():
+            self._channel.send(encode_shared_steps(handle, steps))
+        self._steps.clear()
 
     def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -185,9 +197,10 @@ class _WorkerConnection:
                 async for tokens in generation:
                     first, cached = cached is None, generation.cached_tokens
                     step = DecodingStep(job_id, tokens, cached_tokens=cached if first else None)
-                    channel.send(encode_shared_steps(handle, [step]))
-                channel.send(encode_shared_steps(handle, [DecodingStep(job_id, finish=generation.finish)]))
+                    self._add_step(handle, step)
+                self._add_step(handle, DecodingStep(job_id, finish=generation.finish))
         except HeadgateError as error:
+            self._send_steps()
             channel.send(encode_message("failed", handle, job_id, encode_error(error)))
         finally:
             self._jobs.pop(job_id, None)

@@ -225,15 +225,18 @@ class Supervisor:
     async def _reload(self) -> Report:
         """Let one worker after the other read the config again, and return the last answer: a first fault ends it."""
         answer: Report = 422, {"error": {"message": "No worker answers."}}
+        changed = ""
         for worker in self._workers:
             if worker.link is not None:
                 question = self._question(worker, "reload")
                 done, _ = await asyncio.wait([question], timeout=RELOAD_S)
                 if not done:
                     return 422, {"error": {"message": f"Worker {worker.number} does not answer."}}
-                answer = question.result()
-                if answer[0] != 200:
-                    break
+                status, report = question.result()
+                if status != 200:
+                    message = f"{report['error']['message']} (worker {worker.number}{changed})"
+                    return status, {"error": {"message": message}}
+                answer, changed = (status, report), "; those before it serve the new config"
         return answer
 
     async def _ask_workers(self, word: str, argument: Any, *, of_all: bool) -> list[Any]:

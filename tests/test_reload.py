@@ -175,8 +175,9 @@ async def test_callers_and_secrets_are_read_again(start, upstream, tmp_path: Pat
     assert statuses == [401, 200, 200]
 
 
-async def test_1000_calls_through_20_reloads_lose_nothing(tmp_path: Path, capsys):
-    """Of a process: on connections that stay open and on new ones, streamed or not, by the command and by SIGHUP."""
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_1000_calls_through_20_reloads_lose_nothing(workers: int, tmp_path: Path, capsys):
+    """On connections that stay open and on new ones, streamed or not, by the command and by SIGHUP."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -184,7 +185,9 @@ async def test_1000_calls_through_20_reloads_lose_nothing(tmp_path: Path, capsys
 
     def write(number: int) -> None:
         tape = CANNED.replace('path = "', f'pace_ms = {number % 2 / 20}\npath = "')
-        path.write_text(f'[server]\nport = 0\n[admin]\nport = {port}\n[[policy]]\nuse = "size"\nmax_items = {number + 1}\n{tape}')  # fmt: skip
+        state = f'[state]\nuse = "sqlite"\npath = "{tmp_path}/state.db"\n'
+        server = f"[server]\nport = 0\nworkers = {workers}\n[admin]\nport = {port}\n"
+        path.write_text(f'{server}{state}[[policy]]\nuse = "size"\nmax_items = {number + 1}\n{tape}')
 
     write(0)
     process = await asyncio.create_subprocess_exec(
@@ -220,4 +223,4 @@ async def test_1000_calls_through_20_reloads_lose_nothing(tmp_path: Path, capsys
     events = [orjson.loads(line)["event"] for line in log.splitlines()]
 
     assert (process.returncode, len(outcomes), set(outcomes)) == (0, 1000, {(200, True)})
-    assert events.count("config.reloaded") == 20
+    assert events.count("config.reloaded") == 20 * workers

@@ -144,7 +144,8 @@ async def test_a_reload_reaches_all_workers(start: Start, http: aiohttp.ClientSe
     for more in ('[[policy]]\nuse = "size"\nmax_items = 1\n', "[nothing]\n"):
         write_config(tmp_path, more)
         async with http.post(f"{gateway.admin}/reload") as answer:
-            answers.append((answer.status, (await answer.json()).get("changes")))
+            found = await answer.json()
+            answers.append((answer.status, found.get("changes") or found["error"]["message"].rpartition(": ")[2]))
         message = {"role": "user", "content": "Hi"}
         statuses = await asyncio.gather(*(gateway.call(http, input=[message, message]) for _ in range(30)))
 
@@ -152,7 +153,7 @@ async def test_a_reload_reaches_all_workers(start: Start, http: aiohttp.ClientSe
     async with http.get(f"{gateway.admin}/metrics") as answer:
         counted = re.findall(r"^headgate_config_reloads_total\{(.*)\} (\S+)$", await answer.text(), re.MULTILINE)
 
-    assert answers == [(200, ["policy[size]: added"]), (422, None)]
+    assert answers == [(200, ["policy[size]: added"]), (422, "unknown key (worker 1)")]
     assert sorted(counted) == [('headgate_outcome="failed"', "1"), ('headgate_outcome="succeeded"', "2")]
 
 
@@ -184,6 +185,23 @@ async def test_running_streams_end_before_the_workers_do(start: Start, http: aio
 
     assert rest.endswith(b"data: [DONE]\n\n")
     assert await asyncio.wait_for(gateway.process.wait(), LIMIT_S) == 0
+
+
+async def test_a_second_signal_ends_running_streams(start: Start, http: aiohttp.ClientSession):
+    """Of all workers, although they might go on for half a minute."""
+    gateway = await start(pace_ms=60_000)
+    async with http.post(f"{gateway.address}/responses", json=REQUEST | {"stream": True}) as answer:
+        await answer.content.readany()
+        gateway.process.send_signal(signal.SIGTERM)
+        await gateway.until_logged("server.stopping")
+        gateway.process.send_signal(signal.SIGINT)
+        with pytest.raises(aiohttp.ClientError):
+            await answer.read()
+        await asyncio.wait_for(gateway.process.wait(), LIMIT_S)
+
+    stopped = sum(line["event"] == "server.stopped" for line in gateway.lines)
+
+    assert stopped < 2, "only a worker without a stream has finished"
 
 
 async def test_workers_do_not_outlive_their_supervisor(start: Start):

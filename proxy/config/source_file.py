@@ -3,6 +3,7 @@
 import hashlib
 import re
 import tomllib
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,4 +60,4 @@ class SourceFile:
 
     def _text(self) -> str:
         """Return its text, without the mark that some editors of Windows put before it. Raises ValueError."""
-        return self.content.decode("utf-8-sig").replace("\r\n", "\n")
+        return self.content.removeprefix(BOM_UTF8).decode().replace("\r\n", "\n")

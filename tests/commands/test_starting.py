@@ -63,11 +63,13 @@ def test_all_files_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "text").write_text("no database at all")
     tape = f'[[backend]]\nname = "b"\nuse = "replay"\npath = "{tmp_path}/none"'
     state = f'[state]\nuse = "sqlite"\npath = "{tmp_path}/text"'
-    write(config, f'{state}\n[audit]\npath = "/none/x"\n{tape}')
+    more = f'[server]\ntls_cert = "{tmp_path}/text"\ntls_key = "{tmp_path}/none"\n'
+    write(config, f'{more}\n{state}\n[audit]\npath = "/none/x"\n{tape}')
 
     assert main(["check", "--config", str(config)]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"{config}:3:1: state.path: {tmp_path}/text is no SQLite database",
-        f"{config}:5:1: audit.path: the folder /none does not exist",
-        f"{config}:6:3: backend[0]: 'b' cannot start: {tmp_path}/none: No such file or directory",
+        f"{config}:3:1: server.tls_key: {tmp_path}/none: No such file or directory",
+        f"{config}:7:1: state.path: {tmp_path}/text is no SQLite database",
+        f"{config}:9:1: audit.path: the folder /none does not exist",
+        f"{config}:10:3: backend[0]: 'b' cannot start: {tmp_path}/none: No such file or directory",
     ]

@@ -248,6 +248,22 @@ async def test_a_worker_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pyte
     assert "worker.hung" in [line["event"] for line in logged]
 
 
+async def test_the_pause_before_a_restart_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged):
+    """A worker that ends again and again does not take the machine; the pause has a limit."""
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.004)
+    config = read(write_config(tmp_path))
+    running = Supervisor(config.model_copy(update={"admin": None}), [sys.executable, "-c", "raise SystemExit(3)"], 1)
+    running._workers[0].pause_s = 0.001
+    serving = asyncio.create_task(running.run(print))
+    await until(lambda: len(logged) >= 5)
+    running._stop(signal.SIGTERM)
+    await asyncio.wait_for(serving, LIMIT_S)
+    ended = [line for line in logged if line["event"] == "worker.ended"]
+
+    assert [line["starts_in_s"] for line in ended][:5] == [0.001, 0.002, 0.004, 0.004, 0.004]
+    assert {line["status"] for line in ended} == {3}
+
+
 async def test_a_config_with_which_no_worker_starts_ends_the_supervisor(tmp_path: Path):
     """Nothing is started again and again; the exit status and the message are those of one process."""
     config = write_config(tmp_path, '[[backend]]\nname = "none"\nuse = "local"\npath = "/nowhere"\n')

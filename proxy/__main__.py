@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -59,10 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tally = LogTally()
     close_logs = configure_logs(level=logging.INFO if is_server else logging.ERROR, final=is_server, tally=tally)
     try:
-        return _serve(options, close_logs, tally) if run is None else run(options)
+        code = _serve(options, close_logs, tally) if run is None else run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has read enough; Python would write at its end again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SUCCESS
     except (ConfigError, OSError) as error:
         print(_reason(error), file=sys.stderr)
         return INPUT_ERROR
+    else:
+        return code
     finally:
         close_logs()
 

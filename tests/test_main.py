@@ -1,5 +1,6 @@
 """The command line."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -131,6 +132,16 @@ def test_the_differences_of_two_files_are_printed(config: Path, tmp_path: Path, 
     assert capsys.readouterr().out.splitlines() == [
         "policy[max_tool_calls].max: 5 -> 4", "server: removed (needs a restart)"
     ]  # fmt: skip
+
+
+def test_a_reader_that_has_read_enough_is_no_fault():
+    """Such as `head`: there is no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-m", "proxy", "check"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_the_version_is_that_of_the_package(capsys):

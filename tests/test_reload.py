@@ -213,8 +213,15 @@ async def test_1000_calls_through_20_reloads_lose_nothing(workers: int, tmp_path
             assert f"policy[size].max_items: {number} -> {number + 1}" in capsys.readouterr().out
         write(20)
         process.send_signal(signal.SIGHUP)
+        async with aiohttp.ClientSession() as http:
+            succeeded, all_of_them = (
+                ("headgate_config_reloads_total", frozenset({("headgate_outcome", "succeeded")})),
+                0,
+            )
+            while all_of_them < 20 * workers:
+                all_of_them = (await scrape(http, f"http://127.0.0.1:{port}")).get(succeeded, 0)
 
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(120):
         await asyncio.gather(reload(), *(call(keeps) for keeps in (True, True, True, False)))
         path.write_text("[nothing]")
         assert await asyncio.to_thread(main, ["reload", "--config", str(path)]) == 2

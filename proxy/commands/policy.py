@@ -205,6 +205,8 @@ async def _outcome_of(rules: Sequence[Rule], case: Case, least_values: Mapping[s
 def _cases(file: Path) -> tuple[Sequence[Rule], Sequence[Case]]:
     """The policies of a file, if any, and its cases. Raises ConfigError."""
     typed = _typed(file)
+    if {"backend", "route"} & typed.keys():
+        raise ConfigError(f"{file}: this is a config, which has no cases; give it with --config, beside files of cases")
     try:
         listed = Cases.model_validate(typed)
         return rules_of(listed.policy), listed.case

@@ -263,6 +263,7 @@ changed = {safety_identifier = "KIM"}
          ", case 1: 'c' has a code; a case with a code needs expect = \"denied\""),
         ("[[case]]\nrequest = {}\n[[case]]\nexpect = 'perhaps'\nrequest = {}", ", case 2: expect: String should match"),
         ("[[case]]\nname = 'no request'", ", case 1: request: missing"),
+        ("[[route]]\nmodel = 'm'", ": this is a config, which has no cases; give it with --config"),
         ("[[case]]\nrequest = 'text'", ", case 1: request: Input should be a valid table"),
         ("[[case]]\nrequest = {}\nexpects = 'denied'", ", case 1: expects: unknown key; did you mean expect?"),
         ("[[case]]\nrequest = {model = 'm', n = 9223372036854775808999}",

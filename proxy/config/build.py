@@ -14,7 +14,7 @@ from backends import Backend
 from policies.support.globs import is_glob
 from proxy.config import consistency
 from proxy.config.admin_table import AdminTable
-from proxy.config.file_tables import ConfigFile, Tables, read_file, read_plain
+from proxy.config.file_tables import ConfigFile, Tables, follows, read_file, read_plain
 from proxy.config.plugin_tables import backends_of, cache_of, collect, rules_of, same_or, state_of
 from proxy.config.process_tables import LogTable, ServerTable
 from proxy.config.route_faults import route_faults
@@ -119,7 +119,8 @@ def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:
     faults: list[str] = []
     file = read_file(faults, typed)
     tables, parts = read_plain(faults, file), _parts(faults, file, running)
-    faults += _faults_between(file, tables, parts)
+    lines = "\n".join(faults).splitlines()
+    faults += [fault for fault in _faults_between(file, tables, parts) if not follows(fault, lines)]
     if faults:
         raise ConfigError("\n".join(faults))
     backends, route_tables = parts["backends"], [*tables.routes.values()]
@@ -144,6 +145,10 @@ def _faults_between(file: ConfigFile, tables: Tables, parts: Mapping[str, Any]) 
     backends, has_others = parts["backends"], file.keys is not None or bool(file.issuer)
     faulty = [name for name in _names(file.backend) if name not in backends]
     faulty += _names([table for index, table in enumerate(file.route) if index not in tables.routes])
+    if len(_names(file.backend)) < len(file.backend):  # any name may be that of a backend without one
+        faulty += [name for route in tables.routes.values() for name in route.backend_names if name not in backends]
+        faulty += [relay.backend for relay in tables.relays.values()]
+        faulty += [price.backend for price in tables.prices.values()]
     yield from consistency.caller_faults(tables.callers)
     if not file.route:
         yield "route: there is no [[route]]; at least one must name a model and its backend"

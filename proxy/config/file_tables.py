@@ -1,6 +1,6 @@
 """A file -> its tables, each validated by itself: a fault of one hides no fault of another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from proxy.config.admin_table import AdminTable
 from proxy.config.plugin_tables import collect
+from proxy.config.positions import join
 from proxy.config.process_tables import LogTable, ServerTable
 from proxy.config.schema import CallerTable, KeysTable, RelayTable, RouteTable
 from proxy.config.validation import M, validate
@@ -47,7 +48,10 @@ class ConfigFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables that are no plug-ins, those of a list by their number in the file. One that has faults is missing."""
+    """The tables that are no plug-ins, those of a list by their number in the file.
+
+    One with a fault lacks the key that is at fault, or is missing if it cannot be without.
+    """
 
     server: ServerTable
     log: LogTable
@@ -64,6 +68,26 @@ class Tables:
     prices: Mapping[int, PriceTable]
 
 
+def path_of(fault: str) -> str:
+    """Return the path that a fault begins with."""
+    return fault.partition(":")[0]
+
+
+def is_in(path: str, other: str) -> bool:
+    """Return whether a path is another one, or is in what that names."""
+    return path == other or path.startswith((f"{other}.", f"{other}["))
+
+
+def follows(fault: str, others: Iterable[str]) -> bool:
+    """Return whether a fault between tables may only be due to one of these: a key at fault counts as left out."""
+    path = path_of(fault)
+    for other in map(path_of, others):
+        is_about_missing = is_in(other, path) or (is_in(other, path.rpartition(".")[0]) and ": missing" in fault)
+        if is_in(path, other) or is_about_missing:
+            return True
+    return False
+
+
 def read_file(faults: list[str], typed: Mapping[str, Any]) -> ConfigFile:
     """Return the tables as they are written; those of a wrong kind are missing, and are faults."""
     if (file := collect(faults, validate, ConfigFile, typed, "")) is not None:
@@ -78,7 +102,18 @@ def read_plain(faults: list[str], file: ConfigFile) -> Tables:
     """Return the tables of a file that are no plug-ins, and add what is wrong with the others to `faults`."""
 
     def one(kind: type[M], typed: TableOf | None, name: str) -> M | None:
-        return None if typed is None else collect(faults, validate, kind, typed, name)
+        if typed is None:
+            return None
+        found: list[str] = []
+        table = collect(found, validate, kind, typed, name)
+        if table is None:
+            faults.extend(found[0].splitlines())
+            bad = {path_of(fault) for fault in faults}
+            sound = {
+                key: value for key, value in typed.items() if not any(is_in(each, join(name, key)) for each in bad)
+            }
+            table = collect([], validate, kind, sound, name)
+        return table
 
     def many(kind: type[M], typed: Sequence[TableOf], name: str) -> dict[int, M]:
         tables = {index: one(kind, table, f"{name}[{index}]") for index, table in enumerate(typed)}

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from backends import Backend
 from policies import Policy
 from proxy.config.plugins import load, plugin_names
+from proxy.config.positions import join
 from proxy.config.schema import CacheTable, SelectorTable, StateTable
 from proxy.config.validation import ConfigError, M, suggest, validate
 from proxy.rules.rule import Rule, compile_selector
@@ -103,6 +104,9 @@ def _split(
     settings = collect(faults, validate, kind, shared, path)
     use = table.get("use", kind.model_fields["use"].default)
     made = collect(faults, make, use, own, path) if isinstance(use, str) else None
+    if "use" not in table and made is None:  # which keys it may have is not known, but one may be a misspelt `use`
+        meant = {key: suggest(key, kind.model_fields) for key in own}
+        faults += [f"{join(path, key)}: unknown key{hint}" for key, hint in meant.items() if hint]
     if settings is None or made is None:
         raise ConfigError("\n".join(faults))
     return settings, made

@@ -104,6 +104,7 @@ BROKEN = {
     "a key of a caller": ('[[caller]]\nname = "a"\nkye = "env:GATEWAY_KEY"', "caller[0].kye: unknown key; did you mean key?"),
     "a key of a policy": ('[[policy]]\nuse = "metadata_limits"\nmax_pair = 3', "policy[0].max_pair: unknown key; did you mean max_pairs?"),
     "a key of every policy": ('[[policy]]\nuse = "metadata_limits"\ncaller = ["a"]', "policy[0].caller: unknown key; did you mean callers?"),
+    "no use but a similar key": ('[[policy]]\nUse = "size"', "policy[0].Use: unknown key; did you mean use?"),
     "a key of a backend": ('[[backend]]\nname = "b"\nuse = "replay"\npath = "x"\npace = 3', "backend[1].pace: unknown key; did you mean pace_ms?"),
     "a key of the cache": ('[cache]\nuse = "memory"\nstore_max_byte = 3', "cache.store_max_byte: unknown key; did you mean store_max_bytes?"),
     "a key of the audit": ('[audit]\npath = "x"\nallow = true', "audit.allow: unknown key; did you mean allowed?"),

@@ -159,6 +159,23 @@ def test_all_faults_of_a_file_are_reported_at_once():
     ]  # fmt: skip
 
 
+def test_what_only_follows_from_a_fault_is_not_reported():
+    """A misspelt key counts as left out: that it is missing is no fault of its own, nor what has no name without it."""
+    nameless = {"use": "replay", "nmae": "canned", "path": "x"}
+    found = faults(
+        backend=[nameless],
+        route=[{"model": "*", "bakend": "canned"}, {"model": "m", "backend": "canned"}],
+        caller=[{"name": "a", "kye": "env:X"}, {"name": "a", "team": 7, "key_sha256": "1" * 64}],
+        admin={"port": "x"},
+        relay=[{"path": "/v1/files", "backend": "canned"}],
+    )
+
+    assert [fault.partition(":")[0] for fault in found] == [
+        "admin.port", "caller[0].kye", "caller[1].team", "route[0].bakend", "backend[0].name", "backend[0].nmae",
+        "route[1].model",
+    ]  # fmt: skip
+
+
 def test_faults_between_tables_are_reported_with_those_within():
     """Of tables that could be read."""
     found = faults(

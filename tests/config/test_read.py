@@ -119,7 +119,9 @@ def test_all_faults_of_a_file_are_shown_at_once(tmp_path: Path):
     assert [line.removeprefix(f"{path}:") for line in str(caught.value).splitlines()] == [
         "2:2: sever: unknown key; did you mean server?",
         "6:1: server.Port: unknown key; did you mean port?",
+        '7:1: server.workers: 2 processes cannot share [state] use = "memory"; use "sqlite" or "redis"',
         "11:1: caller[0].key_sha256: String should match pattern '^[0-9a-fA-F]{64}$'",
+        "14:1: caller[1].team: 'app' is in another team in caller[0]; a caller has one team, and may have several keys",
         "17:1: policy[0].use: there is no module policies.max_tool_call; did you mean max_tool_calls?",
         "20:1: policy[1].callers: 'ap' matches no [[caller]]; did you mean app?",
         "21:1: policy[1].alow: unknown key; did you mean allow?",

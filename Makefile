@@ -31,7 +31,7 @@ SLOW := tests/backends/training tests/bench tests/clients tests/deploy tests/soa
   $(addprefix tests/backends/local/,$(addsuffix .py,test_answer test_calling test_grammar test_local test_teams \
     decoding/test_constrained decoding/test_constrained_demo decoding/test_grammar_matcher \
     decoding/test_grammar_tokenizer grammar/test_compile_cost host/test_child_main host/test_child_process \
-    host/test_gateway host/test_gpu host/test_process_engine host/test_thread_engine model/test_chat_template \
+    host/test_engine_host host/test_gateway host/test_gpu host/test_process_engine host/test_thread_engine model/test_chat_template \
     model/test_model model/test_model_prompt model/test_template_sandbox model/test_tokenizer request/test_cost \
     request/test_tool_choice request/test_truncation scheduling/test_plan scheduling/test_prefix_cache \
     scheduling/test_scheduler scheduling/test_scheduler_crowds scheduling/test_scheduler_grammars \

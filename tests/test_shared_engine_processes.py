@@ -130,6 +130,7 @@ async def test_a_reload_keeps_a_model_whose_table_is_the_same(http: aiohttp.Clie
         assert (changed[0], "backend[own].max_waiting: added, 9" in changed[1]) == (200, True)
         assert (set(statuses), gateway.engines == [engine]) == ({200}, False)
         os.kill(gateway.engines[0], signal.SIGKILL)
+        await until(lambda: any(line["event"] == "engine.exited" for line in gateway.lines))
         assert {await gateway.call(http) for _ in range(6)} == {200}
         gateway.process.kill()
         await gateway.process.wait()

@@ -11,12 +11,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from backends.local.decoding.job import DecodingStep
+from backends.local.host.engine import model_failed
 from backends.local.host.ipc import Channel, IpcError, decode_job, encode_message, encode_shared_steps
 from backends.local.host.memory import shared_budget
 from backends.local.host.process_engine import ProcessEngine
 from backends.local.host.shared_messages import EngineOrder, OpenedEngine, decode_order, encode_error
 from proxy.wire.errors import HeadgateError
+from proxy.wire.loggable import summarize_error
+
+log = structlog.get_logger()
 
 LINGER_S = 30.0
 """How long an engine stays loaded after the last worker that used it was lost, in seconds."""
@@ -188,9 +194,10 @@ class _WorkerConnection:
 
     async def _run_job(self, job_id: int, handle: int, content: Sequence[Any]) -> None:
         """Send the steps of one answer, and how it ended."""
-        job, channel = decode_job([job_id, *content]), self._channel
-        engine = self._engines[handle].engine
+        channel = self._channel
+        error: HeadgateError = model_failed()
         try:
+            job, engine = decode_job([job_id, *content]), self._engines[handle].engine
             async with engine.generate(job.prompt, job.options, team=job.team) as generation:
                 channel.send(encode_message("admitted", handle, job_id))
                 cached: int | None = None
@@ -199,8 +206,12 @@ class _WorkerConnection:
                     step = DecodingStep(job_id, tokens, cached_tokens=cached if first else None)
                     self._add_step(handle, step)
                 self._add_step(handle, DecodingStep(job_id, finish=generation.finish))
-        except HeadgateError as error:
-            self._send_steps()
-            channel.send(encode_message("failed", handle, job_id, encode_error(error)))
+                return
+        except HeadgateError as found:
+            error = found
+        except Exception as found:  # noqa: BLE001  the worker waits for an end of the job
+            log.warning("generation.failed", error=summarize_error(found))
         finally:
             self._jobs.pop(job_id, None)
+        self._send_steps()
+        channel.send(encode_message("failed", handle, job_id, encode_error(error)))

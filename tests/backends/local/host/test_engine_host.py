@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,25 @@ async def test_a_model_that_cannot_be_used_is_refused(folder: Path, tmp_path: Pa
         await answer_to(engine, [10] * 12_000_000)
 
     assert len(await answer(engine)) == 16
+
+
+@dataclass(frozen=True)
+class NewerOptions(DecodingOptions):
+    """Options as a worker of another version has them."""
+
+    more: int = 0
+
+
+async def test_a_job_that_the_host_cannot_read_fails(folder: Path, connect, logged):
+    """It is answered like a failure of the model, which it is not: the next one is served."""
+    engine = await (await connect()).open(folder)
+    with pytest.raises(BackendError) as failed:
+        async with engine.generate(PROMPT, NewerOptions(16, frozenset())):
+            pass
+
+    assert (failed.value.status, failed.value.code) == (502, "local_model_failed")
+    assert len(await answer(engine)) == 16
+    assert [line["event"] for line in logged] == ["generation.failed"]
 
 
 async def answer_to(engine: RemoteEngine, prompt: list[int]) -> None:

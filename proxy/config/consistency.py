@@ -3,7 +3,7 @@
 A fault stops the gateway: a call would be treated otherwise than the file says. A warning is something without effect.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from itertools import combinations
 from typing import Any

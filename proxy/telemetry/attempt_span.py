@@ -64,12 +64,9 @@ class ModelCall:
         ended, trace = time.perf_counter(), self._trace
         self._record.inference_s = round(ended - (trace.inference_began or self.started), 4)
         if trace.history is not None:
-            began_s, failed = (
-                trace.since_start_s(self.started),
-                self.error or (None if error is None else error_type(error)),
-            )
-            made = MadeAttempt(self._target or "", began_s, ended - self.started, self.status, failed)
-            trace.history.add_attempt(made)
+            failed = self.error or (None if error is None else error_type(error))
+            began_s, lasted_s = self.started - trace.started, ended - self.started
+            trace.history.add_attempt(MadeAttempt(self._target or "", began_s, lasted_s, self.status, failed))
         if self.span is None:
             return
         if self.status is not None:

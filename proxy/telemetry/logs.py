@@ -84,8 +84,11 @@ def _with_direct_info(logger: type[Any], tally: LogTally) -> type[Any]:
     It passes the one processor of JSON lines.
     """
 
-    def info(self: Any, event: str, **fields: Any) -> None:
-        self._logger.msg(_encode_json(tally, None, "info", {**self._context, **fields, "event": event}))
+    def info(self: Any, event: str, **fields: Any) -> Any:
+        if "exc_info" in fields:
+            return self._logger.msg(_encode_json(tally, None, "info", {**self._context, **fields, "event": event}))
+        line = {"timestamp": datetime.now(UTC), "level": "info", **self._context, **fields, "event": event}
+        return self._logger.msg(orjson.dumps(line, default=str))
 
     return type("ServerLogger", (logger,), {"info": info, "plain": logger})
 

@@ -111,14 +111,14 @@ class RequestMetrics:
             record.unpriced,
         )  # fmt: skip
         try:
-            plan = self._plans.get(key)
+            return self._plans[key]
         except TypeError:  # a value of the upstream's that is no scalar
             return self._plan(record, template)
-        if plan is None:
+        except KeyError:
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             plan = self._plans[key] = self._plan(record, template)
-        return plan
+            return plan
 
     def _plan(self, record: RequestRecord, template: str | None) -> _Plan:
         """Return where requests like this one are added."""

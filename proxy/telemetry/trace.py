@@ -39,9 +39,9 @@ class Trace:
     """The spans and durations of one request. Without a tracer it only measures durations."""
 
     __slots__ = (
-        "_call", "_has_worked", "_incoming", "_model_call", "_operation", "_resends", "_started", "_step",
+        "_call", "_has_worked", "_incoming", "_model_call", "_operation", "_resends", "_step",
         "_step_began", "_step_error", "_tracer", "durations", "history", "inference_began", "is_recording", "settings",
-        "span",
+        "span", "started",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +67,7 @@ class Trace:
         self._operation = ""
         self._resends = -1
         self.history: CallHistory | None = None  # what the admin API shows of it, if there is one
-        self._started = time.perf_counter()
+        self.started = time.perf_counter()  # when the head of the request had been read
         self._incoming: dict[str, str] = {}
         if headers is not None and "traceparent" in headers:
             self._incoming = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
@@ -86,13 +86,9 @@ class Trace:
         found = TRACEPARENT.fullmatch(self._incoming["traceparent"]) if self._incoming else None
         return None if found is None else found[1]
 
-    def since_start_s(self, then: float) -> float:
-        """Return how long after the request's head was read a time was, on the performance counter."""
-        return then - self._started
-
     def elapsed_s(self) -> float:
         """Return the seconds since the request's head was read."""
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self.started
 
     def begin(self, step: str) -> None:
         """Begin a step of the path, which lasts until the next one begins, or until `end_step`."""
@@ -161,7 +157,7 @@ class Trace:
             return
         span.update_name(printable(f"{self._operation} {record.model or ''}".strip(), LONGEST_CHARS))
         outcome, error = outcome_of(record)
-        begun_s, has_failed = (self.inference_began or self._started) - self._started, outcome in FAULTS
+        begun_s, has_failed = (self.inference_began or self.started) - self.started, outcome in FAULTS
         describe_model_call(span, self._operation, record, self.settings.semconv, begun_s, has_failed=has_failed)
         if has_failed:
             span.set_attribute("error.type", printable(error or outcome, LONGEST_CHARS))

@@ -26,7 +26,7 @@ from proxy.config.build import read as read_config
 from proxy.telemetry.logs import LogTally, configure_logs
 from proxy.telemetry.trace import tracer_provider
 from tests.bench.processes import start_server
-from tests.bench.servers import API_KEY, POLICIES, UPSTREAM, headgate, telemetry_variables
+from tests.bench.servers import API_KEY, POLICIES, SINKS, UPSTREAM, headgate, telemetry_variables
 from tests.bench.workloads import build_body
 
 VARIANTS = {
@@ -35,6 +35,7 @@ VARIANTS = {
     "log lines": "log",
     "1 % of the traces": "traces",
     "all three": "metrics log traces",
+    **{f"all, sink {sink}": f"metrics log traces {sink}" for sink in SINKS},
 }
 WARM_UP, REQUESTS, CONNECTIONS = 160, 2400, 16
 NO_PUSH_MS = "3600000"
@@ -122,7 +123,8 @@ async def _measure(upstream: int, folder: Path, observed: list[str]) -> tuple[fl
     """Return the calls of one variant, in a process of its own."""
     config = folder / f"{'_'.join(observed)}.toml"
     server = headgate(upstream, config, POLICIES, is_observed="metrics" in observed)
-    environment = {**server.environment, **(telemetry_variables(upstream) if observed else {})}
+    sink = next((each for each in SINKS if each in observed), "")
+    environment = {**server.environment, **(telemetry_variables(upstream, sink) if observed else {})}
     environment["OTEL_METRIC_EXPORT_INTERVAL"] = NO_PUSH_MS
     environment |= {f"OTEL_{each.upper()}_EXPORTER": "none" for each in ("traces", "metrics") if each not in observed}
     level = logging.INFO if "log" in observed else logging.ERROR

@@ -5,7 +5,6 @@ import re
 from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol, Self
 
 import orjson
@@ -16,6 +15,7 @@ from backends.upstream.errors import invalid_answer, too_large
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.refusals import MAX_REFUSAL_BYTES, check_status, refusal_in_success, refusal_of_body
 from backends.upstream.scrub import Scrubber
+from backends.upstream.steps import Steps
 from proxy.context import Context
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import BackendError
@@ -32,8 +32,6 @@ MAX_VALUES = 500_000
 """The most values in the JSON of an answer: parsing them holds the interpreter for about 50 ms."""
 MAX_ITEMS = 10_000
 """The most output items of an answer."""
-STEP_BYTES = 65_536
-"""How much of a stream is parsed before other calls have a turn, in bytes."""
 SHORT_BYTES = 65_536
 """Below this size a body is searched for secrets at once, in bytes."""
 SHORTEST_START = 8
@@ -146,6 +144,7 @@ class Stream:
         self._limits = limits
         self._decoder = decoder
         self._is_ended = False
+        self._steps = Steps()
         self.is_complete = False  # whether the response's terminal event was received
 
     def __aiter__(self) -> Self:
@@ -160,12 +159,14 @@ class Stream:
             else:
                 chunk = await read_chunk(self.answer, self._decoder)
             self._is_ended = not chunk
-            if len(chunk) > STEP_BYTES:
-                self._received, chunk = chunk[STEP_BYTES:], chunk[:STEP_BYTES]
+            if len(chunk) > (most := self._steps.size_bytes):
+                self._received, chunk = chunk[most:], chunk[:most]
             before = self._parser.pending_bytes
             batch = self._parse(chunk) if before < LARGE_BYTES else await self._context.run_large(self._parse, chunk)
             if (after := self._parser.pending_bytes) != before:
                 self._context.memory.grow(after - before)
+            if self._steps.is_long(len(chunk), len(batch)):
+                await asyncio.sleep(0)
             if batch:
                 self.answer.note_event()
                 if len(batch) > 1 or batch[0].type:
@@ -212,12 +213,11 @@ async def read_body(
         if context is not None:
             context.memory.grow(len(chunk))
         chunks.append(chunk)
-    joined = partial(_without_secrets, chunks, limits.scrubber)
+
+    def joined() -> bytes:
+        return limits.scrubber.data(b"".join(chunks))
+
     return joined() if context is None else await context.run(size, joined)
-
-
-def _without_secrets(chunks: list[bytes], scrubber: Scrubber) -> bytes:
-    return scrubber.data(b"".join(chunks))
 
 
 def _not_a_response(answer: UpstreamAnswer, limits: AnswerLimits, *, has_id: bool) -> BackendError:

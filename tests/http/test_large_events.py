@@ -25,6 +25,11 @@ EVENTS = {
     "followed": b"data: " + DONE + b"\n\n",
     "followed, CRLF": b"data: " + DONE + b"\r\n\r\n",
     "passed": b"event: response.output_text.delta\ndata: " + DELTA + b"\n\n",
+    "many short ones": b"".join(
+        b'data: {"type":"response.output_item.added","output_index":%d,"item":{"type":"message","id":"m%d"}}\n\n'
+        % (n, n)
+        for n in range(1, 6000)
+    ),
     "many lines": b"".join(b"data: " + b"x" * 74 + b"\r\n" for _ in range(50_000)) + b"\r\n",
 }
 

@@ -142,17 +142,21 @@ def headgate_with_sink(sink: str, upstream: int, folder: Path) -> ServerCommand:
 
 def headgate_with_redis(upstream: int, folder: Path) -> ServerCommand:
     """Return a Headgate with a Redis that ends with it, which holds hits in the process for one second."""
-    return before_redis(upstream, folder / "redis.toml", cache='use = "redis"\nurl = "REDIS"')
+    return before_redis(upstream, folder / "redis.toml", cache='use = "redis"\nurl = "REDIS"\ntimeout_ms = 2000')
 
 
 def headgate_reading_redis(upstream: int, folder: Path) -> ServerCommand:
     """Return a Headgate that reads Redis for each hit."""
-    return before_redis(upstream, folder / "each_time.toml", cache='use = "redis"\nurl = "REDIS"\nlocal_ttl_s = 0')
+    return before_redis(
+        upstream, folder / "each_time.toml", cache='use = "redis"\nurl = "REDIS"\ntimeout_ms = 2000\nlocal_ttl_s = 0'
+    )
 
 
 def headgate_with_state(upstream: int, folder: Path) -> ServerCommand:
     """Return a Headgate with a Redis that keeps the owners of what the upstream keeps."""
-    return before_redis(upstream, folder / "state.toml", f'{ROUTE}[state]\nuse = "redis"\nurl = "REDIS"')
+    return before_redis(
+        upstream, folder / "state.toml", f'{ROUTE}[state]\nuse = "redis"\nurl = "REDIS"\ntimeout_ms = 2000'
+    )
 
 
 def before_redis(upstream: int, config: Path, route: str = ROUTE, cache: str = 'use = "memory"') -> ServerCommand:

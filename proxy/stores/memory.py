@@ -6,18 +6,16 @@ Keeps: values within `store_max_bytes` and `store_max_entries`: when room is nee
 Fails: a value larger than the whole store is not kept. A counter, a lease or an entry of a journal beyond its limit is
     a StoreError: nothing that is counted or leased is dropped to make room. A group may have as many counters, and as
     many bytes of journals, as it leaves free, so that others find room.
-Source: https://cachetools.readthedocs.io/en/stable/#cachetools.TLRUCache
+Source: https://docs.python.org/3/library/collections.html#collections.OrderedDict
 """
 
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import count
 from typing import TypeVar
 
-from cachetools import TLRUCache
 from pydantic import PositiveInt
 
 from proxy.stores import LONGEST_S, Grant, Holder, Store, StoreError, added, grantable
@@ -76,40 +74,25 @@ class MemoryStore(Store):
         return time.monotonic
 
     @cached_property
-    def _values(self) -> GroupedCache[tuple[bytes, float]]:
-        def expires_at(_key: str, entry: tuple[bytes, float], now: float) -> float:
-            return now + entry[1]
-
-        def size(entry: tuple[bytes, float]) -> int:
-            return len(entry[0])
-
-        return GroupedCache(partial(TLRUCache, math.inf, expires_at, self._clock, size))
+    def _values(self) -> GroupedCache[bytes]:
+        return GroupedCache(self._clock)
 
     @cached_property
     def _records(self) -> GroupedCache[_Record]:
         """Counters, leases, journals and tallies; its size is the bytes of journals. `_keep` sets limits, nothing is
         evicted.
         """
-
-        def expires_at(_key: str, record: _Record, _now: float) -> float:
-            return record.ends_at
-
-        def size(record: _Record) -> int:
-            return record.size_bytes if isinstance(record, _Journal) else 0
-
-        return GroupedCache(partial(TLRUCache, math.inf, expires_at, self._clock, size))
+        return GroupedCache(self._clock)
 
     @cached_property
     def _windows(self) -> Iterator[int]:
         return count(1)
 
     async def get(self, key: str) -> bytes | None:
-        entry = self._values.get(key)
-        if entry is not None:
-            return entry[0]
-        if (record := self._records.get(key)) is not None:
+        value = self._values.get(key)
+        if value is None and (record := self._records.get(key)) is not None:
             raise _mismatch(record, "value")
-        return None
+        return value
 
     async def put(self, key: str, value: bytes, *, ttl_s: float, if_absent: bool = False, group: str = "") -> bool:
         if len(value) > self.store_max_bytes or (if_absent and self._holds(key)):
@@ -117,10 +100,10 @@ class MemoryStore(Store):
         if not if_absent:
             self._records.pop(key)
             self._values.pop(key)
-        values, max_bytes = self._values, self.store_max_bytes
-        if values.most_size + len(value) > max_bytes or values.most_entries >= self.store_max_entries:
-            self._make_room(len(value))
-        values.put(key, (value, ttl_s), group)
+        values, size = self._values, len(value)
+        if values.most_size + size > self.store_max_bytes or values.most_entries >= self.store_max_entries:
+            self._make_room(size)
+        values.put(key, value, group, size=size, ends_at=self._clock() + ttl_s)
         return True
 
     async def put_new(self, keys: Sequence[str], value: bytes, *, ttl_s: float, group: str = "") -> Sequence[bool]:
@@ -250,7 +233,8 @@ class MemoryStore(Store):
                 self._records.count_again()
             if not self._has_room(group):
                 raise StoreError(f"the store is full; store_max_counters is {self.store_max_counters}")
-        self._records.put(key, record, group)
+        size = record.size_bytes if isinstance(record, _Journal) else 0
+        self._records.put(key, record, group, size=size, ends_at=record.ends_at)
 
     def _has_journal_room(self, group: str, size_bytes: int) -> bool:
         left_bytes = self.store_max_journal_bytes - self._records.most_size - size_bytes

@@ -7,6 +7,7 @@ names. Which of them count is said by classification.py.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -19,24 +20,32 @@ DEFAULTS = {"store": True, "background": False}
 """What a side effect is when the call does not name it: a call that names it so asks for nothing else."""
 
 
+def encode_parts(parts: Iterable[bytes]) -> bytes:
+    """Return an encoding that no other list of parts has: each has its length before it."""
+    return b"".join([piece for part in parts for piece in (len(part).to_bytes(8), part)])
+
+
+NEITHER = encode_parts((b"", b""))
+"""The encoding of a call without parameters and headers that count."""
+
+
 def encode_call(call: Call, route: str, forwarded: Mapping[str, str]) -> bytes:
     """Return what the key is the hash of: two calls have the same only if they have the same answer.
 
     `forwarded` are the headers of the call that a target of the route may see. Who shares the answer is added by the
     vault.
     """
-    return encode_parts((
-        VERSION,
-        _bytes(route),
-        encode_parts(map(_bytes, relevant_parameters(call.query))) if call.query else b"",
-        encode_parts(_bytes(text) for header in relevant_headers(forwarded) for text in header),
-        orjson.dumps(relevant_fields(call.body), option=orjson.OPT_SORT_KEYS),
-    ))  # fmt: skip
+    query = encode_parts(map(_bytes, relevant_parameters(call.query))) if call.query else b""
+    listed = relevant_headers(forwarded)
+    headers = encode_parts(_bytes(text) for header in listed for text in header) if listed else b""
+    fields = orjson.dumps(relevant_fields(call.body), option=orjson.OPT_SORT_KEYS)
+    between = encode_parts((query, headers)) if query or headers else NEITHER
+    return b"".join((_beginning(VERSION, route), between, len(fields).to_bytes(8), fields))
 
 
-def encode_parts(parts: Iterable[bytes]) -> bytes:
-    """Return an encoding that no other list of parts has: each has its length before it."""
-    return b"".join([piece for part in parts for piece in (len(part).to_bytes(8), part)])
+@lru_cache(1024)
+def _beginning(version: bytes, route: str) -> bytes:
+    return encode_parts((version, _bytes(route)))
 
 
 def relevant_parameters(query: str) -> list[str]:
@@ -47,7 +56,7 @@ def relevant_parameters(query: str) -> list[str]:
 
 def relevant_headers(forwarded: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the headers that count, in the order of their names."""
-    return sorted([header for header in forwarded.items() if is_header_in_key(header[0])])
+    return sorted([header for header in forwarded.items() if is_header_in_key(header[0])]) if forwarded else []
 
 
 def relevant_fields(body: Mapping[str, Any]) -> dict[str, Any]:

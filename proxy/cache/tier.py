@@ -5,10 +5,9 @@ changes (see `Store.watch`); where it does not, this time is how long a process 
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
-
-from cachetools import LRUCache
 
 from proxy.cache.entry import Entry
 
@@ -19,11 +18,12 @@ OVERHEAD_BYTES = 2048
 
 
 class HeldEntry(NamedTuple):
-    """An entry, the generation in which it can be read, and when it is read from the store again."""
+    """An entry, the generation in which it can be read, when it is read from the store again, and its size."""
 
     entry: Entry
     generation: bytes | None
     ends_at: float
+    size_bytes: int
 
 
 class LocalTier:
@@ -31,33 +31,42 @@ class LocalTier:
 
     def __init__(self, life_s: float, max_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._life_s = life_s
+        self._max_bytes = max_bytes
         self._clock = clock
-        self._held: LRUCache[str, HeldEntry] = LRUCache(max_bytes, _size)
+        self._held: OrderedDict[str, HeldEntry] = OrderedDict()  # the one that was used last at the end
+        self._size_bytes = 0
         self.changes = 0
         """How often something was dropped because it has changed: a read that was begun before is not held."""
 
     def get(self, key: str) -> HeldEntry | None:
         """Return what is held of a key."""
-        try:
-            held = self._held[key]
-        except KeyError:
+        held = self._held.get(key)
+        if held is None or self._clock() >= held.ends_at:
             return None
-        return held if self._clock() < held.ends_at else None
+        self._held.move_to_end(key)
+        return held
 
     def put(self, key: str, entry: Entry, generation: bytes | None, *, changes: int) -> None:
         """Hold what was read from the store, unless something has changed since there were so many `changes`."""
-        held = HeldEntry(entry, generation, self._clock() + self._life_s)
-        if changes == self.changes and _size(held) <= self._held.maxsize:
-            self._held[key] = held
+        size = OVERHEAD_BYTES + CHARGE * (len(entry.body) + len(entry.frames))
+        if changes != self.changes or size > self._max_bytes:
+            return
+        self._remove(key)
+        self._held[key] = HeldEntry(entry, generation, self._clock() + self._life_s, size)
+        self._size_bytes += size
+        while self._size_bytes > self._max_bytes:
+            self._remove(next(iter(self._held)))
 
     def drop(self, key: str | None) -> None:
         """Drop what is held of a key; None: everything."""
         self.changes += 1
-        if key is None:
-            self._held.clear()
+        if key is not None:
+            self._remove(key)
         else:
-            self._held.pop(key, None)
+            self._held.clear()
+            self._size_bytes = 0
 
-
-def _size(held: HeldEntry) -> int:
-    return OVERHEAD_BYTES + CHARGE * (len(held.entry.body) + len(held.entry.frames))
+    def _remove(self, key: str) -> None:
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._size_bytes -= held.size_bytes

@@ -13,12 +13,12 @@ generation; the first secret writes, all of them read.
 import hashlib
 import hmac
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from cachetools import LRUCache
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from proxy.cache.entry import Entry
@@ -77,7 +77,7 @@ class Vault:
         self._tier = tier
         if tier is not None:
             store.watch(self._drop)
-        self._known: LRUCache[Partition, bytes | None] = LRUCache(MAX_KEYS)  # the generations that were read last
+        self._known: OrderedDict[Partition, bytes | None] = OrderedDict()  # the generations that were read
         self._rings = [VaultKeys(secret) for secret in secrets_] or [VaultKeys(b"")]
 
     def place(self, encoded_call: bytes, partition: Partition) -> Place:
@@ -103,7 +103,8 @@ class Vault:
         ]
         values = await self._store.get_many(names)
         place.generation, place.is_read = _generation(values[1]), True
-        self._known[place.partition] = place.generation
+        if self._known.get(place.partition) != place.generation:
+            self._know(place.partition, place.generation)
         for (ring, key), value, generation in zip(self._pairs(place), values[::2], values[1::2], strict=True):
             if value is not None and generation is not None:
                 opened = ring.open(value, key, place.partition, generation)
@@ -183,7 +184,7 @@ class Vault:
         """Return the generation of a partition, a new one if it has none. Raises StoreError, UnknownGeneration."""
         name, new = ring.generation_of(partition), secrets.token_bytes(GENERATION_BYTES)
         if await self._store.put(name, new, ttl_s=LONGEST_S, if_absent=True, group=partition.team):
-            self._known[partition] = new
+            self._know(partition, new)
             return new
         try:
             found = _generation(await self._store.get(name))
@@ -192,6 +193,11 @@ class Vault:
         if found is None:  # it has just expired, or is not one
             await self._store.put(name, new, ttl_s=LONGEST_S, group=partition.team)
         return found or new
+
+    def _know(self, partition: Partition, generation: bytes | None) -> None:
+        self._known[partition] = generation
+        if len(self._known) > MAX_KEYS:
+            self._known.popitem(last=False)
 
     def seal_message(self, place: Place, name: str, message: bytes) -> bytes:
         """Return a message to others who share a place; its name is in no other one."""

@@ -16,6 +16,7 @@ from proxy.cache.entry import KEPT_HEADERS, Entry, echoed_fields
 from proxy.cache.flights import Flights
 from proxy.cache.freshness import ANY, Ages, Directives, Freshness, parse_directives
 from proxy.cache.key import encode_call
+from proxy.cache.overflow import Overflow
 from proxy.cache.shared_flight import SharedFlights
 from proxy.cache.slot import CacheSlot, Keeping, report
 from proxy.cache.tier import LocalTier
@@ -52,7 +53,8 @@ class Cache:
             self._settings.ttl_s, self._settings.stale_while_revalidate_s, self._settings.stale_if_error_s
         )  # fmt: skip
         self._clock = clock
-        self._flights = Flights(self._settings, self._across(store))
+        overflow = None if store is None or self.vault is None else partial(Overflow, store, self.vault)
+        self._flights = Flights(self._settings, overflow, self._across(store))
         self._refreshes: dict[str, asyncio.Task[None]] = {}
 
     def _tier(self) -> LocalTier | None:

@@ -1,17 +1,18 @@
 """The flights of a process by the keys of their entries: a call joins an identical one, or becomes the first."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from cachetools import LRUCache
-
 from proxy.cache.entry import echoed_fields, with_own_fields
+from proxy.cache.overflow import Overflow
 from proxy.cache.shared_flight import Opening, SharedFlights, SharedOpening
-from proxy.cache.single_flight import Continue, Flight, IsWanted
+from proxy.cache.single_flight import Flight, IsWanted
 from proxy.cache.slot import CacheSlot, Keeping, report
+from proxy.cache.vault import Place
 from proxy.config.schema import CacheTable
 from proxy.context import Context
 from proxy.routing.deadline import deadline_exceeded
@@ -57,12 +58,18 @@ def note_end(flight: Flight, context: Context) -> None:
 class Flights:
     """The calls in flight that others may join."""
 
-    def __init__(self, settings: CacheTable, across: SharedFlights | None = None) -> None:
-        """`across` shares them with other processes."""
+    def __init__(
+        self, settings: CacheTable, overflow: Callable[[Place], Overflow] | None = None,
+        across: SharedFlights | None = None,
+    ) -> None:  # fmt: skip
+        """`overflow` returns what keeps the rest of a reply for slow readers; `across` shares flights with other
+        processes.
+        """
         self._settings = settings
+        self._overflow = overflow
         self._across = across
         self._calls: dict[str, SharedCall] = {}
-        self._ended: LRUCache[str, int] = LRUCache(MAX_ENDED)  # by key: the number of the last flight that ended
+        self._ended: OrderedDict[str, int] = OrderedDict()  # by key: the number of the last flight that ended
         self.ended = 0
         """How many flights have ended."""
 
@@ -96,17 +103,16 @@ class Flights:
         if across is None or place is None:
             return await self._lead(slot, opening, call, context)
         shared = SharedOpening(slot, place, opening, call, context, look_again)
-        wanted, later = partial(across.is_wanted, shared.token), partial(across.continue_at, shared)
         context.cleanup.push_async_callback(across.release, shared)  # when the answer is kept
-        return await self._lead(slot, across.open(shared), call, context, wanted, later)
+        return await self._lead(slot, across.open(shared), call, context, partial(across.is_wanted, shared.token))
 
     async def _lead(
-        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, is_wanted: IsWanted | None = None,
-        continue_at: Continue = lambda _: None,
-    ) -> Reply:  # fmt: skip
+        self, slot: CacheSlot, opening: Opening, call: Call, context: Context, is_wanted: IsWanted | None = None
+    ) -> Reply:
         """Return the reply that is opened now. While any caller reads it, others can join."""
         key = slot.place.keys[0] if slot.place is not None else ""
-        flight = Flight(opening, self._settings.max_reply_bytes, is_wanted, continue_at)
+        keep_behind = partial(self._overflow, slot.place) if self._overflow and slot.place else None
+        flight = Flight(opening, self._settings.max_reply_bytes, keep_behind, is_wanted)
         own = self._calls[key] = SharedCall(flight, call, context, slot.keeping or Keeping())
         reader = flight.enter()
         context.cleanup.push_async_callback(self._leave, key, own, reader)
@@ -120,6 +126,8 @@ class Flights:
             own.leave()
             self.ended += 1
             self._ended[key] = self.ended
+            if len(self._ended) > MAX_ENDED:
+                self._ended.popitem(last=False)
             if self._calls.get(key) is own:
                 del self._calls[key]
 

@@ -10,7 +10,7 @@ A follower whose leader dies leads itself if it has passed nothing on; otherwise
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -56,8 +56,6 @@ class SharedOpening:
     look_again: Callable[[], Awaitable[Reply | None]]
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     is_leading: bool = False
-    journal: str = ""
-    """The token of the flight whose journal has the reply; empty if none has."""
 
     @property
     def name(self) -> str:
@@ -126,20 +124,10 @@ class SharedFlights:
                     yield reply
                     return
                 await journal.write_head(reply)
-                shared.journal = shared.token
                 yield reply if reply.batches is None else replace(reply, batches=journal.record(reply.batches))
         finally:
             renewing.cancel()
             await asyncio.shield(asyncio.ensure_future(journal.close()))
-
-    def continue_at(self, shared: SharedOpening, offset_bytes: int) -> AsyncGenerator[Batch, None] | None:
-        """Return what the journal of a flight has from a byte of its frames on; None if there is no journal.
-
-        Its batches raise BackendError if it breaks off, or has expired.
-        """
-        if not shared.journal:
-            return None
-        return _batches(self._messages(shared.place, shared.journal), shared.context.followed, offset_bytes)
 
     async def _follow(self, shared: SharedOpening, token: str) -> Reply | None:
         """Return the reply in a journal; None for one that no other call should get. Raises LeaderLostError."""
@@ -153,7 +141,6 @@ class SharedFlights:
             return None
         shared.slot.is_collapsed = True
         own = echoed_fields(shared.call)
-        shared.journal = token if own == head["echoed"] else ""  # else its frames differ from those that are passed on
         if shared.slot.keeping is not None:
             shared.slot.keeping.begin().set_result(None)  # the process that leads keeps it
         context.target, context.is_answered = head["target"], self._is_charged
@@ -279,16 +266,13 @@ def _decode(message: bytes | None) -> dict[str, Any] | None:
 
 
 async def _batches(
-    messages: AsyncIterator[dict[str, Any]], followed: frozenset[str], offset_bytes: int = 0
-) -> AsyncGenerator[Batch, None]:
-    """Yield the batches of a journal from a byte of its frames on. Raises BackendError if it breaks off."""
+    messages: AsyncIterator[dict[str, Any]], followed: frozenset[str]
+) -> AsyncIterator[Batch]:  # fmt: skip
+    """Yield the batches of a journal. Raises BackendError if it breaks off."""
     parser = SSEParser(followed | LIFECYCLE)
     try:
         async for message in messages:
-            frames = message["content"] if message["kind"] == "frames" else b""
-            skipped = min(offset_bytes, len(frames))
-            offset_bytes -= skipped
-            if batch := parser.feed(frames[skipped:]):
+            if message["kind"] == "frames" and (batch := parser.feed(message["content"])):
                 yield batch
     except (LeaderLostError, StoreError, ValueError) as error:
         raise BackendError("The call that this one shared has ended early.", code="upstream_cut") from error

@@ -6,9 +6,10 @@ first one on. The work ends when the last reader leaves.
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from typing import Protocol
 
 from proxy.wire.errors import BackendError
 from proxy.wire.event import Batch, Reply, has_terminal
@@ -19,22 +20,41 @@ AHEAD_BYTES = 262_144
 WANTED_S = 1.0
 """How often it is asked whether someone else needs the work, in seconds."""
 IsWanted = Callable[[], Awaitable[bool]]
-Continue = Callable[[int], AsyncGenerator[Batch, None] | None]
+
+
+def reader_too_slow() -> BackendError:
+    """Return the error of a client for which the rest of a reply is not kept."""
+    message = "This client reads too slowly for an answer that it shares with others; send the call again."
+    return BackendError(message, status=503, code="reader_too_slow", source="gateway", retryable=True)
+
+
+class Behind(Protocol):
+    """What readers that are far behind lack of a reply is kept elsewhere."""
+
+    def add(self, batches: Sequence[Batch], at: int) -> None:
+        """Keep batches that begin at a byte of the reply, and that some reader lacks."""
+
+    def read(self, offset: int) -> AsyncGenerator[Batch, None]:
+        """Yield the batches from a byte of the reply on. Raises BackendError if they are not kept."""
+
+    async def close(self) -> None:
+        """Forget what is kept: every reader has left."""
 
 
 class Flight:
     """One opening of a reply, and those who read it."""
 
     def __init__(
-        self, opening: AbstractAsyncContextManager[Reply], keep_bytes: int, is_wanted: IsWanted | None = None,
-        continue_at: Continue = lambda _: None,
+        self, opening: AbstractAsyncContextManager[Reply], keep_bytes: int,
+        keep_behind: Callable[[], Behind] | None = None, is_wanted: IsWanted | None = None,
     ) -> None:  # fmt: skip
         """`keep_bytes` is how much of a reply is kept for calls that join, and how far a reader may be behind.
 
-        `is_wanted` says whether someone else needs the work when every reader has left. `continue_at` returns what
-        follows these bytes of the reply for a reader that is further behind, if it is kept elsewhere.
+        `keep_behind` returns what keeps the rest for readers that are further behind. `is_wanted` says whether someone
+        else needs the work when every reader has left.
         """
-        self._continue_at = continue_at
+        self._keep_behind = keep_behind
+        self._behind: Behind | None = None
         self._is_wanted = is_wanted
         self._keep_bytes = keep_bytes
         self._head: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -90,6 +110,8 @@ class Flight:
         self._wake()  # the flight may have waited for this reader
         if not self._positions and not self._task.done():
             await self._end()
+        if self._behind is not None and not self._positions:
+            await self._behind.close()
 
     async def _read(self, reader: int) -> AsyncIterator[Batch]:
         """Yield the batches of one reader. Raises what the reply raises, and BackendError for one that is too slow."""
@@ -97,12 +119,9 @@ class Flight:
         while True:
             number = self._positions[reader]
             if number < self._dropped:
-                rest = rest or self._continue_at(read_bytes)
-                if rest is None:
-                    message = (
-                        "This client reads too slowly for an answer that it shares with others; send the call again."
-                    )
-                    raise BackendError(message, status=503, code="reader_too_slow", source="gateway", retryable=True)
+                if self._behind is None:
+                    raise reader_too_slow()
+                rest = rest or self._behind.read(read_bytes)
                 batch = await anext(rest, None)
                 if batch is None:
                     return
@@ -162,10 +181,13 @@ class Flight:
 
     def _drop(self, end: int) -> None:
         """Drop the batches that every reader has, and those that only a reader far behind lacks."""
-        until = min(self._positions.values(), default=self._next)
+        until = known = max(self._dropped, min(self._positions.values(), default=self._next))
         while until < self._next and end - self._bytes_before(until) > self._keep_bytes + AHEAD_BYTES:
             until += 1
         count = until - self._dropped
+        if until > known and self._keep_behind is not None:
+            self._behind = self._behind or self._keep_behind()
+            self._behind.add(self._batches[known - self._dropped : count], self._bytes_before(known))
         if count > 0:
             self._dropped, self._dropped_bytes = until, self._bytes_before(until)
             del self._batches[:count], self._ends[:count]

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from proxy.cache.entry import echoed_fields
-from proxy.cache.shared_flight import POLL_S, SharedOpening
+from proxy.cache.shared_flight import POLL_S
 from proxy.cache.vault import PREFIX, Vault
 from proxy.stores import Store, StoreError
 from proxy.stores.memory import MemoryStore
@@ -190,23 +190,6 @@ async def flight_name(store: Store, pipeline: Any, fields: dict[str, Any]) -> st
     probe = make_call(**ASKED | fields)
     slot = await pipeline.cache.slot(probe, pipeline.routes.match(probe), make_context())
     return f"{PREFIX}f:{slot.place.keys[0]}"
-
-
-async def test_a_journal_is_read_from_any_frame(store: Store):
-    """So that a reader which is too far behind continues there."""
-    (pipeline,) = processes(store, ScriptedBackend(answer=STREAMED))
-    call = make_call(**ASKED | unique(), stream=True)
-    before = {name async for name in store.scan(f"{PREFIX}j:")}
-    await answer_of(pipeline, call, make_context())
-    slot = await pipeline.cache.slot(call, pipeline.routes.match(call), make_context())
-    (journal,) = {name async for name in store.scan(f"{PREFIX}j:")} - before
-    shared = SharedOpening(slot, slot.place, AsyncExitStack(), call, make_context(), answer_of)
-    shared.journal = journal.removeprefix(f"{PREFIX}j:")
-    for offset in (0, len(CANONICAL[0]), len(STREAMED)):
-        rest = pipeline.cache._flights._across.continue_at(shared, offset)
-        found = [unit.sse async for batch in rest for unit in batch]
-
-        assert b"".join(found) == STREAMED[offset:]
 
 
 async def test_garbage_in_a_journal_shares_nothing(store: Store):

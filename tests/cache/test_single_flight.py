@@ -1,7 +1,7 @@
 """One reply for several readers: each gets all of it, and none waits for another."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -157,42 +157,6 @@ async def test_a_slow_reader_delays_no_other_one_and_is_cut():
                 pass
 
     assert (caught.value.status, caught.value.code) == (503, "reader_too_slow")
-
-
-@pytest.mark.parametrize("is_alone", [False, True])
-async def test_a_slow_reader_continues_from_a_journal(is_alone: bool):
-    """And then from what is kept again; if it is the last one, the backend is read no faster than it reads."""
-    source, blocks = Source(), [b"%c" % (97 + number) * 100_000 for number in range(20)]
-    asked: list[int] = []
-
-    async def rest(offset: int) -> AsyncGenerator[Batch, None]:
-        while offset < source.taken * 100_000:
-            yield [Run(blocks[offset // 100_000])]
-            offset += 100_000
-
-    def continue_at(offset: int) -> AsyncGenerator[Batch, None]:
-        asked.append(offset)
-        return rest(offset)
-
-    flight = Flight(source.opening(), 1000, continue_at=continue_at)
-    async with flight.join() as slow:
-        assert slow.batches is not None
-        reading = aiter(slow.batches)
-        first = asyncio.ensure_future(anext(reading))
-        fast = asyncio.create_task(read_all(flight))
-        source.send(*blocks[:10])
-        await settle()
-        if is_alone:
-            fast.cancel()
-            await asyncio.wait([fast])
-        source.send(*blocks[10:], None)
-        await settle()
-        ahead = source.taken
-        found = [*await first, *[unit async for batch in reading for unit in batch]]
-
-    assert [unit.sse for unit in found] == blocks
-    assert asked[0] == 100_000
-    assert ahead < 20 if is_alone else await fast == b"".join(blocks)
 
 
 async def test_a_lone_slow_reader_gets_everything():

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import redis
+
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Raises TimeoutError if it does not become true."""
@@ -31,12 +33,20 @@ PLAIN = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
 class RedisServer:
     """A redis-server on a free port that writes nothing to disk."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        """`options` are those of its command line, or its config file and "--sentinel"."""
+    def __init__(self, folder: Path, *options: str, certificate: Path | None = None) -> None:
+        """`options` are those of its command line, or its config file and "--sentinel".
+
+        With a certificate, whose key is beside it, it only speaks TLS.
+        """
         self._folder = folder
         self._options = options
+        self._certificate = certificate
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = (
+            f"redis://127.0.0.1:{self.port}/0"
+            if certificate is None
+            else f"rediss://127.0.0.1:{self.port}/0?ssl_ca_certs={certificate}"
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -44,8 +54,7 @@ class RedisServer:
             [
                 "redis-server",
                 *self._options,
-                "--port",
-                str(self.port),
+                *self._listening(),
                 "--bind",
                 "127.0.0.1",
                 *([] if "--sentinel" in self._options else PLAIN),
@@ -54,6 +63,19 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
         )
         wait_until(self._is_listening)
+
+    def _listening(self) -> list[str]:
+        if self._certificate is None:
+            return ["--port", str(self.port)]
+        files = {"cert": self._certificate, "key": self._certificate.with_suffix(".key"), "ca-cert": self._certificate}
+        options = [word for name, path in files.items() for word in (f"--tls-{name}-file", str(path))]
+        return ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no", *options]
+
+    def client(self) -> redis.Redis:
+        """Return a client of it."""
+        if self._certificate is None:
+            return redis.Redis(port=self.port)
+        return redis.Redis(port=self.port, host="127.0.0.1", ssl=True, ssl_ca_certs=str(self._certificate))
 
     def _is_listening(self) -> bool:
         with socket.socket() as probe:

@@ -15,10 +15,11 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NotConnected
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from proxy.stores._redis_address import host_and_port
+from proxy.stores._redis_scripts import DIGESTS
 
 Options = Mapping[str, Any]
 
@@ -96,6 +97,14 @@ async def scans_of(client: Redis | RedisCluster, **options: Any) -> list[Callabl
 
 async def _scan_node(node: Any, cursor: int, *, match: str, count: int) -> Any:
     return await node.execute_command("SCAN", cursor, "MATCH", match, "COUNT", count)
+
+
+async def run_script(client: Any, script: str, key: str, *arguments: bytes) -> Any:
+    """Return the answer of a script, whose text is sent only to a server that does not have it."""
+    try:
+        return await client.evalsha(DIGESTS[script], 1, key, *arguments)
+    except NoScriptError:
+        return await client.eval(script, 1, key, *arguments)
 
 
 async def close_client(client: Redis | RedisCluster) -> None:

@@ -5,11 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from redis.exceptions import NoScriptError
-
 from proxy.stores._breaker import StoreBreaker
+from proxy.stores._redis_client import run_script
 from proxy.stores._redis_faults import RedisFaults
-from proxy.stores._redis_scripts import DIGESTS
 
 
 class RedisNodes:
@@ -40,15 +38,8 @@ class RedisNodes:
         return kept
 
     async def run(self, script: str, key: str, *arguments: bytes) -> Any:
-        """Return the answer of a script, whose text is sent only to a node that does not have it."""
-
-        async def run() -> Any:
-            try:
-                return await self._client.evalsha(DIGESTS[script], 1, key, *arguments)
-            except NoScriptError:
-                return await self._client.eval(script, 1, key, *arguments)
-
-        return await self.wait(run)
+        """Return the answer of a script."""
+        return await self.wait(partial(run_script, self._client, script, key, *arguments))
 
     async def command(self, *parts: bytes) -> Sequence[Any]:
         """Return the answer to a command, as the only one of a list."""

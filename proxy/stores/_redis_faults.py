@@ -4,8 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from redis.event import EventException
+from redis.exceptions import (
+    ChildDeadlockedError,
+    IncorrectPolicyType,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    SlotNotCoveredError,
+)
 from redis.exceptions import ConnectionError as NotConnected
-from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as ServerTimeout
 
 from proxy.stores import StoreError
@@ -14,9 +22,12 @@ from proxy.stores._redis_answers import ODD_ANSWER, unreadable
 from proxy.stores._redis_parser import ErrorAnswer, ReadOnlyServer
 from proxy.wire.loggable import name_failure
 
-FAULTS = (RedisError, ErrorAnswer, OSError, TimeoutError)
+FAULTS = (
+    RedisError, ErrorAnswer, OSError, TimeoutError,
+    RedisClusterException, ChildDeadlockedError, EventException, IncorrectPolicyType,  # not of the same family
+)  # fmt: skip
 """What a command fails with."""
-UNANSWERED = (OSError, TimeoutError, NotConnected, ServerTimeout)
+UNANSWERED = (OSError, TimeoutError, NotConnected, ServerTimeout, RedisClusterException)
 """What a command fails with that reached no server, or got no answer."""
 BYTES_PER_S = 20_000_000
 """How fast a large value is written at least; it has this much more time."""
@@ -35,7 +46,7 @@ class RedisFaults:
 
     def note(self, error: Exception) -> StoreError:
         """Return what a command raises instead of its error."""
-        if isinstance(error, UNANSWERED):
+        if isinstance(error, UNANSWERED) and not isinstance(error, SlotNotCoveredError):  # others may be covered
             self.breaker.fail(asyncio.get_running_loop().time())
         else:
             self.breaker.succeed()

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import redis
 
 from proxy.stores import StoreError
 from proxy.stores.redis import RedisStore
+from tests.certificates import make_certificate
 from tests.redis_server import RedisServer, free_port, wait_until
 
 LONG_TIMEOUT_MS = 10_000  # longer than any command of these tests
@@ -21,27 +22,45 @@ SLOTS = 16_384
 
 
 @pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate that all servers with TLS use."""
+    folder = tmp_path_factory.mktemp("tls")
+    make_certificate(folder, "redis", subject="IP:127.0.0.1")
+    return folder / "redis.pem"
+
+
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
     """Three nodes, each with a third of the slots."""
+    with running_cluster(tmp_path_factory) as nodes:
+        yield nodes
+
+
+@contextmanager
+def running_cluster(
+    folders: pytest.TempPathFactory, certificate: Path | None = None
+) -> Iterator[list[RedisServer]]:  # fmt: skip
+    """Three nodes, each with a third of the slots; with a certificate they only speak TLS, also with one another."""
     ports = [free_port() for _ in range(3)]
+    tls = [] if certificate is None else ["--tls-cluster", "yes"]
     nodes = [
         RedisServer(
-            tmp_path_factory.mktemp("node"), "--cluster-enabled", "yes", "--cluster-port", str(port),
+            folders.mktemp("node"), "--cluster-enabled", "yes", "--cluster-port", str(port),
             "--cluster-node-timeout", "1000", "--cluster-announce-ip", "127.0.0.1",
-            "--cluster-require-full-coverage", "no",
+            "--cluster-require-full-coverage", "no", *tls, certificate=certificate,
         )
         for port in ports
     ]  # fmt: skip
     for number, node in enumerate(nodes):
         node.start()
-        with redis.Redis(port=node.port) as direct:
+        with node.client() as direct:
             direct.execute_command("CLUSTER", "ADDSLOTSRANGE", number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1)
             direct.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-    with redis.Redis(port=nodes[0].port) as direct:
+    with nodes[0].client() as direct:
         for node, port in zip(nodes[1:], ports[1:], strict=True):
             direct.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, port)
     for node in nodes:
-        with redis.Redis(port=node.port) as direct:
+        with node.client() as direct:
             wait_until(partial(is_complete, direct))
     yield nodes
     for node in nodes:
@@ -153,24 +172,28 @@ async def until(work: Callable[[], Any]) -> None:
 
 async def until_named(sentinel: RedisServer, port: int) -> None:
     """Wait until the server at a port is the primary for a Sentinel."""
-    with redis.Redis(port=sentinel.port) as direct:
+    with sentinel.client() as direct:
         await asyncio.to_thread(wait_until, lambda: direct.sentinel_master("kept")["port"] == port)
 
 
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[tuple[list[RedisServer], RedisServer]]:
-    """A primary, its replica, and the Sentinel that watches them."""
-    servers = [RedisServer(tmp_path, "--repl-diskless-sync-delay", "0") for _ in range(2)]
+@contextmanager
+def running_sentinel(folder: Path, certificate: Path | None = None) -> Iterator[tuple[list[RedisServer], RedisServer]]:
+    """A primary, its replica, and the Sentinel that watches them; with a certificate they only speak TLS."""
+    tls = [] if certificate is None else ["--tls-replication", "yes"]
+    servers = [RedisServer(folder, "--repl-diskless-sync-delay", "0", *tls, certificate=certificate) for _ in range(2)]
     for server in servers:
         server.start()
-    with redis.Redis(port=servers[1].port) as replica:
+    with servers[1].client() as replica:
         replica.execute_command("REPLICAOF", "127.0.0.1", servers[0].port)
         wait_until(lambda: replica.info("replication")["master_link_status"] == "up")
-    config = tmp_path / "sentinel.conf"
-    config.write_text(f"sentinel monitor kept 127.0.0.1 {servers[0].port} 1\nsentinel failover-timeout kept 1000\n")
-    sentinel = RedisServer(tmp_path, str(config), "--sentinel")
+    config = folder / "sentinel.conf"
+    more = "" if certificate is None else "tls-replication yes\n"
+    config.write_text(
+        f"{more}sentinel monitor kept 127.0.0.1 {servers[0].port} 1\nsentinel failover-timeout kept 20000\n"
+    )
+    sentinel = RedisServer(folder, str(config), "--sentinel", certificate=certificate)
     sentinel.start()
-    with redis.Redis(port=sentinel.port) as direct:
+    with sentinel.client() as direct:
         direct.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", "100", "PING-PERIOD", "100")
         wait_until(lambda: [each["master-link-status"] for each in direct.sentinel_slaves("kept")] == ["ok"])
     yield servers, sentinel
@@ -178,23 +201,67 @@ def watched(tmp_path: Path) -> Iterator[tuple[list[RedisServer], RedisServer]]:
         server.stop()
 
 
-async def test_the_primary_that_sentinels_name_is_used(watched: tuple[list[RedisServer], RedisServer]):
-    """After a failover it is another one; a Sentinel that does not answer delays nothing."""
-    servers, sentinel = watched
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+@pytest.mark.parametrize("has_tls", [False, True])
+async def test_the_primary_that_sentinels_name_is_used(tmp_path: Path, certificate: Path, has_tls: bool):
+    """After a failover it is another one; a Sentinel that does not answer delays nothing. With TLS all use it."""
+    tls = certificate if has_tls else None
+    url = f"rediss://kept/0?ssl_ca_certs={tls}" if tls else "redis://kept/0"
+    with running_sentinel(tmp_path, tls) as (servers, sentinel), socket.create_server(("127.0.0.1", 0)) as silent:
         sentinels = [f"127.0.0.1:{port}" for port in (silent.getsockname()[1], sentinel.port)]
-        store = RedisStore(url="redis://kept/0", sentinels=sentinels, timeout_ms=2000)
+        store = RedisStore(url=url, sentinels=sentinels, timeout_ms=2000)
         await store.start()
         await store.put("sentinel", b"1", ttl_s=60)
-        before = redis.Redis(port=servers[0].port).get("sentinel")
-        old = redis.Redis(port=servers[0].port)
-        redis.Redis(port=sentinel.port).execute_command("SENTINEL", "FAILOVER", "kept")
+        before, old = servers[0].client().get("sentinel"), servers[0].client()
+        sentinel.client().execute_command("SENTINEL", "FAILOVER", "kept")
         await until_named(sentinel, servers[1].port)
         old.execute_command("REPLICAOF", "127.0.0.1", servers[1].port)  # as the Sentinel does some seconds later
         await until(lambda: store.put("sentinel", b"2", ttl_s=60))
-        after = redis.Redis(port=servers[1].port).get("sentinel")
+        after = servers[1].client().get("sentinel")
         servers[0].stop()
         found = await store.get("sentinel")
         await store.close()
 
     assert (before, after, found) == (b"1", b"2", b"2")
+
+
+async def test_a_cluster_over_tls(tmp_path_factory: pytest.TempPathFactory, certificate: Path):
+    """Every node is asked over TLS, and one whose certificate is not trusted is not asked."""
+    prefix = f"cluster:{secrets.token_hex(8)}:"
+    keys = [f"{prefix}{number}" for number in range(30)]
+    with running_cluster(tmp_path_factory, certificate) as nodes:
+        others = [f"127.0.0.1:{node.port}" for node in nodes[1:]]
+        store = RedisStore(url=nodes[0].url, cluster_nodes=others, timeout_ms=LONG_TIMEOUT_MS)
+        untrusting = RedisStore(url=nodes[0].url.partition("?")[0], cluster_nodes=others, timeout_ms=LONG_TIMEOUT_MS)
+        for each in (store, untrusting):
+            await each.start()
+        await store.put_many([(key, key.encode()) for key in keys], ttl_s=60)
+        found = await store.get_many(keys)
+        positions = [await store.append(key, b"a", ttl_s=60) for key in (f"{prefix}{name}" for name in "abc")]
+        listed = {key async for key in store.scan(prefix)}
+        held = [len(list(node.client().scan_iter(f"{prefix}*"))) for node in nodes]
+        with pytest.raises(StoreError):
+            await untrusting.get(keys[0])
+        for each in (store, untrusting):
+            await each.close()
+
+    assert (found, positions, len(listed)) == ([key.encode() for key in keys], [1, 1, 1], 33)
+    assert min(held) > 0
+
+
+async def test_a_server_over_tls(tmp_path: Path, certificate: Path):
+    """With the names of its URL; one whose certificate is not trusted is not asked."""
+    server = RedisServer(tmp_path, certificate=certificate)
+    server.start()
+    stores = [RedisStore(url=url, timeout_ms=LONG_TIMEOUT_MS) for url in (server.url, server.url.partition("?")[0])]
+    for store in stores:
+        await store.start()
+    value = b"v" * 1_000_000  # more than one record of TLS
+    await stores[0].put("k", value, ttl_s=60)
+    found, small = await stores[0].get("k"), await stores[0].put_new(["n", "k"], b"1", ttl_s=60)
+    with pytest.raises(StoreError):
+        await stores[1].get("k")
+    for store in stores:
+        await store.close()
+    server.stop()
+
+    assert (found, small) == (value, [True, False])

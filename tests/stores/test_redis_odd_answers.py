@@ -4,8 +4,10 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+import redis
 
 from proxy.stores import Grant, StoreError
+from proxy.stores._redis_faults import FAULTS
 from proxy.stores.redis import RedisStore
 
 SECRET = "hunter2-is-the-password"
@@ -83,3 +85,25 @@ async def test_an_odd_answer_is_an_error_of_the_store(answer: bytes):
             assert SECRET not in failure
             assert len(failure) < 100
             assert failure or isinstance(result, kinds), name
+
+
+def test_every_exception_of_the_client_is_a_fault():
+    """Also those that are no RedisError, such as that of a cluster none of whose nodes can be reached."""
+    classes = [each for each in vars(redis.exceptions).values() if isinstance(each, type)]
+
+    assert [each for each in classes if issubclass(each, Exception) and not issubclass(each, FAULTS)] == []
+
+
+@pytest.mark.parametrize("options", [{}, {"cluster_nodes": ["127.0.0.1:1"]}, {"sentinels": ["127.0.0.1:1"]}])
+async def test_a_redis_that_cannot_be_reached_is_an_error_of_the_store(options: dict[str, list[str]]):
+    """In each way in which it is run, and of every verb."""
+    for name, (verb, _) in VERBS.items():
+        store, failure = RedisStore.model_validate({"url": "redis://127.0.0.1:1/0", **options}), ""
+        await store.start()
+        try:
+            failure = "" if await verb(store) else "not ready"
+        except StoreError as error:
+            failure = str(error)
+        await store.close()
+
+        assert failure, name

@@ -93,10 +93,11 @@ async def test_a_redis_that_does_not_answer_is_a_miss_within_its_deadline(
     """Many parallel calls wait no longer than one, which waits for two commands of 50 ms each."""
     gateway = await start_gateway(tables(upstream, server.url))
     await ask(gateway, question())
+    before = len(failures(logged))  # none, unless the machine is busy
     server.pause()
     async with asyncio.timeout(4):  # redis-py's own defaults would take a minute
         answers = await asyncio.gather(*(ask(gateway, question()) for _ in range(20)))
-    failed = failures(logged)
+    failed = failures(logged)[before:]
     server.resume()
     data = question()
 

@@ -53,6 +53,7 @@ SLOW_NAMES := *cluster* *soak* *_large_* *_processes.py *shared_flight* *websock
 SLOW_TESTS := tests/wire/test_sse.py::test_cost_grows tests/wire/test_sse.py::test_a_recording_can_be_cut \
   tests/wire/test_frames.py::test_a_message_of_any_length tests/cache/test_key.py::test_no_two_different \
   tests/cache/test_vault.py::test_two_teams_never_read tests/cache/test_vault.py::test_a_small_entry_in_memory \
+  tests/cache/test_differential.py::test_pairs_of_calls \
   tests/telemetry/test_planted_secrets.py::test_no_output_contains_a_secret
 
 quick: .venv/.tests

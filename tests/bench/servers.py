@@ -97,6 +97,18 @@ backend = "twin"
 """
 
 
+LIMITS = """
+[keys]
+[[policy]]
+use = "rate"
+requests = 1_000_000_000
+tokens = 1_000_000_000_000
+[[policy]]
+use = "budget"
+limit = 1_000_000_000_000
+"""
+
+
 def relay(upstream: int, _folder: Path) -> ServerCommand:
     """Return the command of the bare relay."""
     return ServerCommand([sys.executable, "-m", "tests.bench.relay", str(upstream)], {})
@@ -157,6 +169,20 @@ def headgate_with_state(upstream: int, folder: Path) -> ServerCommand:
     return before_redis(
         upstream, folder / "state.toml", f'{ROUTE}[state]\nuse = "redis"\nurl = "REDIS"\ntimeout_ms = 2000'
     )
+
+
+def headgate_with_limits(upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate with a Redis that has issued keys, a rate and a budget, none of which is reached."""
+    return before_redis(upstream, folder / "limits.toml", f'{ROUTE}{LIMITS}[state]\nuse = "redis"\nurl = "REDIS"')
+
+
+def headgate_with_workers(count: int, upstream: int, folder: Path) -> ServerCommand:
+    """Return a Headgate of so many worker processes."""
+    state = f'[state]\nuse = "sqlite"\npath = "{folder}/workers_{count}.db"'
+    config = folder / f"workers_{count}.toml"
+    own = headgate(upstream, config, POLICIES, f"{ROUTE}{state}")
+    config.write_text(config.read_text().replace("[server]", f"[server]\nworkers = {count}", 1))
+    return own
 
 
 def before_redis(upstream: int, config: Path, route: str = ROUTE, cache: str = 'use = "memory"') -> ServerCommand:
@@ -246,6 +272,9 @@ SERVERS: Servers = {
     "headgate, Redis": headgate_with_redis,
     "headgate, Redis each time": headgate_reading_redis,
     "headgate, state in Redis": headgate_with_state,
+    "headgate, limits": headgate_with_limits,
+    "headgate, one worker": partial(headgate_with_workers, 1),
+    "headgate, two workers": partial(headgate_with_workers, 2),
     **{f"headgate, sink {sink}": partial(headgate_with_sink, sink) for sink in SINKS},
     "headgate, no policies": headgate_without_policies,
     "headgate, all policies": headgate_with_all_policies,

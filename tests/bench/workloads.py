@@ -122,6 +122,14 @@ WORKLOADS = (
         servers=("headgate, state in Redis", "headgate, state in Redis"), second_body=build_body("json", store=True),
     ),
     Workload(
+        "limits", "JSON, state in Redis, and issued keys, a rate and a budget", build_body("json", store=False), 32,
+        servers=("headgate, state in Redis", "headgate, limits"),
+    ),
+    Workload(
+        "workers", "JSON, one worker and two", build_body("json", store=False), 64,
+        servers=("headgate, one worker", "headgate, two workers"),
+    ),
+    Workload(
         "pools", "JSON, one backend and a pool", build_body("json"), 32, servers=("headgate", "headgate, a pool"),
     ),
     Workload(

@@ -55,6 +55,7 @@ async def _write(store: Store, *, is_state: bool) -> str | None:
             try:
                 if is_state:
                     await store.check_durable()
+                    await store.take(f"{PROBE_KEY}:count", 1, limit=1, window_s=PROBE_TTL_S)  # a script, in Redis
                 await store.put(PROBE_KEY, b"1", ttl_s=PROBE_TTL_S)
                 found = await store.get(PROBE_KEY)
             finally:

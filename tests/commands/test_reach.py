@@ -36,7 +36,7 @@ timeout_ms = 10_000
     "outcome",
     [
         ("+@all", True, ["[state]: ok", "[cache]: ok"]),
-        ("+@all -@scripting", True, ["[state]: a write failed: Redis: ScriptFailed NOPERM", "[cache]: ok"]),
+        ("+@all -@scripting", True, ["[state]: a write failed: Redis: ErrorAnswer NOPERM", "[cache]: ok"]),
         ("+@all", False, ["[state]: ok", "[cache]: a write failed: Redis: ConnectionError (ConnectionRefusedError"]),
     ],
 )

@@ -23,10 +23,10 @@ from proxy.admin.problem import Problem
 from proxy.admin.roles import Operator
 from proxy.admin.sessions import Sessions
 from proxy.config.admin_table import OidcTable
-from proxy.http.key_fetch import address_in, asking, discover, fetch_keys
+from proxy.http.key_fetch import address_in, asking, discover, fetch_keys, read_whole
 from proxy.identity.claims import compile_path, find
 from proxy.identity.issuer_keys import KeysPending
-from proxy.identity.issuer_table import MAX_DOCUMENT_BYTES, IssuerTable
+from proxy.identity.issuer_table import IssuerTable
 from proxy.identity.sign_in import SignIn
 from proxy.identity.tokens import read_token
 from proxy.wire.errors import HeadgateError
@@ -122,8 +122,8 @@ class OidcSignIn:
                 asking(self._table) as session,
                 session.post(endpoint, data=fields, allow_redirects=False) as answer,
             ):
-                data = await answer.content.read(MAX_DOCUMENT_BYTES)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                data = await read_whole(answer)
+        except (aiohttp.ClientError, ValueError, OSError, TimeoutError) as error:
             raise self._unavailable(type(error).__name__) from error
         try:
             found = orjson.loads(data)

@@ -69,18 +69,23 @@ def address_in(document: Mapping[str, Any], name: str, table: IssuerTable) -> st
     return address
 
 
+async def read_whole(answer: aiohttp.ClientResponse) -> bytes:
+    """Return all of an answer, in however many pieces it comes. Raises ValueError if it is too large."""
+    data = bytearray()
+    async for piece in answer.content.iter_chunked(PIECE_BYTES):
+        data += piece
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"{_shown(str(answer.url))} has answered with more than {MAX_DOCUMENT_BYTES} bytes")
+    return bytes(data)
+
+
 async def _get(session: aiohttp.ClientSession, address: str, table: IssuerTable) -> bytes:
     try:
         headers = await asyncio.to_thread(_authorization, table, address)
         async with session.get(address, headers=headers, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise ValueError(f"{_shown(address)} has answered with {answer.status}")
-            data = bytearray()
-            async for piece in answer.content.iter_chunked(PIECE_BYTES):
-                data += piece
-                if len(data) > MAX_DOCUMENT_BYTES:
-                    raise ValueError(f"{_shown(address)} has answered with more than {MAX_DOCUMENT_BYTES} bytes")
-            return bytes(data)
+            return await read_whole(answer)
     except aiohttp.ClientConnectorCertificateError:
         raise ValueError(f"the certificate of {_shown(address)} is not trusted; see ca_file") from None
     except aiohttp.ClientError as error:

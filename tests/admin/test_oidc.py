@@ -26,6 +26,7 @@ class LoginProvider(Provider):
     def __init__(self) -> None:
         super().__init__()
         self.more: dict[str, Any] = {}
+        self.padding = ""
         self.codes: dict[str, dict[str, str]] = {}
         self.authorized: dict[str, str] | None = None
         """Replaces what the browser brings back."""
@@ -56,7 +57,7 @@ class LoginProvider(Provider):
         if not is_known or fields["client_secret"] != "the-secret-of-the-client":
             return web.json_response({"error": "invalid_grant"}, status=400)
         claims = {"aud": CLIENT, "nonce": asked["nonce"], "groups": ["staff", "platform"]} | self.more
-        return web.json_response({"id_token": self.token(**claims), "token_type": "Bearer"})
+        return web.json_response({"access_token": self.padding, "id_token": self.token(**claims)})
 
 
 @pytest.fixture
@@ -155,6 +156,17 @@ async def test_a_sign_in_ends_in_the_browser_that_began_it(console: Console, pro
     async with browser.get(back) as answer:
         assert answer.status == 403
     assert await who(browser, console) == 401
+
+
+async def test_an_answer_with_the_token_may_come_in_pieces(console: Console, provider, browser):
+    """All of it is read: a large one is more than a socket holds."""
+    provider.padding = "x" * 900_000
+    assert (await sign_in(browser, console))[0] == 200
+    assert await who(browser, console) == ("owner", "ada", "")
+
+    provider.padding *= 2
+    browser.cookie_jar.clear()
+    assert (await sign_in(browser, console))[0] == 503
 
 
 async def test_an_issuer_that_is_away_is_said_to_be(console: Console, provider, browser):

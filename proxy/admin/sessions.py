@@ -61,6 +61,8 @@ class Sessions:
 
     def unseal(self, text: str) -> dict[str, Any] | None:
         """Return the fields of a sealed text that is valid."""
+        if not text.isascii():  # bytes that are no UTF-8 could not even be compared
+            return None
         payload, _, signature = text[:MAX_COOKIE_CHARS].partition(".")
         if not hmac.compare_digest(self._sign("cookie", payload).encode(), signature.encode()):
             return None

@@ -69,7 +69,15 @@ def test_a_session_ends():
 
 
 @pytest.mark.parametrize(
-    "change", [lambda c: c[:-2], lambda c: "x" + c, lambda c: c.replace(".", ""), lambda c: ".", lambda c: "é." + c]
+    "change",
+    [
+        lambda c: c[:-2],
+        lambda c: "x" + c,
+        lambda c: c.replace(".", ""),
+        lambda c: ".",
+        lambda c: "é." + c,
+        lambda c: c + "\udcff",
+    ],
 )
 def test_a_cookie_that_was_changed_is_none(change):
     """Whatever it is changed to."""

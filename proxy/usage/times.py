@@ -1,11 +1,13 @@
 """Reads times as people and programs write them: "yesterday", "7d", "2026-11-30", "2026-11-30T10:00"."""
 
 import re
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 KNOWN = '"now", "today", "yesterday", "month" (its beginning), "last-month", "24h", "7d", "4w", or an ISO date or time'
+MARGIN_S = 2 * 86_400
+"""How far a time is from the first and the last one of the calendar, in seconds: zones and whole hours need some."""
 _AGO = re.compile(r"([0-9]{1,5})([hdw])", re.ASCII)
 
 
@@ -23,7 +25,8 @@ def parse_time(text: str, now: datetime) -> datetime:
         if (ago := _AGO.fullmatch(text)) is not None:
             return now - int(ago[1]) * UNITS[ago[2]]
         at = datetime.fromisoformat(text)
-        at.timestamp()
+        for margin in (-MARGIN_S, MARGIN_S):
+            datetime.fromtimestamp(at.timestamp() + margin, UTC)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"'{text}' is no time; known are {KNOWN}") from error
     return at if at.tzinfo is not None else at.replace(tzinfo=now.tzinfo)

@@ -170,7 +170,7 @@ async def test_a_caller_sees_its_own_usage_only(http, start_gateway, upstream, t
 @pytest.mark.parametrize(
     "query",
     ["since=x", "since=now", "since=40d", "since=1d&until=2d", "by=team", "by=caller", "by=project", "team=search",
-     "since=1d&since=2d", "since=9999-12-31", "since=%00"],
+     "since=1d&since=2d", "since=9999-12-31", "since=9999-12-31T20:00&until=9999-12-31T23:30", "since=%00"],
 )  # fmt: skip
 async def test_other_questions_are_refused(gateway: str, http, query: str):
     """Above all those for other callers."""

@@ -76,6 +76,8 @@ async def test_a_request_without_a_key_of_an_operator_is_refused_everywhere(cons
         ("GET", "/spend?by=color", None, 400, "invalid_by"),
         ("GET", "/spend?since=soon", None, 400, "invalid_time"),
         ("GET", "/spend?since=2020-01-01", None, 400, "time_too_long"),
+        ("GET", "/spend?since=9999-12-31T20:00&until=9999-12-31T23:30", None, 400, "invalid_time"),
+        ("GET", "/spend?since=0001-01-01T00:00%2B14:00", None, 400, "invalid_time"),
         ("GET", "/requests/req_0", None, 404, "unknown_request"),
         ("POST", "/keys", {"name": "x"}, 400, "invalid_body"),
         ("POST", "/keys", {"name": "a\u202eb", "team": "t"}, 400, "invalid_body"),

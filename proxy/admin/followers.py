@@ -22,12 +22,14 @@ class Followers:
     async def send(
         self, request: web.BaseRequest, events: AsyncIterator[str], headers: Mapping[str, str]
     ) -> web.StreamResponse:
-        """Send events until the client leaves. Raises Problem if too many follow."""
+        """Send events until the client leaves; none for HEAD. Raises Problem if too many follow."""
+        response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
+        if request.method == "HEAD":
+            return response
         if self._count >= MOST:
             raise Problem(503, "too_many_followers", "Too many follow already; ask for the numbers of now instead.")
         self._count += 1
         try:
-            response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
             await response.prepare(request)
             async for event in events:
                 await response.write(event.encode())

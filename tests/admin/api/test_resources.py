@@ -122,6 +122,8 @@ async def test_now_is_streamed(console: Console):
             await streams.enter_async_context(console.http.get(address, headers=headers)) for _ in range(MOST + 1)
         ]
         report = await anext(events_of(opened[0]))
+        async with console.http.head(address, headers=headers) as head:
+            assert (head.status, head.content_type, await head.read()) == (200, "text/event-stream", b"")
 
     assert [answer.status for answer in opened] == [*[200] * MOST, 503]
     assert report["targets"] == []

@@ -52,7 +52,7 @@ def _print_usage(options: argparse.Namespace) -> int:
         raise ConfigError(str(error)) from error
     if since >= until:
         raise ConfigError(f"--since: {since.isoformat()} is not before {until.isoformat()}")
-    query = partial(read_usage, since=since, until=until, by=by, where=where, zone=zone)
+    query = partial(read_usage, times=(since, until), by=by, where=where, zone=zone)
     report: UsageReport = run_with_state(config, "usage", query)
     write: dict[str, Callable[[UsageReport], str]] = {
         "table": as_table,

@@ -15,7 +15,7 @@ from proxy.identity.directory import Directory
 from proxy.rules import Rules
 from proxy.stores import Store, StoreError
 from proxy.usage.formats import report_object
-from proxy.usage.query import PERIODS, hours_between, read_usage
+from proxy.usage.query import PERIODS, TooManyLines, hours_between, read_usage
 from proxy.usage.table import UsageTable
 from proxy.usage.times import parse_time
 from proxy.wire.errors import RequestError, Unavailable
@@ -57,13 +57,13 @@ class UsageEndpoint:
         by, where = self._by(given.get("by", "")), self._where(caller)
         try:
             async with self.places:
-                report = await read_usage(self.state, since, until, by, where)
+                report = await read_usage(self.state, (since, until), by, where, most_lines=MAX_LINES)
                 budgets = await self.rules.balances([caller], [])
         except StoreError as error:
             raise Unavailable("Usage cannot be read right now.", code="state_unavailable") from error
-        if len(report.lines) > MAX_LINES:
-            message = f"The answer has {len(report.lines)} lines; {MAX_LINES} are allowed. Ask for a shorter time."
-            raise RequestError(message, code="invalid_value", param="by")
+        except TooManyLines as error:
+            message = f"The answer has more than {MAX_LINES} lines. Ask for a shorter time."
+            raise RequestError(message, code="invalid_value", param="by") from error
         owned = [balance for rule, balance in budgets if rule.is_enforced_for(caller)]
         return exchange.json_response({**report_object(report), **where, "budgets": [*map(_budget, owned)]})
 

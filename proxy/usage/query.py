@@ -59,19 +59,25 @@ class UsageReport:
     total: UsageLine
 
 
+class TooManyLines(ValueError):
+    """A report would have more lines than are allowed."""
+
+
 async def read_usage(
     store: Store,
-    since: datetime,
-    until: datetime,
+    times: tuple[datetime, datetime],
     by: Sequence[str] = (),
     where: Mapping[str, str] | None = None,
     zone: tzinfo = UTC,
+    most_lines: int | None = None,
 ) -> UsageReport:
     """Return what was used from one time to another, whole hours, by these dimensions. Raises StoreError.
 
     A dimension is one of DIMENSIONS, of PERIODS (in the zone), or the name of a key of `[usage] metadata`. Only calls
     with the labels in `where` are counted. What a process has counted in its last few seconds may be missing.
+    Raises TooManyLines as soon as there are more than `most_lines`.
     """
+    since, until = times
     first, last = _hour_of(since), -(-until.timestamp() // HOUR_S)
     hours = range(first, max(first, int(last)))
     sums: dict[tuple[str, ...], list[int]] = {}
@@ -82,6 +88,8 @@ async def read_usage(
             labels = find.labels_of(name)
             if labels is not None:
                 sums[labels] = added(sums.get(labels, ()), amounts)
+        if most_lines is not None and len(sums) > most_lines:
+            raise TooManyLines(f"There are more than {most_lines} lines.")
     lines = [UsageLine(labels, _filled(amounts)) for labels, amounts in sums.items()]
     lines.sort(key=lambda line: (_time_of(line, by), -line.amounts[COST], -line["calls"], line.labels))
     total = UsageLine((), _filled([sum(column) for column in zip(*(line.amounts for line in lines), strict=True)]))
@@ -134,6 +142,7 @@ async def _read(store: Store, hours: range) -> AsyncIterator[tuple[int, Mapping[
         found = await asyncio.gather(*(store.rows(hour_key(hour_name(hour))) for hour in part))
         for hour, rows in zip(part, found, strict=True):
             yield hour, rows
+            await asyncio.sleep(0)  # an hour may have thousands of rows
 
 
 def _values(labels: Labels) -> dict[str, str]:

@@ -14,12 +14,14 @@ from proxy.admin.parts import GatewayParts
 from proxy.admin.problem import Problem
 from proxy.stores import StoreError
 from proxy.usage.formats import as_csv, report_object
-from proxy.usage.query import DIMENSIONS, PERIODS, UsageReport, hours_between, read_usage
+from proxy.usage.query import DIMENSIONS, PERIODS, TooManyLines, UsageReport, hours_between, read_usage
 from proxy.usage.times import parse_time
 
 LONGEST_HOURS = 24 * 100
 MOST_DIMENSIONS = 6
 MOST_LINES = 500
+MOST_SUMMED = 20_000
+"""How many lines are summed: more would keep the calls of the process waiting while they are sorted and written."""
 MOST_CALLERS = 200
 EARLY = 0.02
 """How much of a window must be over for a forecast."""
@@ -100,7 +102,10 @@ async def _report(parts: GatewayParts, argument: Mapping[str, Any]) -> UsageRepo
         raise Problem(400, "time_too_long", f"At most {LONGEST_HOURS // 24} days can be asked for at once.")
     where = {name: argument[name] for name in ("team", "caller", "model") if argument[name]}
     try:
-        return await read_usage(parts.config().state, since, until, by, where)
+        return await read_usage(parts.config().state, (since, until), by, where, most_lines=MOST_SUMMED)
+    except TooManyLines as error:
+        message = f"There are more than {MOST_SUMMED} lines; ask for a shorter time, or for fewer dimensions."
+        raise Problem(400, "too_many_lines", message) from error
     except StoreError as error:
         raise Problem(503, "state_unavailable", "The store of [state] cannot be reached at the moment.") from error
 
@@ -128,7 +133,7 @@ async def get_spend(request: AdminRequest) -> SpendReport:
 
 
 async def get_spend_csv(request: AdminRequest) -> str:
-    """Return the same as CSV, all lines of it; costs are in US dollars."""
+    """Return the same as CSV, all lines of it, up to 20,000; costs are in US dollars."""
     found: str = await request.services.processes.one("spend", **_asked(request), is_csv=True)
     return f"{found}\n"
 

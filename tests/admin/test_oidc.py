@@ -158,6 +158,23 @@ async def test_a_sign_in_ends_in_the_browser_that_began_it(console: Console, pro
     assert await who(browser, console) == 401
 
 
+async def test_no_neighbour_of_the_domain_begins_a_sign_in(tables, provider, start_gateway, logged, http):
+    """By TLS its cookie has a name that browsers take from this host only."""
+    tables["admin"]["url"] = "https://gate.example"
+    console = await start_console(start_gateway, tables, logged, http)
+    async with http.get(f"{console.admin}/admin/oidc/begin", allow_redirects=False) as begun:
+        cookie, asked = begun.headers["Set-Cookie"], begun.headers["Location"]
+    async with http.get(asked, allow_redirects=False) as authorized:
+        back = authorized.headers["Location"].replace("https://gate.example", console.admin)
+    flow = cookie.partition(";")[0]
+
+    assert (flow.startswith("__Host-"), "; Path=/;" in cookie, cookie.endswith("; Secure")) == (True, True, True)
+    for sent, status in ((flow.removeprefix("__Host-"), 403), (flow, 200)):
+        async with http.get(back, headers={"Cookie": sent}) as answer:
+            assert answer.status == status
+    assert [each.startswith("__Host-") for each in answer.headers.getall("Set-Cookie")] == [True, True]
+
+
 async def test_an_answer_with_the_token_may_come_in_pieces(console: Console, provider, browser):
     """All of it is read: a large one is more than a socket holds."""
     provider.padding = "x" * 900_000

@@ -64,17 +64,25 @@ class SignInPages:
 
     async def _begin(self, oidc: OidcSignIn, request: web.BaseRequest, goal: str) -> web.Response:
         redirection = await oidc.begin(self._access.own_address(request), goal)
-        # Lax: the issuer's redirection brings it back.
-        flow = f"{FLOW_COOKIE}={redirection.cookie}; Path={CALLBACK}; Max-Age={FLOW_S:.0f}; HttpOnly; SameSite=Lax"
-        return redirect(redirection.address, f"{flow}{self._secure}")
+        return redirect(redirection.address, self._flow_cookie(redirection.cookie, round(FLOW_S)))
 
     async def _finish(self, oidc: OidcSignIn, request: web.BaseRequest, query: Mapping[str, str]) -> web.Response:
         """Open a session. The page loads the next one: browsers keep the cookie out of what the issuer leads to."""
-        operator, goal = await oidc.finish(query, request.cookies.get(FLOW_COOKIE, ""))
+        operator, goal = await oidc.finish(query, request.cookies.get(self._flow_name, ""))
         response = page("again.html", {**OUTSIDE, "title": "Headgate", "again": goal})
         response.headers.add("Set-Cookie", self._cookie_of(operator))
-        response.headers.add("Set-Cookie", f"{FLOW_COOKIE}=; Path={CALLBACK}; Max-Age=0; HttpOnly; SameSite=Lax")
+        response.headers.add("Set-Cookie", self._flow_cookie("", 0))
         return response
+
+    @property
+    def _flow_name(self) -> str:
+        """Return the name of a sign-in's cookie: by TLS one that no neighbour of the host's domain can set."""
+        return f"__Host-{FLOW_COOKIE}" if self._access.is_secure else FLOW_COOKIE
+
+    def _flow_cookie(self, value: str, max_age_s: int) -> str:
+        """Return the header that sets it. Lax: the issuer's redirection brings it back."""
+        path = "/" if self._access.is_secure else CALLBACK
+        return f"{self._flow_name}={value}; Path={path}; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{self._secure}"
 
     @property
     def _secure(self) -> str:

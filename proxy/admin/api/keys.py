@@ -156,7 +156,14 @@ async def create_key(request: AdminRequest) -> NewKey:
     request.operator.check_team(order.team)
     lifetime_s = NEVER_S if order.expires_in_s is None else order.expires_in_s
     secret, key = new_key(order.name, order.team, time.time(), lifetime_s, order.models, order.tags)
-    await _change(request, "key.created", key, new=key)
+    try:
+        await _change(request, "key.created", key, new=key)
+    except Problem as problem:
+        if problem.code == "key_not_changed" and request.operator.team:  # do not say whose the name is
+            raise Problem(
+                409, problem.code, "Another team has a caller with this name; a caller has one team."
+            ) from None
+        raise
     return NewKey(secret=secret, key=_facts(key, None))
 
 

@@ -129,6 +129,14 @@ async def test_now_is_streamed(console: Console):
     assert report["targets"] == []
 
 
+async def test_a_name_of_another_team_does_not_tell_its_team(console: Console):
+    """It is refused to both, and only operators of all teams see why."""
+    order = {"name": "cleo", "team": "search"}
+    refused = [await console.ask("POST", "/keys", order, who) for who in ("search_admin", "owner")]
+
+    assert [(status, "billing" in problem["detail"]) for status, problem in refused] == [(409, False), (409, True)]
+
+
 async def test_a_key_is_created_used_rotated_and_revoked(console: Console):
     """By a team's own people; it is not shown a second time, and the audit says who did it."""
     who = "search_admin"

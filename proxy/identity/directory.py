@@ -55,7 +55,7 @@ class Directory:
         self._teams: Mapping[str, str] = {}
         self._used: set[str] = set()
         self._has_issued = has_issued
-        self._keyed: dict[str, Caller] = {}  # by `Authorization`, which need not be hashed again
+        self._keyed: dict[bytes, Caller] = {}  # by the SHA-256 of `Authorization`, which need not be taken apart again
         self.is_current = True
         """Whether all issued keys are known; a key that is not known may be a new one otherwise."""
         self.is_open = not callers and not has_issued
@@ -110,15 +110,16 @@ class Directory:
             return ANONYMOUS
         authorization = headers.getall("Authorization", ())
         is_bearer = not (API_KEY in headers or X_API_KEY in headers)
-        if is_bearer and len(authorization) == 1 and (known := self._keyed.get(authorization[0])) is not None:
+        sent = _digest(authorization[0]) if is_bearer and len(authorization) == 1 else b""
+        if (known := self._keyed.get(sent)) is not None:
             return self._note_use(known)
         key = _bearer_key(authorization) if is_bearer else _plain_key(headers, authorization)
         if key is not None:  # an empty key matches no caller, not even one whose key is empty
-            digest = hashlib.sha256(key.encode()).digest()
+            digest = _digest(key)
             caller = self._callers.get(digest)
             if caller is not None:
                 if is_bearer and len(self._keyed) < MAX_KEYED:
-                    self._keyed[authorization[0]] = caller
+                    self._keyed[sent] = caller
                 return self._note_use(caller)
             if self.sign_in is not None and self.sign_in.is_used and is_token(key):
                 return self._signed_in(self.sign_in.identify(key, digest))
@@ -137,6 +138,11 @@ class Directory:
             message = "The caller that this token names is in another team here. Ask the operator of this gateway."
             raise Unauthenticated(message, status=403, code="token_not_allowed")
         return caller
+
+
+def _digest(text: str) -> bytes:
+    """Return the SHA-256 of a key or a header; keys themselves are not kept."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
 
 def _bearer_key(authorization: Sequence[str]) -> str | None:

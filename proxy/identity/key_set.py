@@ -14,7 +14,7 @@ from jwt.exceptions import PyJWTError
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
-"""All are asymmetric: with `none` or a secret that both sides have, everybody could sign what he likes."""
+"""All are asymmetric: `none` needs no key, and a secret that both sides have lets the one that checks sign as well."""
 
 MAX_KEYS = 256
 MAX_KEYS_TRIED = 4

@@ -96,9 +96,9 @@ async def test_a_large_value_is_read_in_one_pass(link: RedisLink, monkeypatch: p
     sizes: list[int] = []
     parse = _redis_link.parse_answer
     monkeypatch.setattr(_redis_link, "parse_answer", lambda data, at: (sizes.append(len(data)), parse(data, at))[1])
-    asked, value, following = ask(link, b"a", b"b", b"c"), b"v" * 300_000, ask(link, b"d")
-    link.data_received(b"$300000\r\nvvvv")
-    received = value[4:] + b"\r\n$3\r\nend\r\n$300000\r\n" + value + b"\r\n:7\r\n"
+    asked, value, following = ask(link, b"a", b"b", b"c"), b"v" * 1_000_000, ask(link, b"d")
+    link.data_received(b"$1000000\r\nvvvv")
+    received = value[4:] + b"\r\n$3\r\nend\r\n$1000000\r\n" + value + b"\r\n:7\r\n"
     for start in range(0, len(received), size):
         link.data_received(received[start : start + size])
 

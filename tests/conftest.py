@@ -13,6 +13,7 @@ import structlog
 from proxy.__main__ import COLLECTION_THRESHOLDS
 from proxy.app import running
 from proxy.config.build import build
+from tests.full_disk import make_full_device
 from tests.logs import isolated_logs
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
@@ -103,6 +104,12 @@ async def start_gateway() -> AsyncIterator[StartGateway]:
 async def gateway(upstream: FakeUpstream, start_gateway: StartGateway) -> str:
     """The address of a gateway in front of `upstream`, with three policies and a cache in memory."""
     return await start_gateway(tables_for(upstream))
+
+
+@pytest.fixture
+def full_device(tmp_path: Path) -> str:
+    """The path of a device that accepts nothing."""
+    return make_full_device(tmp_path)
 
 
 @pytest.fixture

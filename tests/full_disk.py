@@ -1,9 +1,12 @@
-"""A disk that becomes full at a given file size."""
+"""Disks that are full: one that becomes so at a given file size, and a device that accepts nothing."""
 
+import os
 import resource
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -17,3 +20,14 @@ def disk_full_at(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
+
+
+def make_full_device(folder: Path) -> str:
+    """Return the path of a device like /dev/full, on which no other test has a lock; /dev/full without the rights."""
+    own = folder / "full"
+    try:
+        os.mknod(own, stat.S_IFCHR | 0o600, Path("/dev/full").stat().st_rdev)
+        os.close(os.open(own, os.O_WRONLY))
+    except OSError:
+        return "/dev/full"
+    return str(own)

@@ -153,10 +153,12 @@ async def test_a_client_that_disconnects_does_not_end_the_probe_of_others(
     assert len(upstream.requests) == 1
 
 
-async def test_files_that_lose_lines_are_reported_as_degraded(start_gateway, upstream: FakeUpstream, tmp_path):
+async def test_files_that_lose_lines_are_reported_as_degraded(
+    start_gateway, upstream: FakeUpstream, tmp_path, full_device: str
+):
     """The status stays 200; the file that cannot be written is reported as `degraded`."""
     audit = {"path": str(tmp_path / "audit.jsonl")}
-    record = {"path": "/dev/full"}
+    record = {"path": full_device}
     gateway = await start_gateway(tables_for(upstream, cache=None, audit=audit, record=record))
     before = await get(gateway, "/readyz")
     for _ in range(2):

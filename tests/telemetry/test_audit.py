@@ -224,10 +224,10 @@ def test_the_head_is_logged_now_and_then(tmp_path: Path, logged):
 
 
 async def test_calls_are_refused_while_nothing_can_be_written_if_the_config_says_so(
-    http, start_gateway: StartGateway, upstream: FakeUpstream
+    http, start_gateway: StartGateway, upstream: FakeUpstream, full_device: str
 ):
     """The first call finds it out; then they get 503, and `/readyz` too, because calls would fail."""
-    gateway = await start_gateway(tables_for(upstream, audit={"path": "/dev/full", "on_failure": "refuse"}))
+    gateway = await start_gateway(tables_for(upstream, audit={"path": full_device, "on_failure": "refuse"}))
     statuses = [await post(http, gateway)]
     async with asyncio.timeout(30):
         while (status := await post(http, gateway)) == 200:
@@ -328,18 +328,20 @@ def test_an_audit_that_was_never_opened_writes_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_full_disk_loses_lines_but_fails_no_call(http, upstream: FakeUpstream, logged):
+async def test_a_full_disk_loses_lines_but_fails_no_call(http, upstream: FakeUpstream, logged, full_device: str):
     """/dev/full accepts nothing; every failed write is logged."""
-    statuses = await post_all(http, tables_for(upstream, audit={"path": "/dev/full"}), {}, {}, {})
+    statuses = await post_all(http, tables_for(upstream, audit={"path": full_device}), {}, {}, {})
     failures = [line for line in logged if line["event"] == "audit.write_failed"]
 
     assert statuses == [200, 200, 200]
     assert {line["error"] for line in failures} == {"No space left on device"}
 
 
-async def test_lost_decisions_degrade_readiness(http, start_gateway: StartGateway, upstream: FakeUpstream):
+async def test_lost_decisions_degrade_readiness(
+    http, start_gateway: StartGateway, upstream: FakeUpstream, full_device: str
+):
     """`/readyz` stays 200, as calls are still answered, and names the file."""
-    gateway = await start_gateway(tables_for(upstream, audit={"path": "/dev/full"}))
+    gateway = await start_gateway(tables_for(upstream, audit={"path": full_device}))
     async with http.get(f"{gateway}/readyz") as answer:
         before = await answer.json()
     await post(http, gateway)

@@ -400,9 +400,9 @@ async def test_invalid_requests_are_not_recorded(http, upstream: FakeUpstream, t
     assert (statuses, read_record(path)) == ([400, 400, 400], [])
 
 
-async def test_a_full_disk_loses_lines_but_fails_no_call(http, upstream: FakeUpstream, logged):
+async def test_a_full_disk_loses_lines_but_fails_no_call(http, upstream: FakeUpstream, logged, full_device: str):
     """/dev/full accepts no bytes; every failed write is logged, with the number of lines lost before it."""
-    statuses = await post_all(http, upstream, "/dev/full", {"model": "m"}, {"model": "m"})
+    statuses = await post_all(http, upstream, full_device, {"model": "m"}, {"model": "m"})
     failures = [line for line in logged if line["event"] == "record.write_failed"]
 
     assert statuses == [200, 200]

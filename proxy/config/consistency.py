@@ -121,7 +121,7 @@ def operator_faults(admin: AdminTable | None, issuers: Iterable[IssuerTable]) ->
 
 
 def issuer_faults(issuers: Mapping[int, IssuerTable]) -> Iterator[str]:
-    """Issuers that could not be told apart, and those whose subjects could be taken for those of another one."""
+    """Issuers that cannot be distinguished, and those whose subjects could be taken for those of another one."""
     for (before, other), (index, issuer) in combinations(issuers.items(), 2):
         if other.name == issuer.name or other.url == issuer.url:
             key = "name" if other.name == issuer.name else "url"

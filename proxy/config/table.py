@@ -22,7 +22,7 @@ class Table(BaseModel):
     """A TOML table. Its fields are its keys; an unknown key is an error, so that a misspelt one is not ignored.
 
     TOML has types of its own, so that none is converted: neither `true` nor "8" nor 8.0 is an integer. An integer is a
-    float all the same. What TOML has no type for is converted: a path, an address of a network, a tuple.
+    float anyway. What TOML has no type for is converted: a path, an address of a network, a tuple.
     """
 
     model_config = ConfigDict(

@@ -72,7 +72,7 @@ class CrossOrigin:
             raise _refusal("Requests of web pages from other sites are not allowed without callers.")
 
     def check_upgrade(self, request: web.BaseRequest) -> None:
-        """Refuse a WebSocket of a page that is not listed: browsers ask nobody before they connect one."""
+        """Refuse a WebSocket of a page that is not listed: browsers send no preflight for one."""
         origin = request.headers.get("Origin")
         if "Upgrade" in request.headers and origin is not None and not self._origins.allow(origin):
             raise _refusal("WebSockets of web pages from other sites are not allowed.")

@@ -138,7 +138,7 @@ class RequestRecord:
             self.metadata = {key: sent[key] for key in keys if isinstance(sent.get(key), str)} or None
 
     def note_usage_metadata(self, body: Mapping[str, Any], keys: Sequence[str]) -> None:
-        """Take the values of the keys of metadata by which usage is told apart."""
+        """Take the values of the keys of metadata by which usage is grouped."""
         sent = body.get("metadata")
         if isinstance(sent, dict):
             found = [(key, printable(sent[key], LONGEST_CHARS)) for key in keys if isinstance(sent.get(key), str)]

@@ -74,7 +74,7 @@ def test_a_missing_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, value: 
 
 
 def test_secrets_need_not_be_read(monkeypatch: pytest.MonkeyPatch):
-    """Those that are not there, or none; what does not name a secret is an error all the same."""
+    """Those that are not there, or none; what does not name a secret is an error anyway."""
     monkeypatch.setenv("DOOR_KEY", KEY)
     monkeypatch.delenv("NOT_SET", raising=False)
     places = ("env:DOOR_KEY", "env:NOT_SET", "env:NOT_SET", "file:/none")

@@ -108,7 +108,7 @@ async def test_a_signed_token_with_other_claims_is_refused(worker: Worker, claim
 
 @pytest.mark.parametrize("claims", [{"team": None}, {"team": []}, {"team": 7}, {"team": "a\n"}, {"team": "x" * 129}, {"sub": None}, {"sub": ""}, {"sub": ["ada"]}])  # fmt: skip
 async def test_a_token_without_a_name_or_a_team_may_not_call(worker: Worker, claims: dict):
-    """It is valid: whoever runs the provider can change that, so that it is 403."""
+    """It is valid: the operator of the provider can change that, so that it is 403."""
     assert await worker.ask(worker.provider.token(**claims)) == "token_not_allowed"
 
 

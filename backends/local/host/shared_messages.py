@@ -61,7 +61,7 @@ class EngineOrder:
 
 @dataclass(frozen=True, slots=True)
 class OpenedEngine:
-    """What a worker is told of an engine that it may use."""
+    """What a worker knows of an engine that it may use."""
 
     device: str
     compute_type: str

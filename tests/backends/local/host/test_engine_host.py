@@ -191,7 +191,7 @@ async def test_the_jobs_of_a_killed_worker_end_with_it(endless: Path, connect):
 
 
 async def test_an_engine_without_workers_is_closed_a_while_later(folder: Path, connect, monkeypatch):
-    """Nobody may come in place of the killed ones."""
+    """No process takes the place of the killed ones."""
     monkeypatch.setattr(engine_host, "LINGER_S", 0.05)
     worker = await connect()
     await worker.open(folder)

@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from proxy.wire.event import Run
-from proxy.wire.foreign_errors import is_envelope, read_error
-from proxy.wire.stream_errors import MAX_FRAME_BYTES, error_in
+from proxy.wire.foreign_errors import ForeignError, is_envelope, read_error
+from proxy.wire.stream_errors import MAX_FRAME_BYTES, error_in, refusal_of_error
 
 LONG = "This model's maximum context length is 8192 tokens."
 # What a server sends, and message, type, param, code and status that are read from it.
@@ -128,3 +128,11 @@ def test_an_error_without_a_type_is_found_in_short_frames_only(frame: bytes):
     assert found.message == "No."
     assert error_in(None) is None
     assert error_in(Run(frame.replace(b"No.", b"x" * MAX_FRAME_BYTES))) is None
+
+
+def test_a_refusal_of_the_key_in_a_stream_is_the_gateways_own_error():
+    """As an answer with the status 401 would be: its words may quote the key."""
+    refusal = refusal_of_error(ForeignError("sk-1 is no key", None, None, "invalid_api_key", 401))
+
+    assert (refusal.status, refusal.code) == (502, "upstream_auth")
+    assert "sk-1" not in refusal.message

@@ -83,3 +83,9 @@ def test_an_idempotency_key_is_scoped_to_a_team():
     assert one["user-agent"] == "u"
     assert "k" != one["idempotency-key"] != scope_idempotency_key({"idempotency-key": "k"}, "rival")["idempotency-key"]
     assert scope_idempotency_key({"user-agent": "u"}, "search") == {"user-agent": "u"}
+
+
+@pytest.mark.parametrize("others", [{f"x-{number}": "v" for number in range(100)}, {"x-" + "n" * 200: "v"}])
+def test_many_or_long_names_select_the_same(others: dict[str, str]):
+    """Their choice is not remembered: it would only fill the memory of choices."""
+    assert HeaderNames(["user-agent"]).select({"User-Agent": "a", **others}) == {"user-agent": "a"}

@@ -176,7 +176,8 @@ class RedisStore(Store):
         del group  # it evicts nothing
         window = secrets.randbits(53) or 1
         terms = amount_in_range(amount), amount_in_range(limit), milliseconds(window_s), window
-        return _grant_in(await self._run(RESERVE, key, *terms, holder.name.encode(), milliseconds(holder.lease_s)))
+        lease_ms = max(0, round(holder.lease_s * 1000))
+        return _grant_in(await self._run(RESERVE, key, *terms, holder.name.encode(), lease_ms))
 
     async def settle(self, key: str, used: int, *, reserved: int, window: int, holder: Holder) -> None:
         amounts = amount_in_range(used), amount_in_range(reserved)

@@ -14,7 +14,7 @@ setup: .venv/.runs
 # Tests start many Python processes: each would otherwise compile every source again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Three processes for two cores, because tests wait for sockets, processes and timers half of their time. Each file runs in
+# Three processes for two cores, because tests also wait for sockets, processes and timers. Each file runs in
 # one process: fixtures such as loaded models are made once for a file.
 PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 PYTEST := $(BIN)/pytest -q -n $(PROCESSES) --maxprocesses 4 --dist loadfile

@@ -19,7 +19,8 @@ import orjson
 
 from backends import Backend, unsupported
 from backends.upstream.again import ask_again
-from backends.upstream.answer import UpstreamAnswer, read_body, reply_of
+from backends.upstream.answer import read_body, reply_of
+from backends.upstream.body import UpstreamAnswer
 from backends.upstream.dialects.repairs import mended, terminals_of
 from backends.upstream.errors import invalid_answer
 from backends.upstream.http1 import BodySource, encode_head

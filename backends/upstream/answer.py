@@ -2,26 +2,22 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
+from backends.upstream.body import AnswerLimits, UpstreamAnswer, decoder_of, read_chunk
 from backends.upstream.decode import Decoder
-from backends.upstream.dialects.repairs import Repair, StreamRepairs
 from backends.upstream.errors import invalid_answer, too_large
-from backends.upstream.headers import HeaderFilter
 from backends.upstream.refusals import MAX_REFUSAL_BYTES, check_status, refusal_in_success, refusal_of_body
-from backends.upstream.scrub import Scrubber
-from backends.upstream.steps import Steps
+from backends.upstream.stream import Stream
 from proxy.context import Context
 from proxy.wire.bounds import count_values, parsed_bytes
 from proxy.wire.errors import BackendError
-from proxy.wire.event import TERMINALS, Batch, Reply, parse_leniently, parse_payload, response_reply
-from proxy.wire.sse import SSEParser
-from proxy.workers import LARGE_BYTES
+from proxy.wire.event import Reply, parse_leniently, parse_payload, response_reply
 
 EVENT_STREAM = "text/event-stream"
 # How a stream begins, and how JSON does: after a byte order mark and blank lines.
@@ -36,47 +32,6 @@ SHORT_BYTES = 65_536
 """Below this size a body is searched for secrets at once, in bytes."""
 SHORTEST_START = 8
 """How much of a body shows what it is, in bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerLimits:
-    """How large the body of an answer may be, what is removed from it, and which headers are forwarded."""
-
-    max_bytes: int
-    scrubber: Scrubber
-    headers: HeaderFilter
-    repairs: Collection[Repair] = ()
-    """What is mended in streams."""
-
-
-class UpstreamAnswer(Protocol):
-    """An answer whose head has arrived, by whichever transport."""
-
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def fields(self) -> Mapping[str, str]:
-        """Its headers; names in lower case."""
-
-    @property
-    def content_type(self) -> str: ...
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the whole body has arrived."""
-
-    def read(self) -> Awaitable[bytes]:
-        """Return what has arrived of the body since the last read; b"" at its end. Raises HeadgateError."""
-
-    def count_events(self) -> None:
-        """Limit the time between events, which `note_event` notes, and not that between parts of the body."""
-
-    def note_event(self) -> None:
-        """Note that an event has arrived."""
-
-    def close(self) -> None:
-        """Give up what was not read."""
 
 
 async def reply_of(answer: UpstreamAnswer, context: Context, limits: AnswerLimits, *, has_id: bool = True) -> Reply:
@@ -126,65 +81,6 @@ def _count(values: int, body: bytes, context: Context) -> None:
     if values > MAX_VALUES:
         raise invalid_answer(f"a response of more than {MAX_VALUES} values")
     context.memory.grow(parsed_bytes(len(body), values))
-
-
-class Stream:
-    """The batches of a streamed answer: one batch is what one read brought. Does not own the answer."""
-
-    def __init__(
-        self, answer: UpstreamAnswer, context: Context, limits: AnswerLimits, decoder: Decoder, start: bytes
-    ) -> None:
-        """`start` is what was read already."""
-        self.answer = answer
-        model = context.record.model
-        self._repairs = StreamRepairs(limits.repairs, context.followed, model) if limits.repairs else None
-        self._parser = SSEParser(context.followed if self._repairs is None else self._repairs.followed)
-        self._context = context
-        self._received = start  # and not parsed yet
-        self._limits = limits
-        self._decoder = decoder
-        self._is_ended = False
-        self._steps = Steps()
-        self.is_complete = False  # whether the response's terminal event was received
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Batch:
-        while not self._is_ended:
-            if self._received:
-                chunk, self._received = self._received, b""
-            elif self._decoder.is_plain:
-                chunk = await self.answer.read()
-            else:
-                chunk = await read_chunk(self.answer, self._decoder)
-            self._is_ended = not chunk
-            if len(chunk) > (most := self._steps.size_bytes):
-                self._received, chunk = chunk[most:], chunk[:most]
-            before = self._parser.pending_bytes
-            batch = self._parse(chunk) if before < LARGE_BYTES else await self._context.run_large(self._parse, chunk)
-            if (after := self._parser.pending_bytes) != before:
-                self._context.memory.grow(after - before)
-            if self._steps.is_long(len(chunk), len(batch)):
-                await asyncio.sleep(0)
-            if batch:
-                self.answer.note_event()
-                if len(batch) > 1 or batch[0].type:
-                    self.is_complete = self.is_complete or any(unit.type in TERMINALS for unit in batch)
-                return batch
-            await asyncio.sleep(0)  # a flood of frames that come to nothing must not keep other calls waiting
-        raise StopAsyncIteration
-
-    def _parse(self, chunk: bytes) -> Batch:
-        """Return the frames that a chunk completes; an empty one ends the stream. Raises BackendError."""
-        try:
-            batch = self._limits.scrubber.batch(self._parser.feed(chunk) if chunk else self._parser.close())
-        except ValueError as error:
-            raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
-        if self._repairs is not None:
-            batch = self._repairs.mend(batch)
-            self._context.record.repairs = self._repairs.summary
-        return batch
 
 
 async def _read_more(start: bytes, answer: UpstreamAnswer, decoder: Decoder) -> bytes:
@@ -277,24 +173,3 @@ async def _read_refusal(answer: UpstreamAnswer, limits: AnswerLimits) -> bytes:
 def _content_type(answer: UpstreamAnswer, limits: AnswerLimits) -> str:
     """The type of an answer's body, fit for a message."""
     return limits.scrubber.text(answer.content_type)[:64]
-
-
-def decoder_of(answer: UpstreamAnswer) -> Decoder:
-    try:
-        return Decoder(answer.fields.get("content-encoding", ""))
-    except ValueError as error:
-        raise invalid_answer(str(error)) from error
-
-
-async def read_chunk(answer: UpstreamAnswer, decoder: Decoder) -> bytes:
-    """Return what the network brings next, decompressed; b"" at the end."""
-    try:
-        while chunk := await answer.read():
-            if decoder.is_plain:
-                return chunk
-            if data := await decoder.decode(chunk):
-                return data
-        decoder.close()
-    except ValueError as error:
-        raise invalid_answer(str(error)) from error
-    return b""

@@ -5,7 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
-from backends.upstream.answer import Stream, read_rest
+from backends.upstream.answer import read_rest
+from backends.upstream.stream import Stream
 from proxy.wire.event import Reply
 
 

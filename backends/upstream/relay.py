@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator
 
-from backends.upstream.answer import AnswerLimits, UpstreamAnswer, decoder_of, read_chunk, refusal
+from backends.upstream.answer import refusal
+from backends.upstream.body import AnswerLimits, UpstreamAnswer, decoder_of, read_chunk
 from backends.upstream.scrub import StreamScrubber
 from proxy.wire.errors import BackendError
 from proxy.wire.relay import RelayReply

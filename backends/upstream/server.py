@@ -7,7 +7,7 @@ from ssl import SSLContext
 from typing import NamedTuple
 from urllib.parse import urlencode, urlsplit
 
-from backends.upstream.answer import AnswerLimits, UpstreamAnswer
+from backends.upstream.body import AnswerLimits, UpstreamAnswer
 from backends.upstream.credentials import Credentials
 from backends.upstream.headers import HeaderFilter
 from backends.upstream.http1 import BodySource, Client, Origin, Proxy, Timeouts, create_tls_context, encode_request

@@ -12,7 +12,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, islice
 
 import orjson
 
@@ -35,8 +35,15 @@ class SSEParser:
     The sentinel `data: [DONE]` is dropped, since the sender of a stream writes its own.
     """
 
-    def __init__(self, followed: frozenset[str], *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self, followed: frozenset[str], *, max_frame_bytes: int = MAX_FRAME_BYTES, max_units: int | None = None
+    ) -> None:
+        """`max_units` is how many events and runs `feed` returns at most; `more` returns those after them."""
         self._followed = followed
+        self._max_units = max_units
+        self._units: Iterator[Event | Run] = iter(())  # of the frames that are whole
+        self.has_more = False
+        """Whether there may be units that were not returned yet."""
         self._max_frame_bytes = max_frame_bytes
         self._patterns = candidate_patterns(followed)
         self._tail = bytearray()  # the unfinished frame
@@ -45,7 +52,10 @@ class SSEParser:
         """How much of an unfinished frame is held."""
 
     def feed(self, chunk: bytes) -> list[Event | Run]:
-        """Return the frames that this chunk completes. Raises ValueError when a frame exceeds `max_frame_bytes`."""
+        """Return the frames that this chunk completes. Raises ValueError when a frame exceeds `max_frame_bytes`.
+
+        Call it when `has_more` is False: units that were not returned would be lost.
+        """
         tail, searched = self._tail, 0
         if tail:
             searched = max(0, len(tail) - 2)  # a blank line may have begun in the last two bytes
@@ -72,6 +82,12 @@ class SSEParser:
         if not end:
             return []
         return self._split(received[:end] if isinstance(received, bytes) else bytes(memoryview(received)[:end]))
+
+    def more(self) -> list[Event | Run]:
+        """Return the next units of the frames that are whole, before the next `feed`."""
+        batch = list(islice(self._units, self._max_units))
+        self.has_more = len(batch) == self._max_units
+        return batch
 
     def close(self) -> list[Event | Run]:
         """Return a last frame whose blank line is missing, if its data is a whole JSON object."""
@@ -107,7 +123,10 @@ class SSEParser:
         matches = [m for byte, pattern in self._patterns if byte in frames and (m := pattern.search(frames))]
         if not matches:  # most chunks are deltas
             return [Run(frames)] if frames else []
-        batch: list[Event | Run] = []
+        self._units = self._units_in(frames, matches)
+        return self.more()
+
+    def _units_in(self, frames: bytes, matches: list[re.Match[bytes]]) -> Iterator[Event | Run]:
         run = 0
         for start, end in _candidates(frames, matches):
             frame = frames[start:end]
@@ -118,13 +137,12 @@ class SSEParser:
                 if event is None:
                     continue
             if run < start:
-                batch.append(Run(frames[run:start]))
+                yield Run(frames[run:start])
             if event is not None:
-                batch.append(event)
+                yield event
             run = end
         if run < len(frames):
-            batch.append(Run(frames[run:]))
-        return batch
+            yield Run(frames[run:])
 
     def _followed_event(self, frame: bytes, payload: bytes) -> Event | None:
         if has_more_values(payload, MAX_FRAME_VALUES):

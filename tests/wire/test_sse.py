@@ -192,6 +192,24 @@ def test_a_recording_can_arrive_byte_by_byte(name: str, end: bytes):
     assert concatenated(parsed([stream])) == stream.removesuffix(SENTINEL.replace(b"\n", end))
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 24])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_units_can_be_returned_some_at_a_time(name: str, most: int):
+    """None is lost or repeated, in any chunks, and no call returns more than it may."""
+    stream, _ = DIALECTS[name]
+    for chunks in ([stream], one_by_one(stream), [stream[: len(stream) // 2], stream[len(stream) // 2 :]]):
+        parser = SSEParser(FOLLOWED, max_units=most)
+        parts: list[Event | Run] = []
+        for chunk in chunks:
+            parts += (returned := parser.feed(chunk))
+            assert len(returned) <= most
+            while parser.has_more:
+                parts += (returned := parser.more())
+                assert len(returned) <= most
+
+        assert joined((part.type, part.sse) for part in parts + parser.close()) == parsed([stream])
+
+
 @pytest.mark.parametrize("end", [b"\r\n", b"\r"])
 def test_line_ends_change_nothing_but_themselves(end: bytes):
     """A stream in CRLF or CR has the events of the same stream in LF."""

@@ -1,0 +1,73 @@
+"""The body of an answer of an upstream, by whichever transport it arrives, and its limits."""
+
+from collections.abc import Awaitable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from backends.upstream.decode import Decoder
+from backends.upstream.dialects.repairs import Repair
+from backends.upstream.errors import invalid_answer
+from backends.upstream.headers import HeaderFilter
+from backends.upstream.scrub import Scrubber
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """How large the body of an answer may be, what is removed from it, and which headers are forwarded."""
+
+    max_bytes: int
+    scrubber: Scrubber
+    headers: HeaderFilter
+    repairs: Collection[Repair] = ()
+    """What is mended in streams."""
+
+
+class UpstreamAnswer(Protocol):
+    """An answer whose head has arrived, by whichever transport."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """Its headers; names in lower case."""
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole body has arrived."""
+
+    def read(self) -> Awaitable[bytes]:
+        """Return what has arrived of the body since the last read; b"" at its end. Raises HeadgateError."""
+
+    def count_events(self) -> None:
+        """Limit the time between events, which `note_event` notes, and not that between parts of the body."""
+
+    def note_event(self) -> None:
+        """Note that an event has arrived."""
+
+    def close(self) -> None:
+        """Give up what was not read."""
+
+
+def decoder_of(answer: UpstreamAnswer) -> Decoder:
+    try:
+        return Decoder(answer.fields.get("content-encoding", ""))
+    except ValueError as error:
+        raise invalid_answer(str(error)) from error
+
+
+async def read_chunk(answer: UpstreamAnswer, decoder: Decoder) -> bytes:
+    """Return what the network brings next, decompressed; b"" at the end."""
+    try:
+        while chunk := await answer.read():
+            if decoder.is_plain:
+                return chunk
+            if data := await decoder.decode(chunk):
+                return data
+        decoder.close()
+    except ValueError as error:
+        raise invalid_answer(str(error)) from error
+    return b""

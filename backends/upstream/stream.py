@@ -1,0 +1,86 @@
+"""A streamed answer: parses what arrives in steps, between which other calls have a turn."""
+
+import asyncio
+from typing import Self
+
+from backends.upstream.body import AnswerLimits, UpstreamAnswer, read_chunk
+from backends.upstream.decode import Decoder
+from backends.upstream.dialects.repairs import StreamRepairs
+from backends.upstream.errors import invalid_answer
+from proxy.context import Context
+from proxy.wire.event import TERMINALS, Batch
+from proxy.wire.sse import SSEParser
+from proxy.workers import LARGE_BYTES
+
+STEP_BYTES = 65_536
+"""How much of a stream is parsed before other calls have a turn, in bytes."""
+STEP_UNITS = 24
+"""How many events and runs of a stream are parsed before other calls have a turn."""
+
+
+class Stream:
+    """The batches of a streamed answer: one batch is what one read brought. Does not own the answer."""
+
+    def __init__(
+        self, answer: UpstreamAnswer, context: Context, limits: AnswerLimits, decoder: Decoder, start: bytes
+    ) -> None:
+        """`start` is what was read already."""
+        self.answer = answer
+        model = context.record.model
+        self._repairs = StreamRepairs(limits.repairs, context.followed, model) if limits.repairs else None
+        followed = context.followed if self._repairs is None else self._repairs.followed
+        self._parser = SSEParser(followed, max_units=STEP_UNITS)
+        self._context = context
+        self._received = start  # and not parsed yet
+        self._limits = limits
+        self._decoder = decoder
+        self._is_ended = False
+        self.is_complete = False  # whether the response's terminal event was received
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch:
+        parser = self._parser
+        while not self._is_ended or parser.has_more:
+            if parser.has_more:
+                batch = self._parse(b"")
+            else:
+                if self._received:
+                    chunk, self._received = self._received, b""
+                elif self._decoder.is_plain:
+                    chunk = await self.answer.read()
+                else:
+                    chunk = await read_chunk(self.answer, self._decoder)
+                self._is_ended = not chunk
+                if len(chunk) > STEP_BYTES:
+                    self._received, chunk = chunk[STEP_BYTES:], chunk[:STEP_BYTES]
+                before = parser.pending_bytes
+                batch = (
+                    self._parse(chunk) if before < LARGE_BYTES else await self._context.run_large(self._parse, chunk)
+                )
+                if (after := parser.pending_bytes) != before:
+                    self._context.memory.grow(after - before)
+            if parser.has_more or not batch:  # a flood of events must not keep other calls waiting
+                await asyncio.sleep(0)
+            if batch:
+                self.answer.note_event()
+                if len(batch) > 1 or batch[0].type:
+                    self.is_complete = self.is_complete or any(unit.type in TERMINALS for unit in batch)
+                return batch
+        raise StopAsyncIteration
+
+    def _parse(self, chunk: bytes) -> Batch:
+        """Return the units of a chunk, and none of it while there are more of the one before; an empty one ends the
+        stream. Raises BackendError.
+        """
+        parser = self._parser
+        try:
+            units = parser.more() if parser.has_more else parser.feed(chunk) if chunk else parser.close()
+            batch = self._limits.scrubber.batch(units)
+        except ValueError as error:
+            raise invalid_answer(f"a stream that cannot be parsed: {error}") from error
+        if self._repairs is not None:
+            batch = self._repairs.mend(batch)
+            self._context.record.repairs = self._repairs.summary
+        return batch

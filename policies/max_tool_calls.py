@@ -19,7 +19,7 @@ from policies import Chains, EventCheck, Policy, PolicyState, ReplyCheck, ReplyC
 from policies.support.integers import checked_integer
 from policies.support.reservation import Reservation, counter_key
 from policies.support.tally import Tally
-from policies.support.tools import has_server_tools, kind_of_call, may_have_hidden_tools
+from policies.support.tools import kind_of_call, may_have_hidden_tools, offers_server_tools
 from proxy.context import Context, Slot
 from proxy.stores import Store, StoreError
 from proxy.wire.call import Call, Operation
@@ -99,7 +99,7 @@ class MaxToolCalls(Policy):
 
         def check(call: Call, context: Context) -> Awaitable[Call]:
             wanted = number_for(call.body.get(FIELD))  # what takes time is done before anything waits
-            offers = has_server_tools(call.body) or (counts_callers and bool(call.body.get("tools")))
+            offers = call.fact(offers_server_tools) or (counts_callers and bool(call.body.get("tools")))
             return take(call, context, wanted, offers=offers)
 
         async def take(call: Call, context: Context, wanted: int, *, offers: bool) -> Call:
@@ -128,7 +128,7 @@ class MaxToolCalls(Policy):
 
         def factory(call: Call, context: Context) -> ReplyCheck | None:
             body = call.body
-            offers = has_server_tools(body)
+            offers = call.fact(offers_server_tools)
             if not (offers or body.get("stream")) and counts_offered_only and not may_have_hidden_tools(body):
                 return None
             tally, budget = Tally(is_counted), context.get(slot)

@@ -11,6 +11,7 @@ from typing import Any
 
 from policies.support.globs import LONGEST_CACHED_CHARS, AllowList
 from policies.support.walk import CONTAINERS, PLAIN_TOOL_FIELDS, SCHEMAS, TOOLS, plain_name, tool_lists, tool_lists_in
+from proxy.wire.call import Call
 from proxy.wire.errors import PolicyViolation
 from proxy.wire.fields import fold_name
 from proxy.wire.loggable import in_ascii
@@ -124,6 +125,11 @@ def has_server_tools(body: Mapping[str, Any]) -> bool:
         return any(_include_server_tool(found.value) for found in tool_lists(body) if found.param != TOOLS)
     except PolicyViolation:  # too many values to look for tools among them
         return True
+
+
+def offers_server_tools(call: Call) -> bool:
+    """`has_server_tools` as a fact of a call."""
+    return has_server_tools(call.body)
 
 
 def _include_server_tool(tools: Any) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from policies.support.tools import has_server_tools
+from policies.support.tools import offers_server_tools
 from proxy.config.schema import CacheWhen
 from proxy.wire.call import Call
 
@@ -31,7 +31,7 @@ def runs_tools(call: Call) -> str | None:
     """
     if call.body.get("prompt") is not None:
         return "prompt"
-    return "tools" if has_server_tools(call.body) else None
+    return "tools" if call.fact(offers_server_tools) else None
 
 
 def is_deterministic(body: Mapping[str, Any]) -> bool:

@@ -13,12 +13,14 @@ from proxy.context import Caller, Context
 from proxy.http.answer import Answer
 from proxy.http.body import read_body, read_now
 from proxy.http.exchange import Exchange
+from proxy.http.recent_calls import RecentCalls
 from proxy.http.send import Heartbeats, send
 from proxy.identity.directory import Directory
 from proxy.wire.bounds import count_values, parsed_bytes
+from proxy.wire.call import Call, Operation, parse_call
 from proxy.wire.errors import RequestError
 from proxy.wire.event import Reply
-from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames
+from proxy.wire.headers import DEFAULT_HEADERS, HeaderNames, forwarded_headers
 from proxy.workers import LARGE_BYTES, MANY_VALUES, BodyMemory, MemoryLease, Workers
 
 T = TypeVar("T")
@@ -35,6 +37,7 @@ class Ingress:
     followed: frozenset[str]
     heartbeats: Heartbeats
     header_names: HeaderNames = DEFAULT_HEADERS  # of the headers that some backend may see
+    recent: RecentCalls = field(default_factory=RecentCalls)
     max_values: int = field(init=False)  # of a body; as the deadline a setting that every request reads
     deadline_s: float | None = field(init=False)
 
@@ -59,15 +62,40 @@ class Ingress:
         A body that is optional may be empty, whatever its type. Raises RequestError, and Unavailable if there is no
         memory left.
         """
-        request, parse = exchange.request, partial(parse, query=exchange.query)
-        if is_optional and not request.body_exists:
+        parse = partial(parse, query=exchange.query)
+        if is_optional and not exchange.request.body_exists:
             return parse(b"")
+        return await self.parse(await self._receive(exchange, memory), exchange, memory, parse)
+
+    async def read_call(
+        self, exchange: Exchange, memory: MemoryLease, operation: Operation, *, needs_model: bool
+    ) -> Call:  # fmt: skip
+        """Return the call in the body; the same for one that the team has sent lately. Raises as `read` does."""
+        headers = forwarded_headers(exchange.request.headers, self.header_names)
+        raw = await self._receive(exchange, memory)
+        team, recent = exchange.record.team or "", self.recent
+        may_be_recent = operation == "create" and not exchange.query
+        if may_be_recent and (found := recent.find(team, raw)) is not None:
+            memory.grow(parsed_bytes(len(raw), found.values))
+            exchange.values = found.values
+            return found.call if found.call.headers == headers else found.call.with_headers(headers)
+        parse = partial(
+            parse_call, headers=headers, query=exchange.query, operation=operation, needs_model=needs_model
+        )  # fmt: skip
+        call = await self.parse(raw, exchange, memory, parse)
+        if may_be_recent:
+            recent.note(team, raw, call, exchange.values)
+        return call
+
+    async def _receive(self, exchange: Exchange, memory: MemoryLease) -> bytes:
+        """Return the body as it was sent, decompressed. Raises RequestError, Unavailable."""
+        request = exchange.request
         if self.directory.is_open and "Content-Type" not in request.headers:  # a web page can send that without asking
             raise RequestError("The body has no Content-Type; only application/json is supported.", status=415)
         raw = read_now(request, self.server, memory)
         if raw is None:
             raw = await read_body(request, self.server, memory, self.workers)
-        return await self.parse(raw, exchange, memory, parse)
+        return raw
 
     async def parse(self, raw: bytes, exchange: Exchange, memory: MemoryLease, parse: Callable[..., T]) -> T:
         """Return what `parse` makes of a body and the largest number of values: in a thread if it is large.

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 from aiohttp import web
 
@@ -14,10 +13,9 @@ from proxy.http.ingress import Ingress
 from proxy.http.router import Endpoint
 from proxy.pipeline import Pipeline
 from proxy.shutdown import shutdown_error
-from proxy.wire.call import Call, Operation, parse_call
+from proxy.wire.call import Call, Operation
 from proxy.wire.ending import refusal_of
 from proxy.wire.errors import HeadgateError
-from proxy.wire.headers import forwarded_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +42,10 @@ class Responses:
     async def _answer(self, exchange: Exchange, operation: Operation) -> web.StreamResponse:
         caller = self.ingress.identify(exchange)
         routes = self.pipeline.routes
-        parse = partial(
-            parse_call,
-            headers=forwarded_headers(exchange.request.headers, self.ingress.header_names),
-            operation=operation,
-            needs_model=operation == "compact" or routes.default is None,
-        )
+        needs_model = operation == "compact" or routes.default is None
         with self.ingress.lease(caller) as memory:
             exchange.trace.begin("parse")
-            call = routes.with_model(await self.ingress.read(exchange, memory, parse))
+            call = routes.with_model(await self.ingress.read_call(exchange, memory, operation, needs_model=needs_model))
             record, is_stream = exchange.record, call.is_stream
             record.model, record.stream = call.model or None, is_stream
             context = self.ingress.context(exchange, caller, memory)

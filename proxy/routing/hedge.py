@@ -8,7 +8,7 @@ from types import TracebackType
 
 import structlog
 
-from policies.support.tools import has_server_tools
+from policies.support.tools import offers_server_tools
 from proxy.context import Context
 from proxy.lane import LANE_CALL
 from proxy.routing.attempt import Attempt
@@ -23,7 +23,7 @@ def may_hedge(choice: Choice, context: Context) -> bool:
     targets = choice.route.targets
     if len(targets) < 2 or (context.get(LANE_CALL) is not None and any(each.speaks_websocket for each in targets)):
         return False
-    return not has_server_tools(choice.call.body)
+    return not choice.call.fact(offers_server_tools)
 
 
 class HedgedAttempt:

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import orjson
 
-from policies.support.tools import has_server_tools
+from policies.support.tools import offers_server_tools
 from proxy.routing.advice import delay_of, wants_retry
 from proxy.wire.call import Call
 from proxy.wire.errors import BackendError, envelope
@@ -146,7 +146,7 @@ class AttemptOutcome:
             return Next.NOTHING
         if not error.sent:
             return Next.ANY_TARGET if error.retryable else Next.ANOTHER_TARGET
-        is_broken = error.code in BROKEN_OFF and not has_server_tools(self.call.body)
+        is_broken = error.code in BROKEN_OFF and not self.call.fact(offers_server_tools)
         return Next.ANOTHER_TARGET if is_broken else Next.NOTHING
 
     def _after_refusal(self) -> Next:

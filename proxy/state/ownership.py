@@ -92,7 +92,7 @@ class Ownership:
 
         Refuses an id of another team with the words for an unknown one. Raises RequestError, Unavailable.
         """
-        references = await context.run(call.size_bytes, find_references, call)
+        references = await context.run(call.size_bytes, call.fact, find_references)
         return await self._check(references, context)
 
     async def check_resource(self, request: ResourceRequest, context: Context) -> Owner | None:

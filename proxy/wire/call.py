@@ -1,8 +1,8 @@
 """A call: a request to a model, and the JSON object that the policies check and a backend receives."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from proxy.wire.body import parse_object
 from proxy.wire.errors import RequestError
@@ -17,6 +17,7 @@ INPUT_OPERATIONS: frozenset[Operation] = MODEL_OPERATIONS | {"conversation", "it
 """Those that have items of an input, in `input` or in `items`."""
 
 MAX_MODEL_CHARS = 256
+T = TypeVar("T")
 
 
 @dataclass(slots=True)  # not frozen: every call makes one, and that would triple the cost
@@ -33,6 +34,7 @@ class Call:
     is_stream: bool = field(init=False, repr=False, compare=False)
     """Whether the caller wants events. Only a response can be streamed."""
     _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    _facts: dict[Callable[["Call"], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.model = self.body.get("model") or ""
@@ -45,6 +47,24 @@ class Call:
     def without_fields(self, *names: str) -> "Call":
         body = {name: value for name, value in self.body.items() if name not in names}
         return Call(body, self.headers, self.query, self.operation, self.received_bytes)
+
+    def with_headers(self, headers: Mapping[str, str]) -> "Call":
+        """Return the call with other headers; it has the same body, encoding and facts."""
+        call = Call(self.body, headers, self.query, self.operation, self.received_bytes)
+        call._encoded, call._facts = self._encoded, self._facts
+        return call
+
+    def fact(self, function: Callable[["Call"], T]) -> T:
+        """Return what a function returns that reads nothing but the body and its encoding; each is called once.
+
+        What it returns must not be modified: other calls with this body get the same. Raises what the function raises.
+        """
+        facts = self._facts
+        if function in facts:
+            known: T = facts[function]
+            return known
+        found = facts[function] = function(self)
+        return found
 
     def with_encoded(self, encoded: bytes) -> "Call":
         """Return the call, whose body has this encoding."""

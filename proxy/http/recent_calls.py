@@ -1,0 +1,70 @@
+"""Calls that were received lately: a body that a team sends again is not parsed again.
+
+Clients send the same body when they retry, and identical calls are what a cache is for. What is remembered is the
+parsed body and what follows from it alone (`Call.fact`); no decision about a call is.
+"""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from proxy.wire.bounds import parsed_bytes
+from proxy.wire.call import Call
+from proxy.workers import MANY_VALUES
+
+MAX_BODY_BYTES = 65_536
+"""How long a body may be that is remembered: to look for a longer one takes time in every request."""
+MAX_BYTES = 8_388_608
+"""How much memory the remembered calls may take together, with what they are parsed to."""
+MAX_ONCE = 4096
+"""How many bodies are known to have been received once."""
+OVERHEAD_BYTES = 1024
+"""What a call takes beside its body, in bytes."""
+
+
+class RecentCall(NamedTuple):
+    """A call, how many JSON values its body has, and about how many bytes of memory it takes."""
+
+    call: Call
+    values: int
+    size_bytes: int
+
+
+class RecentCalls:
+    """Calls by the team and the bytes of the body, from the second time on that it sends them.
+
+    Of a body that is received once only a hash is remembered, so that those that are never repeated take no room. The
+    calls that were least recently used are dropped first. Teams share none, so that no team can measure what another
+    one has sent.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._calls: OrderedDict[tuple[str, bytes], RecentCall] = OrderedDict()  # the one that was used last at the end
+        self._once: dict[int, None] = {}  # in the order in which they were received
+        self.size_bytes = 0
+
+    def find(self, team: str, body: bytes) -> RecentCall | None:
+        """Return what is remembered of a body."""
+        if len(body) > MAX_BODY_BYTES or (found := self._calls.get((team, body))) is None:
+            return None
+        self._calls.move_to_end((team, body))
+        return found
+
+    def note(self, team: str, body: bytes, call: Call, values: int) -> None:
+        """Note that a body was parsed, to this call with so many values."""
+        if len(body) > MAX_BODY_BYTES or values >= MANY_VALUES:
+            return
+        key = (team, body)
+        fingerprint, once = hash(key), self._once
+        if fingerprint not in once:
+            once[fingerprint] = None
+            if len(once) > MAX_ONCE:
+                del once[next(iter(once))]
+            return
+        size = OVERHEAD_BYTES + len(body) + parsed_bytes(len(body), values)
+        if key in self._calls or size > self._max_bytes:
+            return
+        self._calls[key] = RecentCall(call, values, size)
+        self.size_bytes += size
+        while self.size_bytes > self._max_bytes:
+            self.size_bytes -= self._calls.popitem(last=False)[1].size_bytes

@@ -1,6 +1,6 @@
 """The cache key: everything that can change an answer, in a canonical encoding.
 
-    version  route  query  headers  fields
+    version  route  query  headers  hash of the fields
 
 Each part has its length before it. Parameters, headers, fields and the names inside a field are in the order of their
 names. Which of them count is said by classification.py.
@@ -8,6 +8,7 @@ names. Which of them count is said by classification.py.
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ import orjson
 from proxy.cache.classification import FIELDS_NOT_IN_KEY, PARAMETERS_NOT_IN_KEY, SIDE_EFFECTS, is_header_in_key
 from proxy.wire.call import Call
 
-VERSION = b"headgate cache 6"
+VERSION = b"headgate cache 7"
 DEFAULTS = {"store": True, "background": False}
 """What a side effect is when the call does not name it: a call that names it so asks for nothing else."""
 
@@ -38,9 +39,13 @@ def encode_call(call: Call, route: str, forwarded: Mapping[str, str]) -> bytes:
     query = encode_parts(map(_bytes, relevant_parameters(call.query))) if call.query else b""
     listed = relevant_headers(forwarded)
     headers = encode_parts(_bytes(text) for header in listed for text in header) if listed else b""
-    fields = orjson.dumps(relevant_fields(call.body), option=orjson.OPT_SORT_KEYS)
     between = encode_parts((query, headers)) if query or headers else NEITHER
-    return b"".join((_beginning(VERSION, route), between, len(fields).to_bytes(8), fields))
+    return b"".join((_beginning(VERSION, route), between, call.fact(hash_fields)))
+
+
+def hash_fields(call: Call) -> bytes:
+    """Return a hash of the fields that count: the last part of a key, always of the same length."""
+    return sha256(orjson.dumps(relevant_fields(call.body), option=orjson.OPT_SORT_KEYS)).digest()
 
 
 @lru_cache(1024)

@@ -78,12 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(options: argparse.Namespace, flush_logs: Callable[[float], object], tally: LogTally) -> int:
     assignment = Assignment.of_environment()
 
-    def read_again(running: Config | None) -> Config:
-        config = default_config(running) if options.config is None else read(options.config, running)
+    texts = None if assignment is None else assignment.texts
+
+    def read_again(running: Config | None, content: str | None = None) -> Config:
+        first = None if texts is None else texts.first
+        config = default_config(running) if options.config is None else read(options.config, running, content, first)
         config = _with_address(config, options.host, options.port)
         return config if assignment is None else config_of_worker(config, assignment)
 
-    config = read_again(None)
+    config = read_again(None, None if texts is None else texts.served)
     choose_format(config.log.format, tally)
     if assignment is None and config.server.worker_count > 1:
         return _supervise(config)

@@ -22,7 +22,7 @@ from proxy.admin.processes import Processes
 from proxy.composition import content_store
 from proxy.config.build import Config
 from proxy.control import Assignment
-from proxy.gateway import ConfigGeneration, Gateway, ReadAgain, callers_by_digest
+from proxy.gateway import ConfigGeneration, Gateway, callers_by_digest
 from proxy.http.assembly import build_server
 from proxy.http.key_fetch import fetch_keys
 from proxy.http.listening import ADMIN, bind, close
@@ -32,7 +32,7 @@ from proxy.identity.issued_keys import IssuedKeys
 from proxy.identity.sign_in import SignIn
 from proxy.lasting import Lasting
 from proxy.pricing.prices import Prices
-from proxy.reloading import Reloading, following, reload_by
+from proxy.reloading import ReadConfig, Reloading, answer_steps, following, reload_by
 from proxy.routing.ejections import SharedEjections
 from proxy.routing.targets import Targets
 from proxy.state.sealing import Sealing
@@ -73,12 +73,13 @@ def _stop(stop: asyncio.Event, flush_logs: Flush, files: Sequence[QueuedFile], s
     stop.set()
 
 
-def _hang_up(files: Sequence[QueuedFile], reloading: Reloading) -> None:
-    """Continue files that were renamed in new ones, and read the config again."""
+def _hang_up(files: Sequence[QueuedFile], reloading: Reloading, assignment: Assignment | None) -> None:
+    """Continue files that were renamed in new ones, and read the config again, unless a supervisor does."""
     for file in files:
         file.follow_rotation()
     log.info("files.reopened", count=len(files))
-    reloading.wanted.set()
+    if assignment is None:
+        reloading.wanted.set()
 
 
 @asynccontextmanager
@@ -119,8 +120,8 @@ async def running(  # noqa: PLR0913  each a part of its own
         resources.push_async_callback(_drain, runner, gateway, config.server.drain_s)
         await resources.enter_async_context(following(gateway, reloading))
         address = await listen(server, config.server, sockets, resources)
-        answers = {"ready": gateway.report, "metrics": getattr(observer, "encoded", None), "reload": reload}
-        await report_to(assignment, answers, respond, ending, resources)
+        answers = {"ready": gateway.report, "metrics": getattr(observer, "encoded", None)}
+        await report_to(assignment, answers, answer_steps(gateway, reloading, respond), ending, resources)
         yield address
 
 
@@ -259,7 +260,7 @@ def _handle_signals(stop: Callable[[int], None], hang_up: Callable[[], None]) ->
 
 async def serve(
     config: Config,
-    read_again: ReadAgain,
+    read_again: ReadConfig,
     greet: Callable[[str, Sequence[str]], None],
     flush_logs: Flush,
     logged: LogTally,
@@ -275,7 +276,7 @@ async def serve(
     stop = asyncio.Event()
     files: list[QueuedFile] = []
     reloading = Reloading(read_again)
-    _handle_signals(partial(_stop, stop, flush_logs, files), partial(_hang_up, files, reloading))
+    _handle_signals(partial(_stop, stop, flush_logs, files), partial(_hang_up, files, reloading, assignment))
     provider = tracer_provider(logged.losses)
     try:
         tracer = provider.get_tracer("headgate") if provider else None

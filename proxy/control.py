@@ -1,14 +1,15 @@
 """What the supervisor and a worker process say to each other, over a pair of sockets.
 
-A message is its length in four bytes, and a word and a value in JSON. The supervisor asks for "ping", "metrics",
-"ready" or "reload", and the worker answers with the same word and what it is asked for; once it serves, it says
-"started" by itself. Questions of the admin API ("ask") have a number, a word of their own and an argument; the answer
-("asked") has the number. The end of the connection is the end of the other process.
+A message is its length in four bytes, and a word and a value in JSON. The supervisor asks for "ping", "metrics" or
+"ready", and the worker answers with the same word and what it is asked for; once it serves, it says "started" by
+itself. Questions of the admin API and the steps of a reload ("ask") have a number, a word of their own and an argument;
+the answer ("asked") has the number. The end of the connection is the end of the other process.
 """
 
 import asyncio
 import os
 import socket
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import orjson
 
 LISTENER, CONTROL, NUMBER = "HEADGATE_LISTENER", "HEADGATE_CONTROL", "HEADGATE_WORKER"
-SPOOL = "HEADGATE_SPOOL"
+SPOOL, TEXTS = "HEADGATE_SPOOL", "HEADGATE_CONFIG_TEXTS"
 """The environment variables by which a worker learns its file descriptors and its number, from 1."""
+PREPARE, COMMIT, DISCARD = "prepare_reload", "commit_reload", "discard_reload"
+"""The steps of a reload: build what a config needs, then serve it, or close it because another worker cannot."""
 MAX_BYTES = 67_108_864
 
 Answer = Callable[[], Awaitable[Any]]
@@ -26,9 +29,31 @@ Respond = Callable[[str, Any], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigTexts:
+    """The config files that a gateway of several workers was started with and serves now, which may differ."""
+
+    first: str
+    served: str
+
+    def to_file(self) -> int:
+        """Return the descriptor of a file without a name that has them."""
+        with tempfile.TemporaryFile() as file:
+            file.write(orjson.dumps((self.first, self.served)))
+            file.flush()
+            return os.dup(file.fileno())
+
+    @staticmethod
+    def of_file(descriptor: int) -> "ConfigTexts":
+        """Read and close a file."""
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(0)
+            return ConfigTexts(*orjson.loads(file.read()))
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a worker process was given: the socket that it listens on, that of the supervisor, its number, and the files
-    of its place in which it writes down what calls have used.
+    """What a worker process was given: the socket that it listens on, that of the supervisor, its number, the files of
+    its place in which it writes down what calls have used, and the config, unless that is in no file.
     """
 
     listener: socket.socket
@@ -36,6 +61,7 @@ class Assignment:
     number: int
     count: int
     spool: tuple[int, int]
+    texts: ConfigTexts | None
 
     @staticmethod
     def of_environment() -> "Assignment | None":
@@ -45,7 +71,8 @@ class Assignment:
         number, _, count = os.environ.pop(NUMBER).partition("/")
         listener, control = (socket.socket(fileno=int(os.environ.pop(name))) for name in (LISTENER, CONTROL))
         one, other = map(int, os.environ.pop(SPOOL).split(","))
-        return Assignment(listener, control, int(number), int(count), (one, other))
+        texts = ConfigTexts.of_file(int(os.environ.pop(TEXTS))) if TEXTS in os.environ else None
+        return Assignment(listener, control, int(number), int(count), (one, other), texts)
 
 
 class Link:
@@ -81,25 +108,34 @@ class Link:
 
 
 class Questions:
-    """The questions of the admin API that are on their way to workers."""
+    """The questions of the admin API, and the steps of a reload, that are on their way to workers."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._links: dict[int, Link] = {}
         self._last = 0
 
     async def ask(self, links: Sequence[Link], word: str, argument: Any, timeout_s: float) -> list[Any]:
-        """Return the answers of those workers that answer in time, in the order of their links."""
+        """Return the answers of those workers that answer in time and do not end, in the order of their links."""
         futures = []
         for link in links:
             self._last += 1
             future = self._waiting[self._last] = asyncio.get_running_loop().create_future()
+            self._links[self._last] = link
             futures.append((self._last, future))
             link.send("ask", (self._last, word, argument))
         if futures:
             await asyncio.wait([future for _, future in futures], timeout=timeout_s)
         for number, _ in futures:
             self._waiting.pop(number, None)
-        return [future.result() for _, future in futures if future.done()]
+            self._links.pop(number, None)
+        return [future.result() for _, future in futures if future.done() and not future.cancelled()]
+
+    def forget(self, link: Link) -> None:
+        """Expect no more answers from a worker that has ended."""
+        for number, asked in self._links.items():
+            if asked is link and number in self._waiting:
+                self._waiting[number].cancel()
 
     def settle(self, number: int, value: Any) -> None:
         """Take an answer; one that comes too late is dropped."""

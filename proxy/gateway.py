@@ -17,8 +17,7 @@ from proxy.admin.observer import Observer
 from proxy.cache.cache import Cache
 from proxy.composition import build_pipeline
 from proxy.config.build import Config
-from proxy.config.difference import RESTARTED_SERVER_KEYS, differences, hidden_differences
-from proxy.config.schema import has_teams
+from proxy.config.replacement import changes_between, has_other_cache, with_lasting_parts
 from proxy.config.validation import ConfigError
 from proxy.context import Caller
 from proxy.http.assembly import build_dispatcher, build_health, max_calls
@@ -37,19 +36,6 @@ ReadAgain = Callable[[Config], Config]
 LAST_JOBS_S = 86_400.0
 """How long the background responses of a config that was replaced may go on, in seconds."""
 IN_FLIGHT_CHECK_S = 0.1
-LASTING = (
-    "admin",
-    "state",
-    "state_settings",
-    "state_ttl_s",
-    "state_secret",
-    "keys",
-    "audit",
-    "record",
-    "usage",
-    "prices",
-    "log",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +55,17 @@ class ConfigGeneration:
             yield self.config.cache_store
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedReload:
+    """A generation that is started and not served yet, and what it changes."""
+
+    generation: ConfigGeneration | None
+    """None if nothing has changed."""
+    changes: list[str]
+    undo: AsyncExitStack
+    """Closes what only this generation needs."""
+
+
 class Gateway:
     """The generation that new calls take, and those that still have calls."""
 
@@ -83,11 +80,13 @@ class Gateway:
         self._observer = observer
         self._generations: list[ConfigGeneration] = []
         self._retiring: set[asyncio.Task[None]] = set()
+        self._prepared: PreparedReload | None = None
         self._lock = asyncio.Lock()
 
     async def start(self, config: Config) -> None:
         """Serve a first config. Raises ValueError or OSError if a backend or a store cannot start."""
-        await self._switch(config)
+        new, _ = await self._start_parts(config)
+        self._switch(new)
 
     async def reload(self, read: ReadAgain) -> list[str]:
         """Serve the config as it is now, and return what has changed. A fault changes nothing.
@@ -95,29 +94,65 @@ class Gateway:
         Raises ConfigError, and ValueError or OSError if a backend or a store cannot start.
         """
         async with self._lock:
-            running = self.current.config
-            try:
-                new = await asyncio.to_thread(read, running)
-                changes = _changes(running, new)
-                merged = _with_lasting_parts(running, new)
-                if changes:
-                    await self._switch(merged)
-            except (ConfigError, ValueError, OSError) as error:
-                self.reloads["failed"] += 1
-                log.error("config.reload_failed", reason=str(error))  # noqa: TRY400  the place says nothing
-                raise
-            self.reloads["succeeded"] += 1
-            log.info("config.reloaded", changes=changes)
-            if changes:
-                self._report(merged)
-            return changes
+            prepared = await self._prepare(read)
+            self._serve(prepared)
+            return prepared.changes
+
+    async def prepare(self, read: ReadAgain) -> list[str]:
+        """Start what the config as it is now needs, for `commit`, and return what has changed. Raises as `reload`."""
+        async with self._lock:
+            await self._close_prepared()
+            self._prepared = await self._prepare(read)
+            return self._prepared.changes
+
+    async def commit(self) -> None:
+        """Serve what was prepared."""
+        async with self._lock:
+            if self._prepared is not None:
+                self._serve(self._prepared)
+                self._prepared = None
+
+    async def discard(self, reason: str) -> None:
+        """Close what was prepared: another process cannot serve the config."""
+        async with self._lock:
+            self._fail(reason)
+            await self._close_prepared()
 
     async def preview(self, read: ReadAgain) -> list[str]:
         """Return what a reload would change. Raises ConfigError, ValueError, OSError."""
         running = self.current.config
         new = await asyncio.to_thread(read, running)
-        _with_lasting_parts(running, new)
-        return _changes(running, new)
+        with_lasting_parts(running, new)
+        return changes_between(running, new)
+
+    async def _prepare(self, read: ReadAgain) -> PreparedReload:
+        running = self.current.config
+        try:
+            new = await asyncio.to_thread(read, running)
+            changes = changes_between(running, new)
+            merged = with_lasting_parts(running, new)
+            generation, undo = await self._start_parts(merged) if changes else (None, AsyncExitStack())
+        except (ConfigError, ValueError, OSError) as error:
+            self._fail(str(error))
+            raise
+        return PreparedReload(generation, changes, undo)
+
+    def _fail(self, reason: str) -> None:
+        self.reloads["failed"] += 1
+        log.error("config.reload_failed", reason=reason)
+
+    def _serve(self, prepared: PreparedReload) -> None:
+        if prepared.generation is not None:
+            self._switch(prepared.generation)
+        self.reloads["succeeded"] += 1
+        log.info("config.reloaded", changes=prepared.changes)
+        if prepared.generation is not None:
+            self._report(prepared.generation.config)
+
+    async def _close_prepared(self) -> None:
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            await prepared.undo.aclose()
 
     def _report(self, config: Config) -> None:
         """Log what has no effect in a new config, and record that it is served."""
@@ -139,20 +174,27 @@ class Gateway:
         for task in [*self._retiring]:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._close_prepared()
         while self._generations:
             await self._close(self._generations[-1])
 
-    async def _switch(self, config: Config) -> None:
-        """Serve a config from now on. Raises ValueError or OSError; then nothing has changed."""
+    async def _start_parts(self, config: Config) -> tuple[ConfigGeneration, AsyncExitStack]:
+        """Return a generation that can be served, and what closes it if it is not. Raises ValueError or OSError."""
         old = self._generations[-1] if self._generations else None
         used = [part for generation in self._generations for part in generation.parts]
         async with AsyncExitStack() as undo:
             new = self._build(config, old)
+            if old is None or new.pipeline.cache is not old.pipeline.cache:
+                undo.push_async_callback(new.pipeline.cache.close)
             for part in new.parts:
                 if not any(part is other for other in used):
                     await part.start()
                     undo.push_async_callback(part.close)
-            undo.pop_all()
+            return new, undo.pop_all()
+
+    def _switch(self, new: ConfigGeneration) -> None:
+        """Serve a generation from now on."""
+        old, config = self._generations[-1] if self._generations else None, new.config
         self._lasting.targets.prefetch_prices(config.routes)
         if self._lasting.directory.sign_in is not None:
             self._lasting.directory.sign_in.replace(config.issuers)
@@ -168,7 +210,7 @@ class Gateway:
 
     def _build(self, config: Config, old: ConfigGeneration | None) -> ConfigGeneration:
         lasting = self._lasting
-        cache = self._cache(config) if old is None or _has_other_cache(old.config, config) else old.pipeline.cache
+        cache = self._cache(config) if old is None or has_other_cache(old.config, config) else old.pipeline.cache
         pipeline = build_pipeline(config, lasting, cache)
         if old is not None:
             pipeline.rules.decisions.counts = old.pipeline.rules.decisions.counts
@@ -219,44 +261,3 @@ def callers_by_digest(config: Config) -> Mapping[bytes, Caller]:
         caller.digest: Caller(caller.name, caller.team, fingerprint=fingerprint(caller.digest))
         for caller in config.callers
     }
-
-
-def _has_other_cache(old: Config, new: Config) -> bool:
-    return old.cache != new.cache or old.cache_store is not new.cache_store
-
-
-def _changes(running: Config, new: Config) -> list[str]:
-    """Return what differs between two configs, secrets that were replaced included."""
-    lines = differences(running.tables, new.tables)
-    changed = [
-        f"backend[{name}]"
-        for name, backend in new.backends.items()
-        if name in running.backends and running.backends[name] is not backend
-    ]
-    known = {(caller.name, caller.digest) for caller in running.callers}
-    names = {caller.name for caller in running.callers}
-    changed += dict.fromkeys(
-        f"caller[{caller.name}]"
-        for caller in new.callers
-        if caller.name in names and (caller.name, caller.digest) not in known
-    )
-    if running.cache is not None and new.cache is not None and _has_other_cache(running, new):
-        changed.append("cache")
-    return [*lines, *hidden_differences(changed, lines)]
-
-
-def _with_lasting_parts(running: Config, new: Config) -> Config:
-    """Return a new config with what lives as long as the process. Raises ConfigError for one that opens the gateway."""
-    server = {key: getattr(running.server, key) for key in RESTARTED_SERVER_KEYS}
-    unknown_ids = running.state_settings.unknown_ids
-    several = has_teams(new.callers, running.keys, new.issuers)
-    merged = new.model_copy(
-        update={
-            **{name: getattr(running, name) for name in LASTING},
-            "server": new.server.model_copy(update=server),
-            "unknown_ids": unknown_ids or ("deny" if several else "allow"),
-        }
-    )
-    if merged.is_open and not running.is_open:
-        raise ConfigError("caller: without any, every client would be answered; that needs a restart")
-    return merged

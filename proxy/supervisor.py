@@ -21,9 +21,10 @@ from backends import ENGINES
 from proxy.admin.listener import listening
 from proxy.admin.processes import Processes
 from proxy.config.build import Config
-from proxy.control import CONTROL, LISTENER, NUMBER, SPOOL, Link, Questions
+from proxy.control import CONTROL, LISTENER, NUMBER, SPOOL, TEXTS, Link, Questions
 from proxy.http.health import Report
-from proxy.http.listening import ADMIN, bind, close, explained
+from proxy.http.listening import ADMIN, bind, open_listeners
+from proxy.joint_reload import JointReload
 from proxy.shared_engines import SharedEngines
 from proxy.telemetry.instruments import Snapshot, decode, merge
 from proxy.usage.spool import open_files
@@ -31,7 +32,6 @@ from proxy.worker_process import address_of
 
 log = structlog.get_logger()
 
-BACKLOG = 1024
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """How long a worker that ended is not started again: the first time, and at most."""
 STEADY_S = 60.0
@@ -42,8 +42,6 @@ ANSWER_S = 2.0
 """How long a worker may take to answer a question, in seconds; one that does not is left out."""
 ADMIN_ANSWER_S = 20.0
 """The same for a question of the admin API: some read files, or the store."""
-RELOAD_S = 300.0
-"""How long a worker may take to read its config again, in seconds: local models are loaded meanwhile."""
 GRACE_S = 10.0
 """How much longer than `drain_s` workers may take to end, in seconds."""
 
@@ -78,6 +76,8 @@ class Supervisor:
         self._admin = [] if config.admin is None else bind(config.admin.host, config.admin.port, ADMIN)
         self._questions: dict[tuple[int, str], asyncio.Future[Any]] = {}
         self._asked = Questions()
+        self._joint = JointReload(config, self._asked)
+        self._reloads: set[asyncio.Task[Report]] = set()
         self._ended: Snapshot = {}
         """What processes had counted that have ended: a counter must not fall."""
         self._engines = SharedEngines()
@@ -97,7 +97,7 @@ class Supervisor:
             loop.add_signal_handler(name, self._stop, name)
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             is_terminal = sys.stderr is not None and sys.stderr.isatty()
-            loop.add_signal_handler(signal.SIGHUP, self._stop if is_terminal else self._pass_on, signal.SIGHUP)
+            loop.add_signal_handler(signal.SIGHUP, self._stop if is_terminal else self._hang_up, signal.SIGHUP)
         async with AsyncExitStack() as resources:
             keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
             greeting = asyncio.create_task(self._greet(greet))
@@ -136,6 +136,13 @@ class Supervisor:
                 with suppress(ProcessLookupError):
                     worker.process.send_signal(name)
 
+    def _hang_up(self, name: signal.Signals) -> None:
+        """Let workers follow renamed files, and read the config again."""
+        self._pass_on(name)
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
     async def _keep(self, worker: Worker) -> None:
         """Run a process in a worker's place, and another one whenever that ends, until the supervisor is stopped."""
         loop = asyncio.get_running_loop()
@@ -162,19 +169,14 @@ class Supervisor:
         own, other = socket.socketpair()
         engines, its_engines = socket.socketpair()
         places = {LISTENER: worker.listener.fileno(), CONTROL: other.fileno(), ENGINES: its_engines.fileno()}
-        environment = {name: str(file) for name, file in places.items()}
-        environment[SPOOL] = ",".join(map(str, worker.spool))
-        environment[NUMBER] = f"{worker.number}/{len(self._workers)}"
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command, env={**os.environ, **environment}, pass_fds=(*places.values(), *worker.spool),
-                start_new_session=True,  # Ctrl-C in a terminal is for the supervisor
-            )  # fmt: skip
-        finally:
-            other.close()
-            its_engines.close()
+        async with self._joint.lock:  # a reload reaches it, or is over
+            try:
+                process = await self._start_process(worker, places)
+            finally:
+                other.close()
+                its_engines.close()
+            worker.process, worker.link = process, await Link.over(own)
         serving = asyncio.create_task(self._serve_engines(process, engines))
-        worker.process, worker.link = process, await Link.over(own)
         worker.heard_at = asyncio.get_running_loop().time()
         listening_to, watching = asyncio.create_task(self._listen(worker)), asyncio.create_task(self._watch(worker))
         try:
@@ -183,11 +185,29 @@ class Supervisor:
             listening_to.cancel()
             watching.cancel()
             worker.link.close()
+            self._asked.forget(worker.link)
             await serving
             worker.process = worker.link = None
             worker.serves = False
             sums = {metric: series for metric, series in worker.counted.items() if metric.kind != "gauge"}
             self._ended, worker.counted = merge([self._ended, sums]), {}
+
+    async def _start_process(self, worker: Worker, places: dict[str, int]) -> Process:
+        """Start a process in a worker's place, with the config that is served now. `places` are its descriptors."""
+        places = dict(places)
+        if self._joint.texts is not None:
+            places[TEXTS] = self._joint.texts.to_file()
+        environment = {name: str(file) for name, file in places.items()}
+        environment[SPOOL] = ",".join(map(str, worker.spool))
+        environment[NUMBER] = f"{worker.number}/{len(self._workers)}"
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._command, env={**os.environ, **environment}, pass_fds=(*places.values(), *worker.spool),
+                start_new_session=True,  # Ctrl-C in a terminal is for the supervisor
+            )  # fmt: skip
+        finally:
+            if TEXTS in places:
+                os.close(places[TEXTS])
 
     async def _serve_engines(self, process: Process, end: socket.socket) -> None:
         if not await self._engines.serve(end) and process.returncode is None:
@@ -223,21 +243,12 @@ class Supervisor:
                 return
 
     async def _reload(self) -> Report:
-        """Let one worker after the other read the config again, and return the last answer: a first fault ends it."""
-        answer: Report = 422, {"error": {"message": "No worker answers."}}
-        changed = ""
-        for worker in self._workers:
-            if worker.link is not None:
-                question = self._question(worker, "reload")
-                done, _ = await asyncio.wait([question], timeout=RELOAD_S)
-                if not done:
-                    return 422, {"error": {"message": f"Worker {worker.number} does not answer."}}
-                status, report = question.result()
-                if status != 200:
-                    message = f"{report['error']['message']} (worker {worker.number}{changed})"
-                    return status, {"error": {"message": message}}
-                answer, changed = (status, report), "; those before it serve the new config"
-        return answer
+        """Let all workers read the config again."""
+        return await self._joint.reload(self._links)
+
+    def _links(self) -> dict[int, tuple[Link, bool]]:
+        """Return the connections of the processes, and whether each serves."""
+        return {each.number: (each.link, each.serves) for each in self._workers if each.link is not None}
 
     async def _ask_workers(self, word: str, argument: Any, *, of_all: bool) -> list[Any]:
         """Return the answers to a question of the admin API: of all workers, or of the first that serves."""
@@ -275,20 +286,3 @@ class Supervisor:
             return 503, {"status": "draining" if self._stopping.is_set() else "unready", "workers": 0}
         status, report = min(reports, key=lambda found: found[0])
         return status, {**report, "workers": len(reports)}
-
-
-def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
-    """Return as many sockets that listen on one address. Raises OSError if it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listeners: list[socket.socket] = []
-    try:
-        if port:
-            socket.create_server((host, port), family=family).close()  # another gateway may share its port as well
-        for _ in range(count):
-            listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True)
-            port = listener.getsockname()[1]
-            listeners.append(listener)
-    except OSError as error:
-        close(listeners)
-        raise explained(error, host, port) from error
-    return listeners

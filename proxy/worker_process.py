@@ -11,10 +11,8 @@ from aiohttp import web
 from proxy.config.build import Config
 from proxy.config.process_tables import ServerTable
 from proxy.control import Answer, Assignment, Link, Respond, answer_supervisor
-from proxy.http.listening import explained
+from proxy.http.listening import BACKLOG, explained
 from proxy.http.tls import ListenerTls
-
-BACKLOG = 1024
 
 
 async def listen(

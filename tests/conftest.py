@@ -17,6 +17,7 @@ from tests.full_disk import make_full_device
 from tests.logs import isolated_logs
 from tests.redis_server import RedisServer
 from tests.upstream import FakeUpstream
+from tests.worker_gateways import start_workers  # noqa: F401  a fixture
 
 DATA = Path(__file__).parent / "data"
 # The tables of a config, in TOML, that answer every call with one recording.

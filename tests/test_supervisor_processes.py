@@ -6,9 +6,7 @@ import re
 import signal
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,108 +18,15 @@ from proxy import supervisor
 from proxy.__main__ import main
 from proxy.config.build import build, read
 from proxy.config.validation import ConfigError
-from proxy.supervisor import Supervisor, open_listeners
+from proxy.http.listening import open_listeners
+from proxy.supervisor import Supervisor
 from tests.raw import until
-
-ROOT = Path(__file__).parent.parent
-REQUEST = {"model": "m", "input": "Hi"}
-LIMIT_S = 60  # only ends a test that hangs
+from tests.worker_gateways import LIMIT_S, REQUEST, ROOT, Start, write_config
 
 
-def write_config(folder: Path, more: str = "", pace_ms: int = 0) -> Path:
-    path = folder / "headgate.toml"
-    path.write_text(f"""
-[server]
-port = 0
-workers = 2
-[admin]
-port = 0
-[state]
-use = "sqlite"
-path = "{folder}/state.db"
-[audit]
-path = "{folder}/audit.jsonl"
-[[policy]]
-use = "metadata_limits"
-[[backend]]
-name = "tape"
-use = "replay"
-path = "{ROOT}/tests/data/canonical.sse"
-pace_ms = {pace_ms}
-[[route]]
-model = "*"
-backend = "tape"
-{more}""")
-    return path
-
-
-@dataclass
-class Gateway:
-    """A supervisor with two workers, and what was printed and logged so far."""
-
-    process: asyncio.subprocess.Process
-    address: str
-    lines: list[dict[str, Any]]
-
-    @property
-    def admin(self) -> str:
-        return next(str(line["address"]) for line in self.lines if line["event"] == "admin.started")
-
-    def children(self) -> list[int]:
-        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(number) for number in found.split()]
-
-    async def until_logged(self, event: str) -> dict[str, Any]:
-        await until(lambda: any(line["event"] == event for line in self.lines))
-        return next(line for line in self.lines if line["event"] == event)
-
-    async def call(self, http: aiohttp.ClientSession, **fields: Any) -> int:
-        """Make a call on a connection of its own: the kernel chooses the worker for each."""
-        headers = {"Connection": "close"}
-        async with http.post(f"{self.address}/responses", json=REQUEST | fields, headers=headers) as answer:
-            await answer.read()
-            return answer.status
-
-
-Start = Callable[..., Awaitable[Gateway]]
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """Start supervisors: `await start(more_config, pace_ms=...)`."""
-    started: list[tuple[asyncio.subprocess.Process, asyncio.Task[None]]] = []
-
-    async def start(more: str = "", pace_ms: int = 0) -> Gateway:
-        command = [sys.executable, "-m", "proxy", "serve", "--config", str(write_config(tmp_path, more, pace_ms))]
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=PIPE)
-        lines: list[dict[str, Any]] = []
-        started.append((process, asyncio.create_task(collect(process, lines))))
-        assert process.stdout
-        async with asyncio.timeout(LIMIT_S):
-            greeting = (await process.stdout.readline()).decode()
-        found = re.search(r"http://\S+/v1", greeting)
-        assert found, greeting
-        return Gateway(process, found[0], lines)
-
-    yield start
-    for process, collecting in started:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await collecting
-
-
-async def collect(process: asyncio.subprocess.Process, lines: list[dict[str, Any]]) -> None:
-    """Parse each line that a process and its workers log: a torn one would be an error."""
-    assert process.stderr
-    async for line in process.stderr:
-        parsed = orjson.loads(line)
-        lines.append(parsed)
-
-
-async def test_two_workers_are_one_gateway(start: Start, http: aiohttp.ClientSession, tmp_path: Path, capsys):
+async def test_two_workers_are_one_gateway(start_workers: Start, http: aiohttp.ClientSession, tmp_path: Path, capsys):
     """Both answer, their metrics are added up, each has an audit file, and both end with the supervisor."""
-    gateway = await start()
+    gateway = await start_workers()
     statuses = await asyncio.gather(*(gateway.call(http) for _ in range(60)))
     async with http.get(f"{gateway.admin}/metrics") as answer:
         counted = re.findall(r"^headgate_calls_total\{.*\} (\S+)$", await answer.text(), re.MULTILINE)
@@ -137,9 +42,9 @@ async def test_two_workers_are_one_gateway(start: Start, http: aiohttp.ClientSes
     assert all(len(file.read_bytes().splitlines()) > 1 for file in files), "both workers got calls"
 
 
-async def test_a_reload_reaches_all_workers(start: Start, http: aiohttp.ClientSession, tmp_path: Path):
+async def test_a_reload_reaches_all_workers(start_workers: Start, http: aiohttp.ClientSession, tmp_path: Path):
     """After it no worker serves the config before; one with a fault is served by none."""
-    gateway = await start()
+    gateway = await start_workers()
     answers = []
     for more in ('[[policy]]\nuse = "size"\nmax_items = 1\n', "[nothing]\n"):
         write_config(tmp_path, more)
@@ -154,12 +59,12 @@ async def test_a_reload_reaches_all_workers(start: Start, http: aiohttp.ClientSe
         counted = re.findall(r"^headgate_config_reloads_total\{(.*)\} (\S+)$", await answer.text(), re.MULTILINE)
 
     assert answers == [(200, ["policy[size]: added"]), (422, "unknown key (worker 1)")]
-    assert sorted(counted) == [('headgate_outcome="failed"', "1"), ('headgate_outcome="succeeded"', "2")]
+    assert sorted(counted) == [('headgate_outcome="failed"', "2"), ('headgate_outcome="succeeded"', "2")]
 
 
-async def test_a_killed_worker_is_replaced(start: Start, http: aiohttp.ClientSession):
+async def test_a_killed_worker_is_replaced(start_workers: Start, http: aiohttp.ClientSession):
     """Its connections wait for the new one; what it had counted is not forgotten."""
-    gateway = await start()
+    gateway = await start_workers()
     before = await asyncio.gather(*(gateway.call(http) for _ in range(20)))
     async with http.get(f"{gateway.admin}/metrics") as answer:
         await answer.read()
@@ -175,9 +80,9 @@ async def test_a_killed_worker_is_replaced(start: Start, http: aiohttp.ClientSes
     assert sum(map(float, counted)) == 60
 
 
-async def test_running_streams_end_before_the_workers_do(start: Start, http: aiohttp.ClientSession):
+async def test_running_streams_end_before_the_workers_do(start_workers: Start, http: aiohttp.ClientSession):
     """SIGTERM to the supervisor alone is enough, and so is Ctrl-C in its terminal."""
-    gateway = await start(pace_ms=40)
+    gateway = await start_workers(pace_ms=40)
     async with http.post(f"{gateway.address}/responses", json=REQUEST | {"stream": True}) as answer:
         await answer.content.readany()
         gateway.process.send_signal(signal.SIGINT)
@@ -187,9 +92,9 @@ async def test_running_streams_end_before_the_workers_do(start: Start, http: aio
     assert await asyncio.wait_for(gateway.process.wait(), LIMIT_S) == 0
 
 
-async def test_a_second_signal_ends_running_streams(start: Start, http: aiohttp.ClientSession):
+async def test_a_second_signal_ends_running_streams(start_workers: Start, http: aiohttp.ClientSession):
     """Of all workers, although they might go on for half a minute."""
-    gateway = await start(pace_ms=60_000)
+    gateway = await start_workers(pace_ms=60_000)
     async with http.post(f"{gateway.address}/responses", json=REQUEST | {"stream": True}) as answer:
         await answer.content.readany()
         gateway.process.send_signal(signal.SIGTERM)
@@ -204,9 +109,9 @@ async def test_a_second_signal_ends_running_streams(start: Start, http: aiohttp.
     assert stopped < 2, "only a worker without a stream has finished"
 
 
-async def test_workers_do_not_outlive_their_supervisor(start: Start):
+async def test_workers_do_not_outlive_their_supervisor(start_workers: Start):
     """A supervisor that is killed cannot pass anything on."""
-    gateway = await start()
+    gateway = await start_workers()
     children = gateway.children()
     gateway.process.kill()
     await until(lambda: not any(map(is_running, children)))
@@ -218,9 +123,9 @@ def is_running(process: int) -> bool:
     return False
 
 
-async def test_a_limit_holds_for_all_workers_together(start: Start, http: aiohttp.ClientSession):
+async def test_a_limit_holds_for_all_workers_together(start_workers: Start, http: aiohttp.ClientSession):
     """Of 40 calls just 10 pass."""
-    gateway = await start('[[policy]]\nuse = "rate"\nrequests = 10\n')
+    gateway = await start_workers('[[policy]]\nuse = "rate"\nrequests = 10\n')
     statuses = [await gateway.call(http) for _ in range(40)]
 
     assert (statuses.count(200), statuses.count(429)) == (10, 30)
@@ -294,9 +199,9 @@ def test_workers_need_a_state_that_they_share():
         build({"server": {"workers": 2}})
 
 
-async def test_the_admin_api_answers_for_all_workers(start: Start, http: aiohttp.ClientSession):
+async def test_the_admin_api_answers_for_all_workers(start_workers: Start, http: aiohttp.ClientSession):
     """Requests of both are found, a target is drained in both, and in one that is started later as well."""
-    gateway = await start()
+    gateway = await start_workers()
     calls = [await gateway.call(http) for _ in range(40)]
 
     async def ask(method: str, path: str) -> Any:
@@ -325,9 +230,11 @@ async def test_the_admin_api_answers_for_all_workers(start: Start, http: aiohttp
     assert files == [True, True, True]
 
 
-async def test_keys_are_known_to_every_worker(start: Start, http: aiohttp.ClientSession, tmp_path: Path, capsys):
+async def test_keys_are_known_to_every_worker(
+    start_workers: Start, http: aiohttp.ClientSession, tmp_path: Path, capsys
+):
     """Also to the one that replaces a killed one; a key that is revoked ends on all. `[keys] refresh_s` is 0.5."""
-    gateway = await start("[keys]\n")
+    gateway = await start_workers("[keys]\n")
     config = ["--config", str(tmp_path / "headgate.toml")]
 
     async def command(*arguments: str) -> str:

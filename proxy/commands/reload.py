@@ -14,7 +14,7 @@ from proxy.config.source_file import SourceFile
 from proxy.config.validation import ConfigError, validate
 
 SUCCESS, INPUT_ERROR = 0, 2
-TIMEOUT_S = 300.0
+TIMEOUT_S = 330.0
 """How long a reload may take, in seconds: local models are loaded meanwhile."""
 
 

@@ -14,6 +14,7 @@ from backends import Backend
 from policies.support.globs import is_glob
 from proxy.config import consistency
 from proxy.config.admin_table import AdminTable
+from proxy.config.difference import with_restarted_tables
 from proxy.config.file_tables import ConfigFile, Tables, follows, read_file, read_plain
 from proxy.config.plugin_tables import backends_of, cache_of, collect, rules_of, same_or, state_of
 from proxy.config.process_tables import LogTable, ServerTable
@@ -100,15 +101,19 @@ class Config(BaseModel):
         return has_teams(self.callers, self.keys, self.issuers)
 
 
-def read(path: Path, running: Config | None = None) -> Config:
-    """Read a config file; see `build`. Raises ConfigError, whose lines begin with the place in the file."""
-    source = SourceFile.read(path)
+def read(path: Path, running: Config | None = None, content: str | None = None, first: str | None = None) -> Config:
+    """Read a config file, or take this as its content; see `build`. What needs a restart is that of a `first` content.
+
+    Raises ConfigError, whose lines begin with the place in the file.
+    """
+    source = SourceFile.read(path) if content is None else SourceFile(path, content.encode())
     tables = source.tables()
+    kept = tables if first is None else with_restarted_tables(tables, SourceFile(path, first.encode()).tables())
     try:
-        config = build(tables, running)
+        config = build(kept, running)
     except ConfigError as error:
         raise ConfigError("\n".join(source.locate(str(error).splitlines()))) from error
-    return config.model_copy(update={"source": source})
+    return config.model_copy(update={"source": source, "tables": tables})
 
 
 def build(typed: Mapping[str, Any], running: Config | None = None) -> Config:

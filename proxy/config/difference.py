@@ -24,6 +24,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def with_restarted_tables(tables: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's tables, but what needs a restart as it is in the tables of a first file."""
+    merged = {name: table for name, table in tables.items() if name not in RESTARTED_TABLES}
+    merged |= {name: table for name, table in first.items() if name in RESTARTED_TABLES}
+    new, old = tables.get("server", {}), first.get("server", {})
+    if isinstance(new, dict) and isinstance(old, dict):
+        free = {key: value for key, value in new.items() if key not in RESTARTED_SERVER_KEYS}
+        merged["server"] = free | {key: value for key, value in old.items() if key in RESTARTED_SERVER_KEYS}
+    return merged
+
+
 def hidden_differences(changed: Iterable[str], lines: Sequence[str]) -> list[str]:
     """Return a line for each path of a part that has changed although no line says so: its secret was replaced."""
     return [

@@ -4,6 +4,7 @@ import errno
 import socket
 from collections.abc import Sequence
 
+BACKLOG = 1024
 MAIN, ADMIN = "port in [server]", "port in [admin]"
 
 
@@ -29,6 +30,23 @@ def bind(host: str, port: int, key: str = MAIN) -> Sequence[socket.socket]:
             close(sockets)
             raise explained(error, host, port, key) from error
     return sockets
+
+
+def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
+    """Return as many sockets that listen on one address. Raises OSError if it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listeners: list[socket.socket] = []
+    try:
+        if port:
+            socket.create_server((host, port), family=family).close()  # another gateway may share its port as well
+        for _ in range(count):
+            listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True)
+            port = listener.getsockname()[1]
+            listeners.append(listener)
+    except OSError as error:
+        close(listeners)
+        raise explained(error, host, port) from error
+    return listeners
 
 
 def explained(error: OSError, host: str, port: int, key: str = MAIN) -> OSError:
